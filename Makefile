@@ -1,0 +1,65 @@
+# The commands of the project. The first use of one of them makes .venv from requirements.lock; later uses don't.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.ready
+
+export PATH := $(BIN):$(PATH)
+export RAY_USAGE_STATS_ENABLED ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export DO_NOT_TRACK ?= true
+export DVC_NO_ANALYTICS ?= true
+
+.PHONY: help repro check test lint ui bench clean lock
+
+help: ## say what each command does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+repro: $(READY) ## check the parameters, then run every stage that is not up to date
+	@sar-search check
+	@dvc repro || { status=$$?; sar-search explain; exit $$status; }
+	@sar-search show
+
+check: $(READY) ## check params.yaml and the search space and print the plan; start nothing
+	@sar-search check
+
+test: lint ## run the tests that every user can run
+	@python -m pytest -m "not slow and not cluster and not browser and not services"
+
+lint: $(READY) ## check style, types and which room imports which
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports
+
+ui: $(READY) ## open the MLflow UI on this machine (PORT=5000)
+	@sar-search ui --port $(or $(PORT),5000)
+
+bench: $(READY) ## measure what the docs claim, and print a table a claim
+	@for script in benchmarks/[a-z]*.py; do python $$script; done
+
+clean: ## remove what can be made again; keeps searches in progress (state/) and the tracking store
+	rm -rf data models results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find pipeline tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock: $(READY) ## resolve requirements.lock anew from pyproject.toml, for every supported Python
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet --upgrade -o requirements.lock
+
+# uv installs in seconds what takes pip minutes; where it cannot (it does not read pip's settings for a private index),
+# pip does it, from the same lock.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "making .venv from requirements.lock (once; a few GB)"
+	@$(PYTHON) -m venv .venv
+	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock \
+	  || { echo "uv could not; trying pip"; \
+	       $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

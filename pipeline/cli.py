@@ -1,0 +1,91 @@
+"""The `sar-search` command. It parses and calls; what it does is done in `pipeline.ops` and the rooms below."""
+
+import sys
+
+import click
+
+from pipeline.entry import run_entry
+
+
+def main() -> None:
+    """Entry point of `sar-search`."""
+    run_entry(_parse_and_call)
+
+
+def _parse_and_call() -> None:
+    # click's own mode would turn an interruption into status 1; a wrong use of the command ends with 2 either way.
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="sar-search", prog_name="sar-search")
+def cli() -> None:
+    """Find how much attention regularisation helps a Vision Transformer on your images.
+
+    Run it in the checkout. The pipeline itself runs by `make repro` or `dvc repro`.
+    """
+
+
+@cli.command()
+def check() -> None:
+    """Validate params.yaml and the search space and print the plan; start nothing."""
+    from pipeline.ops.plan import make_plan
+    from pipeline.workspace import find_workspace
+
+    click.echo(make_plan(find_workspace()).describe())
+
+
+@cli.command()
+@click.argument("prefix", default="")
+def params(prefix: str) -> None:
+    """List the parameters (those that begin with PREFIX): default, what is allowed, what each is for."""
+    from pipeline.ops.describe import describe_parameters
+
+    click.echo(describe_parameters(prefix))
+
+
+@cli.command()
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
+def train(settings: tuple[str, ...]) -> None:
+    """Train one setting, without a search, and print its epochs."""
+    from pipeline.ops.single import parse_settings, train_once
+    from pipeline.workspace import find_workspace
+
+    for line in train_once(find_workspace(), parse_settings(settings)):
+        click.echo(line)
+
+
+@cli.command()
+def results() -> None:
+    """Say what the last run found, and where everything is."""
+    from pipeline.ops.describe import describe_results
+    from pipeline.workspace import find_workspace
+
+    click.echo(describe_results(find_workspace()))
+
+
+@cli.command()
+@click.option("--reason", default=None, help="Why; written down with who and when.")
+def promote(reason: str | None) -> None:
+    """Make the registry's challenger the champion."""
+    from pipeline.ops.promotion import promote_challenger
+    from pipeline.workspace import find_workspace
+
+    click.echo(promote_challenger(find_workspace(), reason))
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="On 127.0.0.1.")
+def ui(port: int) -> None:
+    """Open the MLflow UI on this machine, until interrupted."""
+    from pipeline.ops.promotion import open_store
+    from pipeline.track.ui import serve_ui
+    from pipeline.workspace import find_workspace
+
+    serve_ui(open_store(find_workspace()), port)

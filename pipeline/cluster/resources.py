@@ -1,0 +1,20 @@
+"""What this machine has, and what a run takes of it."""
+
+import os
+
+
+def machine_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_gpus(device: str) -> int:
+    """GPUs that a run may use: none when `base.device` is cpu."""
+    import torch
+
+    return 0 if device == "cpu" else torch.cuda.device_count()
+
+
+def default_gpus(asked: float | None, there: int) -> float:
+    """The share of a GPU of one run: what was asked for, else a whole one where there is any."""
+    return float(asked) if asked is not None else float(there > 0)

@@ -1,0 +1,81 @@
+"""Starts Ray on this machine, quietly and on loopback, and runs independent jobs on it side by side."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ray
+
+from pipeline.errors import UserError
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    # Our own progress and ledger stand in for Ray Tune's tables, loggers, snapshots and interrupt handling.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def local_ray(cpus: int, gpus: int) -> Iterator[None]:
+    """A Ray of this process alone, with the given numbers of CPU cores and GPUs, shut down on leaving.
+
+    Raises:
+        UserError: Ray cannot start here.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray.init(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    except (OSError, RuntimeError, ValueError, ConnectionError) as error:
+        raise UserError(f"Ray cannot start on this machine: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_jobs(
+    work: Callable[[Job], Answer], jobs: Sequence[Job], *, cpus: int, gpus: float, at_a_time: int | None = None
+) -> Iterator[tuple[int, Answer]]:
+    """Run `work` on every job on Ray's workers and yield (index, answer) as each is done.
+
+    cpus, gpus: what one job takes. at_a_time: at most so many together; None for as many as fit.
+
+    Raises:
+        UserError: a job raised one, or its worker died; the jobs still running are left to `local_ray` to end.
+    """
+    remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(work)
+    waiting = list(enumerate(jobs))[::-1]
+    running: dict[Any, int] = {}
+    while waiting or running:
+        while waiting and len(running) < (at_a_time or len(jobs)):
+            index, job = waiting.pop()
+            running[remote.remote(job)] = index
+        done, _ = ray.wait(list(running), num_returns=1)
+        index = running.pop(done[0])
+        try:
+            yield index, ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(str(error.cause)) from None
+            raise
+        except ray.exceptions.WorkerCrashedError as error:
+            raise UserError(f"a worker died and did not come back: {error}") from None

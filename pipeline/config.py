@@ -1,0 +1,346 @@
+"""Every parameter of the pipeline: its type, its default, its bounds and a sentence about it.
+
+`params.yaml` is the only place where a user sets anything, and this module the only place where a parameter is
+defined. `load_params` reads the file (YAML 1.2, as DVC reads it), refuses what it does not know, and returns frozen
+models; their `config()` methods build the plain dataclasses that the rooms below take, so that none of those needs
+pydantic.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import UserError
+from pipeline.models.settings import ModelConfig
+from pipeline.regularizers.settings import SpatialEntropyConfig
+from pipeline.train.settings import TrainConfig
+
+
+class Section(BaseModel):
+    """A part of params.yaml. Unknown keys are refused, nothing is converted, nothing can be changed after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class BaseParams(Section):
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything drawn: splits, settings, weights, batches.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run; auto: CUDA if there is.")
+
+
+class PrepareParams(Section):
+    dataset: Literal["digits"] = Field("digits", description="Name of the source of the images.")
+    image_size: int = Field(12, ge=4, le=1024, description="Side of the prepared square images, in pixels.")
+
+
+class SplitParams(Section):
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the non-test images that the search scores on.")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of all images kept for `evaluate` alone, for sets without a test split."
+    )
+
+
+class ModelParams(Section):
+    name: str = Field("vit_tiny_patch16_224", min_length=1, description="A Vision Transformer of timm, by name.")
+    kwargs: dict[str, bool | int | float | str | None] = Field(
+        {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4},
+        description="Keyword arguments that override the named network's own (patch_size, embed_dim, depth, ...).",
+    )
+    init: Literal["xavier", "timm"] = Field(
+        "xavier", description="xavier learns small sets in few epochs; timm keeps timm's own."
+    )
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth rate of the last block.")
+
+    def config(self) -> ModelConfig:
+        return ModelConfig(name=self.name, kwargs=dict(self.kwargs), init=self.init, drop_path=self.drop_path)
+
+
+class TrainParams(Section):
+    epochs: int = Field(16, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
+    batch_size: int = Field(64, ge=1, description="Images a step.")
+    lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate of AdamW.")
+    min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the cosine ends at.")
+    warmup_epochs: int = Field(1, ge=0, description="Epochs of linear learning-rate warm-up.")
+    weight_decay: float = Field(0.3, ge=0, le=10, description="Decoupled weight decay; not on biases and norms.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
+    clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: not clipped.")
+
+    def config(self) -> TrainConfig:
+        return TrainConfig(**self.model_dump())
+
+
+class SpatialEntropyParams(Section):
+    weight: float = Field(0.0, ge=0, le=1000, description="Peak weight (lambda) of the loss; 0 turns the method off.")
+    layers: Literal["last", "last_two", "last_three", "last_four", "all"] | list[int] = Field(
+        "last", description="Blocks whose similarity maps are regularised: a name, or a list of block indices."
+    )
+    threshold: float = Field(
+        0.0, ge=-5, le=5, description="Cut of a map, in standard deviations above its mean; 0 is the paper's."
+    )
+    connectivity: Literal[4, 8] = Field(8, description="Neighbours that join patches into one component.")
+
+    def config(self) -> SpatialEntropyConfig:
+        layers = self.layers if isinstance(self.layers, str) else tuple(self.layers)
+        return SpatialEntropyConfig(
+            weight=self.weight, layers=layers, threshold=self.threshold, connectivity=self.connectivity
+        )
+
+
+class RegularizerParams(Section):
+    spatial_entropy: SpatialEntropyParams = SpatialEntropyParams()
+
+    def configs(self) -> dict[str, SpatialEntropyConfig]:
+        """Every method's plain configuration by its name, those of weight 0 too (their value is still monitored)."""
+        return {"spatial_entropy": self.spatial_entropy.config()}
+
+
+class SamplerParams(Section):
+    name: Literal["tpe", "random"] = Field("tpe", description="How settings are proposed.")
+    startup_trials: int = Field(5, ge=1, description="Settings drawn at random before the sampler learns from results.")
+
+
+class SchedulerParams(Section):
+    name: Literal["asha", "none"] = Field("asha", description="How unpromising trials are stopped early.")
+    grace_period: int = Field(4, ge=1, description="Epochs that every trial runs; past the regulariser's warm-up.")
+    reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
+
+
+class SearchParams(Section):
+    space: str = Field("search_spaces/sar.yaml", min_length=1, description="File that says what varies and how.")
+    trials: int = Field(12, ge=1, le=1_000_000, description="Settings tried, the controls not counted.")
+    max_concurrent_trials: int | None = Field(None, ge=1, description="Trials at a time; null: as many as fit.")
+    cpus_per_trial: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one trial.")
+    gpus_per_trial: float | None = Field(
+        None, ge=0, le=64, description="Share of a GPU for one trial; null: 1 where there is a GPU, else 0."
+    )
+    sampler: SamplerParams = SamplerParams()
+    scheduler: SchedulerParams = SchedulerParams()
+    checkpoint_every: int = Field(1, ge=1, description="Epochs between a trial's checkpoints.")
+    max_failures: int = Field(2, ge=0, description="Times a trial is started again after its worker died.")
+    max_empty_share: float = Field(
+        0.05, ge=0, le=1, description="A setting with a larger share of empty maps is not chosen as the best."
+    )
+
+
+class RetrainParams(Section):
+    seeds: int = Field(5, ge=1, le=1000, description="Runs of the best setting, and of its control, on train + val.")
+    control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
+    max_concurrent_runs: int | None = Field(None, ge=1, description="Runs at a time; null: as many as fit.")
+    cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run.")
+    gpus_per_run: float | None = Field(None, ge=0, le=64, description="As search.gpus_per_trial.")
+
+
+class EvaluateParams(Section):
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval of the difference.")
+    margin: float = Field(
+        0.01, gt=0, lt=1, description="Differences in accuracy below this count as none (0.01: one point)."
+    )
+
+
+class ReportParams(Section):
+    attention_images: int = Field(6, ge=1, le=64, description="Test images whose attention is shown.")
+
+
+class RegisterParams(Section):
+    name: str = Field("sar-digits", min_length=1, max_length=200, description="Name in the MLflow registry.")
+
+
+class TrackingParams(Section):
+    uri: str | None = Field(
+        None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout."
+    )
+    experiment: str = Field("sar-search/digits", min_length=1, max_length=200, description="MLflow experiment.")
+    attention_images: int = Field(4, ge=0, le=64, description="Validation images whose attention is logged.")
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    base: BaseParams = BaseParams()
+    prepare: PrepareParams = PrepareParams()
+    split: SplitParams = SplitParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    regularizer: RegularizerParams = RegularizerParams()
+    search: SearchParams = SearchParams()
+    retrain: RetrainParams = RetrainParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+    register_: RegisterParams = Field(RegisterParams(), alias="register")
+    tracking: TrackingParams = TrackingParams()
+
+    def with_values(self, values: Mapping[str, Any], *, where: str) -> "Params":
+        """A copy with the parameters at the dotted paths replaced, validated as the file is.
+
+        Raises:
+            UserError: an unknown path, a wrong type or a value out of bounds; `where` says who gave it.
+        """
+        tree = self.model_dump(by_alias=True)
+        for path, value in values.items():
+            _require_known(path, where)
+            node = tree
+            *parents, leaf = path.split(".")
+            for key in parents:
+                node = node[key]
+            node[leaf] = value
+        return _validated(tree, where)
+
+    def value(self, path: str) -> Any:
+        """The value at a dotted path.
+
+        Raises:
+            UserError: no such parameter.
+        """
+        _require_known(path, "parameters")
+        node: Any = self.model_dump(by_alias=True)
+        for key in path.split("."):
+            node = node[key]
+        return node
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate a parameter file.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key, a wrong type or a value out of bounds. Every mistake is
+            named at once, with its dotted path, what was given and what is allowed.
+    """
+    return _validated(read_yaml(path), path.name)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML 1.2 file (so that 1e-3 is a number, as it is for DVC).
+
+    Raises:
+        UserError: the file cannot be read or is not YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Run this in the folder that holds dvc.yaml and params.yaml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).strip().splitlines()[0]
+        raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
+
+
+def parameters() -> dict[str, FieldInfo]:
+    """Every parameter by its dotted path, in the order of the file."""
+    return dict(_leaves(Params, ""))
+
+
+def _leaves(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        path = prefix + (field.alias or name)
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _leaves(annotation, path + ".")
+        else:
+            yield path, field
+
+
+def _require_known(path: str, where: str) -> None:
+    if path not in parameters():
+        raise UserError(f"{where}: {unknown_parameter(path)}")
+
+
+def unknown_parameter(path: str) -> str:
+    """The sentence about a path that is not a parameter, with the nearest one that is."""
+    known = list(parameters())
+    if any(name.startswith(path + ".") for name in known):
+        below = [name for name in known if name.startswith(path + ".")]
+        return f"{path} is a group, not a parameter; it holds {', '.join(below)}"
+    nearest = _nearest(path, known)
+    return f"unknown parameter {path}" + (f"; did you mean {nearest}?" if nearest else "")
+
+
+def _nearest(path: str, known: list[str]) -> str | None:
+    # A typo usually leaves the other parts of the path right, so the last part is compared first, then the whole.
+    parent, _, leaf = path.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    if close := difflib.get_close_matches(leaf, siblings, n=1):
+        return siblings[close[0]]
+    sections = {part for name in known for part in _prefixes(name)}
+    close = difflib.get_close_matches(path, [*known, *sections], n=1)
+    return close[0] if close else None
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _validated(tree: Any, where: str) -> Params:
+    if tree is None:
+        tree = {}
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_explain(problem) for problem in error.errors()))
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+_TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
+_TYPES |= {"dict_type": "a mapping", "model_type": "a mapping of names to values", "list_type": "a list"}
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """One line about one mistake: dotted path, what was given, what is allowed."""
+    path = _dotted(problem["loc"])
+    kind, given = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        return unknown_parameter(path)
+    if not path:
+        return f"a mapping of sections is needed, given {_shown(given)}"
+    field = parameters().get(path)
+    allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
+    return f"{path}: given {_shown(given)}; allowed: {allowed}"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """The parameter's path in pydantic's location, which goes on with names of union members and list indices."""
+    known = parameters()
+    for end in range(len(location), 0, -1):
+        path = ".".join(str(part) for part in location[:end])
+        if path in known:
+            return path
+    return ".".join(str(part) for part in location)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def allowed_values(field: FieldInfo) -> str:
+    """What a parameter may be, in words: its type and bounds."""
+    text = _type_in_words(field.annotation)
+    bounds = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "length at least"}
+    bounds |= {"max_length": "length at most"}
+    limits = [f"{word} {getattr(item, key)}" for item in field.metadata for key, word in bounds.items()
+              if getattr(item, key, None) is not None]  # fmt: skip
+    return text + (", " + " and ".join(limits) if limits else "")
+
+
+def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type_in_words(part) for part in get_args(annotation))
+    if get_origin(annotation) is list:
+        return "a list of " + _type_in_words(get_args(annotation)[0]) + "s"
+    if get_origin(annotation) is dict:
+        return "a mapping of names to plain values"
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+    return words.get(annotation, str(annotation))

@@ -1,0 +1,196 @@
+"""Pictures of what the CLS token looks at.
+
+A similarity map holds one image's and one head's logits before softmax on the patch grid. The spatial-entropy
+regulariser cuts it at its mean plus `threshold` standard deviations and wants what lies above to be few connected
+components; the pictures show exactly that, and the attention that follows from it.
+Shape letters: n images, A heads, H x W pixels, h x w patches.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, TwoSlopeNorm, to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
+
+from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+
+Floats = NDArray[np.float64]
+
+_WIDTH = 7.5  # inches; 900 pixels at 120 dots an inch
+_HEADS_ABREAST = 6
+_PARTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
+
+
+def attention_figure(
+    images: NDArray[np.uint8],
+    similarity: NDArray[np.floating[Any]],
+    *,
+    masks: NDArray[np.uint8] | None = None,
+    threshold: float = 0.0,
+    title: str = "",
+) -> Figure:
+    """Draw two lines an image: its similarity map in every head, and below each the components of the cut map.
+
+    images (n, H, W, C) uint8 with one or three channels; similarity (n, A, h, w); masks (n, any, any) with 1 for the
+    object, outlined on the image. The first column holds the image and, below it, the attention: the softmax over
+    patches, averaged over the heads, the deeper the orange the more. Maps are coloured around their cut, white there
+    and orange above. The largest components have colours of their own, from the seventh on they are grey; the number
+    of components stands in the corner. More than six heads continue on further lines.
+
+    Raises ValueError for shapes that do not fit.
+    """
+    maps = _checked(images, similarity, masks)
+    heads = maps.shape[1]
+    blocks = math.ceil(heads / _HEADS_ABREAST)
+    figure, grid = _grid(2 * blocks * len(images), 1 + math.ceil(heads / blocks), title)
+    for index, image in enumerate(images):
+        lines = grid[2 * blocks * index : 2 * blocks * (index + 1)]
+        _draw_image(lines[0][0], image, None if masks is None else masks[index])
+        _draw_attention(lines[1][0], image, _attention(maps[index]).mean(axis=0))
+        if index == 0:
+            lines[0][0].set_title("image", fontsize=9)
+        lines[1][0].set_xlabel("attention", fontsize=8)
+        for head in range(heads):
+            block, column = divmod(head, math.ceil(heads / blocks))
+            above, below = lines[2 * block][1 + column], lines[2 * block + 1][1 + column]
+            _draw_similarity(above, maps[index, head], threshold)
+            _draw_components(below, maps[index, head], threshold)
+            if index == 0 or blocks > 1:
+                above.set_title(f"head {head}", fontsize=9)
+            if column == 0:
+                above.set_ylabel("similarity", fontsize=8)
+                below.set_ylabel("components", fontsize=8)
+    for axes in (axes for line in grid for axes in line):
+        axes.set_visible(axes.has_data())
+    return figure
+
+
+def comparison_figure(
+    images: NDArray[np.uint8],
+    similarity: Mapping[str, NDArray[np.floating[Any]]],
+    *,
+    masks: NDArray[np.uint8] | None = None,
+    heads: Mapping[str, int] | None = None,
+    threshold: float = 0.0,
+    title: str = "",
+) -> Figure:
+    """Draw a line an image: the image, then for each arm its attention, its similarity map and the components of that.
+
+    similarity: arm -> (n, A, h, w), say {"best": ..., "control": ...}; the rest as in `attention_figure`. Attention is
+    averaged over the heads. Heads of two networks do not correspond, so the map shown is the mean over heads too,
+    unless `heads` names one for each arm.
+    """
+    checked = {arm: _checked(images, maps, masks) for arm, maps in similarity.items()}
+    figure, grid = _grid(len(images), 1 + 3 * len(checked), title)
+    grid[0][0].set_title("image", fontsize=9)
+    for place, (arm, maps) in enumerate(checked.items()):
+        start = 1 + 3 * place
+        shown = maps.mean(axis=1) if heads is None else maps[:, heads[arm]]
+        source = "similarity" if heads is None else f"head {heads[arm]}"
+        for column, label in enumerate(("attention", source, "components")):
+            grid[0][start + column].set_title(f"{arm}\n{label}", fontsize=9)
+        for index, image in enumerate(images):
+            _draw_attention(grid[index][start], image, _attention(maps[index]).mean(axis=0))
+            _draw_similarity(grid[index][start + 1], shown[index], threshold)
+            _draw_components(grid[index][start + 2], shown[index], threshold)
+    for index, image in enumerate(images):
+        _draw_image(grid[index][0], image, None if masks is None else masks[index])
+    return figure
+
+
+def components(similarity: NDArray[np.floating[Any]], threshold: float = 0.0) -> NDArray[np.int64]:
+    """Label the 8-connected components of one map (h, w) above its mean + threshold * std: 0 outside, 1 the largest."""
+    values = np.asarray(similarity, dtype=np.float64)
+    labels, count = ndimage.label(values > _cut(values, threshold), structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    rank = np.zeros(count + 1, dtype=np.int64)
+    rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, count + 1)
+    ranked: NDArray[np.int64] = rank[labels]
+    return ranked
+
+
+def _cut(values: Floats, threshold: float) -> float:
+    return float(values.mean() + threshold * values.std())
+
+
+def _attention(maps: Floats) -> Floats:
+    weight = np.exp(maps - maps.max(axis=(-2, -1), keepdims=True))
+    attention: Floats = weight / weight.sum(axis=(-2, -1), keepdims=True)
+    return attention
+
+
+def _checked(
+    images: NDArray[np.uint8], similarity: NDArray[np.floating[Any]], masks: NDArray[np.uint8] | None
+) -> Floats:
+    if images.ndim != 4 or len(images) == 0 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 (n, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    if similarity.ndim != 4 or len(similarity) != len(images):
+        raise ValueError(f"similarity must have shape ({len(images)}, heads, rows, columns), got {similarity.shape}")
+    if masks is not None and (masks.ndim != 3 or len(masks) != len(images)):
+        raise ValueError(f"masks must have shape ({len(images)}, height, width), got {masks.shape}")
+    return np.asarray(similarity, dtype=np.float64)
+
+
+def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]]:
+    width = min(_WIDTH, 1.6 * columns + 0.3)
+    figure = Figure(figsize=(width, width / columns * rows + 0.5), dpi=120, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
+    if title:
+        figure.suptitle(title, fontsize=11)
+    grid = [
+        [figure.add_subplot(rows, columns, 1 + row * columns + column) for column in range(columns)]
+        for row in range(rows)
+    ]
+    for axes in (axes for line in grid for axes in line):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color="#BBBBBB", linewidth=0.6)
+    return figure, grid
+
+
+def _draw_image(axes: Axes, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> None:
+    _show(axes, image, cmap="gray", vmin=0, vmax=255)
+    if mask is None:
+        return
+    inside = mask == 1
+    if inside.all() or not inside.any():
+        return
+    # Fine squares instead of pixels, so that the outline follows the mask's edges and not the middles of its pixels.
+    fine = np.kron(inside, np.ones((math.ceil(200 / max(inside.shape)),) * 2))
+    rows, columns = ((np.arange(side) + 0.5) / side for side in fine.shape)
+    for colour, width in (("white", 2.6), (VERMILION, 1.4)):
+        axes.contour(columns, rows, fine, levels=[0.5], colors=[colour], linewidths=[width])
+
+
+def _draw_attention(axes: Axes, image: NDArray[np.uint8], attention: Floats) -> None:
+    grey = image.mean(axis=-1)
+    _show(axes, 255 - 0.5 * (255 - grey), cmap="gray", vmin=0, vmax=255)
+    # One colour that only gets denser: the image stays readable, and more colour is more attention for every reader.
+    tint = np.empty((*attention.shape, 4))
+    tint[..., :3] = to_rgb(VERMILION)
+    tint[..., 3] = 0.9 * attention / attention.max()
+    _show(axes, tint)
+
+
+def _draw_similarity(axes: Axes, values: Floats, threshold: float) -> None:
+    cut = _cut(values, threshold)
+    reach = max(float(np.abs(values - cut).max()), 1e-12)
+    _show(axes, values, cmap="PuOr_r", norm=TwoSlopeNorm(cut, cut - reach, cut + reach))
+
+
+def _draw_components(axes: Axes, values: Floats, threshold: float) -> None:
+    labels = components(values, threshold)
+    colours = ListedColormap(["white", *_PARTS, GREY])
+    _show(axes, np.minimum(labels, len(_PARTS) + 1), cmap=colours, vmin=-0.5, vmax=len(_PARTS) + 1.5)
+    plate = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.2}
+    axes.text(0.97, 0.04, str(labels.max()), transform=axes.transAxes, ha="right", fontsize=8, bbox=plate)
+
+
+def _show(axes: Axes, values: NDArray[Any], **style: Any) -> None:
+    # Image, mask and maps share one unit square, whatever their resolutions.
+    axes.imshow(values, extent=(0, 1, 1, 0), interpolation="nearest", **style)
+    axes.set_aspect(values.shape[0] / values.shape[1])

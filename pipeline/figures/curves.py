@@ -1,0 +1,206 @@
+"""Figures of numbers: learning curves, accuracy by trial, confusion, calibration, and differences with intervals.
+
+Series differ in mark or line style besides colour. Accuracies come in as fractions and are drawn in per cent. NaN, and
+None where it is allowed, means "was not measured" and leaves a gap.
+Shape letters: S seeds, E epochs, C classes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION
+
+_WIDTH = 7.5  # inches; at 120 dots an inch the 900 pixels a report gives its figures
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_NUMBERED_CLASSES = 15
+_NAMED_CLASSES = 40
+
+
+@dataclass(frozen=True)
+class _Mark:
+    marker: str
+    colour: str
+    size: float
+    filled: bool = True
+
+
+_STATES: Mapping[str, _Mark] = {
+    "complete": _Mark("o", BLUE, 30),
+    "pruned": _Mark("v", SKY, 30, filled=False),
+    "failed": _Mark("x", VERMILION, 40),
+    "control": _Mark("D", ORANGE, 50),
+}
+
+
+def learning_curves(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    ylabel: str = "accuracy (%)",
+    scale: float = 100.0,
+    title: str = "",
+) -> Figure:
+    """Draw each series as the mean over its seeds, with a band from the lowest to the highest seed.
+
+    series: name -> (epochs (E,), values (S, E), or (E,) for one seed). NaN after a seed's last epoch is left out.
+    Values are multiplied by `scale`. Raises ValueError where epochs and values do not fit.
+    """
+    figure, axes = _canvas(3.6, title)
+    for (name, (epochs, values)), colour, dash in zip(series.items(), cycle(SERIES), cycle(_DASHES), strict=False):
+        steps, table = np.asarray(epochs), scale * np.atleast_2d(np.asarray(values, dtype=np.float64))
+        if table.ndim != 2 or steps.shape != table.shape[1:]:
+            raise ValueError(f"series {name!r}: epochs {steps.shape} do not fit values {table.shape}")
+        drawn = ~np.isnan(table).all(axis=0)
+        steps, table = steps[drawn], table[:, drawn]
+        label = name if len(table) == 1 else f"{name} ({len(table)} seeds)"
+        axes.plot(steps, np.nanmean(table, axis=0), color=colour, linestyle=dash, linewidth=1.8, label=label)
+        if len(table) > 1:
+            low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(axes)
+    return figure
+
+
+def accuracy_by_trial(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Draw validation accuracy in the order of `trials`, with the best completed one so far as a line.
+
+    A trial is a mapping with "state" (complete, pruned or failed), "accuracy" (fraction; None or NaN where there is
+    none) and, for a control, "control" true. Controls have a mark of their own and do not enter the line; trials
+    without an accuracy stand on the lower edge. Raises ValueError for an unknown state.
+    """
+    figure, axes = _canvas(3.6, title)
+    kinds = ["control" if trial.get("control") else str(trial["state"]) for trial in trials]
+    if unknown := set(kinds) - set(_STATES):
+        raise ValueError(f"unknown trial states: {', '.join(sorted(unknown))}")
+    values = np.array([_number(trial["accuracy"]) * 100 for trial in trials])
+    places = np.arange(1, len(trials) + 1)
+    finished = np.array([kind == "complete" for kind in kinds], dtype=bool) & ~np.isnan(values)
+    best = np.maximum.accumulate(np.where(finished, values, -np.inf)) if len(trials) else values
+    started = np.isfinite(best)
+    axes.step(places[started], best[started], where="post", color=GREY, linewidth=1.4, label="best so far", zorder=1)
+    for kind, mark in _STATES.items():
+        chosen = np.array([other == kind for other in kinds], dtype=bool)
+        at = chosen & ~np.isnan(values)
+        style: dict[str, Any] = {"marker": mark.marker, "s": mark.size, "linewidths": 1.4, "zorder": 3}
+        style |= {"color": mark.colour} if mark.filled else {"facecolors": "none", "edgecolors": mark.colour}
+        if at.any():
+            axes.scatter(places[at], values[at], label=f"{kind} ({chosen.sum()})", **style)
+        missing = places[chosen & np.isnan(values)]
+        if len(missing):
+            label = None if at.any() else f"{kind} ({chosen.sum()})"
+            foot = axes.get_xaxis_transform()
+            axes.scatter(missing, np.full(len(missing), 0.03), transform=foot, clip_on=False, label=label, **style)
+    axes.set(xlabel="trial, in the order of starting", ylabel="validation accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(axes)
+    return figure
+
+
+def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
+    """Draw a confusion matrix (C, C), rows true, coloured by the share of the row, with the counts for few classes.
+
+    Raises ValueError where matrix and names do not fit.
+    """
+    counts = np.asarray(confusion)
+    if counts.shape != (len(classes), len(classes)):
+        raise ValueError(f"a confusion matrix of {len(classes)} classes cannot have shape {counts.shape}")
+    rows = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
+    side = 2.2 + min(4.6, 0.42 * len(classes))
+    figure, axes = _canvas(side, title, width=side + 1.2)
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
+    step = math.ceil(len(classes) / _NAMED_CLASSES)
+    ticks = range(0, len(classes), step)
+    names = [classes[tick] for tick in ticks]
+    turned = len(classes) > 12 or max((len(name) for name in names), default=0) > 3
+    axes.set_xticks(ticks, names, rotation=90 if turned else 0)
+    axes.set_yticks(ticks, names)
+    if len(classes) <= _NUMBERED_CLASSES:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            ink = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.grid(visible=False)
+    return figure
+
+
+def reliability_figure(bins: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]], *, title: str = "") -> Figure:
+    """Draw accuracy against confidence: on the diagonal a network is as often right as it says.
+
+    bins: name -> (mean confidence, accuracy, number of images), each by bin, NaN where a bin is empty. The area of a
+    mark grows with its images, so that nobody reads much into a bin of three.
+    """
+    figure, axes = _canvas(4.2, title, width=4.8)
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="perfect")
+    for (name, columns), colour, marker in zip(bins.items(), cycle(SERIES), cycle("osD^v"), strict=False):
+        confidence, accuracy, count = (np.asarray(column, dtype=np.float64) for column in columns)
+        held = count > 0
+        area = 12 + 160 * count[held] / max(1.0, count.sum())
+        axes.plot(100 * confidence[held], 100 * accuracy[held], color=colour, linewidth=1, alpha=0.6)
+        axes.scatter(100 * confidence[held], 100 * accuracy[held], s=area, color=colour, marker=marker, label=name)
+    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
+    _legend(axes)
+    return figure
+
+
+def difference_figure(
+    rows: Sequence[tuple[str, float, float | None, float | None]], *, margin: float | None = None, title: str = ""
+) -> Figure:
+    """Draw differences with their intervals, one (name, difference, low, high) a row, as fractions.
+
+    `margin` shades the differences too small to matter. A row without an interval (None) is drawn hollow.
+    """
+    figure, axes = _canvas(1.3 + 0.42 * len(rows), title)
+    if margin is not None:
+        label = f"within {100 * margin:.1f} points"
+        axes.axvspan(-100 * margin, 100 * margin, color=GREEN, alpha=0.12, linewidth=0, label=label)
+    axes.axvline(0, color=BLACK, linewidth=1)
+    for place, (_, difference, low, high) in enumerate(rows):
+        if low is None or high is None:
+            axes.plot(100 * difference, place, "o", color=BLUE, markerfacecolor="white", markersize=7)
+            continue
+        axes.plot([100 * low, 100 * high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(100 * difference, place, "o", color=BLUE, markersize=7)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set(xlabel="difference to the control (points of test accuracy)", ylim=(len(rows) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+    _legend(axes)
+    return figure
+
+
+def _canvas(height: float, title: str, *, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E3E3E3", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none")
+
+
+def _legend_below(axes: Axes) -> None:
+    """Put the legend under the axes, where it can cover nothing."""
+    if axes.get_legend_handles_labels()[0] and isinstance(axes.figure, Figure):
+        axes.figure.legend(loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

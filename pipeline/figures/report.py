@@ -1,0 +1,134 @@
+"""The page a person reads after a search: one HTML file that needs nothing else.
+
+`ReportData` is what the page says, as plain data and figures; `render_report` turns it into HTML with the template next
+to this module. Figures are embedded as PNG, and nothing is fetched from anywhere.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+_TRIALS_SHOWN = 50
+_ABSENT = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the report says. Accuracies, deviations and ECE are fractions of 1; None hides what does not exist.
+
+    title, verdict   the heading, and the sentence from `score.compare.verdict`
+    remarks          further sentences under the verdict, such as a comparison's note
+    arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece
+    difference       figure of the difference and its interval
+    test_reads       how often the test set with this data hash has been evaluated, this time included
+    attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision; best and control, then the
+                     trivial baselines. None if the data have no masks
+    attention_note   a sentence on it, such as the number of images left out
+    trials           rows with trial, state, epochs, accuracy (validation; None if there is none), parameters (by dotted
+                     path), control (bool), in the order of starting
+    trials_figure, learning_curves, confusion, calibration
+                     figures from `figures.curves`
+    classes          rows with class, images, best, control (accuracies; None for a class without images)
+    attention_figures
+                     (caption, figure) from `figures.attention`
+    commit, data_hash, fingerprint, command, versions (by library), seconds
+                     what it takes to get the same numbers again; commit None outside a repository
+    """
+
+    title: str
+    verdict: str
+    arms: Sequence[Row]
+    test_reads: int
+    trials: Sequence[Row]
+    commit: str | None
+    data_hash: str
+    fingerprint: str
+    command: str
+    versions: Mapping[str, str]
+    seconds: float
+    remarks: Sequence[str] = ()
+    difference: Figure | None = None
+    attention: Sequence[Row] | None = None
+    attention_note: str | None = None
+    trials_figure: Figure | None = None
+    learning_curves: Figure | None = None
+    classes: Sequence[Row] | None = None
+    confusion: Figure | None = None
+    calibration: Figure | None = None
+    attention_figures: Sequence[tuple[str, Figure]] | None = None
+
+
+def render_report(data: ReportData) -> str:
+    """Return the report as one HTML page. A row without one of its keys raises `jinja2.UndefinedError`, naming it.
+
+    Trials are sorted by validation accuracy, at most fifty of them shown, the controls always among these.
+    """
+    environment = Environment(
+        loader=PackageLoader("pipeline.figures", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=_percent, fixed=_fixed, deviation=_deviation, setting=_setting, duration=_duration, picture=_picture
+    )
+    shown = shown_trials(data.trials)
+    return environment.get_template("report.html.j2").render(
+        data=data, trials=shown, more_trials=len(data.trials) - len(shown)
+    )
+
+
+def shown_trials(trials: Sequence[Row], limit: int = _TRIALS_SHOWN) -> list[Row]:
+    """Choose at most `limit` trials: all controls first, then the most accurate; sorted by accuracy, unknown last."""
+    ranked = sorted(trials, key=_rank)
+    kept = sorted(ranked, key=lambda trial: not trial["control"])[:limit]
+    return sorted(kept, key=_rank)
+
+
+def _rank(trial: Row) -> float:
+    return math.inf if _missing(trial["accuracy"]) else -float(trial["accuracy"])
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def _fixed(value: float | None, digits: int = 3) -> str:
+    return _ABSENT if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _deviation(share: float | None) -> str:
+    return _ABSENT if share is None or math.isnan(share) else f"\N{PLUS-MINUS SIGN} {100 * share:.2f}"
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _picture(figure: Figure, description: str) -> Markup:
+    buffer = io.BytesIO()
+    # The library's version stays out of the file, so that equal figures are equal bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(escape(description), data)

@@ -1,0 +1,35 @@
+"""The model card: what a registered model is, how good it is, and what it should not be used for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.ops.identity import setting_name
+from pipeline.ops.results import BEST
+
+
+def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Markdown from the checkpoint's sidecar, the evaluation and the data's manifest."""
+    scores, seed = evaluation["arms"][BEST], sidecar["seed"]
+    own = scores["accuracies"][scores["seeds"].index(seed)]
+    height, width = sidecar["image_size"]
+    spread = f" (deviation {100 * scores['accuracy_sd']:.1f})" if scores["accuracy_sd"] is not None else ""
+    return f"""# {manifest["dataset"]}: {sidecar["model"]["name"]}
+
+{evaluation["verdict"]}
+
+| | |
+|---|---|
+| data | {manifest["dataset"]}, {manifest["images"]:,} images, {len(sidecar["classes"])} classes; {manifest["origin"]} |
+| data licence | {manifest["licence"]} |
+| data hash | {evaluation["data_hash"]} |
+| input | uint8 images (B, H, W, {sidecar["channels"]}), resized to {height} x {width} |
+| setting | {setting_name(dict(sidecar["values"])) or "as in params.yaml"} |
+| trained on | {sidecar["trained_on"]}, seed {seed}, {len(sidecar["curves"])} epochs, last weights |
+| test accuracy | {100 * own:.1f} % on {evaluation["test_images"]} images |
+| test accuracy, {len(scores["seeds"])} seeds | {100 * scores["accuracy"]:.1f} %{spread} |
+| calibration error | {100 * scores["ece"]:.1f} % |
+| search | {evaluation["fingerprint"]} |
+
+Limits: the figures hold for images like those of the data above. The seed was fixed before the test set was read; the
+test set had been read {evaluation["test_reads"]} time(s) for these data by then.
+"""

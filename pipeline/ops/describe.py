@@ -1,0 +1,60 @@
+"""Parameters and results in words, for the terminal."""
+
+import textwrap
+
+from pipeline.config import allowed_values, parameters
+from pipeline.errors import UserError
+from pipeline.ops.identity import setting_name
+from pipeline.ops.results import BEST, read_best, read_json
+from pipeline.workspace import Workspace
+
+
+def describe_parameters(prefix: str) -> str:
+    """Every parameter whose path begins with `prefix`: default, what is allowed, what it is for.
+
+    Raises:
+        UserError: none does.
+    """
+    found = {path: field for path, field in parameters().items() if path.startswith(prefix)}
+    if not found:
+        sections = ", ".join(dict.fromkeys(path.partition(".")[0] for path in parameters()))
+        raise UserError(f"no parameter begins with {prefix!r}; the sections are {sections}")
+    lines = []
+    for path, field in found.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = "null" if default is None else default
+        lines.append(f"{path} = {shown}    ({allowed_values(field)})")
+        lines += textwrap.wrap(field.description or "", 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def describe_results(workspace: Workspace) -> str:
+    """What the last run found and where its parts are.
+
+    Raises:
+        UserError: there are no results yet.
+    """
+    results = workspace.results
+    evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
+    registered = read_json(results / "register" / "registered.json", made_by="register")
+    found = read_best(results / "search")
+    lines = [evaluation["verdict"], ""]
+    for arm, setting in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
+        scores = evaluation["arms"][arm]
+        spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
+        lines.append(
+            f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
+            f"    {setting_name(dict(setting))}"
+        )
+    reads = evaluation["test_reads"]
+    lines += [
+        "",
+        f"The test set of these data has been read {reads} time{'s' * (reads != 1)}.",
+        f"report     {results / 'report' / 'index.html'}",
+        f"trials     {results / 'search' / 'trials.csv'}",
+        f"weights    {workspace.models}",
+        f"registry   models:/{registered['name']}@challenger, version {registered['version']}: promote it with "
+        "`sar-search promote`",
+        "MLflow     `make ui`",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""Evaluation: every retrained network on the test set, once, with the figures that the verdict is made of.
+
+Reads of the test set are counted by data hash in `state/test_reads.jsonl`: a set that is read again and again, each
+time followed by a change, slowly stops being a test. No choice is made here: the attention head that is fixed is
+picked on validation images.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.assembly import TrainingData, load_trained
+from pipeline.config import Params
+from pipeline.data.batches import ImageBatches, Standardisation
+from pipeline.ops.attention import last_block_maps
+from pipeline.ops.identity import content_hash
+from pipeline.ops.results import BEST, search_run
+from pipeline.score.classify import classification_scores
+from pipeline.score.compare import compare_arms
+from pipeline.score.locate import LocationScores, location_scores, pick_head, trivial_baselines
+from pipeline.track.runs import log_run
+from pipeline.track.store import Store
+from pipeline.train.loop import predict
+from pipeline.workspace import Workspace
+
+LOCATION = ("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision")
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """One retrained network on the test set.
+
+    probabilities: (N, C). maps: (N, A, H, W) of the last block. location: None for data without masks.
+    """
+
+    name: str
+    arm: str
+    seed: int
+    probabilities: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    location: LocationScores | None
+
+
+def evaluate_run(folder: Path, run: Mapping[str, Any], data: TrainingData) -> RunEvaluation:
+    """Evaluate one of `retrain.json`'s runs, standardising images as its checkpoint says."""
+    model, sidecar = load_trained(folder, data.device)
+    scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
+    test = ImageBatches(data.prepared, data.split.test, scale, data.device)
+    maps = last_block_maps(model, test)
+    location, masks = None, data.prepared.masks
+    if masks is not None:
+        val = ImageBatches(data.prepared, data.split.val, scale, data.device)
+        head = pick_head(last_block_maps(model, val), masks[data.split.val])
+        location = location_scores(maps, masks[data.split.test], head=head)
+    return RunEvaluation(run["folder"], run["arm"], run["seed"], predict(model, test).numpy(), maps, location)
+
+
+def summarise(
+    runs: Sequence[RunEvaluation], data: TrainingData, *, control: str, confidence: float, seed: int
+) -> dict[str, Any]:
+    """The figures of both arms, their comparison, and attention against masks beside its trivial baselines."""
+    labels = np.asarray(data.prepared.labels[data.split.test])
+    correct = {
+        arm: np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm])
+        for arm in (BEST, control)
+    }
+    comparison = compare_arms(correct[BEST], correct[control], confidence=confidence)
+    return {
+        "test_images": len(labels),
+        "arms": {arm: _arm([run for run in runs if run.arm == arm], labels) for arm in (BEST, control)},
+        "comparison": asdict(comparison),
+        "baselines": _baselines(runs[0], data, seed),
+    }
+
+
+def metrics_of(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
+    """The few numbers that `dvc metrics` and MLflow show."""
+    comparison = summary["comparison"]
+    figures: dict[str, Any] = {}
+    for arm, name in ((BEST, BEST), (control, "control")):
+        scores = summary["arms"][arm]
+        figures[name] = {
+            key: scores[key] for key in ("accuracy", "accuracy_sd", "nll", "ece") if scores[key] is not None
+        }
+        if scores["location"]:
+            figures[name] |= {f"attention_{key}": scores["location"][key] for key in LOCATION}
+    figures["difference"] = {
+        key: comparison[key] for key in ("difference", "low", "high") if comparison[key] is not None
+    }
+    return figures
+
+
+def count_test_read(state: Path, data_hash: str, *, commit: str, models: int) -> int:
+    """Write down that the test set is read now, and return how often it has been, this time included."""
+    path = state / "test_reads.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"data_hash": data_hash, "time": time.time(), "commit": commit, "models": models}) + "\n")
+    return sum(f'"data_hash": "{data_hash}"' in line for line in path.read_text(encoding="utf-8").splitlines())
+
+
+def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, Any]:
+    scores = [classification_scores(run.probabilities, labels) for run in runs]
+    accuracies = np.array([score.accuracy for score in scores])
+    by_class = np.stack([score.per_class_accuracy for score in scores])
+    located = [asdict(run.location) for run in runs if run.location is not None]
+    return {
+        "seeds": [run.seed for run in runs],
+        "accuracies": accuracies.tolist(),
+        "accuracy": float(accuracies.mean()),
+        "accuracy_sd": float(accuracies.std(ddof=1)) if len(runs) > 1 else None,
+        "nll": float(np.mean([score.nll for score in scores])),
+        "ece": float(np.mean([score.ece for score in scores])),
+        "per_class_accuracy": [None if np.isnan(value) else float(value) for value in by_class.mean(axis=0)],
+        "confusion": np.sum([score.confusion for score in scores], axis=0).tolist(),
+        "location": {key: float(np.mean([score[key] for score in located])) for key in LOCATION} if located else None,
+        "left_out": located[0]["left_out"] if located else 0,
+    }
+
+
+def _baselines(run: RunEvaluation, data: TrainingData, seed: int) -> dict[str, dict[str, float]] | None:
+    if data.prepared.masks is None:
+        return None
+    _, heads, rows, columns = run.maps.shape
+    masks = data.prepared.masks[data.split.test]
+    found = trivial_baselines(masks, (rows, columns), heads=heads, seed=seed)
+    return {name: {key: asdict(scores)[key] for key in LOCATION} for name, scores in found.items()}
+
+
+def log_evaluation(
+    store: Store,
+    params: Params,
+    summary: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    workspace: Workspace,
+    tags: Mapping[str, str],
+) -> str:
+    """A run for the evaluation, under its search, with its figures and files. Returns the run's id."""
+    fingerprint = str(summary["fingerprint"])
+    return log_run(
+        store,
+        experiment=params.tracking.experiment,
+        key=f"evaluate/{content_hash([summary['arms'], summary['comparison'], fingerprint])[:32]}",
+        name=f"evaluation of best and {summary['control']}",
+        params={"test_images": summary["test_images"], "data_hash": summary["data_hash"]},
+        metrics={f"{group}/{name}": value for group, values in metrics.items() for name, value in values.items()},
+        tags={**tags, "sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.verdict": summary["verdict"]},
+        parent_run_id=search_run(workspace.state, fingerprint),
+        artifacts={"": workspace.results / "evaluate"},
+    )

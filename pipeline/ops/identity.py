@@ -1,0 +1,97 @@
+"""What a result can be traced to: commit, code, versions; and the fingerprint of a search."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.config import Params
+
+DECIDING_ROOMS = ("data", "models", "regularizers", "train", "tune", "assembly.py", "config.py")
+"""The code that decides a trial's result."""
+
+DECIDING_PACKAGES = ("torch", "timm", "numpy", "scipy", "optuna", "ray")
+
+
+def fingerprint(params: Params, space: Mapping[str, Any], *, data_hash: str, split_hash: str) -> str:
+    """The hash of what decides a search's trials, which names the search.
+
+    space: `SearchSpace.content()`. Into it go data, split, seed, space, `model`, `train`, `regularizer`, sampler and
+    scheduler, the code that trains and the versions of what that stands on. Numbers of trials, concurrency and
+    addresses do not: they extend a search.
+    """
+    dump = params.model_dump(by_alias=True)
+    content = {
+        "data": data_hash,
+        "split": split_hash,
+        "seed": params.base.seed,
+        "space": dict(space),
+        **{section: dump[section] for section in ("model", "train", "regularizer")},
+        "sampler": dump["search"]["sampler"],
+        "scheduler": dump["search"]["scheduler"],
+        "code": code_hash(),
+        "versions": versions(),
+    }
+    return content_hash(content)
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def code_hash() -> str:
+    """SHA-256 over the source files that decide a trial's result."""
+    root = Path(pipeline.__file__).parent
+    digest = hashlib.sha256()
+    for name in DECIDING_ROOMS:
+        entry = root / name
+        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a trial's result."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in DECIDING_PACKAGES}
+
+
+def commit(root: Path) -> str:
+    """The checkout's commit, with `+changes` when tracked files differ from it; `unknown` outside git."""
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def trace(root: Path, data_hash: str) -> dict[str, str]:
+    """Tags that lead from a run back to what made it. Under `dvc exp` the commit is only the experiment's baseline,
+    so the experiment's name goes with it.
+    """
+    tags = {"sar.commit": commit(root), "sar.code_hash": code_hash(), "sar.data_hash": data_hash}
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["sar.dvc_experiment"] = name
+    return tags
+
+
+def setting_name(values: Mapping[str, Any]) -> str:
+    """A setting as a short name: `weight=0.012 layers=last`."""
+    return " ".join(f"{path.rpartition('.')[2]}={_short(value)}" for path, value in values.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()

@@ -1,0 +1,115 @@
+"""Live progress of a search in the terminal: a line that is kept up to date, or, in a log, a line a trial."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.ops.identity import setting_name
+from pipeline.tune.ledger import COMPLETE, PRUNED, TrialRecord
+from pipeline.tune.trial import OBJECTIVE
+
+HEARTBEAT_S = 30.0
+"""A log gets a line at least this often, so that nobody wonders whether the search still lives."""
+
+
+class SearchProgress:
+    """Follows a search (see `pipeline.tune.ledger.SearchListener`). Use as a context manager around it.
+
+    total: trials and controls asked for. epochs: planned for each.
+    """
+
+    def __init__(
+        self, total: int, epochs: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._epochs, self._clock = total, epochs, clock
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._trials: dict[str, TrialRecord] = {}
+        self._replayed = 0
+        self._started: float | None = None
+        self._first_epoch: float | None = None
+        self._spoke = 0.0
+        self._live = Live(get_renderable=self._status, console=self._console, refresh_per_second=2, transient=True)
+
+    def replayed(self) -> None:
+        """What was told so far came from the ledger; from now on epochs are trained, and the clock runs."""
+        self._started = self._spoke = self._clock()
+        if self._trials:
+            ended = sum(trial.state is not None for trial in self._trials.values())
+            self._console.print(f"going on from the ledger: {ended} of {self._total} trials have ended")
+
+    def trial_started(self, trial: TrialRecord) -> None:
+        self._trials[trial.id] = trial
+
+    def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
+        if self._started is None:
+            return
+        if self._first_epoch is None:
+            # Workers spend seconds on imports before this, which the pace of training must not be judged by.
+            self._first_epoch, self._replayed = self._clock(), self._trained()
+        if not self._console.is_terminal and self._clock() - self._spoke > HEARTBEAT_S:
+            self._spoke = self._clock()
+            self._console.print(self._status())
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        if self._started is None:
+            return
+        self._spoke = self._clock()
+        said = {COMPLETE: "ran in full", PRUNED: f"stopped after epoch {trial.last_epoch}"}
+        outcome = said.get(trial.state or "", f"failed: {(trial.reason or '').strip().splitlines()[-1:] or ''}")
+        value = f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-"
+        ended = sum(t.state is not None for t in self._trials.values())
+        self._console.print(
+            f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {setting_name(trial.values)}"
+        )
+
+    def _status(self) -> Text:
+        trials = self._trials.values()
+        ended = sum(trial.state is not None for trial in trials)
+        stopped = sum(trial.state == PRUNED for trial in trials)
+        parts = [
+            f"trials {ended}/{self._total} done",
+            f"{stopped} stopped early",
+            f"{len(self._trials) - ended} running",
+            f"epoch {self._trained()} of at most {self._at_most()}",
+        ]
+        tried = [trial for trial in trials if trial.state == COMPLETE and not trial.control]
+        if tried:
+            best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
+            parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")
+        if (left := self.seconds_left()) is not None:
+            parts.append(f"about {int(left) // 60}:{int(left) % 60:02d} left")
+        return Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
+
+    def seconds_left(self) -> float | None:
+        """From the pace since the first epoch, and the mean length of the trials that have ended; None before that."""
+        done = self._trained() - self._replayed
+        if self._first_epoch is None or done <= 0:
+            return None
+        ended = [trial.last_epoch for trial in self._trials.values() if trial.state is not None]
+        usual = sum(ended) / len(ended) if ended else self._epochs
+        running = sum(max(0.0, usual - t.last_epoch) for t in self._trials.values() if t.state is None)
+        to_come = running + usual * (self._total - len(self._trials))
+        return to_come * (self._clock() - self._first_epoch) / done
+
+    def _trained(self) -> int:
+        return sum(trial.last_epoch for trial in self._trials.values())
+
+    def _at_most(self) -> int:
+        ended = sum(trial.last_epoch for trial in self._trials.values() if trial.state is not None)
+        open_trials = self._total - sum(trial.state is not None for trial in self._trials.values())
+        return ended + open_trials * self._epochs
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()

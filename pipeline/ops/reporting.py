@@ -1,0 +1,189 @@
+"""Gathers what the stages have found into the data of the report."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Params
+from pipeline.data.store import open_prepared
+from pipeline.figures.attention import comparison_figure
+from pipeline.figures.curves import (
+    accuracy_by_trial,
+    confusion_figure,
+    difference_figure,
+    learning_curves,
+    reliability_figure,
+)
+from pipeline.figures.report import ReportData
+from pipeline.ops.identity import commit, setting_name, versions
+from pipeline.ops.results import BEST, read_best, read_json, read_table
+from pipeline.score.classify import reliability_bins
+from pipeline.score.compare import comparison_from
+from pipeline.train.checkpoint import read_sidecar
+from pipeline.workspace import Workspace
+
+FIXED_COLUMNS = {"trial", "role", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"}
+BASELINES = {
+    "random": "baseline: nearly uniform, at random",
+    "centre": "baseline: Gaussian in the centre",
+    "all_on": "baseline: everything attended",
+}
+
+
+def gather_report(workspace: Workspace, params: Params) -> ReportData:
+    """Everything that the report says.
+
+    Raises:
+        UserError: a stage before it has not run.
+    """
+    results = workspace.results
+    evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
+    summary = read_json(results / "search" / "summary.json", made_by="search")
+    found = read_best(results / "search")
+    prepared = open_prepared(workspace.prepared)
+    control, comparison = evaluation["control"], comparison_from(evaluation["comparison"])
+    trials = [_trial(row) for row in read_table(results / "search" / "trials.csv", made_by="search")]
+    with np.load(results / "evaluate" / "predictions.npz") as archive:
+        predictions = {name: archive[name] for name in archive.files}
+    remarks = [f"Best setting: {setting_name(dict(found.best))} ({found.trial}), chosen by validation accuracy."]
+    if comparison.paired_t_p is not None:
+        remarks.append(f"Secondary analysis, a paired t-test over seeds: p = {comparison.paired_t_p:.2g}.")
+    if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
+        remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")
+    arms = {BEST: "best", control: f"control: {control}"}
+    return ReportData(
+        title=f"{params.prepare.dataset}: what the search over {params.search.space} found",
+        verdict=evaluation["verdict"],
+        remarks=remarks,
+        arms=[{"arm": shown, **_arm_row(evaluation["arms"][arm])} for arm, shown in arms.items()],
+        difference=difference_figure(
+            [("best - control", comparison.difference, comparison.low, comparison.high)], margin=params.evaluate.margin
+        ),
+        test_reads=evaluation["test_reads"],
+        attention=_attention_rows(evaluation, arms),
+        attention_note=_left_out(evaluation),
+        trials=trials,
+        trials_figure=accuracy_by_trial(trials),
+        learning_curves=_curves(workspace, arms),
+        classes=_classes(evaluation, prepared.classes, predictions["labels"], control),
+        confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
+        calibration=_calibration(predictions, arms),
+        attention_figures=_pictures(workspace, prepared.images, prepared.masks, control, found.best),
+        commit=_known(commit(workspace.root)),
+        data_hash=evaluation["data_hash"],
+        fingerprint=evaluation["fingerprint"],
+        command="make repro",
+        versions=versions(),
+        seconds=float(summary["trial_seconds"]) + _retraining_seconds(workspace),
+    )
+
+
+def _trial(row: Mapping[str, str]) -> dict[str, Any]:
+    parameters = {name: _number(value) for name, value in row.items() if name not in FIXED_COLUMNS and value}
+    return {
+        "trial": row["trial"],
+        "state": row["state"],
+        "control": row["role"] == "control",
+        "epochs": int(row["epochs"]),
+        "accuracy": float(row["val/accuracy"]) if row["val/accuracy"] else None,
+        "parameters": {name.removeprefix("regularizer."): value for name, value in parameters.items()},
+    }
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _arm_row(scores: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: scores[key] for key in ("accuracy", "accuracy_sd", "nll", "ece")}
+    return {"seeds": len(scores["seeds"]), **kept}
+
+
+def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    if evaluation["baselines"] is None:
+        return None
+    scored = {shown: evaluation["arms"][arm]["location"] for arm, shown in arms.items()}
+    scored |= {shown: evaluation["baselines"][name] for name, shown in BASELINES.items()}
+    return [
+        {
+            "row": name,
+            "jaccard_best": scores["jaccard_best_head"],
+            "jaccard_fixed": scores["jaccard_fixed_head"],
+            "auroc": scores["auroc"],
+            "average_precision": scores["average_precision"],
+        }
+        for name, scores in scored.items()
+    ]
+
+
+def _left_out(evaluation: Mapping[str, Any]) -> str | None:
+    count = evaluation["arms"][BEST]["left_out"]
+    return f"{count} test images without a usable mask are left out." if count else None
+
+
+def _curves(workspace: Workspace, arms: Mapping[str, str]) -> Any:
+    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
+    by_arm: dict[str, list[list[float]]] = {}
+    for run in retrained["runs"]:
+        curves = read_sidecar(workspace.models / run["folder"])["curves"]
+        by_arm.setdefault(arms[run["arm"]], []).append([row["train/accuracy"] for row in curves])
+    series = {name: (np.arange(1, len(rows[0]) + 1), np.array(rows)) for name, rows in by_arm.items()}
+    return learning_curves(series, ylabel="training accuracy (%)")
+
+
+def _retraining_seconds(workspace: Workspace) -> float:
+    folders = sorted(workspace.models.iterdir())
+    return sum(float(row["seconds"]) for folder in folders for row in read_sidecar(folder)["curves"])
+
+
+def _classes(
+    evaluation: Mapping[str, Any], classes: Sequence[str], labels: NDArray[np.int64], control: str
+) -> list[dict[str, Any]]:
+    arms = evaluation["arms"]
+    rows = zip(
+        classes,
+        np.bincount(labels, minlength=len(classes)),
+        arms[BEST]["per_class_accuracy"],
+        arms[control]["per_class_accuracy"],
+        strict=True,
+    )
+    return [{"class": name, "images": int(count), "best": best, "control": other} for name, count, best, other in rows]
+
+
+def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str]) -> Any:
+    shown = {}
+    for arm, name in arms.items():
+        runs = [values for key, values in predictions.items() if key.rpartition("-seed")[0] == arm]
+        bins = reliability_bins(np.concatenate(runs), np.tile(predictions["labels"], len(runs)))
+        shown[name] = (bins.confidence, bins.accuracy, bins.count)
+    return reliability_figure(shown)
+
+
+def _pictures(
+    workspace: Workspace,
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8] | None,
+    control: str,
+    best: Mapping[str, Any],
+) -> list[tuple[str, Any]]:
+    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
+    first = {run["arm"]: run["folder"] for run in reversed(retrained["runs"])}
+    with np.load(workspace.results / "evaluate" / "attention.npz") as archive:
+        ids = archive["ids"]
+        maps = {"best": archive[first[BEST]], "control": archive[first[control]]}
+    threshold = float(best.get("regularizer.spatial_entropy.threshold", 0.0))
+    figure = comparison_figure(images[ids], maps, masks=masks[ids] if masks is not None else None, threshold=threshold)
+    return [("Test images; last block; the first seed of the best setting and of its control.", figure)]
+
+
+def _known(name: str) -> str | None:
+    if name == "unknown":
+        print("not a git repository, so the report names no commit", file=sys.stderr)
+        return None
+    return name

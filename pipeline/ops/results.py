@@ -1,0 +1,87 @@
+"""Reads what stages have left in `results/`."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import read_yaml
+from pipeline.errors import UserError
+
+BEST = "best"
+"""Name of the arm that has the best setting; the other arm has its control's name."""
+
+RUN_FILE = "mlflow_run"
+"""File in a search's state folder that holds the id of its parent run."""
+
+
+@dataclass(frozen=True)
+class BestSetting:
+    """best.yaml, read back. best: values of the best trial; controls: values by control name."""
+
+    fingerprint: str
+    trial: str
+    best: Mapping[str, Any]
+    controls: Mapping[str, Mapping[str, Any]]
+
+    def control(self, name: str) -> Mapping[str, Any]:
+        """A control's values.
+
+        Raises:
+            UserError: the search had no control of that name.
+        """
+        if name not in self.controls:
+            raise UserError(f"params.yaml: retrain.control: the search's controls are {', '.join(self.controls)}.")
+        return self.controls[name]
+
+
+def read_best(folder: Path) -> BestSetting:
+    """Read best.yaml of `results/search/`.
+
+    Raises:
+        UserError: it is not there or not whole.
+    """
+    path = folder / "best.yaml"
+    if not path.exists():
+        raise UserError(f"{path}: not there. Run `dvc repro search` first.")
+    content = read_yaml(path)
+    try:
+        return BestSetting(content["fingerprint"], content["trial"], content["best"], content["controls"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a search's result ({error}). Run `dvc repro --force search`.") from None
+
+
+def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
+    """A stage's JSON file.
+
+    Raises:
+        UserError: it is not there or broken; `made_by` is the stage to run.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there. Run `dvc repro {made_by}` first.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Run `dvc repro --force {made_by}`.") from None
+    return content
+
+
+def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
+    """The rows of a stage's CSV file.
+
+    Raises:
+        UserError: it is not there; `made_by` is the stage to run.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Run `dvc repro {made_by}` first.") from None
+
+
+def search_run(state: Path, fingerprint: str) -> str | None:
+    """The id of a search's parent run, if it was tracked from this checkout."""
+    path = state / "searches" / fingerprint[:16] / RUN_FILE
+    return path.read_text().strip() if path.exists() else None

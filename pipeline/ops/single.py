@@ -1,0 +1,63 @@
+"""Training one setting by hand, without Ray and without leaving anything behind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.assembly import build_run, load_data
+from pipeline.config import load_params
+from pipeline.errors import UserError
+from pipeline.train.loop import Diverged, fit
+from pipeline.workspace import Workspace
+
+SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts as parameters by dotted path; values are read as YAML, as in params.yaml.
+
+    Raises:
+        UserError: a text without `=`, or a value that is not YAML.
+    """
+    parsed = {}
+    for text in settings:
+        path, sign, value = text.partition("=")
+        if not sign:
+            raise UserError(f"--set {text}: needed: KEY=VALUE, such as train.lr=0.001")
+        try:
+            parsed[path.strip()] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise UserError(f"--set {text}: the value is not YAML") from None
+    return parsed
+
+
+def train_once(workspace: Workspace, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Train the setting on train, score it on val, and yield a line an epoch.
+
+    Raises:
+        UserError: a wrong parameter, data not prepared, a network that cannot be built, or a diverged loss.
+    """
+    params = load_params(workspace.params).with_values(settings, where="--set")
+    torch.set_num_threads(params.search.cpus_per_trial)
+    data = load_data(workspace.prepared, workspace.split, params.base.device)
+    run = build_run(params, data, seed=params.base.seed)
+    epochs = fit(
+        run.model,
+        data.batches("train"),
+        params.train.config(),
+        val=data.batches("val"),
+        regularizers=run.regularizers,
+        seed=params.base.seed,
+    )
+    try:
+        for epoch in epochs:
+            own = [name for name in epoch.metrics if name.startswith("val/") and name.endswith("/value")]
+            figures = "  ".join(f"{name} {epoch.metrics[name]:.4f}" for name in (*SHOWN, *own))
+            yield f"epoch {epoch.number}/{params.train.epochs}  {figures}  {epoch.metrics['seconds']:.1f} s"
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except Diverged as error:
+        raise UserError(f"{error}. Lower train.lr, or set train.clip_grad.") from None

@@ -1,0 +1,62 @@
+"""evaluate: retrained weights on the test set -> `results/evaluate/`. Run by `dvc repro evaluate`.
+
+metrics.json      the figures that `dvc metrics` shows
+evaluation.json   all of them, with the comparison of the arms and the verdict
+predictions.npz   ids, labels, and every run's probabilities by its name
+attention.npz     similarity maps of the last block of the images that the report shows
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pipeline.assembly import load_data
+from pipeline.config import load_params
+from pipeline.entry import run_stage
+from pipeline.ops.attention import one_of_each
+from pipeline.ops.evaluation import count_test_read, evaluate_run, log_evaluation, metrics_of, summarise
+from pipeline.ops.identity import commit, trace
+from pipeline.ops.results import read_json
+from pipeline.score.compare import comparison_from, verdict
+from pipeline.track.store import resolve_store
+from pipeline.workspace import Workspace
+
+
+def main(workspace: Workspace) -> None:
+    """Score every retrained network on the test set, and both arms against each other."""
+    params = load_params(workspace.params)
+    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
+    data = load_data(workspace.prepared, workspace.split, params.base.device)
+    data_hash, control = data.prepared.data_hash, retrained["control"]
+    reads = count_test_read(workspace.state, data_hash, commit=commit(workspace.root), models=len(retrained["runs"]))
+    runs = [evaluate_run(workspace.models / run["folder"], run, data) for run in retrained["runs"]]
+    summary = summarise(runs, data, control=control, confidence=params.evaluate.confidence, seed=params.base.seed)
+    comparison = comparison_from(summary["comparison"])
+    summary |= {
+        "control": control,
+        "fingerprint": retrained["fingerprint"],
+        "data_hash": data_hash,
+        "test_reads": reads,
+        "verdict": verdict(comparison, margin=params.evaluate.margin),
+    }
+    metrics = metrics_of(summary, control)
+    folder = workspace.results / "evaluate"
+    folder.mkdir(parents=True, exist_ok=True)
+    test = data.split.test
+    predictions: Any = {run.name: run.probabilities for run in runs}
+    np.savez_compressed(folder / "predictions.npz", ids=test, labels=data.prepared.labels[test], **predictions)
+    shown = one_of_each(test, data.prepared.labels, params.report.attention_images)
+    rows = np.searchsorted(test, shown)
+    maps: Any = {run.name: run.maps[rows] for run in runs}
+    np.savez_compressed(folder / "attention.npz", ids=shown, **maps)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    store = resolve_store(params.tracking.uri, workspace.anchor)
+    tags = trace(workspace.root, data_hash)
+    summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags)
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"{summary['verdict']}\ntest set read {reads} time{'s' * (reads != 1)} for these data")
+
+
+if __name__ == "__main__":
+    run_stage("evaluate", main)

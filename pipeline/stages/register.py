@@ -1,0 +1,62 @@
+"""register: the retrained model -> a version in the MLflow registry, with the alias `challenger`.
+
+Run by `dvc repro register`. Doing it again moves the alias back to the version that the files describe and makes no
+second one. Its out is `persist: true` in dvc.yaml: that keeps DVC from taking it out of the run cache, which would
+restore the file and leave the registry as it is.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import pipeline.models
+from pipeline.config import load_params
+from pipeline.data.store import open_prepared
+from pipeline.entry import run_stage
+from pipeline.ops.card import model_card
+from pipeline.ops.identity import trace
+from pipeline.ops.results import read_json, search_run
+from pipeline.track.registry import register_model
+from pipeline.track.store import prepare_store, resolve_store
+from pipeline.train.checkpoint import read_sidecar
+from pipeline.workspace import Workspace
+
+
+def main(workspace: Workspace) -> None:
+    """Register the chosen weights and point `challenger` at them."""
+    params = load_params(workspace.params)
+    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
+    evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
+    prepared = open_prepared(workspace.prepared)
+    chosen = retrained["to_register"]
+    run = next(run for run in retrained["runs"] if run["folder"] == chosen)
+    store = resolve_store(params.tracking.uri, workspace.anchor)
+    prepare_store(store)
+    registered = register_model(
+        store,
+        name=params.register_.name,
+        checkpoint=workspace.models / chosen,
+        code=Path(pipeline.models.__file__).parent,
+        model_card=model_card(read_sidecar(workspace.models / chosen), evaluation, prepared.manifest),
+        tags=trace(workspace.root, prepared.data_hash)
+        | {
+            "sar.fingerprint": retrained["fingerprint"],
+            "sar.search_run": search_run(workspace.state, retrained["fingerprint"]) or "",
+            "sar.evaluation_run": evaluation["mlflow_run"],
+            "sar.test_accuracy": f"{evaluation['arms']['best']['accuracy']:.4f}",
+        },
+        run_id=run["mlflow_run"],
+        input_example=np.asarray(prepared.images[:2]),
+    )
+    folder = workspace.results / "register"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"name": registered.name, "version": registered.version, "model_hash": registered.model_hash}
+    (folder / "registered.json").write_text(json.dumps(content, indent=2) + "\n")
+    print(
+        f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"
+    )
+
+
+if __name__ == "__main__":
+    run_stage("register", main)

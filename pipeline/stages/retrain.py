@@ -1,0 +1,52 @@
+"""retrain: best setting and control -> `models/<arm>-seed<n>/`, `results/retrain/`. Run by `dvc repro retrain`."""
+
+import json
+import shutil
+
+from pipeline.config import load_params
+from pipeline.data.splits import read_split
+from pipeline.data.store import open_prepared
+from pipeline.entry import run_stage
+from pipeline.ops.identity import trace
+from pipeline.ops.results import BEST, read_best
+from pipeline.ops.retraining import curves_of, log_retraining, retrain_jobs, run_retraining
+from pipeline.track.store import resolve_store
+from pipeline.workspace import Workspace
+
+
+def main(workspace: Workspace) -> None:
+    """Train both arms with every seed and keep their weights."""
+    params = load_params(workspace.params)
+    found = read_best(workspace.results / "search")
+    prepared = open_prepared(workspace.prepared)
+    split = read_split(workspace.split, data_hash=prepared.data_hash)
+    jobs = retrain_jobs(
+        params,
+        {BEST: found.best, params.retrain.control: found.control(params.retrain.control)},
+        prepared=workspace.prepared,
+        split=workspace.split,
+        hashes=[prepared.data_hash, split.split_hash],
+        state=workspace.state,
+    )
+    print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs", flush=True)
+    for count, job in enumerate(run_retraining(params, jobs), start=1):
+        last = curves_of(job.folder)[-1]
+        print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)
+    for job in jobs:
+        shutil.copytree(job.folder, workspace.models / job.name, dirs_exist_ok=True)
+    store = resolve_store(params.tracking.uri, workspace.anchor)
+    runs = log_retraining(store, params, jobs, found.fingerprint, workspace, trace(workspace.root, prepared.data_hash))
+    content = {
+        "fingerprint": found.fingerprint,
+        "control": params.retrain.control,
+        "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],
+        "to_register": jobs[0].name,
+    }
+    folder = workspace.results / "retrain"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "retrain.json").write_text(json.dumps(content, indent=2) + "\n")
+    print(f"weights -> models/; {jobs[0].name} is the one to be registered")
+
+
+if __name__ == "__main__":
+    run_stage("retrain", main)

@@ -1,0 +1,5 @@
+"""The record of what was done: runs, models and their versions. MLflow is imported in this room and nowhere else.
+
+`store` finds and checks the place; `runs` writes searches and single runs, through `outbox`; `registry` versions
+models, which `package` packs; `model` is the program that travels with every registered model.
+"""

@@ -1,0 +1,360 @@
+"""Runs in MLflow: a search as one run with its trials nested under it, and single runs of retraining and evaluation.
+
+A search writes through a queue: the calls that tell something return at once, a background thread of the driver
+delivers in batches, and when the store does not answer the search goes on while its record waits.
+
+    with SearchLog(store, experiment="digits", fingerprint="1f3a", name="sar", description="", params={}) as log:
+        log.start_trial("a1", "trial 1", {"train.lr": 0.001})
+        log.log_epoch("a1", 1, {"val_accuracy": 0.5})
+        log.end_trial("a1", "complete")
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
+
+from pipeline.track.outbox import PARENT_TAG, STATE_TAG, Letter, Postman, now_ms
+from pipeline.track.store import Store, client, experiment_id, reported, user_name
+
+KIND_TAG = "sar.kind"
+FINGERPRINT_TAG = "sar.fingerprint"
+TRIAL_TAG = "sar.trial"
+KEY_TAG = "sar.key"
+
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+"""How MLflow calls the end of a trial. A pruned trial has done what it should; the tag `sar.state` tells it apart."""
+
+LONGEST_PAUSE_S = 30.0
+LASTING = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
+"""MLflow's errors that asking again cannot mend, such as a run that somebody has deleted."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """Data that a run has read, as MLflow lists it. digest: its hash; context: "training", "test" or the like."""
+
+    name: str
+    digest: str
+    source: str
+    context: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class SearchLog:
+    """The record of one search: a parent run, found again by its fingerprint, and a run for each trial.
+
+    Nothing is doubled by telling it again, in this process or the next: runs are found by their tags, parameters are
+    written once, and a metric that a step has already is skipped. Values that are not finite are not sent; the tag
+    `sar.nonfinite.METRIC` holds the first epoch of each. A parameter of the search that may change when it is resumed
+    (a budget, say) belongs into `tags`, as MLflow's parameters cannot change.
+
+    Raises:
+        UserError: the store does not answer at the start.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        experiment: str,
+        fingerprint: str,
+        name: str,
+        description: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str] | None = None,
+        datasets: Sequence[DataUsed] = (),
+        flush_s: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._flush_s = flush_s
+        self._parent = Letter({KIND_TAG: "search", FINGERPRINT_TAG: fingerprint}, name)
+        self._parent.add_params(params)
+        self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(), **(tags or {})})
+        self._parent.datasets += _dataset_inputs(datasets)
+        self._ids: dict[str, str] = {}  # of trials that are not in self._letters
+        self._open: set[str] = set()
+        with reported(store, f"opening the search {name!r}"):
+            self._postman = Postman(client(store), experiment_id(store, experiment))
+            if found := self._postman.find(self._parent.identity):
+                self._take_up(str(found[0].info.run_id))
+            self._postman.deliver(self._parent)
+        assert self._parent.run_id is not None
+        self.run_id: str = self._parent.run_id
+
+        # From here on only the thread touches letters, ids and what is open.
+        self._letters: dict[str, Letter] = {}
+        self._notes: SimpleQueue[tuple[str | None, Callable[[Letter], None]]] = SimpleQueue()
+        self._lost = 0
+        self._outage = False
+        self._closing = False
+        self._given_up = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="search-log", daemon=True)
+        self._thread.start()
+
+    def start_trial(
+        self, trial_id: str, name: str, params: Mapping[str, object], tags: Mapping[str, str] | None = None
+    ) -> None:
+        """A trial starts, or goes on. params: by their dotted paths."""
+        fixed, labels, started = {key: str(value) for key, value in params.items()}, dict(tags or {}), now_ms()
+
+        def note(letter: Letter) -> None:
+            letter.name, letter.started_ms, letter.status, letter.ended_ms = name, started, None, None
+            letter.add_params(fixed)
+            letter.add_tags({STATE_TAG: "running", **labels})
+            self._open.add(trial_id)
+
+        self._tell(trial_id, note)
+
+    def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """What a trial has reached after `epoch`, which becomes MLflow's step."""
+        values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
+        self._tell(trial_id, lambda letter: letter.add_metrics(values, epoch, time_ms))
+
+    def end_trial(
+        self,
+        trial_id: str,
+        state: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """A trial has ended: state is "complete", "pruned" or "failed". metrics: logged at the trial's last epoch."""
+        if state not in STATUS:
+            raise ValueError(f"a trial ends as one of {', '.join(STATUS)}, not {state!r}")
+        values = {key: float(value) for key, value in (metrics or {}).items()}
+        labels, time_ms = {STATE_TAG: state, **(tags or {})}, now_ms()
+
+        def note(letter: Letter) -> None:
+            letter.add_metrics(values, None, time_ms)
+            letter.add_tags(labels)
+            letter.end(STATUS[state], time_ms)
+            self._open.discard(trial_id)
+
+        self._tell(trial_id, note)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Metrics of the search as a whole."""
+        values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
+        self._tell(None, lambda letter: letter.add_metrics(values, step, time_ms))
+
+    def log_artifacts(self, trial_id: str | None, folder: Path) -> None:
+        """The files in `folder`, of a trial or (None) of the search. They must stay as they are until `close`."""
+        self._tell(trial_id, lambda letter: letter.artifacts.append((folder, None)))
+
+    @property
+    def undelivered(self) -> int:
+        """How many things the store has not been told: values, parameters, tags, artifacts, ends of runs."""
+        letters = [self._parent, *self._letters.copy().values()]
+        return self._lost + self._notes.qsize() + sum(letter.pending for letter in letters)
+
+    def close(self, status: str = "FINISHED", *, timeout_s: float = 60.0) -> int:
+        """End the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
+
+        Waits up to `timeout_s` until everything is delivered, and returns how much was not; what the search itself
+        keeps can be told again when it is resumed.
+        """
+        if not self._closing:
+            time_ms = now_ms()
+            self._tell(None, lambda letter: letter.end(status, time_ms))
+            self._closing = True
+            self._wake.set()
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                self._given_up = True
+                self._wake.set()
+                self._thread.join(1.0)
+            if self.undelivered:
+                _log.error("%d entries of the search did not reach %s", self.undelivered, self._store.shown)
+        return self.undelivered
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self.close("KILLED" if interrupted else "FAILED" if kind else "FINISHED")
+
+    def _tell(self, trial_id: str | None, note: Callable[[Letter], None]) -> None:
+        if self._closing:
+            raise RuntimeError("the record of this search is closed")
+        self._notes.put((trial_id, note))
+
+    def _take_up(self, run_id: str) -> None:
+        """Go on with the search's run of an earlier process, and with its trials."""
+        self._parent.run_id = run_id
+        self._postman.open(self._parent)
+        if self._parent.stored_status != "RUNNING":
+            self._postman.client.update_run(run_id, status="RUNNING")
+            self._parent.stored_status = "RUNNING"
+        for run in reversed(self._postman.find({PARENT_TAG: run_id, KIND_TAG: "trial"})):
+            self._ids[run.data.tags[TRIAL_TAG]] = str(run.info.run_id)
+            if run.info.status not in ("FINISHED", "FAILED", "KILLED"):
+                self._open.add(run.data.tags[TRIAL_TAG])
+
+    def _letter(self, trial_id: str | None) -> Letter:
+        if trial_id is None:
+            return self._parent
+        if trial_id not in self._letters:
+            identity = {PARENT_TAG: self.run_id, KIND_TAG: "trial", TRIAL_TAG: trial_id}
+            letter = Letter(identity, trial_id, run_id=self._ids.pop(trial_id, None))
+            letter.add_tags({"mlflow.user": user_name()})
+            self._letters[trial_id] = letter
+        return self._letters[trial_id]
+
+    def _work(self) -> None:
+        pause = backoff = self._flush_s
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            closing = self._closing
+            self._take_in()
+            if closing:
+                for trial_id in tuple(self._open):
+                    self._letter(trial_id).add_tags({STATE_TAG: "interrupted"})
+                    self._letter(trial_id).end("KILLED", now_ms())
+                self._open.clear()
+            started = time.monotonic()
+            delivered = self._deliver()
+            if closing and (delivered or self._given_up):
+                return
+            if delivered:
+                backoff = self._flush_s
+                # At most a quarter of the time goes into delivering: this thread and the driver share a processor.
+                pause = max(self._flush_s, 3 * (time.monotonic() - started))
+            else:
+                backoff = min(2 * backoff, LONGEST_PAUSE_S)
+                pause = min(backoff, 2.0) if closing else backoff
+
+    def _take_in(self) -> None:
+        while True:
+            try:
+                trial_id, note = self._notes.get_nowait()
+            except Empty:
+                return
+            note(self._letter(trial_id))
+
+    def _deliver(self) -> bool:
+        """Deliver every letter, the search's own last; False when the store does not answer."""
+        for trial_id, letter in list(self._letters.items()):
+            if not self._deliver_letter(letter):
+                # To the end of the line: should this letter alone be the trouble, the others still get through.
+                self._letters[trial_id] = self._letters.pop(trial_id)
+                return False
+            if letter.is_open and letter.ended_ms is not None:
+                assert letter.run_id is not None
+                self._ids[trial_id] = letter.run_id
+                del self._letters[trial_id]
+        if not self._deliver_letter(self._parent):
+            return False
+        if self._outage:
+            _log.info("%s answers again; the record of the search is complete", self._store.shown)
+            self._outage = False
+        return True
+
+    def _deliver_letter(self, letter: Letter) -> bool:
+        if not letter.pending:
+            return True
+        for step, parts in self._postman.steps:
+            try:
+                step(letter)
+            except Exception as error:  # whatever a store or a network comes up with, this thread goes on
+                if _may_pass(error):
+                    self._warn(error)
+                    return False
+                self._lost += letter.discard(parts)
+                if not letter.has_lost:  # once a run: one that somebody deleted would fail at every delivery
+                    _log.error("part of the record of %s is lost: %s", letter.name, self._store.reason(error))
+                letter.has_lost = True
+                if not letter.is_open:
+                    break
+        return True
+
+    def _warn(self, error: Exception) -> None:
+        """Once an outage."""
+        if not self._outage:
+            where, why = self._store.shown, self._store.reason(error)
+            _log.warning("%s does not answer; the search goes on and its record waits (%s)", where, why)
+        self._outage = True
+
+
+def log_run(
+    store: Store,
+    *,
+    experiment: str,
+    key: str,
+    name: str,
+    params: Mapping[str, object],
+    metrics: Mapping[str, float],
+    curves: Sequence[tuple[int, Mapping[str, float]]] = (),
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    artifacts: Mapping[str, Path] | None = None,
+    datasets: Sequence[DataUsed] = (),
+) -> str:
+    """Write a whole run at once and return its id; a finished run with the same key is left alone and returned.
+
+    curves: (epoch, metrics) pairs; metrics: final values, logged at the last epoch. artifacts: files and folders by
+    the folder inside the run's artifacts ("" for its top) that they, or what they hold, go to.
+
+    Raises:
+        UserError: the store fails; a run that was begun is completed by the next call with its key.
+    """
+    letter = Letter({KEY_TAG: key}, name)
+    letter.add_params(params)
+    labels = {PARENT_TAG: parent_run_id} if parent_run_id else {}
+    letter.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
+    time_ms = now_ms()
+    for epoch, values in curves:
+        letter.add_metrics({metric: float(value) for metric, value in values.items()}, epoch, time_ms)
+    letter.add_metrics({metric: float(value) for metric, value in metrics.items()}, None, time_ms)
+    letter.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
+    letter.datasets += _dataset_inputs(datasets)
+    letter.end("FINISHED", time_ms)
+    with reported(store, f"logging the run {name!r}"):
+        postman = Postman(client(store), experiment_id(store, experiment))
+        found = postman.find(letter.identity)
+        for run in found:
+            if run.info.status == "FINISHED":
+                return str(run.info.run_id)
+        letter.run_id = str(found[0].info.run_id) if found else None
+        postman.deliver(letter)
+    assert letter.run_id is not None
+    return letter.run_id
+
+
+def _dataset_inputs(datasets: Sequence[DataUsed]) -> list[DatasetInput]:
+    return [
+        DatasetInput(
+            Dataset(
+                name=each.name[:500],
+                digest=each.digest[:36],  # MLflow's limits
+                source_type="local",
+                source=json.dumps({"uri": each.source}),
+                profile=json.dumps(dict(each.counts)),
+            ),
+            [InputTag("mlflow.data.context", each.context)],
+        )
+        for each in datasets
+    ]
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether asking again later may work: the store is away, not the question wrong."""
+    if isinstance(error, MlflowException):
+        return error.error_code not in LASTING
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)

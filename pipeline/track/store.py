@@ -1,0 +1,269 @@
+"""Where runs and models are kept: the MLflow store, found and checked before any work starts, and its experiments.
+
+Two kinds are taken: a database file on this machine (sqlite:///...) and an MLflow server (http, https). Credentials in
+an address never reach a message, a log line or a repr.
+"""
+
+import getpass
+import logging
+import os
+import re
+import sqlite3
+import ssl
+import warnings
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import Request, url2pathname, urlopen
+
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import UserError
+
+SQLITE = "sqlite:///"
+SCHEMA_WAIT_S = 180.0
+"""How long to wait for another process that creates the schema: seconds on a laptop, a minute on a loaded node."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking store that is also the model registry. uri: with credentials, if it has any; root: the checkout."""
+
+    uri: str = field(repr=False)
+    root: Path
+
+    @property
+    def database(self) -> Path | None:
+        """The database file of a sqlite store, None for a server."""
+        return Path(self.uri.removeprefix(SQLITE).partition("?")[0]) if self.uri.startswith(SQLITE) else None
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials, for people."""
+        parts = urlsplit(self.uri)
+        return self.uri if self.database else parts._replace(netloc=_host(parts), query="", fragment="").geturl()
+
+    def scrubbed(self, text: object) -> str:
+        """The text with every trace of this store's credentials taken out."""
+        userinfo, at, _ = urlsplit(self.uri).netloc.rpartition("@")
+        if not at:
+            return str(text)
+        shown = str(text).replace(userinfo + "@", "")
+        password = userinfo.partition(":")[2]
+        for secret in (userinfo, password, unquote(password)):
+            # Cutting out a word of three letters would spoil the sentence more than it would hide.
+            shown = shown.replace(secret, "***") if len(secret) > 3 else shown
+        return shown
+
+    def reason(self, error: object) -> str:
+        """The first line of an error, fit to be shown."""
+        lines = self.scrubbed(error).strip().splitlines()
+        return lines[0][:300] if lines else type(error).__name__
+
+
+def resolve_store(uri: str | None, root: Path) -> Store:
+    """The store that `uri` names, or else MLFLOW_TRACKING_URI, or else the file mlflow.db in `root`.
+
+    A relative sqlite path counts from `root`, wherever the command runs.
+
+    Raises:
+        UserError: an address of another kind.
+    """
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
+    if given.startswith(SQLITE):
+        path, mark, options = given.removeprefix(SQLITE).partition("?")
+        if path in ("", ":memory:"):
+            raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
+        return Store(f"{SQLITE}{root.resolve() / path}{mark}{options}", root)
+    store = Store(given.rstrip("/"), root)
+    parts = urlsplit(given)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return store
+    # The name of a file, such as "mlruns", is what remains from MLflow's former file stores.
+    hint = (
+        "MLflow keeps no runs in plain folders any more"
+        if parts.scheme in ("", "file")
+        else f"put an MLflow server in front of another database: mlflow server --backend-store-uri {parts.scheme}:..."
+    )
+    raise UserError(f"{where} is {store.shown!r}: give {SQLITE}FILE or http(s)://HOST:PORT\n  {hint}")
+
+
+def prepare_store(store: Store, *, timeout_s: float = 10.0) -> None:
+    """Make sure that the store can be written to, before any work: creates a sqlite schema, or asks the server.
+
+    Processes that come at the same time take turns: MLflow's own migration fails when several start it.
+
+    Raises:
+        UserError: the store cannot be used; says why, within about `timeout_s` seconds for each of two questions.
+    """
+    if store.database:
+        _prepare_database(store, store.database, timeout_s)
+    else:
+        _prepare_server(store, timeout_s)
+
+
+def client(store: Store) -> MlflowClient:
+    """MLflow's client for the store, without the lines that it prints and the minutes that it retries by default."""
+    # Its database module logs, with a traceback, every failure that it also raises: whoever asked tells it once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # and so with what it retries
+    for chatty in ("mlflow.pyfunc", "mlflow.store.model_registry.abstract_store"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # MLflow reads these at every call and takes them from nowhere else; what the user has set stays.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's models against SQLAlchemy 2.1, on first import
+        return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+
+
+def experiment_id(store: Store, name: str) -> str:
+    """The id of the experiment, created if there is none and restored if it was deleted.
+
+    A sqlite store's artifacts go to `root`/mlartifacts, so that they are found from any working directory.
+
+    Raises:
+        UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
+    """
+    mlflow = client(store)
+    with reported(store, f"opening the experiment {name!r}"):
+        found = mlflow.get_experiment_by_name(name)
+        if found is None:
+            location = _artifact_folder(store, name).as_uri() if store.database else None
+            try:
+                return str(mlflow.create_experiment(name, artifact_location=location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = mlflow.get_experiment_by_name(name)  # another process was quicker
+                assert found is not None
+        if found.lifecycle_stage == "deleted":
+            mlflow.restore_experiment(found.experiment_id)
+    if store.database:
+        _require_artifacts_here(store, name, str(found.artifact_location))
+    return str(found.experiment_id)
+
+
+@contextmanager
+def reported(store: Store, doing: str) -> Iterator[None]:
+    """Turn what MLflow raises inside the block into a UserError that says what was being done, and where."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # what fails on the way to artifacts is an OSError, from requests too
+        raise UserError(f"{doing} failed at {store.shown}\n  {store.reason(error)}") from None
+
+
+def user_name() -> str:
+    """Who is at work, for MLflow's column and for trails."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
+
+
+def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
+    problem = f"the tracking store {store.shown} cannot be used"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=SCHEMA_WAIT_S):
+            # Takes and drops the write lock: finds a file that is no database, is read-only, or is held by another.
+            with closing(sqlite3.connect(path, timeout=timeout_s)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.rollback()
+            client(store).search_experiments(max_results=1)
+    except Timeout:
+        raise UserError(
+            f"{problem}: another process holds {path}.lock\n  wait for it or end it, then try again"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{problem}: {reason}\n  make {path.parent} a folder that you may write to, or set tracking.uri to another"
+        ) from None
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{problem}: {error}\n  if it is a database, end what uses it; else move {path} away or set tracking.uri"
+        ) from None
+    except Exception as error:  # MLflow's own errors, SQLAlchemy's and Alembic's: all mean that this schema won't do
+        raise UserError(
+            f"{problem}: {store.reason(error)}\n  made by another version of MLflow? copy the file, then run "
+            f"mlflow db upgrade {store.shown}"
+        ) from error
+
+
+def _prepare_server(store: Store, timeout_s: float) -> None:
+    parts = urlsplit(store.uri)
+    problem = f"the tracking server {store.shown} cannot be used"
+    advice = "start it (mlflow server), or set tracking.uri or MLFLOW_TRACKING_URI to the one that runs"
+    request = Request(f"{store.shown}/health")
+    userinfo, at, _ = parts.netloc.rpartition("@")
+    if at:  # urllib takes no credentials from an address
+        request.add_header("Authorization", f"Basic {b64encode(unquote(userinfo).encode()).decode()}")
+    try:
+        with urlopen(request, timeout=timeout_s):
+            pass
+    except HTTPError as error:
+        error.close()  # it answered; whether it is MLflow, and lets us in, is for the question below to find out
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if not isinstance(reason, ssl.SSLError):  # certificates are MLflow's affair, which has settings for them
+            raise UserError(f"{problem}: no answer ({store.reason(reason)})\n  {advice}") from None
+    try:
+        with _impatient(timeout_s):
+            client(store).search_experiments(max_results=1)
+    except MlflowException as error:
+        text = store.reason(error)
+        if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+            advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        if "host header" in text.lower():
+            advice = f"start the server with --allowed-hosts {parts.hostname}"
+        raise UserError(f"{problem}: {text}\n  {advice}") from None
+
+
+@contextmanager
+def _impatient(timeout_s: float) -> Iterator[None]:
+    """MLflow asks once and waits `timeout_s`, where it would otherwise go on for minutes."""
+    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s)))}
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _artifact_folder(store: Store, experiment: str) -> Path:
+    # The readable part of two names may be the same; the hash keeps their folders apart.
+    readable = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")[:60]
+    folder = store.root.resolve() / "mlartifacts" / f"{readable}-{sha256(experiment.encode()).hexdigest()[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _require_artifacts_here(store: Store, name: str, location: str) -> None:
+    """MLflow keeps where artifacts are and offers no way to change it: a moved checkout must be noticed before work."""
+    parts = urlsplit(location)
+    folder = Path(url2pathname(parts.path))
+    if parts.scheme in ("", "file") and not folder.exists() and not folder.is_relative_to(store.root.resolve()):
+        raise UserError(
+            f"the experiment {name!r} in {store.shown} keeps its artifacts in {folder}, which is gone\n"
+            "  was the checkout moved? move it back, set tracking.experiment to a new name, or start a new tracking.uri"
+        )
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]

@@ -1,0 +1,1 @@
+"""Training: torch only. `fit` is a generator of epochs that the search, retraining and single runs all drive."""

@@ -1,0 +1,91 @@
+"""Checkpoints: a folder with weights, training state and a JSON sidecar, written whole or not at all.
+
+weights.safetensors  the network's tensors; nothing in it can run code
+state.pt             optimizer and epoch, only while training can go on from here (read with weights_only)
+checkpoint.json      what the weights are: network, classes, sizes, standardisation, where they came from
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.errors import UserError
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, sidecar: Mapping[str, Any], *, state: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint into `folder`, replacing what was there only once the new one is complete."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_checkpoint(partial, model, sidecar, state=state)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def write_checkpoint(
+    folder: Path, model: nn.Module, sidecar: Mapping[str, Any], *, state: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint's files into an empty folder that the caller commits as a whole (as Ray does)."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "weights.safetensors")
+    if state is not None:
+        torch.save(dict(state), folder / "state.pt")
+    # The sidecar comes last: a folder that has it is complete.
+    (folder / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **sidecar}, indent=2) + "\n")
+
+
+def read_sidecar(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        UserError: no checkpoint there, or one of another format.
+    """
+    try:
+        sidecar: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text())
+        if sidecar["format"] != FORMAT:
+            raise UserError(f"{folder}: a checkpoint of another version (format {sidecar['format']}).")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: not a complete checkpoint ({error}).") from None
+    return sidecar
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load a checkpoint's weights into a network of the same shape.
+
+    Raises:
+        UserError: the file is broken, or its tensors are not the network's (the difference is listed).
+    """
+    try:
+        result = model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder}: the weights cannot be loaded: {error}") from None
+    if result.missing_keys or result.unexpected_keys:
+        raise UserError(
+            f"{folder}: the weights are of another network: missing {result.missing_keys or 'none'}, "
+            f"unexpected {result.unexpected_keys or 'none'}."
+        )
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The training state of a checkpoint.
+
+    Raises:
+        UserError: the checkpoint has none, or it is broken.
+    """
+    try:
+        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"{folder}: the training state cannot be loaded: {type(error).__name__}: {error}") from None
+    return state

@@ -1,0 +1,153 @@
+"""The training loop: `fit` is a generator that yields after every epoch, and whoever drives it decides to go on.
+
+Every random stream depends on nothing but the seed and the epoch, so a run continued from a checkpoint gives, on a CPU,
+the same numbers as the unbroken one, without any generator's state having been saved.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.batches import ImageBatches
+from pipeline.regularizers.base import Regularizer
+from pipeline.train.objective import Objective
+from pipeline.train.optim import make_optimizer, make_schedule
+from pipeline.train.settings import TrainConfig
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite. Holds the epoch (counted from 1) in which that was seen."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"the training loss was not finite in epoch {epoch}")
+        self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch. number: counted from 1. metrics: by name. state: gives what `fit(resume=...)` goes on from."""
+
+    number: int
+    metrics: Mapping[str, float]
+    state: Callable[[], dict[str, Any]]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto" (CUDA where there is one), "cpu" or "cuda" means here.
+
+    Raises:
+        ValueError: "cuda" where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("base.device is cuda, but torch sees no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed: int, *streams: int) -> None:
+    """Seed torch's global random streams from a seed and any further numbers."""
+    mixed = np.random.SeedSequence([seed, *streams]).generate_state(1, dtype=np.uint64)[0]
+    torch.manual_seed(int(mixed >> 1))  # torch takes 63 bits
+
+
+def fit(
+    model: nn.Module,
+    train: ImageBatches,
+    config: TrainConfig,
+    *,
+    val: ImageBatches | None = None,
+    regularizers: Mapping[str, Regularizer] | None = None,
+    seed: int = 0,
+    resume: Mapping[str, Any] | None = None,
+) -> Iterator[Epoch]:
+    """Train a network and yield every finished epoch.
+
+    model and batches live on one device already. val: scored after every epoch when given. regularizers: by method
+    name. seed: of the batches' order and of all that is drawn during training. resume: `Epoch.state()` of an earlier
+    run whose weights the model has been given.
+
+    Metrics: train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss and val/accuracy; for a method M
+    val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...; seconds (of the epoch).
+
+    Raises:
+        Diverged: the loss of an epoch is not finite. The weights are then of no use.
+        ValueError: the network cannot give what a regulariser needs.
+    """
+    methods = dict(regularizers or {})
+    steps = -(-len(train) // config.batch_size)
+    optimizer = make_optimizer(model, config)
+    schedule = make_schedule(optimizer, config, steps)
+    first = 0
+    if resume is not None:
+        optimizer.load_state_dict(resume["optimizer"])
+        first = int(resume["epoch"])
+    objective = Objective(model, methods, planned_epochs=config.epochs, label_smoothing=config.label_smoothing)
+    with objective:
+        for epoch in range(first, config.epochs):
+            started = time.perf_counter()
+            seed_everything(seed, epoch)
+            model.train()
+            means = _Means()
+            for step, (inputs, labels) in enumerate(train.shuffled(config.batch_size, seed=seed, epoch=epoch)):
+                schedule.step_update(epoch * steps + step)
+                loss = objective.step(inputs, labels, epoch)
+                optimizer.zero_grad(set_to_none=True)
+                loss.total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+                if config.clip_grad is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+                optimizer.step()
+                means.add({**loss.monitors, "accuracy": _accuracy(loss.logits, labels)}, len(labels))
+            metrics = {f"train/{name}": value for name, value in means.read().items()}
+            if not np.isfinite(metrics["train/loss"]):
+                raise Diverged(epoch + 1)
+            metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
+            metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
+            if val is not None:
+                metrics |= {f"val/{name}": value for name, value in _score(model, objective, val, config).items()}
+            metrics["seconds"] = time.perf_counter() - started
+
+            def state(done: int = epoch + 1) -> dict[str, Any]:
+                return {"epoch": done, "optimizer": optimizer.state_dict()}
+
+            yield Epoch(epoch + 1, metrics, state)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) -> Tensor:
+    """Class probabilities of images in the order of their ids, (N, C) float32 on the CPU."""
+    model.eval()
+    return torch.cat([model(inputs).softmax(-1).float().cpu() for inputs, _ in images.in_order(batch_size)])
+
+
+def _score(model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig) -> dict[str, float]:
+    model.eval()
+    means = _Means()
+    for inputs, labels in images.in_order(max(256, config.batch_size)):
+        logits, monitors = objective.score(inputs, labels)
+        means.add({**monitors, "accuracy": _accuracy(logits, labels)}, len(labels))
+    return means.read()
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).double().mean()
+
+
+class _Means:
+    """Means over images, summed on the device and read once an epoch, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, Tensor], count: int) -> None:
+        for name, value in values.items():
+            term = value.detach().double() * count
+            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        self._count += count
+
+    def read(self) -> dict[str, float]:
+        return {name: float(total) / self._count for name, total in self._sums.items()}

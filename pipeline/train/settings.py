@@ -1,0 +1,22 @@
+"""What this room takes: plain frozen values, importable without torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe.
+
+    epochs: planned length, over which every schedule is laid. batch_size: images a step. lr, min_lr: peak and last
+    learning rate of AdamW. warmup_epochs: epochs of linear warm-up. weight_decay: decoupled, not on biases and norms.
+    label_smoothing: of the cross-entropy. clip_grad: largest gradient norm, None for no clipping.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    min_lr: float
+    warmup_epochs: int
+    weight_decay: float
+    label_smoothing: float
+    clip_grad: float | None

@@ -1,0 +1,166 @@
+"""Search spaces: a YAML file names what may vary by the parameters' own dotted paths, and the controls.
+
+    parameters:
+      regularizer.spatial_entropy.weight: {type: float, low: 0.003, high: 1.0, log: true}
+      regularizer.spatial_entropy.layers: {type: categorical, choices: [last, all]}
+    controls:
+      baseline: {regularizer.spatial_entropy.weight: 0.0}
+
+Types are float and int (low, high, optionally log or step) and categorical (choices). Everything is checked against
+`pipeline.config`: names, types, and that both ends of a range are within the parameter's bounds.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pipeline.config import Params, parameters, read_yaml, unknown_parameter
+from pipeline.errors import UserError
+
+SEARCHABLE = ("model.", "train.", "regularizer.")
+NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned length"}
+KEYS = {"float": {"low", "high", "log", "step"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
+CONTROL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A checked space. dimensions: the file's mapping by dotted path. controls: values by path, by control name."""
+
+    file: str
+    dimensions: Mapping[str, Mapping[str, Any]]
+    controls: Mapping[str, Mapping[str, Any]]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of each dimension, by dotted path."""
+        return {path: _distribution(dimension) for path, dimension in self.dimensions.items()}
+
+    def decode(self, proposed: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameter values for what Optuna proposed; a list among the choices goes through Optuna as JSON text."""
+        values = {}
+        for path, value in proposed.items():
+            choices = self.dimensions[path].get("choices")
+            values[path] = value if choices is None else next(c for c in choices if _label(c) == value)
+        return values
+
+    def encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `decode`."""
+        return {path: _label(value) if "choices" in self.dimensions[path] else value for path, value in values.items()}
+
+    def content(self) -> dict[str, Any]:
+        """What the space is, for the fingerprint: without the file's name and comments."""
+        return {"parameters": dict(self.dimensions), "controls": dict(self.controls)}
+
+
+def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
+    """Read a space and check it against the parameters.
+
+    Raises:
+        UserError: every mistake of the file at once, each with its path, what was given and what is allowed.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{shown_as}: a mapping with `parameters` and `controls` is needed.")
+    problems = [
+        f"unknown key {key!r}; known: parameters, controls" for key in set(content) - {"parameters", "controls"}
+    ]
+    dimensions, controls = content.get("parameters"), content.get("controls")
+    if not isinstance(dimensions, dict) or not dimensions:
+        problems.append("`parameters` must name at least one parameter that varies")
+        dimensions = {}
+    if not isinstance(controls, dict) or not controls:
+        problems.append("`controls` must name at least one setting that a result is compared with")
+        controls = {}
+    for name, dimension in dimensions.items():
+        problems += [f"{name}: {text}" for text in _dimension_problems(str(name), dimension, params)]
+    for name, values in controls.items():
+        problems += [f"controls.{name}: {text}" for text in _control_problems(name, values, params)]
+    if problems:
+        raise UserError("\n".join(f"{shown_as}: {problem}" for problem in problems))
+    return SearchSpace(shown_as, dimensions, controls)
+
+
+def _dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
+    if path not in parameters():
+        return [unknown_parameter(path)]
+    if not path.startswith(SEARCHABLE):
+        return [f"cannot be searched; only parameters of {', '.join(part[:-1] for part in SEARCHABLE)} can"]
+    if path in NOT_SEARCHABLE:
+        return [f"cannot be searched: {NOT_SEARCHABLE[path]}"]
+    if not isinstance(dimension, dict) or dimension.get("type") not in KEYS:
+        return [f"given {dimension!r}; needed: a mapping with type: one of {', '.join(KEYS)}"]
+    kind = dimension["type"]
+    problems = [
+        f"unknown key {key!r} of a {kind} dimension; known: {', '.join(sorted(KEYS[kind]))}"
+        for key in set(dimension) - KEYS[kind] - {"type"}
+    ]
+    return problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
+
+
+def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
+    number = (int,) if dimension["type"] == "int" else (int, float)
+    for key in ("low", "high"):
+        if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
+            return [f"{key}: given {dimension.get(key)!r}; needed: a {'whole ' * (number == (int,))}number"]
+    low, high, step = dimension["low"], dimension["high"], dimension.get("step")
+    if not low < high:
+        return [f"low {low} must be below high {high}"]
+    log = dimension.get("log", False)
+    if not isinstance(log, bool):
+        return [f"log: given {log!r}; allowed: true or false"]
+    if log and low <= 0:
+        return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
+    if step is not None and (log or not isinstance(step, number) or isinstance(step, bool) or step <= 0):
+        return [f"step: given {step!r}; allowed: a number above 0, and not together with log"]
+    return _value_problems(path, [low, high], params)
+
+
+def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
+    choices = dimension.get("choices")
+    if not isinstance(choices, list) or len(choices) < 2:
+        return [f"choices: given {choices!r}; needed: a list of at least two values"]
+    if len({_label(choice) for choice in choices}) < len(choices):
+        return ["choices: a value stands there twice"]
+    return _value_problems(path, choices, params)
+
+
+def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
+    if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best":
+        return ["a control's name is lower-case letters, digits and _, begins with a letter, and is not `best`"]
+    if not isinstance(values, dict):
+        return [f"given {values!r}; needed: a mapping of parameters to values"]
+    problems = []
+    for path, value in values.items():
+        if not str(path).startswith(SEARCHABLE) and path in parameters():
+            problems.append(f"{path} cannot be set by a control; only model, train and regularizer can")
+        else:
+            problems += _value_problems(str(path), [value], params)
+    return problems
+
+
+def _value_problems(path: str, values: list[Any], params: Params) -> list[str]:
+    problems = []
+    for value in values:
+        try:
+            params.with_values({path: value}, where="")
+        except UserError as error:
+            problems += [line.removeprefix(": ").removeprefix(f"{path}: ") for line in str(error).splitlines()]
+    return problems
+
+
+def _label(choice: Any) -> Any:
+    return json.dumps(choice) if isinstance(choice, list) else choice
+
+
+def _distribution(dimension: Mapping[str, Any]) -> BaseDistribution:
+    if dimension["type"] == "categorical":
+        return CategoricalDistribution([_label(choice) for choice in dimension["choices"]])
+    log, step = dimension.get("log", False), dimension.get("step")
+    if dimension["type"] == "int":
+        return IntDistribution(dimension["low"], dimension["high"], log=log, step=step or 1)
+    return FloatDistribution(float(dimension["low"]), float(dimension["high"]), log=log, step=step)

@@ -1,0 +1,79 @@
+"""One trial: a configuration in; a report an epoch, and a checkpoint now and then, out. Runs on Ray's workers."""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from pipeline.assembly import build_run, load_data
+from pipeline.config import Params
+from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.loop import Diverged, fit
+
+OBJECTIVE = "val/accuracy"
+"""The metric that the search maximises."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What all trials of a search share. params: as in params.yaml. seed: of weights and batches."""
+
+    params: Mapping[str, Any]
+    prepared: Path
+    split: Path
+    seed: int
+    threads: int
+
+
+def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
+    """Train one setting and report to Ray Tune.
+
+    config: trial (id in the ledger), control (bool), values (by dotted path), checkpoint (path to go on from, or None).
+    Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and, when the loss is no longer finite,
+    `diverged`.
+    """
+    torch.set_num_threads(task.threads)
+    params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
+    data = load_data(task.prepared, task.split, params.base.device)
+    run = build_run(params, data, seed=task.seed)
+    resume = None
+    # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
+    newest = tune.get_checkpoint()
+    with newest.as_directory() if newest else nullcontext(config["checkpoint"]) as folder:
+        if folder is not None:
+            load_weights(Path(folder), run.model)
+            resume = load_state(Path(folder))
+            if resume["epoch"] >= params.train.epochs:
+                # It died between its last checkpoint and the report of it.
+                _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
+                return
+    epochs = fit(
+        run.model,
+        data.batches("train"),
+        params.train.config(),
+        val=data.batches("val"),
+        regularizers=run.regularizers,
+        seed=task.seed,
+        resume=resume,
+    )
+    try:
+        for epoch in epochs:
+            if epoch.number % params.search.checkpoint_every and epoch.number < params.train.epochs:
+                _report(epoch.number, epoch.metrics)
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                sidecar = {**run.sidecar, "metrics": dict(epoch.metrics), "values": dict(config["values"])}
+                write_checkpoint(Path(folder), run.model, sidecar, state=epoch.state())
+                _report(epoch.number, epoch.metrics, tune.Checkpoint.from_directory(folder))
+    except Diverged as error:
+        tune.report({"epoch": error.epoch, "diverged": True, "objective": float("nan"), "metrics": {}})
+
+
+def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
+    report = {"epoch": epoch, "objective": metrics[OBJECTIVE], "metrics": dict(metrics), "diverged": False}
+    tune.report(report, checkpoint=checkpoint)

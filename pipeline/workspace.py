@@ -1,0 +1,122 @@
+"""Where everything of a checkout lies.
+
+What DVC declares as outs (`data/`, `models/`, `results/`) is deleted before a stage runs; whatever must survive that
+lies under `state/`. `dvc exp run --temp` runs in a temporary copy of the checkout inside `.dvc/tmp`; state and the
+default tracking store stay with the checkout that it was started from.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout. root: where dvc.yaml and params.yaml are. anchor: the checkout that state and tracking belong to."""
+
+    root: Path
+    anchor: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def prepared(self) -> Path:
+        return self.root / "data" / "prepared"
+
+    @property
+    def split(self) -> Path:
+        return self.root / "data" / "split.json"
+
+    @property
+    def models(self) -> Path:
+        """Retrained weights, a folder `<arm>-seed<n>` each."""
+        return self.root / "models"
+
+    @property
+    def results(self) -> Path:
+        """What stages found, a folder a stage."""
+        return self.root / "results"
+
+    @property
+    def state(self) -> Path:
+        """Searches and retraining in progress, the count of test reads: outlives every stage."""
+        return self.anchor / "state"
+
+    @contextmanager
+    def locked(self, doing: str) -> Iterator[None]:
+        """Hold the checkout for one stage. The lock goes with the process that holds it, however that ends.
+
+        Raises:
+            UserError: another process is running a stage here; it may have outlived the `dvc` that started it.
+        """
+        path = self.state / "stage.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.anchor}: another process is running a stage of this checkout ({_holder(path)}). Wait for it, "
+                f"or end it, before you start {doing} again."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from None
+        try:
+            path.with_suffix(".pid").write_text(f"{doing}, process {os.getpid()}")
+            yield
+        finally:
+            lock.release()
+
+    def check_writable(self) -> None:
+        """Try to write where the stages will.
+
+        Raises:
+            UserError: one of the folders cannot be made or written.
+        """
+        for folder in (self.prepared.parent, self.models, self.results, self.state):
+            probe = folder / f".writable-{os.getpid()}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: cannot be written ({error.strerror or error}). "
+                    "Make it a folder that you may write to, or move the checkout."
+                ) from None
+
+
+def find_workspace(start: Path | None = None) -> Workspace:
+    """The checkout that a folder (default: the current one) lies in.
+
+    Raises:
+        UserError: no folder above it has a dvc.yaml and a params.yaml.
+    """
+    here = (start or Path.cwd()).resolve()
+    for root in (here, *here.parents):
+        if (root / "dvc.yaml").is_file() and (root / "params.yaml").is_file():
+            return Workspace(root, _anchor(root))
+    raise UserError(f"{here}: no dvc.yaml and params.yaml here or above. Go to the checkout's folder.")
+
+
+def _anchor(root: Path) -> Path:
+    parts = root.parts
+    for index in range(len(parts) - 2):
+        if parts[index : index + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:index])
+    return root
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.with_suffix(".pid").read_text()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,31 @@
+"""What all tests share: quiet libraries, and one thread, so that timings and results do not depend on the machine."""
+
+import os
+
+import pytest
+
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "true",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracking server that the developer uses must not get the tests' runs."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped, with the reason, where there is none."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))

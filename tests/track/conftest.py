@@ -1,0 +1,82 @@
+"""One real sqlite store for all tests of this room (its schema takes seconds), and a small network to register."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.models.build import build_model
+from pipeline.models.settings import ModelConfig
+from pipeline.track.store import Store, prepare_store, resolve_store
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow warns of its own type hints, once, and here warnings are errors
+    import mlflow.pyfunc  # noqa: F401
+
+TINY = ModelConfig(
+    "vit_tiny_patch16_224",
+    {"patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    "xavier",
+    0.0,
+)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = resolve_store("sqlite:///mlflow.db", tmp_path_factory.mktemp("checkout"))
+    prepare_store(made)
+    return made
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses."""
+    return f"{request.module.__name__}/{request.node.name}"
+
+
+@pytest.fixture(autouse=True)
+def no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def networks() -> Path:
+    """The package of networks of this repository."""
+    return Path(__file__).parents[2] / "pipeline" / "models"
+
+
+@pytest.fixture
+def tiny_network() -> Iterator[torch.nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield build_model(TINY, num_classes=3, image_size=(12, 12), channels=1).eval()
+
+
+@pytest.fixture
+def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a checkpoint of a network, with any entry of its sidecar replaced."""
+
+    def write(network: torch.nn.Module, name: str = "checkpoint", **changes: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file(network.state_dict(), folder / "weights.safetensors")
+        sidecar = {
+            "format": 1,
+            "model": {**asdict(TINY), "kwargs": dict(TINY.kwargs)},
+            "num_classes": 3,
+            "image_size": [12, 12],
+            "channels": 1,
+            "classes": ["zero", "one", "two"],
+            "mean": [0.4],
+            "std": [0.3],
+        }
+        (folder / "checkpoint.json").write_text(json.dumps({**sidecar, **changes}))
+        return folder
+
+    return write

@@ -1,0 +1,238 @@
+"""The store is found wherever a command runs, and what cannot be used is told at once and in plain words."""
+
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from pipeline.errors import UserError
+from pipeline.track import store as room
+from pipeline.track.store import (
+    Store,
+    client,
+    experiment_id,
+    prepare_store,
+    resolve_store,
+)
+
+
+def test_the_default_is_a_file_in_the_checkout_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resolve_store(None, tmp_path).uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_store(None, Path("..")).database == tmp_path / "mlflow.db"
+
+
+def test_a_relative_path_counts_from_the_checkout_whoever_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///state/runs.db")
+    assert resolve_store(None, tmp_path).database == tmp_path / "state" / "runs.db"
+    assert resolve_store("sqlite:///mine.db", tmp_path).database == tmp_path / "mine.db"  # parameters go first
+    assert resolve_store("sqlite:////srv/runs.db", tmp_path).database == Path("/srv/runs.db")
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [
+        ("sqlite://", "sqlite:///FILE"),
+        ("sqlite:///:memory:", "in memory"),
+        ("mlruns", "plain folders"),
+        ("file:///srv/mlruns", "plain folders"),
+        ("postgresql://ann:secret@db/runs", "mlflow server"),
+        ("http://", "http"),
+    ],
+)
+def test_other_kinds_of_stores_are_refused_with_what_to_give_instead(uri: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=hint) as refused:
+        resolve_store(uri, tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+def test_credentials_are_never_shown(tmp_path: Path) -> None:
+    store = resolve_store("https://ann:s3cret%21@mlflow.example:5000/team/", tmp_path)
+    assert store.shown == "https://mlflow.example:5000/team"
+    assert store.scrubbed(f"GET {store.uri}/api: s3cret%21, s3cret! refused") == (
+        "GET https://mlflow.example:5000/team/api: ***, *** refused"
+    )
+    assert "s3cret" not in repr(store)
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=r"taken/mlflow\.db cannot be used"):
+        prepare_store(resolve_store("sqlite:///taken/mlflow.db", tmp_path))
+
+
+def test_a_file_that_is_no_database_is_left_alone_and_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("These are not the runs you are looking for. " * 50)
+    with pytest.raises(UserError, match="not a database"):
+        prepare_store(resolve_store(None, tmp_path))
+    assert (tmp_path / "mlflow.db").read_text().startswith("These are not")
+
+
+def test_a_database_that_another_holds_is_told_within_the_time(store: Store) -> None:
+    assert store.database
+    with closing(sqlite3.connect(store.database)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match="locked"):
+            prepare_store(store, timeout_s=0.1)
+
+
+def test_processes_take_turns_at_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SCHEMA_WAIT_S", 0.1)
+    with (
+        FileLock(tmp_path / "mlflow.db.lock"),
+        pytest.raises(UserError, match=r"mlflow\.db\.lock"),
+    ):
+        prepare_store(resolve_store(None, tmp_path))
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_on_nothing_all_get_the_store(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import sys; from pathlib import Path; from pipeline.track.store import *; "
+        "store = resolve_store(None, Path(sys.argv[1])); prepare_store(store); print(experiment_id(store, 'together'))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    answers = [each.communicate(timeout=300)[0].strip() for each in started]
+    assert [each.returncode for each in started] == [0] * 4
+    assert len(set(answers)) == 1
+
+
+def test_a_schema_of_another_version_is_told_with_the_way_out(store: Store, tmp_path: Path) -> None:
+    copy = resolve_store(None, tmp_path)
+    assert store.database
+    assert copy.database
+    copy.database.write_bytes(store.database.read_bytes())
+    with closing(sqlite3.connect(copy.database)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        database.commit()
+    with pytest.raises(UserError, match="mlflow db upgrade"):
+        prepare_store(copy)
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    """A web server that answers everything and knows no MLflow."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"welcome")
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), _Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://ann:s3cret@127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_is_not_mlflow_is_told(stranger: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tracking server") as refused:
+        prepare_store(resolve_store(stranger, tmp_path), timeout_s=5)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        store = resolve_store(f"http://ann:s3cret@127.0.0.1:{unused.getsockname()[1]}", tmp_path)
+        before = time.monotonic()
+        with pytest.raises(UserError, match="no answer") as refused:
+            prepare_store(store)
+    assert time.monotonic() - before < 5
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_server_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        before = time.monotonic()
+        with pytest.raises(UserError, match="no answer"):
+            prepare_store(
+                resolve_store(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path),
+                timeout_s=0.3,
+            )
+    assert time.monotonic() - before < 5
+
+
+def test_an_experiment_keeps_its_artifacts_in_the_checkout(store: Store, experiment: str) -> None:
+    made = experiment_id(store, experiment)
+    location = client(store).get_experiment(made).artifact_location
+    assert location.startswith((store.root / "mlartifacts").as_uri())
+    assert experiment_id(store, experiment) == made
+
+
+def test_names_that_look_alike_as_folders_keep_apart(store: Store, experiment: str) -> None:
+    ids = [experiment_id(store, experiment + end) for end in ("/a", "-a")]
+    first, second = (client(store).get_experiment(each).artifact_location for each in ids)
+    assert first != second
+
+
+def test_a_deleted_experiment_is_restored(store: Store, experiment: str) -> None:
+    made = experiment_id(store, experiment)
+    client(store).delete_experiment(made)
+    assert experiment_id(store, experiment) == made
+    assert client(store).get_experiment(made).lifecycle_stage == "active"
+
+
+def test_an_experiment_that_another_process_makes_meanwhile_is_taken(
+    store: Store, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = experiment_id(store, experiment)
+    real, asked = MlflowClient.get_experiment_by_name, []
+
+    def late(self: MlflowClient, name: str) -> object:
+        asked.append(name)
+        return real(self, name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    assert experiment_id(store, experiment) == made
+
+
+def test_a_moved_checkout_is_noticed_before_artifacts_go_to_its_old_place(
+    store: Store, experiment: str, tmp_path: Path
+) -> None:
+    assert store.database
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "mlflow.db").write_bytes(store.database.read_bytes())
+    experiment_id(resolve_store(None, old), experiment)
+    old.rename(new)
+    with pytest.raises(UserError, match="moved"):
+        experiment_id(resolve_store(None, new), experiment)
+
+
+def test_a_name_that_mlflow_refuses_is_a_users_mistake(store: Store) -> None:
+    with pytest.raises(UserError, match="opening the experiment"):
+        experiment_id(store, "x" * 501)
