@@ -20,8 +20,8 @@ help: ## say what each command does
 
 repro: $(READY) ## check the parameters, then run every stage that is not up to date
 	@sar-search check
-	@dvc repro || { status=$$?; sar-search explain; exit $$status; }
-	@sar-search show
+	@dvc repro
+	@sar-search results
 
 check: $(READY) ## check params.yaml and the search space and print the plan; start nothing
 	@sar-search check

@@ -89,3 +89,7 @@ def ui(port: int) -> None:
     from pipeline.workspace import find_workspace
 
     serve_ui(open_store(find_workspace()), port)
+
+
+if __name__ == "__main__":
+    main()

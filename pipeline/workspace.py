@@ -76,15 +76,17 @@ class Workspace:
             lock.release()
 
     def check_writable(self) -> None:
-        """Try to write where the stages will.
+        """Try to write where the stages will, without making any folder.
 
         Raises:
-            UserError: one of the folders cannot be made or written.
+            UserError: one of the folders cannot be written, or made where it is to be.
         """
         for folder in (self.prepared.parent, self.models, self.results, self.state):
-            probe = folder / f".writable-{os.getpid()}"
+            there = folder
+            while not there.exists():
+                there = there.parent
+            probe = there / f".writable-{os.getpid()}"
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 probe.touch()
                 probe.unlink()
             except OSError as error:

@@ -4,10 +4,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 
+import pipeline
 from pipeline.errors import UserError
 
 Job = TypeVar("Job")
@@ -35,6 +37,7 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _lead_workers_to_this_code()
     try:
         ray.init(
             num_cpus=cpus,
@@ -50,6 +53,14 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _lead_workers_to_this_code() -> None:
+    """Workers import the code that this process runs, also where another checkout's is installed."""
+    here = str(Path(pipeline.__file__).parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if here not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, paths)])
 
 
 def run_jobs(

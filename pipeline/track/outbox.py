@@ -206,8 +206,6 @@ class Postman:
         """Files and folders, one by one, so that an interruption repeats one of them only."""
         while letter.artifacts:
             source, place = letter.artifacts[0]
-            if not source.exists():
-                raise FileNotFoundError(f"{source} was to be logged and is gone")
             if source.is_dir():
                 self.client.log_artifacts(_id(letter), str(source), place)
             else:

@@ -1,6 +1,7 @@
 """The program that travels with a model: images in, named classes out, whatever else the process has loaded."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,8 +97,9 @@ def test_other_input_is_refused_with_what_to_give(
 
 
 def test_loading_leaves_the_random_stream_and_the_folder_alone(
-    tiny_network: torch.nn.Module, write_checkpoint: Write, tmp_path: Path
+    write_checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     code = write_network(tmp_path / "code", shift=0.0)
     checkpoint = write_checkpoint(torch.nn.Linear(144, 3))
     before, stream = sorted(tmp_path.rglob("*")), torch.get_rng_state()
@@ -158,6 +160,18 @@ def test_two_versions_with_different_code_live_in_one_process(write_checkpoint: 
     assert old.predict(None, images())["probability"].tolist() == pytest.approx([1 / 3] * 5)
     assert new.predict(None, images())["probability"].min() > 0.98
     assert old.predict(None, images())["probability"].tolist() == pytest.approx([1 / 3] * 5)
+
+
+def test_a_copy_of_a_model_needs_no_other_copy(write_checkpoint: Write, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(torch.nn.Linear(144, 3))
+    copies = [write_network(tmp_path / name, shift=50.0) for name in ("first", "second")]
+    for copy in copies:
+        build = (copy / "build.py").read_text().replace("from .shift import SHIFT\n", "")
+        late = build.replace("        return super", "        from .shift import SHIFT\n        return super")
+        (copy / "build.py").write_text(late)
+    load(checkpoint, copies[0])
+    shutil.rmtree(copies[0])
+    assert load(checkpoint, copies[1]).predict(None, images())["probability"].min() > 0.99
 
 
 def test_a_folder_whose_code_has_changed_is_read_anew(write_checkpoint: Write, tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def test_a_resumed_trial_goes_on_where_it_was(
     with open_search() as log:
         log.start_trial("a", "trial a", {"train.lr": 0.1})
         log.log_epoch("a", 1, {"loss": 1.0})
+        until(lambda: log.undelivered == 0)
+        assert runs()["trial a"].data.tags["sar.state"] == "interrupted"  # so far it has done nothing new
         log.log_epoch("a", 2, {"loss": 0.5})
         until(lambda: runs()["trial a"].data.tags["sar.state"] == "running")
         assert runs()["trial a"].info.status == "RUNNING"
@@ -373,19 +375,21 @@ def test_a_run_that_somebody_deletes_holds_up_no_other(
 def test_values_that_are_not_finite_become_a_tag_with_their_first_epoch(
     open_search: Open, runs: Callable[[], dict[str, Run]]
 ) -> None:
-    for _ in range(2):
+    losses = {1: 1.0, 2: math.inf, 3: math.nan}
+    for epochs in ([1, 2, 3], [3]):
         with open_search() as log:
             log.start_trial("a", "trial a", {})
-            for epoch, loss in enumerate([1.0, math.inf, math.nan], 1):
-                log.log_epoch("a", epoch, {"loss": loss, "accuracy": 0.5})
+            for epoch in epochs:
+                log.log_epoch("a", epoch, {"loss": losses[epoch], "accuracy": 0.5})
             log.end_trial("a", "failed")
     assert runs()["trial a"].data.metrics == {"loss": 1.0, "accuracy": 0.5}
     assert runs()["trial a"].data.tags["sar.nonfinite.loss"] == "2"
 
 
 def test_what_is_too_long_or_oddly_named_is_written_all_the_same(
-    open_search: Open, runs: Callable[[], dict[str, Run]]
+    open_search: Open, runs: Callable[[], dict[str, Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
     with open_search(tags={"long": "x" * 9000}) as log:
         log.start_trial("a", "trial a", {"long": "y" * 9000, **{f"p{k}": k for k in range(250)}})
         log.log_epoch("a", 1, {"accuracy (%)": 50.0})

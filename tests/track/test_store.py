@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 
 def test_a_file_that_is_no_database_is_left_alone_and_told(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("These are not the runs you are looking for. " * 50)
-    with pytest.raises(UserError, match="not a database"):
+    with pytest.raises(UserError, match=r"not a database\n.*move"):
         prepare_store(resolve_store(None, tmp_path))
     assert (tmp_path / "mlflow.db").read_text().startswith("These are not")
 
@@ -87,8 +87,10 @@ def test_a_database_that_another_holds_is_told_within_the_time(store: Store) -> 
     assert store.database
     with closing(sqlite3.connect(store.database)) as other:
         other.execute("BEGIN EXCLUSIVE")
+        before = time.monotonic()
         with pytest.raises(UserError, match="locked"):
             prepare_store(store, timeout_s=0.1)
+    assert time.monotonic() - before < 5  # MLflow alone would wait for twenty seconds
 
 
 def test_processes_take_turns_at_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,10 +137,10 @@ def test_a_schema_of_another_version_is_told_with_the_way_out(store: Store, tmp_
 
 
 class _Stranger(BaseHTTPRequestHandler):
-    """A web server that answers everything and knows no MLflow."""
+    """A web server that knows no MLflow: it welcomes everyone, and below /busy it is always about to come back."""
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(503 if self.path.startswith("/busy/api") else 200)
         self.end_headers()
         self.wfile.write(b"welcome")
 
@@ -160,6 +162,13 @@ def test_a_server_that_is_not_mlflow_is_told(stranger: str, tmp_path: Path) -> N
     with pytest.raises(UserError, match="tracking server") as refused:
         prepare_store(resolve_store(stranger, tmp_path), timeout_s=5)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_server_that_is_about_to_come_back_is_not_waited_for(stranger: str, tmp_path: Path) -> None:
+    before = time.monotonic()
+    with pytest.raises(UserError, match="503"):
+        prepare_store(resolve_store(f"{stranger}/busy", tmp_path), timeout_s=5)
+    assert time.monotonic() - before < 3  # MLflow would ask again for minutes
 
 
 def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""A user's mistakes: each a message of a few lines, exit status 2, no traceback, and nothing started."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from checkout import TINY, Checkout
+from filelock import FileLock
+
+from pipeline.cli import main
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return Checkout(tmp_path_factory.mktemp("clone"), TINY)
+
+
+@pytest.fixture
+def checkout(clone: Checkout) -> Iterator[Checkout]:
+    """The clone, with its parameters and spaces put back afterwards."""
+    kept = {path: path.read_bytes() for path in (clone.root / "params.yaml", clone.root / "search_spaces" / "sar.yaml")}
+    yield clone
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+class Said(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """`sar-search` in the clone, by its entry point in this process: its imports take seconds, its checks do not."""
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.chdir(checkout.root)
+        monkeypatch.setattr(sys, "argv", ["sar-search", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(checkout: Checkout, command: Callable[..., Said]) -> Callable[..., None]:
+    """Assert that `sar-search check` refuses with these words, in a few lines, before anything has been started."""
+
+    def check(*said: str) -> None:
+        done = command("check")
+        assert done.status == 2, done
+        assert "Traceback" not in done.err
+        assert len(done.err.strip().splitlines()) <= 6
+        for words in said:
+            assert words in done.err
+        assert not (checkout.root / "results" / "search").exists()
+        assert not (checkout.root / "state" / "searches").exists()
+
+    return check
+
+
+def _space(checkout: Checkout, text: str) -> None:
+    (checkout.root / "search_spaces" / "sar.yaml").write_text(text)
+
+
+COMMAND = str(Path(sys.executable).parent / "sar-search")
+CONTROLS = "controls: {baseline: {regularizer.spatial_entropy.weight: 0.0}}\n"
+WEIGHT = "regularizer.spatial_entropy.weight"
+LAYERS = "regularizer.spatial_entropy.layers"
+
+
+def test_check_prints_the_plan_and_starts_nothing(checkout: Checkout, command: Callable[..., Said]) -> None:
+    done = command("check")
+    assert done.status == 0, done.err
+    for words in ("1,797 images of 12 x 12, 10 classes", "2 trials and 2 controls", "12 epochs at most", "mlflow.db"):
+        assert words in done.out
+    assert not (checkout.root / "data" / "prepared").exists()
+    assert not (checkout.root / "state" / "searches").exists()
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (f"parameters: {{regularizer.spatial_entropy.wieght: {{type: float, low: 0.1, high: 1.0}}}}\n{CONTROLS}", "did you mean regularizer.spatial_entropy.weight?"),
+        (f"parameters: {{{WEIGHT}: {{type: float, low: 1.0, high: 0.1}}}}\n{CONTROLS}", "low 1.0 must be below high 0.1"),
+        (f"parameters: {{{LAYERS}: {{type: categorical, choices: [last, middle]}}}}\n{CONTROLS}", "given 'middle'; allowed: one of last"),
+        (f"parameters: {{{LAYERS}: {{type: categorical, choices: [last, last_four]}}}}\n{CONTROLS}", "needs 4 blocks, but the network has 3"),
+        (f"parameters: {{{LAYERS}: {{type: categorical, choices: [last_three, all]}}}}\n{CONTROLS}", "are the same blocks [0, 1, 2]"),
+    ],
+    ids=["unknown parameter", "low above high", "choice out of bounds", "more layers than blocks", "same blocks twice"],
+)  # fmt: skip
+def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., None], space: str, said: str) -> None:
+    _space(checkout, space)
+    refused("search_spaces/sar.yaml: ", said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"search.gpus_per_trial": 64.0, "base.device": "cpu"}, "search.gpus_per_trial: given 64, but this machine has 0"),
+        ({"search.cpus_per_trial": 1000}, "search.cpus_per_trial: given 1000, but this machine has"),
+        ({"search.scheduler.grace_period": 1}, "search.scheduler.grace_period: given 1; allowed: above the regulariser's warm-up"),
+        ({"search.space": "search_spaces/sra.yaml"}, "no file search_spaces/sra.yaml; there are search_spaces/sar.yaml"),
+        ({"retrain.control": "none"}, "retrain.control: given 'none'; the controls of search_spaces/sar.yaml: baseline, paper"),
+        ({"model.name": "vit_tiny_patch16_225"}, "did you mean vit_tiny_patch16_224"),
+        ({"model.kwargs": {"patch_sise": 2}}, "it knows no keyword 'patch_sise'"),
+        ({"train.lr": "fast"}, "train.lr: given 'fast'; allowed: number, above 0 and at most 10"),
+    ],
+)  # fmt: skip
+def test_check_refuses_a_wrong_parameter(
+    checkout: Checkout, refused: Callable[..., None], settings: dict[str, Any], said: str
+) -> None:
+    checkout.set(settings)
+    refused("params.yaml: ", said)
+
+
+def test_check_refuses_an_output_folder_that_cannot_be_written(
+    checkout: Checkout, refused: Callable[..., None]
+) -> None:
+    blocked = checkout.root / "results"
+    blocked.write_text("a file where the folder should be")
+    try:
+        refused(str(blocked), "cannot be written")
+    finally:
+        blocked.unlink()
+
+
+def test_check_refuses_a_tracking_server_that_does_not_answer(
+    refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound and not listening: connecting is refused at once
+        address = f"http://127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        refused(address)
+
+
+def test_stage_refuses_to_run_beside_another(checkout: Checkout) -> None:
+    state = checkout.root / "state"
+    state.mkdir(exist_ok=True)
+    with FileLock(state / "stage.lock"):
+        done = checkout.run(sys.executable, "-m", "pipeline.stages.prepare")
+    assert done.returncode == 2
+    assert "another process is running a stage of this checkout" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
+    done = subprocess.run([COMMAND, "promote"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Go to the checkout's folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_promote_without_a_challenger_says_what_to_run_first(command: Callable[..., Said]) -> None:
+    done = command("promote")
+    assert done.status == 2
+    assert "run the pipeline" in done.err
+
+
+def test_results_before_a_run_say_what_to_run_first(command: Callable[..., Said]) -> None:
+    done = command("results")
+    assert done.status == 2
+    assert "dvc repro evaluate" in done.err
+
+
+def test_train_trains_one_setting_without_a_search(checkout: Checkout, command: Callable[..., Said]) -> None:
+    for stage in ("prepare", "split"):
+        assert checkout.run(sys.executable, "-m", f"pipeline.stages.{stage}").returncode == 0
+    done = command("train", "--set", "train.epochs=2", "--set", "regularizer.spatial_entropy.weight=0.1")
+    assert done.status == 0, done.err
+    lines = done.out.strip().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert "val/spatial_entropy/value" in lines[-1]
+
+
+def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> None:
+    done = command("train", "--set", "train.lrr=1")
+    assert done.status == 2
+    assert "--set: unknown parameter train.lrr; did you mean train.lr?" in done.err

@@ -1,0 +1,79 @@
+"""dvc.yaml lists for each stage exactly the code that its module imports, and parameters that exist."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import parameters, read_yaml
+
+ROOT = Path(__file__).parent.parent
+STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
+
+BY_PATH = {"register": ["pipeline/models", "pipeline/track/model.py"]}
+"""Code that a stage reads as files, to put it into what it makes, without importing it."""
+
+
+def _file_of(module: str) -> Path | None:
+    path = ROOT / Path(*module.split("."))
+    return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
+
+
+def _imported_by(file: Path) -> set[Path]:
+    package = list(file.relative_to(ROOT).parent.parts)
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return {path for name in names if name.startswith("pipeline") and (path := _file_of(name))}
+
+
+def _code_of(stage: str) -> set[str]:
+    """Files that the stage's module reaches by imports. Packages' own files hold a docstring and are left out."""
+    todo, seen = [ROOT / "pipeline" / "stages" / f"{stage}.py"], set()
+    while todo:
+        file = todo.pop()
+        if file not in seen:
+            seen.add(file)
+            todo += _imported_by(file)
+    return {str(file.relative_to(ROOT)) for file in seen if file.name != "__init__.py"} | _files(BY_PATH.get(stage, []))
+
+
+def _files(entries: list[str]) -> set[str]:
+    found: set[str] = set()
+    for entry in entries:
+        path = ROOT / entry
+        files = path.glob("*.py") if path.is_dir() else [path]
+        found |= {str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"}
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_lists_exactly_the_code_that_it_runs(stage: str) -> None:
+    listed = _files([dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/")])
+    needed = _code_of(stage)
+    assert listed == needed, f"dvc.yaml, {stage}: add {sorted(needed - listed)}, take out {sorted(listed - needed)}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_lists_parameters_that_exist(stage: str) -> None:
+    unknown = set(STAGES[stage]["params"]) - set(parameters())
+    assert not unknown
+
+
+@pytest.mark.parametrize(("stage", "sections"), [("search", "base model train regularizer search"), ("retrain", "base model train regularizer retrain")])  # fmt: skip
+def test_stage_that_trains_depends_on_every_parameter_of_its_sections(stage: str, sections: str) -> None:
+    needed = {path for path in parameters() if path.partition(".")[0] in sections.split()}
+    assert needed == set(STAGES[stage]["params"])
+
+
+def test_packages_hold_only_a_docstring_where_no_stage_lists_them() -> None:
+    for file in sorted((ROOT / "pipeline").rglob("__init__.py")):
+        body = ast.parse(file.read_text()).body
+        code = [node for node in body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+        if code:
+            assert file.parent.name == "figures", f"{file}: {ast.unparse(code[0])}"

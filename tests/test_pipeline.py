@@ -1,0 +1,164 @@
+"""The whole line, with the real engines, in a temporary clone on a tiny setting."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from checkout import TINY, Checkout
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+STAGES = ["prepare", "split", "search", "retrain", "evaluate", "report", "register"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A clone in which `dvc repro` has run once, with two trials one after the other."""
+    checkout = Checkout(tmp_path_factory.mktemp("clone"), TINY | {"search.max_concurrent_trials": 1})
+    said = checkout.repro().stdout
+    assert [stage for stage in STAGES if f"Running stage '{stage}'" in said] == STAGES
+    return checkout
+
+
+def _client(checkout: Checkout) -> MlflowClient:
+    uri = f"sqlite:///{checkout.root / 'mlflow.db'}"
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _json(checkout: Checkout, path: str) -> Any:
+    return json.loads((checkout.root / "results" / path).read_text())
+
+
+def _hash_behind_challenger(checkout: Checkout) -> str:
+    version = _client(checkout).get_model_version_by_alias("sar-digits", "challenger")
+    return str(version.tags["sar.model_hash"])
+
+
+def test_search_leaves_its_trials_controls_and_best_setting(done: Checkout) -> None:
+    summary = _json(done, "search/summary.json")
+    best = YAML(typ="safe", pure=True).load((done.root / "results/search/best.yaml").read_text())
+    assert sum(summary["trials"].values()) == 2
+    assert set(summary["controls"]) == {"baseline", "paper"}
+    assert set(best["best"]) == {f"regularizer.spatial_entropy.{name}" for name in ("weight", "layers", "threshold")}
+    assert best["trial"] in ("t0000", "t0001")
+
+
+def test_study_is_a_file_that_optuna_opens(done: Checkout) -> None:
+    import optuna
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{done.root / 'results/search/study.db'}")
+    name = optuna.get_all_study_names(storage)[0]
+    study = optuna.load_study(study_name=name, storage=storage)
+    assert len(study.trials) == 2
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def test_mlflow_has_one_parent_with_its_trials_nested_and_nothing_left_running(done: Checkout) -> None:
+    client = _client(done)
+    experiment = client.get_experiment_by_name("sar-search/digits")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
+    parents = [run for run in runs if run.data.tags.get("sar.kind") == "search"]
+    assert len(parents) == 1
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    trials = {run.data.tags["sar.trial"]: run for run in nested if "sar.trial" in run.data.tags}
+    assert set(trials) == {"baseline", "paper", "t0000", "t0001"}
+    control = trials["baseline"]
+    assert control.data.params["regularizer.spatial_entropy.weight"] == "0.0"
+    assert len(client.get_metric_history(control.info.run_id, "val/accuracy")) == 3
+    for tag in ("sar.commit", "sar.code_hash", "sar.data_hash", "sar.fingerprint"):
+        assert control.data.tags[tag]
+    assert [file.path for file in client.list_artifacts(control.info.run_id, "attention")]
+
+
+def test_evaluation_counts_reads_and_compares_the_arms(done: Checkout) -> None:
+    evaluation = _json(done, "evaluate/evaluation.json")
+    metrics = _json(done, "evaluate/metrics.json")
+    assert evaluation["test_images"] == 359
+    assert evaluation["test_reads"] >= 1
+    assert metrics["difference"]["low"] <= metrics["difference"]["difference"] <= metrics["difference"]["high"]
+    assert set(evaluation["baselines"]) == {"random", "centre", "all_on"}
+    with np.load(done.root / "results/evaluate/predictions.npz") as archive:
+        split = json.loads((done.root / "data/split.json").read_text())
+        assert archive["ids"].tolist() == split["test"]
+        accuracy = (archive["best-seed1"].argmax(1) == archive["labels"]).mean()
+    assert accuracy == evaluation["arms"]["best"]["accuracies"][0]
+
+
+def test_report_is_one_page_that_fetches_nothing(done: Checkout) -> None:
+    page = (done.root / "results/report/index.html").read_text()
+    evaluation = _json(done, "evaluate/evaluation.json")
+    assert evaluation["verdict"].split("(")[0].strip() in page
+    assert 'src="http' not in page
+    assert page.count("data:image/png;base64,") >= 5
+
+
+def test_registered_model_answers_in_a_folder_without_the_checkout(done: Checkout, tmp_path: Path) -> None:
+    script = """
+import sys, json, numpy as np, mlflow
+assert not any((__import__("pathlib").Path(p) / "pipeline").is_dir() for p in sys.path if p and "site-packages" not in p)
+model = mlflow.pyfunc.load_model("models:/sar-digits@challenger")
+answer = model.predict(np.load("images.npy"))
+print(json.dumps([list(answer["name"]), [list(p.values()) for p in answer["probabilities"]]]))
+"""
+    images = np.load(done.root / "data/prepared/images.npy")
+    ids = json.loads((done.root / "data/split.json").read_text())["test"][:5]
+    np.save(tmp_path / "images.npy", images[ids])
+    answer = done.run(
+        "env", "-C", str(tmp_path), "-u", "PYTHONPATH", sys.executable, "-P", "-c", script,
+        env={"MLFLOW_TRACKING_URI": f"sqlite:///{done.root / 'mlflow.db'}"},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    names, probabilities = json.loads(answer.stdout.strip().splitlines()[-1])
+    with np.load(done.root / "results/evaluate/predictions.npz") as archive:
+        expected = archive["best-seed1"][:5]
+    np.testing.assert_allclose(np.array(probabilities), expected, atol=1e-5)
+    assert names == [str(label) for label in expected.argmax(1)]
+
+
+def test_second_repro_runs_nothing(done: Checkout) -> None:
+    said = done.repro().stdout
+    assert "Running stage" not in said
+    assert "up to date" in said
+
+
+def test_promote_moves_the_champion(done: Checkout) -> None:
+    said = done.search("promote", "--reason", "a test")
+    assert said.returncode == 0, said.stderr
+    client = _client(done)
+    version = client.get_model_version_by_alias("sar-digits", "champion")
+    assert version.version == client.get_model_version_by_alias("sar-digits", "challenger").version
+    assert version.tags["sar.promoted.reason"] == "a test"
+
+
+def test_more_trials_and_back_again_leave_the_registry_where_the_files_are(done: Checkout) -> None:
+    """DVC restores files from its run cache and knows nothing of the registry, so `register` must run by itself."""
+    kept = done.root / "results/register/registered.json"
+    first = json.loads(kept.read_text())
+    trials = (done.root / "results/search/trials.csv").read_bytes()
+    assert first["model_hash"] == _hash_behind_challenger(done)
+    # Another best setting for certain: the space of the second search has no setting in common with the first.
+    space = done.root / "search_spaces" / "sar.yaml"
+    narrow = space.read_text().replace("low: 0.003, high: 1.0", "low: 2.0, high: 3.0")
+    original, _ = space.read_text(), space.write_text(narrow)
+    done.set({"search.trials": 3})
+    done.repro()
+    second = json.loads(kept.read_text())
+    assert second["model_hash"] != first["model_hash"]
+    assert second["model_hash"] == _hash_behind_challenger(done)
+
+    space.write_text(original)
+    done.set({"search.trials": 2})
+    said = done.repro().stdout
+    assert "Stage 'search' is cached" in said
+    assert (done.root / "results/search/trials.csv").read_bytes() == trials
+    assert json.loads(kept.read_text())["model_hash"] == first["model_hash"]
+    assert _hash_behind_challenger(done) == first["model_hash"]
+    versions = _client(done).search_model_versions("name = 'sar-digits'")
+    assert len(versions) == 2
+    mlflow.set_tracking_uri(None)
