@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
 from checkout import TINY, Checkout
@@ -161,4 +160,3 @@ def test_more_trials_and_back_again_leave_the_registry_where_the_files_are(done:
     assert _hash_behind_challenger(done) == first["model_hash"]
     versions = _client(done).search_model_versions("name = 'sar-digits'")
     assert len(versions) == 2
-    mlflow.set_tracking_uri(None)

@@ -43,6 +43,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
     summary = read_json(results / "search" / "summary.json", made_by="search")
     found = read_best(results / "search")
+    retrained = read_json(results / "retrain" / "retrain.json", made_by="retrain")
     prepared = open_prepared(workspace.prepared)
     control, comparison = evaluation["control"], comparison_from(evaluation["comparison"])
     trials = [_trial(row) for row in read_table(results / "search" / "trials.csv", made_by="search")]
@@ -67,17 +68,17 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         attention_note=_left_out(evaluation),
         trials=trials,
         trials_figure=accuracy_by_trial(trials),
-        learning_curves=_curves(workspace, arms),
+        learning_curves=_curves(workspace, retrained, arms),
         classes=_classes(evaluation, prepared.classes, predictions["labels"], control),
         confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
-        attention_figures=_pictures(workspace, prepared.images, prepared.masks, control, found.best),
+        attention_figures=_pictures(workspace, retrained, prepared.images, prepared.masks, control, found.best),
         commit=_known(commit(workspace.root)),
         data_hash=evaluation["data_hash"],
         fingerprint=evaluation["fingerprint"],
         command="make repro",
         versions=versions(),
-        seconds=float(summary["trial_seconds"]) + _retraining_seconds(workspace),
+        seconds=float(summary["trial_seconds"]) + float(retrained["seconds"]),
     )
 
 
@@ -127,19 +128,13 @@ def _left_out(evaluation: Mapping[str, Any]) -> str | None:
     return f"{count} test images without a usable mask are left out." if count else None
 
 
-def _curves(workspace: Workspace, arms: Mapping[str, str]) -> Any:
-    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
+def _curves(workspace: Workspace, retrained: Mapping[str, Any], arms: Mapping[str, str]) -> Any:
     by_arm: dict[str, list[list[float]]] = {}
     for run in retrained["runs"]:
         curves = read_sidecar(workspace.models / run["folder"])["curves"]
         by_arm.setdefault(arms[run["arm"]], []).append([row["train/accuracy"] for row in curves])
     series = {name: (np.arange(1, len(rows[0]) + 1), np.array(rows)) for name, rows in by_arm.items()}
     return learning_curves(series, ylabel="training accuracy (%)")
-
-
-def _retraining_seconds(workspace: Workspace) -> float:
-    folders = sorted(workspace.models.iterdir())
-    return sum(float(row["seconds"]) for folder in folders for row in read_sidecar(folder)["curves"])
 
 
 def _classes(
@@ -167,12 +162,12 @@ def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str
 
 def _pictures(
     workspace: Workspace,
+    retrained: Mapping[str, Any],
     images: NDArray[np.uint8],
     masks: NDArray[np.uint8] | None,
     control: str,
     best: Mapping[str, Any],
 ) -> list[tuple[str, Any]]:
-    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
     first = {run["arm"]: run["folder"] for run in reversed(retrained["runs"])}
     with np.load(workspace.results / "evaluate" / "attention.npz") as archive:
         ids = archive["ids"]

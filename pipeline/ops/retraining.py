@@ -21,6 +21,9 @@ from pipeline.train.checkpoint import read_sidecar, save_checkpoint
 from pipeline.train.loop import Diverged, fit
 from pipeline.workspace import Workspace
 
+SECONDS = "seconds"
+"""File beside a run's checkpoint with the time it took to train."""
+
 
 @dataclass(frozen=True)
 class RetrainJob:
@@ -100,7 +103,7 @@ def retrain_one(job: RetrainJob) -> None:
     data = load_data(job.prepared, job.split, params.base.device)
     role = "train+val"
     run = build_run(params, data, seed=job.seed, scaled_by=role)
-    curves = []
+    curves, seconds = [], 0.0
     try:
         for epoch in fit(
             run.model,
@@ -109,7 +112,10 @@ def retrain_one(job: RetrainJob) -> None:
             regularizers=run.regularizers,
             seed=job.seed,
         ):
-            curves.append({"epoch": epoch.number, **epoch.metrics})
+            # The time it took stays out of the sidecar: the same model is the same files, wherever it was trained.
+            own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
+            curves.append({"epoch": epoch.number, **own})
+            seconds += epoch.metrics["seconds"]
     except Diverged as error:
         raise UserError(
             f"retraining {job.name}: {error}. The setting that the search found is at the edge of what trains; lower "
@@ -117,6 +123,13 @@ def retrain_one(job: RetrainJob) -> None:
         ) from None
     sidecar = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": role, "curves": curves}
     save_checkpoint(job.folder, run.model, sidecar)
+    (job.folder / SECONDS).write_text(f"{seconds:.2f}\n")
+
+
+def seconds_of(folder: Path) -> float:
+    """How long a run trained, in seconds; 0 if it was cut off between its checkpoint and this note."""
+    path = folder / SECONDS
+    return float(path.read_text()) if path.exists() else 0.0
 
 
 def curves_of(folder: Path) -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.identity import trace
 from pipeline.ops.results import BEST, read_best
-from pipeline.ops.retraining import curves_of, log_retraining, retrain_jobs, run_retraining
+from pipeline.ops.retraining import SECONDS, curves_of, log_retraining, retrain_jobs, run_retraining, seconds_of
 from pipeline.track.store import resolve_store
 from pipeline.workspace import Workspace
 
@@ -33,13 +33,16 @@ def main(workspace: Workspace) -> None:
         last = curves_of(job.folder)[-1]
         print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)
     for job in jobs:
-        shutil.copytree(job.folder, workspace.models / job.name, dirs_exist_ok=True)
+        shutil.copytree(
+            job.folder, workspace.models / job.name, ignore=shutil.ignore_patterns(SECONDS), dirs_exist_ok=True
+        )
     store = resolve_store(params.tracking.uri, workspace.anchor)
     runs = log_retraining(store, params, jobs, found.fingerprint, workspace, trace(workspace.root, prepared.data_hash))
     content = {
         "fingerprint": found.fingerprint,
         "control": params.retrain.control,
         "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],
+        "seconds": round(sum(seconds_of(job.folder) for job in jobs), 1),
         "to_register": jobs[0].name,
     }
     folder = workspace.results / "retrain"

@@ -29,6 +29,9 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import UserError
 
 SQLITE = "sqlite:///"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets the UI open an experiment at its training runs rather than at its pages for language models."""
+
 SCHEMA_WAIT_S = 180.0
 """How long to wait for another process that creates the schema: seconds on a laptop, a minute on a loaded node."""
 
@@ -77,13 +80,14 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     Raises:
         UserError: an address of another kind.
     """
+    root = root.resolve()
     given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
     if given.startswith(SQLITE):
         path, mark, options = given.removeprefix(SQLITE).partition("?")
         if path in ("", ":memory:"):
             raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
-        return Store(f"{SQLITE}{root.resolve() / path}{mark}{options}", root)
+        return Store(f"{SQLITE}{root / path}{mark}{options}", root)
     store = Store(given.rstrip("/"), root)
     parts = urlsplit(given)
     if parts.scheme in ("http", "https") and parts.hostname:
@@ -141,7 +145,7 @@ def experiment_id(store: Store, name: str) -> str:
         if found is None:
             location = _artifact_folder(store, name).as_uri() if store.database else None
             try:
-                return str(mlflow.create_experiment(name, artifact_location=location))
+                return str(mlflow.create_experiment(name, artifact_location=location, tags=KIND))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -249,7 +253,7 @@ def _impatient(timeout_s: float) -> Iterator[None]:
 def _artifact_folder(store: Store, experiment: str) -> Path:
     # The readable part of two names may be the same; the hash keeps their folders apart.
     readable = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")[:60]
-    folder = store.root.resolve() / "mlartifacts" / f"{readable}-{sha256(experiment.encode()).hexdigest()[:8]}"
+    folder = store.root / "mlartifacts" / f"{readable}-{sha256(experiment.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -258,7 +262,7 @@ def _require_artifacts_here(store: Store, name: str, location: str) -> None:
     """MLflow keeps where artifacts are and offers no way to change it: a moved checkout must be noticed before work."""
     parts = urlsplit(location)
     folder = Path(url2pathname(parts.path))
-    if parts.scheme in ("", "file") and not folder.exists() and not folder.is_relative_to(store.root.resolve()):
+    if parts.scheme in ("", "file") and not folder.exists() and not folder.is_relative_to(store.root):
         raise UserError(
             f"the experiment {name!r} in {store.shown} keeps its artifacts in {folder}, which is gone\n"
             "  was the checkout moved? move it back, set tracking.experiment to a new name, or start a new tracking.uri"

@@ -396,6 +396,7 @@ def test_what_is_too_long_or_oddly_named_is_written_all_the_same(
     run = runs()["trial a"]
     assert log.undelivered == 0
     assert run.data.params["long"] == "y" * 6000
+    assert runs()["a search"].data.tags["long"] == "x" * 8000
     assert len(run.data.params) == 251
     assert run.data.metrics == {"accuracy ___": 50.0}
 

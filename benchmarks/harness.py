@@ -1,0 +1,64 @@
+"""What all benchmarks share: warm-up, interleaved repetitions, medians with their spread, and a header with the machine.
+
+A figure counts when both sides ran in one process, on the same inputs; ratios are taken pair by pair.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: median, and the lowest and highest of the repetitions."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g}) ms"
+
+
+def time_pairs(
+    sides: Mapping[str, Callable[[], object]], *, repetitions: int = 15, warm_up: int = 2
+) -> dict[str, Timing]:
+    """Time every side in turn, A B A B ..., after `warm_up` rounds that do not count."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warm_up + repetitions):
+        for name, work in sides.items():
+            started = time.perf_counter()
+            work()
+            if turn >= warm_up:
+                spent[name].append(1000 * (time.perf_counter() - started))
+    return {name: Timing(statistics.median(times), min(times), max(times)) for name, times in spent.items()}
+
+
+def header(title: str, packages: Sequence[str]) -> str:
+    """Title, machine, versions."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return f"# {title}\n\n{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(map(str, row)) for row in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def keep(name: str, content: object) -> None:
+    """Write the figures as JSON next to the script."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,121 @@
+"""Claims about splits: three roles that never mix, drawn class by class from the seed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.data.splits import Split, make_split, read_split, write_split
+from pipeline.errors import UserError
+
+
+def labels(*counts: int) -> NDArray[np.int64]:
+    """Labels of classes 0, 1, ... with so many images each, in an order without meaning."""
+    ordered = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    return np.random.default_rng(0).permutation(ordered)
+
+
+def split(
+    of: NDArray[np.int64], *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0
+) -> Split:  # fmt: skip
+    return make_split(of, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+
+
+@pytest.mark.parametrize("counts", [(100, 50, 10), (3, 3), (4,), (7, 1000)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_roles_are_disjoint_and_cover_every_image(counts: tuple[int, ...], seed: int) -> None:
+    made = split(labels(*counts), seed=seed)
+    together = np.concatenate([made.train, made.val, made.test])
+    assert sorted(together.tolist()) == list(range(sum(counts)))
+    for ids in (made.train, made.val, made.test):
+        assert ids.dtype == np.int64
+        assert (np.diff(ids) > 0).all()
+
+
+def test_roles_hold_every_class_in_its_share() -> None:
+    of = labels(100, 50, 10)
+    made = split(of)
+    # A fifth of all for test; then a fifth of the rest for val.
+    assert np.bincount(of[made.test]).tolist() == [20, 10, 2]
+    assert np.bincount(of[made.val]).tolist() == [16, 8, 2]
+    assert np.bincount(of[made.train]).tolist() == [64, 32, 6]
+
+
+@pytest.mark.parametrize(("val_fraction", "test_fraction"), [(0.001, 0.001), (0.999, 0.999), (0.5, 0.9)])
+def test_every_role_keeps_an_image_of_every_class(val_fraction: float, test_fraction: float) -> None:
+    of = labels(3, 5, 40)
+    made = split(of, val_fraction=val_fraction, test_fraction=test_fraction)
+    for ids in (made.train, made.val, made.test):
+        assert np.bincount(of[ids], minlength=3).min() >= 1
+
+
+def test_split_depends_on_the_seed_and_nothing_else() -> None:
+    of = labels(100, 50)
+    np.random.seed(0)  # noqa: NPY002 - the global stream must not matter
+    first = split(of, seed=5)
+    np.random.seed(1)  # noqa: NPY002
+    assert split(of, seed=5).split_hash == first.split_hash
+    assert split(of, seed=6).split_hash != first.split_hash
+
+
+def test_test_images_do_not_depend_on_the_share_of_val() -> None:
+    of = labels(100, 50)
+    assert split(of, val_fraction=0.1).test.tolist() == split(of, val_fraction=0.4).test.tolist()
+
+
+def test_images_of_a_role_are_not_the_first_ones() -> None:
+    made = split(np.zeros(1000, dtype=np.int64))
+    assert 400 < made.test.mean() < 600
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [((10, 2), "class 1 has 2 images"), ((1, 10), "class 0 has 1 image;")], ids=["two", "one"]
+)
+def test_class_with_fewer_than_three_images_is_refused(counts: tuple[int, ...], said: str) -> None:
+    with pytest.raises(UserError, match=f"{said}.*at least 3"):
+        split(labels(*counts))
+
+
+def test_written_split_is_read_back_as_it_was(tmp_path: Path) -> None:
+    made = split(labels(20, 10))
+    path = tmp_path / "data" / "split.json"
+    write_split(made, path, data_hash="abc", seed=7)
+    found = read_split(path, data_hash="abc")
+    assert found.split_hash == made.split_hash
+    for role in ("train", "val", "test"):
+        np.testing.assert_array_equal(getattr(found, role), getattr(made, role))
+    content = json.loads(path.read_text())
+    assert content["seed"] == 7
+    assert content["split_hash"] == made.split_hash
+    assert [entry.name for entry in path.parent.iterdir()] == ["split.json"]
+
+
+def test_split_of_other_data_is_refused(tmp_path: Path) -> None:
+    write_split(split(labels(20, 10)), tmp_path / "split.json", data_hash="abc", seed=0)
+    with pytest.raises(UserError, match="made of other data than data/prepared holds"):
+        read_split(tmp_path / "split.json", data_hash="abd")
+
+
+def test_split_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"split\.json: not there\. Run `dvc repro split` first"):
+        read_split(tmp_path / "split.json", data_hash="abc")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1, 2]",
+        "{}",
+        '{"train": [0], "val": [1], "data_hash": "abc"}',
+        '{"train": [0], "val": [1], "test": ["two"], "data_hash": "abc"}',
+        '{"train": [0], "val": [1], "test": [2]}',
+    ],
+)
+def test_broken_split_is_told_with_the_command_that_mends_it(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "split.json").write_text(content)
+    with pytest.raises(UserError, match="not a split .*Run `dvc repro --force split`"):
+        read_split(tmp_path / "split.json", data_hash="abc")
