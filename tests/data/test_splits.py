@@ -18,9 +18,7 @@ def labels(*counts: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(ordered)
 
 
-def split(
-    of: NDArray[np.int64], *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0
-) -> Split:  # fmt: skip
+def split(of: NDArray[np.int64], *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0) -> Split:
     return make_split(of, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
 
 

@@ -1,0 +1,319 @@
+"""Claims about params.yaml: what it may hold, and what is said of what it may not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import Params, allowed_values, load_params, parameters, read_yaml, unknown_parameter
+from pipeline.errors import UserError
+from pipeline.models.settings import ModelConfig
+from pipeline.regularizers.settings import SpatialEntropyConfig
+from pipeline.train.settings import TrainConfig
+
+PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """Writes a params.yaml and gives its path."""
+
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        load_params(path)
+    return str(refused.value)
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted paths of a mapping of mappings; model.kwargs is one parameter, whatever it holds."""
+    found = []
+    for name, value in tree.items():
+        path = prefix + name
+        if isinstance(value, dict) and path != "model.kwargs":
+            found += leaves(value, path + ".")
+        else:
+            found.append(path)
+    return found
+
+
+def test_params_file_of_the_repository_lists_every_parameter_in_order() -> None:
+    assert leaves(read_yaml(PARAMS_FILE)) == list(parameters())
+
+
+def test_params_file_of_the_repository_holds_the_defaults() -> None:
+    assert load_params(PARAMS_FILE) == Params()
+
+
+def test_every_parameter_has_a_sentence_and_says_what_is_allowed() -> None:
+    for path, field in parameters().items():
+        assert field.description, path
+        assert field.description.endswith("."), path
+        assert allowed_values(field), path
+        assert "typing" not in allowed_values(field), path
+        assert "<class" not in allowed_values(field), path
+
+
+def test_empty_file_gives_the_defaults(written: Any) -> None:
+    assert load_params(written("")) == Params()
+    assert load_params(written("# nothing here\n")) == Params()
+
+
+def test_file_that_sets_some_parameters_leaves_the_others_at_their_defaults(written: Any) -> None:
+    params = load_params(written("search: {trials: 64, sampler: {name: random}}\ntracking: {uri: null}\n"))
+    assert params.search.trials == 64
+    assert params.search.sampler.name == "random"
+    assert params.search.sampler.startup_trials == 5
+    assert params.search.scheduler == Params().search.scheduler
+    assert params.train == Params().train
+
+
+def test_exponents_are_numbers_as_they_are_for_dvc(written: Any) -> None:
+    params = load_params(written("train: {lr: 1e-3, weight_decay: 5E-2}\n"))
+    assert params.train.lr == 0.001
+    assert params.train.weight_decay == 0.05
+
+
+def test_words_like_off_are_text_as_they_are_for_dvc(written: Any) -> None:
+    assert load_params(written("register: {name: off}\n")).register_.name == "off"
+
+
+def test_whole_numbers_are_good_numbers(written: Any) -> None:
+    params = load_params(written("train: {lr: 1, clip_grad: 2}\n"))
+    assert params.train.lr == 1.0
+    assert isinstance(params.train.lr, float)
+    assert params.train.clip_grad == 2.0
+
+
+REFUSED = [
+    ("base.seed", -1, "whole number, at least 0 and below 2147483648"),
+    ("base.seed", 2147483648, "whole number, at least 0 and below 2147483648"),
+    ("base.device", "gpu", "one of auto, cpu, cuda"),
+    ("prepare.dataset", "cifar", "one of digits"),
+    ("prepare.image_size", 12.0, "whole number, at least 4 and at most 1024"),
+    ("split.val_fraction", 0, "number, above 0 and below 1"),
+    ("split.test_fraction", 1, "number, above 0 and below 1"),
+    ("model.name", "", "text, length at least 1"),
+    ("model.kwargs", 7, "a mapping of names to plain values"),
+    ("model.init", "zeros", "one of xavier, timm"),
+    ("model.drop_path", 1.0, "number, at least 0 and below 1"),
+    ("train.epochs", 0, "whole number, at least 1 and at most 100000"),
+    ("train.epochs", True, "whole number, at least 1 and at most 100000"),
+    ("train.batch_size", "64", "whole number, at least 1"),
+    ("train.lr", 0, "number, above 0 and at most 10"),
+    ("train.lr", "0.1", "number, above 0 and at most 10"),
+    ("train.lr", None, "number, above 0 and at most 10"),
+    ("train.lr", True, "number, above 0 and at most 10"),
+    ("train.min_lr", -0.1, "number, at least 0 and at most 10"),
+    ("train.clip_grad", 0.0, "number or null, above 0"),
+    ("train.label_smoothing", 1.0, "number, at least 0 and below 1"),
+    ("regularizer.spatial_entropy.weight", -0.1, "number, at least 0 and at most 1000"),
+    ("regularizer.spatial_entropy.layers", "first", "one of last, last_two, last_three, last_four, all or a list of"),
+    ("regularizer.spatial_entropy.layers", ["last"], "one of last, last_two, last_three, last_four, all or a list of"),
+    ("regularizer.spatial_entropy.threshold", 6, "number, at least -5 and at most 5"),
+    ("regularizer.spatial_entropy.connectivity", 6, "one of 4, 8"),
+    ("search.space", "", "text, length at least 1"),
+    ("search.trials", 0, "whole number, at least 1 and at most 1000000"),
+    ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
+    ("search.sampler.name", "grid", "one of tpe, random"),
+    ("search.scheduler.name", "hyperband", "one of asha, none"),
+    ("search.scheduler.reduction_factor", 1, "number, above 1 and at most 16"),
+    ("retrain.seeds", 1001, "whole number, at least 1 and at most 1000"),
+    ("retrain.control", "", "text, length at least 1"),
+    ("evaluate.confidence", 0.5, "number, above 0.5 and below 1"),
+    ("report.attention_images", 65, "whole number, at least 1 and at most 64"),
+    ("register.name", "", "text, length at least 1 and length at most 200"),
+    ("tracking.uri", 5, "text or null"),
+    ("tracking.attention_images", -1, "whole number, at least 0 and at most 64"),
+]
+
+
+def test_refused_values_are_of_every_section() -> None:
+    assert {path.split(".")[0] for path, _, _ in REFUSED} == {path.split(".")[0] for path in parameters()}
+
+
+@pytest.mark.parametrize(("path", "value", "allowed"), REFUSED)
+def test_value_that_is_not_allowed_is_told_with_file_path_given_and_allowed(
+    written: Any, path: str, value: Any, allowed: str
+) -> None:
+    tree: Any = value
+    for name in reversed(path.split(".")):
+        tree = {name: tree}
+    shown = repr(value) if isinstance(value, str) else json.dumps(value)
+    first = refusal(written(json.dumps(tree))).splitlines()[0]
+    assert first.startswith(f"params.yaml: {path}: given {shown}; allowed: {allowed}")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999"])
+@pytest.mark.parametrize("path", ["train.lr", "train.clip_grad", "regularizer.spatial_entropy.threshold"])
+def test_number_that_is_not_finite_is_refused(written: Any, path: str, value: str) -> None:
+    section, _, rest = path.partition(".")
+    text = f"{section}:\n  " + rest.replace(".", ":\n    ") + f": {value}\n"
+    assert f"params.yaml: {path}: given " in refusal(written(text))
+
+
+def test_number_that_is_not_finite_is_refused_among_the_keywords_of_the_network_too(written: Any) -> None:
+    assert "model.kwargs: given NaN" in refusal(written("model: {kwargs: {mlp_ratio: .nan}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("serch: {trials: 3}", "unknown parameter serch; did you mean search?"),
+        ("search: {trails: 3}", "unknown parameter search.trails; did you mean search.trials?"),
+        ("search: {schedular: {name: asha}}", "unknown parameter search.schedular; did you mean search.scheduler?"),
+        ("search: {sampler: {nam: tpe}}", "unknown parameter search.sampler.nam; did you mean search.sampler.name?"),
+        (
+            "regularizer: {spatial_entropy: {treshold: 0.1}}",
+            "unknown parameter regularizer.spatial_entropy.treshold; "
+            "did you mean regularizer.spatial_entropy.threshold?",
+        ),
+        ("register_: {name: x}", "unknown parameter register_; did you mean register?"),
+        ("base: {qqqqqqqqqqqqqqqq: 1}", "unknown parameter base.qqqqqqqqqqqqqqqq"),
+    ],
+)
+def test_unknown_key_is_refused_with_the_nearest_name(written: Any, text: str, said: str) -> None:
+    assert refusal(written(text)) == f"params.yaml: {said}"
+
+
+def test_every_mistake_is_told_at_once(written: Any) -> None:
+    lines = refusal(written("train: {lr: -1, epoch: 3}\nsearch: {trials: 0}\nbase: 7\n")).splitlines()
+    assert lines == [
+        "params.yaml: base: given 7; allowed: a mapping of names to values",
+        "params.yaml: train.lr: given -1; allowed: number, above 0 and at most 10",
+        "params.yaml: unknown parameter train.epoch; did you mean train.epochs?",
+        "params.yaml: search.trials: given 0; allowed: whole number, at least 1 and at most 1000000",
+    ]
+
+
+@pytest.mark.xfail(strict=True, reason="each member of a union that refuses a value is told as a mistake of its own")
+def test_one_mistake_is_told_once(written: Any) -> None:
+    assert len(refusal(written("regularizer: {spatial_entropy: {layers: [first]}}\n")).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["[1, 2]\n", "digits\n", "7\n"])
+def test_file_that_is_no_mapping_is_refused(written: Any, text: str) -> None:
+    assert "a mapping of sections is needed" in refusal(written(text))
+
+
+def test_section_without_content_is_refused(written: Any) -> None:
+    assert refusal(written("train:\n")) == "params.yaml: train: given null; allowed: a mapping of names to values"
+
+
+def test_keys_that_are_no_text_are_refused(written: Any) -> None:
+    assert "params.yaml: train.1: " in refusal(written("train: {1: 2}\n"))
+
+
+def test_long_value_is_shown_shortened(written: Any) -> None:
+    assert len(refusal(written(f"base: {{device: {'x' * 5000}}}\n"))) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("base:\n  seed: 0\ntrain: {lr: 0.1\n", 4),
+        ("base:\n  seed: 0\n\tdevice: cpu\n", 3),
+        ("base: {seed: 0}\ntrain: {lr: *peak}\n", 2),
+        ("base: {seed: 0}\n---\nbase: {seed: 1}\n", 2),
+        ("base: !!python/object/apply:os.getcwd []\n", 1),
+    ],
+)
+def test_broken_yaml_is_told_with_its_line(written: Any, text: str, line: int) -> None:
+    path = written(text)
+    assert refusal(path).startswith(f"{path}, line {line}: not valid YAML: ")
+
+
+def test_duplicate_keys_are_refused(written: Any) -> None:
+    path = written("train:\n  lr: 0.1\n  epochs: 3\n  lr: 0.2\n")
+    assert refusal(path).startswith(f'{path}, line 4: not valid YAML: found duplicate key "lr"')
+
+
+def test_file_that_is_not_utf8_is_told(written: Any) -> None:
+    path = written("base: {device: \xfc}\n".encode("latin-1"))
+    assert refusal(path).startswith(f"{path}: cannot be read: 'utf-8' codec can't decode")
+
+
+def test_file_with_control_characters_is_told(written: Any) -> None:
+    path = written(b"base: {device: \x00}\n")
+    assert "not valid YAML" in refusal(path)
+
+
+def test_file_that_is_not_there_is_told_with_where_to_go(tmp_path: Path) -> None:
+    assert "no such file. Run this in the folder that holds dvc.yaml" in refusal(tmp_path / "params.yaml")
+
+
+def test_folder_instead_of_a_file_is_told(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path)
+
+
+def test_with_values_replaces_the_parameters_at_the_paths() -> None:
+    params = Params()
+    changed = params.with_values(
+        {"train.lr": 0.5, "regularizer.spatial_entropy.layers": [0, 2], "register.name": "mine"}, where="trial t0001"
+    )
+    assert changed.train.lr == 0.5
+    assert changed.regularizer.spatial_entropy.layers == [0, 2]
+    assert changed.register_.name == "mine"
+    assert changed.value("register.name") == "mine"
+    assert changed.train.epochs == 16
+    assert params == Params()
+
+
+def test_with_values_of_nothing_is_the_same() -> None:
+    assert Params().with_values({}, where="") == Params()
+
+
+def test_with_values_replaces_the_keywords_of_the_network_as_a_whole() -> None:
+    changed = Params().with_values({"model.kwargs": {"depth": 2}}, where="")
+    assert changed.model.kwargs == {"depth": 2}
+    assert Params().model.kwargs == {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"train.lr": -1}, "trial t0001: train.lr: given -1; allowed: number, above 0 and at most 10"),
+        ({"train.learning": 1}, "trial t0001: unknown parameter train.learning"),
+        ({"train": {"lr": 1}}, "trial t0001: train is a group, not a parameter; it holds train.epochs, "),
+        ({"train.lr.peak": 1}, "trial t0001: unknown parameter train.lr.peak"),
+    ],
+)
+def test_with_values_refuses_as_the_file_does_and_says_who_gave_them(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Params().with_values(values, where="trial t0001")
+    assert str(refused.value).startswith(said)
+
+
+def test_value_is_found_by_its_path() -> None:
+    assert Params().value("search.scheduler.grace_period") == 4
+    with pytest.raises(UserError, match=r"unknown parameter train\.lrs; did you mean train\.lr\?"):
+        Params().value("train.lrs")
+
+
+def test_unknown_parameter_that_is_near_nothing_gets_no_advice() -> None:
+    assert unknown_parameter("zzzzzzzzz") == "unknown parameter zzzzzzzzz"
+
+
+def test_params_cannot_be_changed_after_loading() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Params().train.lr = 0.5  # type: ignore[misc, unused-ignore]
+
+
+def test_sections_build_the_plain_values_that_the_rooms_take() -> None:
+    params = Params()
+    assert params.model.config() == ModelConfig(
+        "vit_tiny_patch16_224", {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4}, "xavier", 0.1
+    )
+    assert params.train.config() == TrainConfig(16, 64, 0.002, 0.0, 1, 0.3, 0.0, None)
+    assert params.regularizer.configs() == {"spatial_entropy": SpatialEntropyConfig(0.0, "last", 0.0, 8)}
+    listed = params.with_values({"regularizer.spatial_entropy.layers": [0, 1]}, where="")
+    assert listed.regularizer.spatial_entropy.config().layers == (0, 1)
