@@ -75,7 +75,12 @@ def run_search(task: SearchTask, listeners: Sequence[SearchListener]) -> SearchO
 def _run(task: SearchTask, search: "_Search") -> None:
     params, resources = task.params, task.resources
     shared = TrialTask(
-        params.model_dump(by_alias=True), task.prepared, task.split, params.base.seed, threads=resources.cpus
+        params.model_dump(by_alias=True),
+        task.prepared,
+        task.split,
+        params.base.seed,
+        threads=resources.cpus,
+        gpus=resources.gpus,
     )
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, task=shared), {"CPU": resources.cpus, "GPU": resources.gpus}

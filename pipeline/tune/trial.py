@@ -28,6 +28,7 @@ class TrialTask:
     split: Path
     seed: int
     threads: int
+    gpus: float
 
 
 def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
@@ -40,6 +41,9 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
     data = load_data(task.prepared, task.split, params.base.device)
+    if data.device.type == "cuda" and 0 < task.gpus < 1:
+        # Ray counts shares of a GPU but does not enforce them.
+        torch.cuda.set_per_process_memory_fraction(task.gpus)
     run = build_run(params, data, seed=task.seed)
     resume = None
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
