@@ -21,7 +21,10 @@ OBJECTIVE = "val/accuracy"
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a search share. params: as in params.yaml. seed: of weights and batches."""
+    """What all trials of a search share. params: as in params.yaml. seed: of weights and batches.
+
+    threads, gpus: what a trial may use; a share of a GPU is a share of its memory too.
+    """
 
     params: Mapping[str, Any]
     prepared: Path

@@ -112,7 +112,7 @@ def test_metrics_are_of_the_epoch_that_they_come_with(unbroken: Any) -> None:
         assert m["train/spatial_entropy/empty_share"] == 0.0
         added = m["train/spatial_entropy/weight"] * 2 * m["train/spatial_entropy/value"]
         assert m["train/loss"] == pytest.approx(m["train/cross_entropy"] + added)
-        assert added > 0.01
+        assert added > 1e-3
     # Four steps of warm-up, then a cosine over twelve: the rates of steps 3, 7, 11 and 15, counted from 0.
     cosine = [1e-3 * (1 + math.cos(math.pi * step / 12)) for step in (3, 7, 11)]
     assert [m["train/lr"] for m in metrics] == pytest.approx([2e-3 * 4 / 5, *cosine])
