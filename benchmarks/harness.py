@@ -1,4 +1,4 @@
-"""What all benchmarks share: warm-up, interleaved repetitions, medians with their spread, and a header with the machine.
+"""What all benchmarks share: warm-up, interleaved repetitions, medians with their spread, a header with the machine.
 
 A figure counts when both sides ran in one process, on the same inputs; ratios are taken pair by pair.
 """

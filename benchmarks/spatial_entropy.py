@@ -1,12 +1,14 @@
-"""SAR's loss on the CPU, forward and backward, against the published algorithm. Run: python benchmarks/spatial_entropy.py
+"""SAR's loss on the CPU, forward and backward, against the published algorithm.
 
-The other side restates the published algorithm as straightforwardly as it is published: a Python loop with one labelling
-call a map and one dense mask a component. Both get the same maps, in one process, on one thread.
+Run: python benchmarks/spatial_entropy.py
+
+The other side restates the published algorithm as straightforwardly as it is published: a Python loop with one
+labelling call a map and one dense mask a component. Both get the same maps, in one process, on one thread.
 """
 
 import numpy as np
 import torch
-from harness import header, keep, table, time_pairs
+from harness import Timing, header, keep, table, time_pairs
 from scipy import ndimage
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def published(maps: Tensor) -> Tensor:
     return torch.stack(entropies).mean()
 
 
-def measure(maps: Tensor) -> dict[str, object]:
+def measure(maps: Tensor) -> dict[str, Timing]:
     """Both sides on one set of maps, after checking that they agree."""
 
     def step(loss: Tensor, leaf: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ def measure(maps: Tensor) -> dict[str, object]:
         return step(published(leaf), leaf)
 
     torch.testing.assert_close(ours(), theirs(), atol=1e-5, rtol=1e-3)
-    return {name: timing for name, timing in time_pairs({"ours": ours, "published": theirs}).items()}
+    return time_pairs({"ours": ours, "published": theirs})
 
 
 def main() -> None:
@@ -59,8 +61,9 @@ def main() -> None:
         smooth = torch.nn.functional.avg_pool2d(torch.randn(count, side + 4, side + 4), 5, stride=1)
         for kind, maps in (("independent noise", noise), ("smoothed noise", smooth)):
             timing = measure(maps)
-            ratio = timing["published"].median / timing["ours"].median  # type: ignore[attr-defined]
-            rows.append((f"{count} maps of {side} x {side}, {kind}", timing["ours"], timing["published"], f"{ratio:.0f}x"))
+            ratio = timing["published"].median / timing["ours"].median
+            shown = f"{count} maps of {side} x {side}, {kind}"
+            rows.append((shown, timing["ours"], timing["published"], f"{ratio:.0f}x"))
             kept.append({"maps": count, "side": side, "kind": kind, "ratio": round(ratio, 1)})
     print(header("Spatial entropy, forward and backward, one CPU thread", ["torch", "scipy"]))
     print(table(["maps", "ours", "published algorithm", "ratio"], rows))

@@ -5,6 +5,7 @@ time followed by a change, slowly stops being a test. No choice is made here: th
 picked on validation images.
 """
 
+import csv
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -80,20 +81,29 @@ def summarise(
 
 
 def metrics_of(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
-    """The few numbers that `dvc metrics` and MLflow show."""
+    """The few numbers that `dvc metrics` and MLflow show; fractions of 1."""
     comparison = summary["comparison"]
     figures: dict[str, Any] = {}
-    for arm, name in ((BEST, BEST), (control, "control")):
+    for arm, name in ((BEST, "best"), (control, "control")):
         scores = summary["arms"][arm]
-        figures[name] = {
-            key: scores[key] for key in ("accuracy", "accuracy_sd", "nll", "ece") if scores[key] is not None
-        }
+        figures[name] = {"accuracy": scores["accuracy"], "ece": scores["ece"], "nll": scores["nll"]}
         if scores["location"]:
-            figures[name] |= {f"attention_{key}": scores["location"][key] for key in LOCATION}
-    figures["difference"] = {
-        key: comparison[key] for key in ("difference", "low", "high") if comparison[key] is not None
-    }
-    return figures
+            figures[name]["auroc"] = scores["location"]["auroc"]
+    interval = ("difference", "low", "high")
+    figures["sar"] = {key: comparison[key] for key in interval if comparison[key] is not None}
+    return {"test": figures}
+
+
+def write_confusion(path: Path, runs: Sequence[RunEvaluation], data: TrainingData) -> None:
+    """A row for every test image and seed of the best setting: the columns `actual` and `predicted`, class names."""
+    names = np.array(data.prepared.classes)
+    actual = names[np.asarray(data.prepared.labels[data.split.test])]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["actual", "predicted"])
+        for run in runs:
+            if run.arm == BEST:
+                writer.writerows(zip(actual, names[run.probabilities.argmax(1)], strict=True))
 
 
 def count_test_read(state: Path, data_hash: str, *, commit: str, models: int) -> int:
@@ -149,7 +159,9 @@ def log_evaluation(
         key=f"evaluate/{content_hash([summary['arms'], summary['comparison'], fingerprint])[:32]}",
         name=f"evaluation of best and {summary['control']}",
         params={"test_images": summary["test_images"], "data_hash": summary["data_hash"]},
-        metrics={f"{group}/{name}": value for group, values in metrics.items() for name, value in values.items()},
+        metrics={
+            f"test/{group}/{name}": value for group, values in metrics["test"].items() for name, value in values.items()
+        },
         tags={**tags, "sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.verdict": summary["verdict"]},
         parent_run_id=search_run(workspace.state, fingerprint),
         artifacts={"": workspace.results / "evaluate"},

@@ -3,6 +3,7 @@
 metrics.json      the figures that `dvc metrics` shows
 evaluation.json   all of them, with the comparison of the arms and the verdict
 predictions.npz   ids, labels, and every run's probabilities by its name
+confusion.csv     true and predicted class, a row for every test image and seed of the best setting
 attention.npz     similarity maps of the last block of the images that the report shows
 """
 
@@ -15,7 +16,14 @@ from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.ops.attention import one_of_each
-from pipeline.ops.evaluation import count_test_read, evaluate_run, log_evaluation, metrics_of, summarise
+from pipeline.ops.evaluation import (
+    count_test_read,
+    evaluate_run,
+    log_evaluation,
+    metrics_of,
+    summarise,
+    write_confusion,
+)
 from pipeline.ops.identity import commit, trace
 from pipeline.ops.results import read_json
 from pipeline.score.compare import comparison_from, verdict
@@ -46,6 +54,7 @@ def main(workspace: Workspace) -> None:
     test = data.split.test
     predictions: Any = {run.name: run.probabilities for run in runs}
     np.savez_compressed(folder / "predictions.npz", ids=test, labels=data.prepared.labels[test], **predictions)
+    write_confusion(folder / "confusion.csv", runs, data)
     shown = one_of_each(test, data.prepared.labels, params.report.attention_images)
     rows = np.searchsorted(test, shown)
     maps: Any = {run.name: run.maps[rows] for run in runs}

@@ -4,7 +4,9 @@
     curves.csv    a row an epoch of a trial
     timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
     best.yaml     the best setting and the controls, as parameters by dotted path
-    summary.json  figures for `dvc metrics`: counts, epochs spent and saved, best and control values, importances
+    metrics.json  the few figures that `dvc metrics` shows
+    summary.json  all of them: counts, epochs spent and saved, best and control values, importances
+    plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
     study.db      the Optuna study (SQLite; optuna-dashboard opens it)
 
 The best setting is the completed trial of the highest last-epoch validation accuracy (ties: the lower validation loss,
@@ -77,6 +79,9 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     )
     summary = _summary(task, outcome, best)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
+    _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials))
+    _write_csv(folder / "plot_curves.csv", _plot_curves(best, outcome.trials, task.params.train.epochs))
     outcome.proposer.save(folder / "study.db")
     with (folder / "best.yaml").open("w", encoding="utf-8") as file:
         content = {
@@ -105,6 +110,33 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
         **settings,
         "reason": trial.reason,
     }
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
+    controls = {name: values["val_accuracy"] for name, values in summary["controls"].items()}
+    return {"val": {"best": summary["best"]["val_accuracy"], **controls}, "epochs": summary["epochs"]["spent"]}
+
+
+def _plot_trials(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Trials by number, with the best that had completed by then."""
+    rows, best = [], math.nan
+    for trial in trials:
+        if trial.number is None or not trial.epochs:
+            continue
+        value = trial.metric(OBJECTIVE)
+        if trial.state == COMPLETE:
+            best = value if math.isnan(best) else max(best, value)
+        rows.append({"trial": trial.number, "accuracy": value, "best so far": best})
+    return rows
+
+
+def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], epochs: int) -> list[dict[str, Any]]:
+    """Validation accuracy by epoch, of the best trial and of the space's first control."""
+    shown = {"best": best, "control": next(trial for trial in trials if trial.control)}
+    return [
+        {"epoch": epoch} | {name: trial.epochs.get(epoch, {}).get(OBJECTIVE) for name, trial in shown.items()}
+        for epoch in range(1, epochs + 1)
+    ]
 
 
 def _summary(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> dict[str, Any]:
