@@ -287,18 +287,23 @@ def _validated(tree: Any, where: str) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(problem) for problem in error.errors()))
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+        # A value that no member of a union takes is reported once a member; one line a parameter says it.
+        lines = {_dotted(problem["loc"]): _explain(problem, tree) for problem in reversed(error.errors())}
+        raise UserError("\n".join(f"{where}: {line}" for line in reversed(lines.values()))) from None
 
 
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
 _TYPES |= {"dict_type": "a mapping", "model_type": "a mapping of names to values", "list_type": "a list"}
 
 
-def _explain(problem: ErrorDetails) -> str:
+def _explain(problem: ErrorDetails, tree: Any) -> str:
     """One line about one mistake: dotted path, what was given, what is allowed."""
     path = _dotted(problem["loc"])
     kind, given = problem["type"], problem["input"]
+    if path in parameters():
+        given = tree
+        for key in path.split("."):
+            given = given[key]
     if kind == "extra_forbidden":
         return unknown_parameter(path)
     if not path:

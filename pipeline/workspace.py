@@ -83,7 +83,7 @@ class Workspace:
         """
         for folder in (self.prepared.parent, self.models, self.results, self.state):
             there = folder
-            while not there.exists():
+            while not there.exists() and not there.is_symlink():
                 there = there.parent
             probe = there / f".writable-{os.getpid()}"
             try:

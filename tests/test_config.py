@@ -162,7 +162,7 @@ def test_number_that_is_not_finite_is_refused(written: Any, path: str, value: st
 
 
 def test_number_that_is_not_finite_is_refused_among_the_keywords_of_the_network_too(written: Any) -> None:
-    assert "model.kwargs: given NaN" in refusal(written("model: {kwargs: {mlp_ratio: .nan}}\n"))
+    assert 'model.kwargs: given {"mlp_ratio": NaN}' in refusal(written("model: {kwargs: {mlp_ratio: .nan}}\n"))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,6 @@ def test_every_mistake_is_told_at_once(written: Any) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="each member of a union that refuses a value is told as a mistake of its own")
 def test_one_mistake_is_told_once(written: Any) -> None:
     assert len(refusal(written("regularizer: {spatial_entropy: {layers: [first]}}\n")).splitlines()) == 1
 

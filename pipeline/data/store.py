@@ -91,11 +91,12 @@ def open_prepared(folder: Path) -> Prepared:
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder}: prepared by another version (format {manifest['format']}); run `dvc repro`.")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in manifest["sha256"]}
+        images, labels = arrays["images"], arrays["labels"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: not there. Run `dvc repro prepare` first.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a prepared set ({error}). Run `dvc repro --force prepare`.") from None
-    return Prepared(arrays["images"], arrays["labels"], arrays.get("masks"), manifest)
+    return Prepared(images, labels, arrays.get("masks"), manifest)
 
 
 def _manifest(source: Source, hashes: Mapping[str, str]) -> dict[str, Any]:

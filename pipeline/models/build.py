@@ -50,7 +50,7 @@ def build_model(
             drop_path_rate=config.drop_path,
             **config.kwargs,
         )
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError, ArithmeticError) as error:
+    except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, ArithmeticError) as error:
         keyword = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         reason = f"it knows no keyword {keyword[1]!r}" if keyword else str(error) or type(error).__name__
         raise ValueError(f"{config.name} cannot be built with {dict(config.kwargs)}: {reason}") from error

@@ -43,7 +43,7 @@ class SimilarityTap:
         self._queries: dict[int, Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         for layer in self.layers:
-            attention = blocks[layer].attn
+            attention: Any = getattr(blocks[layer], "attn", None)
             if not all(hasattr(attention, part) for part in ("q_norm", "k_norm", "scale")):
                 self.remove()
                 raise ValueError(f"the attention of block {layer} is a {type(attention).__name__}, which has no tap")

@@ -40,7 +40,7 @@ class SearchProgress:
         self._started = self._spoke = self._clock()
         if self._trials:
             ended = sum(trial.state is not None for trial in self._trials.values())
-            self._console.print(f"going on from the ledger: {ended} of {self._total} trials have ended")
+            self._say(f"going on from the ledger: {ended} of {self._total} trials have ended")
 
     def trial_started(self, trial: TrialRecord) -> None:
         self._trials[trial.id] = trial
@@ -53,19 +53,21 @@ class SearchProgress:
             self._first_epoch, self._replayed = self._clock(), self._trained()
         if not self._console.is_terminal and self._clock() - self._spoke > HEARTBEAT_S:
             self._spoke = self._clock()
-            self._console.print(self._status())
+            self._say(self._status())
 
     def trial_ended(self, trial: TrialRecord) -> None:
         if self._started is None:
             return
         self._spoke = self._clock()
         said = {COMPLETE: "ran in full", PRUNED: f"stopped after epoch {trial.last_epoch}"}
-        outcome = said.get(trial.state or "", f"failed: {(trial.reason or '').strip().splitlines()[-1:] or ''}")
+        outcome = said.get(trial.state or "", f"failed: {_last_line(trial.reason)}")
         value = f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-"
         ended = sum(t.state is not None for t in self._trials.values())
-        self._console.print(
-            f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {setting_name(trial.values)}"
-        )
+        self._say(f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {setting_name(trial.values)}")
+
+    def _say(self, text: str | Text) -> None:
+        # A setting or a reason may hold brackets, which are no markup.
+        self._console.print(text, markup=False)
 
     def _status(self) -> Text:
         trials = self._trials.values()
@@ -113,3 +115,8 @@ class SearchProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+
+
+def _last_line(reason: str | None) -> str:
+    lines = (reason or "").strip().splitlines()
+    return lines[-1] if lines else "no reason given"

@@ -21,7 +21,7 @@ from pipeline.train.settings import TrainConfig
 
 
 class Diverged(Exception):
-    """The training loss is no longer finite. Holds the epoch (counted from 1) in which that was seen."""
+    """The training loss, or a weight, is no longer finite. Holds the epoch (counted from 1) in which that was seen."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"the training loss was not finite in epoch {epoch}")
@@ -74,7 +74,7 @@ def fit(
     val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...; seconds (of the epoch).
 
     Raises:
-        Diverged: the loss of an epoch is not finite. The weights are then of no use.
+        Diverged: the loss of an epoch, or a weight after it, is not finite. The weights are then of no use.
         ValueError: the network cannot give what a regulariser needs.
     """
     methods = dict(regularizers or {})
@@ -102,7 +102,8 @@ def fit(
                 optimizer.step()
                 means.add({**loss.monitors, "accuracy": _accuracy(loss.logits, labels)}, len(labels))
             metrics = {f"train/{name}": value for name, value in means.read().items()}
-            if not np.isfinite(metrics["train/loss"]):
+            # The losses are from before each step, so what the last one did is seen in the weights.
+            if not np.isfinite(metrics["train/loss"]) or not _all_finite(model):
                 raise Diverged(epoch + 1)
             metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
@@ -130,6 +131,10 @@ def _score(model: nn.Module, objective: Objective, images: ImageBatches, config:
         logits, monitors = objective.score(inputs, labels)
         means.add({**monitors, "accuracy": _accuracy(logits, labels)}, len(labels))
     return means.read()
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return bool(torch.stack([weights.isfinite().all() for weights in model.parameters()]).all())
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

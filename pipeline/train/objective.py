@@ -45,11 +45,14 @@ class Objective:
         self._regularizers = dict(regularizers)
         self._planned_epochs = planned_epochs
         self._label_smoothing = label_smoothing
-        self._taps = {
-            name: SimilarityTap(model, regularizer.needs.similarity)
-            for name, regularizer in regularizers.items()
-            if regularizer.needs.similarity is not None
-        }
+        self._taps: dict[str, SimilarityTap] = {}
+        try:
+            for name, regularizer in regularizers.items():
+                if regularizer.needs.similarity is not None:
+                    self._taps[name] = SimilarityTap(model, regularizer.needs.similarity)
+        except ValueError:
+            self.close()
+            raise
 
     def weights(self, epoch: int) -> dict[str, float]:
         """Every method's weight in an epoch counted from 0."""

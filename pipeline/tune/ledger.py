@@ -84,8 +84,12 @@ class Ledger:
             ) from None
         self.trials: dict[str, TrialRecord] = {}
         events = read_ledger(path)
-        for event in events:
-            apply_event(self.trials, event)
+        for number, event in enumerate(events, start=1):
+            try:
+                apply_event(self.trials, event)
+            except (KeyError, TypeError, ValueError):
+                self._lock.release()
+                raise _broken(path, number) from None
         self._file = path.open("ab")
         if not events:
             self._append({"event": "search", "format": 1, **header})
@@ -145,11 +149,15 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             known = False
         if not known:
-            raise UserError(f"{path}: line {number} is broken. Move this folder away to search anew.")
+            raise _broken(path, number)
         events.append(event)
     if events and (events[0]["event"] != "search" or events[0].get("format") != 1):
         raise UserError(f"{path}: written by another version. Move this folder away to search anew.")
     return events
+
+
+def _broken(path: Path, line: int) -> UserError:
+    return UserError(f"{path}: line {line} is broken. Move this folder away to search anew.")
 
 
 def apply_event(trials: dict[str, TrialRecord], event: Mapping[str, Any]) -> None:

@@ -49,7 +49,17 @@ def choose_best(trials: Sequence[TrialRecord], *, max_empty_share: float) -> Tri
             f"({max_empty_share:.0%}): its regulariser acts on few images. Lower the thresholds in the space, or raise "
             "the parameter."
         )
-    return max(allowed, key=lambda trial: (trial.metric(OBJECTIVE), -trial.metric("val/loss"), -(trial.number or 0)))
+    return max(allowed, key=_rank)
+
+
+def _rank(trial: TrialRecord) -> tuple[float, float, int]:
+    loss = trial.metric("val/loss")
+    return trial.metric(OBJECTIVE), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
+
+
+def _number(value: float) -> float | None:
+    """A figure for JSON, which has no word for what is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:
@@ -112,6 +122,10 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     }
 
 
+def _validation(trial: TrialRecord) -> dict[str, float | None]:
+    return {"val_accuracy": _number(trial.metric(OBJECTIVE)), "val_loss": _number(trial.metric("val/loss"))}
+
+
 def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
     controls = {name: values["val_accuracy"] for name, values in summary["controls"].items()}
     return {"val": {"best": summary["best"]["val_accuracy"], **controls}, "epochs": summary["epochs"]["spent"]}
@@ -151,12 +165,8 @@ def _summary(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> dic
             "saved_by_stopping": sum(planned - t.last_epoch for t in tried if t.state == PRUNED),
         },
         "trial_seconds": round(sum(trial.seconds for trial in outcome.trials), 1),
-        "best": {"trial": best.id, "val_accuracy": best.metric(OBJECTIVE), "val_loss": best.metric("val/loss")},
-        "controls": {
-            trial.id: {"val_accuracy": trial.metric(OBJECTIVE), "val_loss": trial.metric("val/loss")}
-            for trial in outcome.trials
-            if trial.control and trial.epochs
-        },
+        "best": {"trial": best.id, **_validation(best)},
+        "controls": {trial.id: _validation(trial) for trial in outcome.trials if trial.control and trial.epochs},
         "importances": outcome.proposer.importances(),
     }
 

@@ -12,7 +12,7 @@ Types are float and int (low, high, optionally log or step) and categorical (cho
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pipeline.config import Params, parameters, read_yaml, unknown_parameter
 from pipeline.errors import UserError
 
+TRIAL_NAME = re.compile(r"t\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
 NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned length"}
 KEYS = {"float": {"low", "high", "log", "step"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
+ALL_CHECKED = 1000
+"""A range of whole numbers up to this long is checked number by number; of longer ones the ends and the middle."""
 CONTROL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -41,7 +44,7 @@ class SearchSpace:
         return {path: _distribution(dimension) for path, dimension in self.dimensions.items()}
 
     def decode(self, proposed: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameter values for what Optuna proposed; a list among the choices goes through Optuna as JSON text."""
+        """Parameter values for what Optuna proposed; a list or mapping among the choices goes as JSON."""
         values = {}
         for path, value in proposed.items():
             choices = self.dimensions[path].get("choices")
@@ -92,7 +95,7 @@ def _dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
         return [f"cannot be searched; only parameters of {', '.join(part[:-1] for part in SEARCHABLE)} can"]
     if path in NOT_SEARCHABLE:
         return [f"cannot be searched: {NOT_SEARCHABLE[path]}"]
-    if not isinstance(dimension, dict) or dimension.get("type") not in KEYS:
+    if not isinstance(dimension, dict) or dimension.get("type") not in list(KEYS):
         return [f"given {dimension!r}; needed: a mapping with type: one of {', '.join(KEYS)}"]
     kind = dimension["type"]
     problems = [
@@ -115,9 +118,14 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
         return [f"log: given {log!r}; allowed: true or false"]
     if log and low <= 0:
         return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
-    if step is not None and (log or not isinstance(step, number) or isinstance(step, bool) or step <= 0):
-        return [f"step: given {step!r}; allowed: a number above 0, and not together with log"]
-    return _value_problems(path, [low, high], params)
+    if step is not None:
+        fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= high - low
+        if log or not fits:
+            return [f"step: given {step!r}; allowed: a number above 0, within the range, and not together with log"]
+    if dimension["type"] == "float":
+        return _value_problems(path, [low, (low + high) / 2, high], params)
+    inside = range(low, high + 1, step or 1)
+    return _value_problems(path, inside if len(inside) <= ALL_CHECKED else [low, (low + high) // 2, high], params)
 
 
 def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
@@ -130,20 +138,23 @@ def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) ->
 
 
 def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
-    if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best":
-        return ["a control's name is lower-case letters, digits and _, begins with a letter, and is not `best`"]
+    if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best" or TRIAL_NAME.fullmatch(name):
+        return ["a control's name is lower-case letters, digits and _, begins with a letter, and not `best` or `t0001`"]
     if not isinstance(values, dict):
         return [f"given {values!r}; needed: a mapping of parameters to values"]
     problems = []
     for path, value in values.items():
         if not str(path).startswith(SEARCHABLE) and path in parameters():
             problems.append(f"{path} cannot be set by a control; only model, train and regularizer can")
+        elif path in NOT_SEARCHABLE:
+            problems.append(f"{path}: cannot be set by a control: {NOT_SEARCHABLE[path]}")
         else:
-            problems += _value_problems(str(path), [value], params)
+            found = _value_problems(str(path), [value], params)
+            problems += [problem if str(path) in problem else f"{path}: {problem}" for problem in found]
     return problems
 
 
-def _value_problems(path: str, values: list[Any], params: Params) -> list[str]:
+def _value_problems(path: str, values: Iterable[Any], params: Params) -> list[str]:
     problems = []
     for value in values:
         try:
@@ -154,7 +165,7 @@ def _value_problems(path: str, values: list[Any], params: Params) -> list[str]:
 
 
 def _label(choice: Any) -> Any:
-    return json.dumps(choice) if isinstance(choice, list) else choice
+    return json.dumps(choice, sort_keys=True) if isinstance(choice, list | dict) else choice
 
 
 def _distribution(dimension: Mapping[str, Any]) -> BaseDistribution:

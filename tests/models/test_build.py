@@ -110,9 +110,6 @@ def test_network_that_cannot_be_is_refused_with_the_reason(given: ModelConfig, s
         build(given)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="build_model lets timm's KeyError through for a layer name it does not know"
-)
 def test_keyword_that_names_an_unknown_layer_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be built"):
         build(config({"norm_layer": "nope"}))

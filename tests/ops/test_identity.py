@@ -1,0 +1,183 @@
+"""Claims about fingerprints and traces: what names a search, and what does not."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline
+from pipeline.config import Params
+from pipeline.ops.identity import code_hash, commit, content_hash, fingerprint, setting_name, trace, versions
+
+SPACE = {"parameters": {"train.lr": {"type": "float", "low": 0.1, "high": 1.0}}, "controls": {"baseline": {}}}
+
+
+def named(changes: dict[str, Any] | None = None, *, space: Any = SPACE, data: str = "d", split: str = "s") -> str:
+    return fingerprint(Params().with_values(changes or {}, where=""), space, data_hash=data, split_hash=split)
+
+
+def test_fingerprint_is_a_hash_that_stays() -> None:
+    assert named() == named()
+    assert len(named()) == 64
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("base.seed", 1),
+        ("model.drop_path", 0.2),
+        ("model.kwargs", {"depth": 2}),
+        ("train.epochs", 17),
+        ("train.lr", 0.003),
+        ("regularizer.spatial_entropy.threshold", 0.5),
+        ("search.sampler.name", "random"),
+        ("search.sampler.startup_trials", 6),
+        ("search.scheduler.grace_period", 5),
+        ("search.scheduler.reduction_factor", 3.0),
+    ],
+)
+def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) -> None:
+    assert named({path: value}) != named()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("search.trials", 64),
+        ("search.max_concurrent_trials", 2),
+        ("search.cpus_per_trial", 4),
+        ("search.gpus_per_trial", 0.5),
+        ("search.max_failures", 5),
+        ("search.space", "elsewhere.yaml"),
+        ("retrain.seeds", 3),
+        ("tracking.uri", "http://localhost:5000"),
+        ("register.name", "other"),
+    ],
+)
+def test_fingerprint_stays_when_a_search_is_extended_or_run_elsewhere(path: str, value: Any) -> None:
+    assert named({path: value}) == named()
+
+
+def test_fingerprint_changes_with_data_split_and_space() -> None:
+    wider = {**SPACE, "parameters": {"train.lr": {"type": "float", "low": 0.1, "high": 2.0}}}
+    more = {**SPACE, "controls": {"baseline": {}, "paper": {}}}
+    names = {named(), named(data="e"), named(split="t"), named(space=wider), named(space=more)}
+    assert len(names) == 5
+
+
+def test_content_hash_does_not_depend_on_the_order_of_keys() -> None:
+    assert content_hash({"a": 1, "b": [1, 2]}) == content_hash({"b": [1, 2], "a": 1})
+    assert content_hash({"b": [1, 2]}) != content_hash({"b": [2, 1]})
+
+
+@pytest.fixture
+def copied_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package that the code's hash is made of."""
+    copy = tmp_path / "pipeline"
+    shutil.copytree(Path(pipeline.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(pipeline, "__file__", str(copy / "__init__.py"))
+    return copy
+
+
+def test_code_hash_is_the_same_wherever_the_code_lies(copied_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = code_hash()
+    monkeypatch.undo()
+    assert code_hash() == there
+
+
+@pytest.mark.parametrize("name", ["train/loop.py", "regularizers/spatial_entropy.py", "tune/study.py", "assembly.py"])
+def test_code_hash_changes_with_code_that_decides_a_trial(copied_code: Path, name: str) -> None:
+    before = code_hash()
+    with (copied_code / name).open("a") as file:
+        file.write("# changed\n")
+    assert code_hash() != before
+
+
+@pytest.mark.parametrize("name", ["ops/plan.py", "cli.py", "figures/report.py", "track/runs.py"])
+def test_code_hash_stays_with_code_that_does_not(copied_code: Path, name: str) -> None:
+    before = code_hash()
+    with (copied_code / name).open("a") as file:
+        file.write("# changed\n")
+    assert code_hash() == before
+
+
+def test_code_hash_changes_when_a_module_is_added_or_renamed(copied_code: Path) -> None:
+    before = code_hash()
+    (copied_code / "train" / "extra.py").touch()
+    added = code_hash()
+    (copied_code / "train" / "extra.py").rename(copied_code / "train" / "other.py")
+    assert len({before, added, code_hash()}) == 3
+
+
+def test_versions_name_python_and_what_training_stands_on() -> None:
+    found = versions()
+    assert found.keys() == {"python", "torch", "timm", "numpy", "scipy", "optuna", "ray"}
+    assert found["python"].count(".") == 2
+
+
+def git(root: Path, *arguments: str) -> str:
+    said = subprocess.run(
+        ["git", "-C", str(root), "-c", "user.name=A", "-c", "user.email=a@b.c", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return said.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git repository with a commit of a file and of dvc.lock."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    git(root, "init", "--quiet")
+    for name in ("params.yaml", "dvc.lock"):
+        (root / name).write_text("first\n")
+    git(root, "add", ".")
+    git(root, "-c", "commit.gpgsign=false", "commit", "--quiet", "-m", "first")
+    return root
+
+
+def test_commit_of_a_clean_checkout_is_its_head(checkout: Path) -> None:
+    assert commit(checkout) == git(checkout, "rev-parse", "HEAD")
+    assert len(commit(checkout)) == 40
+
+
+def test_commit_tells_of_changes_to_tracked_files_alone(checkout: Path) -> None:
+    head = commit(checkout)
+    (checkout / "untracked.txt").touch()
+    (checkout / "dvc.lock").write_text("DVC writes this while stages run\n")
+    assert commit(checkout) == head
+    (checkout / "params.yaml").write_text("second\n")
+    assert commit(checkout) == head + "+changes"
+
+
+def test_commit_outside_git_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit(tmp_path) == "unknown"
+
+
+def test_commit_without_git_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert commit(checkout) == "unknown"
+
+
+def test_trace_leads_to_commit_code_and_data(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    tags = {"sar.commit": commit(checkout), "sar.code_hash": code_hash(), "sar.data_hash": "abc"}
+    assert trace(checkout, "abc") == tags
+    monkeypatch.setenv("DVC_EXP_NAME", "lucky-fox")
+    assert trace(checkout, "abc") == {**tags, "sar.dvc_experiment": "lucky-fox"}
+
+
+def test_setting_is_named_by_the_last_part_of_each_path() -> None:
+    values = {
+        "regularizer.spatial_entropy.weight": 0.0123456,
+        "train.clip_grad": None,
+        "a.layers": [0, 1],
+        "b.n": 12345,
+    }
+    assert setting_name(values) == "weight=0.0123 clip_grad=None layers=[0, 1] n=12345"
+    assert setting_name({}) == ""

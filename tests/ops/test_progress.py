@@ -1,0 +1,237 @@
+"""Claims about what a search says while it runs, on a console that only keeps what is printed."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.ops.progress import SearchProgress
+from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
+
+
+class Search:
+    """A search that tells its progress, by a clock that only goes when it is told to."""
+
+    def __init__(self, total: int = 4, epochs: int = 10, *, terminal: bool = False) -> None:
+        self.now, self.paper = 0.0, io.StringIO()
+        console = Console(file=self.paper, width=200, force_terminal=terminal, highlight=False, soft_wrap=True)
+        self.progress = SearchProgress(total, epochs, console=console, clock=lambda: self.now)
+        self.trials: dict[str, TrialRecord] = {}
+
+    def start(self, name: str, values: dict[str, Any] | None = None, *, epochs: int = 0) -> None:
+        number = int(name[1:]) if name.startswith("t0") else None
+        self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1})
+        self.progress.trial_started(self.trials[name])
+        for _ in range(epochs):
+            self.epoch(name)
+
+    def epoch(self, name: str, accuracy: float = 0.5, *, takes: float = 0.0) -> None:
+        self.now += takes
+        trial = self.trials[name]
+        trial.epochs[trial.last_epoch + 1] = {"val/accuracy": accuracy}
+        self.progress.epoch_reported(trial, trial.last_epoch)
+
+    def end(self, name: str, state: str, reason: str | None = None) -> None:
+        self.trials[name].state, self.trials[name].reason = state, reason
+        self.progress.trial_ended(self.trials[name])
+
+    @property
+    def said(self) -> list[str]:
+        return self.paper.getvalue().splitlines()
+
+
+@pytest.fixture
+def search() -> Search:
+    """A fresh search: the ledger had nothing."""
+    made = Search()
+    made.progress.replayed()
+    return made
+
+
+def test_fresh_search_says_nothing_at_first(search: Search) -> None:
+    search.start("baseline")
+    search.start("t0000")
+    assert search.said == []
+
+
+def test_trial_that_ran_in_full_gets_a_line_with_its_value_and_setting(search: Search) -> None:
+    search.start(
+        "t0000", {"regularizer.spatial_entropy.weight": 0.0123456, "regularizer.spatial_entropy.layers": "all"}
+    )
+    for accuracy in (0.25, 0.9375):
+        search.epoch("t0000", accuracy)
+    search.end("t0000", COMPLETE)
+    assert search.said == ["[1/4] t0000     val/accuracy 0.9375  ran in full  weight=0.0123 layers=all"]
+
+
+def test_trial_that_was_stopped_gets_a_line_with_its_last_epoch(search: Search) -> None:
+    search.start("baseline", epochs=10)
+    search.end("baseline", COMPLETE)
+    search.start("t0000", epochs=4)
+    search.end("t0000", PRUNED)
+    assert search.said[1] == "[2/4] t0000     val/accuracy 0.5000  stopped after epoch 4  lr=0.1"
+
+
+def test_trial_that_failed_gets_a_line_with_the_end_of_the_reason(search: Search) -> None:
+    search.start("t0000")
+    search.end("t0000", FAILED, "Traceback of many lines\nOutOfMemoryError: 3 GiB\n")
+    (line,) = search.said
+    assert line.startswith("[1/4] t0000     val/accuracy -  failed: ")
+    assert "OutOfMemoryError: 3 GiB" in line
+    assert "Traceback" not in line
+
+
+def test_trial_that_failed_without_a_reason_gets_a_line_all_the_same(search: Search) -> None:
+    search.start("t0000", epochs=1)
+    search.end("t0000", FAILED)
+    assert search.said[0].startswith("[1/4] t0000     val/accuracy 0.5000  failed: ")
+
+
+def test_reason_is_told_as_it_is(search: Search) -> None:
+    search.start("t0000")
+    search.end("t0000", FAILED, "diverged: not finite in epoch 3")
+    assert search.said == ["[1/4] t0000     val/accuracy -  failed: diverged: not finite in epoch 3  lr=0.1"]
+
+
+@pytest.mark.parametrize("reason", ["OSError: cannot read [/data/images]", "RuntimeError: [enforce fail] at alloc"])
+def test_brackets_in_a_reason_are_told_as_they_are(search: Search, reason: str) -> None:
+    search.start("t0000")
+    search.end("t0000", FAILED, reason)
+    assert reason in search.said[0]
+
+
+def test_log_gets_the_state_of_the_search_every_half_minute_and_no_more(search: Search) -> None:
+    search.start("t0000")
+    search.epoch("t0000", takes=29)
+    assert search.said == []
+    search.epoch("t0000", takes=2)
+    assert len(search.said) == 1
+    assert search.said[0].startswith("trials 0/4 done | 0 stopped early | 1 running | epoch 2 of at most 40")
+    search.epoch("t0000", takes=20)
+    assert len(search.said) == 1
+    search.epoch("t0000", takes=20)
+    assert len(search.said) == 2
+
+
+def test_line_of_a_trial_stands_for_a_sign_of_life(search: Search) -> None:
+    search.start("t0000", epochs=1)
+    search.start("t0001")
+    search.now += 29
+    search.end("t0000", COMPLETE)
+    search.epoch("t0001", takes=29)
+    assert len(search.said) == 1
+
+
+def test_state_of_the_search_counts_ends_and_names_the_best_tried(search: Search) -> None:
+    search.start("baseline")
+    search.epoch("baseline", 0.99)
+    search.end("baseline", COMPLETE)
+    search.start("t0000")
+    search.epoch("t0000", 0.75)
+    search.end("t0000", COMPLETE)
+    search.start("t0001")
+    search.epoch("t0001", 0.875)
+    search.end("t0001", PRUNED)
+    search.start("t0002")
+    search.epoch("t0002", takes=31)
+    state = search.said[-1]
+    assert state.startswith("trials 3/4 done | 1 stopped early | 1 running | epoch 4 of at most 13")
+    assert "| best so far 0.7500 (t0000)" in state
+
+
+def test_time_left_is_unknown_before_the_second_epoch(search: Search) -> None:
+    assert search.progress.seconds_left() is None
+    search.start("t0000")
+    assert search.progress.seconds_left() is None
+    search.epoch("t0000", takes=60)
+    assert search.progress.seconds_left() is None
+
+
+def test_time_left_is_judged_by_the_pace_since_the_first_epoch(search: Search) -> None:
+    search.start("t0000")
+    search.epoch("t0000", takes=1000)  # workers import, and read the data
+    for _ in range(4):
+        search.epoch("t0000", takes=2)
+    # Five of this trial's epochs and thirty of three others are left, at two seconds each.
+    assert search.progress.seconds_left() == pytest.approx(70)
+
+
+def test_time_left_is_told_in_minutes_and_seconds(search: Search) -> None:
+    search.start("t0000")
+    for _ in range(3):
+        search.epoch("t0000", takes=10.25)
+    # Seven epochs of this trial and thirty of others, at ten and a quarter seconds.
+    assert search.said[-1].endswith("| about 6:19 left")
+
+
+def test_time_left_knows_that_trials_run_side_by_side(search: Search) -> None:
+    search.start("t0000")
+    search.start("t0001")
+    for _ in range(5):
+        search.epoch("t0000", takes=2)
+        search.epoch("t0001")
+    # Nine epochs were trained in the eight seconds since the first.
+    assert search.progress.seconds_left() == pytest.approx((5 + 5 + 20) * 8 / 9)
+
+
+def test_time_left_learns_from_trials_that_were_stopped(search: Search) -> None:
+    search.start("t0000")
+    for _ in range(10):
+        search.epoch("t0000", takes=1)
+    search.end("t0000", COMPLETE)
+    search.start("t0001")
+    for _ in range(4):
+        search.epoch("t0001", takes=1)
+    search.end("t0001", PRUNED)
+    # Trials are now taken to be seven epochs long, and two are left.
+    assert search.progress.seconds_left() == pytest.approx(14)
+
+
+def test_time_left_is_0_when_every_trial_has_ended() -> None:
+    search = Search(total=1, epochs=3)
+    search.progress.replayed()
+    search.start("t0000")
+    for _ in range(3):
+        search.epoch("t0000", takes=1)
+    search.end("t0000", COMPLETE)
+    assert search.progress.seconds_left() == 0
+
+
+def resumed() -> Search:
+    """A search of which the ledger held a control that ran in full, a stopped trial and one that was running."""
+    search = Search()
+    search.start("baseline", epochs=10)
+    search.end("baseline", COMPLETE)
+    search.start("t0000", epochs=4)
+    search.end("t0000", PRUNED)
+    search.start("t0001", epochs=3)
+    search.progress.replayed()
+    return search
+
+
+def test_resumed_search_says_so_and_not_what_was_said_before() -> None:
+    assert resumed().said == ["going on from the ledger: 2 of 4 trials have ended"]
+
+
+def test_resumed_search_counts_what_the_ledger_held_but_not_its_time() -> None:
+    search = resumed()
+    assert search.progress.seconds_left() is None
+    search.epoch("t0001", takes=100)
+    search.epoch("t0001", takes=3)
+    # Trials were seven epochs long: two are left of this one and seven of the last, at three seconds each.
+    assert search.progress.seconds_left() == pytest.approx(27)
+    search.end("t0001", COMPLETE)
+    assert search.said[-1].startswith("[3/4] t0001 ")
+
+
+def test_terminal_gets_the_lines_of_trials_above_the_state_of_the_search() -> None:
+    search = Search(terminal=True)
+    with search.progress:
+        search.progress.replayed()
+        search.start("t0000", epochs=1)
+        search.end("t0000", COMPLETE)
+        search.now += 100
+        search.start("t0001", epochs=1)
+    assert "[1/4] t0000     val/accuracy 0.5000  ran in full" in search.paper.getvalue()
+    assert "trials 1/4 done" in search.paper.getvalue()

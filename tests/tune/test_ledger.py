@@ -1,0 +1,181 @@
+"""Claims about the ledger: what was written comes back, a crash costs at most a line, and one process writes."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, Ledger, TrialRecord, read_ledger
+
+HEADER = {"fingerprint": "abc"}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "searches" / "abc" / "ledger.jsonl"
+
+
+def write_search(path: Path) -> dict[str, TrialRecord]:
+    """Two trials and a control in every state, written through a ledger; gives what it then holds."""
+    with Ledger(path, HEADER) as ledger:
+        ledger.start(TrialRecord("baseline", None, {"train.lr": 0.1}))
+        ledger.start(TrialRecord("t0000", 0, {"train.lr": 0.2, "regularizer.spatial_entropy.layers": [0, 2]}))
+        ledger.report("t0000", 1, {"val/accuracy": 0.5, "val/loss": 0.75, "seconds": 1.5})
+        ledger.checkpoint("t0000", "ray/start-0/t0000/checkpoint_000000")
+        ledger.report("baseline", 1, {"val/accuracy": 0.625, "val/loss": math.nan})
+        ledger.report("t0000", 2, {"val/accuracy": 0.25, "val/loss": 0.5, "seconds": 2.0})
+        ledger.end("t0000", PRUNED)
+        ledger.start(TrialRecord("t0001", 1, {"train.lr": 0.3}))
+        ledger.end("t0001", FAILED, "the worker died\nof hunger")
+        ledger.start(TrialRecord("t0002", 2, {"train.lr": 0.4}))
+        return ledger.trials
+
+
+def test_ledger_replays_what_was_written(path: Path) -> None:
+    written = write_search(path)
+    with Ledger(path, HEADER) as ledger:
+        assert list(ledger.trials) == ["baseline", "t0000", "t0001", "t0002"]
+        assert repr(ledger.trials) == repr(written)  # NaN is not equal to itself
+    first = written["t0000"]
+    assert first.values == {"train.lr": 0.2, "regularizer.spatial_entropy.layers": [0, 2]}
+    assert first.epochs[2] == {"val/accuracy": 0.25, "val/loss": 0.5, "seconds": 2.0}
+    assert first.checkpoint == "ray/start-0/t0000/checkpoint_000000"
+    assert [written[name].state for name in written] == [None, PRUNED, FAILED, None]
+    assert written["t0001"].reason == "the worker died\nof hunger"
+
+
+def test_ledger_goes_on_where_it_was_closed(path: Path) -> None:
+    write_search(path)
+    with Ledger(path, HEADER) as ledger:
+        ledger.report("t0002", 1, {"val/accuracy": 1.0})
+        ledger.end("t0002", COMPLETE)
+    events = read_ledger(path)
+    assert [event["event"] for event in events].count("search") == 1
+    with Ledger(path, HEADER) as ledger:
+        assert ledger.trials["t0002"].state == COMPLETE
+        assert ledger.trials["t0002"].epochs == {1: {"val/accuracy": 1.0}}
+        assert ledger.trials["t0000"].state == PRUNED
+
+
+def test_ledger_begins_with_what_the_search_is(path: Path) -> None:
+    with Ledger(path, HEADER) as ledger:
+        assert ledger.trials == {}
+    (first,) = read_ledger(path)
+    assert (first["event"], first["format"], first["fingerprint"]) == ("search", 1, "abc")
+
+
+def test_every_event_is_on_disk_before_the_call_returns(path: Path) -> None:
+    with Ledger(path, HEADER) as ledger:
+        ledger.start(TrialRecord("t0000", 0, {}))
+        assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["search", "started"]
+        ledger.report("t0000", 1, {"val/accuracy": 0.5})
+        assert path.read_text().count("\n") == 3
+
+
+def test_epoch_that_is_reported_again_replaces_the_first_report(path: Path) -> None:
+    with Ledger(path, HEADER) as ledger:
+        ledger.start(TrialRecord("t0000", 0, {}))
+        for accuracy in (0.5, 0.75):
+            ledger.report("t0000", 1, {"val/accuracy": accuracy, "seconds": 2.0})
+        assert ledger.trials["t0000"].metric("val/accuracy") == 0.75
+    with Ledger(path, HEADER) as ledger:
+        assert ledger.trials["t0000"].epochs == {1: {"val/accuracy": 0.75, "seconds": 2.0}}
+        assert ledger.trials["t0000"].seconds == 2.0
+
+
+def test_last_line_that_a_crash_tore_is_dropped_and_cut_off(path: Path) -> None:
+    write_search(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"event": "ended", "trial": "t00')
+    assert len(read_ledger(path)) == 11
+    assert path.read_bytes() == whole
+    with Ledger(path, HEADER) as ledger:
+        ledger.end("t0002", COMPLETE)
+    assert read_ledger(path)[-1]["event"] == "ended"
+
+
+@pytest.mark.parametrize("lost", [1, 20])
+def test_line_without_its_end_is_dropped_however_much_of_it_is_there(path: Path, lost: int) -> None:
+    write_search(path)
+    path.write_bytes(path.read_bytes()[:-lost])
+    with Ledger(path, HEADER) as ledger:
+        assert list(ledger.trials) == ["baseline", "t0000", "t0001"]
+
+
+def test_ledger_whose_only_line_is_torn_begins_anew(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'{"event": "sea')
+    with Ledger(path, HEADER) as ledger:
+        assert ledger.trials == {}
+    assert read_ledger(path)[0]["event"] == "search"
+
+
+@pytest.mark.parametrize("broken", [b'{"event": "epo', b"", b"[1]", b"{}", b"\xff\x00", b'"event"'])
+def test_broken_line_in_the_middle_is_told_with_its_number(path: Path, broken: bytes) -> None:
+    write_search(path)
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:3], broken, *lines[4:]]) + b"\n")
+    with pytest.raises(UserError, match=r"ledger\.jsonl: line 4 is broken\. Move this folder away"):
+        read_ledger(path)
+
+
+@pytest.mark.parametrize("first", ['{"event": "search", "format": 2}', '{"event": "search"}', '{"event": "started"}'])
+def test_ledger_of_another_format_is_told(path: Path, first: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(first + "\n")
+    with pytest.raises(UserError, match=r"written by another version\. Move this folder away"):
+        Ledger(path, HEADER)
+    assert path.read_text() == first + "\n"
+
+
+@pytest.mark.parametrize("line", ['{"event": "ended", "trial": "t0009", "state": "complete"}', '{"event": "epoch"}'])
+def test_line_that_speaks_of_no_known_trial_is_told(path: Path, line: str) -> None:
+    write_search(path)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match="line 12 is broken"):
+        Ledger(path, HEADER)
+
+
+def test_second_writer_is_refused_while_the_first_lives(path: Path) -> None:
+    with Ledger(path, HEADER) as ledger:
+        with pytest.raises(UserError, match="another process is running this search"):
+            Ledger(path, HEADER)
+        ledger.start(TrialRecord("t0000", 0, {}))
+    with Ledger(path, HEADER) as ledger:
+        assert list(ledger.trials) == ["t0000"]
+
+
+def test_writer_of_another_process_is_noticed_too(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.errors import UserError; "
+        "from pipeline.tune.ledger import Ledger\n"
+        "try: Ledger(Path(sys.argv[1]), {})\n"
+        "except UserError as error: print(error)"
+    )
+    with Ledger(path, HEADER):
+        said = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert "another process is running this search" in said.stdout, said.stderr
+
+
+def test_ledger_that_is_not_there_has_no_events(path: Path) -> None:
+    assert read_ledger(path) == []
+    assert not path.parent.exists()
+
+
+def test_record_tells_what_is_to_be_known_of_a_trial() -> None:
+    record = TrialRecord("t0003", 3, {}, epochs={2: {"a": 2.0, "seconds": 1.0}, 1: {"a": 1.0, "b": 3.0, "seconds": 4}})
+    assert record.last_epoch == 2
+    assert record.metric("a") == 2.0
+    assert math.isnan(record.metric("b"))
+    assert record.seconds == 5.0
+    assert not record.control
+    fresh = TrialRecord("baseline", None, {})
+    assert fresh.control
+    assert (fresh.last_epoch, fresh.seconds) == (0, 0)
+    assert math.isnan(fresh.metric("a"))

@@ -1,0 +1,187 @@
+"""Claims about early stopping: who is stopped, when, and that a replayed ledger gives the rungs of the live run."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.tune.ledger import COMPLETE, PRUNED, Ledger, TrialRecord
+from pipeline.tune.scheduler import CONTINUE, STOP, RungScheduler
+
+NOBODY: Any = None
+"""The controller that Ray hands to schedulers; ours never asks it anything."""
+
+
+def trial(name: str, *, ray_id: str | None = None) -> Any:
+    """What the scheduler reads of one of Ray's trials."""
+    control = not name.startswith("t0")
+    return SimpleNamespace(trial_id=ray_id or f"ray-{name}", config={"trial": name, "control": control})
+
+
+def result(epoch: int, objective: float, *, diverged: bool = False) -> dict[str, Any]:
+    return {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "diverged": diverged}
+
+
+def scheduler(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> RungScheduler:
+    return RungScheduler(epochs=epochs, grace_period=grace_period, reduction_factor=reduction_factor)
+
+
+def rungs(of: RungScheduler) -> dict[float, dict[str, float]]:
+    """What the rungs below the last epoch hold: objectives by trial, by epoch."""
+    (bracket,) = of._brackets
+    return {milestone: dict(held) for milestone, held in bracket._rungs if milestone < of._max_t}
+
+
+def run(of: RungScheduler, name: str, objective: float, *, first: int = 1, last: int = 16) -> int:
+    """Report the epochs of a trial as Ray does, until it is stopped; the epoch that it came to."""
+    live = trial(name)
+    of.on_trial_add(NOBODY, live)
+    for epoch in range(first, last + 1):
+        if of.on_trial_result(NOBODY, live, result(epoch, objective)) == STOP:
+            of.on_trial_complete(NOBODY, live, result(epoch, objective))
+            return epoch
+    return last
+
+
+def test_bad_trial_is_stopped_at_its_rung_and_good_ones_run_to_the_end() -> None:
+    asha = scheduler()
+    assert run(asha, "t0000", 0.5) == 16
+    assert run(asha, "t0001", 0.4) == 4  # the middle of what the rung holds is 0.5
+    assert run(asha, "t0002", 0.6) == 16
+    assert run(asha, "t0003", 0.49) == 4
+    assert rungs(asha) == {
+        4: {"t0000": 0.5, "t0001": 0.4, "t0002": 0.6, "t0003": 0.49},
+        8: {"t0000": 0.5, "t0002": 0.6},
+    }
+
+
+def test_trial_may_be_stopped_at_a_later_rung() -> None:
+    asha = scheduler()
+    run(asha, "t0000", 0.5)
+    live = trial("t0001")
+    asha.on_trial_add(NOBODY, live)
+    decisions = [asha.on_trial_result(NOBODY, live, result(epoch, 0.6 if epoch < 8 else 0.4)) for epoch in range(1, 9)]
+    assert decisions == [CONTINUE] * 7 + [STOP]
+
+
+def test_nothing_is_decided_between_rungs() -> None:
+    asha = scheduler()
+    run(asha, "t0000", 0.9)
+    live = trial("t0001")
+    asha.on_trial_add(NOBODY, live)
+    assert [asha.on_trial_result(NOBODY, live, result(epoch, 0.1)) for epoch in (1, 2, 3)] == [CONTINUE] * 3
+
+
+@pytest.mark.parametrize("objective", [0.0, math.nan])
+def test_control_is_never_stopped_before_its_last_epoch_and_enters_no_rung(objective: float) -> None:
+    asha = scheduler()
+    run(asha, "t0000", 0.9)
+    before = rungs(asha)
+    assert run(asha, "baseline", objective) == 16
+    assert rungs(asha) == before
+    asha.on_trial_remove(NOBODY, trial("paper"))  # nor is it missed when Ray gives it up
+
+
+@pytest.mark.parametrize(("epochs", "grace_period"), [(16, 16), (3, 4), (1, 1)])
+def test_nobody_is_stopped_early_when_the_grace_period_is_the_whole_run(epochs: int, grace_period: int) -> None:
+    asha = scheduler(epochs=epochs, grace_period=grace_period)
+    assert run(asha, "t0000", 0.9, last=epochs) == epochs
+    assert run(asha, "t0001", 0.1, last=epochs) == epochs
+    assert rungs(asha) == {}
+
+
+def test_diverged_trial_stops_and_leaves_the_rungs_alone() -> None:
+    asha = scheduler()
+    run(asha, "t0000", 0.5)
+    before = rungs(asha)
+    live = trial("t0001")
+    asha.on_trial_add(NOBODY, live)
+    ending = result(4, math.nan, diverged=True)
+    assert asha.on_trial_result(NOBODY, live, ending) == STOP
+    asha.on_trial_complete(NOBODY, live, ending)
+    assert rungs(asha) == before
+
+
+def test_diverged_control_stops_too() -> None:
+    assert scheduler().on_trial_result(NOBODY, trial("baseline"), result(2, math.nan, diverged=True)) == STOP
+
+
+def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
+    asha = scheduler()
+    first, second = trial("t0000", ray_id="a1b2"), trial("t0000", ray_id="c3d4")
+    asha.on_trial_add(NOBODY, first)
+    for epoch in range(1, 7):
+        asha.on_trial_result(NOBODY, first, result(epoch, 0.5))
+    asha.on_trial_add(NOBODY, second)  # started again, from its checkpoint of epoch 3
+    for epoch in range(4, 9):
+        assert asha.on_trial_result(NOBODY, second, result(epoch, 0.1)) == CONTINUE
+    assert rungs(asha) == {4: {"t0000": 0.5}, 8: {"t0000": 0.1}}
+
+
+def lived(ledger: Ledger) -> RungScheduler:
+    """A search with two controls, seven trials and an interruption, its reports written into a ledger."""
+    asha = scheduler()
+    ends = {"baseline": (0.1, 16), "paper": (0.2, 7)}
+    ends |= {"t0000": (0.5, 16), "t0001": (0.7, 16), "t0002": (0.4, 16), "t0003": (0.8, 16)}
+    ends |= {"t0004": (0.75, 10), "t0005": (0.9, 6), "t0006": (0.3, 2)}
+    for name, (objective, interrupted) in ends.items():
+        number = int(name[1:]) if name.startswith("t0") else None
+        ledger.start(TrialRecord(name, number, {}))
+        came_to = run(asha, name, objective, last=interrupted)
+        for epoch in range(1, came_to + 1):
+            ledger.report(name, epoch, {"val/accuracy": objective})
+        if came_to == 16 or came_to < interrupted:
+            ledger.end(name, COMPLETE if came_to == 16 else PRUNED)
+    return asha
+
+
+def replayed(trials: Mapping[str, TrialRecord]) -> RungScheduler:
+    """A fresh scheduler after the ledger's reports, in the order of the epochs, as the search replays them."""
+    asha = scheduler()
+    for epoch in range(1, 17):
+        for record in trials.values():
+            if epoch in record.epochs:
+                asha.replay(record, epoch, record.epochs[epoch]["val/accuracy"])
+    return asha
+
+
+def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+        live = lived(ledger)
+    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+        again = replayed(ledger.trials)
+        states = {name: record.state for name, record in ledger.trials.items()}
+    assert states["t0002"] == PRUNED  # so the rungs have done something
+    assert states["t0005"] is None
+    assert rungs(again) == rungs(live)
+    assert rungs(again)[4].keys() == {"t0000", "t0001", "t0002", "t0003", "t0004", "t0005"}
+    assert rungs(again)[8].keys() == {"t0000", "t0001", "t0003", "t0004"}
+
+
+def test_search_goes_on_after_a_replay_as_the_live_one_does(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+        live = lived(ledger)
+        again = replayed(ledger.trials)
+    for asha in (live, again):
+        assert run(asha, "t0006", 0.3, first=3) == 4
+        assert run(asha, "t0005", 0.9, first=7) == 16
+        assert run(asha, "paper", 0.2, first=8) == 16
+        assert run(asha, "t0007", 0.72) == 8
+    assert rungs(live) == rungs(again)
+
+
+def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
+    asha = scheduler()
+    good, bad = TrialRecord("t0000", 0, {}), TrialRecord("t0001", 1, {})
+    control = TrialRecord("baseline", None, {})
+    for record in (good, bad, control):
+        assert asha.replay(record, 3, 0.1) == CONTINUE
+    assert asha.replay(good, 4, 0.5) == CONTINUE
+    assert asha.replay(bad, 4, 0.4) == STOP
+    assert asha.replay(control, 4, 0.0) == CONTINUE
+    assert asha.replay(good, 16, 0.5) == STOP
+    assert asha.replay(control, 16, 0.0) == STOP
+    assert rungs(asha)[4] == {"t0000": 0.5, "t0001": 0.4}

@@ -1,0 +1,233 @@
+"""Claims about search spaces: what the file may say, what is said of what it may not, and what Optuna gets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pipeline.config import Params
+from pipeline.errors import UserError
+from pipeline.tune.space import SearchSpace, load_space
+
+SAR = Path(__file__).parents[2] / "search_spaces" / "sar.yaml"
+CONTROL = "controls: {baseline: {regularizer.spatial_entropy.weight: 0.0}}\n"
+DIMENSION = "parameters: {train.lr: {type: float, low: 0.001, high: 0.1}}\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    """Loads a space from its text."""
+
+    def load(text: str) -> SearchSpace:
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        return load_space(path, Params(), shown_as="search_spaces/space.yaml")
+
+    return load
+
+
+def refusal(load: Any, text: str) -> list[str]:
+    with pytest.raises(UserError) as refused:
+        load(text)
+    lines = str(refused.value).splitlines()
+    assert all(line.startswith("search_spaces/space.yaml: ") for line in lines)
+    return [line.removeprefix("search_spaces/space.yaml: ") for line in lines]
+
+
+def test_space_of_the_repository_is_sound() -> None:
+    space = load_space(SAR, Params(), shown_as="search_spaces/sar.yaml")
+    assert space.distributions() == {
+        "regularizer.spatial_entropy.weight": FloatDistribution(0.003, 1.0, log=True),
+        "regularizer.spatial_entropy.layers": CategoricalDistribution(("last", "last_two", "all")),
+        "regularizer.spatial_entropy.threshold": FloatDistribution(0.0, 0.5),
+    }
+    assert space.controls["baseline"] == {"regularizer.spatial_entropy.weight": 0.0}
+    assert space.controls["paper"] == {
+        "regularizer.spatial_entropy.weight": 0.01,
+        "regularizer.spatial_entropy.layers": "last",
+        "regularizer.spatial_entropy.threshold": 0.0,
+    }
+
+
+def test_default_control_of_retraining_is_a_control_of_the_space() -> None:
+    assert Params().retrain.control in load_space(SAR, Params(), shown_as="sar.yaml").controls
+
+
+def test_dimensions_become_distributions_of_their_type(load: Any) -> None:
+    space = load(
+        "parameters:\n"
+        "  train.lr: {type: float, low: 1e-4, high: 1, log: true}\n"
+        "  train.weight_decay: {type: float, low: 0, high: 1, step: 0.25}\n"
+        "  train.batch_size: {type: int, low: 16, high: 64, step: 16}\n"
+        "  train.warmup_epochs: {type: int, low: 1, high: 5}\n"
+        "  train.clip_grad: {type: categorical, choices: [null, 1.0]}\n" + CONTROL
+    )
+    assert space.distributions() == {
+        "train.lr": FloatDistribution(1e-4, 1.0, log=True),
+        "train.weight_decay": FloatDistribution(0.0, 1.0, step=0.25),
+        "train.batch_size": IntDistribution(16, 64, step=16),
+        "train.warmup_epochs": IntDistribution(1, 5),
+        "train.clip_grad": CategoricalDistribution((None, 1.0)),
+    }
+
+
+def test_list_among_the_choices_goes_through_optuna_as_text_and_comes_back(load: Any) -> None:
+    layers = "regularizer.spatial_entropy.layers"
+    space = load(f"parameters:\n  {layers}: {{type: categorical, choices: [last, [0], [0, 2]]}}\n{CONTROL}")
+    assert space.distributions()[layers] == CategoricalDistribution(("last", "[0]", "[0, 2]"))
+    for choice, label in (("last", "last"), ([0], "[0]"), ([0, 2], "[0, 2]")):
+        assert space.encode({layers: choice}) == {layers: label}
+        assert space.decode({layers: label}) == {layers: choice}
+
+
+def test_decoding_undoes_encoding_for_every_kind_of_value(load: Any) -> None:
+    space = load(
+        "parameters:\n"
+        "  train.lr: {type: float, low: 0.001, high: 0.1}\n"
+        "  train.batch_size: {type: int, low: 1, high: 9}\n"
+        "  train.clip_grad: {type: categorical, choices: [null, 1, 0.5]}\n" + CONTROL
+    )
+    for clip in (None, 1, 0.5):
+        values = {"train.lr": 0.01, "train.batch_size": 3, "train.clip_grad": clip}
+        assert space.decode(space.encode(values)) == values
+
+
+def test_content_is_the_same_whatever_the_file_is_called_and_says_beside(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("# another\n" + DIMENSION + CONTROL)
+    other = load_space(tmp_path / "other.yaml", Params(), shown_as="other.yaml")
+    assert load(CONTROL + DIMENSION).content() == other.content()
+    assert load(CONTROL + DIMENSION.replace("0.1", "0.2")).content() != other.content()
+
+
+LR, BATCH = "train.lr", "train.batch_size"
+LAYERS, WEIGHT = "regularizer.spatial_entropy.layers", "regularizer.spatial_entropy.weight"
+
+
+@pytest.mark.parametrize(
+    ("path", "dimension", "said"),
+    [
+        ("train.lrr", "{type: float}", "train.lrr: unknown parameter train.lrr; did you mean train.lr?"),
+        ("train", "{type: float}", "train: train is a group, not a parameter; it holds train.epochs, "),
+        ("search.trials", "{type: int, low: 1, high: 9}", "search.trials: cannot be searched; only parameters of "),
+        ("base.seed", "{type: int, low: 1, high: 9}", "base.seed: cannot be searched; only parameters of model, "),
+        ("train.epochs", "{type: int, low: 1, high: 9}", "train.epochs: cannot be searched: early stopping compares"),
+        (LR, "0.1", "train.lr: given 0.1; needed: a mapping with type: one of float, int, categorical"),
+        (LR, "{low: 0.1, high: 1}", "train.lr: given {'low': 0.1, 'high': 1}; needed: a mapping with type: one of"),
+        (LR, "{type: uniform, low: 0.1, high: 1}", "train.lr: given {'type': 'uniform', "),
+        (LR, "{type: float, low: 0.1, high: 1, base: 2}", "train.lr: unknown key 'base' of a float dimension; known: "),
+        (LR, "{type: float, low: 0.1, high: 1, choices: [1]}", "train.lr: unknown key 'choices' of a float dimension"),
+        (LAYERS, "{type: categorical, choices: [last, all], log: true}", f"{LAYERS}: unknown key 'log' of a categ"),
+        (LR, "{type: float, low: 0.1}", "train.lr: high: given None; needed: a number"),
+        (LR, "{type: float, low: '0.1', high: 1}", "train.lr: low: given '0.1'; needed: a number"),
+        (LR, "{type: float, low: true, high: 2}", "train.lr: low: given True; needed: a number"),
+        (BATCH, "{type: int, low: 1.0, high: 8}", "train.batch_size: low: given 1.0; needed: a whole number"),
+        (LR, "{type: float, low: 1, high: 0.1}", "train.lr: low 1 must be below high 0.1"),
+        (LR, "{type: float, low: 0.1, high: 0.1}", "train.lr: low 0.1 must be below high 0.1"),
+        (LR, "{type: float, low: .nan, high: 0.1}", "train.lr: low nan must be below high 0.1"),
+        (WEIGHT, "{type: float, low: 0, high: 1, log: true}", f"{WEIGHT}: low 0 must be above 0 on a log scale; give"),
+        (LR, "{type: float, low: 0.1, high: 1, log: 1}", "train.lr: log: given 1; allowed: true or false"),
+        (LR, "{type: float, low: 0.1, high: 1, step: 0}", "train.lr: step: given 0; allowed: a number above 0"),
+        (LR, "{type: float, low: 0.1, high: 1, log: true, step: 0.1}", "train.lr: step: given 0.1; allowed: a number"),
+        (BATCH, "{type: int, low: 1, high: 9, step: 0.5}", "train.batch_size: step: given 0.5; allowed: a number"),
+        (LR, "{type: float, low: 0.1, high: 11}", "train.lr: given 11; allowed: number, above 0 and at most 10"),
+        (LR, "{type: float, low: 0, high: 1}", "train.lr: given 0; allowed: number, above 0 and at most 10"),
+        (LR, "{type: float, low: 0.1, high: .inf}", "train.lr: given Infinity; allowed: number, above 0 and at most"),
+        (LAYERS, "{type: categorical, choices: [last, first]}", f"{LAYERS}: given 'first'; allowed: one of last, "),
+        (LAYERS, "{type: float, low: 0, high: 1}", f"{LAYERS}: given 0; allowed: one of last, "),
+        (LAYERS, "{type: categorical, choices: [last]}", f"{LAYERS}: choices: given ['last']; needed: a list of at"),
+        (LAYERS, "{type: categorical}", f"{LAYERS}: choices: given None; needed: a list of at least two values"),
+        (LAYERS, "{type: categorical, choices: [all, last, all]}", f"{LAYERS}: choices: a value stands there twice"),
+        (LAYERS, "{type: categorical, choices: [[0, 1], [0, 1]]}", f"{LAYERS}: choices: a value stands there twice"),
+    ],
+)
+def test_dimension_that_cannot_be_searched_is_told_with_its_path(
+    load: Any, path: str, dimension: str, said: str
+) -> None:
+    assert refusal(load, f"parameters:\n  {path}: {dimension}\n{CONTROL}")[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("controls", "said"),
+    [
+        ("{}", "`controls` must name at least one setting"),
+        ("[baseline]", "`controls` must name at least one setting"),
+        ("{Best: {}}", "controls.Best: a control's name is lower-case letters, digits and _"),
+        ("{best: {}}", "controls.best: a control's name is lower-case letters, digits and _"),
+        ("{1: {}}", "controls.1: a control's name is lower-case letters, digits and _"),
+        ("{a/b: {}}", "controls.a/b: a control's name is lower-case letters, digits and _"),
+        ("{off: 0}", "controls.off: given 0; needed: a mapping of parameters to values"),
+        ("{off: {train.lrr: 1}}", "controls.off: unknown parameter train.lrr; did you mean train.lr?"),
+        ("{off: {search.trials: 3}}", "controls.off: search.trials cannot be set by a control"),
+        ("{off: {train.lr: 11}}", "controls.off: "),
+    ],
+)
+def test_control_that_cannot_be_is_told_with_its_name(load: Any, controls: str, said: str) -> None:
+    assert refusal(load, f"{DIMENSION}controls: {controls}\n")[0].startswith(said)
+
+
+def test_control_without_values_is_the_setting_of_the_params_file(load: Any) -> None:
+    assert load(DIMENSION + "controls: {as_given: {}}\n").controls == {"as_given": {}}
+
+
+@pytest.mark.parametrize("text", ["", "[1]\n", "train.lr\n"])
+def test_file_that_is_no_mapping_is_told(load: Any, text: str) -> None:
+    assert refusal(load, text) == ["a mapping with `parameters` and `controls` is needed."]
+
+
+def test_file_without_parameters_or_with_other_keys_is_told(load: Any) -> None:
+    assert refusal(load, CONTROL + "params: {}\n") == [
+        "unknown key 'params'; known: parameters, controls",
+        "`parameters` must name at least one parameter that varies",
+    ]
+    assert refusal(load, DIMENSION) == ["`controls` must name at least one setting that a result is compared with"]
+
+
+def test_every_mistake_is_told_at_once(load: Any) -> None:
+    text = "parameters: {train.lr: 3, search.trials: 4}\ncontrols: {best: {}}\n"
+    assert [line.split(":")[0] for line in refusal(load, text)] == ["train.lr", "search.trials", "controls.best"]
+
+
+def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_space(tmp_path / "none.yaml", Params(), shown_as="none.yaml")
+
+
+def test_float_range_of_a_whole_number_is_told(load: Any) -> None:
+    refusal(load, f"parameters: {{train.batch_size: {{type: float, low: 16, high: 64}}}}\n{CONTROL}")
+
+
+def test_int_range_of_a_parameter_with_fixed_choices_is_told(load: Any) -> None:
+    path = "regularizer.spatial_entropy.connectivity"
+    refusal(load, f"parameters: {{{path}: {{type: int, low: 4, high: 8}}}}\n{CONTROL}")
+
+
+def test_step_that_is_not_a_number_is_told(load: Any) -> None:
+    refusal(load, f"parameters: {{train.lr: {{type: float, low: 0.1, high: 1, step: .nan}}}}\n{CONTROL}")
+
+
+@pytest.mark.parametrize("step", ["0.91", ".inf"])
+def test_step_beyond_the_range_is_told(load: Any, step: str) -> None:
+    refusal(load, f"parameters: {{train.lr: {{type: float, low: 0.1, high: 1, step: {step}}}}}\n{CONTROL}")
+
+
+def test_type_that_is_a_list_is_told(load: Any) -> None:
+    refusal(load, f"parameters: {{train.lr: {{type: [float], low: 0.1, high: 1}}}}\n{CONTROL}")
+
+
+def test_mappings_among_the_choices_go_through_optuna_as_text(load: Any) -> None:
+    path = "model.kwargs"
+    space = load(f"parameters: {{{path}: {{type: categorical, choices: [{{depth: 2}}, {{depth: 4}}]}}}}\n{CONTROL}")
+    assert space.decode(space.encode({path: {"depth": 4}})) == {path: {"depth": 4}}
+
+
+def test_control_with_other_planned_epochs_is_told(load: Any) -> None:
+    refusal(load, DIMENSION + "controls: {short: {train.epochs: 4}}\n")
+
+
+def test_control_named_as_a_trial_is_told(load: Any) -> None:
+    refusal(load, DIMENSION + "controls: {t0001: {train.lr: 0.1}}\n")
+
+
+def test_mistake_in_a_control_is_told_with_its_parameter(load: Any) -> None:
+    assert "train.lr" in refusal(load, DIMENSION + "controls: {off: {train.lr: 11, train.weight_decay: 0.1}}\n")[0]
