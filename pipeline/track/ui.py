@@ -1,5 +1,8 @@
 """The MLflow UI of a store, on loopback."""
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +31,15 @@ def serve_ui(store: Store, port: int) -> None:
     print(f"MLflow UI of {store.shown}: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    status = subprocess.run(command, check=False).returncode
+    # MLflow's background jobs are for judging language models; each of their workers would take a quarter of a GB.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = server.wait()
+    finally:
+        # MLflow's own processes, too, end with this one, whether by Ctrl-C or by a signal to it alone.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
     if status > 0:
         raise UserError(f"MLflow's server ended with status {status}; its own message stands above")
