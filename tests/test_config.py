@@ -177,6 +177,7 @@ def test_number_that_is_not_finite_is_refused_among_the_keywords_of_the_network_
             "unknown parameter regularizer.spatial_entropy.treshold; "
             "did you mean regularizer.spatial_entropy.threshold?",
         ),
+        ("train: {up_epochs: 1}", "unknown parameter train.up_epochs; did you mean train.warmup_epochs?"),
         ("register_: {name: x}", "unknown parameter register_; did you mean register?"),
         ("base: {qqqqqqqqqqqqqqqq: 1}", "unknown parameter base.qqqqqqqqqqqqqqqq"),
     ],
@@ -210,6 +211,19 @@ def test_section_without_content_is_refused(written: Any) -> None:
 
 def test_keys_that_are_no_text_are_refused(written: Any) -> None:
     assert "params.yaml: train.1: " in refusal(written("train: {1: 2}\n"))
+
+
+@pytest.mark.xfail(strict=True, raises=(TypeError, ValueError), reason="JSON, which values are shown as, has no such")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {kwargs: {? [1, 2] : 3}}\n",
+        "model: {kwargs: {2023-01-01: 3}}\n",
+        "model: {kwargs: &itself {depth: *itself}}\n",
+    ],
+)
+def test_value_that_cannot_be_shown_is_told_all_the_same(written: Any, text: str) -> None:
+    assert refusal(written(text)).startswith("params.yaml: model.kwargs: given ")
 
 
 def test_long_value_is_shown_shortened(written: Any) -> None:

@@ -107,7 +107,7 @@ def test_code_hash_changes_when_a_module_is_added_or_renamed(copied_code: Path) 
     before = code_hash()
     (copied_code / "train" / "extra.py").touch()
     added = code_hash()
-    (copied_code / "train" / "extra.py").rename(copied_code / "train" / "other.py")
+    (copied_code / "train" / "extra.py").rename(copied_code / "train" / "extras.py")
     assert len({before, added, code_hash()}) == 3
 
 

@@ -210,10 +210,31 @@ def test_summary_counts_trials_and_epochs(written: Any) -> None:
     assert summary["importances"] == {}
 
 
+def test_metrics_hold_the_best_and_every_control(written: Any) -> None:
+    assert json.loads((written[0] / "metrics.json").read_text()) == {
+        "val": {"best": pytest.approx(0.875), "baseline": 0.375, "low_rate": pytest.approx(0.475)},
+        "epochs": 14,
+    }
+
+
+def test_plot_of_trials_follows_the_best_that_had_completed(written: Any) -> None:
+    rows = table(written[0] / "plot_trials.csv")
+    assert [row["trial"] for row in rows] == ["0", "1", "3"]  # the failed one has no epoch to show
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx([0.575, 0.55, 0.875])
+    assert [float(row["best so far"]) for row in rows] == pytest.approx([0.575, 0.575, 0.875])
+
+
+def test_plot_of_curves_shows_the_best_beside_the_first_control(written: Any) -> None:
+    rows = table(written[0] / "plot_curves.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["best"]) for row in rows] == pytest.approx([0.625, 0.75, 0.875])
+    assert [float(row["control"]) for row in rows] == pytest.approx([0.125, 0.25, 0.375])
+
+
 def test_same_search_gives_the_same_tables_however_long_it_took(written: Any, tmp_path: Path) -> None:
     task, outcome = searched(seconds=77.0)
     write_results(task, outcome, tmp_path)
-    for name in ("trials.csv", "curves.csv", "best.yaml"):
+    for name in ("trials.csv", "curves.csv", "best.yaml", "metrics.json", "plot_trials.csv", "plot_curves.csv"):
         assert (tmp_path / name).read_bytes() == (written[0] / name).read_bytes()
     assert (tmp_path / "timings.csv").read_bytes() != (written[0] / "timings.csv").read_bytes()
 
