@@ -324,7 +324,10 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    except (TypeError, ValueError):  # a date or a list as a key, or a value that holds itself
+        text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -9,6 +9,7 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "true",
+    "OMP_NUM_THREADS": "1",
 }
 
 

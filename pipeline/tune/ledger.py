@@ -69,6 +69,8 @@ class SearchListener(Protocol):
 class Ledger:
     """A ledger opened for writing, with what it holds replayed into `trials` (by id, in the order of their start).
 
+    reports: (trial, epoch) of every report that it held when it was opened, in the order in which they came.
+
     Raises:
         UserError: another process writes it, it belongs to another format, or a line in its middle is broken.
     """
@@ -90,6 +92,7 @@ class Ledger:
             except (KeyError, TypeError, ValueError):
                 self._lock.release()
                 raise _broken(path, number) from None
+        self.reports = [(event["trial"], int(event["epoch"])) for event in events if event["event"] == "epoch"]
         self._file = path.open("ab")
         if not events:
             self._append({"event": "search", "format": 1, **header})

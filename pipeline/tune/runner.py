@@ -142,13 +142,14 @@ class _Search:
         for name, values in self.task.space.controls.items():
             if name not in self.ledger.trials:
                 self.queue.append(TrialRecord(name, None, dict(values)))
-        # Rungs and study see reports in the order of the epochs, which stands in for the order in time.
-        stopped = {
-            record.id
-            for epoch in range(1, self.task.params.train.epochs + 1)
-            for record in records
-            if epoch in record.epochs and self._replay_epoch(record, epoch) == STOP
-        }
+        # In the order in which they came, since a rung judges a trial by those that were there before it. A trial that
+        # went on after a report was not stopped there; only the word on its last one counts.
+        asked_for = {record.id: record for record in records}
+        decided = {}
+        for name, epoch in dict.fromkeys(self.ledger.reports):
+            if name in asked_for:
+                decided[name] = self._replay_epoch(asked_for[name], epoch)
+        stopped = {name for name, decision in decided.items() if decision == STOP}
         for record in records:
             self._tell(lambda listener, r=record: listener.trial_started(r))
             for epoch in sorted(record.epochs):

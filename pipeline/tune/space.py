@@ -124,8 +124,8 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
             return [f"step: given {step!r}; allowed: a number above 0, within the range, and not together with log"]
     if dimension["type"] == "float":
         return _value_problems(path, [low, (low + high) / 2, high], params)
-    inside = range(low, high + 1, step or 1)
-    return _value_problems(path, inside if len(inside) <= ALL_CHECKED else [low, (low + high) // 2, high], params)
+    inside = [low, (low + high) // 2, high] if high - low > ALL_CHECKED else range(low, high + 1, step or 1)
+    return _value_problems(path, inside, params)
 
 
 def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
@@ -155,17 +155,19 @@ def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
 
 
 def _value_problems(path: str, values: Iterable[Any], params: Params) -> list[str]:
-    problems = []
+    problems: dict[str, None] = {}
     for value in values:
         try:
             params.with_values({path: value}, where="")
         except UserError as error:
-            problems += [line.removeprefix(": ").removeprefix(f"{path}: ") for line in str(error).splitlines()]
-    return problems
+            lines = [line.removeprefix(": ").removeprefix(f"{path}: ") for line in str(error).splitlines()]
+            problems |= dict.fromkeys(lines)
+    # Of a range that is wrong throughout, the two ends say it.
+    return list(problems) if len(problems) <= 2 else [next(iter(problems)), list(problems)[-1]]
 
 
 def _label(choice: Any) -> Any:
-    return json.dumps(choice, sort_keys=True) if isinstance(choice, list | dict) else choice
+    return json.dumps(choice, sort_keys=True, default=str) if isinstance(choice, list | dict) else choice
 
 
 def _distribution(dimension: Mapping[str, Any]) -> BaseDistribution:

@@ -35,6 +35,15 @@ RECIPE = TrainConfig(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small train many times slower on several threads where other work runs beside them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def pictures() -> Prepared:
     """Forty noisy pictures, bright on the left (class 0) or on the right (class 1)."""
     rng = np.random.default_rng(0)

@@ -120,10 +120,11 @@ def searched(*, seconds: float = 2.0) -> tuple[SearchTask, SearchOutcome]:
         records.append(TrialRecord(f"t{number:04d}", number, values, state=state))
     records[4].reason = "diverged, in epoch 1"
     lengths = {"baseline": 3, "low_rate": 3, "t0000": 3, "t0001": 2, "t0002": 0, "t0003": 3}
-    for place, record in enumerate(records):
+    levels = {"baseline": 0.0, "low_rate": 0.1, "t0000": 0.5, "t0001": 0.7, "t0002": 0.0, "t0003": 0.2}
+    for record in records:
         for epoch in range(1, lengths[record.id] + 1):
             record.epochs[epoch] = {
-                "val/accuracy": 0.1 * place + 0.125 * epoch,
+                "val/accuracy": levels[record.id] + 0.125 * epoch,
                 "val/loss": 1.0 / epoch if record.id != "low_rate" else math.nan,
                 "val/spatial_entropy/empty_share": 0.01 * epoch,
                 "seconds": seconds,
@@ -161,7 +162,7 @@ def test_table_of_trials_has_a_row_a_trial_with_its_setting_and_end(written: Any
     assert [row["state"] for row in rows] == [COMPLETE] * 3 + [PRUNED, FAILED, COMPLETE]
     assert [row["epochs"] for row in rows] == ["3", "3", "3", "2", "0", "3"]
     assert [float(row["val/accuracy"] or "nan") for row in rows] == pytest.approx(
-        [0.375, 0.475, 0.575, 0.55, math.nan, 0.875], nan_ok=True
+        [0.375, 0.475, 0.875, 0.95, math.nan, 0.575], nan_ok=True
     )
     assert [row["empty_share"] for row in rows] == ["0.03", "0.03", "0.03", "0.02", "", "0.03"]
     assert [row["reason"] for row in rows] == ["", "", "", "", "diverged, in epoch 1", ""]
@@ -175,7 +176,7 @@ def test_table_of_curves_has_a_row_an_epoch(written: Any) -> None:
     rows = table(written[0] / "curves.csv")
     assert len(rows) == 14
     assert [(row["trial"], row["epoch"]) for row in rows[9:11]] == [("t0001", "1"), ("t0001", "2")]
-    assert [float(row["val/accuracy"]) for row in rows[9:11]] == pytest.approx([0.425, 0.55])
+    assert [float(row["val/accuracy"]) for row in rows[9:11]] == pytest.approx([0.825, 0.95])
     assert "seconds" not in rows[0]
 
 
@@ -186,12 +187,12 @@ def test_seconds_are_in_a_table_of_their_own(written: Any) -> None:
 
 def test_best_setting_and_controls_are_readable_as_parameters(written: Any) -> None:
     folder, outcome, chosen, _ = written
-    assert chosen.id == "t0003"
+    assert chosen.id == "t0000"
     content = read_yaml(folder / "best.yaml")
     assert content == {
         "fingerprint": "f00d" * 16,
-        "trial": "t0003",
-        "best": outcome.trials[5].values,
+        "trial": "t0000",
+        "best": outcome.trials[2].values,
         "controls": {"baseline": {WEIGHT: 0.0}, "low_rate": {WEIGHT: 0.0, LR: 1e-05}},
     }
     assert Params().with_values(content["controls"]["low_rate"], where="").train.lr == 1e-05
@@ -205,7 +206,7 @@ def test_summary_counts_trials_and_epochs(written: Any) -> None:
     assert summary["trials"] == {COMPLETE: 2, PRUNED: 1, FAILED: 1}
     assert summary["epochs"] == {"spent": 14, "saved_by_stopping": 1}
     assert summary["trial_seconds"] == 28.0
-    assert summary["best"] == {"trial": "t0003", "val_accuracy": pytest.approx(0.875), "val_loss": pytest.approx(1 / 3)}
+    assert summary["best"] == {"trial": "t0000", "val_accuracy": pytest.approx(0.875), "val_loss": pytest.approx(1 / 3)}
     assert summary["controls"]["baseline"] == {"val_accuracy": 0.375, "val_loss": pytest.approx(1 / 3)}
     assert summary["importances"] == {}
 
@@ -220,8 +221,8 @@ def test_metrics_hold_the_best_and_every_control(written: Any) -> None:
 def test_plot_of_trials_follows_the_best_that_had_completed(written: Any) -> None:
     rows = table(written[0] / "plot_trials.csv")
     assert [row["trial"] for row in rows] == ["0", "1", "3"]  # the failed one has no epoch to show
-    assert [float(row["accuracy"]) for row in rows] == pytest.approx([0.575, 0.55, 0.875])
-    assert [float(row["best so far"]) for row in rows] == pytest.approx([0.575, 0.575, 0.875])
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx([0.875, 0.95, 0.575])
+    assert [float(row["best so far"]) for row in rows] == pytest.approx([0.875, 0.875, 0.875])
 
 
 def test_plot_of_curves_shows_the_best_beside_the_first_control(written: Any) -> None:

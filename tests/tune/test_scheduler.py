@@ -192,7 +192,6 @@ def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
     assert rungs(asha)[4] == {"t0000": 0.5, "t0001": 0.4}
 
 
-@pytest.mark.xfail(strict=True, reason="a resumed search replays by epoch and number, not in the order of the reports")
 @pytest.mark.parametrize("interrupted", [4, 6])
 def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path, interrupted: int) -> None:
     space = SearchSpace("space.yaml", {"train.lr": {"type": "float", "low": 0.01, "high": 1.0}}, {"baseline": {}})
