@@ -8,10 +8,6 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 
 export PATH := $(BIN):$(PATH)
-export RAY_USAGE_STATS_ENABLED ?= 0
-export MLFLOW_DISABLE_TELEMETRY ?= true
-export DO_NOT_TRACK ?= true
-export DVC_NO_ANALYTICS ?= true
 
 .PHONY: help repro check test lint ui bench clean lock
 

@@ -1,4 +1,4 @@
-"""How every entry point begins and ends: quiet libraries, and messages in place of tracebacks."""
+"""How every entry point ends: messages in place of tracebacks."""
 
 import os
 import sys
@@ -7,20 +7,6 @@ from collections.abc import Callable
 
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace, find_workspace
-
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-
-
-def quiet_libraries() -> None:
-    """Turn off usage statistics and telemetry, unless the user has said otherwise. Before libraries are imported."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
 
 
 def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
@@ -36,7 +22,6 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
 
 def run_entry(work: Callable[[], object]) -> None:
     """Run an entry point and end the process with its status: 0, 2, 3 or 130."""
-    quiet_libraries()
     if not os.environ.get("PYTHONWARNINGS"):
         # Vendors' deprecation notes are for developers, who see them in the tests.
         warnings.filterwarnings("ignore")

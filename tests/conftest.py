@@ -1,16 +1,10 @@
-"""What all tests share: quiet libraries, and one thread, so that timings and results do not depend on the machine."""
+"""What all tests share: one thread, so that timings and results do not depend on the machine."""
 
 import os
 
 import pytest
 
-os.environ |= {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "true",
-    "OMP_NUM_THREADS": "1",
-}
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

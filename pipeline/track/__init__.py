@@ -3,3 +3,9 @@
 `store` finds and checks the place; `runs` writes searches and single runs, through `outbox`; `registry` versions
 models, which `package` packs; `model` is the program that travels with every registered model.
 """
+
+import os
+
+# MLflow decides on its telemetry when it is imported, so this cannot wait for a function to be called. It is a default:
+# what the user has set stands.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

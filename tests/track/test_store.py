@@ -1,5 +1,6 @@
 """The store is found wherever a command runs, and what cannot be used is told at once and in plain words."""
 
+import os
 import socket
 import sqlite3
 import subprocess
@@ -245,3 +246,13 @@ def test_a_moved_checkout_is_noticed_before_artifacts_go_to_its_old_place(
 def test_a_name_that_mlflow_refuses_is_a_users_mistake(store: Store) -> None:
     with pytest.raises(UserError, match="opening the experiment"):
         experiment_id(store, "x" * 501)
+
+
+def test_mlflow_reports_nothing_home_unless_the_user_says_so() -> None:
+    """In a process with nothing set, as a stage's under `dvc repro` is."""
+    script = "import pipeline.track.store; from mlflow.telemetry import get_telemetry_client as c; print(c() is None)"
+    bare = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=bare, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
