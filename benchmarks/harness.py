@@ -16,14 +16,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds: median, and the lowest and highest of the repetitions."""
+    """Milliseconds of every repetition, in the order of the rounds."""
 
-    median: float
-    low: float
-    high: float
+    times: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g}) ms"
+        return f"{statistics.median(self.times):.3g} ({min(self.times):.3g}-{max(self.times):.3g}) ms"
+
+    def over(self, other: "Timing") -> float:
+        """How many times the other's time this took: the median of the rounds' ratios."""
+        return statistics.median(mine / theirs for mine, theirs in zip(self.times, other.times, strict=True))
 
 
 def time_pairs(
@@ -37,7 +39,7 @@ def time_pairs(
             work()
             if turn >= warm_up:
                 spent[name].append(1000 * (time.perf_counter() - started))
-    return {name: Timing(statistics.median(times), min(times), max(times)) for name, times in spent.items()}
+    return {name: Timing(tuple(times)) for name, times in spent.items()}
 
 
 def header(title: str, packages: Sequence[str]) -> str:
@@ -58,7 +60,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def keep(name: str, content: object) -> None:
-    """Write the figures as JSON next to the script."""
+    """Write the figures to benchmarks/results/NAME.json."""
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")

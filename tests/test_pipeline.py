@@ -79,7 +79,7 @@ def test_evaluation_counts_reads_and_compares_the_arms(done: Checkout) -> None:
     evaluation = _json(done, "evaluate/evaluation.json")
     metrics = _json(done, "evaluate/metrics.json")
     assert evaluation["test_images"] == 359
-    assert evaluation["test_reads"] >= 1
+    assert evaluation["test_reads"] == 1
     difference = metrics["test"]["sar"]
     assert difference["low"] <= difference["difference"] <= difference["high"]
     assert set(evaluation["baselines"]) == {"random", "centre", "all_on"}

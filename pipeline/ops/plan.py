@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
@@ -168,7 +169,7 @@ def plan_resources(params: Params) -> Resources:
     )
 
 
-def _space_path(workspace: Workspace, params: Params) -> Any:
+def _space_path(workspace: Workspace, params: Params) -> Path:
     path = workspace.root / params.search.space
     if not path.is_file():
         there = sorted(str(p.relative_to(workspace.root)) for p in (workspace.root / "search_spaces").glob("*.yaml"))

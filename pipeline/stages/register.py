@@ -16,7 +16,7 @@ from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.card import model_card
 from pipeline.ops.identity import trace
-from pipeline.ops.results import read_json, search_run
+from pipeline.ops.results import BEST, read_json, search_run
 from pipeline.track.registry import register_model
 from pipeline.track.store import prepare_store, resolve_store
 from pipeline.train.checkpoint import read_sidecar
@@ -44,7 +44,7 @@ def main(workspace: Workspace) -> None:
             "sar.fingerprint": retrained["fingerprint"],
             "sar.search_run": search_run(workspace.state, retrained["fingerprint"]) or "",
             "sar.evaluation_run": evaluation["mlflow_run"],
-            "sar.test_accuracy": f"{evaluation['arms']['best']['accuracy']:.4f}",
+            "sar.test_accuracy": f"{evaluation['arms'][BEST]['accuracy']:.4f}",
         },
         run_id=run["mlflow_run"],
         input_example=np.asarray(prepared.images[:2]),

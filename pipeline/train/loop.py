@@ -24,7 +24,7 @@ class Diverged(Exception):
     """The training loss, or a weight, is no longer finite. Holds the epoch (counted from 1) in which that was seen."""
 
     def __init__(self, epoch: int) -> None:
-        super().__init__(f"the training loss was not finite in epoch {epoch}")
+        super().__init__(f"the training loss or a weight was not finite in epoch {epoch}")
         self.epoch = epoch
 
 

@@ -59,7 +59,7 @@ class Objective:
         return {name: method.weight_at(epoch, self._planned_epochs) for name, method in self._regularizers.items()}
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
-        """Forward pass and loss of one training batch. A method whose weight is 0 costs nothing."""
+        """Forward pass and loss of one training batch. A method whose weight is 0 is not evaluated."""
         logits = self._model(inputs)
         cross_entropy = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         monitors = {"cross_entropy": cross_entropy.detach()}

@@ -85,13 +85,16 @@ class Ledger:
                 f"{path}: another process is running this search. Wait for it, or end it, before starting again."
             ) from None
         self.trials: dict[str, TrialRecord] = {}
-        events = read_ledger(path)
-        for number, event in enumerate(events, start=1):
-            try:
-                apply_event(self.trials, event)
-            except (KeyError, TypeError, ValueError):
-                self._lock.release()
-                raise _broken(path, number) from None
+        try:
+            events = read_ledger(path)
+            for number, event in enumerate(events, start=1):
+                try:
+                    apply_event(self.trials, event)
+                except (KeyError, TypeError, ValueError):
+                    raise _broken(path, number) from None
+        except UserError:
+            self._lock.release()
+            raise
         self.reports = [(event["trial"], int(event["epoch"])) for event in events if event["event"] == "epoch"]
         self._file = path.open("ab")
         if not events:

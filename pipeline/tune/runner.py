@@ -78,7 +78,6 @@ def _run(task: SearchTask, search: "_Search") -> None:
         params.model_dump(by_alias=True),
         task.prepared,
         task.split,
-        params.base.seed,
         threads=resources.cpus,
         gpus=resources.gpus,
     )
@@ -284,8 +283,7 @@ class _Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         result = trial.last_result
         if result.get("diverged"):
-            reason = f"diverged: the training loss was not finite in epoch {result['epoch']}"
-            self._search.end(trial.config["trial"], FAILED, reason)
+            self._search.end(trial.config["trial"], FAILED, result["reason"])
         else:
             planned = self._search.task.params.train.epochs
             self._search.end(trial.config["trial"], _ending(result.get("epoch", 0), planned))

@@ -80,7 +80,8 @@ def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
         problems.append("`controls` must name at least one setting that a result is compared with")
         controls = {}
     for name, dimension in dimensions.items():
-        problems += [f"{name}: {text}" for text in _dimension_problems(str(name), dimension, params)]
+        found = _dimension_problems(str(name), dimension, params)
+        problems += [f"{name}: {text.removeprefix(f'{name}: ')}" for text in found]
     for name, values in controls.items():
         problems += [f"controls.{name}: {text}" for text in _control_problems(name, values, params)]
     if problems:
@@ -149,8 +150,7 @@ def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
         elif path in NOT_SEARCHABLE:
             problems.append(f"{path}: cannot be set by a control: {NOT_SEARCHABLE[path]}")
         else:
-            found = _value_problems(str(path), [value], params)
-            problems += [problem if str(path) in problem else f"{path}: {problem}" for problem in found]
+            problems += _value_problems(str(path), [value], params)
     return problems
 
 
@@ -160,8 +160,7 @@ def _value_problems(path: str, values: Iterable[Any], params: Params) -> list[st
         try:
             params.with_values({path: value}, where="")
         except UserError as error:
-            lines = [line.removeprefix(": ").removeprefix(f"{path}: ") for line in str(error).splitlines()]
-            problems |= dict.fromkeys(lines)
+            problems |= dict.fromkeys(line.removeprefix(": ") for line in str(error).splitlines())
     # Of a range that is wrong throughout, the two ends say it.
     return list(problems) if len(problems) <= 2 else [next(iter(problems)), list(problems)[-1]]
 

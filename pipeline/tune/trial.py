@@ -21,7 +21,7 @@ OBJECTIVE = "val/accuracy"
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a search share. params: as in params.yaml. seed: of weights and batches.
+    """What all trials of a search share. params: as in params.yaml.
 
     threads, gpus: what a trial may use; a share of a GPU is a share of its memory too.
     """
@@ -29,7 +29,6 @@ class TrialTask:
     params: Mapping[str, Any]
     prepared: Path
     split: Path
-    seed: int
     threads: int
     gpus: float
 
@@ -38,8 +37,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     """Train one setting and report to Ray Tune.
 
     config: trial (id in the ledger), control (bool), values (by dotted path), checkpoint (path to go on from, or None).
-    Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and, when the loss is no longer finite,
-    `diverged`.
+    Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and `diverged`, with a `reason` if true.
     """
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
@@ -47,7 +45,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     if data.device.type == "cuda" and 0 < task.gpus < 1:
         # Ray counts shares of a GPU but does not enforce them.
         torch.cuda.set_per_process_memory_fraction(task.gpus)
-    run = build_run(params, data, seed=task.seed)
+    run = build_run(params, data, seed=params.base.seed)
     resume = None
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
     newest = tune.get_checkpoint()
@@ -65,7 +63,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         params.train.config(),
         val=data.batches("val"),
         regularizers=run.regularizers,
-        seed=task.seed,
+        seed=params.base.seed,
         resume=resume,
     )
     try:
@@ -78,7 +76,8 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
                 write_checkpoint(Path(folder), run.model, sidecar, state=epoch.state())
                 _report(epoch.number, epoch.metrics, tune.Checkpoint.from_directory(folder))
     except Diverged as error:
-        tune.report({"epoch": error.epoch, "diverged": True, "objective": float("nan"), "metrics": {}})
+        report = {"epoch": error.epoch, "objective": float("nan"), "metrics": {}}
+        tune.report({**report, "diverged": True, "reason": f"diverged: {error}"})
 
 
 def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
