@@ -111,7 +111,7 @@ def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
     loose = [name for name in tree.files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
     wanted = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
     if loose:
-        raise UserError(f"{root}: {len(loose):,} pictures lie in no class folder ({_some(loose, 3)}). {wanted}")
+        raise UserError(f"{root}: pictures that lie in no class folder: {len(loose):,} ({_some(loose, 3)}). {wanted}")
     if not tops:
         raise UserError(f"{root}: holds no class folders. {wanted}")
 
@@ -179,7 +179,7 @@ def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root:
             found[mask] = owners[0]
     if lost:
         raise UserError(
-            f"{root}: {len(lost):,} masks belong to no picture ({_some(lost, 3)}). A mask is "
+            f"{root}: masks that belong to no picture: {len(lost):,} ({_some(lost, 3)}). A mask is "
             "masks/<the picture's path, with its suffix replaced by .png>."
         )
     return found
