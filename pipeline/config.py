@@ -46,10 +46,10 @@ class PrepareParams(Section):
         description="For image_folder: a folder or archive (.tar, .tar.xz, .tar.gz, .tgz, .zip) that holds "
         "<class>/*, or train/<class>/* and test/<class>/*; a relative path starts at the checkout.",
     )
+    image_size: int = Field(12, ge=4, le=1024, description="Side of the prepared square images, in pixels.")
     skip_broken: bool = Field(
         False, description="Leave out files that are no pictures, instead of refusing them; they are named either way."
     )
-    image_size: int = Field(12, ge=4, le=1024, description="Side of the prepared square images, in pixels.")
 
 
 class SplitParams(Section):

@@ -72,8 +72,8 @@ def list_root(root: Path, cache: Path | None = None) -> Listing:
         identity = _archive_identity(root)
     except OSError as error:
         raise UserError(
-            f"{shown(str(root))}: {error.strerror or error}. Set prepare.root in params.yaml to the folder or archive "
-            "of your pictures; a relative path starts at the checkout."
+            f"params.yaml: prepare.root: {shown(str(root))}: {error.strerror or error}. Set it to the folder or "
+            "archive of your pictures; a relative path starts at the checkout."
         ) from None
     kept = cache / f"listing-{identity[:16]}.json" if cache else None
     return (kept and _kept_listing(kept, identity)) or _list_archive(root, identity, kept)
@@ -128,8 +128,8 @@ def _archive_identity(root: Path) -> str:
     there = root.stat()
     if not stat.S_ISREG(there.st_mode) or not root.name.lower().endswith(SUFFIXES):
         raise UserError(
-            f"{shown(str(root))}: neither a folder nor an archive of a kind that can be read ({', '.join(SUFFIXES)}). "
-            "Change prepare.root in params.yaml."
+            f"params.yaml: prepare.root: {shown(str(root))}: neither a folder nor an archive of a kind that can be "
+            f"read ({', '.join(SUFFIXES)})."
         )
     content = repr((str(root), there.st_size, there.st_mtime_ns))
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()

@@ -57,7 +57,7 @@ class ImageFolder:
         row_of |= {name: (row, True) for name, row in layout.masks.items()}
         self._files = [(name, size, *row_of[name]) for name, size in listing.files if name in row_of]
         self._listed = listing.identity
-        self._origin = f"pictures in {shown(settings.root_shown or settings.root.name)}"
+        self._origin = f"pictures in {shown(settings.root.name)}"
 
     @property
     def name(self) -> str:

@@ -163,9 +163,13 @@ def _start(source: ImageSource, place: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{place}: the prepared images need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. Free "
-            "some space, or lower prepare.image_size."
+            f"{place}: the prepared images need {_bytes(needed)}, and {_bytes(free)} are free there. Free some space, "
+            "or lower prepare.image_size."
         )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _fill_undecided(masks: _Rows, source: ImageSource) -> None:

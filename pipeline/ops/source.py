@@ -6,6 +6,7 @@ dvc.yaml cannot list what may not exist. So `prepare` notes in state/ what it re
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
@@ -21,6 +22,9 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
     """The settings of the source, its root looked for in the checkout and then where the checkout's state is.
 
     The two differ under `dvc exp run --temp`, whose copy of the checkout lacks what git does not know.
+
+    Raises:
+        UserError: the root lies where the pipeline writes.
     """
     prepare = params.prepare
     root = None
@@ -28,6 +32,7 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
         root = workspace.root / prepare.root
         if not root.exists():
             root = workspace.anchor / prepare.root
+        _check_place(workspace, root, prepare.root)
     return SourceSettings(
         dataset=prepare.dataset,
         image_size=prepare.image_size,
@@ -35,6 +40,15 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
         root_shown=prepare.root or "",
         cache=workspace.state / "prepare",
     )
+
+
+def _check_place(workspace: Workspace, root: Path, written: str) -> None:
+    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
+        if root.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"params.yaml: prepare.root: {written} lies in {folder.name}/, which the pipeline writes and cleans. "
+                "Keep your pictures elsewhere."
+            )
 
 
 def preview_source(workspace: Workspace, params: Params) -> Preview:

@@ -13,7 +13,9 @@ from pipeline.errors import UserError
 def laid_out(names: Iterable[str], folders: Iterable[str] = ()) -> Layout:
     files = list(names)
     parents = ["/".join(name.split("/")[:end]) for name in files for end in range(1, len(name.split("/")))]
-    return arrange(Listing(tuple((name, 1) for name in files), tuple(dict.fromkeys([*folders, *parents])), "id"), "root")
+    return arrange(
+        Listing(tuple((name, 1) for name in files), tuple(dict.fromkeys([*folders, *parents])), "id"), "root"
+    )
 
 
 def many(*folders: str, count: int = 3) -> list[str]:

@@ -126,7 +126,9 @@ def test_damaged_archive_is_refused(tmp_path: Path, kind: str, damage: str) -> N
     torn[3584 : 3584 + 100] = os.urandom(100)  # a header of the tar, or the middle of a compressed one
     if damage == "torn" and kind == "set.zip":
         torn[-22:] = os.urandom(22)
-    root.write_bytes({"cut": whole[: len(whole) // 2], "torn": bytes(torn), "not one": b"text" * 400, "empty": b""}[damage])
+    root.write_bytes(
+        {"cut": whole[: len(whole) // 2], "torn": bytes(torn), "not one": b"text" * 400, "empty": b""}[damage]
+    )
     with pytest.raises(UserError, match="cannot be read as an archive"):
         list_root(root)
 
@@ -134,12 +136,14 @@ def test_damaged_archive_is_refused(tmp_path: Path, kind: str, damage: str) -> N
 @pytest.mark.parametrize("kind", ["set.rar", "set.7z", "cat.jpg"])
 def test_other_files_are_refused_with_the_kinds_that_can_be_read(tmp_path: Path, kind: str) -> None:
     (tmp_path / kind).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"\.tar\.xz.*Change prepare\.root"):
+    with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: .*\.tar\.xz"):
         list_root(tmp_path / kind)
 
 
 def test_missing_root_is_told_with_the_parameter_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: No such file or directory\. Set prepare\.root in params\.yaml"):
+    with pytest.raises(
+        UserError, match=r"params\.yaml: prepare\.root: .*nowhere: No such file or directory\. Set it to"
+    ):
         list_root(tmp_path / "nowhere")
 
 

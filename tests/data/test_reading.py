@@ -244,7 +244,9 @@ def test_file_names_that_are_not_utf_8_are_prepared_and_shown_escaped(tmp_path: 
         with pytest.raises(UserError, match=r"dog/\\xff\.jpg: not a picture"):
             prepared(root)
         assert len(prepared(root, skip_broken=True).images) == 8
-        assert r"cat/caf\xe9.png" in json.loads(root.with_name(f"{root.name}-prepared").joinpath("files.json").read_text())
+        assert r"cat/caf\xe9.png" in json.loads(
+            root.with_name(f"{root.name}-prepared").joinpath("files.json").read_text()
+        )
 
 
 def test_progress_is_told_up_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,5 +261,3 @@ def test_chunks_are_small_where_pictures_are_large(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", FILES)
     source = open_source(SourceSettings("image_folder", 1024, root, "set"))
     assert [len(block.images) for block in source.read(0)] == [2, 2, 2, 1]
-
-

@@ -80,7 +80,7 @@ def test_full_disk_is_told_and_the_earlier_set_stays(
     before = open_prepared(earlier).data_hash
     with monkeypatch.context() as patch:
         _full(patch, where)
-        with pytest.raises(UserError, match="cannot be written: No space left on device. Free some space") as refusal:
+        with pytest.raises(UserError, match=r"cannot be written: No space left on device\. Free some") as refusal:
             write_prepared(source(1), earlier, work=tmp_path / "work")
     assert len(str(refusal.value).splitlines()) == 1
     assert open_prepared(earlier).data_hash == before
@@ -92,10 +92,12 @@ def test_lack_of_space_is_told_before_anything_is_decoded(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 1, 99))
+    large = np.broadcast_to(np.uint8(0), (5, 10_000, 13_333, 3))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 400_000))
     monkeypatch.setattr(Source, "read", lambda self, start: pytest.fail("read"))
-    with pytest.raises(UserError, match=r"the prepared images need 0\.0 GB, and 0\.0 GB are free there"):
-        write_prepared(source(1), earlier, work=tmp_path / "work")
+    with pytest.raises(UserError, match=r"the prepared images need 2\.0 GB, and 0\.4 MB are free there"):
+        write_prepared(replace(source(1), images=large, masks=None), earlier, work=tmp_path / "work")
+    assert not (tmp_path / "work").exists() or not list((tmp_path / "work").glob("*/images.npy"))
 
 
 def test_work_folder_on_another_file_system_is_copied_from(

@@ -86,3 +86,9 @@ def test_torn_notes_are_no_hindrance(workspace: Workspace) -> None:
     (workspace.state / "prepare" / "sources.json").write_text("{")
     check_source_unchanged(workspace, params(), preview_source(workspace, params()))
     prepare(workspace, params())
+
+
+@pytest.mark.parametrize("root", ["data/photos", "data/prepared", "state", "results/../models/x.tar"])
+def test_root_where_the_pipeline_writes_is_refused(workspace: Workspace, root: str) -> None:
+    with pytest.raises(UserError, match=r"prepare\.root: .* lies in \w+/, which the pipeline writes"):
+        source_settings(workspace, params(root=root))
