@@ -106,7 +106,7 @@ def _made(workspace: Workspace, params: Params) -> dict[str, Any] | None:
     """The manifest of data/prepared, if these parameters made it."""
     try:
         manifest = dict(open_prepared(workspace.prepared).manifest)
-    except (UserError, EOFError):
+    except (UserError, EOFError, KeyError):
         return None
     note = _notes(workspace).get(str(manifest.get("data_hash")))
     return manifest if note and note["prepare"] == _options(params) else None
