@@ -38,7 +38,9 @@ def check() -> None:
     from pipeline.ops.plan import make_plan
     from pipeline.workspace import find_workspace
 
-    click.echo(make_plan(find_workspace()).describe())
+    plan = make_plan(find_workspace())
+    plan.check_source_unchanged()
+    click.echo(plan.describe())
 
 
 @cli.command()

@@ -37,14 +37,32 @@ class BaseParams(Section):
 
 
 class PrepareParams(Section):
-    dataset: Literal["digits"] = Field("digits", description="Name of the source of the images.")
+    dataset: Literal["digits", "image_folder"] = Field(
+        "digits", description="Source of the images: the digits that come with scikit-learn, or your own pictures."
+    )
+    root: str | None = Field(
+        None,
+        min_length=1,
+        description="For image_folder: a folder or archive (.tar, .tar.xz, .tar.gz, .tgz, .zip) that holds "
+        "<class>/*, or train/<class>/* and test/<class>/*; a relative path starts at the checkout.",
+    )
     image_size: int = Field(12, ge=4, le=1024, description="Side of the prepared square images, in pixels.")
+    skip_broken: bool = Field(
+        False, description="Leave out files that are no pictures, instead of refusing them; they are named either way."
+    )
 
 
 class SplitParams(Section):
     val_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the non-test images that the search scores on.")
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="Share of all images kept for `evaluate` alone, for sets without a test split."
+    )
+    train_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the non-test images, in train and in val, that is used at all; smaller shares lie in "
+        "larger ones.",
     )
 
 

@@ -1,11 +1,98 @@
-"""Sources of images, one small reader each. A reader returns a `Source`; `pipeline.data.store` writes it."""
+"""Sources of images: which there are, and what each will give, told before any picture is decoded.
 
-from collections.abc import Callable
+`pipeline.data.reading` decodes the user's own pictures, `pipeline.data.writing` writes a source in prepared form.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from pipeline.data.layout import Layout, arrange
+from pipeline.data.listing import Listing, list_root, shown
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where images come from. image_size: side of the prepared squares, in pixels. root: of an image folder, else None.
+
+    root_shown: the root as the user wrote it. cache: a folder that keeps listings of archives; None: listed each time.
+    """
+
+    dataset: str
+    image_size: int
+    root: Path | None = None
+    root_shown: str = ""
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class BrokenFile:
+    """A file that could not be decoded. row: of the picture that it is, or is the mask of."""
+
+    row: int
+    is_mask: bool
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a source. done: files that have been read once this block is written, counted from the first.
+
+    images: (n, H, W, C) uint8 at image_rows (n,). masks: (m, H, W) uint8 at mask_rows (m,). image_sizes (n, 2) and
+    mask_sizes (m, 2): (H, W) before resizing, 0 where that is not known.
+    """
+
+    done: int
+    image_rows: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    image_sizes: NDArray[np.int32]
+    mask_rows: NDArray[np.int64]
+    masks: NDArray[np.uint8]
+    mask_sizes: NDArray[np.int32]
+    broken: tuple[BrokenFile, ...] = ()
+
+
+class ImageSource(Protocol):
+    """What can be prepared. Rows and labels are known before anything is decoded.
+
+    shape: (H, W, C) of an image. labels: (N,) int64. test: (N,) bool for sets with a test split of their own, else
+    None. names: of the files, by row, or None. steps: how many files there are to read. identity: equal for two sources
+    that give the same blocks.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def origin(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def test(self) -> NDArray[np.bool_] | None: ...
+    @property
+    def has_masks(self) -> bool: ...
+    @property
+    def names(self) -> tuple[str, ...] | None: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def identity(self) -> str: ...
+
+    def read(self, start: int) -> Iterator[Block]:
+        """The blocks after the first `start` files, which have been read before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,6 +110,44 @@ class Source:
     classes: tuple[str, ...]
     origin: str
     licence: str
+    test: NDArray[np.bool_] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @property
+    def has_masks(self) -> bool:
+        return self.masks is not None
+
+    @property
+    def names(self) -> None:
+        return None
+
+    @property
+    def steps(self) -> int:
+        return len(self.images)
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name}: {self.origin}"
+
+    def read(self, start: int) -> Iterator[Block]:
+        """All that is left, in one block."""
+        rows = np.arange(start, len(self.images), dtype=np.int64)
+        unknown = np.zeros((len(rows), 2), dtype=np.int32)
+        height, width, _ = self.shape
+        masks = self.masks[start:] if self.masks is not None else np.zeros((0, height, width), dtype=np.uint8)
+        yield Block(
+            done=len(self.images),
+            image_rows=rows,
+            images=self.images[start:],
+            image_sizes=unknown,
+            mask_rows=rows[: len(masks)],
+            masks=masks,
+            mask_sizes=unknown[: len(masks)],
+        )
 
 
 def read_digits(image_size: int) -> Source:
@@ -54,19 +179,57 @@ def _enlarged(scan: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
     return enlarged
 
 
+SOURCES: dict[str, Callable[[int], Source]] = {"digits": read_digits}
+"""Readers of the sources that fit in memory; each takes the side of the prepared images in pixels."""
+
+
 @dataclass(frozen=True)
 class Preview:
-    """What is known of a source before it is read. images: how many; classes: names by label; channels: 1 or 3."""
+    """What is known of a source before it is read.
+
+    images: how many; classes: names by label; channels: 1 or 3; test_images: how many of the images are the set's own
+    test split, None where it has none; identity: changes when the source does.
+    """
 
     images: int
     classes: tuple[str, ...]
     channels: int
+    test_images: int | None = None
+    identity: str = ""
 
 
-def preview(name: str) -> Preview:
-    """What a source will give, told without reading it."""
-    return {"digits": Preview(images=1797, classes=tuple(str(digit) for digit in range(10)), channels=1)}[name]
+def preview(settings: SourceSettings) -> Preview:
+    """What a source will give, told from names alone.
+
+    Raises:
+        UserError: the root is not given, not there, or not laid out as it must be.
+    """
+    if settings.dataset == "digits":
+        if settings.root is not None:
+            raise UserError(
+                "params.yaml: prepare.root: only for prepare.dataset: image_folder; set that, or this to null."
+            )
+        return Preview(images=1797, classes=tuple(str(digit) for digit in range(10)), channels=1, identity="digits")
+    listing, layout = list_image_folder(settings)
+    return Preview(
+        images=len(layout.names),
+        classes=layout.classes,
+        channels=3,
+        test_images=int(layout.test.sum()) if layout.test is not None else None,
+        identity=listing.identity,
+    )
 
 
-SOURCES: dict[str, Callable[[int], Source]] = {"digits": read_digits}
-"""Readers by the name that `prepare.dataset` gives; each takes the side of the prepared images in pixels."""
+def list_image_folder(settings: SourceSettings) -> tuple[Listing, Layout]:
+    """Names and layout of the user's pictures.
+
+    Raises:
+        UserError: as `preview`.
+    """
+    if settings.root is None:
+        raise UserError(
+            "params.yaml: prepare.root: is null, but prepare.dataset is image_folder. Set it to the folder or archive "
+            "of your pictures."
+        )
+    listing = list_root(settings.root, settings.cache)
+    return listing, arrange(listing, shown(settings.root_shown or str(settings.root)))

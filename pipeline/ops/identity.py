@@ -13,8 +13,8 @@ from typing import Any
 import pipeline
 from pipeline.config import Params
 
-DECIDING_ROOMS = ("data", "models", "regularizers", "train", "tune", "assembly.py", "config.py")
-"""The code that decides a trial's result."""
+DECIDING_ROOMS = ("data/batches.py", "models", "regularizers", "train", "tune", "assembly.py", "config.py")
+"""The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
 DECIDING_PACKAGES = ("torch", "timm", "numpy", "scipy", "optuna", "ray")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.config import Params, load_params
-from pipeline.data.sources import preview
+from pipeline.data.sources import Preview
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError
@@ -15,6 +15,7 @@ from pipeline.models.build import build_model
 from pipeline.models.settings import resolve_layers
 from pipeline.models.tap import SimilarityTap
 from pipeline.ops.identity import fingerprint
+from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.loop import choose_device
@@ -35,11 +36,15 @@ class Plan:
     resources: Resources
     store: Store
     device: str
-    images: int
-    classes: int
+    source: Preview
     weights: int
     depth: int
     grid: tuple[int, int]
+
+    @property
+    def images(self) -> int:
+        """How many images the source has, those of every role."""
+        return self.source.images
 
     def describe(self) -> str:
         """The plan in lines for a person."""
@@ -47,8 +52,11 @@ class Plan:
         side, epochs = params.prepare.image_size, params.train.epochs
         runs = search.trials + len(self.space.controls)
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
+        source = self.source
+        test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
         lines = {
-            "dataset": f"{params.prepare.dataset}: {self.images:,} images of {side} x {side}, {self.classes} classes",
+            "dataset": f"{params.prepare.dataset}: {source.images:,} images of {side} x {side}, "
+            f"{len(source.classes)} classes{test}",
             "model": f"{params.model.name}: {self.weights:,} weights, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
             "search": f"{search.trials} trials and {len(self.space.controls)} controls "
@@ -63,6 +71,14 @@ class Plan:
             "MLflow": f"{self.store.shown}, experiment {params.tracking.experiment}, model {params.register_.name}",
         }
         return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+    def check_source_unchanged(self) -> None:
+        """Refuse to go on from data/prepared if the pictures that it was made from have changed.
+
+        Raises:
+            UserError: they have; it says how to prepare anew.
+        """
+        check_source_unchanged(self.workspace, self.params, self.source)
 
     def task(self) -> SearchTask:
         """The search of this plan, over the data that have been prepared and split.
@@ -104,7 +120,7 @@ def make_plan(workspace: Workspace) -> Plan:
     except ValueError as error:
         raise UserError(f"params.yaml: {error}") from None
     resources = plan_resources(params)
-    source = preview(params.prepare.dataset)
+    source = preview_source(workspace, params)
     side = params.prepare.image_size
     try:
         model = build_model(
@@ -129,8 +145,7 @@ def make_plan(workspace: Workspace) -> Plan:
         resources=resources,
         store=store,
         device=str(device),
-        images=source.images,
-        classes=len(source.classes),
+        source=source,
         weights=sum(weights.numel() for weights in model.parameters()),
         depth=depth,
         grid=(rows, columns),

@@ -1,18 +1,31 @@
 """prepare: a source -> `data/prepared/` (see `pipeline.data.store`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
-from pipeline.data.sources import SOURCES
-from pipeline.data.store import write_prepared
+from pipeline.data.reading import open_source
+from pipeline.data.writing import write_prepared
 from pipeline.entry import run_stage
+from pipeline.ops.bar import Bar
+from pipeline.ops.source import note_source, preview_source, source_settings
 from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
     """Read the source that the parameters name and write it in prepared form."""
-    params = load_params(workspace.params).prepare
-    manifest = write_prepared(SOURCES[params.dataset](params.image_size), workspace.prepared)
+    params = load_params(workspace.params)
+    found = preview_source(workspace, params)
+    source = open_source(source_settings(workspace, params))
+    with Bar("preparing") as bar:
+        manifest = write_prepared(
+            source,
+            workspace.prepared,
+            work=workspace.state / "prepare",
+            skip_broken=params.prepare.skip_broken,
+            on_progress=bar,
+        )
+    note_source(workspace, params, found, manifest["data_hash"])
+    skipped = f", {len(manifest['skipped']):,} broken files left out" if "skipped" in manifest else ""
     print(
-        f"{manifest['dataset']}: {manifest['images']:,} images, {len(manifest['classes'])} classes -> "
+        f"{manifest['dataset']}: {manifest['images']:,} images, {len(manifest['classes'])} classes{skipped} -> "
         f"{workspace.prepared.relative_to(workspace.root)}"
     )
 

@@ -16,6 +16,9 @@ def main(workspace: Workspace) -> None:
         val_fraction=params.split.val_fraction,
         test_fraction=params.split.test_fraction,
         seed=params.base.seed,
+        train_fraction=params.split.train_fraction,
+        own_test=prepared.test,
+        classes=prepared.classes,
     )
     write_split(split, workspace.split, data_hash=prepared.data_hash, seed=params.base.seed)
     print(f"train {len(split.train):,}, val {len(split.val):,}, test {len(split.test):,} images")

@@ -1,9 +1,12 @@
 """Claims about what each source of images gives."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from pipeline.data.sources import SOURCES, Source, preview, read_digits
+from pipeline.data.sources import SOURCES, Source, SourceSettings, preview, read_digits
+from pipeline.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +51,15 @@ def test_digits_say_where_they_come_from(digits: Source) -> None:
 
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_preview_of_a_source_is_what_reading_it_gives(name: str) -> None:
-    told, source = preview(name), SOURCES[name](8)
+    told, source = preview(SourceSettings(name, 8)), SOURCES[name](8)
     assert source.name == name
     assert told.images == len(source.images)
     assert told.classes == source.classes
     assert told.channels == source.images.shape[3]
+
+
+def test_root_and_dataset_must_fit_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: only for prepare\.dataset: image_folder"):
+        preview(SourceSettings("digits", 8, tmp_path))
+    with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: is null, but prepare\.dataset is image_folder"):
+        preview(SourceSettings("image_folder", 8))

@@ -1,6 +1,7 @@
 """Claims about splits: three roles that never mix, drawn class by class from the seed."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,64 @@ def test_broken_split_is_told_with_the_command_that_mends_it(tmp_path: Path, con
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(UserError, match=r"not a split .*Run `dvc repro --force split`"):
         read_split(tmp_path / "split.json", data_hash="abc")
+
+
+def own_test(of: NDArray[np.int64], every: int = 4) -> NDArray[np.bool_]:
+    """Every fourth image is the set's own test image."""
+    return np.arange(len(of)) % every == 0
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_smaller_shares_of_train_lie_in_larger_ones_role_by_role(own: bool, seed: int) -> None:
+    of = labels(100, 50, 12)
+    test = own_test(of) if own else None
+    splits = [
+        make_split(of, val_fraction=0.2, test_fraction=0.2, seed=seed, train_fraction=share, own_test=test)
+        for share in (0.01, 0.1, 0.25, 0.9, 1.0)
+    ]
+    for smaller, larger in pairwise(splits):
+        assert set(smaller.train) <= set(larger.train)
+        assert set(smaller.val) <= set(larger.val)
+        assert smaller.test.tolist() == larger.test.tolist()
+        assert len(smaller.train) < len(larger.train)
+
+
+def test_share_of_train_is_taken_of_every_class_in_train_and_in_val() -> None:
+    of = labels(1000, 500, 10)
+    whole = split(of)
+    tenth = make_split(of, val_fraction=0.2, test_fraction=0.2, seed=0, train_fraction=0.1)
+    assert np.bincount(of[whole.train]).tolist() == [640, 320, 6]
+    assert np.bincount(of[tenth.train]).tolist() == [64, 32, 1]
+    assert np.bincount(of[tenth.val]).tolist() == [16, 8, 1]
+
+
+def test_whole_share_is_the_split_without_one() -> None:
+    of = labels(100, 50)
+    whole = make_split(of, val_fraction=0.2, test_fraction=0.2, seed=0, train_fraction=1.0)
+    assert whole.split_hash == split(of).split_hash
+
+
+@pytest.mark.parametrize("counts", [(100, 50), (3, 3), (3, 60)])
+def test_own_test_split_is_the_test_role_and_nothing_else_is(counts: tuple[int, ...]) -> None:
+    of = labels(*counts)
+    test = own_test(of, every=len(of) - 1)
+    made = make_split(of, val_fraction=0.2, test_fraction=0.9, seed=0, own_test=test)
+    assert made.test.tolist() == np.flatnonzero(test).tolist()
+    assert sorted([*made.train, *made.val, *made.test]) == list(range(len(of)))
+    for ids in (made.train, made.val):
+        assert np.bincount(of[ids], minlength=len(counts)).min() >= 1
+
+
+def test_test_classes_that_train_never_has_are_named() -> None:
+    of = np.array([0, 0, 1, 1, 2])
+    test = np.array([False, False, False, False, True])
+    with pytest.raises(UserError, match="the test set has classes that train does not have: bird"):
+        make_split(of, val_fraction=0.2, test_fraction=0.2, seed=0, own_test=test, classes=("cat", "dog", "bird"))
+
+
+def test_class_with_one_image_outside_the_own_test_split_is_named() -> None:
+    of = np.array([0, 0, 0, 1, 1])
+    test = np.array([True, False, False, False, True])
+    with pytest.raises(UserError, match="class dog has 1 image outside the test set; each class needs at least 2"):
+        make_split(of, val_fraction=0.2, test_fraction=0.2, seed=0, own_test=test, classes=("cat", "dog"))

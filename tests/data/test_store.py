@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.sources import Source
-from pipeline.data.store import open_prepared, write_prepared
+from pipeline.data.store import open_prepared
+from pipeline.data.writing import write_prepared
 from pipeline.errors import UserError
 
 

@@ -17,7 +17,8 @@ from checkout import TINY, Checkout
 from pipeline.config import Params
 from pipeline.data.sources import read_digits
 from pipeline.data.splits import make_split, write_split
-from pipeline.data.store import open_prepared, write_prepared
+from pipeline.data.store import open_prepared
+from pipeline.data.writing import write_prepared
 from pipeline.tune.ledger import TrialRecord
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, run_search

@@ -1,0 +1,185 @@
+"""Which picture is of which class, read off the names in a root; no file is opened.
+
+    <root>/<class>/*                      test is drawn by split.test_fraction
+    <root>/{train,test}/<class>/*         the set's own test split
+    <root>/masks/<the same path>.png      optional: a mask for the picture of the same name
+
+One folder around all of this, as archives often have, is looked through.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.listing import Listing, shown
+from pipeline.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VALIDATION_NAMES = ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of the prepared set: training pictures before test pictures, by class, by name.
+
+    names: the picture's name in the root, by row. labels (N,) int64 in 0 .. len(classes) - 1. test (N,) bool: the set's
+    own test split, or None. masks: row by the mask's name. classes: names by label, sorted.
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    test: NDArray[np.bool_] | None
+    masks: dict[str, int]
+
+
+def arrange(listing: Listing, root: str) -> Layout:
+    """Work out classes, roles and masks. root: how messages name it.
+
+    Raises:
+        UserError: no class folders, one class alone, a class with too few pictures, pictures or masks where they do not
+            belong, test classes that training never sees.
+    """
+    tree = _Tree(listing)
+    base = ""
+    while len(tops := tree.folders(base)) == 1 and tree.folders(tops[0]):
+        base = tops[0]
+    masks = f"{base}/masks" if base else "masks"
+    has_masks = masks in tops and bool(tree.folders(masks)) and not tree.files(masks)
+    tops = [top for top in tops if not (has_masks and top == masks)]
+    _check_tops(tree, base, tops, root)
+    roles = _roles(tree, tops, root)
+    folders = [(is_test, folder) for is_test, found in roles for folder in found]
+    _check_class_folders(tree, [folder for _, folder in folders], root)
+    rows = sorted((is_test, _class_name(folder), name) for is_test, folder in folders for name in tree.files(folder))
+    # A class folder without a picture is a class all the same, and is told as one with none.
+    classes = tuple(sorted({_class_name(folder) for _, folder in folders}))
+    own_test = len(roles) > 1
+    _check_counts(classes, rows, own_test, root)
+    label = {name: index for index, name in enumerate(classes)}
+    names = tuple(name for _, _, name in rows)
+    return Layout(
+        classes=classes,
+        names=names,
+        labels=np.array([label[name] for _, name, _ in rows], dtype=np.int64),
+        test=np.array([is_test for is_test, _, _ in rows], dtype=np.bool_) if own_test else None,
+        masks=_mask_rows(tree, base, masks, names, root) if has_masks else {},
+    )
+
+
+class _Tree:
+    """The listing by folder; `""` is the root."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._files: dict[str, list[str]] = {}
+        self._folders: dict[str, list[str]] = {}
+        for name, _ in listing.files:
+            self._files.setdefault(name.rpartition("/")[0], []).append(name)
+        for name in listing.folders:
+            self._folders.setdefault(name.rpartition("/")[0], []).append(name)
+
+    def files(self, folder: str) -> list[str]:
+        return self._files.get(folder, [])
+
+    def folders(self, folder: str) -> list[str]:
+        return self._folders.get(folder, [])
+
+    def files_below(self, folder: str) -> list[str]:
+        below = [name for inner in self.folders(folder) for name in self.files_below(inner)]
+        return self.files(folder) + below
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _class_name(folder: str) -> str:
+    return unicodedata.normalize("NFC", shown(_last(folder)))
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(shown(name) for name in listed[:most]) + more
+
+
+def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
+    loose = [name for name in tree.files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
+    wanted = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
+    if loose:
+        raise UserError(f"{root}: pictures that lie in no class folder: {len(loose):,} ({_some(loose, 3)}). {wanted}")
+    if not tops:
+        raise UserError(f"{root}: holds no class folders. {wanted}")
+
+
+def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str]]]:
+    """Class folders by role, each with whether its pictures are test pictures."""
+    by_name = {_last(top): top for top in tops}
+    if "train" in by_name and tree.folders(by_name["train"]):
+        others = [name for name in by_name if name not in ("train", "test")]
+        if any(name in VALIDATION_NAMES for name in others):
+            raise UserError(
+                f"{root}: has {_some(by_name)}. Validation pictures are drawn from train (split.val_fraction): move "
+                f"those of {_some(others)} there, or rename the folder to test if they are to be the test set."
+            )
+        if "test" in by_name and others:
+            raise UserError(f"{root}: has {_some(others)} beside train and test. Take out what is no class of either.")
+        if "test" in by_name:
+            for role in ("train", "test"):
+                if loose := tree.files(by_name[role]):
+                    raise UserError(f"{root}: {_some(loose, 3)}: in no class folder; move it to {role}/<class>/.")
+            return [(role == "test", tree.folders(by_name[role])) for role in ("train", "test")]
+    return [(False, tops)]
+
+
+def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
+    for folder in folders:
+        if inner := tree.folders(folder):
+            raise UserError(
+                f"{root}: {_some(inner, 3)}: a folder in a class folder. Pictures lie in <class>/ itself, or in "
+                "train/<class>/ and test/<class>/."
+            )
+
+
+def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], own_test: bool, root: str) -> None:
+    if len(classes) < 2:
+        raise UserError(f"{root}: has one class only ({_some(classes)}). There must be two or more to tell apart.")
+    trained = Counter(name for is_test, name, _ in rows if not is_test)
+    needed, uses = (2, "train and validate on") if own_test else (3, "train, validate and test on")
+    unseen = sorted({name for is_test, name, _ in rows if is_test} - set(trained))
+    if unseen:
+        raise UserError(f"{root}: test has classes that train does not have: {_some(unseen)}.")
+    if few := [name for name in classes if trained[name] < needed]:
+        told = ", ".join(f"{name} has {trained[name]}" for name in few[:5]) + (" ..." if len(few) > 5 else "")
+        where = " in train" if own_test else ""
+        raise UserError(f"{root}: {told}{where}; each class needs {needed} pictures or more, one each to {uses}.")
+
+
+def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root: str) -> dict[str, int]:
+    """The row of each mask: the picture with the same path but for `masks/` and the suffix."""
+    start = len(base) + 1 if base else 0
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name[start:].rpartition(".")[0] or name[start:], []).append(row)
+    found: dict[str, int] = {}
+    lost = []
+    for mask in tree.files_below(masks):
+        stem, _, suffix = mask[len(masks) + 1 :].rpartition(".")
+        owners = rows.get(stem, [])
+        if suffix.lower() != "png" or not owners:
+            lost.append(mask)
+        elif len(owners) > 1:
+            both = _some(names[row] for row in owners)
+            raise UserError(f"{root}: {shown(mask)}: belongs to more than one picture ({both}); rename one of them.")
+        else:
+            found[mask] = owners[0]
+    if lost:
+        raise UserError(
+            f"{root}: masks that belong to no picture: {len(lost):,} ({_some(lost, 3)}). A mask is "
+            "masks/<the picture's path, with its suffix replaced by .png>."
+        )
+    return found

@@ -1,0 +1,120 @@
+"""Which source the parameters name, and whether it is still what data/prepared was made from.
+
+DVC watches the parameters of `prepare`, and not the pictures that prepare.root points at: most checkouts have none, and
+dvc.yaml cannot list what may not exist. So `prepare` notes in state/ what it read, and `sar-search check`, with which
+`make repro` begins, compares.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.data.sources import Preview, SourceSettings, preview
+from pipeline.data.store import open_prepared
+from pipeline.errors import UserError
+from pipeline.workspace import Workspace
+
+KEPT_NOTES = 50
+
+
+def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
+    """The settings of the source, its root looked for in the checkout and then where the checkout's state is.
+
+    The two differ under `dvc exp run --temp`, whose copy of the checkout lacks what git does not know.
+
+    Raises:
+        UserError: the root lies where the pipeline writes.
+    """
+    prepare = params.prepare
+    root = None
+    if prepare.root is not None:
+        root = workspace.root / prepare.root
+        if not root.exists():
+            root = workspace.anchor / prepare.root
+        _check_place(workspace, root, prepare.root)
+    return SourceSettings(
+        dataset=prepare.dataset,
+        image_size=prepare.image_size,
+        root=root,
+        root_shown=prepare.root or "",
+        cache=workspace.state / "prepare",
+    )
+
+
+def _check_place(workspace: Workspace, root: Path, written: str) -> None:
+    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
+        if root.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"params.yaml: prepare.root: {written} lies in {folder.name}/, which the pipeline writes and cleans. "
+                "Keep your pictures elsewhere."
+            )
+
+
+def preview_source(workspace: Workspace, params: Params) -> Preview:
+    """What the source will give. Where it is gone, but data/prepared was made from it, what it gave.
+
+    Raises:
+        UserError: the source cannot be used.
+    """
+    settings = source_settings(workspace, params)
+    try:
+        return preview(settings)
+    except UserError:
+        if settings.root is None or settings.root.exists():
+            raise
+        made = _made(workspace, params)
+        if made is None:
+            raise
+        return Preview(made["images"], tuple(made["classes"]), made["channels"], made.get("test_images"))
+
+
+def note_source(workspace: Workspace, params: Params, source: Preview, data_hash: str) -> None:
+    """Note what data/prepared has just been made from."""
+    path = workspace.state / "prepare" / "sources.json"
+    notes = {name: note for name, note in _notes(workspace).items() if name != data_hash}
+    notes[data_hash] = {"identity": source.identity, "images": source.images, "prepare": _options(params)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(dict(list(notes.items())[-KEPT_NOTES:]), indent=1) + "\n")
+    partial.replace(path)
+
+
+def check_source_unchanged(workspace: Workspace, params: Params, source: Preview) -> None:
+    """Refuse to go on with a set that was made from pictures that are others by now.
+
+    Raises:
+        UserError: they are; it says how to prepare anew.
+    """
+    made = _made(workspace, params)
+    if made is None or not source.identity:
+        return
+    note = _notes(workspace).get(made["data_hash"])
+    if note and note["prepare"] == _options(params) and note["identity"] != source.identity:
+        raise UserError(
+            f"{params.prepare.root}: has changed since data/prepared was made from it ({note['images']:,} pictures "
+            f"then, {source.images:,} now), and DVC does not see that by itself.\n"
+            "Run `dvc repro --force prepare`, and then this again; it takes what is there now."
+        )
+
+
+def _options(params: Params) -> dict[str, Any]:
+    return params.prepare.model_dump()
+
+
+def _made(workspace: Workspace, params: Params) -> dict[str, Any] | None:
+    """The manifest of data/prepared, if these parameters made it."""
+    try:
+        manifest = dict(open_prepared(workspace.prepared).manifest)
+    except (UserError, EOFError, KeyError):
+        return None
+    note = _notes(workspace).get(str(manifest.get("data_hash")))
+    return manifest if note and note["prepare"] == _options(params) else None
+
+
+def _notes(workspace: Workspace) -> dict[str, Any]:
+    try:
+        notes = json.loads((workspace.state / "prepare" / "sources.json").read_text())
+        return notes if isinstance(notes, dict) else {}
+    except (OSError, ValueError):
+        return {}

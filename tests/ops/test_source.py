@@ -1,0 +1,94 @@
+"""Claims about the root that params.yaml names: where it is looked for, and that its changes do not go unseen."""
+
+from pathlib import Path
+
+import pytest
+from pictures import picture, pictures, write_archive, write_folder
+
+from pipeline.config import Params
+from pipeline.data.reading import open_source
+from pipeline.data.writing import write_prepared
+from pipeline.errors import UserError
+from pipeline.ops.source import check_source_unchanged, note_source, preview_source, source_settings
+from pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path, tmp_path)
+
+
+def params(**prepare: object) -> Params:
+    chosen = {"dataset": "image_folder", "root": "photos", "image_size": 8, **prepare}
+    return Params().with_values({f"prepare.{name}": value for name, value in chosen.items()}, where="test")
+
+
+def prepare(workspace: Workspace, chosen: Params) -> None:
+    """What the stage does."""
+    found = preview_source(workspace, chosen)
+    source = open_source(source_settings(workspace, chosen))
+    manifest = write_prepared(source, workspace.prepared, work=workspace.state / "prepare")
+    note_source(workspace, chosen, found, manifest["data_hash"])
+
+
+def test_relative_root_starts_at_the_checkout_and_then_where_its_state_is(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "copy", tmp_path / "checkout")
+    for root in (workspace.root, workspace.anchor):
+        root.mkdir()
+    assert source_settings(workspace, params()).root == tmp_path / "checkout" / "photos"
+    (tmp_path / "copy" / "photos").mkdir()
+    assert source_settings(workspace, params()).root == tmp_path / "copy" / "photos"
+    assert source_settings(workspace, params(root="/photos")).root == Path("/photos")
+
+
+@pytest.mark.parametrize("root", ["photos", "photos.tar"])
+def test_unchanged_pictures_are_let_through(workspace: Workspace, root: str) -> None:
+    files = pictures({"cat": 3, "dog": 3})
+    (write_folder if root == "photos" else write_archive)(workspace.root / root, files)
+    chosen = params(root=root)
+    check_source_unchanged(workspace, chosen, preview_source(workspace, chosen))
+    prepare(workspace, chosen)
+    check_source_unchanged(workspace, chosen, preview_source(workspace, chosen))
+
+
+def test_changed_pictures_are_told_with_the_command_that_takes_them(workspace: Workspace) -> None:
+    root = write_folder(workspace.root / "photos", pictures({"cat": 3, "dog": 3}))
+    prepare(workspace, params())
+    (root / "cat" / "new.png").write_bytes(picture(9))
+    with pytest.raises(UserError, match=r"photos: has changed .*6 pictures then, 7 now.*\n.*dvc repro --force prepare"):
+        check_source_unchanged(workspace, params(), preview_source(workspace, params()))
+    prepare(workspace, params())
+    check_source_unchanged(workspace, params(), preview_source(workspace, params()))
+
+
+def test_changed_parameters_are_for_dvc_to_see(workspace: Workspace) -> None:
+    root = write_folder(workspace.root / "photos", pictures({"cat": 3, "dog": 3}))
+    prepare(workspace, params())
+    (root / "cat" / "new.png").write_bytes(picture(9))
+    check_source_unchanged(workspace, params(image_size=9), preview_source(workspace, params(image_size=9)))
+
+
+def test_pictures_that_are_gone_are_missed_only_until_they_are_prepared(workspace: Workspace) -> None:
+    root = write_archive(workspace.root / "photos.tar", pictures({"cat": 3, "dog": 4}))
+    chosen = params(root="photos.tar")
+    prepare(workspace, chosen)
+    root.unlink()
+    found = preview_source(workspace, chosen)
+    assert (found.images, found.classes, found.channels) == (7, ("cat", "dog"), 3)
+    check_source_unchanged(workspace, chosen, found)
+    with pytest.raises(UserError, match="No such file or directory"):
+        preview_source(workspace, params(root="photos.tar", image_size=9))
+
+
+def test_torn_notes_are_no_hindrance(workspace: Workspace) -> None:
+    write_folder(workspace.root / "photos", pictures({"cat": 3, "dog": 3}))
+    prepare(workspace, params())
+    (workspace.state / "prepare" / "sources.json").write_text("{")
+    check_source_unchanged(workspace, params(), preview_source(workspace, params()))
+    prepare(workspace, params())
+
+
+@pytest.mark.parametrize("root", ["data/photos", "data/prepared", "state", "results/../models/x.tar"])
+def test_root_where_the_pipeline_writes_is_refused(workspace: Workspace, root: str) -> None:
+    with pytest.raises(UserError, match=r"prepare\.root: .* lies in \w+/, which the pipeline writes"):
+        source_settings(workspace, params(root=root))
