@@ -8,8 +8,9 @@ pydantic.
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -168,14 +169,18 @@ class ReportParams(Section):
 
 
 class RegisterParams(Section):
-    name: str = Field("sar-digits", min_length=1, max_length=200, description="Name in the MLflow registry.")
+    name: str | None = Field(
+        None, min_length=1, max_length=200, description="Name in the MLflow registry; null: sar- and the set's name."
+    )
 
 
 class TrackingParams(Section):
     uri: str | None = Field(
         None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout."
     )
-    experiment: str = Field("sar-search/digits", min_length=1, max_length=200, description="MLflow experiment.")
+    experiment: str | None = Field(
+        None, min_length=1, max_length=200, description="MLflow experiment; null: sar-search/ and the set's name."
+    )
     attention_images: int = Field(4, ge=0, le=64, description="Validation images whose attention is logged.")
 
 
@@ -194,6 +199,25 @@ class Params(Section):
     report: ReportParams = ReportParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")
     tracking: TrackingParams = TrackingParams()
+
+    @property
+    def set_name(self) -> str:
+        """What the image set is called: `digits`, or the name of the user's folder or archive, as MLflow takes it."""
+        prepare = self.prepare
+        if prepare.dataset != "image_folder" or prepare.root is None:
+            return prepare.dataset
+        name = re.sub(r"(\.tar)?\.(tar|xz|gz|tgz|zip)$", "", PurePath(prepare.root).name, flags=re.IGNORECASE)
+        return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or prepare.dataset
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in the registry."""
+        return self.register_.name or f"sar-{self.set_name}"
+
+    @property
+    def experiment(self) -> str:
+        """The name of the MLflow experiment."""
+        return self.tracking.experiment or f"sar-search/{self.set_name}"
 
     def with_values(self, values: Mapping[str, Any], *, where: str) -> "Params":
         """A copy with the parameters at the dotted paths replaced, validated as the file is.

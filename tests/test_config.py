@@ -131,7 +131,7 @@ REFUSED = [
     ("retrain.control", "", "text, length at least 1"),
     ("evaluate.confidence", 0.5, "number, above 0.5 and below 1"),
     ("report.attention_images", 65, "whole number, at least 1 and at most 64"),
-    ("register.name", "", "text, length at least 1 and length at most 200"),
+    ("register.name", "", "text or null, length at least 1 and length at most 200"),
     ("tracking.uri", 5, "text or null"),
     ("tracking.attention_images", -1, "whole number, at least 0 and at most 64"),
 ]
@@ -329,3 +329,28 @@ def test_sections_build_the_plain_values_that_the_rooms_take() -> None:
     assert params.regularizer.configs() == {"spatial_entropy": SpatialEntropyConfig(0.0, "last", 0.0, 8)}
     listed = params.with_values({"regularizer.spatial_entropy.layers": [0, 1]}, where="")
     assert listed.regularizer.spatial_entropy.config().layers == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ("photos", "photos"),
+        ("/data/My photos (2024)/", "My-photos-2024"),
+        ("../sets/cifar10-images.tar.xz", "cifar10-images"),
+        ("birds.v2.ZIP", "birds.v2"),
+        ("archive.tgz", "archive"),
+        ("..", "image_folder"),
+        ("Vögel", "Vögel"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_set_is_named_after_the_folder_or_archive(root: str, name: str) -> None:
+    params = Params().with_values({"prepare.dataset": "image_folder", "prepare.root": root}, where="")
+    assert params.set_name == name
+    assert (params.model_name, params.experiment) == (f"sar-{name}", f"sar-search/{name}")
+
+
+def test_names_that_are_given_win_over_those_of_the_set() -> None:
+    assert (Params().model_name, Params().experiment) == ("sar-digits", "sar-search/digits")
+    params = Params().with_values({"register.name": "mine", "tracking.experiment": "ours"}, where="")
+    assert (params.model_name, params.experiment) == ("mine", "ours")

@@ -24,7 +24,13 @@ from pipeline.ops.identity import content_hash
 from pipeline.ops.results import BEST, search_run
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
-from pipeline.score.locate import LocationScores, location_scores, pick_head, trivial_baselines
+from pipeline.score.locate import (
+    LocationScores,
+    can_be_ranked,
+    location_scores,
+    pick_head,
+    trivial_baselines,
+)
 from pipeline.track.runs import log_run
 from pipeline.track.store import Store
 from pipeline.train.loop import predict
@@ -54,12 +60,20 @@ def evaluate_run(folder: Path, run: Mapping[str, Any], data: TrainingData) -> Ru
     scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
     test = ImageBatches(data.prepared, data.split.test, scale, data.device)
     maps = last_block_maps(model, test)
-    location, masks = None, data.prepared.masks
-    if masks is not None:
+    location = None
+    if (masks := usable_masks(data)) is not None:
         val = ImageBatches(data.prepared, data.split.val, scale, data.device)
         head = pick_head(last_block_maps(model, val), masks[data.split.val])
         location = location_scores(maps, masks[data.split.test], head=head)
     return RunEvaluation(run["folder"], run["arm"], run["seed"], predict(model, test).numpy(), maps, location)
+
+
+def usable_masks(data: TrainingData) -> NDArray[np.uint8] | None:
+    """The masks (N, H, W), if attention can be scored against them: on val, where the head is picked, and on test."""
+    masks = data.prepared.masks
+    if masks is None or not all(can_be_ranked(masks[ids]) for ids in (data.split.val, data.split.test)):
+        return None
+    return masks
 
 
 def summarise(
@@ -89,8 +103,8 @@ def metrics_of(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
         figures[name] = {"accuracy": scores["accuracy"], "ece": scores["ece"], "nll": scores["nll"]}
         if scores["location"]:
             figures[name]["auroc"] = scores["location"]["auroc"]
-    interval = ("difference", "low", "high")
-    figures["sar"] = {key: comparison[key] for key in interval if comparison[key] is not None}
+    interval = {"difference": "accuracy", "low": "low", "high": "high"}
+    figures["difference"] = {name: comparison[key] for key, name in interval.items() if comparison[key] is not None}
     return {"test": figures}
 
 
@@ -112,7 +126,15 @@ def count_test_read(state: Path, data_hash: str, *, commit: str, models: int) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"data_hash": data_hash, "time": time.time(), "commit": commit, "models": models}) + "\n")
-    return sum(f'"data_hash": "{data_hash}"' in line for line in path.read_text(encoding="utf-8").splitlines())
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(_hash_read(line) == data_hash for line in lines)
+
+
+def _hash_read(line: str) -> str | None:
+    try:
+        return str(json.loads(line)["data_hash"])
+    except (ValueError, KeyError, TypeError):
+        return None  # torn by a crash in the middle of writing
 
 
 def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -135,11 +157,11 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
 
 
 def _baselines(run: RunEvaluation, data: TrainingData, seed: int) -> dict[str, dict[str, float]] | None:
-    if data.prepared.masks is None:
+    masks = usable_masks(data)
+    if masks is None:
         return None
     _, heads, rows, columns = run.maps.shape
-    masks = data.prepared.masks[data.split.test]
-    found = trivial_baselines(masks, (rows, columns), heads=heads, seed=seed)
+    found = trivial_baselines(masks[data.split.test], (rows, columns), heads=heads, seed=seed)
     return {name: {key: asdict(scores)[key] for key in LOCATION} for name, scores in found.items()}
 
 
@@ -155,7 +177,7 @@ def log_evaluation(
     fingerprint = str(summary["fingerprint"])
     return log_run(
         store,
-        experiment=params.tracking.experiment,
+        experiment=params.experiment,
         key=f"evaluate/{content_hash([summary['arms'], summary['comparison'], fingerprint])[:32]}",
         name=f"evaluation of best and {summary['control']}",
         params={"test_images": summary["test_images"], "data_hash": summary["data_hash"]},

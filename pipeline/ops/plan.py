@@ -55,7 +55,7 @@ class Plan:
         source = self.source
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
         lines = {
-            "dataset": f"{params.prepare.dataset}: {source.images:,} images of {side} x {side}, "
+            "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
             f"{len(source.classes)} classes{test}",
             "model": f"{params.model.name}: {self.weights:,} weights, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
@@ -68,7 +68,7 @@ class Plan:
             "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs",
             "results": f"{self.workspace.results} and {self.workspace.models}",
             "state": f"{self.workspace.state} (survives interruptions)",
-            "MLflow": f"{self.store.shown}, experiment {params.tracking.experiment}, model {params.register_.name}",
+            "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
         }
         return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
 

@@ -23,7 +23,7 @@ def promote_challenger(workspace: Workspace, reason: str | None) -> str:
     Raises:
         UserError: no challenger, or a store that fails.
     """
-    name = load_params(workspace.params).register_.name
+    name = load_params(workspace.params).model_name
     promotion = promote(open_store(workspace), name, reason=reason)
     if not promotion.changed:
         return f"models:/{name}@champion is version {promotion.version} already"

@@ -56,7 +56,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")
     arms = {BEST: "best", control: f"control: {control}"}
     return ReportData(
-        title=f"{params.prepare.dataset}: what the search over {params.search.space} found",
+        title=f"{params.set_name}: what the search over {params.search.space} found",
         verdict=evaluation["verdict"],
         remarks=remarks,
         arms=[{"arm": shown, **_arm_row(evaluation["arms"][arm])} for arm, shown in arms.items()],

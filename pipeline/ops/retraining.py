@@ -153,7 +153,7 @@ def log_retraining(
         curves = [(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in curves_of(job.folder)]
         runs[job.name] = log_run(
             store,
-            experiment=params.tracking.experiment,
+            experiment=params.experiment,
             key=f"retrain/{job.folder.name}/{job.name}/{fingerprint[:16]}",
             name=f"retrain {job.name} {setting_name(dict(job.values))}",
             params={**job.values, "seed": job.seed, "trained_on": "train+val"},

@@ -35,11 +35,11 @@ class TrackedSearch:
         dataset = data.prepared.manifest
         self._log = SearchLog(
             plan.store,
-            experiment=params.tracking.experiment,
+            experiment=params.experiment,
             fingerprint=task.fingerprint,
-            name=f"search {Path(plan.space.file).stem} on {params.prepare.dataset} ({task.fingerprint[:8]})",
+            name=f"search {Path(plan.space.file).stem} on {params.set_name} ({task.fingerprint[:8]})",
             description=(
-                f"Search over {', '.join(plan.space.dimensions)} ({plan.space.file}) on {params.prepare.dataset}: "
+                f"Search over {', '.join(plan.space.dimensions)} ({plan.space.file}) on {params.set_name}: "
                 f"{plan.images:,} images, {params.model.name}, {params.train.epochs} epochs a trial, "
                 f"{params.search.sampler.name} with {params.search.scheduler.name}. Started by `dvc repro search`."
             ),

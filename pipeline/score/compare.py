@@ -135,7 +135,7 @@ def verdict(comparison: Comparison, *, what: str = "SAR", margin: float = 0.01) 
     seeds = f"{best} seeds each" if best == control else f"{best} seeds against {control}"
     basis = (
         f"{100 * comparison.confidence:.4g} % interval {_points(low, digits, unit=False)} to {_points(high, digits)}; "
-        f"{seeds}, on {comparison.images} test images"
+        f"{seeds}, on {comparison.images:,} test images"
     )
     change = _points(difference, digits)
     if low > 0 or high < 0:

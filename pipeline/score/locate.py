@@ -67,6 +67,12 @@ def pick_head(similarity: ArrayLike, masks: ArrayLike) -> int:
     return int(np.nanargmax(means))
 
 
+def can_be_ranked(masks: ArrayLike) -> bool:
+    """Whether any mask (B, h, w) holds both object and background, without which no score of attention is defined."""
+    masks = np.asarray(masks)
+    return bool(((masks == 1).any(axis=(1, 2)) & (masks == 0).any(axis=(1, 2))).any())
+
+
 def trivial_baselines(
     masks: ArrayLike, grid: tuple[int, int], *, heads: int, seed: int, mass: float = 0.6
 ) -> dict[str, LocationScores]:

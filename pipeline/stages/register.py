@@ -35,7 +35,7 @@ def main(workspace: Workspace) -> None:
     prepare_store(store)
     registered = register_model(
         store,
-        name=params.register_.name,
+        name=params.model_name,
         checkpoint=workspace.models / chosen,
         code=Path(pipeline.models.__file__).parent,
         model_card=model_card(read_sidecar(workspace.models / chosen), evaluation, prepared.manifest),
