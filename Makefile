@@ -15,9 +15,7 @@ help: ## say what each command does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 repro: $(READY) ## check the parameters, then run every stage that is not up to date
-	@sar-search check
-	@dvc repro
-	@sar-search results
+	@sar-search repro
 
 check: $(READY) ## check params.yaml and the search space and print the plan; start nothing
 	@sar-search check

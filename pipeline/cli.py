@@ -28,7 +28,7 @@ def _parse_and_call() -> None:
 def cli() -> None:
     """Find how much attention regularisation helps a Vision Transformer on your images.
 
-    Run it in the checkout. The pipeline itself runs by `make repro` or `dvc repro`.
+    Run it in the checkout. The pipeline itself runs by `make repro`, which is `sar-search repro`.
     """
 
 
@@ -41,6 +41,16 @@ def check() -> None:
     plan = make_plan(find_workspace())
     plan.check_source_unchanged()
     click.echo(plan.describe())
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
+def repro(arguments: tuple[str, ...]) -> None:
+    """Check, run every stage that is not up to date (`dvc repro`), and say what came out."""
+    from pipeline.ops.repro import reproduce
+    from pipeline.workspace import find_workspace
+
+    sys.exit(reproduce(find_workspace(), arguments))
 
 
 @cli.command()

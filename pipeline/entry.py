@@ -1,12 +1,25 @@
 """How every entry point ends: messages in place of tracebacks."""
 
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace, find_workspace
+
+INTERRUPTED = 130
+
+FREE_SPACE = "Free some space there, and run the same command again; what had finished is kept."
+STORAGE = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EROFS: "Make it writable, or move the checkout, and run the same command again.",
+    errno.EACCES: "Allow yourself to read and write there, and run the same command again.",
+}
+"""Failures of storage, which may come at any moment and are the user's to mend, with what to do."""
 
 
 def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
@@ -14,10 +27,26 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
 
     def alone() -> None:
         workspace = find_workspace()
-        with workspace.locked(name):
-            work(workspace)
+        try:
+            with workspace.locked(name):
+                work(workspace)
+        except UserError as error:
+            _note(workspace, error.exit_code)
+            raise
+        except OSError as error:
+            if error.errno in STORAGE:
+                _note(workspace, UserError.exit_code)
+            raise
+        except KeyboardInterrupt:
+            _note(workspace, INTERRUPTED)
+            raise
 
     run_entry(alone)
+
+
+def _note(workspace: Workspace, status: int) -> None:
+    with suppress(OSError):  # on a full disk, say; the status is then DVC's
+        workspace.stage_status.write_text(str(status))
 
 
 def run_entry(work: Callable[[], object]) -> None:
@@ -30,6 +59,12 @@ def run_entry(work: Callable[[], object]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}. {STORAGE[error.errno]}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
         print("interrupted; what had finished is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -50,30 +50,35 @@ class Workspace:
         """Searches and retraining in progress, the count of test reads: outlives every stage."""
         return self.anchor / "state"
 
+    @property
+    def stage_status(self) -> Path:
+        """Where a stage notes the status that it fails with, which DVC does not pass on."""
+        return self.state / "stage.status"
+
     @contextmanager
-    def locked(self, doing: str) -> Iterator[None]:
-        """Hold the checkout for one stage. The lock goes with the process that holds it, however that ends.
+    def locked(self, doing: str, *, lock: str = "stage") -> Iterator[None]:
+        """Hold the checkout, for one stage or (lock="repro") for all. It goes with the process, however that ends.
 
         Raises:
-            UserError: another process is running a stage here; it may have outlived the `dvc` that started it.
+            UserError: another process is at work here; a stage may have outlived the `dvc` that started it.
         """
-        path = self.state / "stage.lock"
+        path = self.state / f"{lock}.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            lock.acquire(timeout=0)
+            held = FileLock(path)
+            held.acquire(timeout=0)
+            path.with_suffix(".pid").write_text(f"{doing}, process {os.getpid()}")
         except Timeout:
             raise UserError(
-                f"{self.anchor}: another process is running a stage of this checkout ({_holder(path)}). Wait for it, "
-                f"or end it, before you start {doing} again."
+                f"{self.anchor}: another process is running {'a stage' if lock == 'stage' else 'the pipeline'} of this "
+                f"checkout ({_holder(path)}). Wait for it, or end it, before you start {doing} again."
             ) from None
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from None
         try:
-            path.with_suffix(".pid").write_text(f"{doing}, process {os.getpid()}")
             yield
         finally:
-            lock.release()
+            held.release()
 
     def check_writable(self) -> None:
         """Try to write where the stages will, without making any folder.

@@ -59,12 +59,27 @@ class Checkout:
 
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
         """Run a command of this environment in the clone. Nothing of the tests' own settings gets in."""
+        environment = self._environment(env)
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=540)
+
+    def start(self, *command: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+        """Start a command as `run` does, in a session of its own, with both outputs in one pipe."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self._environment(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
         bin_folder = str(Path(sys.executable).parent)
         kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
         environment = kept | {"PATH": bin_folder + os.pathsep + os.environ["PATH"]} | dict(env or {})
         # The clone's own code, not that of the checkout that is installed.
-        environment["PYTHONPATH"] = str(self.root)
-        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, timeout=540)
+        return environment | {"PYTHONPATH": str(self.root)}
 
     def search(self, *arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
         """Run `sar-search`."""

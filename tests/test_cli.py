@@ -165,6 +165,20 @@ def test_stage_refuses_to_run_beside_another(checkout: Checkout) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_pipeline_refuses_to_run_twice_at_once(checkout: Checkout, command: Callable[..., Said]) -> None:
+    state = checkout.root / "state"
+    state.mkdir(exist_ok=True)
+    with FileLock(state / "repro.lock"):
+        said = command("repro")
+    assert said.status == 2
+    assert "another process is running the pipeline of this checkout" in said.err
+    with FileLock(state / "stage.lock"):
+        said = command("repro")
+    assert said.status == 2
+    assert "another process is running a stage of this checkout" in said.err
+    assert not said.out
+
+
 def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
     done = subprocess.run([COMMAND, "promote"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

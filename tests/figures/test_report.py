@@ -163,7 +163,7 @@ def test_every_figure_says_in_words_what_is_seen(full_html: str) -> None:
 def test_missing_parts_are_named_in_a_sentence() -> None:
     page = Page(render_report(bare_report(trials=[])))
     assert page.open == []
-    assert "have no masks" in page.text["attention"]
+    assert "needs masks with both object and background" in page.text["attention"]
     assert "No attention pictures" in page.text["attention"]
     assert "no trials" in page.text["search"]
     assert "No learning curves" in page.text["training"]

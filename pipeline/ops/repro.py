@@ -1,0 +1,46 @@
+"""The whole pipeline in one command: the check, `dvc repro`, what came out. Alone in the checkout from start to end.
+
+DVC deletes a stage's outs before it starts the stage, and turns every failure into status 255. So mistakes are looked
+for before DVC starts, and the status with which a stage really ended is read from where the stage noted it.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from pipeline.ops.describe import describe_results
+from pipeline.ops.plan import make_plan
+from pipeline.workspace import Workspace
+
+
+def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
+    """Check, run `dvc repro` with these arguments, and print the results. Returns the status to end with.
+
+    Raises:
+        UserError: another process is at work in this checkout, or the check found a mistake.
+    """
+    with workspace.locked("make repro", lock="repro"):
+        with workspace.locked("make repro"):
+            pass  # a stage may have outlived the command that started it
+        plan = make_plan(workspace)
+        plan.check_source_unchanged()
+        print(plan.describe(), flush=True)
+        workspace.stage_status.unlink(missing_ok=True)
+        status = _dvc(["repro", *arguments])
+        if status == 0:
+            print(describe_results(workspace))
+            return 0
+        try:
+            return int(workspace.stage_status.read_text())
+        except (OSError, ValueError):
+            return status
+
+
+def _dvc(arguments: Sequence[str]) -> int:
+    process = subprocess.Popen([sys.executable, "-m", "dvc", *arguments])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal has sent it to DVC and its stage too, which end by themselves, keeping what they have.
+            continue
