@@ -185,6 +185,16 @@ def test_check_refuses_a_file_that_is_none(
     refused("params.yaml, ", said)
 
 
+def test_check_does_not_offer_a_folder_as_a_space(checkout: Checkout, refused: Callable[..., None]) -> None:
+    space = checkout.root / "search_spaces" / "sar.yaml"
+    space.unlink()
+    space.mkdir()
+    try:
+        refused("params.yaml: search.space: no file search_spaces/sar.yaml; there are none")
+    finally:
+        space.rmdir()
+
+
 def test_check_refuses_a_tracking_address_that_is_none(checkout: Checkout, refused: Callable[..., None]) -> None:
     checkout.set({"tracking.uri": "http://[::1"})
     refused("tracking.uri is no address (Invalid IPv6 URL); give sqlite:///FILE or http(s)://HOST:PORT")

@@ -173,7 +173,8 @@ def plan_resources(params: Params) -> Resources:
 def _space_path(workspace: Workspace, params: Params) -> Path:
     path = workspace.root / params.search.space
     if not os.path.isfile(path):  # unlike Path's, it takes names of any length
-        there = sorted(str(p.relative_to(workspace.root)) for p in (workspace.root / "search_spaces").glob("*.yaml"))
+        spaces = (workspace.root / "search_spaces").glob("*.yaml")
+        there = sorted(str(each.relative_to(workspace.root)) for each in spaces if each.is_file())
         raise UserError(
             f"params.yaml: search.space: no file {named(params.search.space)}; there are {', '.join(there) or 'none'}"
         )
