@@ -83,7 +83,7 @@ def build_run(params: Params, data: TrainingData, *, seed: int, scaled_by: str =
             config, num_classes=len(prepared.classes), image_size=prepared.image_size, channels=prepared.channels
         )
     except ValueError as error:
-        raise UserError(f"model: {error}") from None
+        raise UserError(f"model.{error}") from None
     sidecar = {
         "model": asdict(config),
         "num_classes": len(prepared.classes),

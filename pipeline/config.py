@@ -7,9 +7,9 @@ pydantic.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -17,11 +17,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, named, shown, told
 from pipeline.models.settings import ModelConfig
+from pipeline.parsing import read_yaml
 from pipeline.regularizers.settings import SpatialEntropyConfig
 from pipeline.train.settings import TrainConfig
 
@@ -44,6 +43,7 @@ class PrepareParams(Section):
     root: str | None = Field(
         None,
         min_length=1,
+        max_length=1000,
         description="For image_folder: a folder or archive (.tar, .tar.xz, .tar.gz, .tgz, .zip) that holds "
         "<class>/*, or train/<class>/* and test/<class>/*; a relative path starts at the checkout.",
     )
@@ -84,10 +84,10 @@ class ModelParams(Section):
 
 class TrainParams(Section):
     epochs: int = Field(16, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
-    batch_size: int = Field(64, ge=1, description="Images a step.")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Images a step.")
     lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate of AdamW.")
     min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the cosine ends at.")
-    warmup_epochs: int = Field(1, ge=0, description="Epochs of linear learning-rate warm-up.")
+    warmup_epochs: int = Field(1, ge=0, le=100_000, description="Epochs of linear learning-rate warm-up.")
     weight_decay: float = Field(0.3, ge=0, le=10, description="Decoupled weight decay; not on biases and norms.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: not clipped.")
@@ -123,27 +123,37 @@ class RegularizerParams(Section):
 
 class SamplerParams(Section):
     name: Literal["tpe", "random"] = Field("tpe", description="How settings are proposed.")
-    startup_trials: int = Field(5, ge=1, description="Settings drawn at random before the sampler learns from results.")
+    startup_trials: int = Field(
+        5, ge=1, le=1_000_000, description="Settings drawn at random before the sampler learns from results."
+    )
 
 
 class SchedulerParams(Section):
     name: Literal["asha", "none"] = Field("asha", description="How unpromising trials are stopped early.")
-    grace_period: int = Field(4, ge=1, description="Epochs that every trial runs; past the regulariser's warm-up.")
+    grace_period: int = Field(
+        4, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
+    )
     reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
 
 
 class SearchParams(Section):
-    space: str = Field("search_spaces/sar.yaml", min_length=1, description="File that says what varies and how.")
+    space: str = Field(
+        "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
+    )
     trials: int = Field(12, ge=1, le=1_000_000, description="Settings tried, the controls not counted.")
-    max_concurrent_trials: int | None = Field(None, ge=1, description="Trials at a time; null: as many as fit.")
+    max_concurrent_trials: int | None = Field(
+        None, ge=1, le=1_000_000, description="Trials at a time; null: as many as fit."
+    )
     cpus_per_trial: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one trial.")
     gpus_per_trial: float | None = Field(
         None, ge=0, le=64, description="Share of a GPU for one trial; null: 1 where there is a GPU, else 0."
     )
     sampler: SamplerParams = SamplerParams()
     scheduler: SchedulerParams = SchedulerParams()
-    checkpoint_every: int = Field(1, ge=1, description="Epochs between a trial's checkpoints.")
-    max_failures: int = Field(2, ge=0, description="Times a trial is started again after its worker died.")
+    checkpoint_every: int = Field(1, ge=1, le=100_000, description="Epochs between a trial's checkpoints.")
+    max_failures: int = Field(
+        2, ge=0, le=1_000_000, description="Times a trial is started again after its worker died."
+    )
     max_empty_share: float = Field(
         0.05, ge=0, le=1, description="A setting with a larger share of empty maps is not chosen as the best."
     )
@@ -152,7 +162,7 @@ class SearchParams(Section):
 class RetrainParams(Section):
     seeds: int = Field(5, ge=1, le=1000, description="Runs of the best setting, and of its control, on train + val.")
     control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
-    max_concurrent_runs: int | None = Field(None, ge=1, description="Runs at a time; null: as many as fit.")
+    max_concurrent_runs: int | None = Field(None, ge=1, le=1000, description="Runs at a time; null: as many as fit.")
     cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run.")
     gpus_per_run: float | None = Field(None, ge=0, le=64, description="As search.gpus_per_trial.")
 
@@ -176,7 +186,9 @@ class RegisterParams(Section):
 
 class TrackingParams(Section):
     uri: str | None = Field(
-        None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout."
+        None,
+        max_length=1000,
+        description="MLflow's address; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout.",
     )
     experiment: str | None = Field(
         None, min_length=1, max_length=200, description="MLflow experiment; null: sar-search/ and the set's name."
@@ -258,26 +270,8 @@ def load_params(path: Path) -> Params:
     return _validated(read_yaml(path), path.name)
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML 1.2 file (so that 1e-3 is a number, as it is for DVC).
-
-    Raises:
-        UserError: the file cannot be read or is not YAML.
-    """
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Run this in the folder that holds dvc.yaml and params.yaml.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).strip().splitlines()[0]
-        raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
-
-
-def parameters() -> dict[str, FieldInfo]:
+@cache
+def parameters() -> Mapping[str, FieldInfo]:
     """Every parameter by its dotted path, in the order of the file."""
     return dict(_leaves(Params, ""))
 
@@ -304,17 +298,22 @@ def unknown_parameter(path: str) -> str:
         below = [name for name in known if name.startswith(path + ".")]
         return f"{path} is a group, not a parameter; it holds {', '.join(below)}"
     nearest = _nearest(path, known)
-    return f"unknown parameter {path}" + (f"; did you mean {nearest}?" if nearest else "")
+    return f"unknown parameter {named(path)}" + (f"; did you mean {nearest}?" if nearest else "")
 
 
 def _nearest(path: str, known: list[str]) -> str | None:
-    # A typo usually leaves the other parts of the path right, so the last part is compared first, then the whole.
+    # A typo usually leaves the other parts of the path right, so the last part is compared first, with its neighbours.
     parent, _, leaf = path.rpartition(".")
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    names = [*known, *dict.fromkeys(part for name in known for part in _prefixes(name))]
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     if close := difflib.get_close_matches(leaf, siblings, n=1):
         return siblings[close[0]]
-    sections = {part for name in known for part in _prefixes(name)}
-    close = difflib.get_close_matches(path, [*known, *sections], n=1)
+    # Then it may stand in the wrong place, or another part be wrong. Whole paths are compared only where that part is:
+    # below a section that there is, all of them look alike.
+    elsewhere = [name for name in names if name.rpartition(".")[2] == leaf]
+    if len(elsewhere) == 1:
+        return elsewhere[0]
+    close = [] if parent and siblings else difflib.get_close_matches(path, names, n=1, cutoff=0.75)
     return close[0] if close else None
 
 
@@ -331,7 +330,7 @@ def _validated(tree: Any, where: str) -> Params:
     except ValidationError as error:
         # A value that no member of a union takes is reported once a member; one line a parameter says it.
         lines = {_dotted(problem["loc"]): _explain(problem, tree) for problem in reversed(error.errors())}
-        raise UserError("\n".join(f"{where}: {line}" for line in reversed(lines.values()))) from None
+        raise UserError(told(f"{where}: {line}" for line in reversed(lines.values()))) from None
 
 
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
@@ -346,13 +345,18 @@ def _explain(problem: ErrorDetails, tree: Any) -> str:
         given = tree
         for key in path.split("."):
             given = given[key]
+        inside = problem["loc"][path.count(".") + 1 :]
+        if inside and isinstance(given, Mapping) and inside[0] in given:
+            given = {inside[0]: given[inside[0]]}
     if kind == "extra_forbidden":
         return unknown_parameter(path)
+    if kind == "invalid_key" and path not in parameters():
+        return unknown_parameter(".".join([*(str(part) for part in problem["loc"][:-1]), shown(given)]))
     if not path:
-        return f"a mapping of sections is needed, given {_shown(given)}"
+        return f"a mapping of sections is needed, given {shown(given)}"
     field = parameters().get(path)
     allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
-    return f"{path}: given {_shown(given)}; allowed: {allowed}"
+    return f"{path}: given {shown(given)}; allowed: {allowed}"
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
@@ -363,14 +367,6 @@ def _dotted(location: tuple[int | str, ...]) -> str:
         if path in known:
             return path
     return ".".join(str(part) for part in location)
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    except (TypeError, ValueError):  # a date or a list as a key, or a value that holds itself
-        text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def allowed_values(field: FieldInfo) -> str:
@@ -391,6 +387,6 @@ def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is list:
         return "a list of " + _type_in_words(get_args(annotation)[0]) + "s"
     if get_origin(annotation) is dict:
-        return "a mapping of names to plain values"
+        return "a mapping of names to plain values (finite numbers, text, true, false, null)"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
     return words.get(annotation, str(annotation))

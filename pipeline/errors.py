@@ -1,8 +1,13 @@
 """What a user must change, said in a few lines, and the exit status that goes with it.
 
 Every room may raise these; only `pipeline.cli` and `pipeline.stages` turn them into a message and an exit status, so
-that a user's mistake never shows a traceback.
+that a user's mistake never shows a traceback. What a user wrote may be of any size: `shown`, `named` and `told` keep
+messages to a few lines all the same.
 """
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -15,3 +20,57 @@ class GateRefused(UserError):
     """A gate said no: nothing is broken, but what was asked for was not done."""
 
     exit_code = 3
+
+
+def shown(value: Any, longest: int = 80) -> str:
+    """A value of a YAML file on one line of at most `longest` characters, however long or deep it is."""
+    text = repr(value[:longest]) if isinstance(value, str) else _rendered(value, longest)
+    # The inner rendering stops at about the right place; a text that was cut has lost its closing quote with its end.
+    return cut(text, longest)
+
+
+def cut(text: str, longest: int) -> str:
+    """The beginning of a text that is too long."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def named(path: str, longest: int = 120) -> str:
+    """A name that a user gave, as it is where it can be read on one line, else quoted and shortened."""
+    return path if path.isprintable() and path == path.strip() and len(path) <= longest else shown(path, longest)
+
+
+def told(lines: Iterable[str], most: int = 12) -> str:
+    """Mistakes as one message, a line each; of very many the first."""
+    listed = list(lines)
+    more = [f"and {len(listed) - most + 1:,} more mistakes"] if len(listed) > most else []
+    return "\n".join(listed[: most - 1] + more if more else listed)
+
+
+def _rendered(value: Any, room: int) -> str:
+    """JSON, or what comes near it, of no more of a value than fits: aliases make values that hold themselves."""
+    if room <= 0:
+        return "..."
+    if isinstance(value, Mapping):
+        return "{" + _joined((_pair(key, item, room) for key, item in value.items()), room) + "}"
+    if isinstance(value, list | tuple | set):
+        return "[" + _joined((_rendered(item, room - 1) for item in value), room) + "]"
+    if isinstance(value, str):
+        return json.dumps(value[:room])
+    if value is None or isinstance(value, bool | float):
+        return json.dumps(value)
+    return " ".join(str(value[:room] if isinstance(value, bytes) else value).split())
+
+
+def _pair(key: Any, value: Any, room: int) -> str:
+    name = _rendered(key, room - 1)
+    return f"{name}: {_rendered(value, room - len(name) - 2)}"
+
+
+def _joined(parts: Iterable[str], room: int) -> str:
+    taken: list[str] = []
+    for part in parts:  # made one by one, so that what does not fit is never rendered
+        taken.append(part)
+        room -= len(part) + 2
+        if room < 0:
+            break
+    return ", ".join(taken)

@@ -99,8 +99,12 @@ def test_check_prints_the_plan_and_starts_nothing(checkout: Checkout, command: C
         (f"parameters: {{{LAYERS}: {{type: categorical, choices: [last, middle]}}}}\n{CONTROLS}", "given 'middle'; allowed: one of last"),
         (f"parameters: {{{LAYERS}: {{type: categorical, choices: [last, last_four]}}}}\n{CONTROLS}", "needs 4 blocks, but the network has 3"),
         (f"parameters: {{{LAYERS}: {{type: categorical, choices: [last_three, all]}}}}\n{CONTROLS}", "are the same blocks [0, 1, 2]"),
+        ("parameters: {model.kwargs: {type: categorical, choices: [{patch_size: 2, depth: 2}, {patch_size: 5}]}}\n" + CONTROLS, "model.kwargs: patch_size 5 does not divide"),
+        (f"parameters: {{model.kwargs: {{type: categorical, choices: [{{patch_size: 2, depth: 4}}, {{patch_size: 2, depth: 1}}]}}}}\ncontrols: {{baseline: {{}}, two: {{{LAYERS}: last_two, model.kwargs: {{patch_size: 2, depth: 1}}}}}}\n", "controls.two: regularizer.spatial_entropy.layers: layers 'last_two' needs 2 blocks"),
+        ("parameters: {model.name: {type: categorical, choices: [vit_tiny_patch16_224, vit_tiny_patch16_225]}}\n" + CONTROLS, "model.name: timm has no model 'vit_tiny_patch16_225'"),
+        ("parameters: {train.min_lr: {type: float, low: 0.0, high: 0.1}}\n" + CONTROLS, "train.min_lr 0.1 is above train.lr 0.002"),
     ],
-    ids=["unknown parameter", "low above high", "choice out of bounds", "more layers than blocks", "same blocks twice"],
+    ids=["unknown parameter", "low above high", "choice out of bounds", "more layers than blocks", "same blocks twice", "patches that do not fit", "control with too few blocks", "unknown network", "rate that rises"],
 )  # fmt: skip
 def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., None], space: str, said: str) -> None:
     _space(checkout, space)
@@ -124,6 +128,20 @@ def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., 
         ({"retrain.control": "none"}, "retrain.control: given 'none'; the controls of search_spaces/sar.yaml: baseline, paper"),
         ({"model.name": "vit_tiny_patch16_225"}, "did you mean vit_tiny_patch16_224"),
         ({"model.kwargs": {"patch_sise": 2}}, "it knows no keyword 'patch_sise'"),
+        ({"model.name": "resnet18"}, "model.name: resnet18 cannot be built"),
+        ({"model.kwargs": {"patch_size": 5}}, "model.kwargs: patch_size 5 does not divide prepare.image_size 12; the last 2 rows"),
+        ({"model.kwargs": {"patch_size": 2, "depth": 10**9}}, "model.kwargs: given depth 1000000000; allowed: at most 1000 blocks"),
+        ({"model.kwargs": {"patch_size": 2, "depth": 2, "embed_dim": 192_000}}, "weights take 13,184 GiB to train"),
+        ({"model.kwargs": {"patch_size": 2, "depth": 2, "num_heads": -2}}, 'can be built with {"patch_size": 2, "depth": 2, "num_heads": -2}, but not run: '),
+        ({"model.kwargs": {"patch_size": 2, "depth": 2, "num_heads": -3}}, "but not run: "),
+        ({"model.kwargs": {"patch_size": 2, "depth": 2, "patch_drop_rate": 0.5}}, "the last block sees fewer tokens than the 36 patches"),
+        ({"model.kwargs": {"patch_size": 2, "depth": 2, "class_token": False, "global_pool": "avg"}}, "model.kwargs: VisionTransformer has no CLS token"),
+        ({"model.kwargs": {"patch_size": 2, "pretrained_cfg": 7}}, "model.kwargs: vit_tiny_patch16_224 cannot be built"),
+        ({"model.kwargs": {"patch_size": 2, "checkpoint_path": "nowhere"}}, "model.kwargs: vit_tiny_patch16_224 cannot be built"),
+        ({"model.kwargs": {"patch_size": 2, "device": "cpu"}}, "model.kwargs: device cannot be given as keywords"),
+        ({"search.space": "x" * 300}, "search.space: no file 'xxx"),
+        ({"prepare.dataset": "image_folder", "prepare.root": "x" * 300}, "File name too long"),
+        ({"register.name": "mine/digits"}, "register.name: given 'mine/digits'; allowed: a name without /"),
         ({"train.lr": "fast"}, "train.lr: given 'fast'; allowed: number, above 0 and at most 10"),
     ],
 )  # fmt: skip
@@ -153,6 +171,39 @@ def test_check_refuses_a_tracking_server_that_does_not_answer(
         address = f"http://127.0.0.1:{held.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         refused(address)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x89PNG\r\n\x1a\n\x00", "line 1: cannot be read: byte 0x89 is not UTF-8"), (b"base: !!python/object/apply:os.abort []\n", "line 1: not valid YAML")],
+    ids=["picture", "Python's own tag"],
+)  # fmt: skip
+def test_check_refuses_a_file_that_is_none(
+    checkout: Checkout, refused: Callable[..., None], content: bytes, said: str
+) -> None:
+    (checkout.root / "params.yaml").write_bytes(content)
+    refused("params.yaml, ", said)
+
+
+def test_check_does_not_offer_a_folder_as_a_space(checkout: Checkout, refused: Callable[..., None]) -> None:
+    space = checkout.root / "search_spaces" / "sar.yaml"
+    space.unlink()
+    space.mkdir()
+    try:
+        refused("params.yaml: search.space: no file search_spaces/sar.yaml; there are none")
+    finally:
+        space.rmdir()
+
+
+def test_check_refuses_a_tracking_address_that_is_none(checkout: Checkout, refused: Callable[..., None]) -> None:
+    checkout.set({"tracking.uri": "http://[::1"})
+    refused("tracking.uri is no address (Invalid IPv6 URL); give sqlite:///FILE or http(s)://HOST:PORT")
+
+
+def test_train_refuses_a_value_that_is_no_yaml(command: Callable[..., Said]) -> None:
+    done = command("train", "--set", "model.name=2024-13-45")
+    assert done.status == 2
+    assert "--set model.name, line 1: not valid YAML: '2024-13-45' cannot be read" in done.err
 
 
 def test_stage_refuses_to_run_beside_another(checkout: Checkout) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import Params, allowed_values, load_params, parameters, read_yaml, unknown_parameter
+from pipeline.config import Params, allowed_values, load_params, parameters, unknown_parameter
 from pipeline.errors import UserError
 from pipeline.models.settings import ModelConfig
+from pipeline.parsing import read_yaml
 from pipeline.regularizers.settings import SpatialEntropyConfig
 from pipeline.train.settings import TrainConfig
 
@@ -200,6 +201,32 @@ def test_one_mistake_is_told_once(written: Any) -> None:
     assert len(refusal(written("regularizer: {spatial_entropy: {layers: [first]}}\n")).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {foo: 1}",
+        "regularizer: {spatial_entropy: {foo: 1}}",
+        "banana: {lr: 1}",
+        "search: {sampler: {banana: 1}}",
+    ],
+)
+def test_unknown_key_that_is_near_nothing_gets_no_advice(written: Any, text: str) -> None:
+    assert "did you mean" not in refusal(written(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("lr: 0.1", "train.lr"), ("train: {trials: 3}", "search.trials"), ("sampler: {name: tpe}", "search.sampler")],
+)
+def test_key_in_the_wrong_place_is_told_its_own(written: Any, text: str, meant: str) -> None:
+    assert refusal(written(text)).endswith(f"; did you mean {meant}?")
+
+
+def test_keyword_of_the_network_that_is_wrong_is_the_one_that_is_shown(written: Any) -> None:
+    said = refusal(written("model: {kwargs: {depth: 4, num_heads: [4]}}\n"))
+    assert said.startswith('params.yaml: model.kwargs: given {"num_heads": [4]}; allowed: a mapping of names to plain')
+
+
 @pytest.mark.parametrize("text", ["[1, 2]\n", "digits\n", "7\n"])
 def test_file_that_is_no_mapping_is_refused(written: Any, text: str) -> None:
     assert "a mapping of sections is needed" in refusal(written(text))
@@ -210,7 +237,9 @@ def test_section_without_content_is_refused(written: Any) -> None:
 
 
 def test_keys_that_are_no_text_are_refused(written: Any) -> None:
-    assert "params.yaml: train.1: " in refusal(written("train: {1: 2}\n"))
+    assert refusal(written("train: {1: 2}\n")) == "params.yaml: unknown parameter train.1"
+    assert refusal(written("? [1, 2]\n: 3\n")) == "params.yaml: unknown parameter [1, 2]"
+    assert refusal(written("base: {? }\n")) == "params.yaml: unknown parameter base.null"
 
 
 @pytest.mark.parametrize(
@@ -225,6 +254,35 @@ def test_value_that_cannot_be_shown_is_told_all_the_same(written: Any, text: str
     assert refusal(written(text)).startswith("params.yaml: model.kwargs: given ")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"k{number}: 1\n" for number in range(3000)),
+        f"train: {{? {'x' * 100_000} : 1}}\n",
+        f"train: {{lr: 1, lr: {'x' * 100_000}}}\n",
+        f"base: !{'x' * 100_000} 1\n",
+        f"prepare: {{root: {'x' * 100_000}}}\n",
+        f"tracking: {{uri: {'x' * 100_000}}}\n",
+        f"regularizer: {{spatial_entropy: {{layers: [{'a, ' * 20_000}]}}}}\n",
+        "model:\n  kwargs:\n    k0: &a0 [1, 1]\n"
+        + "".join(f"    k{n + 1}: &a{n + 1} [*a{n}, *a{n}]\n" for n in range(40)),
+        "model:\n  kwargs:\n    k0: &a0 [1]\n" + "".join(f"    k{n + 1}: &a{n + 1} [*a{n}]\n" for n in range(2000)),
+    ],
+    ids=["keys", "key", "twice", "tag", "root", "uri", "list", "aliases that double", "aliases that nest"],
+)
+def test_message_is_short_however_much_is_wrong(written: Any, text: str) -> None:
+    said = refusal(written(text))
+    assert len(said) < 1000
+    assert len(said.splitlines()) <= 12
+
+
+@pytest.mark.parametrize("name", ["a\\nb", "a\\e[31mb", "a\\u2028b", " a"])
+def test_key_that_would_spoil_the_line_is_quoted(written: Any, name: str) -> None:
+    said = refusal(written(f'"{name}": 1\n'))
+    assert said.startswith("params.yaml: unknown parameter '")
+    assert said.isprintable()
+
+
 def test_long_value_is_shown_shortened(written: Any) -> None:
     assert len(refusal(written(f"base: {{device: {'x' * 5000}}}\n"))) < 200
 
@@ -237,11 +295,37 @@ def test_long_value_is_shown_shortened(written: Any) -> None:
         ("base: {seed: 0}\ntrain: {lr: *peak}\n", 2),
         ("base: {seed: 0}\n---\nbase: {seed: 1}\n", 2),
         ("base: !!python/object/apply:os.getcwd []\n", 1),
+        ("base:\n  seed: 0x1" + "0" * 5000, 2),
+        ("base:\n  seed: 1" + "0" * 5000, 2),
+        ("base:\n  seed: 2023-13-45\n", 2),
+        ("base:\n  seed: !!int ''\n", 2),
+        ("base:\n  seed: !!bool perhaps\n", 2),
+        ('model:\n  name: "\\ud800"\n', 2),
+        ('search:\n  space: "a\\0b"\n', 2),
+        ("base:\n  seed: 0\n  device: \x7f\n", 3),
     ],
 )
 def test_broken_yaml_is_told_with_its_line(written: Any, text: str, line: int) -> None:
     path = written(text)
     assert refusal(path).startswith(f"{path}, line {line}: not valid YAML: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("base: {seed: 0}\n---\ntrain: {}\n", "take the line --- out"),
+        ("base:\n\tseed: 0\n", "indent by spaces, not by tabs"),
+        ("base: !mine 1\n", "tags (!) other than YAML's own are not taken"),
+        ("base:\n  seed: 0\n    device: cpu\n", "is the indentation right"),
+        ("base: {seed: 2023-13-45}\n", "if it is text, put it in quotes"),
+    ],
+)
+def test_broken_yaml_is_told_with_what_to_do(written: Any, text: str, advice: str) -> None:
+    assert advice in refusal(written(text))
+
+
+def test_file_that_is_nested_without_end_is_told(written: Any) -> None:
+    assert "stand too deep in one another" in refusal(written("[" * 3000))
 
 
 def test_duplicate_keys_are_refused(written: Any) -> None:
@@ -250,8 +334,8 @@ def test_duplicate_keys_are_refused(written: Any) -> None:
 
 
 def test_file_that_is_not_utf8_is_told(written: Any) -> None:
-    path = written("base: {device: \xfc}\n".encode("latin-1"))
-    assert refusal(path).startswith(f"{path}: cannot be read: 'utf-8' codec can't decode")
+    path = written("base: {seed: 0}\nmodel: {name: \xfc}\n".encode("latin-1"))
+    assert refusal(path) == f"{path}, line 2: cannot be read: byte 0xfc is not UTF-8; save it as UTF-8 text"
 
 
 def test_file_with_control_characters_is_told(written: Any) -> None:

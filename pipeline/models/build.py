@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelConfig", "build_model"]
 
+RESERVED = {"img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "device", "dtype", "model_name"}
+
 
 def build_model(
     config: ModelConfig, *, num_classes: int, image_size: tuple[int, int], channels: int
@@ -26,20 +28,23 @@ def build_model(
     image_size: (H, W) in pixels; channels: of the input images.
 
     Raises:
-        ValueError: an unknown name or keyword, sizes that do not fit, or a network that is not a plain ViT.
+        ValueError: an unknown name or keyword, sizes that do not fit, or a network that is not a plain ViT. Begins with
+            the field of `config` that is at fault.
     """
     import timm  # takes seconds to import, so only who builds a network pays for it
     from timm.models.vision_transformer import VisionTransformer
 
     if config.init not in INITS:
-        raise ValueError(f"unknown init {config.init!r}; known: {', '.join(INITS)}")
+        raise ValueError(f"init: unknown init {config.init!r}; known: {', '.join(INITS)}")
     if not timm.is_model(config.name):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise ValueError(f"timm has no model {config.name!r}{hint}")
-    reserved = {"img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained"} & set(config.kwargs)
+        raise ValueError(f"name: timm has no model {_brief(repr(config.name))}{hint}")
+    reserved = RESERVED & set(config.kwargs)
     if reserved:
-        raise ValueError(f"{', '.join(sorted(reserved))} cannot be given as keywords: other parameters set them")
+        raise ValueError(
+            f"kwargs: {', '.join(sorted(reserved))} cannot be given as keywords: other parameters set them"
+        )
     try:
         model = timm.create_model(
             config.name,
@@ -50,21 +55,37 @@ def build_model(
             drop_path_rate=config.drop_path,
             **config.kwargs,
         )
-    except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, ArithmeticError) as error:
-        keyword = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        reason = f"it knows no keyword {keyword[1]!r}" if keyword else str(error) or type(error).__name__
-        raise ValueError(f"{config.name} cannot be built with {dict(config.kwargs)}: {reason}") from error
+    except Exception as error:  # timm and torch check little themselves: what a wrong value raises is of any kind
+        reason = _reason(error)
+        at = "name" if reason.startswith("Invalid pretrained tag") or "'img_size'" in reason else "kwargs"
+        raise ValueError(
+            f"{at}: {config.name} cannot be built with {_brief(str(dict(config.kwargs)))}: {reason}"
+        ) from error
     if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{config.name} is a {type(model).__name__}, not a plain Vision Transformer")
+        raise ValueError(f"name: {config.name} is a {type(model).__name__}, not a plain Vision Transformer")
     rows, columns = model.patch_embed.grid_size
     if rows * columns < 1 or len(model.blocks) < 1:
         raise ValueError(
-            f"{config.name}: a {image_size[0]} x {image_size[1]} image gives a {rows} x {columns} grid of patches and "
-            f"{len(model.blocks)} blocks; there must be at least one of each"
+            f"kwargs: {config.name}: a {image_size[0]} x {image_size[1]} image gives a {rows} x {columns} grid of "
+            f"patches and {len(model.blocks)} blocks; there must be at least one of each"
         )
     if config.init == "xavier":
         _init_xavier(model)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line; torch goes on with signatures and traces."""
+    said = _brief(str(error).strip().partition("\n")[0], 200)
+    if keyword := re.search(r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(.*)'", said):
+        return f"it knows no keyword {keyword[1]!r}"
+    if isinstance(error, LookupError):
+        return f"it knows no {said}"
+    return said or "timm does not take one of these values"
+
+
+def _brief(text: str, longest: int = 300) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _init_xavier(model: "VisionTransformer") -> None:

@@ -1,6 +1,8 @@
 """The plan of a run, made and checked before anything starts: every mistake that can be known is found here."""
 
-from collections.abc import Mapping
+import os
+import posixpath
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,9 @@ from pipeline.config import Params, load_params
 from pipeline.data.sources import Preview
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
-from pipeline.errors import UserError
-from pipeline.models.build import build_model
-from pipeline.models.settings import resolve_layers
-from pipeline.models.tap import SimilarityTap
+from pipeline.errors import UserError, named, shown
 from pipeline.ops.identity import fingerprint
+from pipeline.ops.network import try_networks
 from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.store import Store, prepare_store, resolve_store
@@ -22,8 +22,6 @@ from pipeline.train.loop import choose_device
 from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace
-
-LAYERS = "regularizer.spatial_entropy.layers"
 
 
 @dataclass(frozen=True)
@@ -110,34 +108,22 @@ def make_plan(workspace: Workspace) -> Plan:
     space = load_space(_space_path(workspace, params), params, shown_as=params.search.space)
     if params.retrain.control not in space.controls:
         known = ", ".join(space.controls)
-        raise UserError(
-            f"params.yaml: retrain.control: given {params.retrain.control!r}; the controls of {space.file}: {known}"
-        )
+        given = shown(params.retrain.control)
+        raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
     _check_schedule(params)
+    _check_rates(params, space)
     _check_splits(params)
+    _check_model_name(params.model_name)
     try:
         device = choose_device(params.base.device)
     except ValueError as error:
         raise UserError(f"params.yaml: {error}") from None
     resources = plan_resources(params)
     source = preview_source(workspace, params)
-    side = params.prepare.image_size
-    try:
-        model = build_model(
-            params.model.config(), num_classes=len(source.classes), image_size=(side, side), channels=source.channels
-        )
-    except ValueError as error:
-        raise UserError(f"params.yaml: model: {error}") from None
-    depth = len(model.blocks)
-    _check_layers(params, space, depth)
-    try:
-        SimilarityTap(model, "last").remove()
-    except ValueError as error:
-        raise UserError(f"params.yaml: model.name: {error}. SAR regularises the CLS query's attention.") from None
+    network = try_networks(params, space, source, str(device))
     workspace.check_writable()
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
-    rows, columns = model.patch_embed.grid_size
     return Plan(
         workspace=workspace,
         params=params,
@@ -146,9 +132,9 @@ def make_plan(workspace: Workspace) -> Plan:
         store=store,
         device=str(device),
         source=source,
-        weights=sum(weights.numel() for weights in model.parameters()),
-        depth=depth,
-        grid=(rows, columns),
+        weights=network.weights,
+        depth=network.depth,
+        grid=network.grid,
     )
 
 
@@ -186,18 +172,17 @@ def plan_resources(params: Params) -> Resources:
 
 def _space_path(workspace: Workspace, params: Params) -> Path:
     path = workspace.root / params.search.space
-    if not path.is_file():
-        there = sorted(str(p.relative_to(workspace.root)) for p in (workspace.root / "search_spaces").glob("*.yaml"))
+    if not os.path.isfile(path):  # unlike Path's, it takes names of any length
+        spaces = (workspace.root / "search_spaces").glob("*.yaml")
+        there = sorted(str(each.relative_to(workspace.root)) for each in spaces if each.is_file())
         raise UserError(
-            f"params.yaml: search.space: no file {params.search.space}; there are {', '.join(there) or 'none'}"
+            f"params.yaml: search.space: no file {named(params.search.space)}; there are {', '.join(there) or 'none'}"
         )
     return path
 
 
 def _check_schedule(params: Params) -> None:
     search, epochs = params.search, params.train.epochs
-    if params.train.min_lr > params.train.lr:
-        raise UserError(f"params.yaml: train.min_lr {params.train.min_lr} is above train.lr {params.train.lr}.")
     if search.scheduler.name == "asha":
         rise = warmup_epochs(epochs)
         if not rise < search.scheduler.grace_period <= epochs:
@@ -214,30 +199,26 @@ def _check_splits(params: Params) -> None:
         raise UserError("params.yaml: split.val_fraction and split.test_fraction leave less than 5 % to train on.")
 
 
-def _check_layers(params: Params, space: SearchSpace, depth: int) -> None:
-    """Every way in which layers can be set must exist in a network of this depth, and choices must differ."""
-    given: list[tuple[str, Any]] = [(f"params.yaml: {LAYERS}", params.value(LAYERS))]
-    given += [
-        (f"{space.file}: controls.{name}: {LAYERS}", values[LAYERS])
-        for name, values in space.controls.items()
-        if LAYERS in values
-    ]
-    for where, spec in given:
-        _resolved(where, spec, depth)
-    seen: dict[tuple[int, ...], Any] = {}
-    dimension: Mapping[str, Any] = space.dimensions.get(LAYERS, {})
-    for spec in dimension.get("choices", []):
-        blocks = _resolved(f"{space.file}: {LAYERS}", spec, depth)
-        if blocks in seen:
-            raise UserError(
-                f"{space.file}: {LAYERS}: {seen[blocks]!r} and {spec!r} are the same blocks {list(blocks)} in a "
-                f"network of {depth}; leave one out."
-            )
-        seen[blocks] = spec
+def _check_rates(params: Params, space: SearchSpace) -> None:
+    """No setting may end at a higher learning rate than its peak: its schedule would rise."""
+    settings = {"params.yaml": params}
+    for name, values in space.controls.items():
+        settings[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
+    rates = {where: (setting.train.lr, setting.train.min_lr) for where, setting in settings.items()}
+    rates[space.file] = (min(_ends(space, "train.lr", params)), max(_ends(space, "train.min_lr", params)))
+    for where, (lr, min_lr) in rates.items():
+        if min_lr > lr:
+            raise UserError(f"{where}: train.min_lr {min_lr} is above train.lr {lr}.")
 
 
-def _resolved(where: str, spec: Any, depth: int) -> tuple[int, ...]:
-    try:
-        return resolve_layers(spec if isinstance(spec, str) else tuple(spec), depth)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}.") from None
+def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
+    dimension = space.dimensions.get(path)
+    if dimension is None:
+        return [params.value(path)]
+    return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
+
+
+def _check_model_name(name: str) -> None:
+    """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.track."""
+    if re.search("[/:'\"`]", name) or not name.strip() or posixpath.normpath(name) in (".", ".."):
+        raise UserError(f"params.yaml: register.name: given {shown(name)}; allowed: a name without / : ' \" `")

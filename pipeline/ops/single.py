@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.assembly import build_run, load_data
 from pipeline.config import load_params
-from pipeline.errors import UserError
+from pipeline.errors import UserError, named, shown
+from pipeline.parsing import parse_yaml
 from pipeline.train.loop import Diverged, fit
 from pipeline.workspace import Workspace
 
@@ -26,11 +25,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for text in settings:
         path, sign, value = text.partition("=")
         if not sign:
-            raise UserError(f"--set {text}: needed: KEY=VALUE, such as train.lr=0.001")
-        try:
-            parsed[path.strip()] = YAML(typ="safe", pure=True).load(value)
-        except YAMLError:
-            raise UserError(f"--set {text}: the value is not YAML") from None
+            raise UserError(f"--set {shown(text)}: needed: KEY=VALUE, such as train.lr=0.001")
+        parsed[path.strip()] = parse_yaml(value, f"--set {named(path.strip())}")
     return parsed
 
 

@@ -6,6 +6,7 @@ dvc.yaml cannot list what may not exist. So `prepare` notes in state/ what it re
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
     root = None
     if prepare.root is not None:
         root = workspace.root / prepare.root
-        if not root.exists():
+        if not os.path.exists(root):  # unlike Path's, it takes names of any length
             root = workspace.anchor / prepare.root
         _check_place(workspace, root, prepare.root)
     return SourceSettings(
@@ -61,7 +62,7 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
     try:
         return preview(settings)
     except UserError:
-        if settings.root is None or settings.root.exists():
+        if settings.root is None or os.path.exists(settings.root):
             raise
         made = _made(workspace, params)
         if made is None:

@@ -89,7 +89,10 @@ def resolve_store(uri: str | None, root: Path) -> Store:
             raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
         return Store(f"{SQLITE}{root / path}{mark}{options}", root)
     store = Store(given.rstrip("/"), root)
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError as error:  # unclosed brackets around an IPv6 address; it may hold a password, so it is not shown
+        raise UserError(f"{where} is no address ({error}); give {SQLITE}FILE or http(s)://HOST:PORT") from None
     if parts.scheme in ("http", "https") and parts.hostname:
         return store
     # The name of a file, such as "mlruns", is what remains from MLflow's former file stores.

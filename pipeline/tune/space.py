@@ -19,8 +19,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pipeline.config import Params, parameters, read_yaml, unknown_parameter
-from pipeline.errors import UserError
+from pipeline.config import Params, parameters, unknown_parameter
+from pipeline.errors import UserError, named, shown, told
+from pipeline.parsing import read_yaml
 
 TRIAL_NAME = re.compile(r"t\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
@@ -28,6 +29,8 @@ NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned
 KEYS = {"float": {"low", "high", "log", "step"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
 ALL_CHECKED = 1000
 """A range of whole numbers up to this long is checked number by number; of longer ones the ends and the middle."""
+MOST_STEPS = 1_000_000
+"""What has more steps is searched as well without any, and Optuna cannot count them all."""
 CONTROL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -70,7 +73,9 @@ def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
     if not isinstance(content, dict):
         raise UserError(f"{shown_as}: a mapping with `parameters` and `controls` is needed.")
     problems = [
-        f"unknown key {key!r}; known: parameters, controls" for key in set(content) - {"parameters", "controls"}
+        f"unknown key {shown(key)}; known: parameters, controls"
+        for key in content
+        if key not in ("parameters", "controls")
     ]
     dimensions, controls = content.get("parameters"), content.get("controls")
     if not isinstance(dimensions, dict) or not dimensions:
@@ -81,11 +86,11 @@ def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
         controls = {}
     for name, dimension in dimensions.items():
         found = _dimension_problems(str(name), dimension, params)
-        problems += [f"{name}: {text.removeprefix(f'{name}: ')}" for text in found]
+        problems += [f"{named(str(name))}: {text.removeprefix(f'{name}: ')}" for text in found]
     for name, values in controls.items():
-        problems += [f"controls.{name}: {text}" for text in _control_problems(name, values, params)]
+        problems += [f"controls.{named(str(name))}: {text}" for text in _control_problems(name, values, params)]
     if problems:
-        raise UserError("\n".join(f"{shown_as}: {problem}" for problem in problems))
+        raise UserError(told(f"{shown_as}: {problem}" for problem in problems))
     return SearchSpace(shown_as, dimensions, controls)
 
 
@@ -97,11 +102,12 @@ def _dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
     if path in NOT_SEARCHABLE:
         return [f"cannot be searched: {NOT_SEARCHABLE[path]}"]
     if not isinstance(dimension, dict) or dimension.get("type") not in list(KEYS):
-        return [f"given {dimension!r}; needed: a mapping with type: one of {', '.join(KEYS)}"]
+        return [f"given {shown(dimension)}; needed: a mapping with type: one of {', '.join(KEYS)}"]
     kind = dimension["type"]
     problems = [
-        f"unknown key {key!r} of a {kind} dimension; known: {', '.join(sorted(KEYS[kind]))}"
-        for key in set(dimension) - KEYS[kind] - {"type"}
+        f"unknown key {shown(key)} of a {kind} dimension; known: {', '.join(sorted(KEYS[kind]))}"
+        for key in dimension
+        if key not in KEYS[kind] | {"type"}
     ]
     return problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
 
@@ -110,21 +116,23 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
     number = (int,) if dimension["type"] == "int" else (int, float)
     for key in ("low", "high"):
         if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
-            return [f"{key}: given {dimension.get(key)!r}; needed: a {'whole ' * (number == (int,))}number"]
+            return [f"{key}: given {shown(dimension.get(key))}; needed: a {'whole ' * (number == (int,))}number"]
     low, high, step = dimension["low"], dimension["high"], dimension.get("step")
     if not low < high:
         return [f"low {low} must be below high {high}"]
     log = dimension.get("log", False)
     if not isinstance(log, bool):
-        return [f"log: given {log!r}; allowed: true or false"]
+        return [f"log: given {shown(log)}; allowed: true or false"]
     if log and low <= 0:
         return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
     if step is not None:
         fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= high - low
+        fits = fits and (high - low) / step <= MOST_STEPS
         if log or not fits:
-            return [f"step: given {step!r}; allowed: a number above 0, within the range, and not together with log"]
+            allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
+            return [f"step: given {shown(step)}; allowed: {allowed}"]
     if dimension["type"] == "float":
-        return _value_problems(path, [low, (low + high) / 2, high], params)
+        return _value_problems(path, [low, low / 2 + high / 2, high], params)
     inside = [low, (low + high) // 2, high] if high - low > ALL_CHECKED else range(low, high + 1, step or 1)
     return _value_problems(path, inside, params)
 
@@ -132,17 +140,19 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
 def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
     choices = dimension.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
-        return [f"choices: given {choices!r}; needed: a list of at least two values"]
-    if len({_label(choice) for choice in choices}) < len(choices):
+        return [f"choices: given {shown(choices)}; needed: a list of at least two values"]
+    # What is no value of the parameter may also be nothing that can be compared, such as a list that holds itself.
+    problems = _value_problems(path, choices, params)
+    if not problems and len({_label(choice) for choice in choices}) < len(choices):
         return ["choices: a value stands there twice"]
-    return _value_problems(path, choices, params)
+    return problems
 
 
 def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
     if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best" or TRIAL_NAME.fullmatch(name):
         return ["a control's name is lower-case letters, digits and _, begins with a letter, and not `best` or `t0001`"]
     if not isinstance(values, dict):
-        return [f"given {values!r}; needed: a mapping of parameters to values"]
+        return [f"given {shown(values)}; needed: a mapping of parameters to values"]
     problems = []
     for path, value in values.items():
         if not str(path).startswith(SEARCHABLE) and path in parameters():

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Params, read_yaml
+from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.parsing import read_yaml
 from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
 from pipeline.tune.results import choose_best, write_results
 from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, empty_share

@@ -114,14 +114,14 @@ LAYERS, WEIGHT = "regularizer.spatial_entropy.layers", "regularizer.spatial_entr
         ("base.seed", "{type: int, low: 1, high: 9}", "base.seed: cannot be searched; only parameters of model, "),
         ("train.epochs", "{type: int, low: 1, high: 9}", "train.epochs: cannot be searched: early stopping compares"),
         (LR, "0.1", "train.lr: given 0.1; needed: a mapping with type: one of float, int, categorical"),
-        (LR, "{low: 0.1, high: 1}", "train.lr: given {'low': 0.1, 'high': 1}; needed: a mapping with type: one of"),
-        (LR, "{type: uniform, low: 0.1, high: 1}", "train.lr: given {'type': 'uniform', "),
+        (LR, "{low: 0.1, high: 1}", 'train.lr: given {"low": 0.1, "high": 1}; needed: a mapping with type: one of'),
+        (LR, "{type: uniform, low: 0.1, high: 1}", 'train.lr: given {"type": "uniform", '),
         (LR, "{type: float, low: 0.1, high: 1, base: 2}", "train.lr: unknown key 'base' of a float dimension; known: "),
         (LR, "{type: float, low: 0.1, high: 1, choices: [1]}", "train.lr: unknown key 'choices' of a float dimension"),
         (LAYERS, "{type: categorical, choices: [last, all], log: true}", f"{LAYERS}: unknown key 'log' of a categ"),
-        (LR, "{type: float, low: 0.1}", "train.lr: high: given None; needed: a number"),
+        (LR, "{type: float, low: 0.1}", "train.lr: high: given null; needed: a number"),
         (LR, "{type: float, low: '0.1', high: 1}", "train.lr: low: given '0.1'; needed: a number"),
-        (LR, "{type: float, low: true, high: 2}", "train.lr: low: given True; needed: a number"),
+        (LR, "{type: float, low: true, high: 2}", "train.lr: low: given true; needed: a number"),
         (BATCH, "{type: int, low: 1.0, high: 8}", "train.batch_size: low: given 1.0; needed: a whole number"),
         (LR, "{type: float, low: 1, high: 0.1}", "train.lr: low 1 must be below high 0.1"),
         (LR, "{type: float, low: 0.1, high: 0.1}", "train.lr: low 0.1 must be below high 0.1"),
@@ -136,8 +136,8 @@ LAYERS, WEIGHT = "regularizer.spatial_entropy.layers", "regularizer.spatial_entr
         (LR, "{type: float, low: 0.1, high: .inf}", "train.lr: given Infinity; allowed: number, above 0 and at most"),
         (LAYERS, "{type: categorical, choices: [last, first]}", f"{LAYERS}: given 'first'; allowed: one of last, "),
         (LAYERS, "{type: float, low: 0, high: 1}", f"{LAYERS}: given 0; allowed: one of last, "),
-        (LAYERS, "{type: categorical, choices: [last]}", f"{LAYERS}: choices: given ['last']; needed: a list of at"),
-        (LAYERS, "{type: categorical}", f"{LAYERS}: choices: given None; needed: a list of at least two values"),
+        (LAYERS, "{type: categorical, choices: [last]}", f'{LAYERS}: choices: given ["last"]; needed: a list of at'),
+        (LAYERS, "{type: categorical}", f"{LAYERS}: choices: given null; needed: a list of at least two values"),
         (LAYERS, "{type: categorical, choices: [all, last, all]}", f"{LAYERS}: choices: a value stands there twice"),
         (LAYERS, "{type: categorical, choices: [[0, 1], [0, 1]]}", f"{LAYERS}: choices: a value stands there twice"),
     ],
@@ -247,6 +247,44 @@ def test_range_beyond_the_bounds_is_told_in_a_line_or_two(load: Any, path: str) 
 def test_range_beyond_all_measure_is_taken_or_told(load: Any) -> None:
     with contextlib.suppress(UserError):
         load(f"parameters: {{train.batch_size: {{type: int, low: 1, high: {10**30}}}}}\n{CONTROL}")
+
+
+def test_step_that_is_too_small_to_count_is_told(load: Any) -> None:
+    said = refusal(load, f"parameters: {{train.lr: {{type: float, low: 1, high: 2, step: 1e-320}}}}\n{CONTROL}")
+    assert said[0].startswith("train.lr: step: given 1e-320; allowed: ")
+
+
+def test_range_whose_ends_add_up_to_infinity_has_a_middle(load: Any) -> None:
+    load(f"parameters: {{train.clip_grad: {{type: float, low: 1e308, high: 1.7e308}}}}\n{CONTROL}")
+
+
+@pytest.mark.parametrize("high", [10**12, 10**240])
+def test_range_of_whole_numbers_that_no_machine_word_holds_is_told(load: Any, high: int) -> None:
+    said = refusal(load, f"parameters: {{train.batch_size: {{type: int, low: 1, high: {high}}}}}\n{CONTROL}")
+    assert "allowed: whole number, at least 1 and at most 1000000" in said[0]
+
+
+@pytest.mark.parametrize("choices", ["&itself [*itself, last]", "[!!set {a}, last]", "[&itself {a: *itself}, last]"])
+def test_choices_that_cannot_be_compared_are_told(load: Any, choices: str) -> None:
+    said = refusal(load, f"parameters: {{{LAYERS}: {{type: categorical, choices: {choices}}}}}\n{CONTROL}")
+    assert "allowed: one of last, " in said[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"parameters: {{? {'x' * 100_000} : 1}}\n{CONTROL}",
+        f"{DIMENSION}controls: {{? {'x' * 100_000} : {{}}}}\n",
+        f"parameters: {{train.lr: {'x' * 100_000}}}\n{CONTROL}",
+        f"{DIMENSION}{CONTROL}? {'x' * 100_000}\n: 1\n",
+        f"{DIMENSION}controls: {{{', '.join(f'C{number}: 1' for number in range(500))}}}\n",
+    ],
+    ids=["parameter", "control", "dimension", "key", "controls"],
+)
+def test_message_is_short_however_much_is_wrong(load: Any, text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load(text)
+    assert len(str(refused.value)) < 2000
 
 
 def test_choices_that_are_no_plain_values_are_told(load: Any) -> None:

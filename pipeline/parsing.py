@@ -1,0 +1,94 @@
+"""YAML 1.2 files that people write, read so that whatever is wrong is told in a line: where, what, what to do.
+
+1e-3 is a number there and off a text, as they are for DVC.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.reader import ReaderError
+
+from pipeline.errors import UserError, named, shown
+
+DIGITS = 250
+"""Longer whole numbers do not fit in a float, and Python refuses to print some of them."""
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""What an escape can put into a text, and neither the name of a file nor a database takes."""
+
+_ADVICE = {
+    "mapping values are not allowed here": "is the indentation right, and has the line above its colon?",
+    "found character '\\t' that cannot start any token": "indent by spaces, not by tabs",
+    "could not determine a constructor for the tag": "tags (!) other than YAML's own are not taken",
+    "but found another document": "one file is one document; take the line --- out",
+}
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: the file cannot be read or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Run this in the folder that holds dvc.yaml and params.yaml.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise UserError(
+            f"{path}, line {line}: cannot be read: byte 0x{byte:02x} is not UTF-8; save it as UTF-8 text"
+        ) from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; `where` says whose it is.
+
+    Raises:
+        UserError: it is not YAML; tells the line.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        return yaml.load(text)
+    except ReaderError as error:  # has no mark, but a position in characters
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"the control character {chr(error.character)!r} cannot stand in it"
+        raise UserError(f"{where}, line {line}: not valid YAML: {problem}") from None
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        advice = next((f"; {advice}" for start, advice in _ADVICE.items() if problem.startswith(start)), "")
+        line_of = f"{where}, line {mark.line + 1}" if mark is not None else where
+        raise UserError(f"{line_of}: not valid YAML: {named(problem, 300)}{advice}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML: lists or mappings stand too deep in one another") from None
+
+
+class _Constructor(SafeConstructor):
+    """ruamel's, but every node that no value can be made of is told with its line, and in no more than a line."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > DIGITS:
+            raise ConstructorError(None, None, f"a whole number of more than {DIGITS} digits", node.start_mark)
+        try:
+            value = super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            problem = f"{shown(node.value)} cannot be read ({named(str(error))}); if it is text, put it in quotes"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+        if isinstance(value, str) and (found := _UNSTORABLE.search(value)):
+            raise ConstructorError(None, None, f"text must not hold {found[0]!r}", node.start_mark)
+        return value
+
+    def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
+        # ruamel's prints both values in full, however long they are.
+        if key in mapping:
+            raise ConstructorError(None, None, f'found duplicate key "{named(str(key))}"', key_node.start_mark)
+        return True
