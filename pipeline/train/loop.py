@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pipeline.data.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer
@@ -94,13 +95,8 @@ def fit(
             means = _Means()
             for step, (inputs, labels) in enumerate(train.shuffled(config.batch_size, seed=seed, epoch=epoch)):
                 schedule.step_update(epoch * steps + step)
-                loss = objective.step(inputs, labels, epoch)
-                optimizer.zero_grad(set_to_none=True)
-                loss.total.backward()  # type: ignore[no-untyped-call, unused-ignore]
-                if config.clip_grad is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-                optimizer.step()
-                means.add({**loss.monitors, "accuracy": _accuracy(loss.logits, labels)}, len(labels))
+                monitors = take_step(model, objective, optimizer, inputs, labels, epoch=epoch, config=config)
+                means.add(monitors, len(labels))
             metrics = {f"train/{name}": value for name, value in means.read().items()}
             # The losses are from before each step, so what the last one did is seen in the weights.
             if not np.isfinite(metrics["train/loss"]) or not _all_finite(model):
@@ -108,7 +104,7 @@ def fit(
             metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
             if val is not None:
-                metrics |= {f"val/{name}": value for name, value in _score(model, objective, val, config).items()}
+                metrics |= {f"val/{name}": value for name, value in score(model, objective, val, config).items()}
             metrics["seconds"] = time.perf_counter() - started
 
             def state(done: int = epoch + 1) -> dict[str, Any]:
@@ -117,20 +113,58 @@ def fit(
             yield Epoch(epoch + 1, metrics, state)
 
 
+def take_step(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epoch: int,
+    config: TrainConfig,
+) -> dict[str, Tensor]:
+    """One step of the optimizer on one batch, run in `config.accumulate` pieces as equal as can be.
+
+    inputs (B, C, H, W), labels (B,); a batch of fewer images than pieces is run image by image. epoch: counted from 0.
+    Returns the monitors of `Objective.step`, and accuracy, as means over the batch's images: detached scalars.
+
+    A piece's loss counts by its share of the images, so the gradient of the cross-entropy is that of the whole batch,
+    but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn piece by piece: by
+    the same law, but other values. A regulariser's mean over maps that are not empty is taken in each piece, so where
+    empty maps are spread unevenly over the pieces, the maps of a piece with many of them weigh more than in the whole.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    monitors: dict[str, Tensor] = {}
+    pieces = min(config.accumulate, len(labels))
+    for images, answers in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
+        share = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
+        loss = objective.step(images, answers, epoch)
+        (loss.total * share).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        for name, value in {**loss.monitors, "accuracy": _accuracy(loss.logits, answers)}.items():
+            term = value.detach().double() * share
+            monitors[name] = monitors[name] + term if name in monitors else term
+    if config.clip_grad is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+    optimizer.step()
+    return monitors
+
+
+def score(model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig) -> dict[str, float]:
+    """Monitors of `Objective.score`, and accuracy, as means over images; leaves the network in evaluation mode."""
+    model.eval()
+    means = _Means()
+    # Whoever cuts batches for want of memory has none to spare here.
+    for inputs, labels in images.in_order(-(-max(256, config.batch_size) // config.accumulate)):
+        logits, monitors = objective.score(inputs, labels)
+        means.add({**monitors, "accuracy": _accuracy(logits, labels)}, len(labels))
+    return means.read()
+
+
 @torch.inference_mode()
 def predict(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) -> Tensor:
     """Class probabilities of images in the order of their ids, (N, C) float32 on the CPU."""
     model.eval()
     return torch.cat([model(inputs).softmax(-1).float().cpu() for inputs, _ in images.in_order(batch_size)])
-
-
-def _score(model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig) -> dict[str, float]:
-    model.eval()
-    means = _Means()
-    for inputs, labels in images.in_order(max(256, config.batch_size)):
-        logits, monitors = objective.score(inputs, labels)
-        means.add({**monitors, "accuracy": _accuracy(logits, labels)}, len(labels))
-    return means.read()
 
 
 def _all_finite(model: nn.Module) -> bool:

@@ -9,7 +9,8 @@ class TrainConfig:
 
     epochs: planned length, over which every schedule is laid. batch_size: images a step. lr, min_lr: peak and last
     learning rate of AdamW. warmup_epochs: epochs of linear warm-up. weight_decay: decoupled, not on biases and norms.
-    label_smoothing: of the cross-entropy. clip_grad: largest gradient norm, None for no clipping.
+    label_smoothing: of the cross-entropy. clip_grad: largest gradient norm, None for no clipping. accumulate: pieces
+    that a batch is run in, one after the other, so that the activations of one piece at a time are held.
     """
 
     epochs: int
@@ -20,3 +21,4 @@ class TrainConfig:
     weight_decay: float
     label_smoothing: float
     clip_grad: float | None
+    accumulate: int = 1

@@ -1,4 +1,6 @@
-"""Claims about the training loop: every run is decided by its seed, and can be broken off and resumed anywhere."""
+"""Claims about the training loop: every run is decided by its seed, can be broken off and resumed anywhere, and is the
+same training when its batches are run in pieces.
+"""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ from pipeline.models.settings import ModelConfig
 from pipeline.regularizers.settings import SpatialEntropyConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.loop import Diverged, Epoch, choose_device, fit, predict, seed_everything
+from pipeline.train.loop import Diverged, Epoch, choose_device, fit, predict, score, seed_everything, take_step
+from pipeline.train.objective import Objective
+from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
 
 CPU = torch.device("cpu")
@@ -61,10 +65,10 @@ def batches(ids: range, scale: Standardisation = SCALE) -> ImageBatches:
 TRAIN, VAL = range(28), range(28, 40)
 
 
-def network(seed: int = 0) -> nn.Module:
+def network(seed: int = 0, *, drop_path: float = 0.3) -> nn.Module:
     torch.manual_seed(seed)
     tiny = ModelConfig(
-        "vit_tiny_patch16_224", {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}, "xavier", 0.3
+        "vit_tiny_patch16_224", {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}, "xavier", drop_path
     )
     return build_model(tiny, num_classes=2, image_size=(12, 12), channels=1)
 
@@ -212,6 +216,91 @@ def test_clipping_bounds_the_gradient_of_every_step() -> None:
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
 
 
+def gradients(pieces: int, *, weight: float = 0.0, **recipe: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradient, and the monitors, of a step on a batch of seven, in float64 and without anything random."""
+    model = network(drop_path=0.0).double().train()
+    config = replace(RECIPE, accumulate=pieces, **recipe)
+    inputs, labels = next(batches(TRAIN).in_order(7))
+    with Objective(model, methods(weight), planned_epochs=4, label_smoothing=config.label_smoothing) as objective:
+        monitors = take_step(
+            model, objective, make_optimizer(model, config), inputs.double(), labels, epoch=1, config=config
+        )
+    return {name: value.grad for name, value in model.named_parameters() if value.grad is not None}, monitors
+
+
+@pytest.mark.parametrize("recipe", [{}, {"label_smoothing": 0.2}, {"clip_grad": 1e-2}])
+@pytest.mark.parametrize("pieces", [2, 3, 7, 64])
+def test_pieces_of_a_batch_have_the_gradient_of_the_batch(pieces: int, recipe: dict[str, float]) -> None:
+    whole, monitors = gradients(1, **recipe)
+    parts, also = gradients(pieces, **recipe)
+    assert max(value.abs().max() for value in whole.values()) > 1e-4
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(also, monitors, atol=1e-6, rtol=1e-6)
+
+
+def test_pieces_of_a_batch_have_its_regularised_gradient_while_no_map_is_empty() -> None:
+    whole, monitors = gradients(1, weight=0.5)
+    parts, also = gradients(3, weight=0.5)
+    assert monitors["spatial_entropy/empty_share"] == 0.0
+    assert any((whole[name] - value).abs().max() > 1e-4 for name, value in gradients(1)[0].items())
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(also, monitors, atol=1e-6, rtol=1e-6)
+
+
+def sizes_run(model: nn.Module) -> list[int]:
+    """How many images go through a network at a time, from now on."""
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    return sizes
+
+
+def test_batch_is_cut_as_evenly_as_can_be_and_never_into_an_empty_piece() -> None:
+    model = network()
+    sizes = sizes_run(model)
+    next(epochs(model, replace(RECIPE, batch_size=13, accumulate=3), val=None))
+    assert sizes == [5, 4, 4, 5, 4, 4, 1, 1]  # 28 images: two batches of 13, and one of 2
+
+
+def test_scoring_holds_no_more_images_than_its_share_either() -> None:
+    model, wide = network(), batches(range(40))
+    sizes = sizes_run(model)
+    with Objective(model, {}, planned_epochs=4) as objective:
+        whole = score(model, objective, wide, replace(RECIPE, accumulate=1))
+        parts = score(model, objective, wide, replace(RECIPE, accumulate=8))
+        assert sizes == [40, 32, 8]
+    assert parts == pytest.approx(whole, abs=1e-6)
+
+
+def test_run_in_pieces_is_nearly_the_run_in_whole_batches() -> None:
+    whole, parts = (
+        [untimed(epoch) for epoch in epochs(network(drop_path=0.0), replace(RECIPE, accumulate=pieces))]
+        for pieces in (1, 3)
+    )
+    for first, second in zip(whole, parts, strict=True):
+        assert second == pytest.approx(first, abs=1e-3)
+    assert [m["train/lr"] for m in parts] == [m["train/lr"] for m in whole]
+
+
+@pytest.mark.parametrize("clip_grad", [None, 0.1])
+def test_run_in_whole_batches_is_to_the_bit_the_plain_loop(clip_grad: float | None) -> None:
+    config = replace(RECIPE, clip_grad=clip_grad)
+    plain, tested = network(), network()
+    optimizer = make_optimizer(plain, config)
+    schedule = make_schedule(optimizer, config, 4)
+    with Objective(plain, methods(), planned_epochs=4) as objective:
+        for epoch in range(4):
+            seed_everything(3, epoch)
+            for step, (inputs, labels) in enumerate(batches(TRAIN).shuffled(8, seed=3, epoch=epoch)):
+                schedule.step_update(epoch * 4 + step)
+                optimizer.zero_grad()
+                objective.step(inputs, labels, epoch).total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+                if clip_grad is not None:
+                    nn.utils.clip_grad_norm_(plain.parameters(), clip_grad)
+                optimizer.step()
+    list(epochs(tested, config))
+    assert same(weights(tested), weights(plain))
+
+
 def test_rate_beyond_all_measure_diverges() -> None:
     with pytest.raises(Diverged, match="not finite in epoch 1") as diverged:
         list(epochs(network(), replace(RECIPE, lr=1e30, warmup_epochs=0)))
@@ -244,6 +333,18 @@ def test_weights_that_the_last_step_ruins_diverge() -> None:
         model.get_parameter("head.weight").fill_(1e4)
     with pytest.raises(Diverged):
         list(epochs(model, one_step))
+
+
+def test_error_of_memory_leaves_a_run_as_it_was_raised() -> None:
+    model, raised = network(), torch.OutOfMemoryError("CUDA out of memory.")
+
+    def starve(*_: object) -> None:
+        raise raised
+
+    model.register_forward_pre_hook(starve)
+    with pytest.raises(torch.OutOfMemoryError) as seen:
+        next(epochs(model))
+    assert seen.value is raised
 
 
 def test_network_that_cannot_give_the_maps_is_refused_before_any_step() -> None:

@@ -1,0 +1,74 @@
+"""Running out of memory: how it is recognised, and what a person can change."""
+
+import errno
+
+import torch
+
+from pipeline.train.settings import TrainConfig
+
+SIGNS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUDA ran out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+)
+"""What torch and the libraries below it say, as plain RuntimeErrors, where only memory was lacking."""
+
+MOST_PIECES = 64
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the GPU or of the machine, did not suffice.
+
+    True for torch's error of its GPU allocator, for Python's and numpy's MemoryError, for a system call that the
+    kernel refused memory, and for the RuntimeErrors of `SIGNS`. A process that the kernel kills for memory raises
+    nothing, so this cannot tell of it.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def out_of_memory_advice(
+    config: TrainConfig, *, device: torch.device, gpus: float, share: str = "search.gpus_per_trial"
+) -> str:
+    """What took the memory and what to change, in two sentences that name the parameters.
+
+    config: of the run that ran out. gpus: the share of a GPU that it had, 0 for all that was free;
+    share: the parameter that says so.
+    """
+    pieces = min(config.accumulate, config.batch_size)
+    images = -(-config.batch_size // pieces)
+    held = f"a batch of {config.batch_size} images (train.batch_size {config.batch_size})"
+    if pieces > 1:
+        held += f" in pieces of {images} (train.accumulate {config.accumulate})"
+    changes = []
+    if images > 1 and config.accumulate < MOST_PIECES:
+        more = min(2 * config.accumulate, config.batch_size, MOST_PIECES)
+        changes.append(f"set train.accumulate to {more}, which holds fewer images at a time and trains the same")
+    if config.batch_size > 1:
+        changes.append("lower train.batch_size")
+    changes.append("take a smaller network (model.name, model.kwargs) or smaller images (prepare.image_size)")
+    if device.type != "cuda":
+        where = "the memory of this machine"
+        changes.append("let fewer trials run at a time (search.max_concurrent_trials)")
+    elif 0 < gpus < 1:
+        where = f"{gpus:.0%} of a GPU ({share} {gpus:g})"
+        changes.append(f"raise {share}, so that fewer trials share a GPU")
+    else:
+        where = "the GPU"
+    return f"A training step on {held} did not fit into {where}. {_either(changes)}."
+
+
+def _either(changes: list[str]) -> str:
+    text = changes[0] if len(changes) == 1 else "; ".join(changes[:-1]) + "; or " + changes[-1]
+    return text[0].upper() + text[1:]

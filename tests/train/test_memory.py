@@ -1,0 +1,121 @@
+"""Claims about running out of memory: it is told apart from other errors, and the advice names what can be changed."""
+
+import errno
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.settings import TrainConfig
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+RECIPE = TrainConfig(4, 64, 1e-3, 0.0, 1, 0.1, 0.0, None)
+
+STARVED = """
+import re, resource, sys
+import numpy, torch
+from pipeline.train.memory import is_out_of_memory
+
+torch.set_num_threads(1)
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+kinds = {
+    "torch": lambda: torch.ones(2**28, dtype=torch.uint8),
+    "numpy": lambda: numpy.ones(2**28, dtype=numpy.uint8),
+    "python": lambda: bytearray(2**28),
+}
+try:
+    kinds[sys.argv[1]]()
+except Exception as error:
+    print(next(kind for kind in (MemoryError, RuntimeError) if isinstance(error, kind)).__name__, is_out_of_memory(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space, as Linux allows")
+@pytest.mark.parametrize(("kind", "said"), [("torch", "RuntimeError"), ("numpy", "MemoryError"), ("python", "MemoryError")])  # fmt: skip
+def test_real_allocation_beyond_the_limit_of_a_process_is_recognised(kind: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", STARVED, kind], capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == ([said, "True"], "")
+
+
+@pytest.mark.gpu
+def test_real_allocation_beyond_a_gpu_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50, dtype=torch.uint8, device="cuda")
+    assert is_out_of_memory(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."
+        ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    ],
+)
+def test_lack_of_memory_is_recognised_in_every_form(error: BaseException) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+        ValueError("DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_other_errors_are_not_taken_for_it(error: BaseException) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_advice_names_what_took_the_memory_and_what_to_change() -> None:
+    assert out_of_memory_advice(RECIPE, device=CUDA, gpus=0.25) == (
+        "A training step on a batch of 64 images (train.batch_size 64) did not fit into 25% of a GPU "
+        "(search.gpus_per_trial 0.25). Set train.accumulate to 2, which holds fewer images at a time and trains the "
+        "same; lower train.batch_size; take a smaller network (model.name, model.kwargs) or smaller images "
+        "(prepare.image_size); or raise search.gpus_per_trial, so that fewer trials share a GPU."
+    )
+
+
+def test_advice_on_a_whole_gpu_does_not_ask_for_more_of_it() -> None:
+    said = out_of_memory_advice(RECIPE, device=CUDA, gpus=1.0)
+    assert "did not fit into the GPU." in said
+    assert "search." not in said
+
+
+def test_advice_on_a_cpu_is_to_run_fewer_trials_at_a_time() -> None:
+    said = out_of_memory_advice(RECIPE, device=CPU, gpus=0.0)
+    assert "the memory of this machine" in said
+    assert said.endswith("or let fewer trials run at a time (search.max_concurrent_trials).")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "said"),
+    [
+        (64, 3, "in pieces of 22 (train.accumulate 3) did not"),
+        (64, 3, "Set train.accumulate to 6,"),
+        (5, 4, "Set train.accumulate to 5,"),
+        (200, 48, "Set train.accumulate to 64,"),
+        (5, 5, "Lower train.batch_size;"),
+        (200, 64, "Lower train.batch_size;"),
+        (1, 1, "Take a smaller network"),
+    ],
+)
+def test_advice_goes_only_as_far_as_a_batch_can_be_cut(batch_size: int, accumulate: int, said: str) -> None:
+    config = replace(RECIPE, batch_size=batch_size, accumulate=accumulate)
+    assert said in out_of_memory_advice(config, device=CUDA, gpus=1.0)
