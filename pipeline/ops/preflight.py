@@ -1,0 +1,199 @@
+"""What a search will take, told before it starts: time, GPU-hours, money; and refusals where memory or disk cannot do.
+
+    low    every trial that the scheduler may stop is stopped at the end of the grace period
+    high   every trial runs in full
+
+Both are laid over the steps that `pipeline.ops.measuring` has timed on this machine just before.
+"""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import UserError
+from pipeline.ops.measuring import StepCost, measure_steps, role_sizes, steps_per_epoch
+from pipeline.ops.plan import Plan
+from pipeline.train.memory import out_of_memory_advice
+
+START_S = (8.0, 30.0)
+"""Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""
+
+BESIDE = 1.5
+"""How much slower at most a step is on CPU cores whose neighbours train too: caches, memory, halves of one core."""
+
+MARGIN = 2
+"""Free disk asked for, in multiples of what the checkpoints take."""
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be run. trials: those the scheduler may stop. full_runs: controls and confirmation runs, which it may
+    not. epochs: of a full run. at_a_time: runs together. gpus: share of a GPU of one run, 0 without.
+    """
+
+    trials: int
+    full_runs: int
+    epochs: int
+    at_a_time: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected, each as (low, high). seconds: of the whole search. epoch: seconds of one epoch of one run.
+
+    gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
+    """
+
+    seconds: Range
+    epoch: Range
+    gpu_hours: Range | None
+    cost: Range | None
+
+    def describe(self) -> list[str]:
+        """Lines for a person, such as the plan's."""
+        epoch = _span(*self.epoch, digits=2)
+        lines = [f"{'expected':<10}{_duration(self.seconds)} for the search ({epoch} s an epoch measured just now)"]
+        more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
+        more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
+        return lines + ([" " * 10 + ", ".join(more)] if more else [])
+
+
+def preflight(plan: Plan, work: Work, *, price: float | None = None, kept_checkpoints: int = 5) -> Estimate:
+    """Measure a few steps, refuse what memory or disk cannot do, and tell what the search will take.
+
+    price: as of `estimate`. kept_checkpoints: how many checkpoints the search leaves on disk.
+
+    Raises:
+        UserError: a training step, or the checkpoints, do not fit.
+    """
+    cost = measure_steps(plan)
+    check_memory(cost, plan)
+    check_disk(cost, plan, kept_checkpoints)
+    return estimate(plan, cost, work, price=price)
+
+
+def estimate(plan: Plan, cost: StepCost, work: Work, *, price: float | None = None) -> Estimate:
+    """Lay the measured cost of a step over the work.
+
+    price: of an hour of one GPU, or, where runs take no GPU, of an hour of this machine.
+
+    The low end takes the cheapest setting, and all trials but those that outlive every rung of the scheduler to be
+    stopped at its first; the runs fill what runs at a time without gaps. The high end takes the dearest setting, full
+    runs alone, in rounds, and neighbours that slow each other: by `BESIDE` on CPU cores, and on a GPU that is shared by
+    the number that share it, as if one alone could fill it.
+    """
+    runs = work.trials + work.full_runs
+    epoch = _epoch_seconds(plan, cost)
+    if not runs:
+        return Estimate((0.0, 0.0), epoch, (0.0, 0.0) if work.gpus else None, None if price is None else (0.0, 0.0))
+    lasting, grace = _lasting_trials(plan, work), plan.params.search.scheduler.grace_period
+    epochs = (lasting + work.full_runs) * work.epochs + (work.trials - lasting) * min(grace, work.epochs)
+    longest = work.epochs if lasting + work.full_runs else min(grace, work.epochs)
+    rounds = -(-runs // work.at_a_time)
+    seconds = (
+        START_S[0] + epoch[0] * max(epochs / work.at_a_time, longest),
+        START_S[1] + epoch[1] * rounds * work.epochs * _slowing(work),
+    )
+    hours = (seconds[0] / 3600, seconds[1] / 3600)
+    held = work.gpus * min(work.at_a_time, runs)
+    gpu_hours = (hours[0] * held, hours[1] * held) if work.gpus else None
+    paid = gpu_hours or hours
+    return Estimate(seconds, epoch, gpu_hours, None if price is None else (paid[0] * price, paid[1] * price))
+
+
+def check_memory(cost: StepCost, plan: Plan) -> None:
+    """Refuse a network whose training step holds more of the GPU than a trial gets.
+
+    On a CPU nothing is checked: how much a process really takes there cannot be told from its size (the allocator keeps
+    what it frees, and all trials share one copy of the images), and a wrong refusal is worse than a trial that says
+    that it ran out of memory.
+
+    Raises:
+        UserError: it does not fit; the message names what takes the memory and what to change.
+    """
+    if cost.memory_bytes is None:
+        return
+    gpus = plan.resources.gpus
+    there = _gpu_bytes(plan.device) * (gpus if 0 < gpus < 1 else 1.0)
+    if cost.memory_bytes > there:
+        advice = out_of_memory_advice(plan.params.train.config(), device=torch.device(plan.device), gpus=gpus)
+        raise UserError(f"params.yaml: {advice} It needs {_size(cost.memory_bytes)}; there are {_size(there)}.")
+
+
+def check_disk(cost: StepCost, plan: Plan, kept_checkpoints: int) -> None:
+    """Refuse a search whose checkpoints, those kept and those of the running trials, would fill the disk.
+
+    Raises:
+        UserError: too little is free; the message says how much is needed and what to change.
+    """
+    folder = _existing(plan.workspace.state)
+    held = kept_checkpoints + plan.resources.at_a_time
+    needed, free = MARGIN * held * cost.checkpoint_bytes, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{plan.workspace.state}: {_size(free)} are free there, and {held} checkpoints of "
+            f"{_size(cost.checkpoint_bytes)} ({kept_checkpoints} kept, {plan.resources.at_a_time} of running trials) "
+            f"need {_size(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the checkout "
+            "to a disk that has more."
+        )
+
+
+def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
+    """Training, scoring and, every now and then, a checkpoint, which is written and then copied by Ray."""
+    steps, scoring = steps_per_epoch(plan), role_sizes(plan)[1] * cost.seconds_per_val_image
+    rest = scoring + 2 * cost.seconds_per_checkpoint / plan.params.search.checkpoint_every
+    return steps * cost.seconds_per_step[0] + rest, steps * cost.seconds_per_step[1] + rest
+
+
+def _lasting_trials(plan: Plan, work: Work) -> int:
+    """How many trials would outlive every rung, if each let through exactly its share."""
+    scheduler = plan.params.search.scheduler
+    if scheduler.name == "none":
+        return work.trials
+    rungs, rung = 0, float(scheduler.grace_period)
+    while rung < work.epochs:
+        rungs, rung = rungs + 1, rung * scheduler.reduction_factor
+    return math.ceil(work.trials / scheduler.reduction_factor**rungs)
+
+
+def _slowing(work: Work) -> float:
+    if 0 < work.gpus < 1:
+        return float(min(work.at_a_time, int(1 / work.gpus + 1e-9)))
+    return BESIDE if work.at_a_time > 1 and not work.gpus else 1.0
+
+
+def _gpu_bytes(device: str) -> int:
+    return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5:  # what rounds to 1000 goes to the next unit
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def _duration(seconds: Range) -> str:
+    for unit, length, most in (("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800)):
+        if seconds[1] < most:
+            return f"{_span(seconds[0] / length, seconds[1] / length, digits=int(length > 1))} {unit}"
+    return f"{_span(seconds[0] / 86_400, seconds[1] / 86_400, digits=1)} days"
+
+
+def _span(low: float, high: float, *, digits: int) -> str:
+    """`4 to 9.5`, or `4` where both read the same; no decimals from ten on."""
+    first, last = (f"{value:,.{0 if value >= 10 else digits}f}".removesuffix(".0") for value in (low, high))
+    return first if first == last else f"{first} to {last}"
