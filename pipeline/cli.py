@@ -33,14 +33,17 @@ def cli() -> None:
 
 
 @cli.command()
-def check() -> None:
-    """Validate params.yaml and the search space and print the plan; start nothing."""
-    from pipeline.ops.plan import make_plan
+@click.option("--resume-anyway", is_flag=True, help="Go on with a search that other code or versions began.")
+@click.option("--new", is_flag=True, help="Begin a new search in place of one that other code or versions began.")
+def check(resume_anyway: bool, new: bool) -> None:
+    """Validate params.yaml and the search space, print the plan and what it will take; start nothing."""
+    from pipeline.ops.check import run_check
     from pipeline.workspace import find_workspace
 
-    plan = make_plan(find_workspace())
-    plan.check_source_unchanged()
-    click.echo(plan.describe())
+    if resume_anyway and new:
+        raise click.UsageError("--resume-anyway and --new are two answers to one question; give one.")
+    for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new):
+        click.echo(line)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
@@ -80,6 +83,60 @@ def results() -> None:
     from pipeline.workspace import find_workspace
 
     click.echo(describe_results(find_workspace()))
+
+
+@cli.command()
+@click.argument("search", default="")
+def status(search: str) -> None:
+    """List the searches that are kept here, or the trials of the one whose id begins with SEARCH."""
+    from pipeline.ops.status import describe_search, describe_searches
+    from pipeline.workspace import find_workspace
+
+    workspace = find_workspace()
+    for line in describe_search(workspace, search) if search else describe_searches(workspace):
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--finish", is_flag=True, help="Start no further trials, let those that run end, and go on to results.")
+def stop(finish: bool) -> None:
+    """Interrupt the search that runs in this checkout, as Ctrl-C would, and wait until it has ended."""
+    from pipeline.ops.stopping import stop_search
+    from pipeline.workspace import find_workspace
+
+    for line in stop_search(find_workspace(), finish=finish):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("trial")
+@click.option("--search", default=None, metavar="ID", help="[default: the one that runs, or of params.yaml]")
+@click.option("-f", "--follow", is_flag=True, help="Go on with its epochs as they come, until it has ended.")
+def logs(trial: str, search: str | None, follow: bool) -> None:
+    """Say what is known of TRIAL: its setting, how it stands, why it failed, its epochs."""
+    from pipeline.ops.logs import describe_trial
+    from pipeline.workspace import find_workspace
+
+    for line in describe_trial(find_workspace(), trial, search=search, follow=follow):
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option(
+    "--keep",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Searches that stay beside that of params.yaml, that of the results, and one that runs: the newest.",
+)
+def gc(dry_run: bool, keep: int) -> None:
+    """Remove from state/ what is needed no more: old searches, checkpoints, weights, half-made data."""
+    from pipeline.ops.cleaning import collect
+    from pipeline.workspace import find_workspace
+
+    for line in collect(find_workspace(), keep=keep, dry_run=dry_run):
+        click.echo(line)
 
 
 @cli.command()

@@ -1,0 +1,249 @@
+"""What `sar-search gc` removes: state that nothing here needs any more.
+
+    old searches      all but the one that params.yaml asks for, the one that results/ came from, those that run, and
+                      the newest few; ones that cannot be read stay for their user to mend
+    checkpoints       of searches that have ended: all but those of controls and of the best trials
+    retrained weights that models/ does not hold; none while there are no results to tell by
+    half-made data    once data/prepared is what params.yaml asks for
+
+What goes is renamed first, into a folder `removed` under the same root, so that nothing is ever half there; the next
+call removes what an interrupted one has left. A search is touched under its lock only. `state/test_reads.jsonl` and the
+tracking store are never touched.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.config import Params, load_params
+from pipeline.errors import UserError
+from pipeline.ops.kept import OBJECTIVE, KeptSearch, find_searches, is_held, read_search
+from pipeline.ops.present import present_search
+from pipeline.ops.results import read_best
+from pipeline.ops.source import made_by
+from pipeline.ops.status import size_of, state_words
+from pipeline.ops.tables import size_words
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, TrialRecord, lock_ledger
+from pipeline.tune.lineage import SUPERSEDED
+from pipeline.workspace import Workspace
+
+KEEP = 3
+"""Old searches that stay: who goes back to earlier parameters finds that search where it was."""
+
+REMOVED = "removed"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """path: what goes. why: in words. size: in bytes. remove: does it; may raise UserError if it is in use by now."""
+
+    path: Path
+    why: str
+    size: int
+    remove: Callable[[], None]
+
+
+def collect(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) -> Iterator[str]:
+    """Remove what is not needed, a line each, and say what it came to. keep: how many old searches stay.
+
+    Raises:
+        UserError: params.yaml or its space is wrong, so that what is needed cannot be told.
+    """
+    params = load_params(workspace.params)
+    with ExitStack() as stack:
+        alone = not is_held(workspace.state / "stage.lock")
+        if alone and not dry_run:
+            stack.enter_context(workspace.locked("sar-search gc"))
+        total = count = 0
+        for item in _removals(workspace, params, keep=keep, alone=alone):
+            if isinstance(item, str):
+                yield item
+                continue
+            if not dry_run:
+                try:
+                    item.remove()
+                except UserError:
+                    yield f"kept     {_shown(item.path, workspace)}: in use by now"
+                    continue
+            total, count = total + item.size, count + 1
+            doing = "would go" if dry_run else "removed"
+            yield f"{doing:<8} {size_words(item.size):>8}  {_shown(item.path, workspace)}: {item.why}"
+        if not count:
+            yield "nothing to remove"
+        elif dry_run:
+            yield f"{size_words(total)} in all; nothing has been removed (--dry-run)"
+        else:
+            yield f"{size_words(total)} in all"
+
+
+def _shown(path: Path, workspace: Workspace) -> str:
+    return str(path.relative_to(workspace.anchor)) if path.is_relative_to(workspace.anchor) else str(path)
+
+
+def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -> Iterator[Removal | str]:
+    """What goes, and remarks on what stays though it might have been expected to go."""
+    yield from _left_behind(workspace)
+    yield from _searches(workspace, params, keep)
+    if alone:
+        yield from _retrained(workspace)
+        yield from _half_made(workspace, params)
+    else:
+        yield "kept     retrained weights and half-made data: a stage is running, which may be about to use them"
+
+
+def _left_behind(workspace: Workspace) -> Iterator[Removal]:
+    for root in (workspace.searches, workspace.state / "retrain", workspace.state / "prepare"):
+        left = root / REMOVED
+        if left.is_dir():
+            yield Removal(
+                left, "left by an earlier gc that was interrupted", size_of(left), partial(shutil.rmtree, left)
+            )
+
+
+def discard(folder: Path, root: Path) -> None:
+    """Rename a folder of `root` away, and remove it then."""
+    gone = _place(root, folder.name)
+    os.replace(folder, gone)
+    _purge(gone)
+
+
+def _place(root: Path, name: str) -> Path:
+    """Where something is renamed to; a folder of this process, since another one may be at work here too."""
+    folder = root / REMOVED / str(os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def _purge(gone: Path) -> None:
+    shutil.rmtree(gone.parent)
+    with suppress(OSError):  # another process has something there too
+        gone.parent.parent.rmdir()
+
+
+def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Removal | str]:
+    present = present_search(workspace, params)
+    found = find_searches(workspace.searches)
+    yield from (f"kept     {reason}" for reason in found.unreadable)
+    used = _used_by_results(workspace)
+    old = []
+    for search in found.searches:
+        if search.runner() is not None:
+            yield f"kept     {_shown(search.folder, workspace)}: {state_words(search, search.runner())}"
+        elif (present and search.folder == present.folder) or search.folder.name == used[:16]:
+            yield from _checkpoints(search, params)
+        else:
+            old.append(search)
+    if present is None and len(old) > keep:
+        yield "kept     every search: which of them goes on is known once the data of params.yaml are prepared"
+        keep = len(old)
+    for search in old[:keep]:
+        yield from _checkpoints(search, params)
+    for search in old[keep:]:
+        how = f"{search.history.header.get('set', '?')}, {state_words(search, None)}"
+        why = f"search of {how}, not among the {keep} newest" if keep else f"search of {how}"
+        yield Removal(search.folder, why, size_of(search.folder), partial(_remove_search, search))
+
+
+def _used_by_results(workspace: Workspace) -> str:
+    """The fingerprint of the search that the results came from; empty without results."""
+    try:
+        return read_best(workspace.results / "search").fingerprint
+    except UserError:
+        return ""
+
+
+def _remove_search(search: KeptSearch) -> None:
+    root = search.folder.parent
+    with _locked(search):
+        if not search.superseded:
+            discard(search.folder, root)
+            return
+        # Its mark must stay, or the search that took its place would not be found. The ledger goes last: it is what
+        # the next gc finds the rest by.
+        gone = _place(root, search.folder.name)
+        gone.mkdir()
+        for entry in sorted(search.folder.iterdir(), key=lambda path: path.name == LEDGER):
+            if entry.name not in (SUPERSEDED, search.lock.name):
+                os.replace(entry, gone / entry.name)
+        _purge(gone)
+
+
+@contextmanager
+def _locked(search: KeptSearch) -> Iterator[None]:
+    lock = lock_ledger(search.ledger)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _checkpoints(search: KeptSearch, params: Params) -> Iterator[Removal]:
+    """Checkpoints that nothing goes on from and that are none of the best. Of a search that has not ended, none go."""
+    for folder in _unneeded(search, params):
+        why = f"checkpoint of {folder.parent.name}, neither a control nor among the best of search {search.id}"
+        yield Removal(folder, why, size_of(folder), partial(_remove_checkpoint, search, params, folder))
+
+
+def _remove_checkpoint(search: KeptSearch, params: Params, folder: Path) -> None:
+    with _locked(search):
+        # It may have gone on between the look at it and the lock.
+        if folder not in _unneeded(read_search(search.folder), params):
+            raise UserError(f"{folder}: is needed.")
+        discard(folder, search.folder.parent)
+
+
+def _unneeded(search: KeptSearch, params: Params) -> list[Path]:
+    if search.open_trials:
+        return []
+    # By its end, since a checkout that has been moved has its old place in the ledger.
+    needed = {Path(trial.checkpoint).parts[-3:] for trial in _needed(search, params) if trial.checkpoint}
+    there = search.folder.glob("ray/start-*/*/checkpoint_*")
+    return sorted(folder for folder in there if folder.is_dir() and folder.parts[-3:] not in needed)
+
+
+def _needed(search: KeptSearch, params: Params) -> Iterator[TrialRecord]:
+    """Controls, settings that were confirmed, and as many of the best as the search itself keeps."""
+    confirmed = {trial.of for trial in search.trials if trial.role == CONFIRMATION}
+    ran = [trial for trial in search.trials if trial.study is not None and trial.state == COMPLETE]
+    ran.sort(key=lambda trial: -trial.metric(OBJECTIVE))
+    top = max(params.search.keep_checkpoints, params.search.confirm.top)
+    for study in {trial.study for trial in ran}:
+        # Some of the very best may be out for their empty maps; what the search has kept has its checkpoint still.
+        yield from [t for t in ran if t.study == study and t.checkpoint and Path(t.checkpoint).is_dir()][:top]
+    yield from (trial for trial in search.trials if trial.control or trial.id in confirmed)
+
+
+def _retrained(workspace: Workspace) -> Iterator[Removal | str]:
+    root = workspace.state / "retrain"
+    folders = _folders(root)
+    if folders and not (workspace.results / "retrain" / "retrain.json").exists():
+        # DVC takes the results away before the stage, and it has not ended since: what it has finished is all there is.
+        yield "kept     retrained weights: there are no results to tell by which of them are needed"
+        return
+    used = {_sidecar(folder) for folder in workspace.models.glob("*")}
+    for folder in folders:
+        if (sidecar := _sidecar(folder)) is None or sidecar not in used:
+            why = "retrained weights that models/ does not hold" if sidecar else "retrained weights cut off in writing"
+            yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
+
+
+def _sidecar(folder: Path) -> bytes | None:
+    """What a checkpoint says of itself, its curves included: the same for a run and for the copy of it."""
+    try:
+        return (folder / "checkpoint.json").read_bytes()
+    except OSError:
+        return None
+
+
+def _half_made(workspace: Workspace, params: Params) -> Iterator[Removal]:
+    root = workspace.state / "prepare"
+    for folder in _folders(root) if made_by(workspace, params) else []:
+        yield Removal(folder, "half-made data; data/prepared is whole", size_of(folder), partial(discard, folder, root))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in sorted(root.glob("*")) if path.is_dir() and path.name != REMOVED]

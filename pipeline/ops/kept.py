@@ -1,0 +1,197 @@
+"""The searches that are kept under `state/searches/`: what their ledgers hold, and which process runs one.
+
+Nothing here writes or waits, and nothing imports Ray or torch: questions about searches are answered at once, also
+while they run.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import UserError, shown
+from pipeline.ops.identity import fingerprint
+from pipeline.tune.ledger import COMPLETE, LEDGER, STOP_FILE, History, TrialRecord, read_history
+from pipeline.tune.lineage import SUPERSEDED
+
+OBJECTIVE = "val/accuracy"
+METHOD = "search"
+"""As in `pipeline.tune.trial` and `pipeline.tune.arms`, which bring Ray with them; a test holds them together."""
+
+ID_LENGTH = 8
+
+
+class Runner(NamedTuple):
+    """Who runs a search. pid: None for a process that cannot be seen from here."""
+
+    pid: int | None
+
+
+@dataclass(frozen=True)
+class KeptSearch:
+    """A search on disk.
+
+    heard: when its last line was written. pid: of the last process that opened its ledger, None if it never said.
+    at_work: ids of the trials that this process has started, or gone on with.
+    """
+
+    folder: Path
+    history: History
+    heard: float
+    pid: int | None
+    at_work: frozenset[str]
+
+    @property
+    def id(self) -> str:
+        return self.folder.name[:ID_LENGTH]
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / LEDGER
+
+    @property
+    def lock(self) -> Path:
+        return self.ledger.with_suffix(".lock")
+
+    @property
+    def stop_file(self) -> Path:
+        return self.folder / STOP_FILE
+
+    @property
+    def superseded(self) -> bool:
+        return (self.folder / SUPERSEDED).exists()
+
+    @property
+    def trials(self) -> Sequence[TrialRecord]:
+        return list(self.history.trials.values())
+
+    @property
+    def open_trials(self) -> list[TrialRecord]:
+        """Those that have not ended."""
+        return [trial for trial in self.trials if trial.state is None]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The completed trial of the method's study with the highest objective so far."""
+        ran = [trial for trial in self.trials if trial.study == METHOD and trial.state == COMPLETE]
+        return max(ran, key=lambda trial: trial.metric(OBJECTIVE), default=None)
+
+    def runner(self) -> Runner | None:
+        """The process that runs it now; None if there is none."""
+        if self.pid is not None and has_open(self.pid, self.lock):
+            return Runner(self.pid)
+        return Runner(None) if is_held(self.lock) else None
+
+
+class Found(NamedTuple):
+    """searches: the newest first. unreadable: what is wrong with the ledgers that cannot be read."""
+
+    searches: list[KeptSearch]
+    unreadable: list[str]
+
+
+def find_searches(folder: Path) -> Found:
+    """Every search that lies under `folder`. One that is being removed or has not begun is left out."""
+    found, unreadable = [], []
+    for ledger in folder.glob(f"*/{LEDGER}"):
+        try:
+            search = read_search(ledger.parent)
+        except UserError as error:
+            unreadable.append(str(error))
+            continue
+        if search.history.header:
+            found.append(search)
+    return Found(sorted(found, key=lambda search: -search.heard), sorted(unreadable))
+
+
+def read_search(folder: Path) -> KeptSearch:
+    """A search as it is now.
+
+    Raises:
+        UserError: its ledger cannot be read.
+    """
+    ledger = folder / LEDGER
+    try:
+        history = read_history(ledger)
+        heard, pid, at_work = _last_session(ledger.read_bytes()) if history.header else (0.0, None, frozenset[str]())
+    except OSError as error:
+        if not ledger.exists():  # it has just been removed
+            return KeptSearch(folder, History(), 0.0, None, frozenset())
+        raise UserError(f"{ledger}: cannot be read ({error.strerror}).") from None
+    return KeptSearch(folder, history, heard, pid, at_work)
+
+
+def _last_session(content: bytes) -> tuple[float, int | None, frozenset[str]]:
+    """Of a ledger that has been read: its last line's time, and the last session's process and trials."""
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    sessions = [index for index, line in enumerate(lines) if b'"event": "session"' in line]
+    at_work = set()
+    for line in lines[sessions[-1] :] if sessions else []:
+        if b'"event": "started"' in line or b'"event": "resumed"' in line:
+            at_work.add(str(json.loads(line)["trial"]))
+    pid = json.loads(lines[sessions[-1]]).get("pid") if sessions else None
+    return float(json.loads(lines[-1]).get("time", 0.0)), pid, frozenset(at_work)
+
+
+def choose(searches: Sequence[KeptSearch], prefix: str) -> KeptSearch:
+    """The search whose id begins like this.
+
+    Raises:
+        UserError: none does, or several do.
+    """
+    matching = [search for search in searches if search.folder.name.startswith(prefix.lower())]
+    if len(matching) == 1:
+        return matching[0]
+    there = ", ".join(search.id for search in matching or searches) or "none yet"
+    if matching:
+        raise UserError(f"search {shown(prefix)}: several begin so: {there}. Give more of its digits.")
+    raise UserError(f"search {shown(prefix)}: none begins so; there are {there}. See `sar-search status`.")
+
+
+def place_of(searches: Path, content: Mapping[str, Any]) -> tuple[str, Path]:
+    """Fingerprint and folder of the search of this content: the first that its user has not wanted to begin anew."""
+    for generation in itertools.count():
+        name = fingerprint(content, generation)
+        folder = searches / name[:16]
+        if not (folder / SUPERSEDED).exists():
+            break
+    return name, folder
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock file, wherever it runs.
+
+    The only way to know is to try. It is a shared lock, for microseconds: those who ask do not see each other.
+    """
+    try:
+        file = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return False
+
+
+def has_open(pid: int, file: Path) -> bool:
+    """Whether a process of this machine has a file open. Who has not got a lock does not keep its file open."""
+    try:
+        there = file.stat()
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                if os.path.samestat(entry.stat(), there):
+                    return True
+            except OSError:
+                continue  # closed since it was listed
+    except OSError:
+        pass  # no such process, or another user's
+    return False

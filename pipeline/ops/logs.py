@@ -1,0 +1,170 @@
+"""What `sar-search logs` says of a trial: its setting, how it stands, and its epochs, also as they come.
+
+All of it comes from the ledger, the reason of a failure too. What a worker printed is not kept: Ray writes it under its
+own temporary folder, by worker and not by trial.
+"""
+
+import difflib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import load_params
+from pipeline.errors import UserError, shown
+from pipeline.ops.kept import KeptSearch, choose, find_searches, read_search
+from pipeline.ops.present import present_search
+from pipeline.ops.results import RUN_FILE
+from pipeline.ops.status import ENDED, trial_state
+from pipeline.tune.ledger import COMPLETE, TrialRecord
+from pipeline.workspace import Workspace
+
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds")
+POLL_S = 0.5
+WIDTH = 14
+
+
+def describe_trial(
+    workspace: Workspace,
+    name: str,
+    *,
+    search: str | None = None,
+    follow: bool = False,
+    wait: Callable[[float], None] = time.sleep,
+) -> Iterator[str]:
+    """A trial in lines. search: the id of its search; None for the one that runs, or that params.yaml asks for.
+
+    follow: go on with its epochs as they come, until it, or the process that runs it, has ended.
+
+    Raises:
+        UserError: there is no such search or trial.
+    """
+    kept = _chosen(workspace, search)
+    trial = _trial(kept, name)
+    yield from _head(kept, trial)
+    yield ""
+    yield from _aligned([["epoch", *METRICS]])
+    if follow:
+        yield from _follow(kept, trial, wait)
+    else:
+        yield from _aligned([_row(epoch, metrics) for epoch, metrics in sorted(trial.epochs.items())])
+
+
+def _chosen(workspace: Workspace, prefix: str | None) -> KeptSearch:
+    searches = find_searches(workspace.searches).searches
+    if prefix is not None:
+        return choose(searches, prefix)
+    if not searches:
+        raise UserError(f"no searches yet in {workspace.searches}; `make repro` begins one.")
+    running = [kept for kept in searches if kept.runner() is not None]
+    if running or len(searches) == 1:
+        return (running or searches)[0]
+    try:
+        present = present_search(workspace, load_params(workspace.params))
+    except UserError:
+        present = None
+    asked_for = [kept for kept in searches if present and kept.folder == present.folder]
+    return (asked_for or searches)[0]
+
+
+def _trial(kept: KeptSearch, name: str) -> TrialRecord:
+    trials = kept.history.trials
+    if name in trials:
+        return trials[name]
+    near = difflib.get_close_matches(name, trials, n=3, cutoff=0.4)
+    meant = f"did you mean {', '.join(near)}?" if near else f"`sar-search status {kept.id}` lists them."
+    raise UserError(f"search {kept.id} has no trial {shown(name)}; {meant} Another search: --search ID.")
+
+
+def _head(kept: KeptSearch, trial: TrialRecord) -> Iterator[str]:
+    header = kept.history.header
+    what = f" of {trial.of}" if trial.of else ""
+    yield f"{'trial':<{WIDTH}}{trial.id}, {trial.role}{what}, of search {kept.id} ({header.get('set', '?')})"
+    names: list[tuple[str, Any]] = list(trial.values.items()) or [("params.yaml's", "")]
+    for index, (path, value) in enumerate(names):
+        yield f"{'' if index else 'setting':<{WIDTH}}{path} {value}".rstrip()
+    seed = header.get("content", {}).get("seed", "?") if trial.seed is None else trial.seed
+    yield f"{'seed':<{WIDTH}}{seed}"
+    yield f"{'state':<{WIDTH}}{_state(kept, trial)}"
+    for index, line in enumerate((trial.reason or "").splitlines()):
+        yield f"{'' if index else 'reason':<{WIDTH}}{line}"
+    yield f"{'time':<{WIDTH}}{trial.seconds:.1f} s of training, {trial.busy_s:.1f} s of a worker"
+    yield f"{'checkpoint':<{WIDTH}}{_checkpoint(trial)}"
+    if (kept.folder / RUN_FILE).exists():
+        parent = (kept.folder / RUN_FILE).read_text().strip()
+        yield f"{'MLflow':<{WIDTH}}a run named {trial.id} ..., under its search's run {parent}"
+
+
+def _state(kept: KeptSearch, trial: TrialRecord) -> str:
+    state = trial_state(kept, trial, kept.runner())
+    if trial.state == COMPLETE:
+        return f"ran in full, {trial.last_epoch} epochs"
+    return f"{state} after epoch {trial.last_epoch}" if trial.epochs else f"{state}, no epoch yet"
+
+
+def _checkpoint(trial: TrialRecord) -> str:
+    if trial.checkpoint is None:
+        return "none"
+    return trial.checkpoint if Path(trial.checkpoint).is_dir() else "removed since; those of the best are kept"
+
+
+def _row(epoch: int, metrics: Mapping[str, float]) -> list[str]:
+    return [str(epoch), *(_figure(name, metrics.get(name)) for name in METRICS)]
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if name == "seconds" else f"{value:.4f}"
+
+
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    """Rows under the headings: they come one by one, so columns have the headings' width."""
+    for row in rows:
+        yield "  ".join(text.rjust(max(7, len(name))) for text, name in zip(row, ["epoch", *METRICS], strict=True))
+
+
+def _follow(kept: KeptSearch, trial: TrialRecord, wait: Callable[[float], None]) -> Iterator[str]:
+    """Every epoch in the order in which they came and come, and at last why no more will."""
+    last = 0
+    tail = _Tail(kept.ledger, trial.id)
+    while True:
+        runs = kept.runner() is not None  # asked before reading, so that nothing is missed of what it wrote at last
+        for event in tail.read():
+            if event["event"] == "epoch":
+                last = event["epoch"]
+                yield from _aligned([_row(last, event["metrics"])])
+            elif event["event"] == "ended":
+                yield f"{trial.id} has ended: {ENDED[event['state']]}"
+                yield from (event.get("reason") or "").splitlines()
+                return
+        if not runs:
+            # The process that runs it may be a later one than that which did when it was first looked at.
+            kept = read_search(kept.folder)
+            if kept.runner() is None:
+                yield f"no process runs search {kept.id} now; run again, it takes {trial.id} up from its checkpoint"
+                return
+        wait(POLL_S)
+
+
+class _Tail:
+    """A trial's lines in a ledger, each once. A line without its end is left to the next reading."""
+
+    def __init__(self, path: Path, trial: str) -> None:
+        self._path, self._trial = path, trial
+        self._offset = 0
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """What has come since the last call; nothing when the file is gone."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            event = json.loads(line)
+            if event.get("trial") == self._trial:
+                yield event

@@ -1,0 +1,54 @@
+"""The search that params.yaml would go on with, told without a plan: that one builds networks and takes its time."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.data.splits import make_split
+from pipeline.data.store import open_prepared
+from pipeline.errors import UserError, named
+from pipeline.ops.identity import deciding
+from pipeline.ops.kept import place_of
+from pipeline.ops.source import made_by
+from pipeline.tune.space import load_space
+from pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Present:
+    """content: what decides it. folder: its own, which may not exist yet."""
+
+    content: Mapping[str, Any]
+    folder: Path
+
+
+def present_search(workspace: Workspace, params: Params) -> Present | None:
+    """What the parameters ask for; None while data/prepared is not what they ask for.
+
+    The split is made anew: data/split.json may still be that of other parameters.
+
+    Raises:
+        UserError: the space is wrong.
+    """
+    path = workspace.root / params.search.space
+    if not path.is_file():
+        raise UserError(f"params.yaml: search.space: no file {named(params.search.space)}")
+    space = load_space(path, params, shown_as=params.search.space)
+    if made_by(workspace, params) is None:
+        return None
+    prepared = open_prepared(workspace.prepared)
+    split = make_split(
+        prepared.labels,
+        val_fraction=params.split.val_fraction,
+        test_fraction=params.split.test_fraction,
+        seed=params.base.seed,
+        train_fraction=params.split.train_fraction,
+        own_test=prepared.test,
+        classes=prepared.classes,
+    )
+    content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split.split_hash)
+    _, folder = place_of(workspace.searches, content)
+    return Present(json.loads(json.dumps(content)), folder)

@@ -1,0 +1,182 @@
+"""What `sar-search status` says: every search that is kept here in a line, or one of them trial by trial."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Params, load_params
+from pipeline.errors import UserError
+from pipeline.ops.identity import setting_name
+from pipeline.ops.kept import OBJECTIVE, KeptSearch, Runner, choose, find_searches
+from pipeline.ops.present import Present, present_search
+from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
+from pipeline.tune.budget import HOUR, Budget
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, PRUNED, TRIAL, TrialRecord
+from pipeline.tune.lineage import changed_content
+from pipeline.workspace import Workspace
+
+ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed"}
+SHOWN = 8
+
+
+def describe_searches(workspace: Workspace) -> Iterator[str]:
+    """All searches, the newest first, in a table."""
+    params, present, trouble = _parameters(workspace)
+    found = find_searches(workspace.searches)
+    if found.searches:
+        yield from _searches_table(found.searches, params, present)
+        yield ""
+        yield "trials: in full/stopped early/failed/not ended, + confirmations by further seeds"
+        if present and any(search.folder == present.folder for search in found.searches):
+            yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
+    if not found.searches:
+        yield f"no searches yet in {workspace.searches}; `make repro` begins one"
+    elif present and all(search.folder != present.folder for search in found.searches):
+        yield "params.yaml asks for none of these: the next run begins a new one"
+    elif trouble:
+        yield trouble
+    yield from (f"not listed: {reason}" for reason in found.unreadable)
+
+
+def _searches_table(searches: list[KeptSearch], params: Params | None, present: Present | None) -> list[str]:
+    price = params.search.budget.price_per_gpu_hour if params else 0.0
+    gpus = any(search.history.gpu_seconds for search in searches)
+    columns = {" search": LEFT, "of": LEFT, "state": LEFT}
+    columns |= dict.fromkeys(("trials", "best", "hours"), RIGHT)
+    columns |= dict.fromkeys(["GPU-h", "cost"] if gpus and price else ["GPU-h"] if gpus else [], RIGHT)
+    columns |= dict.fromkeys(("size", "heard"), RIGHT)
+    rows = []
+    for search in searches:
+        counts, again, best = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values()), search.best
+        row = {
+            " search": ("*" if present and present.folder == search.folder else " ") + search.id,
+            "of": f"{search.history.header.get('set', '?')}, {Path(_space_file(search)).stem}",
+            "state": state_words(search, search.runner()),
+            "trials": "/".join(map(str, counts.values())) + (f"+{again}" if again else ""),
+            "best": f"{best.metric(OBJECTIVE):.4f}" if best else "-",
+            "hours": f"{search.history.seconds / HOUR:.2f}",
+            "GPU-h": f"{search.history.gpu_seconds / HOUR:.2f}",
+            "cost": f"{Budget(price_per_gpu_hour=price).price(search.history.gpu_seconds):.2f}",
+            "size": size_words(size_of(search.folder)),
+            "heard": age_words(time.time() - search.heard),
+        }
+        rows.append([row[name] for name in columns])
+    return table(columns, rows, gives_way="of")
+
+
+def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
+    """One search: what it is, how it stands, and a line for each of its trials.
+
+    Raises:
+        UserError: none, or several, have an id that begins with `prefix`.
+    """
+    params, present, _ = _parameters(workspace)
+    search = choose(find_searches(workspace.searches).searches, prefix)
+    history, runner, best = search.history, search.runner(), search.best
+    price = params.search.budget.price_per_gpu_hour if params else 0.0
+    spent = f"{history.seconds / HOUR:.2f} hours in {_plural(history.sessions, 'session')}"
+    if history.gpu_seconds:
+        spent += f", {history.gpu_seconds / HOUR:.2f} GPU-hours"
+        spent += f", {Budget(price_per_gpu_hour=price).price(history.gpu_seconds):.2f} in money" if price else ""
+    counts = _counts(search, TRIAL)
+    lines = {
+        "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}",
+        "state": f"{state_words(search, runner)}; last heard of {age_words(time.time() - search.heard)} ago",
+        "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
+        f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
+        "best": f"{best.id}, {OBJECTIVE} {best.metric(OBJECTIVE):.4f}    {setting_name(best.values)}"
+        if best
+        else "none has run in full yet",
+        "spent": spent,
+        "folder": f"{search.folder} ({size_words(size_of(search.folder))})",
+    }
+    if present:
+        lines["params"] = _against(search, present)
+    yield from (f"{name:<8}{text}" for name, text in lines.items())
+    yield ""
+    columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT, "seconds": RIGHT}
+    yield from table(columns | {"setting": LEFT}, _trial_rows(search, runner), gives_way="setting")
+
+
+def _trial_rows(search: KeptSearch, runner: Runner | None) -> list[list[str]]:
+    return [
+        [
+            trial.id,
+            trial.role if trial.study in (None, "search") else "control's",
+            trial_state(search, trial, runner),
+            str(trial.last_epoch),
+            f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-",
+            f"{trial.seconds:.1f}",
+            setting_name(trial.values),
+        ]
+        for trial in search.trials
+    ]
+
+
+def state_words(search: KeptSearch, runner: Runner | None) -> str:
+    """What a search is doing: `running 4711`, `unfinished`, ..."""
+    if runner is not None:
+        doing = "finishing" if search.stop_file.exists() else "running"
+        return f"{doing} {runner.pid or 'elsewhere'}"
+    if search.superseded:
+        return "superseded"
+    return "unfinished" if search.open_trials or not search.history.trials else "ended"
+
+
+def trial_state(search: KeptSearch, trial: TrialRecord, runner: Runner | None) -> str:
+    """How a trial stands: how it ended, `running`, or `waiting` for its search to go on with it."""
+    if trial.state is not None:
+        return ENDED[trial.state]
+    return "running" if runner is not None and trial.id in search.at_work else "waiting"
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all that a folder holds, as far as it can be read while others write there."""
+    if not path.is_dir():
+        return path.lstat().st_size if path.exists() else 0
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _counts(search: KeptSearch, role: str) -> Mapping[str | None, int]:
+    states = [trial.state for trial in search.trials if trial.role == role]
+    return {state: states.count(state) for state in (COMPLETE, PRUNED, FAILED, None)}
+
+
+def _against(search: KeptSearch, present: Present) -> str:
+    if search.folder == present.folder:
+        return "the next run goes on with it"
+    content: Mapping[str, Any] = search.history.header.get("content", {})
+    changed = changed_content(content, present.content)
+    if not changed:
+        return "ask for the same, which was begun anew"
+    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+    return f"have changed since: {', '.join(changed[:SHOWN])}{more}"
+
+
+def _parameters(workspace: Workspace) -> tuple[Params | None, Present | None, str]:
+    """What is asked for now, as far as it can be told, and why not: searches can be looked at all the same."""
+    params = None
+    try:
+        params = load_params(workspace.params)
+        present = present_search(workspace, params)
+    except UserError:
+        return params, None, "params.yaml or its space has a mistake, so none is marked *: see `sar-search check`"
+    why = "" if present else "the data of params.yaml are still to be prepared; which search goes on is known then"
+    return params, present, why
+
+
+def _space_file(search: KeptSearch) -> str:
+    return str(search.history.header.get("space_file", "?"))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,115 @@
+"""Ends the search that runs in this checkout: at once, as Ctrl-C would, or when what it has begun has ended."""
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.ops.kept import METHOD, KeptSearch, find_searches, has_open, is_held, read_search
+from pipeline.tune.ledger import COMPLETE
+from pipeline.workspace import Workspace
+
+PATIENCE_S = 60.0
+GO_ON = "`make repro`, or the command that you started it with, goes on from here."
+
+
+def stop_search(workspace: Workspace, *, finish: bool, patience: float = PATIENCE_S) -> Iterator[str]:
+    """End the running search, and say how to go on. finish: let it end what runs, and confirm what it has found.
+
+    patience: seconds to wait for its process to end.
+
+    Raises:
+        UserError: none runs, its process cannot be reached from here or does not listen, or it is still there.
+    """
+    search = running_search(workspace)
+    if finish:
+        if not any(trial.study == METHOD and trial.state in (None, COMPLETE) for trial in search.trials):
+            raise UserError(
+                f"search {search.id} has no trial yet that it could end with. Wait for the first one (see `sar-search "
+                "status`), or interrupt it: `sar-search stop`."
+            )
+        try:
+            search.stop_file.touch()
+        except OSError as error:
+            raise UserError(f"{search.stop_file}: cannot be written ({error.strerror}).") from None
+        running = sum(trial.id in search.at_work for trial in search.open_trials)
+        yield (
+            f"search {search.id} starts no further trials. What runs ({running} now) goes on to its end; then the best "
+            "are\nconfirmed, and the pipeline goes on with what there is. `sar-search status` says how far it is."
+        )
+        return
+    yield from _interrupt(search, patience)
+    unended = len(read_search(search.folder).open_trials)
+    yield f"it has ended; {unended} of its runs had not, and will go on from their last checkpoints.\n{GO_ON}"
+
+
+def running_search(workspace: Workspace) -> KeptSearch:
+    """The search that runs in this checkout.
+
+    Raises:
+        UserError: none does.
+    """
+    for search in find_searches(workspace.searches).searches:
+        if search.runner() is not None:
+            return search
+    lock = workspace.state / "stage.lock"
+    if is_held(lock):
+        doing = _read(lock.with_suffix(".pid")) or "unknown"
+        raise UserError(
+            f"{workspace.anchor}: no search is running, but a stage is ({doing}). Interrupt it by Ctrl-C "
+            "where it runs; what has finished is kept."
+        )
+    raise UserError(
+        f"{workspace.anchor}: no search is running here, so there is nothing to stop. `sar-search status` says more."
+    )
+
+
+def _interrupt(search: KeptSearch, patience: float) -> Iterator[str]:
+    runner = search.runner()
+    pid = None if runner is None else runner.pid
+    if pid is None:
+        raise UserError(
+            f"search {search.id} is run by a process that cannot be seen from here: it is another user's, or runs on "
+            "another machine or in a container. Stop it there, or let it finish: `sar-search stop --finish`."
+        )
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return  # it has just ended
+    try:
+        # A number may have become another process's; what the handle stands for cannot.
+        if not has_open(pid, search.lock):
+            return
+        if _ignores_interruptions(pid):
+            raise UserError(
+                f"process {pid}, which runs search {search.id}, was started so that it ignores interruptions (in a "
+                f"script's background). Let it finish (`sar-search stop --finish`), or end it by `kill {pid}`; what "
+                "has finished is kept."
+            )
+        signal.pidfd_send_signal(process, signal.SIGINT)
+        yield f"search {search.id}: told process {pid} to end; waiting until it has (up to {patience:.0f} s)"
+        if not select.select([process], [], [], patience)[0]:
+            raise UserError(
+                f"process {pid} is still there after {patience:.0f} s. It may be waiting for its tracking server; see "
+                f"`sar-search status` again, or end it by `kill {pid}`. What has finished is kept."
+            )
+    except PermissionError:
+        raise UserError(f"search {search.id} is run by process {pid} of another user, who may stop it.") from None
+    finally:
+        os.close(process)
+
+
+def _ignores_interruptions(pid: int) -> bool:
+    for line in _read(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("SigIgn:"):
+            return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+    return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

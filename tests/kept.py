@@ -1,0 +1,105 @@
+"""A checkout with searches in it, written through a real ledger: no Ray, no stages, milliseconds."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import load_params
+from pipeline.data.splits import make_split
+from pipeline.ops.identity import deciding, fingerprint
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, Ledger, TrialRecord
+from pipeline.tune.space import load_space
+from pipeline.workspace import Workspace
+
+WEIGHT = "regularizer.spatial_entropy.weight"
+SPACE = f"parameters: {{{WEIGHT}: {{type: float, low: 0.1, high: 1.0}}}}\ncontrols: {{baseline: {{{WEIGHT}: 0.0}}}}\n"
+LABELS = np.repeat(np.arange(2), 10)
+
+
+def make_workspace(root: Path, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Workspace:
+    """A checkout whose data are prepared, with these sections in params.yaml beside the defaults."""
+    workspace = Workspace(root, root)
+    (root / "dvc.yaml").touch()
+    set_params(workspace, settings or {})
+    (root / "search_spaces").mkdir()
+    (root / "search_spaces" / "sar.yaml").write_text(SPACE)
+    workspace.prepared.mkdir(parents=True)
+    np.save(workspace.prepared / "images.npy", np.zeros((20, 4, 4, 1), np.uint8))
+    np.save(workspace.prepared / "labels.npy", LABELS)
+    manifest = {"format": 1, "data_hash": "d", "classes": ["a", "b"], "sha256": {"images": "", "labels": ""}}
+    (workspace.prepared / "manifest.json").write_text(json.dumps(manifest))
+    note = {"d": {"identity": "digits", "images": 20, "prepare": load_params(workspace.params).prepare.model_dump()}}
+    (workspace.state / "prepare").mkdir(parents=True)
+    (workspace.state / "prepare" / "sources.json").write_text(json.dumps(note))
+    return workspace
+
+
+def set_params(workspace: Workspace, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    workspace.params.write_text(json.dumps(settings))  # which is YAML too
+
+
+def content_of(workspace: Workspace) -> dict[str, Any]:
+    """What decides the search that params.yaml asks for."""
+    params = load_params(workspace.params)
+    split = make_split(LABELS, val_fraction=params.split.val_fraction, test_fraction=params.split.test_fraction, seed=0)
+    space = load_space(workspace.root / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
+    return deciding(params, space.content(), data_hash="d", split_hash=split.split_hash)
+
+
+def open_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Ledger:
+    """The ledger of a search; of the one that params.yaml asks for, unless its content is given."""
+    content = content_of(workspace) if content is None else content
+    name = fingerprint(content)
+    header = {"fingerprint": name, "set": "digits", "space_file": "search_spaces/sar.yaml", "content": content}
+    return Ledger(workspace.searches / name[:16] / "ledger.jsonl", header, gpus=gpus)
+
+
+def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Path:
+    """A search in which a trial ran in full, one was stopped, one failed and one has not ended. Returns its folder."""
+    with open_search(workspace, content, gpus=gpus) as ledger:
+        run(ledger, "baseline", epochs=2, state=COMPLETE, role=CONTROL)
+        run(ledger, "t0000", epochs=2, state=COMPLETE, accuracy=0.75)
+        run(ledger, "t0001", epochs=1, state=PRUNED)
+        run(ledger, "t0002", epochs=1, state=FAILED, reason="diverged: the loss\nis nan")
+        run(ledger, "t0000-seed1001", epochs=2, state=COMPLETE, role=CONFIRMATION, of="t0000")
+        run(ledger, "t0003", epochs=1, state=None)
+        return ledger_folder(ledger)
+
+
+def ledger_folder(ledger: Ledger) -> Path:
+    return Path(ledger._file.name).parent
+
+
+def run(
+    ledger: Ledger,
+    name: str,
+    *,
+    epochs: int,
+    state: str | None,
+    accuracy: float = 0.5,
+    role: str = "trial",
+    reason: str | None = None,
+    of: str | None = None,
+) -> None:
+    """One trial's life, with a checkpoint an epoch, of which the last one stays."""
+    number = int(name[1:]) if role == "trial" else None
+    study = "search" if role == "trial" else None
+    seed = 1001 if of else None
+    ledger.start(TrialRecord(name, number, {WEIGHT: 0.25}, role=role, study=study, seed=seed, of=of))
+    for epoch in range(1, epochs + 1):
+        figures = {"train/loss": 2.0, "train/accuracy": 0.25, "val/loss": 1.5, "val/accuracy": accuracy, "seconds": 3.0}
+        ledger.report(name, epoch, figures)
+    folder = ledger_folder(ledger) / "ray" / "start-0" / name / f"checkpoint_{epochs - 1:06d}"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"x" * 1000)
+    ledger.checkpoint(name, str(folder))
+    if state:
+        ledger.end(name, state, reason)
+
+
+def other(content: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The content of another search."""
+    return {**content, "seed": seed}

@@ -1,0 +1,280 @@
+"""Claims about gc: what is needed stays, what is not goes whole, and nothing that runs is touched."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from kept import content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
+
+from pipeline.errors import UserError
+from pipeline.ops import cleaning
+from pipeline.ops.cleaning import collect
+from pipeline.ops.kept import find_searches, place_of
+from pipeline.tune.ledger import COMPLETE, PRUNED, lock_ledger
+from pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return make_workspace(tmp_path)
+
+
+def gc(workspace: Workspace, *, keep: int = 0, dry_run: bool = False) -> str:
+    return "\n".join(collect(workspace, keep=keep, dry_run=dry_run))
+
+
+def write_old(workspace: Workspace, count: int) -> list[Path]:
+    """Searches of other seeds, the oldest first."""
+    content = content_of(workspace)
+    return [write_search(workspace, other(content, seed)) for seed in range(1, count + 1)]
+
+
+def test_old_searches_go_and_the_newest_of_them_stay(workspace: Workspace) -> None:
+    mine = write_search(workspace)
+    old = write_old(workspace, 5)
+    said = gc(workspace, keep=3)
+    assert [folder.exists() for folder in old] == [False, False, True, True, True]
+    assert mine.exists()
+    assert f"state/searches/{old[0].name}" in said
+    assert "not among the 3 newest" in said
+    assert not (workspace.searches / "removed").exists()
+    assert "nothing to remove" in gc(workspace, keep=3)
+
+
+def test_dry_run_says_what_would_go_and_touches_nothing(workspace: Workspace) -> None:
+    write_search(workspace)
+    old = write_old(workspace, 2)
+    before = sorted(workspace.root.rglob("*"))
+    said = gc(workspace, dry_run=True)
+    assert all("would go" in line for line in said.splitlines()[:2])
+    assert all(folder.name in said for folder in old)
+    assert "nothing has been removed (--dry-run)" in said
+    assert sorted(workspace.root.rglob("*")) == before
+
+
+def test_search_that_the_results_came_from_stays(workspace: Workspace) -> None:
+    (old,) = write_old(workspace, 1)
+    fingerprint = find_searches(workspace.searches).searches[0].history.header["fingerprint"]
+    folder = workspace.results / "search"
+    folder.mkdir(parents=True)
+    (folder / "best.yaml").write_text(f"{{fingerprint: {fingerprint}, trial: t0000, best: {{}}, controls: {{}}}}\n")
+    gc(workspace)
+    assert old.exists()
+
+
+def test_running_search_is_not_touched(workspace: Workspace) -> None:
+    (old,) = write_old(workspace, 1)
+    with open_search(workspace, other(content_of(workspace), 1)) as ledger:
+        run(ledger, "t0007", epochs=1, state=PRUNED)
+        before = sorted(old.rglob("*"))
+        assert f"kept     state/searches/{old.name}: running {os.getpid()}" in gc(workspace)
+        assert sorted(old.rglob("*")) == before
+    gc(workspace)
+    assert not old.exists()
+
+
+def test_search_that_begins_to_run_meanwhile_is_not_touched(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = write_old(workspace, 1)
+    held = []
+
+    def size_of(path: Path) -> int:
+        held.append(lock_ledger(old / "ledger.jsonl"))  # between the look at it and its removal
+        return 0
+
+    monkeypatch.setattr(cleaning, "size_of", size_of)
+    said = gc(workspace)
+    held[0].release()
+    assert f"kept     state/searches/{old.name}: in use by now" in said
+    assert (old / "ledger.jsonl").exists()
+
+
+def test_no_search_goes_while_it_cannot_be_told_which_goes_on(workspace: Workspace) -> None:
+    old = write_old(workspace, 2)
+    shutil.rmtree(workspace.prepared)
+    assert "kept     every search" in gc(workspace)
+    assert all(folder.exists() for folder in old)
+
+
+def test_wrong_parameters_are_refused_before_anything_goes(workspace: Workspace) -> None:
+    old = write_old(workspace, 1)
+    set_params(workspace, {"train": {"lr": "fast"}})
+    with pytest.raises(UserError, match=r"train\.lr"):
+        gc(workspace)
+    assert old[0].exists()
+
+
+def test_search_that_cannot_be_read_stays_for_its_user(workspace: Workspace) -> None:
+    broken = workspace.searches / "broken" / "ledger.jsonl"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("x\n{}\n")
+    assert f"kept     {broken}: line 1 is broken" in gc(workspace)
+    assert broken.exists()
+
+
+def test_superseded_search_leaves_its_mark_so_that_its_successor_is_found(workspace: Workspace) -> None:
+    first = write_search(workspace)
+    (first / "superseded").touch()
+    name, second = place_of(workspace.searches, content_of(workspace))
+    assert second != first
+    gc(workspace)
+    assert find_searches(workspace.searches).searches == []
+    assert {path.name for path in first.iterdir()} <= {"superseded", "ledger.lock"}
+    assert place_of(workspace.searches, content_of(workspace)) == (name, second)
+
+
+def test_what_an_interruption_leaves_is_no_search_and_goes_next_time(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = write_old(workspace, 1)
+
+    def interrupted(path: Path) -> None:
+        (path / old.name / "ray").rename(path / "half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cleaning.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gc(workspace)
+    assert not old.exists()
+    assert find_searches(workspace.searches).searches == []
+    assert "left by a" in gc(workspace)
+    assert list(workspace.searches.iterdir()) == []
+
+
+def test_superseded_search_whose_removal_was_interrupted_goes_next_time(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = write_search(workspace)
+    (old / "superseded").touch()
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        replace(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cleaning.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gc(workspace)
+    gc(workspace)
+    assert {path.name for path in old.iterdir()} <= {"superseded", "ledger.lock"}
+    assert not (workspace.searches / "removed").exists()
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.parent.name for path in folder.glob("ray/start-*/*/checkpoint_*")}
+
+
+def write_ended(workspace: Workspace) -> Path:
+    """A search that has ended, with a checkpoint of every trial."""
+    with open_search(workspace) as ledger:
+        run(ledger, "baseline", epochs=2, state=COMPLETE, accuracy=0.1, role="control")
+        for number in range(4):
+            run(ledger, f"t000{number}", epochs=2, state=COMPLETE, accuracy=0.5 + number / 10)
+        run(ledger, "t0004", epochs=1, state=PRUNED, accuracy=0.95)
+        run(ledger, "t0001-seed1001", epochs=2, state=COMPLETE, accuracy=0.9, role="confirmation", of="t0001")
+        return ledger_folder(ledger)
+
+
+def test_checkpoints_of_controls_and_of_the_best_stay(workspace: Workspace) -> None:
+    set_params(workspace, {"search": {"keep_checkpoints": 1, "confirm": {"top": 1, "seeds": 1}}})
+    folder = write_ended(workspace)
+    said = gc(workspace)
+    assert checkpoints(folder) == {"baseline", "t0003", "t0001"}  # the best, and one that was good enough to confirm
+    assert "checkpoint of t0004, neither a control nor among the best" in said
+    assert (folder / "ledger.jsonl").exists()
+    assert not (workspace.searches / "removed").exists()
+
+
+def test_checkpoints_stay_where_a_trial_has_not_ended(workspace: Workspace) -> None:
+    set_params(workspace, {"search": {"keep_checkpoints": 1, "confirm": {"top": 1, "seeds": 1}}})
+    folder = write_search(workspace)
+    there = checkpoints(folder)
+    assert "nothing to remove" in gc(workspace)
+    assert checkpoints(folder) == there
+
+
+def test_checkpoints_are_found_by_the_ledger_when_the_checkout_has_moved(
+    workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    set_params(workspace, {"search": {"keep_checkpoints": 1, "confirm": {"top": 1, "seeds": 1}}})
+    folder = write_ended(workspace)
+    there = tmp_path_factory.mktemp("moved") / "checkout"
+    shutil.copytree(workspace.root, there)
+    gc(Workspace(there, there))
+    assert {"baseline", "t0001"} <= checkpoints(there / folder.relative_to(workspace.root))
+    assert "t0004" not in checkpoints(there / folder.relative_to(workspace.root))
+    assert "t0003" in checkpoints(there / folder.relative_to(workspace.root))
+    assert "t0004" in checkpoints(folder)
+
+
+def write_weights(folder: Path, content: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.json").write_text(content)
+    (folder / "weights.safetensors").write_bytes(b"x" * 100)
+    return folder
+
+
+def test_retrained_weights_that_models_hold_stay(workspace: Workspace) -> None:
+    retrain = workspace.state / "retrain"
+    used = write_weights(retrain / "aaaa", "first")
+    write_weights(workspace.models / "best-seed1", "first")
+    old = write_weights(retrain / "bbbb", "second")
+    partial = retrain / "cccc.partial"
+    partial.mkdir()
+    assert "kept     retrained weights" in gc(workspace)  # the stage may be in the middle
+    assert old.exists()
+    (workspace.results / "retrain").mkdir(parents=True)
+    (workspace.results / "retrain" / "retrain.json").write_text("{}")
+    with workspace.locked("retrain"):
+        assert "kept     retrained weights" in gc(workspace)
+        assert old.exists()
+    gc(workspace)
+    assert used.exists()
+    assert not old.exists()
+    assert not partial.exists()
+
+
+def test_half_made_data_go_once_the_data_are_whole(workspace: Workspace) -> None:
+    half = workspace.state / "prepare" / "aaaa"
+    half.mkdir()
+    set_params(workspace, {"prepare": {"image_size": 24}})
+    gc(workspace)
+    assert half.exists()
+    set_params(workspace, {})
+    with workspace.locked("prepare"):
+        gc(workspace)
+        assert half.exists()
+    gc(workspace)
+    assert not half.exists()
+    assert (workspace.state / "prepare" / "sources.json").exists()
+
+
+def test_test_reads_and_tracking_store_are_never_touched(workspace: Workspace) -> None:
+    kept = [workspace.state / "test_reads.jsonl", workspace.root / "mlflow.db", workspace.root / "mlflow.db.lock"]
+    for path in kept:
+        path.write_text("x")
+    write_old(workspace, 2)
+    gc(workspace)
+    assert all(path.exists() for path in kept)
+
+
+def test_gc_keeps_stages_out_while_it_removes(workspace: Workspace) -> None:
+    write_old(workspace, 2)
+    lines = collect(workspace, keep=0)
+    next(lines)
+    with pytest.raises(UserError, match="sar-search gc, process"), workspace.locked("retrain"):
+        pass
+    assert len(list(lines)) == 2
+    with workspace.locked("retrain"):
+        pass
+
+
+def test_numbers_of_the_command_are_those_of_the_code() -> None:
+    from pipeline.cli import gc as command
+
+    (keep,) = [option for option in command.params if option.name == "keep"]
+    assert keep.default == cleaning.KEEP

@@ -1,0 +1,257 @@
+"""Claims about what is said of kept searches: how they stand, which goes on, and what they have cost."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from kept import SPACE, content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
+
+from pipeline.errors import UserError
+from pipeline.ops.kept import METHOD, OBJECTIVE, find_searches, is_held, read_search
+from pipeline.ops.present import present_search
+from pipeline.ops.status import describe_search, describe_searches, size_of
+from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
+from pipeline.tune.ledger import COMPLETE, PRUNED
+from pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return make_workspace(tmp_path)
+
+
+def said(workspace: Workspace) -> str:
+    return "\n".join(describe_searches(workspace))
+
+
+def row(workspace: Workspace, folder: Path) -> list[str]:
+    """A search's line in the table, by words."""
+    (line,) = [line for line in describe_searches(workspace) if folder.name[:8] in line.split("  ")[0]]
+    return line.split()
+
+
+def test_table_counts_trials_by_state_and_confirmations_apart(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    mark, of, space, state, trials, best = row(workspace, folder)[:6]
+    assert mark == f"*{folder.name[:8]}"
+    assert (of, space) == ("digits,", "sar")
+    assert state == "unfinished"
+    assert trials == "1/1/1/1+1"
+    assert best == "0.7500"
+
+
+def test_best_is_a_trial_that_ran_in_full(workspace: Workspace) -> None:
+    with open_search(workspace) as ledger:
+        run(ledger, "t0000", epochs=1, state=PRUNED, accuracy=0.9)
+        run(ledger, "baseline", epochs=2, state=COMPLETE, accuracy=0.8, role="control")
+        folder = ledger_folder(ledger)
+        assert "-" in row(workspace, folder)
+        run(ledger, "t0001", epochs=2, state=COMPLETE, accuracy=0.5)
+        assert "0.5000" in row(workspace, folder)
+
+
+def test_newest_comes_first_and_only_what_params_ask_for_is_marked(workspace: Workspace) -> None:
+    content = content_of(workspace)
+    mine = write_search(workspace)
+    later = write_search(workspace, other(content, 1))
+    lines = said(workspace).splitlines()
+    assert lines[1].startswith(f" {later.name[:8]}")
+    assert lines[2].startswith(f"*{mine.name[:8]}")
+    set_params(workspace, {"base": {"seed": 3}})
+    assert "*" not in said(workspace)
+    assert "the next run begins a new one" in said(workspace)
+
+
+def test_none_is_marked_while_data_are_of_other_parameters(workspace: Workspace) -> None:
+    write_search(workspace)
+    set_params(workspace, {"prepare": {"image_size": 24}})
+    assert "*" not in said(workspace)
+    assert "still to be prepared" in said(workspace)
+
+
+def test_split_of_the_parameters_decides_and_not_the_one_on_disk(workspace: Workspace) -> None:
+    write_search(workspace)
+    workspace.split.write_text("that of other parameters")
+    assert f"*{present(workspace).name[:8]}" in said(workspace)
+    set_params(workspace, {"split": {"val_fraction": 0.5}})
+    assert "the next run begins a new one" in said(workspace)
+
+
+def present(workspace: Workspace) -> Path:
+    from pipeline.config import load_params
+
+    found = present_search(workspace, load_params(workspace.params))
+    assert found is not None
+    return found.folder
+
+
+def test_search_begun_anew_is_superseded_and_no_longer_the_one_that_goes_on(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    assert present(workspace) == folder
+    (folder / "superseded").touch()
+    assert present(workspace) != folder
+    assert "superseded" in row(workspace, folder)
+    assert "ask for the same, which was begun anew" in "\n".join(describe_search(workspace, folder.name[:8]))
+
+
+def test_wrong_parameters_do_not_hide_the_searches(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    set_params(workspace, {"train": {"lr": "fast"}})
+    assert folder.name[:8] in said(workspace)
+    assert "params.yaml or its space has a mistake" in said(workspace)
+    set_params(workspace, {})
+    (workspace.root / "search_spaces" / "sar.yaml").unlink()
+    assert folder.name[:8] in said(workspace)
+    assert "params.yaml or its space has a mistake" in said(workspace)
+
+
+def test_ledger_that_cannot_be_read_is_told_beside_those_that_can(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    broken = workspace.searches / "broken" / "ledger.jsonl"
+    broken.parent.mkdir()
+    broken.write_text("x\n{}\n")
+    assert folder.name[:8] in said(workspace)
+    assert f"not listed: {broken}: line 1 is broken" in said(workspace)
+
+
+def test_no_searches_are_no_mistake(workspace: Workspace) -> None:
+    assert "no searches yet" in said(workspace)
+
+
+def test_search_runs_while_a_process_holds_its_ledger(workspace: Workspace) -> None:
+    with open_search(workspace) as ledger:
+        run(ledger, "t0000", epochs=1, state=None)
+        folder = ledger_folder(ledger)
+        assert row(workspace, folder)[3:5] == ["running", str(os.getpid())]
+        assert any("t0000" in line and "running" in line for line in describe_search(workspace, folder.name))
+        (folder / "stop").touch()
+        assert row(workspace, folder)[3] == "finishing"
+    assert row(workspace, folder)[3] == "unfinished"
+    assert any("t0000" in line and "waiting" in line for line in describe_search(workspace, folder.name))
+
+
+def test_trial_of_an_earlier_session_waits_until_it_is_taken_up(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    with open_search(workspace) as ledger:
+        assert any("t0003" in line and "waiting" in line for line in describe_search(workspace, folder.name))
+        ledger.resume("t0003")
+        assert any("t0003" in line and "running" in line for line in describe_search(workspace, folder.name))
+
+
+def test_process_that_holds_a_search_and_is_not_that_of_its_ledger_runs_elsewhere(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    text = (folder / "ledger.jsonl").read_text()
+    (folder / "ledger.jsonl").write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 1'))
+    with FileLock(folder / "ledger.lock"):
+        assert row(workspace, folder)[3:5] == ["running", "elsewhere"]
+
+
+def test_process_whose_number_was_given_away_does_not_run_a_search(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    assert read_search(folder).pid == os.getpid()  # alive, and no longer at this search
+    assert read_search(folder).runner() is None
+
+
+def test_asking_keeps_nobody_from_asking_and_touches_nothing(workspace: Workspace) -> None:
+    import fcntl
+
+    folder = write_search(workspace)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    lock = os.open(folder / "ledger.lock", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # another one who asks
+    try:
+        assert not is_held(folder / "ledger.lock")
+    finally:
+        os.close(lock)
+    said(workspace)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_gpu_hours_and_money_are_told_where_there_are_any(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    assert "GPU-h" not in said(workspace)
+    with open_search(workspace, gpus=0.5) as ledger:
+        ledger.resume("t0003")
+        time.sleep(0.05)
+        ledger.report("t0003", 2, {"val/accuracy": 0.5})
+    assert "GPU-h" in said(workspace)
+    assert "cost" not in said(workspace)
+    set_params(workspace, {"search": {"budget": {"price_per_gpu_hour": 1e6}}})
+    spent = read_search(folder).history.gpu_seconds
+    assert spent > 0
+    assert f"{spent / 3600 * 1e6:.2f} in money" in "\n".join(describe_search(workspace, folder.name))
+    assert f"{spent / 3600 * 1e6:.2f}" in said(workspace)
+
+
+def test_one_search_is_told_trial_by_trial(workspace: Workspace) -> None:
+    folder = write_search(workspace, other(content_of(workspace), 1))
+    lines = list(describe_search(workspace, folder.name[:3]))
+    text = "\n".join(lines)
+    assert "1 in full, 1 stopped early, 1 failed, 1 not ended; 1 confirmation" in text
+    assert "have changed since: seed 1 -> 0" in text
+    assert "in 1 session" in text
+    (control,) = [line.split() for line in lines if line.startswith("baseline")]
+    assert control == ["baseline", "control", "in", "full", "2", "0.5000", "6.0", "weight=0.25"]
+
+
+def test_unknown_or_ambiguous_search_is_named_with_those_that_there_are(workspace: Workspace) -> None:
+    folders = [write_search(workspace, {"seed": seed}) for seed in range(17)]
+    with pytest.raises(UserError, match=r"search 'zz': none begins so; there are .*sar-search status"):
+        list(describe_search(workspace, "zz"))
+    first = [folder.name[0] for folder in folders]
+    twice = next(digit for digit in first if first.count(digit) > 1)  # 17 ids, 16 digits
+    with pytest.raises(UserError, match="several begin so"):
+        list(describe_search(workspace, twice))
+
+
+def test_lines_of_the_table_fit_in_eighty_columns(workspace: Workspace) -> None:
+    text = SPACE.replace("0.1", "0.2")
+    (workspace.root / "search_spaces" / "sar.yaml").write_text(text)
+    write_search(workspace)
+    columns = dict.fromkeys(("id", "of"), LEFT) | {"size": RIGHT}
+    lines = table(columns, [["7a64c473", "a set of a very long name", "1.2 MB"]], gives_way="of", width=30)
+    assert lines == ["id        of              size", "7a64c473  a set of ...  1.2 MB"]
+    assert max(map(len, said(workspace).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (1_234_567, "1.2 MB"), (999_600_000, "1.0 GB"), (5e13, "50.0 TB")])  # fmt: skip
+def test_size_is_told_in_few_digits(size: float, words: str) -> None:
+    assert size_words(size) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(-5, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (40 * 3600, "40 h"), (72 * 3600, "3 d")])  # fmt: skip
+def test_age_is_told_in_one_unit(seconds: float, words: str) -> None:
+    assert age_words(seconds) == words
+
+
+def test_size_is_that_of_all_files_below(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_bytes(b"x" * 10)
+    (tmp_path / "a" / "link").symlink_to(tmp_path)
+    assert 10 <= size_of(tmp_path / "a") < 1000
+    assert size_of(tmp_path / "none") == 0
+
+
+def test_search_that_is_being_removed_is_left_out(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    (folder / "ledger.jsonl").unlink()
+    assert find_searches(workspace.searches).searches == []
+    assert read_search(folder).history.header == {}
+
+
+def test_names_are_those_of_the_search_itself() -> None:
+    from pipeline.tune import arms, trial
+
+    assert (METHOD, OBJECTIVE) == (arms.METHOD, trial.OBJECTIVE)
+
+
+def test_questions_about_searches_import_no_engine() -> None:
+    modules = ["kept", "present", "status", "stopping", "logs", "cleaning"]
+    code = "import json, sys\nfor name in sys.argv[1:]: __import__(f'pipeline.ops.{name}')\nprint(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
+    assert not {"ray", "torch", "mlflow"} & set(json.loads(done.stdout))
