@@ -1,7 +1,9 @@
 """Starts Ray on this machine, quietly and on loopback, and runs independent jobs on it side by side."""
 
+import _thread
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +29,18 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
+VITAL = ("raylet", "gcs_server")
+"""Ray's own processes without which it does not work."""
+
+LOOK_S = 1.0
+
 
 @contextmanager
 def local_ray(cpus: int, gpus: int) -> Iterator[None]:
     """A Ray of this process alone, with the given numbers of CPU cores and GPUs, shut down on leaving.
 
     Raises:
-        UserError: Ray cannot start here.
+        UserError: Ray cannot start here, or one of its own processes has died.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -50,9 +57,43 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, ConnectionError) as error:
         raise UserError(f"Ray cannot start on this machine: {error}") from None
     try:
-        yield
+        with _noticing_deaths():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _noticing_deaths() -> Iterator[None]:
+    """Leave the block when one of Ray's own processes dies (which is mostly the kernel's doing, for want of memory).
+
+    Ray itself needs up to a minute to notice, and then ends this process without a word.
+
+    Raises:
+        UserError: one has.
+    """
+    node: Any = ray._private.worker._global_node
+    left, dead = threading.Event(), list[str]()
+
+    def look() -> None:
+        while not left.wait(LOOK_S):
+            dead.extend(name for name, _ in node.dead_processes() if name in VITAL)
+            if dead:
+                _thread.interrupt_main()
+                return
+
+    threading.Thread(target=look, name="ray-watch", daemon=True).start()
+    try:
+        yield
+    except (KeyboardInterrupt, Exception):
+        if not dead:
+            raise
+        raise UserError(
+            f"Ray's own process {dead[0]} has died; the machine may be short of memory (fewer trials at a time take "
+            "less). What had finished is kept, run the same command again to go on."
+        ) from None
+    finally:
+        left.set()
 
 
 def _lead_workers_to_this_code() -> None:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from pipeline.entry import INTERRUPTED
+from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
-from pipeline.ops.plan import make_plan
 from pipeline.workspace import Workspace
 
 
@@ -22,13 +23,14 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     with workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it
-        plan = make_plan(workspace)
-        plan.check_source_unchanged()
-        print(plan.describe(), flush=True)
+        for line in run_check(workspace):
+            print(line, flush=True)
         workspace.stage_status.unlink(missing_ok=True)
         status = _dvc(["repro", *arguments])
         if status == 0:
-            print(describe_results(workspace))
+            # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.
+            if all(argument.startswith("-") for argument in arguments):
+                print(describe_results(workspace))
             return 0
         try:
             return int(workspace.stage_status.read_text())
@@ -38,9 +40,12 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
 
 def _dvc(arguments: Sequence[str]) -> int:
     process = subprocess.Popen([sys.executable, "-m", "dvc", *arguments])
+    interrupted = False
     while True:
         try:
-            return process.wait()
+            status = process.wait()
+            # A stage that was still importing could not note it.
+            return INTERRUPTED if status and interrupted else status
         except KeyboardInterrupt:
             # The terminal has sent it to DVC and its stage too, which end by themselves, keeping what they have.
-            continue
+            interrupted = True

@@ -35,6 +35,13 @@ STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 """How MLflow calls the end of a trial. A pruned trial has done what it should; the tag `sar.state` tells it apart."""
 
 LONGEST_PAUSE_S = 30.0
+WORDLESS_S = 5.0
+"""How long `close` waits before it says what for."""
+
+PATIENCE_S = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
+"""How long `close` waits for a store that is away. A search that has finished is not run again, so nobody would tell
+its end later; one that was interrupted is, and whoever interrupted it wants it gone."""
+
 LASTING = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 """MLflow's errors that asking again cannot mend, such as a run that somebody has deleted."""
 
@@ -160,18 +167,22 @@ class SearchLog:
         letters = [self._parent, *self._letters.copy().values()]
         return self._lost + self._notes.qsize() + sum(letter.pending for letter in letters)
 
-    def close(self, status: str = "FINISHED", *, timeout_s: float = 60.0) -> int:
+    def close(self, status: str = "FINISHED", *, timeout_s: float | None = None) -> int:
         """End the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
 
-        Waits up to `timeout_s` until everything is delivered, and returns how much was not; what the search itself
-        keeps can be told again when it is resumed.
+        Waits up to `timeout_s` (None: `PATIENCE_S` of the status) until everything is delivered, and returns how much
+        was not; what the search itself keeps can be told again when it is resumed.
         """
         if not self._closing:
-            time_ms = now_ms()
+            time_ms, timeout_s = now_ms(), PATIENCE_S[status] if timeout_s is None else timeout_s
             self._tell(None, lambda letter: letter.end(status, time_ms))
             self._closing = True
             self._wake.set()
-            self._thread.join(timeout_s)
+            self._thread.join(min(timeout_s, WORDLESS_S))
+            if self._thread.is_alive() and timeout_s > WORDLESS_S:
+                where, count = self._store.shown, self.undelivered
+                _log.warning("waiting up to %.0f s for %s to take %d entries of the search", timeout_s, where, count)
+                self._thread.join(timeout_s - WORDLESS_S)
             if self._thread.is_alive():
                 self._given_up = True
                 self._wake.set()

@@ -1,0 +1,174 @@
+"""What a trial costs beyond its training: in our search, in a process of its own, and in a Ray Tune that does nothing.
+
+Run: python benchmarks/search_overhead.py
+
+The search is the stage's: ledger, study, scheduler, MLflow and progress included, over trials of one epoch of a tiny
+network. A side's overhead is the time for which its workers were taken, less the epochs' own seconds, by trial. Trials
+count from the moment when every worker has had one: what comes before, Ray's start and the workers' imports, is paid
+once a search and stands apart.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import header, keep, table
+from kills.clone import Clone
+from ray import tune
+from rich.console import Console
+
+from pipeline.cluster.resources import machine_cpus
+from pipeline.cluster.runtime import local_ray
+from pipeline.ops.plan import make_plan
+from pipeline.ops.progress import SearchProgress
+from pipeline.ops.tracking import TrackedSearch
+from pipeline.tune.ledger import TrialRecord
+from pipeline.tune.runner import run_search
+from pipeline.workspace import find_workspace
+
+SETTINGS = {
+    "model.kwargs": {"patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2},
+    "train.epochs": 1,
+    "train.warmup_epochs": 0,
+    "search.scheduler.name": "none",
+    "search.confirm.seeds": 0,
+}
+
+ALONE = """
+import sys
+from pathlib import Path
+from pipeline.assembly import build_run, load_data
+from pipeline.config import load_params
+from pipeline.train.loop import fit
+import torch
+root = Path(sys.argv[1])
+params = load_params(root / "params.yaml")
+torch.set_num_threads(1)
+data = load_data(root / "data" / "prepared", root / "data" / "split.json", params.base.device)
+run = build_run(params, data, seed=0)
+epochs = fit(run.model, data.batches("train"), params.train.config(), val=data.batches("val"),
+             regularizers=run.regularizers, seed=0)
+print(sum(epoch.metrics["seconds"] for epoch in epochs))
+"""
+
+
+@dataclass
+class Side:
+    """Seconds. overhead: of a worker, by trial. startup: once, before the trials that count. trials: that count."""
+
+    overhead: float
+    startup: float
+    trials: int
+
+
+@dataclass
+class Clock:
+    """A listener that notes when trials start and end, and how long they trained."""
+
+    began: float = field(default_factory=time.perf_counter)
+    ends: list[float] = field(default_factory=list)
+    trained: list[float] = field(default_factory=list)
+
+    def replayed(self) -> None: ...
+    def trial_started(self, trial: TrialRecord) -> None: ...
+    def epoch_reported(self, trial: TrialRecord, epoch: int) -> None: ...
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        self.ends.append(time.perf_counter())
+        self.trained.append(trial.seconds)
+
+    def side(self, at_a_time: int) -> Side:
+        """The figures, of all trials but the first of every worker."""
+        taken = at_a_time * (self.ends[-1] - self.ends[at_a_time - 1])
+        counted = len(self.ends) - at_a_time
+        startup = self.ends[at_a_time - 1] - self.began - max(self.trained[:at_a_time])
+        return Side((taken - sum(self.trained[at_a_time:])) / counted, startup, counted)
+
+
+def our_search(folder: Path, trials: int, at_a_time: int) -> Side:
+    """The stage's own search."""
+    clone = Clone(folder, SETTINGS | {"search.trials": trials, "search.max_concurrent_trials": at_a_time})
+    if clone.run(["dvc", "repro", "split"]):
+        raise SystemExit(clone.log.read_text()[-2000:])
+    plan = make_plan(find_workspace(folder))
+    task = plan.task()
+    quiet = Console(file=io.StringIO())
+    with TrackedSearch(plan, task) as tracked, SearchProgress(trials + 2, 1, console=quiet) as progress:
+        clock = Clock()
+        run_search(task, [tracked, progress, clock])
+    return clock.side(at_a_time)
+
+
+def fresh_processes(folder: Path, trials: int) -> Side:
+    """A process a trial, one after the other."""
+    over = []
+    for _ in range(trials):
+        started = time.perf_counter()
+        command = [sys.executable, "-c", ALONE, str(folder)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+        over.append(time.perf_counter() - started - float(said))
+    return Side(sum(over) / trials, 0.0, trials)
+
+
+def _nothing(config: Mapping[str, Any]) -> None:
+    tune.report({"objective": config["x"]})
+
+
+class _Ends(tune.Callback):  # type: ignore[misc]
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._clock.ends.append(time.perf_counter())
+        self._clock.trained.append(0.0)
+
+
+def bare_ray(folder: Path, trials: int, at_a_time: int) -> Side:
+    """Ray Tune as its documentation has it, with reuse_actors and a function that only reports."""
+    clock = Clock()
+    with local_ray(machine_cpus(), 0):
+        tune.Tuner(
+            tune.with_resources(_nothing, {"CPU": 1}),
+            param_space={"x": tune.uniform(0, 1)},
+            tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=at_a_time, reuse_actors=True),
+            run_config=tune.RunConfig(storage_path=str(folder), callbacks=[_Ends(clock)], verbose=0),
+        ).fit()
+    return clock.side(at_a_time)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=20)
+    asked = parser.parse_args()
+    kept: dict[str, Any] = {}
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="overhead-") as temporary:
+        base = Path(temporary)
+        together = machine_cpus()
+        sides: dict[str, Callable[[], Side]] = {
+            "our search, one trial at a time": lambda: our_search(base / "one", asked.trials, 1),
+            f"our search, {together} at a time": lambda: our_search(base / "many", asked.trials, together),
+            "a fresh process a trial": lambda: fresh_processes(base / "one", 5),
+            "bare Ray Tune, one at a time": lambda: bare_ray(base / "ray-one", asked.trials, 1),
+            f"bare Ray Tune, {together} at a time": lambda: bare_ray(base / "ray-many", asked.trials, together),
+        }
+        for name, work in sides.items():
+            side = work()
+            rows.append((name, side.trials, f"{side.overhead:.2f} s", f"{side.startup:.1f} s" if side.startup else "-"))
+            kept[name] = {"overhead_s": round(side.overhead, 3), "startup_s": round(side.startup, 2)}
+            print(json.dumps({name: kept[name]}), file=sys.stderr, flush=True)
+    print(header("What a trial costs beyond its training", ["ray", "torch", "mlflow"]))
+    print(table(["", "trials", "overhead a trial", "start-up, once"], rows))
+    keep("search_overhead", kept)
+
+
+if __name__ == "__main__":
+    main()

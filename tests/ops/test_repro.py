@@ -1,0 +1,61 @@
+"""`sar-search repro` passes on what DVC is asked for, and ends with the status that tells what happened."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.entry import INTERRUPTED
+from pipeline.ops import repro
+from pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    def checked(workspace: Workspace) -> Iterator[str]:
+        yield "the plan"
+
+    monkeypatch.setattr(repro, "run_check", checked)
+    monkeypatch.setattr(repro, "describe_results", lambda workspace: "the verdict")
+    return Workspace(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [([], True), (["--force"], True), (["search"], False)])
+def test_the_verdict_is_told_when_the_whole_pipeline_has_run(
+    arguments: list[str],
+    said: bool,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A part of it may leave none, or an earlier run's."""
+    monkeypatch.setattr(repro, "_dvc", lambda arguments: 0)
+    assert repro.reproduce(workspace, arguments) == 0
+    assert ("the verdict" in capsys.readouterr().out) == said
+
+
+def test_a_stage_that_was_interrupted_before_it_could_note_it_ends_as_interrupted(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        """DVC, with a terminal that has sent an interruption to all."""
+
+        def __init__(self, command: list[str]) -> None:
+            super().__init__([sys.executable, "-c", "import sys; sys.exit(255)"])
+            self._told = False
+
+        def wait(self, timeout: float | None = None) -> int:
+            if not self._told:
+                self._told = True
+                signal.raise_signal(signal.SIGINT)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert repro.reproduce(workspace, []) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, previous)
