@@ -4,12 +4,13 @@
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.errors import UserError, named, shown
@@ -58,7 +59,9 @@ def parse_yaml(text: str, where: str) -> Any:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
-        return yaml.load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it: the later one counts from there on
+            return yaml.load(text)
     except ReaderError as error:  # has no mark, but a position in characters
         line = text.count("\n", 0, error.position) + 1
         problem = f"the control character {chr(error.character)!r} cannot stand in it"

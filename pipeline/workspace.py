@@ -51,6 +51,11 @@ class Workspace:
         return self.anchor / "state"
 
     @property
+    def searches(self) -> Path:
+        """Working state of searches, a folder each, by the first 16 digits of its fingerprint."""
+        return self.state / "searches"
+
+    @property
     def stage_status(self) -> Path:
         """Where a stage notes the status that it fails with, which DVC does not pass on."""
         return self.state / "stage.status"

@@ -85,8 +85,11 @@ LAYERS = "regularizer.spatial_entropy.layers"
 def test_check_prints_the_plan_and_starts_nothing(checkout: Checkout, command: Callable[..., Said]) -> None:
     done = command("check")
     assert done.status == 0, done.err
-    for words in ("1,797 images of 12 x 12, 10 classes", "2 trials and 2 controls", "12 epochs at most", "mlflow.db"):
+    for words in ("1,797 images of 12 x 12, 10 classes", "2 trials and 2 controls", "mlflow.db"):
         assert words in done.out
+    # Twelve runs of three epochs: those four, and with two further seeds both controls and the two best.
+    assert "the 2 best and the controls with further seeds: at most 8 runs" in done.out
+    assert "36 epochs at most" in done.out
     assert not (checkout.root / "data" / "prepared").exists()
     assert not (checkout.root / "state" / "searches").exists()
 
@@ -235,6 +238,37 @@ def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Go to the checkout's folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["status"], 0, "no searches yet in"),
+        (["status", "7a"], 2, "search '7a': none begins so; there are none yet"),
+        (["stop"], 2, "no search is running here"),
+        (["stop", "--finish"], 2, "no search is running here"),
+        (["logs", "t0000"], 2, "no searches yet in"),
+        (["logs", "t0000", "--search", "7a"], 2, "search '7a': none begins so"),
+        (["gc", "--dry-run"], 0, "nothing to remove"),
+        (["gc"], 0, "nothing to remove"),
+        (["gc", "--keep", "-1"], 2, "Invalid value for '--keep'"),
+    ],
+)  # fmt: skip
+def test_questions_about_searches_before_there_are_any(
+    command: Callable[..., Said], arguments: list[str], status: int, said: str
+) -> None:
+    done = command(*arguments)
+    assert done.status == status
+    assert said in done.out + done.err
+    assert "Traceback" not in done.err
+
+
+def test_searches_are_told_without_waiting_for_engines(checkout: Checkout) -> None:
+    done = checkout.run(sys.executable, "-X", "importtime", "-m", "pipeline.cli", "status")
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pipeline.ops.status" in imported
+    assert not {"ray", "torch", "mlflow"} & imported
 
 
 def test_promote_without_a_challenger_says_what_to_run_first(command: Callable[..., Said]) -> None:

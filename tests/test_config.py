@@ -117,6 +117,8 @@ REFUSED = [
     ("train.min_lr", -0.1, "number, at least 0 and at most 10"),
     ("train.clip_grad", 0.0, "number or null, above 0"),
     ("train.label_smoothing", 1.0, "number, at least 0 and below 1"),
+    ("train.accumulate", 0, "whole number, at least 1 and at most 64"),
+    ("train.accumulate", 65, "whole number, at least 1 and at most 64"),
     ("regularizer.spatial_entropy.weight", -0.1, "number, at least 0 and at most 1000"),
     ("regularizer.spatial_entropy.layers", "first", "one of last, last_two, last_three, last_four, all or a list of"),
     ("regularizer.spatial_entropy.layers", ["last"], "one of last, last_two, last_three, last_four, all or a list of"),
@@ -409,7 +411,8 @@ def test_sections_build_the_plain_values_that_the_rooms_take() -> None:
     assert params.model.config() == ModelConfig(
         "vit_tiny_patch16_224", {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4}, "xavier", 0.1
     )
-    assert params.train.config() == TrainConfig(16, 64, 0.002, 0.0, 1, 0.3, 0.0, None)
+    assert params.train.config() == TrainConfig(16, 64, 0.002, 0.0, 1, 0.3, 0.0, None, 1)
+    assert params.with_values({"train.accumulate": 4}, where="").train.config().accumulate == 4
     assert params.regularizer.configs() == {"spatial_entropy": SpatialEntropyConfig(0.0, "last", 0.0, 8)}
     listed = params.with_values({"regularizer.spatial_entropy.layers": [0, 1]}, where="")
     assert listed.regularizer.spatial_entropy.config().layers == (0, 1)

@@ -46,9 +46,11 @@ def describe_results(workspace: Workspace) -> str:
             f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
             f"    {setting_name(dict(setting))}"
         )
+    summary = read_json(results / "search" / "summary.json", made_by="search")
     reads = evaluation["test_reads"]
     lines += [
         "",
+        f"The control is {summary['against']}.",
         f"The test set of these data has been read {reads} time{'s' * (reads != 1)}.",
         f"report     {results / 'report' / 'index.html'}",
         f"trials     {results / 'search' / 'trials.csv'}",

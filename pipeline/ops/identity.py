@@ -19,15 +19,14 @@ DECIDING_ROOMS = ("data/batches.py", "models", "regularizers", "train", "tune", 
 DECIDING_PACKAGES = ("torch", "timm", "numpy", "scipy", "optuna", "ray")
 
 
-def fingerprint(params: Params, space: Mapping[str, Any], *, data_hash: str, split_hash: str) -> str:
-    """The hash of what decides a search's trials, which names the search.
+def deciding(params: Params, space: Mapping[str, Any], *, data_hash: str, split_hash: str) -> dict[str, Any]:
+    """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler.
 
-    space: `SearchSpace.content()`. Into it go data, split, seed, space, `model`, `train`, `regularizer`, sampler and
-    scheduler, the code that trains and the versions of what that stands on. Numbers of trials, concurrency and
-    addresses do not: they extend a search.
+    space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
+    they extend a search. Nor are code and versions: when they change, the user is asked.
     """
     dump = params.model_dump(by_alias=True)
-    content = {
+    return {
         "data": data_hash,
         "split": split_hash,
         "seed": params.base.seed,
@@ -35,10 +34,15 @@ def fingerprint(params: Params, space: Mapping[str, Any], *, data_hash: str, spl
         **{section: dump[section] for section in ("model", "train", "regularizer")},
         "sampler": dump["search"]["sampler"],
         "scheduler": dump["search"]["scheduler"],
-        "code": code_hash(),
-        "versions": versions(),
     }
-    return content_hash(content)
+
+
+def fingerprint(content: Mapping[str, Any], generation: int = 0) -> str:
+    """The hash of what decides a search's trials (`deciding`), which names the search.
+
+    generation: how many searches of this content came before, which their user wanted to begin anew.
+    """
+    return content_hash({**content, "generation": generation} if generation else dict(content))
 
 
 def content_hash(content: Any) -> str:
@@ -48,13 +52,17 @@ def content_hash(content: Any) -> str:
 
 def code_hash() -> str:
     """SHA-256 over the source files that decide a trial's result."""
+    return content_hash(code_hashes())
+
+
+def code_hashes() -> dict[str, str]:
+    """Twelve hex digits of the SHA-256 of each source file that decides a trial's result, by its path."""
     root = Path(pipeline.__file__).parent
-    digest = hashlib.sha256()
-    for name in DECIDING_ROOMS:
-        entry = root / name
-        for path in sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    entries = [root / name for name in DECIDING_ROOMS]
+    files = [path for entry in entries for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
+    return {
+        path.relative_to(root.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files
+    }
 
 
 def versions() -> dict[str, str]:

@@ -13,12 +13,15 @@ from pipeline.data.sources import Preview
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named, shown
-from pipeline.ops.identity import fingerprint
+from pipeline.ops.identity import code_hashes, deciding, versions
+from pipeline.ops.kept import place_of
 from pipeline.ops.network import try_networks
 from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.loop import choose_device
+from pipeline.tune.arms import studies_of
+from pipeline.tune.course import further_runs, runs_at_most
 from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace
@@ -48,7 +51,7 @@ class Plan:
         """The plan in lines for a person."""
         params, resources, search = self.params, self.resources, self.params.search
         side, epochs = params.prepare.image_size, params.train.epochs
-        runs = search.trials + len(self.space.controls)
+        runs = runs_at_most(params, self.space)
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
         source = self.source
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
@@ -61,6 +64,8 @@ class Plan:
             f"({', '.join(self.space.controls)}) over {', '.join(self.space.dimensions)}",
             "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
             f"{search.scheduler.name}",
+            "confirm": self._confirm_words(),
+            "budget": self._budget_words(),
             "together": f"{resources.at_a_time} trials at a time, each {resources.cpus} CPU{gpus}, of "
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs here",
             "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs",
@@ -69,6 +74,21 @@ class Plan:
             "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
         }
         return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+    def _confirm_words(self) -> str:
+        search = self.params.search
+        if not further_runs(self.params, self.space):
+            return "nothing: the best trial is taken at its word (search.confirm.seeds: 0)"
+        tuned = " of each study" if studies_of(self.params, self.space) == 2 else ""
+        return (
+            f"the {min(search.confirm.top, search.trials)} best{tuned} and the controls with further seeds: at most "
+            f"{further_runs(self.params, self.space)} runs"
+        )
+
+    def _budget_words(self) -> str:
+        budget = self.params.search.budget.model_dump()
+        limits = [f"{name} {value:g}" for name, value in budget.items() if value]
+        return ", ".join(limits) or "no limit but the number of trials"
 
     def check_source_unchanged(self) -> None:
         """Refuse to go on from data/prepared if the pictures that it was made from have changed.
@@ -86,15 +106,24 @@ class Plan:
         """
         prepared = open_prepared(self.workspace.prepared)
         split = read_split(self.workspace.split, data_hash=prepared.data_hash)
-        name = fingerprint(self.params, self.space.content(), data_hash=prepared.data_hash, split_hash=split.split_hash)
+        content = deciding(self.params, self.space.content(), data_hash=prepared.data_hash, split_hash=split.split_hash)
+        name, folder = place_of(self.workspace.searches, content)
         return SearchTask(
             params=self.params,
             space=self.space,
             fingerprint=name,
-            folder=self.workspace.state / "searches" / name[:16],
+            folder=folder,
             prepared=self.workspace.prepared,
             split=self.workspace.split,
             resources=self.resources,
+            header={
+                "fingerprint": name,
+                "set": self.params.set_name,
+                "space_file": self.space.file,
+                "content": content,
+                "code": code_hashes(),
+                "versions": versions(),
+            },
         )
 
 

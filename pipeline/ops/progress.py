@@ -79,7 +79,7 @@ class SearchProgress:
             f"{len(self._trials) - ended} running",
             f"epoch {self._trained()} of at most {self._at_most()}",
         ]
-        tried = [trial for trial in trials if trial.state == COMPLETE and not trial.control]
+        tried = [trial for trial in trials if trial.state == COMPLETE and trial.number is not None]
         if tried:
             best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
             parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")

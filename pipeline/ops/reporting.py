@@ -25,7 +25,9 @@ from pipeline.score.compare import comparison_from
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 
-FIXED_COLUMNS = {"trial", "role", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"}
+FIXED_COLUMNS = {
+    *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
+}
 BASELINES = {
     "random": "baseline: nearly uniform, at random",
     "centre": "baseline: Gaussian in the centre",
@@ -46,10 +48,15 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     retrained = read_json(results / "retrain" / "retrain.json", made_by="retrain")
     prepared = open_prepared(workspace.prepared)
     control, comparison = evaluation["control"], comparison_from(evaluation["comparison"])
-    trials = [_trial(row) for row in read_table(results / "search" / "trials.csv", made_by="search")]
+    rows = read_table(results / "search" / "trials.csv", made_by="search")
+    # Confirmations are the same settings again; what they showed stands in the remarks.
+    trials = [_trial(row) for row in rows if row["role"] != "confirmation"]
     with np.load(results / "evaluate" / "predictions.npz") as archive:
         predictions = {name: archive[name] for name in archive.files}
-    remarks = [f"Best setting: {setting_name(dict(found.best))} ({found.trial}), chosen by validation accuracy."]
+    remarks = [
+        f"Best setting: {setting_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
+        f"The control is {summary['against']}.",
+    ]
     if comparison.paired_t_p is not None:
         remarks.append(f"Secondary analysis, a paired t-test over seeds: p = {comparison.paired_t_p:.2g}.")
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
@@ -78,7 +85,18 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         fingerprint=evaluation["fingerprint"],
         command="make repro",
         versions=versions(),
-        seconds=float(summary["trial_seconds"]) + float(retrained["seconds"]),
+        seconds=3600 * float(summary["spent"]["training_hours"]) + float(retrained["seconds"]),
+    )
+
+
+def _chosen(summary: Mapping[str, Any]) -> str:
+    """How the best setting was chosen."""
+    best = summary["best"]
+    if best["further_mean"] is None:
+        return "chosen by validation accuracy with one seed"
+    return (
+        f"chosen by validation accuracy over {1 + len(best['further_seeds'])} seeds; over the further ones, which the "
+        f"search did not see, it was {100 * best['further_mean']:.1f} %"
     )
 
 
@@ -87,7 +105,7 @@ def _trial(row: Mapping[str, str]) -> dict[str, Any]:
     return {
         "trial": row["trial"],
         "state": row["state"],
-        "control": row["role"] == "control",
+        "control": row["role"].startswith("control"),
         "epochs": int(row["epochs"]),
         "accuracy": float(row["val/accuracy"]) if row["val/accuracy"] else None,
         "parameters": {name.removeprefix("regularizer."): value for name, value in parameters.items()},

@@ -19,6 +19,7 @@ from pipeline.track.runs import log_run
 from pipeline.track.store import Store
 from pipeline.train.checkpoint import read_sidecar, save_checkpoint
 from pipeline.train.loop import Diverged, fit
+from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.workspace import Workspace
 
 SECONDS = "seconds"
@@ -92,7 +93,7 @@ def retrain_one(job: RetrainJob) -> None:
     """Train one arm with one seed and leave its checkpoint, whose sidecar holds the curves by epoch.
 
     Raises:
-        UserError: the training loss is no longer finite.
+        UserError: the training loss is no longer finite, or memory does not suffice.
     """
     import torch
 
@@ -121,6 +122,14 @@ def retrain_one(job: RetrainJob) -> None:
             f"retraining {job.name}: {error}. The setting that the search found is at the edge of what trains; lower "
             "train.lr, or set train.clip_grad, and run again."
         ) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        gpus = params.retrain.gpus_per_run or 0.0
+        advice = out_of_memory_advice(
+            params.train.config(), device=data.device, gpus=gpus, share="retrain.gpus_per_run"
+        )
+        raise UserError(f"retraining {job.name}: out of memory. {advice}") from None
     sidecar = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": role, "curves": curves}
     save_checkpoint(job.folder, run.model, sidecar)
     (job.folder / SECONDS).write_text(f"{seconds:.2f}\n")

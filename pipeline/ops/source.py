@@ -64,7 +64,7 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
     except UserError:
         if settings.root is None or os.path.exists(settings.root):
             raise
-        made = _made(workspace, params)
+        made = made_by(workspace, params)
         if made is None:
             raise
         return Preview(made["images"], tuple(made["classes"]), made["channels"], made.get("test_images"))
@@ -87,7 +87,7 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
     Raises:
         UserError: they are; it says how to prepare anew.
     """
-    made = _made(workspace, params)
+    made = made_by(workspace, params)
     if made is None or not source.identity:
         return
     note = _notes(workspace).get(made["data_hash"])
@@ -103,7 +103,7 @@ def _options(params: Params) -> dict[str, Any]:
     return params.prepare.model_dump()
 
 
-def _made(workspace: Workspace, params: Params) -> dict[str, Any] | None:
+def made_by(workspace: Workspace, params: Params) -> dict[str, Any] | None:
     """The manifest of data/prepared, if these parameters made it."""
     try:
         manifest = dict(open_prepared(workspace.prepared).manifest)

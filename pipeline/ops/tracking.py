@@ -66,10 +66,10 @@ class TrackedSearch:
         """MLflow finds by itself what it has already."""
 
     def trial_started(self, trial: TrialRecord) -> None:
-        kind = "control" if trial.control else "trial"
         name = f"{trial.id} {setting_name(trial.values)}"
-        tags = {**self._tags, "sar.role": kind}
+        tags = {**self._tags, "sar.role": trial.role} | ({"sar.confirms": trial.of} if trial.of else {})
         settings = {path: self._params.value(path) for path in self._plan.space.dimensions} | trial.values
+        settings["base.seed"] = self._params.base.seed if trial.seed is None else trial.seed
         self._log.start_trial(trial.id, name, settings, tags)
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
@@ -91,7 +91,7 @@ class TrackedSearch:
                 "epochs_saved_by_stopping": summary["epochs"]["saved_by_stopping"],
                 **{f"trials_{state}": count for state, count in summary["trials"].items()},
             },
-            step=len(self._task.space.controls) + self._params.search.trials,
+            step=sum(summary["trials"].values()) + summary["confirmations"],
         )
         self._log.log_artifacts(None, results)
         if self._params.tracking.attention_images:
@@ -130,9 +130,11 @@ class TrackedSearch:
         missing = self._log.close(status)
         self._pictures.cleanup()
         if missing:
+            # DVC takes a search that has finished for done, and would not run it again by itself.
+            again = "dvc repro --single-item --force search" if status == "FINISHED" else "the same command"
             print(
-                f"warning: {self._plan.store.shown} did not take {missing} entries of this search; "
-                "they are told again when the search is run again",
+                f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to tell them, run "
+                f"{again} once it answers (nothing is trained again)",
                 file=sys.stderr,
             )
 

@@ -4,9 +4,12 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 """
 
 from pipeline.entry import run_stage
+from pipeline.ops.check import measure
 from pipeline.ops.plan import make_plan
 from pipeline.ops.progress import SearchProgress
+from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch
+from pipeline.tune.course import runs_at_most
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import run_search
 from pipeline.workspace import Workspace
@@ -17,18 +20,17 @@ def main(workspace: Workspace) -> None:
     plan = make_plan(workspace)
     task = plan.task()
     print(plan.describe())
-    total = plan.params.search.trials + len(plan.space.controls)
+    print(describe_start(task, workspace.searches))
+    for line in measure(plan).describe():
+        print(line, flush=True)
+    total = runs_at_most(plan.params, plan.space)
     with TrackedSearch(plan, task) as tracked, SearchProgress(total, plan.params.train.epochs) as progress:
         outcome = run_search(task, [tracked, progress])
         folder = workspace.results / "search"
         best, summary = write_results(task, outcome, folder)
         control = next(trial for trial in outcome.trials if trial.id == plan.params.retrain.control)
         tracked.finish(best, control, summary, folder)
-    print(
-        f"best of {plan.params.search.trials}: {best.id}, val/accuracy {best.metric('val/accuracy'):.4f} "
-        f"({control.id} {control.metric('val/accuracy'):.4f}); {summary['epochs']['spent']} epochs trained, "
-        f"{summary['epochs']['saved_by_stopping']} saved by stopping early -> results/search"
-    )
+    print(describe_summary(summary))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """The ledger of a search: an append-only record of every trial's life, and the truth that resuming is built on.
 
-One JSON object a line. A trial is *started*, reports each *epoch*, writes a *checkpoint* now and then, and has *ended*
-as complete (ran in full), pruned (stopped by the scheduler) or failed. Nothing else is needed to rebuild the study, the
-scheduler's rungs, the queue and the tracker. A last line that a crash has torn is dropped; one writer holds a lock.
+One JSON object a line. A driver opens a *session*. A trial is *started*, is *resumed* in later sessions, reports each
+*epoch*, writes a *checkpoint* now and then, and has *ended* as complete (ran in full), pruned (stopped by the
+scheduler) or failed. Nothing else is needed to rebuild the study, the scheduler's rungs, the queue, the tracker and the
+account of what was spent. A last line that a crash has torn is dropped; one writer holds a lock.
+
+Every line has `time`, the clock's, to be read by people, and `at`, seconds since its session began by a clock that
+never jumps, of which the account is made.
 """
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,16 +22,29 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError
 
+FORMAT = 2
+
+LEDGER = "ledger.jsonl"
+"""A ledger's name in a search's folder."""
+STOP_FILE = "stop"
+"""A file of this name beside it asks the search to start no further trials, and to end with what it has."""
+
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+
+TRIAL, CONTROL, CONFIRMATION = "trial", "control", "confirmation"
+"""Roles: proposed by a study; a setting of the space to compare with; one of these again with another seed."""
 
 
 @dataclass
 class TrialRecord:
     """One trial's life so far.
 
-    id: `t0007`, or the name of a control. number: its place in the study, None for a control. values: by dotted path.
+    id: `t0007`, the name of a control, or `t0007-seed1001`. number: its place in its study, None outside of one.
+    values: by dotted path. role: see above. study: the one that proposed it (see `pipeline.tune.arms`), else None.
+    seed: of its training, None for `base.seed`. of: the id whose setting a confirmation repeats.
+
     epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
-    seconds: time spent training.
+    busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU.
     """
 
     id: str
@@ -37,10 +54,16 @@ class TrialRecord:
     checkpoint: str | None = None
     state: str | None = None
     reason: str | None = None
+    role: str = TRIAL
+    study: str | None = None
+    seed: int | None = None
+    of: str | None = None
+    busy_s: float = 0.0
+    gpu_s: float = 0.0
 
     @property
     def control(self) -> bool:
-        return self.number is None
+        return self.role == CONTROL
 
     @property
     def last_epoch(self) -> int:
@@ -48,6 +71,7 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
+        """Time spent training."""
         return sum(metrics.get("seconds", 0.0) for metrics in self.epochs.values())
 
     def metric(self, name: str) -> float:
@@ -66,43 +90,114 @@ class SearchListener(Protocol):
     def trial_ended(self, trial: TrialRecord) -> None: ...
 
 
-class Ledger:
-    """A ledger opened for writing, with what it holds replayed into `trials` (by id, in the order of their start).
+@dataclass
+class History:
+    """What a ledger holds.
 
-    reports: (trial, epoch) of every report that it held when it was opened, in the order in which they came.
+    header: the first line's, with what decides the search. accepted: the code and versions that its user has accepted
+    last, None if never. trials: by id, in the order of their start. reports: (trial, epoch) in the order in which they
+    came. seconds: for which drivers ran, of all sessions. sessions: how many there were.
+
+    busy_s, gpu_seconds, epochs: of all trials together, an epoch that was reported again counted once.
+    """
+
+    header: dict[str, Any] = field(default_factory=dict)
+    accepted: dict[str, Any] | None = None
+    trials: dict[str, TrialRecord] = field(default_factory=dict)
+    reports: list[tuple[str, int]] = field(default_factory=list)
+    seconds: float = 0.0
+    sessions: int = 0
+    busy_s: float = 0.0
+    gpu_seconds: float = 0.0
+    epochs: int = 0
+    _at: float = 0.0
+    _gpus: float = 0.0
+    _since: dict[str, float] = field(default_factory=dict)
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take one event in. An epoch reported again, since a kill cost its checkpoint, stays as it was reported first:
+        the study, the rungs and the tracker have taken that in.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not an event of a ledger.
+        """
+        kind = event["event"]
+        at = float(event.get("at", 0.0))
+        if kind == "search":
+            self.header = dict(event)
+        elif kind == "accepted":
+            self.accepted = {"code": event["code"], "versions": event["versions"]}
+        elif kind == "session":
+            self.sessions += 1
+            self._gpus, self._at, self._since = float(event["gpus"]), 0.0, {}
+        if kind in ("search", "accepted", "session"):
+            return
+        self.seconds += max(0.0, at - self._at)
+        self._at = max(self._at, at)
+        name = str(event["trial"])
+        if kind == "started":
+            known = ("role", "study", "seed", "of")
+            details = {key: event[key] for key in known}
+            self.trials[name] = TrialRecord(name, event["number"], dict(event["values"]), **details)
+        trial = self.trials[name]
+        if kind in ("started", "resumed"):
+            self._since[name] = at
+            return
+        busy = max(0.0, at - self._since.get(name, at))
+        self._since[name] = at
+        trial.busy_s += busy
+        trial.gpu_s += busy * self._gpus
+        self.busy_s += busy
+        self.gpu_seconds += busy * self._gpus
+        if kind == "epoch":
+            epoch = int(event["epoch"])
+            self.epochs += epoch not in trial.epochs
+            trial.epochs.setdefault(epoch, dict(event["metrics"]))
+            self.reports.append((name, epoch))
+        elif kind == "checkpoint":
+            trial.checkpoint = event["path"]
+        elif kind == "ended":
+            trial.state, trial.reason = event["state"], event.get("reason")
+        else:
+            raise ValueError(f"no event {kind!r}")
+
+
+class Ledger:
+    """A ledger opened for writing. history: what it holds, kept up to date.
+
+    header: what decides the search, for a new ledger's first line. gpus: a trial's share of a GPU in this session.
 
     Raises:
         UserError: another process writes it, it belongs to another format, or a line in its middle is broken.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], *, gpus: float = 0.0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path.with_suffix(".lock"))
+        self._lock = lock_ledger(path)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{path}: another process is running this search. Wait for it, or end it, before starting again."
-            ) from None
-        self.trials: dict[str, TrialRecord] = {}
-        try:
-            events = read_ledger(path)
-            for number, event in enumerate(events, start=1):
-                try:
-                    apply_event(self.trials, event)
-                except (KeyError, TypeError, ValueError):
-                    raise _broken(path, number) from None
-        except UserError:
+            self.history = read_history(path, mend=True)
+            self._file = path.open("ab")
+            self._opened = time.monotonic()
+            if not self.history.header:
+                self._record({"event": "search", "format": FORMAT, **header})
+            self._record({"event": "session", "pid": os.getpid(), "gpus": gpus})
+        except BaseException:
             self._lock.release()
             raise
-        self.reports = [(event["trial"], int(event["epoch"])) for event in events if event["event"] == "epoch"]
-        self._file = path.open("ab")
-        if not events:
-            self._append({"event": "search", "format": 1, **header})
 
-    def start(self, trial: TrialRecord) -> None:
-        self.trials[trial.id] = trial
-        self._append({"event": "started", "trial": trial.id, "number": trial.number, "values": trial.values})
+    @property
+    def trials(self) -> dict[str, TrialRecord]:
+        return self.history.trials
+
+    def start(self, trial: TrialRecord) -> TrialRecord:
+        """A trial that this search has not had before. Returns the record that the ledger keeps of it."""
+        about = {"number": trial.number, "role": trial.role, "study": trial.study, "seed": trial.seed, "of": trial.of}
+        self._record({"event": "started", "trial": trial.id, **about, "values": trial.values})
+        return self.trials[trial.id]
+
+    def resume(self, trial_id: str) -> None:
+        """A trial of an earlier session goes on."""
+        self._record({"event": "resumed", "trial": trial_id})
 
     def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)})
@@ -113,18 +208,22 @@ class Ledger:
     def end(self, trial_id: str, state: str, reason: str | None = None) -> None:
         self._record({"event": "ended", "trial": trial_id, "state": state, "reason": reason})
 
-    def _record(self, event: dict[str, Any]) -> None:
-        apply_event(self.trials, event)
-        self._append(event)
+    def accept(self, code: Mapping[str, str], versions: Mapping[str, str]) -> None:
+        """Its user wants it to go on with this code and these versions."""
+        self._record({"event": "accepted", "code": dict(code), "versions": dict(versions)})
 
-    def _append(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps({**event, "time": time.time()}).encode() + b"\n")
+    def _record(self, event: dict[str, Any]) -> None:
+        stamped = {**event, "at": round(time.monotonic() - self._opened, 3), "time": time.time()}
+        self._file.write(json.dumps(stamped).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        self.history.apply(stamped)
 
     def close(self) -> None:
-        self._file.close()
-        self._lock.release()
+        try:
+            self._file.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -135,45 +234,57 @@ class Ledger:
         self.close()
 
 
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The events of a ledger, none if there is no file. A torn last line is cut off the file.
+def lock_ledger(path: Path) -> FileLock:
+    """Become the one writer of a ledger. The lock goes with the process.
+
+    Raises:
+        UserError: another process is.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{path}: another process is running this search. Wait for it, or end it, before starting again."
+        ) from None
+    return lock
+
+
+def read_history(path: Path, *, mend: bool = False) -> History:
+    """What a ledger holds; nothing if there is no file. mend: cut a torn last line off the file (its writer may).
 
     Raises:
         UserError: a broken line that is not the last, or a ledger of another format.
     """
+    history = History()
+    for number, event in _lines(path, mend=mend):
+        if number == 1 and isinstance(event, dict) and event.get("event") == "search" and event.get("format") != FORMAT:
+            raise UserError(
+                f"{path}: written by another version of sar-search (format {event.get('format', 'unknown')}, not "
+                f"{FORMAT})."
+                f" Move {path.parent} away to search anew."
+            )
+        try:
+            if (number == 1) != (event["event"] == "search"):
+                raise ValueError("a ledger begins with what the search is, and says it once")
+            history.apply(event)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            raise UserError(
+                f"{path}: line {number} is broken. Mend that line if you have a copy, or move {path.parent} away to "
+                "search anew."
+            ) from None
+    return history
+
+
+def _lines(path: Path, *, mend: bool) -> Iterator[tuple[int, Any]]:
     if not path.exists():
-        return []
+        return
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    if mend and len(whole) < len(content):
         os.truncate(path, len(whole))
-    events = []
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            event = json.loads(line)
-            known = isinstance(event, dict) and "event" in event
+            yield number, json.loads(line)
         except ValueError:
-            known = False
-        if not known:
-            raise _broken(path, number)
-        events.append(event)
-    if events and (events[0]["event"] != "search" or events[0].get("format") != 1):
-        raise UserError(f"{path}: written by another version. Move this folder away to search anew.")
-    return events
-
-
-def _broken(path: Path, line: int) -> UserError:
-    return UserError(f"{path}: line {line} is broken. Move this folder away to search anew.")
-
-
-def apply_event(trials: dict[str, TrialRecord], event: Mapping[str, Any]) -> None:
-    """Bring records up to date with one event. An epoch reported again replaces what was reported first."""
-    kind = event["event"]
-    if kind == "started":
-        trials[event["trial"]] = TrialRecord(event["trial"], event["number"], dict(event["values"]))
-    elif kind == "epoch":
-        trials[event["trial"]].epochs[int(event["epoch"])] = dict(event["metrics"])
-    elif kind == "checkpoint":
-        trials[event["trial"]].checkpoint = event["path"]
-    elif kind == "ended":
-        trials[event["trial"]].state, trials[event["trial"]].reason = event["state"], event.get("reason")
+            yield number, None

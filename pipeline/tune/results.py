@@ -1,6 +1,6 @@
 """What a search leaves behind in `results/search/`: the trials, the best setting, a summary, and the study itself.
 
-    trials.csv    a row a trial, controls first
+    trials.csv    a row a run: controls, trials (`control trial`: of the control's own study), confirmations
     curves.csv    a row an epoch of a trial
     timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
     best.yaml     the best setting and the controls, as parameters by dotted path
@@ -9,9 +9,8 @@
     plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
     study.db      the Optuna study (SQLite; optuna-dashboard opens it)
 
-The best setting is the completed trial of the highest last-epoch validation accuracy (ties: the lower validation loss,
-then the earlier trial), among those whose share of empty maps is allowed. Values that the search saw choose a setting;
-they never enter the verdict.
+Which setting is the best is told in `pipeline.tune.confirm`. Values that the search saw choose a setting; they never
+enter the verdict.
 """
 
 import csv
@@ -24,42 +23,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.errors import UserError
-from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
-from pipeline.tune.runner import SearchOutcome, SearchTask, empty_share
+from pipeline.tune.arms import CONTROL_STUDY, METHOD
+from pipeline.tune.confirm import Confirmed, choose_best, empty_share
+from pipeline.tune.ledger import COMPLETE, TrialRecord
+from pipeline.tune.runner import SearchOutcome, SearchTask
+from pipeline.tune.summary import summarise
 from pipeline.tune.trial import OBJECTIVE
-
-
-def choose_best(trials: Sequence[TrialRecord], *, max_empty_share: float) -> TrialRecord:
-    """The best completed trial of the study, as the module says.
-
-    Raises:
-        UserError: no trial completed, or none with an allowed share of empty maps.
-    """
-    completed = [trial for trial in trials if not trial.control and trial.state == COMPLETE]
-    if not completed:
-        reasons = {trial.reason for trial in trials if trial.state == FAILED and trial.reason}
-        said = "\n".join(f"  {reason}" for reason in sorted(reasons)[:3]) or "  none failed; all were stopped early"
-        raise UserError(f"no trial of the search completed:\n{said}\nChange params.yaml or the space and run again.")
-    allowed = [trial for trial in completed if empty_share(trial) <= max_empty_share]
-    if not allowed:
-        least = min(empty_share(trial) for trial in completed)
-        raise UserError(
-            f"every completed trial left at least {least:.0%} of its maps empty, more than search.max_empty_share "
-            f"({max_empty_share:.0%}): its regulariser acts on few images. Lower the thresholds in the space, or raise "
-            "the parameter."
-        )
-    return max(allowed, key=_rank)
-
-
-def _rank(trial: TrialRecord) -> tuple[float, float, int]:
-    loss = trial.metric("val/loss")
-    return trial.metric(OBJECTIVE), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
-
-
-def _number(value: float) -> float | None:
-    """A figure for JSON, which has no word for what is not finite."""
-    return value if math.isfinite(value) else None
 
 
 def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:
@@ -68,7 +37,9 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     Raises:
         UserError: no trial is fit to be the best.
     """
-    best = choose_best(outcome.trials, max_empty_share=task.params.search.max_empty_share)
+    best, tuned = _best_of(METHOD, task, outcome), None
+    if CONTROL_STUDY in outcome.studies:
+        tuned = _best_of(CONTROL_STUDY, task, outcome)
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "trials.csv", [_trial_row(trial, task) for trial in outcome.trials])
     _write_csv(
@@ -83,27 +54,51 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     _write_csv(
         folder / "timings.csv",
         [
-            {"trial": trial.id, "epochs": trial.last_epoch, "seconds": round(trial.seconds, 2)}
+            {
+                "trial": trial.id,
+                "epochs": trial.last_epoch,
+                "training_seconds": round(trial.seconds, 2),
+                "worker_seconds": round(trial.busy_s, 2),
+                "gpu_seconds": round(trial.gpu_s, 2),
+            }
             for trial in outcome.trials
         ],
     )
-    summary = _summary(task, outcome, best)
+    summary = summarise(task, outcome, best, tuned)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
     _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials))
-    _write_csv(folder / "plot_curves.csv", _plot_curves(best, outcome.trials, task.params.train.epochs))
+    _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params.train.epochs))
     outcome.proposer.save(folder / "study.db")
+    controls = {name: dict(values) for name, values in task.space.controls.items()}
+    if tuned is not None:
+        controls[task.params.retrain.control] = dict(tuned.trial.values)
     with (folder / "best.yaml").open("w", encoding="utf-8") as file:
         content = {
             "fingerprint": task.fingerprint,
-            "trial": best.id,
-            "best": dict(best.values),
-            "controls": {name: dict(values) for name, values in task.space.controls.items()},
+            "trial": best.trial.id,
+            "best": dict(best.trial.values),
+            "controls": controls,
+            "against": summary["against"],
         }
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.dump(content, file)
-    return best, summary
+    return best.trial, summary
+
+
+def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
+    search = task.params.search
+    others = {METHOD: CONTROL_STUDY, CONTROL_STUDY: METHOD}
+    return choose_best(
+        [trial for trial in outcome.trials if trial.study != others[study]],
+        top=search.confirm.top,
+        seeds=search.confirm.seeds,
+        base_seed=task.params.base.seed,
+        max_empty_share=search.max_empty_share,
+        stopped=outcome.stopped,
+        told_as="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
+    )
 
 
 def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
@@ -111,7 +106,9 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     settings = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
     return {
         "trial": trial.id,
-        "role": "control" if trial.control else "trial",
+        "role": "control trial" if trial.study == CONTROL_STUDY else trial.role,
+        "study": trial.study,
+        "seed": task.params.base.seed if trial.seed is None else trial.seed,
         "state": trial.state,
         "epochs": trial.last_epoch,
         "val/accuracy": metrics.get("val/accuracy"),
@@ -120,10 +117,6 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
         **settings,
         "reason": trial.reason,
     }
-
-
-def _validation(trial: TrialRecord) -> dict[str, float | None]:
-    return {"val_accuracy": _number(trial.metric(OBJECTIVE)), "val_loss": _number(trial.metric("val/loss"))}
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +128,7 @@ def _plot_trials(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """Trials by number, with the best that had completed by then."""
     rows, best = [], math.nan
     for trial in trials:
-        if trial.number is None or not trial.epochs:
+        if trial.study != METHOD or not trial.epochs:
             continue
         value = trial.metric(OBJECTIVE)
         if trial.state == COMPLETE:
@@ -151,24 +144,6 @@ def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], epochs: int) 
         {"epoch": epoch} | {name: trial.epochs.get(epoch, {}).get(OBJECTIVE) for name, trial in shown.items()}
         for epoch in range(1, epochs + 1)
     ]
-
-
-def _summary(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> dict[str, Any]:
-    tried = [trial for trial in outcome.trials if not trial.control]
-    planned = task.params.train.epochs
-    spent = sum(trial.last_epoch for trial in outcome.trials)
-    return {
-        "fingerprint": task.fingerprint,
-        "trials": {state: sum(t.state == state for t in tried) for state in (COMPLETE, PRUNED, FAILED)},
-        "epochs": {
-            "spent": spent,
-            "saved_by_stopping": sum(planned - t.last_epoch for t in tried if t.state == PRUNED),
-        },
-        "trial_seconds": round(sum(trial.seconds for trial in outcome.trials), 1),
-        "best": {"trial": best.id, **_validation(best)},
-        "controls": {trial.id: _validation(trial) for trial in outcome.trials if trial.control and trial.epochs},
-        "importances": outcome.proposer.importances(),
-    }
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ Types are float and int (low, high, optionally log or step) and categorical (cho
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.config import Params, parameters, unknown_parameter
 from pipeline.errors import UserError, named, shown, told
 from pipeline.parsing import read_yaml
 
-TRIAL_NAME = re.compile(r"t\d+")
+TRIAL_NAME = re.compile(r"[tc]\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
 NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned length"}
 KEYS = {"float": {"low", "high", "log", "step"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
@@ -55,8 +55,18 @@ class SearchSpace:
         return values
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse of `decode`."""
-        return {path: _label(value) if "choices" in self.dimensions[path] else value for path, value in values.items()}
+        """The inverse of `decode`, for the values of the dimensions alone."""
+        return {
+            path: _label(values[path]) if "choices" in dimension else values[path]
+            for path, dimension in self.dimensions.items()
+        }
+
+    def recipe(self) -> "SearchSpace":
+        """What is left of the space without the regulariser's parameters: what a control can be tuned over."""
+        return replace(
+            self,
+            dimensions={path: spec for path, spec in self.dimensions.items() if not path.startswith("regularizer.")},
+        )
 
     def content(self) -> dict[str, Any]:
         """What the space is, for the fingerprint: without the file's name and comments."""

@@ -9,13 +9,24 @@ import pytest
 
 import pipeline
 from pipeline.config import Params
-from pipeline.ops.identity import code_hash, commit, content_hash, fingerprint, setting_name, trace, versions
+from pipeline.ops.identity import (
+    code_hash,
+    code_hashes,
+    commit,
+    content_hash,
+    deciding,
+    fingerprint,
+    setting_name,
+    trace,
+    versions,
+)
 
 SPACE = {"parameters": {"train.lr": {"type": "float", "low": 0.1, "high": 1.0}}, "controls": {"baseline": {}}}
 
 
 def named(changes: dict[str, Any] | None = None, *, space: Any = SPACE, data: str = "d", split: str = "s") -> str:
-    return fingerprint(Params().with_values(changes or {}, where=""), space, data_hash=data, split_hash=split)
+    params = Params().with_values(changes or {}, where="")
+    return fingerprint(deciding(params, space, data_hash=data, split_hash=split))
 
 
 def test_fingerprint_is_a_hash_that_stays() -> None:
@@ -46,6 +57,15 @@ def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) ->
     ("path", "value"),
     [
         ("search.trials", 64),
+        ("search.confirm.top", 5),
+        ("search.confirm.seeds", 0),
+        ("search.compare", "same_budget"),
+        ("search.budget.hours", 2.0),
+        ("search.budget.target", 0.9),
+        ("search.checkpoint_every", 4),
+        ("search.retry_out_of_memory", False),
+        ("search.keep_checkpoints", 1),
+        ("search.max_empty_share", 0.5),
         ("search.max_concurrent_trials", 2),
         ("search.cpus_per_trial", 4),
         ("search.gpus_per_trial", 0.5),
@@ -65,6 +85,23 @@ def test_fingerprint_changes_with_data_split_and_space() -> None:
     more = {**SPACE, "controls": {"baseline": {}, "paper": {}}}
     names = {named(), named(data="e"), named(split="t"), named(space=wider), named(space=more)}
     assert len(names) == 5
+
+
+def test_fingerprint_stays_whatever_code_and_versions_run_the_search(
+    copied_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user is asked about those (`pipeline.tune.lineage`), so that no change of a comment costs a search."""
+    before = named()
+    (copied_code / "train" / "loop.py").write_text("# another loop\n")
+    monkeypatch.setattr("platform.python_version", lambda: "9.9.9")
+    assert named() == before
+
+
+def test_each_generation_of_a_search_has_a_name_of_its_own_and_the_first_that_of_the_content() -> None:
+    content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
+    assert fingerprint(content, 0) == fingerprint(content) == content_hash(content)
+    assert len({fingerprint(content, generation) for generation in range(4)}) == 4
+    assert fingerprint(content, 2) == fingerprint(dict(content), 2)
 
 
 def test_content_hash_does_not_depend_on_the_order_of_keys() -> None:
@@ -109,6 +146,16 @@ def test_code_hash_changes_when_a_module_is_added_or_renamed(copied_code: Path) 
     added = code_hash()
     (copied_code / "train" / "extra.py").rename(copied_code / "train" / "extras.py")
     assert len({before, added, code_hash()}) == 3
+
+
+def test_changed_file_changes_its_own_hash_alone(copied_code: Path) -> None:
+    before = code_hashes()
+    with (copied_code / "train" / "loop.py").open("a") as file:
+        file.write("# changed\n")
+    after = code_hashes()
+    assert [name for name in after if after[name] != before[name]] == ["pipeline/train/loop.py"]
+    assert before.keys() == after.keys()
+    assert all(len(digits) == 12 for digits in after.values())
 
 
 def test_versions_name_python_and_what_training_stands_on() -> None:

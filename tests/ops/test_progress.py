@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.ops.progress import SearchProgress
-from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
+from pipeline.tune.ledger import COMPLETE, CONTROL, FAILED, PRUNED, TRIAL, TrialRecord
 
 
 class Search:
@@ -21,7 +21,8 @@ class Search:
 
     def start(self, name: str, values: dict[str, Any] | None = None, *, epochs: int = 0) -> None:
         number = int(name[1:]) if name.startswith("t0") else None
-        self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1})
+        role = CONTROL if number is None else TRIAL
+        self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1}, role=role)
         self.progress.trial_started(self.trials[name])
         for _ in range(epochs):
             self.epoch(name)

@@ -12,93 +12,14 @@ import pytest
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.parsing import read_yaml
-from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
-from pipeline.tune.results import choose_best, write_results
-from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, empty_share
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.results import write_results
+from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, Spent
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
 
 LR, WEIGHT = "train.lr", "regularizer.spatial_entropy.weight"
 LAYERS = "regularizer.spatial_entropy.layers"
-
-
-def trial(
-    number: int | None,
-    accuracy: float = 0.5,
-    *,
-    loss: float = 1.0,
-    empty: float = 0.0,
-    state: str | None = COMPLETE,
-    reason: str | None = None,
-) -> TrialRecord:
-    name = "baseline" if number is None else f"t{number:04d}"
-    last = {"val/accuracy": accuracy, "val/loss": loss, "val/spatial_entropy/empty_share": empty}
-    return TrialRecord(
-        name, number, {LR: 0.1}, epochs={1: {**last, "val/accuracy": 0.99}, 2: last}, state=state, reason=reason
-    )
-
-
-def best(*trials: TrialRecord, max_empty_share: float = 0.05) -> str:
-    return choose_best(trials, max_empty_share=max_empty_share).id
-
-
-def test_best_is_the_highest_accuracy_of_the_last_epoch() -> None:
-    assert best(trial(0, 0.6), trial(1, 0.8), trial(2, 0.7)) == "t0001"
-    early = trial(3, 0.5)
-    early.epochs[1]["val/accuracy"] = 1.0
-    assert best(trial(0, 0.6), early) == "t0000"
-
-
-def test_tie_is_broken_by_the_lower_loss_and_then_by_the_earlier_trial() -> None:
-    assert best(trial(0, 0.8, loss=0.9), trial(1, 0.8, loss=0.7), trial(2, 0.8, loss=0.8)) == "t0001"
-    assert best(trial(0, 0.8, loss=0.7), trial(1, 0.8, loss=0.7)) == "t0000"
-    assert best(trial(1, 0.8, loss=0.7), trial(0, 0.8, loss=0.7)) == "t0000"
-
-
-def test_best_is_no_control_and_has_run_in_full() -> None:
-    ended_early = [trial(1, 0.9, state=PRUNED), trial(2, 0.9, state=FAILED), trial(3, 0.9, state=None)]
-    assert best(trial(None, 0.9), *ended_early, trial(4, 0.1)) == "t0004"
-
-
-def test_setting_that_leaves_too_many_maps_empty_is_not_chosen() -> None:
-    assert best(trial(0, 0.9, empty=0.06), trial(1, 0.5, empty=0.05)) == "t0001"
-    assert best(trial(0, 0.9, empty=0.06), trial(1, 0.5), max_empty_share=0.1) == "t0000"
-    assert best(trial(0, 0.9, empty=1.0), max_empty_share=1.0) == "t0000"
-
-
-def test_share_of_empty_maps_is_the_largest_of_any_method_at_the_last_epoch() -> None:
-    record = trial(0, empty=0.25)
-    record.epochs[1]["val/spatial_entropy/empty_share"] = 0.9
-    assert empty_share(record) == 0.25
-    record.epochs[2]["val/other/empty_share"] = 0.5
-    assert empty_share(record) == 0.5
-    assert empty_share(TrialRecord("t0000", 0, {}, epochs={1: {"val/accuracy": 0.5}})) == 0.0
-
-
-def test_no_allowed_setting_is_told_with_the_smallest_share() -> None:
-    with pytest.raises(UserError, match=r"at least 20% of its maps empty, more than search\.max_empty_share \(5%\)"):
-        choose_best([trial(0, empty=0.4), trial(1, empty=0.2), trial(None)], max_empty_share=0.05)
-
-
-def test_no_completed_trial_is_told_with_the_reasons_of_the_failures() -> None:
-    failed = [trial(0, state=FAILED, reason="diverged: in epoch 3"), trial(1, state=FAILED, reason="OutOfMemoryError")]
-    with pytest.raises(UserError) as told:
-        choose_best([trial(None), *failed, trial(2, state=PRUNED)], max_empty_share=0.05)
-    assert str(told.value).splitlines() == [
-        "no trial of the search completed:",
-        "  OutOfMemoryError",
-        "  diverged: in epoch 3",
-        "Change params.yaml or the space and run again.",
-    ]
-
-
-def test_no_completed_trial_and_no_failure_is_told_as_well() -> None:
-    with pytest.raises(UserError, match="none failed; all were stopped early"):
-        choose_best([trial(0, state=PRUNED)], max_empty_share=0.05)
-
-
-def test_tie_is_not_won_by_a_loss_that_is_no_number() -> None:
-    assert best(trial(0, 0.8, loss=math.nan), trial(1, 0.8, loss=0.7)) == "t0001"
 
 
 SPACE = SearchSpace(
@@ -111,30 +32,54 @@ SPACE = SearchSpace(
 )
 
 
+LEVELS = {
+    "baseline": (3, 0.0),
+    "low_rate": (3, 0.1),
+    "t0000": (3, 0.5),
+    "t0001": (2, 0.7),
+    "t0002": (0, 0.0),
+    "t0003": (3, 0.2),
+    "baseline-seed1001": (3, 0.02),
+    "t0000-seed1001": (3, 0.4),
+    "t0003-seed1001": (3, 0.25),
+}
+"""Epochs, and what the accuracy is above an eighth an epoch, by run."""
+
+
 def searched(*, seconds: float = 2.0) -> tuple[SearchTask, SearchOutcome]:
-    """A search of three epochs: two controls, a stopped trial, a failed one, and two that ran in full."""
-    params = Params().with_values({"train.epochs": 3}, where="")
+    """A search of three epochs: two controls, a stopped trial, a failed one, two that ran in full; and confirmations.
+
+    low_rate could not be confirmed any more.
+    """
+    params = Params().with_values({"train.epochs": 3, "search.confirm.seeds": 1}, where="")
     proposer = Proposer(SPACE, sampler="random", startup_trials=1, seed=0, name="abc")
-    records = [TrialRecord(name, None, dict(values), state=COMPLETE) for name, values in SPACE.controls.items()]
+    records = [
+        TrialRecord(name, None, dict(values), state=COMPLETE, role=CONTROL) for name, values in SPACE.controls.items()
+    ]
     for state in (COMPLETE, PRUNED, FAILED, COMPLETE):
         number, values = proposer.propose()
-        records.append(TrialRecord(f"t{number:04d}", number, values, state=state))
+        records.append(TrialRecord(f"t{number:04d}", number, values, state=state, study="search"))
     records[4].reason = "diverged, in epoch 1"
-    lengths = {"baseline": 3, "low_rate": 3, "t0000": 3, "t0001": 2, "t0002": 0, "t0003": 3}
-    levels = {"baseline": 0.0, "low_rate": 0.1, "t0000": 0.5, "t0001": 0.7, "t0002": 0.0, "t0003": 0.2}
+    for of in (records[0], records[2], records[5]):
+        again = TrialRecord(f"{of.id}-seed1001", None, of.values, role=CONFIRMATION, seed=1001, of=of.id)
+        again.state = COMPLETE
+        records.append(again)
     for record in records:
-        for epoch in range(1, lengths[record.id] + 1):
+        length, level = LEVELS[record.id]
+        for epoch in range(1, length + 1):
             record.epochs[epoch] = {
-                "val/accuracy": levels[record.id] + 0.125 * epoch,
+                "val/accuracy": level + 0.125 * epoch,
                 "val/loss": 1.0 / epoch if record.id != "low_rate" else math.nan,
                 "val/spatial_entropy/empty_share": 0.01 * epoch,
                 "seconds": seconds,
             }
+        record.busy_s, record.gpu_s = length * (seconds + 1), length * (seconds + 1) / 2
         if record.number is not None:
             proposer.finish(record.number, record.state or "", record.metric("val/accuracy"), constraints={})
     nowhere = Path("nowhere")
     task = SearchTask(params, SPACE, "f00d" * 16, nowhere, nowhere, nowhere, Resources(1, 0, 1, 1, 0))
-    return task, SearchOutcome(records, proposer)
+    spent = Spent(3600.0, sum(record.gpu_s for record in records))
+    return task, SearchOutcome(records, {"search": proposer}, [1, 2], spent, "search.budget.hours: spent")
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -158,24 +103,26 @@ def test_results_are_these_files(written: Any) -> None:
 def test_table_of_trials_has_a_row_a_trial_with_its_setting_and_end(written: Any) -> None:
     folder, outcome, _, _ = written
     rows = table(folder / "trials.csv")
-    assert [row["trial"] for row in rows] == ["baseline", "low_rate", "t0000", "t0001", "t0002", "t0003"]
-    assert [row["role"] for row in rows] == ["control"] * 2 + ["trial"] * 4
-    assert [row["state"] for row in rows] == [COMPLETE] * 3 + [PRUNED, FAILED, COMPLETE]
-    assert [row["epochs"] for row in rows] == ["3", "3", "3", "2", "0", "3"]
+    assert [row["trial"] for row in rows] == list(LEVELS)
+    assert [row["role"] for row in rows] == ["control"] * 2 + ["trial"] * 4 + ["confirmation"] * 3
+    assert [row["study"] for row in rows] == [""] * 2 + ["search"] * 4 + [""] * 3
+    assert [row["seed"] for row in rows] == ["0"] * 6 + ["1001"] * 3
+    assert [row["state"] for row in rows] == [COMPLETE] * 3 + [PRUNED, FAILED] + [COMPLETE] * 4
+    assert [row["epochs"] for row in rows] == ["3", "3", "3", "2", "0", "3", "3", "3", "3"]
     assert [float(row["val/accuracy"] or "nan") for row in rows] == pytest.approx(
-        [0.375, 0.475, 0.875, 0.95, math.nan, 0.575], nan_ok=True
+        [0.375, 0.475, 0.875, 0.95, math.nan, 0.575, 0.395, 0.775, 0.625], nan_ok=True
     )
-    assert [row["empty_share"] for row in rows] == ["0.03", "0.03", "0.03", "0.02", "", "0.03"]
-    assert [row["reason"] for row in rows] == ["", "", "", "", "diverged, in epoch 1", ""]
+    assert [row["empty_share"] for row in rows] == ["0.03", "0.03", "0.03", "0.02", "", "0.03"] + ["0.03"] * 3
+    assert [row["reason"] for row in rows] == ["", "", "", "", "diverged, in epoch 1", "", "", "", ""]
     assert [float(row[WEIGHT]) for row in rows] == [record.values[WEIGHT] for record in outcome.trials]
     assert rows[0][LAYERS] == "last"  # what params.yaml says where a control says nothing
-    assert [row[LR] for row in rows] == ["", "1e-05", "", "", "", ""]
+    assert [row[LR] for row in rows] == ["", "1e-05"] + [""] * 7
     assert rows[1]["val/loss"] == ""  # a value that is not a number is left out
 
 
 def test_table_of_curves_has_a_row_an_epoch(written: Any) -> None:
     rows = table(written[0] / "curves.csv")
-    assert len(rows) == 14
+    assert len(rows) == 23
     assert [(row["trial"], row["epoch"]) for row in rows[9:11]] == [("t0001", "1"), ("t0001", "2")]
     assert [float(row["val/accuracy"]) for row in rows[9:11]] == pytest.approx([0.825, 0.95])
     assert "seconds" not in rows[0]
@@ -183,7 +130,9 @@ def test_table_of_curves_has_a_row_an_epoch(written: Any) -> None:
 
 def test_seconds_are_in_a_table_of_their_own(written: Any) -> None:
     rows = table(written[0] / "timings.csv")
-    assert [row["seconds"] for row in rows] == ["6.0", "6.0", "6.0", "4.0", "0", "6.0"]
+    assert [row["training_seconds"] for row in rows[:6]] == ["6.0", "6.0", "6.0", "4.0", "0", "6.0"]
+    assert [float(row["worker_seconds"]) for row in rows[:6]] == [9.0, 9.0, 9.0, 6.0, 0.0, 9.0]
+    assert [float(row["gpu_seconds"]) for row in rows[:6]] == [4.5, 4.5, 4.5, 3.0, 0.0, 4.5]
 
 
 def test_best_setting_and_controls_are_readable_as_parameters(written: Any) -> None:
@@ -195,27 +144,16 @@ def test_best_setting_and_controls_are_readable_as_parameters(written: Any) -> N
         "trial": "t0000",
         "best": outcome.trials[2].values,
         "controls": {"baseline": {WEIGHT: 0.0}, "low_rate": {WEIGHT: 0.0, LR: 1e-05}},
+        "against": "baseline, with the recipe of params.yaml, which the search does not vary either",
     }
     assert Params().with_values(content["controls"]["low_rate"], where="").train.lr == 1e-05
     Params().with_values(content["best"], where="")
 
 
-def test_summary_counts_trials_and_epochs(written: Any) -> None:
-    folder, _, _, summary = written
-    assert json.loads((folder / "summary.json").read_text())["trials"] == summary["trials"]
-    assert summary["fingerprint"] == "f00d" * 16
-    assert summary["trials"] == {COMPLETE: 2, PRUNED: 1, FAILED: 1}
-    assert summary["epochs"] == {"spent": 14, "saved_by_stopping": 1}
-    assert summary["trial_seconds"] == 28.0
-    assert summary["best"] == {"trial": "t0000", "val_accuracy": pytest.approx(0.875), "val_loss": pytest.approx(1 / 3)}
-    assert summary["controls"]["baseline"] == {"val_accuracy": 0.375, "val_loss": pytest.approx(1 / 3)}
-    assert summary["importances"] == {}
-
-
 def test_metrics_hold_the_best_and_every_control(written: Any) -> None:
     assert json.loads((written[0] / "metrics.json").read_text()) == {
         "val": {"best": pytest.approx(0.875), "baseline": 0.375, "low_rate": pytest.approx(0.475)},
-        "epochs": 14,
+        "epochs": 23,
     }
 
 
@@ -236,7 +174,8 @@ def test_plot_of_curves_shows_the_best_beside_the_first_control(written: Any) ->
 def test_same_search_gives_the_same_tables_however_long_it_took(written: Any, tmp_path: Path) -> None:
     task, outcome = searched(seconds=77.0)
     write_results(task, outcome, tmp_path)
-    for name in ("trials.csv", "curves.csv", "best.yaml", "metrics.json", "plot_trials.csv", "plot_curves.csv"):
+    tables = ("trials.csv", "curves.csv", "best.yaml", "metrics.json", "plot_trials.csv", "plot_curves.csv")
+    for name in tables:
         assert (tmp_path / name).read_bytes() == (written[0] / name).read_bytes()
     assert (tmp_path / "timings.csv").read_bytes() != (written[0] / "timings.csv").read_bytes()
 
@@ -254,3 +193,54 @@ def test_summary_is_json_also_when_a_loss_is_no_number(written: Any) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     json.loads((written[0] / "summary.json").read_text(), parse_constant=refuse)
+
+
+def test_best_is_the_one_that_the_further_seeds_confirm(tmp_path: Path) -> None:
+    task, outcome = searched()
+    runs = {record.id: record for record in outcome.trials}
+    runs["t0000-seed1001"].epochs[3]["val/accuracy"] = 0.2  # 0.875 was luck
+    chosen, summary = write_results(task, outcome, tmp_path)
+    assert chosen.id == "t0003"
+    assert summary["best"]["val_accuracy"] == pytest.approx(0.575)
+    assert summary["best"]["further_mean"] == pytest.approx(0.625)
+    assert read_yaml(tmp_path / "best.yaml")["best"] == runs["t0003"].values
+
+
+def same_budget(*, completed: bool = True) -> tuple[SearchTask, SearchOutcome]:
+    """The search with a study of the control's own, over the learning rate, of one trial."""
+    task, outcome = searched()
+    dimensions = {**SPACE.dimensions, LR: {"type": "float", "low": 0.001, "high": 1.0}}
+    task = replace(
+        task,
+        space=replace(SPACE, dimensions=dimensions),
+        params=task.params.with_values({"search.compare": "same_budget"}, where=""),
+    )
+    for record in outcome.trials:
+        if record.study == "search":
+            record.values[LR] = 0.1
+    tuned = TrialRecord("c0000", 0, {LR: 0.05, WEIGHT: 0.0}, study="control_study")
+    tuned.epochs = {epoch: {"val/accuracy": 0.3 * epoch, "val/loss": 0.5} for epoch in range(1, 4)}
+    tuned.state = COMPLETE if completed else PRUNED
+    trials = [*outcome.trials, tuned]
+    return task, replace(outcome, trials=trials, studies={**outcome.studies, "control_study": outcome.proposer})
+
+
+def test_tuned_control_takes_the_place_of_the_one_that_was_not_tuned(tmp_path: Path) -> None:
+    task, outcome = same_budget()
+    chosen, summary = write_results(task, outcome, tmp_path)
+    assert chosen.id == "t0000"  # though the control's trial was better
+    content = read_yaml(tmp_path / "best.yaml")
+    assert content["controls"] == {
+        "baseline": {LR: 0.05, WEIGHT: 0.0},
+        "low_rate": {WEIGHT: 0.0, LR: 1e-05},
+    }
+    assert content["against"] == summary["against"]
+    assert summary["tuned_control"]["trial"] == "c0000"
+    assert summary["trials"] == {COMPLETE: 2, PRUNED: 1, FAILED: 1}
+    assert [row["trial"] for row in table(tmp_path / "plot_trials.csv")] == ["0", "1", "3"]
+
+
+def test_control_whose_own_study_has_nothing_to_show_is_told_with_the_budget(tmp_path: Path) -> None:
+    task, outcome = same_budget(completed=False)
+    with pytest.raises(UserError, match=r"no trial of baseline's own study completed:\n.*\n  ended early by search\.b"):
+        write_results(task, outcome, tmp_path)

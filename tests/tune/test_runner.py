@@ -19,7 +19,7 @@ from pipeline.data.sources import read_digits
 from pipeline.data.splits import make_split, write_split
 from pipeline.data.store import open_prepared
 from pipeline.data.writing import write_prepared
-from pipeline.tune.ledger import TrialRecord
+from pipeline.tune.ledger import SearchListener, TrialRecord
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, run_search
 from pipeline.tune.space import load_space
@@ -31,9 +31,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> SearchTask:
-    """Four trials of three epochs, one after the other."""
+    """Trials of three epochs, one after the other; the best one is confirmed with one further seed."""
     folder = tmp_path_factory.mktemp("search")
-    params = Params().with_values(TINY | {"search.trials": 4, "search.sampler.startup_trials": 1}, where="the test")
+    settings = {"search.sampler.startup_trials": 1, "search.confirm.top": 1, "search.confirm.seeds": 1}
+    params = Params().with_values(TINY | settings, where="the test")
     write_prepared(read_digits(12), folder / "prepared")
     prepared = open_prepared(folder / "prepared")
     split = make_split(prepared.labels, val_fraction=0.6, test_fraction=0.4, seed=0)
@@ -64,28 +65,49 @@ def _told(trials: list[TrialRecord]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def at_once(task: SearchTask) -> SearchOutcome:
-    return _trials(task, "at-once", 4)
+    return _trials(task, "at-once", 16)
 
 
 def test_search_runs_controls_to_the_end_and_every_trial_asked_for(at_once: SearchOutcome) -> None:
-    ids = [trial.id for trial in at_once.trials]
-    assert ids == ["baseline", "paper", "t0000", "t0001", "t0002", "t0003"]
+    trials = [f"t{number:04d}" for number in range(16)]
+    assert [trial.id for trial in at_once.trials[:18]] == ["baseline", "paper", *trials]
     for trial in at_once.trials:
         assert trial.state in ("complete", "pruned")
         assert sorted(trial.epochs) == list(range(1, trial.last_epoch + 1))
         assert (trial.last_epoch == 3) == (trial.state == "complete")
-    assert [trial.state for trial in at_once.trials if trial.control] == ["complete", "complete"]
+    assert [trial.state for trial in at_once.trials if trial.study is None] == ["complete"] * 5
+    assert "pruned" in {trial.state for trial in at_once.trials}
 
 
-def test_search_extended_from_two_trials_gives_bit_for_bit_what_four_at_once_give(
+def test_search_confirms_the_best_and_the_controls_with_another_seed(at_once: SearchOutcome) -> None:
+    again = at_once.trials[18:]
+    tried = [trial for trial in at_once.trials if trial.study and trial.state == "complete"]
+    best = max(tried, key=lambda trial: (trial.metric("val/accuracy"), -trial.metric("val/loss")))
+    assert [trial.id for trial in again] == ["baseline-seed1001", "paper-seed1001", f"{best.id}-seed1001"]
+    of = {trial.id: trial for trial in at_once.trials}
+    for trial in again:
+        assert trial.values == of[trial.of or ""].values
+        assert trial.metric("train/loss") != of[trial.of or ""].metric("train/loss")
+
+
+def test_search_accounts_for_its_time(at_once: SearchOutcome) -> None:
+    assert 0 < sum(trial.seconds for trial in at_once.trials) < sum(trial.busy_s for trial in at_once.trials)
+    assert sum(trial.busy_s for trial in at_once.trials) < at_once.spent.seconds  # one at a time
+    assert at_once.spent.gpu_seconds == 0.0
+    assert at_once.milestones == [2]
+    assert at_once.stopped is None
+
+
+def test_search_extended_from_8_trials_to_16_gives_bit_for_bit_what_16_at_once_give(
     task: SearchTask, at_once: SearchOutcome, tmp_path: Path
 ) -> None:
-    _trials(task, "extended", 2)
-    extended = _trials(task, "extended", 4)
+    first = _trials(task, "extended", 8)
+    assert [trial.id for trial in first.trials if trial.study] == [f"t{number:04d}" for number in range(8)]
+    extended = _trials(task, "extended", 16)
     assert _told(list(extended.trials)) == _told(list(at_once.trials))
     for name, outcome in (("a", at_once), ("b", extended)):
         write_results(task, outcome, tmp_path / name)
-    for file in ("trials.csv", "curves.csv", "best.yaml"):
+    for file in ("trials.csv", "curves.csv", "best.yaml", "metrics.json", "plot_trials.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
@@ -93,8 +115,36 @@ def test_search_that_has_more_trials_than_asked_for_answers_with_the_first(
     task: SearchTask, at_once: SearchOutcome
 ) -> None:
     fewer = _trials(task, "at-once", 2)
-    assert _told(list(fewer.trials)) == _told(list(at_once.trials)[:4])
+    assert _told(list(fewer.trials)[:4]) == _told(list(at_once.trials)[:4])
+    assert [trial.of for trial in fewer.trials[4:5]] == ["baseline"]
     assert fewer.proposer.proposed == 2
+
+
+class _Dies(SearchListener):
+    """The driver's end, after the second epoch of a trial."""
+
+    def replayed(self) -> None: ...
+    def trial_started(self, trial: TrialRecord) -> None: ...
+    def trial_ended(self, trial: TrialRecord) -> None: ...
+    def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
+        if (trial.id, epoch) == ("t0000", 2):
+            raise RuntimeError("the driver dies")
+
+
+def test_trial_that_was_broken_off_goes_on_from_its_checkpoint_with_the_curve_of_the_unbroken_one(
+    task: SearchTask, at_once: SearchOutcome
+) -> None:
+    params = task.params.with_values({"search.trials": 1, "search.confirm.seeds": 0}, where="the test")
+    broken = dataclasses.replace(task, params=params, folder=task.folder / "broken")
+    with pytest.raises(Exception, match="the driver dies"):
+        run_search(broken, [_Dies()])
+    resumed = run_search(broken, [])
+    unbroken = next(trial for trial in at_once.trials if trial.id == "t0000")
+    assert _told([trial for trial in resumed.trials if trial.id == "t0000"]) == _told([unbroken])
+    lines = [json.loads(line) for line in (broken.folder / "ledger.jsonl").read_text().splitlines()]
+    epochs = [event["epoch"] for event in lines if event["event"] == "epoch" and event["trial"] == "t0000"]
+    # The first epoch left a checkpoint, so that it was not trained again.
+    assert epochs == [1, 2, 2, 3]
 
 
 def test_search_killed_again_and_again_ends_as_an_unharmed_one(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
-from pipeline.tune.ledger import COMPLETE, PRUNED, Ledger, TrialRecord
-from pipeline.tune.runner import Resources, SearchTask, _Search
-from pipeline.tune.scheduler import CONTINUE, STOP, RungScheduler
+from pipeline.tune.course import Course
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Ledger, TrialRecord
+from pipeline.tune.scheduler import CONTINUE, STOP, RungScheduler, SearchScheduler
 from pipeline.tune.space import SearchSpace
 
 NOBODY: Any = None
@@ -20,12 +20,29 @@ NOBODY: Any = None
 
 def trial(name: str, *, ray_id: str | None = None) -> Any:
     """What the scheduler reads of one of Ray's trials."""
-    control = not name.startswith("t0")
-    return SimpleNamespace(trial_id=ray_id or f"ray-{name}", config={"trial": name, "control": control})
+    return SimpleNamespace(trial_id=ray_id or f"ray-{name}", config={"trial": name, "study": study_of(name)})
 
 
-def result(epoch: int, objective: float, *, diverged: bool = False) -> dict[str, Any]:
-    return {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "diverged": diverged}
+def study_of(name: str) -> str | None:
+    """Confirmations, and controls, are in none."""
+    return None if "-seed" in name else {"t0": "search", "c0": "control_study"}.get(name[:2])
+
+
+def record(name: str) -> TrialRecord:
+    if (study := study_of(name)) is not None:
+        return TrialRecord(name, int(name[1:]), {}, role=TRIAL, study=study)
+    return TrialRecord(name, None, {}, role=CONFIRMATION if "-seed" in name else CONTROL)
+
+
+def result(epoch: int, objective: float, *, failed: str | None = None) -> dict[str, Any]:
+    return {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "failed": failed}
+
+
+def search(**settings: Any) -> tuple[SearchScheduler, RungScheduler]:
+    """A scheduler of two studies, and the rungs of the method's own."""
+    method = scheduler(**settings)
+    studies = {"search": method, "control_study": scheduler(**settings)}
+    return SearchScheduler(studies, settings.get("epochs", 16)), method
 
 
 def scheduler(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> RungScheduler:
@@ -38,7 +55,7 @@ def rungs(of: RungScheduler) -> dict[float, dict[str, float]]:
     return {milestone: dict(held) for milestone, held in bracket._rungs if milestone < of._max_t}
 
 
-def run(of: RungScheduler, name: str, objective: float, *, first: int = 1, last: int = 16) -> int:
+def run(of: RungScheduler | SearchScheduler, name: str, objective: float, *, first: int = 1, last: int = 16) -> int:
     """Report the epochs of a trial as Ray does, until it is stopped; the epoch that it came to."""
     live = trial(name)
     of.on_trial_add(NOBODY, live)
@@ -79,15 +96,27 @@ def test_nothing_is_decided_between_rungs() -> None:
 
 
 @pytest.mark.parametrize("objective", [0.0, math.nan])
-def test_control_is_never_stopped_before_its_last_epoch_and_enters_no_rung(objective: float) -> None:
-    asha = scheduler()
+@pytest.mark.parametrize("name", ["baseline", "t0000-seed1001", "baseline-seed1001"])
+def test_control_and_confirmation_are_never_stopped_before_their_last_epoch_and_enter_no_rung(
+    name: str, objective: float
+) -> None:
+    asha, method = search()
     run(asha, "t0000", 0.9)
-    before = rungs(asha)
-    decisions = [asha.on_trial_result(NOBODY, trial("baseline"), result(epoch, objective)) for epoch in range(1, 17)]
+    before = rungs(method)
+    decisions = [asha.on_trial_result(NOBODY, trial(name), result(epoch, objective)) for epoch in range(1, 17)]
     assert decisions == [CONTINUE] * 15 + [STOP]
-    assert run(asha, "paper", objective) == 16
-    assert rungs(asha) == before
-    asha.on_trial_remove(NOBODY, trial("paper"))  # nor is it missed when Ray gives it up
+    assert run(asha, name.replace("baseline", "paper"), objective) == 16
+    assert rungs(method) == before
+    asha.on_trial_remove(NOBODY, trial(name))  # nor is it missed when Ray gives it up
+
+
+def test_each_study_has_rungs_of_its_own() -> None:
+    asha, method = search()
+    assert run(asha, "t0000", 0.9) == 16
+    assert run(asha, "c0000", 0.1) == 16  # the first of its own study, however bad beside the method's
+    assert run(asha, "c0001", 0.05) == 4
+    assert run(asha, "t0001", 0.5) == 4
+    assert rungs(method)[4] == {"t0000": 0.9, "t0001": 0.5}
 
 
 @pytest.mark.parametrize(("epochs", "grace_period"), [(16, 16), (3, 4), (1, 1)])
@@ -98,20 +127,40 @@ def test_nobody_is_stopped_early_when_the_grace_period_is_the_whole_run(epochs: 
     assert rungs(asha) == {}
 
 
-def test_diverged_trial_stops_and_leaves_the_rungs_alone() -> None:
-    asha = scheduler()
+@pytest.mark.parametrize("epoch", [0, 4, 16])
+def test_trial_that_failed_stops_and_leaves_the_rungs_alone(epoch: int) -> None:
+    asha, method = search()
     run(asha, "t0000", 0.5)
-    before = rungs(asha)
+    before = rungs(method)
     live = trial("t0001")
     asha.on_trial_add(NOBODY, live)
-    ending = result(4, math.nan, diverged=True)
+    ending = result(epoch, math.nan, failed="diverged")
     assert asha.on_trial_result(NOBODY, live, ending) == STOP
     asha.on_trial_complete(NOBODY, live, ending)
-    assert rungs(asha) == before
+    assert rungs(method) == before
 
 
-def test_diverged_control_stops_too() -> None:
-    assert scheduler().on_trial_result(NOBODY, trial("baseline"), result(2, math.nan, diverged=True)) == STOP
+@pytest.mark.parametrize("name", ["baseline", "t0000-seed1001"])
+def test_control_or_confirmation_that_failed_stops_too(name: str) -> None:
+    asha, _ = search()
+    assert asha.on_trial_result(NOBODY, trial(name), result(2, math.nan, failed="out of memory")) == STOP
+
+
+def test_trial_that_ray_gives_up_is_forgotten_and_its_rungs_stay() -> None:
+    asha, method = search()
+    live = trial("t0000")
+    asha.on_trial_add(NOBODY, live)
+    for epoch in range(1, 5):
+        asha.on_trial_result(NOBODY, live, result(epoch, 0.5))
+    asha.on_trial_remove(NOBODY, live)
+    assert rungs(method)[4] == {"t0000": 0.5}
+
+
+def test_milestones_are_the_epochs_at_which_trials_are_compared() -> None:
+    assert scheduler().milestones == [4, 8]
+    assert scheduler(epochs=17).milestones == [4, 8, 16]
+    assert scheduler(epochs=16, grace_period=16).milestones == []
+    assert scheduler(epochs=27, grace_period=1, reduction_factor=3.0).milestones == [1, 3, 9]
 
 
 def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
@@ -126,39 +175,38 @@ def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
     assert rungs(asha) == {4: {"t0000": 0.5}, 8: {"t0000": 0.1}}
 
 
-def lived(ledger: Ledger) -> RungScheduler:
+def lived(ledger: Ledger) -> tuple[SearchScheduler, RungScheduler]:
     """A search with two controls, seven trials and an interruption, its reports written into a ledger."""
-    asha = scheduler()
+    asha, method = search()
     ends = {"baseline": (0.1, 16), "paper": (0.2, 7)}
     ends |= {"t0000": (0.5, 16), "t0001": (0.7, 16), "t0002": (0.4, 16), "t0003": (0.8, 16)}
     ends |= {"t0004": (0.75, 10), "t0005": (0.9, 6), "t0006": (0.3, 2)}
     for name, (objective, interrupted) in ends.items():
-        number = int(name[1:]) if name.startswith("t0") else None
-        ledger.start(TrialRecord(name, number, {}))
+        ledger.start(record(name))
         came_to = run(asha, name, objective, last=interrupted)
         for epoch in range(1, came_to + 1):
             ledger.report(name, epoch, {"val/accuracy": objective})
         if came_to == 16 or came_to < interrupted:
             ledger.end(name, COMPLETE if came_to == 16 else PRUNED)
-    return asha
+    return asha, method
 
 
-def replayed(trials: Mapping[str, TrialRecord]) -> RungScheduler:
+def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, RungScheduler]:
     """A fresh scheduler after the ledger's reports, in the order of the epochs, as the search replays them."""
-    asha = scheduler()
+    asha, method = search()
     for epoch in range(1, 17):
-        for record in trials.values():
-            if epoch in record.epochs:
-                asha.replay(record, epoch, record.epochs[epoch]["val/accuracy"])
-    return asha
+        for of in trials.values():
+            if epoch in of.epochs:
+                asha.replay(of, epoch, of.epochs[epoch]["val/accuracy"])
+    return asha, method
 
 
 def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
-        live = lived(ledger)
+        _, live = lived(ledger)
     with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
-        again = replayed(ledger.trials)
-        states = {name: record.state for name, record in ledger.trials.items()}
+        _, again = replayed(ledger.trials)
+        states = {name: of.state for name, of in ledger.trials.items()}
     assert states["t0002"] == PRUNED  # so the rungs have done something
     assert states["t0005"] is None
     assert rungs(again) == rungs(live)
@@ -170,36 +218,34 @@ def test_search_goes_on_after_a_replay_as_the_live_one_does(tmp_path: Path) -> N
     with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
         live = lived(ledger)
         again = replayed(ledger.trials)
-    for asha in (live, again):
+    for asha, _ in (live, again):
         assert run(asha, "t0006", 0.3, first=3) == 4
         assert run(asha, "t0005", 0.9, first=7) == 16
         assert run(asha, "paper", 0.2, first=8) == 16
         assert run(asha, "t0007", 0.72) == 8
-    assert rungs(live) == rungs(again)
+    assert rungs(live[1]) == rungs(again[1])
 
 
 def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
-    asha = scheduler()
-    good, bad = TrialRecord("t0000", 0, {}), TrialRecord("t0001", 1, {})
-    control = TrialRecord("baseline", None, {})
-    for record in (good, bad, control):
-        assert asha.replay(record, 3, 0.1) == CONTINUE
+    asha, method = search()
+    good, bad, control = record("t0000"), record("t0001"), record("baseline")
+    for each in (good, bad, control):
+        assert asha.replay(each, 3, 0.1) == CONTINUE
     assert asha.replay(good, 4, 0.5) == CONTINUE
     assert asha.replay(bad, 4, 0.4) == STOP
     assert asha.replay(control, 4, 0.0) == CONTINUE
     assert asha.replay(good, 16, 0.5) == STOP
     assert asha.replay(control, 16, 0.0) == STOP
-    assert rungs(asha)[4] == {"t0000": 0.5, "t0001": 0.4}
+    assert rungs(method)[4] == {"t0000": 0.5, "t0001": 0.4}
 
 
 @pytest.mark.parametrize("interrupted", [4, 6])
 def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path, interrupted: int) -> None:
     space = SearchSpace("space.yaml", {"train.lr": {"type": "float", "low": 0.01, "high": 1.0}}, {"baseline": {}})
     params = Params().with_values({"train.epochs": 16, "search.trials": 2}, where="")
-    task = SearchTask(params, space, "f00d" * 16, tmp_path, tmp_path, tmp_path, Resources(1, 0, 2, 2, 0))
     with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
         for number in (0, 1):
-            ledger.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}))
+            ledger.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search"))
         # The second was faster, and found the rung at epoch 4 empty; the first came then, and was the better one.
         live = scheduler()
         for name, objective in (("t0001", 0.4), ("t0000", 0.5)):
@@ -207,7 +253,8 @@ def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path,
             for epoch in range(1, interrupted + 1):
                 ledger.report(name, epoch, {"val/accuracy": objective})
     with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
-        search = _Search(task, ledger, [])
-        search.replay()
-        assert {name: record.state for name, record in ledger.trials.items()} == {"t0000": None, "t0001": None}
-        assert [record.id for record in search.queue] == ["baseline", "t0000", "t0001"]
+        course = Course(params, space, ledger, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2)
+        course.replay()
+        assert {name: of.state for name, of in ledger.trials.items()} == {"t0000": None, "t0001": None}
+        queued = [course.next() for _ in range(3)]
+        assert [of.id for of in queued if isinstance(of, TrialRecord)] == ["baseline", "t0000", "t0001"]

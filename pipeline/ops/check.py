@@ -1,0 +1,95 @@
+"""The check before a run: every mistake that can be known, and what the search will take, measured on a few steps."""
+
+from collections.abc import Iterator
+
+from pipeline.config import Params
+from pipeline.errors import UserError
+from pipeline.ops.plan import Plan, make_plan
+from pipeline.ops.preflight import Estimate, Work, preflight
+from pipeline.ops.searches import decide, describe_start
+from pipeline.tune.arms import studies_of
+from pipeline.tune.course import runs_at_most
+from pipeline.tune.ledger import LEDGER, read_history
+from pipeline.tune.lineage import check_same_code
+from pipeline.tune.runner import SearchTask
+from pipeline.workspace import Workspace
+
+
+def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = False) -> Iterator[str]:
+    """Check everything, measure, and yield the plan in lines. Starts nothing.
+
+    resume_anyway, new: the user's answer where other code began the search.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    plan = make_plan(workspace)
+    plan.check_source_unchanged()
+    yield plan.describe()
+    task = prepared_task(plan)
+    if task is not None:
+        if resume_anyway or new:
+            yield decide(task, resume_anyway=resume_anyway, new=new)
+            task = plan.task()
+        check_same_code(read_history(task.folder / LEDGER), task.header, task.folder)
+        yield describe_start(task, workspace.searches)
+    elif resume_anyway or new:
+        yield "no data are prepared yet, so no search was begun; there is nothing to decide"
+    yield from measure(plan).describe()
+
+
+def prepared_task(plan: Plan) -> SearchTask | None:
+    """The search of a plan; None while its data are still to be prepared and split."""
+    if not plan.workspace.prepared.exists() or not plan.workspace.split.exists():
+        return None
+    try:
+        return plan.task()
+    except UserError:
+        return None  # prepared with other parameters; the stages will see to it
+
+
+def measure(plan: Plan) -> Estimate:
+    """Time a few real steps and compare what the search will take with memory, disk and budget.
+
+    Raises:
+        UserError: it cannot do with what there is, or the budget is too small for the controls and one trial.
+    """
+    params, resources = plan.params, plan.resources
+    trials = studies_of(params, plan.space) * params.search.trials
+    work = Work(
+        trials=trials,
+        full_runs=runs_at_most(params, plan.space) - trials,
+        epochs=params.train.epochs,
+        at_a_time=resources.at_a_time,
+        gpus=resources.gpus,
+    )
+    price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
+    found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints)
+    check_budget(params, found, controls=len(plan.space.controls), gpus=resources.gpus)
+    return found
+
+
+def check_budget(params: Params, estimate: Estimate, *, controls: int, gpus: float) -> None:
+    """Refuse a budget in which not even one trial can be compared with one control.
+
+    Raises:
+        UserError: such a budget, or one that can never bind.
+    """
+    budget, epochs = params.search.budget, params.train.epochs
+    for name in ("gpu_hours", "cost"):
+        if getattr(budget, name) is not None and not gpus:
+            raise UserError(
+                f"params.yaml: search.budget.{name}: trials use no GPU here (search.gpus_per_trial), so it would never "
+                "be reached. Use search.budget.hours."
+            )
+    if budget.cost is not None and not budget.price_per_gpu_hour:
+        raise UserError("params.yaml: search.budget.cost: needs search.budget.price_per_gpu_hour.")
+    hours = epochs * estimate.epoch[0] / 3600
+    needed = {"hours": hours, "gpu_hours": hours * gpus, "cost": hours * gpus * budget.price_per_gpu_hour}
+    for name, least in needed.items():
+        limit = getattr(budget, name)
+        if limit is not None and limit < least:
+            raise UserError(
+                f"params.yaml: search.budget.{name}: given {limit:g}, but a single trial of {epochs} epochs takes "
+                f"{least:.3g} by what was measured just now. Raise it, or lower train.epochs."
+            )

@@ -1,0 +1,78 @@
+"""What a search says of itself when it starts and when it ends, and the decision whether one of other code goes on."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.ops.kept import find_searches
+from pipeline.tune.ledger import FAILED, LEDGER, Ledger, read_history
+from pipeline.tune.lineage import SUPERSEDED, changed_code, changed_content
+from pipeline.tune.runner import SearchTask
+
+SHOWN = 6
+
+
+def describe_start(task: SearchTask, searches: Path) -> str:
+    """Whether a search is new or goes on; if it is new, what it differs in from the one before.
+
+    Raises:
+        UserError: its ledger cannot be read.
+    """
+    name = f"search {task.folder.name[:8]}"
+    history = read_history(task.folder / LEDGER)
+    if history.trials:
+        ended = sum(trial.state is not None for trial in history.trials.values())
+        failed = sum(trial.state == FAILED for trial in history.trials.values())
+        return (
+            f"{name}: goes on; {ended} of its {len(history.trials)} runs have ended"
+            + (f", {failed} of them failed" if failed else "")
+            + f"; {history.seconds / 3600:.2f} hours spent so far"
+        )
+    before = next((kept for kept in find_searches(searches).searches if kept.folder != task.folder), None)
+    if before is None:
+        return f"{name}: new"
+    changed = changed_content(before.history.header.get("content", {}), task.header["content"])
+    shown = ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else "")
+    return f"{name}: new; since search {before.id} changed: {shown or 'nothing; its user wanted it anew'}"
+
+
+def describe_summary(summary: Mapping[str, Any]) -> str:
+    """The end of a search in a few lines."""
+    best, trials, spent = summary["best"], summary["trials"], summary["spent"]
+    confirmed = best["further_mean"]
+    further = "" if confirmed is None else f"; with {len(best['further_seeds'])} further seeds {confirmed:.4f}"
+    tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
+    lines = [
+        f"best: {best['trial']}, val/accuracy {best['val_accuracy']:.4f}{further}",
+        f"tried: {tried}; {summary['confirmations']} confirmations; {summary['epochs']['spent']} epochs trained, "
+        f"{summary['epochs']['saved_by_stopping']} saved by stopping early",
+        f"spent: {spent['hours']:.2f} hours, {spent['worker_hours']:.2f} worker-hours"
+        + (f", {spent['gpu_hours']:.2f} GPU-hours" if spent["gpu_hours"] else "")
+        + (f", {spent['cost']:.2f} in money" if spent["cost"] is not None else "")
+        + f" ({spent['worker_hours_saved_by_stopping']:.2f} worker-hours saved)",
+        f"the control is {summary['against']}",
+    ]
+    if summary["stopped_by"]:
+        lines.insert(1, f"ended early by {summary['stopped_by']}")
+    return "\n".join(lines) + "\n-> results/search"
+
+
+def decide(task: SearchTask, *, resume_anyway: bool, new: bool) -> str:
+    """Take the user's word on a search that other code began, and say what will happen.
+
+    Raises:
+        UserError: there is no such search, or another process runs it.
+    """
+    history = read_history(task.folder / LEDGER)
+    changed = changed_code(history, task.header)
+    if not history.header or not changed:
+        return "no search of these settings was begun by other code; there is nothing to decide"
+    if new:
+        (task.folder / SUPERSEDED).write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"))
+        return f"a new search begins with the next run; {task.folder} stays as it is"
+    if resume_anyway:
+        with Ledger(task.folder / LEDGER, task.header) as ledger:
+            ledger.accept(task.header["code"], task.header["versions"])
+        return f"search {task.folder.name[:8]} goes on, though these have changed: {', '.join(changed)}"
+    return f"search {task.folder.name[:8]} was begun by other code; changed since: {', '.join(changed)}"

@@ -1,0 +1,67 @@
+"""The studies of a search: the method's own and, with `search.compare: same_budget`, one of its control."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.tune.ledger import TRIAL, TrialRecord
+from pipeline.tune.scheduler import RungScheduler
+from pipeline.tune.space import SearchSpace
+from pipeline.tune.study import Proposer
+
+METHOD, CONTROL_STUDY = "search", "control_study"
+SAME_BUDGET = "same_budget"
+
+
+@dataclass
+class Arm:
+    """A study and its rungs. name: METHOD or CONTROL_STUDY. prefix: of its trials' ids. fixed: values that all have."""
+
+    name: str
+    prefix: str
+    proposer: Proposer
+    rungs: RungScheduler
+    fixed: Mapping[str, Any]
+
+    def propose(self) -> TrialRecord:
+        """The next trial."""
+        number, values = self.proposer.propose()
+        return TrialRecord(self.id_of(number), number, {**values, **self.fixed}, role=TRIAL, study=self.name)
+
+    def id_of(self, number: int) -> str:
+        return f"{self.prefix}{number:04d}"
+
+
+def make_arms(params: Params, space: SearchSpace, fingerprint: str) -> dict[str, Arm]:
+    """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed."""
+    arms = {METHOD: _arm(METHOD, "t", params, space, fingerprint, {})}
+    recipe = space.recipe()
+    if studies_of(params, space) == 2:
+        # What the recipe varies is tuned, also where the control has a value of its own for it.
+        control = space.controls[params.retrain.control]
+        fixed = {path: value for path, value in control.items() if path not in recipe.dimensions}
+        arms[CONTROL_STUDY] = _arm(CONTROL_STUDY, "c", params, recipe, fingerprint, fixed)
+    return arms
+
+
+def studies_of(params: Params, space: SearchSpace) -> int:
+    """1, or 2 where the control has a study of its own: if it is asked for, and something is left to tune."""
+    return 2 if params.search.compare == SAME_BUDGET and space.recipe().dimensions else 1
+
+
+def _arm(name: str, prefix: str, params: Params, space: SearchSpace, fingerprint: str, fixed: Mapping[str, Any]) -> Arm:
+    search, epochs = params.search, params.train.epochs
+    proposer = Proposer(
+        space,
+        sampler=search.sampler.name,
+        startup_trials=search.sampler.startup_trials,
+        seed=params.base.seed,
+        name=fingerprint[:12] if name == METHOD else f"{fingerprint[:12]}-{name}",
+    )
+    rungs = RungScheduler(
+        epochs=epochs,
+        grace_period=search.scheduler.grace_period if search.scheduler.name == "asha" else epochs,
+        reduction_factor=search.scheduler.reduction_factor,
+    )
+    return Arm(name, prefix, proposer, rungs, fixed)

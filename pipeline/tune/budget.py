@@ -1,0 +1,108 @@
+"""What a search may spend, what it has spent, and whether it may start another trial.
+
+Nothing is cut off in its middle. A trial is started only if, by the pace so far and with everything that is running and
+everything that is still owed (controls and confirmations), it would end within the budget.
+"""
+
+import math
+from bisect import bisect_right, insort
+from dataclasses import dataclass
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a search beside the number of trials; None for no limit.
+
+    hours: of wall-clock time with a driver running, all sessions together. gpu_hours: GPU-hours of trials. cost: in the
+    unit of price_per_gpu_hour. target: a completed trial's objective that is good enough. patience: trials that may end
+    one after the other without a better one among them.
+    """
+
+    hours: float | None = None
+    gpu_hours: float | None = None
+    cost: float | None = None
+    price_per_gpu_hour: float = 0.0
+    target: float | None = None
+    patience: int | None = None
+
+    @property
+    def gpu_limit(self) -> tuple[float, str] | None:
+        """The tighter of the limits that are about GPUs, in GPU-seconds, and its parameter's name."""
+        limits = [] if self.gpu_hours is None else [(self.gpu_hours * HOUR, "gpu_hours")]
+        if self.cost is not None and self.price_per_gpu_hour > 0:
+            limits.append((self.cost / self.price_per_gpu_hour * HOUR, "cost"))
+        return min(limits, key=lambda limit: limit[0], default=None)
+
+    def price(self, gpu_seconds: float) -> float:
+        """What so many GPU-seconds cost."""
+        return gpu_seconds / HOUR * self.price_per_gpu_hour
+
+
+class BestSoFar:
+    """The best of a study's trials by their numbers, whatever the order in which they end. value: None if none."""
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+        self._number = -1
+        self._ended: list[int] = []
+
+    def add(self, number: int, value: float | None) -> None:
+        """A trial has ended. value: its objective, None if it has not completed."""
+        insort(self._ended, number)
+        if value is not None and (self.value is None or (value, -number) > (self.value, -self._number)):
+            self.value, self._number = value, number
+
+    @property
+    def since(self) -> int:
+        """How many trials have ended that were proposed after the best one, of equal ones after the first."""
+        return len(self._ended) - bisect_right(self._ended, self._number)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where a search stands.
+
+    seconds, gpu_seconds: spent. owed_epochs: of what runs. owed_runs: whole runs that must follow when all of that has
+    ended. trial_epochs: of a whole run. epoch_s: seconds of a worker an epoch, None before the first. gpus: a trial's
+    share. at_a_time: trials together. best: the best completed objective of the study, None if none. since_best: trials
+    that have ended since.
+    """
+
+    seconds: float
+    gpu_seconds: float
+    owed_epochs: int
+    owed_runs: int
+    trial_epochs: int
+    epoch_s: float | None
+    gpus: float
+    at_a_time: int
+    best: float | None = None
+    since_best: int = 0
+
+    @property
+    def seconds_to_come(self) -> float:
+        """Until one more run, which starts now, what runs, and what must follow have ended."""
+        # However many run together, a run takes as long as it takes, and what follows waits for the last of them.
+        now = max((self.owed_epochs + self.trial_epochs) / self.at_a_time, self.trial_epochs)
+        waves = math.ceil(self.owed_runs / self.at_a_time)
+        return (now + waves * self.trial_epochs) * (self.epoch_s or 0.0)
+
+    @property
+    def gpu_seconds_to_come(self) -> float:
+        epochs = self.owed_epochs + (self.owed_runs + 1) * self.trial_epochs
+        return epochs * (self.epoch_s or 0.0) * self.gpus
+
+
+def why_stop(budget: Budget, account: Account) -> str | None:
+    """The limit for which no further trial may start, by its parameter's name and in words; None to go on."""
+    if budget.target is not None and account.best is not None and account.best >= budget.target:
+        return f"search.budget.target: {account.best:.4f} reached {budget.target:g}"
+    if budget.patience is not None and account.since_best >= budget.patience:
+        return f"search.budget.patience: {account.since_best} trials in a row were no better"
+    if budget.hours is not None and account.seconds + account.seconds_to_come > budget.hours * HOUR:
+        return f"search.budget.hours: {account.seconds / HOUR:.2f} of {budget.hours:g} hours spent or promised"
+    if (limit := budget.gpu_limit) is not None and account.gpu_seconds + account.gpu_seconds_to_come > limit[0]:
+        return f"search.budget.{limit[1]}: {account.gpu_seconds / HOUR:.2f} GPU-hours spent, the rest promised"
+    return None

@@ -1,0 +1,231 @@
+"""Claims about a search's figures: what was spent and saved, best and controls by seed, rungs, and the words."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from courses import LR, SPACE, WEIGHT, WIDE
+from scipy import stats
+
+from pipeline.config import Params
+from pipeline.tune.confirm import Confirmed, choose_best
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, Spent
+from pipeline.tune.space import SearchSpace
+from pipeline.tune.study import Proposer
+from pipeline.tune.summary import rung_correlations, summarise
+
+HERE = Path("nowhere")
+
+
+def ran(name: str, *curve: float, state: str = COMPLETE, **about: Any) -> TrialRecord:
+    """A run with this accuracy by epoch, of a minute of training and 90 seconds of a worker an epoch."""
+    number = int(name[1:]) if name[1:].isdigit() else None
+    record = TrialRecord(name, number, {WEIGHT: 0.1}, state=state, **about)
+    record.epochs = {
+        epoch: {"val/accuracy": value, "val/loss": 1 - value, "seconds": 60.0} for epoch, value in enumerate(curve, 1)
+    }
+    record.busy_s, record.gpu_s = 90.0 * len(curve), 45.0 * len(curve)
+    return record
+
+
+def trial(name: str, *curve: float, state: str = COMPLETE) -> TrialRecord:
+    return ran(name, *curve, state=state, study="control_study" if name[0] == "c" else "search")
+
+
+def again(of: str, seed: int, *curve: float, state: str = COMPLETE) -> TrialRecord:
+    return ran(f"{of}-seed{seed}", *curve, state=state, role=CONFIRMATION, seed=seed, of=of)
+
+
+def searched(space: SearchSpace = SPACE, **settings: Any) -> tuple[SearchTask, SearchOutcome]:
+    """A search of four epochs a trial: a control, four trials, and confirmations of the control and of the best."""
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    params = Params().with_values({"train.epochs": 4, "search.trials": 4, "search.confirm.top": 1, **dotted}, where="")
+    trials = [
+        ran("baseline", 0.2, 0.3, 0.4, 0.5, role=CONTROL),
+        trial("t0000", 0.3, 0.4, 0.5, 0.75),
+        trial("t0001", 0.1, 0.2, state=PRUNED),
+        trial("t0002", state=FAILED),
+        trial("t0003", 0.3, 0.4, 0.5, 0.625),
+        again("baseline", 1001, 0.2, 0.3, 0.4, 0.25),
+        again("baseline", 1002, 0.2, 0.3, 0.4, 0.75),
+        again("t0000", 1001, 0.2, 0.3, 0.4, 0.5),
+        again("t0000", 1002, 0.1, state=FAILED),
+    ]
+    trials[-1] = again("t0000", 1002, 0.2, 0.3, 0.4, 0.75)
+    proposer = Proposer(space, sampler="random", startup_trials=1, seed=0, name="abc")
+    spent = Spent(7200.0, sum(record.gpu_s for record in trials))
+    task = SearchTask(params, space, "f00d" * 16, HERE, HERE, HERE, Resources(1, 0.5, 1, 1, 1))
+    return task, SearchOutcome(trials, {"search": proposer}, [2], spent, None)
+
+
+def best_of(task: SearchTask, outcome: SearchOutcome) -> Confirmed:
+    confirm = task.params.search.confirm
+    return choose_best(outcome.trials, top=confirm.top, seeds=confirm.seeds, base_seed=0, max_empty_share=1.0)
+
+
+def summary(space: SearchSpace = SPACE, **settings: Any) -> dict[str, Any]:
+    task, outcome = searched(space, **settings)
+    return summarise(task, outcome, best_of(task, outcome), None)
+
+
+def test_summary_counts_trials_confirmations_and_epochs() -> None:
+    found = summary()
+    assert found["fingerprint"] == "f00d" * 16
+    assert found["trials"] == {COMPLETE: 2, PRUNED: 1, FAILED: 1}
+    assert found["confirmations"] == 4
+    assert found["epochs"] == {"spent": 30, "saved_by_stopping": 2}
+    assert found["importances"] == {}
+    assert found["stopped_by"] is None
+    task, outcome = searched()
+    ended = summarise(task, replace(outcome, stopped="search.budget.hours: spent"), best_of(task, outcome), None)
+    assert ended["stopped_by"] == "search.budget.hours: spent"
+
+
+def test_summary_holds_the_best_and_the_controls_by_seed() -> None:
+    found = summary()
+    assert found["best"] == {
+        "trial": "t0000",
+        "val_accuracy": 0.75,
+        "val_loss": 0.25,
+        "further_seeds": [0.5, 0.75],
+        "further_mean": 0.625,
+    }
+    assert found["controls"] == {
+        "baseline": {"val_accuracy": 0.5, "val_loss": 0.5, "further_seeds": [0.25, 0.75], "further_mean": 0.5}
+    }
+    assert found["tuned_control"] is None
+
+
+def test_search_without_confirmation_has_no_further_seeds() -> None:
+    found = summary(search__confirm__seeds=0)
+    assert found["best"]["further_seeds"] == []
+    assert found["best"]["further_mean"] is None
+
+
+def test_control_whose_budget_went_to_seeds_is_told_with_all_of_them() -> None:
+    task, outcome = searched(search__compare="same_budget", search__confirm__seeds=1, search__trials=4)
+    more = [again("baseline", seed, 0.0, 0.0, 0.0, 1.0) for seed in (1003, 1004, 1005)]
+    outcome = replace(outcome, trials=[*outcome.trials, *more])
+    found = summarise(task, outcome, best_of(task, outcome), None)
+    assert found["controls"]["baseline"]["further_seeds"] == [0.25, 0.75, 1.0, 1.0]
+    assert found["best"]["further_seeds"] == [0.5]
+
+
+def test_time_is_told_by_what_it_went_into() -> None:
+    # 30 epochs; two of t0001 were saved, at the pace of 90 seconds.
+    assert summary()["spent"] == {
+        "hours": 2.0,
+        "worker_hours": 0.75,
+        "training_hours": 0.5,
+        "worker_hours_saved_by_stopping": 0.05,
+        "gpu_hours": 0.375,
+        "cost": None,
+    }
+    assert summary(search__budget__price_per_gpu_hour=4.0)["spent"]["cost"] == 1.5
+
+
+def test_search_in_which_nothing_was_trained_has_no_pace() -> None:
+    task, outcome = searched()
+    found = summarise(task, replace(outcome, trials=outcome.trials[3:4]), best_of(task, outcome), None)
+    assert found["spent"]["worker_hours_saved_by_stopping"] == 0.0
+    assert found["controls"] == {}
+
+
+@pytest.mark.parametrize(
+    ("space", "compare", "words"),
+    [
+        (SPACE, "recipe", "baseline, with the recipe of params.yaml, which the search does not vary either"),
+        (WIDE, "recipe", "baseline, with the recipe of params.yaml, not tuned (search.compare: recipe)"),
+        (
+            SPACE,
+            "same_budget",
+            "baseline, which has nothing to tune in this space; its share of the budget went to 4 further seeds "
+            "(search.compare: same_budget)",
+        ),
+    ],
+)
+def test_control_is_told_in_words(space: SearchSpace, compare: str, words: str) -> None:
+    assert summary(space, search__compare=compare)["against"] == words
+
+
+def test_tuned_control_is_told_in_words_and_with_its_values() -> None:
+    task, outcome = searched(WIDE, search__compare="same_budget")
+    tuned = Confirmed(trial("c0001", 0.1, 0.2, 0.3, 0.5), 0.5, (0.25, 0.5))
+    found = summarise(task, outcome, best_of(task, outcome), tuned)
+    assert found["against"] == ("baseline, its recipe tuned over 4 trials of its own (search.compare: same_budget)")
+    assert found["tuned_control"] == {
+        "trial": "c0001",
+        "val_accuracy": 0.5,
+        "val_loss": 0.5,
+        "further_seeds": [0.25, 0.5],
+        "further_mean": 0.375,
+    }
+
+
+def test_summary_is_json_whatever_the_values_are() -> None:
+    task, outcome = searched()
+    for record in outcome.trials:
+        for metrics in record.epochs.values():
+            metrics["val/loss"] = math.nan
+    outcome.trials[5].state = FAILED
+    found = summarise(task, outcome, best_of(task, outcome), None)
+    json.dumps(found, allow_nan=False)
+    assert found["best"]["val_loss"] is None
+    assert found["controls"]["baseline"]["further_seeds"] == [None, 0.75]
+    assert found["controls"]["baseline"]["further_mean"] is None
+
+
+# Rungs.
+
+
+def test_rung_correlation_is_spearmans_over_those_that_ran_in_full() -> None:
+    early, late = [0.1, 0.4, 0.2, 0.3], [0.5, 0.8, 0.7, 0.6]
+    trials = [trial(f"t{n:04d}", 0.0, e, 0.0, v) for n, (e, v) in enumerate(zip(early, late, strict=True))]
+    trials.append(trial("t0009", 0.0, 0.9, state=PRUNED))
+    # By hand: ranks 1 4 2 3 and 1 4 3 2, so 1 - 6 * 2 / (4 * 15).
+    expected = {"correlation": 0.8, "trials": 4}
+    assert rung_correlations(trials, [2]) == {"2": expected}
+    assert stats.spearmanr(early, late).statistic == pytest.approx(0.8)
+
+
+def test_rung_correlation_shares_the_ranks_of_equal_values() -> None:
+    early, late = [0.1, 0.1, 0.2, 0.3], [0.5, 0.6, 0.6, 0.7]
+    trials = [trial(f"t{n:04d}", e, v) for n, (e, v) in enumerate(zip(early, late, strict=True))]
+    # Ranks 1.5 1.5 3 4 and 1 2.5 2.5 4, around 2.5: 3.75 / sqrt(4.5 * 4.5).
+    assert rung_correlations(trials, [1]) == {"1": {"correlation": 0.8333, "trials": 4}}
+    assert stats.spearmanr(early, late).statistic == pytest.approx(3.75 / 4.5)
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        [],
+        [(0.1, 0.2)],
+        [(0.1, 0.2), (0.2, 0.3)],
+        [(0.1, 0.2), (0.1, 0.3), (0.1, 0.4)],
+        [(0.1, 0.5), (0.2, 0.5), (0.3, 0.5)],
+    ],
+    ids=["none", "one", "two", "the same at the rung", "the same at the end"],
+)
+def test_rung_that_nothing_can_be_said_of_is_left_out(curves: list[tuple[float, float]]) -> None:
+    assert rung_correlations([trial(f"t{n:04d}", *curve) for n, curve in enumerate(curves)], [1]) == {}
+
+
+def test_rung_that_some_trials_did_not_report_counts_the_others() -> None:
+    trials = [trial(f"t{n:04d}", 0.1 * n, 0.2 * n) for n in range(4)]
+    del trials[2].epochs[1]
+    assert rung_correlations(trials, [1, 7]) == {"1": {"correlation": 1.0, "trials": 3}}
+
+
+def test_summary_has_a_correlation_for_every_rung_of_the_methods_trials() -> None:
+    task, outcome = searched()
+    further = [trial("t0004", 0.2, 0.3, 0.6, 0.7), trial("c0000", 0.9, 0.9, 0.0, 0.0)]
+    outcome = replace(outcome, trials=[*outcome.trials, *further], milestones=[1, 2])
+    found = summarise(task, outcome, best_of(task, outcome), None)["rung_correlations"]
+    assert {rung: entry["trials"] for rung, entry in found.items()} == {"1": 3, "2": 3}
+    assert found["1"] == {"correlation": 0.0, "trials": 3}
+    assert LR not in found
