@@ -216,6 +216,16 @@ def test_budget_is_never_exceeded_and_confirmations_are_within_it(
     assert search.stopped.startswith(f"search.budget.{name}: ")
 
 
+def test_trial_that_was_stopped_early_owes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(tmp_path, {"search.trials": 100}, clock=Clock(monkeypatch), epoch_s=36.0)
+    search.results = lambda record, epoch: 0.9 if record.id == "t0000" else 0.5 - 0.001 * (record.number or 0)
+    course = search.run(search__budget__hours=1.0)
+    # Of a hundred epochs the control, the first trial and three confirmations take twenty, and other trials two each;
+    # the last of these is started while a whole run still fits.
+    assert len([record for record in search.outcome if record.state == PRUNED]) == 39
+    assert course.ledger.history.seconds <= 3600.0
+
+
 def test_larger_budget_goes_on_with_a_search_that_a_smaller_one_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,9 +194,10 @@ def test_unfinished_confirmation_of_an_earlier_session_goes_on_once_it_is_wanted
     assert (search.outcome[-1].id, search.outcome[-1].state) == ("t0000-seed1001", COMPLETE)
 
 
-def test_listener_of_a_resumed_search_hears_every_run_once_and_then_what_goes_on(tmp_path: Path) -> None:
-    search = Search(tmp_path)
-    search.killed(kill_at=14)
+@pytest.mark.parametrize("kill_at", [2, 5, 11, 15])
+def test_listener_of_a_resumed_search_hears_every_run_once_and_then_what_goes_on(tmp_path: Path, kill_at: int) -> None:
+    search = Search(tmp_path, {"search.scheduler.name": "none"})
+    search.killed(kill_at=kill_at)
     known = read_history(search.ledger).trials
     with search.session() as course:
         before = search.heard.said.index(("replayed", ""))
