@@ -60,7 +60,8 @@ def parse_yaml(text: str, where: str) -> Any:
     yaml.Constructor = _Constructor
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it: the later one counts from there on
+            # A name may be given to two places in turn, which ruamel takes to be an oversight.
+            warnings.simplefilter("ignore", ReusedAnchorWarning)
             return yaml.load(text)
     except ReaderError as error:  # has no mark, but a position in characters
         line = text.count("\n", 0, error.position) + 1
