@@ -2,17 +2,11 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import TINY, Checkout
+from checkout import TINY
 
 from pipeline.config import Params
 from pipeline.data.sources import read_digits
@@ -145,53 +139,3 @@ def test_trial_that_was_broken_off_goes_on_from_its_checkpoint_with_the_curve_of
     epochs = [event["epoch"] for event in lines if event["event"] == "epoch" and event["trial"] == "t0000"]
     # The first epoch left a checkpoint, so that it was not trained again.
     assert epochs == [1, 2, 2, 3]
-
-
-def test_search_killed_again_and_again_ends_as_an_unharmed_one(tmp_path: Path) -> None:
-    """Real stages in two clones; in one, the search is killed in the middle until it gets through."""
-    settings: Mapping[str, Any] = TINY | {
-        "search.trials": 4,
-        "search.max_concurrent_trials": 1,
-        "train.epochs": 8,
-        "search.scheduler.grace_period": 2,
-        "tracking.attention_images": 0,
-    }
-    clones = []
-    for name in ("unharmed", "killed"):
-        (tmp_path / name).mkdir()
-        checkout = Checkout(tmp_path / name, settings)
-        checkout.repro("split")
-        clones.append(checkout)
-    unharmed, killed = clones
-    stage = [sys.executable, "-m", "pipeline.stages.search"]
-    assert unharmed.run(*stage).returncode == 0
-    for kill_after in (1, 9, 20):
-        process = subprocess.Popen(
-            stage,
-            cwd=killed.root,
-            env={**os.environ, "PYTHONPATH": str(killed.root)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
-        while _epochs(killed) < kill_after and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        time.sleep(3)  # Ray's own processes notice that their driver is gone
-    done = killed.run(*stage)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on from the ledger" in done.stdout
-    for file in ("trials.csv", "best.yaml"):
-        assert (killed.root / "results/search" / file).read_text() == (
-            unharmed.root / "results/search" / file
-        ).read_text()
-
-
-def _epochs(checkout: Checkout) -> int:
-    ledgers = list(checkout.root.glob("state/searches/*/ledger.jsonl"))
-    if not ledgers:
-        return 0
-    lines = [line for line in ledgers[0].read_text().splitlines() if line.endswith("}")]
-    return sum(json.loads(line)["event"] == "epoch" for line in lines)
