@@ -66,7 +66,10 @@ def test_mlflow_has_one_parent_with_its_trials_nested_and_nothing_left_running(d
     assert len(parents) == 1
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
     trials = {run.data.tags["sar.trial"]: run for run in nested if "sar.trial" in run.data.tags}
-    assert set(trials) == {"baseline", "paper", "t0000", "t0001"}
+    confirms = {name: run.data.tags["sar.confirms"] for name, run in trials.items() if "sar.confirms" in run.data.tags}
+    assert set(trials) - set(confirms) == {"baseline", "paper", "t0000", "t0001"}
+    assert {"baseline", "paper"} < set(confirms.values())
+    assert all(name.startswith(f"{confirmed}-seed") for name, confirmed in confirms.items())
     control = trials["baseline"]
     assert control.data.params["regularizer.spatial_entropy.weight"] == "0.0"
     assert len(client.get_metric_history(control.info.run_id, "val/accuracy")) == 3
