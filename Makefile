@@ -33,7 +33,7 @@ ui: $(READY) ## open the MLflow UI on this machine (PORT=5000)
 	@sar-search ui --port $(or $(PORT),5000)
 
 bench: $(READY) ## measure what the docs claim, and print a table a claim
-	@for script in $$(ls benchmarks/*.py | grep -v -e harness -e kill_search); do python $$script; done
+	@for script in $$(ls benchmarks/*.py | grep -v -e harness -e kill_search -e copied); do python $$script; done
 
 clean: ## remove what can be made again; keeps searches in progress (state/) and the tracking store
 	rm -rf data models results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

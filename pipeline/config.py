@@ -22,7 +22,7 @@ from pipeline.errors import UserError, named, shown, told
 from pipeline.models.settings import ModelConfig
 from pipeline.parsing import read_yaml
 from pipeline.regularizers.settings import SpatialEntropyConfig
-from pipeline.train.settings import TrainConfig
+from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 
 class Section(BaseModel):
@@ -94,7 +94,7 @@ class TrainParams(Section):
     accumulate: int = Field(
         1,
         ge=1,
-        le=64,
+        le=MOST_PIECES,
         description="Pieces that a batch is run in, whose gradients add up to its own: more take less memory and more "
         "time, and the optimizer's steps stay those of the whole batch.",
     )

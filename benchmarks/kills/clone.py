@@ -4,16 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from copied import copy_checkout, environment_of, set_parameters, take_interrupts
 
-ROOT = Path(__file__).parents[2]
 STAGE, COMMAND, DVC, WORKER, RAYLET, GCS = "stage", "sar-search", "dvc", "worker", "raylet", "gcs"
 
 
@@ -39,24 +37,8 @@ class Clone:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._begin(folder)
-        listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout
-        for name in filter(None, names.split("\0")):
-            if not name.startswith("tests/") and name != "dvc.lock" and (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
-            subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
-        yaml, path = YAML(), folder / "params.yaml"
-        tree = yaml.load(path.read_text())
-        for name, value in settings.items():
-            node = tree
-            *parents, leaf = name.split(".")
-            for key in parents:
-                node = node[key]
-            node[leaf] = value
-        with path.open("w") as file:
-            yaml.dump(tree, file)
+        copy_checkout(folder)
+        set_parameters(folder / "params.yaml", settings)
 
     def copy(self, folder: Path) -> "Clone":
         """Another one, with all that has been made in this one so far."""
@@ -71,21 +53,17 @@ class Clone:
 
     def start(self, command: Sequence[str]) -> "subprocess.Popen[bytes]":
         """Start a command of this environment in a session of its own, as a terminal would."""
-        left_out = ("MLFLOW_TRACKING_URI", "PYTHONPATH")
-        kept = {name: value for name, value in os.environ.items() if name not in left_out}
-        path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
         with self.log.open("ab") as log:
             log.write(f"\n$ {' '.join(command)}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 command,
                 cwd=self.root,
-                env={**kept, "PATH": path, "PYTHONPATH": str(self.root)},
+                env=environment_of(self.root),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A shell's background jobs ignore interruptions, and their children inherit that.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+                preexec_fn=take_interrupts,
             )
         self._sessions.add(process.pid)
         return process
@@ -100,17 +78,23 @@ class Clone:
         return [process for process in found if not roles or process.role in roles]
 
     def _all(self) -> Iterator[Process]:
+        still: set[int] = set()
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
                 state, _, group, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
-                if state == "Z" or int(session) not in self._sessions:
+                if int(session) not in self._sessions:
+                    continue
+                still.add(int(session))
+                if state == "Z":
                     continue
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue  # it has ended
             yield Process(int(entry.name), int(group), _role(words))
+        # Numbers of processes come round again: an ended session's may soon be somebody else's.
+        self._sessions = still
 
     def end_all(self) -> int:
         """End what is left over, one by one. Says how many there were."""

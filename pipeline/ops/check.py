@@ -11,7 +11,6 @@ from pipeline.tune.arms import studies_of
 from pipeline.tune.course import runs_at_most
 from pipeline.tune.ledger import LEDGER, read_history
 from pipeline.tune.lineage import check_same_code
-from pipeline.tune.runner import SearchTask
 from pipeline.workspace import Workspace
 
 
@@ -26,11 +25,11 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     plan = make_plan(workspace)
     plan.check_source_unchanged()
     yield plan.describe()
-    task = prepared_task(plan)
+    task = plan.present_task()
     if task is not None:
         if resume_anyway or new:
-            yield decide(task, resume_anyway=resume_anyway, new=new)
-            task = plan.task()
+            yield decide(task, new=new)
+            task = plan.present_task() or task  # another one, if it is to begin anew
         check_same_code(read_history(task.folder / LEDGER), task.header, task.folder)
         yield describe_start(task, workspace.searches)
     elif resume_anyway or new:
@@ -38,21 +37,11 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     yield from measure(plan).describe()
 
 
-def prepared_task(plan: Plan) -> SearchTask | None:
-    """The search of a plan; None while its data are still to be prepared and split."""
-    if not plan.workspace.prepared.exists() or not plan.workspace.split.exists():
-        return None
-    try:
-        return plan.task()
-    except UserError:
-        return None  # prepared with other parameters; the stages will see to it
-
-
 def measure(plan: Plan) -> Estimate:
     """Time a few real steps and compare what the search will take with memory, disk and budget.
 
     Raises:
-        UserError: it cannot do with what there is, or the budget is too small for the controls and one trial.
+        UserError: it cannot do with what there is, or the budget is too small for one trial.
     """
     params, resources = plan.params, plan.resources
     trials = studies_of(params, plan.space) * params.search.trials
@@ -65,12 +54,12 @@ def measure(plan: Plan) -> Estimate:
     )
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
     found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints)
-    check_budget(params, found, controls=len(plan.space.controls), gpus=resources.gpus)
+    check_budget(params, found, gpus=resources.gpus)
     return found
 
 
-def check_budget(params: Params, estimate: Estimate, *, controls: int, gpus: float) -> None:
-    """Refuse a budget in which not even one trial can be compared with one control.
+def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
+    """Refuse a budget in which not even one trial can run.
 
     Raises:
         UserError: such a budget, or one that can never bind.

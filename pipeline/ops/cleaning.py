@@ -21,13 +21,13 @@ from pathlib import Path
 
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError
-from pipeline.ops.kept import OBJECTIVE, KeptSearch, find_searches, is_held, read_search
+from pipeline.ops.kept import KeptSearch, find_searches, is_held, read_search
 from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
 from pipeline.ops.source import made_by
 from pipeline.ops.status import size_of, state_words
 from pipeline.ops.tables import size_words
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, TrialRecord, lock_ledger
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.lineage import SUPERSEDED
 from pipeline.workspace import Workspace
 

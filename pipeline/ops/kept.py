@@ -15,12 +15,8 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, shown
 from pipeline.ops.identity import fingerprint
-from pipeline.tune.ledger import COMPLETE, LEDGER, STOP_FILE, History, TrialRecord, read_history
+from pipeline.tune.ledger import COMPLETE, LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
 from pipeline.tune.lineage import SUPERSEDED
-
-OBJECTIVE = "val/accuracy"
-METHOD = "search"
-"""As in `pipeline.tune.trial` and `pipeline.tune.arms`, which bring Ray with them; a test holds them together."""
 
 ID_LENGTH = 8
 

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.errors import UserError, named, shown
 from pipeline.ops.identity import code_hashes, deciding, versions
 from pipeline.ops.kept import place_of
 from pipeline.ops.network import try_networks
+from pipeline.ops.present import present_search
 from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.store import Store, prepare_store, resolve_store
@@ -106,7 +108,19 @@ class Plan:
         """
         prepared = open_prepared(self.workspace.prepared)
         split = read_split(self.workspace.split, data_hash=prepared.data_hash)
-        content = deciding(self.params, self.space.content(), data_hash=prepared.data_hash, split_hash=split.split_hash)
+        hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
+        return self._task(deciding(self.params, self.space.content(), **hashes))
+
+    def present_task(self) -> SearchTask | None:
+        """The search that will run, also while the split on disk is of other parameters; None before its data are made.
+
+        Raises:
+            UserError: the data cannot be split as the parameters ask.
+        """
+        present = present_search(self.workspace, self.params)
+        return None if present is None else self._task(present.content)
+
+    def _task(self, content: Mapping[str, Any]) -> SearchTask:
         name, folder = place_of(self.workspace.searches, content)
         return SearchTask(
             params=self.params,
@@ -120,7 +134,7 @@ class Plan:
                 "fingerprint": name,
                 "set": self.params.set_name,
                 "space_file": self.space.file,
-                "content": content,
+                "content": dict(content),
                 "code": code_hashes(),
                 "versions": versions(),
             },

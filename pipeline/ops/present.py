@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.data.splits import make_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named
 from pipeline.ops.identity import deciding
 from pipeline.ops.kept import place_of
 from pipeline.ops.source import made_by
+from pipeline.ops.splitting import split_of
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 
@@ -40,15 +40,7 @@ def present_search(workspace: Workspace, params: Params) -> Present | None:
     if made_by(workspace, params) is None:
         return None
     prepared = open_prepared(workspace.prepared)
-    split = make_split(
-        prepared.labels,
-        val_fraction=params.split.val_fraction,
-        test_fraction=params.split.test_fraction,
-        seed=params.base.seed,
-        train_fraction=params.split.train_fraction,
-        own_test=prepared.test,
-        classes=prepared.classes,
-    )
-    content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split.split_hash)
+    split_hash = split_of(params, prepared).split_hash
+    content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash)
     _, folder = place_of(workspace.searches, content)
     return Present(json.loads(json.dumps(content)), folder)

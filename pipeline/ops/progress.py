@@ -10,8 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.ops.identity import setting_name
-from pipeline.tune.ledger import COMPLETE, PRUNED, TrialRecord
-from pipeline.tune.trial import OBJECTIVE
+from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 
 HEARTBEAT_S = 30.0
 """A log gets a line at least this often, so that nobody wonders whether the search still lives."""
@@ -79,7 +78,7 @@ class SearchProgress:
             f"{len(self._trials) - ended} running",
             f"epoch {self._trained()} of at most {self._at_most()}",
         ]
-        tried = [trial for trial in trials if trial.state == COMPLETE and trial.number is not None]
+        tried = [trial for trial in trials if trial.state == COMPLETE and trial.study == METHOD]
         if tried:
             best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
             parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")

@@ -58,8 +58,10 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n-> results/search"
 
 
-def decide(task: SearchTask, *, resume_anyway: bool, new: bool) -> str:
+def decide(task: SearchTask, *, new: bool) -> str:
     """Take the user's word on a search that other code began, and say what will happen.
+
+    new: begin another one in its place; else go on with it all the same.
 
     Raises:
         UserError: there is no such search, or another process runs it.
@@ -71,8 +73,6 @@ def decide(task: SearchTask, *, resume_anyway: bool, new: bool) -> str:
     if new:
         (task.folder / SUPERSEDED).write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"))
         return f"a new search begins with the next run; {task.folder} stays as it is"
-    if resume_anyway:
-        with Ledger(task.folder / LEDGER, task.header) as ledger:
-            ledger.accept(task.header["code"], task.header["versions"])
-        return f"search {task.folder.name[:8]} goes on, though these have changed: {', '.join(changed)}"
-    return f"search {task.folder.name[:8]} was begun by other code; changed since: {', '.join(changed)}"
+    with Ledger(task.folder / LEDGER, task.header) as ledger:
+        ledger.accept(task.header["code"], task.header["versions"])
+    return f"search {task.folder.name[:8]} goes on, though these have changed: {', '.join(changed)}"

@@ -10,6 +10,7 @@ from pipeline.config import load_params
 from pipeline.errors import UserError, named, shown
 from pipeline.parsing import parse_yaml
 from pipeline.train.loop import Diverged, fit
+from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.workspace import Workspace
 
 SHOWN = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -34,7 +35,8 @@ def train_once(workspace: Workspace, settings: Mapping[str, Any]) -> Iterator[st
     """Train the setting on train, score it on val, and yield a line an epoch.
 
     Raises:
-        UserError: a wrong parameter, data not prepared, a network that cannot be built, or a diverged loss.
+        UserError: a wrong parameter, data not prepared, a network that cannot be built, a diverged loss, or
+            too little memory.
     """
     params = load_params(workspace.params).with_values(settings, where="--set")
     torch.set_num_threads(params.search.cpus_per_trial)
@@ -57,3 +59,8 @@ def train_once(workspace: Workspace, settings: Mapping[str, Any]) -> Iterator[st
         raise UserError(str(error)) from None
     except Diverged as error:
         raise UserError(f"{error}. Lower train.lr, or set train.clip_grad.") from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = out_of_memory_advice(params.train.config(), device=data.device, gpus=0.0)
+        raise UserError(f"out of memory. {advice}") from None

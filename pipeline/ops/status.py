@@ -9,11 +9,11 @@ from typing import Any
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError
 from pipeline.ops.identity import setting_name
-from pipeline.ops.kept import OBJECTIVE, KeptSearch, Runner, choose, find_searches
+from pipeline.ops.kept import KeptSearch, Runner, choose, find_searches
 from pipeline.ops.present import Present, present_search
 from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.tune.budget import HOUR, Budget
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, PRUNED, TRIAL, TrialRecord
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, OBJECTIVE, PRUNED, TRIAL, TrialRecord
 from pipeline.tune.lineage import changed_content
 from pipeline.workspace import Workspace
 

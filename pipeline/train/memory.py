@@ -4,7 +4,7 @@ import errno
 
 import torch
 
-from pipeline.train.settings import TrainConfig
+from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -20,8 +20,6 @@ SIGNS = (
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
 )
 """What torch and the libraries below it say, as plain RuntimeErrors, where only memory was lacking."""
-
-MOST_PIECES = 64
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -54,7 +52,7 @@ def out_of_memory_advice(
     changes = []
     if images > 1 and config.accumulate < MOST_PIECES:
         more = min(2 * config.accumulate, config.batch_size, MOST_PIECES)
-        changes.append(f"set train.accumulate to {more}, which holds fewer images at a time and trains the same")
+        changes.append(f"set train.accumulate to {more}, which holds fewer images at a time and takes the same steps")
     if config.batch_size > 1:
         changes.append("lower train.batch_size")
     changes.append("take a smaller network (model.name, model.kwargs) or smaller images (prepare.image_size)")

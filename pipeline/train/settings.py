@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MOST_PIECES = 64
+"""A batch is run in at most so many pieces."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:

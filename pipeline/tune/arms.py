@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.tune.ledger import TRIAL, TrialRecord
+from pipeline.tune.ledger import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.scheduler import RungScheduler
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
 
-METHOD, CONTROL_STUDY = "search", "control_study"
 SAME_BUDGET = "same_budget"
 
 

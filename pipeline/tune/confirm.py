@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, PRUNED, TrialRecord
-from pipeline.tune.trial import OBJECTIVE
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, OBJECTIVE, PRUNED, TrialRecord
 
 FIRST_SEED = 1000
 """Added to base.seed: retraining uses the seeds that follow it, so these two never meet."""

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.tune.arms import CONTROL_STUDY, METHOD, SAME_BUDGET, Arm, make_arms, studies_of
+from pipeline.tune.arms import SAME_BUDGET, Arm, make_arms, studies_of
 from pipeline.tune.budget import Account, BestSoFar, Budget, why_stop
 from pipeline.tune.confirm import candidates, confirmations, empty_share
 from pipeline.tune.ledger import (
     COMPLETE,
     CONFIRMATION,
     CONTROL,
+    CONTROL_STUDY,
+    METHOD,
+    OBJECTIVE,
     PRUNED,
     STOP_FILE,
     Ledger,
@@ -30,7 +33,6 @@ from pipeline.tune.ledger import (
 from pipeline.tune.scheduler import STOP, SearchScheduler
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import EMPTY_SHARE
-from pipeline.tune.trial import OBJECTIVE
 
 
 @dataclass(frozen=True)

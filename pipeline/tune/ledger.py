@@ -31,6 +31,12 @@ STOP_FILE = "stop"
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
+OBJECTIVE = "val/accuracy"
+"""The metric that a search maximises."""
+
+METHOD, CONTROL_STUDY = "search", "control_study"
+"""Studies: the method's own, and that of the control, if it has one."""
+
 TRIAL, CONTROL, CONFIRMATION = "trial", "control", "confirmation"
 """Roles: proposed by a study; a setting of the space to compare with; one of these again with another seed."""
 

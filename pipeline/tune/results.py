@@ -23,12 +23,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.tune.arms import CONTROL_STUDY, METHOD
 from pipeline.tune.confirm import Confirmed, choose_best, empty_share
-from pipeline.tune.ledger import COMPLETE, TrialRecord
+from pipeline.tune.ledger import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
 from pipeline.tune.summary import summarise
-from pipeline.tune.trial import OBJECTIVE
 
 
 def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:

@@ -13,9 +13,8 @@ from ray.tune.search import Searcher
 from pipeline.cluster.runtime import local_ray
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.arms import METHOD
 from pipeline.tune.course import Course, Wait
-from pipeline.tune.ledger import FAILED, LEDGER, STOP_FILE, Ledger, SearchListener, TrialRecord
+from pipeline.tune.ledger import FAILED, LEDGER, METHOD, STOP_FILE, Ledger, SearchListener, TrialRecord
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer

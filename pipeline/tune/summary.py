@@ -6,12 +6,11 @@ from typing import Any
 
 from scipy import stats
 
-from pipeline.tune.arms import METHOD, SAME_BUDGET
+from pipeline.tune.arms import SAME_BUDGET
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.confirm import Confirmed, confirmed
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, PRUNED, TrialRecord
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, METHOD, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
-from pipeline.tune.trial import OBJECTIVE
 
 
 def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: Confirmed | None) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from pipeline.config import Params
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-
-OBJECTIVE = "val/accuracy"
-"""The metric that the search maximises."""
+from pipeline.train.settings import MOST_PIECES
+from pipeline.tune.ledger import OBJECTIVE
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,10 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
             _train(params, data, config, newest)
             return
         except Exception as error:
-            if not (is_out_of_memory(error) and params.search.retry_out_of_memory) or params.train.accumulate > 32:
+            if (
+                not (is_out_of_memory(error) and params.search.retry_out_of_memory)
+                or 2 * params.train.accumulate > MOST_PIECES
+            ):
                 raise
         # Outside of the handler, whose traceback holds on to the tensors that did not fit.
         gc.collect()

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.ops.progress import SearchProgress
-from pipeline.tune.ledger import COMPLETE, CONTROL, FAILED, PRUNED, TRIAL, TrialRecord
+from pipeline.tune.ledger import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
 
 
 class Search:
@@ -21,8 +21,8 @@ class Search:
 
     def start(self, name: str, values: dict[str, Any] | None = None, *, epochs: int = 0) -> None:
         number = int(name[1:]) if name.startswith("t0") else None
-        role = CONTROL if number is None else TRIAL
-        self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1}, role=role)
+        role, study = (CONTROL, None) if number is None else (TRIAL, METHOD)
+        self.trials[name] = TrialRecord(name, number, values or {"train.lr": 0.1}, role=role, study=study)
         self.progress.trial_started(self.trials[name])
         for _ in range(epochs):
             self.epoch(name)

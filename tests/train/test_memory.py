@@ -86,8 +86,8 @@ def test_other_errors_are_not_taken_for_it(error: BaseException) -> None:
 def test_advice_names_what_took_the_memory_and_what_to_change() -> None:
     assert out_of_memory_advice(RECIPE, device=CUDA, gpus=0.25) == (
         "A training step on a batch of 64 images (train.batch_size 64) did not fit into 25% of a GPU "
-        "(search.gpus_per_trial 0.25). Set train.accumulate to 2, which holds fewer images at a time and trains the "
-        "same; lower train.batch_size; take a smaller network (model.name, model.kwargs) or smaller images "
+        "(search.gpus_per_trial 0.25). Set train.accumulate to 2, which holds fewer images at a time and takes the "
+        "same steps; lower train.batch_size; take a smaller network (model.name, model.kwargs) or smaller images "
         "(prepare.image_size); or raise search.gpus_per_trial, so that fewer trials share a GPU."
     )
 

@@ -1,0 +1,164 @@
+"""Claims about the check before a run: which search it speaks of, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import TINY
+from copied import ROOT, set_parameters
+
+from pipeline.config import Params
+from pipeline.errors import UserError
+from pipeline.ops import measuring
+from pipeline.ops.check import check_budget, run_check
+from pipeline.ops.plan import make_plan
+from pipeline.ops.preflight import Estimate
+from pipeline.stages import prepare, split
+from pipeline.tune.ledger import LEDGER, Ledger, TrialRecord, read_history
+from pipeline.tune.runner import SearchTask
+from pipeline.workspace import Workspace
+
+QUICK = Estimate(seconds=(60.0, 120.0), epoch=(1.0, 2.0), gpu_hours=None, cost=None)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A checkout whose data are prepared and split by the real stages."""
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "search_spaces", tmp_path / "search_spaces")
+    set_parameters(tmp_path / "params.yaml", TINY | {"base.device": "cpu"})
+    made = Workspace(tmp_path, tmp_path)
+    prepare.main(made)
+    split.main(made)
+    return made
+
+
+def begun(workspace: Workspace, *, by_other_code: bool = True) -> SearchTask:
+    """A search with one epoch trained, begun by another version of this code."""
+    task = make_plan(workspace).task()
+    code = {"pipeline/tune/trial.py": "0" * 8} if by_other_code else task.header["code"]
+    with Ledger(task.folder / LEDGER, {**task.header, "code": code}) as ledger:
+        ledger.start(TrialRecord("t0000", 0, {}))
+        ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
+    return task
+
+
+def told(workspace: Workspace, **answer: bool) -> str:
+    return "\n".join(run_check(workspace, **answer))
+
+
+def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> None:
+    name = make_plan(workspace).task().folder.name[:8]
+    assert f"search {name}: new" in told(workspace)
+    begun(workspace, by_other_code=False)
+    assert f"search {name}: goes on; 0 of its 1 runs have ended" in told(workspace)
+
+
+def test_before_anything_is_prepared_the_plan_alone_is_told(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.prepared)
+    said = told(workspace, new=True)
+    assert "no data are prepared yet" in said
+    assert "search 0" not in said
+    assert "expected" in said
+
+
+def test_search_is_that_of_the_parameters_and_not_of_a_split_made_by_earlier_ones(workspace: Workspace) -> None:
+    old = make_plan(workspace).task()
+    set_parameters(workspace.params, {"split.val_fraction": 0.3})
+    plan = make_plan(workspace)
+    present = plan.present_task()
+    assert present is not None
+    assert present.folder != old.folder
+    split.main(workspace)
+    assert plan.task().header["content"] == present.header["content"]
+    assert plan.task().folder == present.folder
+
+
+def test_search_of_other_code_waits_for_its_users_word(workspace: Workspace) -> None:
+    task = begun(workspace)
+    with pytest.raises(UserError, match="begun by other code") as refused:
+        told(workspace)
+    for needed in ("pipeline/tune/trial.py", "--resume-anyway", "--new", str(task.folder)):
+        assert needed in str(refused.value)
+    assert read_history(task.folder / LEDGER).trials["t0000"].epochs
+
+
+def test_search_of_other_code_goes_on_when_its_user_says_so(workspace: Workspace) -> None:
+    task = begun(workspace)
+    said = told(workspace, resume_anyway=True)
+    assert "goes on, though these have changed: pipeline/" in said
+    assert f"search {task.folder.name[:8]}: goes on" in said
+    assert "goes on" in told(workspace), "the answer was forgotten"
+
+
+def test_new_search_begins_beside_the_old_one_when_its_user_says_so(workspace: Workspace) -> None:
+    old = begun(workspace)
+    said = told(workspace, new=True)
+    assert f"{old.folder} stays as it is" in said
+    new = make_plan(workspace).task()
+    assert new.folder != old.folder
+    assert f"search {new.folder.name[:8]}: new" in said
+    assert read_history(old.folder / LEDGER).trials["t0000"].epochs
+    assert f"search {new.folder.name[:8]}: new" in told(workspace), "the answer was forgotten"
+
+
+def test_answer_where_nothing_is_asked_changes_nothing(workspace: Workspace) -> None:
+    task = begun(workspace, by_other_code=False)
+    before = (task.folder / LEDGER).read_bytes()
+    assert "there is nothing to decide" in told(workspace, new=True)
+    assert (task.folder / LEDGER).read_bytes() == before
+    assert make_plan(workspace).task().folder == task.folder
+
+
+def test_answer_does_not_touch_a_search_that_is_running(workspace: Workspace) -> None:
+    task = begun(workspace)
+    with Ledger(task.folder / LEDGER, task.header), pytest.raises(UserError, match="another process"):
+        told(workspace, resume_anyway=True)
+    with pytest.raises(UserError, match="begun by other code"):
+        told(workspace)
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus", "message"),
+    [
+        ({"hours": 0.004}, 0.0, "search.budget.hours: given 0.004, but a single trial of 16 epochs takes 0.00444"),
+        ({"gpu_hours": 1.0}, 0.0, "search.budget.gpu_hours: trials use no GPU here"),
+        ({"cost": 1.0}, 0.0, "search.budget.cost: trials use no GPU here"),
+        ({"cost": 1.0}, 1.0, "needs search.budget.price_per_gpu_hour"),
+        ({"gpu_hours": 0.002}, 0.5, "search.budget.gpu_hours: given 0.002, but a single trial"),
+        ({"cost": 0.004, "price_per_gpu_hour": 2.0}, 0.5, "search.budget.cost: given 0.004, but a single trial"),
+    ],
+)
+def test_budget_that_no_trial_fits_or_that_never_binds_is_refused(
+    budget: dict[str, Any], gpus: float, message: str
+) -> None:
+    params = Params().with_values({f"search.budget.{name}": value for name, value in budget.items()}, where="test")
+    with pytest.raises(UserError) as refused:
+        check_budget(params, QUICK, gpus=gpus)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus"),
+    [
+        ({}, 0.0),
+        ({"hours": 0.005}, 0.0),
+        ({"gpu_hours": 0.003}, 0.5),
+        ({"cost": 0.005, "price_per_gpu_hour": 2.0}, 0.5),
+    ],
+)
+def test_budget_that_one_trial_fits_is_taken(budget: dict[str, Any], gpus: float) -> None:
+    params = Params().with_values({f"search.budget.{name}": value for name, value in budget.items()}, where="test")
+    check_budget(params, QUICK, gpus=gpus)
+
+
+def test_too_small_a_budget_is_refused_by_what_was_measured(workspace: Workspace) -> None:
+    set_parameters(workspace.params, {"search.budget.hours": 1e-7})
+    with pytest.raises(UserError, match=r"search\.budget\.hours: given 1e-07, but a single trial"):
+        told(workspace)
+    assert not json.dumps(list(map(str, workspace.searches.rglob("*")))).strip("[]")
