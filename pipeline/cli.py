@@ -98,7 +98,11 @@ def status(search: str) -> None:
 
 
 @cli.command()
-@click.option("--finish", is_flag=True, help="Start no further trials, let those that run end, and go on to results.")
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="Start no further trials; let those that run end, confirm the best, and go on to results.",
+)
 def stop(finish: bool) -> None:
     """Interrupt the search that runs in this checkout, as Ctrl-C would, and wait until it has ended."""
     from pipeline.ops.stopping import stop_search

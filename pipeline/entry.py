@@ -6,11 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace, find_workspace
 
 INTERRUPTED = 130
+INTERRUPTED_WORDS = "interrupted; what had finished is kept, run the same command again to go on"
 
 FREE_SPACE = "Free some space there, and run the same command again; what had finished is kept."
 STORAGE = {
@@ -66,5 +68,18 @@ def run_entry(work: Callable[[], object]) -> None:
         print(f"error: {where}{error.strerror}. {STORAGE[error.errno]}", file=sys.stderr)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; what had finished is kept, run the same command again to go on", file=sys.stderr)
+        print(INTERRUPTED_WORDS, file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def tell_interrupted_imports() -> None:
+    """Have an interruption that comes while a stage's imports still run, before `run_stage`, told as any other."""
+    usual = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(INTERRUPTED_WORDS, file=sys.stderr)
+        else:
+            usual(kind, error, trace)
+
+    sys.excepthook = tell

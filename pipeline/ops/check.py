@@ -8,7 +8,7 @@ from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import Estimate, Work, preflight
 from pipeline.ops.searches import decide, describe_start
 from pipeline.tune.arms import studies_of
-from pipeline.tune.course import runs_at_most
+from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import LEDGER, read_history
 from pipeline.tune.lineage import check_same_code
 from pipeline.workspace import Workspace

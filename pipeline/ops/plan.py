@@ -23,7 +23,7 @@ from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
-from pipeline.tune.course import further_runs, runs_at_most
+from pipeline.tune.extent import further_runs, runs_at_most
 from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace

@@ -3,3 +3,10 @@
 A stage ends with status 0, with 2 when the user must change something, with 3 when a gate said no, and with 130 when
 it was interrupted.
 """
+
+import sys
+
+from pipeline.entry import tell_interrupted_imports
+
+if sys.argv[:1] == ["-m"]:  # `python -m` is about to import one of them, which takes seconds
+    tell_interrupted_imports()

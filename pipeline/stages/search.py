@@ -9,7 +9,7 @@ from pipeline.ops.plan import make_plan
 from pipeline.ops.progress import SearchProgress
 from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch
-from pipeline.tune.course import runs_at_most
+from pipeline.tune.extent import runs_at_most
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import run_search
 from pipeline.workspace import Workspace

@@ -131,7 +131,7 @@ def _run(task: SearchTask, course: Course) -> None:
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_Queue(course),
+            search_alg=_Queue(course, recorder),
             scheduler=course.scheduler,
             num_samples=course.left,
             max_concurrent_trials=resources.at_a_time,
@@ -170,13 +170,15 @@ def _ray_name(folder: Path) -> str:
 class _Queue(Searcher):
     """Ray Tune's way to ask for the next trial."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: Course, recorder: "_Recorder") -> None:
         super().__init__(metric="objective", mode="max")
         self._course = course
+        self._recorder = recorder
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration (see `pipeline.tune.trial.run_trial`), FINISHED, or None to be asked later."""
-        record = self._course.next()
+        with self._recorder.watched():
+            record = self._course.next()
         if record is None:
             return Searcher.FINISHED
         if isinstance(record, Wait):
@@ -214,18 +216,18 @@ class _Recorder(tune.Callback):
         self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
     ) -> None:
         if not result["failed"]:
-            with self._watched():
+            with self.watched():
                 self._course.report(trial.config["trial"], result["epoch"], result["metrics"])
 
     def on_checkpoint(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
     ) -> None:
-        with self._watched():
+        with self.watched():
             self._course.checkpoint(trial.config["trial"], checkpoint.path)
 
     def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         result = trial.last_result
-        with self._watched():
+        with self.watched():
             if result.get("failed"):
                 self._course.end(trial.config["trial"], FAILED, result["failed"])
             else:
@@ -234,7 +236,7 @@ class _Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         error = trial.get_error()
         said = f"{type(error).__name__}: {error}"
-        with self._watched():
+        with self.watched():
             if FULL in said:
                 raise UserError(
                     "the disk that holds the search's state, or the workers' temporary files, is full. Free some "
@@ -243,9 +245,10 @@ class _Recorder(tune.Callback):
             self._course.end(trial.config["trial"], FAILED, said[-2000:])
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def watched(self) -> Iterator[None]:
+        """Keep what the search cannot go on from, since Ray wraps it or only makes a note of it."""
         if self.broke is not None:
-            raise self.broke  # of what `on_checkpoint` raises, Ray only makes a note
+            raise self.broke
         try:
             yield
         except (UserError, OSError) as error:

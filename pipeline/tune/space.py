@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,10 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
         if log or not fits:
             allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
             return [f"step: given {shown(step)}; allowed: {allowed}"]
+        rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
+        if rest:  # Optuna would lower `high` by itself, and only warn
+            last = float(Fraction(str(high)) - rest)
+            return [f"step: steps of {step} from {low} end at {last:g}, not at high {high}; give one that does"]
     if dimension["type"] == "float":
         return _value_problems(path, [low, low / 2 + high / 2, high], params)
     inside = [low, (low + high) // 2, high] if high - low > ALL_CHECKED else range(low, high + 1, step or 1)

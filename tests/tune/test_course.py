@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from courses import LR, SPACE, WEIGHT, WIDE, Clock, Search, told
 
-from pipeline.tune.course import STOP_FILE, Wait, control_seeds, further_runs, runs_at_most
+from pipeline.tune.course import STOP_FILE, Wait
+from pipeline.tune.extent import control_seeds, further_runs, runs_at_most
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 
 

@@ -130,6 +130,12 @@ LAYERS, WEIGHT = "regularizer.spatial_entropy.layers", "regularizer.spatial_entr
         (LR, "{type: float, low: 0.1, high: 1, log: 1}", "train.lr: log: given 1; allowed: true or false"),
         (LR, "{type: float, low: 0.1, high: 1, step: 0}", "train.lr: step: given 0; allowed: a number above 0"),
         (LR, "{type: float, low: 0.1, high: 1, log: true, step: 0.1}", "train.lr: step: given 0.1; allowed: a number"),
+        (
+            LR,
+            "{type: float, low: 0.1, high: 0.8, step: 0.2}",
+            "train.lr: step: steps of 0.2 from 0.1 end at 0.7, not at",
+        ),
+        (BATCH, "{type: int, low: 16, high: 100, step: 16}", "train.batch_size: step: steps of 16 from 16 end at 96,"),
         (BATCH, "{type: int, low: 1, high: 9, step: 0.5}", "train.batch_size: step: given 0.5; allowed: a number"),
         (LR, "{type: float, low: 0.1, high: 11}", "train.lr: given 11; allowed: number, above 0 and at most 10"),
         (LR, "{type: float, low: 0, high: 1}", "train.lr: given 0; allowed: number, above 0 and at most 10"),
@@ -210,6 +216,11 @@ def test_step_that_is_not_a_number_is_told(load: Any) -> None:
 @pytest.mark.parametrize("step", ["0.91", ".inf"])
 def test_step_beyond_the_range_is_told(load: Any, step: str) -> None:
     refusal(load, f"parameters: {{train.lr: {{type: float, low: 0.1, high: 1, step: {step}}}}}\n{CONTROL}")
+
+
+def test_step_that_binary_fractions_cannot_hold_divides_its_range(load: Any) -> None:
+    space = load(f"parameters: {{train.lr: {{type: float, low: 0.1, high: 0.7, step: 0.1}}}}\n{CONTROL}")
+    assert space.distributions() == {"train.lr": FloatDistribution(0.1, 0.7, step=0.1)}
 
 
 def test_type_that_is_a_list_is_told(load: Any) -> None:
