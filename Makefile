@@ -7,12 +7,15 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 
+# Files of tests side by side, each in one process.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro check test lint ui bench clean lock
+.PHONY: help repro check test test-slow lint ui bench clean lock
 
 help: ## say what each command does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 repro: $(READY) ## check the parameters, then run every stage that is not up to date
 	@sar-search repro
@@ -21,7 +24,10 @@ check: $(READY) ## check params.yaml and the search space and print the plan; st
 	@sar-search check
 
 test: lint ## run the tests that every user can run
-	@python -m pytest -m "not slow and not cluster and not browser and not services"
+	@python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not browser and not services"
+
+test-slow: $(READY) ## run the tests that take minutes, and those that need more of the machine
+	@python -m pytest $(SIDE_BY_SIDE) -m "slow or cluster or browser or services or gpu"
 
 lint: $(READY) ## check style, types and which room imports which
 	@ruff check .

@@ -33,22 +33,25 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
             with workspace.locked(name):
                 work(workspace)
         except UserError as error:
-            _note(workspace, error.exit_code)
+            note_status(workspace, error.exit_code)
             raise
         except OSError as error:
             if error.errno in STORAGE:
-                _note(workspace, UserError.exit_code)
+                note_status(workspace, UserError.exit_code)
             raise
         except KeyboardInterrupt:
-            _note(workspace, INTERRUPTED)
+            note_status(workspace, INTERRUPTED)
             raise
 
     run_entry(alone)
 
 
-def _note(workspace: Workspace, status: int) -> None:
-    with suppress(OSError):  # on a full disk, say; the status is then DVC's
-        workspace.stage_status.write_text(str(status))
+def note_status(workspace: Workspace, status: int) -> None:
+    """Leave the status for `reproduce`, which has made room for it: on a full disk there would be none."""
+    with suppress(OSError):
+        workspace.stage_status.touch()
+        with workspace.stage_status.open("r+") as file:
+            file.write(str(status))
 
 
 def run_entry(work: Callable[[], object]) -> None:

@@ -13,8 +13,13 @@ def _no_tracking_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+LONGEST = ("test_kills.py", "test_own_images.py", "test_pipeline.py", "test_runner.py")
+"""Files are shared out among processes in this order, so that none of the long ones comes last and alone."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are skipped, with the reason, where there is none."""
+    """Long files come first. Tests that need a GPU are skipped, with the reason, where there is none."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

@@ -32,11 +32,6 @@ def _json(checkout: Checkout, path: str) -> Any:
     return json.loads((checkout.root / "results" / path).read_text())
 
 
-def _hash_behind_challenger(checkout: Checkout) -> str:
-    version = _client(checkout).get_model_version_by_alias("sar-digits", "challenger")
-    return str(version.tags["sar.model_hash"])
-
-
 def test_search_leaves_its_trials_controls_and_best_setting(done: Checkout) -> None:
     summary = _json(done, "search/summary.json")
     best = YAML(typ="safe", pure=True).load((done.root / "results/search/best.yaml").read_text())
@@ -137,31 +132,3 @@ def test_promote_moves_the_champion(done: Checkout) -> None:
     version = client.get_model_version_by_alias("sar-digits", "champion")
     assert version.version == client.get_model_version_by_alias("sar-digits", "challenger").version
     assert version.tags["sar.promoted.reason"] == "a test"
-
-
-@pytest.mark.slow
-def test_more_trials_and_back_again_leave_the_registry_where_the_files_are(done: Checkout) -> None:
-    """DVC restores files from its run cache and knows nothing of the registry, so `register` must run by itself."""
-    kept = done.root / "results/register/registered.json"
-    first = json.loads(kept.read_text())
-    trials = (done.root / "results/search/trials.csv").read_bytes()
-    assert first["model_hash"] == _hash_behind_challenger(done)
-    # Another best setting for certain: the space of the second search has no setting in common with the first.
-    space = done.root / "search_spaces" / "sar.yaml"
-    narrow = space.read_text().replace("low: 0.003, high: 1.0", "low: 2.0, high: 3.0")
-    original, _ = space.read_text(), space.write_text(narrow)
-    done.set({"search.trials": 3})
-    done.repro()
-    second = json.loads(kept.read_text())
-    assert second["model_hash"] != first["model_hash"]
-    assert second["model_hash"] == _hash_behind_challenger(done)
-
-    space.write_text(original)
-    done.set({"search.trials": 2})
-    said = done.repro().stdout
-    assert "Stage 'search' is cached" in said
-    assert (done.root / "results/search/trials.csv").read_bytes() == trials
-    assert json.loads(kept.read_text())["model_hash"] == first["model_hash"]
-    assert _hash_behind_challenger(done) == first["model_hash"]
-    versions = _client(done).search_model_versions("name = 'sar-digits'")
-    assert len(versions) == 2

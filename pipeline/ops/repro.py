@@ -25,7 +25,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             pass  # a stage may have outlived the command that started it
         for line in run_check(workspace):
             print(line, flush=True)
-        workspace.stage_status.unlink(missing_ok=True)
+        workspace.stage_status.write_text("    ")
         status = _dvc(["repro", *arguments])
         if status == 0:
             # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.

@@ -44,7 +44,8 @@ class Wait:
 class Course:
     """A search in progress.
 
-    gpus, at_a_time: of a trial, and trials together. stopped: why no further trial is proposed; None while some are.
+    folder: its state. gpus, at_a_time: of a trial, and trials together. stopped: why no further trial is proposed; None
+    while some are.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Course:
         self.arms = make_arms(params, space, fingerprint)
         self.scheduler = SearchScheduler({name: arm.rungs for name, arm in self.arms.items()}, params.train.epochs)
         self.stopped: str | None = None
-        self._folder, self._gpus, self._at_a_time = folder, gpus, at_a_time
+        self.folder, self._gpus, self._at_a_time = folder, gpus, at_a_time
         self._budget = Budget(**params.search.budget.model_dump())
         self._listeners = listeners
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
@@ -231,7 +232,7 @@ class Course:
         if all(arm.proposer.proposed >= self.params.search.trials for arm in self.arms.values()):
             return False
         if self.stopped is None:
-            asked = (self._folder / STOP_FILE).exists()
+            asked = (self.folder / STOP_FILE).exists()
             self.stopped = "sar-search stop --finish" if asked else why_stop(self._budget, self._account())
         return self.stopped is None
 

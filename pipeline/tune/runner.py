@@ -1,29 +1,24 @@
 """Runs a search: a fresh Ray Tune experiment over what the ledger says is still to do."""
 
+import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
 from pipeline.cluster.runtime import local_ray
 from pipeline.config import Params
-from pipeline.errors import UserError
 from pipeline.tune.course import Course, Wait
-from pipeline.tune.ledger import FAILED, LEDGER, METHOD, STOP_FILE, Ledger, SearchListener, TrialRecord
+from pipeline.tune.ledger import LEDGER, METHOD, STOP_FILE, Ledger, SearchListener, TrialRecord
 from pipeline.tune.lineage import check_same_code
+from pipeline.tune.recorder import Recorder
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
 from pipeline.tune.trial import TrialTask, run_trial
-
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
-FULL = "No space left on device"
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def _run(task: SearchTask, course: Course) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, task=shared), {"CPU": resources.cpus, "GPU": resources.gpus}
     )
-    recorder = _Recorder(course)
+    recorder = Recorder(course)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -148,6 +143,8 @@ def _run(task: SearchTask, course: Course) -> None:
             verbose=0,
         ),
     )
+    # Why a trial failed is in the ledger and told by the listeners; Ray would print a traceback besides.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
     except Exception:
@@ -170,7 +167,7 @@ def _ray_name(folder: Path) -> str:
 class _Queue(Searcher):
     """Ray Tune's way to ask for the next trial."""
 
-    def __init__(self, course: Course, recorder: "_Recorder") -> None:
+    def __init__(self, course: Course, recorder: Recorder) -> None:
         super().__init__(metric="objective", mode="max")
         self._course = course
         self._recorder = recorder
@@ -200,57 +197,3 @@ class _Queue(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search is resumed from its ledger, never by Ray's restore")
-
-
-class _Recorder(tune.Callback):
-    """Writes what happens to trials into the search. Runs on Ray Tune's loop.
-
-    broke: what the search cannot go on from, though no trial is to blame, such as a full disk.
-    """
-
-    def __init__(self, course: Course) -> None:
-        self._course = course
-        self.broke: Exception | None = None
-
-    def on_trial_result(
-        self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
-    ) -> None:
-        if not result["failed"]:
-            with self.watched():
-                self._course.report(trial.config["trial"], result["epoch"], result["metrics"])
-
-    def on_checkpoint(
-        self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
-    ) -> None:
-        with self.watched():
-            self._course.checkpoint(trial.config["trial"], checkpoint.path)
-
-    def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        result = trial.last_result
-        with self.watched():
-            if result.get("failed"):
-                self._course.end(trial.config["trial"], FAILED, result["failed"])
-            else:
-                self._course.end(trial.config["trial"], self._course.ending(result.get("epoch", 0)))
-
-    def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        error = trial.get_error()
-        said = f"{type(error).__name__}: {error}"
-        with self.watched():
-            if FULL in said:
-                raise UserError(
-                    "the disk that holds the search's state, or the workers' temporary files, is full. Free some "
-                    "space, and run the same command again; what had finished is kept."
-                )
-            self._course.end(trial.config["trial"], FAILED, said[-2000:])
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Keep what the search cannot go on from, since Ray wraps it or only makes a note of it."""
-        if self.broke is not None:
-            raise self.broke
-        try:
-            yield
-        except (UserError, OSError) as error:
-            self.broke = error
-            raise

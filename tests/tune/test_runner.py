@@ -1,7 +1,10 @@
 """A search with the real Ray Tune and Optuna, on a setting that trains in seconds."""
 
 import dataclasses
+import errno
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from pipeline.data.sources import read_digits
 from pipeline.data.splits import make_split, write_split
 from pipeline.data.store import open_prepared
 from pipeline.data.writing import write_prepared
-from pipeline.tune.ledger import SearchListener, TrialRecord
+from pipeline.errors import UserError
+from pipeline.tune.ledger import COMPLETE, PRUNED, SearchListener, TrialRecord
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, run_search
 from pipeline.tune.space import load_space
@@ -139,3 +143,40 @@ def test_trial_that_was_broken_off_goes_on_from_its_checkpoint_with_the_curve_of
     epochs = [event["epoch"] for event in lines if event["event"] == "epoch" and event["trial"] == "t0000"]
     # The first epoch left a checkpoint, so that it was not trained again.
     assert epochs == [1, 2, 2, 3]
+
+
+class _FillsTheDisk(SearchListener):
+    """Once the first trial has ended, nothing more goes onto the disk that holds the search."""
+
+    def __init__(self, disk: Path) -> None:
+        self._filler = disk / "filler"
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        with suppress(OSError), self._filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+def test_full_disk_ends_the_search_blames_no_trial_and_loses_nothing(task: SearchTask, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=30m none {disk} 2>/dev/null"):
+        pytest.skip("a small disk can be made by root alone")
+    try:
+        params = task.params.with_values({"search.trials": 2}, where="the test")
+        small = dataclasses.replace(task, params=params, folder=disk / "state")
+        full = _FillsTheDisk(disk)
+        with pytest.raises((UserError, OSError), match=r"is full|No space left") as ended:
+            run_search(small, [full])
+        assert isinstance(ended.value, UserError) or ended.value.errno == errno.ENOSPC
+        full.free()
+        assert {trial.state for trial in _trials_of(run_search(small, []))} == {COMPLETE}
+    finally:
+        os.system(f"umount {disk}")
+
+
+def _trials_of(outcome: SearchOutcome) -> list[TrialRecord]:
+    return [trial for trial in outcome.trials if trial.state != PRUNED]

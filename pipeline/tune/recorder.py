@@ -1,0 +1,100 @@
+"""What Ray Tune tells of its trials, written into the course of the search."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from pipeline.errors import UserError
+from pipeline.tune.course import Course
+from pipeline.tune.ledger import FAILED
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+FULL = "No space left on device"
+
+
+class Recorder(tune.Callback):
+    """Writes what happens to trials into the search. Runs on Ray Tune's loop.
+
+    broke: what the search cannot go on from, though no trial is to blame, such as a full disk.
+    """
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self.broke: Exception | None = None
+
+    def on_trial_result(
+        self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
+    ) -> None:
+        if not result["failed"]:
+            with self.watched():
+                self._course.report(trial.config["trial"], result["epoch"], result["metrics"])
+
+    def on_checkpoint(
+        self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
+    ) -> None:
+        with self.watched():
+            self._course.checkpoint(trial.config["trial"], checkpoint.path)
+
+    def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+        result = trial.last_result
+        with self.watched():
+            if result.get("failed"):
+                self._course.end(trial.config["trial"], FAILED, result["failed"])
+            else:
+                self._course.end(trial.config["trial"], self._course.ending(result.get("epoch", 0)))
+
+    def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+        """A worker died, and the trial will start again; where there is no room, in vain."""
+        with self.watched():
+            self._check_room(_reason(trial))
+
+    def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+        said = _reason(trial)
+        with self.watched():
+            self._check_room(said)
+            self._course.end(trial.config["trial"], FAILED, said[-2000:])
+
+    def _check_room(self, said: str) -> None:
+        if FULL in said or not _has_room(self._course.folder):
+            raise UserError(
+                f"the disk that holds {self._course.folder}, or the workers' temporary files, is full. Free some "
+                "space, and run the same command again; what had finished is kept."
+            )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep what the search cannot go on from, since Ray wraps it or only makes a note of it."""
+        if self.broke is not None:
+            raise self.broke
+        try:
+            yield
+        except (UserError, OSError) as error:
+            self.broke = error
+            raise
+
+
+def _reason(trial: "Trial") -> str:
+    """What went wrong, as Ray has noted it beside the trial's own files; on a full disk it may have got no further."""
+    for place in (trial.error_file, trial.path and f"{trial.path}/{Path(trial.error_file or '').name}"):
+        if place and Path(place).is_file():
+            return Path(place).read_text(errors="replace")
+    return "its worker ended without a word"
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether a small file can be written."""
+    probe = folder / "room"
+    try:
+        probe.write_bytes(bytes(65536))
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True
