@@ -85,7 +85,7 @@ def test_broken_picture_ends_with_2_its_name_and_no_traceback(done: Checkout) ->
 
 
 def test_second_run_beside_the_first_is_refused_and_an_interrupted_one_goes_on(done: Checkout) -> None:
-    done.set({"search.trials": 200, "train.epochs": 30, "search.scheduler.grace_period": 5})
+    done.set({"search.trials": 200, "train.epochs": 10, "search.scheduler.grace_period": 3})
     first = done.start(*REPRO)
     assert first.stdout is not None
     lines = []
