@@ -1,10 +1,14 @@
 """What this room takes: plain frozen values, importable without torch."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 INITS = ("xavier", "timm")
+
+LAST_BLOCKS = ("standard", "no_skip")
 
 LAYER_NAMES = ("last", "last_two", "last_three", "last_four", "all")
 """Names for sets of blocks; `resolve_layers` turns them into indices."""
@@ -14,17 +18,62 @@ LayerSpec = str | tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class SpatialPriorConfig:
+    """The attention of SP-ViT; see `spatial_prior`.
+
+    blocks: how many, from the first, have it. hidden: width of a head's MLP; None: the channels of a head.
+    positional_conv: a depthwise 3 x 3 convolution after every block of the network.
+    """
+
+    blocks: int = 0
+    hidden: int | None = None
+    positional_conv: bool = False
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A network by its timm name.
 
     name: timm model name. kwargs: keyword arguments that override the named network's. init: "xavier" or "timm".
-    drop_path: stochastic depth rate of the last block, rising linearly from 0 in the first.
+    drop_path: stochastic depth rate of the last block, rising linearly from 0 in the first. last_block: "standard" or
+    "no_skip" (see `last_block`). spatial_prior: also taken as a mapping, which is what a checkpoint's sidecar holds.
+
+    What came after the first release has a default, so that the sidecars of earlier checkpoints can be read.
     """
 
     name: str
     kwargs: Mapping[str, Any]
     init: str
     drop_path: float
+    last_block: str = "standard"
+    spatial_prior: SpatialPriorConfig = SpatialPriorConfig()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.spatial_prior, Mapping):
+            object.__setattr__(self, "spatial_prior", SpatialPriorConfig(**self.spatial_prior))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that a specification (a timm name, a path, models:/name@alias) was resolved to.
+
+    spec: as it was given. path: of the file. sha256: of the file, in hexadecimal. resolved: what the specification was
+    found to mean, in words; empty for a file, which means itself. network: what is known of the network that the
+    weights are of: {"timm": name}, or of a checkpoint's sidecar `model`, `num_classes`, `image_size` and `channels`;
+    None for a bare file.
+    """
+
+    spec: str
+    path: str
+    sha256: str
+    resolved: str = ""
+    network: Mapping[str, Any] | None = None
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve_layers(spec: LayerSpec, depth: int) -> tuple[int, ...]:

@@ -1,83 +1,96 @@
-"""The tap: reads similarity maps out of a Vision Transformer while its attention stays fused.
+"""The taps: read maps, head outputs and tokens out of a network while its attention stays fused.
 
-For one image, block and head the similarity map is the row of scaled dot products of the CLS query with every patch
-key, before softmax, as an H x W grid: S_j = q_CLS . k_j / sqrt(d_head). Only that row is computed, beside the fused
-kernel; queries and keys are taken after their norms, where a network has such (qk_norm).
+For one image, block and head the similarity map is a row of scaled dot products of queries and keys, before softmax, as
+an H x W grid over the patches j: S_j = q . k_j / sqrt(d_head), where q is the CLS query or the mean of the patches'
+queries (their mean row, since the product is linear). Queries and keys are taken after their norms, where a network has
+such (qk_norm). What some attention adds to or multiplies the product with is left out, since it is the same for every
+image: Swin's relative position bias and the prior of SP-ViT (`spatial_prior`).
 
-Shapes: B images, L tapped layers, A heads, H x W patches, D channels a head.
+Taps are made before any compiling. They leave the network's output untouched to the bit, gradients flow from what they
+give into the network, and they notice forward passes of the network as a whole (`model(images)`, `run_to_block`), not
+calls of its parts. Gradient checkpointing runs blocks again during the backward pass: that is no forward pass of the
+network, and leaves a tap as it is.
+
+Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels (of a head where there are heads).
 """
 
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from .settings import LayerSpec, resolve_layers
+from .anatomy import describe_network, list_blocks, scale_of, watch_grid, watch_heads, watch_similarity, watch_tokens
+from .precision import without_autocast
+from .settings import LayerSpec
 
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
+QUERIES = ("cls", "mean")
 
 
-class SimilarityTap:
-    """Collects the similarity maps of the chosen blocks in every forward pass, until it is removed.
+class _Tap:
+    """What all taps share: they follow forward passes until they are removed, and give what the latest one left."""
 
-    Made before any compiling; leaving a `with` block, or `remove()`, takes the hooks out again. The network's output
-    is untouched to the bit, and gradients flow from the maps into the network.
+    def __init__(self, model: nn.Module) -> None:
+        self._anatomy = describe_network(model)
+        self._grid = self._anatomy.grid
+        self._kept: dict[int, Any] = {}
+        self._wanted = 1
+        self._running = False
+        self._with_gradient = False
+        self._handles: list[RemovableHandle] = []
 
-    Raises:
-        ValueError: a network that is not a plain ViT with a CLS token, or layers that it does not have.
-    """
+    def _attach(self, model: nn.Module) -> None:
+        """Begin to follow the network. Comes last in making a tap, so that a refusal leaves the network as it was."""
+        self._handles += [
+            *watch_grid(model, self._note_grid),
+            model.register_forward_pre_hook(self._begin),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
 
-    def __init__(self, model: "VisionTransformer | nn.Module", layers: LayerSpec) -> None:
-        blocks = getattr(model, "blocks", None)
-        if blocks is None or not hasattr(model, "patch_embed"):
-            raise ValueError(f"{type(model).__name__} has no blocks of patch tokens; the tap reads plain ViTs")
-        if not getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None):
-            raise ValueError(f"{type(model).__name__} has no CLS token, whose query the similarity maps are made of")
-        self.layers = resolve_layers(layers, len(blocks))
-        patches: Any = model.patch_embed
-        self._grid: tuple[int, int] = tuple(patches.grid_size)
-        self._prefix = int(getattr(model, "num_prefix_tokens", 1))
-        self._rows: dict[int, Tensor] = {}
-        self._queries: dict[int, Tensor] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        for layer in self.layers:
-            attention: Any = getattr(blocks[layer], "attn", None)
-            if not all(hasattr(attention, part) for part in ("q_norm", "k_norm", "scale")):
-                self.remove()
-                raise ValueError(f"the attention of block {layer} is a {type(attention).__name__}, which has no tap")
-            # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on.
-            self._handles += [
-                attention.q_norm.register_forward_hook(self._keep_query(layer)),
-                attention.k_norm.register_forward_hook(self._keep_row(layer, float(attention.scale))),
-            ]
+    def _begin(self, module: nn.Module, inputs: Any) -> None:
+        self.clear()
+        self._running, self._with_gradient = True, torch.is_grad_enabled()
 
-    def maps(self) -> Tensor:
-        """The maps of the last forward pass, (B, L, A, H, W), layers in the order of `self.layers`.
+    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._running = False
 
-        Raises:
-            RuntimeError: no forward pass since the tap was made or cleared.
-            ValueError: the tokens of that pass do not fill the grid of the patch embedding.
-        """
-        if len(self._rows) < len(self.layers):
+    def _note_grid(self, grid: tuple[int, int]) -> None:
+        if self._running:
+            self._grid = grid
+
+    def _keep(self, layer: int, found: Any) -> None:
+        if not self._running:
+            return
+        if self._with_gradient and not torch.is_grad_enabled():
+            raise RuntimeError(
+                f"block {layer} runs without gradients inside a pass with them, as reentrant gradient checkpointing "
+                "does; a tap would cut its gradients off: use timm's default, use_reentrant=False"
+            )
+        self._kept[layer] = found
+
+    def _found(self) -> list[Any]:
+        if len(self._kept) < self._wanted:
             raise RuntimeError("no forward pass has filled the tap; run the network first")
-        rows = torch.stack([self._rows[layer] for layer in self.layers], dim=1)
+        return [self._kept[layer] for layer in sorted(self._kept)]
+
+    def _on_grid(self, count: int) -> tuple[int, int]:
         height, width = self._grid
-        if rows.shape[-1] != height * width:
-            raise ValueError(f"{rows.shape[-1]} patch tokens do not fill the {height} x {width} grid of patches")
-        return rows.reshape(*rows.shape[:-1], height, width)
+        if count != height * width:
+            raise ValueError(f"{count} patch tokens do not fill the {height} x {width} grid of patches")
+        return height, width
 
     def clear(self) -> None:
-        """Forget the last forward pass, and with it the activations that its maps hold."""
-        self._rows.clear()
-        self._queries.clear()
+        """Forget the last forward pass, and with it the activations that it left here."""
+        self._kept.clear()
 
     def remove(self) -> None:
         """Take the hooks out of the network. What was collected stays readable."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._running = False
 
     def __enter__(self) -> Self:
         return self
@@ -87,18 +100,165 @@ class SimilarityTap:
     ) -> None:
         self.remove()
 
-    def _keep_query(self, layer: int) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], query: Tensor) -> None:
-            self._queries[layer] = query[:, :, 0]
 
-        return hook
+class SimilarityTap(_Tap):
+    """Collects the similarity maps of the chosen blocks. query: "cls", or "mean" for the mean of the patches' queries.
 
-    def _keep_row(self, layer: int, scale: float) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], key: Tensor) -> None:
-            query, patches = self._queries.pop(layer), key[:, :, self._prefix :]
-            # Under autocast queries and keys come in half precision, in which the maps' small differences would drown.
-            exact = torch.promote_types(query.dtype, torch.float32)
-            with torch.autocast(query.device.type, enabled=False):
-                self._rows[layer] = torch.einsum("bad,band->ban", query.to(exact) * scale, patches.to(exact))
+    with_cls: also what a map leaves out, the CLS query's product with the CLS key.
 
-        return hook
+    Raises:
+        ValueError: a network or a block whose attention cannot be read, layers that it does not have, an unknown query,
+            or the CLS query of a network without that token. Says what would work.
+    """
+
+    def __init__(self, model: nn.Module, layers: LayerSpec, query: str = "cls", *, with_cls: bool = False) -> None:
+        super().__init__(model)
+        if query not in QUERIES:
+            raise ValueError(f"unknown query {query!r}; known: {', '.join(QUERIES)}")
+        if with_cls and query != "cls":
+            raise ValueError(f"the CLS token's product with itself goes with query 'cls', not {query!r}")
+        if query == "cls" and not self._anatomy.has_cls:
+            raise ValueError(
+                f"{type(model).__name__} has no CLS token, whose query the similarity maps would be made of; query "
+                "'mean' takes the patches' queries"
+            )
+        self.layers = self._anatomy.resolve(layers)
+        self.query = query
+        self._with_cls = with_cls
+        self._wanted = len(self.layers)
+        try:
+            for layer in self.layers:
+                self._handles += watch_similarity(model, layer, partial(self._keep_pair, layer, scale_of(model, layer)))
+        except ValueError:
+            self.remove()
+            raise
+        self._attach(model)
+
+    def maps(self) -> Tensor:
+        """The maps of the last forward pass, (B, L, A, H, W), layers in the order of `self.layers`.
+
+        In float32, or float64 where the network runs in that: under autocast queries and keys come in half precision,
+        in which the maps' small differences would drown.
+
+        Raises:
+            RuntimeError: no forward pass since the tap was made or cleared.
+            ValueError: the tokens of that pass do not fill the grid of the patch embedding.
+        """
+        rows = self._rows()[..., int(self._with_cls) :]
+        return rows.reshape(*rows.shape[:-1], *self._on_grid(rows.shape[-1]))
+
+    def cls(self) -> Tensor:
+        """The CLS query's products with the CLS key of the last forward pass, (B, L, A), precise as the maps are.
+
+        Raises:
+            RuntimeError: no forward pass since then, or a tap that was not asked for them.
+        """
+        if not self._with_cls:
+            raise RuntimeError("the tap was made without with_cls")
+        return self._rows()[..., 0]
+
+    def _rows(self) -> Tensor:
+        return torch.stack([row if isinstance(row, Tensor) else self._row(*row) for row in self._found()], dim=1)
+
+    def _keep_pair(self, layer: int, scale: float, query: Tensor, key: Tensor) -> None:
+        # With gradients the products wait until they are asked for, outside the blocks: gradient checkpointing, which
+        # runs blocks again, might miss them there. Without, they are worked out at once: what they are made of is much.
+        pair = query, key, scale
+        self._keep(layer, pair if torch.is_grad_enabled() else self._row(*pair))
+
+    def _row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        exact, prefix = torch.promote_types(query.dtype, torch.float32), self._anatomy.prefix
+        with without_autocast(query.device):
+            asking = query[:, :, 0].to(exact) if self.query == "cls" else query[:, :, prefix:].to(exact).mean(dim=2)
+            asked = key[:, :, prefix:]
+            if self._with_cls:
+                asked = torch.cat([key[:, :, :1], asked], dim=2)
+            return torch.einsum("bad,band->ban", asking * scale, asked.to(exact))
+
+
+class HeadTap(_Tap):
+    """Collects what each head of the chosen blocks gives for every token: its attention-weighted values.
+
+    Raises:
+        ValueError: a network or a block whose heads cannot be read, or layers that it does not have.
+    """
+
+    def __init__(self, model: nn.Module, layers: LayerSpec) -> None:
+        super().__init__(model)
+        self.layers = self._anatomy.resolve(layers)
+        self._wanted = len(self.layers)
+        try:
+            for layer in self.layers:
+                self._handles += watch_heads(model, layer, partial(self._keep, layer))
+        except ValueError:
+            self.remove()
+            raise
+        self._attach(model)
+
+    def outputs(self) -> Tensor:
+        """The outputs of the last forward pass, (B, L, A, T, D), prefix tokens (CLS, ...) first, before the projection.
+
+        In the precision that the network ran in.
+
+        Raises:
+            RuntimeError: no forward pass since the tap was made or cleared.
+        """
+        return torch.stack(self._found(), dim=1)
+
+
+class TokenTap(_Tap):
+    """Collects the patch tokens of the final grid as the network's head gets them.
+
+    That is after the final norm; where a network norms only the mean of its tokens (timm's fc_norm), before that.
+
+    Raises:
+        ValueError: a network of an unknown kind.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._handles += watch_tokens(model, partial(self._keep, self._anatomy.blocks))
+        self._attach(model)
+
+    def tokens(self) -> Tensor:
+        """The patch tokens of the last forward pass, (B, H, W, D), in the precision that the network ran in.
+
+        Raises:
+            RuntimeError: no forward pass since the tap was made or cleared.
+            ValueError: the tokens of that pass do not fill the grid of the patch embedding.
+        """
+        (tokens,) = self._found()
+        given: Tensor = tokens.reshape(len(tokens), *self._on_grid(tokens.shape[1]), -1)
+        return given
+
+
+class _Reached(Exception):
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
+def run_to_block(model: nn.Module, images: Tensor, block: int) -> Tensor:
+    """Run a network up to and including a block (counted from 0), and no further; its taps there are filled.
+
+    images: (B, C, height, width). Returns what the block puts out, (B, T, D); of Swin (B, H, W, D). Gradients are the
+    caller's to turn off.
+
+    Raises:
+        ValueError: a network of an unknown kind, or no such block.
+    """
+    blocks = list_blocks(model)
+    if not 0 <= block < len(blocks):
+        raise ValueError(f"there is no block {block}; the network's blocks are 0 to {len(blocks) - 1}")
+
+    def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        raise _Reached(output)
+
+    handle = blocks[block].register_forward_hook(stop)
+    try:
+        model(images)
+    except _Reached as reached:
+        return reached.tokens
+    finally:
+        handle.remove()
+    raise AssertionError(f"block {block} was not run")
