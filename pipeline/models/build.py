@@ -5,37 +5,36 @@ Needs torch and timm only, and no other room: this folder travels with every reg
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
-from .settings import INITS, ModelConfig
-
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
+from .anatomy import KNOWN, describe_network
+from .last_block import take_skip_out
+from .settings import INITS, LAST_BLOCKS, ModelConfig
+from .spatial_prior import add_spatial_prior
 
 __all__ = ["ModelConfig", "build_model"]
 
-RESERVED = {"img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "device", "dtype", "model_name"}
+RESERVED = {"img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "checkpoint_path"}
+RESERVED |= {"device", "dtype", "model_name"}
 
 
-def build_model(
-    config: ModelConfig, *, num_classes: int, image_size: tuple[int, int], channels: int
-) -> "VisionTransformer":
-    """A Vision Transformer with fresh weights, drawn from torch's global random stream.
+def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int, int], channels: int) -> Any:
+    """A network with fresh weights, drawn from torch's global random stream; `anatomy` says which kinds there are.
 
     image_size: (H, W) in pixels; channels: of the input images.
 
     Raises:
-        ValueError: an unknown name or keyword, sizes that do not fit, or a network that is not a plain ViT. Begins with
-            the field of `config` that is at fault.
+        ValueError: an unknown name or keyword, sizes that do not fit, a network of another kind, or one that cannot
+            have the last block or the spatial prior asked for. Begins with the field of `config` that is at fault.
     """
     import timm  # takes seconds to import, so only who builds a network pays for it
-    from timm.models.vision_transformer import VisionTransformer
 
-    if config.init not in INITS:
-        raise ValueError(f"init: unknown init {config.init!r}; known: {', '.join(INITS)}")
+    for field, given, known in (("init", config.init, INITS), ("last_block", config.last_block, LAST_BLOCKS)):
+        if given not in known:
+            raise ValueError(f"{field}: unknown {field} {given!r}; known: {', '.join(known)}")
     if not timm.is_model(config.name):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
@@ -45,32 +44,51 @@ def build_model(
         raise ValueError(
             f"kwargs: {', '.join(sorted(reserved))} cannot be given as keywords: other parameters set them"
         )
+    model = _create(config, image_size, num_classes=num_classes, in_chans=channels, drop_path_rate=config.drop_path)
     try:
-        model = timm.create_model(
-            config.name,
-            pretrained=False,
-            num_classes=num_classes,
-            in_chans=channels,
-            img_size=image_size,
-            drop_path_rate=config.drop_path,
-            **config.kwargs,
-        )
-    except Exception as error:  # timm and torch check little themselves: what a wrong value raises is of any kind
-        reason = _reason(error)
-        at = "name" if reason.startswith("Invalid pretrained tag") or "'img_size'" in reason else "kwargs"
-        raise ValueError(
-            f"{at}: {config.name} cannot be built with {_brief(str(dict(config.kwargs)))}: {reason}"
-        ) from error
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"name: {config.name} is a {type(model).__name__}, not a plain Vision Transformer")
-    rows, columns = model.patch_embed.grid_size
-    if rows * columns < 1 or len(model.blocks) < 1:
+        anatomy = describe_network(model)
+    except ValueError:
+        raise ValueError(f"name: {config.name} is a {type(model).__name__}; what can be built are {KNOWN}") from None
+    rows, columns = anatomy.grid
+    if rows * columns < 1 or len(anatomy.stage) < 1:
         raise ValueError(
             f"kwargs: {config.name}: a {image_size[0]} x {image_size[1]} image gives a {rows} x {columns} grid of "
-            f"patches and {len(model.blocks)} blocks; there must be at least one of each"
+            f"patches and {anatomy.blocks} blocks; there must be at least one of each"
         )
     if config.init == "xavier":
         _init_xavier(model)
+    # Only now, after all draws of the plain network, which are thereby the same with these and without.
+    field = "last_block"
+    try:
+        if config.last_block == "no_skip":
+            take_skip_out(model)
+        field = "spatial_prior"
+        add_spatial_prior(model, config.spatial_prior, anatomy)
+    except ValueError as error:
+        raise ValueError(f"{field}: {config.name}: {error}") from None
+    return model
+
+
+def _create(config: ModelConfig, image_size: tuple[int, int], **fixed: Any) -> Any:
+    """timm's network of that name at that image size."""
+    import timm
+    from timm.models import is_model_in_modules
+
+    sizeless = is_model_in_modules(config.name, ("pvt_v2",))  # they take images of any size
+    given: dict[str, Any] = {**({} if sizeless else {"img_size": image_size}), **config.kwargs}
+    try:
+        model: Any = timm.create_model(config.name, pretrained=False, **fixed, **given)
+    except Exception as error:  # timm and torch check little themselves: what a wrong value raises is of any kind
+        reason, at = _reason(error), "kwargs"
+        if reason.startswith("Invalid pretrained tag"):
+            at = "name"
+        if "'img_size'" in reason:
+            at, reason = "name", f"{reason}; what can be built are {KNOWN}"
+        raise ValueError(
+            f"{at}: {config.name} cannot be built with {_brief(str(dict(config.kwargs)))}: {reason}"
+        ) from error
+    if sizeless:
+        model.image_size = image_size  # which such a network does not keep; `describe_network` needs it
     return model
 
 
@@ -88,7 +106,7 @@ def _brief(text: str, longest: int = 300) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def _init_xavier(model: "VisionTransformer") -> None:
+def _init_xavier(model: Any) -> None:
     """Xavier-uniform linear layers with bias 0, and a patch embedding of deviation 0.02 with bias 0.
 
     timm's own init does not learn small one-channel images in a few epochs; this one does.

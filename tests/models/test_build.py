@@ -1,14 +1,18 @@
 """Claims about the networks that a name, keywords and an init give."""
 
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
+from networks import PVT, SWIN
 from torch import nn
 
+from pipeline.models.anatomy import describe_network
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 
 SMALL = {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
@@ -91,6 +95,10 @@ def test_drop_path_rises_from_0_to_its_value_in_the_last_block() -> None:
         (config(name="vit_tiny_patch16_225"), "no model 'vit_tiny_patch16_225'; did you mean vit_tiny_patch16_224"),
         (config(name="qqqqqqqq"), "no model 'qqqqqqqq'$"),
         (config(init="zeros"), "unknown init 'zeros'; known: xavier, timm"),
+        (
+            ModelConfig("vit_tiny_patch16_224", SMALL, "timm", 0.0, "nosn"),
+            "last_block: unknown last_block 'nosn'; known: standard, no_skip",
+        ),
         (config({"dept": 3}), "knows no keyword 'dept'"),
         (config({"img_size": 32, "in_chans": 3}), "img_size, in_chans cannot be given as keywords"),
         (config({"drop_path_rate": 0.1}), "drop_path_rate cannot be given as keywords"),
@@ -101,7 +109,10 @@ def test_drop_path_rises_from_0_to_its_value_in_the_last_block() -> None:
         (config({"depth": 0}), "6 x 6 grid of patches and 0 blocks"),
         (config({"depth": -1}), "cannot be built"),
         (config({"class_token": False}), "Token pooling needs the class token"),
-        (config(name="beit_base_patch16_224"), "is a Beit, not a plain Vision Transformer"),
+        (
+            config(name="beit_base_patch16_224"),
+            r"is a Beit; what can be built are Vision Transformers \(ViT, DeiT, DINOv2, ...\), Swin and PVTv2",
+        ),
         (ModelConfig("resnet18", {}, "xavier", 0.0), "knows no keyword 'img_size'"),
     ],
 )
@@ -113,3 +124,85 @@ def test_network_that_cannot_be_is_refused_with_the_reason(given: ModelConfig, s
 def test_keyword_that_names_an_unknown_layer_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be built"):
         build(config({"norm_layer": "nope"}))
+
+
+def test_swin_and_pvt_are_built_from_lists_as_yaml_has_them() -> None:
+    swin = build(ModelConfig("swin_tiny_patch4_window7_224", SWIN, "xavier", 0.0), image_size=(24, 24))
+    assert [len(stage.blocks) for stage in swin.layers] == [1, 2]
+    assert swin(torch.zeros(2, 1, 24, 24)).shape == (2, 3)
+    pvt = build(ModelConfig("pvt_v2_b0", PVT, "xavier", 0.0), image_size=(40, 24))
+    assert [len(stage.blocks) for stage in pvt.stages] == [1, 1, 2]
+    assert pvt(torch.zeros(2, 1, 40, 24)).shape == (2, 3)
+    for model in (swin, pvt):
+        assert all(module.bias.abs().max() == 0 for module in model.modules() if isinstance(module, nn.Linear) and module.bias is not None)  # fmt: skip
+        assert model.patch_embed.proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_wrong_keyword_of_a_network_that_takes_any_size_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^kwargs: pvt_v2_b0 cannot be built .* it knows no keyword 'dept'"):
+        build(ModelConfig("pvt_v2_b0", {"dept": 3}, "xavier", 0.0))
+
+
+def test_settings_of_earlier_checkpoints_are_those_of_a_standard_network() -> None:
+    earlier = {"name": "vit_tiny_patch16_224", "kwargs": SMALL, "init": "xavier", "drop_path": 0.0}
+    assert ModelConfig(**earlier) == config()
+    assert (ModelConfig(**earlier).last_block, ModelConfig(**earlier).spatial_prior) == (
+        "standard",
+        SpatialPriorConfig(),
+    )
+
+
+def test_settings_survive_a_sidecar() -> None:
+    given = ModelConfig("pvt_v2_b0", PVT, "timm", 0.1, "no_skip", SpatialPriorConfig(2, 7, True))
+    read = ModelConfig(**json.loads(json.dumps(asdict(given))))
+    assert read == given
+    assert read.spatial_prior.hidden == 7
+
+
+# What is said of a network.
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "image_size", "said"),
+    [
+        ("vit_tiny_patch16_224", SMALL, (12, 8), ("vit", 2, (6, 4), 2, 1, True, range(2))),
+        ("deit_tiny_distilled_patch16_224", SMALL, (12, 12), ("vit", 2, (6, 6), 2, 2, True, range(2))),
+        ("vit_small_patch14_reg4_dinov2", SMALL, (12, 12), ("vit", 2, (6, 6), 2, 5, True, range(2))),
+        ("vit_base_patch16_gap_224", SMALL, (12, 12), ("vit", 2, (6, 6), 2, 0, False, range(2))),
+        ("swin_tiny_patch4_window7_224", {}, (224, 224), ("swin", 12, (7, 7), 4, 0, False, range(10, 12))),
+        ("swin_tiny_patch4_window7_224", SWIN, (40, 28), ("swin", 3, (5, 4), 4, 0, False, range(1, 3))),
+        ("pvt_v2_b0", {}, (224, 224), ("pvt", 8, (7, 7), 1, 0, False, range(6, 8))),
+        ("pvt_v2_b0", PVT, (41, 25), ("pvt", 4, (3, 2), 1, 0, False, range(2, 4))),
+    ],
+)
+def test_anatomy_is_that_of_the_network(
+    name: str, kwargs: dict[str, Any], image_size: tuple[int, int], said: tuple[Any, ...]
+) -> None:
+    with torch.device("meta"):
+        model = build(ModelConfig(name, kwargs, "timm", 0.0), image_size=image_size)
+        features = model.forward_features(torch.zeros(1, 1, *image_size))
+    found = describe_network(model)
+    assert (found.kind, found.blocks, found.grid, found.patch, found.prefix, found.has_cls, found.stage) == said
+    assert found.query == ("cls" if found.has_cls else "mean")
+    patches = {"vit": features.shape[1] - found.prefix, "swin": features.shape[1:3], "pvt": features.shape[2:]}[
+        found.kind
+    ]
+    assert patches == (found.grid[0] * found.grid[1] if found.kind == "vit" else found.grid)
+
+
+def test_pvt_that_timm_itself_made_is_described_at_the_size_of_its_weights() -> None:
+    import timm
+
+    with torch.device("meta"):
+        assert describe_network(timm.create_model("pvt_v2_b0")).grid == (7, 7)
+
+
+def test_layers_of_a_hierarchical_network_are_counted_through_all_stages() -> None:
+    with torch.device("meta"):
+        anatomy = describe_network(build(ModelConfig("swin_tiny_patch4_window7_224", {}, "timm", 0.0), image_size=(224, 224)))  # fmt: skip
+    assert anatomy.resolve("last_two") == (10, 11)
+    assert anatomy.resolve((-2,)) == (10,)
+    with pytest.raises(ValueError, match=r"block 9, whose tokens are not the final 7 x 7 grid; .* blocks 10 to 11"):
+        anatomy.resolve("last_three")
+    with pytest.raises(ValueError, match="the network's blocks are 0 to 11"):
+        anatomy.resolve((12,))

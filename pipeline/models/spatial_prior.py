@@ -1,0 +1,162 @@
+"""Spatial-prior attention (SP-ViT: Zhou et al., arXiv 2206.07662; BMVC 2022).
+
+    r_ij    = (x_j - x_i, y_j - y_i)                         patch offsets, key minus query
+    SP_ij   = w2 . relu(W1 r_ij + b1) + b2                   one small MLP a head
+    A       = softmax_j( (q_i . k_j / sqrt(d_head)) SP_ij )  multiplied before the softmax
+
+At the start w2 = 0 and b2 = 1, so the prior is exactly 1 and the logits are those of plain attention, bit for bit. What
+comes of them is, bit for bit, what timm's own attention gives without a fused kernel (`fused_attn` off in the blocks
+that have the prior); a fused kernel takes no factor, and rounds otherwise, by about 1e-7. The random draws that a
+network begins with come before those of its priors, so with and without them the same seed gives the same weights.
+
+In the authors' networks the CLS token comes in after the blocks that have the prior. Here it is there from the start,
+so the prior is 1 on the rows and columns of prefix tokens. b2 must stay out of weight decay, which would flatten
+attention: it has one dimension, and so has b1, and timm's optimizers leave such out.
+
+The release has a depthwise 3 x 3 convolution with a residual after every block, which can explain a gain as well as
+the prior can. Here it is an option, off by default, and begins at zero, so that the network starts unchanged; the
+release's begins with torch's random weights.
+
+Shapes: B images, A heads, N = H x W patches, P prefix tokens, T = P + N, D channels.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .precision import without_autocast
+from .settings import SpatialPriorConfig
+
+if TYPE_CHECKING:
+    from .anatomy import Anatomy
+
+
+class SpatialPrior(nn.Module):
+    """The factor of each pair of patches. hidden: width of a head's MLP. grid: (H, W)."""
+
+    offsets: Tensor
+    pairs: Tensor
+
+    def __init__(self, heads: int, hidden: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.heads, self.hidden = heads, hidden
+        self.inner = nn.Linear(2, heads * hidden)  # W1 and b1 of all heads, one below the other
+        self.outer_weight = nn.Parameter(torch.zeros(heads, hidden))
+        self.outer_bias = nn.Parameter(torch.ones(heads))
+        nn.init.trunc_normal_(self.inner.weight, std=0.02)
+        nn.init.zeros_(self.inner.bias)
+        height, width = grid
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        down, right = (
+            each.flatten()[None, :] - each.flatten()[:, None] for each in (rows, columns)
+        )  # (N, N): key minus query
+        every = torch.cartesian_prod(torch.arange(1 - height, height), torch.arange(1 - width, width))
+        # Both follow from the grid: no part of a checkpoint.
+        self.register_buffer("offsets", every.flip(1).float(), persistent=False)
+        self.register_buffer("pairs", (down + height - 1) * (2 * width - 1) + right + width - 1, persistent=False)
+
+    def forward(self) -> Tensor:
+        """The prior of all pairs of patches, (A, N, N), query by key, in the parameters' precision.
+
+        Only the (2H - 1)(2W - 1) distinct offsets are evaluated; pairs are looked up among those.
+        """
+        with without_autocast(self.offsets.device):
+            inside = self.inner(self.offsets).relu().unflatten(-1, (self.heads, self.hidden))
+            table = torch.einsum("oah,ah->ao", inside, self.outer_weight) + self.outer_bias[:, None]
+        return table[:, self.pairs]
+
+
+class PriorAttention(nn.Module):
+    """timm's attention, made of the parts of one, with the prior as a factor of its logits. Tokens: (B, T, D).
+
+    It has the keys of the attention that it is made of, and `prior.*` beside them.
+    """
+
+    def __init__(self, plain: Any, prior: SpatialPrior, prefix: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.scale = plain.num_heads, plain.head_dim, plain.scale
+        self.prefix = prefix
+        self.qkv, self.q_norm, self.k_norm = plain.qkv, plain.q_norm, plain.k_norm
+        self.attn_drop, self.norm, self.proj, self.proj_drop = plain.attn_drop, plain.norm, plain.proj, plain.proj_drop
+        self.gate = getattr(plain, "gate", None)
+        self.prior = prior
+
+    def forward(self, tokens: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Raises ValueError for a mask: images have none."""
+        if attn_mask is not None or is_causal:
+            raise ValueError("attention with a spatial prior takes no mask")
+        gate = self.gate(tokens).sigmoid() if self.gate is not None else None
+        projected = self.qkv(tokens).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        query, key, value = projected.unbind(0)
+        query, key = self.q_norm(query), self.k_norm(key)
+        logits = (query * self.scale) @ key.transpose(-2, -1)
+        prior = F.pad(self.prior(), (self.prefix, 0, self.prefix, 0), value=1.0)
+        attended = self.attn_drop((logits * prior).softmax(dim=-1)) @ value
+        joined = self.norm(attended.transpose(1, 2).flatten(2))
+        given: Tensor = self.proj_drop(self.proj(joined if gate is None else joined * gate))
+        return given
+
+
+class PositionalConv(nn.Module):
+    """Adds to the patches their depthwise 3 x 3 convolution, zero at first; prefix tokens pass. Tokens: (B, T, D)."""
+
+    def __init__(self, channels: int, grid: tuple[int, int], prefix: int) -> None:
+        super().__init__()
+        self.grid, self.prefix = grid, prefix
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        nn.init.zeros_(self.conv.weight)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        patches = tokens[:, self.prefix :].transpose(1, 2)
+        picture = patches.reshape(*patches.shape[:2], *self.grid)
+        added = self.conv(picture).flatten(2).transpose(1, 2)
+        return tokens + F.pad(added, (0, 0, self.prefix, 0))
+
+
+def is_of_prior(key: str) -> bool:
+    """Whether a key of a network's state is of what `add_spatial_prior` puts into it."""
+    return ".attn.prior." in key or ".positional_conv." in key
+
+
+def add_spatial_prior(model: Any, config: SpatialPriorConfig, anatomy: "Anatomy") -> None:
+    """Put the prior into the first blocks of a Vision Transformer, and the convolutions where they are asked for.
+
+    With `positional_conv` and no block, the network has the convolutions alone: the control of a network with both.
+
+    Raises:
+        ValueError: more blocks than there are, no hidden unit, or a network that the prior cannot be put into.
+    """
+    if config.blocks == 0 and not config.positional_conv:
+        return
+    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
+
+    if anatomy.kind != "vit":
+        raise ValueError(f"the prior is for Vision Transformers, and this is a {type(model).__name__}; take blocks: 0")
+    if not 0 <= config.blocks <= anatomy.blocks:
+        raise ValueError(f"{config.blocks} blocks cannot have the prior in a network of {anatomy.blocks}")
+    if config.hidden is not None and config.hidden < 1:
+        raise ValueError(f"the prior needs at least one hidden unit, not {config.hidden}")
+    if model.dynamic_img_size or not isinstance(model.patch_drop, nn.Identity):
+        raise ValueError("the prior needs every patch of a fixed grid: no dynamic_img_size, no patch_drop_rate")
+    for number, block in enumerate(model.blocks[: config.blocks]):
+        plain: Any = getattr(block, "attn", None)
+        if type(plain) is not Attention:
+            raise ValueError(
+                f"the prior is put into timm's standard attention, and block {number}, a {type(block).__name__}, has "
+                + ("none" if plain is None else f"a {type(plain).__name__}")
+            )
+        prior = SpatialPrior(plain.num_heads, config.hidden or plain.head_dim, anatomy.grid)
+        block.attn = PriorAttention(plain, prior, anatomy.prefix)
+    if config.positional_conv:
+        for block in model.blocks:
+            block.positional_conv = PositionalConv(model.embed_dim, anatomy.grid, anatomy.prefix)
+            block.register_forward_hook(_convolve)
+
+
+def _convolve(block: Any, inputs: Any, output: Tensor) -> Tensor:
+    convolved: Tensor = block.positional_conv(output)
+    return convolved
