@@ -1,14 +1,48 @@
-"""All methods, by their name under `regularizer` in params.yaml. A new method is its file and a line here."""
+"""All methods, by their name under `regularizer` in params.yaml. A new method is its file, a line here and a section in
+`pipeline.config` that names its constructor's keywords.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
 from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.guided_transfer import GuidedTransfer
+from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.plugin import asked_for, build_plugin
+from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
+from pipeline.regularizers.total_variation import TotalVariation
 
-METHODS: dict[str, Callable[[Any], Regularizer]] = {"spatial_entropy": SpatialEntropy}
+METHODS: dict[str, type[Regularizer]] = {
+    "spatial_entropy": SpatialEntropy,
+    "total_variation": TotalVariation,
+    "head_disagreement": HeadDisagreement,
+    "relative_localisation": RelativeLocalisation,
+    "guided_transfer": GuidedTransfer,
+}
 
 
-def build_regularizers(configs: Mapping[str, Any]) -> dict[str, Regularizer]:
-    """One regulariser by name for each configuration; those of weight 0 only monitor."""
-    return {name: METHODS[name](config) for name, config in configs.items()}
+def build_regularizers(
+    configs: Mapping[str, Mapping[str, Any]], *, load_source: Callable[[str], nn.Module] | None = None
+) -> dict[str, Regularizer]:
+    """One regulariser by name for each configuration that has a weight or is to be watched; of the others nothing.
+
+    configs: the keywords of a method's constructor by the method's name. load_source: gives a pretrained network for a
+    specification (a timm name, a checkpoint, models:/...), to methods that name it among their keywords.
+
+    Raises:
+        ValueError: a method that cannot be had as configured; begins with the parameter that is wrong.
+    """
+    built: dict[str, Regularizer] = {}
+    for name, config in configs.items():
+        if config["weight"] == 0 and not config["watch"]:
+            continue
+        make: Callable[..., Regularizer] = build_plugin if name == "plugin" else METHODS[name]
+        try:
+            built[name] = make(**config, **asked_for(make, {"load_source": load_source}))
+        except ValueError as error:
+            # A plugin's parameters stand beside each other, plugin and plugin_options; a method's in its section.
+            raise ValueError(f"regularizer.{error}" if name == "plugin" else f"regularizer.{name}.{error}") from error
+    return built

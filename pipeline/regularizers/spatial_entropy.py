@@ -1,4 +1,9 @@
-"""SAR: the spatial entropy of similarity maps (Peruzzo et al., arXiv 2206.04636; Machine Learning 113, 2024).
+"""SAR: the spatial entropy of similarity maps.
+
+E. Peruzzo et al., Spatial Entropy as an Inductive Bias for Vision Transformers, arXiv 2206.04636; Machine Learning 113,
+2024. Published are t = 0, the last block, 8 neighbours, the CLS query, a weight of 0.01 and the schedule warmup_cosine;
+the released code throws the loss of a whole batch away where one map has nothing above its cut. Other thresholds,
+several blocks, 4 neighbours, any grid, and the mean of the patches' queries are generalisations.
 
 A similarity map is cut at its mean plus `threshold` standard deviations; what lies above falls apart into connected
 components; the entropy of how the mass above the cut is shared among them is low when attention forms few blobs. With
@@ -24,8 +29,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.models.settings import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
-from pipeline.regularizers.settings import SpatialEntropyConfig
 
 NEARLY_CONSTANT = 1e-4
 """A map whose standard deviation is below this is empty."""
@@ -36,12 +41,25 @@ class SpatialEntropy(Regularizer):
 
     Layers add up, since a mean would tie the weight to their number. Monitors: `value`, the mean entropy over all maps
     that are not empty (nats), and `empty_share`, the share of empty maps.
+
+    layers, query: the similarity maps that it looks at. threshold: cut of a map, in standard deviations above its mean.
+    connectivity: 4 or 8 neighbours. It is watched at weight 0 too, so that a control's maps can be compared.
     """
 
-    def __init__(self, config: SpatialEntropyConfig) -> None:
-        super().__init__(config.weight, Needs(similarity=config.layers))
-        self.threshold = config.threshold
-        self.connectivity = config.connectivity
+    def __init__(
+        self,
+        *,
+        weight: float,
+        layers: LayerSpec = "last",
+        query: str = "cls",
+        threshold: float = 0.0,
+        connectivity: int = 8,
+        schedule: str = "warmup_cosine",
+        watch: bool = True,
+    ) -> None:
+        super().__init__(weight, Needs(similarity=layers, query=query), schedule=schedule, watch=watch)
+        self.threshold = threshold
+        self.connectivity = connectivity
 
     def forward(self, features: Features) -> Penalty:
         maps = features.similarity
@@ -90,7 +108,9 @@ class _SpatialEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, threshold: float, connectivity: int) -> tuple[Tensor, Tensor]:
-        patches = maps.detach().flatten(1)
+        # float64 whatever the maps are of: where little lies above the cut, the gradient is large, and so would be the
+        # rounding of the cut in it; and which pixels are above the cut does not depend on how a sum was rounded.
+        patches = maps.detach().flatten(1).double()
         mean = patches.mean(1, keepdim=True)
         centred = patches - mean
         deviation = centred.square().mean(1, keepdim=True).sqrt()
@@ -114,10 +134,10 @@ class _SpatialEntropy(torch.autograd.Function):
             slope = (-(log_share[labels].view_as(excess) + entropy[:, None]) / total[:, None]).where(inside, 0.0)
             pull = slope.mean(1, keepdim=True)
             gradient = slope - pull - threshold * pull * centred / deviation
-            ctx.save_for_backward(gradient.where(usable, 0.0).view_as(maps))
+            ctx.save_for_backward(gradient.where(usable, 0.0).view_as(maps).to(maps.dtype))
         empty = ~usable[:, 0]
         ctx.mark_non_differentiable(empty)
-        return entropy, empty
+        return entropy.to(maps.dtype), empty
 
     @staticmethod
     @once_differentiable

@@ -1,20 +1,21 @@
 """The objective: cross-entropy plus every regulariser's loss times its weight in this epoch.
 
-The objective owns the taps that the regularisers need, so it is made when the network is built and closed when the
-network leaves training.
+The objective owns the taps that the regularisers need and what they train beside the network, so it is made when the
+network is built and closed when the network leaves training.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.tap import SimilarityTap
-from pipeline.regularizers.base import Features, Regularizer
+from pipeline.regularizers.base import Penalty, Regularizer, at_least_float32, device_of
+from pipeline.regularizers.collect import Collector
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ class StepLoss:
 class Objective:
     """Cross-entropy + sum over methods of weight(epoch) * regulariser.
 
+    Methods that have neither a weight nor a watcher are left out. The others are prepared for the network here: what
+    they train beside it is `trainable`, whose first weights are drawn from a stream of each method's own, decided by
+    `seed`, so that a method does not change what the network draws.
+
     Raises:
-        ValueError: the network cannot give what a regulariser needs.
+        ValueError: the network cannot give what a regulariser needs; begins with `regularizer.` and the method's name.
     """
 
     def __init__(
@@ -40,34 +45,39 @@ class Objective:
         *,
         planned_epochs: int,
         label_smoothing: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self._model = model
-        self._regularizers = dict(regularizers)
+        self._regularizers = {name: method for name, method in regularizers.items() if method.active}
         self._planned_epochs = planned_epochs
         self._label_smoothing = label_smoothing
-        self._taps: dict[str, SimilarityTap] = {}
+        self._collectors: dict[str, Collector] = {}
         try:
-            for name, regularizer in regularizers.items():
-                if regularizer.needs.similarity is not None:
-                    self._taps[name] = SimilarityTap(model, regularizer.needs.similarity)
+            for name, method in self._regularizers.items():
+                self._prepare(name, method, seed)
         except ValueError:
             self.close()
             raise
+        self.trainable = nn.ModuleDict(self._regularizers)
 
     def weights(self, epoch: int) -> dict[str, float]:
         """Every method's weight in an epoch counted from 0."""
         return {name: method.weight_at(epoch, self._planned_epochs) for name, method in self._regularizers.items()}
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
-        """Forward pass and loss of one training batch. A method whose weight is 0 is not evaluated."""
+        """Forward pass and loss of one training batch. A method whose weight is 0 is not evaluated.
+
+        inputs (B, C, H, W); labels (B,) int64, or (B, K) as shares that have the label smoothing in them already.
+        """
         logits = self._model(inputs)
-        cross_entropy = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        smoothing = 0.0 if labels.is_floating_point() else self._label_smoothing
+        cross_entropy = F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
         monitors = {"cross_entropy": cross_entropy.detach()}
         total = cross_entropy
         for name, weight in self.weights(epoch).items():
             if weight == 0.0:
                 continue
-            penalty = self._regularizers[name](self._features(name))
+            penalty = self._penalty(name, inputs)
             total = total + weight * penalty.loss
             monitors |= {f"{name}/{key}": value for key, value in penalty.monitors.items()}
         self._forget()
@@ -76,26 +86,50 @@ class Objective:
 
     @torch.no_grad()
     def score(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and monitors of a batch that is not trained on; every method is watched, those of weight 0 too."""
+        """Logits and monitors of a batch that is not trained on; every method is asked, whatever its weight then is."""
         logits = self._model(inputs)
         monitors = {"loss": F.cross_entropy(logits, labels)}
-        for name, method in self._regularizers.items():
-            monitors |= {f"{name}/{key}": value for key, value in method(self._features(name)).monitors.items()}
+        for name in self._regularizers:
+            monitors |= {f"{name}/{key}": value for key, value in self._penalty(name, inputs).monitors.items()}
         self._forget()
         return logits, monitors
 
-    def _features(self, name: str) -> Features:
-        tap = self._taps.get(name)
-        return Features(similarity=tap.maps() if tap else None)
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """What the methods have learnt, by method; those that learn nothing are left out."""
+        states = {name: dict(method.state_dict()) for name, method in self._regularizers.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from an earlier `state()`."""
+        for name, state in states.items():
+            self._regularizers[name].load_state_dict(state)
+
+    def _prepare(self, name: str, method: Regularizer, seed: int) -> None:
+        device = device_of(self._model)
+        with torch.random.fork_rng(devices=[]):
+            # The CPU's stream alone, and drawn there, so that first weights are the same on every device.
+            words = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, dtype=np.uint64)
+            torch.default_generator.manual_seed(int(words[0] >> 1))  # torch takes 63 bits
+            try:
+                method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
+                self._collectors[name] = Collector(self._model, method.needs)
+            except ValueError as error:
+                raise ValueError(f"regularizer.{name}: {error}") from error
+        method.to(device)
+
+    def _penalty(self, name: str, inputs: Tensor) -> Penalty:
+        with torch.autocast(inputs.device.type, enabled=False):
+            penalty: Penalty = self._regularizers[name](self._collectors[name].features(inputs))
+        return penalty
 
     def _forget(self) -> None:
-        for tap in self._taps.values():
-            tap.clear()
+        for collector in self._collectors.values():
+            collector.clear()
 
     def close(self) -> None:
         """Take the taps out of the network."""
-        for tap in self._taps.values():
-            tap.remove()
+        for collector in self._collectors.values():
+            collector.remove()
 
     def __enter__(self) -> Self:
         return self
@@ -104,3 +138,10 @@ class Objective:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _inputs_shape(model: nn.Module) -> tuple[int, ...]:
+    """(channels, height, width) of the images that a network takes; () where it does not say."""
+    patches: Any = getattr(model, "patch_embed", None)
+    size, projection = getattr(patches, "img_size", None), getattr(patches, "proj", None)
+    return () if size is None or projection is None else (int(projection.in_channels), *map(int, size))

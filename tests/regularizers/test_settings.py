@@ -1,11 +1,13 @@
 """Claims about the schedule of every regulariser's weight: the published one, scaled to runs of any length."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from pipeline.regularizers.settings import warmup_epochs, weight_at
+from pipeline.config import parameters
+from pipeline.regularizers.settings import SCHEDULES, warmup_epochs, weight_at
 
 
 def schedule(peak: float, epochs: int) -> list[float]:
@@ -58,3 +60,26 @@ def test_weight_with_peak_zero_is_always_zero() -> None:
 def test_weight_outside_the_planned_epochs_is_refused(epoch: int, epochs: int) -> None:
     with pytest.raises(ValueError, match=f"epoch {epoch} is outside the {epochs} planned epochs"):
         weight_at(1.0, epoch, epochs)
+
+
+def test_linear_schedule_rises_as_the_other_and_falls_in_a_line() -> None:
+    weights = [weight_at(0.5, epoch, 100, "warmup_linear") for epoch in range(100)]
+    np.testing.assert_allclose(weights[:10], np.linspace(0, 0.5, 10), atol=1e-15)
+    np.testing.assert_allclose(weights[10:], np.linspace(0.5, 0, 91)[:-1], atol=1e-15)
+    assert [weight_at(1.0, epoch, 5, "warmup_linear") for epoch in range(5)] == [0.0, 1.0, 0.75, 0.5, 0.25]
+    assert weight_at(1.0, 0, 1, "warmup_linear") == 0.0
+
+
+def test_constant_schedule_is_the_weight_from_the_first_epoch_to_the_last() -> None:
+    assert {weight_at(0.3, epoch, 25, "constant") for epoch in range(25)} == {0.3}
+
+
+def test_schedule_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'cosine'; known: warmup_cosine, warmup_linear, constant"):
+        weight_at(1.0, 0, 10, "cosine")
+
+
+def test_schedules_of_the_parameters_are_those_there_are() -> None:
+    schedules = {path: get_args(field.annotation) for path, field in parameters().items() if path.endswith("schedule")}
+    assert len(schedules) == 6
+    assert set(schedules.values()) == {SCHEDULES}

@@ -1,5 +1,7 @@
 """Claims about the objective: what is added to the cross-entropy, when, and what is watched."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,6 @@ from torch.nn import functional as F
 from pipeline.models.build import build_model
 from pipeline.models.settings import LayerSpec, ModelConfig
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
-from pipeline.regularizers.settings import SpatialEntropyConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.objective import Objective
 
@@ -16,8 +17,8 @@ from pipeline.train.objective import Objective
 class MeanSquare(Regularizer):
     """The mean square of the similarity maps it asks for, or 2 if it asks for none; remembers what it was given."""
 
-    def __init__(self, weight: float, layers: LayerSpec | None = "last") -> None:
-        super().__init__(weight, Needs(similarity=layers))
+    def __init__(self, weight: float, layers: LayerSpec | None = "last", **more: Any) -> None:
+        super().__init__(weight, Needs(similarity=layers), **more)
         self.given: list[Features] = []
 
     def forward(self, features: Features) -> Penalty:
@@ -62,8 +63,20 @@ def test_loss_is_cross_entropy_plus_every_weighted_penalty(model: nn.Module, inp
     assert torch.equal(step.logits, model(inputs))
 
 
+def test_shares_of_classes_are_taken_as_they_are_and_plain_labels_are_smoothed(
+    model: nn.Module, inputs: Tensor
+) -> None:
+    shares = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    with Objective(model, {}, planned_epochs=4, label_smoothing=0.3) as objective:
+        mixed, plain = objective.step(inputs, shares, epoch=1), objective.step(inputs, LABELS, epoch=1)
+    logs = model(inputs).log_softmax(-1)
+    assert mixed.total.item() == pytest.approx(-(shares * logs).sum().item() / 4)
+    smoothed = 0.7 * F.one_hot(LABELS, 3) + 0.1
+    assert plain.total.item() == pytest.approx(-(smoothed * logs).sum().item() / 4)
+
+
 def test_weights_follow_the_schedule_of_the_planned_epochs(model: nn.Module) -> None:
-    methods = {"a": MeanSquare(0.1, layers=None), "b": MeanSquare(0.0, layers=None)}
+    methods = {"a": MeanSquare(0.1, layers=None), "b": MeanSquare(0.0, layers=None, watch=True)}
     objective = Objective(model, methods, planned_epochs=100)
     assert objective.weights(0) == {"a": 0.0, "b": 0.0}
     assert objective.weights(9) == {"a": 0.1, "b": 0.0}
@@ -72,10 +85,10 @@ def test_weights_follow_the_schedule_of_the_planned_epochs(model: nn.Module) -> 
         objective.weights(100)
 
 
-def test_method_of_weight_0_is_not_asked_in_training_and_is_watched_in_scoring(
+def test_method_that_is_watched_at_weight_0_is_not_asked_in_training_but_in_scoring(
     model: nn.Module, inputs: Tensor
 ) -> None:
-    method = MeanSquare(0.0)
+    method = MeanSquare(0.0, watch=True)
     with Objective(model, {"square": method}, planned_epochs=100) as objective:
         step = objective.step(inputs, LABELS, epoch=10)
         assert method.given == []
@@ -124,7 +137,7 @@ def test_each_method_gets_the_maps_of_its_own_layers(model: nn.Module, inputs: T
 
 
 def test_spatial_entropy_is_watched_by_value_and_share_of_empty_maps(model: nn.Module, inputs: Tensor) -> None:
-    method = SpatialEntropy(SpatialEntropyConfig(0.1, "all", 0.0, 8))
+    method = SpatialEntropy(weight=0.1, layers="all", threshold=0.0, connectivity=8)
     with Objective(model, {"spatial_entropy": method}, planned_epochs=100) as objective:
         step = objective.step(inputs, LABELS, epoch=10)
         _, monitors = objective.score(inputs, LABELS)
@@ -137,7 +150,7 @@ def test_spatial_entropy_is_watched_by_value_and_share_of_empty_maps(model: nn.M
 
 def test_taps_leave_the_network_when_the_objective_closes(model: nn.Module) -> None:
     with Objective(model, {"a": MeanSquare(1.0), "b": MeanSquare(1.0, "all")}, planned_epochs=2):
-        assert hooks(model) == 6
+        assert hooks(model) == 8
     assert hooks(model) == 0
     objective = Objective(model, {"a": MeanSquare(1.0)}, planned_epochs=2)
     objective.close()
@@ -153,4 +166,134 @@ def test_network_that_cannot_give_what_a_method_needs_is_refused() -> None:
 def test_refused_objective_leaves_no_tap_in_the_network(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="names block 7"):
         Objective(model, {"good": MeanSquare(1.0), "bad": MeanSquare(1.0, (7,))}, planned_epochs=2)
+    assert hooks(model) == 0
+
+
+class Learner(Regularizer):
+    """Has a weight of its own to train, and asks for whatever it is told to."""
+
+    def __init__(self, weight: float = 1.0, needs: Needs | None = None, **more: Any) -> None:
+        super().__init__(weight, needs or Needs(tokens=True, inputs=True), **more)
+        self.given: list[Features] = []
+
+    def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
+        self.seen = inputs_shape
+        self.scale = nn.Linear(16, 1)
+
+    def forward(self, features: Features) -> Penalty:
+        self.given.append(features)
+        loss = torch.zeros(()) if features.tokens is None else self.scale(features.tokens).square().mean()
+        return Penalty(loss, {"value": loss.detach()})
+
+
+def test_method_that_is_neither_weighted_nor_watched_costs_nothing(model: nn.Module, inputs: Tensor) -> None:
+    off = MeanSquare(0.0)
+    with Objective(model, {"off": off}, planned_epochs=4) as objective:
+        assert hooks(model) == 0
+        assert objective.weights(1) == {}
+        assert objective.score(inputs, LABELS)[1].keys() == {"loss"}
+        assert list(objective.trainable.parameters()) == []
+    assert off.given == []
+
+
+def test_method_gets_what_it_needs_and_nothing_else(model: nn.Module, inputs: Tensor) -> None:
+    everything = Needs(similarity="all", heads="last", tokens=True, inputs=True, with_cls=True)
+    methods = {"all": Learner(needs=everything), "none": Learner(needs=Needs())}
+    with Objective(model, methods, planned_epochs=4) as objective:
+        objective.step(inputs, LABELS, epoch=1)
+    given = methods["all"].given[0]
+    shapes = {name: tuple(value.shape) for name, value in vars(given).items()}
+    assert shapes == {
+        "similarity": (4, 2, 2, 6, 6),
+        "heads": (4, 1, 2, 37, 8),
+        "tokens": (4, 6, 6, 16),
+        "inputs": (4, 1, 12, 12),
+        "cls": (4, 2, 2),
+    }
+    assert given.inputs is inputs
+    assert methods["none"].given == [Features()]
+    assert hooks(model) == 0
+
+
+def test_prepare_is_told_the_shape_of_the_images(model: nn.Module) -> None:
+    method = Learner()
+    Objective(model, {"learner": method}, planned_epochs=2).close()
+    assert method.seen == (1, 12, 12)
+    plain = Learner(needs=Needs())
+    Objective(nn.Linear(2, 2), {"learner": plain}, planned_epochs=2).close()
+    assert plain.seen == ()
+
+
+def test_what_a_method_trains_is_drawn_from_a_stream_of_its_own(model: nn.Module) -> None:
+    def drawn(seed: int, before: int, name: str = "learner") -> Tensor:
+        torch.manual_seed(before)
+        method = Learner()
+        Objective(model, {name: method}, planned_epochs=2, seed=seed).close()
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(before)))
+        return method.scale.weight.detach()
+
+    first = drawn(0, before=1)
+    assert torch.equal(drawn(0, before=2), first)
+    assert not torch.equal(drawn(1, before=1), first)
+    assert not torch.equal(drawn(0, before=1, name="other"), first)
+
+
+def test_what_a_method_trains_is_trainable_and_gets_a_gradient(model: nn.Module, inputs: Tensor) -> None:
+    method = Learner()
+    with Objective(model, {"learner": method}, planned_epochs=2) as objective:
+        assert list(objective.trainable.parameters()) == list(method.scale.parameters())
+        objective.step(inputs, LABELS, epoch=1).total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+    assert method.scale.weight.grad is not None
+    assert method.scale.weight.grad.abs().max() > 0
+
+
+def test_state_is_what_methods_have_learnt_and_can_be_gone_on_from(model: nn.Module) -> None:
+    method = Learner()
+    with Objective(model, {"learner": method, "plain": MeanSquare(1.0)}, planned_epochs=2) as objective:
+        state = {name: {key: value.clone() for key, value in each.items()} for name, each in objective.state().items()}
+        assert {name: list(each) for name, each in state.items()} == {"learner": ["scale.weight", "scale.bias"]}
+    with Objective(model, {"learner": method}, planned_epochs=2, seed=9) as other:
+        assert not torch.equal(method.scale.weight, state["learner"]["scale.weight"])
+        other.load_state(state)
+        assert torch.equal(method.scale.weight, state["learner"]["scale.weight"])
+
+
+def test_methods_are_computed_in_float32_under_autocast(model: nn.Module, inputs: Tensor) -> None:
+    seen: list[bool] = []
+
+    class Asking(Learner):
+        def forward(self, features: Features) -> Penalty:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(features)
+
+    method = Asking(needs=Needs(similarity="all", heads="all", tokens=True, with_cls=True))
+    with Objective(model, {"asking": method}, planned_epochs=4) as objective:
+        with torch.autocast("cpu", torch.bfloat16):
+            step = objective.step(inputs, LABELS, epoch=1)
+            objective.score(inputs, LABELS)
+        assert step.logits.dtype == torch.bfloat16
+    assert seen == [False, False]
+    for features in method.given:
+        collected = [value for value in vars(features).values() if value is not None]
+        assert len(collected) == 4
+        assert {value.dtype for value in collected} == {torch.float32}
+    assert step.monitors["asking/value"].dtype == torch.float32
+
+
+def test_each_method_has_its_own_schedule(model: nn.Module) -> None:
+    methods = {name: MeanSquare(1.0, None, schedule=name) for name in ("warmup_cosine", "warmup_linear", "constant")}
+    objective = Objective(model, methods, planned_epochs=4)
+    assert objective.weights(0) == {"warmup_cosine": 0.0, "warmup_linear": 0.0, "constant": 1.0}
+    assert objective.weights(3) == pytest.approx({"warmup_cosine": 0.25, "warmup_linear": 1 / 3, "constant": 1.0})
+    with pytest.raises(ValueError, match="unknown schedule 'cosine'"):
+        MeanSquare(1.0, None, schedule="cosine")
+
+
+def test_refusal_of_a_method_says_whose_it_is(model: nn.Module) -> None:
+    class Refusing(MeanSquare):
+        def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
+            raise ValueError("not with this network")
+
+    with pytest.raises(ValueError, match=r"^regularizer\.mine: not with this network"):
+        Objective(model, {"good": MeanSquare(1.0), "mine": Refusing(1.0)}, planned_epochs=2)
     assert hooks(model) == 0

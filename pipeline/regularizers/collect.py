@@ -1,0 +1,63 @@
+"""Collecting what a regulariser needs during a network's forward pass; the taps themselves are `pipeline.models.tap`'s.
+
+Shapes: B images, L tapped layers, A heads, H x W patches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap
+from pipeline.regularizers.base import Features, Needs, at_least_float32
+
+
+class Collector:
+    """The taps of one regulariser in one network.
+
+    Raises:
+        ValueError: the network cannot give what is needed. No tap is then left in it.
+    """
+
+    def __init__(self, model: nn.Module, needs: Needs) -> None:
+        self._needs = needs
+        self._similarity: SimilarityTap | None = None
+        self._heads: HeadTap | None = None
+        self._tokens: TokenTap | None = None
+        try:
+            if needs.similarity is not None:
+                self._similarity = SimilarityTap(model, needs.similarity, needs.query, with_cls=needs.with_cls)
+            if needs.heads is not None:
+                self._heads = HeadTap(model, needs.heads)
+            if needs.tokens:
+                self._tokens = TokenTap(model)
+        except ValueError:
+            self.remove()
+            raise
+
+    def features(self, inputs: Tensor | None = None) -> Features:
+        """What the last forward pass gave; inputs: the images that it was of."""
+
+        def exact(read: Callable[[], Tensor]) -> Tensor:
+            return at_least_float32(read())
+
+        return Features(
+            similarity=exact(self._similarity.maps) if self._similarity else None,
+            heads=exact(self._heads.outputs) if self._heads else None,
+            tokens=exact(self._tokens.tokens) if self._tokens else None,
+            inputs=inputs if self._needs.inputs else None,
+            cls=exact(self._similarity.cls) if self._similarity and self._needs.with_cls else None,
+        )
+
+    def clear(self) -> None:
+        """Forget the last forward pass, and with it the activations that it holds."""
+        for tap in self._taps():
+            tap.clear()
+
+    def remove(self) -> None:
+        """Take the taps out of the network."""
+        for tap in self._taps():
+            tap.remove()
+
+    def _taps(self) -> list[Any]:
+        return [tap for tap in (self._similarity, self._heads, self._tokens) if tap is not None]

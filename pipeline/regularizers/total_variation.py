@@ -1,0 +1,55 @@
+"""Total variation of similarity maps: a baseline of SAR's authors (Peruzzo et al., arXiv 2206.04636, released code).
+
+With S a similarity map on the H x W grid:
+
+    TV(S) = 1/2 sum_{y < H, x <= W} (S_{y+1,x} - S_{y,x})^2 + 1/2 sum_{y <= H, x < W} (S_{y,x+1} - S_{y,x})^2
+    L_tv  = mean over images and heads of TV(S), layers added up
+
+It is a sum over patches, and unlike an entropy it grows with the square of the map's scale: 70 to 320 a map on networks
+trained on CIFAR, so useful weights are small (1e-6 to 1e-2). A single row, column or patch has no differences that way.
+"""
+
+from torch import Tensor
+
+from pipeline.models.settings import LayerSpec
+from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32
+
+
+class TotalVariation(Regularizer):
+    """L_tv. layers, query: the similarity maps that are smoothed. Monitors: `value`, the mean over all maps.
+
+    Layers add up, since a mean would tie the weight to their number. A map that is not finite makes the loss so too,
+    and training then stops as diverged.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float,
+        layers: LayerSpec = "last",
+        query: str = "cls",
+        schedule: str = "warmup_cosine",
+        watch: bool = False,
+    ) -> None:
+        super().__init__(weight, Needs(similarity=layers, query=query), schedule=schedule, watch=watch)
+
+    def forward(self, features: Features) -> Penalty:
+        if features.similarity is None:
+            raise ValueError("total variation needs similarity maps, and none were collected")
+        variation = total_variation(features.similarity)  # (B, L, A)
+        return Penalty(variation.mean(dim=(0, 2)).sum(), {"value": variation.detach().mean()})
+
+
+def total_variation(similarity: Tensor) -> Tensor:
+    """Half the summed squared differences of neighbouring patches of each map.
+
+    similarity: (..., H, W), floating point; half precision is computed in float32. Returns (...).
+
+    Raises:
+        ValueError: fewer than two dimensions, no patch, or a dtype that is not floating point.
+    """
+    if similarity.ndim < 2 or 0 in similarity.shape[-2:]:
+        raise ValueError(f"similarity maps must be (..., H, W) with at least one patch, not {tuple(similarity.shape)}")
+    maps = at_least_float32(similarity)
+    down, right = maps.diff(dim=-2), maps.diff(dim=-1)
+    return 0.5 * down.square().sum(dim=(-2, -1)) + 0.5 * right.square().sum(dim=(-2, -1))
