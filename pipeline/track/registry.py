@@ -6,14 +6,12 @@ on the version what happened to it last, on the registered model one tag a move.
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
@@ -22,7 +20,7 @@ from mlflow.models import Model
 
 from pipeline.errors import UserError
 from pipeline.track.package import hash_model, pack, require_portable
-from pipeline.track.store import Store, client, experiment_id, reported, user_name
+from pipeline.track.store import Store, client, current, experiment_id, reported, user_name
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -103,7 +101,7 @@ def register_model(
         else:
             content = {"checkpoint": checkpoint, "code": code, "model_card": model_card, "input_example": input_example}
             model_id = _upload(store, name, run_id, content)
-            with _current(store):
+            with current(store):
                 created = registry.create_model_version(
                     name,
                     f"models:/{model_id}",
@@ -212,17 +210,6 @@ def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, A
     if run_id:
         registry.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     return model_id
-
-
-@contextmanager
-def _current(store: Store) -> Iterator[None]:
-    """Inside the block the store is MLflow's global one, where a version's source is looked up, whatever the client."""
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
-    mlflow.set_tracking_uri(store.uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None brings back MLflow's default
 
 
 def _shortened(card: str) -> str:

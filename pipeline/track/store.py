@@ -22,6 +22,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
+import mlflow
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -142,20 +143,20 @@ def experiment_id(store: Store, name: str) -> str:
     Raises:
         UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
     """
-    mlflow = client(store)
+    registry = client(store)
     with reported(store, f"opening the experiment {name!r}"):
-        found = mlflow.get_experiment_by_name(name)
+        found = registry.get_experiment_by_name(name)
         if found is None:
             location = _artifact_folder(store, name).as_uri() if store.database else None
             try:
-                return str(mlflow.create_experiment(name, artifact_location=location, tags=KIND))
+                return str(registry.create_experiment(name, artifact_location=location, tags=KIND))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = mlflow.get_experiment_by_name(name)  # another process was quicker
+                found = registry.get_experiment_by_name(name)  # another process was quicker
                 assert found is not None
         if found.lifecycle_stage == "deleted":
-            mlflow.restore_experiment(found.experiment_id)
+            registry.restore_experiment(found.experiment_id)
     if store.database:
         _require_artifacts_here(store, name, str(found.artifact_location))
     return str(found.experiment_id)
@@ -168,6 +169,17 @@ def reported(store: Store, doing: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:  # what fails on the way to artifacts is an OSError, from requests too
         raise UserError(f"{doing} failed at {store.shown}\n  {store.reason(error)}") from None
+
+
+@contextmanager
+def current(store: Store) -> Iterator[None]:
+    """Inside the block the store is MLflow's global one, where a version's source is looked up, whatever the client."""
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None brings back MLflow's default
 
 
 def user_name() -> str:

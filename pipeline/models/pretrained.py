@@ -1,0 +1,156 @@
+"""Weights into a network that is to be trained further.
+
+The network that is trained further has been built as its parameters say, with every draw of fresh weights, before it is
+given any: what stays fresh is what it would be without. timm's own functions resize position embeddings, patch kernels
+and relative position biases, rename keys of other releases, and change the number of input channels.
+
+Fresh stay: a head for another number of classes, a spatial prior, its convolutions. Unused stay: norm2 and ls1 of a
+last block that has no skip here. Whatever else is missing, unexpected or of another shape is refused.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .anatomy import describe_network
+from .last_block import names_of_skip, unused_without_skip
+from .spatial_prior import is_of_prior
+from .weights import few
+
+INPUT = "patch_embed.proj.weight"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """tensors: what goes into the network. notes: what was adapted or stays fresh, in words."""
+
+    tensors: Mapping[str, Tensor]
+    notes: tuple[str, ...]
+
+    def load(self, model: nn.Module) -> None:
+        """Put them into the network that they were fitted to, in its precision and on its device."""
+        model.load_state_dict(dict(self.tensors), strict=False)
+
+
+def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
+    """Adapt weights to a network that is to be trained further. The network, which may be on the meta device, stays.
+
+    Raises:
+        ValueError: weights of another network; lists what is missing, unexpected or of another shape, and what to do.
+    """
+    own = model.state_dict()
+    adapted, notes = _adapted(model, tensors)
+    fresh = {key for key in own if key not in adapted and is_of_prior(key)}
+    heads = _heads(model)
+    head = [key for name in heads for key in own if key.startswith(name + ".")]
+    if any(key not in adapted or adapted[key].shape != own[key].shape for key in head):
+        notes.insert(0, _fresh_head(own, adapted, head))
+        adapted = {key: value for key, value in adapted.items() if not key.startswith(tuple(f"{n}." for n in heads))}
+        fresh |= set(head)
+    unused = unused_without_skip(model)
+    adapted = {key: value for key, value in adapted.items() if not (unused and key.startswith(unused))}
+    missing = [key for key in own if key not in adapted and key not in fresh]
+    unexpected = [key for key in adapted if key not in own]
+    reshaped = [key for key in adapted if key in own and adapted[key].shape != own[key].shape]
+    if missing or unexpected or reshaped:
+        shapes = [f"{key} ({_times(adapted[key].shape)}, here {_times(own[key].shape)})" for key in reshaped]
+        listed = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+        said = "; ".join(f"{what} {few(keys)}" for what, keys in listed.items() if keys)
+        raise ValueError(f"the weights are of another network: {said}. {_advice(model, missing, unexpected)}")
+    return Fit(adapted, tuple(notes))
+
+
+def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights after timm's own adaptations, and what these were."""
+    grid = _grid_of(model, tensors)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, of how timm calls it
+            adapted = dict(_filter_of(model)(dict(tensors), model))
+    except Exception as error:  # timm checks little itself: what does not fit fails somewhere inside
+        raise ValueError(f"timm cannot fit these weights to the network: {str(error).strip()[:200]}") from None
+    notes = []
+    kept = {key for key in tensors if key in adapted}
+    if "pos_embed" in kept and adapted["pos_embed"].shape != tensors["pos_embed"].shape:
+        here = describe_network(model).grid
+        notes.append(f"position embeddings resized from {_times(grid)} to {_times(here)}")
+    if INPUT in kept and adapted[INPUT].shape != tensors[INPUT].shape:
+        before, now = tensors[INPUT].shape[2:], adapted[INPUT].shape[2:]
+        notes.append(f"patch kernels resized from {_times(before)} to {_times(now)} pixels")
+    biases = [key for key in kept if key.endswith("relative_position_bias_table")]
+    if any(adapted[key].shape != tensors[key].shape for key in biases):
+        notes.append("relative position biases resized")
+    kernel, own = adapted.get(INPUT), dict(model.named_parameters()).get(INPUT)
+    if kernel is not None and own is not None and kernel.ndim == 4 and kernel.shape[1] != own.shape[1]:
+        adapted[INPUT] = _with_channels(kernel, own.shape[1])
+        notes.append(f"input channels adapted from {kernel.shape[1]} to {own.shape[1]}")
+    return adapted, notes
+
+
+def _filter_of(model: nn.Module) -> Callable[[dict[str, Tensor], Any], Mapping[str, Tensor]]:
+    from timm.models import pvt_v2, swin_transformer, vision_transformer
+
+    kind = describe_network(model).kind
+    if kind == "vit":
+        return lambda state, network: vision_transformer.checkpoint_filter_fn(state, network, adapt_layer_scale=True)
+    chosen: Callable[..., Mapping[str, Tensor]] = (swin_transformer if kind == "swin" else pvt_v2).checkpoint_filter_fn
+    return chosen
+
+
+def _grid_of(model: Any, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """The grid of a ViT's position embeddings, which must be square to be resized."""
+    places = tensors.get("pos_embed")
+    own = getattr(model, "pos_embed", None)
+    if places is None or own is None or places.ndim != 3:
+        return 0, 0
+    prefix = 0 if model.no_embed_class else int(model.num_prefix_tokens)
+    count = places.shape[1] - prefix
+    side = math.isqrt(max(count, 0))
+    if side * side != count and places.shape[1] != own.shape[1]:
+        raise ValueError(
+            f"position embeddings of {places.shape[1]} tokens cannot be resized: they are not {prefix} and a square "
+            "grid; take weights of a network with the same tokens beside the patches (class_token, reg_tokens, "
+            "no_embed_class)"
+        )
+    return side, side
+
+
+def _with_channels(kernel: Tensor, channels: int) -> Tensor:
+    from timm.models import adapt_input_conv
+
+    base = kernel.shape[1]
+    try:
+        adapted: Tensor = adapt_input_conv(channels, kernel, **({} if base == 3 else {"base_chans": base}))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"input channels cannot be adapted from {base} to {channels}: {error}") from None
+    return adapted
+
+
+def _heads(model: nn.Module) -> list[str]:
+    """The names of a network's classifiers: one, or with distillation two."""
+    network: Any = model
+    found = network.get_classifier()
+    parts = found if isinstance(found, tuple) else (found,)
+    return [name for name, module in model.named_modules() if any(module is part for part in parts)]
+
+
+def _fresh_head(own: Mapping[str, Tensor], adapted: Mapping[str, Tensor], head: list[str]) -> str:
+    weight = next(key for key in head if key.endswith("weight"))
+    theirs = f"they had {len(adapted[weight])}" if weight in adapted else "they had none"
+    return f"head fresh ({len(own[weight])} classes, {theirs})"
+
+
+def _advice(model: nn.Module, missing: list[str], unexpected: list[str]) -> str:
+    if missing and not unexpected and all(key.startswith(names_of_skip(model)) for key in missing):
+        return "They are of a network whose last block has no skip: set model.last_block: no_skip"
+    if unexpected and not missing and all(is_of_prior(key) for key in unexpected):
+        return "They are of a network with a spatial prior: set model.spatial_prior as it was"
+    return "Set model.name and model.kwargs to the network that they are of, or take weights of this one"
+
+
+def _times(sizes: Any) -> str:
+    return " x ".join(str(int(size)) for size in sizes)

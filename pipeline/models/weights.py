@@ -1,0 +1,93 @@
+"""Weights from files, read so that nothing in them can run: safetensors, and what torch saved of tensors alone."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+SAFE = ".safetensors"
+SAVED = (".pt", ".pth", ".bin")
+SUFFIXES = (SAFE, *SAVED)
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Keys under which training scripts keep a network's state, averaged weights first, as timm takes them."""
+
+PREFIXES = ("_orig_mod.", "module.")
+"""What torch.compile and data parallelism put before every key."""
+
+CONVERT = "on a machine where you trust it, save its tensors alone, with safetensors.torch.save_file"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU, without what training scripts wrap around them.
+
+    Raises:
+        ValueError: no such file, a broken one, one that holds more than tensors and so could run code when it is read,
+            or one without a network's state. Does not name the file.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"is no file of weights; needed: {', '.join(SUFFIXES)}, or a checkpoint's folder")
+    try:
+        with path.open("rb"):
+            pass  # what fails from here on is what is in it
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+    try:
+        content: Any = load_file(path) if path.suffix.lower() == SAFE else _load_saved(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"is a broken or unfinished file of weights ({_brief(error)})") from None
+    tensors = _unprefixed(_unwrapped(content))
+    if odd := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"holds no network's state alone: {few(odd)} {'is' if len(odd) == 1 else 'are'} no tensor")
+    if not tensors:
+        raise ValueError("holds no tensors")
+    return tensors
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _load_saved(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol; what matters is whether it can be read
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds for a broken file
+        if isinstance(error, UnpicklingError) or "TorchScript" in str(error):
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            holds = f"holds {found[1]} beside tensors" if found else "holds more than tensors"
+            raise ValueError(
+                f"{holds}, and reading that could run code of whoever made the file, so it was not read; {CONVERT}"
+            ) from None
+        raise ValueError(f"is a broken or unfinished file of weights ({_brief(error)})") from None
+
+
+def _unwrapped(content: Any) -> Mapping[Any, Any]:
+    while isinstance(content, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is None:
+            return content
+        content = content[wrapper]
+    raise ValueError(f"holds a {type(content).__name__} and no network's state by name")
+
+
+def _unprefixed(state: Mapping[Any, Any]) -> dict[str, Any]:
+    tensors = {str(key): value for key, value in state.items()}
+    while prefix := next((each for each in PREFIXES if tensors and all(key.startswith(each) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]

@@ -1,0 +1,148 @@
+"""What specifications of pretrained weights mean, found out once, when a plan is made: a file, its hash, its network.
+
+vit_tiny_patch16_224.augreg_in21k   a name of timm's, which fetches the weights into its own cache
+weights/mine.pth, weights/best       a file, or the folder of a checkpoint
+models:/sar-photos@champion, .../3   the registry's; an alias means the version that it has now
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save_file
+
+from pipeline.config import Params
+from pipeline.errors import UserError, named
+from pipeline.models.settings import Weights, hash_file
+from pipeline.models.sources import fetch_timm
+from pipeline.models.weights import SUFFIXES
+from pipeline.ops.weights import DESCRIBED, OPTION, OPTIONS, PRETRAINED, SOURCE, WEIGHTS, find_local, kept_folder
+from pipeline.regularizers.plugin import takes_source
+from pipeline.track.fetch import fetch_checkpoint, find_version
+from pipeline.track.store import Store, prepare_store, resolve_store
+from pipeline.train.checkpoint import read_sidecar
+from pipeline.workspace import Workspace
+
+SIDECAR = "checkpoint.json"
+KEPT = "kept.json"
+"""What is noted beside kept weights: what they were fetched as, and the network that they are of."""
+
+
+def resolve_weights(workspace: Workspace, settings: Iterable[tuple[str, Params]]) -> dict[str, Weights]:
+    """Everything that these settings begin from or are guided by, by its specification.
+
+    settings: with who asks for each. What has to be fetched is kept in `state/pretrained/` and not fetched again.
+
+    Raises:
+        UserError: something is not there or cannot be had; says who asks for it, and what to do.
+    """
+    found: dict[str, Weights] = {}
+    for where, setting in settings:
+        for path, spec in _named(setting):
+            if spec in found:
+                continue
+            try:
+                found[spec] = _resolved(workspace, spec, setting)
+            except (UserError, ValueError) as error:
+                raise UserError(f"{where}: {path}: {named(spec)}: {error}") from None
+            except OSError as error:
+                raise UserError(f"{where}: {path}: {named(spec)}: cannot be read, or kept in state/: {error}") from None
+    return found
+
+
+def _named(setting: Params) -> Iterator[tuple[str, str]]:
+    """The weights that a setting uses, with the parameter that names them."""
+    if setting.model.pretrained is not None:
+        yield PRETRAINED, setting.model.pretrained
+    regularizer = setting.regularizer
+    guided, plugin, option = (
+        regularizer.guided_transfer,
+        regularizer.used_plugin,
+        regularizer.plugin_options.get(OPTION),
+    )
+    if guided.source is not None and (guided.weight or guided.watch):
+        yield SOURCE, guided.source
+    if plugin and isinstance(option, str) and takes_source(plugin):
+        yield OPTIONS, option
+
+
+def _resolved(workspace: Workspace, spec: str, params: Params) -> Weights:
+    if spec.startswith("models:"):
+        store = resolve_store(params.tracking.uri, workspace.anchor)
+        prepare_store(store)
+        return _registered(workspace, spec, store)
+    path = find_local(workspace, spec)
+    if path is None and (spec.endswith(SUFFIXES) or "/" in spec):
+        raise ValueError(f"there is no such file or folder in {workspace.root}")
+    if path is None:
+        return _of_timm(workspace, spec)
+    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"lies in {folder.name}/, which the pipeline writes and cleans; copy it elsewhere, or name a "
+                "registered model (models:/name/version)"
+            )
+    network = None
+    if path.name == WEIGHTS and not spec.endswith(SUFFIXES):  # a folder was named
+        network = _network_of(path.parent)
+    return Weights(spec, str(path), hash_file(path), "", network)
+
+
+def _network_of(checkpoint: Path) -> dict[str, Any]:
+    if not (checkpoint / SIDECAR).is_file() or not (checkpoint / WEIGHTS).is_file():
+        raise ValueError(f"is no checkpoint's folder: it lacks {WEIGHTS} or {SIDECAR}; name a file, or such a folder")
+    sidecar = read_sidecar(checkpoint)
+    if missing := [key for key in DESCRIBED if key not in sidecar]:
+        raise ValueError(f"{SIDECAR} lacks {', '.join(missing)}")
+    return {key: sidecar[key] for key in DESCRIBED}
+
+
+def _registered(workspace: Workspace, spec: str, store: Store) -> Weights:
+    name, version = find_version(store, spec)
+
+    def fetch(folder: Path) -> Mapping[str, Any]:
+        checkpoint = fetch_checkpoint(store, name, version, folder / "fetched")
+        os.replace(checkpoint / WEIGHTS, folder / WEIGHTS)
+        return {key: read_sidecar(checkpoint)[key] for key in DESCRIBED}
+
+    kept = _kept(workspace, f"models:/{name}/{version} of {store.shown}", fetch)
+    return replace(kept, spec=spec, resolved=f"version {version}")
+
+
+def _of_timm(workspace: Workspace, spec: str) -> Weights:
+    def fetch(folder: Path) -> Mapping[str, Any]:
+        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in fetch_timm(spec).items()}
+        save_file(tensors, folder / WEIGHTS)
+        return {"timm": spec}
+
+    # What a name means could change with timm's release.
+    kept = _kept(workspace, f"{spec} of timm {timm.__version__}", fetch)
+    return replace(kept, spec=spec, resolved=f"timm {timm.__version__}")
+
+
+def _kept(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], Mapping[str, Any]]) -> Weights:
+    """What has been fetched as this before, or is now. fetch: leaves the file in a folder and returns the network."""
+    root = workspace.state / "pretrained"
+    for notes in sorted(root.glob(f"*/{KEPT}")):
+        known = json.loads(notes.read_text())
+        if known["fetched_as"] == fetched_as and (notes.parent / WEIGHTS).is_file():
+            return Weights("", str(notes.parent / WEIGHTS), known["sha256"], "", known["network"])
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as temporary:
+        ready = Path(temporary) / "ready"
+        ready.mkdir()
+        network = dict(fetch(ready))
+        sha256 = hash_file(ready / WEIGHTS)
+        known = {"fetched_as": fetched_as, "sha256": sha256, "network": network}
+        (ready / KEPT).write_text(json.dumps(known, indent=1) + "\n")
+        shutil.rmtree(ready / "fetched", ignore_errors=True)
+        folder = kept_folder(workspace, sha256)
+        shutil.rmtree(folder, ignore_errors=True)  # the same weights, fetched as something else
+        os.replace(ready, folder)
+    return Weights("", str(folder / WEIGHTS), sha256, "", network)

@@ -1,0 +1,166 @@
+"""Pretrained weights as a search's record has them: by hash in what decides it, and found again when it goes on.
+
+What is not a file of the user's own (a registered model, a name of timm's) is kept in `state/pretrained/<hash>/`. What
+was resolved last is noted there too, so that questions about searches need neither registry nor network. Imports no
+torch.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.errors import UserError, named
+from pipeline.models.settings import Weights, hash_file
+from pipeline.workspace import Workspace
+
+PRETRAINED = "model.pretrained"
+SOURCE = "regularizer.guided_transfer.source"
+OPTIONS = "regularizer.plugin_options"
+OPTION = "source"
+"""The option of a plugin that loads a pretrained network which names it."""
+
+WEIGHTS = "weights.safetensors"
+DESCRIBED = ("model", "num_classes", "image_size", "channels")
+"""What of a checkpoint's sidecar says which network it is."""
+
+
+def kept_folder(workspace: Workspace, sha256: str) -> Path:
+    """Where weights are kept that are no file of the user's own."""
+    return workspace.state / "pretrained" / sha256[:16]
+
+
+def find_local(workspace: Workspace, spec: str) -> Path | None:
+    """The file, or a folder's weights, at a path of a specification: in the checkout, or where its state is."""
+    for root in (workspace.root, workspace.anchor):
+        path = root / spec
+        if os.path.isdir(path):  # unlike Path's, they take names of any length
+            return path / WEIGHTS
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def with_hashes(values: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
+    """Values by dotted path, weights by their hash in the place of where they are."""
+    return {path: _hashed(path, value, weights) for path, value in values.items()}
+
+
+def with_hashed_choices(space: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
+    """A space's content, in which weights go by their hash; choices by both, since trials are known by their choice."""
+    dimensions = {}
+    for path, dimension in space["parameters"].items():
+        hashes = [_hashed(path, choice, weights) for choice in dimension.get("choices", [])]
+        same = hashes == dimension.get("choices", [])
+        dimensions[path] = dimension if same else {**dimension, "weights": hashes}
+    controls = {name: with_hashes(values, weights) for name, values in space["controls"].items()}
+    return {**space, "parameters": dimensions, "controls": controls}
+
+
+def _hashed(path: str, value: Any, weights: Mapping[str, Weights]) -> Any:
+    if path == OPTIONS and isinstance(value, Mapping) and value.get(OPTION) in weights:
+        return {**value, OPTION: _source_hash(weights[value[OPTION]])}
+    if path not in (PRETRAINED, SOURCE) or value not in weights:
+        return value
+    return weights[value].sha256 if path == PRETRAINED else _source_hash(weights[value])
+
+
+def _source_hash(weights: Weights) -> str:
+    """Of a network that is used as it was: the same tensors may be another one, such as one of other heads."""
+    if weights.network is None:
+        return weights.sha256
+    content = json.dumps([weights.sha256, weights.network], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def record(weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
+    """What specifications were resolved to, for ledger and results: without paths, which differ between machines."""
+    return {
+        spec: {"sha256": each.sha256, "resolved": each.resolved, "network": _plain(each.network)}
+        for spec, each in weights.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def recall(
+    workspace: Workspace, recorded: Mapping[str, Mapping[str, Any]], settings: Iterable[Params]
+) -> dict[str, Weights]:
+    """The very weights that a search has recorded, of those that these settings use.
+
+    Raises:
+        UserError: the search had no such weights, or they have changed or gone since; says what to do.
+    """
+    found = {}
+    for spec in dict.fromkeys(spec for setting in settings for spec in _used_by(setting, recorded)):
+        if spec not in recorded:
+            raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
+        known = recorded[spec]
+        sha256, anew = known["sha256"], "or search anew: `dvc repro --force search`, and then this again."
+        kept = kept_folder(workspace, sha256) / WEIGHTS
+        path = kept if kept.is_file() else find_local(workspace, spec)
+        if path is None or not path.is_file():
+            raise UserError(f"{spec}: its weights (sha256 {sha256[:8]}) are there no more. Bring them back, {anew}")
+        if (now := hash_file(path)) != sha256:
+            raise UserError(
+                f"{spec}: has changed since the search (sha256 {sha256[:8]} then, {now[:8]} now). Put back what it "
+                f"was, {anew}"
+            )
+        found[spec] = Weights(spec, str(path), sha256, known["resolved"], known["network"])
+    return found
+
+
+def _used_by(params: Params, recorded: Mapping[str, Any]) -> list[str]:
+    """The specifications that a setting uses; of a plugin's option only the record knows whether it is one."""
+    guided, option = params.regularizer.guided_transfer, params.regularizer.plugin_options.get(OPTION)
+    specs = [params.model.pretrained] if params.model.pretrained else []
+    specs += [guided.source] if guided.source and (guided.weight or guided.watch) else []
+    return specs + ([option] if isinstance(option, str) and option in recorded else [])
+
+
+def weights_words(weights: Mapping[str, Weights], begins: str | None, notes: Iterable[str]) -> list[str]:
+    """A line for each, first the one that the network of params.yaml begins from, with how it was adapted to it."""
+    words = []
+    for spec, each in sorted(weights.items(), key=lambda item: item[0] != begins):
+        means = f"{named(spec)} -> {each.resolved}" if each.resolved else named(spec)
+        words.append("; ".join([f"{means}, sha256 {each.sha256[:8]}", *(notes if spec == begins else ())]))
+    return words
+
+
+def note(workspace: Workspace, weights: Mapping[str, Weights]) -> None:
+    """Note what was resolved last."""
+    if not weights and not _notes(workspace).exists():
+        return
+    _notes(workspace).parent.mkdir(parents=True, exist_ok=True)
+    partial = _notes(workspace).with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(record(weights), indent=1) + "\n")
+    partial.replace(_notes(workspace))
+
+
+def noted(workspace: Workspace) -> dict[str, Weights]:
+    """What was noted last; their paths are left out."""
+    try:
+        notes = json.loads(_notes(workspace).read_text())
+        return {spec: Weights(spec, "", **known) for spec, known in notes.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def as_recorded(weights: Mapping[str, Weights], recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Weights]:
+    """The same specifications with the hashes that they have in a record."""
+    return {
+        spec: replace(each, sha256=recorded[spec]["sha256"], network=recorded[spec]["network"])
+        if spec in recorded
+        else each
+        for spec, each in weights.items()
+    }
+
+
+def _notes(workspace: Workspace) -> Path:
+    return workspace.state / "pretrained" / "resolved.json"

@@ -1,0 +1,55 @@
+"""Weights out of the registry: which version a name means, and its checkpoint, without running any of its code."""
+
+import re
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import UserError
+from pipeline.track.store import Store, client, current
+
+SPEC = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def find_version(store: Store, spec: str) -> tuple[str, int]:
+    """Name and version of what `models:/name@alias` or `models:/name/3` now means.
+
+    Raises:
+        ValueError: another form, or nothing of that name, version or alias. UserError: the store fails.
+    """
+    if not (match := SPEC.fullmatch(spec)):
+        raise ValueError("needed: models:/name@alias or models:/name/version, such as models:/sar-photos@champion")
+    registry = client(store)
+    try:
+        if match["alias"]:
+            found = registry.get_model_version_by_alias(match["name"], match["alias"])
+        else:
+            found = registry.get_model_version(match["name"], match["version"])
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise UserError(f"{spec}: asking {store.shown} failed\n  {store.reason(error)}") from None
+        raise ValueError(
+            f"{store.shown} has no such model ({store.reason(error)}); `make ui` shows its models, versions and aliases"
+        ) from None
+    return match["name"], int(found.version)
+
+
+def fetch_checkpoint(store: Store, name: str, version: int, folder: Path) -> Path:
+    """Download the checkpoint of a version into `folder`; returns the checkpoint's own folder.
+
+    Raises:
+        ValueError: a model that was not registered by this pipeline. UserError: the store fails.
+    """
+    try:
+        with current(store):
+            fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"models:/{name}/{version}: fetching it from {store.shown} failed\n  {store.reason(error)}"
+        ) from None
+    checkpoint = Path(fetched) / "artifacts" / "checkpoint"
+    if not (checkpoint / "checkpoint.json").is_file():
+        raise ValueError(f"version {version} of {name} was not registered by this pipeline: it has no checkpoint")
+    return checkpoint
