@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.augment import Augmentation, EpochAugmenter
 from pipeline.data.store import Prepared
 
 
@@ -46,27 +47,53 @@ class ImageBatches:
     def __init__(
         self, prepared: Prepared, ids: Sequence[int] | NDArray[np.int64], scale: Standardisation, device: torch.device
     ) -> None:
-        index = np.asarray(ids, dtype=np.int64)
-        pixels = torch.from_numpy(np.ascontiguousarray(prepared.images[index]))
+        self._ids = np.asarray(ids, dtype=np.int64)
+        self._scale = scale
+        pixels = torch.from_numpy(np.ascontiguousarray(prepared.images[self._ids]))
         self._pixels = pixels.permute(0, 3, 1, 2).contiguous().to(device)
-        self._labels = torch.from_numpy(np.ascontiguousarray(prepared.labels[index])).to(device)
+        self._labels = torch.from_numpy(np.ascontiguousarray(prepared.labels[self._ids])).to(device)
         self._mean = torch.tensor(scale.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(scale.std, device=device).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
         return len(self._labels)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self._pixels.shape[1]
+
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in the order of the ids: inputs (B, C, H, W) float32, labels (B,) int64."""
         for start in range(0, len(self), batch_size):
             yield self._batch(slice(start, start + batch_size))
 
-    def shuffled(self, batch_size: int, *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in an order that depends on nothing but seed and epoch. The last batch may be smaller."""
-        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self))).to(self._labels.device)
+    def shuffled(
+        self, batch_size: int, *, seed: int, epoch: int, augmentation: Augmentation | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in an order that depends on nothing but seed and epoch. The last batch may be smaller.
+
+        augmentation: of the images; its draws depend on seed and epoch too, and on each image's id.
+        """
+        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        augmenter = None
+        if augmentation is not None:
+            last = int(self._ids.max(initial=-1))
+            augmenter = EpochAugmenter(augmentation, self._scale.mean, images=last + 1, seed=seed, epoch=epoch)
+        on_device = torch.from_numpy(order).to(self._labels.device)
         for start in range(0, len(self), batch_size):
-            yield self._batch(order[start : start + batch_size])
+            index = on_device[start : start + batch_size]
+            if augmenter is None:
+                yield self._batch(index)
+            else:
+                yield self._augmented(index, self._ids[order[start : start + batch_size]], augmenter)
 
     def _batch(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
-        scaled = self._pixels[index].float().div_(255.0)
-        return scaled.sub_(self._mean).div_(self._std), self._labels[index]
+        return self._standardised(self._pixels[index]), self._labels[index]
+
+    def _augmented(self, index: Tensor, ids: NDArray[np.int64], augmenter: EpochAugmenter) -> tuple[Tensor, Tensor]:
+        inputs = self._standardised(augmenter.change(self._pixels[index], ids))
+        return augmenter.erase(inputs, ids), self._labels[index]
+
+    def _standardised(self, pixels: Tensor) -> Tensor:
+        return pixels.float().div_(255.0).sub_(self._mean).div_(self._std)

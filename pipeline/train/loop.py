@@ -6,19 +6,23 @@ the same numbers as the unbroken one, without any generator's state having been 
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from pipeline.data.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer
+from pipeline.train.average import make_average
+from pipeline.train.feed import Feed
+from pipeline.train.memory import checkpointed
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
+from pipeline.train.step import accuracy, take_step
 
 
 class Diverged(Exception):
@@ -31,10 +35,15 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Epoch:
-    """A finished epoch. number: counted from 1. metrics: by name. state: gives what `fit(resume=...)` goes on from."""
+    """A finished epoch.
+
+    number: counted from 1. metrics: by name. model: has the weights to keep, which are the averaged ones where there is
+    an average. state: gives what `fit(resume=...)` goes on from, together with those.
+    """
 
     number: int
     metrics: Mapping[str, float]
+    model: nn.Module
     state: Callable[[], dict[str, Any]]
 
 
@@ -69,84 +78,63 @@ def fit(
 
     model and batches live on one device already. val: scored after every epoch when given. regularizers: by method
     name. seed: of the batches' order and of all that is drawn during training. resume: `Epoch.state()` of an earlier
-    run whose weights the model has been given.
+    run; the model has been given the weights of that run's `Epoch.model`.
 
     Metrics: train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss and val/accuracy; for a method M
-    val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...; seconds (of the epoch).
+    that has a weight or is watched val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...;
+    seconds (of the epoch). train/... are of the images as they are trained on, augmented and mixed, and of the weights
+    on the way; train/accuracy of a mixed image is against the label with the larger share. val/... are of the weights
+    to keep, in the network's own precision.
 
     Raises:
         Diverged: the loss of an epoch, or a weight after it, is not finite. The weights are then of no use.
-        ValueError: the network cannot give what a regulariser needs.
+        ValueError: the network cannot give what a regulariser needs, or what the recipe asks for.
     """
     methods = dict(regularizers or {})
     steps = -(-len(train) // config.batch_size)
-    optimizer = make_optimizer(model, config)
-    schedule = make_schedule(optimizer, config, steps)
-    first = 0
-    if resume is not None:
-        optimizer.load_state_dict(resume["optimizer"])
-        first = int(resume["epoch"])
-    objective = Objective(model, methods, planned_epochs=config.epochs, label_smoothing=config.label_smoothing)
-    with objective:
+    feed = Feed(train, config, model=model, seed=seed)
+    average = make_average(model, config)  # of the weights that the model has been given
+    if resume is not None and "model" in resume:
+        model.load_state_dict(resume["model"])
+    objective = Objective(
+        model, methods, planned_epochs=config.epochs, label_smoothing=config.label_smoothing, seed=seed
+    )
+    with objective, checkpointed(model, config.grad_checkpointing):
+        optimizer = make_optimizer(model, config, beside=objective.trainable)
+        schedule = make_schedule(optimizer, config, steps)
+        first = 0
+        if resume is not None:
+            objective.load_state(resume.get("regularizers", {}))
+            optimizer.load_state_dict(resume["optimizer"])
+            first = int(resume["epoch"])
         for epoch in range(first, config.epochs):
             started = time.perf_counter()
             seed_everything(seed, epoch)
             model.train()
             means = _Means()
-            for step, (inputs, labels) in enumerate(train.shuffled(config.batch_size, seed=seed, epoch=epoch)):
-                schedule.step_update(epoch * steps + step)
+            for step, (inputs, labels) in enumerate(feed.epoch(epoch), start=epoch * steps):
+                schedule.step_update(step)
                 monitors = take_step(model, objective, optimizer, inputs, labels, epoch=epoch, config=config)
+                if average is not None:
+                    average.update(model, step + 1)
                 means.add(monitors, len(labels))
             metrics = {f"train/{name}": value for name, value in means.read().items()}
             # The losses are from before each step, so what the last one did is seen in the weights.
-            if not np.isfinite(metrics["train/loss"]) or not _all_finite(model):
+            if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):
                 raise Diverged(epoch + 1)
             metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
             if val is not None:
-                metrics |= {f"val/{name}": value for name, value in score(model, objective, val, config).items()}
+                with average.lent_to(model) if average is not None else nullcontext():
+                    scores = score(model, objective, val, config)
+                metrics |= {f"val/{name}": value for name, value in scores.items()}
             metrics["seconds"] = time.perf_counter() - started
 
             def state(done: int = epoch + 1) -> dict[str, Any]:
-                return {"epoch": done, "optimizer": optimizer.state_dict()}
+                kept = {"epoch": done, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
+                return kept if average is None else kept | {"model": model.state_dict()}
 
-            yield Epoch(epoch + 1, metrics, state)
-
-
-def take_step(
-    model: nn.Module,
-    objective: Objective,
-    optimizer: Optimizer,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    epoch: int,
-    config: TrainConfig,
-) -> dict[str, Tensor]:
-    """One step of the optimizer on one batch, run in `config.accumulate` pieces as equal as can be.
-
-    inputs (B, C, H, W), labels (B,); a batch of fewer images than pieces is run image by image. epoch: counted from 0.
-    Returns the monitors of `Objective.step`, and accuracy, as means over the batch's images: detached scalars.
-
-    A piece's loss counts by its share of the images, so the gradient of the cross-entropy is that of the whole batch,
-    but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn piece by piece: by
-    the same law, but other values. A regulariser's mean over maps that are not empty is taken in each piece, so where
-    empty maps are spread unevenly over the pieces, the maps of a piece with many of them weigh more than in the whole.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    monitors: dict[str, Tensor] = {}
-    pieces = min(config.accumulate, len(labels))
-    for images, answers in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
-        share = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
-        loss = objective.step(images, answers, epoch)
-        (loss.total * share).backward()  # type: ignore[no-untyped-call, unused-ignore]
-        for name, value in {**loss.monitors, "accuracy": _accuracy(loss.logits, answers)}.items():
-            term = value.detach().double() * share
-            monitors[name] = monitors[name] + term if name in monitors else term
-    if config.clip_grad is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-    optimizer.step()
-    return monitors
+            yield Epoch(epoch + 1, metrics, model if average is None else average.model, state)
 
 
 def score(model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig) -> dict[str, float]:
@@ -156,7 +144,7 @@ def score(model: nn.Module, objective: Objective, images: ImageBatches, config: 
     # Whoever cuts batches for want of memory has none to spare here.
     for inputs, labels in images.in_order(-(-max(256, config.batch_size) // config.accumulate)):
         logits, monitors = objective.score(inputs, labels)
-        means.add({**monitors, "accuracy": _accuracy(logits, labels)}, len(labels))
+        means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))
     return means.read()
 
 
@@ -167,12 +155,9 @@ def predict(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) ->
     return torch.cat([model(inputs).softmax(-1).float().cpu() for inputs, _ in images.in_order(batch_size)])
 
 
-def _all_finite(model: nn.Module) -> bool:
-    return bool(torch.stack([weights.isfinite().all() for weights in model.parameters()]).all())
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(-1) == labels).double().mean()
+def _all_finite(*modules: nn.Module) -> bool:
+    weights = [each for module in modules for each in module.parameters()]
+    return bool(torch.stack([each.isfinite().all() for each in weights]).all())
 
 
 class _Means:

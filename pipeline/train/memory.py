@@ -1,6 +1,9 @@
-"""Running out of memory: how it is recognised, and what a person can change."""
+"""Running out of memory: how it is recognised, what a person can change, and gradient checkpointing."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -53,6 +56,10 @@ def out_of_memory_advice(
     if images > 1 and config.accumulate < MOST_PIECES:
         more = min(2 * config.accumulate, config.batch_size, MOST_PIECES)
         changes.append(f"set train.accumulate to {more}, which holds fewer images at a time and takes the same steps")
+    if not config.grad_checkpointing:
+        changes.append("set train.grad_checkpointing to true, which takes more time for the same steps")
+    if config.precision == "float32" and device.type == "cuda":
+        changes.append("set train.precision to bfloat16")
     if config.batch_size > 1:
         changes.append("lower train.batch_size")
     changes.append("take a smaller network (model.name, model.kwargs) or smaller images (prepare.image_size)")
@@ -65,6 +72,31 @@ def out_of_memory_advice(
     else:
         where = "the GPU"
     return f"A training step on {held} did not fit into {where}. {_either(changes)}."
+
+
+@contextmanager
+def checkpointed(model: Any, enabled: bool) -> Iterator[None]:
+    """timm's gradient checkpointing of a network's blocks, inside; off again afterwards.
+
+    (Chen et al., arXiv 1604.06174.) Draws inside of blocks, such as stochastic depth's, are the same the second time.
+
+    Raises:
+        ValueError: the network cannot.
+    """
+    if not enabled:
+        yield
+        return
+    try:
+        model.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, TypeError):
+        raise ValueError(
+            f"train.grad_checkpointing: {type(model).__name__} has no blocks that can be computed again; set it to "
+            "false (train.accumulate also takes less memory)"
+        ) from None
+    try:
+        yield
+    finally:
+        model.set_grad_checkpointing(False)
 
 
 def _either(changes: list[str]) -> str:

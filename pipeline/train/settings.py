@@ -11,9 +11,15 @@ class TrainConfig:
     """The recipe.
 
     epochs: planned length, over which every schedule is laid. batch_size: images a step. lr, min_lr: peak and last
-    learning rate of AdamW. warmup_epochs: epochs of linear warm-up. weight_decay: decoupled, not on biases and norms.
-    label_smoothing: of the cross-entropy. clip_grad: largest gradient norm, None for no clipping. accumulate: pieces
-    that a batch is run in, one after the other, so that the activations of one piece at a time are held.
+    learning rate. warmup_epochs: epochs of linear warm-up, from warmup_lr; None: from one step's share of lr.
+    weight_decay: not on biases and norms. label_smoothing: of the cross-entropy. clip_grad: largest gradient norm,
+    None for no clipping. accumulate: pieces that a batch is run in, one after the other, so that the activations of one
+    piece at a time are held. optimizer: timm's name. scheduler: cosine, linear or constant, after the warm-up.
+
+    mixup, cutmix: alpha of the beta distribution that shares are drawn from, 0 for none; mixup_prob: of a batch to be
+    mixed at all; mixup_switch: of cutmix where both are on. augment: none, light or deit; flip: whether it mirrors.
+    erasing: probability of an image to lose a rectangle. ema_decay: of the averaged weights, 0 for none. precision:
+    float32 or bfloat16, of forward passes in training. grad_checkpointing: compute activations again going backward.
     """
 
     epochs: int
@@ -25,3 +31,16 @@ class TrainConfig:
     label_smoothing: float
     clip_grad: float | None
     accumulate: int = 1
+    optimizer: str = "adamw"
+    scheduler: str = "cosine"
+    warmup_lr: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch: float = 0.5
+    augment: str = "none"
+    flip: bool = True
+    erasing: float = 0.0
+    ema_decay: float = 0.0
+    precision: str = "float32"
+    grad_checkpointing: bool = False

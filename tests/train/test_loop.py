@@ -17,13 +17,14 @@ from pipeline.data.batches import ImageBatches, Standardisation
 from pipeline.data.store import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig
-from pipeline.regularizers.settings import SpatialEntropyConfig
+from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.loop import Diverged, Epoch, choose_device, fit, predict, score, seed_everything, take_step
+from pipeline.train.loop import Diverged, Epoch, choose_device, fit, predict, score, seed_everything
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
+from pipeline.train.step import take_step
 
 CPU = torch.device("cpu")
 SCALE = Standardisation((0.4,), (0.3,))
@@ -74,7 +75,7 @@ def network(seed: int = 0, *, drop_path: float = 0.3) -> nn.Module:
 
 
 def methods(weight: float = 0.5) -> dict[str, SpatialEntropy]:
-    return {"spatial_entropy": SpatialEntropy(SpatialEntropyConfig(weight, "all", 0.0, 8))}
+    return {"spatial_entropy": SpatialEntropy(weight=weight, layers="all", threshold=0.0, connectivity=8)}
 
 
 def epochs(model: nn.Module, config: TrainConfig = RECIPE, **changes: Any) -> Iterator[Epoch]:
@@ -155,6 +156,58 @@ def test_run_resumed_after_any_epoch_is_the_unbroken_run(done: int, unbroken: An
     assert same(weights(model), last_weights)
 
 
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_run_with_a_method_that_learns_is_resumed_as_the_unbroken_run(form: str, tmp_path: Path) -> None:
+    def learning() -> dict[str, RelativeLocalisation]:
+        return {"relative_localisation": RelativeLocalisation(weight=0.5, form=form, pairs=8)}
+
+    model, kept = network(), learning()
+    metrics = []
+    for epoch in epochs(model, regularizers=kept):
+        metrics.append(untimed(epoch))
+        save_checkpoint(tmp_path / str(epoch.number), model, {}, state=epoch.state())
+    again, other = network(seed=9), learning()
+    load_weights(tmp_path / "2", again)
+    later = list(epochs(again, regularizers=other, resume=load_state(tmp_path / "2")))
+    assert [untimed(epoch) for epoch in later] == metrics[2:]
+    assert same(weights(again), weights(model))
+    assert same(weights(other["relative_localisation"]), weights(kept["relative_localisation"]))
+
+
+def test_what_a_method_trains_is_in_the_optimizer_with_weight_decay_as_usual() -> None:
+    method = RelativeLocalisation(weight=0.5, pairs=8)
+    model = network()
+    run = epochs(model, regularizers={"relative_localisation": method})
+    state = next(run).state()
+    groups = state["optimizer"]["param_groups"]
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups[-2:]] == [(3, 0.0), (3, 0.1)]
+    assert len({group["lr"] for group in groups}) == 1  # they follow the network's learning rate
+    assert len(groups) == 4
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    next(run)
+    assert all(not torch.equal(before[name], value) for name, value in method.state_dict().items())
+
+
+def test_weights_of_a_method_that_are_no_longer_finite_diverge_though_no_loss_shows_it() -> None:
+    class Ruined(RelativeLocalisation):
+        def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
+            super().prepare(model, inputs_shape=inputs_shape)
+            with torch.no_grad():
+                self.get_parameter("predictor.4.bias").fill_(math.nan)
+
+    # In the first epoch its weight is 0, and nothing is computed with it.
+    with pytest.raises(Diverged, match="epoch 1"):
+        next(epochs(network(), regularizers={"ruined": Ruined(weight=0.5)}, val=None))
+
+
+def test_clipping_bounds_network_and_method_together() -> None:
+    model, method = network(), RelativeLocalisation(weight=0.5, pairs=8, schedule="constant")
+    next(epochs(model, replace(RECIPE, clip_grad=1e-3), regularizers={"relative_localisation": method}))
+    parameters = [*model.parameters(), *method.parameters()]
+    norms = torch.stack([weight.grad.norm() for weight in parameters if weight.grad is not None])
+    assert norms.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_run_resumed_after_its_last_epoch_has_nothing_to_do(unbroken: Any) -> None:
     _, last_weights, folder = unbroken
     model = network()
@@ -198,7 +251,7 @@ def test_network_is_left_without_taps_when_the_run_is_over_or_broken_off() -> No
     model = network()
     run = epochs(model)
     next(run)
-    assert hooks(model) == 4
+    assert hooks(model) == 5
     run.close()  # type: ignore[attr-defined]
     assert hooks(model) == 0
     list(epochs(model, replace(RECIPE, epochs=1)))

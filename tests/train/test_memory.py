@@ -4,11 +4,14 @@ import errno
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from networks import network
+from torch import nn
 
-from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import TrainConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -87,7 +90,8 @@ def test_advice_names_what_took_the_memory_and_what_to_change() -> None:
     assert out_of_memory_advice(RECIPE, device=CUDA, gpus=0.25) == (
         "A training step on a batch of 64 images (train.batch_size 64) did not fit into 25% of a GPU "
         "(search.gpus_per_trial 0.25). Set train.accumulate to 2, which holds fewer images at a time and takes the "
-        "same steps; lower train.batch_size; take a smaller network (model.name, model.kwargs) or smaller images "
+        "same steps; set train.grad_checkpointing to true, which takes more time for the same steps; set train.precision "
+        "to bfloat16; lower train.batch_size; take a smaller network (model.name, model.kwargs) or smaller images "
         "(prepare.image_size); or raise search.gpus_per_trial, so that fewer trials share a GPU."
     )
 
@@ -117,5 +121,30 @@ def test_advice_on_a_cpu_is_to_run_fewer_trials_at_a_time() -> None:
     ],
 )
 def test_advice_goes_only_as_far_as_a_batch_can_be_cut(batch_size: int, accumulate: int, said: str) -> None:
-    config = replace(RECIPE, batch_size=batch_size, accumulate=accumulate)
+    lean = replace(RECIPE, grad_checkpointing=True, precision="bfloat16")
+    config = replace(lean, batch_size=batch_size, accumulate=accumulate)
     assert said in out_of_memory_advice(config, device=CUDA, gpus=1.0)
+
+
+def test_advice_names_what_computes_again_or_halves_only_while_it_is_off() -> None:
+    spared = replace(RECIPE, grad_checkpointing=True)
+    assert "train.grad_checkpointing" not in out_of_memory_advice(spared, device=CUDA, gpus=1.0)
+    assert "train.precision" in out_of_memory_advice(spared, device=CUDA, gpus=1.0)
+    halved = replace(RECIPE, precision="bfloat16")
+    assert "train.precision" not in out_of_memory_advice(halved, device=CUDA, gpus=1.0)
+    assert "train.precision" not in out_of_memory_advice(RECIPE, device=CPU, gpus=0.0)
+
+
+def test_checkpointing_of_gradients_is_on_inside_alone_and_refused_where_it_cannot_be() -> None:
+    model: Any = network()
+    with checkpointed(model, True):
+        assert model.grad_checkpointing
+    assert not model.grad_checkpointing
+    with pytest.raises(ZeroDivisionError), checkpointed(model, True):
+        raise ZeroDivisionError
+    assert not model.grad_checkpointing
+    refused = r"^train\.grad_checkpointing: Linear has no blocks that can be computed again; set it to false"
+    with pytest.raises(ValueError, match=refused), checkpointed(nn.Linear(2, 2), True):
+        pass
+    with checkpointed(nn.Linear(2, 2), False):
+        pass

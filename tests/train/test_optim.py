@@ -1,21 +1,31 @@
-"""Claims about AdamW's groups and the learning rate of every step."""
+"""Claims about the optimizers, their groups, and the learning rate of every step."""
 
 import math
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline.config import parameters
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig
+from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
 
 
 def config(
-    *, epochs: int = 10, lr: float = 0.1, min_lr: float = 0.0, warmup_epochs: int = 2, weight_decay: float = 0.3
+    *,
+    epochs: int = 10,
+    lr: float = 0.1,
+    min_lr: float = 0.0,
+    warmup_epochs: int = 2,
+    weight_decay: float = 0.3,
+    **options: Any,
 ) -> TrainConfig:
-    return TrainConfig(epochs, 8, lr, min_lr, warmup_epochs, weight_decay, 0.0, None)
+    return TrainConfig(epochs, 8, lr, min_lr, warmup_epochs, weight_decay, 0.0, None, **options)
 
 
 def rates(given: TrainConfig, steps: int) -> list[float]:
@@ -81,3 +91,73 @@ def test_decay_spares_biases_norms_and_what_the_network_names() -> None:
         "head.weight",
     }
     assert {amount for name, amount in decay.items() if amount != 0.3} == {0.0}
+
+
+def test_warmup_starts_at_its_own_rate_where_one_is_given() -> None:
+    found = rates(config(warmup_lr=1e-6), steps=2)
+    assert found[:5] == pytest.approx([1e-6 + step / 4 * (0.1 - 1e-6) for step in range(5)])
+    assert found[4:] == rates(config(), steps=2)[4:]
+    assert rates(config(warmup_lr=0.0), steps=2)[0] == 0.0
+
+
+def test_rate_falls_as_a_line_or_stays() -> None:
+    line = rates(config(min_lr=0.01, scheduler="linear"), steps=2)
+    assert line[:4] == rates(config(), steps=2)[:4]
+    assert line[4:] == pytest.approx([0.1 - 0.09 * step / 16 for step in range(16)])
+    constant = rates(config(min_lr=0.01, scheduler="constant"), steps=2)
+    assert constant[:4] == line[:4]
+    assert constant[4:] == pytest.approx([0.1] * 16)
+    with pytest.raises(ValueError, match="unknown schedule of the learning rate 'step'"):
+        rates(config(scheduler="step"), steps=2)
+
+
+def small(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2))
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    return nn.functional.cross_entropy(model(inputs), (inputs[:, 0] > 0).long())
+
+
+def go_on(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        optimizer.step()
+
+
+OPTIMIZERS = get_args(parameters()["train.optimizer"].annotation)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns_and_spares_biases_and_what_is_trained_beside(name: str) -> None:
+    model, beside = small(), nn.Linear(2, 2)
+    optimizer = make_optimizer(model, config(optimizer=name, lr=0.01), beside=beside)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3, 0.0, 0.3]
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+    before = loss_of(model).item()
+    go_on(model, optimizer, 40)
+    assert loss_of(model).item() < 0.9 * before
+
+
+def test_optimizers_are_timms_of_those_names() -> None:
+    made = {name: type(make_optimizer(small(), config(optimizer=name))).__name__ for name in OPTIMIZERS}
+    assert made == {"adamw": "AdamW", "nadamw": "NAdamW", "lamb": "Lamb", "lion": "Lion", "sgd": "SGD"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_from_a_checkpoint_as_if_there_had_been_none(name: str, tmp_path: Path) -> None:
+    whole = small()
+    optimizer = make_optimizer(whole, config(optimizer=name, lr=0.01))
+    go_on(whole, optimizer, 5)
+    save_checkpoint(tmp_path / "five", whole, {}, state={"optimizer": optimizer.state_dict()})
+    go_on(whole, optimizer, 5)
+    other = small(seed=1)
+    load_weights(tmp_path / "five", other)
+    resumed = make_optimizer(other, config(optimizer=name, lr=0.01))
+    resumed.load_state_dict(load_state(tmp_path / "five")["optimizer"])
+    go_on(other, resumed, 5)
+    for first, second in zip(whole.parameters(), other.parameters(), strict=True):
+        assert torch.equal(first, second)

@@ -1,0 +1,102 @@
+"""The batches that a run trains on: augmented and mixed as the recipe says, decided by seed and epoch alone."""
+
+from collections.abc import Iterator
+
+import torch
+from timm.data.mixup import Mixup
+from torch import Tensor, nn
+
+from pipeline.data.augment import Augmentation
+from pipeline.data.batches import ImageBatches
+from pipeline.data.streams import MIXING, borrowed_streams
+from pipeline.train.settings import TrainConfig
+
+
+class Feed:
+    """Training batches, epoch by epoch.
+
+    model: says how many classes there are. seed: of the order, of the augmentation and of the mixing.
+
+    Raises:
+        ValueError: the recipe asks for what these images or this network cannot have.
+    """
+
+    def __init__(self, images: ImageBatches, config: TrainConfig, *, model: nn.Module, seed: int) -> None:
+        self._images, self._config, self._seed = images, config, seed
+        self._augmentation = make_augmentation(config, channels=images.channels)
+        self._mixer = make_mixer(config, model)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once: inputs (B, C, H, W), and labels (B,) int64 or, where batches are mixed, shares (B, K).
+
+        epoch: counted from 0. The shares have the label smoothing in them.
+        """
+        batches = self._images.shuffled(
+            self._config.batch_size, seed=self._seed, epoch=epoch, augmentation=self._augmentation
+        )
+        for step, (inputs, labels) in enumerate(batches):
+            if self._mixer is None:
+                yield inputs, labels
+                continue
+            with borrowed_streams() as seed:
+                seed(self._seed, epoch, MIXING, step)
+                mixed = mix(self._mixer, inputs, labels)
+            yield mixed
+
+
+def make_augmentation(config: TrainConfig, *, channels: int) -> Augmentation | None:
+    """What the recipe does to each image of so many channels; None where it is nothing.
+
+    Raises:
+        ValueError: the augmentation is not for such images.
+    """
+    if config.augment == "none" and config.erasing == 0.0:
+        return None
+    augmentation = Augmentation(config.augment, config.flip, config.erasing)
+    augmentation.check(channels)
+    return augmentation
+
+
+def make_mixer(config: TrainConfig, model: nn.Module) -> Mixup | None:
+    """timm's mixup and CutMix with the recipe's settings, one choice a batch as in DeiT; None where both are off.
+
+    (Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.)
+
+    Raises:
+        ValueError: the network does not say how many classes it has, or no batch has two images.
+    """
+    if not (config.mixup or config.cutmix):
+        return None
+    if config.batch_size < 2:
+        raise ValueError("train.mixup and train.cutmix mix the images of a batch: set train.batch_size to 2 or more")
+    classes = getattr(model, "num_classes", None)
+    if not isinstance(classes, int):
+        raise ValueError(f"train.mixup and train.cutmix need the number of classes, which {type(model).__name__} lacks")
+    return Mixup(  # type: ignore[no-untyped-call]
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        prob=config.mixup_prob,
+        switch_prob=config.mixup_switch,
+        mode="batch",
+        label_smoothing=config.label_smoothing,
+        num_classes=classes,
+    )
+
+
+def mix(mixer: Mixup, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix a batch of any size with its mirror order: inputs (B, C, H, W), which may be overwritten, labels (B,).
+
+    Returns inputs and shares (B, K). timm takes even batches only. An odd one gets its middle image twice, so that
+    this one meets itself and all others meet the image that they would; the copy is then taken out again.
+    """
+    count = len(labels)
+    if count % 2 == 0:
+        mixed, shares = mixer(inputs, labels)
+        return mixed, shares
+    middle = count // 2
+    twice = torch.arange(count + 1, device=labels.device)
+    twice[middle + 1 :] -= 1
+    mixed, shares = mixer(inputs[twice], labels[twice])
+    once = torch.arange(count, device=labels.device)
+    once[middle + 1 :] += 1
+    return mixed[once], shares[once]

@@ -1,0 +1,60 @@
+"""One step of the optimizer: a batch run in pieces, forward in the recipe's precision and backward."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.train.objective import Objective
+from pipeline.train.settings import TrainConfig
+
+
+def take_step(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epoch: int,
+    config: TrainConfig,
+) -> dict[str, Tensor]:
+    """One step of the optimizer on one batch, run in `config.accumulate` pieces as equal as can be.
+
+    inputs (B, C, H, W), labels (B,) or shares (B, K); a batch of fewer images than pieces is run image by image.
+    epoch: counted from 0. Returns the monitors of `Objective.step`, and accuracy, as means over the batch's images:
+    detached scalars.
+
+    A piece's loss counts by its share of the images, so the gradient of the cross-entropy is that of the whole batch,
+    but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn piece by piece: by
+    the same law, but other values. A regulariser's mean over maps that are not empty is taken in each piece, so where
+    empty maps are spread unevenly over the pieces, the maps of a piece with many of them weigh more than in the whole.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    monitors: dict[str, Tensor] = {}
+    pieces = min(config.accumulate, len(labels))
+    for images, answers in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
+        share = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
+        with _precision(config, images.device):
+            loss = objective.step(images, answers, epoch)
+        (loss.total * share).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        for name, value in {**loss.monitors, "accuracy": accuracy(loss.logits, answers)}.items():
+            term = value.detach().double() * share
+            monitors[name] = monitors[name] + term if name in monitors else term
+    if config.clip_grad is not None:
+        nn.utils.clip_grad_norm_([*model.parameters(), *objective.trainable.parameters()], config.clip_grad)
+    optimizer.step()
+    return monitors
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of images whose largest logit is their label's; of shares (B, K), the label with the largest share."""
+    answers = labels.argmax(-1) if labels.is_floating_point() else labels
+    return (logits.argmax(-1) == answers).double().mean()
+
+
+def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    # bfloat16 has float32's range, so losses need no scaling.
+    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
