@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,16 @@ from pipeline.data.splits import Ids, Split, read_split
 from pipeline.data.store import Prepared, open_prepared
 from pipeline.errors import UserError
 from pipeline.models.build import ModelConfig, build_model
+from pipeline.models.pretrained import Fit, fit_weights
+from pipeline.models.settings import Weights, hash_file
+from pipeline.models.sources import load_source
+from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.methods import build_regularizers
 from pipeline.train.checkpoint import load_weights, read_sidecar
 from pipeline.train.loop import choose_device, seed_everything
+
+NO_WEIGHTS: Mapping[str, Weights] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,20 @@ class Run:
     sidecar: Mapping[str, Any]
 
 
-def build_run(params: Params, data: TrainingData, *, seed: int, scaled_by: str = "train") -> Run:
-    """Build the network of `params` with weights drawn from `seed`.
+def build_run(
+    params: Params,
+    data: TrainingData,
+    *,
+    seed: int,
+    scaled_by: str = "train",
+    weights: Mapping[str, Weights] = NO_WEIGHTS,
+) -> Run:
+    """Build the network of `params` with weights drawn from `seed`, or what it is to begin from, and its regularisers.
+
+    weights: what every specification of pretrained weights was resolved to when the search began, by specification.
 
     Raises:
-        UserError: the network cannot be built.
+        UserError: the network, or a regulariser, cannot be built, or its weights have changed since they were resolved.
     """
     prepared, config = data.prepared, params.model.config()
     scale = data.scale(scaled_by)
@@ -84,6 +100,8 @@ def build_run(params: Params, data: TrainingData, *, seed: int, scaled_by: str =
         )
     except ValueError as error:
         raise UserError(f"model.{error}") from None
+    if (fit := fit_pretrained(model, params, weights)) is not None:
+        fit.load(model)
     sidecar = {
         "model": asdict(config),
         "num_classes": len(prepared.classes),
@@ -96,7 +114,69 @@ def build_run(params: Params, data: TrainingData, *, seed: int, scaled_by: str =
         "split_hash": data.split.split_hash,
         "seed": seed,
     }
-    return Run(model.to(data.device), build_regularizers(params.regularizer.configs()), sidecar)
+    if params.model.pretrained is not None:
+        began = weights[params.model.pretrained]
+        sidecar["pretrained"] = {"spec": began.spec, "resolved": began.resolved, "sha256": began.sha256}
+    return Run(model.to(data.device), regularizers_of(params, weights), sidecar)
+
+
+def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> Fit | None:
+    """The weights that a setting's network begins from, adapted to it; None if all of it is fresh.
+
+    model: the network of `params`, which may be on the meta device.
+
+    Raises:
+        UserError: they cannot be read, have changed since they were resolved, or are of another network.
+    """
+    spec = params.model.pretrained
+    if spec is None:
+        return None
+    try:
+        return fit_weights(model, _tensors_of(spec, weights))
+    except ValueError as error:
+        raise UserError(f"model.pretrained: {spec}: {error}") from None
+
+
+def regularizers_of(params: Params, weights: Mapping[str, Weights] = NO_WEIGHTS) -> dict[str, Regularizer]:
+    """The methods of a setting that have a weight or are watched. weights: as of `build_run`.
+
+    Raises:
+        UserError: one of them cannot be had as it is configured.
+    """
+
+    def load(spec: str) -> nn.Module:
+        tensors, side = _tensors_of(spec, weights), params.prepare.image_size
+        network: nn.Module = load_source(weights[spec], tensors, params.model.config(), (side, side))
+        return network
+
+    try:
+        return build_regularizers(params.regularizer.configs(), load_source=load)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _tensors_of(spec: str, weights: Mapping[str, Weights]) -> dict[str, torch.Tensor]:
+    """What a specification was resolved to, read.
+
+    Raises:
+        ValueError: it was not, the file has changed since, or it cannot be read.
+    """
+    found = weights.get(spec)
+    if found is None:
+        raise ValueError("was not resolved when this began; run `sar-search check`")
+    try:
+        stat = Path(found.path).stat()
+    except OSError as error:
+        raise ValueError(f"{found.path} is gone ({error.strerror})") from None
+    return _read_checked(found.path, found.sha256, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read_checked(path: str, sha256: str, changed_ns: int, size: int) -> dict[str, torch.Tensor]:
+    """The tensors of a file of this hash; kept, since trials follow each other in one process."""
+    if (now := hash_file(Path(path))) != sha256:
+        raise ValueError(f"{path} has changed since it was resolved (sha256 {sha256[:8]} then, {now[:8]} now)")
+    return read_weights(Path(path))
 
 
 def load_trained(folder: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:

@@ -19,9 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import UserError, named, shown, told
-from pipeline.models.settings import ModelConfig
+from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 from pipeline.parsing import read_yaml
-from pipeline.regularizers.settings import SpatialEntropyConfig
 from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 
@@ -67,9 +66,28 @@ class SplitParams(Section):
     )
 
 
+class SpatialPriorParams(Section):
+    blocks: int = Field(
+        0, ge=0, le=1000, description="First blocks whose attention has a learned spatial prior (SP-ViT); 0: none."
+    )
+    hidden: int | None = Field(
+        None, ge=1, le=100_000, description="Width of the prior's MLP of a head; null: the channels of a head."
+    )
+    positional_conv: bool = Field(
+        False,
+        description="A depthwise 3 x 3 convolution after every block, as in SP-ViT's code; with 0 blocks, the "
+        "convolutions alone.",
+    )
+
+    def config(self) -> SpatialPriorConfig:
+        return SpatialPriorConfig(**self.model_dump())
+
+
 class ModelParams(Section):
-    name: str = Field("vit_tiny_patch16_224", min_length=1, description="A Vision Transformer of timm, by name.")
-    kwargs: dict[str, bool | int | float | str | None] = Field(
+    name: str = Field(
+        "vit_tiny_patch16_224", min_length=1, description="A Vision Transformer, Swin or PVTv2 of timm, by name."
+    )
+    kwargs: dict[str, bool | int | float | str | list[int] | None] = Field(
         {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4},
         description="Keyword arguments that override the named network's own (patch_size, embed_dim, depth, ...).",
     )
@@ -77,18 +95,48 @@ class ModelParams(Section):
         "xavier", description="xavier learns small sets in few epochs; timm keeps timm's own."
     )
     drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth rate of the last block.")
+    last_block: Literal["standard", "no_skip"] = Field(
+        "standard", description="no_skip: no residual around the last block's attention, as in SAR's own runs."
+    )
+    spatial_prior: SpatialPriorParams = SpatialPriorParams()
+    pretrained: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Weights that the network begins from: a timm name, a checkpoint's folder, a .safetensors or .pth "
+        "file (a relative path starts at the checkout), or models:/name@alias; null: fresh ones.",
+    )
 
     def config(self) -> ModelConfig:
-        return ModelConfig(name=self.name, kwargs=dict(self.kwargs), init=self.init, drop_path=self.drop_path)
+        """What the network is; what it begins from is no part of that, and its checkpoints do without."""
+        return ModelConfig(
+            name=self.name,
+            kwargs=dict(self.kwargs),
+            init=self.init,
+            drop_path=self.drop_path,
+            last_block=self.last_block,
+            spatial_prior=self.spatial_prior.config(),
+        )
 
 
 class TrainParams(Section):
     epochs: int = Field(16, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Images a step.")
-    lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate of AdamW.")
-    min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the cosine ends at.")
+    lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate.")
+    min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the schedule ends at.")
     warmup_epochs: int = Field(1, ge=0, le=100_000, description="Epochs of linear learning-rate warm-up.")
-    weight_decay: float = Field(0.3, ge=0, le=10, description="Decoupled weight decay; not on biases and norms.")
+    warmup_lr: float | None = Field(
+        None, ge=0, le=10, description="Learning rate of the first warm-up step; null: one step's share of lr."
+    )
+    scheduler: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Course of the learning rate after the warm-up: to min_lr, or lr throughout."
+    )
+    optimizer: Literal["adamw", "nadamw", "lamb", "lion", "sgd"] = Field(
+        "adamw", description="timm's optimizer of that name, with timm's own settings; sgd has Nesterov momentum 0.9."
+    )
+    weight_decay: float = Field(
+        0.3, ge=0, le=10, description="Weight decay, decoupled in adamw, nadamw and lion; not on biases and norms."
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: not clipped.")
     accumulate: int = Field(
@@ -98,34 +146,147 @@ class TrainParams(Section):
         description="Pieces that a batch is run in, whose gradients add up to its own: more take less memory and more "
         "time, and the optimizer's steps stay those of the whole batch.",
     )
+    mixup: float = Field(
+        0.0, ge=0, le=100, description="Mixup's alpha: batches are blended with their mirror order; 0: none."
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=100, description="CutMix's alpha: a rectangle comes from another image of the batch; 0: none."
+    )
+    mixup_prob: float = Field(1.0, gt=0, le=1, description="Probability that a batch is mixed, where either is on.")
+    mixup_switch: float = Field(
+        0.5, ge=0, le=1, description="Probability of CutMix in a mixed batch, where both are on."
+    )
+    augment: Literal["none", "light", "deit"] = Field(
+        "none",
+        description="Of training images; light: shifted by up to an eighth of the side; deit: resized crops and "
+        "RandAugment as in DeiT; both mirrored at random where flip is on.",
+    )
+    flip: bool = Field(
+        True, description="Whether augment mirrors images; false where a mirror image is another thing, as with digits."
+    )
+    erasing: float = Field(
+        0.0, ge=0, le=1, description="Probability that a rectangle of a training image is replaced by noise."
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="Decay of averaged weights, which are then scored and kept; 0: no average."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of forward passes in training, by autocast; scoring and regularisers stay in float32."
+    )
+    grad_checkpointing: bool = Field(
+        False, description="Compute activations again going backward: less memory, more time, the same gradients."
+    )
 
     def config(self) -> TrainConfig:
         return TrainConfig(**self.model_dump())
 
 
-class SpatialEntropyParams(Section):
+Layers = Literal["last", "last_two", "last_three", "last_four", "all"] | list[int]
+
+
+class MethodParams(Section):
+    """A regulariser's section: its fields are the keywords of the constructor that `METHODS` has under its name."""
+
+    weight: float = Field(0.0, ge=0, le=1000, description="Peak weight of the loss; 0 turns the method off.")
+    schedule: Literal["warmup_cosine", "warmup_linear", "constant"] = Field(
+        "warmup_cosine",
+        description="Course of the weight over the planned epochs: a tenth of them from 0 to the peak, then a cosine "
+        "or a line towards 0; or the peak throughout.",
+    )
+    watch: bool = Field(False, description="Also measured on the validation images where the weight is 0.")
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's keywords; a list, as of blocks, as a tuple."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in self.model_dump().items()}
+
+
+class SpatialEntropyParams(MethodParams):
     weight: float = Field(0.0, ge=0, le=1000, description="Peak weight (lambda) of the loss; 0 turns the method off.")
-    layers: Literal["last", "last_two", "last_three", "last_four", "all"] | list[int] = Field(
+    watch: bool = Field(
+        True, description="Also measured on the validation images where the weight is 0, as in a control."
+    )
+    layers: Layers = Field(
         "last", description="Blocks whose similarity maps are regularised: a name, or a list of block indices."
+    )
+    query: Literal["cls", "mean"] = Field(
+        "cls", description="Whose similarity with the patches: the CLS token's, or the mean of the patches' own."
     )
     threshold: float = Field(
         0.0, ge=-5, le=5, description="Cut of a map, in standard deviations above its mean; 0 is the paper's."
     )
     connectivity: Literal[4, 8] = Field(8, description="Neighbours that join patches into one component.")
 
-    def config(self) -> SpatialEntropyConfig:
-        layers = self.layers if isinstance(self.layers, str) else tuple(self.layers)
-        return SpatialEntropyConfig(
-            weight=self.weight, layers=layers, threshold=self.threshold, connectivity=self.connectivity
-        )
+
+class TotalVariationParams(MethodParams):
+    layers: Layers = Field("last", description="Blocks whose similarity maps are smoothed.")
+    query: Literal["cls", "mean"] = Field("cls", description="As regularizer.spatial_entropy.query.")
+
+
+class HeadDisagreementParams(MethodParams):
+    layers: Layers = Field("last", description="Blocks whose heads are to give different outputs; of 2 heads or more.")
+
+
+class RelativeLocalisationParams(MethodParams):
+    pairs: int = Field(64, ge=1, le=100_000, description="Pairs of final tokens an image whose offset is guessed.")
+    form: Literal["paper", "code"] = Field(
+        "paper",
+        description="Offsets as the paper has them (distances, divided by the grid's side, of at most 7 x 7 tokens), "
+        "or as the released code (signed, in patches, of square grids).",
+    )
+
+
+class GuidedTransferParams(MethodParams):
+    source: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="The pretrained network whose attention guides: a timm name, a checkpoint's folder or file, or "
+        "models:/name@alias; needed where the method is on.",
+    )
+    layers: Layers = Field("all", description="Blocks whose attention is compared, in both networks.")
+    with_cls: bool = Field(False, description="Compare the entry of the CLS token with itself too.")
+    reduction: Literal["mean", "sum"] = Field("mean", description="Of the squared differences, over positions.")
 
 
 class RegularizerParams(Section):
     spatial_entropy: SpatialEntropyParams = SpatialEntropyParams()
+    total_variation: TotalVariationParams = TotalVariationParams()
+    head_disagreement: HeadDisagreementParams = HeadDisagreementParams()
+    relative_localisation: RelativeLocalisationParams = RelativeLocalisationParams()
+    guided_transfer: GuidedTransferParams = GuidedTransferParams()
+    plugin: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="A method of your own, my_package.my_module:MyRegularizer (docs/methods.md); null: none.",
+    )
+    plugin_weight: float = Field(0.0, ge=0, le=1_000_000, description="Its peak weight; 0 turns it off.")
+    plugin_schedule: Literal["warmup_cosine", "warmup_linear", "constant"] = Field(
+        "warmup_cosine", description="Its course of the weight, as regularizer.spatial_entropy.schedule."
+    )
+    plugin_watch: bool = Field(False, description="Also measured on the validation images where its weight is 0.")
+    plugin_options: dict[str, bool | int | float | str | None] = Field(
+        {}, description="Further keyword arguments of its constructor; searched as a whole mapping."
+    )
 
-    def configs(self) -> dict[str, SpatialEntropyConfig]:
-        """Every method's plain configuration by its name, those of weight 0 too (their value is still monitored)."""
-        return {"spatial_entropy": self.spatial_entropy.config()}
+    @property
+    def used_plugin(self) -> str | None:
+        """The plugin, where it has a weight or is watched."""
+        return self.plugin if self.plugin_weight or self.plugin_watch else None
+
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """Every method's keywords by its name, those that are off too."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        configs = {name: each.config() for name, each in sections.items() if isinstance(each, MethodParams)}
+        if self.plugin is not None:
+            configs["plugin"] = {
+                "spec": self.plugin,
+                "weight": self.plugin_weight,
+                "schedule": self.plugin_schedule,
+                "watch": self.plugin_watch,
+                "options": dict(self.plugin_options),
+            }
+        return configs
 
 
 class SamplerParams(Section):
@@ -435,6 +596,6 @@ def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is list:
         return "a list of " + _type_in_words(get_args(annotation)[0]) + "s"
     if get_origin(annotation) is dict:
-        return "a mapping of names to plain values (finite numbers, text, true, false, null)"
+        return "a mapping of names to plain values (finite numbers, text, true, false, null, lists of whole numbers)"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
     return words.get(annotation, str(annotation))

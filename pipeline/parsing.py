@@ -58,6 +58,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
+    yaml.composer.warn_double_anchors = False  # YAML allows it: an alias means the last one before it
     try:
         with warnings.catch_warnings():
             # A name may be given to two places in turn, which ruamel takes to be an oversight.

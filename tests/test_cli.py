@@ -106,12 +106,46 @@ def test_check_prints_the_plan_and_starts_nothing(checkout: Checkout, command: C
         (f"parameters: {{model.kwargs: {{type: categorical, choices: [{{patch_size: 2, depth: 4}}, {{patch_size: 2, depth: 1}}]}}}}\ncontrols: {{baseline: {{}}, two: {{{LAYERS}: last_two, model.kwargs: {{patch_size: 2, depth: 1}}}}}}\n", "controls.two: regularizer.spatial_entropy.layers: layers 'last_two' needs 2 blocks"),
         ("parameters: {model.name: {type: categorical, choices: [vit_tiny_patch16_224, vit_tiny_patch16_225]}}\n" + CONTROLS, "model.name: timm has no model 'vit_tiny_patch16_225'"),
         ("parameters: {train.min_lr: {type: float, low: 0.0, high: 0.1}}\n" + CONTROLS, "train.min_lr 0.1 is above train.lr 0.002"),
+        ("parameters: {train.warmup_lr: {type: categorical, choices: [null, 0.1]}}\n" + CONTROLS, "train.warmup_lr 0.1 is above train.lr 0.002"),
+        ("parameters: {train.mixup: {type: categorical, choices: [0.0, 0.8]}, train.batch_size: {type: int, low: 1, high: 64}}\n" + CONTROLS, "train.batch_size: batches of 1 cannot be mixed"),
     ],
-    ids=["unknown parameter", "low above high", "choice out of bounds", "more layers than blocks", "same blocks twice", "patches that do not fit", "control with too few blocks", "unknown network", "rate that rises"],
+    ids=["unknown parameter", "low above high", "choice out of bounds", "more layers than blocks", "same blocks twice", "patches that do not fit", "control with too few blocks", "unknown network", "rate that rises", "warm-up that falls", "batches of one that are mixed"],
 )  # fmt: skip
 def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., None], space: str, said: str) -> None:
     _space(checkout, space)
     refused("search_spaces/sar.yaml: ", said)
+
+
+PLUGIN = """
+from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+
+class Mine(Regularizer):
+    def __init__(self, *, weight: float, strength: float = 1.0) -> None:
+        super().__init__(weight, Needs(similarity="last"))
+        self.strength = strength
+
+    def forward(self, features: Features) -> Penalty:
+        loss = self.strength * features.similarity.square().mean()
+        return Penalty(loss, {"value": loss.detach()})
+"""
+
+
+def test_check_tries_a_plugin_with_every_choice_of_its_options(
+    checkout: Checkout, refused: Callable[..., None], command: Callable[..., Said]
+) -> None:
+    own = checkout.root / "my_methods.py"
+    own.write_text(PLUGIN)
+    space = "parameters: {regularizer.plugin_weight: {type: float, low: 0.1, high: 1.0}, regularizer.plugin_options: "
+    space += "{type: categorical, choices: [{strength: 1.0}, {%s: 2.0}]}}\n" + CONTROLS
+    try:
+        checkout.set({"regularizer.plugin": "my_methods:Mine"})
+        _space(checkout, space % "strenght")
+        refused("search_spaces/sar.yaml: regularizer.plugin_options: my_methods:Mine does not take {'strenght': 2.0}")
+        _space(checkout, space % "strength")
+        done = command("check")
+        assert done.status == 0, done.err
+    finally:
+        own.unlink()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +154,7 @@ def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., 
         ({"search.gpus_per_trial": 64.0, "base.device": "cpu"}, "search.gpus_per_trial: given 64, but this machine has 0"),
         ({"search.cpus_per_trial": 1000}, "search.cpus_per_trial: given 1000, but this machine has"),
         ({"search.scheduler.grace_period": 1}, "search.scheduler.grace_period: given 1; allowed: above the regulariser's warm-up"),
-        ({"search.space": "search_spaces/sra.yaml"}, "no file search_spaces/sra.yaml; there are search_spaces/sar.yaml"),
+        ({"search.space": "search_spaces/sra.yaml"}, "no file search_spaces/sra.yaml; there are search_spaces/baseline.yaml, search_spaces/drloc.yaml"),
         ({"prepare.dataset": "image_folder"}, "prepare.root: is null, but prepare.dataset is image_folder"),
         ({"prepare.dataset": "image_folder", "prepare.root": "nowhere"}, "nowhere: No such file or directory. Set it to the folder or archive"),
         ({"prepare.dataset": "image_folder", "prepare.root": "dvc.yaml"}, "neither a folder nor an archive of a kind that can be read"),
@@ -138,13 +172,18 @@ def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., 
         ({"model.kwargs": {"patch_size": 2, "depth": 2, "num_heads": -2}}, 'can be built with {"patch_size": 2, "depth": 2, "num_heads": -2}, but not run: '),
         ({"model.kwargs": {"patch_size": 2, "depth": 2, "num_heads": -3}}, "but not run: "),
         ({"model.kwargs": {"patch_size": 2, "depth": 2, "patch_drop_rate": 0.5}}, "the last block sees fewer tokens than the 36 patches"),
-        ({"model.kwargs": {"patch_size": 2, "depth": 2, "class_token": False, "global_pool": "avg"}}, "model.kwargs: VisionTransformer has no CLS token"),
+        ({"model.kwargs": {"patch_size": 2, "depth": 4, "class_token": False, "global_pool": "avg"}}, "params.yaml: regularizer.spatial_entropy: VisionTransformer has no CLS token"),
         ({"model.kwargs": {"patch_size": 2, "pretrained_cfg": 7}}, "model.kwargs: vit_tiny_patch16_224 cannot be built"),
-        ({"model.kwargs": {"patch_size": 2, "checkpoint_path": "nowhere"}}, "model.kwargs: vit_tiny_patch16_224 cannot be built"),
+        ({"model.kwargs": {"patch_size": 2, "checkpoint_path": "nowhere"}}, "model.kwargs: checkpoint_path cannot be given as keywords"),
         ({"model.kwargs": {"patch_size": 2, "device": "cpu"}}, "model.kwargs: device cannot be given as keywords"),
         ({"search.space": "x" * 300}, "search.space: no file 'xxx"),
         ({"prepare.dataset": "image_folder", "prepare.root": "x" * 300}, "File name too long"),
         ({"register.name": "mine/digits"}, "register.name: given 'mine/digits'; allowed: a name without /"),
+        ({"regularizer.guided_transfer.weight": 0.1}, "regularizer.guided_transfer.source: is null, but guided transfer needs"),
+        ({"regularizer.plugin": "nowhere_to_be_found:Mine", "regularizer.plugin_weight": 0.1}, "regularizer.plugin: nowhere_to_be_found:Mine: there is no module"),
+        ({"regularizer.plugin": "nowhere", "regularizer.plugin_watch": True}, "regularizer.plugin: given 'nowhere'; needed: my_package.my_module:MyRegularizer"),
+        ({"regularizer.head_disagreement.weight": 0.1, "model.kwargs": {"patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 1}}, "regularizer.head_disagreement: head disagreement compares heads, but block 2"),
+        ({"regularizer.total_variation.layers": "last_four"}, "regularizer.total_variation.layers: layers 'last_four' needs 4 blocks"),
         ({"train.lr": "fast"}, "train.lr: given 'fast'; allowed: number, above 0 and at most 10"),
     ],
 )  # fmt: skip
@@ -193,7 +232,7 @@ def test_check_does_not_offer_a_folder_as_a_space(checkout: Checkout, refused: C
     space.unlink()
     space.mkdir()
     try:
-        refused("params.yaml: search.space: no file search_spaces/sar.yaml; there are none")
+        refused("params.yaml: search.space: no file search_spaces/sar.yaml; there are search_spaces/baseline.yaml, ")
     finally:
         space.rmdir()
 

@@ -1,5 +1,6 @@
 """Claims about params.yaml: what it may hold, and what is said of what it may not."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from pydantic import ValidationError
 
 from pipeline.config import Params, allowed_values, load_params, parameters, unknown_parameter
 from pipeline.errors import UserError
-from pipeline.models.settings import ModelConfig
+from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 from pipeline.parsing import read_yaml
-from pipeline.regularizers.settings import SpatialEntropyConfig
+from pipeline.regularizers.methods import METHODS
 from pipeline.train.settings import TrainConfig
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
@@ -36,11 +37,11 @@ def refusal(path: Path) -> str:
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted paths of a mapping of mappings; model.kwargs is one parameter, whatever it holds."""
+    """Dotted paths of a mapping of mappings; what maps keywords to values is one parameter, whatever it holds."""
     found = []
     for name, value in tree.items():
         path = prefix + name
-        if isinstance(value, dict) and path != "model.kwargs":
+        if isinstance(value, dict) and path not in ("model.kwargs", "regularizer.plugin_options"):
             found += leaves(value, path + ".")
         else:
             found.append(path)
@@ -107,6 +108,10 @@ REFUSED = [
     ("model.kwargs", 7, "a mapping of names to plain values"),
     ("model.init", "zeros", "one of xavier, timm"),
     ("model.drop_path", 1.0, "number, at least 0 and below 1"),
+    ("model.last_block", "nosn", "one of standard, no_skip"),
+    ("model.spatial_prior.blocks", -1, "whole number, at least 0"),
+    ("model.spatial_prior.hidden", 0, "whole number or null, at least 1"),
+    ("model.spatial_prior.positional_conv", 1, "true or false"),
     ("train.epochs", 0, "whole number, at least 1 and at most 100000"),
     ("train.epochs", True, "whole number, at least 1 and at most 100000"),
     ("train.batch_size", "64", "whole number, at least 1"),
@@ -119,11 +124,36 @@ REFUSED = [
     ("train.label_smoothing", 1.0, "number, at least 0 and below 1"),
     ("train.accumulate", 0, "whole number, at least 1 and at most 64"),
     ("train.accumulate", 65, "whole number, at least 1 and at most 64"),
+    ("train.optimizer", "adam", "one of adamw, nadamw, lamb, lion, sgd"),
+    ("train.scheduler", "step", "one of cosine, linear, constant"),
+    ("train.warmup_lr", -1e-6, "number or null, at least 0 and at most 10"),
+    ("train.mixup", -0.1, "number, at least 0 and at most 100"),
+    ("train.cutmix", "1", "number, at least 0 and at most 100"),
+    ("train.mixup_prob", 0, "number, above 0 and at most 1"),
+    ("train.mixup_switch", 1.1, "number, at least 0 and at most 1"),
+    ("train.augment", "heavy", "one of none, light, deit"),
+    ("train.flip", 1, "true or false"),
+    ("train.erasing", 1.1, "number, at least 0 and at most 1"),
+    ("train.ema_decay", 1.0, "number, at least 0 and below 1"),
+    ("train.precision", "float16", "one of float32, bfloat16"),
+    ("train.grad_checkpointing", "yes", "true or false"),
     ("regularizer.spatial_entropy.weight", -0.1, "number, at least 0 and at most 1000"),
     ("regularizer.spatial_entropy.layers", "first", "one of last, last_two, last_three, last_four, all or a list of"),
     ("regularizer.spatial_entropy.layers", ["last"], "one of last, last_two, last_three, last_four, all or a list of"),
     ("regularizer.spatial_entropy.threshold", 6, "number, at least -5 and at most 5"),
     ("regularizer.spatial_entropy.connectivity", 6, "one of 4, 8"),
+    ("regularizer.spatial_entropy.query", "patch", "one of cls, mean"),
+    ("regularizer.spatial_entropy.schedule", "cosine", "one of warmup_cosine, warmup_linear, constant"),
+    ("regularizer.spatial_entropy.watch", 1, "true or false"),
+    ("regularizer.total_variation.weight", -1, "number, at least 0 and at most 1000"),
+    ("regularizer.head_disagreement.layers", "first", "one of last, last_two, last_three, last_four, all or a list of"),
+    ("regularizer.relative_localisation.pairs", 0, "whole number, at least 1 and at most 100000"),
+    ("regularizer.relative_localisation.form", "release", "one of paper, code"),
+    ("regularizer.guided_transfer.source", 7, "text or null, length at least 1 and length at most 1000"),
+    ("regularizer.guided_transfer.reduction", "max", "one of mean, sum"),
+    ("regularizer.plugin", "", "text or null, length at least 1 and length at most 1000"),
+    ("regularizer.plugin_weight", -0.5, "number, at least 0 and at most 1000000"),
+    ("regularizer.plugin_options", 7, "a mapping of names to plain values"),
     ("search.space", "", "text, length at least 1"),
     ("search.trials", 0, "whole number, at least 1 and at most 1000000"),
     ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
@@ -225,8 +255,17 @@ def test_key_in_the_wrong_place_is_told_its_own(written: Any, text: str, meant: 
 
 
 def test_keyword_of_the_network_that_is_wrong_is_the_one_that_is_shown(written: Any) -> None:
-    said = refusal(written("model: {kwargs: {depth: 4, num_heads: [4]}}\n"))
-    assert said.startswith('params.yaml: model.kwargs: given {"num_heads": [4]}; allowed: a mapping of names to plain')
+    said = refusal(written("model: {kwargs: {depth: 4, num_heads: [[4]]}}\n"))
+    assert said.startswith(
+        'params.yaml: model.kwargs: given {"num_heads": [[4]]}; allowed: a mapping of names to plain'
+    )
+
+
+def test_keyword_of_the_network_may_be_a_list_of_whole_numbers(written: Any) -> None:
+    params = load_params(written("model: {kwargs: {depths: [2, 2], window_size: 6}}\n"))
+    assert params.model.config().kwargs == {"depths": [2, 2], "window_size": 6}
+    assert "given" in refusal(written("model: {kwargs: {depths: [2, two]}}\n"))
+    assert "given" in refusal(written("model: {kwargs: {depths: [2, 1.5]}}\n"))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]\n", "digits\n", "7\n"])
@@ -326,6 +365,11 @@ def test_broken_yaml_is_told_with_what_to_do(written: Any, text: str, advice: st
     assert advice in refusal(written(text))
 
 
+def test_anchor_that_stands_there_twice_is_the_last_one_before_its_alias(written: Any) -> None:
+    params = load_params(written("base: {seed: &n 3}\ntrain: {epochs: &n 5, batch_size: *n}\n"))
+    assert (params.base.seed, params.train.epochs, params.train.batch_size) == (3, 5, 5)
+
+
 def test_file_that_is_nested_without_end_is_told(written: Any) -> None:
     assert "stand too deep in one another" in refusal(written("[" * 3000))
 
@@ -411,11 +455,51 @@ def test_sections_build_the_plain_values_that_the_rooms_take() -> None:
     assert params.model.config() == ModelConfig(
         "vit_tiny_patch16_224", {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4}, "xavier", 0.1
     )
+    changed = params.with_values({"model.last_block": "no_skip", "model.spatial_prior.blocks": 2}, where="")
+    assert changed.model.config().last_block == "no_skip"
+    assert changed.model.config().spatial_prior == SpatialPriorConfig(2, None, False)
     assert params.train.config() == TrainConfig(16, 64, 0.002, 0.0, 1, 0.3, 0.0, None, 1)
     assert params.with_values({"train.accumulate": 4}, where="").train.config().accumulate == 4
-    assert params.regularizer.configs() == {"spatial_entropy": SpatialEntropyConfig(0.0, "last", 0.0, 8)}
+    mixed = params.with_values({"train.mixup": 0.8, "train.augment": "deit"}, where="").train.config()
+    assert (mixed.mixup, mixed.augment, mixed.cutmix) == (0.8, "deit", 0.0)
+    assert params.regularizer.configs().keys() == METHODS.keys()
+    assert params.regularizer.configs()["spatial_entropy"] == {
+        "weight": 0.0,
+        "schedule": "warmup_cosine",
+        "watch": True,
+        "layers": "last",
+        "query": "cls",
+        "threshold": 0.0,
+        "connectivity": 8,
+    }
     listed = params.with_values({"regularizer.spatial_entropy.layers": [0, 1]}, where="")
-    assert listed.regularizer.spatial_entropy.config().layers == (0, 1)
+    assert listed.regularizer.configs()["spatial_entropy"]["layers"] == (0, 1)
+
+
+def test_plugin_that_is_named_is_a_method_with_its_options_and_without_a_name_there_is_none() -> None:
+    assert "plugin" not in Params().with_values({"regularizer.plugin_weight": 1.0}, where="").regularizer.configs()
+    values = {
+        "regularizer.plugin": "mine:Mine",
+        "regularizer.plugin_weight": 0.5,
+        "regularizer.plugin_options": {"a": 1},
+    }
+    assert Params().with_values(values, where="").regularizer.configs()["plugin"] == {
+        "spec": "mine:Mine",
+        "weight": 0.5,
+        "schedule": "warmup_cosine",
+        "watch": False,
+        "options": {"a": 1},
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_section_of_a_method_has_the_keywords_of_its_constructor_and_their_defaults(name: str) -> None:
+    keywords = inspect.signature(METHODS[name]).parameters
+    config = Params().regularizer.configs()[name]
+    assert set(config) == set(keywords) - {"load_source"}
+    given = {key: value for key, value in config.items() if keywords[key].default is not inspect.Parameter.empty}
+    assert given == {key: keywords[key].default for key in given}
+    assert set(config) - set(given) <= {"weight", "source"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import Estimate, Work, preflight
+from pipeline.ops.present import present_search
+from pipeline.ops.results import read_best
 from pipeline.ops.searches import decide, describe_start
+from pipeline.ops.weights import as_recorded
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import LEDGER, read_history
@@ -24,6 +27,7 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     """
     plan = make_plan(workspace)
     plan.check_source_unchanged()
+    check_weights_unchanged(plan)
     yield plan.describe()
     task = plan.present_task()
     if task is not None:
@@ -35,6 +39,32 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
     yield from measure(plan).describe()
+
+
+def check_weights_unchanged(plan: Plan) -> None:
+    """Refuse to take results for those of other weights: DVC sees the parameter that names them, and not them.
+
+    Raises:
+        UserError: nothing but the weights differs from the search that the results are of; says how to decide.
+    """
+    try:
+        found = read_best(plan.workspace.results / "search")
+    except UserError:
+        return
+    then = as_recorded(plan.pretrained, found.weights)
+    changed = [spec for spec, each in then.items() if each.sha256 != plan.pretrained[spec].sha256]
+    present = present_search(plan.workspace, plan.params, then) if changed else None
+    if present is None or present.folder.name != found.fingerprint[:16]:
+        return  # another parameter has changed as well, which DVC sees
+    spec = changed[0]
+    now, was = plan.pretrained[spec], found.weights[spec]
+    means = f" ({was['resolved']} then, {now.resolved} now)" if now.resolved != was["resolved"] else ""
+    raise UserError(
+        f"{spec}: its weights are not those that results/ were made with: sha256 {was['sha256'][:8]} then, "
+        f"{now.sha256[:8]} now{means}, and DVC does not see that by itself.\n"
+        "Run `dvc repro --force search` to search with those of now, and then this again; or put the others back, by "
+        "the file or, of a registered model, by naming its version."
+    )
 
 
 def measure(plan: Plan) -> Estimate:

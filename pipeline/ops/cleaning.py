@@ -5,6 +5,7 @@
     checkpoints       of searches that have ended: all but those of controls and of the best trials
     retrained weights that models/ does not hold; none while there are no results to tell by
     half-made data    once data/prepared is what params.yaml asks for
+    fetched weights   that no search which stays, no results and no plan made last began from
 
 What goes is renamed first, into a folder `removed` under the same root, so that nothing is ever half there; the next
 call removes what an interrupted one has left. A search is touched under its lock only. `state/test_reads.jsonl` and the
@@ -13,7 +14,7 @@ tracking store are never touched.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from pipeline.ops.results import read_best
 from pipeline.ops.source import made_by
 from pipeline.ops.status import size_of, state_words
 from pipeline.ops.tables import size_words
+from pipeline.ops.weights import kept_folder, noted
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.lineage import SUPERSEDED
 from pipeline.workspace import Workspace
@@ -87,16 +89,23 @@ def _shown(path: Path, workspace: Workspace) -> str:
 def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -> Iterator[Removal | str]:
     """What goes, and remarks on what stays though it might have been expected to go."""
     yield from _left_behind(workspace)
-    yield from _searches(workspace, params, keep)
+    going = set()
+    for item in _searches(workspace, params, keep):
+        if isinstance(item, Removal):
+            going.add(item.path)
+        yield item
     if alone:
+        for folder in unneeded_weights(workspace, going):
+            why = "fetched weights that nothing here began from"
+            yield Removal(folder, why, size_of(folder), partial(discard, folder, folder.parent))
         yield from _retrained(workspace)
         yield from _half_made(workspace, params)
     else:
-        yield "kept     retrained weights and half-made data: a stage is running, which may be about to use them"
+        yield "kept     retrained weights, fetched ones and half-made data: a stage is running, which may want them"
 
 
 def _left_behind(workspace: Workspace) -> Iterator[Removal]:
-    for root in (workspace.searches, workspace.state / "retrain", workspace.state / "prepare"):
+    for root in (workspace.state / name for name in ("searches", "retrain", "prepare", "pretrained")):
         left = root / REMOVED
         if left.is_dir():
             yield Removal(
@@ -229,6 +238,18 @@ def _retrained(workspace: Workspace) -> Iterator[Removal | str]:
         if (sidecar := _sidecar(folder)) is None or sidecar not in used:
             why = "retrained weights that models/ does not hold" if sidecar else "retrained weights cut off in writing"
             yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
+
+
+def unneeded_weights(workspace: Workspace, going: Collection[Path]) -> list[Path]:
+    """Folders of weights that have been fetched and that nothing stays which began from. going: searches that go."""
+    staying = [search for search in find_searches(workspace.searches).searches if search.folder not in going]
+    known = [search.history.header.get("weights", {}) for search in staying]
+    with suppress(UserError):
+        known.append(read_best(workspace.results / "search").weights)
+    hashes = {each["sha256"] for recorded in known for each in recorded.values()}
+    hashes |= {each.sha256 for each in noted(workspace).values()}
+    needed = {kept_folder(workspace, sha256) for sha256 in hashes}
+    return [folder for folder in _folders(workspace.state / "pretrained") if folder not in needed]
 
 
 def _sidecar(folder: Path) -> bytes | None:

@@ -6,31 +6,49 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import reduce
 from importlib import metadata
+from operator import getitem
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pipeline
 from pipeline.config import Params
+from pipeline.models.settings import Weights
+from pipeline.ops.weights import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
 
 DECIDING_ROOMS = ("data/batches.py", "models", "regularizers", "train", "tune", "assembly.py", "config.py")
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
+NONE: Mapping[str, str] = MappingProxyType({})
+
 DECIDING_PACKAGES = ("torch", "timm", "numpy", "scipy", "optuna", "ray")
 
 
-def deciding(params: Params, space: Mapping[str, Any], *, data_hash: str, split_hash: str) -> dict[str, Any]:
+def deciding(
+    params: Params,
+    space: Mapping[str, Any],
+    *,
+    data_hash: str,
+    split_hash: str,
+    weights: Mapping[str, Weights] | None = None,
+) -> dict[str, Any]:
     """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler.
 
     space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
-    they extend a search. Nor are code and versions: when they change, the user is asked.
+    they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by
+    specification, for which their hash stands here: wherever the file lies, and whatever an alias means later.
     """
-    dump = params.model_dump(by_alias=True)
+    dump, known = params.model_dump(by_alias=True), weights or {}
+    for path, value in with_hashes({path: params.value(path) for path in (PRETRAINED, SOURCE, OPTIONS)}, known).items():
+        *parents, leaf = path.split(".")
+        reduce(getitem, parents, dump)[leaf] = value
     return {
         "data": data_hash,
         "split": split_hash,
         "seed": params.base.seed,
-        "space": dict(space),
+        "space": with_hashed_choices(space, known) if known else dict(space),
         **{section: dump[section] for section in ("model", "train", "regularizer")},
         "sampler": dump["search"]["sampler"],
         "scheduler": dump["search"]["scheduler"],
@@ -50,19 +68,23 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def code_hash() -> str:
-    """SHA-256 over the source files that decide a trial's result."""
-    return content_hash(code_hashes())
+def code_hash(plugins: Mapping[str, str] = NONE) -> str:
+    """SHA-256 over the source files that decide a trial's result. plugins: as of `code_hashes`."""
+    return content_hash(code_hashes(plugins))
 
 
-def code_hashes() -> dict[str, str]:
-    """Twelve hex digits of the SHA-256 of each source file that decides a trial's result, by its path."""
+def code_hashes(plugins: Mapping[str, str] = NONE) -> dict[str, str]:
+    """Twelve hex digits of the SHA-256 of each source file that decides a trial's result, by its path.
+
+    plugins: what users' own methods add to them, as `pipeline.regularizers.plugin.plugin_hashes` gives it.
+    """
     root = Path(pipeline.__file__).parent
     entries = [root / name for name in DECIDING_ROOMS]
     files = [path for entry in entries for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
-    return {
+    own = {
         path.relative_to(root.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files
     }
+    return own | dict(plugins)
 
 
 def versions() -> dict[str, str]:

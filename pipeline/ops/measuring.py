@@ -19,17 +19,19 @@ import torch
 
 from pipeline.assembly import Run, TrainingData, build_run
 from pipeline.config import Params
-from pipeline.data.batches import ImageBatches
 from pipeline.data.splits import Ids, Split, read_split
 from pipeline.data.store import Prepared, open_prepared
 from pipeline.errors import UserError
 from pipeline.ops.plan import Plan
 from pipeline.regularizers.settings import warmup_epochs
+from pipeline.train.average import make_average
 from pipeline.train.checkpoint import write_checkpoint
-from pipeline.train.loop import score, take_step
-from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.feed import Feed
+from pipeline.train.loop import score
+from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
+from pipeline.train.step import take_step
 from pipeline.tune.space import SearchSpace
 
 BUDGET_S = 2.0
@@ -142,21 +144,25 @@ def _measure(plan: Plan, params: Params, device: torch.device, *, seconds: float
         torch.cuda.reset_peak_memory_stats(device)
     config = params.train.config()
     try:
-        run = build_run(params, data, seed=params.base.seed)
+        run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained)
+        feed = Feed(data.batches("train"), config, model=run.model, seed=0)
+        average = make_average(run.model, config)
         objective = Objective(run.model, run.regularizers, planned_epochs=config.epochs)
     except (UserError, ValueError):
         # An end of every range at once may be a network that does not exist, while most of the space does.
         return None
-    optimizer = make_optimizer(run.model, config)
+    optimizer = make_optimizer(run.model, config, beside=objective.trainable)
     peak = min(warmup_epochs(config.epochs), config.epochs - 1)  # the first epoch in which a method has its full weight
-    train, val = data.batches("train"), data.batches("val")
+    val = data.batches("val")
 
     def step() -> None:
         inputs, labels = next(drawn)
         take_step(run.model, objective, optimizer, inputs, labels, epoch=peak, config=config)
+        if average is not None:
+            average.update(run.model, next(taken_so_far))
 
-    with objective:
-        drawn = _endless(train, size)
+    with objective, checkpointed(run.model, config.grad_checkpointing):
+        drawn, taken_so_far = _endless(feed), itertools.count(1)
         run.model.train()
         step()  # the first also allocates, and fills the optimizer's state
         taken = _timed(step, device, seconds * 0.7, most=40)
@@ -164,10 +170,13 @@ def _measure(plan: Plan, params: Params, device: torch.device, *, seconds: float
     memory = None
     if device.type == "cuda":
         # The sample's images are on the device by now; a trial has those of its whole roles there.
-        absent = images + val_images - len(train) - len(val)
+        absent = images + val_images - size - len(val)
         memory = torch.cuda.max_memory_allocated(device) + absent * int(data.prepared.images[0].nbytes)
     started = time.perf_counter()
-    written = _checkpoint_bytes(run, {"epoch": 1, "optimizer": optimizer.state_dict()})
+    state = {"epoch": 1, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
+    if average is not None:
+        state["model"] = run.model.state_dict()
+    written = _checkpoint_bytes(run, state)
     writing = time.perf_counter() - started
     return _Probe(taken * -(-images // size), scored / len(val), memory, written, writing)
 
@@ -184,9 +193,9 @@ def _timed(work: Any, device: torch.device, seconds: float, *, most: int) -> flo
     return statistics.median(times)
 
 
-def _endless(batches: ImageBatches, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _endless(feed: Feed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for epoch in itertools.count():
-        yield from batches.shuffled(size, seed=0, epoch=epoch)
+        yield from feed.epoch(epoch)
 
 
 def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> TrainingData:

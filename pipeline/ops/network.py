@@ -7,95 +7,138 @@ training step's forward pass, in milliseconds.
 import itertools
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from pipeline.config import Params
+from pipeline.assembly import NO_WEIGHTS, fit_pretrained
+from pipeline.config import Params, parameters
 from pipeline.data.sources import Preview
 from pipeline.errors import UserError, cut, shown
+from pipeline.models.anatomy import Anatomy, describe_network
 from pipeline.models.build import build_model
-from pipeline.models.settings import resolve_layers
-from pipeline.models.tap import SimilarityTap
+from pipeline.models.settings import Weights
+from pipeline.models.tap import SimilarityTap, TokenTap
+from pipeline.train.feed import make_augmentation, make_mixer
+from pipeline.train.memory import checkpointed
 from pipeline.tune.space import SearchSpace
 
-LAYERS = "regularizer.spatial_entropy.layers"
-NETWORK = ("model.name", "model.kwargs")
+LAYERS = [path for path in parameters() if path.startswith("regularizer.") and path.endswith(".layers")]
+MODEL = "model."
+NOT_SHAPING = ("model.init", "model.drop_path")
+"""Parameters of the model that change neither what can be built nor which blocks there are."""
 
 MOST_BLOCKS = 1000
 """Blocks are objects, on the meta device too: a million of them would take minutes. timm's deepest ViT has 48."""
 
 BYTES_A_WEIGHT = 16
-"""In training: a weight, its gradient and AdamW's two moments, 4 bytes each."""
+"""In training: a weight, its gradient and the two moments of most optimizers, 4 bytes each."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """weights: how many there are. depth: blocks. grid: (H, W) of patches."""
+    """weights: how many there are. anatomy: its blocks, grid and tokens. notes: how pretrained weights were adapted."""
 
     weights: int
-    depth: int
-    grid: tuple[int, int]
+    anatomy: Anatomy
+    notes: tuple[str, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """Blocks, through all stages."""
+        return self.anatomy.blocks
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of the patch tokens that the head sees."""
+        return self.anatomy.grid
 
 
-def try_networks(params: Params, space: SearchSpace, source: Preview, device: str) -> Network:
+def try_networks(
+    params: Params,
+    space: SearchSpace,
+    source: Preview,
+    device: str,
+    pretrained: Mapping[str, Weights] = NO_WEIGHTS,
+) -> Network:
     """The network of params.yaml, after every one that a control or the search can ask for has been tried.
+
+    pretrained: what specifications of weights were resolved to; every network that begins from some is fitted to them.
 
     Raises:
         UserError: one of them cannot be trained, or lacks blocks that are to be regularised; says who asks for it.
     """
 
     def tried(setting: Params, where: str) -> Network:
-        return try_network(setting, where, len(source.classes), source.channels, device)
+        return try_network(setting, where, len(source.classes), source.channels, device, pretrained)
 
     base = tried(params, "params.yaml")
-    _blocks("params.yaml", params.regularizer.spatial_entropy.layers, base.depth)
+    _check_layers("params.yaml", params, base.anatomy)
     for name, values in space.controls.items():
         where = f"{space.file}: controls.{name}"
         setting = params.with_values(values, where=where)
-        network = base if setting.model == params.model else tried(setting, where)
-        _blocks(where, setting.regularizer.spatial_entropy.layers, network.depth)
-    searched = [path for path in NETWORK if path in space.dimensions]
-    for choice in itertools.product(*(space.dimensions[path]["choices"] for path in searched)):
+        same = (setting.model, setting.train) == (params.model, params.train)
+        network = base if same else tried(setting, where)
+        _check_layers(where, setting, network.anatomy)
+    searched = [path for path in space.dimensions if path.startswith(MODEL) and path not in NOT_SHAPING]
+    for choice in itertools.product(*(_values(space.dimensions[path]) for path in searched)):
         setting = params.with_values(dict(zip(searched, choice, strict=True)), where=space.file)
         network = base if setting.model == params.model else tried(setting, space.file)
-        _check_choices(setting, space, network.depth)
+        _check_choices(setting, space, network.anatomy)
     return base
 
 
-def _check_choices(setting: Params, space: SearchSpace, depth: int) -> None:
-    """Every choice of layers must exist in a network of this depth, and no two may be the same blocks."""
-    choices = [setting.regularizer.spatial_entropy.layers]
-    if LAYERS in space.dimensions:
-        choices = space.dimensions[LAYERS]["choices"]
-    seen: dict[tuple[int, ...], Any] = {}
-    for spec in choices:
-        blocks = _blocks(space.file, spec, depth)
-        if blocks in seen:
-            raise UserError(
-                f"{space.file}: {LAYERS}: {seen[blocks]!r} and {spec!r} are the same blocks {list(blocks)} in a "
-                f"network of {depth}; leave one out."
-            )
-        seen[blocks] = spec
+def _values(dimension: Mapping[str, Any]) -> Sequence[Any]:
+    """The values of a dimension that decide whether all can be built: its choices, or both ends of its range."""
+    ends: Sequence[Any] = dimension.get("choices") or (dimension["low"], dimension["high"])
+    return ends
 
 
-def _blocks(where: str, spec: Any, depth: int) -> tuple[int, ...]:
+def _check_choices(setting: Params, space: SearchSpace, anatomy: Anatomy) -> None:
+    """Every choice of layers must exist in a network of this anatomy, and no two may be the same blocks."""
+    for path in LAYERS:
+        choices = space.dimensions[path]["choices"] if path in space.dimensions else [setting.value(path)]
+        seen: dict[tuple[int, ...], Any] = {}
+        for spec in choices:
+            blocks = _blocks(space.file, path, spec, anatomy)
+            if blocks in seen:
+                raise UserError(
+                    f"{space.file}: {path}: {seen[blocks]!r} and {spec!r} are the same blocks {list(blocks)} in a "
+                    f"network of {anatomy.blocks}; leave one out."
+                )
+            seen[blocks] = spec
+
+
+def _check_layers(where: str, setting: Params, anatomy: Anatomy) -> None:
+    for path in LAYERS:
+        _blocks(where, path, setting.value(path), anatomy)
+
+
+def _blocks(where: str, path: str, spec: Any, anatomy: Anatomy) -> tuple[int, ...]:
     try:
-        return resolve_layers(spec if isinstance(spec, str) else tuple(spec), depth)
+        return anatomy.resolve(spec if isinstance(spec, str) else tuple(spec))
     except ValueError as error:
-        raise UserError(f"{where}: {LAYERS}: {cut(str(error), 300)}.") from None
+        raise UserError(f"{where}: {path}: {cut(str(error), 300)}.") from None
 
 
-def try_network(params: Params, where: str, num_classes: int, channels: int, device: str) -> Network:
+def try_network(
+    params: Params,
+    where: str,
+    num_classes: int,
+    channels: int,
+    device: str,
+    pretrained: Mapping[str, Weights] = NO_WEIGHTS,
+) -> Network:
     """The network of a setting, if it can be trained with the tap in place.
 
     Raises:
-        UserError: it cannot be built, run, tapped or kept in memory; begins with `where`, which says who asked for it.
+        UserError: it cannot be built, run, tapped or kept in memory, or is not the one that its weights are of; begins
+            with `where`, which says who asked for it.
     """
-    side, depth = params.prepare.image_size, params.model.kwargs.get("depth")
-    if isinstance(depth, int) and depth > MOST_BLOCKS:
-        raise UserError(f"{where}: model.kwargs: given depth {depth}; allowed: at most {MOST_BLOCKS} blocks")
+    side = params.prepare.image_size
+    _check_depth(params, where)
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # of a network without weights, say; what matters is whether it runs
         try:
@@ -104,32 +147,54 @@ def try_network(params: Params, where: str, num_classes: int, channels: int, dev
             )
         except ValueError as error:
             raise UserError(f"{where}: model.{error}") from None
+        anatomy = describe_network(model)
         try:
-            SimilarityTap(model, "last").remove()
+            # What a method asks beyond that is seen by `regularizing.try_regularizers`, where it is on.
+            SimilarityTap(model, "last", anatomy.query).remove()
         except ValueError as error:
-            key = "kwargs" if "class_token" in params.model.kwargs else "name"
-            reason = f"{error}. SAR regularises the CLS query's attention."
-            raise UserError(f"{where}: model.{key}: {reason}") from None
+            raise UserError(f"{where}: model.name: {error}. The report shows similarity maps.") from None
         except TypeError as error:  # heads of a negative number of channels, whose root is imaginary
             raise _not_run(params, where, error) from None
-        patch = model.patch_embed.patch_size[0]
-        if side % patch:
+        if side % anatomy.patch:
             raise UserError(
-                f"{where}: model.kwargs: patch_size {patch} does not divide prepare.image_size {side}; the last "
-                f"{side % patch} rows and columns of every image would be cut off"
+                f"{where}: model.kwargs: patch_size {anatomy.patch} does not divide prepare.image_size {side}; the "
+                f"last {side % anatomy.patch} rows and columns of every image would be cut off"
             )
-        network = Network(sum(each.numel() for each in model.parameters()), len(model.blocks), (side // patch,) * 2)
+        try:
+            config = params.train.config()
+            make_augmentation(config, channels=channels)
+            make_mixer(config, model)
+            with checkpointed(model, config.grad_checkpointing):
+                pass
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from None
+        network = Network(sum(each.numel() for each in model.parameters()), anatomy)
         _check_memory(network, where, device)
         try:
-            tokens: list[int] = []
-            model.blocks[-1].register_forward_hook(lambda block, inputs, output: tokens.append(output.shape[1]))
-            model.train()(torch.empty(2, channels, side, side))
+            with TokenTap(model) as tap:
+                model.train()(torch.empty(2, channels, side, side))
         except Exception as error:  # torch's and timm's own, of any kind: all mean that these keywords will not do
             raise _not_run(params, where, error) from None
-    patches = network.grid[0] * network.grid[1]
-    if tokens != [model.num_prefix_tokens + patches]:
-        raise UserError(f"{where}: model.kwargs: the last block sees fewer tokens than the {patches} patches")
-    return network
+        try:
+            tap.tokens()
+        except ValueError:
+            patches = anatomy.grid[0] * anatomy.grid[1]
+            fewer = f"the last block sees fewer tokens than the {patches} patches"
+            raise UserError(f"{where}: model.kwargs: {fewer}") from None
+    try:
+        fit = fit_pretrained(model, params, pretrained)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return network if fit is None else replace(network, notes=fit.notes)
+
+
+def _check_depth(params: Params, where: str) -> None:
+    """Refuse more blocks than are worth trying, before they are built."""
+    for key in ("depth", "depths"):
+        given = params.model.kwargs.get(key)
+        blocks = sum(given) if isinstance(given, list) else given
+        if isinstance(blocks, int) and blocks > MOST_BLOCKS:
+            raise UserError(f"{where}: model.kwargs: given {key} {shown(given)}; allowed: at most {MOST_BLOCKS} blocks")
 
 
 def _not_run(params: Params, where: str, error: Exception) -> UserError:

@@ -4,7 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ from pipeline.data.sources import Preview
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named, shown
+from pipeline.models.settings import Weights
 from pipeline.ops.identity import code_hashes, deciding, versions
 from pipeline.ops.kept import place_of
 from pipeline.ops.network import try_networks
 from pipeline.ops.present import present_search
+from pipeline.ops.pretrained import resolve_weights
+from pipeline.ops.regularizing import every_setting, try_regularizers
 from pipeline.ops.source import check_source_unchanged, preview_source
+from pipeline.ops.weights import note, record, weights_words
+from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.loop import choose_device
@@ -31,7 +36,11 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. weights: number of the network's parameters. grid: (H, W) of patches."""
+    """What a run will do. weights: number of the network's parameters. grid: (H, W) of patches.
+
+    pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
+    are adapted to its network, in words.
+    """
 
     workspace: Workspace
     params: Params
@@ -43,6 +52,8 @@ class Plan:
     weights: int
     depth: int
     grid: tuple[int, int]
+    pretrained: Mapping[str, Weights] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -75,7 +86,10 @@ class Plan:
             "state": f"{self.workspace.state} (survives interruptions)",
             "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
         }
-        return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+        words = weights_words(self.pretrained, params.model.pretrained, self.notes)
+        listed = list(lines.items())
+        listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
+        return "\n".join(f"{name:<10}{text}" for name, text in listed)
 
     def _confirm_words(self) -> str:
         search = self.params.search
@@ -109,7 +123,7 @@ class Plan:
         prepared = open_prepared(self.workspace.prepared)
         split = read_split(self.workspace.split, data_hash=prepared.data_hash)
         hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
-        return self._task(deciding(self.params, self.space.content(), **hashes))
+        return self._task(deciding(self.params, self.space.content(), **hashes, weights=self.pretrained))
 
     def present_task(self) -> SearchTask | None:
         """The search that will run, also while the split on disk is of other parameters; None before its data are made.
@@ -117,7 +131,7 @@ class Plan:
         Raises:
             UserError: the data cannot be split as the parameters ask.
         """
-        present = present_search(self.workspace, self.params)
+        present = present_search(self.workspace, self.params, self.pretrained)
         return None if present is None else self._task(present.content)
 
     def _task(self, content: Mapping[str, Any]) -> SearchTask:
@@ -135,10 +149,17 @@ class Plan:
                 "set": self.params.set_name,
                 "space_file": self.space.file,
                 "content": dict(content),
-                "code": code_hashes(),
+                "code": code_hashes(self._plugins()),
                 "versions": versions(),
-            },
+            }
+            | ({"weights": record(self.pretrained)} if self.pretrained else {}),
+            weights=self.pretrained,
         )
+
+    def _plugins(self) -> dict[str, str]:
+        """The hashes of the users' own methods that a setting can ask for."""
+        used = {setting.regularizer.used_plugin for _, setting in every_setting(self.params, self.space)}
+        return plugin_hashes(sorted(each for each in used if each))
 
 
 def make_plan(workspace: Workspace) -> Plan:
@@ -155,6 +176,7 @@ def make_plan(workspace: Workspace) -> Plan:
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
     _check_schedule(params)
     _check_rates(params, space)
+    _check_mixing(params, space)
     _check_splits(params)
     _check_model_name(params.model_name)
     try:
@@ -163,8 +185,11 @@ def make_plan(workspace: Workspace) -> Plan:
         raise UserError(f"params.yaml: {error}") from None
     resources = plan_resources(params)
     source = preview_source(workspace, params)
-    network = try_networks(params, space, source, str(device))
     workspace.check_writable()
+    pretrained = resolve_weights(workspace, every_setting(params, space))
+    note(workspace, pretrained)
+    network = try_networks(params, space, source, str(device), pretrained)
+    try_regularizers(params, space, source, pretrained)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     return Plan(
@@ -178,6 +203,8 @@ def make_plan(workspace: Workspace) -> Plan:
         weights=network.weights,
         depth=network.depth,
         grid=network.grid,
+        pretrained=pretrained,
+        notes=network.notes,
     )
 
 
@@ -247,11 +274,20 @@ def _check_rates(params: Params, space: SearchSpace) -> None:
     settings = {"params.yaml": params}
     for name, values in space.controls.items():
         settings[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
-    rates = {where: (setting.train.lr, setting.train.min_lr) for where, setting in settings.items()}
-    rates[space.file] = (min(_ends(space, "train.lr", params)), max(_ends(space, "train.min_lr", params)))
-    for where, (lr, min_lr) in rates.items():
-        if min_lr > lr:
-            raise UserError(f"{where}: train.min_lr {min_lr} is above train.lr {lr}.")
+    for name in ("min_lr", "warmup_lr"):
+        rates = {where: (setting.train.lr, getattr(setting.train, name)) for where, setting in settings.items()}
+        highest = max((rate for rate in _ends(space, f"train.{name}", params) if rate is not None), default=None)
+        rates[space.file] = (min(_ends(space, "train.lr", params)), highest)
+        for where, (lr, other) in rates.items():
+            if other is not None and other > lr:
+                raise UserError(f"{where}: train.{name} {other} is above train.lr {lr}.")
+
+
+def _check_mixing(params: Params, space: SearchSpace) -> None:
+    """Mixing takes two images; params.yaml and the controls are looked at where their networks are tried."""
+    mixes = any(max(_ends(space, path, params)) > 0 for path in ("train.mixup", "train.cutmix"))
+    if mixes and "train.batch_size" in space.dimensions and min(_ends(space, "train.batch_size", params)) < 2:
+        raise UserError(f"{space.file}: train.batch_size: batches of 1 cannot be mixed (train.mixup, train.cutmix).")
 
 
 def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:

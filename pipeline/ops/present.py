@@ -9,10 +9,12 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named
+from pipeline.models.settings import Weights
 from pipeline.ops.identity import deciding
 from pipeline.ops.kept import place_of
 from pipeline.ops.source import made_by
 from pipeline.ops.splitting import split_of
+from pipeline.ops.weights import noted
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 
@@ -25,10 +27,13 @@ class Present:
     folder: Path
 
 
-def present_search(workspace: Workspace, params: Params) -> Present | None:
+def present_search(
+    workspace: Workspace, params: Params, weights: Mapping[str, Weights] | None = None
+) -> Present | None:
     """What the parameters ask for; None while data/prepared is not what they ask for.
 
-    The split is made anew: data/split.json may still be that of other parameters.
+    The split is made anew: data/split.json may still be that of other parameters. weights: what pretrained weights were
+    resolved to; None: what they were last.
 
     Raises:
         UserError: the space is wrong.
@@ -41,6 +46,7 @@ def present_search(workspace: Workspace, params: Params) -> Present | None:
         return None
     prepared = open_prepared(workspace.prepared)
     split_hash = split_of(params, prepared).split_hash
-    content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash)
+    known = noted(workspace) if weights is None else weights
+    content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash, weights=known)
     _, folder = place_of(workspace.searches, content)
     return Present(json.loads(json.dumps(content)), folder)

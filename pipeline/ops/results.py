@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ RUN_FILE = "mlflow_run"
 
 @dataclass(frozen=True)
 class BestSetting:
-    """best.yaml, read back. best: values of the best trial; controls: values by control name."""
+    """best.yaml, read back. best: values of the best trial; controls: values by control name.
+
+    weights: what the search's specifications of pretrained weights were resolved to, as `pipeline.ops.weights` has it.
+    """
 
     fingerprint: str
     trial: str
     best: Mapping[str, Any]
     controls: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def control(self, name: str) -> Mapping[str, Any]:
         """A control's values.
@@ -48,7 +52,13 @@ def read_best(folder: Path) -> BestSetting:
         raise UserError(f"{path}: not there. Run `dvc repro search` first.")
     content = read_yaml(path)
     try:
-        return BestSetting(content["fingerprint"], content["trial"], content["best"], content["controls"])
+        return BestSetting(
+            content["fingerprint"],
+            content["trial"],
+            content["best"],
+            content["controls"],
+            content.get("weights", {}),
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a search's result ({error}). Run `dvc repro --force search`.") from None
 

@@ -5,7 +5,7 @@ are not the search's, and the one whose model gets registered is fixed beforehan
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.cluster.runtime import local_ray, run_jobs
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.models.settings import Weights
 from pipeline.ops.identity import code_hash, content_hash, setting_name, versions
 from pipeline.ops.results import search_run
+from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.track.runs import log_run
 from pipeline.track.store import Store
 from pipeline.train.checkpoint import read_sidecar, save_checkpoint
@@ -28,7 +30,10 @@ SECONDS = "seconds"
 
 @dataclass(frozen=True)
 class RetrainJob:
-    """One run. arm: "best" or the control's name. values: its setting by dotted path. folder: for its checkpoint."""
+    """One run. arm: "best" or the control's name. values: its setting by dotted path. folder: for its checkpoint.
+
+    weights: the pretrained weights of the search, by specification.
+    """
 
     arm: str
     seed: int
@@ -38,6 +43,7 @@ class RetrainJob:
     split: Path
     threads: int
     folder: Path
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -52,17 +58,26 @@ def retrain_jobs(
     split: Path,
     hashes: Sequence[str],
     state: Path,
+    weights: Mapping[str, Weights] | None = None,
 ) -> list[RetrainJob]:
-    """The runs of every arm and seed. hashes: of data and split, which decide the results with the parameters."""
+    """The runs of every arm and seed. hashes: of data and split, which decide the results with the parameters.
+
+    Raises:
+        ValueError: a plugin whose file cannot be found.
+    """
     seeds = [params.base.seed + 1 + index for index in range(params.retrain.seeds)]
     dump = params.model_dump(by_alias=True)
     jobs = []
     for seed in seeds:
         for arm, values in arms.items():
             deciding = {section: dump[section] for section in ("model", "train", "regularizer")}
-            key = content_hash([deciding, dict(values), seed, list(hashes), code_hash(), versions()])
+            plugin = params.with_values(values, where=arm).regularizer.used_plugin
+            code = code_hash(plugin_hashes([plugin] if plugin else []))
+            begins = {spec: each.sha256 for spec, each in (weights or {}).items()}
+            key = content_hash([deciding, dict(values), seed, list(hashes), code, versions(), begins])
             folder = state / "retrain" / key[:16]
-            jobs.append(RetrainJob(arm, seed, dump, values, prepared, split, params.retrain.cpus_per_run, folder))
+            threads = params.retrain.cpus_per_run
+            jobs.append(RetrainJob(arm, seed, dump, values, prepared, split, threads, folder, weights or {}))
     return jobs
 
 
@@ -103,8 +118,8 @@ def retrain_one(job: RetrainJob) -> None:
     params = Params.model_validate(job.params).with_values(job.values, where=job.name)
     data = load_data(job.prepared, job.split, params.base.device)
     role = "train+val"
-    run = build_run(params, data, seed=job.seed, scaled_by=role)
-    curves, seconds = [], 0.0
+    run = build_run(params, data, seed=job.seed, scaled_by=role, weights=job.weights)
+    curves, seconds, kept = [], 0.0, run.model
     try:
         for epoch in fit(
             run.model,
@@ -117,6 +132,7 @@ def retrain_one(job: RetrainJob) -> None:
             own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
             curves.append({"epoch": epoch.number, **own})
             seconds += epoch.metrics["seconds"]
+            kept = epoch.model
     except Diverged as error:
         raise UserError(
             f"retraining {job.name}: {error}. The setting that the search found is at the edge of what trains; lower "
@@ -131,7 +147,7 @@ def retrain_one(job: RetrainJob) -> None:
         )
         raise UserError(f"retraining {job.name}: out of memory. {advice}") from None
     sidecar = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": role, "curves": curves}
-    save_checkpoint(job.folder, run.model, sidecar)
+    save_checkpoint(job.folder, kept, sidecar)
     (job.folder / SECONDS).write_text(f"{seconds:.2f}\n")
 
 

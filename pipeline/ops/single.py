@@ -8,6 +8,7 @@ import torch
 from pipeline.assembly import build_run, load_data
 from pipeline.config import load_params
 from pipeline.errors import UserError, named, shown
+from pipeline.ops.pretrained import resolve_weights
 from pipeline.parsing import parse_yaml
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
@@ -35,13 +36,14 @@ def train_once(workspace: Workspace, settings: Mapping[str, Any]) -> Iterator[st
     """Train the setting on train, score it on val, and yield a line an epoch.
 
     Raises:
-        UserError: a wrong parameter, data not prepared, a network that cannot be built, a diverged loss, or
-            too little memory.
+        UserError: a wrong parameter, data not prepared, a network that cannot be built, weights that cannot be had, a
+            diverged loss, or too little memory.
     """
     params = load_params(workspace.params).with_values(settings, where="--set")
     torch.set_num_threads(params.search.cpus_per_trial)
     data = load_data(workspace.prepared, workspace.split, params.base.device)
-    run = build_run(params, data, seed=params.base.seed)
+    weights = resolve_weights(workspace, [("params.yaml and --set", params)])
+    run = build_run(params, data, seed=params.base.seed, weights=weights)
     epochs = fit(
         run.model,
         data.batches("train"),

@@ -10,6 +10,7 @@ from pipeline.entry import run_stage
 from pipeline.ops.identity import trace
 from pipeline.ops.results import BEST, read_best
 from pipeline.ops.retraining import SECONDS, curves_of, log_retraining, retrain_jobs, run_retraining, seconds_of
+from pipeline.ops.weights import recall
 from pipeline.track.store import resolve_store
 from pipeline.workspace import Workspace
 
@@ -20,13 +21,16 @@ def main(workspace: Workspace) -> None:
     found = read_best(workspace.results / "search")
     prepared = open_prepared(workspace.prepared)
     split = read_split(workspace.split, data_hash=prepared.data_hash)
+    arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
+    settings = [params.with_values(values, where=arm) for arm, values in arms.items()]
     jobs = retrain_jobs(
         params,
-        {BEST: found.best, params.retrain.control: found.control(params.retrain.control)},
+        arms,
         prepared=workspace.prepared,
         split=workspace.split,
         hashes=[prepared.data_hash, split.split_hash],
         state=workspace.state,
+        weights=recall(workspace, found.weights, settings),
     )
     print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs", flush=True)
     for count, job in enumerate(run_retraining(params, jobs), start=1):

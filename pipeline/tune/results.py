@@ -79,6 +79,8 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
             "controls": controls,
             "against": summary["against"],
         }
+        if "weights" in task.header:
+            content["weights"] = task.header["weights"]
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style = False
         yaml.dump(content, file)

@@ -12,8 +12,9 @@ from ray.tune.search import Searcher
 
 from pipeline.cluster.runtime import local_ray
 from pipeline.config import Params
+from pipeline.models.settings import Weights
 from pipeline.tune.course import Course, Wait
-from pipeline.tune.ledger import LEDGER, METHOD, STOP_FILE, Ledger, SearchListener, TrialRecord
+from pipeline.tune.ledger import LEDGER, METHOD, STOP_FILE, History, Ledger, SearchListener, TrialRecord
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.recorder import Recorder
 from pipeline.tune.space import SearchSpace
@@ -37,6 +38,7 @@ class SearchTask:
     """A search. folder: its state, by fingerprint. prepared, split: the data. resources: of its trials.
 
     header: what the ledger begins with: what the fingerprint is made of, and the code and versions that run it.
+    weights: what each specification of pretrained weights was resolved to.
     """
 
     params: Params
@@ -47,6 +49,7 @@ class SearchTask:
     split: Path
     resources: Resources
     header: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def _run(task: SearchTask, course: Course) -> None:
         task.split,
         threads=resources.cpus,
         gpus=resources.gpus,
+        weights={**_known_before(course.ledger.history, task.weights), **task.weights},
     )
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, task=shared), {"CPU": resources.cpus, "GPU": resources.gpus}
@@ -152,6 +156,15 @@ def _run(task: SearchTask, course: Course) -> None:
         if recorder.broke is not None:
             raise recorder.broke from None
         raise
+
+
+def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str, Weights]:
+    """Weights by the specification that the search was begun with: a file that has been moved since is the same one,
+    and trials that had been started have its old place in their settings.
+    """
+    by_hash = {each.sha256: each for each in weights.values()}
+    begun: Mapping[str, Mapping[str, Any]] = history.header.get("weights", {})
+    return {spec: by_hash[known["sha256"]] for spec, known in begun.items() if known["sha256"] in by_hash}
 
 
 def _ray_name(folder: Path) -> str:

@@ -4,7 +4,7 @@ import gc
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray import tune
 
 from pipeline.assembly import TrainingData, build_run, load_data
 from pipeline.config import Params
+from pipeline.models.settings import Weights
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
@@ -24,7 +25,8 @@ from pipeline.tune.ledger import OBJECTIVE
 class TrialTask:
     """What all trials of a search share. params: as in params.yaml.
 
-    threads, gpus: what a trial may use; a share of a GPU is a share of its memory too.
+    threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
+    of pretrained weights was resolved to when the search started; no trial looks one up again.
     """
 
     params: Mapping[str, Any]
@@ -32,6 +34,7 @@ class TrialTask:
     split: Path
     threads: int
     gpus: float
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
 
 def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
@@ -50,7 +53,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     newest = config["checkpoint"]
     try:
         try:
-            _train(params, data, config, newest)
+            _train(params, data, config, newest, task.weights)
             return
         except Exception as error:
             if (
@@ -63,7 +66,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         if data.device.type == "cuda":
             torch.cuda.empty_cache()
         params = params.with_values({"train.accumulate": 2 * params.train.accumulate}, where="a second attempt")
-        _train(params, data, config, newest)
+        _train(params, data, config, newest, task.weights)
     except Diverged as error:
         _report_failure(f"diverged: {error}", error.epoch)
     except Exception as error:
@@ -73,10 +76,16 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         _report_failure(f"out of memory: {advice}", 0)
 
 
-def _train(params: Params, data: TrainingData, config: Mapping[str, Any], checkpoint: str | None) -> None:
+def _train(
+    params: Params,
+    data: TrainingData,
+    config: Mapping[str, Any],
+    checkpoint: str | None,
+    weights: Mapping[str, Weights],
+) -> None:
     """Train from the newest checkpoint on, if there is one."""
     seed = params.base.seed if config["seed"] is None else config["seed"]
-    run = build_run(params, data, seed=seed)
+    run = build_run(params, data, seed=seed, weights=weights)
     resume = None
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
     newest = tune.get_checkpoint()
@@ -103,7 +112,7 @@ def _train(params: Params, data: TrainingData, config: Mapping[str, Any], checkp
             continue
         with tempfile.TemporaryDirectory() as folder:
             sidecar = {**run.sidecar, "metrics": dict(epoch.metrics), "values": dict(config["values"])}
-            write_checkpoint(Path(folder), run.model, sidecar, state=epoch.state())
+            write_checkpoint(Path(folder), epoch.model, sidecar, state=epoch.state())
             _report(epoch.number, epoch.metrics, tune.Checkpoint.from_directory(folder))
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkout import TINY
 from copied import ROOT, set_parameters
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.models.build import build_model
+from pipeline.models.settings import ModelConfig, hash_file
 from pipeline.ops import measuring
 from pipeline.ops.check import check_budget, run_check
 from pipeline.ops.plan import make_plan
@@ -105,6 +108,89 @@ def test_new_search_begins_beside_the_old_one_when_its_user_says_so(workspace: W
     assert f"search {new.folder.name[:8]}: new" in said
     assert read_history(old.folder / LEDGER).trials["t0000"].epochs
     assert f"search {new.folder.name[:8]}: new" in told(workspace), "the answer was forgotten"
+
+
+def write_weights(path: Path, seed: int, *, side: int = 16) -> None:
+    torch.manual_seed(seed)
+    config = ModelConfig("vit_tiny_patch16_224", TINY["model.kwargs"], "timm", 0.0)
+    torch.save(build_model(config, num_classes=3, image_size=(side, side), channels=3).state_dict(), path)
+
+
+def test_weights_are_told_with_how_they_were_adapted(workspace: Workspace) -> None:
+    write_weights(workspace.root / "mine.pth", 0)
+    set_parameters(workspace.params, {"model.pretrained": "mine.pth"})
+    (line,) = [line for line in told(workspace).splitlines() if line.startswith("weights")]
+    sha256 = hash_file(workspace.root / "mine.pth")
+    assert line == (
+        f"weights   mine.pth, sha256 {sha256[:8]}; head fresh (10 classes, they had 3); position embeddings resized "
+        "from 8 x 8 to 6 x 6; input channels adapted from 3 to 1"
+    )
+
+
+def test_search_goes_on_with_a_file_that_was_moved_and_not_with_one_that_was_changed(workspace: Workspace) -> None:
+    write_weights(workspace.root / "mine.pth", 0)
+    set_parameters(workspace.params, {"model.pretrained": "mine.pth"})
+    task = begun(workspace, by_other_code=False)
+    assert task.weights["mine.pth"].path == str(workspace.root / "mine.pth")
+    assert task.header["weights"]["mine.pth"]["sha256"] == task.weights["mine.pth"].sha256
+    (workspace.root / "mine.pth").rename(workspace.root / "moved.pth")
+    set_parameters(workspace.params, {"model.pretrained": "moved.pth"})
+    assert f"search {task.folder.name[:8]}: goes on" in told(workspace)
+    write_weights(workspace.root / "moved.pth", 1)
+    assert f"since search {task.folder.name[:8]} changed: model.pretrained " in told(workspace)
+
+
+def results_of(workspace: Workspace, task: SearchTask) -> None:
+    """What a search leaves that ends now."""
+    folder = workspace.results / "search"
+    folder.mkdir(parents=True)
+    content = {"fingerprint": task.fingerprint, "trial": "t0000", "best": {}, "controls": {}}
+    (folder / "best.yaml").write_text(json.dumps(content | {"weights": task.header["weights"]}))
+
+
+def test_results_of_weights_that_have_changed_since_are_not_taken_for_those_of_now(workspace: Workspace) -> None:
+    write_weights(workspace.root / "mine.pth", 0)
+    set_parameters(workspace.params, {"model.pretrained": "mine.pth"})
+    results_of(workspace, make_plan(workspace).task())
+    told(workspace)
+    write_weights(workspace.root / "mine.pth", 1)
+    with pytest.raises(UserError, match=r"^mine.pth: its weights are not those .*\n.*dvc repro --force search"):
+        told(workspace)
+    set_parameters(workspace.params, {"train.lr": 0.001})  # which DVC sees, so that the search runs again anyway
+    told(workspace)
+
+
+def test_weights_of_another_network_are_refused_with_who_asks_for_them(workspace: Workspace) -> None:
+    write_weights(workspace.root / "mine.pth", 0)
+    kwargs = TINY["model.kwargs"] | {"depth": 4}
+    set_parameters(workspace.params, {"model.pretrained": "mine.pth", "model.kwargs": kwargs})
+    with pytest.raises(UserError, match=r"^params.yaml: model.pretrained: mine.pth: .* missing blocks.3.norm1.weight, .* and 8 more"):  # fmt: skip
+        told(workspace)
+
+
+def test_source_with_another_grid_is_refused_before_anything_starts(workspace: Workspace) -> None:
+    write_weights(workspace.root / "mine.pth", 0, side=12)
+    values = {"weight": 0.1, "source": "mine.pth"}
+    set_parameters(workspace.params, {f"regularizer.guided_transfer.{key}": value for key, value in values.items()})
+    with pytest.raises(UserError, match=r"source: mine.pth takes images of 3 x 12 x 12 .*, but these are 1 x 12 x 12"):
+        told(workspace)
+    write_weights(workspace.root / "mine.pth", 0)
+    with pytest.raises(UserError, match=r"^params.yaml: regularizer.guided_transfer: source: mine.pth: a bare file"):
+        told(workspace)
+
+
+def test_changed_file_of_a_plugin_stops_and_asks(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace.root)
+    code = "from pipeline.regularizers.base import Needs, Penalty, Regularizer\n\n\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float) -> None:\n        super().__init__(weight, Needs(tokens=True))\n\n    def forward(self, features):\n        return Penalty(features.tokens.mean(), {})\n"
+    (workspace.root / "checked_mine.py").write_text(code)
+    set_parameters(workspace.params, {"regularizer.plugin": "checked_mine:Mine", "regularizer.plugin_weight": 0.1})
+    begun(workspace, by_other_code=False)
+    told(workspace)
+    (workspace.root / "checked_mine.py").write_text(code + "\n")
+    with pytest.raises(UserError, match="changed since: plugin checked_mine"):
+        told(workspace)
+    set_parameters(workspace.params, {"regularizer.plugin": "nowhere:Mine", "regularizer.plugin_weight": 0.0})
+    told(workspace)  # what is off need not be there
 
 
 def test_answer_where_nothing_is_asked_changes_nothing(workspace: Workspace) -> None:

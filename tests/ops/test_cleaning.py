@@ -1,5 +1,7 @@
 """Claims about gc: what is needed stays, what is not goes whole, and nothing that runs is touched."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,9 +10,11 @@ import pytest
 from kept import content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
 
 from pipeline.errors import UserError
+from pipeline.models.settings import Weights
 from pipeline.ops import cleaning
 from pipeline.ops.cleaning import collect
 from pipeline.ops.kept import find_searches, place_of
+from pipeline.ops.weights import kept_folder, note
 from pipeline.tune.ledger import COMPLETE, PRUNED, lock_ledger
 from pipeline.workspace import Workspace
 
@@ -278,3 +282,27 @@ def test_numbers_of_the_command_are_those_of_the_code() -> None:
 
     (keep,) = [option for option in command.params if option.name == "keep"]
     assert keep.default == cleaning.KEEP
+
+
+def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from_them(workspace: Workspace) -> None:
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("old", "mine", "found", "noted", "nobody")}
+    folders = {name: kept_folder(workspace, sha256) for name, sha256 in hashes.items()}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(b"x")
+    weights = {name: {name: {"sha256": sha256, "resolved": "", "network": None}} for name, sha256 in hashes.items()}
+    note(workspace, {"noted": Weights("noted", "", hashes["noted"])})
+    content = content_of(workspace)
+    for seed, name in ((0, "mine"), (1, "old")):
+        folder = write_search(workspace, other(content, seed))
+        lines = (folder / "ledger.jsonl").read_text().splitlines()
+        header = json.loads(lines[0]) | {"weights": weights[name]}
+        (folder / "ledger.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    results = workspace.results / "search"
+    results.mkdir(parents=True)
+    best = {"fingerprint": "f00d" * 16, "trial": "t0000", "best": {}, "controls": {}, "weights": weights["found"]}
+    (results / "best.yaml").write_text(json.dumps(best))
+    said = gc(workspace)
+    assert {name for name, folder in folders.items() if not folder.exists()} == {"old", "nobody"}
+    assert f"state/pretrained/{hashes['nobody'][:16]}: fetched weights that nothing here began from" in said
+    assert (workspace.state / "pretrained" / "resolved.json").exists()

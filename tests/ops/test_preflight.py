@@ -126,6 +126,29 @@ def test_steps_are_those_of_every_setting_with_its_own_network_and_batch(
     assert len(seen) == 3 * len(wanted)  # one to warm up, two to time
 
 
+def test_steps_are_augmented_mixed_averaged_and_computed_again_as_the_recipe_says(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    take_step = measuring.take_step
+
+    def watched(model: Any, objective: Any, optimizer: Any, inputs: Any, labels: Any, **given: Any) -> Any:
+        seen.append((labels.shape, model.grad_checkpointing, given["config"].precision))
+        return take_step(model, objective, optimizer, inputs, labels, **given)
+
+    monkeypatch.setattr(measuring, "take_step", watched)
+    recipe = {"mixup": 0.8, "cutmix": 1.0, "augment": "deit", "erasing": 0.25, "precision": "bfloat16"}
+    recipe |= {"grad_checkpointing": True, "ema_decay": 0.99, "accumulate": 2}
+    plain = measure_steps(planned()).checkpoint_bytes
+    states = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+    seen.clear()
+    cost = measure_steps(planned({f"train.{name}": value for name, value in recipe.items()}))
+    assert set(seen) == {((64, 10), True, "bfloat16")}
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # type: ignore[index, union-attr]
+    # A checkpoint has the weights twice then, beside the optimizer's two moments of each.
+    assert cost.checkpoint_bytes / plain == pytest.approx(4 / 3, rel=0.1)
+
+
 def test_cost_of_other_batch_sizes_is_told_in_steps_of_the_plan(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from pipeline.models.build import build_model
+from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 from pipeline.track.model import ImageClassifier
 
 Write = Callable[..., Path]
@@ -196,3 +199,43 @@ def test_the_sidecar_may_say_more_than_is_needed(
     checkpoint = write_checkpoint(tiny_network, epoch=12, data_hash="9a")
     assert json.loads((checkpoint / "checkpoint.json").read_text())["epoch"] == 12
     assert len(load(checkpoint, networks).predict(None, images())) == 5
+
+
+def test_a_checkpoint_from_before_the_last_block_and_the_prior_could_be_chosen_loads(
+    tiny_network: torch.nn.Module, write_checkpoint: Write, networks: Path
+) -> None:
+    tiny = {"patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    today = asdict(ModelConfig("vit_tiny_patch16_224", tiny, "xavier", 0.0))
+    earlier = {key: today[key] for key in ("name", "kwargs", "init", "drop_path")}
+    assert len(today) > len(earlier)
+    now = load(write_checkpoint(tiny_network, "now", model=today), networks).predict(None, images())
+    then = load(write_checkpoint(tiny_network, "then", model=earlier), networks).predict(None, images())
+    assert then.equals(now)
+
+
+def test_a_network_with_a_prior_and_no_last_skip_is_built_of_the_code_that_travels_with_it(
+    write_checkpoint: Write, networks: Path, tmp_path: Path
+) -> None:
+    prior = SpatialPriorConfig(1, 4, True)
+    config = ModelConfig(
+        "vit_tiny_patch16_224",
+        {"patch_size": 2, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        "xavier",
+        0.0,
+        "no_skip",
+        prior,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_model(config, num_classes=3, image_size=(12, 12), channels=1).eval()
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    copied = tmp_path / "code"
+    shutil.copytree(networks, copied)
+    model = load(write_checkpoint(network, model=asdict(config)), copied)
+    kind = type(model.network.blocks[0])
+    assert kind.__name__ == "NoSkipBlock"
+    assert kind.__module__.startswith("registered_network_")
+    expected = direct(network, images())
+    found = torch.tensor([list(row.values()) for row in model.predict(None, images())["probabilities"]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.config import Params
+from pipeline.models.settings import Weights
 from pipeline.train.loop import Diverged
 from pipeline.tune import trial as module
 from pipeline.tune.trial import TrialTask, run_trial
@@ -31,6 +32,7 @@ class Worker:
         self.reports: list[dict[str, Any]] = []
         self.attempts: list[dict[str, Any]] = []
         self.newest: Path | None = None
+        self.weights = {"mine.pth": Weights("mine.pth", "/there/mine.pth", "f00d")}  # every attempt's network gets them
         monkeypatch.setattr(module, "load_data", lambda *of: SimpleNamespace(device=torch.device("cpu"), batches=str))
         monkeypatch.setattr(module, "build_run", self._build)
         monkeypatch.setattr(module, "fit", self._fit)
@@ -50,7 +52,7 @@ class Worker:
         **settings: Any,
     ) -> None:
         params = Params().with_values({"train.epochs": 3, "base.seed": 7, **settings}, where="")
-        task = TrialTask(params.model_dump(by_alias=True), self.folder, self.folder, threads=1, gpus=0.0)
+        task = TrialTask(params.model_dump(by_alias=True), self.folder, self.folder, 1, 0.0, weights=self.weights)
         config = {"trial": "t0000", "study": "search", "values": values or {}, "checkpoint": checkpoint, "seed": seed}
         run_trial(config, task)
 
@@ -66,7 +68,8 @@ class Worker:
     def epochs(self) -> list[int]:
         return [report["epoch"] for report in self.reports]
 
-    def _build(self, params: Params, data: Any, *, seed: int) -> Any:
+    def _build(self, params: Params, data: Any, *, seed: int, weights: Any) -> Any:
+        assert weights is self.weights
         self.attempts.append({"accumulate": params.train.accumulate, "seed": seed})
         return SimpleNamespace(model={}, regularizers={}, sidecar={})
 
@@ -78,12 +81,12 @@ class Worker:
             error, script[epoch - 1] = script[epoch - 1], None  # an error that is kept would keep its frames
             if error is not None:
                 raise error
-            yield SimpleNamespace(
-                number=epoch, metrics={"val/accuracy": 0.1 * epoch}, state=lambda e=epoch: {"epoch": e}
-            )
+            metrics, kept = {"val/accuracy": 0.1 * epoch}, {"kept": epoch}
+            yield SimpleNamespace(number=epoch, metrics=metrics, model=kept, state=lambda e=epoch: {"epoch": e})
 
     def _write(self, folder: Path, model: Any, sidecar: Any, *, state: dict[str, Any]) -> None:
         (folder / "epoch").write_text(str(state["epoch"]))
+        (folder / "weights").write_text(str(model["kept"]))
         (folder / "sidecar").write_text(json.dumps(sidecar))
 
     def _report(self, report: dict[str, Any], checkpoint: Any = None) -> None:
@@ -110,6 +113,12 @@ def test_trial_reports_every_epoch_with_its_metrics_and_checkpoint(worker: Worke
     assert last["failed"] is None
     assert all(report["checkpoint"] for report in worker.reports)
     assert worker.attempts == [{"accumulate": 1, "seed": 7, "from": 0, "fit": (1, 7)}]
+
+
+def test_checkpoints_have_the_weights_that_their_epoch_says_to_keep(worker: Worker) -> None:
+    worker.run()
+    assert worker.newest is not None
+    assert [(worker.newest / name).read_text() for name in ("epoch", "weights")] == ["3", "3"]
 
 
 def test_trial_leaves_checkpoints_now_and_then_and_always_at_its_end(worker: Worker) -> None:
@@ -235,10 +244,10 @@ def test_memory_of_the_first_attempt_is_free_before_the_second(worker: Worker, m
 
     alive: list[Any] = []
 
-    def build(params: Params, data: Any, *, seed: int) -> Any:
+    def build(params: Params, data: Any, *, seed: int, weights: Any) -> Any:
         assert sys.exception() is None
         assert all(reference() is None for reference in alive)
-        built = worker._build(params, data, seed=seed)
+        built = worker._build(params, data, seed=seed, weights=weights)
         built.model = Tensors()
         alive.append(weakref.ref(built.model))
         return built

@@ -1,0 +1,149 @@
+"""Claims about networks that are tried before a search, and about the maps that reports show of them."""
+
+from typing import Any
+
+import pytest
+import torch
+from networks import PVT, SMALL, SWIN, network, pictures, softmaxed
+from torch import Tensor
+
+from pipeline.config import Params
+from pipeline.data.sources import Preview
+from pipeline.errors import UserError
+from pipeline.ops.attention import last_block_maps
+from pipeline.ops.network import try_network, try_networks
+from pipeline.ops.regularizing import try_regularizers
+from pipeline.tune.space import SearchSpace
+
+DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)
+LAYERS = "regularizer.spatial_entropy.layers"
+BLOCKS = "model.spatial_prior.blocks"
+
+
+def setting(**values: Any) -> Params:
+    changes = {"model.kwargs": SMALL} | {name.replace("__", "."): value for name, value in values.items()}
+    return Params().with_values(changes, where="test")
+
+
+def tried(params: Params, dimensions: dict[str, Any] | None = None, controls: dict[str, Any] | None = None) -> Any:
+    return try_networks(params, SearchSpace("space.yaml", dimensions or {}, controls or {}), DIGITS, "cpu")
+
+
+def test_network_is_told_with_its_weights_blocks_and_grid() -> None:
+    found = tried(setting())
+    assert (found.depth, found.grid) == (3, (6, 6))
+    assert found.weights == sum(each.numel() for each in network().parameters()) + 7 * 17  # ten classes, not three
+
+
+def test_weights_of_the_prior_and_of_the_convolutions_count() -> None:
+    plain, prior = tried(setting()), tried(setting(model__spatial_prior__blocks=2))
+    assert prior.weights - plain.weights == 2 * (3 * 16 + 16 + 2)
+    conv = tried(setting(model__spatial_prior__positional_conv=True))
+    assert conv.weights - plain.weights == 3 * 16 * 10
+
+
+def test_prior_in_more_blocks_than_there_are_is_refused_wherever_it_is_asked_for() -> None:
+    with pytest.raises(UserError, match=r"params.yaml: model.spatial_prior: .* 4 blocks cannot have the prior in a network of 3"):  # fmt: skip
+        tried(setting(model__spatial_prior__blocks=4))
+    with pytest.raises(UserError, match=r"space.yaml: controls.deep: model.spatial_prior: "):
+        tried(setting(), controls={"deep": {BLOCKS: 4}})
+    assert tried(setting(), {BLOCKS: {"type": "int", "low": 0, "high": 3}}).depth == 3
+    with pytest.raises(UserError, match=r"space.yaml: model.spatial_prior: "):
+        tried(setting(), {BLOCKS: {"type": "int", "low": 0, "high": 4}})
+    with pytest.raises(UserError, match=r"space.yaml: model.spatial_prior: "):
+        tried(setting(), {BLOCKS: {"type": "categorical", "choices": [0, 4]}})
+
+
+def test_initial_weights_and_stochastic_depth_may_be_searched() -> None:
+    assert tried(setting(), {"model.drop_path": {"type": "float", "low": 0.0, "high": 0.2}}).depth == 3
+
+
+def test_last_block_without_skip_is_tried_where_it_is_searched() -> None:
+    choices = {"model.last_block": {"type": "categorical", "choices": ["standard", "no_skip"]}}
+    assert tried(setting(), choices).depth == 3
+    with pytest.raises(UserError, match=r"space.yaml: model.last_block: vit_base_patch16_rpn_224: .* ResPostBlock"):
+        tried(
+            setting(
+                model__name="vit_base_patch16_rpn_224",
+                model__kwargs=SMALL | {"class_token": True, "global_pool": "token"},
+            ),
+            choices,
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("swin_tiny_patch4_window7_224", SWIN), ("pvt_v2_b0", PVT), ("vit_base_patch16_gap_224", SMALL)],
+)
+def test_network_without_a_cls_token_is_refused_only_where_a_method_asks_for_its_query(
+    name: str, kwargs: dict[str, Any]
+) -> None:
+    watch, query = "regularizer.spatial_entropy.watch", "regularizer.spatial_entropy.query"
+    params = setting(model__name=name, model__kwargs=kwargs, prepare__image_size=24)
+    assert try_network(params, "test", 10, 1, "cpu").anatomy.query == "mean"
+    with pytest.raises(
+        UserError, match=r"^params.yaml: regularizer.spatial_entropy: \w+ has no CLS token.*query 'mean'"
+    ):
+        try_regularizers(params, SearchSpace("space.yaml", {}, {}), DIGITS)
+    for values in ({watch: False}, {query: "mean"}):
+        try_regularizers(params.with_values(values, where="test"), SearchSpace("space.yaml", {}, {}), DIGITS)
+
+
+def test_network_that_a_method_cannot_read_is_refused_where_the_space_chooses_it() -> None:
+    names = {"model.name": {"type": "categorical", "choices": ["vit_tiny_patch16_224", "vit_base_patch16_gap_224"]}}
+    params = setting(prepare__image_size=24)
+    with pytest.raises(UserError, match=r"^space.yaml: regularizer.spatial_entropy: \w+ has no CLS token"):
+        try_regularizers(params, SearchSpace("space.yaml", names, {}), DIGITS)
+
+
+def test_too_many_blocks_in_stages_are_refused_before_they_are_built() -> None:
+    params = setting(model__name="pvt_v2_b0", model__kwargs={"depths": [1, 10**9]})
+    with pytest.raises(UserError, match=r"given depths .*; allowed: at most 1000 blocks"):
+        try_network(params, "test", 10, 1, "cpu")
+
+
+class Images:
+    """Stands in for `ImageBatches`."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+
+    def in_order(self, size: int) -> Any:
+        for part in self.inputs.split(size):
+            yield part, None
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "image_size", "cls"),
+    [
+        ("vit_tiny_patch16_224", SMALL, (12, 12), True),
+        ("vit_base_patch16_gap_224", SMALL, (12, 8), False),
+        ("pvt_v2_b0", PVT, (40, 24), False),
+    ],
+)
+def test_maps_for_reports_are_of_the_cls_query_where_there_is_one(
+    name: str, kwargs: dict[str, Any], image_size: tuple[int, int], cls: bool
+) -> None:
+    model, images = network(name, kwargs, image_size=image_size), pictures(*image_size, count=5)
+    maps = last_block_maps(model, Images(images), batch_size=2)  # type: ignore[arg-type, unused-ignore]
+    with torch.no_grad():
+        logits = softmaxed(model, images)[-1]
+    expected = logits[:, :, 0, 1:] if cls else logits.mean(2)
+    torch.testing.assert_close(torch.from_numpy(maps).flatten(2), expected, rtol=0, atol=1e-5)
+
+
+def test_recipe_that_the_network_or_the_images_cannot_have_is_refused_wherever_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on = {"train.mixup": 0.8, "train.batch_size": 1}
+    with pytest.raises(UserError, match=r"^params\.yaml: train\.mixup .*set train\.batch_size to 2 or more\.$"):
+        tried(setting(train__mixup=0.8, train__batch_size=1))
+    with pytest.raises(UserError, match=r"^space\.yaml: controls\.single: train\.mixup"):
+        tried(setting(), controls={"single": on})
+    assert tried(setting(train__grad_checkpointing=True, train__mixup=0.8, train__augment="deit")).depth == 3
+    many = Preview(images=10, classes=("a", "b"), channels=4)
+    with pytest.raises(UserError, match=r"^here: train\.augment deit is for images of 1 or 3 channels, not 4"):
+        try_network(setting(train__augment="deit"), "here", 2, many.channels, "cpu")
+    monkeypatch.delattr("timm.models.vision_transformer.VisionTransformer.set_grad_checkpointing")
+    with pytest.raises(UserError, match=r"^here: train\.grad_checkpointing: VisionTransformer has no blocks"):
+        try_network(setting(train__grad_checkpointing=True), "here", 10, 1, "cpu")
