@@ -27,7 +27,8 @@ class Letter:
     """One run's undelivered news. identity: the tags that no other run of the experiment has, by which it is found.
 
     metrics: (name, value, step, time in ms); a step of None is the last one that the run has seen.
-    artifacts: (file or folder, folder inside the run's artifacts). status: MLflow's, once the run has ended.
+    artifacts: (file or folder, folder inside the run's artifacts). status: MLflow's, once the run has ended. reopen: it
+    goes on after it had ended. ran: something new was told of it.
     """
 
     identity: Mapping[str, str]
@@ -41,6 +42,9 @@ class Letter:
     status: str | None = None
     ended_ms: int | None = None
     started_ms: int = field(default_factory=lambda: now_ms())
+
+    reopen: bool = False
+    ran: bool = False
 
     # What is known of the run as MLflow has it, once it is open.
     is_open: bool = False
@@ -77,6 +81,7 @@ class Letter:
     def discard(self, parts: Iterable[str]) -> int:
         """Take the parts off the letter undelivered, and say how many things they held."""
         before = self.pending
+        self.reopen = False
         for part in parts:
             if part == "status":
                 self.status = None
@@ -88,7 +93,12 @@ class Letter:
     def pending(self) -> int:
         """How many things are still to be told."""
         parts = (self.tags, self.params, self.metrics, self.datasets, self.artifacts)
-        return sum(len(part) for part in parts) + (self.status is not None) + (not self.is_open and not self.has_lost)
+        return (
+            sum(len(part) for part in parts)
+            + (self.status is not None)
+            + self.reopen
+            + (not self.is_open and not self.has_lost)
+        )
 
 
 class Postman:
@@ -140,7 +150,7 @@ class Postman:
         letter.run_id = str(run.info.run_id)
         letter.stored_status, letter.stored_tags, letter.history = "RUNNING", tags, {}
         letter.tags.clear()
-        letter.is_open = True
+        letter.is_open = letter.ran = True
 
     def _reopen(self, letter: Letter, run: Run) -> None:
         letter.stored_status = str(run.info.status)
@@ -162,7 +172,8 @@ class Postman:
             at = letter.last_step if step is None else step
             if known.get((key, at)) != value:
                 metrics[key, at] = Metric(key, value, time_ms, at)
-        if letter.stored_status != "RUNNING" and metrics:  # it goes on after it had ended
+        letter.ran |= bool(metrics)
+        if letter.stored_status != "RUNNING" and (letter.reopen or (metrics and STATE_TAG in letter.stored_tags)):
             self.client.update_run(letter.run_id, status="RUNNING")
             letter.stored_status = "RUNNING"
             if STATE_TAG in letter.stored_tags:
@@ -185,6 +196,7 @@ class Postman:
             letter.history.update({place: float(metric.value) for place, metric in metrics.items()})
         letter.stored_tags |= tags
         letter.stored_params |= params.keys()
+        letter.reopen = False
         letter.metrics.clear()
         letter.params.clear()
         letter.tags.clear()

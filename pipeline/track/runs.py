@@ -209,9 +209,6 @@ class SearchLog:
         """Go on with the search's run of an earlier process, and with its trials."""
         self._parent.run_id = run_id
         self._postman.open(self._parent)
-        if self._parent.stored_status != "RUNNING":
-            self._postman.client.update_run(run_id, status="RUNNING")
-            self._parent.stored_status = "RUNNING"
         for run in reversed(self._postman.find({PARENT_TAG: run_id, KIND_TAG: "trial"})):
             self._ids[run.data.tags[TRIAL_TAG]] = str(run.info.run_id)
             if run.info.status not in ("FINISHED", "FAILED", "KILLED"):
@@ -266,11 +263,18 @@ class SearchLog:
                 # To the end of the line: should this letter alone be the trouble, the others still get through.
                 self._letters[trial_id] = self._letters.pop(trial_id)
                 return False
+            if letter.ran and self._parent.stored_status != "RUNNING":
+                self._parent.reopen = True
             if letter.is_open and letter.ended_ms is not None:
                 assert letter.run_id is not None
                 self._ids[trial_id] = letter.run_id
                 del self._letters[trial_id]
-        if not self._deliver_letter(self._parent):
+        parent = self._parent
+        if parent.stored_status == "FINISHED" and not parent.reopen and parent.status != "FINISHED":
+            # Nothing was trained: it was told again, perhaps broken off at that, and is finished all the same. DVC may
+            # have its results in its cache and never run it again.
+            parent.status = None
+        if not self._deliver_letter(parent):
             return False
         if self._outage:
             _log.info("%s answers again; the record of the search is complete", self._store.shown)

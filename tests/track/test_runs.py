@@ -216,6 +216,45 @@ def test_a_search_that_breaks_off_says_so(
     assert runs()["a search"].info.status == status
 
 
+def _tell_a_finished_trial(log: SearchLog) -> None:
+    log.start_trial("a", "trial a", {})
+    log.log_epoch("a", 1, {"loss": 1.0})
+    log.end_trial("a", "complete")
+
+
+def test_finished_search_that_is_told_again_stays_finished_whatever_breaks_that_off(
+    open_search: Open, runs: Callable[[], dict[str, Run]]
+) -> None:
+    """DVC may have its results in its cache, and then nobody would ever set it right."""
+    with open_search() as log:
+        _tell_a_finished_trial(log)
+    again = open_search()
+    _tell_a_finished_trial(again)
+    again.log_metrics({"epochs_spent": 2.0})
+    until(lambda: again.undelivered == 0)
+    assert runs()["a search"].info.status == "FINISHED", "a process killed here would have left it running"
+    assert again.close("KILLED") == 0
+    assert {run.info.status for run in runs().values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_finished_search_that_goes_on_with_something_new_runs_again_and_may_be_broken_off(
+    open_search: Open, runs: Callable[[], dict[str, Run]], at_once: bool
+) -> None:
+    with open_search() as log:
+        _tell_a_finished_trial(log)
+    again = open_search()
+    again.start_trial("b", "trial b", {})
+    again.log_epoch("b", 1, {"loss": 2.0})
+    if not at_once:
+        until(lambda: runs()["a search"].info.status == "RUNNING")
+    again.end_trial("b", "complete")
+    assert again.close("KILLED") == 0
+    assert runs()["a search"].info.status == "KILLED"
+    open_search().close()
+    assert runs()["a search"].info.status == "FINISHED"
+
+
 def test_trials_never_wait_for_the_store(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     real = MlflowClient.create_run
 
