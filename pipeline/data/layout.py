@@ -3,6 +3,7 @@
     <root>/<class>/*                      test is drawn by split.test_fraction
     <root>/{train,test}/<class>/*         the set's own test split
     <root>/masks/<the same path>.png      optional: a mask for the picture of the same name
+    <root>/boxes.csv                      or: boxes in the pictures that it names (see pipeline.data.boxes)
 
 One folder around all of this, as archives often have, is looked through.
 """
@@ -19,6 +20,7 @@ from pipeline.data.listing import Listing, shown
 from pipeline.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+BOXES = "boxes.csv"
 VALIDATION_NAMES = ("val", "valid", "validation")
 
 
@@ -27,7 +29,8 @@ class Layout:
     """Rows of the prepared set: training pictures before test pictures, by class, by name.
 
     names: the picture's name in the root, by row. labels (N,) int64 in 0 .. len(classes) - 1. test (N,) bool: the set's
-    own test split, or None. masks: row by the mask's name. classes: names by label, sorted.
+    own test split, or None. masks: row by the mask's name. boxes: name of the file of boxes, or "". classes: names by
+    label, sorted.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +38,7 @@ class Layout:
     labels: NDArray[np.int64]
     test: NDArray[np.bool_] | None
     masks: dict[str, int]
+    boxes: str = ""
 
 
 def arrange(listing: Listing, root: str) -> Layout:
@@ -51,6 +55,9 @@ def arrange(listing: Listing, root: str) -> Layout:
     masks = f"{base}/masks" if base else "masks"
     has_masks = masks in tops and bool(tree.folders(masks)) and not tree.files(masks)
     tops = [top for top in tops if not (has_masks and top == masks)]
+    boxes = next((name for name in tree.files(base) if _last(name) == BOXES), "")
+    if boxes and has_masks:
+        raise UserError(f"{root}: has {shown(boxes)} and {shown(masks)}/: one of them must say where the objects are.")
     _check_tops(tree, base, tops, root)
     roles = _roles(tree, tops, root)
     folders = [(is_test, folder) for is_test, found in roles for folder in found]
@@ -68,6 +75,7 @@ def arrange(listing: Listing, root: str) -> Layout:
         labels=np.array([label[name] for _, name, _ in rows], dtype=np.int64),
         test=np.array([is_test for is_test, _, _ in rows], dtype=np.bool_) if own_test else None,
         masks=_mask_rows(tree, base, masks, names, root) if has_masks else {},
+        boxes=boxes,
     )
 
 

@@ -1,34 +1,26 @@
 """Sources of images: which there are, and what each will give, told before any picture is decoded.
 
-`pipeline.data.reading` decodes the user's own pictures, `pipeline.data.writing` writes a source in prepared form.
+`pipeline.data.catalogue` knows the named sets, `pipeline.data.reading` decodes pictures of files, and
+`pipeline.data.writing` writes a source in prepared form.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.catalogue import read_catalogue
+from pipeline.data.fetching import can_be_made
+from pipeline.data.known import KNOWN
 from pipeline.data.layout import Layout, arrange
 from pipeline.data.listing import Listing, list_root, shown
+from pipeline.data.settings import NotThere
+from pipeline.data.settings import Preview as Preview
+from pipeline.data.settings import SourceSettings as SourceSettings
 from pipeline.errors import UserError
-
-
-@dataclass(frozen=True)
-class SourceSettings:
-    """Where images come from. image_size: side of the prepared squares, in pixels. root: of an image folder, else None.
-
-    root_shown: the root as the user wrote it. cache: a folder that keeps listings of archives; None: listed each time.
-    """
-
-    dataset: str
-    image_size: int
-    root: Path | None = None
-    root_shown: str = ""
-    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,8 @@ class Block:
     """Some rows of a source. done: files that have been read once this block is written, counted from the first.
 
     images: (n, H, W, C) uint8 at image_rows (n,). masks: (m, H, W) uint8 at mask_rows (m,). image_sizes (n, 2) and
-    mask_sizes (m, 2): (H, W) before resizing, 0 where that is not known.
+    mask_sizes (m, 2): (H, W) before resizing, 0 where that is not known. Of a source that gives encoded files,
+    image_files (n) and mask_files (m) are those, and the arrays are empty. remarks: what is odd, and of which file.
     """
 
     done: int
@@ -57,6 +50,9 @@ class Block:
     masks: NDArray[np.uint8]
     mask_sizes: NDArray[np.int32]
     broken: tuple[BrokenFile, ...] = ()
+    image_files: tuple[bytes, ...] = ()
+    mask_files: tuple[bytes, ...] = ()
+    remarks: tuple[tuple[str, str], ...] = ()
 
 
 class ImageSource(Protocol):
@@ -64,7 +60,9 @@ class ImageSource(Protocol):
 
     shape: (H, W, C) of an image. labels: (N,) int64. test: (N,) bool for sets with a test split of their own, else
     None. names: of the files, by row, or None. steps: how many files there are to read. identity: equal for two sources
-    that give the same blocks.
+    that give the same blocks. encoded: whether blocks hold files of the squares, not arrays. details: further entries
+    of the manifest, among them, where there are masks, `masks_from`: what they were made of, "masks", "trimaps" or
+    "boxes".
     """
 
     @property
@@ -89,6 +87,10 @@ class ImageSource(Protocol):
     def steps(self) -> int: ...
     @property
     def identity(self) -> str: ...
+    @property
+    def encoded(self) -> bool: ...
+    @property
+    def details(self) -> Mapping[str, Any]: ...
 
     def read(self, start: int) -> Iterator[Block]:
         """The blocks after the first `start` files, which have been read before."""
@@ -132,6 +134,14 @@ class Source:
     @property
     def identity(self) -> str:
         return f"{self.name}: {self.origin}"
+
+    @property
+    def encoded(self) -> bool:
+        return False
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        return {"masks_from": "masks"} if self.has_masks else {}
 
     def read(self, start: int) -> Iterator[Block]:
         """All that is left, in one block."""
@@ -183,33 +193,25 @@ SOURCES: dict[str, Callable[[int], Source]] = {"digits": read_digits}
 """Readers of the sources that fit in memory; each takes the side of the prepared images in pixels."""
 
 
-@dataclass(frozen=True)
-class Preview:
-    """What is known of a source before it is read.
-
-    images: how many; classes: names by label; channels: 1 or 3; test_images: how many of the images are the set's own
-    test split, None where it has none; identity: changes when the source does.
-    """
-
-    images: int
-    classes: tuple[str, ...]
-    channels: int
-    test_images: int | None = None
-    identity: str = ""
-
-
 def preview(settings: SourceSettings) -> Preview:
-    """What a source will give, told from names alone.
+    """What a source will give, told from names alone. Of a named set that is to be fetched, what it is known for.
 
     Raises:
         UserError: the root is not given, not there, or not laid out as it must be.
     """
-    if settings.dataset == "digits":
+    if settings.class_list is not None and settings.dataset not in KNOWN:
+        raise UserError(
+            f"params.yaml: prepare.class_list: not for prepare.dataset: {settings.dataset}; set it to null."
+        )
+    if settings.dataset in SOURCES:
         if settings.root is not None:
             raise UserError(
-                "params.yaml: prepare.root: only for prepare.dataset: image_folder; set that, or this to null."
+                f"params.yaml: prepare.root: not for prepare.dataset: {settings.dataset}, which comes with a library; "
+                "set it to null."
             )
         return Preview(images=1797, classes=tuple(str(digit) for digit in range(10)), channels=1, identity="digits")
+    if settings.dataset in KNOWN:
+        return _preview_known(settings)
     listing, layout = list_image_folder(settings)
     return Preview(
         images=len(layout.names),
@@ -218,6 +220,19 @@ def preview(settings: SourceSettings) -> Preview:
         test_images=int(layout.test.sum()) if layout.test is not None else None,
         identity=listing.identity,
     )
+
+
+def _preview_known(settings: SourceSettings) -> Preview:
+    try:
+        found = read_catalogue(settings)
+    except NotThere:
+        if not can_be_made(settings):
+            raise
+        known = KNOWN[settings.dataset]
+        names = tuple(f"class {number}" for number in range(known.classes))
+        return Preview(known.images, names, 3, known.test_images)
+    test = int(found.test.sum()) if found.test is not None else None
+    return Preview(len(found.names), found.classes, 3, test, found.identity)
 
 
 def list_image_folder(settings: SourceSettings) -> tuple[Listing, Layout]:

@@ -7,6 +7,12 @@
     files.json     the pictures' file names, by row; only for sets that were files
     manifest.json  counts, classes, hashes, origin
 
+A set that is too large for arrays (prepare.array_limit_gb) has, in place of images.npy and of masks.npy, all encoded
+files one after another and where each of them is; see `pipeline.data.encoded`:
+
+    images.bin     JPEGs of H x W pixels; masks.bin: PNGs
+    images.index.npy, masks.index.npy  (N, 2) int64: begin and length in bytes
+
 `pipeline.data.writing` writes it.
 The arrays are opened memory-mapped, so that the trials of a node share one copy in the page cache.
 """
@@ -20,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.encoded import EncodedRows, ImageRows
 from pipeline.errors import UserError
 
 FORMAT = 1
@@ -30,12 +37,12 @@ class Prepared:
     """An opened prepared set.
 
     images (N, H, W, C) uint8, labels (N,) int64, masks (N, H, W) uint8 or None, test (N,) bool: the set's own test
-    split, or None.
+    split, or None. Images and masks are arrays, or decoded when they are indexed by rows.
     """
 
-    images: NDArray[np.uint8]
+    images: ImageRows
     labels: NDArray[np.int64]
-    masks: NDArray[np.uint8] | None
+    masks: ImageRows | None
     manifest: Mapping[str, Any]
     test: NDArray[np.bool_] | None = None
 
@@ -68,10 +75,24 @@ def open_prepared(folder: Path) -> Prepared:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder}: prepared by another version (format {manifest['format']}); run `dvc repro`.")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in manifest["sha256"]}
+        shapes = _encoded_shapes(manifest)
+        arrays: dict[str, Any] = {
+            name: EncodedRows(folder, name, shapes[name])
+            if name in shapes
+            else np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in manifest["sha256"]
+        }
         images, labels = arrays["images"], arrays["labels"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: not there. Run `dvc repro prepare` first.") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a prepared set ({error}). Run `dvc repro --force prepare`.") from None
     return Prepared(images, labels, arrays.get("masks"), manifest, arrays.get("test"))
+
+
+def _encoded_shapes(manifest: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each row of what is kept encoded."""
+    if not manifest.get("encoded"):
+        return {}
+    height, width = (int(side) for side in manifest["image_size"])
+    return {"images": (height, width, int(manifest["channels"])), "masks": (height, width)}

@@ -2,7 +2,6 @@
 
 Blocks are written, as they come, into files of their final length in a work folder; a record beside them says how far
 they are right, so that a preparation that was killed goes on from there. What is complete is moved into place at once.
-The files are written and not mapped: a full disk is then an error, and not the end of the process.
 """
 
 import errno
@@ -13,22 +12,22 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from pipeline.data.encoded import index_of
+from pipeline.data.manifest import Remarks, manifest_of
+from pipeline.data.rows import COPY_ROWS_BYTES, Files, Rows, copy_rows, hash_file, hash_files
 from pipeline.data.sources import Block, BrokenFile, ImageSource
 from pipeline.data.store import FORMAT
 from pipeline.errors import UserError
 
 RECORD_EVERY_S = 2.0
 """Seconds of work that a killed preparation loses at most, about."""
-COPY_ROWS_BYTES = 8 * 2**20
 SHOWN_BROKEN = 10
 
 Progress = Callable[[int, int], None]
@@ -56,10 +55,10 @@ def write_prepared(
     try:
         if anew:
             shutil.rmtree(place, ignore_errors=True)
-        broken = _fill(source, place, on_progress)
-        if broken and not skip_broken:
-            raise UserError(_refusal(broken, source.steps))
-        manifest = _complete(source, place, broken)
+        state = _fill(source, place, on_progress)
+        if state.broken and not skip_broken:
+            raise UserError(_refusal(state.broken, source.steps))
+        manifest = _complete(source, place, state)
         _publish(place / "whole", folder)
         shutil.rmtree(place, ignore_errors=True)
         for left in work.iterdir() if work else ():
@@ -76,45 +75,14 @@ def _key(source: ImageSource) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-class _Rows:
-    """An array file that is written row by row, in any order."""
+@dataclass
+class _State:
+    """How far a work folder is right. ends: bytes of each file of encoded rows."""
 
-    def __init__(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
-        self._path, self._dtype, self._shape = path, np.dtype(dtype), shape
-        self._stride = int(np.prod(shape[1:], dtype=np.int64)) * self._dtype.itemsize
-
-    def __enter__(self) -> Self:
-        fresh = not self._path.exists()
-        self._file: IO[bytes] = self._path.open("w+b" if fresh else "r+b", buffering=0)
-        if fresh:
-            header = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": self._shape}
-            npy.write_array_header_1_0(self._file, header)
-        else:
-            npy.read_magic(self._file)
-            npy.read_array_header_1_0(self._file)
-        self._start = self._file.tell()
-        if fresh:
-            self._file.truncate(self._start + self._stride * self._shape[0])
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def write(self, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Put values (n, ...) at rows (n,). Neighbouring rows go in one piece."""
-        if not len(rows):
-            return
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        for start, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
-            self._file.seek(self._start + int(rows[start]) * self._stride)
-            piece = memoryview(np.ascontiguousarray(values[start:end], dtype=self._dtype).data).cast("B")
-            while len(piece):
-                piece = piece[self._file.write(piece) :]
-
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
+    done: int = 0
+    broken: list[BrokenFile] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
+    ends: dict[str, int] = field(default_factory=dict)
 
 
 def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -122,37 +90,50 @@ def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
     of the image in row 2r and of its mask in row 2r + 1.
     """
     count, (height, width, channels) = len(source.labels), source.shape
-    arrays: dict[str, tuple[Any, tuple[int, ...]]] = {"images": (np.uint8, (count, height, width, channels))}
+    arrays: dict[str, tuple[Any, tuple[int, ...]]] = {}
+    if not source.encoded:
+        arrays["images"] = (np.uint8, (count, height, width, channels))
     if source.has_masks:
-        arrays |= {"masks": (np.uint8, (count, height, width)), "sizes": (np.int32, (2 * count, 2))}
+        if not source.encoded:
+            arrays["masks"] = (np.uint8, (count, height, width))
+        arrays["sizes"] = (np.int32, (2 * count, 2))
     return arrays
 
 
-def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> list[BrokenFile]:
-    """Read what has not been read yet into the work folder. Returns all broken files."""
-    done, broken = _recorded(source, place)
-    if not done:
+def _encoded(source: ImageSource) -> list[str]:
+    """Names of what is kept as encoded files."""
+    return (["images", "masks"] if source.has_masks else ["images"]) if source.encoded else []
+
+
+def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _State:
+    """Read what has not been read yet into the work folder."""
+    state = _recorded(source, place)
+    if not state.done:
         _start(source, place)
+    count = len(source.labels)
     with ExitStack() as stack:
-        arrays = {name: stack.enter_context(_Rows(place / f"{name}.npy", *spec)) for name, spec in
-                  _arrays(source).items()}  # fmt: skip
-        if not done and source.has_masks:
-            _fill_undecided(arrays["masks"], source)
+        arrays: dict[str, Rows | Files] = {name: stack.enter_context(Rows(place / f"{name}.npy", *spec))
+                                           for name, spec in _arrays(source).items()}  # fmt: skip
+        arrays |= {name: stack.enter_context(Files(place, name, count, state.ends.get(name, 0)))
+                   for name in _encoded(source)}  # fmt: skip
+        if not state.done and isinstance(masks := arrays.get("masks"), Rows):
+            _fill_undecided(masks, source)
         spoke = time.monotonic()
         try:
-            for block in source.read(done) if done < source.steps else ():
+            for block in source.read(state.done) if state.done < source.steps else ():
                 _write_block(block, arrays)
-                broken += block.broken
-                done = block.done
+                state.broken += block.broken
+                state.remarks.add(block.remarks)
+                state.done = block.done
                 if on_progress:
-                    on_progress(done, source.steps)
+                    on_progress(state.done, source.steps)
                 if time.monotonic() - spoke > RECORD_EVERY_S:
-                    _record(place, done, broken, arrays)
+                    _record(place, state, arrays)
                     spoke = time.monotonic()
         finally:
             # Also after an error or an interruption: what has been written is right, and is not to be done again.
-            _record(place, done, broken, arrays)
-    return broken + _misfits(source, place, broken)
+            _record(place, state, arrays)
+    return replace(state, broken=state.broken + _misfits(source, place, state.broken))
 
 
 def _start(source: ImageSource, place: Path) -> None:
@@ -172,7 +153,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _fill_undecided(masks: _Rows, source: ImageSource) -> None:
+def _fill_undecided(masks: Rows, source: ImageSource) -> None:
     height, width, _ = source.shape
     count, step = len(source.labels), max(1, COPY_ROWS_BYTES // (height * width))
     for start in range(0, count, step):
@@ -180,33 +161,42 @@ def _fill_undecided(masks: _Rows, source: ImageSource) -> None:
         masks.write(rows, np.full((len(rows), height, width), 255, dtype=np.uint8))
 
 
-def _write_block(block: Block, arrays: dict[str, _Rows]) -> None:
-    arrays["images"].write(block.image_rows, block.images)
+def _write_block(block: Block, arrays: dict[str, Any]) -> None:
+    arrays["images"].write(block.image_rows, block.image_files or block.images)
     if "masks" in arrays:
-        arrays["masks"].write(block.mask_rows, block.masks)
+        arrays["masks"].write(block.mask_rows, block.mask_files or block.masks)
         arrays["sizes"].write(2 * block.image_rows, block.image_sizes)
         arrays["sizes"].write(2 * block.mask_rows + 1, block.mask_sizes)
 
 
-def _record(place: Path, done: int, broken: list[BrokenFile], arrays: dict[str, _Rows]) -> None:
+def _record(place: Path, state: _State, arrays: dict[str, Rows | Files]) -> None:
     for array in arrays.values():
         array.sync()
+    ends = {name: array.end for name, array in arrays.items() if isinstance(array, Files)}
+    broken = [asdict(file) for file in state.broken]
+    content = {"done": state.done, "broken": broken, "remarks": state.remarks.entries(), "ends": ends}
     partial = place / "progress.json.partial"
-    partial.write_text(json.dumps({"done": done, "broken": [asdict(file) for file in broken]}))
+    partial.write_text(json.dumps(content))
     partial.replace(place / "progress.json")
 
 
-def _recorded(source: ImageSource, place: Path) -> tuple[int, list[BrokenFile]]:
-    """How far a work folder has come; 0 where there is none, or none that can be trusted."""
+def _recorded(source: ImageSource, place: Path) -> _State:
+    """How far a work folder has come; nowhere where there is none, or none that can be trusted."""
     try:
         content = json.loads((place / "progress.json").read_text())
-        for name, (dtype, shape) in _arrays(source).items():
-            array = np.load(place / f"{name}.npy", mmap_mode="r")
+        specs = {f"{name}.npy": spec for name, spec in _arrays(source).items()}
+        specs |= {index_of(place, name).name: (np.int64, (len(source.labels), 2)) for name in _encoded(source)}
+        for name, (dtype, shape) in specs.items():
+            array = np.load(place / name, mmap_mode="r")
             if array.shape != shape or array.dtype != dtype:
-                return 0, []
-        return int(content["done"]), [BrokenFile(**file) for file in content["broken"]]
+                return _State()
+        ends = {name: int(content["ends"][name]) for name in _encoded(source)}
+        if any((place / f"{name}.bin").stat().st_size < end for name, end in ends.items()):
+            return _State()
+        broken = [BrokenFile(**file) for file in content["broken"]]
+        return _State(int(content["done"]), broken, Remarks.of(content["remarks"]), ends)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return 0, []
+        return _State()
 
 
 def _misfits(source: ImageSource, place: Path, broken: list[BrokenFile]) -> list[BrokenFile]:
@@ -237,55 +227,56 @@ def _refusal(broken: list[BrokenFile], files: int) -> str:
     return "\n".join(lines)
 
 
-def _complete(source: ImageSource, place: Path, broken: list[BrokenFile]) -> dict[str, Any]:
+def _complete(source: ImageSource, place: Path, state: _State) -> dict[str, Any]:
     """Put everything of the prepared set into the folder `whole`, its arrays last."""
-    whole = place / "whole"
+    whole, broken = place / "whole", state.broken
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
     keep = np.ones(len(source.labels), dtype=np.bool_)
     keep[[file.row for file in broken if not file.is_mask]] = False
     if not keep.any():
         raise UserError(f"{source.origin}: not one of {len(keep):,} pictures could be decoded.")
-    no_mask = np.array([file.row for file in broken if file.is_mask], dtype=np.int64)
+    _blank_masks(source, place, np.array([file.row for file in broken if file.is_mask], dtype=np.int64))
     large = [name for name in _arrays(source) if name != "sizes"]
-    if len(no_mask):
-        dtype, shape = _arrays(source)["masks"]
-        with _Rows(place / "masks.npy", dtype, shape) as masks:
-            for row in no_mask:
-                masks.write(np.array([row]), np.full((1, *shape[1:]), 255, dtype=np.uint8))
     if not keep.all():
         for name in large:
-            _copy_kept(place / f"{name}.npy", whole / f"{name}.npy", keep)
-    sources = {name: (place if keep.all() else whole) / f"{name}.npy" for name in large}
-    hashes = {"images": _file_hash(sources["images"])}
+            copy_rows(place / f"{name}.npy", whole / f"{name}.npy", keep)
+    sources = {f"{name}.npy": (place if keep.all() else whole) / f"{name}.npy" for name in large}
+    hashes = {name: hash_file(sources[f"{name}.npy"]) for name in large}
+    for name in _encoded(source):
+        copy_rows(index_of(place, name), index_of(whole, name), keep)
+        sources[f"{name}.bin"] = place / f"{name}.bin"
+        hashes[name] = hash_files(whole, name, place / f"{name}.bin")
     np.save(whole / "labels.npy", source.labels[keep])
-    hashes["labels"] = _file_hash(whole / "labels.npy")
-    if source.has_masks:
-        hashes["masks"] = _file_hash(sources["masks"])
+    hashes["labels"] = hash_file(whole / "labels.npy")
     if source.test is not None:
         np.save(whole / "test.npy", source.test[keep])
-        hashes["test"] = _file_hash(whole / "test.npy")
+        hashes["test"] = hash_file(whole / "test.npy")
     if source.names is not None:
         (whole / "files.json").write_text(json.dumps(_kept_names(source.names, keep), indent=0) + "\n")
-    manifest = _manifest(source, keep, broken, hashes)
+    manifest = manifest_of(source, keep, broken, hashes, state.remarks)
     (whole / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     for name, path in sources.items():
-        os.replace(path, whole / f"{name}.npy")
+        os.replace(path, whole / name)
     return manifest
+
+
+def _blank_masks(source: ImageSource, place: Path, rows: NDArray[np.int64]) -> None:
+    """Make the masks of some rows undecided all over."""
+    if not len(rows):
+        return
+    if source.encoded:
+        with Rows(index_of(place, "masks"), np.int64, (len(source.labels), 2)) as index:
+            index.write(rows, np.zeros((len(rows), 2), dtype=np.int64))
+        return
+    dtype, shape = _arrays(source)["masks"]
+    with Rows(place / "masks.npy", dtype, shape) as masks:
+        for row in rows:
+            masks.write(np.array([row]), np.full((1, *shape[1:]), 255, dtype=np.uint8))
 
 
 def _kept_names(names: tuple[str, ...], keep: NDArray[np.bool_]) -> list[str]:
     return [name for name, kept in zip(names, keep, strict=True) if kept]
-
-
-def _copy_kept(path: Path, to: Path, keep: NDArray[np.bool_]) -> None:
-    array = np.load(path, mmap_mode="r")
-    rows = np.flatnonzero(keep)
-    step = max(1, COPY_ROWS_BYTES // int(array[0].nbytes))
-    with _Rows(to, array.dtype, (len(rows), *array.shape[1:])) as copy:
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            copy.write(np.arange(start, start + len(part), dtype=np.int64), array[part])
 
 
 def _publish(whole: Path, folder: Path) -> None:
@@ -308,35 +299,3 @@ def _publish(whole: Path, folder: Path) -> None:
         os.replace(folder, old)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _manifest(
-    source: ImageSource, keep: NDArray[np.bool_], broken: list[BrokenFile], hashes: dict[str, str]
-) -> dict[str, Any]:
-    counts = np.bincount(source.labels[keep], minlength=len(source.classes))
-    height, width, channels = source.shape
-    identity = json.dumps([hashes, list(source.classes)], sort_keys=True)
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "dataset": source.name,
-        "origin": source.origin,
-        "licence": source.licence,
-        "images": int(keep.sum()),
-        "image_size": [height, width],
-        "channels": channels,
-        "classes": list(source.classes),
-        "counts": {name: int(count) for name, count in zip(source.classes, counts, strict=True)},
-        "has_masks": source.has_masks,
-        "sha256": hashes,
-        "data_hash": hashlib.sha256(identity.encode()).hexdigest(),
-    }
-    if source.test is not None:
-        manifest["test_images"] = int(source.test[keep].sum())
-    if broken:
-        manifest["skipped"] = {file.name: file.reason for file in broken}
-    return manifest
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from pictures import encoded, picture
 from PIL import Image
 
-from pipeline.data.decode import ORIENTATION, Broken, Job, decode_all, decode_image, decode_mask
+from pipeline.data.decode import Job, decode_all, decode_image
 from pipeline.data.listing import Unreadable
+from pipeline.data.masks import decode_mask
+from pipeline.data.opening import ORIENTATION, Broken
 
 SIDE = 16
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.data import reading
 from pipeline.data.decode import decode_image
-from pipeline.data.reading import ImageFolder, open_source
+from pipeline.data.reading import Pictures, open_source
 from pipeline.data.sources import Block, SourceSettings, preview
 from pipeline.data.store import Prepared, open_prepared
 from pipeline.data.writing import write_prepared
@@ -131,7 +131,7 @@ def test_files_that_were_refused_are_not_decoded_again_once_they_may_be_skipped(
     root = write_folder(tmp_path / "set", FILES | BROKEN)
     with pytest.raises(UserError):
         prepared(root)
-    monkeypatch.setattr(ImageFolder, "read", lambda self, start: pytest.fail("read again"))
+    monkeypatch.setattr(Pictures, "read", lambda self, start: pytest.fail("read again"))
     assert len(prepared(root, skip_broken=True).images) == 6
 
 
@@ -163,16 +163,16 @@ class Killed(BaseException):
 def killed_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> list[int]:
     """Make reading die after so many blocks; returns where readings began."""
     began: list[int] = []
-    read = ImageFolder.read
+    read = Pictures.read
 
-    def dying(self: ImageFolder, start: int) -> Iterator[Block]:
+    def dying(self: Pictures, start: int) -> Iterator[Block]:
         began.append(start)
         for index, block in enumerate(read(self, start)):
             if index == blocks:
                 raise Killed
             yield block
 
-    monkeypatch.setattr(ImageFolder, "read", dying)
+    monkeypatch.setattr(Pictures, "read", dying)
     return began
 
 

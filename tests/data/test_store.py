@@ -44,6 +44,7 @@ def test_prepared_set_is_readable_with_numpy_alone(prepared: Path) -> None:
     assert manifest["channels"] == 3
     assert manifest["counts"] == {"cat": 3, "dog": 2, "bird": 1}
     assert manifest["has_masks"] is True
+    assert manifest["masks_from"] == "masks"
     assert manifest["origin"] == "drawn at random"
 
 

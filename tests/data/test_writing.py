@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data import writing
+from pipeline.data import rows
 from pipeline.data.sources import Source
 from pipeline.data.store import open_prepared
 from pipeline.data.writing import write_prepared
@@ -59,7 +59,7 @@ def test_own_test_split_is_part_of_the_data(earlier: Path, tmp_path: Path) -> No
 def _full(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     error = OSError(errno.ENOSPC, "No space left on device")
     if where == "rows":
-        monkeypatch.setattr(writing._Rows, "write", lambda *a: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(rows.Rows, "write", lambda *a: (_ for _ in ()).throw(error))
     elif where == "sync":
         monkeypatch.setattr(os, "fsync", lambda *a: (_ for _ in ()).throw(error))
     else:

@@ -1,0 +1,57 @@
+"""boxes.csv beside the class folders: where in a picture the object is, for those who have boxes and no masks.
+
+    file,left,top,right,bottom
+    cat/1.jpg,12,30,200,180
+
+Pixels of the picture as it is looked at, counted from its upper left corner; right and bottom are the first column and
+row outside. A picture may have several lines; one without any is undecided all over.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+from pipeline.data.listing import read_files, shown
+from pipeline.data.masks import Box
+from pipeline.errors import UserError, told
+
+HEADER = ["file", "left", "top", "right", "bottom"]
+
+
+def read_boxes(root: Path, name: str, names: tuple[str, ...]) -> dict[int, tuple[Box, ...]]:
+    """Boxes by row. root: a folder or archive. name: of the file in it. names: of the pictures in it, by row.
+
+    Raises:
+        UserError: the file cannot be read, or has lines that are no box of one of the pictures.
+    """
+    if root.is_dir():
+        content: object = (root / name).read_bytes()
+    else:
+        content = next((payload for _, payload in read_files(root, {name})), b"")
+    try:
+        lines = list(csv.reader(io.StringIO(content.decode() if isinstance(content, bytes) else "")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{shown(str(root))}: {shown(name)}: is no table ({error}). {_WANTED}") from None
+    if not lines or [cell.strip() for cell in lines[0]] != HEADER:
+        raise UserError(f"{shown(str(root))}: {shown(name)}: has another first line than wanted. {_WANTED}")
+    base = name.rpartition("/")[0]
+    row_of = {picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)}
+    boxes: dict[int, tuple[Box, ...]] = {}
+    wrong: list[str] = []
+    for number, cells in enumerate(lines[1:], 2):
+        if not cells:
+            continue
+        try:
+            row = row_of[cells[0].strip()]
+            left, top, right, bottom = (float(cell) for cell in cells[1:])
+            boxes[row] = (*boxes.get(row, ()), (left, top, right, bottom))
+        except KeyError:
+            wrong.append(f"{shown(name)}, line {number}: no picture {shown(cells[0])}")
+        except ValueError:
+            wrong.append(f"{shown(name)}, line {number}: needs a file and four numbers")
+    if wrong:
+        raise UserError(f"{shown(str(root))}:\n" + told(wrong, 10))
+    return boxes
+
+
+_WANTED = f"Its first line must be {','.join(HEADER)}; see docs/own-images.md."

@@ -1,0 +1,96 @@
+"""Picture files opened with Pillow: which kinds, how they are turned, and every way in which they can be broken."""
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.data.listing import Payload, Unreadable
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Pillow knows more, among them some that start other programs or that nobody keeps photographs in."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each value of EXIF's tag Orientation."""
+
+ORIENTATION = 0x0112
+
+Size = tuple[int, int]
+"""(H, W) of a picture as it is to be looked at, in pixels."""
+Content = Payload | NDArray[np.uint8]
+"""A file, or the pixels (H, W, 3) of a picture of a set that has no files."""
+
+
+_Result = TypeVar("_Result")
+
+
+class Broken(Exception):
+    """A file that is no picture; says why."""
+
+
+def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Result:
+    """What `decode` makes of a picture file, or of pixels.
+
+    Raises:
+        Broken: whatever is wrong with the file, in words.
+    """
+    if isinstance(payload, Unreadable):
+        raise Broken(payload.reason)
+    if isinstance(payload, np.ndarray):
+        return decode(Image.fromarray(payload))
+    try:
+        if not (len(payload) if isinstance(payload, bytes) else os.stat(payload).st_size):
+            raise Broken("an empty file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload, formats=FORMATS) as image:
+                return decode(image)
+    except Broken:
+        raise
+    except UnidentifiedImageError:
+        raise Broken("not a picture, or of a kind that is not read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise Broken(f"more than {most} million pixels (a decompression bomb?)") from None
+    except Exception as error:
+        # Decoders meet damaged bytes with errors of any type.
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Broken(f"damaged ({said or type(error).__name__})") from None
+
+
+def loaded_turn(image: Image.Image) -> Image.Transpose | None:
+    """Decode the pixels, and say how they must be turned. Pillow turns TIFFs by itself, and then says so."""
+    image.load()
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return None  # what else the camera noted is damaged; the picture is not
+
+
+def upright_size(width: int, height: int, turn: Image.Transpose | None) -> Size:
+    """(H, W) once the turn is done."""
+    lies = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+    return (width, height) if lies else (height, width)
+
+
+def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest square in the middle. size: (W, H)."""
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side

@@ -1,0 +1,45 @@
+"""What a user says of a source, and what is known of it before it is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+class NotThere(UserError):
+    """A source that is not where it is looked for."""
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where images come from. image_size: side of the prepared squares, in pixels. root: folder or archive of the
+    files, None for a source that has none.
+
+    root_shown: the root as the user wrote it. cache: a folder that keeps listings of archives; None: listed each time.
+    download: whether what is missing may be fetched. class_list: a file of the class ids to take; None: all, or those
+    that the set is known for. array_limit: bytes above which a set is kept as encoded files; None: never.
+    """
+
+    dataset: str
+    image_size: int
+    root: Path | None = None
+    root_shown: str = ""
+    cache: Path | None = None
+    download: bool = False
+    class_list: Path | None = None
+    array_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is known of a source before it is read.
+
+    images: how many; classes: names by label; channels: 1 or 3; test_images: how many of the images are the set's own
+    test split, None where it has none; identity: changes when the source does, empty where it is not there yet.
+    """
+
+    images: int
+    classes: tuple[str, ...]
+    channels: int
+    test_images: int | None = None
+    identity: str = ""
