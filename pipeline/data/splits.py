@@ -1,6 +1,7 @@
 """Three roles that never mix: train and val for the search, test for `evaluate` alone. Ids only.
 
 A split is stratified and seeded. Retraining uses train and val together; nothing but `evaluate` reads test.
+`pipeline.data.roles` draws the roles.
 """
 
 import hashlib
@@ -13,9 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.groups import Groups
+from pipeline.data.roles import (
+    ROLES,
+    TEST,
+    VAL,
+    Ids,
+    bring_together,
+    class_named,
+    draw_groups,
+    draw_images,
+    joined,
+    share_of,
+)
 from pipeline.errors import UserError
 
-Ids = NDArray[np.int64]
+__all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,8 @@ def make_split(
     train_fraction: float = 1.0,
     own_test: NDArray[np.bool_] | None = None,
     classes: Sequence[str] | None = None,
+    groups: Groups | None = None,
+    copies: Ids | None = None,
 ) -> Split:
     """Divide ids class by class.
 
@@ -50,29 +66,45 @@ def make_split(
     within each class, and each class keeps at least one image in train, in val and, without own_test, in test.
     classes: names by label, for messages.
 
+    groups: images of one group come into one role, as near to the shares as that allows. copies: (N,) int, equal for
+    images that are copies of each other; where the copies of one image are in several roles, all go into train, and the
+    rest of their groups with them.
+
     Raises:
-        UserError: a class with too few images to be in every role; test classes that train never has.
+        UserError: a class with too few images, or groups, to be in every role; test classes that train never has;
+            groups with images inside and outside own_test; a role left without a class when copies have moved.
     """
     free = np.flatnonzero(~own_test) if own_test is not None else np.arange(len(labels))
-    roles: dict[str, list[Ids]] = {"train": [], "val": [], "test": []}
     if own_test is not None:
-        roles["test"].append(np.flatnonzero(own_test))
         _check_test_is_trained(np.setdiff1d(labels[own_test], labels[free]), classes)
-    for label in np.unique(labels[free]):
-        ids = free[labels[free] == label]
-        _check_count(len(ids), int(label), own_test is not None, classes)
-        order = np.random.default_rng([seed, int(label)]).permutation(ids)
-        test = _share(test_fraction, len(ids), leave=2) if own_test is None else 0
-        val = _share(val_fraction, len(ids) - test, leave=1)
-        roles["test"].append(order[:test])
-        for role, drawn in (("val", order[test : test + val]), ("train", order[test + val :])):
-            roles[role].append(drawn[: _share(train_fraction, len(drawn), leave=0)])
-    return Split(**{role: np.sort(np.concatenate(parts)) for role, parts in roles.items()})
+    orders: dict[int, Ids] = {}
+    for label in np.unique(labels):
+        ids = np.flatnonzero(labels == label)
+        inside = free[labels[free] == label]
+        _check_count(len(inside), int(label), own_test is not None, classes)
+        drawn = np.random.default_rng([seed, int(label)]).permutation(inside)
+        orders[int(label)] = np.concatenate([drawn, np.setdiff1d(ids, inside)])
+    shares = {"test": test_fraction if own_test is None else 0.0, "val": val_fraction}
+    if groups is None:
+        roles = draw_images(orders, shares, own_test, len(labels))
+    else:
+        roles = draw_groups(labels, groups, shares, own_test, seed=seed, classes=classes)
+    if copies is not None:
+        roles = bring_together(roles, copies if groups is None else joined(copies, groups.of))
+        _check_nothing_lost(labels, roles, own_test is not None, classes)
+    parts: dict[str, list[Ids]] = {role: [] for role in ROLES}
+    for order in orders.values():
+        for number, role in enumerate(ROLES):
+            kept = order[roles[order] == number]
+            parts[role].append(kept if role == "test" else kept[: share_of(train_fraction, len(kept), leave=0)])
+    return Split(**{role: np.sort(np.concatenate(ids)) for role, ids in parts.items()})
 
 
 def _check_test_is_trained(unseen: NDArray[np.int64], classes: Sequence[str] | None) -> None:
     if len(unseen):
-        named = ", ".join(_named(int(label), classes) for label in unseen[:5]) + (" ..." if len(unseen) > 5 else "")
+        named = ", ".join(class_named(int(label), classes) for label in unseen[:5]) + (
+            " ..." if len(unseen) > 5 else ""
+        )
         raise UserError(f"the test set has classes that train does not have: {named}.")
 
 
@@ -81,17 +113,24 @@ def _check_count(count: int, label: int, own_test: bool, classes: Sequence[str] 
     if count < needed:
         where = " outside the test set" if own_test else ""
         raise UserError(
-            f"class {_named(label, classes)} has {count} image{'' if count == 1 else 's'}{where}; "
+            f"class {class_named(label, classes)} has {count} image{'' if count == 1 else 's'}{where}; "
             f"each class needs at least {needed}, one each to {uses} on."
         )
 
 
-def _named(label: int, classes: Sequence[str] | None) -> str:
-    return str(label) if classes is None else classes[label]
-
-
-def _share(fraction: float, count: int, *, leave: int) -> int:
-    return min(max(1, round(fraction * count)), count - leave)
+def _check_nothing_lost(
+    labels: NDArray[np.int64], roles: NDArray[np.int8], own_test: bool, classes: Sequence[str] | None
+) -> None:
+    for role in (VAL, TEST):
+        lost = np.setdiff1d(labels, labels[roles == role])
+        if role == TEST and own_test:
+            lost = lost[:0] if (roles == TEST).any() else lost
+        if len(lost):
+            raise UserError(
+                f"params.yaml: split.duplicates: move: would leave no {ROLES[role]} images of class "
+                f"{class_named(int(lost[0]), classes)}: all of them have copies in another role, or belong with such. "
+                "Remove copies from the set, lower split.duplicate_distance, or set split.duplicates: report."
+            )
 
 
 def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:

@@ -1,16 +1,105 @@
-"""The split that the parameters ask for."""
+"""The split that the parameters ask for, and what it was made of."""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pipeline.config import Params
+from pipeline.data.duplicates import Copies, find_copies
+from pipeline.data.groups import (
+    WHERE,
+    Groups,
+    compile_pattern,
+    groups_by_pattern,
+    groups_from_table,
+    is_table,
+    read_table,
+)
 from pipeline.data.splits import Split, make_split
 from pipeline.data.store import Prepared
+from pipeline.errors import UserError, named
+from pipeline.workspace import Workspace
+
+REPORT = "split_report.json"
+"""Beside the split: classes, groups and copies, role by role."""
+COPIES_FORMAT = 1
+"""Goes up when other pictures would be found to be copies."""
 
 
-def split_of(params: Params, prepared: Prepared) -> Split:
+@dataclass(frozen=True)
+class Division:
+    """A split and what it was made of. names: of the images' files, by row, None for sets that were no files.
+
+    copies: None where they were not looked for. moved: images that went into train because of their copies.
+    """
+
+    split: Split
+    names: tuple[str, ...] | None
+    groups: Groups | None
+    copies: Copies | None
+    moved: int = 0
+
+
+def split_of(workspace: Workspace, params: Params, prepared: Prepared) -> Split:
     """Roles of a prepared set's images.
 
     Raises:
-        UserError: a class with too few images to be in every role; test classes that train never has.
+        UserError: as `divide`.
     """
+    groups = _groups(workspace, params, file_names(workspace.prepared, prepared))
+    if params.split.duplicates != "move":
+        return _made(params, prepared, groups)
+    return _made(params, prepared, groups, known_copies(workspace, params, prepared))
+
+
+def divide(workspace: Workspace, params: Params, prepared: Prepared) -> Division:
+    """Roles of a prepared set's images, with what is to be told of them.
+
+    Raises:
+        UserError: a class with too few images, or groups, to be in every role; test classes that train never has; a
+            split.group_by that cannot be used.
+    """
+    names = file_names(workspace.prepared, prepared)
+    groups = _groups(workspace, params, names)
+    split = _made(params, prepared, groups)
+    if params.split.duplicates == "ignore":
+        return Division(split, names, groups, None)
+    copies = known_copies(workspace, params, prepared)
+    if params.split.duplicates != "move":
+        return Division(split, names, groups, copies)
+    whole = params.with_values({"split.train_fraction": 1.0}, where="split")
+    before, after = _made(whole, prepared, groups), _made(whole, prepared, groups, copies)
+    moved = len(after.train) - len(before.train)
+    return Division(_made(params, prepared, groups, copies), names, groups, copies, moved)
+
+
+def known_copies(workspace: Workspace, params: Params, prepared: Prepared) -> Copies:
+    """The copies among a prepared set's images; looked for once, since that takes seconds, and kept in `state/`."""
+    path = workspace.state / "split" / "copies.json"
+    key = f"{COPIES_FORMAT} {prepared.data_hash} {params.split.duplicate_distance}"
+    try:
+        kept = json.loads(path.read_text())
+        if kept["key"] == key:
+            return Copies(*(np.array(kept[kind], dtype=np.int64).reshape(-1, 2) for kind in ("exact", "near")))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or one that a crash has left
+    copies = find_copies(prepared.images, params.split.duplicate_distance)
+    content = {"key": key, "exact": copies.exact.tolist(), "near": copies.near.tolist()}
+    with suppress(OSError):  # a full disk costs the next one its seconds, no more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(content))
+        partial.replace(path)
+    return copies
+
+
+def _made(params: Params, prepared: Prepared, groups: Groups | None, copies: Copies | None = None) -> Split:
     return make_split(
         prepared.labels,
         val_fraction=params.split.val_fraction,
@@ -19,4 +108,81 @@ def split_of(params: Params, prepared: Prepared) -> Split:
         train_fraction=params.split.train_fraction,
         own_test=prepared.test,
         classes=prepared.classes,
+        groups=groups,
+        copies=None if copies is None else copies.clusters(len(prepared.labels)),
     )
+
+
+def file_names(folder: Path, prepared: Prepared) -> tuple[str, ...] | None:
+    """Names of the prepared images' files by row; None for sets that were no files.
+
+    Raises:
+        UserError: files.json is broken.
+    """
+    path = folder / "files.json"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Run `dvc repro --force prepare`.") from None
+    if not isinstance(names, list) or len(names) != len(prepared.labels):
+        raise UserError(f"{path}: does not name {len(prepared.labels):,} images. Run `dvc repro --force prepare`.")
+    return tuple(str(name) for name in names)
+
+
+def _groups(workspace: Workspace, params: Params, names: tuple[str, ...] | None) -> Groups | None:
+    given = params.split.group_by
+    if given is None:
+        return None
+    if names is None:
+        raise UserError(_nameless(params))
+    if is_table(given):
+        return groups_from_table(_table(workspace, given), names, shown_as=given)
+    return groups_by_pattern(given, names)
+
+
+def _nameless(params: Params) -> str:
+    return f"{WHERE}: the images of {params.set_name} have no file names to group them by. Set it to null."
+
+
+def _table(workspace: Workspace, given: str) -> Path:
+    # The copy of the checkout that `dvc exp run --temp` works in lacks what git does not know.
+    there = workspace.root / given
+    return there if there.exists() else workspace.anchor / given
+
+
+def group_by_content(workspace: Workspace, params: Params) -> dict[str, Any] | None:
+    """What split.group_by says, with the hash of the file that it names."""
+    given = params.split.group_by
+    if given is None:
+        return None
+    digest = hashlib.sha256(_table(workspace, given).read_bytes()).hexdigest() if is_table(given) else None
+    return {"given": given, "sha256": digest}
+
+
+def check_group_by(workspace: Workspace, params: Params) -> None:
+    """What can be known of split.group_by before images are: that it can be read, and is what the split was made by.
+
+    Raises:
+        UserError: it cannot be used; or its file has changed since, which DVC does not see.
+    """
+    given = params.split.group_by
+    if given is None:
+        return
+    if params.prepare.dataset == "digits":
+        raise UserError(_nameless(params))
+    if not is_table(given):
+        compile_pattern(given)
+        return
+    read_table(_table(workspace, given), shown_as=given)
+    try:
+        made_by = json.loads((workspace.split.with_name(REPORT)).read_text(encoding="utf-8"))["group_by"]
+        made_by = {key: made_by[key] for key in ("given", "sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if made_by["given"] == given and made_by != group_by_content(workspace, params):
+        raise UserError(
+            f"{named(given)}: has changed since data/split.json was made by it, and DVC does not see that by itself.\n"
+            "Run `dvc repro --force split`, and then this again."
+        )

@@ -179,3 +179,11 @@ def test_class_with_one_image_outside_the_own_test_split_is_named() -> None:
     test = np.array([True, False, False, False, True])
     with pytest.raises(UserError, match="class dog has 1 image outside the test set; each class needs at least 2"):
         make_split(of, val_fraction=0.2, test_fraction=0.2, seed=0, own_test=test, classes=("cat", "dog"))
+
+
+def test_split_of_the_digits_stays_what_it_was() -> None:
+    """Searches are found again by its hash."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
+
+    made = split(np.asarray(load_digits().target, dtype=np.int64))
+    assert made.split_hash == "b0521bae3a792d75077a9acbf135ec64fe394a869d98c8a5f495d20c01e89dfe"

@@ -1,0 +1,175 @@
+"""Pictures that belong together, such as the photos of one animal, and must therefore be in one role.
+
+Said by a regular expression on the pictures' file names, or by a file that names each picture's group.
+"""
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError, named
+
+WHERE = "params.yaml: split.group_by"
+TABLES = (".csv", ".json")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which group each image is in.
+
+    of: (N,) int64, the group's number; images that are on their own have numbers from len(names) on. names: of the
+    groups that were named, by number. unused: entries of the file that no image has.
+    """
+
+    of: NDArray[np.int64]
+    names: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+
+    def named(self, group: int) -> str:
+        return named(self.names[group]) if group < len(self.names) else f"image {group - len(self.names)}, on its own"
+
+
+def is_table(group_by: str) -> bool:
+    """Whether `split.group_by` names a file, and is no regular expression."""
+    return group_by.lower().endswith(TABLES)
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """The regular expression of `split.group_by`.
+
+    Raises:
+        UserError: it is none, or has no group.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f"{WHERE}: {named(pattern)}: not a regular expression ({error}).") from None
+    if not compiled.groups:
+        raise UserError(
+            f"{WHERE}: {named(pattern)}: has no group. Put what names the group into parentheses, as in "
+            r"animal(\d+)_; or name a .csv or .json file."
+        )
+    return compiled
+
+
+def groups_by_pattern(pattern: str, files: Sequence[str]) -> Groups:
+    """Groups by the first group of a regular expression that is searched in each image's file name.
+
+    files: names by row, as in files.json. Where the pattern matches without its first group, or with an empty one, the
+    image is on its own.
+
+    Raises:
+        UserError: no pattern, or images in whose names it is not found.
+    """
+    compiled = compile_pattern(pattern)
+    found = [compiled.search(name) for name in files]
+    missing = [name for name, match in zip(files, found, strict=True) if match is None]
+    if missing:
+        every = len(missing) == len(files)
+        how = "Names are those in data/prepared/files.json" if every else "To leave such images on their own, append |$"
+        raise UserError(
+            f"{WHERE}: {named(pattern)}: is not found in the names of {_count(missing, files)} images "
+            f"({_some(missing)}). {how}."
+        )
+    return _numbered([match.group(1) if match else None for match in found])
+
+
+def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Groups:
+    """Groups by a file: .csv with the columns path and group, or .json with an object of groups by path.
+
+    files: names by row, as in files.json. An empty group, or null, leaves the image on its own. shown_as: how the user
+    named the file.
+
+    Raises:
+        UserError: no such file, not of that form, a path named for two groups, or images that it does not name.
+    """
+    table = read_table(path, shown_as=shown_as)
+    keys = [_composed(name) for name in files]
+    missing = [name for name in keys if name not in table]
+    known = set(keys)
+    unused = tuple(name for name in table if name not in known)
+    if missing:
+        instead = f" It names {len(unused):,} that the set does not have ({_some(unused)})." if unused else ""
+        raise UserError(
+            f"{WHERE}: {shown_as}: does not name {_count(missing, files)} images ({_some(missing)}).{instead} Paths "
+            "are those in data/prepared/files.json; an empty group leaves an image on its own."
+        )
+    groups = _numbered([table[name] for name in keys])
+    return Groups(groups.of, groups.names, unused)
+
+
+def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
+    """Groups by path, as a .csv or .json file has them.
+
+    Raises:
+        UserError: as `groups_from_table`, but for the images that are not in it.
+    """
+    where = f"{WHERE}: {named(shown_as)}"
+    read: Callable[[Path], Iterable[tuple[str, str | None]]] = (
+        _csv_rows if path.name.lower().endswith(".csv") else _json_rows
+    )
+    table: dict[str, str | None] = {}
+    try:
+        for written, group in read(path):
+            name = _composed(written)
+            if table.setdefault(name, group) != group:
+                raise ValueError(f"{named(name)} is in two groups, {table[name]} and {group}")
+    except FileNotFoundError:
+        raise UserError(f"{where}: no such file.") from None
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror or error}).") from None
+    except (ValueError, csv.Error, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise UserError(f"{where}: cannot be used ({error}).") from None
+    if not table:
+        raise UserError(f"{where}: names no images.")
+    return table
+
+
+def _csv_rows(path: Path) -> Iterable[tuple[str, str | None]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, strict=True)
+        if not {"path", "group"} <= set(reader.fieldnames or ()):
+            raise ValueError("its first line must name the columns path and group")
+        for row in reader:
+            if row["path"] is None or row["group"] is None:
+                raise ValueError(f"line {reader.line_num} has fewer columns than the first")
+            yield row["path"], row["group"]
+
+
+def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
+    # As pairs, because a dict would keep the last of a path's groups without a word.
+    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: pairs)
+    if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
+        raise ValueError("it must hold one object, of groups by path")
+    for name, group in content:
+        if group is not None and (isinstance(group, bool) or not isinstance(group, str | int)):
+            raise ValueError(f"the group of {named(name)} is neither text nor a whole number")
+        yield name, None if group is None else str(group)
+
+
+def _numbered(groups: Sequence[str | None]) -> Groups:
+    """Numbers for the groups, in the order of their names; images on their own get the ones after."""
+    names = tuple(sorted({group for group in groups if group}))
+    number = {name: index for index, name in enumerate(names)}
+    of = [number[group] if group else len(names) + row for row, group in enumerate(groups)]
+    return Groups(np.array(of, dtype=np.int64), names)
+
+
+def _composed(name: str) -> str:
+    # One file system has an accented letter as one sign, another as two; what a person sees is the same.
+    return unicodedata.normalize("NFC", name)
+
+
+def _count(some: Sequence[str], files: Sequence[str]) -> str:
+    return f"all {len(files):,}" if len(some) == len(files) else f"{len(some):,} of {len(files):,}"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(named(name, 80) for name in names[:most]) + (", ..." if len(names) > most else "")

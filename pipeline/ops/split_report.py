@@ -1,0 +1,171 @@
+"""What is told of a split: sizes, classes that are small or rare, and copies of one image in several roles."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Params
+from pipeline.data.duplicates import can_be_near
+from pipeline.data.roles import ROLES, TRAIN
+from pipeline.data.splits import Ids
+from pipeline.data.store import Prepared
+from pipeline.errors import UserError, named
+from pipeline.ops.splitting import Division
+
+IMBALANCE = 3.0
+"""Times that the largest class has to be the smallest one before it is told."""
+FEW = 5
+"""Images of a class in val or test below which it is told: each then counts for more than 20 points of its accuracy."""
+SHOWN = 3
+LISTED = 1000
+REFUSED = 5
+
+
+def split_report(division: Division, prepared: Prepared, params: Params, group_by: Mapping[str, Any] | None) -> Any:
+    """The report as plain data: images by role and class, groups, copies. group_by: what the groups were made by."""
+    split = division.split
+    counts = {
+        role: np.bincount(prepared.labels[getattr(split, role)], minlength=len(prepared.classes)) for role in ROLES
+    }
+    grouped = None
+    if division.groups is not None and group_by is not None:
+        alone = int((division.groups.of >= len(division.groups.names)).sum())
+        grouped = {**group_by, "groups": len(division.groups.names), "images_on_their_own": alone}
+        grouped |= {"unused_entries": list(division.groups.unused[:LISTED])}
+    return {
+        "images": {role: len(getattr(split, role)) for role in ROLES},
+        "classes": {
+            name: {role: int(counts[role][label]) for role in ROLES} for label, name in enumerate(prepared.classes)
+        },
+        "group_by": grouped,
+        "duplicates": _duplicates(division, prepared, params),
+    }
+
+
+def _duplicates(division: Division, prepared: Prepared, params: Params) -> dict[str, Any]:
+    told: dict[str, Any] = {"action": params.split.duplicates, "distance": params.split.duplicate_distance}
+    copies = division.copies
+    if copies is None:
+        return told
+    count = len(prepared.labels)
+    roles = _roles_of(division, count)
+    exact, both = copies.clusters(count, near=False), copies.clusters(count)
+    of_exact = _told(exact, copies.exact, roles, prepared.labels, division.names)
+    # An image with an exact copy elsewhere is told as that alone.
+    of_near = None
+    if can_be_near(prepared.images, params.split.duplicate_distance):
+        of_near = _told(both, copies.near, roles, prepared.labels, division.names)
+        for key in ("test", "val"):
+            of_near[key] -= of_exact[key]
+    return told | {"moved": division.moved, "exact": of_exact, "near": of_near}
+
+
+def _roles_of(division: Division, count: int) -> NDArray[np.int8]:
+    roles = np.full(count, -1, dtype=np.int8)
+    for number, role in enumerate(ROLES):
+        roles[getattr(division.split, role)] = number
+    return roles
+
+
+def _told(
+    clusters: Ids, pairs: Ids, roles: NDArray[np.int8], labels: NDArray[np.int64], names: Sequence[str] | None
+) -> dict[str, Any]:
+    """test: test images that train or val has too; val: val images that train has; pairs: the first of them."""
+    has = np.zeros((clusters.max() + 1, len(ROLES)), dtype=np.bool_)
+    used = roles >= 0
+    has[clusters[used], roles[used]] = True
+    train, val, _ = has[clusters].T
+    across = [(a, b) for a, b in pairs if roles[a] != roles[b] and roles[a] >= 0 and roles[b] >= 0]
+    return {
+        "test": int(((roles == 2) & (train | val)).sum()),
+        "val": int(((roles == 1) & train).sum()),
+        "different_labels": int((labels[pairs[:, 0]] != labels[pairs[:, 1]]).sum()),
+        "pairs": [[[_name(row, names), ROLES[roles[row]]] for row in pair] for pair in across[:LISTED]],
+    }
+
+
+def _name(row: int, names: Sequence[str] | None) -> str:
+    return f"image {row}" if names is None else names[row]
+
+
+def check_no_duplicates(report: Mapping[str, Any]) -> None:
+    """Refuse a split with copies in several roles, where split.duplicates says so.
+
+    Raises:
+        UserError: there are some; it names the first few.
+    """
+    found = report["duplicates"]
+    if found["action"] != "refuse":
+        return
+    looked_for = [kind for kind in ("exact", "near") if found[kind]]
+    count = sum(found[kind][role] for kind in looked_for for role in ("test", "val"))
+    if not count:
+        return
+    kinds = [(kind, pair) for kind in looked_for for pair in found[kind]["pairs"]]
+    lines = [f"params.yaml: split.duplicates: refuse: {_images(count)} of test or val with copies in another role:"]
+    lines += [f"  {_pair(pair)}{', nearly' if kind == 'near' else ''}" for kind, pair in kinds[:REFUSED]]
+    lines += [f"  and {len(kinds) - REFUSED:,} more pairs"] if len(kinds) > REFUSED else []
+    lines.append("Take copies out of the set, or set split.duplicates: move, which takes all of them into train.")
+    raise UserError("\n".join(lines))
+
+
+def _pair(pair: Sequence[Sequence[str]]) -> str:
+    (one, its_role), (other, other_role) = pair
+    return f"{named(one)} ({its_role}) = {named(other)} ({other_role})"
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for a person: the sizes, and a line for each thing that is out of the ordinary."""
+    yield ", ".join(f"{role} {report['images'][role]:,}" for role in ROLES) + " images"
+    grouped, found = report["group_by"], report["duplicates"]
+    if grouped:
+        alone = grouped["images_on_their_own"]
+        yield f"{grouped['groups']:,} groups stay whole" + (f", {_images(alone)} on their own" if alone else "")
+        if unused := len(grouped["unused_entries"]):
+            yield f"{named(grouped['given'])} names {_images(unused)} that the set does not have"
+    yield from _class_lines(report["classes"])
+    if found.get("moved"):
+        yield f"{_images(found['moved'])} moved into train, having copies in another role or belonging with such"
+    for kind, words in (("exact", "exact copies"), ("near", "near copies")):
+        if found.get(kind) and (line := _copy_line(found[kind], words)):
+            yield line
+    if found.get("exact") and (differ := found["exact"]["different_labels"]):
+        yield f"{_images(differ)} with another class than an exact copy of the same"
+
+
+def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    totals = {name: sum(counts.values()) for name, counts in classes.items()}
+    most, least = max(totals, key=lambda name: totals[name]), min(totals, key=lambda name: totals[name])
+    if totals[most] >= IMBALANCE * totals[least]:
+        yield f"imbalanced: {named(most)} has {totals[most]:,} images, {named(least)} {totals[least]:,}"
+    for role in ROLES[TRAIN + 1 :]:
+        # The set's own test split may lack a class; the others have each of them.
+        few = [name for name, counts in classes.items() if counts[role] < FEW]
+        if few:
+            shown = ", ".join(f"{named(name)} {classes[name][role]}" for name in few[:SHOWN])
+            more = ", ..." if len(few) > SHOWN else ""
+            yield f"{len(few):,} class{'es' * (len(few) != 1)} with fewer than {FEW} {role} images ({shown}{more})"
+
+
+def _copy_line(found: Mapping[str, Any], words: str) -> str | None:
+    parts = [f"{_images(found['test'], 'test ')} with {words} in train or val"] if found["test"] else []
+    parts += [f"{_images(found['val'], 'val ')} with {words} in train"] if found["val"] else []
+    if not parts:
+        return None
+    shown = "".join(f"{_pair(pair)}, ...; " for pair in found["pairs"][:1])
+    return " and ".join(parts) + f" ({shown}see data/split_report.json)"
+
+
+def _images(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}image{'s' * (count != 1)}"
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Write the report as JSON."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
