@@ -8,16 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.locate import (
-    attention_auroc,
-    attention_average_precision,
-    attention_from_similarity,
-    attention_jaccard,
-    location_scores,
-    pick_head,
-    top_mass,
-    trivial_baselines,
-)
+from pipeline.score.locate import location_scores, pick_head, trivial_baselines
+from pipeline.score.maps import attention_from_similarity, top_mass
+from pipeline.score.overlap import attention_auroc, attention_average_precision, attention_jaccard
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.uint8]
@@ -176,7 +169,7 @@ def test_trivial_baselines_say_what_they_are() -> None:
     masks[:, :2] = 255
     rows = trivial_baselines(masks, (12, 12), heads=4, seed=0)
     share = 144 / (22 * 24)
-    assert set(rows) == {"random", "centre", "all_on"}
+    assert set(rows) == {"random", "uniform", "centre", "all_on"}
     assert rows["all_on"].jaccard_best_head == pytest.approx(share)
     assert rows["all_on"].jaccard_fixed_head == pytest.approx(share)
     assert rows["all_on"].auroc == 0.5

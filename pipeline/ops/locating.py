@@ -1,0 +1,87 @@
+"""Attention against masks, run by run, beside the baselines that look at no image."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.assembly import TrainingData
+from pipeline.score.locate import (
+    LocationScores,
+    by_class,
+    can_be_ranked,
+    location_scores,
+    pick_head,
+    trivial_baselines,
+)
+
+LOCATION = (
+    *("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision"),
+    *("pointing_game_best_head", "pointing_game", "energy_best_head", "energy"),
+)
+
+Maps = NDArray[np.float32]
+Masks = NDArray[np.uint8]
+
+
+def usable_masks(data: TrainingData) -> tuple[Masks, Masks] | None:
+    """Masks (n, H, W) of val, where the head is picked, and of test; None where attention cannot be scored by them."""
+    masks = data.prepared.masks
+    if masks is None:
+        return None
+    val, test = masks[data.split.val], masks[data.split.test]
+    return (val, test) if can_be_ranked(val) and can_be_ranked(test) else None
+
+
+def locate(val_maps: Maps, test_maps: Maps, masks: tuple[Masks, Masks]) -> LocationScores:
+    """Scores of test images' maps (n, A, H, W), with the head that val images' maps picked. masks: of val, of test."""
+    val, test = masks
+    return location_scores(test_maps, test, head=pick_head(val_maps, val))
+
+
+def baselines(maps: Maps, masks: tuple[Masks, Masks], seed: int) -> dict[str, LocationScores]:
+    """The trivial baselines by name, on the grid and with the heads of maps (n, A, H, W)."""
+    _, heads, rows, columns = maps.shape
+    return trivial_baselines(masks[1], (rows, columns), heads=heads, seed=seed)
+
+
+def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:
+    """Means over runs of what `LOCATION` names; None without runs."""
+    located = [asdict(scores) for scores in found]
+    return {key: float(np.mean([scores[key] for scores in located])) for key in LOCATION} if located else None
+
+
+def class_rows(
+    runs: Mapping[str, Sequence[LocationScores]], labels: NDArray[np.int64], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row a kind of attention and class, of the means over runs; images: how many were scored.
+
+    runs: their scores by kind of attention. labels: (n,) of the images that were scored.
+    """
+    table = []
+    for name, found in runs.items():
+        if not found:
+            continue
+        means = [by_class(scores, labels, len(classes)) for scores in found]
+        scored = ~np.isnan(found[0].per_image["jaccard_best_head"])
+        counts = np.bincount(labels[scored], minlength=len(classes))
+        for label, shown in enumerate(classes):
+            values = {key: float(np.mean([mean[key][label] for mean in means])) for key in LOCATION}
+            table.append(
+                {"attention": name, "class": shown, "images": int(counts[label])}
+                | {key: None if math.isnan(value) else value for key, value in values.items()}
+            )
+    return table
+
+
+def write_class_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows of `class_rows` as CSV; the header alone where nothing was scored."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["attention", "class", "images", *LOCATION])
+        writer.writeheader()
+        writer.writerows(rows)
