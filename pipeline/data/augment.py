@@ -1,4 +1,4 @@
-"""Augmentation of training images, with timm's own operations.
+"""Augmentation of training images, whole batches at a time, with draws of its own for every image.
 
     light   shifted by up to an eighth of the side, the border reflected; mirrored with probability 1/2
     deit    a crop of 8 to 100 % of the area resized (bicubic), mirrored with probability 1/2, then RandAugment
@@ -7,7 +7,8 @@
 
 (Touvron et al., Training Data-Efficient Image Transformers, arXiv 2012.12877, in the settings of its code, which SAR's
 uses too; light is ours.) What is drawn for an image depends on seed, epoch and its id alone: neither on the batch that
-it is in nor on the device. Shapes: B images, H x W pixels, C channels.
+it is in nor on the device. On a GPU `light` is done by torch, there; `deit` is done by kernels on the CPU, for whatever
+device. Shapes: B images, H x W pixels, C channels.
 """
 
 from collections.abc import Sequence
@@ -18,16 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
 
-from pipeline.data.streams import ERASING, PIXELS, SHIFTS, borrowed_streams
+from pipeline.data.rand_augment import DRAWS, Changes, changes
+from pipeline.data.streams import ERASING, PIXELS, SHIFTS, borrowed_streams, uniform_draws
 
 KINDS = ("none", "light", "deit")
-RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
-COLOUR_JITTER = 0.4
 
 
 @dataclass(frozen=True)
@@ -76,31 +74,88 @@ class EpochAugmenter:
         if self._augmentation.kind == "light":
             return self._shifted(pixels, ids)
         if self._augmentation.kind == "deit":
-            return self._transformed(pixels, ids)
+            images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            return self.transformed(images, np.arange(len(ids)), ids).to(pixels.device)
         return pixels
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it is done on the CPU, whatever device trains."""
+        return self._augmentation.kind == "deit"
+
+    def transformed(self, images: NDArray[np.uint8], rows: NDArray[np.int64], ids: NDArray[np.int64]) -> Tensor:
+        """What `change` makes of images, for what is done `on_host`, (B, C, H, W) uint8 on the CPU.
+
+        images: (N, H, W, C) uint8, of which `rows` (B,) have the ids.
+        """
+        # Who does not augment need not wait for numba.
+        from pipeline.data.pixel_kernels import changed
+
+        made = changed(images, rows, self._changes(ids, (images.shape[1], images.shape[2])), self._fill)
+        return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous()
+
+    @property
+    def moves(self) -> bool:
+        """Whether it takes pixels from one place to another, and does nothing else to them."""
+        return self._augmentation.kind == "light"
+
+    def moved(
+        self,
+        images: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        levels: NDArray[np.float32],
+    ) -> Tensor:
+        """What `change` and standardisation make of images, in one pass on the CPU; for what `moves`.
+
+        images: (N, H, W, C) uint8, of which `rows` (B,) have the ids. levels (C, 256): what each grey level becomes.
+        Returns (B, C, H, W) float32, bit for bit what the two would give.
+        """
+        from pipeline.data.kernels import moved  # here for the same reason
+
+        down, across = self._shifts(ids, (images.shape[1], images.shape[2]), torch.device("cpu"))
+        return torch.from_numpy(moved(images, rows, down.numpy(), across.numpy(), levels))
+
+    def masks(self, masks: NDArray[np.uint8], rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Masks (N, H, W) uint8, of which `rows` (B,) have the ids, moved as their images are: (B, H, W).
+
+        By the nearest pixel; what comes from outside is undecided (255). Erasing leaves masks as they are.
+        """
+        if self._augmentation.kind == "light":
+            down, across = self._shifts(ids, (masks.shape[1], masks.shape[2]), torch.device("cpu"))
+            return np.asarray(masks[rows[:, None, None], down.numpy()[:, :, None], across.numpy()[:, None, :]])
+        if self._augmentation.kind == "deit":
+            from pipeline.data.mask_kernels import moved_masks  # here for the same reason
+
+            return moved_masks(masks, rows, self._changes(ids, (masks.shape[1], masks.shape[2])))
+        return np.asarray(masks[rows])
 
     def erase(self, inputs: Tensor, ids: NDArray[np.int64]) -> Tensor:
         """Standardised images (B, C, H, W), erased in place."""
         if self._augmentation.erasing == 0.0:
             return inputs
+        chosen = uniform_draws([*self._stream, ERASING], ids, 1)[:, 0] < self._augmentation.erasing
         # The noise is drawn on the CPU, so that it is the same on every device.
-        erase: Any = RandomErasing(  # type: ignore[no-untyped-call]
-            self._augmentation.erasing, mode="pixel", device="cpu"
-        )
+        erase: Any = RandomErasing(1.0, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
         with borrowed_streams() as seed:
-            for image, name in zip(inputs, ids.tolist(), strict=True):
-                seed(*self._stream, ERASING, name)
-                erase(image)
+            for place in chosen.nonzero()[0].tolist():
+                seed(*self._stream, ERASING, int(ids[place]))
+                erase(inputs[place])
         return inputs
 
     def _shifted(self, pixels: Tensor, ids: NDArray[np.int64]) -> Tensor:
-        drawn = torch.from_numpy(self._draws[ids]).to(pixels.device)
-        rows, columns = (_reflected(drawn[:, axis], pixels.shape[2 + axis]) for axis in (0, 1))
-        if self._augmentation.flip:
-            columns = torch.where(drawn[:, 2:] < 0.5, columns.flip(1), columns)
+        rows, columns = self._shifts(ids, (pixels.shape[2], pixels.shape[3]), pixels.device)
         batch = torch.arange(len(pixels), device=pixels.device)[:, None, None]
         # Indices around a slice put the channels last.
         return pixels[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+    def _shifts(self, ids: NDArray[np.int64], sides: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which of its own rows (B, H) and columns (B, W) each image shows."""
+        drawn = torch.from_numpy(self._draws[ids]).to(device)
+        rows, columns = (_reflected(drawn[:, axis], sides[axis]) for axis in (0, 1))
+        if self._augmentation.flip:
+            columns = torch.where(drawn[:, 2:] < 0.5, columns.flip(1), columns)
+        return rows, columns
 
     @cached_property
     def _draws(self) -> NDArray[np.float32]:
@@ -108,48 +163,19 @@ class EpochAugmenter:
         drawn = np.random.default_rng([*self._stream, SHIFTS]).random((self._images, 3), dtype=np.float32)
         return drawn
 
-    def _transformed(self, pixels: Tensor, ids: NDArray[np.int64]) -> Tensor:
-        channels, *sides = pixels.shape[1:]
-        shown = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        made = np.empty_like(shown)
-        operations = deit_operations((sides[0], sides[1]), self._mean, flip=self._augmentation.flip)
-        with borrowed_streams() as seed:
-            for index, name in enumerate(ids.tolist()):
-                seed(*self._stream, PIXELS, name)
-                # Operations on colour know three channels; those of a grey image stay equal to each other.
-                image = Image.fromarray(np.broadcast_to(shown[index], (*sides, 3)).copy())
-                for operation in operations:
-                    image = operation(image)
-                made[index] = np.asarray(image)[..., :channels]
-        return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous().to(pixels.device)
+    def _changes(self, ids: NDArray[np.int64], sides: tuple[int, int]) -> Changes:
+        drawn = uniform_draws([*self._stream, PIXELS], ids, DRAWS)
+        return changes(drawn, sides, flip=self._augmentation.flip)
+
+    @cached_property
+    def _fill(self) -> NDArray[np.uint8]:
+        mean = tuple(self._mean) * (1 if len(self._mean) == 3 else 3)
+        return np.array([min(255, round(255 * each)) for each in mean], dtype=np.uint8)
 
 
 def _reflected(drawn: Tensor, side: int) -> Tensor:
     """Which pixel of `side` each of an image shifted by -reach .. reach shows, (B, side), from draws (B,) in 0 .. 1."""
-    reach = max(1, side // 8)
+    reach = min(max(1, side // 8), side - 1)
     shift = (drawn * (2 * reach + 1)).long().clamp_(max=2 * reach) - reach
     index = (torch.arange(side, device=drawn.device) + shift[:, None]).abs()
     return (side - 1) - ((side - 1) - index).abs()
-
-
-def deit_operations(sides: tuple[int, int], mean: Sequence[float], *, flip: bool) -> list[Any]:
-    """timm's operations on a picture, one after the other, up to but not including its conversion to a tensor.
-
-    sides: (H, W). mean: of the set by channel, 0 .. 1. Every operation takes and gives an RGB picture of PIL, and draws
-    from the global streams.
-    """
-    crop, colour, _ = transforms_imagenet_train(
-        sides,
-        hflip=0.5 if flip else 0.0,
-        color_jitter=COLOUR_JITTER,
-        auto_augment=RAND_AUGMENT,
-        interpolation="bicubic",
-        mean=tuple(mean) * (1 if len(mean) == 3 else 3),
-        separate=True,
-    )
-    operations: list[Any] = [*crop.transforms, *colour.transforms]
-    for operation in operations[-1].ops:
-        if operation.name == "PosterizeIncreasing":
-            # At its largest magnitude of 10 timm asks for colours of 0 bits, which Pillow refuses; below, for 1 bit.
-            operation.magnitude_max = 9.99
-    return operations

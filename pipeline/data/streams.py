@@ -5,11 +5,12 @@ draw depends on what came before it, and the global streams go on afterwards as 
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 SHIFTS, PIXELS, ERASING, MIXING = range(1, 5)
 """What is drawn: the number that follows seed and epoch, so that no two purposes share a stream."""
@@ -35,3 +36,26 @@ def _seed(*numbers: int) -> None:
     random.seed(words.tobytes())
     np.random.seed(words)
     torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def uniform_draws(stream: Sequence[int], ids: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Draws for images, (B, count) in 0 .. 1 without 1, from ids (B,): a row depends on the stream and its id alone.
+
+    SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014), begun for every
+    image where the stream's numbers and its id say. A generator of numpy's for every image would take longer than its
+    augmentation.
+    """
+    key = np.random.SeedSequence(stream).generate_state(1, dtype=np.uint64)
+    starts = _mixed(key + ids.astype(np.uint64) * _STEP)
+    steps = np.arange(1, count + 1, dtype=np.uint64) * _STEP
+    bits: NDArray[np.uint64] = _mixed(starts[:, None] + steps) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
+    return words ^ (words >> np.uint64(31))

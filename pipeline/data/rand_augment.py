@@ -1,0 +1,115 @@
+"""What DeiT's recipe draws for every image of a batch, as numbers for the kernels to work from.
+
+Crops as torchvision's RandomResizedCrop (and timm's) draws them, mirroring, and RandAugment in timm's form
+m9-mstd0.5-inc1: two of fifteen operations, each done with probability 1/2 at a magnitude from a normal distribution of
+mean 9 and deviation 0.5 cut to 0 .. 10 (Cubuk et al., RandAugment, arXiv 1909.13719; Touvron et al., arXiv 2012.12877).
+
+Two things are not timm's: a crop has one pixel at least, where timm fails on images of a pixel or two; and posterizing
+keeps a bit at least, where timm asks Pillow for colours of 0 bits, which it refuses. Shapes: B images.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+OPERATIONS = (
+    "AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd",
+    "ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing", "ShearX", "ShearY",
+    "TranslateXRel", "TranslateYRel",
+)  # fmt: skip
+"""In timm's order, by timm's names; an operation's number is its place."""
+
+ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD = (OPERATIONS.index(name) for name in OPERATIONS[3:7])
+FIRST_BLEND, LAST_BLEND = OPERATIONS.index("ColorIncreasing"), OPERATIONS.index("SharpnessIncreasing")
+SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = (OPERATIONS.index(name) for name in OPERATIONS[11:])
+
+SCALE, RATIO, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10
+LAYERS = 2
+MAGNITUDE, DEVIATION, LARGEST = 9.0, 0.5, 10.0
+DRAWS = 4 * ATTEMPTS + 1 + 4 * LAYERS
+"""Numbers that an image needs: of each attempt at a crop its area, ratio, top and left; of the mirror; of each
+operation which, whether, magnitude and sign."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to each image.
+
+    boxes (B, 4) int64: top, left, height and width of the crop. mirrored (B,) bool. operations (B, 2) int64: numbers of
+    `OPERATIONS`, -1 for none. values (B, 2, 6) float64: of operations that move pixels the matrix (a, b, c, d, e, f)
+    that takes a place (x, y) in the result to where it is seen, (a x + b y + c, d x + e y + f); of others, what they
+    need first: bits, threshold, addend or factor.
+    """
+
+    boxes: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+    operations: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+def changes(draws: NDArray[np.float64], sides: tuple[int, int], *, flip: bool) -> Changes:
+    """From draws (B, `DRAWS`) in 0 .. 1 and the images' (H, W)."""
+    crops, mirror, operations = np.split(draws, [4 * ATTEMPTS, 4 * ATTEMPTS + 1], axis=1)
+    boxes = _boxes(crops.reshape(-1, ATTEMPTS, 4), sides)
+    which, whether, level, sign = np.moveaxis(operations.reshape(-1, LAYERS, 4), -1, 0)
+    numbers = np.where(whether <= 0.5, (which * len(OPERATIONS)).astype(np.int64), -1)
+    levels = np.clip(MAGNITUDE + DEVIATION * ndtri(level), 0.0, LARGEST) / LARGEST
+    values = _values(numbers, levels, np.where(sign > 0.5, -1.0, 1.0), sides)
+    return Changes(boxes, (mirror[:, 0] < 0.5) & flip, numbers, values)
+
+
+def _boxes(draws: NDArray[np.float64], sides: tuple[int, int]) -> NDArray[np.int64]:
+    height, width = sides
+    area = (SCALE[0] + (SCALE[1] - SCALE[0]) * draws[..., 0]) * (height * width)
+    low, high = (math.log(each) for each in RATIO)
+    ratio = np.exp(low + (high - low) * draws[..., 1])
+    tall = np.maximum(np.rint(np.sqrt(area / ratio)), 1).astype(np.int64)
+    wide = np.maximum(np.rint(np.sqrt(area * ratio)), 1).astype(np.int64)
+    fits = (tall <= height) & (wide <= width)
+    chosen = np.arange(len(draws)), fits.argmax(axis=1)
+    tall, wide, rooms = tall[chosen], wide[chosen], draws[chosen]
+    top = (rooms[:, 2] * (height - tall + 1)).astype(np.int64)
+    left = (rooms[:, 3] * (width - wide + 1)).astype(np.int64)
+    boxes = np.stack([top, left, tall, wide], axis=1)
+    boxes[~fits.any(axis=1)] = _central(height, width)
+    return boxes
+
+
+def _central(height: int, width: int) -> tuple[int, int, int, int]:
+    """What is taken when no attempt has fit: the middle, as much of it as the ratios allow."""
+    tall = min(height, round(width / RATIO[0]))
+    wide = min(width, round(height * RATIO[1]))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def _values(
+    numbers: NDArray[np.int64], levels: NDArray[np.float64], signs: NDArray[np.float64], sides: tuple[int, int]
+) -> NDArray[np.float64]:
+    """levels: magnitudes as a share of the largest. timm's ranges: 30 degrees, 0.3 of shear, 0.45 of a side."""
+    height, width = sides
+    values = np.zeros((*numbers.shape, 6))
+    values[..., 0] = values[..., 4] = 1.0
+    for number, entry, most, side in (
+        (SHEAR_X, 1, 0.3, 1), (SHEAR_Y, 3, 0.3, 1), (TRANSLATE_X, 2, 0.45, width), (TRANSLATE_Y, 5, 0.45, height),
+    ):  # fmt: skip
+        np.copyto(values[..., entry], signs * levels * most * side, where=numbers == number)
+    for place in zip(*np.nonzero(numbers == ROTATE), strict=True):
+        values[place] = _rotation(float(signs[place] * levels[place] * 30.0), height, width)
+    first = values[..., 0]
+    np.copyto(first, np.maximum(1, 4 - np.floor(levels * 4)), where=numbers == POSTERIZE)
+    np.copyto(first, 256 - np.minimum(256, np.floor(levels * 256)), where=numbers == SOLARIZE)
+    np.copyto(first, np.minimum(128, np.floor(levels * 110)), where=numbers == SOLARIZE_ADD)
+    blends = (numbers >= FIRST_BLEND) & (numbers <= LAST_BLEND)
+    np.copyto(first, np.maximum(0.1, 1.0 + signs * levels * 0.9), where=blends)
+    return values
+
+
+def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
+    """Around the middle, counterclockwise."""
+    angle = -math.radians(degrees % 360.0)
+    cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    x, y = width / 2, height / 2
+    return cosine, sine, cosine * -x + sine * -y + x, -sine, cosine, -sine * -x + cosine * -y + y
