@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import Params, allowed_values, load_params, parameters, unknown_parameter
+from pipeline.config import Params, load_params, parameters, unknown_parameter
 from pipeline.errors import UserError
 from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 from pipeline.parsing import read_yaml
 from pipeline.regularizers.methods import METHODS
+from pipeline.sections.words import allowed_values
 from pipeline.train.settings import TrainConfig
 
 PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"

@@ -1,0 +1,42 @@
+"""Sections of params.yaml about what comes of a search: retraining, evaluation, report, registry, tracking."""
+
+from pydantic import Field
+
+from pipeline.sections.section import Section
+
+
+class RetrainParams(Section):
+    seeds: int = Field(5, ge=1, le=1000, description="Runs of the best setting, and of its control, on train + val.")
+    control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
+    max_concurrent_runs: int | None = Field(None, ge=1, le=1000, description="Runs at a time; null: as many as fit.")
+    cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run.")
+    gpus_per_run: float | None = Field(None, ge=0, le=64, description="As search.gpus_per_trial.")
+
+
+class EvaluateParams(Section):
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval of the difference.")
+    margin: float = Field(
+        0.01, gt=0, lt=1, description="Differences in accuracy below this count as none (0.01: one point)."
+    )
+
+
+class ReportParams(Section):
+    attention_images: int = Field(6, ge=1, le=64, description="Test images whose attention is shown.")
+
+
+class RegisterParams(Section):
+    name: str | None = Field(
+        None, min_length=1, max_length=200, description="Name in the MLflow registry; null: sar- and the set's name."
+    )
+
+
+class TrackingParams(Section):
+    uri: str | None = Field(
+        None,
+        max_length=1000,
+        description="MLflow's address; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout.",
+    )
+    experiment: str | None = Field(
+        None, min_length=1, max_length=200, description="MLflow experiment; null: sar-search/ and the set's name."
+    )
+    attention_images: int = Field(4, ge=0, le=64, description="Validation images whose attention is logged.")

@@ -1,0 +1,86 @@
+"""The section of params.yaml about the search: what is tried, by what rule, within which limits."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.sections.section import Section
+
+
+class SamplerParams(Section):
+    name: Literal["tpe", "random"] = Field("tpe", description="How settings are proposed.")
+    startup_trials: int = Field(
+        5, ge=1, le=1_000_000, description="Settings drawn at random before the sampler learns from results."
+    )
+
+
+class SchedulerParams(Section):
+    name: Literal["asha", "none"] = Field("asha", description="How unpromising trials are stopped early.")
+    grace_period: int = Field(
+        4, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
+    )
+    reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
+
+
+class ConfirmParams(Section):
+    top: int = Field(2, ge=1, le=1000, description="So many of the best settings are trained again, and each control.")
+    seeds: int = Field(2, ge=0, le=100, description="Further seeds that they are trained with; 0: no confirmation.")
+
+
+class BudgetParams(Section):
+    hours: float | None = Field(None, gt=0, le=1e9, description="Wall-clock hours of the search; null: no limit.")
+    gpu_hours: float | None = Field(None, gt=0, le=1e9, description="GPU-hours of its trials; null: no limit.")
+    cost: float | None = Field(
+        None, gt=0, le=1e9, description="Cost of its trials, in the unit of the price; null: no limit."
+    )
+    price_per_gpu_hour: float = Field(
+        0.0, ge=0, le=1e6, description="What a GPU costs an hour, for search.budget.cost and for the summary."
+    )
+    target: float | None = Field(
+        None, gt=0, le=1, description="No further trial starts once one has completed with this validation accuracy."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="No further trial starts after so many in a row that were no better.",
+    )
+
+
+class SearchParams(Section):
+    space: str = Field(
+        "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
+    )
+    trials: int = Field(12, ge=1, le=1_000_000, description="Settings tried, the controls not counted.")
+    max_concurrent_trials: int | None = Field(
+        None, ge=1, le=1_000_000, description="Trials at a time; null: as many as fit."
+    )
+    cpus_per_trial: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one trial.")
+    gpus_per_trial: float | None = Field(
+        None, ge=0, le=64, description="Share of a GPU for one trial; null: 1 where there is a GPU, else 0."
+    )
+    sampler: SamplerParams = SamplerParams()
+    scheduler: SchedulerParams = SchedulerParams()
+    confirm: ConfirmParams = ConfirmParams()
+    compare: Literal["recipe", "same_budget"] = Field(
+        "recipe",
+        description="What the control is: the recipe as it stands; or, same_budget, tuned by a search of its own over "
+        "the space without the regulariser (where nothing is left to tune, as many further seeds as there are trials).",
+    )
+    budget: BudgetParams = BudgetParams()
+    checkpoint_every: int = Field(1, ge=1, le=100_000, description="Epochs between a trial's checkpoints.")
+    max_failures: int = Field(
+        2, ge=0, le=1_000_000, description="Times a trial is started again after its worker died."
+    )
+    retry_out_of_memory: bool = Field(
+        True, description="A trial that runs out of memory goes on once with its batches in twice as many pieces."
+    )
+    keep_checkpoints: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="Best trials whose last checkpoint is kept; those of controls always are.",
+    )
+    max_empty_share: float = Field(
+        0.05, ge=0, le=1, description="A setting with a larger share of empty maps is not chosen as the best."
+    )

@@ -1,0 +1,99 @@
+"""What is said of a parameter that is wrong: where it is, what was given, what is allowed, which one was meant."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import named, shown
+
+
+def unknown(path: str, known: list[str]) -> str:
+    """The sentence about a path that is not a parameter, with the nearest one that is."""
+    if any(name.startswith(path + ".") for name in known):
+        below = [name for name in known if name.startswith(path + ".")]
+        return f"{path} is a group, not a parameter; it holds {', '.join(below)}"
+    nearest = _nearest(path, known)
+    return f"unknown parameter {named(path)}" + (f"; did you mean {nearest}?" if nearest else "")
+
+
+def _nearest(path: str, known: list[str]) -> str | None:
+    # A typo usually leaves the other parts of the path right, so the last part is compared first, with its neighbours.
+    parent, _, leaf = path.rpartition(".")
+    names = [*known, *dict.fromkeys(part for name in known for part in _prefixes(name))]
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
+    if close := difflib.get_close_matches(leaf, siblings, n=1):
+        return siblings[close[0]]
+    # Then it may stand in the wrong place, or another part be wrong. Whole paths are compared only where that part is:
+    # below a section that there is, all of them look alike.
+    elsewhere = [name for name in names if name.rpartition(".")[2] == leaf]
+    if len(elsewhere) == 1:
+        return elsewhere[0]
+    close = [] if parent and siblings else difflib.get_close_matches(path, names, n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+_TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false"}
+_TYPES |= {"dict_type": "a mapping", "model_type": "a mapping of names to values", "list_type": "a list"}
+
+
+def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) -> str:
+    """One line about one mistake: dotted path, what was given, what is allowed."""
+    path = dotted(problem["loc"], known)
+    kind, given = problem["type"], problem["input"]
+    if path in known:
+        given = tree
+        for key in path.split("."):
+            given = given[key]
+        inside = problem["loc"][path.count(".") + 1 :]
+        if inside and isinstance(given, Mapping) and inside[0] in given:
+            given = {inside[0]: given[inside[0]]}
+    if kind == "extra_forbidden":
+        return unknown(path, list(known))
+    if kind == "invalid_key" and path not in known:
+        return unknown(".".join([*(str(part) for part in problem["loc"][:-1]), shown(given)]), list(known))
+    if not path:
+        return f"a mapping of sections is needed, given {shown(given)}"
+    field = known.get(path)
+    allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
+    return f"{path}: given {shown(given)}; allowed: {allowed}"
+
+
+def dotted(location: tuple[int | str, ...], known: Collection[str]) -> str:
+    """The parameter's path in pydantic's location, which goes on with names of union members and list indices."""
+    for end in range(len(location), 0, -1):
+        path = ".".join(str(part) for part in location[:end])
+        if path in known:
+            return path
+    return ".".join(str(part) for part in location)
+
+
+def allowed_values(field: FieldInfo) -> str:
+    """What a parameter may be, in words: its type and bounds."""
+    text = _type_in_words(field.annotation)
+    bounds = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "length at least"}
+    bounds |= {"max_length": "length at most"}
+    limits = [f"{word} {getattr(item, key)}" for item in field.metadata for key, word in bounds.items()
+              if getattr(item, key, None) is not None]  # fmt: skip
+    return text + (", " + " and ".join(limits) if limits else "")
+
+
+def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type_in_words(part) for part in get_args(annotation))
+    if get_origin(annotation) is list:
+        return "a list of " + _type_in_words(get_args(annotation)[0]) + "s"
+    if get_origin(annotation) is dict:
+        return "a mapping of names to plain values (finite numbers, text, true, false, null, lists of whole numbers)"
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+    return words.get(annotation, str(annotation))
