@@ -4,7 +4,7 @@ A trial, a retraining run, an evaluation and `sar-search train` all begin here, 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -39,14 +39,17 @@ class TrainingData:
     prepared: Prepared
     split: Split
     device: torch.device
+    _scales: dict[str, Standardisation] = field(default_factory=dict, repr=False, compare=False)
 
     def ids(self, role: str) -> Ids:
         """Ids of "train", "val", "test", or "train+val" (ascending)."""
         return np.sort(np.concatenate([getattr(self.split, part) for part in role.split("+")]))
 
     def scale(self, role: str) -> Standardisation:
-        """The standardisation of a role's images."""
-        return standardisation(self.prepared.images[self.ids(role)])
+        """The standardisation of a role's images; computed once, since an encoded set is decoded for it."""
+        if role not in self._scales:
+            self._scales[role] = standardisation(self.prepared.images, self.ids(role))
+        return self._scales[role]
 
     def batches(self, role: str, *, scaled_by: str = "train") -> ImageBatches:
         """A role's images on the device, standardised as the images of the role `scaled_by` are."""

@@ -66,6 +66,16 @@ def params(prefix: str) -> None:
 
 
 @cli.command()
+def datasets() -> None:
+    """List the image sets that prepare.dataset can name: size, classes, masks, licence, whether they are here."""
+    from pipeline.ops.datasets import describe_datasets
+    from pipeline.workspace import find_workspace
+
+    for line in describe_datasets(find_workspace()):
+        click.echo(line)
+
+
+@cli.command()
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
 def train(settings: tuple[str, ...]) -> None:
     """Train one setting, without a search, and print its epochs."""

@@ -31,7 +31,8 @@ def make_workspace(root: Path, settings: Mapping[str, Mapping[str, Any]] | None 
     np.save(workspace.prepared / "labels.npy", LABELS)
     manifest = {"format": 1, "data_hash": "d", "classes": ["a", "b"], "sha256": {"images": "", "labels": ""}}
     (workspace.prepared / "manifest.json").write_text(json.dumps(manifest))
-    note = {"d": {"identity": "digits", "images": 20, "prepare": load_params(workspace.params).prepare.model_dump()}}
+    options = load_params(workspace.params).prepare.model_dump(exclude={"download"})
+    note = {"d": {"identity": "digits", "images": 20, "prepare": options}}
     (workspace.state / "prepare").mkdir(parents=True)
     (workspace.state / "prepare" / "sources.json").write_text(json.dumps(note))
     return workspace

@@ -159,7 +159,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"prepare.dataset": "image_folder", "prepare.root": "nowhere"}, "nowhere: No such file or directory. Set it to the folder or archive"),
         ({"prepare.dataset": "image_folder", "prepare.root": "dvc.yaml"}, "neither a folder nor an archive of a kind that can be read"),
         ({"prepare.dataset": "image_folder", "prepare.root": "data/mine"}, "lies in data/, which the pipeline writes"),
-        ({"prepare.root": "photos"}, "prepare.root: only for prepare.dataset: image_folder"),
+        ({"prepare.root": "photos"}, "prepare.root: not for prepare.dataset: digits"),
         ({"prepare.dataset": "folder"}, "prepare.dataset: given 'folder'; allowed: one of digits, image_folder"),
         ({"split.train_fraction": 0.0}, "split.train_fraction: given 0.0; allowed: number, above 0 and at most 1"),
         ({"retrain.control": "none"}, "retrain.control: given 'none'; the controls of search_spaces/sar.yaml: baseline, paper"),

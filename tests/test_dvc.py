@@ -20,7 +20,7 @@ def _file_of(module: str) -> Path | None:
     return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
 
 
-def _imported_by(file: Path) -> set[Path]:
+def imported_by(file: Path) -> set[Path]:
     package = list(file.relative_to(ROOT).parent.parts)
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -40,7 +40,7 @@ def _code_of(stage: str) -> set[str]:
         file = todo.pop()
         if file not in seen:
             seen.add(file)
-            todo += _imported_by(file)
+            todo += imported_by(file)
             todo += [folder / "__init__.py" for folder in file.parents if (folder / "__init__.py").is_file()]
     return {str(file.relative_to(ROOT)) for file in seen if _holds_code(file)} | _files(BY_PATH.get(stage, []))
 

@@ -80,7 +80,7 @@ def test_evaluation_counts_reads_and_compares_the_arms(done: Checkout) -> None:
     assert evaluation["test_reads"] == 1
     difference = metrics["test"]["difference"]
     assert difference["low"] <= difference["accuracy"] <= difference["high"]
-    assert set(evaluation["baselines"]) == {"random", "centre", "all_on"}
+    assert set(evaluation["baselines"]) == {"random", "uniform", "centre", "all_on"}
     with np.load(done.root / "results/evaluate/predictions.npz") as archive:
         split = json.loads((done.root / "data/split.json").read_text())
         assert archive["ids"].tolist() == split["test"]

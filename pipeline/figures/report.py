@@ -30,9 +30,9 @@ class ReportData:
     arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece
     difference       figure of the difference and its interval
     test_reads       how often the test set with this data hash has been evaluated, this time included
-    attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision; best and control, then the
-                     trivial baselines. None if the data have no masks
-    attention_note   a sentence on it, such as the number of images left out
+    attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game, energy; best
+                     and control, then the trivial baselines. None if the data have no masks
+    attention_note   sentences on it: where the masks come from, the number of images left out
     trials           rows with trial, state, epochs, accuracy (validation; None if there is none), parameters (by dotted
                      path), control (bool), in the order of starting
     trials_figure, learning_curves, confusion, calibration

@@ -9,6 +9,7 @@ from pipeline.ops.preflight import Estimate, Work, preflight
 from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
 from pipeline.ops.searches import decide, describe_start
+from pipeline.ops.splitting import check_group_by
 from pipeline.ops.weights import as_recorded
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import runs_at_most
@@ -28,6 +29,7 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     plan = make_plan(workspace)
     plan.check_source_unchanged()
     check_weights_unchanged(plan)
+    check_group_by(workspace, plan.params)
     yield plan.describe()
     task = plan.present_task()
     if task is not None:

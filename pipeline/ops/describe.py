@@ -2,10 +2,11 @@
 
 import textwrap
 
-from pipeline.config import allowed_values, parameters
+from pipeline.config import parameters
 from pipeline.errors import UserError
 from pipeline.ops.identity import setting_name
 from pipeline.ops.results import BEST, read_best, read_json
+from pipeline.sections.words import allowed_values
 from pipeline.workspace import Workspace
 
 

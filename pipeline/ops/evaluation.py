@@ -21,22 +21,15 @@ from pipeline.config import Params
 from pipeline.data.batches import ImageBatches, Standardisation
 from pipeline.ops.attention import last_block_maps
 from pipeline.ops.identity import content_hash
+from pipeline.ops.locating import baselines, class_rows, locate, mean_scores, usable_masks
 from pipeline.ops.results import BEST, search_run
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
-from pipeline.score.locate import (
-    LocationScores,
-    can_be_ranked,
-    location_scores,
-    pick_head,
-    trivial_baselines,
-)
+from pipeline.score.locate import LocationScores
 from pipeline.track.runs import log_run
 from pipeline.track.store import Store
 from pipeline.train.loop import predict
 from pipeline.workspace import Workspace
-
-LOCATION = ("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision")
 
 
 @dataclass(frozen=True)
@@ -61,36 +54,32 @@ def evaluate_run(folder: Path, run: Mapping[str, Any], data: TrainingData) -> Ru
     test = ImageBatches(data.prepared, data.split.test, scale, data.device)
     maps = last_block_maps(model, test)
     location = None
-    if (masks := usable_masks(data)) is not None:
+    if masks := usable_masks(data):
         val = ImageBatches(data.prepared, data.split.val, scale, data.device)
-        head = pick_head(last_block_maps(model, val), masks[data.split.val])
-        location = location_scores(maps, masks[data.split.test], head=head)
+        location = locate(last_block_maps(model, val), maps, masks)
     return RunEvaluation(run["folder"], run["arm"], run["seed"], predict(model, test).numpy(), maps, location)
-
-
-def usable_masks(data: TrainingData) -> NDArray[np.uint8] | None:
-    """The masks (N, H, W), if attention can be scored against them: on val, where the head is picked, and on test."""
-    masks = data.prepared.masks
-    if masks is None or not all(can_be_ranked(masks[ids]) for ids in (data.split.val, data.split.test)):
-        return None
-    return masks
 
 
 def summarise(
     runs: Sequence[RunEvaluation], data: TrainingData, *, control: str, confidence: float, seed: int
 ) -> dict[str, Any]:
-    """The figures of both arms, their comparison, and attention against masks beside its trivial baselines."""
+    """The figures of both arms, their comparison, and attention against masks beside trivial baselines."""
     labels = np.asarray(data.prepared.labels[data.split.test])
     correct = {
         arm: np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm])
         for arm in (BEST, control)
     }
     comparison = compare_arms(correct[BEST], correct[control], confidence=confidence)
+    masks = usable_masks(data)
+    trivial = baselines(runs[0].maps, masks, seed) if masks else {}
+    shown = {arm: _located([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
+    shown |= {f"baseline: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),
         "arms": {arm: _arm([run for run in runs if run.arm == arm], labels) for arm in (BEST, control)},
         "comparison": asdict(comparison),
-        "baselines": _baselines(runs[0], data, seed),
+        "baselines": {name: mean_scores([scores]) for name, scores in trivial.items()} or None,
+        "attention_by_class": class_rows(shown, labels, data.prepared.classes),
     }
 
 
@@ -102,7 +91,7 @@ def metrics_of(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
         scores = summary["arms"][arm]
         figures[name] = {"accuracy": scores["accuracy"], "ece": scores["ece"], "nll": scores["nll"]}
         if scores["location"]:
-            figures[name]["auroc"] = scores["location"]["auroc"]
+            figures[name] |= {key: scores["location"][key] for key in ("auroc", "pointing_game", "energy")}
     interval = {"difference": "accuracy", "low": "low", "high": "high"}
     figures["difference"] = {name: comparison[key] for key, name in interval.items() if comparison[key] is not None}
     return {"test": figures}
@@ -141,7 +130,7 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
     scores = [classification_scores(run.probabilities, labels) for run in runs]
     accuracies = np.array([score.accuracy for score in scores])
     by_class = np.stack([score.per_class_accuracy for score in scores])
-    located = [asdict(run.location) for run in runs if run.location is not None]
+    located = _located(runs)
     return {
         "seeds": [run.seed for run in runs],
         "accuracies": accuracies.tolist(),
@@ -151,18 +140,13 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
         "ece": float(np.mean([score.ece for score in scores])),
         "per_class_accuracy": [None if np.isnan(value) else float(value) for value in by_class.mean(axis=0)],
         "confusion": np.sum([score.confusion for score in scores], axis=0).tolist(),
-        "location": {key: float(np.mean([score[key] for score in located])) for key in LOCATION} if located else None,
-        "left_out": located[0]["left_out"] if located else 0,
+        "location": mean_scores(located),
+        "left_out": located[0].left_out if located else 0,
     }
 
 
-def _baselines(run: RunEvaluation, data: TrainingData, seed: int) -> dict[str, dict[str, float]] | None:
-    masks = usable_masks(data)
-    if masks is None:
-        return None
-    _, heads, rows, columns = run.maps.shape
-    found = trivial_baselines(masks[data.split.test], (rows, columns), heads=heads, seed=seed)
-    return {name: {key: asdict(scores)[key] for key in LOCATION} for name, scores in found.items()}
+def _located(runs: Sequence[RunEvaluation]) -> list[LocationScores]:
+    return [run.location for run in runs if run.location is not None]
 
 
 def log_evaluation(

@@ -18,12 +18,19 @@ from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.ops.weights import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
 
-DECIDING_ROOMS = ("data/batches.py", "models", "regularizers", "train", "tune", "assembly.py", "config.py")
+BATCHES = (
+    *("augment", "batches", "compiled", "encoded", "kernels", "loading", "mask_kernels", "pixel_kernels", "pixels"),
+    *("rand_augment", "store", "streams", "threads"),
+)
+DECIDING_ROOMS = (
+    *(f"data/{name}.py" for name in BATCHES),
+    *("models", "regularizers", "train", "tune", "assembly.py", "config.py", "sections"),
+)
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
-DECIDING_PACKAGES = ("torch", "timm", "numpy", "scipy", "optuna", "ray")
+DECIDING_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
 
 
 def deciding(
@@ -41,6 +48,7 @@ def deciding(
     specification, for which their hash stands here: wherever the file lies, and whatever an alias means later.
     """
     dump, known = params.model_dump(by_alias=True), weights or {}
+    del dump["train"]["workers"]  # how fast images come, not which
     for path, value in with_hashes({path: params.value(path) for path in (PRETRAINED, SOURCE, OPTIONS)}, known).items():
         *parents, leaf = path.split(".")
         reduce(getitem, parents, dump)[leaf] = value

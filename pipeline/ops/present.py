@@ -45,7 +45,7 @@ def present_search(
     if made_by(workspace, params) is None:
         return None
     prepared = open_prepared(workspace.prepared)
-    split_hash = split_of(params, prepared).split_hash
+    split_hash = split_of(workspace, params, prepared).split_hash
     known = noted(workspace) if weights is None else weights
     content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash, weights=known)
     _, folder = place_of(workspace.searches, content)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
+from pipeline.data.encoded import ImageRows
 from pipeline.data.store import open_prepared
 from pipeline.figures.attention import comparison_figure
 from pipeline.figures.curves import (
@@ -30,6 +31,7 @@ FIXED_COLUMNS = {
 }
 BASELINES = {
     "random": "baseline: nearly uniform, at random",
+    "uniform": "baseline: uniform",
     "centre": "baseline: Gaussian in the centre",
     "all_on": "baseline: everything attended",
 }
@@ -72,7 +74,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ),
         test_reads=evaluation["test_reads"],
         attention=_attention_rows(evaluation, arms),
-        attention_note=_left_out(evaluation),
+        attention_note=_attention_note(evaluation, prepared.manifest),
         trials=trials,
         trials_figure=accuracy_by_trial(trials),
         learning_curves=_curves(workspace, retrained, arms),
@@ -136,14 +138,21 @@ def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> l
             "jaccard_fixed": scores["jaccard_fixed_head"],
             "auroc": scores["auroc"],
             "average_precision": scores["average_precision"],
+            "pointing_game": scores["pointing_game"],
+            "energy": scores["energy"],
         }
         for name, scores in scored.items()
     ]
 
 
-def _left_out(evaluation: Mapping[str, Any]) -> str | None:
-    count = evaluation["arms"][BEST]["left_out"]
-    return f"{count} test images without a usable mask are left out." if count else None
+def _attention_note(evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:
+    """What is to be known of the masks; None: nothing."""
+    said = []
+    if manifest.get("masks_from") == "boxes":
+        said.append("A mask here is the area of the picture's boxes; what else lies in one counts as object.")
+    if count := evaluation["arms"][BEST]["left_out"]:
+        said.append(f"{count} test images without a usable mask are left out.")
+    return " ".join(said) or None
 
 
 def _curves(workspace: Workspace, retrained: Mapping[str, Any], arms: Mapping[str, str]) -> Any:
@@ -181,8 +190,8 @@ def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str
 def _pictures(
     workspace: Workspace,
     retrained: Mapping[str, Any],
-    images: NDArray[np.uint8],
-    masks: NDArray[np.uint8] | None,
+    images: ImageRows,
+    masks: ImageRows | None,
     control: str,
     best: Mapping[str, Any],
 ) -> list[tuple[str, Any]]:

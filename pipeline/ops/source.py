@@ -7,16 +7,21 @@ dvc.yaml cannot list what may not exist. So `prepare` notes in state/ what it re
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.data.sources import Preview, SourceSettings, preview
+from pipeline.data.known import KNOWN
+from pipeline.data.settings import NotThere, Preview, SourceSettings
+from pipeline.data.sources import preview
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace
 
 KEPT_NOTES = 50
+KNOWN_ROOT = "datasets"
+"""Where known sets are looked for and fetched to, in the checkout that state belongs to, if prepare.root is null."""
 
 
 def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
@@ -28,7 +33,7 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
         UserError: the root lies where the pipeline writes.
     """
     prepare = params.prepare
-    root = None
+    root = workspace.anchor / KNOWN_ROOT if prepare.dataset in KNOWN else None
     if prepare.root is not None:
         root = workspace.root / prepare.root
         if not os.path.exists(root):  # unlike Path's, it takes names of any length
@@ -38,8 +43,11 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
         dataset=prepare.dataset,
         image_size=prepare.image_size,
         root=root,
-        root_shown=prepare.root or "",
+        root_shown=prepare.root or (KNOWN_ROOT if root else ""),
         cache=workspace.state / "prepare",
+        download=prepare.download,
+        class_list=workspace.root / prepare.class_list if prepare.class_list is not None else None,
+        array_limit=int(prepare.array_limit_gb * 1e9),
     )
 
 
@@ -61,8 +69,8 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
     settings = source_settings(workspace, params)
     try:
         return preview(settings)
-    except UserError:
-        if settings.root is None or os.path.exists(settings.root):
+    except UserError as error:
+        if not isinstance(error, NotThere) and (settings.root is None or os.path.exists(settings.root)):
             raise
         made = made_by(workspace, params)
         if made is None:
@@ -81,6 +89,19 @@ def note_source(workspace: Workspace, params: Params, source: Preview, data_hash
     partial.replace(path)
 
 
+def remarked(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Lines about what was odd in a set that has just been prepared, each with the names of some files."""
+    originals = manifest.get("original_labels")
+    if originals is not None and originals != list(range(len(originals))):
+        some = ", ".join(str(label) for label in originals[:5]) + (", ..." if len(originals) > 5 else "")
+        yield f"labels: the set's own {some} are 0 to {len(originals) - 1} here"
+    for kind, found in manifest.get("remarks", {}).items():
+        some = ", ".join(found["first"][:3]) + (", ..." if found["files"] > 3 else "")
+        yield f"{kind}: {found['files']:,} files ({some})"
+    for name, reason in list(manifest.get("skipped", {}).items())[:10]:
+        yield f"left out: {name}: {reason}"
+
+
 def check_source_unchanged(workspace: Workspace, params: Params, source: Preview) -> None:
     """Refuse to go on with a set that was made from pictures that are others by now.
 
@@ -93,14 +114,14 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
     note = _notes(workspace).get(made["data_hash"])
     if note and note["prepare"] == _options(params) and note["identity"] != source.identity:
         raise UserError(
-            f"{params.prepare.root}: has changed since data/prepared was made from it ({note['images']:,} pictures "
-            f"then, {source.images:,} now), and DVC does not see that by itself.\n"
+            f"{params.prepare.root or KNOWN_ROOT}: has changed since data/prepared was made from it "
+            f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not see that by itself.\n"
             "Run `dvc repro --force prepare`, and then this again; it takes what is there now."
         )
 
 
 def _options(params: Params) -> dict[str, Any]:
-    return params.prepare.model_dump()
+    return params.prepare.model_dump(exclude={"download"})  # which does not change what is made
 
 
 def made_by(workspace: Workspace, params: Params) -> dict[str, Any] | None:

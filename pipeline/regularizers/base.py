@@ -2,7 +2,7 @@
 
 A method is one file of this room: pure mathematics on tensors, and above it a `Regularizer` whose `needs` tells
 `pipeline.train.objective` what to collect during the forward pass. Adding one is that file, a line in
-`pipeline.regularizers.methods` and its section in `pipeline.config`; a method outside of this package needs neither
+`pipeline.regularizers.methods` and its section in `pipeline.sections`; a method outside of this package needs neither
 (see `pipeline.regularizers.plugin`).
 
 Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels (of a head in `heads`, else of a token).
@@ -101,9 +101,9 @@ class Regularizer(nn.Module, ABC):
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
         """Make what is trained with the network, or check what it is compared with; called once, before training.
 
-        model: the network, on its device. inputs_shape: (channels, height, width) of its images, () where it does not
-        say. torch's global stream is then one of the method's own, decided by the run's seed, and the parameters
-        registered here are moved to the network's device afterwards.
+        model: the network, on its device. inputs_shape: (channels, height, width) of its images, () of a network of
+        no known kind. torch's global stream is then one of the method's own, decided by the run's seed, and the
+        parameters registered here are moved to the network's device afterwards.
 
         Raises:
             ValueError: a network that cannot carry the method; says which, why, and what would do.

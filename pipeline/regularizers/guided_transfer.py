@@ -131,7 +131,7 @@ def _check_alike(
         if mine != its:
             raise ValueError(f"source: {name} has {its} {what}, but the network that is trained has {mine}; {advice}")
     taken = describe_network(source).inputs
-    if inputs_shape and taken != inputs_shape:
+    if taken != inputs_shape:
         raise ValueError(
             f"source: {name} takes images of {_times(taken)} (channels, height, width), but these are "
             f"{_times(inputs_shape)}; {advice}, and prepare.image_size"

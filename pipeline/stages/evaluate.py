@@ -4,6 +4,8 @@ metrics.json      the figures that `dvc metrics` shows
 evaluation.json   all of them, with the comparison of the arms and the verdict
 predictions.npz   ids, labels, and every run's probabilities by its name
 confusion.csv     true and predicted class, a row for every test image and seed of the best setting
+attention_by_class.csv
+                  attention against masks, a row for every class of either arm and of each baseline
 attention.npz     similarity maps of the last block of the images that the report shows
 """
 
@@ -25,6 +27,7 @@ from pipeline.ops.evaluation import (
     write_confusion,
 )
 from pipeline.ops.identity import commit, trace
+from pipeline.ops.locating import write_class_rows
 from pipeline.ops.results import read_json
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.track.store import resolve_store
@@ -55,6 +58,7 @@ def main(workspace: Workspace) -> None:
     predictions: Any = {run.name: run.probabilities for run in runs}
     np.savez_compressed(folder / "predictions.npz", ids=test, labels=data.prepared.labels[test], **predictions)
     write_confusion(folder / "confusion.csv", runs, data)
+    write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))
     shown = one_of_each(test, data.prepared.labels, params.report.attention_images)
     rows = np.searchsorted(test, shown)
     maps: Any = {run.name: run.maps[rows] for run in runs}

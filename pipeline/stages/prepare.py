@@ -1,19 +1,22 @@
 """prepare: a source -> `data/prepared/` (see `pipeline.data.store`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
+from pipeline.data.fetching import fetch
 from pipeline.data.reading import open_source
 from pipeline.data.writing import write_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.bar import Bar
-from pipeline.ops.source import note_source, preview_source, source_settings
+from pipeline.ops.source import note_source, preview_source, remarked, source_settings
 from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
     """Read the source that the parameters name and write it in prepared form."""
     params = load_params(workspace.params)
+    settings = source_settings(workspace, params)
+    fetch(settings)
     found = preview_source(workspace, params)
-    source = open_source(source_settings(workspace, params))
+    source = open_source(settings)
     with Bar("preparing") as bar:
         manifest = write_prepared(
             source,
@@ -23,6 +26,8 @@ def main(workspace: Workspace) -> None:
             on_progress=bar,
         )
     note_source(workspace, params, found, manifest["data_hash"])
+    for line in remarked(manifest):
+        print(line)
     skipped = f", {len(manifest['skipped']):,} broken files left out" if "skipped" in manifest else ""
     print(
         f"{manifest['dataset']}: {manifest['images']:,} images, {len(manifest['classes'])} classes{skipped} -> "

@@ -1,20 +1,28 @@
-"""split: ids of the prepared images -> `data/split.json`: train, val, test. Run by `dvc repro split`."""
+"""split: ids of the prepared images -> `data/split.json`: train, val, test. Run by `dvc repro split`.
+
+`data/split_report.json` has images by role and class, groups, and copies of one image in several roles.
+"""
 
 from pipeline.config import load_params
 from pipeline.data.splits import write_split
 from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
-from pipeline.ops.splitting import split_of
+from pipeline.ops.split_report import check_no_duplicates, report_lines, split_report, write_report
+from pipeline.ops.splitting import REPORT, divide, group_by_content
 from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Divide the prepared images into roles."""
+    """Divide the prepared images into roles, and say what is out of the ordinary."""
     params = load_params(workspace.params)
     prepared = open_prepared(workspace.prepared)
-    split = split_of(params, prepared)
-    write_split(split, workspace.split, data_hash=prepared.data_hash, seed=params.base.seed)
-    print(f"train {len(split.train):,}, val {len(split.val):,}, test {len(split.test):,} images")
+    division = divide(workspace, params, prepared)
+    report = split_report(division, prepared, params, group_by_content(workspace, params))
+    check_no_duplicates(report)
+    write_split(division.split, workspace.split, data_hash=prepared.data_hash, seed=params.base.seed)
+    write_report(report, workspace.split.with_name(REPORT))
+    for line in report_lines(report):
+        print(line)
 
 
 if __name__ == "__main__":

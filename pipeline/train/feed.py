@@ -32,7 +32,11 @@ class Feed:
         epoch: counted from 0. The shares have the label smoothing in them.
         """
         batches = self._images.shuffled(
-            self._config.batch_size, seed=self._seed, epoch=epoch, augmentation=self._augmentation
+            self._config.batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            augmentation=self._augmentation,
+            workers=self._config.workers,
         )
         for step, (inputs, labels) in enumerate(batches):
             if self._mixer is None:

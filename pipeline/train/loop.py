@@ -142,7 +142,8 @@ def score(model: nn.Module, objective: Objective, images: ImageBatches, config: 
     model.eval()
     means = _Means()
     # Whoever cuts batches for want of memory has none to spare here.
-    for inputs, labels in images.in_order(-(-max(256, config.batch_size) // config.accumulate)):
+    size = -(-max(256, config.batch_size) // config.accumulate)
+    for inputs, labels in images.in_order(size, workers=config.workers):
         logits, monitors = objective.score(inputs, labels)
         means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))
     return means.read()

@@ -7,13 +7,14 @@ network is built and closed when the network leaves training.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.anatomy import describe_network
 from pipeline.regularizers.base import Penalty, Regularizer, at_least_float32, device_of
 from pipeline.regularizers.collect import Collector
 
@@ -141,7 +142,8 @@ class Objective:
 
 
 def _inputs_shape(model: nn.Module) -> tuple[int, ...]:
-    """(channels, height, width) of the images that a network takes; () where it does not say."""
-    patches: Any = getattr(model, "patch_embed", None)
-    size, projection = getattr(patches, "img_size", None), getattr(patches, "proj", None)
-    return () if size is None or projection is None else (int(projection.in_channels), *map(int, size))
+    """(channels, height, width) of the images that a network takes; () for one of no known kind."""
+    try:
+        return describe_network(model).inputs
+    except ValueError:
+        return ()

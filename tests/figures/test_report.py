@@ -105,6 +105,7 @@ def full_report() -> ReportData:
         difference=difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
         attention=[
             {"row": row, "jaccard_best": value, "jaccard_fixed": value - 0.03, "auroc": 0.7, "average_precision": 0.6}
+            | {"pointing_game": value + 0.2, "energy": 0.321}
             for row, value in places
         ],
         attention_note="12 images without an object are left out.",
@@ -131,7 +132,17 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
     for expected in ("97.4 %", "± 0.52", "0.123", "2.1 %", "has been read 3 times"):
         assert expected in page.text["result"]
     assert page.rows["result"] == 2
-    for expected in ("random", "centre", "all on", "0.540", "0.510", "0.700", "12 images without an object"):
+    for expected in (
+        "random",
+        "centre",
+        "all on",
+        "0.540",
+        "0.510",
+        "0.700",
+        "0.740",
+        "0.321",
+        "12 images without an object",
+    ):
         assert expected in page.text["attention"]
     assert page.rows["attention"] == 5
     assert "regularizer.spatial_entropy.weight = 0.1235" in page.text["search"]

@@ -248,3 +248,9 @@ def test_too_small_a_budget_is_refused_by_what_was_measured(workspace: Workspace
     with pytest.raises(UserError, match=r"search\.budget\.hours: given 1e-07, but a single trial"):
         told(workspace)
     assert not json.dumps(list(map(str, workspace.searches.rglob("*")))).strip("[]")
+
+
+def test_check_refuses_groups_that_cannot_be_before_it_measures(workspace: Workspace) -> None:
+    set_parameters(workspace.params, {"split.group_by": r"(\d+)_"})
+    with pytest.raises(UserError, match="the images of digits have no file names to group them by"):
+        next(run_check(workspace))

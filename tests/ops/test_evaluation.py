@@ -1,42 +1,10 @@
-"""What `evaluate` does about masks and about the ledger of test reads; its figures are tested in tests/score."""
+"""What `evaluate` counts and shows; its figures are tested in tests/score, its attention in test_locating."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pytest
-
-from pipeline.ops.evaluation import count_test_read, usable_masks
-
-
-def _data(masks: Any) -> Any:
-    split = SimpleNamespace(val=np.array([0, 1]), test=np.array([2, 3]))
-    return SimpleNamespace(prepared=SimpleNamespace(masks=masks), split=split)
-
-
-def _masks(*names: str) -> Any:
-    kinds = {"both": [[0, 1]], "object": [[1, 1]], "background": [[0, 0]], "undecided": [[255, 255]]}
-    return np.array([kinds[name] for name in names], dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("object", "background", "both", "both"),
-        ("both", "both", "undecided", "object"),
-        ("undecided", "undecided", "undecided", "undecided"),
-    ],
-)
-def test_masks_without_object_and_background_in_val_and_test_are_not_scored(names: tuple[str, ...]) -> None:
-    assert usable_masks(_data(_masks(*names))) is None
-
-
-def test_masks_are_scored_when_one_in_val_and_one_in_test_hold_both() -> None:
-    masks = _masks("both", "undecided", "background", "both")
-    assert usable_masks(_data(masks)) is masks
-    assert usable_masks(_data(None)) is None
+from pipeline.ops.evaluation import count_test_read, metrics_of
 
 
 def test_test_reads_are_counted_by_data_hash_alone(tmp_path: Path) -> None:
@@ -47,3 +15,15 @@ def test_test_reads_are_counted_by_data_hash_alone(tmp_path: Path) -> None:
     with (tmp_path / "test_reads.jsonl").open("a") as file:
         file.write('{"data_hash": "ab", "ti\n' + json.dumps({"commit": '"data_hash": "ab"'}) + "\n")
     assert read("ab") == 4
+
+
+def test_metrics_hold_what_attention_scores_where_it_was_scored() -> None:
+    def arm(location: Any) -> dict[str, Any]:
+        return {"accuracy": 0.9, "ece": 0.1, "nll": 0.3, "location": location}
+
+    scores = {"auroc": 0.8, "pointing_game": 0.7, "energy": 0.6, "jaccard_best_head": 0.5}
+    comparison = {"accuracy": 0.0, "difference": 0.01, "low": None, "high": None}
+    summary = {"comparison": comparison, "arms": {"best": arm(scores), "baseline": arm(None)}}
+    test = metrics_of(summary, "baseline")["test"]
+    assert test["best"] == {"accuracy": 0.9, "ece": 0.1, "nll": 0.3, "auroc": 0.8, "pointing_game": 0.7, "energy": 0.6}
+    assert test["control"] == {"accuracy": 0.9, "ece": 0.1, "nll": 0.3}

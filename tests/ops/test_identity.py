@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from copied import ROOT
+from test_dvc import imported_by
 
 import pipeline
 from pipeline.config import Params
@@ -160,7 +162,7 @@ def test_changed_file_changes_its_own_hash_alone(copied_code: Path) -> None:
 
 def test_versions_name_python_and_what_training_stands_on() -> None:
     found = versions()
-    assert found.keys() == {"python", "torch", "timm", "numpy", "scipy", "optuna", "ray"}
+    assert found.keys() == {"python", "torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray"}
     assert found["python"].count(".") == 2
 
 
@@ -228,3 +230,20 @@ def test_setting_is_named_by_the_last_part_of_each_path() -> None:
     }
     assert setting_name(values) == "weight=0.0123 clip_grad=None layers=[0, 1] n=12345"
     assert setting_name({}) == ""
+
+
+def test_code_that_makes_batches_is_among_what_decides() -> None:
+    todo, seen = [ROOT / "pipeline" / "data" / "batches.py", ROOT / "pipeline" / "train" / "feed.py"], set()
+    while todo:
+        if (file := todo.pop()) not in seen:
+            seen.add(file)
+            todo += imported_by(file)
+    needed = {file.relative_to(ROOT).as_posix() for file in seen if "data" in file.parts}
+    assert needed <= code_hashes().keys()
+
+
+def test_number_of_workers_that_decode_is_no_part_of_the_fingerprint() -> None:
+    hashes = {"data_hash": "d", "split_hash": "s"}
+    more = Params().with_values({"train.workers": 3}, where="the test")
+    assert deciding(Params(), {}, **hashes) == deciding(more, {}, **hashes)
+    assert "workers" in Params().model_dump()["train"], "it was taken out of the parameters themselves"

@@ -28,8 +28,8 @@ if how == "lingers":
     signal.signal(signal.SIGINT, lambda *_: None)
 with Ledger(Path(sys.argv[1]), json.loads(sys.argv[2])) as ledger:
     ledger.resume("t0003")
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
         sys.exit(130)

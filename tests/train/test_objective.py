@@ -219,6 +219,10 @@ def test_prepare_is_told_the_shape_of_the_images(model: nn.Module) -> None:
     method = Learner()
     Objective(model, {"learner": method}, planned_epochs=2).close()
     assert method.seen == (1, 12, 12)
+    small = {"embed_dims": [4, 8], "depths": [1, 1], "num_heads": [1, 2], "sr_ratios": [2, 1], "mlp_ratios": [2, 2]}
+    other = build_model(ModelConfig("pvt_v2_b0", small, "xavier", 0.0), num_classes=3, image_size=(24, 16), channels=2)
+    Objective(other, {"learner": method}, planned_epochs=2).close()
+    assert method.seen == (2, 24, 16)
     plain = Learner(needs=Needs())
     Objective(nn.Linear(2, 2), {"learner": plain}, planned_epochs=2).close()
     assert plain.seen == ()

@@ -1,0 +1,114 @@
+"""What `evaluate` does about masks: whether they are usable, the head that val picks, baselines, and the table by class."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.ops.evaluation import RunEvaluation, summarise
+from pipeline.ops.locating import LOCATION, baselines, class_rows, locate, mean_scores, usable_masks, write_class_rows
+from pipeline.score.locate import location_scores
+
+
+def _data(masks: Any = None, **more: Any) -> Any:
+    split = SimpleNamespace(val=np.array([0, 1]), test=np.array([2, 3]))
+    return SimpleNamespace(prepared=SimpleNamespace(masks=masks, **more), split=split)
+
+
+def _masks(*names: str) -> Any:
+    kinds = {"both": [[0, 1]], "object": [[1, 1]], "background": [[0, 0]], "undecided": [[255, 255]]}
+    return np.array([kinds[name] for name in names], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("object", "background", "both", "both"),
+        ("both", "both", "undecided", "object"),
+        ("undecided", "undecided", "undecided", "undecided"),
+    ],
+)
+def test_masks_without_object_and_background_in_val_and_test_are_not_scored(names: tuple[str, ...]) -> None:
+    assert usable_masks(_data(_masks(*names))) is None
+
+
+def test_masks_are_scored_when_one_in_val_and_one_in_test_hold_both() -> None:
+    masks = _masks("both", "undecided", "background", "both")
+    found = usable_masks(_data(masks))
+    assert found is not None
+    np.testing.assert_array_equal(found[0], masks[:2])
+    np.testing.assert_array_equal(found[1], masks[2:])
+    assert usable_masks(_data()) is None
+
+
+def _maps(*rows: list[list[float]]) -> Any:
+    """Maps of two heads on a grid of 1 x 2."""
+    return np.array(rows, dtype=np.float32)[:, :, None, :]
+
+
+def test_head_is_picked_on_val_and_scored_on_test() -> None:
+    left, right = [1.0, 0.0], [0.0, 1.0]
+    masks = _masks("both", "both"), _masks("both", "both")  # the object is right
+    scores = locate(_maps([left, right], [left, right]), _maps([right, left], [left, right]), masks)
+    assert scores.head == 1
+    assert scores.pointing_game == 0.5  # the best head of each image would have 1
+    assert scores.pointing_game_best_head == 1.0
+    trivial = baselines(_maps([left, right], [left, right]), masks, seed=0)
+    assert list(trivial) == ["random", "uniform", "centre", "all_on"]
+    assert len(trivial["uniform"].head_auroc) == 2
+
+
+def _run(arm: str, seed: int, maps: Any, masks: Any) -> RunEvaluation:
+    probabilities = np.array([[0.9, 0.1], [0.2 * seed, 1 - 0.2 * seed]], dtype=np.float32)
+    location = None if masks is None else locate(maps, maps, masks)
+    return RunEvaluation(f"{arm}-seed{seed}", arm, seed, probabilities, maps, location)
+
+
+def test_summary_holds_the_scores_of_both_arms_with_baselines_and_a_table_by_class() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.choice([0, 1], size=(4, 6, 6)).astype(np.uint8)
+    masks[2] = 255
+    data = _data(masks, labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
+    found = usable_masks(data)
+    runs = [_run(arm, seed, rng.normal(size=(2, 2, 3, 3)), found) for arm in ("best", "plain") for seed in (1, 2)]
+    summary = summarise(runs, data, control="plain", confidence=0.95, seed=0)
+    best, plain = summary["arms"]["best"], summary["arms"]["plain"]
+    for arm, of_arm in ((best, runs[:2]), (plain, runs[2:])):
+        assert set(arm["location"]) == set(LOCATION)
+        for key in ("energy", "pointing_game"):
+            assert arm["location"][key] == pytest.approx(np.mean([getattr(run.location, key) for run in of_arm]))
+        assert arm["left_out"] == 1
+    assert set(summary["baselines"]) == {"random", "uniform", "centre", "all_on"}
+    share = (masks[3] == 1).mean()
+    assert summary["baselines"]["uniform"]["energy"] == pytest.approx(share)
+    assert summary["baselines"]["all_on"]["jaccard_fixed_head"] == pytest.approx(share)
+    rows = summary["attention_by_class"]
+    assert len(rows) == 6 * 2
+    cat, dog = (row for row in rows if row["attention"] == "best")
+    assert (cat["class"], cat["images"], cat["energy"]) == ("cat", 0, None)
+    assert (dog["class"], dog["images"], dog["energy"]) == ("dog", 1, pytest.approx(best["location"]["energy"]))
+
+
+def test_set_without_masks_has_no_scores() -> None:
+    data = _data(labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
+    maps = np.zeros((2, 1, 3, 3), dtype=np.float32)
+    runs = [_run(arm, seed, maps, None) for arm in ("best", "plain") for seed in (1, 2)]
+    summary = summarise(runs, data, control="plain", confidence=0.95, seed=0)
+    assert summary["arms"]["best"]["location"] is summary["baselines"] is None
+    assert summary["attention_by_class"] == []
+
+
+def test_table_by_class_is_written_as_csv_with_empty_fields_for_what_there_is_not(tmp_path: Path) -> None:
+    masks = np.array([[[0, 1]], [[255, 255]]], dtype=np.uint8)
+    scores = location_scores(np.log(_maps([[0.25, 0.75]], [[0.5, 0.5]])), masks, head=0)
+    write_class_rows(tmp_path / "t.csv", class_rows({"best": [scores]}, np.array([1, 0]), ["cat", "dog"]))
+    cat, dog = csv.DictReader((tmp_path / "t.csv").read_text().splitlines())
+    assert (cat["class"], cat["images"], cat["energy"]) == ("cat", "0", "")
+    assert (dog["attention"], dog["class"], dog["images"]) == ("best", "dog", "1")
+    assert float(dog["energy"]) == pytest.approx(0.75)
+    assert mean_scores([]) is None
+    write_class_rows(tmp_path / "t.csv", [])
+    assert (tmp_path / "t.csv").read_text().splitlines() == [",".join(["attention", "class", "images", *LOCATION])]

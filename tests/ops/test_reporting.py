@@ -1,0 +1,44 @@
+"""What the report's table of attention is made of; the page itself is tested in tests/figures."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.ops.locating import LOCATION
+from pipeline.ops.reporting import BASELINES
+from pipeline.ops.reporting import _attention_note as attention_note
+from pipeline.ops.reporting import _attention_rows as attention_rows
+from pipeline.score.maps import trivial_maps
+
+
+def scores(start: float) -> dict[str, float]:
+    return {key: start + index / 100 for index, key in enumerate(LOCATION)}
+
+
+def test_table_holds_both_arms_and_every_baseline() -> None:
+    evaluation: dict[str, Any] = {
+        "arms": {"best": {"location": scores(0.1)}, "plain": {"location": scores(0.2)}},
+        "baselines": {name: scores(0.5) for name in BASELINES},
+    }
+    arms = {"best": "best", "plain": "control: plain"}
+    rows = attention_rows(evaluation, arms)
+    assert rows is not None
+    assert [row["row"] for row in rows] == ["best", "control: plain", *BASELINES.values()]
+    for row, start in zip(rows, [0.1, 0.2, *[0.5] * len(BASELINES)], strict=True):
+        assert (row["jaccard_best"], row["pointing_game"], row["energy"]) == pytest.approx((start, start + 0.05, start + 0.07))  # fmt: skip
+    assert attention_rows(evaluation | {"baselines": None}, arms) is None
+
+
+def test_note_says_what_the_masks_are_and_how_many_images_have_none() -> None:
+    def note(left_out: int, **manifest: str) -> str | None:
+        return attention_note({"arms": {"best": {"left_out": left_out}}}, manifest)
+
+    boxes = "A mask here is the area of the picture's boxes; what else lies in one counts as object."
+    assert note(0) is note(0, masks_from="trimaps") is None
+    assert note(2, masks_from="masks") == "2 test images without a usable mask are left out."
+    assert note(0, masks_from="boxes") == boxes
+    assert note(2, masks_from="boxes") == f"{boxes} 2 test images without a usable mask are left out."
+
+
+def test_every_baseline_has_a_name() -> None:
+    assert set(BASELINES) == set(trivial_maps(1, 1, (2, 2), seed=0))
