@@ -27,7 +27,7 @@ test: lint ## run the tests that every user can run
 	@python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not browser and not services"
 
 test-slow: $(READY) ## run the tests that take minutes, and those that need more of the machine
-	@python -m pytest $(SIDE_BY_SIDE) -m "slow or cluster or browser or services or gpu"
+	@python -m pytest -m "slow or cluster or browser or services or gpu"
 
 lint: $(READY) ## check style, types and which room imports which
 	@ruff check .

@@ -137,5 +137,6 @@ def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.Monk
 def test_two_trials_share_one_copy_of_the_prepared_arrays(tmp_path: Path) -> None:
     shared_memory.write(tmp_path / "images.npy", 200)
     together = sum(shared_memory.grown(tmp_path / "images.npy", copy=False)) / 2**20
-    assert together < 1.25 * 200
-    assert together > 0.9 * 200  # or nothing was read
+    # A copy in each takes three times the set. What else a process grows by depends on the machine's other work.
+    assert together < 1.75 * 200
+    assert together > 0.5 * 200  # or nothing was read
