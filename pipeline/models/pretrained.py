@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .anatomy import describe_network
 from .last_block import names_of_skip, unused_without_skip
 from .spatial_prior import is_of_prior
-from .weights import few
+from .weights import few, times
 
 INPUT = "patch_embed.proj.weight"
 
@@ -57,7 +57,7 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
     unexpected = [key for key in adapted if key not in own]
     reshaped = [key for key in adapted if key in own and adapted[key].shape != own[key].shape]
     if missing or unexpected or reshaped:
-        shapes = [f"{key} ({_times(adapted[key].shape)}, here {_times(own[key].shape)})" for key in reshaped]
+        shapes = [f"{key} ({times(adapted[key].shape)}, here {times(own[key].shape)})" for key in reshaped]
         listed = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
         said = "; ".join(f"{what} {few(keys)}" for what, keys in listed.items() if keys)
         raise ValueError(f"the weights are of another network: {said}. {_advice(model, missing, unexpected)}")
@@ -77,10 +77,10 @@ def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
     kept = {key for key in tensors if key in adapted}
     if "pos_embed" in kept and adapted["pos_embed"].shape != tensors["pos_embed"].shape:
         here = describe_network(model).grid
-        notes.append(f"position embeddings resized from {_times(grid)} to {_times(here)}")
+        notes.append(f"position embeddings resized from {times(grid)} to {times(here)}")
     if INPUT in kept and adapted[INPUT].shape != tensors[INPUT].shape:
         before, now = tensors[INPUT].shape[2:], adapted[INPUT].shape[2:]
-        notes.append(f"patch kernels resized from {_times(before)} to {_times(now)} pixels")
+        notes.append(f"patch kernels resized from {times(before)} to {times(now)} pixels")
     biases = [key for key in kept if key.endswith("relative_position_bias_table")]
     if any(adapted[key].shape != tensors[key].shape for key in biases):
         notes.append("relative position biases resized")
@@ -150,7 +150,3 @@ def _advice(model: nn.Module, missing: list[str], unexpected: list[str]) -> str:
     if unexpected and not missing and all(is_of_prior(key) for key in unexpected):
         return "They are of a network with a spatial prior: set model.spatial_prior as it was"
     return "Set model.name and model.kwargs to the network that they are of, or take weights of this one"
-
-
-def _times(sizes: Any) -> str:
-    return " x ".join(str(int(size)) for size in sizes)

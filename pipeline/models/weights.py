@@ -91,3 +91,8 @@ def _unprefixed(state: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _brief(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
+
+
+def times(sizes: Sequence[int]) -> str:
+    """Sizes in words: `3 x 12 x 12`."""
+    return " x ".join(str(int(size)) for size in sizes)

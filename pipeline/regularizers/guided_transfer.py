@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.models.anatomy import describe_network, heads_of
 from pipeline.models.settings import LayerSpec
+from pipeline.models.weights import times
 from pipeline.regularizers.base import Features, Frozen, Needs, Penalty, Regularizer, at_least_float32
 from pipeline.regularizers.collect import Collector
 
@@ -133,8 +134,8 @@ def _check_alike(
     taken = describe_network(source).inputs
     if taken != inputs_shape:
         raise ValueError(
-            f"source: {name} takes images of {_times(taken)} (channels, height, width), but these are "
-            f"{_times(inputs_shape)}; {advice}, and prepare.image_size"
+            f"source: {name} takes images of {times(taken)} (channels, height, width), but these are "
+            f"{times(inputs_shape)}; {advice}, and prepare.image_size"
         )
 
 
@@ -154,8 +155,4 @@ def _described(model: nn.Module, layers: LayerSpec) -> tuple[str, str, str]:
     chosen = anatomy.resolve(layers)
     heads = [heads_of(model, layer) for layer in chosen]
     counted = str(heads[0]) if len(set(heads)) == 1 else str(heads)
-    return str(len(chosen)), _times(anatomy.grid), counted
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return " x ".join(str(size) for size in sizes)
+    return str(len(chosen)), times(anatomy.grid), counted

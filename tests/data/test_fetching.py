@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from miniatures import MINIATURES, md5, pack, put
+from offline import refuse_network
 
 from pipeline.data import fetching
 from pipeline.data.catalogue import locate
@@ -22,11 +22,7 @@ FETCHED = [name for name, known in KNOWN.items() if known.host]
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError(101, "Network is unreachable")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    refuse_network(monkeypatch)
 
 
 def settings(dataset: str, root: Path, *, download: bool = True) -> SourceSettings:

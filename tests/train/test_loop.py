@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import same, untimed, weights
 from torch import Tensor, nn
 
 from pipeline.data.batches import ImageBatches, Standardisation
@@ -81,18 +82,6 @@ def methods(weight: float = 0.5) -> dict[str, SpatialEntropy]:
 def epochs(model: nn.Module, config: TrainConfig = RECIPE, **changes: Any) -> Iterator[Epoch]:
     given = {"val": batches(VAL), "regularizers": methods(), "seed": 3} | changes
     return fit(model, batches(TRAIN), config, **given)
-
-
-def untimed(epoch: Epoch) -> dict[str, float]:
-    return {name: value for name, value in epoch.metrics.items() if name != "seconds"}
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
