@@ -12,10 +12,9 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array  # type: ignore[import-untyped, unused-ignore]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped, unused-ignore]
 
 from pipeline.data.encoded import ImageRows
+from pipeline.data.roles import connected
 
 BITS = 64
 SMALLEST_SIDE = 32
@@ -41,9 +40,7 @@ class Copies:
     def clusters(self, count: int, *, near: bool = True) -> Ids:
         """A number (count,) for every row, the same for those that are connected."""
         pairs = np.concatenate([self.exact, self.near]) if near else self.exact
-        graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-        clusters: Ids = connected_components(graph, directed=False)[1].astype(np.int64)
-        return clusters
+        return connected(pairs[:, 0], pairs[:, 1], count)
 
 
 def find_copies(images: ImageRows, distance: int) -> Copies:

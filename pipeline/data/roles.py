@@ -91,15 +91,20 @@ def draw_groups(
     return roles
 
 
+def connected(first: Ids, second: Ids, count: int) -> Ids:
+    """A number (count,) for every node, the same for those that edges from first (E,) to second (E,) connect."""
+    graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
+    numbers: Ids = connected_components(graph, directed=False)[1].astype(np.int64)
+    return numbers
+
+
 def joined(one: Ids, other: Ids) -> Ids:
     """Clusters (N,) of what is connected by equal numbers in one (N,) or in the other (N,)."""
-    rows, offset = np.arange(len(one)), int(one.max(initial=-1)) + 1
+    offset = int(one.max(initial=-1)) + 1
     _, other = np.unique(other, return_inverse=True)
     size = offset + int(other.max(initial=-1)) + 1
     # A node a number, an edge an image.
-    graph = coo_array((np.ones(len(rows), dtype=np.int8), (one, offset + other)), shape=(size, size))
-    clusters: Ids = connected_components(graph, directed=False)[1].astype(np.int64)[one]
-    return clusters
+    return connected(one, offset + other, size)[one]
 
 
 def bring_together(roles: Roles, clusters: Ids) -> Roles:
