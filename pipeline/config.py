@@ -19,7 +19,14 @@ from pipeline.errors import UserError, told
 from pipeline.parsing import read_yaml
 from pipeline.sections.data import BaseParams, PrepareParams, SplitParams
 from pipeline.sections.methods import RegularizerParams
-from pipeline.sections.results import EvaluateParams, RegisterParams, ReportParams, RetrainParams, TrackingParams
+from pipeline.sections.results import (
+    EvaluateParams,
+    PromoteParams,
+    RegisterParams,
+    ReportParams,
+    RetrainParams,
+    TrackingParams,
+)
 from pipeline.sections.searching import SearchParams
 from pipeline.sections.section import Section
 from pipeline.sections.training import ModelParams, TrainParams
@@ -40,6 +47,7 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
     register_: RegisterParams = Field(RegisterParams(), alias="register")
+    promote: PromoteParams = PromoteParams()
     tracking: TrackingParams = TrackingParams()
 
     @property

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from checkout import TINY, Checkout
 from mlflow import MlflowClient
+from PIL import Image
 from ruamel.yaml import YAML
 
 STAGES = ["prepare", "split", "search", "retrain", "evaluate", "report", "register"]
 
 
+SETTINGS = {"search.max_concurrent_trials": 1, "tracking.on_finished": "env | grep ^SAR_ > told.txt"}
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A clone in which `dvc repro` has run once, with two trials one after the other."""
-    checkout = Checkout(tmp_path_factory.mktemp("clone"), TINY | {"search.max_concurrent_trials": 1})
+    checkout = Checkout(tmp_path_factory.mktemp("clone"), TINY | SETTINGS)
     said = checkout.repro().stdout
     assert [stage for stage in STAGES if f"Running stage '{stage}'" in said] == STAGES
     return checkout
@@ -73,6 +77,66 @@ def test_mlflow_has_one_parent_with_its_trials_nested_and_nothing_left_running(d
     assert [file.path for file in client.list_artifacts(control.info.run_id, "attention")]
 
 
+def test_runs_read_well_in_a_list_and_are_filtered_by_tags(done: Checkout) -> None:
+    client = _client(done)
+    experiment = client.get_experiment_by_name("sar-search/digits").experiment_id
+
+    def found(**tags: str) -> list[Any]:
+        return client.search_runs([experiment], " and ".join(f"tags.`sar.{key}` = '{each}'" for key, each in tags.items()))  # fmt: skip
+
+    (best,) = found(best="true")
+    assert best.data.tags["sar.trial"] in best.info.run_name
+    assert best.info.run_name.startswith("w=")
+    assert {run.data.tags["sar.trial"] for run in found(control="true")} == {"baseline", "paper"}
+    assert {run.info.run_name for run in found(control="true")} >= {"baseline w=0"}
+    rungs = {run.data.tags["sar.rung"] for run in found(role="trial")}
+    assert rungs <= {"0", "1"}
+    (search,) = found(kind="search")
+    note = search.data.tags["mlflow.note.content"]
+    assert "**what** 2 trials over" in note
+    assert "make repro" in note
+    for kind, context in (("retrain", "training"), ("evaluation", "test")):
+        for run in found(kind=kind):
+            assert run.data.tags["sar.search_run"] == search.info.run_id
+            (used,) = client.get_run(run.info.run_id).inputs.dataset_inputs
+            assert run.data.tags["sar.data_hash"].startswith(used.dataset.digest)
+            assert used.tags[0].value == context
+
+
+def test_attention_of_every_setting_is_logged_with_its_arrays(done: Checkout, tmp_path: Path) -> None:
+    client = _client(done)
+    experiment = client.get_experiment_by_name("sar-search/digits").experiment_id
+    (search,) = client.search_runs([experiment], "tags.`sar.kind` = 'search'")
+    names = {file.path for file in client.list_artifacts(search.info.run_id, "attention")}
+    assert names == {"attention/settings.png"}
+    assert [file.path for file in client.list_artifacts(search.info.run_id, "report")] == ["report/index.html"]
+    chosen = "tags.`sar.best` = 'true'", "tags.`sar.control` = 'true'"
+    drawn = [run for each in chosen for run in client.search_runs([experiment], each)]
+    assert len(drawn) == 3
+    for run in drawn:
+        path = client.download_artifacts(run.info.run_id, "attention/validation_images.npz", str(tmp_path))
+        with np.load(path) as arrays:
+            assert arrays["similarity"].shape == arrays["components"].shape == (2, 2, 6, 6)
+
+
+def test_hook_was_told_that_the_search_has_finished(done: Checkout) -> None:
+    told = dict(line.split("=", 1) for line in (done.root / "told.txt").read_text().splitlines())
+    assert told["SAR_EVENT"] == "finished"
+    summary = _json(done, "search/summary.json")
+    assert told["SAR_FINGERPRINT"] == summary["fingerprint"]
+    assert told["SAR_BEST"] == summary["best"]["trial"]
+
+
+def test_evaluation_is_kept_and_compared(done: Checkout) -> None:
+    said = done.search("compare")
+    assert said.returncode == 0, said.stderr
+    fingerprint = _json(done, "search/summary.json")["fingerprint"]
+    assert fingerprint[:8] in said.stdout
+    assert "the same 359 test images, which have been read 1 time." in said.stdout
+    evaluation = _json(done, "evaluate/evaluation.json")
+    assert f"{100 * evaluation['arms']['best']['accuracy']:.2f}" in said.stdout
+
+
 def test_evaluation_counts_reads_and_compares_the_arms(done: Checkout) -> None:
     evaluation = _json(done, "evaluate/evaluation.json")
     metrics = _json(done, "evaluate/metrics.json")
@@ -125,10 +189,40 @@ def test_second_repro_runs_nothing(done: Checkout) -> None:
     assert "up to date" in said
 
 
+def test_a_gate_that_says_no_ends_with_status_3_and_moves_nothing(done: Checkout) -> None:
+    done.set({"promote.min_accuracy": 1.0})
+    for arguments in (["promote"], ["promote", "--dry-run"]):
+        said = done.search(*arguments)
+        assert said.returncode == 3, said.stderr
+        assert "accuracy failed: " in said.stderr
+    assert "champion" not in _client(done).get_registered_model("sar-digits").aliases
+
+
 def test_promote_moves_the_champion(done: Checkout) -> None:
+    done.set({"promote.min_accuracy": 0.0, "promote.control": "any", "promote.max_ece": None})
     said = done.search("promote", "--reason", "a test")
     assert said.returncode == 0, said.stderr
     client = _client(done)
     version = client.get_model_version_by_alias("sar-digits", "champion")
     assert version.version == client.get_model_version_by_alias("sar-digits", "challenger").version
     assert version.tags["sar.promoted.reason"] == "a test"
+    for tag in ("data_hash", "split_hash", "commit", "search_run", "evaluation_run", "fingerprint", "licence"):
+        assert version.tags[f"sar.{tag}"], tag
+    accuracy = _json(done, "evaluate/evaluation.json")["arms"]["best"]["accuracies"][0]
+    assert json.loads(version.tags["sar.promoted.gate"])["accuracy_value"] == round(accuracy, 4)
+    assert _json(done, "evaluate/evaluation.json")["test_reads"] == 1
+    assert "@challenger  @champion" in done.search("models").stdout.replace("@champion  @challenger", "@challenger  @champion")  # fmt: skip
+    refused = done.search("rollback")
+    assert refused.returncode == 2
+    assert "no champion before version 1" in refused.stderr
+
+
+def test_predict_gives_picture_files_the_probabilities_of_evaluate(done: Checkout, tmp_path: Path) -> None:
+    ids = json.loads((done.root / "data/split.json").read_text())["test"][:5]
+    for place, image in enumerate(np.load(done.root / "data/prepared/images.npy")[ids]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{place}.png")
+    said = done.search("predict", "--json", str(tmp_path))
+    assert said.returncode == 0, said.stderr
+    found = [list(row["probabilities"].values()) for row in json.loads(said.stdout)]
+    with np.load(done.root / "results/evaluate/predictions.npz") as archive:
+        np.testing.assert_allclose(found, archive["best-seed1"][:5], rtol=0, atol=1e-5)

@@ -17,11 +17,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
 Floats = NDArray[np.float64]
 
 _WIDTH = 7.5  # inches; 900 pixels at 120 dots an inch
+_LEAST = 1.05
+"""Inches of a column."""
 _HEADS_ABREAST = 6
 _PARTS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)
 
@@ -34,36 +36,40 @@ def attention_figure(
     threshold: float = 0.0,
     title: str = "",
 ) -> Figure:
-    """Draw two lines an image: its similarity map in every head, and below each the components of the cut map.
+    """Draw three lines an image: its similarity map in every head, what of it lies above the cut, and the components.
 
     images (n, H, W, C) uint8 with one or three channels; similarity (n, A, h, w); masks (n, any, any) with 1 for the
-    object, outlined on the image. The first column holds the image and, below it, the attention: the softmax over
-    patches, averaged over the heads, the deeper the orange the more. Maps are coloured around their cut, white there
-    and orange above. The largest components have colours of their own, from the seventh on they are grey; the number
-    of components stands in the corner. More than six heads continue on further lines.
+    object, outlined on the image and on the attention. The first column holds the image and, below it, the attention:
+    the softmax over patches, averaged over the heads, the deeper the orange the more. Maps are coloured around their
+    cut, white there and orange above; what is not above it is grey in the second line. The largest components have
+    colours of their own, from the seventh on they are grey; the number of components stands in the corner. More than
+    six heads continue on further lines.
 
     Raises ValueError for shapes that do not fit.
     """
     maps = _checked(images, similarity, masks)
     heads = maps.shape[1]
     blocks = math.ceil(heads / _HEADS_ABREAST)
-    figure, grid = _grid(2 * blocks * len(images), 1 + math.ceil(heads / blocks), title)
+    figure, grid = _grid(3 * blocks * len(images), 1 + math.ceil(heads / blocks), title)
     for index, image in enumerate(images):
-        lines = grid[2 * blocks * index : 2 * blocks * (index + 1)]
-        _draw_image(lines[0][0], image, None if masks is None else masks[index])
-        _draw_attention(lines[1][0], image, _attention(maps[index]).mean(axis=0))
+        lines = grid[3 * blocks * index : 3 * blocks * (index + 1)]
+        mask = None if masks is None else masks[index]
+        _draw_image(lines[0][0], image, mask)
+        _draw_attention(lines[1][0], image, attention(maps[index]).mean(axis=0), mask)
         if index == 0:
             lines[0][0].set_title("image", fontsize=9)
         lines[1][0].set_xlabel("attention", fontsize=8)
         for head in range(heads):
             block, column = divmod(head, math.ceil(heads / blocks))
-            above, below = lines[2 * block][1 + column], lines[2 * block + 1][1 + column]
+            above, middle, below = (lines[3 * block + line][1 + column] for line in range(3))
             _draw_similarity(above, maps[index, head], threshold)
+            _draw_similarity(middle, maps[index, head], threshold, cut_off=True)
             _draw_components(below, maps[index, head], threshold)
             if index == 0 or blocks > 1:
                 above.set_title(f"head {head}", fontsize=9)
             if column == 0:
                 above.set_ylabel("similarity", fontsize=8)
+                middle.set_ylabel("above the cut", fontsize=8)
                 below.set_ylabel("components", fontsize=8)
     for axes in (axes for line in grid for axes in line):
         axes.set_visible(axes.has_data())
@@ -81,21 +87,24 @@ def comparison_figure(
 ) -> Figure:
     """Draw a line an image: the image, then for each arm its attention, its similarity map and the components of that.
 
-    similarity: arm -> (n, A, h, w), say {"best": ..., "control": ...}; the rest as in `attention_figure`. Attention is
+    similarity: arm -> (n, A, h, w), say {"best": ..., "control": ...}; the rest as in `attention_figure`, with one
+    threshold for all, since numbers of components at different cuts say nothing of each other. Attention is
     averaged over the heads. Heads of two networks do not correspond, so the map shown is the mean over heads too,
     unless `heads` names one for each arm.
     """
     checked = {arm: _checked(images, maps, masks) for arm, maps in similarity.items()}
     figure, grid = _grid(len(images), 1 + 3 * len(checked), title)
-    grid[0][0].set_title("image", fontsize=9)
+    size = 9 * max(1.0, figure.get_figwidth() / _WIDTH)  # a wide picture is shown smaller
+    grid[0][0].set_title("image", fontsize=size)
     for place, (arm, maps) in enumerate(checked.items()):
         start = 1 + 3 * place
         shown = maps.mean(axis=1) if heads is None else maps[:, heads[arm]]
         source = "similarity" if heads is None else f"head {heads[arm]}"
         for column, label in enumerate(("attention", source, "components")):
-            grid[0][start + column].set_title(f"{arm}\n{label}", fontsize=9)
+            grid[0][start + column].set_title(f"{arm}\n{label}", fontsize=size)
         for index, image in enumerate(images):
-            _draw_attention(grid[index][start], image, _attention(maps[index]).mean(axis=0))
+            mask = None if masks is None else masks[index]
+            _draw_attention(grid[index][start], image, attention(maps[index]).mean(axis=0), mask)
             _draw_similarity(grid[index][start + 1], shown[index], threshold)
             _draw_components(grid[index][start + 2], shown[index], threshold)
     for index, image in enumerate(images):
@@ -118,10 +127,11 @@ def _cut(values: Floats, threshold: float) -> float:
     return float(values.mean() + threshold * values.std())
 
 
-def _attention(maps: Floats) -> Floats:
+def attention(maps: NDArray[np.floating[Any]]) -> Floats:
+    """The softmax over the patches of maps (..., h, w)."""
     weight = np.exp(maps - maps.max(axis=(-2, -1), keepdims=True))
-    attention: Floats = weight / weight.sum(axis=(-2, -1), keepdims=True)
-    return attention
+    shares: Floats = weight / weight.sum(axis=(-2, -1), keepdims=True)
+    return shares
 
 
 def _checked(
@@ -137,7 +147,8 @@ def _checked(
 
 
 def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]]:
-    width = min(_WIDTH, 1.6 * columns + 0.3)
+    # More columns than an image and two arms take widen it: a picture under an inch shows nothing.
+    width = min(max(_WIDTH, _LEAST * columns), 1.6 * columns + 0.3)
     figure = Figure(figsize=(width, width / columns * rows + 0.5), dpi=120, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr,call-arg]
     if title:
@@ -154,6 +165,10 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, list[list[Axes]]
 
 def _draw_image(axes: Axes, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> None:
     _show(axes, image, cmap="gray", vmin=0, vmax=255)
+    _outline(axes, mask, VERMILION)
+
+
+def _outline(axes: Axes, mask: NDArray[np.uint8] | None, colour: str) -> None:
     if mask is None:
         return
     inside = mask == 1
@@ -162,24 +177,27 @@ def _draw_image(axes: Axes, image: NDArray[np.uint8], mask: NDArray[np.uint8] | 
     # Fine squares instead of pixels, so that the outline follows the mask's edges and not the middles of its pixels.
     fine = np.kron(inside, np.ones((math.ceil(200 / max(inside.shape)),) * 2))
     rows, columns = ((np.arange(side) + 0.5) / side for side in fine.shape)
-    for colour, width in (("white", 2.6), (VERMILION, 1.4)):
-        axes.contour(columns, rows, fine, levels=[0.5], colors=[colour], linewidths=[width])
+    for drawn, width in (("white", 2.6), (colour, 1.4)):
+        axes.contour(columns, rows, fine, levels=[0.5], colors=[drawn], linewidths=[width])
 
 
-def _draw_attention(axes: Axes, image: NDArray[np.uint8], attention: Floats) -> None:
+def _draw_attention(axes: Axes, image: NDArray[np.uint8], shares: Floats, mask: NDArray[np.uint8] | None) -> None:
     grey = image.mean(axis=-1)
     _show(axes, 255 - 0.5 * (255 - grey), cmap="gray", vmin=0, vmax=255)
     # One colour that only gets denser: the image stays readable, and more colour is more attention for every reader.
-    tint = np.empty((*attention.shape, 4))
+    tint = np.empty((*shares.shape, 4))
     tint[..., :3] = to_rgb(VERMILION)
-    tint[..., 3] = 0.9 * attention / attention.max()
+    tint[..., 3] = 0.9 * shares / shares.max()
     _show(axes, tint)
+    _outline(axes, mask, BLACK)  # the tint is orange itself
 
 
-def _draw_similarity(axes: Axes, values: Floats, threshold: float) -> None:
+def _draw_similarity(axes: Axes, values: Floats, threshold: float, *, cut_off: bool = False) -> None:
     cut = _cut(values, threshold)
     reach = max(float(np.abs(values - cut).max()), 1e-12)
-    _show(axes, values, cmap="PuOr_r", norm=TwoSlopeNorm(cut, cut - reach, cut + reach))
+    shown = np.ma.masked_less_equal(values, cut) if cut_off else values  # type: ignore[no-untyped-call]
+    axes.set_facecolor("#C8C8C8")
+    _show(axes, shown, cmap="PuOr_r", norm=TwoSlopeNorm(cut, cut - reach, cut + reach))
 
 
 def _draw_components(axes: Axes, values: Floats, threshold: float) -> None:

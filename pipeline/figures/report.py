@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+Words = Sequence[tuple[str, str]]
 
 _TRIALS_SHOWN = 50
 _ABSENT = "\N{EN DASH}"
@@ -29,15 +30,20 @@ class ReportData:
     remarks          further sentences under the verdict, such as a comparison's note
     arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece
     difference       figure of the difference and its interval
+    analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
     test_reads       how often the test set with this data hash has been evaluated, this time included
     attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game, energy; best
                      and control, then the trivial baselines. None if the data have no masks
     attention_note   sentences on it: where the masks come from, the number of images left out
     trials           rows with trial, state, epochs, accuracy (validation; None if there is none), parameters (by dotted
                      path), control (bool), in the order of starting
-    trials_figure, learning_curves, confusion, calibration
-                     figures from `figures.curves`
-    classes          rows with class, images, best, control (accuracies; None for a class without images)
+    trials_figure, learning_curves, search_curves, confusion, calibration
+                     figures from `figures.curves`; search_curves: of validation accuracy
+    search_figures   (caption, figure) from `figures.search`
+    classes          rows with class, images, best, control (accuracies; None for a class without images), and change,
+                     low, high, p (None where the class cannot be compared)
+    class_figure     (caption, figure) of the changes
+    cost             (name, words) pairs
     attention_figures
                      (caption, figure) from `figures.attention`
     commit, data_hash, fingerprint, command, versions (by library), seconds
@@ -57,14 +63,19 @@ class ReportData:
     seconds: float
     remarks: Sequence[str] = ()
     difference: Figure | None = None
+    analysis: Words = ()
     attention: Sequence[Row] | None = None
     attention_note: str | None = None
     trials_figure: Figure | None = None
+    search_figures: Sequence[tuple[str, Figure]] = ()
     learning_curves: Figure | None = None
+    search_curves: Figure | None = None
     classes: Sequence[Row] | None = None
+    class_figure: tuple[str, Figure] | None = None
     confusion: Figure | None = None
     calibration: Figure | None = None
     attention_figures: Sequence[tuple[str, Figure]] | None = None
+    cost: Words = ()
 
 
 def render_report(data: ReportData) -> str:
@@ -80,7 +91,13 @@ def render_report(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=_percent, fixed=_fixed, deviation=_deviation, setting=_setting, duration=_duration, picture=_picture
+        percent=_percent,
+        fixed=_fixed,
+        deviation=_deviation,
+        change=_change,
+        setting=_setting,
+        duration=duration,
+        picture=_picture,
     )
     shown = shown_trials(data.trials)
     return environment.get_template("report.html.j2").render(
@@ -119,7 +136,12 @@ def _setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float) -> str:
+def _change(share: float | None) -> str:
+    return _ABSENT if _missing(share) or share is None else f"{100 * share + 0.0:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `12 s`, `3 min`, `1 h 23 min`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

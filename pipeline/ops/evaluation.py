@@ -26,7 +26,8 @@ from pipeline.ops.results import BEST, search_run
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
 from pipeline.score.locate import LocationScores
-from pipeline.track.runs import log_run
+from pipeline.track.datasets import DataUsed
+from pipeline.track.once import log_run
 from pipeline.track.store import Store
 from pipeline.train.loop import predict
 from pipeline.workspace import Workspace
@@ -156,9 +157,12 @@ def log_evaluation(
     metrics: Mapping[str, Any],
     workspace: Workspace,
     tags: Mapping[str, str],
+    datasets: Sequence[DataUsed] = (),
 ) -> str:
     """A run for the evaluation, under its search, with its figures and files. Returns the run's id."""
     fingerprint = str(summary["fingerprint"])
+    parent = search_run(workspace.state, fingerprint)
+    about = {"sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
     return log_run(
         store,
         experiment=params.experiment,
@@ -168,7 +172,8 @@ def log_evaluation(
         metrics={
             f"test/{group}/{name}": value for group, values in metrics["test"].items() for name, value in values.items()
         },
-        tags={**tags, "sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.verdict": summary["verdict"]},
-        parent_run_id=search_run(workspace.state, fingerprint),
+        tags={**tags, **about, "sar.verdict": summary["verdict"]},
+        parent_run_id=parent,
         artifacts={"": workspace.results / "evaluate"},
+        datasets=datasets,
     )

@@ -1,7 +1,7 @@
 """Gathers what the stages have found into the data of the report."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,14 @@ from pipeline.figures.curves import (
 )
 from pipeline.figures.report import ReportData
 from pipeline.ops.identity import commit, setting_name, versions
+from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
+from pipeline.ops.report_search import cost_words, looked_at, search_curves, search_figures, trial_rows
 from pipeline.ops.results import BEST, read_best, read_json, read_table
 from pipeline.score.classify import reliability_bins
 from pipeline.score.compare import comparison_from
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 
-FIXED_COLUMNS = {
-    *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
-}
 BASELINES = {
     "random": "baseline: nearly uniform, at random",
     "uniform": "baseline: uniform",
@@ -51,16 +50,17 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     prepared = open_prepared(workspace.prepared)
     control, comparison = evaluation["control"], comparison_from(evaluation["comparison"])
     rows = read_table(results / "search" / "trials.csv", made_by="search")
-    # Confirmations are the same settings again; what they showed stands in the remarks.
-    trials = [_trial(row) for row in rows if row["role"] != "confirmation"]
+    trials = trial_rows(rows)
     with np.load(results / "evaluate" / "predictions.npz") as archive:
         predictions = {name: archive[name] for name in archive.files}
+    correct = correct_by_arm(predictions, control)
+    classes = class_rows(
+        evaluation, prepared.classes, predictions["labels"], correct, control, confidence=comparison.confidence
+    )
     remarks = [
         f"Best setting: {setting_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
         f"The control is {summary['against']}.",
     ]
-    if comparison.paired_t_p is not None:
-        remarks.append(f"Secondary analysis, a paired t-test over seeds: p = {comparison.paired_t_p:.2g}.")
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
         remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")
     arms = {BEST: "best", control: f"control: {control}"}
@@ -72,13 +72,28 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         difference=difference_figure(
             [("best - control", comparison.difference, comparison.low, comparison.high)], margin=params.evaluate.margin
         ),
+        analysis=analysis_words(
+            comparison,
+            correct,
+            control,
+            margin=params.evaluate.margin,
+            seed=params.base.seed,
+            looked=looked_at(summary, rows),
+        ),
         test_reads=evaluation["test_reads"],
         attention=_attention_rows(evaluation, arms),
         attention_note=_attention_note(evaluation, prepared.manifest),
         trials=trials,
         trials_figure=accuracy_by_trial(trials),
+        search_figures=search_figures(rows, summary["importances"], summary["rung_correlations"]),
         learning_curves=_curves(workspace, retrained, arms),
-        classes=_classes(evaluation, prepared.classes, predictions["labels"], control),
+        search_curves=search_curves(
+            read_table(results / "search" / "curves.csv", made_by="search"),
+            rows,
+            {found.trial: "best", control: f"control: {control}"},
+        ),
+        classes=classes,
+        class_figure=class_figure(classes),
         confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
         attention_figures=_pictures(workspace, retrained, prepared.images, prepared.masks, control, found.best),
@@ -87,6 +102,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         fingerprint=evaluation["fingerprint"],
         command="make repro",
         versions=versions(),
+        cost=cost_words(summary, retrained),
         seconds=3600 * float(summary["spent"]["training_hours"]) + float(retrained["seconds"]),
     )
 
@@ -100,25 +116,6 @@ def _chosen(summary: Mapping[str, Any]) -> str:
         f"chosen by validation accuracy over {1 + len(best['further_seeds'])} seeds; over the further ones, which the "
         f"search did not see, it was {100 * best['further_mean']:.1f} %"
     )
-
-
-def _trial(row: Mapping[str, str]) -> dict[str, Any]:
-    parameters = {name: _number(value) for name, value in row.items() if name not in FIXED_COLUMNS and value}
-    return {
-        "trial": row["trial"],
-        "state": row["state"],
-        "control": row["role"].startswith("control"),
-        "epochs": int(row["epochs"]),
-        "accuracy": float(row["val/accuracy"]) if row["val/accuracy"] else None,
-        "parameters": {name.removeprefix("regularizer."): value for name, value in parameters.items()},
-    }
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _arm_row(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,20 +159,6 @@ def _curves(workspace: Workspace, retrained: Mapping[str, Any], arms: Mapping[st
         by_arm.setdefault(arms[run["arm"]], []).append([row["train/accuracy"] for row in curves])
     series = {name: (np.arange(1, len(rows[0]) + 1), np.array(rows)) for name, rows in by_arm.items()}
     return learning_curves(series, ylabel="training accuracy (%)")
-
-
-def _classes(
-    evaluation: Mapping[str, Any], classes: Sequence[str], labels: NDArray[np.int64], control: str
-) -> list[dict[str, Any]]:
-    arms = evaluation["arms"]
-    rows = zip(
-        classes,
-        np.bincount(labels, minlength=len(classes)),
-        arms[BEST]["per_class_accuracy"],
-        arms[control]["per_class_accuracy"],
-        strict=True,
-    )
-    return [{"class": name, "images": int(count), "best": best, "control": other} for name, count, best, other in rows]
 
 
 def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str]) -> Any:

@@ -13,6 +13,15 @@ from pipeline.parsing import read_yaml
 BEST = "best"
 """Name of the arm that has the best setting; the other arm has its control's name."""
 
+NAMES = {
+    "spatial_entropy": "SAR",
+    "total_variation": "total variation",
+    "head_disagreement": "head disagreement",
+    "relative_localisation": "relative localisation",
+    "guided_transfer": "guided transfer",
+}
+"""The methods as sentences call them."""
+
 RUN_FILE = "mlflow_run"
 """File in a search's state folder that holds the id of its parent run."""
 
@@ -22,6 +31,7 @@ class BestSetting:
     """best.yaml, read back. best: values of the best trial; controls: values by control name.
 
     weights: what the search's specifications of pretrained weights were resolved to, as `pipeline.ops.weights` has it.
+    against: what the control is, in words.
     """
 
     fingerprint: str
@@ -29,6 +39,7 @@ class BestSetting:
     best: Mapping[str, Any]
     controls: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    against: str = ""
 
     def control(self, name: str) -> Mapping[str, Any]:
         """A control's values.
@@ -58,6 +69,7 @@ def read_best(folder: Path) -> BestSetting:
             content["best"],
             content["controls"],
             content.get("weights", {}),
+            content.get("against", ""),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a search's result ({error}). Run `dvc repro --force search`.") from None
@@ -89,6 +101,21 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Run `dvc repro {made_by}` first.") from None
+
+
+def method_words(best: Mapping[str, Mapping[str, Any]], control: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the best setting trains with that its control does not: `SAR`, `SAR and total variation`.
+
+    Both are the configurations of every method by its name (`RegularizerParams.configs`).
+    """
+    added = [name for name, each in best.items() if each["weight"] > 0 and not control.get(name, {}).get("weight")]
+    words = [f"the plugin {best[name]['spec']}" if name == "plugin" else NAMES[name] for name in added]
+    return " and ".join(words) or "the best setting"
+
+
+def against_words(against: str) -> str:
+    """What best.yaml says of the control, as short as a sentence has room for: no parameters' names, no clauses."""
+    return against.partition(" (")[0].partition(", which")[0]
 
 
 def search_run(state: Path, fingerprint: str) -> str | None:

@@ -118,11 +118,12 @@ def comparison_from(content: Mapping[str, Any]) -> Comparison:
     return Comparison(**{**content, "seeds": tuple(content["seeds"])})
 
 
-def verdict(comparison: Comparison, *, what: str = "SAR", margin: float = 0.01) -> str:
+def verdict(comparison: Comparison, *, what: str = "SAR", margin: float = 0.01, against: str = "") -> str:
     """Say in one sentence what the comparison shows, in points of test accuracy.
 
     An interval that excludes 0 is a difference. One that includes 0 shows the absence of a difference only if it lies
-    inside +-`margin` (a fraction); otherwise the data do not tell. Raises ValueError for a margin that is not positive.
+    inside +-`margin` (a fraction); otherwise the data do not tell. against: what the control is, in words. Raises
+    ValueError for a margin that is not positive.
     """
     if margin <= 0:
         raise ValueError(f"margin must be above 0, got {margin}")
@@ -132,10 +133,11 @@ def verdict(comparison: Comparison, *, what: str = "SAR", margin: float = 0.01) 
     # An end of the interval that rounds to 0 would hide which side of 0 it lies on.
     digits = 1 if min(abs(low), abs(high), abs(difference)) >= 0.0005 else 2
     best, control = comparison.seeds
+    against = f"; against {against}" if against else ""
     seeds = f"{best} seeds each" if best == control else f"{best} seeds against {control}"
     basis = (
         f"{100 * comparison.confidence:.4g} % interval {_points(low, digits, unit=False)} to {_points(high, digits)}; "
-        f"{seeds}, on {comparison.images:,} test images"
+        f"{seeds}, on {comparison.images:,} test images{against}"
     )
     change = _points(difference, digits)
     if low > 0 or high < 0:

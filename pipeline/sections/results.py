@@ -1,4 +1,6 @@
-"""Sections of params.yaml about what comes of a search: retraining, evaluation, report, registry, tracking."""
+"""Sections of params.yaml about what comes of a search: retraining, evaluation, report, registry and tracking."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +32,23 @@ class RegisterParams(Section):
     )
 
 
+class PromoteParams(Section):
+    min_accuracy: float | None = Field(
+        None, ge=0, le=1, description="Test accuracy of a champion; null: above the share of the most frequent class."
+    )
+    margin: float = Field(
+        0.01, gt=0, lt=1, description="Accuracy that may be lost against the champion, and against the control."
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval against the champion.")
+    control: Literal["not_worse", "better", "any"] = Field(
+        "not_worse", description="What the setting must have shown against its control; any: nothing."
+    )
+    max_ece: float | None = Field(0.1, ge=0, le=1, description="Expected calibration error; null: any.")
+    max_latency_ms: float | None = Field(
+        None, gt=0, le=1e6, description="Milliseconds for one image by itself, on the machine that promotes; null: any."
+    )
+
+
 class TrackingParams(Section):
     uri: str | None = Field(
         None,
@@ -40,3 +59,15 @@ class TrackingParams(Section):
         None, min_length=1, max_length=200, description="MLflow experiment; null: sar-search/ and the set's name."
     )
     attention_images: int = Field(4, ge=0, le=64, description="Validation images whose attention is logged.")
+    on_finished: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2000,
+        description="Command for the shell, run when a search has finished; facts are in its environment (SAR_...).",
+    )
+    on_failed: str | None = Field(
+        None, min_length=1, max_length=2000, description="The same, when a search has failed; SAR_REASON says why."
+    )
+    on_promoted: str | None = Field(
+        None, min_length=1, max_length=2000, description="The same, when a model has become champion."
+    )

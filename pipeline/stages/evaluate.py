@@ -7,6 +7,8 @@ confusion.csv     true and predicted class, a row for every test image and seed 
 attention_by_class.csv
                   attention against masks, a row for every class of either arm and of each baseline
 attention.npz     similarity maps of the last block of the images that the report shows
+
+What was right is kept under `state/evaluations/` too, for `sar-search compare`: the next search replaces these files.
 """
 
 import json
@@ -26,10 +28,13 @@ from pipeline.ops.evaluation import (
     summarise,
     write_confusion,
 )
+from pipeline.ops.evaluations import keep_evaluation
 from pipeline.ops.identity import commit, trace
 from pipeline.ops.locating import write_class_rows
-from pipeline.ops.results import read_json
+from pipeline.ops.results import BEST, against_words, read_json
 from pipeline.score.compare import comparison_from, verdict
+from pipeline.score.family import p_value
+from pipeline.track.datasets import DataUsed
 from pipeline.track.store import resolve_store
 from pipeline.workspace import Workspace
 
@@ -44,19 +49,31 @@ def main(workspace: Workspace) -> None:
     runs = [evaluate_run(workspace.models / run["folder"], run, data) for run in retrained["runs"]]
     summary = summarise(runs, data, control=control, confidence=params.evaluate.confidence, seed=params.base.seed)
     comparison = comparison_from(summary["comparison"])
+    what = retrained.get("method", "the best setting")
+    against = against_words(retrained.get("against", ""))
     summary |= {
         "control": control,
         "fingerprint": retrained["fingerprint"],
         "data_hash": data_hash,
         "test_reads": reads,
-        "verdict": verdict(comparison, margin=params.evaluate.margin),
+        "method": what,
+        "p": p_value(comparison),
+        "verdict": verdict(comparison, what=what, margin=params.evaluate.margin, against=against),
     }
     metrics = metrics_of(summary, control)
     folder = workspace.results / "evaluate"
     folder.mkdir(parents=True, exist_ok=True)
     test = data.split.test
+    labels = data.prepared.labels[test]
     predictions: Any = {run.name: run.probabilities for run in runs}
-    np.savez_compressed(folder / "predictions.npz", ids=test, labels=data.prepared.labels[test], **predictions)
+    np.savez_compressed(folder / "predictions.npz", ids=test, labels=labels, **predictions)
+    correct = {
+        arm: np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm])
+        for arm in (BEST, control)
+    }
+    keep_evaluation(
+        workspace.state, summary, retrained, ids=test, labels=labels, best=correct[BEST], control=correct[control]
+    )
     write_confusion(folder / "confusion.csv", runs, data)
     write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))
     shown = one_of_each(test, data.prepared.labels, params.report.attention_images)
@@ -66,7 +83,9 @@ def main(workspace: Workspace) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     store = resolve_store(params.tracking.uri, workspace.anchor)
     tags = trace(workspace.root, data_hash)
-    summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags)
+    name, source = str(data.prepared.manifest["dataset"]), str(workspace.prepared)
+    used = [DataUsed(name, data_hash, source, "test", {"test": len(test)})]
+    summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used)
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{summary['verdict']}\ntest set read {reads} time{'s' * (reads != 1)} for these data")
 

@@ -1,18 +1,34 @@
-"""report: all results -> `results/report/index.html`, the page a person reads. Run by `dvc repro report`."""
+"""report: all results -> `results/report/index.html`, the page a person reads. Run by `dvc repro report`.
+
+The page is put beside the search's run in MLflow too, or the evaluation's where the search was tracked elsewhere.
+"""
+
+import os
 
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
 from pipeline.ops.reporting import gather_report
+from pipeline.ops.results import read_json, search_run
+from pipeline.track.once import attach
+from pipeline.track.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Gather the results and write the page."""
-    page = render_report(gather_report(workspace, load_params(workspace.params)))
+    """Gather the results, write the page and log it."""
+    params = load_params(workspace.params)
+    page = render_report(gather_report(workspace, params))
+    evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
+    store = resolve_store(params.tracking.uri, workspace.anchor)
+    prepare_store(store)
     path = workspace.results / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    run = search_run(workspace.state, evaluation["fingerprint"]) or evaluation["mlflow_run"]
+    attach(store, run, path, folder="report")
     print(f"report -> {path.relative_to(workspace.root)}")
 
 

@@ -7,10 +7,11 @@ from pipeline.config import load_params
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
-from pipeline.ops.identity import trace
-from pipeline.ops.results import BEST, read_best
+from pipeline.ops.identity import setting_name, trace
+from pipeline.ops.results import BEST, method_words, read_best
 from pipeline.ops.retraining import SECONDS, curves_of, log_retraining, retrain_jobs, run_retraining, seconds_of
 from pipeline.ops.weights import recall
+from pipeline.track.datasets import DataUsed
 from pipeline.track.store import resolve_store
 from pipeline.workspace import Workspace
 
@@ -41,10 +42,17 @@ def main(workspace: Workspace) -> None:
             job.folder, workspace.models / job.name, ignore=shutil.ignore_patterns(SECONDS), dirs_exist_ok=True
         )
     store = resolve_store(params.tracking.uri, workspace.anchor)
-    runs = log_retraining(store, params, jobs, found.fingerprint, workspace, trace(workspace.root, prepared.data_hash))
+    counts = {"train": len(split.train), "val": len(split.val)}
+    name, source = str(prepared.manifest["dataset"]), str(workspace.prepared)
+    used = [DataUsed(name, prepared.data_hash, source, "training", counts)]
+    tags = trace(workspace.root, prepared.data_hash)
+    runs = log_retraining(store, params, jobs, found.fingerprint, workspace, tags, used)
     content = {
         "fingerprint": found.fingerprint,
         "control": params.retrain.control,
+        "method": method_words(*(setting.regularizer.configs() for setting in settings)),
+        "setting": setting_name(dict(found.best)),
+        "against": found.against,
         "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],
         "seconds": round(sum(seconds_of(job.folder) for job in jobs), 1),
         "to_register": jobs[0].name,

@@ -5,11 +5,13 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 
 from pipeline.entry import run_stage
 from pipeline.ops.check import measure
+from pipeline.ops.hooks import told_how_it_ends
 from pipeline.ops.plan import make_plan
 from pipeline.ops.progress import SearchProgress
 from pipeline.ops.searches import describe_start, describe_summary
-from pipeline.ops.tracking import TrackedSearch
+from pipeline.ops.tracking import TrackedSearch, search_facts
 from pipeline.tune.extent import runs_at_most
+from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import run_search
 from pipeline.workspace import Workspace
@@ -23,13 +25,20 @@ def main(workspace: Workspace) -> None:
     print(describe_start(task, workspace.searches))
     for line in measure(plan).describe():
         print(line, flush=True)
-    total = runs_at_most(plan.params, plan.space)
-    with TrackedSearch(plan, task) as tracked, SearchProgress(total, plan.params.train.epochs) as progress:
+    total, params = runs_at_most(plan.params, plan.space), plan.params
+    facts = search_facts(plan, task)
+    with (
+        told_how_it_ends(params.tracking, facts, workspace.root),
+        TrackedSearch(plan, task) as tracked,
+        SearchProgress(total, params.train.epochs) as progress,
+    ):
         outcome = run_search(task, [tracked, progress])
         folder = workspace.results / "search"
         best, summary = write_results(task, outcome, folder)
-        control = next(trial for trial in outcome.trials if trial.id == plan.params.retrain.control)
-        tracked.finish(best, control, summary, folder)
+        controls = [trial for trial in outcome.trials if trial.control]
+        controls.sort(key=lambda trial: trial.id != params.retrain.control)
+        tracked.finish(best, controls, summary, folder)
+        facts |= {"best": best.id, "best_accuracy": f"{best.metric(OBJECTIVE):.4f}", "mlflow_run": tracked.run_id}
     print(describe_summary(summary))
 
 

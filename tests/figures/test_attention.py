@@ -65,12 +65,12 @@ def test_components_of_a_constant_map_are_none() -> None:
     assert components(np.full((4, 4), 2.5)).max() == 0
 
 
-def test_a_figure_has_image_attention_and_two_pictures_a_head() -> None:
+def test_a_figure_has_image_attention_and_three_pictures_a_head() -> None:
     images, maps, masks = sample(images=2, heads=3)
     figure = attention_figure(images, maps, masks=masks, title="What it looks at")
-    assert len(visible(figure)) == 2 * (2 + 2 * 3)
+    assert len(visible(figure)) == 2 * (2 + 3 * 3)
     labels = {text for axes in figure.axes for text in (axes.get_title(), axes.get_xlabel(), axes.get_ylabel())}
-    assert labels >= {"image", "head 0", "head 2", "attention", "similarity", "components"}
+    assert labels >= {"image", "head 0", "head 2", "attention", "similarity", "above the cut", "components"}
     assert figure.get_suptitle() == "What it looks at"
 
 
@@ -97,6 +97,34 @@ def test_component_pictures_carry_the_labels_and_their_number() -> None:
     assert [text.get_text() for text in axes.texts] == [str(labels.max())]
 
 
+def test_what_is_not_above_the_cut_is_left_out_of_the_thresholded_map() -> None:
+    images, maps, _ = sample(images=1, heads=1)
+    figure = attention_figure(images, maps, threshold=0.3)
+    drawn = next(axes for axes in figure.axes if axes.get_ylabel() == "above the cut").images[0].get_array()
+    assert drawn is not None
+    values = maps[0, 0]
+    np.testing.assert_array_equal(np.ma.getmaskarray(drawn), values <= values.mean() + 0.3 * values.std())
+    np.testing.assert_allclose(np.ma.getdata(drawn), values)
+
+
+def test_attention_carries_the_masks_outline_too() -> None:
+    images, maps, masks = sample(images=1)
+    for figure in (attention_figure(images, maps, masks=masks), comparison_figure(images, {"a": maps}, masks=masks)):
+        axes = next(axes for axes in figure.axes if "attention" in axes.get_xlabel() + axes.get_title())
+        assert any(isinstance(drawn, ContourSet) for drawn in axes.collections)
+
+
+def test_three_arms_widen_the_figure_instead_of_shrinking_its_pictures() -> None:
+    images, maps, _ = sample(images=1)
+    two, three = (comparison_figure(images, dict.fromkeys("abc"[:arms], maps)) for arms in (2, 3))
+    columns = {2: 7, 3: 10}
+    assert two.get_figwidth() / columns[2] >= 1.05
+    assert three.get_figwidth() / columns[3] >= 1.05
+    # A pane as wide as two arms take shows the words of three in the same size.
+    sizes = [figure.axes[1].title.get_fontsize() / figure.get_figwidth() for figure in (two, three)]
+    assert sizes[1] == pytest.approx(sizes[0])
+
+
 def test_overlay_is_the_softmax_averaged_over_heads() -> None:
     images, maps, _ = sample(images=1, heads=3)
     figure = attention_figure(images, maps)
@@ -112,7 +140,7 @@ def test_mask_is_outlined_only_where_it_has_an_edge() -> None:
     images, maps, masks = sample(images=3)
     masks[1], masks[2] = 1, 255
     figure = attention_figure(images, maps, masks=masks)
-    shown = figure.axes[:: 2 * (1 + maps.shape[1])]
+    shown = figure.axes[:: 3 * (1 + maps.shape[1])]
     outlined = [any(isinstance(drawn, ContourSet) for drawn in axes.collections) for axes in shown]
     assert outlined == [True, False, False]
     contour = next(drawn for drawn in shown[0].collections if isinstance(drawn, ContourSet))
@@ -125,7 +153,7 @@ def test_mask_is_outlined_only_where_it_has_an_edge() -> None:
 def test_many_heads_continue_on_further_lines() -> None:
     images, maps, _ = sample(images=1, heads=12)
     figure = attention_figure(images, maps)
-    assert len(visible(figure)) == 2 + 2 * 12
+    assert len(visible(figure)) == 2 + 3 * 12
     assert titled(figure, "head 11").get_subplotspec() is not None
     columns = {axes.get_subplotspec().get_gridspec().ncols for axes in figure.axes}  # type: ignore[union-attr]
     assert columns == {7}

@@ -19,8 +19,10 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.report import ReportData, render_report, shown_trials
+from pipeline.figures.search import survival_figure
 
 VOID = {"meta", "img", "br"}
+UNCOMPARED = dict.fromkeys(("change", "low", "high", "p"))
 
 
 class Page(HTMLParser):
@@ -111,8 +113,17 @@ def full_report() -> ReportData:
         attention_note="12 images without an object are left out.",
         trials_figure=accuracy_by_trial(trials),
         learning_curves=learning_curves(curves),
-        classes=[{"class": str(label), "images": 36, "best": 0.97, "control": 0.95} for label in range(9)]
-        + [{"class": "9", "images": 0, "best": None, "control": float("nan")}],
+        classes=[
+            {"class": str(label), "images": 36, "best": 0.97, "control": 0.95, "change": 0.02}
+            | {"low": -0.013, "high": 0.053, "p": 0.618}
+            for label in range(9)
+        ]
+        + [{"class": "9", "images": 0, "best": None, "control": float("nan")} | UNCOMPARED],
+        class_figure=("How much every class has changed.", difference_figure([("0", 0.02, -0.013, 0.053)])),
+        analysis=[("primary", "difference of means"), ("family", "corrected by Holm")],
+        search_figures=[("How many trials trained each epoch.", figure)] if (figure := survival_figure(trials)) else [],
+        search_curves=learning_curves(curves),
+        cost=[("search, by the clock", "1 h 2 min")],
         confusion=confusion_figure(np.eye(10, dtype=int) * 36, [str(label) for label in range(10)]),
         calibration=reliability_figure({"best": (centres, centres, np.arange(15))}),
         attention_figures=[("Best and control on three test images.", comparison_figure(images, maps))],
@@ -147,17 +158,22 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
     assert page.rows["attention"] == 5
     assert "regularizer.spatial_entropy.weight = 0.1235" in page.text["search"]
     assert page.rows["classes"] == 10
-    assert page.text["classes"].count("\N{EN DASH}") == 2
+    assert page.text["classes"].count("\N{EN DASH}") == 2 + 3
+    assert "-1.3 to +5.3" in page.text["classes"]
+    assert "0.618" in page.text["classes"]
+    assert "+2.0" in page.text["classes"]
+    assert "corrected by Holm" in page.text["result"]
+    assert "1 h 2 min" in page.text["cost"]
     for expected in ("make repro", "0123abcd", "da7a", "f1f1", "torch", "2.11.0", "1 h 23 min"):
         assert expected in page.text["reproduce"]
-    assert sum(tag == "img" and name == "src" for tag, name, _ in page.attributes) == 6
+    assert sum(tag == "img" and name == "src" for tag, name, _ in page.attributes) == 9
     assert ("p", "class", "absent") not in page.attributes
 
 
 def test_report_needs_nothing_from_elsewhere(full_html: str) -> None:
     page = Page(full_html)
     sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data", "action")]
-    assert len(sources) == 6
+    assert len(sources) == 9
     assert all(re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+=*", source) for source in sources)
     assert "http" not in re.sub(r"base64,[^\"]+", "", full_html)
     assert "url(" not in full_html
@@ -167,7 +183,7 @@ def test_report_needs_nothing_from_elsewhere(full_html: str) -> None:
 def test_every_figure_says_in_words_what_is_seen(full_html: str) -> None:
     page = Page(full_html)
     described = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
-    assert len(described) == 6
+    assert len(described) == 9
     assert all(len(text) > 20 for text in described)
 
 
@@ -180,6 +196,7 @@ def test_missing_parts_are_named_in_a_sentence() -> None:
     assert "No learning curves" in page.text["training"]
     assert "No figures by class" in page.text["classes"]
     assert "No calibration figure" in page.text["calibration"]
+    assert "No cost" in page.text["cost"]
     assert not any(tag == "img" for tag, _, _ in page.attributes)
 
 
@@ -193,14 +210,13 @@ def test_names_cannot_break_out_of_the_page() -> None:
     evil = "<script>alert('x')</script>"
     row = trial(0, 0.9) | {"trial": evil, "parameters": {evil: evil}}
     picture = ('"><b>' + evil, difference_figure([("best", 0.0, -0.01, 0.01)]))
-    classes = [{"class": evil, "images": 1, "best": 1.0, "control": 1.0}]
-    data = bare_report(
-        title=evil, verdict=evil, trials=[row], command=evil, attention_figures=[picture], classes=classes
-    )
+    classes = [{"class": evil, "images": 1, "best": 1.0, "control": 1.0} | UNCOMPARED]
+    texts = {"title": evil, "verdict": evil, "command": evil, "analysis": [(evil, evil)], "cost": [(evil, evil)]}
+    data = bare_report(**texts, trials=[row], attention_figures=[picture], classes=classes)
     html = render_report(data)
     assert "<script" not in html
     assert "<b>" not in html
-    assert html.count("&lt;script&gt;") >= 8
+    assert html.count("&lt;script&gt;") >= 12
 
 
 def test_trials_are_sorted_and_counted_beyond_fifty() -> None:

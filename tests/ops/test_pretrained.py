@@ -40,7 +40,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns of its own type hints, once, and here warnings are errors
     import mlflow.pyfunc  # noqa: F401
 
-from pipeline.track.registry import promote, register_model
+from pipeline.track.champion import history, move_champion
+from pipeline.track.registry import CHALLENGER, register_model, versions
 from pipeline.track.store import Store, prepare_store, resolve_store
 
 CONFIG = ModelConfig("vit_tiny_patch16_224", SMALL, "xavier", 0.0)
@@ -59,6 +60,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     made = resolve_store("sqlite:///mlflow.db", tmp_path_factory.mktemp("registry"))
     prepare_store(made)
     return made
+
+
+def promote(store: Store, name: str) -> None:
+    """Make the challenger champion."""
+    challenger = next(each.version for each in versions(store, name) if CHALLENGER in each.aliases)
+    move_champion(store, name, challenger, expected=history(store, name)[1], reason=None)
 
 
 def network(seed: int = 0, *, classes: int = 3, side: int = 12, **kwargs: Any) -> Any:
@@ -196,7 +203,7 @@ def test_alias_means_the_version_that_it_has_when_it_is_resolved(
     workspace: Workspace, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = registered(store, tmp_path, "sar", 0)
-    promote(store, "sar", reason=None)
+    promote(store, "sar")
     params = setting("models:/sar@champion", tracking__uri=store.uri)
     before = resolved(workspace, params)
     (found,) = before.values()
@@ -210,7 +217,7 @@ def test_alias_means_the_version_that_it_has_when_it_is_resolved(
     monkeypatch.undo()
     second = registered(store, tmp_path, "sar", 1)
     assert resolved(workspace, params) == before
-    promote(store, "sar", reason=None)
+    promote(store, "sar")
     (now,) = resolved(workspace, params).values()
     assert (now.resolved, now.sha256 == found.sha256) == (f"version {second}", False)
     exact = setting(f"models:/sar/{first}", tracking__uri=store.uri)
@@ -407,11 +414,11 @@ def test_retraining_takes_what_an_alias_meant_and_asks_nobody(
     workspace: Workspace, store: Store, tmp_path: Path
 ) -> None:
     registered(store, tmp_path, "asked", 2)
-    promote(store, "asked", reason=None)
+    promote(store, "asked")
     params = setting("models:/asked@champion", tracking__uri=store.uri)
     weights = resolved(workspace, params)
     registered(store, tmp_path, "asked", 3)
-    promote(store, "asked", reason=None)
+    promote(store, "asked")
     assert recall(workspace, record(weights), [params]) == weights
 
 

@@ -1,14 +1,19 @@
 """What the report's table of attention is made of; the page itself is tested in tests/figures."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from copied import ROOT, set_parameters
 
+from pipeline.errors import UserError
 from pipeline.ops.locating import LOCATION
 from pipeline.ops.reporting import BASELINES
 from pipeline.ops.reporting import _attention_note as attention_note
 from pipeline.ops.reporting import _attention_rows as attention_rows
 from pipeline.score.maps import trivial_maps
+from pipeline.stages import report
+from pipeline.workspace import Workspace
 
 
 def scores(start: float) -> dict[str, float]:
@@ -42,3 +47,28 @@ def test_note_says_what_the_masks_are_and_how_many_images_have_none() -> None:
 
 def test_every_baseline_has_a_name() -> None:
     assert set(BASELINES) == set(trivial_maps(1, 1, (2, 2), seed=0))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return Workspace(tmp_path, tmp_path)
+
+
+def test_a_report_before_there_are_results_says_what_to_run(workspace: Workspace) -> None:
+    with pytest.raises(UserError, match="Run `dvc repro evaluate` first"):
+        report.main(workspace)
+    assert not workspace.results.exists()
+
+
+def test_a_store_that_cannot_be_used_leaves_no_page(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workspace.results / "evaluate"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text('{"fingerprint": "f1", "mlflow_run": "r1"}')
+    monkeypatch.setattr(report, "gather_report", lambda *_: None)
+    monkeypatch.setattr(report, "render_report", lambda _: "<html>")
+    (workspace.root / "taken").mkdir()
+    set_parameters(workspace.params, {"tracking.uri": "sqlite:///taken"})
+    with pytest.raises(UserError, match=r"the tracking store .*taken cannot be used"):
+        report.main(workspace)
+    assert not (workspace.results / "report").exists()

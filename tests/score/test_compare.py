@@ -248,3 +248,9 @@ def test_verdict_keeps_an_end_close_to_zero_readable() -> None:
 def test_verdict_refuses_a_margin_that_is_not_positive() -> None:
     with pytest.raises(ValueError, match="margin"):
         verdict(compared(0.0, -0.01, 0.01), margin=0.0)
+
+
+def test_verdict_names_what_it_is_against() -> None:
+    for low, high in ((0.001, 0.02), (-0.002, 0.003), (-0.05, 0.06)):
+        sentence = verdict(compared(0.01, low, high), against="a tuned control")
+        assert "test images; against a tuned control)" in sentence

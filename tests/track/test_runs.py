@@ -14,8 +14,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from pipeline.errors import UserError
+from pipeline.track.datasets import DataUsed
+from pipeline.track.once import log_run
 from pipeline.track.outbox import legal_name
-from pipeline.track.runs import DataUsed, SearchLog, log_run
+from pipeline.track.runs import SearchLog
 from pipeline.track.store import Store, client, experiment_id
 
 Open = Callable[..., SearchLog]

@@ -1,0 +1,210 @@
+"""Figures of a search: which settings did well, what seems to have mattered, and how many trials each epoch saw.
+
+A trial is a mapping with "state" (complete, pruned or failed), "accuracy" (a fraction, None without one), "epochs" and
+"parameters" (by short name, numbers or words). Controls and confirmations are left to the caller to leave out. A trial
+that was stopped early has the accuracy of its last epoch, which is no result: such trials never carry colour.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from pipeline.figures import BLUE, GREY, ORANGE, SKY
+
+Trial = Mapping[str, Any]
+
+_WIDTH = 7.5
+_ABREAST = 3
+_MAP = "cividis"
+"""Its lightness rises evenly, also for readers without red or green."""
+_DECADES = 30.0
+"""A logarithmic scale needs a largest value that is so many times the smallest."""
+
+
+def parallel_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
+    """Draw each trial as a line through its parameters to its accuracy; None without a completed trial.
+
+    Completed trials are coloured by accuracy, the best thickest; those stopped early are thin and grey, and end before
+    the last axis.
+    """
+    done = [trial for trial in trials if _is_result(trial)]
+    names = _names(trials)
+    if not done or not names:
+        return None
+    figure = Figure(figsize=(_WIDTH, 3.6), dpi=120, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    scales = {name: _Scale([trial["parameters"].get(name) for trial in trials]) for name in names}
+    colours = colormaps[_MAP]
+    values = [100 * float(trial["accuracy"]) for trial in done]
+    low, high = min(values), max(values)
+    span = Normalize(low - 1, high + 1) if low == high else Normalize(low, high)
+    for trial in trials:
+        places = [scales[name].place(trial["parameters"].get(name)) for name in names]
+        if not _is_result(trial):
+            axes.plot(range(len(names)), places, color=GREY, linewidth=0.7, alpha=0.5, linestyle=(0, (4, 2)), zorder=1)
+            continue
+        value = 100 * float(trial["accuracy"])
+        end = 0.5 if low == high else (value - low) / (high - low)
+        style: dict[str, Any] = {"linewidth": 3.0 if value == high else 1.4, "zorder": 2 + end}
+        axes.plot(range(len(names) + 1), [*places, end], color=colours(span(value)), **style)
+    for place, name in enumerate(names):
+        axes.axvline(place, color="#444444", linewidth=0.8, zorder=4)
+        for height, text in scales[name].ticks():
+            axes.annotate(
+                text, (place, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, zorder=5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+            )  # fmt: skip
+    axes.axvline(len(names), color="#444444", linewidth=0.8, zorder=4)
+    axes.set_xticks(range(len(names) + 1), [*names, "validation\naccuracy"], fontsize=9)
+    axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.05, len(names) + 0.05))
+    axes.spines[:].set_visible(False)
+    figure.colorbar(ScalarMappable(span, _MAP), ax=axes, label="validation accuracy (%)", shrink=0.9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def importance_figure(shares: Mapping[str, float], *, title: str = "") -> Figure | None:
+    """Draw each parameter's share of the variance as a bar, the largest on top; None where there are none."""
+    if not shares:
+        return None
+    ranked = sorted(shares.items(), key=lambda item: item[1])
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.36 * len(ranked)), dpi=120, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    bars = axes.barh([name for name, _ in ranked], [100 * share for _, share in ranked], color=BLUE, height=0.6)
+    axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
+    axes.set(xlabel="share of the variance of validation accuracy (%)", xlim=(0, 110))
+    axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def slice_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
+    """Draw validation accuracy against each parameter; None without a completed trial.
+
+    Filled marks are completed trials; hollow ones were stopped early, at whatever accuracy they had by then.
+    """
+    names = _names(trials)
+    drawn = [trial for trial in trials if trial["accuracy"] is not None and trial["state"] != "failed"]
+    if not any(_is_result(trial) for trial in drawn) or not names:
+        return None
+    columns = min(_ABREAST, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(_WIDTH, 2.7 * rows + 0.4), dpi=120, layout="constrained", facecolor="white")
+    first: Axes | None = None
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1, sharey=first)
+        first = first or axes
+        scale = _Scale([trial["parameters"].get(name) for trial in trials])
+        for complete in (False, True):
+            chosen = [trial for trial in drawn if _is_result(trial) == complete and name in trial["parameters"]]
+            at = [scale.position(trial["parameters"][name]) for trial in chosen]
+            style: dict[str, Any] = {"color": BLUE} if complete else {"facecolors": "none", "edgecolors": SKY}
+            label = "complete" if complete else "stopped early"
+            heights = [100 * float(trial["accuracy"]) for trial in chosen]
+            axes.scatter(at, heights, s=30, marker="o" if complete else "v", label=label, **style)
+        if scale.words:
+            axes.set_xticks(range(len(scale.words)), [str(word) for word in scale.words])
+            axes.set_xlim(-0.5, len(scale.words) - 0.5)
+        elif scale.logarithmic:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(name, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(color="#E3E3E3", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if index % columns == 0:
+            axes.set_ylabel("validation accuracy (%)", fontsize=9)
+    assert first is not None
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
+    """Draw how many trials were still running after each epoch; None without a trial that was stopped early.
+
+    Where the line falls is a rung, with the number of trials that were stopped there. Failed trials are not counted.
+    """
+    ended = [(int(trial["epochs"]), str(trial["state"])) for trial in trials if trial["state"] != "failed"]
+    stopped = [epochs for epochs, state in ended if state == "pruned"]
+    if not stopped:
+        return None
+    figure = Figure(figsize=(_WIDTH, 2.8), dpi=120, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    last = max(epochs for epochs, _ in ended)
+    epochs = list(range(1, last + 1))
+    reached = [sum(end >= epoch for end, _ in ended) for epoch in epochs]
+    axes.step([0, *epochs], [len(ended), *reached], where="pre", color=BLUE, linewidth=1.8)
+    for rung in sorted(set(stopped)):
+        axes.axvline(rung, color=ORANGE, linewidth=1, linestyle="--", zorder=0)
+        said = f"{stopped.count(rung)} stopped\nafter epoch {rung}"
+        axes.annotate(said, (rung, len(ended)), xytext=(4, 0), textcoords="offset points", va="top", fontsize=8)
+    axes.set(xlabel="epoch", ylabel="trials that trained it", ylim=(0, 1.15 * len(ended)), xlim=(0, last))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+class _Scale:
+    """Where a parameter's values stand: words in alphabetical order, numbers linear or logarithmic."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        given = [value for value in values if value is not None]
+        self.words = [] if all(_is_number(value) for value in given) else sorted({str(value) for value in given})
+        numbers = [] if self.words else [float(value) for value in given]
+        self.low, self.high = min(numbers, default=0.0), max(numbers, default=0.0)
+        # Drawn evenly, half of the values lie above the middle; over decades, few lie above a quarter.
+        spread = self.low > 0 and self.high > _DECADES * self.low
+        self.logarithmic = spread and float(np.median(numbers)) < self.high / 4
+
+    def position(self, value: Any) -> float:
+        """On the parameter's own axis."""
+        return float(self.words.index(str(value))) if self.words else float(value)
+
+    def place(self, value: Any) -> float:
+        """From 0, the lowest, to 1; NaN for a parameter that a trial does not have."""
+        if value is None:
+            return math.nan
+        at = self.position(value)
+        low, high = (0.0, len(self.words) - 1.0) if self.words else (self.low, self.high)
+        if self.logarithmic:
+            low, high, at = math.log(low), math.log(high), math.log(at)
+        return 0.5 if low == high else (at - low) / (high - low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """(place, text): every word, or the two ends and what lies between them."""
+        if self.words:
+            return [(self.place(word), word) for word in self.words]
+        if self.low == self.high:
+            return [(0.5, f"{self.low:.3g}")]
+        middle = math.sqrt(self.low * self.high) if self.logarithmic else (self.low + self.high) / 2
+        return [(self.place(value), f"{value:.3g}") for value in (self.low, middle, self.high)]
+
+
+def _is_result(trial: Trial) -> bool:
+    return trial["state"] == "complete" and trial["accuracy"] is not None and not math.isnan(trial["accuracy"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _names(trials: Sequence[Trial]) -> list[str]:
+    """Parameters that differ between trials, in their order."""
+    names = dict.fromkeys(name for trial in trials for name in trial["parameters"])
+    return [name for name in names if len({str(trial["parameters"].get(name)) for trial in trials}) > 1]

@@ -1,0 +1,80 @@
+"""Attention of the best setting and of the controls on the same validation images: pictures, and their arrays.
+
+<setting>/attention/validation_images.png   every head: its map, what lies above the cut, the components; attention
+<setting>/attention/validation_images.npz   ids, labels, images, masks; similarity and components (n, heads, h, w);
+                                            attention, the softmax of the maps; threshold
+all/attention/settings.png                  the settings side by side, cut alike
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.store import Prepared
+from pipeline.figures.attention import attention, attention_figure, comparison_figure, components
+
+DPI = 110
+THRESHOLD = "regularizer.spatial_entropy.threshold"
+
+
+@dataclass(frozen=True)
+class SettingMaps:
+    """A setting's similarity maps (n, A, h, w) of the images shown. name: `best` or a control's. threshold: its cut."""
+
+    name: str
+    title: str
+    threshold: float
+    maps: NDArray[np.float32]
+
+
+def write_attention(
+    folder: Path, prepared: Prepared, shown: Sequence[int], settings: Sequence[SettingMaps]
+) -> Mapping[str, Path]:
+    """Write the files of the module's list and return, by setting, the folder that holds its own.
+
+    Under the name "all", where there are two settings or more, stands the folder of the picture of all: cut as the
+    first one's is.
+    """
+    ids = np.asarray(shown)
+    images, masks = prepared.images[ids], None if prepared.masks is None else prepared.masks[ids]
+    raw = {"ids": ids, "labels": np.asarray(prepared.labels)[ids], "images": images}
+    raw |= {} if masks is None else {"masks": masks}
+    folders = {}
+    for setting in settings:
+        folders[setting.name] = folder / setting.name
+        place = folders[setting.name] / "attention"
+        place.mkdir(parents=True, exist_ok=True)
+        figure = attention_figure(images, setting.maps, masks=masks, threshold=setting.threshold, title=setting.title)
+        figure.savefig(place / "validation_images.png", dpi=DPI)
+        arrays: dict[str, Any] = {**raw, **_arrays(setting)}
+        np.savez_compressed(place / "validation_images.npz", **arrays)
+    if len(settings) > 1:
+        folders["all"] = folder / "all"
+        place = folders["all"] / "attention"
+        place.mkdir(parents=True, exist_ok=True)
+        threshold = settings[0].threshold
+        names = ", ".join(setting.name for setting in settings)
+        figure = comparison_figure(
+            images,
+            {setting.name: setting.maps for setting in settings},
+            masks=masks,
+            threshold=threshold,
+            title=f"{names}: cut at {threshold:.2g} standard deviations above the mean",
+        )
+        figure.savefig(place / "settings.png", dpi=DPI)
+    return folders
+
+
+def _arrays(setting: SettingMaps) -> dict[str, NDArray[Any]]:
+    flat = setting.maps.reshape(-1, *setting.maps.shape[-2:])
+    labels = np.stack([components(each, setting.threshold) for each in flat]).reshape(setting.maps.shape)
+    return {
+        "similarity": setting.maps,
+        "components": labels.astype(np.int16),
+        "attention": attention(setting.maps).astype(np.float32),
+        "threshold": np.array(setting.threshold),
+    }

@@ -1,0 +1,127 @@
+"""`sar-search compare`: what several searches found, on the same test images, as one family of comparisons."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.config import load_params
+from pipeline.errors import UserError, named
+from pipeline.ops.evaluations import KeptEvaluation, read_evaluations
+from pipeline.ops.tables import LEFT, RIGHT, table
+from pipeline.score.compare import Comparison
+from pipeline.score.family import Member, compare_family
+from pipeline.workspace import Workspace
+
+COLUMNS = {
+    "search": LEFT,
+    "method": LEFT,
+    "setting": LEFT,
+    "seeds": RIGHT,
+    "accuracy": RIGHT,
+    "against": LEFT,
+    "difference": RIGHT,
+    "interval": RIGHT,
+    "p (Holm)": RIGHT,
+    "shown": LEFT,
+}
+
+
+def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, against: str = "") -> Iterator[str]:
+    """A table with a line for each search: its best setting against its own control, on the same test images.
+
+    searches: beginnings of their ids; none: all that were tested on the images of the newest. against: the beginning
+    of one's id whose best setting all others are compared with, instead of their controls.
+
+    Raises:
+        UserError: nothing is kept, an id fits none or several, or the ones asked for were tested on different images.
+    """
+    params = load_params(workspace.params)
+    kept = read_evaluations(workspace.state)
+    if not kept:
+        raise UserError("no evaluation is kept here yet. `make repro` makes one; a further search makes another.")
+    chosen = list(dict.fromkeys(_named(prefix, kept).fingerprint for prefix in searches))
+    reference = _named(against, kept) if against else None
+    first = reference or _named(searches[0], kept) if reference or searches else kept[0]
+    asked = [each for each in kept if not chosen or each.fingerprint in chosen]
+    same = [each for each in asked if each.test == first.test]
+    others = [each for each in asked if each.test != first.test]
+    if others and chosen:
+        raise UserError(
+            f"{_ids(others)} and {first.id} were tested on different images (other data or another split), so their "
+            "accuracies cannot be compared. Leave some out, or search again on the same data."
+        )
+    compared = [each for each in same if each is not reference]
+    if not compared:
+        raise UserError(f"there is no other search on the test images of {first.id}; run one, or leave out --against.")
+    tables = {
+        each.fingerprint: (each.best, each.control_correct if reference is None else reference.best)
+        for each in compared
+    }
+    confidence, margin = params.evaluate.confidence, params.evaluate.margin
+    family = compare_family(tables, confidence=confidence)
+    rows = [_row(each, member, reference, confidence, margin) for each, member in zip(compared, family, strict=True)]
+    yield from table(COLUMNS, rows, gives_way="setting")
+    yield ""
+    yield from _notes(compared, family, confidence)
+    if others:
+        yield f"left out: {_ids(others)}, tested on other images"
+
+
+def _row(
+    each: KeptEvaluation, member: Member, reference: KeptEvaluation | None, confidence: float, margin: float
+) -> list[str]:
+    found = member.comparison
+    name = each.control if reference is None else reference.id
+    seeds = f"{found.seeds[0]}" if found.seeds[0] == found.seeds[1] else f"{found.seeds[0]}/{found.seeds[1]}"
+    no_interval = found.low is None or found.high is None
+    return [
+        each.id,
+        each.method,
+        each.setting,
+        seeds,
+        f"{100 * found.best_mean:.2f}",
+        f"{name} {100 * found.control_mean:.2f}",
+        f"{100 * found.difference + 0.0:+.2f}",
+        "none" if no_interval else f"{100 * (found.low or 0.0):+.2f} to {100 * (found.high or 0.0):+.2f}",
+        "none" if member.p_holm is None else f"{member.p_holm:.3f}",
+        _shown(found, member.p_holm, confidence, margin),
+    ]
+
+
+def _shown(found: Comparison, p_holm: float | None, confidence: float, margin: float) -> str:
+    if p_holm is None or found.low is None or found.high is None:
+        return "no interval"
+    if p_holm < 1 - confidence:
+        return "raised" if found.difference > 0 else "lowered"
+    if -margin < found.low and found.high < margin:
+        return "no difference"
+    return f"not enough data (finds {100 * (found.detectable_difference or 0.0):.1f})"
+
+
+def _notes(compared: Sequence[KeptEvaluation], family: Sequence[Member], confidence: float) -> Iterator[str]:
+    images, reads = family[0].comparison.images, max(each.test_reads for each in compared)
+    made = sum(member.p is not None for member in family)
+    yield (
+        f"Accuracies in %, differences in points, on the same {images:,} test images, which have been read {reads} "
+        f"time{'s' * (reads != 1)}."
+    )
+    yield (
+        f"One family of {made} comparison{'s' * (made != 1)}: p corrected by Holm, intervals by Bonferroni, which all "
+        f"hold together at {100 * confidence:.4g} %."
+    )
+    controls = {each.against for each in compared}
+    if len(controls) > 1:
+        yield "The controls differ: " + "; ".join(f"{each.id}: {each.against}" for each in compared) + "."
+    if alone := [each for each, member in zip(compared, family, strict=True) if member.p is None]:
+        notes = dict.fromkeys(str(member.comparison.note) for member in family if member.p is None)
+        yield f"{_ids(alone)}: {'; '.join(notes)}."
+
+
+def _named(prefix: str, kept: Sequence[KeptEvaluation]) -> KeptEvaluation:
+    found = [each for each in kept if each.fingerprint.startswith(prefix)]
+    if len(found) != 1:
+        several = "fits several searches" if found else "is the beginning of no search that has been evaluated"
+        raise UserError(f"{named(prefix)} {several}; those that have been: {_ids(kept)}")
+    return found[0]
+
+
+def _ids(kept: Sequence[KeptEvaluation]) -> str:
+    return ", ".join(each.id for each in kept)

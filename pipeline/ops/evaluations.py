@@ -1,0 +1,110 @@
+"""Evaluations that outlive `results/`: what each search's networks got right on which test images, for `compare`.
+
+`results/evaluate/` holds the last search's alone, and DVC empties it. So each is kept under
+`state/evaluations/<first 16 digits of the search's fingerprint>/`, the newest of a search in place of an older one:
+
+    evaluation.json   what was evaluated, on what
+    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was right
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.ops.identity import content_hash
+
+FOLDER = "evaluations"
+
+
+@dataclass(frozen=True)
+class KeptEvaluation:
+    """One search's evaluation. method, setting, control, against: in words. test: hash of test images and their labels.
+
+    time: seconds since 1970. best, control_correct: (seeds, images).
+    """
+
+    fingerprint: str
+    method: str
+    setting: str
+    control: str
+    against: str
+    data_hash: str
+    test: str
+    test_reads: int
+    time: float
+    best: NDArray[np.bool_]
+    control_correct: NDArray[np.bool_]
+
+    @property
+    def id(self) -> str:
+        """As `sar-search status` calls the search."""
+        return self.fingerprint[:8]
+
+
+def keep_evaluation(
+    state: Path,
+    summary: Mapping[str, Any],
+    retrained: Mapping[str, Any],
+    *,
+    ids: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    best: NDArray[np.bool_],
+    control: NDArray[np.bool_],
+) -> Path:
+    """Keep an evaluation, whole or not at all, and return its folder.
+
+    summary: the content of evaluation.json; retrained: of retrain.json.
+    """
+    folder = state / FOLDER / str(summary["fingerprint"])[:16]
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    np.savez_compressed(partial / "correct.npz", ids=ids, labels=labels, best=best, control=control)
+    content = {
+        "fingerprint": summary["fingerprint"],
+        "method": summary["method"],
+        "setting": retrained.get("setting", ""),
+        "control": summary["control"],
+        "against": retrained.get("against", ""),
+        "data_hash": summary["data_hash"],
+        "test": content_hash([summary["data_hash"], ids.tolist(), labels.tolist()]),
+        "test_reads": summary["test_reads"],
+        "time": time.time(),
+    }
+    (partial / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return folder
+
+
+def read_evaluations(state: Path) -> list[KeptEvaluation]:
+    """Every evaluation that is kept, the newest first.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    folders = [path for path in (state / FOLDER).glob("*") if path.is_dir() and path.suffix != ".partial"]
+    return sorted((_read(folder) for folder in folders), key=lambda kept: -kept.time)
+
+
+def _read(folder: Path) -> KeptEvaluation:
+    try:
+        content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        # Opened here, so that it is closed where it turns out to be broken.
+        with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
+            return KeptEvaluation(**content, best=archive["best"], control_correct=archive["control"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise UserError(
+            f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; `dvc repro --force evaluate` "
+            "keeps that of the present results anew, and counts as a read of the test set."
+        ) from None

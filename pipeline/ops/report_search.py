@@ -1,0 +1,121 @@
+"""The report's part on the search: its trials in rows and figures, the seeds of best and control, what it has cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.figures.curves import learning_curves
+from pipeline.figures.report import Words, duration
+from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
+
+FIXED_COLUMNS = {
+    *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
+}
+OWN_STUDY = "search"
+"""What trials.csv calls the method's study."""
+
+
+def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """The report's rows of trials.csv. Confirmations are the same settings again and are left out."""
+    return [_trial(row) for row in rows if row["role"] != "confirmation"]
+
+
+def search_figures(
+    rows: Sequence[Mapping[str, str]], importances: Mapping[str, float], correlations: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, Figure]]:
+    """(caption, figure) of the method's own trials, those that there is enough for. Controls are in none of them.
+
+    importances, correlations: of summary.json.
+    """
+    tried = [_trial(row) for row in rows if row["study"] == OWN_STUDY]
+    for trial in tried:
+        trial["parameters"] = {name.rpartition(".")[2]: value for name, value in trial["parameters"].items()}
+    complete = sum(trial["state"] == "complete" for trial in tried)
+    over = f"the {complete} completed trials" if complete != 1 else "the one completed trial"
+    pruned = sum(trial["state"] == "pruned" for trial in tried)
+    others = f"; the {pruned} that were stopped early are grey" if pruned else ""
+    hollow = f"; hollow: {pruned} stopped early, at the accuracy they had by then" if pruned else ""
+    shares = {name.removeprefix("regularizer."): share for name, share in importances.items()}
+    said = [f"epoch {rung}: {found['correlation']:.2f}" for rung, found in correlations.items()]
+    agreed = f" Rank correlation with the last epoch, over trials that ran in full: {', '.join(said)}." if said else ""
+    drawn = [
+        (f"Parallel coordinates of {over}, coloured by validation accuracy{others}.", parallel_figure(tried)),
+        (f"Slices: validation accuracy by parameter, of {over}{hollow}.", slice_figure(tried)),
+        (f"Importances (PED-ANOVA) over {over}; those stopped early do not count.", importance_figure(shares)),
+        (f"Rung survival: how many trials trained each epoch, controls left out.{agreed}", survival_figure(tried)),
+    ]
+    return [(caption, figure) for caption, figure in drawn if figure is not None]
+
+
+def search_curves(
+    curves: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, str]], shown: Mapping[str, str]
+) -> Figure | None:
+    """Validation accuracy by epoch of the trials `shown` (id -> name), with their confirmations as further seeds."""
+    by_trial: dict[str, dict[int, float]] = {}
+    for row in curves:
+        if row.get("val/accuracy"):
+            by_trial.setdefault(row["trial"], {})[int(row["epoch"])] = float(row["val/accuracy"])
+    confirmations = [row["trial"] for row in rows if row["role"] == "confirmation"]
+    series = {}
+    for trial, name in shown.items():
+        own = [trial, *(each for each in confirmations if each.startswith(f"{trial}-seed"))]
+        found = [by_trial[each] for each in own if each in by_trial]
+        if found:
+            epochs = np.arange(1, max(max(values) for values in found) + 1)
+            table = [[values.get(int(epoch), np.nan) for epoch in epochs] for values in found]
+            series[name] = (epochs, np.array(table))
+    return learning_curves(series, ylabel="validation accuracy (%)") if series else None
+
+
+def cost_words(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Words:
+    """What the search and the retraining have taken."""
+    spent, epochs = summary["spent"], summary["epochs"]
+    words = [
+        ("search, by the clock", duration(3600 * spent["hours"])),
+        ("search, workers' time", duration(3600 * spent["worker_hours"])),
+        ("epochs trained", f"{epochs['spent']:,}"),
+        (
+            "saved by stopping early",
+            f"{epochs['saved_by_stopping']:,} epochs, about {duration(3600 * spent['worker_hours_saved_by_stopping'])}",
+        ),
+        ("retraining", f"{duration(float(retrained['seconds']))} for {len(retrained['runs'])} runs"),
+    ]
+    if spent["gpu_hours"]:
+        words.append(("search, GPU-hours", f"{spent['gpu_hours']:.2f}"))
+    if spent["cost"] is not None:
+        words.append(("search, money", f"{spent['cost']:.2f} at search.budget.price_per_gpu_hour"))
+    return words
+
+
+def looked_at(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
+    """How many results were looked at before the test set was, in a sentence."""
+    counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items() if count) or "none"
+    of_control = sum(row["role"] == "control trial" for row in rows)
+    controls = sum(row["role"] == "control" for row in rows)
+    tuned = f", {of_control} trials of the control's own study" if of_control else ""
+    return (
+        f"{sum(summary['trials'].values())} trials ({counts}){tuned}, {controls} "
+        f"control{'s' * (controls != 1)} and "
+        f"{summary['confirmations']} confirmations, all of them on validation images"
+    )
+
+
+def _trial(row: Mapping[str, str]) -> dict[str, Any]:
+    parameters = {name: _number(value) for name, value in row.items() if name not in FIXED_COLUMNS and value}
+    return {
+        "trial": row["trial"],
+        "state": row["state"],
+        "control": row["role"].startswith("control"),
+        "epochs": int(row["epochs"]),
+        "accuracy": float(row["val/accuracy"]) if row["val/accuracy"] else None,
+        "parameters": {name.removeprefix("regularizer."): value for name, value in parameters.items()},
+    }
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

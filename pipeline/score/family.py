@@ -1,0 +1,138 @@
+"""What stands beside the primary analysis: p-values, families of comparisons, and descriptions that decide nothing.
+
+The primary analysis is that of `pipeline.score.compare`, one comparison, and is not corrected. Comparisons that are
+made together, such as one for every class or one for every method, are a family: their p-values are Holm's (1979) and
+their intervals Bonferroni's, which hold all together with the stated confidence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats  # type: ignore[import-untyped, unused-ignore]
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.score.compare import Comparison, compare_arms
+
+RESAMPLES = 4000
+
+_FEW = 2
+"""Images of which a comparison needs at least so many."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One comparison of a family. None where there is no interval; `comparison.note` then says why.
+
+    comparison: its interval has the family's confidence, not its own. p: its own; p_holm: corrected for the family.
+    """
+
+    name: str
+    comparison: Comparison
+    p: float | None
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two fixed networks on the same images: how many only the first got right, how many only the second.
+
+    p: of the exact test that both counts come from a fair coin. It speaks of these two networks, not of two settings.
+    """
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def p_value(comparison: Comparison) -> float | None:
+    """Two-sided p of the primary analysis: below 1 - confidence where the interval excludes 0; None without one."""
+    if comparison.standard_error is None or comparison.degrees_of_freedom is None:
+        return None
+    statistic = abs(comparison.difference) / comparison.standard_error
+    return 2 * float(scipy.stats.t.sf(statistic, comparison.degrees_of_freedom))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction: the k-th smallest of m p-values times m - k + 1, never falling, at most 1.
+
+    None, for a comparison that could not be made, stays None and is not counted.
+    """
+    given = sorted((value, place) for place, value in enumerate(values) if value is not None)
+    corrected: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (value, place) in enumerate(given):
+        highest = max(highest, min(1.0, value * (len(given) - rank)))
+        corrected[place] = highest
+    return corrected
+
+
+def compare_family(arms: Mapping[str, tuple[ArrayLike, ArrayLike]], *, confidence: float = 0.95) -> list[Member]:
+    """Compare each pair of (best, control) tables, as `compare_arms` takes them, as one family.
+
+    Raises ValueError as `compare_arms` does.
+    """
+    plain = {name: compare_arms(*tables, confidence=confidence) for name, tables in arms.items()}
+    values = [p_value(comparison) for comparison in plain.values()]
+    counted = sum(value is not None for value in values)
+    # Bonferroni: each interval may miss with a share of what all together may.
+    each = 1 - (1 - confidence) / max(1, counted)
+    return [
+        Member(name, compare_arms(*arms[name], confidence=each), value, corrected)
+        for name, value, corrected in zip(plain, values, holm(values), strict=True)
+    ]
+
+
+def compare_classes(
+    best: ArrayLike, control: ArrayLike, labels: NDArray[np.int64], classes: int, *, confidence: float = 0.95
+) -> list[Member | None]:
+    """Compare two arms, (S, N) tables of 0/1, on each class's images, as one family; None for a class of under two."""
+    first, second = np.asarray(best), np.asarray(control)
+    members = [labels == label for label in range(classes)]
+    family = compare_family(
+        {
+            str(label): (first[:, chosen], second[:, chosen])
+            for label, chosen in enumerate(members)
+            if chosen.sum() >= _FEW
+        },
+        confidence=confidence,
+    )
+    by_name = {member.name: member for member in family}
+    return [by_name.get(str(label)) for label in range(classes)]
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """Compare what two networks got right, (N,) each. Raises ValueError for other shapes."""
+    one, other = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if one.ndim != 1 or one.shape != other.shape:
+        raise ValueError(f"both must have the shape (images,), got {one.shape} and {other.shape}")
+    only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
+    differing = only_first + only_second
+    p = float(scipy.stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return McNemar(only_first, only_second, p)
+
+
+def two_way_bootstrap(
+    best: ArrayLike, control: ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float] | None:
+    """Quantiles of the difference over seeds resampled in each arm and images resampled once for both.
+
+    It stands beside the primary interval, which is the same idea without its bias (see `pipeline.score.compare`). None
+    with one seed in an arm.
+    """
+    first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    if min(len(first), len(second)) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    images = first.shape[1]
+    for turn in range(resamples):
+        # Weights instead of copies of the tables: the mean over drawn seeds, then over drawn images.
+        means = [
+            np.bincount(rng.integers(len(arm), size=len(arm)), minlength=len(arm)) @ arm / len(arm)
+            for arm in (first, second)
+        ]
+        drawn = rng.integers(images, size=images)
+        found[turn] = (means[0] - means[1])[drawn].mean()
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

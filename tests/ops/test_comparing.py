@@ -1,0 +1,138 @@
+"""`sar-search compare`: only the same test images are compared, as one family, from evaluations that are kept."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from copied import ROOT
+
+from pipeline.errors import UserError
+from pipeline.ops.comparing import describe_comparison
+from pipeline.ops.evaluations import keep_evaluation, read_evaluations
+from pipeline.score.compare import compare_arms
+from pipeline.score.family import holm, p_value
+from pipeline.workspace import Workspace
+
+IMAGES = 400
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return Workspace(tmp_path, tmp_path)
+
+
+def table(accuracy: float, seed: int, seeds: int = 4) -> Any:
+    return np.random.default_rng(seed).random((seeds, IMAGES)) < accuracy
+
+
+def keep(
+    workspace: Workspace, letter: str, gain: float, *, first_id: int = 0, seeds: int = 4, against: str = "plain"
+) -> tuple[Any, Any]:
+    best, control = table(0.7 + gain, ord(letter), seeds), table(0.7, 1, seeds)
+    summary = {"fingerprint": letter * 64, "method": f"method {letter}", "control": "baseline", "data_hash": "d"}
+    keep_evaluation(
+        workspace.state,
+        summary | {"test_reads": 3},
+        {"setting": "weight=0.1", "against": against},
+        ids=np.arange(IMAGES) + first_id,
+        labels=np.zeros(IMAGES, dtype=np.int64),
+        best=best,
+        control=control,
+    )
+    return best, control
+
+
+def test_each_search_is_compared_with_its_control_and_corrected_for_their_number(workspace: Workspace) -> None:
+    tables = [keep(workspace, letter, gain) for letter, gain in (("a", 0.2), ("b", 0.03), ("c", 0.0))]
+    lines = list(describe_comparison(workspace))
+    assert lines[0].split()[:3] == ["search", "method", "setting"]
+    rows = {line.split()[0]: line for line in lines[1:4]}
+    assert set(rows) == {"aaaaaaaa", "bbbbbbbb", "cccccccc"}
+    plain = [compare_arms(*pair) for pair in tables]
+    corrected = holm([p_value(comparison) for comparison in plain])
+    for letter, comparison, p in zip("abc", plain, corrected, strict=True):
+        row = rows[letter * 8]
+        assert f"{100 * comparison.best_mean:.2f}" in row
+        assert f"baseline {100 * comparison.control_mean:.2f}" in row
+        assert f"{100 * comparison.difference:+.2f}" in row
+        assert f" {p:.3f} " in row
+    wide = compare_arms(*tables[0], confidence=1 - 0.05 / 3)
+    assert wide.low is not None
+    assert wide.high is not None
+    assert f"{100 * wide.low:+.2f} to {100 * wide.high:+.2f}" in rows["aaaaaaaa"]
+    assert rows["aaaaaaaa"].rstrip().endswith("raised")
+    assert "not enough data (finds " in rows["cccccccc"]
+    assert any("the same 400 test images, which have been read 3 times" in line for line in lines)
+    assert any("family of 3 comparisons: p corrected by Holm" in line for line in lines)
+    assert not any("controls differ" in line for line in lines)
+
+
+def test_what_a_control_is_is_said_where_it_is_not_the_same(workspace: Workspace) -> None:
+    keep(workspace, "a", 0.0)
+    keep(workspace, "b", 0.0, against="baseline, tuned")
+    assert any("The controls differ: " in line and "bbbbbbbb: baseline, tuned" in line for line in describe_comparison(workspace))  # fmt: skip
+
+
+def test_searches_can_be_chosen_and_compared_with_one_of_them(workspace: Workspace) -> None:
+    best = {letter: keep(workspace, letter, gain)[0] for letter, gain in (("a", 0.2), ("b", 0.0), ("c", 0.1))}
+    lines = list(describe_comparison(workspace, against="b"))
+    rows = {line.split()[0]: line for line in lines[1:3]}
+    assert set(rows) == {"aaaaaaaa", "cccccccc"}
+    found = compare_arms(best["a"], best["b"])
+    assert f"bbbbbbbb {100 * found.control_mean:.2f}" in rows["aaaaaaaa"]
+    assert f"{100 * found.difference:+.2f}" in rows["aaaaaaaa"]
+    only = list(describe_comparison(workspace, ["c"]))
+    assert any("family of 1 comparison:" in line for line in only)
+    assert not any("aaaaaaaa" in line for line in only)
+
+
+def test_other_test_images_are_left_out_and_refused_where_asked_for(workspace: Workspace) -> None:
+    keep(workspace, "a", 0.0, first_id=7)
+    keep(workspace, "b", 0.0)
+    lines = list(describe_comparison(workspace))
+    assert lines[-1] == "left out: aaaaaaaa, tested on other images"
+    with pytest.raises(UserError, match="bbbbbbbb and aaaaaaaa were tested on different images"):
+        list(describe_comparison(workspace, ["a", "b"]))
+    with pytest.raises(UserError, match="no other search on the test images of aaaaaaaa"):
+        list(describe_comparison(workspace, against="a"))
+
+
+def test_one_seed_has_no_interval_and_is_not_counted(workspace: Workspace) -> None:
+    keep(workspace, "a", 0.1)
+    keep(workspace, "b", 0.1, seeds=1)
+    lines = list(describe_comparison(workspace))
+    row = next(line for line in lines if line.startswith("bbbbbbbb"))
+    assert row.rstrip().endswith("no interval")
+    assert any("family of 1 comparison:" in line for line in lines)
+    assert any(line.startswith("bbbbbbbb: with one seed in an arm there is no interval") for line in lines)
+
+
+def test_what_cannot_be_compared_is_said(workspace: Workspace) -> None:
+    with pytest.raises(UserError, match="no evaluation is kept here yet"):
+        list(describe_comparison(workspace))
+    keep(workspace, "a", 0.0)
+    with pytest.raises(UserError, match=r"ff is the beginning of no search .* aaaaaaaa"):
+        list(describe_comparison(workspace, ["ff"]))
+    path = workspace.state / "evaluations" / ("a" * 16) / "correct.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="cannot be read"):
+        list(describe_comparison(workspace))
+
+
+def test_the_newest_evaluation_of_a_search_is_kept_whole(workspace: Workspace) -> None:
+    keep(workspace, "a", 0.0)
+    best, control = keep(workspace, "a", 0.1, seeds=2)
+    half = workspace.state / "evaluations" / ("b" * 16 + ".partial")
+    half.mkdir()  # as a killed stage leaves it
+    (kept,) = read_evaluations(workspace.state)
+    assert kept.best.tolist() == best.tolist()
+    assert kept.control_correct.tolist() == control.tolist()
+    assert abs(kept.time - time.time()) < 60
+    content = json.loads((workspace.state / "evaluations" / ("a" * 16) / "evaluation.json").read_text())
+    assert content["fingerprint"] == "a" * 64
+    assert {field.name for field in dataclasses.fields(kept)} - {"best", "control_correct"} == set(content)

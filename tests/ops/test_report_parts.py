@@ -1,0 +1,175 @@
+"""What the report says of the search and of the statistics, from the stages' own files."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
+from pipeline.ops.report_search import cost_words, looked_at, search_curves, search_figures, trial_rows
+from pipeline.ops.results import NAMES, against_words, method_words
+from pipeline.regularizers.methods import METHODS
+from pipeline.score.compare import compare_arms
+
+WEIGHT = "regularizer.spatial_entropy.weight"
+
+
+def row(trial: str, role: str, state: str, epochs: int, accuracy: float | None, weight: float) -> dict[str, str]:
+    study = {"trial": "search", "control trial": "control_study"}.get(role, "")
+    return {
+        "trial": trial,
+        "role": role,
+        "study": study,
+        "seed": "0",
+        "state": state,
+        "epochs": str(epochs),
+        "val/accuracy": "" if accuracy is None else str(accuracy),
+        "val/loss": "",
+        "empty_share": "",
+        WEIGHT: str(weight),
+        "reason": "",
+    }
+
+
+ROWS = [
+    row("baseline", "control", "complete", 4, 0.7, 0.0),
+    row("t0000", "trial", "complete", 4, 0.8, 0.01),
+    row("t0001", "trial", "complete", 4, 0.75, 0.5),
+    row("t0002", "trial", "pruned", 2, 0.3, 0.1),
+    row("t0003", "trial", "failed", 0, None, 0.2),
+    row("baseline-seed1001", "confirmation", "complete", 4, 0.6, 0.0),
+]
+SUMMARY: dict[str, Any] = {
+    "trials": {"complete": 2, "pruned": 1, "failed": 1},
+    "confirmations": 1,
+    "epochs": {"spent": 18, "saved_by_stopping": 2},
+    "spent": {
+        "hours": 0.5,
+        "worker_hours": 1.0,
+        "worker_hours_saved_by_stopping": 0.05,
+        "gpu_hours": 0.0,
+        "cost": None,
+    },
+}
+
+
+def predictions() -> dict[str, Any]:
+    """Two seeds an arm on 6 images of classes 0, 0, 0, 1, 1, 2."""
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    guesses = {
+        "best-seed1": [0, 0, 0, 1, 1, 2],
+        "best-seed2": [0, 0, 1, 1, 0, 2],
+        "plain-seed1": [0, 1, 1, 1, 1, 0],
+        "plain-seed2": [0, 0, 1, 0, 1, 0],
+    }
+    return {"ids": np.arange(6), "labels": labels, **{name: np.eye(3)[guess] for name, guess in guesses.items()}}
+
+
+def test_rows_are_trials_and_controls_without_confirmations() -> None:
+    rows = trial_rows(ROWS)
+    assert [each["trial"] for each in rows] == ["baseline", "t0000", "t0001", "t0002", "t0003"]
+    assert [each["control"] for each in rows] == [True, False, False, False, False]
+    assert rows[1]["parameters"] == {"spatial_entropy.weight": 0.01}
+    assert rows[4]["accuracy"] is None
+
+
+def test_captions_say_over_which_trials_a_figure_speaks() -> None:
+    found = search_figures(ROWS, {WEIGHT: 1.0}, {"2": {"correlation": 0.5, "trials": 3}})
+    captions = [caption for caption, _ in found]
+    assert captions[0].startswith("Parallel coordinates of the 2 completed trials,")
+    assert "the 1 that were stopped early are grey" in captions[0]
+    assert "of the 2 completed trials; hollow: 1 stopped early" in captions[1]
+    assert captions[2].startswith("Importances (PED-ANOVA) over the 2 completed trials;")
+    assert captions[3].startswith("Rung survival")
+    assert "epoch 2: 0.50" in captions[3]
+    # Without any, nothing is claimed.
+    assert search_figures(ROWS[:1], {}, {}) == []
+
+
+def test_curves_take_confirmations_as_further_seeds() -> None:
+    curves = [
+        {"trial": trial, "epoch": str(epoch), "val/accuracy": str(0.1 * epoch + gap)}
+        for trial, gap in (("baseline", 0.0), ("baseline-seed1001", 0.2), ("t0000", 0.3), ("t0001", 0.9))
+        for epoch in (1, 2)
+    ]
+    figure = search_curves(curves, ROWS, {"t0000": "best", "baseline": "control"})
+    assert figure is not None
+    axes = figure.axes[0]
+    assert list(axes.get_legend_handles_labels()[1]) == ["best", "control (2 seeds)"]
+    np.testing.assert_allclose(np.asarray(axes.lines[1].get_ydata()), [20, 30])
+    assert search_curves([], ROWS, {"t0000": "best"}) is None
+
+
+def test_what_was_looked_at_and_spent_is_counted() -> None:
+    said = looked_at(SUMMARY, ROWS)
+    assert said.startswith("4 trials (2 complete, 1 pruned, 1 failed), 1 control and 1 confirmations, all of them on")
+    assert "2 trials of the control's own study" in looked_at(SUMMARY, [*ROWS, *[row("c", "control trial", "complete", 4, 0.1, 0.0)] * 2])  # fmt: skip
+    cost = dict(cost_words(SUMMARY, {"seconds": 90.0, "runs": [{}, {}]}))
+    assert cost["search, by the clock"] == "30 min"
+    assert cost["saved by stopping early"] == "2 epochs, about 3 min"
+    assert cost["retraining"] == "2 min for 2 runs"
+    assert not any("GPU" in name or "money" in name for name in cost)
+    paid = {**SUMMARY, "spent": SUMMARY["spent"] | {"gpu_hours": 2.0, "cost": 5.0}}
+    assert dict(cost_words(paid, {"seconds": 1, "runs": []}))["search, money"].startswith("5.00")
+
+
+def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> None:
+    correct = correct_by_arm(predictions(), "plain")
+    assert correct["best"].astype(int).tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1]]
+    comparison = compare_arms(correct["best"], correct["plain"])
+    words = dict(analysis_words(comparison, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+    assert "not corrected" in words["primary, named beforehand"]
+    assert "within 2.0 points" in words["no difference"]
+    assert f"{100 * comparison.difference:+.2f} points, interval" in words["found"]
+    assert "four times out of five" in words["could be found"]
+    assert "p = " in words["secondary, paired t over seeds"]
+    assert "decides nothing" in words["plain bootstrap, seeds and images"]
+    assert "3 test images are right with the best setting alone, 0 with" in words["two fixed networks"]
+    assert words["looked at before"] == "7 trials."
+
+
+def test_one_seed_gives_no_interval_and_says_so() -> None:
+    correct = {arm: table[:1] for arm, table in correct_by_arm(predictions(), "plain").items()}
+    comparison = compare_arms(correct["best"], correct["plain"])
+    words = dict(analysis_words(comparison, correct, "plain", margin=0.02, seed=0, looked=""))
+    assert "without an interval: with one seed in an arm" in words["found"]
+    assert not {"could be found", "plain bootstrap, seeds and images", "secondary, paired t over seeds"} & set(words)
+
+
+def test_classes_have_their_change_and_no_interval_leaves_what_can_be() -> None:
+    correct = correct_by_arm(predictions(), "plain")
+    arms = {arm: {"per_class_accuracy": [1.0, 0.5, None]} for arm in ("best", "plain")}
+    rows = class_rows({"arms": arms}, ["a", "b", "c"], predictions()["labels"], correct, "plain", confidence=0.95)
+    assert [each["images"] for each in rows] == [3, 2, 1]
+    assert rows[0]["change"] == pytest.approx(5 / 6 - 1 / 2)
+    assert rows[0]["low"] >= -1.0
+    assert rows[0]["high"] <= 1.0
+    assert rows[2]["change"] is rows[2]["p"] is None
+    drawn = class_figure(rows)
+    assert drawn is not None
+    assert "every class" in drawn[0]
+    many = [{"class": str(n), "change": n / 100, "low": None, "high": None} for n in range(30)]
+    fewer = class_figure(many)
+    assert fewer is not None
+    assert "the 20 classes that changed most" in fewer[0]
+    assert [label.get_text() for label in fewer[1].axes[0].get_yticklabels()] == [str(n) for n in range(10, 30)]
+    assert class_figure(rows[2:]) is None
+
+
+def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:
+    assert set(NAMES) == set(METHODS)
+    off: dict[str, dict[str, Any]] = {name: {"weight": 0.0} for name in ("spatial_entropy", "total_variation")}
+    off["plugin"] = {"weight": 0.0, "spec": "mine:Mine"}
+    assert method_words(off | {"spatial_entropy": {"weight": 0.1}}, off) == "SAR"
+    both = {"spatial_entropy": {"weight": 0.1}, "total_variation": {"weight": 1.0}}
+    assert method_words(off | both, off) == "SAR and total variation"
+    assert method_words(off | both, off | {"spatial_entropy": {"weight": 0.2}}) == "total variation"
+    assert method_words(off | {"plugin": {"weight": 1.0, "spec": "mine:Mine"}}, off) == "the plugin mine:Mine"
+    assert method_words(off, off) == "the best setting"
+
+
+def test_the_verdict_says_shortly_what_it_is_against() -> None:
+    tuned = "baseline, its recipe tuned over 12 trials of its own (search.compare: same_budget)"
+    assert against_words(tuned) == "baseline, its recipe tuned over 12 trials of its own"
+    plain = "baseline, with the recipe of params.yaml, which the search does not vary either"
+    assert against_words(plain) == "baseline, with the recipe of params.yaml"
