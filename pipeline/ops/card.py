@@ -1,5 +1,6 @@
 """The model card: what a registered model is, how good it is, and what it should not be used for."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
     """Markdown from the checkpoint's sidecar, the evaluation and the data's manifest."""
     scores, seed = evaluation["arms"][BEST], sidecar["seed"]
     own = scores["accuracies"][scores["seeds"].index(seed)]
+    chance = 196 * math.sqrt(own * (1 - own) / evaluation["test_images"])
     height, width = sidecar["image_size"]
     spread = f" (deviation {100 * scores['accuracy_sd']:.1f})" if scores["accuracy_sd"] is not None else ""
     return f"""# {manifest["dataset"]}: {sidecar["model"]["name"]}
@@ -21,7 +23,7 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
 |---|---|
 | data | {manifest["dataset"]}, {manifest["images"]:,} images, {len(sidecar["classes"])} classes; {manifest["origin"]} |
 | data licence | {manifest["licence"]} |
-| data hash | {evaluation["data_hash"]} |
+| data hash, split hash | {evaluation["data_hash"][:16]}, {sidecar["split_hash"][:16]} |
 | input | uint8 images (B, H, W, {sidecar["channels"]}), resized to {height} x {width} |
 | setting | {setting_name(dict(sidecar["values"])) or "as in params.yaml"} |
 | trained on | {sidecar["trained_on"]}, seed {seed}, {len(sidecar["curves"])} epochs, last weights |
@@ -30,6 +32,9 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
 | calibration error | {100 * scores["ece"]:.1f} % |
 | search | {evaluation["fingerprint"]} |
 
-Limits: the figures hold for images like those of the data above. The seed was fixed before the test set was read; the
-test set had been read {evaluation["test_reads"]} time(s) for these data by then.
+Limits: the figures hold for images like those of the data above, and for these classes: an image of anything else gets
+one of them too, often with a high probability. Other test images of the same kind would move this model's accuracy by
+up to {chance:.1f} points (95 %), and another seed moves it besides. Attention is what the network reads by, not why it
+decides. The seed was fixed before the test set was read; the test set had been read {evaluation["test_reads"]} time(s)
+for these data by then. The weights were made of these data: mind what their licence asks.
 """

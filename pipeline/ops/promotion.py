@@ -1,8 +1,22 @@
-"""Moving the registry's aliases by hand: challenger to champion."""
+"""Moving the registry's champion: the gate before it, the way back, and what the registry holds."""
 
-from pipeline.config import load_params
-from pipeline.track.registry import promote
-from pipeline.track.store import Store, prepare_store, resolve_store
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from pipeline.config import Params, load_params
+from pipeline.errors import GateRefused, UserError
+from pipeline.ops.evidence import comparison_of, latency_ms, recorded, recorded_anew, tag_of, tested_like
+from pipeline.ops.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
+from pipeline.ops.hooks import PROMOTED, tell
+from pipeline.ops.paired import PairedDifference, paired_difference
+from pipeline.score.classify import classification_scores
+from pipeline.track.champion import DONE, Move, history, move_champion, roll_back
+from pipeline.track.registry import CHALLENGER, Version, versions
+from pipeline.track.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
 
@@ -17,15 +31,147 @@ def open_store(workspace: Workspace) -> Store:
     return store
 
 
-def promote_challenger(workspace: Workspace, reason: str | None) -> str:
-    """Move the alias `champion` to the challenger's version, with a trail, and say what happened.
+def promote_challenger(workspace: Workspace, reason: str | None, *, dry_run: bool = False) -> Iterator[str]:
+    """Judge the challenger, and make it champion if it passes; lines that say what was found and done.
 
     Raises:
-        UserError: no challenger, or a store that fails.
+        GateRefused: it fails a rule, or there is not enough data to tell; with the reasons.
+        UserError: no challenger, nothing to judge it by, another move of the champion meanwhile, a store that fails.
+    """
+    params = load_params(workspace.params)
+    name, store = params.model_name, open_store(workspace)
+    listed = {each.version: each for each in versions(store, name)}
+    _, champion = history(store, name)
+    challenger = next((each for each in listed.values() if CHALLENGER in each.aliases), None)
+    if challenger is None:
+        raise UserError(f"{name!r} has no {CHALLENGER} to promote\n  run the pipeline to its end (register) first")
+    if challenger.version == champion:
+        yield f"models:/{name}@champion is version {champion} already"
+        return
+    facts, how = _facts(workspace, params, store, name, challenger, listed.get(champion or 0))
+    rules = judge(facts, params.promote)
+    outcome = outcome_of(rules)
+    yield f"version {challenger.version} of {name} against {f'version {champion}' if champion else 'no champion'}{how}"
+    yield from (f"{rule.outcome:10} {rule.name}: {rule.said}" for rule in rules)
+    _note(workspace, name, challenger.version, champion, rules, reason, dry_run=dry_run)
+    if outcome != PASSED:
+        raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
+    if dry_run:
+        yield f"it would be promoted; models:/{name}@champion is as it was (--dry-run)"
+        return
+    gate = {rule.name: rule.outcome for rule in rules} | {"accuracy_value": round(facts.accuracy, 4)}
+    if facts.pair:
+        gate |= {key: round(getattr(facts.pair, key), 4) for key in ("difference", "low", "high")}
+    move = move_champion(store, name, challenger.version, expected=champion, reason=reason, gate=gate)
+    yield from _moved(name, move)
+    told = {"model": name, "version": move.after, "previous": move.before or "", "reason": reason or ""}
+    tell(params.tracking, PROMOTED, told, workspace.root)
+
+
+def restore_champion(workspace: Workspace, reason: str | None) -> Iterator[str]:
+    """Make the champion that was before the present one champion again; lines that say so.
+
+    Raises:
+        UserError: none to go back to, or a store that fails.
     """
     name = load_params(workspace.params).model_name
-    promotion = promote(open_store(workspace), name, reason=reason)
-    if not promotion.changed:
-        return f"models:/{name}@champion is version {promotion.version} already"
-    before = f", before it version {promotion.previous}" if promotion.previous else ", the first"
-    return f"models:/{name}@champion is version {promotion.version} now{before}"
+    yield from _moved(name, roll_back(open_store(workspace), name, reason=reason))
+
+
+def describe_models(workspace: Workspace) -> Iterator[str]:
+    """Lines on every version of the model, its aliases, and the moves of the champion.
+
+    Raises:
+        UserError: no such model, or a store that fails.
+    """
+    name, store = load_params(workspace.params).model_name, open_store(workspace)
+    listed, (moves, _) = versions(store, name), history(store, name)
+    yield f"{name} at {store.shown}"
+    for each in listed:
+        accuracy = each.tags.get("sar.test_accuracy")
+        figures = f"test accuracy {accuracy}" if accuracy else "no figures"
+        traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
+        aliases = "  ".join(f"@{alias}" for alias in each.aliases)
+        yield f"version {each.version:<3} {each.created:%Y-%m-%d %H:%M}  {figures}  {traced}  {aliases}".rstrip()
+    if moves:
+        yield "moves of the champion (UTC)"
+    for move in moves:
+        way = f"{move.before or 'none'} -> {move.after}"
+        undone = "" if move.state == DONE else f"  ({move.state}: it did not come to be)"
+        reason = f"  {move.reason}" if move.reason else ""
+        yield f"{move.at[:16].replace('T', ' ')}  {move.action:8} {way}  by {move.by}{reason}{undone}"
+
+
+def _facts(
+    workspace: Workspace, params: Params, store: Store, name: str, challenger: Version, champion: Version | None
+) -> tuple[Facts, str]:
+    own = recorded(store, challenger)
+    if own is None:
+        own = recorded_anew(workspace, store, name, challenger, params.base.device)
+    scores = classification_scores(own.probabilities, own.labels)
+    pair: PairedDifference | None = None
+    how = ""
+    if champion is not None:
+        other = tested_like(workspace, store, name, champion, challenger, params.base.device)
+        if not np.array_equal(other.ids, own.ids):
+            raise UserError(
+                f"versions {challenger.version} and {champion.version} were tested on different images, although "
+                "their tags name one split\n  run `dvc repro --force evaluate register`"
+            )
+        right = own.probabilities.argmax(1) == own.labels
+        pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
+        how = f", {other.how}"
+    arms = comparison_of(challenger)
+    latency = None
+    if params.promote.max_latency_ms is not None:
+        side, channels = (int(part) for part in tag_of(challenger, "sar.input").split("x")[1:])
+        latency = latency_ms(store, name, challenger.version, side, channels)
+    return Facts(
+        accuracy=scores.accuracy,
+        ece=scores.ece,
+        images=len(own.labels),
+        commonest=float(np.bincount(own.labels).max() / len(own.labels)),
+        arms=arms,
+        control=str(arms["control"]),
+        champion=champion.version if champion else None,
+        pair=pair,
+        latency_ms=latency,
+    ), how
+
+
+def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:
+    stays = f"version {champion} stays champion" if champion else "there is still no champion"
+    begin = "is refused" if failed else "cannot be told from its bounds: not enough data"
+    lines = [f"version {version} of {name} {begin}; {stays}"]
+    for rule in rules:
+        if rule.outcome != PASSED:
+            lines.append(f"  {rule.name} {rule.outcome}: {rule.said}")
+        if rule.needed:
+            lines.append(f"    enough would be {rule.needed}")
+    return "\n".join(lines)
+
+
+def _moved(name: str, move: Move) -> Iterator[str]:
+    before = f", before it version {move.before}" if move.before else ", the first"
+    yield f"models:/{name}@champion is version {move.after} now{before}"
+    if move.state != DONE:
+        yield "the registry went away before its trail was finished; the next move finishes it"
+
+
+def _note(
+    workspace: Workspace,
+    name: str,
+    version: int,
+    champion: int | None,
+    rules: Sequence[Rule],
+    reason: str | None,
+    *,
+    dry_run: bool,
+) -> None:
+    """A line in `state/promotions.jsonl` for what was judged; refusals too, which the registry never sees."""
+    path = workspace.state / "promotions.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {"time": time.time(), "by": user_name(), "name": name, "version": version, "champion": champion}
+    line |= {"outcome": outcome_of(rules), "dry_run": dry_run, "reason": reason, "rules": [asdict(r) for r in rules]}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

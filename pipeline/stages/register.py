@@ -31,6 +31,7 @@ def main(workspace: Workspace) -> None:
     prepared = open_prepared(workspace.prepared)
     chosen = retrained["to_register"]
     run = next(run for run in retrained["runs"] if run["folder"] == chosen)
+    sidecar = read_sidecar(workspace.models / chosen)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     registered = register_model(
@@ -38,13 +39,19 @@ def main(workspace: Workspace) -> None:
         name=params.model_name,
         checkpoint=workspace.models / chosen,
         code=Path(pipeline.models.__file__).parent,
-        model_card=model_card(read_sidecar(workspace.models / chosen), evaluation, prepared.manifest),
+        model_card=model_card(sidecar, evaluation, prepared.manifest),
         tags=trace(workspace.root, prepared.data_hash)
         | {
             "sar.fingerprint": retrained["fingerprint"],
             "sar.search_run": search_run(workspace.state, retrained["fingerprint"]) or "",
             "sar.evaluation_run": evaluation["mlflow_run"],
             "sar.test_accuracy": f"{evaluation['arms'][BEST]['accuracy']:.4f}",
+            # What promotion judges by, wherever the registry is read from.
+            "sar.split_hash": str(sidecar["split_hash"]),
+            "sar.retrain_folder": chosen,
+            "sar.comparison": json.dumps({"control": evaluation["control"], **evaluation["comparison"]}),
+            "sar.input": "x".join(str(part) for part in (*sidecar["image_size"], sidecar["channels"])),
+            "sar.licence": str(prepared.manifest["licence"]),
         },
         run_id=run["mlflow_run"],
         input_example=np.asarray(prepared.images[:2]),

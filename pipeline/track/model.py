@@ -1,14 +1,16 @@
 """What is registered: a classifier that MLflow can load with neither this repository nor Ray, DVC or Optuna at hand.
 
 This file is a program, not a module to import: it is copied into every registered model and run when that is loaded
-("models from code"). It needs mlflow, torch, timm, safetensors, numpy and pandas. With it travel two folders:
+("models from code"). It needs mlflow, torch, timm, safetensors, pillow, numpy and pandas. With it travel:
 
     checkpoint/  weights.safetensors; checkpoint.json: the network's settings, classes, image size, mean and std
     code/        the package of networks (`pipeline/models`) as it was when the weights were trained
+    pictures.py  a picture file -> pixels, as training images were made
 
     model = mlflow.pyfunc.load_model("models:/NAME@champion")
     model.predict(images)                              # (B, H, W, C) uint8; one row an image
-    model.predict(images, params={"batch_size": 64})
+    model.predict(np.array([file.read_bytes()], dtype=object))    # picture files, or base64 text of such
+    model.predict(images, params={"batch_size": 64, "attention": True})
 
 Shapes: B images, H x W pixels, C channels.
 """
@@ -18,7 +20,9 @@ import importlib
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -55,7 +59,9 @@ class ImageClassifier(PythonModel):
             torch.tensor(sidecar[key], dtype=torch.float32, device=self.device).view(1, self.channels, 1, 1)
             for key in ("mean", "std")
         )
-        build = _load_package(Path(context.artifacts["code"]), "build")
+        self.code = Path(context.artifacts["code"])
+        self.pictures = _load_file(Path(context.artifacts["pictures"]))
+        build = _load_package(self.code, "build")
         with torch.random.fork_rng(devices=[]):  # first weights are drawn at random: not from the caller's stream
             network = build.build_model(
                 build.ModelConfig(**sidecar["model"]),
@@ -68,43 +74,105 @@ class ImageClassifier(PythonModel):
         except RuntimeError as error:
             raise ValueError(f"the weights do not belong to the network of checkpoint.json: {error}") from error
         self.network: torch.nn.Module = network.to(self.device).eval()
+        self.lock = Lock()  # a server answers in several threads, and a tap sees whatever pass is run beside it
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Classify images, (B, H, W, C) uint8 or, for one channel, (B, H, W) uint8, of any height and width.
+        """Classify images: (B, H, W, C) uint8 or, for one channel, (B, H, W), or one (H, W, C), of any size.
 
-        params: `batch_size`, how many images go through the network at once.
+        An array of objects, as JSON makes it, may hold in their place picture files (bytes, base64 text) and numbers,
+        mixed; what is no image of these gets an `error` of its own, and the others are answered.
 
-        Returns one row an image: `name` of the most probable class, its `probability`, and `probabilities`, a mapping
-        of every class to its probability.
+        params: `batch_size`, how many images go through the network at once; `attention`, whether each row has a map.
+
+        Returns one row an image: `name` of the most probable class, its `probability`, `probabilities`, a mapping
+        of every class to its probability, and `error`, None where there is none; asked for, `attention`, the last
+        block's on the patches (rows of numbers that add up to 1, the mean of the heads).
 
         Raises:
-            TypeError: not an array. ValueError: another type of number or shape, or a batch size below 1.
+            TypeError: not an array. ValueError: another type of number or shape, a batch size below 1, or a network
+                that has no such maps.
         """
         images = self._checked(model_input)
         batch_size = int((params or {}).get("batch_size", BATCH_SIZE))
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        rows: list[tuple[str, float, dict[str, float]]] = []
-        with torch.inference_mode():
+        attends = bool((params or {}).get("attention", False))
+        rows: list[dict[str, Any]] = []
+        with self.lock, torch.inference_mode(), self._tap() if attends else nullcontext() as tap:
             for start in range(0, len(images), batch_size):
-                pixels = self._prepared(images[start : start + batch_size])
-                for row in self.network(pixels).float().softmax(dim=1).cpu().tolist():
-                    best = max(range(len(row)), key=row.__getitem__)
-                    rows.append((self.classes[best], row[best], dict(zip(self.classes, row, strict=True))))
-        return pd.DataFrame(rows, columns=["name", "probability", "probabilities"])
+                rows += self._answers(images[start : start + batch_size], tap)
+        columns = ["name", "probability", "probabilities", "error", *["attention"] * attends]
+        # None stays None among objects: among numbers it would become NaN, which JSON does not have.
+        whole = all(row["error"] is None for row in rows)
+        return pd.DataFrame(rows, columns=columns, dtype=None if whole else object)
+
+    def _answers(self, batch: np.ndarray, tap: Any) -> list[dict[str, Any]]:
+        """A row for each image of a batch: (B, H, W, C) uint8, or (B,) objects, of which some may be no image."""
+        rows: list[dict[str, Any]] = [
+            {"name": None, "probability": None, "probabilities": None, "error": None, "attention": None} for _ in batch
+        ]
+        if batch.dtype == np.uint8:
+            good, pixels = list(range(len(batch))), self._prepared(batch)
+        else:
+            good, prepared = [], []
+            for place, given in enumerate(batch):
+                try:
+                    read = self.pictures.read_image(given, self.channels, self.image_size[0])
+                except self.pictures.BadImage as error:
+                    rows[place]["error"] = str(error)
+                else:
+                    good.append(place)
+                    prepared.append(self._prepared(read[None]))
+            if not good:
+                return rows
+            pixels = torch.cat(prepared)
+        shares = self.network(pixels).float().softmax(dim=1).cpu().tolist()
+        maps = None
+        if tap is not None:
+            found = tap.maps()[:, 0].float()
+            maps = found.flatten(2).softmax(dim=2).mean(dim=1).reshape(len(found), *found.shape[2:]).cpu().tolist()
+        for order, place in enumerate(good):
+            share = shares[order]
+            best = max(range(len(share)), key=share.__getitem__)
+            rows[place] |= {"name": self.classes[best], "probability": share[best]}
+            rows[place]["probabilities"] = dict(zip(self.classes, share, strict=True))
+            rows[place]["attention"] = None if maps is None else maps[order]
+        return rows
+
+    def _tap(self) -> Any:
+        """Follows the network's last block.
+
+        Raises:
+            ValueError: it has no similarity maps.
+        """
+        try:
+            tap, anatomy = (_load_package(self.code, name) for name in ("tap", "anatomy"))
+            return tap.SimilarityTap(self.network, "last", anatomy.describe_network(self.network).query)
+        except (ValueError, ModuleNotFoundError) as error:
+            raise ValueError(f"this model has no attention maps ({error}); ask without attention") from None
 
     def _checked(self, given: Any) -> np.ndarray:
-        """The images as (B, H, W, C)."""
+        """The images as (B, H, W, C) uint8, or as (B,) objects that are yet to be read."""
         wanted = f"give uint8 images as (B, H, W, {self.channels})"
         if not isinstance(given, np.ndarray):
             raise TypeError(f"{wanted}, as a numpy array, not a {type(given).__name__}")
         images: np.ndarray = given
+        if images.dtype.kind in "OSU":
+            return self._listed(images)
         if images.dtype != np.uint8:
             raise ValueError(f"{wanted}, with values 0 to 255, not {images.dtype}")
-        if images.ndim == 3 and self.channels == 1:
-            images = images[..., None]
+        if images.ndim == 3:
+            images = images[None] if images.shape[-1] == self.channels else images[..., None]
         if images.ndim != 4 or images.shape[-1] != self.channels or 0 in images.shape[1:]:
-            raise ValueError(f"{wanted}, not {images.shape}; a single image needs a batch axis: image[None]")
+            raise ValueError(f"{wanted}, not {given.shape}; a single image needs a batch axis: image[None]")
+        return images
+
+    def _listed(self, given: np.ndarray) -> np.ndarray:
+        """(B,) objects, an image each: numpy makes one array of all levels of a list whose parts are equally long."""
+        alone = given.ndim == 0 or (given.ndim == 3 and given.shape[-1] == self.channels)
+        images = np.empty(1 if alone else len(given), dtype=object)
+        for place in range(len(images)):
+            images[place] = (given.item() if given.ndim == 0 else given) if alone else given[place]
         return images
 
     def _prepared(self, images: np.ndarray) -> torch.Tensor:
@@ -146,6 +214,13 @@ def _load_package(folder: Path, module: str) -> ModuleType:
         return importlib.import_module(f"{name}.{module}")
     finally:
         sys.dont_write_bytecode = writes
+
+
+def _load_file(path: Path) -> ModuleType:
+    """A module that is one file, run anew for every model that brings one: it stands in no table of modules."""
+    module = ModuleType(path.stem)
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    return module
 
 
 set_model(ImageClassifier())

@@ -18,24 +18,42 @@ from typing import Any
 import numpy as np
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-from mlflow.types.schema import Map
+from mlflow.types.schema import Array, Map
 
 from pipeline.errors import UserError
 
 PROGRAM = Path(__file__).with_name("model.py")
+PICTURES = Path(__file__).with_name("pictures.py")
 WEIGHTS = "weights.safetensors"
 SIDECAR = "checkpoint.json"
-REQUIRED = ("mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "pandas")
+REQUIRED = ("mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas")
 """What a registered model may import beside Python's own library, each pinned to the version installed here."""
 
 EXAMPLES = 2
 """Images of the input example that are kept, as JSON."""
 
+SIGNATURE = ModelSignature(
+    # One name for arrays of any size, and for arrays of picture files, text and lists, as requests bring them: MLflow
+    # checks nothing of this type, and the program checks every image by itself.
+    inputs=Schema([TensorSpec(np.dtype("O"), (-1,))]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "name", required=False),
+            ColSpec(DataType.double, "probability", required=False),
+            ColSpec(Map(DataType.double), "probabilities", required=False),
+            ColSpec(DataType.string, "error", required=False),
+            ColSpec(Array(Array(DataType.double)), "attention", required=False),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("batch_size", DataType.long, 256), ParamSpec("attention", DataType.boolean, False)]),
+)
+
 
 def hash_model(checkpoint: Path, code: Path) -> str:
-    """SHA-256 over all that decides a model's answers: weights, settings, network code and `model.py`."""
+    """SHA-256 over all that decides a model's answers: weights, settings, network code, `model.py`, `pictures.py`."""
     digest = hashlib.sha256()
     parts = [(SIDECAR, json.dumps(read_sidecar(checkpoint), sort_keys=True).encode()), ("", PROGRAM.read_bytes())]
+    parts.append(("", PICTURES.read_bytes()))
     parts += [(file.relative_to(code).as_posix(), file.read_bytes()) for file in _sources(code)]
     for label, content in parts:
         digest.update(f"{label}\0{len(content)}\0".encode() + content)
@@ -134,10 +152,11 @@ def pack(
             artifacts={
                 "checkpoint": str(staged / "checkpoint"),
                 "code": str(staged / "code"),
+                "pictures": str(PICTURES),
                 "model_card": str(staged / "README.md"),
             },
             mlflow_model=identity,
-            signature=_signature(int(read_sidecar(checkpoint)["channels"])),
+            signature=SIGNATURE,
             input_example=example,
             # A local part, as in 2.15.0+cpu, names a build that a package index does not have.
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIRED],
@@ -148,20 +167,6 @@ def pack(
             raise ValueError(f"{len(example)} images gave {len(answer)} answers, or answers that are no numbers")
     except Exception as error:  # whatever the network's code raises: the user's question is the same
         raise UserError(f"the model made of {checkpoint} cannot be used: {error}") from error
-
-
-def _signature(channels: int) -> ModelSignature:
-    return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))]),
-        outputs=Schema(
-            [
-                ColSpec(DataType.string, "name"),
-                ColSpec(DataType.double, "probability"),
-                ColSpec(Map(DataType.double), "probabilities"),
-            ]
-        ),
-        params=ParamSchema([ParamSpec("batch_size", DataType.long, 256)]),
-    )
 
 
 def _sources(code: Path) -> Iterator[Path]:

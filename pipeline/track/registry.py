@@ -1,7 +1,6 @@
-"""Registered models: a version for every distinct model, the aliases `challenger` and `champion`, and their trail.
+"""Registered models: a version for every distinct model, known by its content, and the alias `challenger`.
 
-A version is known by its content. MLflow keeps no history of aliases, so every move of `champion` is written into tags:
-on the version what happened to it last, on the registered model one tag a move.
+What becomes of the alias `champion` is told in `pipeline.track.champion`.
 """
 
 import re
@@ -15,15 +14,15 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline.errors import UserError
 from pipeline.track.package import hash_model, pack, require_portable
-from pipeline.track.store import Store, client, current, experiment_id, reported, user_name
+from pipeline.track.store import Store, client, current, experiment_id, reported
 
 CHALLENGER = "challenger"
-CHAMPION = "champion"
 HASH_TAG = "sar.model_hash"
 
 CARD_LIMIT = 5000
@@ -39,19 +38,6 @@ class Registered:
     uri: str
     model_hash: str
     new: bool
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What a promotion did. previous: the champion before it, if there was one; the same as `version`: no move."""
-
-    previous: int | None
-    version: int
-
-    @property
-    def changed(self) -> bool:
-        """Whether the champion is another one now."""
-        return self.previous != self.version
 
 
 @dataclass(frozen=True)
@@ -115,32 +101,6 @@ def register_model(
     return Registered(name, number, f"models:/{name}/{number}", model_hash, new=not ready)
 
 
-def promote(store: Store, name: str, *, reason: str | None, version: int | None = None) -> Promotion:
-    """Make the challenger, or else the given version, champion, and write down who did it, when and why.
-
-    Raises:
-        UserError: no such model or version, or no challenger.
-    """
-    registry = client(store)
-    aliases = _aliases(store, registry, name)
-    previous = aliases.get(CHAMPION)
-    chosen = aliases.get(CHALLENGER) if version is None else version
-    if chosen is None:
-        raise UserError(f"{name!r} has no {CHALLENGER} to promote\n  run the pipeline to its end (register) first")
-    if chosen == previous:
-        return Promotion(previous, chosen)
-    now, who = datetime.now(UTC), user_name()
-    note = {"by": who, "at": now.isoformat(timespec="seconds"), "reason": reason or "", "previous": str(previous or "")}
-    with reported(store, f"promoting version {chosen} of {name!r}"):
-        # The alias last: a champion without its trail would be worse than the trail of a move that is made again.
-        for key, value in note.items():
-            registry.set_model_version_tag(name, str(chosen), f"sar.promoted.{key}", value)
-        move = f"{previous or 'none'} -> {chosen} by {who}: {reason or 'no reason given'}"
-        registry.set_registered_model_tag(name, f"sar.champion.{now:%Y%m%dT%H%M%S.%fZ}", move)
-        registry.set_registered_model_alias(name, CHAMPION, str(chosen))
-    return Promotion(previous, chosen)
-
-
 def versions(store: Store, name: str) -> list[Version]:
     """Every version of a model, the oldest first.
 
@@ -148,7 +108,7 @@ def versions(store: Store, name: str) -> list[Version]:
         UserError: no such model.
     """
     registry = client(store)
-    aliases = _aliases(store, registry, name)
+    aliases = {alias: int(number) for alias, number in read_model(store, registry, name).aliases.items()}
     with reported(store, f"listing the versions of {name!r}"):
         page = registry.search_model_versions(f"name = '{name}'")
         found = list(page)
@@ -180,16 +140,20 @@ def _create_name(registry: MlflowClient, name: str) -> None:
             raise
 
 
-def _aliases(store: Store, registry: MlflowClient, name: str) -> dict[str, int]:
+def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredModel:
+    """A registered model with its tags and aliases.
+
+    Raises:
+        UserError: there is none, or the store fails.
+    """
     try:
-        with_aliases = registry.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        return registry.get_registered_model(name)
+    except (MlflowException, OSError) as error:
+        if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise UserError(f"reading the model {name!r} failed at {store.shown}\n  {store.reason(error)}") from None
         raise UserError(
             f"{store.shown} has no model {name!r}\n  run the pipeline to its end (register) first"
         ) from None
-    return {str(alias): int(number) for alias, number in with_aliases.aliases.items()}
 
 
 def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, Any]) -> str:

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from served import images, load, write_network
 from torch.nn.functional import interpolate
 
 from pipeline.models.build import build_model
@@ -19,16 +19,6 @@ from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 from pipeline.track.model import ImageClassifier
 
 Write = Callable[..., Path]
-
-
-def load(checkpoint: Path, code: Path) -> ImageClassifier:
-    classifier = ImageClassifier()
-    classifier.load_context(SimpleNamespace(artifacts={"checkpoint": str(checkpoint), "code": str(code)}))
-    return classifier
-
-
-def images(count: int = 5, height: int = 12, width: int = 12, channels: int = 1) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
 
 
 def direct(network: torch.nn.Module, given: np.ndarray) -> torch.Tensor:
@@ -80,7 +70,7 @@ def test_one_channel_needs_no_axis(classifier: ImageClassifier) -> None:
 def test_no_images_give_no_rows(classifier: ImageClassifier) -> None:
     rows = classifier.predict(None, images(0))
     assert len(rows) == 0
-    assert list(rows.columns) == ["name", "probability", "probabilities"]
+    assert list(rows.columns) == ["name", "probability", "probabilities", "error"]
 
 
 @pytest.mark.parametrize(
@@ -127,30 +117,6 @@ def test_a_checkpoint_of_a_later_format_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="format 1, not 2"):
         load(write_checkpoint(tiny_network, format=2), networks)
-
-
-def write_network(folder: Path, shift: float) -> Path:
-    """A package of networks in two modules; `shift` is what one version adds to the first class."""
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "shift.py").write_text(f"SHIFT = {shift}\n")
-    (folder / "build.py").write_text(
-        "from dataclasses import dataclass\n"
-        "import torch\n"
-        "from .shift import SHIFT\n"
-        "@dataclass(frozen=True)\n"
-        "class ModelConfig:\n"
-        "    name: str\n"
-        "    kwargs: dict\n"
-        "    init: str\n"
-        "    drop_path: float\n"
-        "class Network(torch.nn.Linear):\n"
-        "    def forward(self, pixels):\n"
-        "        return super().forward(pixels.flatten(1)) + torch.tensor([SHIFT, 0.0, 0.0])\n"
-        "def build_model(config, *, num_classes, image_size, channels):\n"
-        "    return Network(image_size[0] * image_size[1] * channels, num_classes)\n"
-    )
-    return folder
 
 
 def test_two_versions_with_different_code_live_in_one_process(write_checkpoint: Write, tmp_path: Path) -> None:

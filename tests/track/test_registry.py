@@ -15,13 +15,12 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
+from pipeline.track.once import log_run
 from pipeline.track.package import hash_model, require_portable
-from pipeline.track.registry import Registered, promote, register_model, versions
-from pipeline.track.runs import log_run
+from pipeline.track.registry import Registered, register_model, versions
 from pipeline.track.store import Store, client
 
 Write = Callable[..., Path]
@@ -175,10 +174,16 @@ def test_a_first_version_is_challenger_with_its_card_tags_and_pinned_packages(
     assert abs(datetime.now(UTC) - listed.created) < timedelta(minutes=5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     folder = Path(mlflow.artifacts.download_artifacts(made.uri))
-    assert {each.name for each in (folder / "artifacts").iterdir()} == {"checkpoint", "code", "README.md"}
+    assert {each.name for each in (folder / "artifacts").iterdir()} == {
+        "checkpoint",
+        "code",
+        "README.md",
+        "pictures.py",
+    }
+    assert json.loads((folder / "input_example.json").read_text()) == EXAMPLE[:2].tolist()
     assert not list(folder.rglob("__pycache__"))
     pinned = dict(line.split("==") for line in (folder / "requirements.txt").read_text().split())
-    assert pinned.keys() == {"mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "pandas"}
+    assert pinned.keys() == {"mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas"}
     assert installed("torch").startswith(pinned["torch"])
     assert "+" not in "".join(pinned.values())
 
@@ -195,13 +200,17 @@ def test_input_is_checked_against_the_signature(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     model = mlflow.pyfunc.load_model(register().uri)
-    assert list(model.predict(EXAMPLE[:, :7, :5]).columns) == ["name", "probability", "probabilities"]
+    assert list(model.predict(EXAMPLE[:, :7, :5]).columns) == ["name", "probability", "probabilities", "error"]
     assert len(model.predict(EXAMPLE, params={"batch_size": 1})) == 3
-    with pytest.raises(MlflowException, match="dtype of input float32 does not match"):
+    with pytest.raises(ValueError, match="0 to 255, not float32"):
         model.predict(EXAMPLE.astype(np.float32))
-    with pytest.raises(MlflowException, match="does not match expected shape"):
+    with pytest.raises(ValueError, match=r"not \(3, 12, 12, 3\)"):
         model.predict(EXAMPLE.repeat(3, axis=-1))
-    assert model.metadata.get_output_schema().input_names() == ["name", "probability", "probabilities"]
+    with pytest.raises(MlflowException, match="batch_size"):
+        model.predict(EXAMPLE, params={"batch_size": "many"})
+    outputs = model.metadata.get_output_schema().input_names()
+    assert outputs == ["name", "probability", "probabilities", "error", "attention"]
+    assert model.metadata.get_params_schema().to_dict()[1]["name"] == "attention"
 
 
 def test_the_same_model_gets_no_second_version(
@@ -290,59 +299,6 @@ def test_a_folder_that_is_no_checkpoint_is_told(register: Callable[..., Register
 def test_a_name_that_mlflow_refuses_is_a_users_mistake(bad: str, register: Callable[..., Registered]) -> None:
     with pytest.raises(UserError):
         register(name=bad)
-
-
-def test_promotion_moves_the_champion_and_leaves_a_trail(
-    store: Store, name: str, register: Callable[..., Registered], code: Path
-) -> None:
-    register()
-    first = promote(store, name, reason="better by 2 points")
-    assert (first.previous, first.version, first.changed) == (None, 1, True)
-    (code / "more.py").write_text("x = 1\n")
-    register()
-    second = promote(store, name, reason=None)
-    assert (second.previous, second.version, second.changed) == (1, 2, True)
-    one, two = versions(store, name)
-    assert (one.aliases, two.aliases) == ((), ("challenger", "champion"))
-    assert one.tags["sar.promoted.reason"] == "better by 2 points"
-    assert two.tags["sar.promoted.previous"] == "1"
-    assert two.tags["sar.promoted.by"]
-    assert datetime.fromisoformat(two.tags["sar.promoted.at"]).utcoffset() == timedelta(0)
-    moves = [value for key, value in sorted(client(store).get_registered_model(name).tags.items()) if "champion" in key]
-    assert [each.partition(" by ")[0] for each in moves] == ["none -> 1", "1 -> 2"]
-
-
-def test_promoting_the_champion_again_changes_nothing(
-    store: Store, name: str, register: Callable[..., Registered]
-) -> None:
-    register()
-    promote(store, name, reason="first")
-    before = versions(store, name), client(store).get_registered_model(name).tags
-    assert not promote(store, name, reason="second").changed
-    assert (versions(store, name), client(store).get_registered_model(name).tags) == before
-
-
-def test_an_earlier_version_can_be_made_champion_again(
-    store: Store, name: str, register: Callable[..., Registered], code: Path
-) -> None:
-    register()
-    promote(store, name, reason=None)
-    (code / "more.py").write_text("x = 1\n")
-    register()
-    promote(store, name, reason=None)
-    back = promote(store, name, reason="worse in production", version=1)
-    assert (back.previous, back.version) == (2, 1)
-    assert versions(store, name)[0].aliases == ("champion",)
-    with pytest.raises(UserError, match="promoting version 9"):
-        promote(store, name, reason=None, version=9)
-
-
-def test_without_a_challenger_nothing_is_promoted(store: Store, name: str) -> None:
-    with pytest.raises(UserError, match="has no model"):
-        promote(store, name, reason=None)
-    MlflowClient(tracking_uri=store.uri, registry_uri=store.uri).create_registered_model(name)
-    with pytest.raises(UserError, match="no challenger"):
-        promote(store, name, reason=None)
 
 
 def test_a_long_card_is_shortened_for_the_registry_and_kept_whole_in_the_model(

@@ -1,0 +1,175 @@
+"""What two registered versions got right on the same test images: as `evaluate` recorded it, else found out anew.
+
+A version carries the hashes of the data and of the split that it was tested on, and the run that holds its predictions.
+Where the champion was tested on the challenger's test images, the recorded predictions are compared and nothing is run.
+Where it was not, it is run on the present test images: that reads the test set, is counted as `evaluate` counts it, and
+kept under `state/promote/`, so that asking again reads nothing.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.assembly import TrainingData, load_data
+from pipeline.errors import UserError
+from pipeline.ops.evaluation import count_test_read
+from pipeline.ops.identity import commit
+from pipeline.track.registry import HASH_TAG, Version
+from pipeline.track.store import Store
+from pipeline.track.use import fetch_predictions, load_registered
+from pipeline.workspace import Workspace
+
+BATCH = 256
+REGISTER = "run `dvc repro --force register`, which writes them down"
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known."""
+
+    ids: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    how: str
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What `evaluate` recorded of a version: ids (N,), labels (N,), probabilities (N, C)."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def tag_of(version: Version, name: str) -> str:
+    """A tag that register gives every version.
+
+    Raises:
+        UserError: this one has it not.
+    """
+    if not (value := version.tags.get(name)):
+        raise UserError(f"version {version.version} has no tag {name}\n  {REGISTER}")
+    return value
+
+
+def recorded(store: Store, version: Version) -> Recorded | None:
+    """The predictions that `evaluate` made with a version's weights; None where they are not to be had any more.
+
+    Raises:
+        UserError: a version without the tags that lead to them, or a store that fails.
+    """
+    found = fetch_predictions(store, tag_of(version, "sar.evaluation_run"))
+    run = tag_of(version, "sar.retrain_folder")
+    if found is None or not {"ids", "labels", run} <= found.keys():
+        return None
+    return Recorded(found["ids"], found["labels"], found[run])
+
+
+def same_test(one: Version, other: Version) -> bool:
+    """Whether two versions were tested on the same images: the same data, and the same split of them."""
+    names = ("sar.data_hash", "sar.split_hash")
+    return all(one.tags.get(name) and one.tags.get(name) == other.tags.get(name) for name in names)
+
+
+def tested_like(
+    workspace: Workspace, store: Store, name: str, champion: Version, challenger: Version, device: str
+) -> Tested:
+    """The champion on the challenger's test images.
+
+    Raises:
+        UserError: it has to be run on them, and the data here are others, or it does not take such images.
+    """
+    if same_test(champion, challenger):
+        found = recorded(store, champion)
+        if found is not None:
+            how = "as recorded when it was evaluated"
+            return Tested(found.ids, found.probabilities.argmax(1) == found.labels, how)
+    key = "-".join(
+        tag_of(version, tag)[:16]
+        for version, tag in ((champion, HASH_TAG), (challenger, "sar.data_hash"), (challenger, "sar.split_hash"))
+    )
+    kept = workspace.state / "promote" / f"{key}.npz"
+    how = "evaluated anew on the present test images"
+    if not same_test(champion, challenger):
+        how += ", of which its own training may have seen some, in its favour"
+    if kept.exists():
+        with np.load(kept) as archive:
+            return Tested(archive["ids"], archive["correct"], how)
+    data, answers = _run(workspace, store, name, champion, challenger, device)
+    ids = np.asarray(data.split.test)
+    # By name: another version may know other classes, or know them in another order.
+    correct = np.array(answers["name"]) == np.array(data.prepared.classes)[data.prepared.labels[ids]]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_suffix(".partial.npz")
+    np.savez_compressed(partial, ids=ids, correct=correct)
+    partial.replace(kept)
+    return Tested(ids, correct, how)
+
+
+def recorded_anew(workspace: Workspace, store: Store, name: str, challenger: Version, device: str) -> Recorded:
+    """What `recorded` would give, of the challenger, by running it on the present test images, which is counted.
+
+    Raises:
+        UserError: the images here are not those that it was tested on, or it cannot be run.
+    """
+    data, answers = _run(workspace, store, name, challenger, challenger, device)
+    shares = [[row[each] for each in data.prepared.classes] for row in answers["probabilities"]]
+    test = data.split.test
+    return Recorded(np.asarray(test), np.asarray(data.prepared.labels[test]), np.array(shares, np.float32))
+
+
+def _run(
+    workspace: Workspace, store: Store, name: str, version: Version, challenger: Version, device: str
+) -> tuple[TrainingData, dict[str, list[Any]]]:
+    """The data here, and a version's answers to their test images: "name" and "probabilities"."""
+    data = load_data(workspace.prepared, workspace.split, device)
+    here = {"sar.data_hash": data.prepared.data_hash, "sar.split_hash": data.split.split_hash}
+    for tag, present in here.items():
+        if tag_of(challenger, tag) != present:
+            raise UserError(
+                f"version {challenger.version} was tested on other images than those here ({tag.removeprefix('sar.')} "
+                f"{challenger.tags[tag][:8]}, here {present[:8]}), so version {version.version} cannot be tested on "
+                "the same\n  go to the checkout that made it, or run `dvc repro` to make a new challenger"
+            )
+    model = load_registered(store, name, version.version)
+    ids, prepared = data.split.test, data.prepared
+    count_test_read(workspace.state, prepared.data_hash, commit=commit(workspace.root), models=1)
+    answers: dict[str, list[Any]] = {"name": [], "probabilities": []}
+    for start in range(0, len(ids), BATCH):
+        try:
+            found = model.predict(np.ascontiguousarray(prepared.images[ids[start : start + BATCH]]))
+        except Exception as error:  # the program of another version, which may be anything
+            raise UserError(
+                f"version {version.version} cannot be run on the present test images: {store.reason(error)}"
+            ) from error
+        for column, values in answers.items():
+            values += list(found[column])
+    return data, answers
+
+
+def latency_ms(store: Store, name: str, version: int, side: int, channels: int, *, times: int = 20) -> float:
+    """Median milliseconds that a version takes for one image by itself on this machine, the first ones left out."""
+    model, image = load_registered(store, name, version), np.zeros((1, side, side, channels), np.uint8)
+    taken = []
+    for _ in range(times + 3):
+        began = time.perf_counter()
+        model.predict(image)
+        taken.append(time.perf_counter() - began)
+    return 1000 * float(np.median(taken[3:]))
+
+
+def comparison_of(version: Version) -> dict[str, Any]:
+    """The comparison of a version's setting with its control, the control's name with it, as register wrote it down.
+
+    Raises:
+        UserError: it has none.
+    """
+    try:
+        content: dict[str, Any] = json.loads(tag_of(version, "sar.comparison"))
+    except ValueError:
+        raise UserError(f"version {version.version} has a tag sar.comparison that is not JSON\n  {REGISTER}") from None
+    return content

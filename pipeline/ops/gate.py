@@ -1,0 +1,144 @@
+"""The gate before `champion`: what a challenger must show, rule by rule.
+
+A rule has three outcomes. "passed" and "failed" are what the figures show; "undecided" is a test that is too small to
+tell, and then what would be enough is said. A challenger passes the gate if it passes every rule.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.ops.paired import PairedDifference
+from pipeline.sections.results import PromoteParams
+
+PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What came of one rule. said: the figures and the bound; needed: what would decide it, of an undecided one."""
+
+    name: str
+    outcome: str
+    said: str
+    needed: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a challenger; accuracies, errors and differences are fractions of 1.
+
+    accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
+    comparison of its setting with the control, as `pipeline.score.compare.Comparison` has it, and the control's name.
+    pair: the challenger against the champion on the same images; None where there is no champion, whose version
+    `champion` is. latency_ms: of one image by itself; None where it was not measured.
+    """
+
+    accuracy: float
+    ece: float
+    images: int
+    commonest: float
+    arms: Mapping[str, Any]
+    control: str
+    champion: int | None
+    pair: PairedDifference | None
+    latency_ms: float | None
+
+
+def judge(facts: Facts, params: PromoteParams) -> list[Rule]:
+    """Every rule of the gate, in the order in which they are told."""
+    return [
+        _accuracy(facts, params),
+        _champion(facts, params),
+        _control(facts, params),
+        _calibration(facts, params),
+        _latency(facts, params),
+    ]
+
+
+def outcome_of(rules: Sequence[Rule]) -> str:
+    """The worst of the rules' outcomes: failed before undecided, undecided before passed."""
+    found = {rule.outcome for rule in rules}
+    return FAILED if FAILED in found else UNDECIDED if UNDECIDED in found else PASSED
+
+
+def _accuracy(facts: Facts, params: PromoteParams) -> Rule:
+    if params.min_accuracy is None:
+        passed, bound = facts.accuracy > facts.commonest, f"above {_percent(facts.commonest)}, the most frequent class"
+    else:
+        passed, bound = facts.accuracy >= params.min_accuracy, f"at least {_percent(params.min_accuracy)}"
+    said = f"{_percent(facts.accuracy)} on {facts.images:,} test images; needed: {bound}"
+    return Rule("accuracy", PASSED if passed else FAILED, said)
+
+
+def _champion(facts: Facts, params: PromoteParams) -> Rule:
+    if facts.pair is None:
+        return Rule("champion", PASSED, "there is none yet to compare with")
+    pair, margin = facts.pair, params.margin
+    said = (
+        f"{_points(pair.difference)} against version {facts.champion} on the same {pair.images:,} images "
+        f"({_interval(pair.low, pair.high, pair.confidence)}; each alone is right on {pair.only_first} and "
+        f"{pair.only_second}); needed: not worse by more than {_points(margin).lstrip('+')}"
+    )
+    if pair.low > -margin:
+        return Rule("champion", PASSED, said)
+    if pair.high < -margin:
+        return Rule("champion", FAILED, said)
+    needed = (
+        f"about {pair.images_needed(margin):,} test images if both are equally good, or a promote.margin above "
+        f"{_points(-pair.low).lstrip('+')}; further seeds would not tell, since two fixed models are compared"
+    )
+    return Rule("champion", UNDECIDED, said, needed)
+
+
+def _control(facts: Facts, params: PromoteParams) -> Rule:
+    arms, margin = facts.arms, params.margin
+    if params.control == "any":
+        return Rule("control", PASSED, "not asked for (promote.control: any)")
+    difference, low, high = arms["difference"], arms["low"], arms["high"]
+    wanted = "better" if params.control == "better" else f"not worse by more than {_points(margin).lstrip('+')}"
+    said = f"{_points(difference)} against {facts.control}"
+    if low is None or high is None:
+        said += f", without an interval: {arms['note']}; needed: {wanted}"
+        return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
+    best, control = arms["seeds"]
+    said += f" ({_interval(low, high, arms['confidence'])}; {best} and {control} seeds); needed: {wanted}"
+    bound = 0.0 if params.control == "better" else -margin
+    if low > bound:
+        return Rule("control", PASSED, said)
+    if high <= bound:
+        return Rule("control", FAILED, said)
+    # The variance is a sum of one term over the seeds and one over the images: more of both shrinks all of it.
+    distance = max(difference, margin) if params.control == "better" else margin
+    factor = max(1.0, (arms["detectable_difference"] / distance) ** 2)
+    seeds, images = math.ceil(factor * min(best, control)), math.ceil(factor * arms["images"])
+    return Rule("control", UNDECIDED, said, f"about {seeds:,} seeds an arm (retrain.seeds) on {images:,} test images")
+
+
+def _calibration(facts: Facts, params: PromoteParams) -> Rule:
+    said = f"expected calibration error {_percent(facts.ece)}"
+    if params.max_ece is None:
+        return Rule("calibration", PASSED, f"{said}; no bound (promote.max_ece)")
+    passed = facts.ece <= params.max_ece
+    return Rule("calibration", PASSED if passed else FAILED, f"{said}; needed: at most {_percent(params.max_ece)}")
+
+
+def _latency(facts: Facts, params: PromoteParams) -> Rule:
+    if params.max_latency_ms is None or facts.latency_ms is None:
+        return Rule("latency", PASSED, "not measured (promote.max_latency_ms)")
+    passed = facts.latency_ms <= params.max_latency_ms
+    said = f"{facts.latency_ms:.1f} ms an image by itself on this machine; needed: at most {params.max_latency_ms:g} ms"
+    return Rule("latency", PASSED if passed else FAILED, said)
+
+
+def _interval(low: float, high: float, confidence: float) -> str:
+    return f"{100 * confidence:.4g} % interval {_points(low).removesuffix(' points')} to {_points(high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f} points"

@@ -1,0 +1,30 @@
+"""A picture with what a network attended to laid over it."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageColor
+
+from pipeline.figures import VERMILION
+
+STRENGTH = 0.65
+"""How much of the picture the strongest attention covers."""
+
+
+def attention_overlay(image: NDArray[np.uint8], attention: ArrayLike) -> NDArray[np.uint8]:
+    """The image (H, W, 3) uint8, as grey, with its attention (h, w) over it: the more colour, the more attention.
+
+    The strongest patch is as strong in every picture; even attention leaves the image as it is.
+
+    Raises:
+        ValueError: shapes of another kind.
+    """
+    heat = np.asarray(attention, dtype=np.float32)
+    if image.ndim != 3 or image.shape[-1] != 3 or heat.ndim != 2:
+        raise ValueError(f"needed: an image (H, W, 3) and attention (h, w), got {image.shape} and {heat.shape}")
+    spread = float(heat.max() - heat.min())
+    share = (heat - heat.min()) / spread if spread > 1e-9 else np.zeros_like(heat)
+    size = (image.shape[1], image.shape[0])
+    over = np.asarray(Image.fromarray(share).resize(size, Image.Resampling.BILINEAR))[..., None] * STRENGTH
+    grey = np.asarray(Image.fromarray(image).convert("L").convert("RGB"), dtype=np.float32)
+    colour = np.array(ImageColor.getrgb(VERMILION), dtype=np.float32)
+    return np.rint(grey * (1 - over) + colour * over).astype(np.uint8)

@@ -1,0 +1,148 @@
+"""Registered models in use from the shell: pictures classified, and the model as a file for other runtimes."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.config import load_params
+from pipeline.errors import UserError
+from pipeline.ops.overlay import attention_overlay
+from pipeline.ops.promotion import open_store
+from pipeline.track.champion import CHAMPION
+from pipeline.track.fetch import find_version
+from pipeline.track.pictures import BadImage, read_image
+from pipeline.track.store import Store
+from pipeline.track.use import load_registered
+from pipeline.workspace import Workspace
+
+BATCH = 64
+LARGEST = 200 * 2**20
+"""Bytes of a file; a photograph has some ten millions."""
+
+OVERLAY_SIDE = 384
+
+
+def classify_files(
+    workspace: Workspace, files: Sequence[Path], *, model: str | None = None, overlays: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Classify picture files with a registered model; a folder stands for the files in it.
+
+    model: "champion" (the default), "challenger", a version's number, or models:/name@alias. overlays: a folder for
+    PNGs with the model's attention.
+
+    Yields, by file: `image`, `name`, `probability`, `probabilities`, `error`, and `attention` and `overlay` where
+    overlays are asked for.
+
+    Raises:
+        UserError: no such model, no files, a model without attention, a folder that cannot be written.
+    """
+    wanted = _expanded(files)
+    store = open_store(workspace)
+    name, version = chosen_version(workspace, store, model)
+    loaded = load_registered(store, name, version)
+    if overlays is not None:
+        try:
+            overlays.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--overlays {overlays}: cannot be written ({error.strerror or error})") from None
+    taken: set[str] = set()
+    for start in range(0, len(wanted), BATCH):
+        some = wanted[start : start + BATCH]
+        payloads = [_payload(file) for file in some]
+        given = np.empty(len(some), dtype=object)
+        given[:] = [payload if isinstance(payload, bytes) else b"" for payload in payloads]
+        try:
+            rows = loaded.predict(given, params={"attention": overlays is not None}).to_dict("records")
+        except ValueError as error:
+            raise UserError(f"models:/{name}/{version}: {error}") from None
+        for file, payload, row in zip(some, payloads, rows, strict=True):
+            answer = {"image": str(file), **row}
+            if isinstance(payload, str):
+                answer["error"] = payload
+            if overlays is not None and isinstance(payload, bytes) and answer["error"] is None:
+                answer["overlay"] = str(_overlay(overlays, file, payload, row, taken))
+            yield answer
+
+
+def told(answer: Mapping[str, Any]) -> str:
+    """One answer as a line: file, class, probability, and the next most probable class."""
+    if answer["error"] is not None:
+        return f"{answer['image']}  error: {answer['error']}"
+    ranked = sorted(answer["probabilities"].items(), key=lambda pair: -pair[1])[1:2]
+    then = "".join(f"  (then {name} {share:.3f})" for name, share in ranked)
+    return f"{answer['image']}  {answer['name']}  {answer['probability']:.3f}{then}"
+
+
+def chosen_version(workspace: Workspace, store: Store, model: str | None) -> tuple[str, int]:
+    """Name and version of what `--model` means.
+
+    Raises:
+        UserError: nothing of that name, alias or number.
+    """
+    said = model or CHAMPION
+    spec = said
+    if not said.startswith("models:/"):
+        mark = "/" if re.fullmatch(r"\d+", said) else "@"
+        spec = f"models:/{load_params(workspace.params).model_name}{mark}{said}"
+    try:
+        return find_version(store, spec)
+    except ValueError as error:
+        hint = "; `sar-search promote` makes a champion, --model challenger takes the newest" if model is None else ""
+        raise UserError(f"--model {spec}: {error}{hint}") from None
+
+
+def export_model(workspace: Workspace, file: Path, *, model: str | None = None) -> Iterator[str]:
+    """Write a registered model to an ONNX file; lines that say what was written and checked.
+
+    Raises:
+        UserError: no such model, packages that are missing, a file that cannot be written or answers otherwise.
+    """
+    from pipeline.track.export import export_onnx
+
+    store = open_store(workspace)
+    name, version = chosen_version(workspace, store, model)
+    said = export_onnx(store, name, version, file)
+    yield f"{file}: models:/{name}/{version}, uint8 images (B, H, W, C) of its own size -> probabilities"
+    yield said
+
+
+def _expanded(files: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for file in files:
+        if not file.is_dir():
+            found.append(file)
+            continue
+        inside = sorted(each for each in file.iterdir() if each.is_file() and not each.name.startswith("."))
+        if not inside:
+            raise UserError(f"{file}: a folder without files")
+        found += inside
+    return found
+
+
+def _payload(file: Path) -> bytes | str:
+    """A file's bytes, or why there are none."""
+    try:
+        if file.stat().st_size > LARGEST:
+            return f"larger than {LARGEST // 2**20} MB"
+        return file.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+
+
+def _overlay(folder: Path, file: Path, payload: bytes, row: Mapping[str, Any], taken: set[str]) -> Path:
+    stem, number = file.stem, 1
+    while stem in taken:
+        number += 1
+        stem = f"{file.stem}-{number}"
+    taken.add(stem)
+    path = folder / f"{stem}.png"
+    try:
+        picture = attention_overlay(read_image(payload, 3, OVERLAY_SIDE), row["attention"])
+        Image.fromarray(picture).save(path)
+    except (OSError, BadImage) as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
+    return path

@@ -1,0 +1,33 @@
+"""The model card says what a version is, how good it is, and what its figures do not hold for."""
+
+from pipeline.ops.card import model_card
+
+SCORES = {"seeds": [1, 2], "accuracies": [0.91, 0.93], "accuracy": 0.92, "accuracy_sd": 0.0141, "ece": 0.034}
+EVALUATION = {"arms": {"best": SCORES}, "verdict": "No difference shown.", "data_hash": "d" * 64, "test_images": 360, "test_reads": 3, "fingerprint": "f" * 8}  # fmt: skip
+SIDECAR = {"seed": 2, "image_size": [12, 16], "model": {"name": "vit"}, "channels": 1, "classes": ["a", "b"], "values": {"regularizer.spatial_entropy.weight": 0.1}, "trained_on": "train+val", "curves": [{}, {}], "split_hash": "s" * 64}  # fmt: skip
+MANIFEST = {"dataset": "digits", "images": 1797, "origin": "scikit-learn", "licence": "CC BY 4.0"}
+
+
+def test_a_card_has_data_setting_figures_licence_and_limits() -> None:
+    card = model_card(SIDECAR, EVALUATION, MANIFEST)
+    for words in (
+        "# digits: vit",
+        "No difference shown.",
+        "1,797 images, 2 classes; scikit-learn",
+        "| data licence | CC BY 4.0 |",
+        "dddddddddddddddd, ssssssssssssssss |",
+        "12 x 16",
+        "weight=0.1",
+        "train+val, seed 2, 2 epochs",
+        "| test accuracy | 93.0 % on 360 images |",
+        "92.0 % (deviation 1.4)",
+        "| calibration error | 3.4 % |",
+        "by\nup to 2.6 points (95 %)",
+        "had been read 3",
+    ):
+        assert words in card
+
+
+def test_one_seed_has_no_deviation() -> None:
+    scores = SCORES | {"seeds": [2], "accuracies": [0.93], "accuracy_sd": None}
+    assert "(deviation" not in model_card(SIDECAR, EVALUATION | {"arms": {"best": scores}}, MANIFEST)

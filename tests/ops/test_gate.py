@@ -1,0 +1,137 @@
+"""Every rule of the gate: what passes, what fails, and what a small test cannot tell."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.ops.gate import FAILED, PASSED, UNDECIDED, Facts, Rule, judge, outcome_of
+from pipeline.ops.paired import PairedDifference
+from pipeline.sections.results import PromoteParams
+
+ARMS = {
+    "difference": 0.002,
+    "low": -0.006,
+    "high": 0.010,
+    "confidence": 0.95,
+    "seeds": [5, 4],
+    "images": 360,
+    "detectable_difference": 0.012,
+    "note": None,
+}
+GOOD = Facts(
+    accuracy=0.97,
+    ece=0.02,
+    images=360,
+    commonest=0.11,
+    arms=ARMS,
+    control="baseline",
+    champion=3,
+    pair=PairedDifference(0.0, -0.008, 0.008, 0.95, 360, 1, 1),
+    latency_ms=4.0,
+)
+
+
+def pair(low: float, high: float) -> PairedDifference:
+    return PairedDifference((low + high) / 2, low, high, 0.95, 360, 6, 6)
+
+
+def rule(name: str, facts: Facts = GOOD, **params: Any) -> Rule:
+    return next(each for each in judge(facts, PromoteParams(**params)) if each.name == name)
+
+
+def test_a_good_challenger_passes_every_rule() -> None:
+    rules = judge(GOOD, PromoteParams(max_latency_ms=10.0))
+    assert [each.name for each in rules] == ["accuracy", "champion", "control", "calibration", "latency"]
+    assert {each.outcome for each in rules} == {PASSED}
+    assert outcome_of(rules) == PASSED
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "bound", "outcome", "said"),
+    [
+        (0.90, 0.90, PASSED, "90.0 % on 360 test images; needed: at least 90.0 %"),
+        (0.89, 0.90, FAILED, "89.0 %"),
+        (0.12, None, PASSED, "above 11.0 %, the most frequent class"),
+        (0.11, None, FAILED, "above 11.0 %"),
+    ],
+)
+def test_accuracy_has_a_floor(accuracy: float, bound: float | None, outcome: str, said: str) -> None:
+    found = rule("accuracy", replace(GOOD, accuracy=accuracy), min_accuracy=bound)
+    assert found.outcome == outcome
+    assert said in found.said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(-0.009, 0.02, PASSED), (-0.02, 0.02, UNDECIDED), (-0.03, -0.005, UNDECIDED), (-0.05, -0.011, FAILED)],
+)
+def test_against_the_champion_the_whole_interval_counts(low: float, high: float, outcome: str) -> None:
+    assert rule("champion", replace(GOOD, pair=pair(low, high))).outcome == outcome
+
+
+def test_too_few_images_for_the_margin_are_told_with_what_would_be_enough() -> None:
+    found = rule("champion", replace(GOOD, pair=pair(-0.019, 0.019)))
+    assert "against version 3 on the same 360 images (95 % interval -1.9 to +1.9 points" in found.said
+    assert found.needed.startswith("about 3,036 test images if both are equally good, or a promote.margin above 1.9")
+    assert "further seeds would not tell" in found.needed
+
+
+def test_a_wider_margin_decides() -> None:
+    assert rule("champion", replace(GOOD, pair=pair(-0.019, 0.019)), margin=0.02).outcome == PASSED
+
+
+def test_a_first_champion_is_compared_with_none() -> None:
+    assert rule("champion", replace(GOOD, pair=None, champion=None)).outcome == PASSED
+
+
+@pytest.mark.parametrize(
+    ("wanted", "low", "high", "outcome"),
+    [
+        ("not_worse", -0.009, 0.02, PASSED),
+        ("not_worse", -0.02, 0.02, UNDECIDED),
+        ("not_worse", -0.03, -0.01, FAILED),
+        ("better", 0.001, 0.02, PASSED),
+        ("better", -0.001, 0.02, UNDECIDED),
+        ("better", -0.02, 0.0, FAILED),
+        ("any", -0.9, -0.8, PASSED),
+    ],
+)
+def test_the_comparison_with_the_control_is_required_as_asked(
+    wanted: str, low: float, high: float, outcome: str
+) -> None:
+    arms = ARMS | {"low": low, "high": high, "difference": (low + high) / 2}
+    assert rule("control", replace(GOOD, arms=arms), control=wanted).outcome == outcome
+
+
+def test_a_comparison_that_cannot_tell_says_how_many_seeds_and_images_could() -> None:
+    arms = ARMS | {"low": -0.018, "high": 0.022, "detectable_difference": 0.03}
+    found = rule("control", replace(GOOD, arms=arms))
+    assert found.needed == "about 36 seeds an arm (retrain.seeds) on 3,240 test images"
+    better = rule("control", replace(GOOD, arms=arms | {"difference": 0.015}), control="better")
+    assert better.needed == "about 16 seeds an arm (retrain.seeds) on 1,440 test images"
+
+
+def test_without_an_interval_the_control_is_undecided() -> None:
+    arms = ARMS | {"low": None, "high": None, "detectable_difference": None, "note": "with one seed there is none"}
+    found = rule("control", replace(GOOD, arms=arms))
+    assert (found.outcome, "with one seed" in found.said) == (UNDECIDED, True)
+    assert "at least 2 seeds" in found.needed
+
+
+@pytest.mark.parametrize(("bound", "outcome"), [(0.02, PASSED), (0.019, FAILED), (None, PASSED)])
+def test_calibration_has_a_bound(bound: float | None, outcome: str) -> None:
+    assert rule("calibration", max_ece=bound).outcome == outcome
+
+
+@pytest.mark.parametrize(("bound", "outcome"), [(4.0, PASSED), (3.9, FAILED), (None, PASSED)])
+def test_latency_has_a_bound(bound: float | None, outcome: str) -> None:
+    assert rule("latency", max_latency_ms=bound).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "whole"),
+    [([PASSED, PASSED], PASSED), ([PASSED, UNDECIDED], UNDECIDED), ([UNDECIDED, FAILED, PASSED], FAILED)],
+)
+def test_one_rule_that_fails_or_cannot_tell_decides(outcomes: list[str], whole: str) -> None:
+    assert outcome_of([Rule("x", each, "") for each in outcomes]) == whole

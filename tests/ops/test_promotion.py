@@ -1,0 +1,349 @@
+"""Promotion and rollback on a real registry: what is compared, what is counted, what is refused and how."""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.data.splits import Split, write_split
+from pipeline.errors import GateRefused, UserError
+from pipeline.ops import promotion
+from pipeline.ops.promotion import describe_models, promote_challenger, restore_champion
+from pipeline.track.champion import history, move_champion
+from pipeline.track.once import log_run
+from pipeline.track.registry import register_model, versions
+from pipeline.track.store import Store, client, prepare_store, resolve_store
+from pipeline.workspace import Workspace
+
+SIDE = 20
+IMAGES = SIDE * SIDE
+LABELS = np.arange(IMAGES) % 2
+CLASSES = ["even", "odd"]
+SPLIT = Split(np.arange(0, 20), np.arange(20, 40), np.arange(40, IMAGES))
+BUILD = """
+from dataclasses import dataclass
+import torch
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str
+
+def build_model(config, *, num_classes, image_size, channels):
+    pixels = image_size[0] * image_size[1] * channels
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(pixels, num_classes, bias=False))
+"""
+COMPARISON = {"difference": 0.0, "low": -0.005, "high": 0.005, "confidence": 0.95, "seeds": [5, 5], "images": 360, "detectable_difference": 0.008, "note": None}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = resolve_store("sqlite:///mlflow.db", tmp_path_factory.mktemp("store"))
+    prepare_store(made)
+    return made
+
+
+class Place:
+    """A checkout whose image i is black but for pixel i, by which a linear network answers it as a test wishes."""
+
+    def __init__(self, root: Path, store: Store, name: str) -> None:
+        self.workspace, self.store, self.name = Workspace(root, root), store, name
+        self.set()
+        self.workspace.prepared.mkdir(parents=True)
+        images = np.zeros((IMAGES, IMAGES), np.uint8)
+        np.fill_diagonal(images, 255)
+        np.save(self.workspace.prepared / "images.npy", images.reshape(IMAGES, SIDE, SIDE, 1))
+        np.save(self.workspace.prepared / "labels.npy", LABELS)
+        self.describe("d" * 64)
+        self.code = root / "networks"
+        self.code.mkdir()
+        (self.code / "__init__.py").write_text("")
+        (self.code / "build.py").write_text(BUILD)
+
+    def describe(self, data_hash: str) -> None:
+        manifest = {"format": 1, "data_hash": data_hash, "classes": CLASSES, "sha256": {"images": "", "labels": ""}}
+        (self.workspace.prepared / "manifest.json").write_text(json.dumps(manifest))
+        write_split(SPLIT, self.workspace.split, data_hash=data_hash, seed=0)
+
+    def set(self, **promote: Any) -> None:
+        params = {"register": {"name": self.name}, "tracking": {"uri": self.store.uri}, "base": {"device": "cpu"}}
+        self.workspace.params.write_text(json.dumps(params | {"promote": promote}))
+
+    def register(self, wrong: Iterable[int] = (), *, file: bool = True, **tags: str) -> int:
+        """A version that is wrong on these images alone, evaluated and registered as the stages do it."""
+        said = LABELS.copy()
+        said[list(wrong)] = 1 - said[list(wrong)]
+        weights = torch.full((2, IMAGES), -4.0)
+        weights[said, torch.arange(IMAGES)] = 4.0
+        folder = self.workspace.root / f"version-{len(list(self.workspace.root.iterdir()))}"
+        folder.mkdir()
+        save_file({"1.weight": weights}, folder / "weights.safetensors")
+        sidecar = {"format": 1, "model": {"name": "linear"}, "num_classes": 2, "classes": CLASSES, "channels": 1}
+        sidecar |= {"image_size": [SIDE, SIDE], "mean": [0.0], "std": [1.0], "id": folder.name}
+        (folder / "checkpoint.json").write_text(json.dumps(sidecar))
+        evaluated = folder / "evaluate"
+        evaluated.mkdir()
+        shares = weights[:, SPLIT.test].softmax(0).T.numpy()
+        arrays: Any = {"best-seed1": shares}
+        if file:
+            np.savez(evaluated / "predictions.npz", ids=SPLIT.test, labels=LABELS[SPLIT.test], **arrays)
+        run = log_run(self.store, experiment=self.name, key=folder.name, name="e", params={}, metrics={}, artifacts={"": evaluated})  # fmt: skip
+        known = {"sar.data_hash": "d" * 64, "sar.split_hash": SPLIT.split_hash, "sar.evaluation_run": run}
+        known |= {"sar.retrain_folder": "best-seed1", "sar.input": f"{SIDE}x{SIDE}x1", "sar.test_accuracy": "0.9000"}
+        known |= {"sar.comparison": json.dumps({"control": "baseline", **COMPARISON}), "sar.commit": "c" * 40}
+        made = register_model(
+            self.store, name=self.name, checkpoint=folder, code=self.code, model_card="# Card", tags=known | tags,
+            run_id=None, input_example=np.zeros((1, SIDE, SIDE, 1), np.uint8),
+        )  # fmt: skip
+        return made.version
+
+    def promote(self, **options: Any) -> list[str]:
+        return list(promote_challenger(self.workspace, options.pop("reason", None), **options))
+
+    def refused(self, **options: Any) -> str:
+        with pytest.raises(GateRefused) as refusal:
+            self.promote(**options)
+        assert refusal.value.exit_code == 3
+        return str(refusal.value)
+
+    @property
+    def champion(self) -> int | None:
+        return history(self.store, self.name)[1]
+
+    @property
+    def reads(self) -> int:
+        path = self.workspace.state / "test_reads.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def place(tmp_path: Path, store: Store, request: pytest.FixtureRequest) -> Place:
+    return Place(tmp_path, store, str(request.node.name).removeprefix("test_").replace("[", "-").replace("]", ""))
+
+
+def test_a_first_champion_is_made_with_who_why_and_what_the_gate_found(place: Place) -> None:
+    place.register(wrong=range(40, 50))
+    lines = place.promote(reason="the first")
+    assert lines[-1] == f"models:/{place.name}@champion is version 1 now, the first"
+    (version,) = versions(place.store, place.name)
+    gate = json.loads(version.tags["sar.promoted.gate"])
+    assert gate["accuracy_value"] == round(350 / 360, 4)
+    assert {gate[rule] for rule in ("accuracy", "champion", "control", "calibration", "latency")} == {"passed"}
+    assert version.tags["sar.promoted.reason"] == "the first"
+    (line,) = (place.workspace.state / "promotions.jsonl").read_text().splitlines()
+    assert json.loads(line)["outcome"] == "passed"
+    assert place.reads == 0
+
+
+def test_a_promotion_is_told_to_the_users_own_command_and_a_dry_run_is_not(place: Place) -> None:
+    place.set()
+    params = json.loads(place.workspace.params.read_text())
+    params["tracking"]["on_promoted"] = 'echo "$SAR_EVENT $SAR_MODEL $SAR_VERSION [$SAR_PREVIOUS] $SAR_REASON" > told'
+    place.workspace.params.write_text(json.dumps(params))
+    version = place.register()
+    list(promote_challenger(place.workspace, "why not", dry_run=True))
+    assert not (place.workspace.root / "told").exists()
+    list(promote_challenger(place.workspace, "why not"))
+    assert (place.workspace.root / "told").read_text() == f"promoted {place.name} {version} [] why not\n"
+
+
+def test_a_dry_run_judges_and_moves_nothing(place: Place) -> None:
+    place.register()
+    before = client(place.store).get_registered_model(place.name).tags
+    assert "would be promoted" in place.promote(dry_run=True)[-1]
+    assert place.champion is None
+    assert client(place.store).get_registered_model(place.name).tags == before
+
+
+def test_a_champion_of_the_same_test_is_compared_as_recorded(place: Place) -> None:
+    place.register(wrong=range(40, 50))
+    place.promote()
+    place.register(wrong=range(40, 42))
+    lines = place.promote()
+    assert lines[0].endswith("against version 1, as recorded when it was evaluated")
+    assert "+2.2 points against version 1 on the same 360 images" in "".join(lines)
+    assert (place.champion, place.reads) == (2, 0)
+    assert json.loads(versions(place.store, place.name)[1].tags["sar.promoted.gate"])["difference"] == 0.0222
+
+
+def test_a_worse_challenger_is_refused_with_the_reasons(place: Place) -> None:
+    place.register()
+    place.promote()
+    place.register(wrong=range(40, 80))
+    said = place.refused()
+    assert "version 2 of" in said
+    assert "is refused; version 1 stays champion" in said
+    assert "champion failed: -11.1 points" in said
+    assert place.champion == 1
+    last = (place.workspace.state / "promotions.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["outcome"] == "failed"
+
+
+def test_a_test_that_is_too_small_is_a_third_outcome(place: Place) -> None:
+    place.register(wrong=range(40, 46))
+    place.promote()
+    place.register(wrong=range(46, 52))
+    said = place.refused()
+    assert "cannot be told from its bounds: not enough data; version 1 stays champion" in said
+    assert "champion undecided: +0.0 points" in said
+    assert "enough would be about 3,036 test images" in said
+    place.set(margin=0.05)
+    place.promote()
+    assert place.champion == 2
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        ({"min_accuracy": 0.99}, "accuracy failed: 97.2 %"),
+        ({"control": "better"}, "control undecided: +0.0 points against baseline"),
+        ({"max_ece": 0.001}, "calibration failed"),
+        ({"max_latency_ms": 1e-6}, "latency failed"),
+    ],
+    ids=["accuracy", "control", "calibration", "latency"],
+)
+def test_every_bound_of_params_refuses(place: Place, bound: dict[str, Any], said: str) -> None:
+    place.register(wrong=range(40, 50))
+    place.set(**bound)
+    assert said in place.refused()
+    assert place.champion is None
+
+
+def test_a_champion_of_other_data_is_tested_anew_which_counts_as_a_read(place: Place) -> None:
+    place.register(wrong=range(40, 50), **{"sar.data_hash": "e" * 64})
+    place.set(control="any")
+    place.promote()
+    place.register(wrong=range(40, 42))
+    lines = place.promote(dry_run=True)
+    assert "evaluated anew on the present test images, of which its own training may have seen some" in lines[0]
+    assert "+2.2 points against version 1" in "".join(lines)
+    assert place.reads == 1
+    place.promote()
+    assert (place.champion, place.reads) == (2, 1)
+
+
+def test_a_champion_of_another_split_is_tested_anew(place: Place) -> None:
+    place.register(**{"sar.split_hash": "f" * 64})
+    place.promote()
+    place.register()
+    assert "evaluated anew" in place.promote()[0]
+    assert place.reads == 1
+
+
+@pytest.mark.parametrize("lost", ["champion", "challenger"])
+def test_predictions_that_are_gone_are_made_anew(place: Place, lost: str) -> None:
+    place.register(wrong=range(40, 44), file=lost != "champion")
+    if lost == "champion":
+        move_champion(place.store, place.name, 1, expected=None, reason=None)
+    else:
+        place.promote()
+    place.register(wrong=range(40, 41), file=lost != "challenger")
+    lines = place.promote()
+    assert "+0.8 points against version 1" in "".join(lines)
+    assert "training may have seen" not in lines[0]
+    assert place.reads == 1
+
+
+def test_where_the_challengers_own_test_is_not_here_the_champion_cannot_be_tested(place: Place) -> None:
+    place.register(**{"sar.data_hash": "e" * 64})
+    place.promote()
+    place.register()
+    place.describe("a" * 64)
+    with pytest.raises(
+        UserError, match=r"tested on other images than those here \(data_hash dddddddd, here aaaaaaaa\)"
+    ):
+        place.promote()
+    assert (place.champion, place.reads) == (1, 0)
+
+
+def test_the_champion_is_not_promoted_again(place: Place) -> None:
+    place.register()
+    place.promote()
+    before = client(place.store).get_registered_model(place.name).tags
+    assert place.promote() == [f"models:/{place.name}@champion is version 1 already"]
+    assert client(place.store).get_registered_model(place.name).tags == before
+
+
+def test_without_a_challenger_nothing_is_promoted(place: Place) -> None:
+    with pytest.raises(UserError, match="has no model"):
+        place.promote()
+    client(place.store).create_registered_model(place.name)
+    with pytest.raises(UserError, match="no challenger"):
+        place.promote()
+
+
+@pytest.mark.parametrize("tag", ["sar.comparison", "sar.evaluation_run", "sar.retrain_folder"])
+def test_a_version_without_the_tags_to_judge_it_by_says_what_to_run(place: Place, tag: str) -> None:
+    place.register(**{tag: ""})
+    with pytest.raises(UserError, match=f"has no tag {tag}\n  run `dvc repro --force register`"):
+        place.promote()
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.register()
+    both = threading.Barrier(2)
+    usual: Callable[..., Any] = promotion.move_champion
+
+    def together(*arguments: Any, **options: Any) -> Any:
+        both.wait(60)
+        return usual(*arguments, **options)
+
+    monkeypatch.setattr(promotion, "move_champion", together)
+    said: list[str] = []
+
+    def go() -> None:
+        try:
+            said.append(place.promote()[-1])
+        except UserError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=go) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted("is version 1 now, the first" in each for each in said) == [False, True]
+    assert any("somebody else has moved it" in each for each in said)
+    assert len(history(place.store, place.name)[0]) == 1
+
+
+def test_a_rollback_puts_the_champion_before_back_and_models_tells_it_all(place: Place) -> None:
+    place.register(wrong=range(40, 44))
+    place.promote(reason="first")
+    place.register()
+    place.promote(reason="second")
+    assert list(restore_champion(place.workspace, "slow")) == [f"models:/{place.name}@champion is version 1 now, before it version 2"]  # fmt: skip
+    said = "\n".join(describe_models(place.workspace))
+    assert "test accuracy 0.9000  commit cccccccc, data dddddddd  @champion\n" in said
+    assert "@challenger" in said
+    assert "promote  none -> 1  by" in said
+    assert "rollback 2 -> 1  by" in said
+    assert "slow" in said
+    with pytest.raises(UserError, match="no champion before version 1"):
+        list(restore_champion(place.workspace, None))
+
+
+def test_a_champion_that_moves_while_the_challenger_is_judged_stops_the_promotion(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.register(wrong=range(40, 50))
+    place.register(wrong=range(40, 45))
+    place.promote()
+    place.register()
+    usual = promotion.judge
+
+    def meanwhile(*arguments: Any) -> Any:
+        move_champion(place.store, place.name, 1, expected=2, reason="by hand")
+        return usual(*arguments)
+
+    monkeypatch.setattr(promotion, "judge", meanwhile)
+    with pytest.raises(UserError, match="is version 1 now and was version 2 when this began"):
+        place.promote()
+    assert place.champion == 1
