@@ -1,4 +1,4 @@
-"""Runs in MLflow: a search as one run with its trials nested under it, and single runs of retraining and evaluation.
+"""A search in MLflow: one run with its trials nested under it. Single runs are written by `pipeline.track.once`.
 
 A search writes through a queue: the calls that tell something return at once, a background thread of the driver
 delivers in batches, and when the store does not answer the search goes on while its record waits.
@@ -9,27 +9,24 @@ delivers in batches, and when the store does not answer the search goes on while
         log.end_trial("a1", "complete")
 """
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.exceptions import MlflowException
 
+from pipeline.track.datasets import DataUsed, dataset_inputs
 from pipeline.track.outbox import PARENT_TAG, STATE_TAG, Letter, Postman, now_ms
-from pipeline.track.store import Store, client, experiment_id, reported, user_name
+from pipeline.track.store import Store, client, experiment_id, is_away, reported, user_name
 
 KIND_TAG = "sar.kind"
 FINGERPRINT_TAG = "sar.fingerprint"
 TRIAL_TAG = "sar.trial"
-KEY_TAG = "sar.key"
 
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 """How MLflow calls the end of a trial. A pruned trial has done what it should; the tag `sar.state` tells it apart."""
@@ -46,17 +43,6 @@ LASTING = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVA
 """MLflow's errors that asking again cannot mend, such as a run that somebody has deleted."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DataUsed:
-    """Data that a run has read, as MLflow lists it. digest: its hash; context: "training", "test" or the like."""
-
-    name: str
-    digest: str
-    source: str
-    context: str
-    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class SearchLog:
@@ -89,7 +75,7 @@ class SearchLog:
         self._parent = Letter({KIND_TAG: "search", FINGERPRINT_TAG: fingerprint}, name)
         self._parent.add_params(params)
         self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(), **(tags or {})})
-        self._parent.datasets += _dataset_inputs(datasets)
+        self._parent.datasets += dataset_inputs(datasets)
         self._ids: dict[str, str] = {}  # of trials that are not in self._letters
         self._open: set[str] = set()
         with reported(store, f"opening the search {name!r}"):
@@ -307,69 +293,8 @@ class SearchLog:
         self._outage = True
 
 
-def log_run(
-    store: Store,
-    *,
-    experiment: str,
-    key: str,
-    name: str,
-    params: Mapping[str, object],
-    metrics: Mapping[str, float],
-    curves: Sequence[tuple[int, Mapping[str, float]]] = (),
-    tags: Mapping[str, str] | None = None,
-    parent_run_id: str | None = None,
-    artifacts: Mapping[str, Path] | None = None,
-    datasets: Sequence[DataUsed] = (),
-) -> str:
-    """Write a whole run at once and return its id; a finished run with the same key is left alone and returned.
-
-    curves: (epoch, metrics) pairs; metrics: final values, logged at the last epoch. artifacts: files and folders by
-    the folder inside the run's artifacts ("" for its top) that they, or what they hold, go to.
-
-    Raises:
-        UserError: the store fails; a run that was begun is completed by the next call with its key.
-    """
-    letter = Letter({KEY_TAG: key}, name)
-    letter.add_params(params)
-    labels = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-    letter.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
-    time_ms = now_ms()
-    for epoch, values in curves:
-        letter.add_metrics({metric: float(value) for metric, value in values.items()}, epoch, time_ms)
-    letter.add_metrics({metric: float(value) for metric, value in metrics.items()}, None, time_ms)
-    letter.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
-    letter.datasets += _dataset_inputs(datasets)
-    letter.end("FINISHED", time_ms)
-    with reported(store, f"logging the run {name!r}"):
-        postman = Postman(client(store), experiment_id(store, experiment))
-        found = postman.find(letter.identity)
-        for run in found:
-            if run.info.status == "FINISHED":
-                return str(run.info.run_id)
-        letter.run_id = str(found[0].info.run_id) if found else None
-        postman.deliver(letter)
-    assert letter.run_id is not None
-    return letter.run_id
-
-
-def _dataset_inputs(datasets: Sequence[DataUsed]) -> list[DatasetInput]:
-    return [
-        DatasetInput(
-            Dataset(
-                name=each.name[:500],
-                digest=each.digest[:36],  # MLflow's limits
-                source_type="local",
-                source=json.dumps({"uri": each.source}),
-                profile=json.dumps(dict(each.counts)),
-            ),
-            [InputTag("mlflow.data.context", each.context)],
-        )
-        for each in datasets
-    ]
-
-
 def _may_pass(error: Exception) -> bool:
     """Whether asking again later may work: the store is away, not the question wrong."""
     if isinstance(error, MlflowException):
         return error.error_code not in LASTING
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    return is_away(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))

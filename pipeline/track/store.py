@@ -1,7 +1,7 @@
 """Where runs and models are kept: the MLflow store, found and checked before any work starts, and its experiments.
 
-Two kinds are taken: a database file on this machine (sqlite:///...) and an MLflow server (http, https). Credentials in
-an address never reach a message, a log line or a repr.
+Two kinds are taken: a database file on this machine (sqlite:///...) and an MLflow server (http, https). Who asks is
+told by MLflow's own environment variables, never by params.yaml; credentials never reach a message, a log or a repr.
 """
 
 import getpass
@@ -10,6 +10,7 @@ import os
 import re
 import sqlite3
 import ssl
+import sys
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -26,6 +28,7 @@ import mlflow
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import read_mlflow_creds
 
 from pipeline.errors import UserError
 
@@ -33,6 +36,7 @@ SQLITE = "sqlite:///"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open an experiment at its training runs rather than at its pages for language models."""
 
+CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 SCHEMA_WAIT_S = 180.0
 """How long to wait for another process that creates the schema: seconds on a laptop, a minute on a loaded node."""
 
@@ -48,6 +52,11 @@ class Store:
     def database(self) -> Path | None:
         """The database file of a sqlite store, None for a server."""
         return Path(self.uri.removeprefix(SQLITE).partition("?")[0]) if self.uri.startswith(SQLITE) else None
+
+    @property
+    def user(self) -> str | None:
+        """Whom a server is told that we are, by the address or by MLflow's own settings; None: it is not told."""
+        return urlsplit(self.uri).username or read_mlflow_creds().username
 
     @property
     def shown(self) -> str:
@@ -79,7 +88,7 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     A relative sqlite path counts from `root`, wherever the command runs.
 
     Raises:
-        UserError: an address of another kind.
+        UserError: an address of another kind, or a parameter that holds a password.
     """
     root = root.resolve()
     given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
@@ -95,6 +104,11 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     except ValueError as error:  # unclosed brackets around an IPv6 address; it may hold a password, so it is not shown
         raise UserError(f"{where} is no address ({error}); give {SQLITE}FILE or http(s)://HOST:PORT") from None
     if parts.scheme in ("http", "https") and parts.hostname:
+        if uri and "@" in parts.netloc:
+            raise UserError(
+                f"{where} holds a user name or a password, and git and DVC keep params.yaml\n  make it {store.shown}, "
+                f"and set {CREDENTIALS} in the environment"
+            )
         return store
     # The name of a file, such as "mlruns", is what remains from MLflow's former file stores.
     hint = (
@@ -149,7 +163,7 @@ def experiment_id(store: Store, name: str) -> str:
         if found is None:
             location = _artifact_folder(store, name).as_uri() if store.database else None
             try:
-                return str(registry.create_experiment(name, artifact_location=location, tags=KIND))
+                found = registry.get_experiment(registry.create_experiment(name, location, KIND))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -157,9 +171,30 @@ def experiment_id(store: Store, name: str) -> str:
                 assert found is not None
         if found.lifecycle_stage == "deleted":
             registry.restore_experiment(found.experiment_id)
-    if store.database:
-        _require_artifacts_here(store, name, str(found.artifact_location))
+    require_artifacts(store, name, str(found.artifact_location))
     return str(found.experiment_id)
+
+
+def require_artifacts(store: Store, name: str, location: str) -> None:
+    """Make sure, before work, that artifacts can go where an experiment keeps them, as far as that is known here.
+
+    Raises:
+        UserError: a folder that is gone with its checkout (MLflow cannot be told of another), or an S3 store that this
+            machine writes to itself, without boto3.
+    """
+    parts = urlsplit(location)
+    folder = Path(url2pathname(parts.path))
+    local = store.database and parts.scheme in ("", "file")
+    if local and not folder.exists() and not folder.is_relative_to(store.root):
+        raise UserError(
+            f"the experiment {name!r} in {store.shown} keeps its artifacts in {folder}, which is gone\n"
+            "  was the checkout moved? move it back, set tracking.experiment to a new name, or start a new tracking.uri"
+        )
+    if parts.scheme == "s3" and find_spec("boto3") is None:
+        raise UserError(
+            f"the experiment {name!r} in {store.shown} keeps its artifacts in {location}, which needs boto3 here\n"
+            "  install it: pip install -e '.[s3]'; or have the server pass artifacts on (docs/teams.md)"
+        )
 
 
 @contextmanager
@@ -167,8 +202,31 @@ def reported(store: Store, doing: str) -> Iterator[None]:
     """Turn what MLflow raises inside the block into a UserError that says what was being done, and where."""
     try:
         yield
-    except (MlflowException, OSError) as error:  # what fails on the way to artifacts is an OSError, from requests too
-        raise UserError(f"{doing} failed at {store.shown}\n  {store.reason(error)}") from None
+    except _failures() as error:
+        said, advice = refusal(store, error)
+        raise UserError(f"{doing} failed at {store.shown}\n  {said}" + (f"\n  {advice}" if advice else "")) from None
+
+
+def refusal(store: Store, error: Exception) -> tuple[str, str]:
+    """What a store that said no has said, and what to do about it ("" where that is not known)."""
+    said, code = store.reason(error), getattr(error, "error_code", "")
+    if "host header" in said.lower():
+        host = _host(urlsplit(store.uri))
+        return f"it does not answer to the name {host}", f"start it with --allowed-hosts {host} (docs/teams.md)"
+    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        if store.user is None:
+            return "it wants to know who asks (status 401)", f"set {CREDENTIALS}, or MLFLOW_TRACKING_TOKEN"
+        return f"it does not take the password of {store.user!r} (status 401)", f"look at {CREDENTIALS}"
+    if code == "PERMISSION_DENIED":
+        who = f"{store.user!r} may not do this" if store.user else "it does not allow this"
+        return f"{who} (status 403)", "ask whoever runs the server for permission (docs/teams.md)"
+    return said, ""
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an S3 store that is written to directly did not answer; boto3's errors are no OSErrors."""
+    module = sys.modules.get("botocore.exceptions")
+    return module is not None and isinstance(error, module.HTTPClientError)
 
 
 @contextmanager
@@ -238,19 +296,15 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
         if not isinstance(reason, ssl.SSLError):  # certificates are MLflow's affair, which has settings for them
             raise UserError(f"{problem}: no answer ({store.reason(reason)})\n  {advice}") from None
     try:
-        with _impatient(timeout_s):
+        with impatient(timeout_s):
             client(store).search_experiments(max_results=1)
     except MlflowException as error:
-        text = store.reason(error)
-        if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
-            advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        if "host header" in text.lower():
-            advice = f"start the server with --allowed-hosts {parts.hostname}"
-        raise UserError(f"{problem}: {text}\n  {advice}") from None
+        said, known = refusal(store, error)
+        raise UserError(f"{problem}: {said}\n  {known or advice}") from None
 
 
 @contextmanager
-def _impatient(timeout_s: float) -> Iterator[None]:
+def impatient(timeout_s: float) -> Iterator[None]:
     """MLflow asks once and waits `timeout_s`, where it would otherwise go on for minutes."""
     settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s)))}
     before = {key: os.environ.get(key) for key in settings}
@@ -273,15 +327,12 @@ def _artifact_folder(store: Store, experiment: str) -> Path:
     return folder
 
 
-def _require_artifacts_here(store: Store, name: str, location: str) -> None:
-    """MLflow keeps where artifacts are and offers no way to change it: a moved checkout must be noticed before work."""
-    parts = urlsplit(location)
-    folder = Path(url2pathname(parts.path))
-    if parts.scheme in ("", "file") and not folder.exists() and not folder.is_relative_to(store.root):
-        raise UserError(
-            f"the experiment {name!r} in {store.shown} keeps its artifacts in {folder}, which is gone\n"
-            "  was the checkout moved? move it back, set tracking.experiment to a new name, or start a new tracking.uri"
-        )
+def _failures() -> tuple[type[Exception], ...]:
+    """MLflow's errors and, on the way to artifacts, OSError (requests too), a package that is missing, and boto3's."""
+    modules = [sys.modules.get(name) for name in ("botocore.exceptions", "boto3.exceptions")]
+    names = ("BotoCoreError", "ClientError"), ("Boto3Error",)
+    boto = [getattr(module, name) for module, here in zip(modules, names, strict=True) if module for name in here]
+    return MlflowException, OSError, ImportError, *boto
 
 
 def _host(parts: SplitResult) -> str:

@@ -1,20 +1,15 @@
 """A real MLflow server that goes away in the middle of a search, or before its end, costs no waiting and no entry."""
 
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 from mlflow.entities import Run
+from mlflow_server import MlflowServer
 
 from pipeline.track.runs import SearchLog
 from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
@@ -24,57 +19,14 @@ pytestmark = pytest.mark.slow
 EPOCHS = 40
 
 
-class Server:
-    """`mlflow server` on a free port of this machine, which is kept across kills."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._folder, self._process = folder, None
-        self.start()
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, cwd=self._folder, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert time.monotonic() < deadline, (self._folder / "server.log").read_text()[-2000:]
-            time.sleep(0.2)
-
-    def _answers(self) -> bool:
-        try:
-            with urlopen(f"{self.uri}/health", timeout=2):
-                return True
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    with MlflowServer(tmp_path) as started:
+        yield started
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    started = Server(tmp_path)
-    yield started
-    started.kill()
-
-
-@pytest.fixture
-def store(server: Server, tmp_path: Path) -> Store:
+def store(server: MlflowServer, tmp_path: Path) -> Store:
     made = resolve_store(server.uri, tmp_path)
     prepare_store(made)
     return made
@@ -121,7 +73,7 @@ def assert_complete(store: Store, trials: set[str]) -> None:
 
 
 def test_server_killed_in_the_middle_of_a_search_delays_its_record_and_loses_nothing(
-    server: Server, store: Store, caplog: pytest.LogCaptureFixture
+    server: MlflowServer, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     log, timed = open_log(store), Stopwatch()
     tell(log, "a", range(1, 11), timed, end=False)
@@ -145,7 +97,7 @@ def test_server_killed_in_the_middle_of_a_search_delays_its_record_and_loses_not
 
 
 def test_server_away_at_the_end_is_waited_for_with_a_word(
-    server: Server, store: Store, caplog: pytest.LogCaptureFixture
+    server: MlflowServer, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = open_log(store)
     tell(log, "a", range(1, 11), Stopwatch(), end=False)
@@ -163,7 +115,7 @@ def test_server_away_at_the_end_is_waited_for_with_a_word(
 
 
 def test_server_that_stays_away_is_given_up_in_time_and_told_everything_by_the_next_search(
-    server: Server, store: Store, caplog: pytest.LogCaptureFixture
+    server: MlflowServer, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = open_log(store)
     tell(log, "a", range(1, 11), Stopwatch(), end=False)

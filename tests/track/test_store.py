@@ -62,8 +62,17 @@ def test_other_kinds_of_stores_are_refused_with_what_to_give_instead(uri: str, h
     assert "secret" not in str(refused.value)
 
 
-def test_credentials_are_never_shown(tmp_path: Path) -> None:
-    store = resolve_store("https://ann:s3cret%21@mlflow.example:5000/team/", tmp_path)
+def test_a_parameter_that_holds_a_password_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        resolve_store("https://ann:s3cret@mlflow.example:5000", tmp_path)
+    assert str(refused.value).startswith("tracking.uri holds")
+    assert "https://mlflow.example:5000" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_credentials_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:s3cret%21@mlflow.example:5000/team/")
+    store = resolve_store(None, tmp_path)
     assert store.shown == "https://mlflow.example:5000/team"
     assert store.scrubbed(f"GET {store.uri}/api: s3cret%21, s3cret! refused") == (
         "GET https://mlflow.example:5000/team/api: ***, *** refused"
@@ -152,30 +161,36 @@ class _Stranger(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def stranger() -> Iterator[str]:
+def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is MLFLOW_TRACKING_URI."""
     with HTTPServer(("127.0.0.1", 0), _Stranger) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://ann:s3cret@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@127.0.0.1:{server.server_port}")
+        yield
         server.shutdown()
 
 
-def test_a_server_that_is_not_mlflow_is_told(stranger: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stranger")
+def test_a_server_that_is_not_mlflow_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tracking server") as refused:
-        prepare_store(resolve_store(stranger, tmp_path), timeout_s=5)
+        prepare_store(resolve_store(None, tmp_path), timeout_s=5)
     assert "s3cret" not in str(refused.value)
 
 
-def test_a_server_that_is_about_to_come_back_is_not_waited_for(stranger: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stranger")
+def test_a_server_that_is_about_to_come_back_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", os.environ["MLFLOW_TRACKING_URI"] + "/busy")
     before = time.monotonic()
     with pytest.raises(UserError, match="503"):
-        prepare_store(resolve_store(f"{stranger}/busy", tmp_path), timeout_s=5)
+        prepare_store(resolve_store(None, tmp_path), timeout_s=5)
     assert time.monotonic() - before < 3  # MLflow would ask again for minutes
 
 
-def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path) -> None:
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        store = resolve_store(f"http://ann:s3cret@127.0.0.1:{unused.getsockname()[1]}", tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:s3cret@127.0.0.1:{unused.getsockname()[1]}")
+        store = resolve_store(None, tmp_path)
         before = time.monotonic()
         with pytest.raises(UserError, match="no answer") as refused:
             prepare_store(store)

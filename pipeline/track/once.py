@@ -1,0 +1,67 @@
+"""Runs that are written whole at once: retraining and evaluation; and files put beside a run that is there."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.track.datasets import DataUsed, dataset_inputs
+from pipeline.track.outbox import PARENT_TAG, Letter, Postman, now_ms
+from pipeline.track.store import Store, client, experiment_id, reported, user_name
+
+KEY_TAG = "sar.key"
+
+
+def log_run(
+    store: Store,
+    *,
+    experiment: str,
+    key: str,
+    name: str,
+    params: Mapping[str, object],
+    metrics: Mapping[str, float],
+    curves: Sequence[tuple[int, Mapping[str, float]]] = (),
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    artifacts: Mapping[str, Path] | None = None,
+    datasets: Sequence[DataUsed] = (),
+) -> str:
+    """Write a whole run at once and return its id; a finished run with the same key is left alone and returned.
+
+    curves: (epoch, metrics) pairs; metrics: final values, logged at the last epoch. artifacts: files and folders by
+    the folder inside the run's artifacts ("" for its top) that they, or what they hold, go to. The run is said to have
+    begun as long ago as the curves' `seconds` add up to.
+
+    Raises:
+        UserError: the store fails; a run that was begun is completed by the next call with its key.
+    """
+    letter = Letter({KEY_TAG: key}, name)
+    letter.add_params(params)
+    labels = {PARENT_TAG: parent_run_id} if parent_run_id else {}
+    letter.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
+    time_ms = now_ms()
+    for epoch, values in curves:
+        letter.add_metrics({metric: float(value) for metric, value in values.items()}, epoch, time_ms)
+    letter.add_metrics({metric: float(value) for metric, value in metrics.items()}, None, time_ms)
+    letter.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
+    letter.datasets += dataset_inputs(datasets)
+    letter.started_ms = time_ms - round(1000 * sum(values.get("seconds", 0.0) for _, values in curves))
+    letter.end("FINISHED", time_ms)
+    with reported(store, f"logging the run {name!r}"):
+        postman = Postman(client(store), experiment_id(store, experiment))
+        found = postman.find(letter.identity)
+        for run in found:
+            if run.info.status == "FINISHED":
+                return str(run.info.run_id)
+        letter.run_id = str(found[0].info.run_id) if found else None
+        postman.deliver(letter)
+    assert letter.run_id is not None
+    return letter.run_id
+
+
+def attach(store: Store, run_id: str, file: Path, *, folder: str) -> None:
+    """Put a file into a folder of a run's artifacts, in place of one that was there.
+
+    Raises:
+        UserError: the store fails, or the run is gone.
+    """
+    with reported(store, f"logging {file.name} to the run {run_id}"):
+        client(store).log_artifact(run_id, str(file), folder)
