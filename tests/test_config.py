@@ -42,7 +42,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for name, value in tree.items():
         path = prefix + name
-        if isinstance(value, dict) and path not in ("model.kwargs", "regularizer.plugin_options"):
+        if isinstance(value, dict) and path not in ("model.kwargs", "regularizer.plugin_options", "search.points"):
             found += leaves(value, path + ".")
         else:
             found.append(path)
@@ -138,6 +138,7 @@ REFUSED = [
     ("train.ema_decay", 1.0, "number, at least 0 and below 1"),
     ("train.precision", "float16", "one of float32, bfloat16"),
     ("train.grad_checkpointing", "yes", "true or false"),
+    ("train.compile", "sometimes", "one of auto, always, never"),
     ("regularizer.spatial_entropy.weight", -0.1, "number, at least 0 and at most 1000"),
     ("regularizer.spatial_entropy.layers", "first", "one of last, last_two, last_three, last_four, all or a list of"),
     ("regularizer.spatial_entropy.layers", ["last"], "one of last, last_two, last_three, last_four, all or a list of"),
@@ -158,13 +159,22 @@ REFUSED = [
     ("search.space", "", "text, length at least 1"),
     ("search.trials", 0, "whole number, at least 1 and at most 1000000"),
     ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
-    ("search.sampler.name", "grid", "one of tpe, random"),
-    ("search.scheduler.name", "hyperband", "one of asha, none"),
+    ("search.sampler.name", "annealing", "one of tpe, gp, cmaes, random, grid, sobol"),
+    ("search.scheduler.name", "pbt", "one of asha, hyperband, pasha, median, none"),
     ("search.scheduler.reduction_factor", 1, "number, above 1 and at most 16"),
+    ("search.cluster.address", "", "text or null, length at least 1"),
+    ("search.cluster.storage", 7, "text or null, length at least 1"),
+    ("search.cluster.ship_limit_mb", -1, "whole number, at least 0 and at most 1000000"),
     ("retrain.seeds", 1001, "whole number, at least 1 and at most 1000"),
     ("retrain.control", "", "text, length at least 1"),
     ("evaluate.confidence", 0.5, "number, above 0.5 and below 1"),
     ("report.attention_images", 65, "whole number, at least 1 and at most 64"),
+    ("promote.min_accuracy", 1.1, "number or null, at least 0 and at most 1"),
+    ("promote.margin", 0, "number, above 0 and below 1"),
+    ("promote.confidence", 0.5, "number, above 0.5 and below 1"),
+    ("promote.control", "worse", "one of not_worse, better, any"),
+    ("promote.max_ece", -0.1, "number or null, at least 0 and at most 1"),
+    ("promote.max_latency_ms", 0, "number or null, above 0 and at most 1000000"),
     ("register.name", "", "text or null, length at least 1 and length at most 200"),
     ("tracking.uri", 5, "text or null"),
     ("tracking.attention_images", -1, "whole number, at least 0 and at most 64"),

@@ -41,7 +41,8 @@ def deciding(
     split_hash: str,
     weights: Mapping[str, Weights] | None = None,
 ) -> dict[str, Any]:
-    """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler.
+    """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
+    where they are given, also the points that come first and what is known beforehand.
 
     space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
     they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by
@@ -60,6 +61,7 @@ def deciding(
         **{section: dump[section] for section in ("model", "train", "regularizer")},
         "sampler": dump["search"]["sampler"],
         "scheduler": dump["search"]["scheduler"],
+        **{key: dump["search"][key] for key in ("points", "warm_start") if dump["search"][key]},
     }
 
 
@@ -122,10 +124,11 @@ def trace(root: Path, data_hash: str) -> dict[str, str]:
 
 def setting_name(values: Mapping[str, Any]) -> str:
     """A setting as a short name: `weight=0.012 layers=last`."""
-    return " ".join(f"{path.rpartition('.')[2]}={_short(value)}" for path, value in values.items())
+    return " ".join(f"{path.rpartition('.')[2]}={short_value(value)}" for path, value in values.items())
 
 
-def _short(value: Any) -> str:
+def short_value(value: Any) -> str:
+    """A value as names show it, numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

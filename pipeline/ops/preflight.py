@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.ops.measuring import StepCost, measure_steps, role_sizes, steps_per_epoch
 from pipeline.ops.plan import Plan
 from pipeline.train.memory import out_of_memory_advice
+from pipeline.tune.stopping import make_rule
 
 START_S = (8.0, 30.0)
 """Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""
@@ -152,14 +153,9 @@ def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
 
 
 def _lasting_trials(plan: Plan, work: Work) -> int:
-    """How many trials would outlive every rung, if each let through exactly its share."""
-    scheduler = plan.params.search.scheduler
-    if scheduler.name == "none":
-        return work.trials
-    rungs, rung = 0, float(scheduler.grace_period)
-    while rung < work.epochs:
-        rungs, rung = rungs + 1, rung * scheduler.reduction_factor
-    return math.ceil(work.trials / scheduler.reduction_factor**rungs)
+    """How many trials would run in full, if the scheduler let through as few as it can."""
+    rule = make_rule(plan.params.search.scheduler, work.epochs)
+    return math.ceil(max(work.trials * rule.lasting_share, min(work.trials, 1)))
 
 
 def _slowing(work: Work) -> float:

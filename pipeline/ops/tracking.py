@@ -1,26 +1,33 @@
 """What a search tells MLflow: its parent run, its trials as they go, pictures of what the regulariser did."""
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.assembly import load_data, load_trained
-from pipeline.config import parameters
+from pipeline.config import Params, parameters
 from pipeline.data.batches import ImageBatches
-from pipeline.figures.attention import attention_figure, comparison_figure
 from pipeline.ops.attention import last_block_maps, one_of_each
-from pipeline.ops.identity import setting_name, trace
+from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
+from pipeline.ops.identity import short_value, trace
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
-from pipeline.track.runs import DataUsed, SearchLog
+from pipeline.track.datasets import DataUsed
+from pipeline.track.runs import SearchLog
 from pipeline.tune.ledger import TrialRecord
 from pipeline.tune.runner import SearchTask
+from pipeline.tune.stopping import make_rule
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 """Sections whose parameters are the same for all trials, unless the space varies them."""
+
+
+SHORT = {"weight": "w", "threshold": "t"}
+"""Parameters that come in every name."""
 
 
 class TrackedSearch:
@@ -30,6 +37,7 @@ class TrackedSearch:
         params = plan.params
         data = load_data(task.prepared, task.split, params.base.device)
         self._tags = trace(plan.workspace.root, data.prepared.data_hash) | {"sar.fingerprint": task.fingerprint}
+        self._milestones = milestones_of(params)
         self._params, self._plan, self._task, self._data = params, plan, task, data
         self._pictures = TemporaryDirectory(prefix="sar-attention-")
         dataset = data.prepared.manifest
@@ -37,12 +45,9 @@ class TrackedSearch:
             plan.store,
             experiment=params.experiment,
             fingerprint=task.fingerprint,
-            name=f"search {Path(plan.space.file).stem} on {params.set_name} ({task.fingerprint[:8]})",
-            description=(
-                f"Search over {', '.join(plan.space.dimensions)} ({plan.space.file}) on {params.set_name}: "
-                f"{plan.images:,} images, {params.model.name}, {params.train.epochs} epochs a trial, "
-                f"{params.search.sampler.name} with {params.search.scheduler.name}. Started by `dvc repro search`."
-            ),
+            # MLflow's list cuts names short, so what tells searches apart stands first.
+            name=f"search {task.fingerprint[:8]}: {Path(plan.space.file).stem} on {params.set_name}",
+            description=describe_search(plan, task, self._tags),
             params={
                 path: params.value(path)
                 for path in parameters()
@@ -62,31 +67,43 @@ class TrackedSearch:
         task.folder.mkdir(parents=True, exist_ok=True)
         (task.folder / RUN_FILE).write_text(self._log.run_id + "\n")
 
+    @property
+    def run_id(self) -> str:
+        """The id of the search's run in MLflow."""
+        return self._log.run_id
+
     def replayed(self) -> None:
         """MLflow finds by itself what it has already."""
 
     def trial_started(self, trial: TrialRecord) -> None:
-        name = f"{trial.id} {setting_name(trial.values)}"
-        tags = {**self._tags, "sar.role": trial.role} | ({"sar.confirms": trial.of} if trial.of else {})
+        tags = {**self._tags, "sar.role": trial.role, "sar.control": str(trial.control).lower()}
+        tags |= {"sar.confirms": trial.of} if trial.of else {}
         settings = {path: self._params.value(path) for path in self._plan.space.dimensions} | trial.values
         settings["base.seed"] = self._params.base.seed if trial.seed is None else trial.seed
-        self._log.start_trial(trial.id, name, settings, tags)
+        self._log.start_trial(trial.id, run_name(trial), settings, tags)
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         self._log.log_epoch(trial.id, epoch, trial.epochs[epoch])
 
     def trial_ended(self, trial: TrialRecord) -> None:
         assert trial.state is not None
-        tags = {"sar.reason": trial.reason} if trial.reason else None
+        tags = {"sar.best": "false"} | ({"sar.reason": trial.reason} if trial.reason else {})
+        if trial.study is not None:
+            tags["sar.rung"] = str(sum(trial.last_epoch >= milestone for milestone in self._milestones))
         self._log.end_trial(trial.id, trial.state, tags=tags)
 
-    def finish(self, best: TrialRecord, control: TrialRecord, summary: Mapping[str, Any], results: Path) -> None:
-        """Mark the best trial, and log the summary's figures, the result files and the attention pictures."""
-        self._log.end_trial(best.id, best.state or "", tags={"sar.best": "true"})
+    def finish(
+        self, best: TrialRecord, controls: Sequence[TrialRecord], summary: Mapping[str, Any], results: Path
+    ) -> None:
+        """Mark the best trial, and log the summary's figures, the result files and the attention pictures.
+
+        controls: those of the space, the one that the verdict is against first.
+        """
+        self._log.end_trial(best.id, best.state or "", tags={"sar.best": "true"})  # after every trial's "false"
         self._log.log_metrics(
             {
                 "best/val/accuracy": best.metric("val/accuracy"),
-                "control/val/accuracy": control.metric("val/accuracy"),
+                "control/val/accuracy": controls[0].metric("val/accuracy"),
                 "epochs_spent": summary["epochs"]["spent"],
                 "epochs_saved_by_stopping": summary["epochs"]["saved_by_stopping"],
                 **{f"trials_{state}": count for state, count in summary["trials"].items()},
@@ -95,35 +112,27 @@ class TrackedSearch:
         )
         self._log.log_artifacts(None, results)
         if self._params.tracking.attention_images:
-            self._draw(best, control)
+            self._draw({"best": best} | {control.id: control for control in controls})
 
-    def _draw(self, best: TrialRecord, control: TrialRecord) -> None:
-        prepared, split = self._data.prepared, self._data.split
-        shown = one_of_each(split.val, prepared.labels, self._params.tracking.attention_images)
+    def _draw(self, trials: Mapping[str, TrialRecord]) -> None:
+        """Log the attention of trials, by what they are, the best first; those without a checkpoint are left out."""
+        prepared = self._data.prepared
+        shown = one_of_each(self._data.split.val, prepared.labels, self._params.tracking.attention_images)
         images = ImageBatches(prepared, shown, self._data.scale("train"), self._data.device)
-        masks = prepared.masks[shown] if prepared.masks is not None else None
-        maps, folders = {}, {}
-        for role, trial in (("best", best), (control.id, control)):
+        settings = []
+        for name, trial in trials.items():
             if trial.checkpoint is None or not Path(trial.checkpoint).is_dir():
                 print(f"no checkpoint of {trial.id} is left, so its attention is not drawn", file=sys.stderr)
                 continue
             model, _ = load_trained(Path(trial.checkpoint), self._data.device)
-            maps[role] = last_block_maps(model, images)
-            folders[role] = Path(self._pictures.name) / role / "attention"
-            folders[role].mkdir(parents=True, exist_ok=True)
-            threshold = float(trial.values.get("regularizer.spatial_entropy.threshold", 0.0))
-            figure = attention_figure(
-                prepared.images[shown], maps[role], masks=masks, threshold=threshold,
-                title=f"{trial.id} ({role}): {setting_name(trial.values)}",
-            )  # fmt: skip
-            figure.savefig(folders[role] / "validation_images.png", dpi=110)
-            self._log.log_artifacts(trial.id, folders[role].parent)
-        if len(maps) == 2:
-            folder = Path(self._pictures.name) / "both" / "attention"
-            folder.mkdir(parents=True, exist_ok=True)
-            figure = comparison_figure(prepared.images[shown], maps, masks=masks, title="best and control")
-            figure.savefig(folder / "best_and_control.png", dpi=110)
-            self._log.log_artifacts(None, folder.parent)
+            threshold = float(trial.values.get(THRESHOLD, self._params.value(THRESHOLD)))
+            title = f"{name}: {run_name(trial)}"
+            settings.append(SettingMaps(name, title, threshold, last_block_maps(model, images)))
+        if not settings:
+            return
+        folders = write_attention(Path(self._pictures.name), prepared, shown, settings)
+        for name, folder in folders.items():
+            self._log.log_artifacts(None if name == "all" else trials[name].id, folder)
 
     def close(self, status: str) -> None:
         """End the run, waiting until what was told is written."""
@@ -146,3 +155,50 @@ class TrackedSearch:
     ) -> None:
         interrupted = kind is not None and not issubclass(kind, Exception)
         self.close("KILLED" if interrupted else "FAILED" if kind else "FINISHED")
+
+
+def run_name(trial: TrialRecord) -> str:
+    """A trial's name in a list of runs: `w=0.012 layers=last t=0.3 (t0007)`, of a control `baseline w=0`."""
+    leaves = Counter(path.rpartition(".")[2] for path in trial.values)
+    words = []
+    for path, value in trial.values.items():
+        parent, _, leaf = path.rpartition(".")
+        # Two methods' weights are told apart by their methods.
+        method = f"{parent.rpartition('.')[2]}." if leaves[leaf] > 1 else ""
+        words.append(f"{method}{SHORT.get(leaf, leaf)}={short_value(value)}")
+    setting = " ".join(words)
+    return f"{trial.id} {setting}" if trial.control else f"{setting} ({trial.id})"
+
+
+def milestones_of(params: Params) -> list[int]:
+    """The epochs at which a search of these parameters compares trials; none without early stopping."""
+    return make_rule(params.search.scheduler, params.train.epochs).milestones
+
+
+def search_facts(plan: Plan, task: SearchTask) -> dict[str, object]:
+    """What a hook is told of a search that has begun."""
+    return {
+        "fingerprint": task.fingerprint,
+        "set": plan.params.set_name,
+        "space": plan.space.file,
+        "store": plan.store.shown,
+        "experiment": plan.params.experiment,
+        "folder": task.folder,
+    }
+
+
+def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> str:
+    """What a search is, on what, and by which command, as the description (Markdown) of its run."""
+    params, search = plan.params, plan.params.search
+    lines = {
+        "what": f"{search.trials} trials over {', '.join(plan.space.dimensions)} ({plan.space.file}), with the "
+        f"controls {', '.join(plan.space.controls)}; {search.sampler.name} with {search.scheduler.name}, "
+        f"{params.train.epochs} epochs a trial",
+        "on what": f"{params.set_name}: {plan.images:,} images of {params.prepare.image_size} pixels a side, "
+        f"{params.model.name}; data `{tags['sar.data_hash'][:12]}`",
+        "command": "`make repro`, or `dvc repro search` for this part alone",
+        "code": f"commit `{tags['sar.commit']}`",
+        "to follow": f"`sar-search status {task.fingerprint[:8]}` says how it stands",
+        "to filter": "tags `sar.state`, `sar.role`, `sar.control`, `sar.best`, `sar.rung` (how many it has reached)",
+    }
+    return "\n".join(f"- **{name}** {text}" for name, text in lines.items())

@@ -1,13 +1,14 @@
 """The studies of a search: the method's own and, with `search.compare: same_budget`, one of its control."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.tune.known import Known, as_trials
 from pipeline.tune.ledger import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
-from pipeline.tune.scheduler import RungScheduler
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.stopping import StoppingRule, make_rule
 from pipeline.tune.study import Proposer
 
 SAME_BUDGET = "same_budget"
@@ -15,12 +16,15 @@ SAME_BUDGET = "same_budget"
 
 @dataclass
 class Arm:
-    """A study and its rungs. name: METHOD or CONTROL_STUDY. prefix: of its trials' ids. fixed: values that all have."""
+    """A study and its stopping rule.
+
+    name: METHOD or CONTROL_STUDY. prefix: of its trials' ids. fixed: values that all have.
+    """
 
     name: str
     prefix: str
     proposer: Proposer
-    rungs: RungScheduler
+    rule: StoppingRule
     fixed: Mapping[str, Any]
 
     def propose(self) -> TrialRecord:
@@ -32,9 +36,12 @@ class Arm:
         return f"{self.prefix}{number:04d}"
 
 
-def make_arms(params: Params, space: SearchSpace, fingerprint: str) -> dict[str, Arm]:
-    """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed."""
-    arms = {METHOD: _arm(METHOD, "t", params, space, fingerprint, {})}
+def make_arms(params: Params, space: SearchSpace, fingerprint: str, known: Sequence[Known] = ()) -> dict[str, Arm]:
+    """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed.
+
+    known: results that the method's own study has beforehand.
+    """
+    arms = {METHOD: _arm(METHOD, "t", params, space, fingerprint, {}, known)}
     recipe = space.recipe()
     if studies_of(params, space) == 2:
         # What the recipe varies is tuned, also where the control has a value of its own for it.
@@ -49,18 +56,22 @@ def studies_of(params: Params, space: SearchSpace) -> int:
     return 2 if params.search.compare == SAME_BUDGET and space.recipe().dimensions else 1
 
 
-def _arm(name: str, prefix: str, params: Params, space: SearchSpace, fingerprint: str, fixed: Mapping[str, Any]) -> Arm:
-    search, epochs = params.search, params.train.epochs
+def _arm(
+    name: str,
+    prefix: str,
+    params: Params,
+    space: SearchSpace,
+    fingerprint: str,
+    fixed: Mapping[str, Any],
+    known: Sequence[Known] = (),
+) -> Arm:
+    search = params.search
     proposer = Proposer(
         space,
-        sampler=search.sampler.name,
-        startup_trials=search.sampler.startup_trials,
+        search.sampler,
         seed=params.base.seed,
         name=fingerprint[:12] if name == METHOD else f"{fingerprint[:12]}-{name}",
+        points=list(search.points.values()) if name == METHOD else (),
+        known=as_trials(known, space),
     )
-    rungs = RungScheduler(
-        epochs=epochs,
-        grace_period=search.scheduler.grace_period if search.scheduler.name == "asha" else epochs,
-        reduction_factor=search.scheduler.reduction_factor,
-    )
-    return Arm(name, prefix, proposer, rungs, fixed)
+    return Arm(name, prefix, proposer, make_rule(search.scheduler, params.train.epochs), fixed)

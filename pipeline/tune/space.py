@@ -11,8 +11,9 @@ Types are float and int (low, high, optionally log or step) and categorical (cho
 """
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -56,11 +57,41 @@ class SearchSpace:
         return values
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse of `decode`, for the values of the dimensions alone."""
+        """The inverse of `decode`, for the values of the dimensions alone; those that are there."""
         return {
             path: _label(values[path]) if "choices" in dimension else values[path]
             for path, dimension in self.dimensions.items()
+            if path in values
         }
+
+    def at(self, shares: Sequence[float]) -> dict[str, Any]:
+        """Encoded values at a point of the unit cube: shares, in [0, 1), of the way through the dimensions' ranges."""
+        distributions = self.distributions()
+        return {
+            path: _value_at(distribution, float(share))
+            for (path, distribution), share in zip(distributions.items(), shares, strict=True)
+        }
+
+    def shares(self, values: Mapping[str, Any]) -> list[float]:
+        """The inverse of `at`, for values by dotted path; of what has steps, the middle of the step."""
+        encoded = self.encode(values)
+        return [_share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
+
+    def steps(self) -> dict[str, int | None]:
+        """How many values each dimension has, by dotted path; None where it is continuous."""
+        return {path: _steps(distribution) for path, distribution in self.distributions().items()}
+
+    def outside(self, values: Mapping[str, Any]) -> list[str]:
+        """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""
+        problems = [
+            f"{named(str(path))}: no dimension of {self.file}; its dimensions: {', '.join(self.dimensions)}"
+            for path in values
+            if path not in self.dimensions
+        ]
+        for path, distribution in self.distributions().items():
+            if path in values and not _holds(distribution, _label(values[path])):
+                problems.append(f"{path}: given {shown(values[path])}; {self.file} allows {_allowed(distribution)}")
+        return problems
 
     def recipe(self) -> "SearchSpace":
         """What is left of the space without the regulariser's parameters: what a control can be tuned over."""
@@ -201,3 +232,54 @@ def _distribution(dimension: Mapping[str, Any]) -> BaseDistribution:
     if dimension["type"] == "int":
         return IntDistribution(dimension["low"], dimension["high"], log=log, step=step or 1)
     return FloatDistribution(float(dimension["low"]), float(dimension["high"]), log=log, step=step)
+
+
+def _steps(distribution: Any) -> int | None:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if distribution.step is None:
+        return None
+    return int((distribution.high - distribution.low) / distribution.step + 0.5) + 1
+
+
+def _value_at(distribution: Any, share: float) -> Any:
+    count = _steps(distribution)
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]
+    low, high = distribution.low, distribution.high
+    if distribution.log:
+        value = low * (high / low) ** share if count is None else low * ((high + 1) / low) ** share
+        return min(float(value), high) if count is None else min(int(value), high)
+    if count is None:
+        return float(low + share * (high - low))
+    value = low + int(share * count) * distribution.step
+    return value if isinstance(distribution, IntDistribution) else min(float(value), high)
+
+
+def _share_of(distribution: Any, value: Any) -> float:
+    count = _steps(distribution)
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
+    low, high = distribution.low, distribution.high
+    if distribution.log:
+        if count is None:
+            return math.log(value / low) / math.log(high / low)
+        return math.log((value + 0.5) / low) / math.log((high + 1) / low)
+    if count is None:
+        return float((value - low) / (high - low))
+    return float(round((value - low) / distribution.step) + 0.5) / count
+
+
+def _holds(distribution: Any, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        # 1 == 1.0 == True, but only one of them is what was meant.
+        return any(type(choice) is type(value) and choice == value for choice in distribution.choices)
+    number = (int,) if isinstance(distribution, IntDistribution) else (int, float)
+    return isinstance(value, number) and not isinstance(value, bool) and bool(distribution._contains(value))
+
+
+def _allowed(distribution: Any) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(map(str, distribution.choices))
+    steps = "" if distribution.step in (None, 1) else f" in steps of {distribution.step:g}"
+    return f"{distribution.low:g} to {distribution.high:g}{steps}"

@@ -1,82 +1,171 @@
-"""The Optuna study of a search, driven by ask and tell.
+"""The Optuna study of a search: settings are asked for, and every result is told to it, with its epochs' values."""
 
-The study lives in memory and is rebuilt from the ledger. Every proposal is drawn from a stream that depends on the seed
-and the trial's number alone, so that a search that was interrupted, or extended, proposes what an unbroken one would
-have, given the same results. A trial that the scheduler stopped is told as pruned, with its intermediate values.
-"""
-
+import copy
+import math
 import os
-from collections.abc import Mapping
+import statistics
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.errors import UserError
+from pipeline.sections.searching import SamplerParams
 from pipeline.tune.ledger import COMPLETE, PRUNED, TrialRecord
+from pipeline.tune.samplers import BLIND, drawn, evolved, make_sampler, merit
 from pipeline.tune.space import SearchSpace
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
 EMPTY_SHARE = "empty_share"
 """Constraint of the study: the share of empty maps beyond what is allowed."""
+CONSTRAINTS = "constraints:"
+"""What Optuna's notes of constraints begin with."""
+MOST_LOOKED_AT = 200
+"""Ended trials that a sampler learns from, half of them the best and half the newest: its time stays the same however
+many there are."""
+
+
+class _Shown(FrozenTrial):  # type: ignore[misc]
+    """A trial that a sampler is shown. Optuna checks and deeply copies what enters a study, which took most of a
+    proposal's time; these have been checked when they entered the search's own, and nobody changes them.
+    """
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> FrozenTrial:
+        shown = copy.copy(trial)
+        shown.__class__ = cls
+        return shown
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shown":
+        return copy.copy(self)
+
+    def _validate(self) -> None: ...
 
 
 class Proposer:
     """Proposes settings and learns from results; values are maximised.
 
-    sampler: "tpe" or "random". startup_trials: how many TPE draws at random first. seed: of all proposals.
+    seed: of all proposals. points: settings by dotted path, whole or in part, that come first; what one leaves out is
+    drawn as the start is. known: results of earlier searches over the same space, which a sampler learns from too.
+    moved: what becomes of a proposed setting before anybody hears of it; simulations offer only what was recorded.
     """
 
-    def __init__(self, space: SearchSpace, *, sampler: str, startup_trials: int, seed: int, name: str) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: SamplerParams,
+        *,
+        seed: int,
+        name: str,
+        points: Sequence[Mapping[str, Any]] = (),
+        known: Sequence[FrozenTrial] = (),
+    ) -> None:
         # Without this, optuna prints a line for every study and trial, between the lines of our own progress.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._distributions: dict[str, BaseDistribution] = space.distributions()
-        self._sampler, self._startup_trials, self._seed = sampler, startup_trials, seed
+        self._sampler, self._seed = sampler, seed
         self._name = name
         self._study = optuna.create_study(direction="maximize", study_name=name)
+        self._points, self._known = points, [_Shown.of(trial) for trial in known]
+        self._learned = len(known)
+        self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
-
-    @property
-    def proposed(self) -> int:
-        """How many settings have been proposed so far."""
-        return len(self._study.get_trials(deepcopy=False))
+        self._reported: dict[int, set[int]] = {}
+        # Those that did not fail, by number; kept here, since Optuna copies the list of all trials when asked for one.
+        self._ended: list[FrozenTrial] = []
+        self.proposed = 0
 
     def propose(self) -> tuple[int, dict[str, Any]]:
         """The next setting: its number and its values by dotted path."""
-        self._study.sampler = self._seeded(self.proposed)
-        trial = self._study.ask(self._distributions)
-        self._open[trial.number] = trial
-        return trial.number, self._space.decode(trial.params)
+        number = self.proposed
+        params, notes = self._choose(number)
+        if self.moved is not None:
+            params = self._space.encode(self.moved(self._space.decode(params)))
+        self._add(params, notes)
+        return number, self._space.decode(params)
+
+    def _choose(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Encoded values, and what the sampler notes about them."""
+        sampler = self._sampler
+        blind = sampler.name if sampler.name in BLIND else sampler.start
+        if number < len(self._points):
+            point = self._points[number]
+            rest = drawn("sobol" if blind == "grid" else blind, self._space, seed=self._seed, number=number)
+            return rest | self._space.encode(point), {}
+        if sampler.name in BLIND or self._learned < sampler.startup_trials:
+            place = number - len(self._points) if blind == "grid" else number
+            return drawn(blind, self._space, seed=self._seed, number=place), {}
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        if sampler.name == "cmaes":
+            return evolved(self._space, [*self._known, *self._ended], seed=seed), {}
+        study = optuna.create_study(direction="maximize", sampler=make_sampler(sampler.name, seed=seed))
+        study.add_trials(self._looked_at())
+        study.ask(self._distributions)
+        asked = study.get_trials(deepcopy=False)[-1]
+        return asked.params, asked.system_attrs
+
+    def _add(self, params: Mapping[str, Any], notes: Mapping[str, Any]) -> int:
+        """Enter a running trial; its number."""
+        number = self.proposed
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(params),
+                distributions=self._distributions,
+                system_attrs=dict(notes),
+            )
+        )
+        # In a study in memory, a trial's id is its number.
+        self._open[number] = Trial(self._study, number)
+        self._reported[number] = set()
+        self.proposed += 1
+        return number
 
     def restore(self, record: TrialRecord) -> None:
         """Take over a trial of the ledger, as running; follow with `report` and `finish`. In order of the numbers."""
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING, params=self._space.encode(record.values), distributions=self._distributions
-            )
-        )
-        frozen = self._study.get_trials(deepcopy=False)[-1]
-        if frozen.number != record.number:
-            raise UserError(f"the ledger has no trial {frozen.number}; move its folder away to search anew.")
-        self._open[frozen.number] = Trial(self._study, frozen._trial_id)
+        number = self._add(self._space.encode(record.values), {})
+        if number != record.number:
+            raise UserError(f"the ledger has no trial {number}; move its folder away to search anew.")
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value. One that was reported already is ignored."""
-        trial = self._open[number]
-        if epoch not in self._study.get_trials(deepcopy=False)[number].intermediate_values:
-            trial.report(value, epoch)
+        if epoch not in self._reported[number]:
+            self._reported[number].add(epoch)
+            self._open[number].report(value, epoch)
 
     def finish(self, number: int, state: str, value: float, *, constraints: Mapping[str, float]) -> None:
         """The end of a trial. value: at its last epoch. constraints: feasible at 0 or below."""
         trial = self._open.pop(number)
+        del self._reported[number]
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
         told = _STATES.get(state, TrialState.FAIL)
-        self._study.tell(trial, value if told is TrialState.COMPLETE else None, state=told)
+        ended = self._study.tell(trial, value if told is TrialState.COMPLETE else None, state=told)
+        if told is not TrialState.FAIL:
+            insort(self._ended, _Shown.of(ended), key=lambda trial: trial.number)
+            self._learned += 1
+
+    def _looked_at(self) -> list[FrozenTrial]:
+        """What a sampler is shown: results, and what is running, in the order of the numbers."""
+        shown = [*self._known, *self._ended]
+        if len(shown) > MOST_LOOKED_AT:
+            half = MOST_LOOKED_AT // 2
+            older = sorted(shown[:-half], key=merit)[-half:]
+            kept = {id(trial) for trial in (*older, *shown[-half:])}
+            shown = [trial for trial in shown if id(trial) in kept]
+        if self._sampler.name == "gp":
+            shown = with_values(shown)
+        running = [
+            _Shown.of(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions))
+            for _, trial in sorted(self._open.items())
+        ]
+        return shown + running
 
     def importances(self) -> dict[str, float]:
         """Share of each parameter in the variance among completed trials (PED-ANOVA); empty when there are too few."""
@@ -97,10 +186,36 @@ class Proposer:
         storage.engine.dispose()
         os.replace(partial, path)
 
-    def _seeded(self, number: int) -> BaseSampler:
-        import numpy as np
 
-        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        if self._sampler == "random":
-            return RandomSampler(seed=seed)
-        return TPESampler(seed=seed, n_startup_trials=self._startup_trials)
+def with_values(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that were stopped early as if they had run in full, at the value that they would have come to.
+
+    A Gaussian process learns from final values alone. Estimated is the value at which a trial was stopped, plus the
+    median of what those that went on gained from that epoch to their last, or nothing if there are none.
+    """
+    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    seen = []
+    for trial in trials:
+        if trial.state == TrialState.PRUNED:
+            last = max(trial.intermediate_values, default=None)
+            if last is None or math.isnan(trial.intermediate_values[last]):
+                continue
+            gains = [(t.value or 0.0) - t.intermediate_values[last] for t in whole if last in t.intermediate_values]
+            estimate = trial.intermediate_values[last] + (statistics.median(gains) if gains else 0.0)
+            trial = copy.copy(trial)
+            trial.state, trial.value = TrialState.COMPLETE, estimate
+        seen.append(trial)
+    if not any(value > 0 for trial in seen for value in _constraints(trial).values()):
+        # A constraint that nothing violates would be a second process to fit, which says the same everywhere.
+        seen = [_without_constraints(trial) for trial in seen]
+    return seen
+
+
+def _constraints(trial: FrozenTrial) -> dict[str, float]:
+    return {key: value for key, value in trial.system_attrs.items() if key.startswith(CONSTRAINTS)}
+
+
+def _without_constraints(trial: FrozenTrial) -> FrozenTrial:
+    trial = copy.copy(trial)
+    trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if not key.startswith(CONSTRAINTS)}
+    return trial

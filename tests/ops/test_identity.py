@@ -47,12 +47,20 @@ def test_fingerprint_is_a_hash_that_stays() -> None:
         ("regularizer.spatial_entropy.threshold", 0.5),
         ("search.sampler.name", "random"),
         ("search.sampler.startup_trials", 6),
+        ("search.sampler.start", "random"),
+        ("search.points", {"mine": {"train.lr": 0.2}}),
+        ("search.warm_start", "7a64c473"),
         ("search.scheduler.grace_period", 5),
         ("search.scheduler.reduction_factor", 3.0),
     ],
 )
 def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) -> None:
     assert named({path: value}) != named()
+
+
+def test_points_and_warm_starts_that_are_not_given_are_no_part_of_the_fingerprint() -> None:
+    content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
+    assert not content.keys() & {"points", "warm_start"}
 
 
 @pytest.mark.parametrize(

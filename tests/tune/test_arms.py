@@ -71,9 +71,9 @@ def test_control_study_tunes_what_the_recipe_varies_also_where_the_control_has_a
 def test_studies_have_the_same_rungs_and_the_same_seed() -> None:
     changes = {"train__epochs": 27, "search__scheduler__grace_period": 3, "search__scheduler__reduction_factor": 3.0}
     arms = make_arms(params(**changes), WIDE, NAME)
-    assert [arm.rungs.milestones for arm in arms.values()] == [[3, 9], [3, 9]]
+    assert [arm.rule.milestones for arm in arms.values()] == [[3, 9], [3, 9]]
     without = make_arms(params(**changes, search__scheduler__name="none"), WIDE, NAME)
-    assert [arm.rungs.milestones for arm in without.values()] == [[], []]
+    assert [arm.rule.milestones for arm in without.values()] == [[], []]
     rates = [[trial.values[LR] for trial in proposals(make_arms(params(), WIDE, NAME)[name])] for name in arms]
     assert rates == [[trial.values[LR] for trial in proposals(make_arms(params(), WIDE, NAME)[name])] for name in arms]
     other = make_arms(params(base__seed=1), WIDE, NAME)["search"]

@@ -12,6 +12,7 @@ import pytest
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.parsing import read_yaml
+from pipeline.sections.searching import SamplerParams
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, Spent
@@ -52,7 +53,7 @@ def searched(*, seconds: float = 2.0) -> tuple[SearchTask, SearchOutcome]:
     low_rate could not be confirmed any more.
     """
     params = Params().with_values({"train.epochs": 3, "search.confirm.seeds": 1}, where="")
-    proposer = Proposer(SPACE, sampler="random", startup_trials=1, seed=0, name="abc")
+    proposer = Proposer(SPACE, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
     records = [
         TrialRecord(name, None, dict(values), state=COMPLETE, role=CONTROL) for name, values in SPACE.controls.items()
     ]

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
+from pipeline.sections.searching import SchedulerParams
 from pipeline.tune.course import Course
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Ledger, TrialRecord
-from pipeline.tune.scheduler import CONTINUE, STOP, RungScheduler, SearchScheduler
+from pipeline.tune.scheduler import CONTINUE, STOP, SearchScheduler
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.stopping import Ladder, make_rule
 
 NOBODY: Any = None
 """The controller that Ray hands to schedulers; ours never asks it anything."""
@@ -38,24 +40,26 @@ def result(epoch: int, objective: float, *, failed: str | None = None) -> dict[s
     return {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "failed": failed}
 
 
-def search(**settings: Any) -> tuple[SearchScheduler, RungScheduler]:
+def search(**settings: Any) -> tuple[SearchScheduler, Ladder]:
     """A scheduler of two studies, and the rungs of the method's own."""
-    method = scheduler(**settings)
-    studies = {"search": method, "control_study": scheduler(**settings)}
+    method = asha_rule(**settings)
+    studies = {"search": method, "control_study": asha_rule(**settings)}
     return SearchScheduler(studies, settings.get("epochs", 16)), method
 
 
-def scheduler(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> RungScheduler:
-    return RungScheduler(epochs=epochs, grace_period=grace_period, reduction_factor=reduction_factor)
+def asha_rule(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> Ladder:
+    settings = {"grace_period": grace_period, "reduction_factor": reduction_factor}
+    rule = make_rule(SchedulerParams(name="asha", **settings), epochs)
+    assert isinstance(rule, Ladder)
+    return rule
 
 
-def rungs(of: RungScheduler) -> dict[float, dict[str, float]]:
-    """What the rungs below the last epoch hold: objectives by trial, by epoch."""
-    (bracket,) = of._brackets
-    return {milestone: dict(held) for milestone, held in bracket._rungs if milestone < of._max_t}
+def rungs(of: Ladder) -> dict[float, dict[str, float]]:
+    """What the rungs hold: objectives by trial, by epoch."""
+    return {rung.epoch: dict(rung.values) for rung in of.rungs}
 
 
-def run(of: RungScheduler | SearchScheduler, name: str, objective: float, *, first: int = 1, last: int = 16) -> int:
+def run(of: SearchScheduler, name: str, objective: float, *, first: int = 1, last: int = 16) -> int:
     """Report the epochs of a trial as Ray does, until it is stopped; the epoch that it came to."""
     live = trial(name)
     of.on_trial_add(NOBODY, live)
@@ -67,19 +71,19 @@ def run(of: RungScheduler | SearchScheduler, name: str, objective: float, *, fir
 
 
 def test_bad_trial_is_stopped_at_its_rung_and_good_ones_run_to_the_end() -> None:
-    asha = scheduler()
+    asha, method = search()
     assert run(asha, "t0000", 0.5) == 16
     assert run(asha, "t0001", 0.4) == 4  # the middle of what the rung holds is 0.5
     assert run(asha, "t0002", 0.6) == 16
     assert run(asha, "t0003", 0.49) == 4
-    assert rungs(asha) == {
+    assert rungs(method) == {
         4: {"t0000": 0.5, "t0001": 0.4, "t0002": 0.6, "t0003": 0.49},
         8: {"t0000": 0.5, "t0002": 0.6},
     }
 
 
 def test_trial_may_be_stopped_at_a_later_rung() -> None:
-    asha = scheduler()
+    asha, _ = search()
     run(asha, "t0000", 0.5)
     live = trial("t0001")
     asha.on_trial_add(NOBODY, live)
@@ -88,7 +92,7 @@ def test_trial_may_be_stopped_at_a_later_rung() -> None:
 
 
 def test_nothing_is_decided_between_rungs() -> None:
-    asha = scheduler()
+    asha, _ = search()
     run(asha, "t0000", 0.9)
     live = trial("t0001")
     asha.on_trial_add(NOBODY, live)
@@ -121,10 +125,10 @@ def test_each_study_has_rungs_of_its_own() -> None:
 
 @pytest.mark.parametrize(("epochs", "grace_period"), [(16, 16), (3, 4), (1, 1)])
 def test_nobody_is_stopped_early_when_the_grace_period_is_the_whole_run(epochs: int, grace_period: int) -> None:
-    asha = scheduler(epochs=epochs, grace_period=grace_period)
+    asha, method = search(epochs=epochs, grace_period=grace_period)
     assert run(asha, "t0000", 0.9, last=epochs) == epochs
     assert run(asha, "t0001", 0.1, last=epochs) == epochs
-    assert rungs(asha) == {}
+    assert rungs(method) == {}
 
 
 @pytest.mark.parametrize("epoch", [0, 4, 16])
@@ -157,14 +161,14 @@ def test_trial_that_ray_gives_up_is_forgotten_and_its_rungs_stay() -> None:
 
 
 def test_milestones_are_the_epochs_at_which_trials_are_compared() -> None:
-    assert scheduler().milestones == [4, 8]
-    assert scheduler(epochs=17).milestones == [4, 8, 16]
-    assert scheduler(epochs=16, grace_period=16).milestones == []
-    assert scheduler(epochs=27, grace_period=1, reduction_factor=3.0).milestones == [1, 3, 9]
+    assert asha_rule().milestones == [4, 8]
+    assert asha_rule(epochs=17).milestones == [4, 8, 16]
+    assert asha_rule(epochs=16, grace_period=16).milestones == []
+    assert asha_rule(epochs=27, grace_period=1, reduction_factor=3.0).milestones == [1, 3, 9]
 
 
 def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
-    asha = scheduler()
+    asha, method = search()
     first, second = trial("t0000", ray_id="a1b2"), trial("t0000", ray_id="c3d4")
     asha.on_trial_add(NOBODY, first)
     for epoch in range(1, 7):
@@ -172,10 +176,10 @@ def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
     asha.on_trial_add(NOBODY, second)  # started again, from its checkpoint of epoch 3
     for epoch in range(4, 9):
         assert asha.on_trial_result(NOBODY, second, result(epoch, 0.1)) == CONTINUE
-    assert rungs(asha) == {4: {"t0000": 0.5}, 8: {"t0000": 0.1}}
+    assert rungs(method) == {4: {"t0000": 0.5}, 8: {"t0000": 0.1}}
 
 
-def lived(ledger: Ledger) -> tuple[SearchScheduler, RungScheduler]:
+def lived(ledger: Ledger) -> tuple[SearchScheduler, Ladder]:
     """A search with two controls, seven trials and an interruption, its reports written into a ledger."""
     asha, method = search()
     ends = {"baseline": (0.1, 16), "paper": (0.2, 7)}
@@ -191,7 +195,7 @@ def lived(ledger: Ledger) -> tuple[SearchScheduler, RungScheduler]:
     return asha, method
 
 
-def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, RungScheduler]:
+def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, Ladder]:
     """A fresh scheduler after the ledger's reports, in the order of the epochs, as the search replays them."""
     asha, method = search()
     for epoch in range(1, 17):
@@ -247,7 +251,7 @@ def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path,
         for number in (0, 1):
             ledger.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search"))
         # The second was faster, and found the rung at epoch 4 empty; the first came then, and was the better one.
-        live = scheduler()
+        live, _ = search()
         for name, objective in (("t0001", 0.4), ("t0000", 0.5)):
             assert run(live, name, objective, last=interrupted) == interrupted
             for epoch in range(1, interrupted + 1):

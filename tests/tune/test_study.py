@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.errors import UserError
+from pipeline.sections.searching import SamplerParams
 from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import EMPTY_SHARE, Proposer
@@ -26,7 +27,8 @@ SPACE = SearchSpace(
 
 
 def proposer(*, sampler: str = "tpe", seed: int = 0, startup_trials: int = 3) -> Proposer:
-    return Proposer(SPACE, sampler=sampler, startup_trials=startup_trials, seed=seed, name="abc")
+    params = SamplerParams(name=sampler, startup_trials=startup_trials)
+    return Proposer(SPACE, params, seed=seed, name="abc")
 
 
 def accuracy(values: dict[str, Any], epoch: int = 4) -> float:

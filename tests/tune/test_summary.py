@@ -11,6 +11,7 @@ from courses import LR, SPACE, WEIGHT, WIDE
 from scipy import stats
 
 from pipeline.config import Params
+from pipeline.sections.searching import SamplerParams
 from pipeline.tune.confirm import Confirmed, choose_best
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, Spent
@@ -56,7 +57,7 @@ def searched(space: SearchSpace = SPACE, **settings: Any) -> tuple[SearchTask, S
         again("t0000", 1002, 0.1, state=FAILED),
     ]
     trials[-1] = again("t0000", 1002, 0.2, 0.3, 0.4, 0.75)
-    proposer = Proposer(space, sampler="random", startup_trials=1, seed=0, name="abc")
+    proposer = Proposer(space, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
     spent = Spent(7200.0, sum(record.gpu_s for record in trials))
     task = SearchTask(params, space, "f00d" * 16, HERE, HERE, HERE, Resources(1, 0.5, 1, 1, 1))
     return task, SearchOutcome(trials, {"search": proposer}, [2], spent, None)

@@ -1,0 +1,144 @@
+"""Records learning curves of many settings, as a table on which searches can be simulated (`simulate.py`).
+
+Run: nice python benchmarks/record_curves.py       # goes on where it was; Ctrl-C whenever you like
+     python benchmarks/record_curves.py --pack     # what is there -> benchmarks/tables/sar_wide_digits.npz
+
+The settings are the first points of a scrambled Sobol sequence over the space, so that they cover it evenly and no
+sampler has chosen them; all settings are trained with the first seed, then all with the second, and so on. The network
+is smaller than that of params.yaml and sees 431 images, and as many validate: an epoch takes a fifth of a second.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kills.clone import Clone
+from scipy.stats import qmc
+
+from pipeline.assembly import TrainingData, build_run, load_data
+from pipeline.config import Params, load_params
+from pipeline.train.loop import Diverged, fit
+from pipeline.tune.confirm import FIRST_SEED
+from pipeline.tune.space import SearchSpace, load_space
+
+ROOT = Path(__file__).parents[1]
+SPACE = "search_spaces/sar_wide.yaml"
+SETTINGS = {
+    "search.space": SPACE,
+    "split.val_fraction": 0.5,
+    "split.train_fraction": 0.6,
+    "model.kwargs": {"patch_size": 3, "embed_dim": 24, "depth": 3, "num_heads": 2},
+    "train.batch_size": 32,
+}
+KEPT = {"val/accuracy": "accuracy", "val/loss": "loss", "val/spatial_entropy/empty_share": "empty_share"}
+
+
+def settings_of(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+    """The first so many points of the Sobol sequence, as values by dotted path."""
+    points = qmc.Sobol(len(space.dimensions), seed=0).random(count)
+    return [space.decode(space.at(point.tolist())) for point in points]
+
+
+def prepared(folder: Path) -> Params:
+    """Prepare and split the data in a clone of the checkout, once."""
+    if not (folder / "data" / "split.json").exists():
+        clone = Clone(folder, SETTINGS)
+        if clone.run(["dvc", "repro", "split"]):
+            raise SystemExit(clone.log.read_text()[-2000:])
+    return load_params(folder / "params.yaml")
+
+
+def train(params: Params, data: TrainingData, values: dict[str, Any], seed: int) -> dict[str, list[float]]:
+    """Curves by name; NaN from the epoch on in which the run diverged."""
+    params = params.with_values(values, where="the table")
+    run = build_run(params, data, seed=seed)
+    curves: dict[str, list[float]] = {name: [] for name in (*KEPT.values(), "seconds")}
+    epochs = fit(
+        run.model,
+        data.batches("train"),
+        params.train.config(),
+        val=data.batches("val"),
+        regularizers=run.regularizers,
+        seed=seed,
+    )
+    try:
+        for epoch in epochs:
+            for metric, name in (KEPT | {"seconds": "seconds"}).items():
+                curves[name].append(round(epoch.metrics[metric], 5))
+    except Diverged:
+        missing = params.train.epochs - len(curves["accuracy"])
+        return {name: curve + [float("nan")] * missing for name, curve in curves.items()}
+    return curves
+
+
+def record(folder: Path, settings: int, seeds: int) -> None:
+    """Train what the log does not have yet."""
+    torch.set_num_threads(1)
+    params = prepared(folder / "checkout")
+    space = load_space(ROOT / SPACE, params, shown_as=SPACE)
+    rows = settings_of(space, settings)
+    data = load_data(folder / "checkout" / "data" / "prepared", folder / "checkout" / "data" / "split.json", "cpu")
+    done = {(line["row"], line["seed"]) for line in _read(folder)}
+    started = time.perf_counter()
+    for count, (seed, row) in enumerate((s, r) for s in range(seeds) for r in range(settings) if (r, s) not in done):
+        # The seeds of a search: its own, then those of its confirmations.
+        curves = train(params, data, rows[row], params.base.seed + (FIRST_SEED + seed if seed else 0))
+        with (folder / "curves.jsonl").open("a") as log:
+            log.write(json.dumps({"row": row, "seed": seed, "values": rows[row], "curves": curves}) + "\n")
+        pace = (time.perf_counter() - started) / (count + 1)
+        said = f"seed {seed} setting {row}: {curves['accuracy'][-1]:.4f}  {pace:.1f} s a run"
+        print(said, file=sys.stderr, flush=True)
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    log = folder / "curves.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def pack(folder: Path, path: Path, least: int) -> None:
+    """Write the table: the settings that have `least` seeds or more, with the seeds that all of them have."""
+    lines = _read(folder)
+    by_key = {(line["row"], line["seed"]): line for line in lines}
+    rows = sorted({row for row, _ in by_key if all((row, seed) in by_key for seed in range(least))})
+    seeds = [seed for seed in sorted({seed for _, seed in by_key}) if all((row, seed) in by_key for row in rows)]
+    arrays = {
+        name: np.array([[by_key[row, seed]["curves"][name] for seed in seeds] for row in rows], dtype=np.float32)
+        for name in (*KEPT.values(), "seconds")
+    }
+    values = json.dumps([by_key[row, 0]["values"] for row in rows])
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            values=np.array(values),
+            settings=np.array(json.dumps(SETTINGS)),
+            accuracy=arrays["accuracy"],
+            loss=arrays["loss"].astype(np.float16),
+            empty_share=arrays["empty_share"].astype(np.float16),
+            seconds=arrays["seconds"].astype(np.float16),
+        )
+    print(f"{path}: {len(rows)} settings, {len(seeds)} seeds, {path.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=ROOT / "state" / "record_curves", help="kept between runs")
+    parser.add_argument("--settings", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--least", type=int, default=2, help="seeds that a packed setting must have")
+    parser.add_argument("--pack", action="store_true")
+    asked = parser.parse_args()
+    if asked.pack:
+        pack(asked.folder, ROOT / "benchmarks" / "tables" / "sar_wide_digits.npz", asked.least)
+    else:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        record(asked.folder, asked.settings, asked.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""How many epochs a search takes to find a good setting: ours against the usual ones, on recorded learning curves.
+
+Run: python benchmarks/search_quality.py            # the table of docs/benchmarks/search_quality.md
+     python benchmarks/search_quality.py --all      # every sampler with every scheduler besides
+
+A setting is good if it is among the best 5 % of benchmarks/tables/sar_wide_digits.npz by its mean over the seeds.
+A search has found one when the setting that it holds for the best (of those that ran in full, by the one value that it
+has seen of each) is a good one. One trial runs at a time. What is counted are all epochs of all trials until then, of
+controls and confirmations none. A search that has not found one after as many trials as --trials says counts as one
+that takes for ever: it may have thrown the good ones away early.
+
+Ours run through the pipeline's own course, study and stopping rules (`simulate.py`); "Optuna's defaults" is
+Optuna itself, asked and told.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from harness import header, keep, table
+from simulate import Table, read_table, simulate
+
+from pipeline.config import Params
+from pipeline.tune.ledger import OBJECTIVE
+from pipeline.tune.space import load_space
+
+ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "benchmarks" / "tables" / "sar_wide_digits.npz"
+SPACE = "search_spaces/sar_wide.yaml"
+SHARE = 0.05
+SAMPLERS, SCHEDULERS = ("tpe", "gp", "random", "sobol"), ("asha", "hyperband", "pasha", "median", "none")
+
+Choices = Sequence[tuple[int, int]]
+"""Epochs spent, and the row of the table that is held for the best from then on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Epochs until a good setting was held for the best, infinite if it never was. found: whether it was."""
+
+    epochs: float
+    found: bool
+
+
+def ours(settings: Mapping[str, Any]) -> Callable[[Table, int, int], Choices]:
+    """A search of ours with other parameters."""
+
+    def run(recorded: Table, seed: int, trials: int) -> Choices:
+        fixed = {"base.seed": seed, "search.trials": trials, "search.confirm.seeds": 0, "train.epochs": recorded.epochs}
+        params = Params().with_values(fixed | dict(settings), where="the benchmark")
+        simulation = simulate(params, recorded, seed=seed % recorded.seeds, space=replace(recorded.space, controls={}))
+        return simulation.choices()
+
+    return run
+
+
+def optuna_defaults(recorded: Table, seed: int, trials: int) -> Choices:
+    """Optuna as it comes: TPE and the median pruner."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    space, distributions, curves = recorded.space, recorded.space.distributions(), recorded.curves[OBJECTIVE]
+    found: list[tuple[int, int]] = []
+    tried: set[int] = set()
+    spent, best = 0, -math.inf
+    for _ in range(trials):
+        proposed = study.ask(distributions)
+        row = recorded.nearest(space.decode(proposed.params), but=tried)
+        study.tell(proposed, state=optuna.trial.TrialState.FAIL)  # which no sampler looks at
+        tried.add(row)
+        study.enqueue_trial(space.encode(recorded.values[row]))
+        trial = study.ask(distributions)
+        pruned, value = False, -math.inf
+        for epoch in range(1, recorded.epochs + 1):
+            value, spent = float(curves[row, seed % recorded.seeds, epoch - 1]), spent + 1
+            trial.report(value, epoch)
+            if pruned := trial.should_prune():
+                break
+        if pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
+        study.tell(trial, value)
+        if value > best:
+            best = value
+            found.append((spent, row))
+    return found
+
+
+def outcome(choices: Choices, good: frozenset[int]) -> Outcome:
+    """What a search's choices come to."""
+    first = next((epochs for epochs, row in choices if row in good), None)
+    return Outcome(math.inf if first is None else first, first is not None)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The middle 95 % of the medians of resamples."""
+    draws = np.random.default_rng(0).choice(np.array(values), (4000, len(values)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975], method="nearest")
+    return float(low), float(high)
+
+
+def contenders(everything: bool) -> dict[str, Callable[[Table, int, int], Choices]]:
+    """By what they are called; the one that others are measured against first."""
+    random = {"search.sampler.name": "random"}
+    scheduler = "search.scheduler"
+    asha = {f"{scheduler}.name": "asha", f"{scheduler}.grace_period": 4, f"{scheduler}.reduction_factor": 2.0}
+    ray = {f"{scheduler}.name": "asha", f"{scheduler}.grace_period": 1, f"{scheduler}.reduction_factor": 4.0}
+    named = {
+        "ASHA, random sampling": ours(random | asha),
+        "ASHA as Ray Tune sets it, random sampling": ours(random | ray),
+        "random search, also Ray Tune's default": ours(random | {"search.scheduler.name": "none"}),
+        "Optuna's defaults (TPE, median pruner)": optuna_defaults,
+        "ours, as params.yaml has it": ours({}),
+    }
+    if everything:
+        for sampler in SAMPLERS:
+            for scheduler in SCHEDULERS:
+                settings = {"search.sampler.name": sampler, "search.scheduler.name": scheduler}
+                named[f"{sampler} with {scheduler}"] = ours(settings)
+    return named
+
+
+def compare(
+    recorded: Table, named: Mapping[str, Callable[[Table, int, int], Choices]], seeds: int, trials: int
+) -> Iterable[tuple[str, list[Outcome]]]:
+    good = recorded.best(SHARE)
+    for name, run in named.items():
+        started = time.perf_counter()
+        outcomes = [outcome(run(recorded, seed, trials), good) for seed in range(seeds)]
+        spent = [each.epochs for each in outcomes]
+        said = f"{name}: {statistics.median(spent):.0f} epochs, {time.perf_counter() - started:.0f} s"
+        print(said, file=sys.stderr, flush=True)
+        yield name, outcomes
+
+
+def _said(epochs: float) -> str:
+    return "not found" if math.isinf(epochs) else f"{epochs:.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--only", help="contenders whose names contain this")
+    parser.add_argument("--all", action="store_true", help="every sampler with every scheduler besides")
+    asked = parser.parse_args()
+    space = load_space(ROOT / SPACE, Params(), shown_as=SPACE)
+    recorded = read_table(RECORDED, space)
+    rows, kept, first = [], {}, math.nan
+    named = contenders(asked.all)
+    first_name = next(iter(named))
+    named = {name: run for name, run in named.items() if asked.only is None or name == first_name or asked.only in name}
+    for name, outcomes in compare(recorded, named, asked.seeds, asked.trials):
+        epochs = [each.epochs for each in outcomes]
+        median, (low, high) = statistics.median(epochs), interval(epochs)
+        first = median if math.isnan(first) else first
+        found = sum(each.found for each in outcomes)
+        share = f"{found} of {len(outcomes)}"
+        rows.append((name, _said(median), f"{_said(low)} to {_said(high)}", share, f"{median / first:.2f}"))
+        finite = [None if math.isinf(each) else each for each in epochs]
+        kept[name] = {"median": _said(median), "interval": [_said(low), _said(high)], "found": found, "epochs": finite}
+    print(header("Epochs until a good setting is found", ["optuna", "ray"]))
+    print(table(["", "epochs, median", "95 % interval", "found", "of the first"], rows))
+    keep("search_quality", kept)
+
+
+if __name__ == "__main__":
+    main()

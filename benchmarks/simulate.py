@@ -1,0 +1,277 @@
+"""A search without training: the real course, study and stopping rule, fed from a table of recorded learning curves.
+
+Time is simulated: so many workers train side by side, an epoch takes what the table says, or 1, and what ends first is
+told first. A sampler proposes what it likes, and gets the nearest recorded setting that has not been tried yet: it
+learns of that setting, with that setting's own curve. So nothing is made up between recorded settings, the best ones
+are known, and neighbours differ by noise as they do in training. (Were the nearest curve given to whatever is proposed,
+the noise of one recorded run would be a plateau, on which a sampler that looks where it was good stays for ever.)
+"""
+
+import heapq
+import itertools
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Params
+from pipeline.tune.confirm import FIRST_SEED
+from pipeline.tune.course import Course, Wait
+from pipeline.tune.ledger import COMPLETE, FAILED, OBJECTIVE, History, Ledger, SearchListener, TrialRecord
+from pipeline.tune.scheduler import STOP
+from pipeline.tune.space import SearchSpace
+
+Curves = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Recorded curves. values: R settings by dotted path. curves: by metric, (R, seeds, epochs); NaN once diverged.
+
+    points: the settings in the unit cube of the space, (R, dimensions).
+    """
+
+    space: SearchSpace
+    values: Sequence[Mapping[str, Any]]
+    curves: Mapping[str, Curves]
+    points: NDArray[np.float64]
+
+    @property
+    def seeds(self) -> int:
+        return int(self.curves[OBJECTIVE].shape[1])
+
+    @property
+    def epochs(self) -> int:
+        return int(self.curves[OBJECTIVE].shape[2])
+
+    def nearest(self, values: Mapping[str, Any], *, but: Collection[int] = ()) -> int:
+        """The row of the nearest setting in the unit cube; another choice of a category is as far as its whole side.
+
+        but: rows that do not count, unless they are all.
+        """
+        differences = np.abs(self.points - np.array(self.space.shares(values)))
+        words = [spec["type"] == "categorical" for spec in self.space.dimensions.values()]
+        differences[:, words] = differences[:, words] > 1e-9
+        distances = (differences**2).sum(axis=1)
+        if len(but) < len(distances):
+            distances[list(but)] = np.inf
+        return int(np.argmin(distances))
+
+    def final(self) -> NDArray[np.float64]:
+        """The objective of every setting at the last epoch, as the mean over its seeds, (R,)."""
+        return np.asarray(self.curves[OBJECTIVE][:, :, -1].mean(axis=1), dtype=np.float64)
+
+    def best(self, share: float) -> frozenset[int]:
+        """The rows of the best share of settings by `final`; at least one. What diverged is never among them."""
+        ranked = np.argsort(-np.nan_to_num(self.final(), nan=-np.inf), kind="stable")
+        return frozenset(int(row) for row in ranked[: max(1, round(share * len(ranked)))])
+
+
+def read_table(path: Path, space: SearchSpace) -> Table:
+    """A table as `benchmarks/record_curves.py` writes it.
+
+    Raises:
+        ValueError: its settings are not of the space.
+    """
+    with np.load(path) as stored:
+        values = json.loads(str(stored["values"]))
+        curves = {f"val/{name}": stored[name] for name in ("accuracy", "loss")}
+        curves["val/spatial_entropy/empty_share"] = stored["empty_share"]
+        curves["seconds"] = stored["seconds"]
+    return make_table(space, values, curves)
+
+
+def make_table(space: SearchSpace, values: Sequence[Mapping[str, Any]], curves: Mapping[str, Curves]) -> Table:
+    """A table of settings and their curves.
+
+    Raises:
+        ValueError: a setting is not of the space.
+    """
+    for row, setting in enumerate(values):
+        missing = [f"{path} is missing" for path in space.dimensions if path not in setting]
+        problems = [*space.outside(setting), *missing]
+        if problems:
+            raise ValueError(f"setting {row} of the table: {problems[0]}")
+    points = np.array([space.shares(setting) for setting in values])
+    return Table(space, values, {name: np.asarray(curve, dtype=np.float32) for name, curve in curves.items()}, points)
+
+
+class UnwrittenLedger(Ledger):
+    """A ledger that is kept in memory, by a clock that is set from outside. now: in seconds."""
+
+    def __init__(self, *, gpus: float = 0.0) -> None:
+        self.history, self.now = History(), 0.0
+        self._record({"event": "session", "gpus": gpus})
+
+    def _record(self, event: dict[str, Any]) -> None:
+        self.history.apply({**event, "at": self.now})
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended. at: simulated time. epochs: trained by then in the whole search. row: of the table."""
+
+    at: float
+    epochs: int
+    record: TrialRecord
+    row: int
+
+
+@dataclass
+class Simulation:
+    """A simulated search. ended: its runs in the order in which they ended. course: as it was left."""
+
+    course: Course
+    ended: list[Ended] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Trained in the whole search."""
+        return self.course.ledger.history.epochs
+
+    def choices(self) -> list[tuple[int, int]]:
+        """Which row the search held for the best, and from how many epochs on: whenever a trial completed above all
+        before it, by the one value that the search has seen of it.
+        """
+        best, found = -math.inf, []
+        for end in self.ended:
+            value = end.record.metric(OBJECTIVE)
+            if end.record.state == COMPLETE and end.record.study is not None and value > best:
+                best = value
+                found.append((end.epochs, end.row))
+        return found
+
+
+def simulate(
+    params: Params,
+    table: Table,
+    *,
+    workers: int = 1,
+    seed: int = 0,
+    recorded_time: bool = False,
+    folder: Path | None = None,
+    ledger: Ledger | None = None,
+    listeners: Sequence[SearchListener] = (),
+    space: SearchSpace | None = None,
+) -> Simulation:
+    """Run a whole search of the parameters on a table.
+
+    workers: that train at a time. seed: of the table's, for the search's trials; confirmations take the next ones.
+    recorded_time: an epoch takes the table's seconds instead of 1. folder: where a stop file would lie. ledger: to be
+    gone on from. space: with other controls than the table's.
+
+    Raises:
+        ValueError: the table has other epochs than the parameters plan.
+    """
+    if table.epochs != params.train.epochs:
+        raise ValueError(f"the table has {table.epochs} epochs, and train.epochs is {params.train.epochs}")
+    ledger = UnwrittenLedger() if ledger is None else ledger
+    course = Course(
+        params,
+        table.space if space is None else space,
+        ledger,
+        listeners,
+        fingerprint="simulated",
+        folder=Path("there is none") if folder is None else folder,
+        gpus=0.0,
+        at_a_time=workers,
+    )
+    for arm in course.arms.values():
+        arm.proposer.moved = _Untried(table, arm.name, course)
+    course.replay()
+    simulation = Simulation(course)
+    _Workers(simulation, table, workers, seed, recorded_time).run()
+    return simulation
+
+
+class _Untried:
+    """Moves what a study proposes to the nearest recorded setting that the study has not tried."""
+
+    def __init__(self, table: Table, study: str, course: Course) -> None:
+        self._table, self._study, self._course = table, study, course
+        self._rows: dict[str, int] = {}
+
+    def __call__(self, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
+        for record in self._course.ledger.trials.values():
+            if record.study == self._study and record.id not in self._rows:
+                self._rows[record.id] = self._table.nearest(record.values)
+        return self._table.values[self._table.nearest(proposed, but=set(self._rows.values()))]
+
+
+class _Workers:
+    """What trains, as a queue of epochs by the time at which they end."""
+
+    def __init__(self, simulation: Simulation, table: Table, workers: int, seed: int, recorded_time: bool) -> None:
+        self._simulation, self._table, self._free = simulation, table, workers
+        self._seed, self._recorded_time = seed, recorded_time
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, TrialRecord, int, int]] = []
+        self._now = 0.0
+
+    def run(self) -> None:
+        while True:
+            self._start()
+            if not self._due:
+                return
+            self._now, _, record, row, epoch = heapq.heappop(self._due)
+            ledger = self._simulation.course.ledger
+            if isinstance(ledger, UnwrittenLedger):
+                ledger.now = self._now
+            self._epoch(record, row, epoch)
+
+    def _start(self) -> None:
+        while self._free:
+            record = self._simulation.course.next()
+            if record is None or isinstance(record, Wait):
+                return
+            self._free -= 1
+            values = {path: record.values.get(path, None) for path in self._table.space.dimensions}
+            params = self._simulation.course.params
+            whole = {path: params.value(path) if value is None else value for path, value in values.items()}
+            self._train(record, self._table.nearest(_within(self._table.space, whole)), record.last_epoch + 1)
+
+    def _train(self, record: TrialRecord, row: int, epoch: int) -> None:
+        seconds = float(self._metric("seconds", record, row, epoch)) if self._recorded_time else 1.0
+        heapq.heappush(self._due, (self._now + seconds, next(self._order), record, row, epoch))
+
+    def _epoch(self, record: TrialRecord, row: int, epoch: int) -> None:
+        course = self._simulation.course
+        value = self._metric(OBJECTIVE, record, row, epoch)
+        if math.isnan(value):
+            course.end(record.id, FAILED, f"diverged: in epoch {epoch}")
+            return self._ended(record, row)
+        # As Ray does: the scheduler decides first, and the callbacks hear of it then.
+        decision = course.scheduler.replay(record, epoch, value)
+        course.report(record.id, epoch, {name: self._metric(name, record, row, epoch) for name in self._table.curves})
+        if decision != STOP:
+            return self._train(record, row, epoch + 1)
+        course.end(record.id, course.ending(epoch))
+        self._ended(record, row)
+
+    def _ended(self, record: TrialRecord, row: int) -> None:
+        self._free += 1
+        self._simulation.ended.append(Ended(self._now, self._simulation.epochs, record, row))
+
+    def _metric(self, name: str, record: TrialRecord, row: int, epoch: int) -> float:
+        base = self._simulation.course.params.base.seed
+        further = 0 if record.seed is None else record.seed - base - FIRST_SEED
+        return float(self._table.curves[name][row, (self._seed + further) % self._table.seeds, epoch - 1])
+
+
+def _within(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values moved to the nearest ones of the space: a control's weight of 0 is below every range on a log scale."""
+    inside = {}
+    for path, spec in space.dimensions.items():
+        value = values[path]
+        if "choices" in spec:
+            inside[path] = value if value in spec["choices"] else spec["choices"][0]
+        else:
+            inside[path] = min(max(value, spec["low"]), spec["high"])
+    return inside

@@ -1,0 +1,142 @@
+"""What a search knows beforehand: the results of an earlier one over the same space, or those of a table.
+
+They are copied into the first line of the new search's ledger, so that it goes on the same whatever becomes of where
+they came from. A sampler learns from them; they are no trials of the search, and none of them can become the best.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from pipeline.config import Params
+from pipeline.errors import UserError, named, shown, told
+from pipeline.parsing import parse_yaml
+from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
+from pipeline.tune.space import SearchSpace
+
+Known = Mapping[str, Any]
+"""values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its objective, ascending."""
+
+
+def known_of(history: History, params: Params, space: SearchSpace, *, where: str) -> list[Known]:
+    """The ended trials of an earlier search's own study; those outside of this space's ranges are left out.
+
+    Raises:
+        UserError: it varied other parameters or planned other epochs, or nothing of it lies within this space.
+    """
+    content = history.header.get("content", {})
+    _check_names(content.get("space", {}).get("parameters", {}), space, where)
+    epochs = content.get("train", {}).get("epochs")
+    if epochs != params.train.epochs:
+        raise UserError(f"{where}: its trials have {epochs} epochs, and train.epochs is {params.train.epochs}.")
+    found = [
+        {
+            "values": dict(trial.values),
+            "state": trial.state,
+            "curve": [[epoch, trial.epochs[epoch][OBJECTIVE]] for epoch in sorted(trial.epochs)],
+        }
+        for trial in history.trials.values()
+        if trial.study == METHOD and trial.state in (COMPLETE, PRUNED) and trial.epochs
+    ]
+    return _inside(found, space, where)
+
+
+def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> list[Known]:
+    """The rows of a CSV file with a column for each dimension, and `val/accuracy`.
+
+    Such as a search's own trials.csv: of a file with a `role`, rows other than trials are left out, of one with a
+    `state`, those that are not complete.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, or a row is not of the space; the message names it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{where}: cannot be read ({error}).") from None
+    columns = rows[0].keys() if rows else ()
+    if missing := [name for name in (*space.dimensions, OBJECTIVE) if name not in columns]:
+        raise UserError(
+            f"{where}: no column {', '.join(missing)}; needed: one for each parameter of {space.file}, and {OBJECTIVE}."
+        )
+    found, problems = [], []
+    for number, row in enumerate(rows, start=2):
+        if row.get("role", "trial") != "trial" or row.get("state", COMPLETE) != COMPLETE:
+            continue
+        values = {path: _cell(row[path], spec) for path, spec in space.dimensions.items()}
+        problems += [f"{where}: line {number}: {problem}" for problem in space.outside(values)]
+        try:
+            value = float(row[OBJECTIVE])
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            problems.append(f"{where}: line {number}: {OBJECTIVE}: given {shown(row[OBJECTIVE])}; needed: a number")
+        found.append({"values": values, "state": COMPLETE, "curve": [[params.train.epochs, value]]})
+    if problems:
+        raise UserError(told(problems))
+    return _inside(found, space, where)
+
+
+def as_trials(known: Iterable[Known], space: SearchSpace) -> list[FrozenTrial]:
+    """As Optuna has them."""
+    states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
+    return [
+        create_trial(
+            state=states[each["state"]],
+            value=each["curve"][-1][1] if each["state"] == COMPLETE else None,
+            params=space.encode(each["values"]),
+            distributions=space.distributions(),
+            intermediate_values={int(epoch): float(value) for epoch, value in each["curve"]},
+        )
+        for each in known
+        if math.isfinite(each["curve"][-1][1])
+    ]
+
+
+def check_points(params: Params, space: SearchSpace) -> None:
+    """Refuse a point that is not of the space.
+
+    Raises:
+        UserError: every mistake, each with the point and the parameter.
+    """
+    problems = [
+        f"params.yaml: search.points.{named(name)}: {problem}"
+        for name, point in params.search.points.items()
+        for problem in space.outside(point)
+    ]
+    if problems:
+        raise UserError(told(problems))
+
+
+def _check_names(theirs: Mapping[str, Mapping[str, Any]], space: SearchSpace, where: str) -> None:
+    ours = space.dimensions
+    problems = [f"{where}: it varied {path}, which {space.file} does not" for path in theirs if path not in ours]
+    problems += [f"{where}: it did not vary {path}, which {space.file} does" for path in ours if path not in theirs]
+    if problems:
+        raise UserError(told(problems))
+
+
+def _inside(found: Sequence[Known], space: SearchSpace, where: str) -> list[Known]:
+    inside = [each for each in found if not space.outside(each["values"])]
+    if inside:
+        return inside
+    if not found:
+        raise UserError(f"{where}: no trial of it has ended; there is nothing to learn from.")
+    why = space.outside(found[0]["values"])[0]
+    raise UserError(f"{where}: none of its {len(found)} trials lies within {space.file}: {why}")
+
+
+def _cell(text: str | None, spec: Mapping[str, Any]) -> Any:
+    """A cell's value: the choice that is written so, or a number."""
+    if "choices" in spec:
+        return next((choice for choice in spec["choices"] if str(choice) == text), text)
+    try:
+        value = parse_yaml(text or "", "")
+    except UserError:
+        return text
+    return float(value) if spec["type"] == "float" and isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,127 @@
+"""How settings are drawn: what each sampler can be used for, and what it is made of.
+
+    tpe      tree-structured Parzen estimators (Optuna's); any space
+    gp       a Gaussian process with expected improvement (Optuna's); any space, a category at a Hamming distance of 1
+    cmaes    CMA-ES (the package cmaes); two numbers or more, and no categories
+    grid     every combination once, in an order of its own; nothing continuous
+    sobol    a scrambled Sobol sequence: even over the space, blind to results
+    random   independent draws, blind to results
+
+Every sampler is made anew for every trial, from the seed and the trial's number, so that what it proposes depends on
+these and on the results, and on nothing that a resumed search would have to remember.
+"""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.config import Params
+from pipeline.errors import UserError
+from pipeline.tune.space import SearchSpace
+
+BLIND = ("random", "sobol", "grid")
+"""Samplers that look at no result."""
+MOST_GRID = 1_000_000
+
+
+def check_sampler(params: Params, space: SearchSpace) -> None:
+    """Refuse a sampler that cannot handle the space.
+
+    Raises:
+        UserError: it names the sampler, the dimensions in its way, and what would do.
+    """
+    name = params.search.sampler.name
+    said = f"params.yaml: search.sampler.name: {name}"
+    if name == "grid":
+        _check_grid(params, space, said)
+    if name == "cmaes":
+        words = [path for path, spec in space.dimensions.items() if spec["type"] == "categorical"]
+        if words:
+            raise UserError(f"{said} knows numbers only; {space.file} has {', '.join(words)}. Use tpe or gp.")
+        if len(space.dimensions) < 2:
+            raise UserError(f"{said} needs two dimensions or more; {space.file} has one. Use tpe or gp.")
+        if importlib.util.find_spec("cmaes") is None:
+            raise UserError(f"{said} needs the package cmaes: pip install cmaes")
+
+
+def _check_grid(params: Params, space: SearchSpace, said: str) -> None:
+    endless = [path for path, steps in space.steps().items() if steps is None]
+    if endless:
+        raise UserError(
+            f"{said} needs steps; {', '.join(endless)} of {space.file} may be any number between its ends. Give it a "
+            "`step`, or `choices`; or use sobol, which covers such a space evenly."
+        )
+    points = grid_size(space)
+    if points > MOST_GRID:
+        raise UserError(f"{said}: {space.file} has {points:,} combinations, more than {MOST_GRID:,}. Use sobol.")
+    if params.search.trials > points:
+        raise UserError(
+            f"{said}: {space.file} has {points} combinations, and search.trials asks for {params.search.trials}; lower "
+            f"it to {points}."
+        )
+
+
+def grid_size(space: SearchSpace) -> int:
+    """How many combinations a space without anything continuous has."""
+    return math.prod(steps or 0 for steps in space.steps().values())
+
+
+def drawn(name: str, space: SearchSpace, *, seed: int, number: int) -> dict[str, Any]:
+    """The encoded values of a blind sampler at a place of its sequence."""
+    if name == "grid":
+        steps = [count or 1 for count in space.steps().values()]
+        order = np.random.default_rng(seed).permutation(math.prod(steps))
+        place = np.unravel_index(int(order[number % len(order)]), steps)
+        return space.at([(int(index) + 0.5) / count for index, count in zip(place, steps, strict=True)])
+    if name == "random":
+        return space.at(np.random.default_rng([seed, number]).random(len(space.dimensions)).tolist())
+    from scipy.stats import qmc
+
+    sequence = qmc.Sobol(len(space.dimensions), rng=seed)
+    if number:
+        sequence.fast_forward(number)
+    return space.at(sequence.random(1)[0].tolist())
+
+
+def make_sampler(name: str, *, seed: int) -> BaseSampler:
+    """A sampler that learns. It expects to be asked only once there are results."""
+    if name == "gp":
+        return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+    return TPESampler(seed=seed, n_startup_trials=1)
+
+
+def evolved(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> dict[str, Any]:
+    """CMA-ES's next encoded values. trials: that have ended, by number.
+
+    A generation is so many trials in the order of their numbers. CMA-ES looks at ranks alone: a trial that ran longer
+    is better than one that was stopped before, whatever their values.
+    """
+    from cmaes import CMA
+
+    dimensions = len(space.dimensions)
+    bounds = np.tile([0.0, 1.0], (dimensions, 1))
+    optimizer = CMA(mean=np.full(dimensions, 0.5), sigma=0.3, bounds=bounds, seed=seed)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    worst_first = sorted(ended, key=merit)
+    place = {trial.number: -index for index, trial in enumerate(worst_first)}
+    size = optimizer.population_size
+    for first in range(0, len(ended) - size + 1, size):
+        generation = ended[first : first + size]
+        points = [np.array(space.shares(space.decode(trial.params))) for trial in generation]
+        optimizer.tell([(point, float(place[trial.number])) for point, trial in zip(points, generation, strict=True)])
+    optimizer._rng.seed(seed)
+    return space.at(np.clip(optimizer.ask(), 0.0, math.nextafter(1.0, 0.0)).tolist())
+
+
+def merit(trial: FrozenTrial) -> tuple[bool, int, float]:
+    """What trials are ordered by, the best last: whether they ran in full, how far they came, their last value."""
+    if trial.state == TrialState.COMPLETE:
+        return True, 0, float(trial.value or 0.0)
+    last = max(trial.intermediate_values, default=0)
+    value = trial.intermediate_values.get(last, math.nan)
+    return False, last, -math.inf if math.isnan(value) else value

@@ -1,0 +1,75 @@
+"""Claims about `search.warm_start`: which search or file is meant, and that one that has begun needs neither."""
+
+from pathlib import Path
+
+import pytest
+from kept import WEIGHT, content_of, make_workspace, open_search, run, set_params, write_search
+
+from pipeline.config import load_params
+from pipeline.errors import UserError
+from pipeline.ops.warm import known_beforehand
+from pipeline.tune.known import Known
+from pipeline.tune.ledger import COMPLETE
+from pipeline.tune.space import load_space
+from pipeline.workspace import Workspace
+
+
+def known(workspace: Workspace) -> list[Known]:
+    params = load_params(workspace.params)
+    space = load_space(workspace.root / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
+    return known_beforehand(workspace, params, space)
+
+
+def asked(workspace: Workspace, source: str, **train: float) -> None:
+    set_params(
+        workspace, {"train": train, "search": {"warm_start": source}} if train else {"search": {"warm_start": source}}
+    )
+
+
+def test_nothing_is_known_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    assert known(make_workspace(tmp_path)) == []
+
+
+def test_search_is_found_by_the_beginning_of_its_id_and_its_ended_trials_are_known(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    folder = write_search(workspace)
+    asked(workspace, folder.name[:6], lr=0.004)  # another recipe: a new search
+    assert [each["state"] for each in known(workspace)] == ["complete", "pruned"]
+
+
+def test_unknown_search_and_file_are_refused_by_their_names(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    write_search(workspace)
+    asked(workspace, "ffff")
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: search\.warm_start: ffff: .*none begins so.*ends in \.csv"
+    ) as said:
+        known(workspace)
+    assert "sar-search status" in str(said.value)
+    asked(workspace, "there/is/none.csv")
+    with pytest.raises(UserError, match=r"^params\.yaml: search\.warm_start: there/is/none\.csv: cannot be read"):
+        known(workspace)
+
+
+def test_search_of_other_epochs_is_refused(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    folder = write_search(workspace)
+    asked(workspace, folder.name[:8], epochs=20)
+    with pytest.raises(UserError, match=r"its trials have 16 epochs, and train\.epochs is 20"):
+        known(workspace)
+
+
+def test_csv_is_found_from_the_checkout(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    (tmp_path / "mine.csv").write_text(f"{WEIGHT},val/accuracy\n0.5,0.9\n")
+    asked(workspace, "mine.csv")
+    (row,) = known(workspace)
+    assert row["values"] == {WEIGHT: 0.5}
+
+
+def test_search_that_has_begun_goes_on_without_its_source(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    asked(workspace, "gone.csv")
+    with open_search(workspace, content_of(workspace)) as ledger:
+        run(ledger, "t0000", epochs=1, state=COMPLETE)
+    assert known(workspace) == []
