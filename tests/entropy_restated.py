@@ -99,3 +99,62 @@ def serpentine(side: int) -> Tensor:
     for row in range(1, side - 1, 2):
         path[row, -1 if row % 4 == 1 else 0] = 1.0
     return path
+
+
+def spiral(side: int) -> Tensor:
+    """One path of width 1 from a corner to the middle, with walls of width 1: the flood that takes the most turns."""
+    path = torch.zeros(side, side, dtype=torch.float64)
+    row, column, down, right = 0, 0, 0, 1
+    path[0, 0] = 1.0
+    for _ in range(2 * side):
+        while True:
+            ahead = (row + 2 * down, column + 2 * right)
+            beyond = not (0 <= row + down < side and 0 <= column + right < side)
+            if beyond or (0 <= ahead[0] < side and 0 <= ahead[1] < side and path[ahead] == 1.0):
+                break
+            row, column = row + down, column + right
+            path[row, column] = 1.0
+        down, right = right, -down
+        if not (0 <= row + down < side and 0 <= column + right < side) or path[row + down, column + right] == 1.0:
+            break
+    return path
+
+
+def comb(side: int) -> Tensor:
+    """Teeth that only the last row joins: labels that were given first turn out to be one component last."""
+    teeth = torch.zeros(side, side, dtype=torch.float64)
+    teeth[:, ::2] = 1.0
+    teeth[-1] = 1.0
+    return teeth
+
+
+def nasty_maps(side: int) -> dict[str, Tensor]:
+    """Maps of one size, by name: those on which labelling goes wrong first, and those that are no maps."""
+    weights = torch.from_numpy(np.random.default_rng(side).uniform(0.5, 2.0, size=(side, side)))
+    board = (torch.arange(side)[:, None] + torch.arange(side)).remainder(2).double()
+    grid = torch.zeros(side, side, dtype=torch.float64)
+    grid[::2, ::2] = 1.0
+    one = torch.zeros(side, side, dtype=torch.float64)
+    one[side // 2, side // 3] = 1.0
+    last = torch.zeros(side, side, dtype=torch.float64)
+    last[-1, -1] = 1.0
+    broken = serpentine(side)
+    broken[:, side // 2] = 0.0
+    nan, inf = weights.clone(), weights.clone()
+    nan[side // 2, 0], inf[0, side - 1] = float("nan"), float("-inf")
+    maps = {
+        "serpentine": serpentine(side),
+        "standing serpentine": serpentine(side).T.contiguous(),
+        "cut serpentine": broken,
+        "spiral": spiral(side),
+        "comb": comb(side),
+        "upturned comb": comb(side).flip(0),
+        "checkerboard": board,
+        "grid of pixels": grid,
+        "all but one pixel": 1.0 - one,
+        "one pixel": one,
+        "the last pixel": last,
+    }
+    uneven = {f"{name}, uneven": single * weights for name, single in maps.items()}
+    none = {"constant": torch.full_like(one, 3.0), "nearly constant": 1e-5 * weights, "NaN": nan, "infinite": inf}
+    return maps | uneven | none | {"every pixel": weights}

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def spread(work: Callable[[int, int], None], count: int) -> None:
+def spread(work: Callable[[int, int], None], count: int, *, least: int = 1) -> None:
     """Call work(begin, end) for 0 .. count, in one part for each thread; work should run without Python's lock.
 
-    Raises what a part raises.
+    least: how many a thread of its own pays for. Raises what a part raises.
     """
-    parts = min(torch.get_num_threads(), count)
+    parts = min(torch.get_num_threads(), count // least)
     if parts <= 1:
         work(0, count)
         return

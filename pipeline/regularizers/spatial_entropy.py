@@ -22,18 +22,21 @@ gradient grows as 1 / s) or when it is not finite. Empty maps have no gradient a
 would reward emptiness.
 """
 
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.models.settings import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers.entropy_plain import plain_entropy
 
-NEARLY_CONSTANT = 1e-4
-"""A map whose standard deviation is below this is empty."""
+FEWEST_PIXELS = 20_000
+"""Batches of fewer pixels are worked out in plain PyTorch on a CPU, in less than a millisecond: to import numba and to
+load a kernel costs a process a second, which a short run on small images would not earn back."""
 
 
 class SpatialEntropy(Regularizer):
@@ -73,22 +76,27 @@ class SpatialEntropy(Regularizer):
         return Penalty(by_layer.sum(), {"value": value, "empty_share": empty.float().mean()})
 
 
-def spatial_entropy(similarity: Tensor, *, threshold: float = 0.0, connectivity: int = 8) -> Tensor:
-    """Spatial entropy of each map, differentiable.
+def spatial_entropy(similarity: Tensor, *, threshold: float | Tensor = 0.0, connectivity: int = 8) -> Tensor:
+    """Spatial entropy of each map, differentiable once.
 
     similarity: (..., H, W), floating point; half precision is computed in float32. threshold: standard deviations above
-    the mean at which a map is cut. connectivity: 4 or 8 neighbours.
+    the mean at which a map is cut; one for all, or a tensor that broadcasts to (...), which gets no gradient.
+    connectivity: 4 or 8 neighbours.
 
     Returns entropies in nats, (...), float32 (float64 for float64). An empty map (see the module) gives 0 without a
-    gradient; `entropy_and_empty` tells which those are, and a mean must leave them out.
+    gradient; `entropy_and_empty` tells which those are, and a mean must leave them out. It can be compiled without a
+    graph break, and on CUDA, for grids of up to 32 x 32, captured in a graph.
 
     Raises:
-        ValueError: fewer than two dimensions, no patch, a dtype that is not floating point, another connectivity.
+        ValueError: fewer than two dimensions, no patch, a dtype that is not floating point, another connectivity,
+            thresholds that are not one a map.
     """
     return entropy_and_empty(similarity, threshold=threshold, connectivity=connectivity)[0]
 
 
-def entropy_and_empty(similarity: Tensor, *, threshold: float = 0.0, connectivity: int = 8) -> tuple[Tensor, Tensor]:
+def entropy_and_empty(
+    similarity: Tensor, *, threshold: float | Tensor = 0.0, connectivity: int = 8
+) -> tuple[Tensor, Tensor]:
     """As `spatial_entropy`, and beside it which maps are empty: (...) bool."""
     if similarity.ndim < 2 or 0 in similarity.shape[-2:]:
         raise ValueError(f"similarity maps must be (..., H, W) with at least one patch, not {tuple(similarity.shape)}")
@@ -96,71 +104,86 @@ def entropy_and_empty(similarity: Tensor, *, threshold: float = 0.0, connectivit
         raise ValueError(f"similarity maps must be floating point, not {similarity.dtype}")
     if connectivity not in (4, 8):
         raise ValueError(f"connectivity must be 4 or 8, not {connectivity}")
+    lead = similarity.shape[:-2]
     maps = similarity if similarity.dtype == torch.float64 else similarity.float()
+    thresholds = _one_a_map(threshold, maps) if isinstance(threshold, Tensor) else None
     if maps.numel() == 0:
-        return maps.sum(dim=(-2, -1)), torch.zeros(maps.shape[:-2], dtype=torch.bool, device=maps.device)
-    entropy, empty = _SpatialEntropy.apply(maps.reshape(-1, *maps.shape[-2:]), float(threshold), connectivity)
-    return entropy.view(maps.shape[:-2]), empty.view(maps.shape[:-2])
+        return maps.sum(dim=(-2, -1)), torch.zeros(lead, dtype=torch.bool, device=maps.device)
+    common = 0.0 if isinstance(threshold, Tensor) else float(threshold)
+    entropy, empty = _SpatialEntropy.apply(maps.reshape(-1, *maps.shape[-2:]), common, thresholds, connectivity)
+    return entropy.view(lead), empty.view(lead)
+
+
+def _one_a_map(thresholds: Tensor, maps: Tensor) -> Tensor:
+    lead = maps.shape[:-2]
+    try:
+        spread_out = thresholds.detach().to(maps.device, torch.float64).expand(lead)
+    except RuntimeError:
+        raise ValueError(
+            f"thresholds must be one a map or broadcast to that, {tuple(lead)}, not {tuple(thresholds.shape)}"
+        ) from None
+    return spread_out.reshape(-1)
 
 
 class _SpatialEntropy(torch.autograd.Function):
     """The equations of the module on maps (n, H, W); value and gradient are computed together, in closed form."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, threshold: float, connectivity: int) -> tuple[Tensor, Tensor]:
-        # float64 whatever the maps are of: where little lies above the cut, the gradient is large, and so would be the
-        # rounding of the cut in it; and which pixels are above the cut does not depend on how a sum was rounded.
-        patches = maps.detach().flatten(1).double()
-        mean = patches.mean(1, keepdim=True)
-        centred = patches - mean
-        deviation = centred.square().mean(1, keepdim=True).sqrt()
-        excess = (centred - threshold * deviation).clamp(min=0)
-        # Written so that NaN fails it; an infinity anywhere makes the mean, and so the deviation, not finite.
-        usable = (deviation >= NEARLY_CONSTANT) & deviation.isfinite() & (excess.amax(1, keepdim=True) > 0)
-        excess = excess.where(usable, 0.0)
-
-        labels, owner = label_components((excess > 0).view_as(maps), connectivity)
-        labels = labels.flatten()
-        # Index 0 is the background: no mass, and owned by map 0 without consequence.
-        mass = excess.new_zeros(len(owner)).index_add_(0, labels, excess.flatten())
-        total = excess.sum(1)
-        share = mass / total[owner]
-        share[0] = 1.0  # so that the background adds - 1 ln 1 = 0
-        log_share = share.clamp(min=torch.finfo(share.dtype).tiny).log()
-        entropy = excess.new_zeros(len(patches)).index_add_(0, owner, -share * log_share)
-
-        if ctx.needs_input_grad[0]:
-            inside = excess > 0
-            slope = (-(log_share[labels].view_as(excess) + entropy[:, None]) / total[:, None]).where(inside, 0.0)
-            pull = slope.mean(1, keepdim=True)
-            gradient = slope - pull - threshold * pull * centred / deviation
-            ctx.save_for_backward(gradient.where(usable, 0.0).view_as(maps).to(maps.dtype))
-        empty = ~usable[:, 0]
+    def forward(
+        ctx: Any, maps: Tensor, threshold: float, thresholds: Tensor | None, connectivity: int
+    ) -> tuple[Tensor, Tensor]:
+        entropy, empty, gradient = _work_out(maps, threshold, thresholds, connectivity, ctx.needs_input_grad[0])
+        ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(empty)
-        return entropy.to(maps.dtype), empty
+        return entropy, empty
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[:, None, None], None, None
+        return gradient * upstream[:, None, None], None, None, None
 
 
-def label_components(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor]:
-    """Connected components of masks (n, H, W), all maps in one call.
+# An operation of torch's own, so that compiling goes past it and does not look inside.
+@torch.library.custom_op("sar_search::spatial_entropy", mutates_args=())
+def _work_out(
+    maps: Tensor, threshold: float, thresholds: Tensor | None, connectivity: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Entropies (n,), which maps are empty (n,) bool, and the gradient of each by its own map, or (0,) without it.
 
-    Returns labels (n, H, W) int64, 0 for background and 1 .. K counted through all maps, and for each label 0 .. K the
-    index of its map, (K + 1,) int64 (0 for the background). Labels are made on the CPU, wherever the mask lives.
+    maps: (n, H, W) float32 or float64. threshold: of all maps, where `thresholds`, (n,) float64, are not given.
     """
-    # Outer planes of zeros keep the maps of the batch apart while they are labelled as one three-dimensional picture.
-    structure = ndimage.generate_binary_structure(3, 3)
-    if connectivity == 4:
-        structure = ndimage.generate_binary_structure(3, 1)
-    structure[[0, 2]] = False
-    found, count = ndimage.label(mask.cpu().numpy(), structure=structure)
-    labels = torch.from_numpy(found).to(mask.device, torch.int64)
-    owner = labels.new_zeros(count + 1)
-    maps = torch.arange(len(mask), device=mask.device).view(-1, 1, 1).expand_as(labels)
-    owner[labels.flatten()] = maps.flatten()
-    owner[0] = 0
-    return labels, owner
+    if maps.is_cuda and _fits_triton(maps):
+        from pipeline.regularizers.entropy_triton import triton_entropy
+
+        return triton_entropy(maps, threshold if thresholds is None else thresholds, connectivity, with_gradient)
+    if thresholds is None:
+        thresholds = torch.full(maps.shape[:1], threshold, dtype=torch.float64, device=maps.device)
+    if maps.device.type == "cpu" and maps.numel() >= FEWEST_PIXELS:
+        from pipeline.regularizers.entropy_cpu import fused_entropy  # here: importing numba takes most of a second
+
+        return fused_entropy(maps, thresholds, connectivity, with_gradient)
+    return plain_entropy(maps, thresholds, connectivity, with_gradient)
+
+
+@_work_out.register_fake
+def _(
+    maps: Tensor, threshold: float, thresholds: Tensor | None, connectivity: int, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    count = maps.shape[0]
+    gradient = torch.empty_like(maps, memory_format=torch.contiguous_format) if with_gradient else maps.new_empty(0)
+    return maps.new_empty(count), maps.new_empty(count, dtype=torch.bool), gradient
+
+
+def _fits_triton(maps: Tensor) -> bool:
+    """Whether the GPU's kernel takes these maps: a small grid, and triton, which comes with CUDA's torch."""
+    if not _has_triton():
+        return False
+    from pipeline.regularizers.entropy_triton import LARGEST_SIDE
+
+    return max(maps.shape[-2:]) <= LARGEST_SIDE
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -683,3 +683,56 @@ def test_anatomy_says_what_images_a_network_takes_and_how_wide_its_tokens_are(
         model(pictures(*image_size))
         assert tap.tokens().shape[-1] == anatomy.width
     assert heads_of(model, anatomy.blocks - 1) == 2
+
+
+# Compiling.
+
+
+@pytest.mark.parametrize("query", ["cls", "mean"])
+@pytest.mark.parametrize("alone", [False, True], ids=["with the loss", "the network alone"])
+def test_tapped_network_is_compiled_without_a_graph_break_to_the_same_gradients(
+    model: VisionTransformer, query: str, alone: bool
+) -> None:
+    model.train()
+    with SimilarityTap(model, "all", query) as tap:
+
+        def loss(images: Tensor) -> Tensor:
+            return model(images).square().sum() + tap.maps().pow(3).sum()
+
+        expected = torch.autograd.grad(loss(pictures()), list(model.parameters()))
+        torch._dynamo.reset()
+        if alone:
+            model.compile(fullgraph=True, backend="aot_eager")
+            found = torch.autograd.grad(loss(pictures()), list(model.parameters()))
+        else:
+            whole = torch.compile(loss, fullgraph=True, backend="aot_eager")
+            found = torch.autograd.grad(whole(pictures()), list(model.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.gpu
+def test_tapped_step_is_captured_in_a_cuda_graph(model: VisionTransformer) -> None:
+    model.cuda().train()
+    images = pictures().cuda()
+    parameters = list(model.parameters())
+    with SimilarityTap(model, "all") as tap:
+
+        def gradients() -> tuple[Tensor, ...]:
+            loss = model(images).square().sum() + tap.maps().pow(3).sum()
+            tap.clear()
+            return torch.autograd.grad(loss, parameters)
+
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                gradients()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = gradients()
+        images.copy_(2 * images)
+        graph.replay()
+        for one, other in zip(captured, gradients(), strict=True):
+            torch.testing.assert_close(one, other)

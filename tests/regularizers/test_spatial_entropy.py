@@ -9,7 +9,15 @@ import torch
 from entropy_restated import clear_of_the_cut, fast, flooded, picture, random_maps, serpentine, slow
 from torch import Tensor
 
-from pipeline.regularizers.spatial_entropy import entropy_and_empty, label_components, spatial_entropy
+import pipeline.regularizers.spatial_entropy as module
+from pipeline.regularizers.entropy_plain import label_components
+from pipeline.regularizers.spatial_entropy import entropy_and_empty, spatial_entropy
+
+
+@pytest.fixture(autouse=True, params=["plain", "compiled"])
+def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every claim of this file holds for plain PyTorch and for the compiled kernel, whatever the number of maps."""
+    monkeypatch.setattr(module, "FEWEST_PIXELS", 0 if request.param == "compiled" else 10**12)
 
 
 def compare(maps: Iterable[tuple[Tensor, float]], connectivity: int) -> tuple[int, int]:
