@@ -7,11 +7,22 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
+
+SKIPPED = 77
+"""Status of a benchmark that this machine cannot run."""
+
+
+def skip(reason: str) -> NoReturn:
+    """End a benchmark that cannot run here, and say why."""
+    print(f"skipped: {reason}", flush=True)
+    sys.exit(SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -29,16 +40,20 @@ class Timing:
 
 
 def time_pairs(
-    sides: Mapping[str, Callable[[], object]], *, repetitions: int = 15, warm_up: int = 2
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    repetitions: int = 15,
+    warm_up: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time every side in turn, A B A B ..., after `warm_up` rounds that do not count."""
+    """Time every side in turn, A B A B ..., after `warm_up` rounds that do not count. clock: gives seconds."""
     spent: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(warm_up + repetitions):
         for name, work in sides.items():
-            started = time.perf_counter()
+            started = clock()
             work()
             if turn >= warm_up:
-                spent[name].append(1000 * (time.perf_counter() - started))
+                spent[name].append(1000 * (clock() - started))
     return {name: Timing(tuple(times)) for name, times in spent.items()}
 
 
@@ -50,7 +65,8 @@ def header(title: str, packages: Sequence[str]) -> str:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return f"# {title}\n\n{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}\n"
+    load = f"load {os.getloadavg()[0]:.1f}; " if hasattr(os, "getloadavg") else ""
+    return f"# {title}\n\n{model}, {os.cpu_count()} cores; {load}Python {platform.python_version()}, {versions}\n"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -27,8 +27,9 @@ from pipeline.regularizers.settings import warmup_epochs
 from pipeline.train.average import make_average
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.feed import Feed
+from pipeline.train.linear import by_onednn
 from pipeline.train.loop import score
-from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice
+from pipeline.train.memory import checkpointed, is_out_of_memory, keep_freed_memory, out_of_memory_advice
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
 from pipeline.train.step import take_step
@@ -161,7 +162,7 @@ def _measure(plan: Plan, params: Params, device: torch.device, *, seconds: float
         if average is not None:
             average.update(run.model, next(taken_so_far))
 
-    with objective, checkpointed(run.model, config.grad_checkpointing):
+    with objective, checkpointed(run.model, config.grad_checkpointing), by_onednn(run.model):
         drawn, taken_so_far = _endless(feed), itertools.count(1)
         run.model.train()
         step()  # the first also allocates, and fills the optimizer's state
@@ -244,6 +245,7 @@ def _checkpoint_bytes(run: Run, state: Mapping[str, Any]) -> int:
 def _as_a_trial(threads: int, device: torch.device) -> Iterator[None]:
     """Have as many threads as a trial, and leave threads, random streams and the GPU's memory as they were."""
     before = torch.get_num_threads()
+    keep_freed_memory()
     on_gpu = device.type == "cuda"
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):

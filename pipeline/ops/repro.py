@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pipeline.entry import INTERRUPTED
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
+from pipeline.prefork import nursery
 from pipeline.workspace import Workspace
 
 
@@ -20,7 +21,8 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     Raises:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
-    with workspace.locked("make repro", lock="repro"):
+    # The nursery first: the lock is this process's alone, and would be in the hands of its copies too.
+    with nursery(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it
         for line in run_check(workspace):

@@ -7,7 +7,7 @@ are not the search's, and the one whose model gets registered is fixed beforehan
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.cluster.runtime import local_ray, run_jobs
@@ -17,12 +17,14 @@ from pipeline.models.settings import Weights
 from pipeline.ops.identity import code_hash, content_hash, setting_name, versions
 from pipeline.ops.results import search_run
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.track.runs import log_run
-from pipeline.track.store import Store
 from pipeline.train.checkpoint import read_sidecar, save_checkpoint
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.track.datasets import DataUsed
+    from pipeline.track.store import Store
 
 SECONDS = "seconds"
 """File beside a run's checkpoint with the time it took to train."""
@@ -164,14 +166,17 @@ def curves_of(folder: Path) -> list[dict[str, float]]:
 
 
 def log_retraining(
-    store: Store,
+    store: "Store",
     params: Params,
     jobs: Sequence[RetrainJob],
     fingerprint: str,
     workspace: Workspace,
     tags: Mapping[str, str],
+    datasets: Sequence["DataUsed"] = (),
 ) -> dict[str, str]:
     """A run for each retraining, under its search; what was logged before is found again. Returns run ids by name."""
+    from pipeline.track.once import log_run  # MLflow takes seconds to import, which the workers are to be spared
+
     parent = search_run(workspace.state, fingerprint)
     runs = {}
     for job in jobs:
@@ -184,7 +189,14 @@ def log_retraining(
             params={**job.values, "seed": job.seed, "trained_on": "train+val"},
             metrics={},
             curves=curves,
-            tags={**tags, "sar.kind": "retrain", "sar.arm": job.arm, "sar.fingerprint": fingerprint},
+            tags={
+                **tags,
+                "sar.kind": "retrain",
+                "sar.arm": job.arm,
+                "sar.fingerprint": fingerprint,
+                "sar.search_run": parent or "",
+            },
             parent_run_id=parent,
+            datasets=datasets,
         )
     return runs

@@ -119,6 +119,11 @@ class TrainParams(Section):
     grad_checkpointing: bool = Field(
         False, description="Compute activations again going backward: less memory, more time, the same gradients."
     )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Training's passes by torch.compile; auto: on CUDA, in runs of 2000 steps or more, and never with "
+        "grad_checkpointing.",
+    )
     workers: int = Field(
         0,
         ge=0,

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.batches import ImageBatches
-from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.base import Regularizer, device_of
 from pipeline.train.average import make_average
+from pipeline.train.compiling import compiled, uncompiled
 from pipeline.train.feed import Feed
-from pipeline.train.memory import checkpointed
+from pipeline.train.linear import by_onednn
+from pipeline.train.memory import checkpointed, keep_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
@@ -91,6 +93,7 @@ def fit(
         ValueError: the network cannot give what a regulariser needs, or what the recipe asks for.
     """
     methods = dict(regularizers or {})
+    keep_freed_memory()
     steps = -(-len(train) // config.batch_size)
     feed = Feed(train, config, model=model, seed=seed)
     average = make_average(model, config)  # of the weights that the model has been given
@@ -99,7 +102,12 @@ def fit(
     objective = Objective(
         model, methods, planned_epochs=config.epochs, label_smoothing=config.label_smoothing, seed=seed
     )
-    with objective, checkpointed(model, config.grad_checkpointing):
+    with (
+        objective,
+        checkpointed(model, config.grad_checkpointing),
+        by_onednn(model),
+        compiled(model, config, device=device_of(model), steps=steps * config.epochs),
+    ):
         optimizer = make_optimizer(model, config, beside=objective.trainable)
         schedule = make_schedule(optimizer, config, steps)
         first = 0
@@ -143,9 +151,10 @@ def score(model: nn.Module, objective: Objective, images: ImageBatches, config: 
     means = _Means()
     # Whoever cuts batches for want of memory has none to spare here.
     size = -(-max(256, config.batch_size) // config.accumulate)
-    for inputs, labels in images.in_order(size, workers=config.workers):
-        logits, monitors = objective.score(inputs, labels)
-        means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))
+    with by_onednn(model), uncompiled():
+        for inputs, labels in images.in_order(size, workers=config.workers):
+            logits, monitors = objective.score(inputs, labels)
+            means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))
     return means.read()
 
 
@@ -175,4 +184,7 @@ class _Means:
         self._count += count
 
     def read(self) -> dict[str, float]:
-        return {name: float(total) / self._count for name, total in self._sums.items()}
+        if not self._sums:
+            return {}
+        totals = torch.stack(list(self._sums.values())).tolist()  # the device is waited for once
+        return {name: total / self._count for name, total in zip(self._sums, totals, strict=True)}

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
     monkeypatch.setattr(repro, "run_check", checked)
     monkeypatch.setattr(repro, "describe_results", lambda workspace: "the verdict")
+    monkeypatch.setattr(repro, "nursery", nullcontext)  # tests/test_prefork.py has the real one
     return Workspace(tmp_path, tmp_path)
 
 

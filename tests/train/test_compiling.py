@@ -1,0 +1,63 @@
+"""A compiled run is the plain one but for rounding; what is compiled, and when."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from brief import CONFIG, CPU, images, network, sar
+
+from pipeline.train.compiling import AUTO_STEPS, pays
+from pipeline.train.loop import fit
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "steps", "again", "expected"),
+    [
+        ("auto", CPU, 10 * AUTO_STEPS, False, False),
+        ("auto", CUDA, AUTO_STEPS - 1, False, False),
+        ("auto", CUDA, AUTO_STEPS, False, True),
+        ("auto", CUDA, AUTO_STEPS, True, False),
+        ("never", CUDA, AUTO_STEPS, False, False),
+        ("always", CPU, 1, False, True),
+        ("always", CPU, 1, True, False),
+    ],
+)
+def test_what_is_compiled(how: str, device: torch.device, steps: int, again: bool, expected: bool) -> None:
+    assert pays(replace(CONFIG, compile=how, grad_checkpointing=again), device, steps) is expected
+
+
+def trained(how: str) -> list[dict[str, float]]:
+    model = network(drop_path=0.0)
+    run = fit(model, images(20), replace(CONFIG, compile=how), val=images(12), regularizers=sar(0.1), seed=0)
+    found = [dict(epoch.metrics) for epoch in run]
+    assert model._compiled_call_impl is None
+    return found
+
+
+def test_taps_and_steps_are_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By dynamo alone, which decides what is one graph; the kernels are another matter."""
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **given: plain(self, backend="eager", fullgraph=True, **given))  # fmt: skip
+    graphs = torch._dynamo.utils.counters
+    graphs.clear()
+    compiled, eager = trained("always"), trained("never")
+    assert graphs["stats"]["unique_graphs"] == 2  # whole batches, and the last one
+    assert not graphs["graph_break"]
+    for one, other in zip(compiled, eager, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == pytest.approx({k: v for k, v in other.items() if k != "seconds"}, rel=1e-5)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_compiled_run_is_the_plain_one_but_for_rounding() -> None:
+    for one, other in zip(trained("always"), trained("never"), strict=True):
+        for name in other.keys() - {"seconds"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.gpu
+def test_compiled_step_runs_on_cuda() -> None:
+    model = network(drop_path=0.0).cuda()
+    run = fit(model, images(20, CUDA), replace(CONFIG, compile="always", precision="bfloat16"), regularizers=sar(0.1))
+    assert [epoch.number for epoch in run] == [1, 2]
