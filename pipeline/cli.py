@@ -1,10 +1,13 @@
 """The `sar-search` command. It parses and calls; what it does is done in `pipeline.ops` and the rooms below."""
 
 import sys
+from pathlib import Path
 
 import click
 
 from pipeline.entry import run_entry
+
+WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
 
 
 def main() -> None:
@@ -96,6 +99,18 @@ def results() -> None:
 
 
 @cli.command()
+@click.argument("searches", nargs=-1, metavar="[SEARCH]...")
+@click.option("--against", default="", metavar="SEARCH", help="Compare with its best setting, not with the controls.")
+def compare(searches: tuple[str, ...], against: str) -> None:
+    """Compare what several searches found on the same test images, corrected for their number (Holm)."""
+    from pipeline.ops.comparing import describe_comparison
+    from pipeline.workspace import find_workspace
+
+    for line in describe_comparison(find_workspace(), searches, against=against):
+        click.echo(line)
+
+
+@cli.command()
 @click.argument("search", default="")
 def status(search: str) -> None:
     """List the searches that are kept here, or the trials of the one whose id begins with SEARCH."""
@@ -154,24 +169,154 @@ def gc(dry_run: bool, keep: int) -> None:
 
 
 @cli.command()
+@click.option("--dry-run", is_flag=True, help="Judge the challenger, and move nothing.")
 @click.option("--reason", default=None, help="Why; written down with who and when.")
-def promote(reason: str | None) -> None:
-    """Make the registry's challenger the champion."""
+def promote(dry_run: bool, reason: str | None) -> None:
+    """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
     from pipeline.ops.promotion import promote_challenger
     from pipeline.workspace import find_workspace
 
-    click.echo(promote_challenger(find_workspace(), reason))
+    for line in promote_challenger(find_workspace(), reason, dry_run=dry_run):
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--reason", default=None, help="Why; written down with who and when.")
+def rollback(reason: str | None) -> None:
+    """Make the champion that was before the present one champion again."""
+    from pipeline.ops.promotion import restore_champion
+    from pipeline.workspace import find_workspace
+
+    for line in restore_champion(find_workspace(), reason):
+        click.echo(line)
+
+
+@cli.command()
+def models() -> None:
+    """List the registered versions, their aliases, and every move of the champion."""
+    from pipeline.ops.promotion import describe_models
+    from pipeline.workspace import find_workspace
+
+    for line in describe_models(find_workspace()):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", default=None, help=WHICH_MODEL)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, with the probabilities of all classes.")
+@click.option(
+    "--overlays", default=None, type=click.Path(path_type=Path), metavar="FOLDER", help="Write PNGs of attention."
+)
+def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays: Path | None) -> None:
+    """Classify picture files (of folders, all files) with the registered model."""
+    import json
+
+    from pipeline.errors import UserError
+    from pipeline.ops.predict import classify_files, told
+    from pipeline.workspace import find_workspace
+
+    answers = []
+    for answer in classify_files(find_workspace(), images, model=model, overlays=overlays):
+        answers.append(answer)
+        if not as_json:
+            click.echo(told(answer))
+    if as_json:
+        click.echo(json.dumps(answers, indent=1))
+    if failed := sum(answer["error"] is not None for answer in answers):
+        raise UserError(f"{failed} of {len(answers)} images could not be classified")
+
+
+@cli.command()
+@click.option("--onnx", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Where to.")
+@click.option("--model", default=None, help=WHICH_MODEL)
+def export(onnx: Path, model: str | None) -> None:
+    """Write the registered model as an ONNX file, and check it against torch."""
+    from pipeline.ops.predict import export_model
+    from pipeline.workspace import find_workspace
+
+    for line in export_model(find_workspace(), onnx, model=model):
+        click.echo(line)
 
 
 @cli.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="On 127.0.0.1.")
 def ui(port: int) -> None:
     """Open the MLflow UI on this machine, until interrupted."""
+    from pipeline.config import load_params
     from pipeline.ops.promotion import open_store
     from pipeline.track.ui import serve_ui
     from pipeline.workspace import find_workspace
 
-    serve_ui(open_store(find_workspace()), port)
+    workspace = find_workspace()
+    serve_ui(open_store(workspace), port, load_params(workspace.params).experiment)
+
+
+@cli.command()
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="On 127.0.0.1.")
+def dashboard(port: int) -> None:
+    """Open the last search's study in optuna-dashboard on this machine, until interrupted."""
+    from pipeline.ops.dashboard import serve_dashboard
+    from pipeline.workspace import find_workspace
+
+    serve_dashboard(find_workspace(), port)
+
+
+@cli.group()
+def cluster() -> None:
+    """A Ray cluster of several machines: start it, run the pipeline on it, take it down (docs/cluster.md).
+
+    NAME is one of docker/ray-NAME.yaml (onprem, aws, gcp), or a file of that form.
+    """
+
+
+@cluster.command(name="up")
+@click.argument("name")
+def cluster_up(name: str) -> None:
+    """Start the cluster, or bring it up to date, and wait until its workers have joined."""
+    from pipeline.ops.clusters import up
+    from pipeline.ops.machines import open_cluster
+    from pipeline.workspace import find_workspace
+
+    for line in up(open_cluster(find_workspace(), name)):
+        click.echo(line)
+
+
+@cluster.command(name="repro", context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
+def cluster_repro(name: str, arguments: tuple[str, ...]) -> None:
+    """Run the pipeline on the head, or watch the run that is there, and bring its results back."""
+    from pipeline.ops.clusters import repro
+    from pipeline.ops.machines import open_cluster
+    from pipeline.workspace import find_workspace
+
+    for line in repro(open_cluster(find_workspace(), name), arguments):
+        click.echo(line)
+
+
+@cluster.command(name="status")
+@click.argument("name")
+def cluster_status(name: str) -> None:
+    """List the cluster's nodes, and say how its run stands."""
+    from pipeline.ops.clusters import status
+    from pipeline.ops.machines import open_cluster
+    from pipeline.workspace import find_workspace
+
+    for line in status(open_cluster(find_workspace(), name)):
+        click.echo(line)
+
+
+@cluster.command(name="down")
+@click.argument("name")
+def cluster_down(name: str) -> None:
+    """Take the cluster down, whatever runs on it, and look whether anything is left."""
+    from pipeline.ops.clusters import down
+    from pipeline.ops.machines import open_cluster
+    from pipeline.workspace import find_workspace
+
+    for line in down(open_cluster(find_workspace(), name)):
+        click.echo(line)
 
 
 if __name__ == "__main__":

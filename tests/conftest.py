@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 def _no_tracking_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracking server that the developer uses must not get the tests' runs."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # nor a cluster their trials
 
 
 LONGEST = ("test_kills.py", "test_own_images.py", "test_pipeline.py", "test_runner.py")

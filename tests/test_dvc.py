@@ -11,7 +11,7 @@ from pipeline.parsing import read_yaml
 ROOT = Path(__file__).parent.parent
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 
-BY_PATH = {"register": ["pipeline/models", "pipeline/track/model.py"]}
+BY_PATH = {"register": ["pipeline/models", "pipeline/track/model.py", "pipeline/track/pictures.py"]}
 """Code that a stage reads as files, to put it into what it makes, without importing it."""
 
 
@@ -75,4 +75,5 @@ def test_stage_lists_parameters_that_exist(stage: str) -> None:
 @pytest.mark.parametrize(("stage", "sections"), [("search", "base model train regularizer search"), ("retrain", "base model train regularizer retrain")])  # fmt: skip
 def test_stage_that_trains_depends_on_every_parameter_of_its_sections(stage: str, sections: str) -> None:
     needed = {path for path in parameters() if path.partition(".")[0] in sections.split()}
+    needed -= {path for path in needed if path.startswith("search.cluster.")}  # where trials run is not what they find
     assert needed == set(STAGES[stage]["params"])

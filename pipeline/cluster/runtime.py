@@ -49,6 +49,7 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
     _lead_workers_to_this_code()
     try:
         ray.init(
+            address="local",  # also where RAY_ADDRESS names a cluster
             num_cpus=cpus,
             num_gpus=gpus,
             include_dashboard=False,

@@ -15,6 +15,8 @@ from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import LEDGER, read_history
 from pipeline.tune.lineage import check_same_code
+from pipeline.tune.placing import look_at_cluster
+from pipeline.tune.runner import SearchTask
 from pipeline.workspace import Workspace
 
 
@@ -40,7 +42,21 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
         yield describe_start(task, workspace.searches)
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
+    if plan.resources.address is not None:
+        yield from check_cluster(plan, task)
     yield from measure(plan).describe()
+
+
+def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:
+    """Look at every node of the cluster, and yield what they are, a line each. task: None before the data are made.
+
+    Raises:
+        UserError: what is wrong with them, for all at once.
+    """
+    made = task is not None and task.split.is_file()
+    for answer in look_at_cluster(task or plan.task_without_data(), data=made):
+        node = answer.node
+        yield f"{'node':<10}{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs"
 
 
 def check_weights_unchanged(plan: Plan) -> None:

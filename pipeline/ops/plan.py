@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.joining import cluster_address, size_of
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.config import Params, load_params
 from pipeline.data.sources import Preview
@@ -22,14 +23,18 @@ from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.regularizing import every_setting, try_regularizers
 from pipeline.ops.source import check_source_unchanged, preview_source
+from pipeline.ops.warm import known_beforehand
 from pipeline.ops.weights import note, record, weights_words
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.regularizers.settings import warmup_epochs
+from pipeline.track.access import require_access
 from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import further_runs, runs_at_most
+from pipeline.tune.known import Known, check_points
 from pipeline.tune.runner import Resources, SearchTask
+from pipeline.tune.samplers import check_sampler
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace
 
@@ -39,7 +44,7 @@ class Plan:
     """What a run will do. weights: number of the network's parameters. grid: (H, W) of patches.
 
     pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
-    are adapted to its network, in words.
+    are adapted to its network, in words. known: results that the sampler has beforehand.
     """
 
     workspace: Workspace
@@ -54,6 +59,7 @@ class Plan:
     grid: tuple[int, int]
     pretrained: Mapping[str, Weights] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    known: tuple[Known, ...] = ()
 
     @property
     def images(self) -> int:
@@ -76,11 +82,11 @@ class Plan:
             "search": f"{search.trials} trials and {len(self.space.controls)} controls "
             f"({', '.join(self.space.controls)}) over {', '.join(self.space.dimensions)}",
             "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
-            f"{search.scheduler.name}",
+            f"{search.scheduler.name}{self._beforehand_words()}",
             "confirm": self._confirm_words(),
             "budget": self._budget_words(),
             "together": f"{resources.at_a_time} trials at a time, each {resources.cpus} CPU{gpus}, of "
-            f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs here",
+            f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._where_words()}",
             "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs",
             "results": f"{self.workspace.results} and {self.workspace.models}",
             "state": f"{self.workspace.state} (survives interruptions)",
@@ -90,6 +96,16 @@ class Plan:
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         return "\n".join(f"{name:<10}{text}" for name, text in listed)
+
+    def _where_words(self) -> str:
+        resources = self.resources
+        return "here" if resources.address is None else f"on {resources.nodes} nodes of {named(resources.address)}"
+
+    def _beforehand_words(self) -> str:
+        search = self.params.search
+        points = f"; first {', '.join(search.points)}" if search.points else ""
+        known = f"; {len(self.known)} results of {search.warm_start} known beforehand" if self.known else ""
+        return points + known
 
     def _confirm_words(self) -> str:
         search = self.params.search
@@ -134,6 +150,10 @@ class Plan:
         present = present_search(self.workspace, self.params, self.pretrained)
         return None if present is None else self._task(present.content)
 
+    def task_without_data(self) -> SearchTask:
+        """What is known of the search while no data have been prepared: everything but which one it is."""
+        return self._task({})
+
     def _task(self, content: Mapping[str, Any]) -> SearchTask:
         name, folder = place_of(self.workspace.searches, content)
         return SearchTask(
@@ -152,7 +172,8 @@ class Plan:
                 "code": code_hashes(self._plugins()),
                 "versions": versions(),
             }
-            | ({"weights": record(self.pretrained)} if self.pretrained else {}),
+            | ({"weights": record(self.pretrained)} if self.pretrained else {})
+            | ({"known": list(self.known)} if self.known else {}),
             weights=self.pretrained,
         )
 
@@ -175,6 +196,9 @@ def make_plan(workspace: Workspace) -> Plan:
         given = shown(params.retrain.control)
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
     _check_schedule(params)
+    check_sampler(params, space)
+    check_points(params, space)
+    beforehand = known_beforehand(workspace, params, space)
     _check_rates(params, space)
     _check_mixing(params, space)
     _check_splits(params)
@@ -192,6 +216,7 @@ def make_plan(workspace: Workspace) -> Plan:
     try_regularizers(params, space, source, pretrained)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
+    require_access(store, experiment=params.experiment, model=params.model_name)
     return Plan(
         workspace=workspace,
         params=params,
@@ -205,6 +230,7 @@ def make_plan(workspace: Workspace) -> Plan:
         grid=network.grid,
         pretrained=pretrained,
         notes=network.notes,
+        known=tuple(beforehand),
     )
 
 
@@ -215,6 +241,9 @@ def plan_resources(params: Params) -> Resources:
         UserError: a trial or a retraining run needs more CPUs or GPUs than there are.
     """
     search, retrain = params.search, params.retrain
+    address = cluster_address(search.cluster.address)
+    if address is not None:
+        return _cluster_resources(params, address)
     cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
     each = default_gpus(search.gpus_per_trial, gpus)
     for name, asked, there in (
@@ -240,6 +269,34 @@ def plan_resources(params: Params) -> Resources:
     )
 
 
+def _cluster_resources(params: Params, address: str) -> Resources:
+    """What trials take and how many fit on a cluster's nodes as it is now.
+
+    Raises:
+        UserError: it cannot be joined, or a trial fits on none of its nodes and none are to come.
+    """
+    search, there = params.search, size_of(address)
+    cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
+    each = default_gpus(search.gpus_per_trial, 0 if params.base.device == "cpu" else gpus)
+    fit = sum(node.fit(search.cpus_per_trial, each) for node in there)
+    if not fit and search.max_concurrent_trials is None:
+        raise UserError(
+            f"params.yaml: search: a trial takes {search.cpus_per_trial} CPUs and {each:g} GPUs, and no node of "
+            f"{address} has that: {', '.join(f'{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs' for n in there)}. Lower it, "
+            "or, where the cluster grows by itself, say how many trials it should grow for "
+            "(search.max_concurrent_trials)."
+        )
+    return Resources(
+        cpus=search.cpus_per_trial,
+        gpus=each,
+        at_a_time=search.max_concurrent_trials or fit,
+        machine_cpus=cpus,
+        machine_gpus=gpus,
+        address=address,
+        nodes=len(there),
+    )
+
+
 def _space_path(workspace: Workspace, params: Params) -> Path:
     path = workspace.root / params.search.space
     if not os.path.isfile(path):  # unlike Path's, it takes names of any length
@@ -253,7 +310,7 @@ def _space_path(workspace: Workspace, params: Params) -> Path:
 
 def _check_schedule(params: Params) -> None:
     search, epochs = params.search, params.train.epochs
-    if search.scheduler.name == "asha":
+    if search.scheduler.name != "none":
         rise = warmup_epochs(epochs)
         if not rise < search.scheduler.grace_period <= epochs:
             raise UserError(

@@ -8,14 +8,21 @@ from pipeline.sections.section import Section
 
 
 class SamplerParams(Section):
-    name: Literal["tpe", "random"] = Field("tpe", description="How settings are proposed.")
+    name: Literal["tpe", "gp", "cmaes", "random", "grid", "sobol"] = Field(
+        "tpe", description="How settings are proposed; docs/searching.md says which suits what."
+    )
     startup_trials: int = Field(
-        5, ge=1, le=1_000_000, description="Settings drawn at random before the sampler learns from results."
+        5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
+    )
+    start: Literal["sobol", "random"] = Field(
+        "sobol", description="How settings are drawn until then: evenly over the space, or independently."
     )
 
 
 class SchedulerParams(Section):
-    name: Literal["asha", "none"] = Field("asha", description="How unpromising trials are stopped early.")
+    name: Literal["asha", "hyperband", "pasha", "median", "none"] = Field(
+        "asha", description="How unpromising trials are stopped early; docs/searching.md has the rules."
+    )
     grace_period: int = Field(
         4, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
     )
@@ -47,6 +54,28 @@ class BudgetParams(Section):
     )
 
 
+class ClusterParams(Section):
+    address: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Ray cluster that runs the trials: auto (this machine is one of its nodes) or its head's "
+        "host:port; null: RAY_ADDRESS, else this machine alone.",
+    )
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Folder that every node shares, for checkpoints and large sets; null: state/, if all share that.",
+    )
+    ship_limit_mb: int = Field(
+        2000,
+        ge=0,
+        le=1_000_000,
+        description="Data up to this size are sent to nodes that do not have them; larger ones go through storage.",
+    )
+
+
 class SearchParams(Section):
     space: str = Field(
         "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
@@ -60,6 +89,15 @@ class SearchParams(Section):
         None, ge=0, le=64, description="Share of a GPU for one trial; null: 1 where there is a GPU, else 0."
     )
     sampler: SamplerParams = SamplerParams()
+    points: dict[str, dict[str, bool | int | float | str | list[int] | None]] = Field(
+        {}, max_length=10_000, description="Settings that are tried first, by a name of yours; each may be partial."
+    )
+    warm_start: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Results that the sampler knows beforehand: an earlier search's id, or a .csv file.",
+    )
     scheduler: SchedulerParams = SchedulerParams()
     confirm: ConfirmParams = ConfirmParams()
     compare: Literal["recipe", "same_budget"] = Field(
@@ -68,6 +106,7 @@ class SearchParams(Section):
         "the space without the regulariser (where nothing is left to tune, as many further seeds as there are trials).",
     )
     budget: BudgetParams = BudgetParams()
+    cluster: ClusterParams = ClusterParams()
     checkpoint_every: int = Field(1, ge=1, le=100_000, description="Epochs between a trial's checkpoints.")
     max_failures: int = Field(
         2, ge=0, le=1_000_000, description="Times a trial is started again after its worker died."

@@ -61,8 +61,8 @@ class Course:
         at_a_time: int,
     ) -> None:
         self.params, self.space, self.ledger = params, space, ledger
-        self.arms = make_arms(params, space, fingerprint)
-        self.scheduler = SearchScheduler({name: arm.rungs for name, arm in self.arms.items()}, params.train.epochs)
+        self.arms = make_arms(params, space, fingerprint, ledger.history.header.get("known", ()))
+        self.scheduler = SearchScheduler({name: arm.rule for name, arm in self.arms.items()}, params.train.epochs)
         self.stopped: str | None = None
         self.folder, self._gpus, self._at_a_time = folder, gpus, at_a_time
         self._budget = Budget(**params.search.budget.model_dump())
@@ -126,6 +126,11 @@ class Course:
     def _still_running(self) -> bool:
         """Whether any trial of a study is still to be proposed, or has not ended."""
         return bool(self._unfinished) or self._may_propose()
+
+    @property
+    def at_work(self) -> int:
+        """How many runs have been started in this session and have not ended."""
+        return len(self._at_work)
 
     @property
     def left(self) -> int:
@@ -266,9 +271,9 @@ class Course:
             since_best=self._best.since,
         )
 
-    def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float], node: str | None = None) -> None:
         record = self.ledger.trials[trial_id]
-        self.ledger.report(trial_id, epoch, metrics)
+        self.ledger.report(trial_id, epoch, metrics, node)
         if (arm := self._arm(record)) is not None:
             arm.proposer.report(record.number or 0, epoch, metrics[OBJECTIVE])
         self._tell(lambda listener: listener.epoch_reported(record, epoch))

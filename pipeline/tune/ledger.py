@@ -50,7 +50,8 @@ class TrialRecord:
     seed: of its training, None for `base.seed`. of: the id whose setting a confirmation repeats.
 
     epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
-    busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU.
+    busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
+    that it has reported from, in this order.
     """
 
     id: str
@@ -66,6 +67,7 @@ class TrialRecord:
     of: str | None = None
     busy_s: float = 0.0
     gpu_s: float = 0.0
+    nodes: list[str] = field(default_factory=list)
 
     @property
     def control(self) -> bool:
@@ -160,6 +162,8 @@ class History:
             self.epochs += epoch not in trial.epochs
             trial.epochs.setdefault(epoch, dict(event["metrics"]))
             self.reports.append((name, epoch))
+            if (node := event.get("node")) and trial.nodes[-1:] != [node]:
+                trial.nodes.append(node)
         elif kind == "checkpoint":
             trial.checkpoint = event["path"]
         elif kind == "ended":
@@ -202,11 +206,12 @@ class Ledger:
         return self.trials[trial.id]
 
     def resume(self, trial_id: str) -> None:
-        """A trial of an earlier session goes on."""
+        """A trial of an earlier session goes on, or one of this session has got the place that it waited for."""
         self._record({"event": "resumed", "trial": trial_id})
 
-    def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)})
+    def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float], node: str | None = None) -> None:
+        where = {} if node is None else {"node": node}
+        self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | where)
 
     def checkpoint(self, trial_id: str, path: str) -> None:
         self._record({"event": "checkpoint", "trial": trial_id, "path": path})

@@ -21,19 +21,25 @@ FULL = "No space left on device"
 class Recorder(tune.Callback):
     """Writes what happens to trials into the search. Runs on Ray Tune's loop.
 
+    waits: whether trials may have to wait for a place on a cluster, which is not time that they take.
     broke: what the search cannot go on from, though no trial is to blame, such as a full disk.
     """
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
+    def __init__(self, course: Course, *, waits: bool = False) -> None:
+        self._course, self._waits = course, waits
         self.broke: Exception | None = None
+
+    def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
+        if self._waits:
+            with self.watched():
+                self._course.ledger.resume(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
     ) -> None:
         if not result["failed"]:
             with self.watched():
-                self._course.report(trial.config["trial"], result["epoch"], result["metrics"])
+                self._course.report(trial.config["trial"], result["epoch"], result["metrics"], result.get("node"))
 
     def on_checkpoint(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any

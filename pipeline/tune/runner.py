@@ -10,27 +10,36 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from pipeline.cluster.runtime import local_ray
+from pipeline.cluster.joining import Room
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.tune.course import Course, Wait
 from pipeline.tune.ledger import LEDGER, METHOD, STOP_FILE, History, Ledger, SearchListener, TrialRecord
 from pipeline.tune.lineage import check_same_code
+from pipeline.tune.placing import Place, placed
 from pipeline.tune.recorder import Recorder
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
 from pipeline.tune.trial import TrialTask, run_trial
 
+MANY = 100_000
+"""Trials together at most, as Ray Tune takes it, where nodes come and go: `Room` says how many there are to be."""
+
 
 @dataclass(frozen=True)
 class Resources:
-    """cpus, gpus: of one trial. at_a_time: trials together. machine_cpus, machine_gpus: what Ray may use."""
+    """cpus, gpus: of one trial. at_a_time: trials together. machine_cpus, machine_gpus: what Ray may use.
+
+    address: of the cluster that runs them, None for this machine alone. nodes: how many it had when it was asked.
+    """
 
     cpus: int
     gpus: float
     at_a_time: int
     machine_cpus: int
     machine_gpus: int
+    address: str | None = None
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,14 +115,14 @@ def run_search(task: SearchTask, listeners: Sequence[SearchListener]) -> SearchO
         )
         course.replay()
         if course.left:
-            with local_ray(resources.machine_cpus, resources.machine_gpus):
-                _run(task, course)
+            with placed(task) as place:
+                _run(task, course, place)
         spent = Spent(ledger.history.seconds, ledger.history.gpu_seconds)
         arms = {name: arm.proposer for name, arm in course.arms.items()}
-        return SearchOutcome(course.asked_for(), arms, course.arms[METHOD].rungs.milestones, spent, course.stopped)
+        return SearchOutcome(course.asked_for(), arms, course.arms[METHOD].rule.milestones, spent, course.stopped)
 
 
-def _run(task: SearchTask, course: Course) -> None:
+def _run(task: SearchTask, course: Course, place: Place) -> None:
     params, resources = task.params, task.resources
     shared = TrialTask(
         params.model_dump(by_alias=True),
@@ -122,25 +131,26 @@ def _run(task: SearchTask, course: Course) -> None:
         threads=resources.cpus,
         gpus=resources.gpus,
         weights={**_known_before(course.ledger.history, task.weights), **task.weights},
+        parcel=place.parcel,
     )
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, task=shared), {"CPU": resources.cpus, "GPU": resources.gpus}
     )
-    recorder = Recorder(course)
+    recorder = Recorder(course, waits=place.room is not None)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_Queue(course, recorder),
+            search_alg=_Queue(course, recorder, place.room),
             scheduler=course.scheduler,
             num_samples=course.left,
-            max_concurrent_trials=resources.at_a_time,
+            max_concurrent_trials=MANY if place.room else resources.at_a_time,
             # A fresh process costs seconds of imports a trial.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["trial"],
         ),
         run_config=tune.RunConfig(
-            name=_ray_name(task.folder),
-            storage_path=str(task.folder / "ray"),
+            name=_ray_name(place.checkpoints),
+            storage_path=str(place.checkpoints),
             callbacks=[recorder],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             failure_config=tune.FailureConfig(max_failures=params.search.max_failures),
@@ -169,7 +179,6 @@ def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str,
 
 def _ray_name(folder: Path) -> str:
     """A name for Ray's own folder that no earlier start of this search has used. Empty ones of these are removed."""
-    folder = folder / "ray"
     starts = sorted(folder.glob("start-*"), key=lambda path: int(path.name.removeprefix("start-")))
     for start in starts[:-1]:
         if not any(start.rglob("checkpoint_*")):
@@ -180,13 +189,16 @@ def _ray_name(folder: Path) -> str:
 class _Queue(Searcher):
     """Ray Tune's way to ask for the next trial."""
 
-    def __init__(self, course: Course, recorder: Recorder) -> None:
+    def __init__(self, course: Course, recorder: Recorder, room: Room | None) -> None:
         super().__init__(metric="objective", mode="max")
         self._course = course
         self._recorder = recorder
+        self._room = room
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration (see `pipeline.tune.trial.run_trial`), FINISHED, or None to be asked later."""
+        if self._room is not None and self._course.at_work >= self._room.now():
+            return None
         with self._recorder.watched():
             record = self._course.next()
         if record is None:

@@ -12,6 +12,8 @@ import torch
 from ray import tune
 
 from pipeline.assembly import TrainingData, build_run, load_data
+from pipeline.cluster.joining import here_among_several
+from pipeline.cluster.ship import Parcel
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
@@ -19,6 +21,7 @@ from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
 from pipeline.tune.ledger import OBJECTIVE
+from pipeline.tune.placing import find_data
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class TrialTask:
     """What all trials of a search share. params: as in params.yaml.
 
     threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
-    of pretrained weights was resolved to when the search started; no trial looks one up again.
+    of pretrained weights was resolved to when the search started; no trial looks one up again. parcel: the same files,
+    where they may have to be found elsewhere on the node that a trial runs on.
     """
 
     params: Mapping[str, Any]
@@ -35,6 +39,7 @@ class TrialTask:
     threads: int
     gpus: float
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    parcel: Parcel | None = None
 
 
 def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
@@ -46,14 +51,15 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     """
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
-    data = load_data(task.prepared, task.split, params.base.device)
+    found = find_data(task.prepared, task.split, task.weights, task.parcel)
+    data = load_data(found.prepared, found.split, params.base.device)
     if data.device.type == "cuda" and 0 < task.gpus < 1:
         # Ray counts shares of a GPU but does not enforce them.
         torch.cuda.set_per_process_memory_fraction(task.gpus)
     newest = config["checkpoint"]
     try:
         try:
-            _train(params, data, config, newest, task.weights)
+            _train(params, data, config, newest, found.weights)
             return
         except Exception as error:
             if (
@@ -66,7 +72,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         if data.device.type == "cuda":
             torch.cuda.empty_cache()
         params = params.with_values({"train.accumulate": 2 * params.train.accumulate}, where="a second attempt")
-        _train(params, data, config, newest, task.weights)
+        _train(params, data, config, newest, found.weights)
     except Diverged as error:
         _report_failure(f"diverged: {error}", error.epoch)
     except Exception as error:
@@ -118,6 +124,7 @@ def _train(
 
 def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
     report = {"epoch": epoch, "objective": metrics[OBJECTIVE], "metrics": dict(metrics), "failed": None}
+    report["node"] = here_among_several()
     tune.report(report, checkpoint=checkpoint)
 
 

@@ -9,43 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import TINY
+from tiny_search import tiny_task
 
-from pipeline.config import Params
-from pipeline.data.sources import read_digits
-from pipeline.data.splits import make_split, write_split
-from pipeline.data.store import open_prepared
-from pipeline.data.writing import write_prepared
 from pipeline.errors import UserError
 from pipeline.tune.ledger import COMPLETE, PRUNED, SearchListener, TrialRecord
 from pipeline.tune.results import write_results
-from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, run_search
-from pipeline.tune.space import load_space
+from pipeline.tune.runner import SearchOutcome, SearchTask, run_search
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> SearchTask:
     """Trials of three epochs, one after the other; the best one is confirmed with one further seed."""
-    folder = tmp_path_factory.mktemp("search")
-    settings = {"search.sampler.startup_trials": 1, "search.confirm.top": 1, "search.confirm.seeds": 1}
-    params = Params().with_values(TINY | settings, where="the test")
-    write_prepared(read_digits(12), folder / "prepared")
-    prepared = open_prepared(folder / "prepared")
-    split = make_split(prepared.labels, val_fraction=0.6, test_fraction=0.4, seed=0)
-    write_split(split, folder / "split.json", data_hash=prepared.data_hash, seed=0)
-    return SearchTask(
-        params=params,
-        space=load_space(ROOT / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml"),
-        fingerprint="f" * 64,
-        folder=folder / "state",
-        prepared=folder / "prepared",
-        split=folder / "split.json",
-        resources=Resources(cpus=1, gpus=0.0, at_a_time=1, machine_cpus=1, machine_gpus=0),
-    )
+    return tiny_task(tmp_path_factory.mktemp("search"))
 
 
 def _trials(task: SearchTask, folder: str, trials: int) -> SearchOutcome:

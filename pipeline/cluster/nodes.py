@@ -1,0 +1,226 @@
+"""A look at every node before trials start there: what each of them runs, has, sees and can write.
+
+A task that takes no resources is pinned to each node, and what it finds is compared with what this process, the driver,
+has.
+"""
+
+import platform
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.cluster.code import code_digest
+from pipeline.cluster.joining import Node, nodes
+from pipeline.cluster.ship import Parcel, find_parcel
+from pipeline.errors import UserError, told
+
+ANSWER_S = 120.0
+"""How long a node may take to answer; a cold one unpacks the code and starts a worker first."""
+
+CLOCK_S = 60.0
+"""How far a node's clock may be from the driver's: files and tokens are dated by it."""
+
+SPARE_BYTES = 200 * 10**6
+"""Free room on a node beyond what its trials are known to need."""
+
+PACKAGES = ("ray", "torch", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What every node is compared with. parcel: the data. storage: where checkpoints go. gpus: of one trial.
+
+    sendable: whether nodes that do not have the data can be given them. grows: whether nodes may be yet to come.
+    """
+
+    parcel: Parcel
+    storage: Path
+    sendable: bool
+    gpus: float
+    grows: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a node has said. versions: of Python and packages. code: `code_digest`. clock: seconds, by its own.
+
+    free: bytes for temporary files. cuda: GPUs that torch sees. data: whether it has the files as they are.
+    token: what it read of the driver's token file, or why not; empty once compared, if it is right. wrote: None, or why
+    it could not write beside it.
+    """
+
+    versions: Mapping[str, str]
+    code: str
+    clock: float
+    free: int
+    temporary: str
+    cuda: int
+    data: bool
+    token: str
+    wrote: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A node's answer, and the driver's clock before and after. seen: None if there was none, with the reason why."""
+
+    node: Node
+    seen: Seen | None
+    why: str
+    asked: float
+    answered: float
+
+
+def look_around(storage: Path, name: str, parcel: Parcel) -> Seen:
+    """Look at the machine that this runs on. name: of the driver's token file in storage."""
+    import torch
+
+    token, wrote = "", None
+    try:
+        token = (storage / name).read_text()
+    except OSError as error:
+        token = f"cannot be read: {error.strerror or error}"
+    probe = storage / f"{name}-{secrets.token_hex(4)}"
+    try:
+        # Without the driver's file this is another storage, and stays as it was found.
+        if (storage / name).exists():
+            probe.touch()
+            probe.unlink()
+    except OSError as error:
+        wrote = error.strerror or str(error)
+    temporary = tempfile.gettempdir()
+    return Seen(
+        versions=own_versions(),
+        code=code_digest(),
+        clock=time.time(),
+        free=shutil.disk_usage(temporary).free,
+        temporary=temporary,
+        cuda=torch.cuda.device_count(),
+        data=find_parcel(parcel) is not None,
+        token=token,
+        wrote=wrote,
+    )
+
+
+def own_versions() -> dict[str, str]:
+    """Versions of Python and of what a trial computes with, here."""
+    return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def look_at_nodes(wanted: Wanted) -> list[Answer]:
+    """Have every node of the cluster look around, and wait for all of them.
+
+    Raises:
+        UserError: storage cannot be written here.
+    """
+    name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
+    token = wanted.storage / name
+    try:
+        token.write_text(secret)
+    except OSError as error:
+        raise UserError(f"{wanted.storage}: cannot be written here ({error.strerror or error}).") from None
+    try:
+        answers = _ask(wanted.storage, name, wanted.parcel)
+    finally:
+        with suppress(OSError):
+            token.unlink()
+    return [_with_token(answer, secret) for answer in answers]
+
+
+def _ask(storage: Path, name: str, parcel: Parcel) -> list[Answer]:
+    listed = Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, parcel.shared)
+    asked, waiting = {}, {}
+    for node in nodes():
+        pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        options: dict[str, Any] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": pinned}
+        remote: Any = ray.remote(**options)(look_around)
+        asked[node.id] = time.time()
+        waiting[remote.remote(storage, name, listed)] = node
+    answers, until = [], time.monotonic() + ANSWER_S
+    while waiting:
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        if not done:
+            late = f"has not answered within {ANSWER_S:.0f} s; look at its raylet's logs"
+            answers += [Answer(node, None, late, 0.0, 0.0) for node in waiting.values()]
+            break
+        node = waiting.pop(done[0])
+        try:
+            answers.append(Answer(node, ray.get(done[0]), "", asked[node.id], time.time()))
+        except Exception as error:  # whatever a node cannot do, this is about that node
+            why = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
+            answers.append(Answer(node, None, f"cannot run our code: {type(error).__name__}: {why}", 0.0, 0.0))
+    return sorted(answers, key=lambda answer: answer.node.name)
+
+
+def _with_token(answer: Answer, secret: str) -> Answer:
+    """The answer with an empty token where it was the driver's."""
+    if answer.seen is None:
+        return answer
+    right = answer.seen.token == secret
+    said = "" if right else answer.seen.token if answer.seen.token.startswith("cannot") else "is another one"
+    return Answer(
+        answer.node,
+        Seen(**{**vars(answer.seen), "token": said}),
+        answer.why,
+        answer.asked,
+        answer.answered,
+    )
+
+
+def problems(answers: Iterable[Answer], wanted: Wanted, *, here: Mapping[str, str], code: str) -> list[str]:
+    """What is wrong with the nodes, a line each. here, code: versions and digest of the driver."""
+    return [f"{answer.node.name}: {said}" for answer in answers for said in _wrong(answer, wanted, here, code)]
+
+
+def _wrong(answer: Answer, wanted: Wanted, here: Mapping[str, str], code: str) -> list[str]:
+    seen, said = answer.seen, []
+    if seen is None:
+        return [answer.why]
+    for name, version in here.items():
+        if seen.versions.get(name) != version:
+            said.append(f"{name} {seen.versions.get(name, 'is missing')} there, {version} here; use one image or lock")
+    if seen.code != code:
+        said.append(f"its pipeline package is another one ({seen.code} there, {code} here); take it off its PYTHONPATH")
+    off = max(answer.asked - seen.clock, seen.clock - answer.answered)
+    if off > CLOCK_S:
+        said.append(f"its clock is off by {off / 60:.0f} minutes; have it set by NTP")
+    if seen.token:
+        said.append(
+            f"{wanted.storage}: {seen.token}; checkpoints must go where every node sees them: name such a folder in "
+            "search.cluster.storage"
+        )
+    elif seen.wrote:
+        said.append(f"{wanted.storage}: cannot be written there ({seen.wrote})")
+    if not seen.data and not wanted.sendable:
+        said.append("it does not have the data; see search.cluster.storage and search.cluster.ship_limit_mb")
+    needed = SPARE_BYTES + (0 if seen.data else wanted.parcel.bytes)
+    if seen.free < needed:
+        said.append(f"{seen.temporary}: {seen.free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed")
+    if wanted.gpus and answer.node.gpus and not seen.cuda:
+        said.append(f"Ray counts {answer.node.gpus:g} GPUs there, but torch sees none; look at its driver and torch")
+    return said
+
+
+def check_nodes(wanted: Wanted) -> Sequence[Answer]:
+    """Look at every node and refuse to go on where one of them would fail.
+
+    Raises:
+        UserError: what is wrong, a line for each node and fault.
+    """
+    answers = look_at_nodes(wanted)
+    wrong = problems(answers, wanted, here=own_versions(), code=code_digest())
+    if wanted.gpus and not wanted.grows and not any(answer.node.gpus for answer in answers):
+        wrong.append("no node has a GPU, and a trial takes one (search.gpus_per_trial)")
+    if wrong:
+        raise UserError("the cluster's nodes are not ready:\n" + told(wrong, most=40))
+    return answers

@@ -1,0 +1,167 @@
+"""Data on every node. Git ignores what DVC makes, so a node has it only if it shares the checkout, or is sent it.
+
+A *parcel* names the files that trials read. A node that has the same files in the same place, because the checkout is
+shared, reads them there. Small parcels go through Ray's object store, one copy a node, and are written once a node to
+its temporary folder, where the trials of the node map them together. Large ones go once to the storage that all nodes
+share, and are read from there.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from filelock import FileLock
+
+from pipeline.errors import UserError
+
+PIECE_BYTES = 64 * 2**20
+"""What is sent in one piece: a worker that unpacks holds no more than this in memory."""
+
+HASHED_BYTES = 2**20
+"""Files up to this size are compared by content, larger ones by size: manifests, which hash those, are small."""
+
+WHOLE = ".whole"
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Files that runs read. key: hash of what they are. origins: where each lies on the driver's machine, by name.
+
+    sizes: in bytes. hashes: of small files. pieces: references into Ray's object store, empty where none were put.
+    shared: where storage has a copy, or None.
+    """
+
+    key: str
+    origins: Mapping[str, Path]
+    sizes: Mapping[str, int]
+    hashes: Mapping[str, str]
+    pieces: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    shared: Path | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+def list_parcel(files: Mapping[str, Path]) -> Parcel:
+    """A parcel of which nothing has been sent. files: by name, which may have folders in it."""
+    sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
+    hashes = {name: _sha256(path) for name, path in sorted(files.items()) if sizes[name] <= HASHED_BYTES}
+    key = hashlib.sha256(repr((sorted(sizes.items()), sorted(hashes.items()))).encode()).hexdigest()[:16]
+    return Parcel(key, dict(files), sizes, hashes)
+
+
+def send_parcel(parcel: Parcel, *, limit_bytes: int, storage: Path | None) -> Parcel:
+    """Put a parcel where nodes can get it: into the object store, or, above the limit, into the shared storage.
+
+    Raises:
+        UserError: it is too large to be sent, and there is no storage.
+    """
+    if parcel.bytes <= limit_bytes:
+        pieces = {name: tuple(_put(path)) for name, path in parcel.origins.items()}
+        return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, pieces)
+    if storage is None:
+        raise UserError(
+            f"params.yaml: search.cluster.ship_limit_mb: the data are {parcel.bytes / 1e6:,.0f} MB, more than the "
+            f"{limit_bytes / 1e6:,.0f} MB that are sent to nodes, and not every node shares this checkout. Name a "
+            "folder that every node shares in search.cluster.storage, or raise the limit."
+        )
+    place = storage / "data" / parcel.key
+    if not (place / WHOLE).is_file():
+        for name, origin in parcel.origins.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin, place / name)
+        (place / WHOLE).touch()
+    return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, place)
+
+
+def find_parcel(parcel: Parcel) -> Mapping[str, Path] | None:
+    """Where this node has a parcel's files without being sent them, by name; None if it does not have all of them."""
+    for place in _places(parcel):
+        if all(_is_same(path, parcel, name) for name, path in place.items()):
+            return place
+    return None
+
+
+def open_parcel(parcel: Parcel) -> Mapping[str, Path]:
+    """Where this node has a parcel's files, by name; unpacked first if need be, once a node.
+
+    Raises:
+        UserError: it has not got them, and they were not sent.
+    """
+    here = find_parcel(parcel)
+    if here is not None:
+        return here
+    if not parcel.pieces:
+        raise UserError(f"{os.uname().nodename} has not got the data: they were neither sent nor put into storage.")
+    folder = _own_folder()
+    with FileLock(folder / f"{parcel.key}.lock"):
+        if not (folder / parcel.key / WHOLE).is_file():
+            _unpack(parcel, folder)
+    return {name: folder / parcel.key / name for name in parcel.sizes}
+
+
+def _unpack(parcel: Parcel, folder: Path) -> None:
+    whole, partial = folder / parcel.key, folder / f"{parcel.key}.partial"
+    for left in (whole, partial):
+        shutil.rmtree(left, ignore_errors=True)
+    for name, pieces in parcel.pieces.items():
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        with (partial / name).open("wb") as file:
+            for piece in pieces:
+                file.write(ray.get(piece))
+    (partial / WHOLE).touch()
+    partial.rename(whole)
+
+
+def _places(parcel: Parcel) -> Iterator[Mapping[str, Path]]:
+    yield parcel.origins
+    if parcel.shared is not None:
+        yield {name: parcel.shared / name for name in parcel.sizes}
+    own = _own_place()
+    if _is_ours(own):
+        yield {name: own / parcel.key / name for name in parcel.sizes}
+
+
+def _is_same(path: Path, parcel: Parcel, name: str) -> bool:
+    try:
+        if path.stat().st_size != parcel.sizes[name]:
+            return False
+        return name not in parcel.hashes or _sha256(path) == parcel.hashes[name]
+    except OSError:
+        return False
+
+
+def _own_place() -> Path:
+    return Path(tempfile.gettempdir()) / f"sar-search-{os.getuid()}"
+
+
+def _own_folder() -> Path:
+    """This user's own folder among the temporary files; another user's of the same name is refused."""
+    folder = _own_place()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_ours(folder):
+        raise UserError(f"{folder}: belongs to someone else; remove it, or set TMPDIR on {os.uname().nodename}.")
+    return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+
+
+def _put(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield ray.put(np.frombuffer(piece, dtype=np.uint8))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,147 @@
+"""The machines of a cluster, as the one that you type on reaches them: by ssh, and by Ray's launcher."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, named, told
+from pipeline.parsing import read_yaml
+from pipeline.workspace import Workspace
+
+FOLDER = "~/sar-search"
+"""The checkout on the cluster's machines, as the cluster files have it."""
+
+MARK = "-- sar-search: from the head --"
+"""What the head says after this line is ours; the launcher's own words come before."""
+
+LAUNCHERS_OWN = re.compile(r"Shared connection to .* closed\.")
+"""What ssh says at the end of every command that the launcher runs."""
+
+REACH_S = 10
+"""Seconds for a machine to answer by ssh."""
+
+UNFILLED = re.compile(r"<[^<>]+>")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster's file, read. root: the checkout that it is started from."""
+
+    file: Path
+    content: Mapping[str, Any]
+    root: Path
+
+    @property
+    def own_machines(self) -> list[str]:
+        """Addresses of a list of one's own machines, the head first; empty where a cloud gives them."""
+        provider = self.content["provider"]
+        return [provider["head_ip"], *provider.get("worker_ips", [])] if provider.get("type") == "local" else []
+
+
+def open_cluster(workspace: Workspace, name: str) -> Cluster:
+    """The cluster of a name (`docker/ray-<name>.yaml`) or of a file.
+
+    Raises:
+        UserError: no such file, or one in which something is still to be filled in.
+    """
+    known = {path.stem.removeprefix("ray-"): path for path in sorted((workspace.root / "docker").glob("ray-*.yaml"))}
+    file = known.get(name, Path(name))
+    if not file.is_file():
+        raise UserError(f"no cluster {named(name)}: name a file, or one of {', '.join(known) or 'none'}")
+    content = read_yaml(file)
+    if not isinstance(content, Mapping) or not isinstance(content.get("provider"), Mapping):
+        raise UserError(f"{file}: not a cluster's file: it has no provider")
+    missing = list(dict.fromkeys(f"{file.name}: {path}: fill in {what}" for path, what in _unfilled(content, "")))
+    if missing:
+        raise UserError(told(missing))
+    return Cluster(file.absolute(), content, workspace.root)
+
+
+def _unfilled(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unfilled(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _unfilled(item, path)
+    elif isinstance(value, str):
+        yield from ((path, found) for found in UNFILLED.findall(value))
+
+
+def launcher() -> str:
+    """The program that Ray's launcher is."""
+    return str(Path(sys.executable).with_name("ray"))
+
+
+def run_launcher(command: Sequence[str], cluster: Cluster) -> "subprocess.CompletedProcess[str]":
+    """Run one of Ray's own commands in the checkout, whose folder the cluster's file takes its paths from."""
+    return subprocess.run(command, cwd=cluster.root, capture_output=True, text=True)
+
+
+def say_to_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dict[str, str]:
+    """What each of one's own machines says to a command, or why it says nothing; by address."""
+    auth = cluster.content["auth"]
+    key = ["-i", str(Path(auth["ssh_private_key"]).expanduser())] if "ssh_private_key" in auth else []
+    options = [f"ConnectTimeout={REACH_S}", "BatchMode=yes", "StrictHostKeyChecking=no", "LogLevel=ERROR"]
+    options += ["UserKnownHostsFile=/dev/null"]
+    flags = [part for option in options for part in ("-o", option)]
+
+    def ask(address: str) -> str:
+        target = f"{auth['ssh_user']}@{address}"
+        try:
+            done = subprocess.run(["ssh", *key, *flags, target, command], capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            return "does not answer"
+        said = "; ".join((done.stdout + (done.stderr if done.returncode == 255 else "")).split("\n")).strip("; ")
+        return said or ("does not answer by ssh" if done.returncode == 255 else "")
+
+    with ThreadPoolExecutor(max(1, min(32, len(addresses)))) as pool:
+        return dict(zip(addresses, pool.map(ask, addresses), strict=True))
+
+
+def head_process(cluster: Cluster, command: str) -> "subprocess.Popen[str]":
+    """Start a shell command in the head's checkout; what it says comes after a line that is `MARK`."""
+    in_place = f"cd {FOLDER} && export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$PWD/.venv/bin:$PATH || exit 1; "
+    whole = f"echo '{MARK}'; {in_place}{command}"
+    return subprocess.Popen(
+        [launcher(), "exec", str(cluster.file), whole],
+        cwd=cluster.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    )
+
+
+def say_to_head(cluster: Cluster, command: str) -> list[str]:
+    """What the head says to a command.
+
+    Raises:
+        UserError: it could not be run there.
+    """
+    process = head_process(cluster, command)
+    said, _ = process.communicate()
+    before, mark, after = said.rpartition(f"{MARK}\n")
+    if process.returncode or not mark:
+        words = " ".join((after or before).split())[-600:]
+        raise UserError(f"{cluster.file.name}: the head could not do it: {words}")
+    return [line for line in after.splitlines() if not LAUNCHERS_OWN.match(line)]
+
+
+def copy_by_launcher(cluster: Cluster, way: str, source: str, target: str) -> None:
+    """Copy a file to the head (way: rsync-up) or from it (rsync-down).
+
+    Raises:
+        UserError: it could not be.
+    """
+    done = run_launcher([launcher(), way, str(cluster.file), source, target], cluster)
+    if done.returncode:
+        raise UserError(
+            f"{cluster.file.name}: `ray {way}` failed: {' '.join((done.stdout + done.stderr).split())[-600:]}"
+        )

@@ -1,0 +1,159 @@
+"""The files under docker/: valid by the schemas that can be had without an engine, closed to strangers, and filled in."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from pipeline.errors import UserError
+from pipeline.ops.machines import UNFILLED, open_cluster
+from pipeline.parsing import read_yaml
+from pipeline.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+RAY_FILES = sorted(DOCKER.glob("ray-*.yaml"))
+VALUES = {"worker_ips": ["10.0.0.2", "10.0.0.3"]}
+
+
+def _filled(value: Any, name: str = "") -> Any:
+    """The content with something in every place that is to be filled in."""
+    if name in VALUES:
+        return VALUES[name]
+    if isinstance(value, dict):
+        return {key: _filled(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item) for item in value]
+    return UNFILLED.sub("10.0.0.1", value) if isinstance(value, str) else value
+
+
+def test_there_is_a_file_for_each_kind_of_cluster() -> None:
+    assert [path.name for path in RAY_FILES] == ["ray-aws.yaml", "ray-gcp.yaml", "ray-onprem.yaml"]
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
+def test_cluster_file_is_valid_by_rays_own_schema(path: Path) -> None:
+    validate_config(prepare_config(_filled(read_yaml(path))))
+
+
+def test_schema_sees_a_key_that_it_does_not_know() -> None:
+    content = _filled(read_yaml(DOCKER / "ray-onprem.yaml")) | {"idle_minutes": 3}
+    with pytest.raises(ValidationError, match="idle_minutes"):
+        validate_config(prepare_config(content))
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
+def test_every_start_command_asks_for_the_token_and_the_token_is_distributed(path: Path) -> None:
+    content = read_yaml(path)
+    starts = [c for kind in ("head", "worker") for c in content[f"{kind}_start_ray_commands"] if "ray start" in c]
+    assert len(starts) == 2
+    for command in starts:
+        assert "RAY_AUTH_MODE=token" in command
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert content["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "chmod 600 ~/.ray/auth_token" in " ".join(content["setup_commands"])
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
+def test_no_data_and_no_secrets_are_sent_with_the_checkout(path: Path) -> None:
+    ignored = {line.strip("/*\n") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")}
+    excluded = {name.strip("*") for name in read_yaml(path)["rsync_exclude"]}
+    assert ignored - {"dvc_plots", "docker/.env"} <= excluded | {""}
+    assert ".git" in excluded
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
+def test_what_is_not_filled_in_is_told(path: Path) -> None:
+    with pytest.raises(UserError, match=r"fill in <"):
+        open_cluster(Workspace(ROOT, ROOT), path.stem.removeprefix("ray-"))
+
+
+def test_cluster_that_there_is_none_of_is_told() -> None:
+    with pytest.raises(UserError, match="one of aws, gcp, onprem"):
+        open_cluster(Workspace(ROOT, ROOT), "azure")
+
+
+def test_workers_in_clouds_are_spot_instances_that_come_from_zero_and_go_when_idle() -> None:
+    aws, gcp = (read_yaml(DOCKER / f"ray-{name}.yaml") for name in ("aws", "gcp"))
+    for content in (aws, gcp):
+        assert content["idle_timeout_minutes"] <= 10
+        assert content["available_node_types"]["gpu"]["min_workers"] == 0
+        assert content["available_node_types"]["head"]["resources"] == {"CPU": 0}
+    assert aws["available_node_types"]["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert gcp["available_node_types"]["gpu"]["node_config"]["scheduling"]["provisioningModel"] == "SPOT"
+
+
+def test_compose_publishes_on_loopback_alone_and_holds_no_secret() -> None:
+    content = read_yaml(DOCKER / "compose.yaml")
+    services = content["services"]
+    assert {"postgres", "s3", "mlflow", "head", "worker"} <= set(services)
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert set(service.get("depends_on", [])) <= set(services), name
+        assert set(service.get("networks", [])) <= set(content["networks"]), name
+        for key, value in {**content["x-ray"]["environment"], **service.get("environment", {})}.items():
+            if re.search("PASSWORD|TOKEN|SECRET|ACCESS_KEY|USER$", key) and key != "POSTGRES_USER":
+                assert re.fullmatch(r"\$\{\w+:\?fill in docker/\.env\}", value), (name, key)
+    named = {v.partition(":")[0] for s in services.values() for v in s.get("volumes", []) if not v.startswith(".")}
+    assert named == set(content["volumes"])
+    assert ".env" in (ROOT / ".gitignore").read_text()
+
+
+def test_kuberay_asks_for_the_token_and_the_version_of_the_lock() -> None:
+    spec = read_yaml(DOCKER / "kuberay.yaml")["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert re.search(
+        rf"^ray(\[[a-z,]+\])?=={re.escape(cluster['rayVersion'])} ", (ROOT / "requirements.lock").read_text(), re.M
+    )
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for group in groups:
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        mounts = {m["name"] for container in pod["containers"] for m in container["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["volumes"]}
+    assert cluster["workerGroupSpecs"][0]["minReplicas"] == 0
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert spec["shutdownAfterJobFinishes"] is True
+
+
+def test_dockerfile_does_not_run_as_root_and_copies_what_there_is() -> None:
+    lines = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+    assert [step[1] for step in steps if step[0] == "USER"][-1] == "pipeline"
+    for kind, rest in steps:
+        assert kind in ("FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "USER", "CMD"), kind
+        for source in rest.split()[:-1] if kind == "COPY" else []:
+            assert (ROOT / source).exists(), source
+    assert "latest" not in next(step[1] for step in steps if step[0] == "FROM")
+
+
+def test_install_step_says_what_a_cpu_image_needs() -> None:
+    done = subprocess.run(["bash", str(DOCKER / "install.sh"), "cpu"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "TORCH_INDEX" in done.stderr
+    done = subprocess.run(["bash", str(DOCKER / "install.sh"), "tpu"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+
+
+def test_lock_without_cuda_leaves_out_cuda_alone(tmp_path: Path) -> None:
+    """The install step's own filter, on the project's own lock."""
+    script = (DOCKER / "install.sh").read_text()
+    leave = re.search(r"leave='(.*)'", script)
+    assert leave
+    command = ["awk", "-v", f"leave={leave[1]}", "/^[A-Za-z0-9]/ {skip = $0 ~ leave} !skip", "requirements.lock"]
+    assert command[3] in script
+    whole = set(re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), re.M))
+    kept = set(
+        re.findall(
+            r"^([A-Za-z0-9._-]+)==", subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout, re.M
+        )
+    )
+    gone = whole - kept
+    assert {"torch", "torchvision", "triton"} <= gone
+    assert all(re.match("torch|triton|nvidia-|cuda-", name) for name in gone)
+    assert "ray" in kept

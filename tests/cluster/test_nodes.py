@@ -1,0 +1,61 @@
+"""What is said of a node that is not as it should be, by what it reports of itself."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cluster.joining import Node
+from pipeline.cluster.nodes import Answer, Seen, Wanted, problems
+from pipeline.cluster.ship import Parcel
+
+HERE = {"Python": "3.12.1", "torch": "2.15.0"}
+NODE = Node("ab" * 14, "far (10.0.0.2, ababab)", "10.0.0.2", 8, 0)
+GOOD = Seen(
+    versions=HERE, code="c0de", clock=1000.0, free=10**11, temporary="/tmp", cuda=0, data=True, token="", wrote=None
+)
+PARCEL = Parcel("key", {"images.npy": Path("images.npy")}, {"images.npy": 5 * 10**9}, {})
+
+
+def _said(*, sendable: bool = True, gpus: float = 0.0, there: float = 0.0, **seen: Any) -> list[str]:
+    node = dataclasses.replace(NODE, gpus=there)
+    answer = Answer(node, dataclasses.replace(GOOD, **seen), "", asked=990.0, answered=1010.0)
+    return problems([answer], Wanted(PARCEL, Path("/shared"), sendable, gpus), here=HERE, code="c0de")
+
+
+def test_good_node_gives_no_line() -> None:
+    assert _said() == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        ({"versions": HERE | {"Python": "3.11.9"}}, "Python 3.11.9 there, 3.12.1 here"),
+        ({"versions": {"Python": "3.12.1"}}, "torch is missing there, 2.15.0 here"),
+        ({"code": "0ther"}, "its pipeline package is another one (0ther there, c0de here)"),
+        ({"clock": 1010.0 + 7200}, "its clock is off by 120 minutes"),
+        ({"clock": 990.0 - 7200}, "its clock is off by 120 minutes"),
+        ({"token": "cannot be read: No such file or directory"}, "/shared: cannot be read: No such file or directory"),
+        ({"token": "is another one"}, "/shared: is another one; checkpoints must go where every node sees them"),
+        ({"wrote": "Read-only file system"}, "/shared: cannot be written there (Read-only file system)"),
+        ({"data": False, "sendable": False}, "it does not have the data"),
+        ({"free": 10**8}, "/tmp: 100 MB free, 200 MB needed"),
+        ({"free": 10**9, "data": False}, "/tmp: 1,000 MB free, 5,200 MB needed"),
+        ({"gpus": 1.0, "there": 2.0, "cuda": 0}, "Ray counts 2 GPUs there, but torch sees none"),
+    ],
+)
+def test_fault_is_told_with_the_node_it_is_of(seen: dict[str, Any], words: str) -> None:
+    (said,) = _said(**seen)
+    assert said.startswith("far (10.0.0.2, ababab): ")
+    assert words in said
+
+
+def test_clock_that_is_off_by_less_than_a_minute_is_none_of_ours() -> None:
+    assert _said(clock=1050.0) == []
+
+
+def test_node_that_says_nothing_is_told() -> None:
+    answer = Answer(NODE, None, "has not answered within 120 s", 0.0, 0.0)
+    said = problems([answer], Wanted(PARCEL, Path("/shared"), True, 0.0), here=HERE, code="c0de")
+    assert said == ["far (10.0.0.2, ababab): has not answered within 120 s"]

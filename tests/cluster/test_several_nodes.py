@@ -1,0 +1,255 @@
+"""Searches on a real Ray cluster whose nodes are processes of this machine: joining, leaving, dying, being drained."""
+
+import dataclasses
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_search import tiny_task
+
+from pipeline.cluster import joining
+from pipeline.cluster.runtime import QUIET
+from pipeline.errors import UserError
+from pipeline.ops.plan import plan_resources
+from pipeline.tune.ledger import FAILED, STOP_FILE, SearchListener, TrialRecord
+from pipeline.tune.runner import SearchTask, run_search
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class Nodes:
+    """A cluster of this test's own: a head that runs no trials, and workers with a CPU core each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        # Nodes of one machine would unpack code into one folder, and remove it under each other's feet.
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def join(self, **arguments: Any) -> Any:
+        self._folders.append(tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True))
+        return self._cluster.add_node(num_cpus=1, temp_dir=self._folders[-1].name, **arguments)
+
+    def kill(self, node: Any) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def leave_only(self, count: int) -> list[Any]:
+        """Have exactly so many workers."""
+        there = list(self._cluster.worker_nodes)
+        for node in there[count:]:
+            self.kill(node)
+        return there[:count] + [self.join() for _ in range(count - len(there))]
+
+    def drain(self, node: Any) -> None:
+        """Tell the cluster that a node is about to be taken away, as a spot instance's notice does."""
+        from ray._private.worker import global_worker
+        from ray.core.generated import autoscaler_pb2
+
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = global_worker.gcs_client.drain_node(
+            node.node_id, reason, "taken away", int(1000 * (time.time() + 60))
+        )
+        assert accepted, why
+
+    def end(self) -> None:
+        self._cluster.shutdown()
+        for folder in self._folders:
+            folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    from ray._private.authentication_test_utils import reset_auth_token_state
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+            patch.setenv(name, value)
+        # Nodes that are killed are noticed within seconds, not half a minute.
+        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
+        reset_auth_token_state()
+        cluster = Nodes()
+        try:
+            yield cluster
+        finally:
+            cluster.end()
+    reset_auth_token_state()
+
+
+def _task(nodes: Nodes, folder: Path, **settings: Any) -> SearchTask:
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return tiny_task(folder, {"search.trials": 2, "search.confirm.seeds": 0} | dotted, address=nodes.address, nodes=3)
+
+
+class _Once(SearchListener):
+    """Does something once, on the report of an epoch. at: when it had been done."""
+
+    def __init__(self, when: Callable[[TrialRecord], bool], act: Callable[[TrialRecord], object]) -> None:
+        self._when, self._act, self.at = when, act, 0.0
+
+    def replayed(self) -> None: ...
+    def trial_started(self, trial: TrialRecord) -> None: ...
+    def trial_ended(self, trial: TrialRecord) -> None: ...
+    def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
+        if not self.at and self._when(trial):
+            self._act(trial)
+            self.at = time.time()
+
+
+def _events(task: SearchTask) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (task.folder / "ledger.jsonl").read_text().splitlines()]
+
+
+def _nodes_in(task: SearchTask) -> set[str]:
+    return {event["node"] for event in _events(task) if "node" in event}
+
+
+def _goes_back(task: SearchTask) -> list[str]:
+    """Trials that trained an epoch again of which they had a checkpoint."""
+    reached: dict[str, int] = {}
+    epoch: dict[str, int] = {}
+    back = []
+    for event in _events(task):
+        if event["event"] == "epoch":
+            epoch[event["trial"]] = event["epoch"]
+            back += [event["trial"]] if event["epoch"] <= reached.get(event["trial"], 0) else []
+        elif event["event"] == "checkpoint":
+            reached[event["trial"]] = epoch.get(event["trial"], 0)
+    return back
+
+
+def test_search_uses_a_node_that_joins_within_a_minute(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.leave_only(1)
+    # Trials that last: one that waits is given a worker that has become free before a new one has started.
+    task = _task(nodes, tmp_path, search__trials=50, train__epochs=40, search__scheduler__name="none")
+    first = _Once(lambda trial: True, lambda trial: nodes.join())
+    second = _Once(lambda trial: len(_nodes_in(task)) > 1, lambda trial: (task.folder / STOP_FILE).touch())
+    outcome = run_search(task, [first, second])
+    assert {trial.state for trial in outcome.trials} == {"complete"}
+    assert outcome.stopped == "sar-search stop --finish"
+    assert len(_nodes_in(task)) == 2
+    assert second.at - first.at < 60
+
+
+def test_trials_of_a_node_that_dies_go_on_elsewhere_from_their_checkpoint(nodes: Nodes, tmp_path: Path) -> None:
+    workers = nodes.leave_only(2)
+    task = _task(nodes, tmp_path, train__epochs=8, search__scheduler__name="none", search__max_failures=1)
+    outcome = run_search(
+        task, [_Once(lambda trial: trial.last_epoch >= 3, lambda trial: nodes.kill(_node_of(workers, trial)))]
+    )
+    assert [trial.state for trial in outcome.trials] == ["complete"] * 4
+    moved = [trial for trial in outcome.trials if len(trial.nodes) > 1]
+    assert moved, "no trial was on the node that died"
+    assert _goes_back(task) == []
+
+
+def test_node_lost_without_warning_counts_as_a_failure_and_a_drained_one_does_not(nodes: Nodes, tmp_path: Path) -> None:
+    def lose(drained: bool) -> list[str]:
+        workers = nodes.leave_only(2)
+
+        def act(trial: TrialRecord) -> None:
+            node = _node_of(workers, trial)
+            if drained:
+                nodes.drain(node)
+                time.sleep(1)
+            nodes.kill(node)
+
+        folder = tmp_path / str(drained)
+        settings = {"train__epochs": 8, "search__scheduler__name": "none", "search__max_failures": 0}
+        task = _task(nodes, folder, **settings)
+        return [
+            str(trial.state) for trial in run_search(task, [_Once(lambda trial: trial.last_epoch >= 3, act)]).trials
+        ]
+
+    assert set(lose(drained=True)) == {"complete"}
+    assert FAILED in lose(drained=False)
+
+
+def _node_of(workers: list[Any], trial: TrialRecord) -> Any:
+    return next(node for node in workers if node.node_id[:6] == trial.nodes[-1].split()[1])
+
+
+def test_data_that_a_node_does_not_have_are_sent_to_it_once(nodes: Nodes, tmp_path: Path) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from pipeline.cluster.ship import list_parcel, open_parcel, send_parcel
+
+    nodes.leave_only(0)
+    temporary = [tmp_path / "one", tmp_path / "two"]
+    for place in temporary:
+        place.mkdir()
+    workers = [nodes.join(env_vars={"TMPDIR": str(place)}) for place in temporary]
+    origin = tmp_path / "images.npy"
+    origin.write_bytes(os.urandom(100_000_000))
+    kept = origin.read_bytes()
+
+    def read(parcel: Any) -> tuple[str, int, int]:
+        path = open_parcel(parcel)["prepared/images.npy"]
+        return str(path), path.stat().st_ino, path.stat().st_size
+
+    with joining.joined(nodes.address):
+        parcel = send_parcel(list_parcel({"prepared/images.npy": origin}), limit_bytes=10**9, storage=None)
+        origin.unlink()
+        found = [
+            ray.get(
+                [
+                    ray.remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(w.node_id, soft=False))(
+                        read
+                    ).remote(parcel)
+                    for _ in range(3)
+                ]
+            )
+            for w in workers
+        ]
+    for place, answers in zip(temporary, found, strict=True):
+        assert len(set(answers)) == 1  # one file, whoever asked
+        path = Path(answers[0][0])
+        assert path.is_relative_to(place)
+        assert path.read_bytes() == kept
+
+
+def test_node_that_is_not_as_the_driver_is_told_by_name(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.leave_only(0)
+    other = tmp_path / "other"
+    (other / "torch-9.9.dist-info").mkdir(parents=True)
+    (other / "torch-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+    (other / "sitecustomize.py").write_text("import time\n_now = time.time\ntime.time = lambda: _now() - 3 * 3600\n")
+    nodes.join(env_vars={"PYTHONPATH": str(other)})
+    task = _task(nodes, tmp_path)
+    with pytest.raises(UserError) as refused:
+        run_search(task, [])
+    said = str(refused.value)
+    assert "torch 9.9 there" in said
+    assert "its clock is off by 180 minutes" in said
+    assert not any(event["event"] == "started" for event in _events(task))
+    nodes.leave_only(0)
+
+
+def test_plan_counts_what_fits_on_the_nodes_and_refuses_what_fits_on_none(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.leave_only(2)
+    params = _task(nodes, tmp_path, search__cluster__address=nodes.address).params
+    resources = plan_resources(params)
+    assert (resources.address, resources.nodes, resources.at_a_time, resources.machine_cpus) == (nodes.address, 3, 2, 2)
+    with pytest.raises(UserError, match="a trial takes 2 CPUs and 0 GPUs, and no node of"):
+        plan_resources(params.with_values({"search.cpus_per_trial": 2}, where="the test"))
+    growing = {"search.cpus_per_trial": 2, "search.max_concurrent_trials": 5}
+    assert plan_resources(params.with_values(growing, where="the test")).at_a_time == 5
+
+
+def test_storage_that_a_node_does_not_share_is_refused(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.leave_only(1)
+    task = _task(nodes, tmp_path, search__cluster__storage=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"search\.cluster\.storage: .*nowhere: no such folder here"):
+        run_search(dataclasses.replace(task), [])

@@ -1,0 +1,210 @@
+"""The whole way on three hosts with a real sshd: `cluster up`, a search with hosts lost in its middle, `cluster down`.
+
+The cluster's file is docker/ray-onprem.yaml with nothing but addresses, user and key filled in.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import TINY, Checkout
+
+from pipeline.parsing import read_yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hosts import Hosts, what_lacks
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+
+SETTINGS: dict[str, Any] = TINY | {
+    "train.epochs": 24,
+    "search.trials": 4,
+    "search.cpus_per_trial": 2,
+    "search.scheduler.name": "none",
+    "search.confirm.seeds": 0,
+    "search.max_failures": 3,
+}
+OWN_PROCESSES = ("gcs_server", "raylet", "ray::", "python")
+
+
+class Bed:
+    """Three hosts, and a checkout beside them from which the cluster is started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hosts = Hosts(folder, 3)
+        (folder / "storage").mkdir()
+        self.checkout = Checkout(folder / "checkout", SETTINGS | {"search.cluster.storage": str(folder / "storage")})
+        self.home = folder / "home"
+        self.home.mkdir()
+
+    def up(self) -> None:
+        self.hosts.up()
+        file = self.checkout.root / "docker" / "ray-onprem.yaml"
+        text = file.read_text()
+        for blank, filled in {
+            "<address of the machine that drives>": self.hosts.address(1),
+            "<address>, <address>": f"{self.hosts.address(2)}, {self.hosts.address(3)}",
+            "<user>": "root",
+            "<path of the key, such as ~/.ssh/id_ed25519>": str(self.hosts.key),
+        }.items():
+            assert text.count(blank) == 1
+            text = text.replace(blank, filled)
+        file.write_text(text)
+        for number in self.hosts.numbers:
+            # The environment is there, as on machines that have been used before: making it takes minutes each.
+            made = self.hosts.run(
+                number,
+                f"mkdir -p ~/sar-search/.venv && cd ~/sar-search/.venv && ln -s {sys.prefix}/bin {sys.prefix}/lib . && "
+                f"cp {sys.prefix}/pyvenv.cfg . && touch -d tomorrow .ready",
+            )
+            assert made.returncode == 0, made.stderr
+
+    def cluster(self, *arguments: str) -> "subprocess.Popen[str]":
+        return self.checkout.start(
+            sys.executable, "-u", "-m", "pipeline.cli", "cluster", *arguments, env={"HOME": str(self.home)}
+        )
+
+    def done(self, *arguments: str) -> str:
+        process = self.cluster(*arguments)
+        said, _ = process.communicate(timeout=1200)
+        assert process.returncode == 0, said[-4000:]
+        return said
+
+    def events(self) -> list[dict[str, Any]]:
+        """The ledger as it is on the head."""
+        said = self.hosts.run(1, "cat ~/sar-search/state/searches/*/ledger.jsonl 2>/dev/null").stdout
+        return [json.loads(line) for line in said.splitlines() if line.endswith("}")]
+
+    def nodes(self, since: float = 0.0) -> set[str]:
+        return {event["node"].split()[0] for event in self.events() if "node" in event and event["time"] > since}
+
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = 900) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, f"{what} did not come to be"
+            time.sleep(2)
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Bed]:
+    if lacks := what_lacks():
+        pytest.skip(lacks)
+    # Not below /tmp, of which every host has its own.
+    folder = Path(tempfile.mkdtemp(prefix="sar-hosts-", dir="/var/tmp"))
+    bed = Bed(folder)
+    try:
+        bed.up()
+        yield bed
+    finally:
+        bed.hosts.down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def started(bed: Bed) -> str:
+    return bed.done("up", "onprem")
+
+
+def test_unreachable_host_is_told_before_anything_starts(bed: Bed) -> None:
+    file = bed.checkout.root / "docker" / "ray-onprem.yaml"
+    (bed.checkout.root / "far.yaml").write_text(file.read_text().replace("10.78.0.3", "10.78.0.77"))
+    process = bed.cluster("up", "far.yaml")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "10.78.0.77: " in said
+    assert "10.78.0.2: " not in said
+    assert bed.hosts.run(1, "pgrep -f '[g]cs_server'").returncode == 1
+
+
+def test_up_starts_ray_on_every_host(bed: Bed, started: str) -> None:
+    for number in bed.hosts.numbers:
+        assert f"({bed.hosts.address(number)}, " in started
+    assert "3" not in bed.hosts.run(1, "stat -c %a ~/.ray/auth_token").stdout.replace("600", "")
+
+
+WRONG = {"none": "RAY_AUTH_MODE=disabled", "wrong": f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'0' * 64}"}
+
+
+@pytest.mark.parametrize("token", WRONG)
+def test_without_the_token_joining_and_submitting_fail(bed: Bed, started: str, token: str) -> None:
+    head = bed.hosts.address(1)
+    place = f"cd ~/sar-search && {WRONG[token]}"
+    joining = bed.hosts.run(2, f"{place} .venv/bin/ray start --address={head}:6379 --num-cpus=1")
+    assert joining.returncode != 0
+    assert "InvalidAuthToken" in joining.stdout + joining.stderr
+    submitting = bed.hosts.run(
+        1, f"{place} .venv/bin/ray job submit --address http://127.0.0.1:8265 -- touch /tmp/mine"
+    )
+    assert submitting.returncode != 0
+    driving = bed.hosts.run(1, f"{place} .venv/bin/python -c 'import ray; ray.init(\"{head}:6379\")'")
+    assert driving.returncode != 0
+    assert bed.hosts.run(1, "ls /tmp/mine").returncode != 0
+
+
+def test_pages_are_on_loopback_and_what_listens_elsewhere_is_rays_own(bed: Bed, started: str) -> None:
+    for number in bed.hosts.numbers:
+        lines = bed.hosts.run(number, "ss -H -tlnp").stdout.splitlines()
+        assert lines
+        for line in lines:
+            local, process = line.split()[3], line.split()[-1]
+            address, _, port = local.rpartition(":")
+            if port == "8265":
+                assert address == "127.0.0.1"
+            if address.strip("[]").removeprefix("::ffff:") not in ("127.0.0.1", "::1", bed.hosts.address(number)):
+                # Ray cannot be told to leave other interfaces alone; what it opens there asks for the token.
+                assert any(f'"{own}' in process for own in OWN_PROCESSES[:3]), line
+
+
+def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed: Bed, started: str) -> None:
+    run = bed.cluster("repro", "onprem", "search")
+    try:
+        bed.until(lambda: len(bed.nodes()) == 3 or run.poll() is not None, "trials on all three hosts")
+        bed.until(lambda: any(e["event"] == "checkpoint" for e in bed.events()), "a checkpoint")
+        bed.hosts.kill(3)
+        bed.hosts.cut(2)
+        began = time.time()
+        time.sleep(60)
+        bed.hosts.heal(2)
+        said, _ = run.communicate(timeout=1800)
+    finally:
+        if run.poll() is None:
+            run.kill()
+    assert run.returncode == 0, said[-4000:]
+    events = bed.events()
+    ended = {event["trial"]: event["state"] for event in events if event["event"] == "ended"}
+    assert sorted(ended) == ["baseline", "paper", *(f"t{number:04d}" for number in range(4))]
+    assert set(ended.values()) == {"complete"}
+    assert bed.nodes() == {bed.hosts.address(number) for number in bed.hosts.numbers}
+    assert bed.hosts.address(3) not in bed.nodes(since=began + 60)
+    reached: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for event in events:
+        if event["event"] == "epoch":
+            assert event["epoch"] > reached.get(event["trial"], 0), (
+                f"{event['trial']} was set back behind its checkpoint"
+            )
+            last[event["trial"]] = event["epoch"]
+        elif event["event"] == "checkpoint":
+            reached[event["trial"]] = last[event["trial"]]
+    summary = json.loads((bed.checkout.root / "results" / "search" / "summary.json").read_text())
+    assert summary["trials"]["complete"] == 4
+    assert "search" in read_yaml(bed.checkout.root / "dvc.lock")["stages"]
+
+
+def test_down_leaves_nothing_running(bed: Bed, started: str) -> None:
+    process = bed.cluster("down", "onprem")
+    said, _ = process.communicate(timeout=600)
+    # The host that died is told; the others are empty.
+    assert process.returncode == 2, said[-3000:]
+    assert "10.78.0.3: " in said
+    for number in (1, 2):
+        left = bed.hosts.run(number, "pgrep -a -f '[r]aylet|[g]cs_server|[r]ay::|[p]ipeline'")
+        assert left.stdout == "", left.stdout

@@ -1,0 +1,40 @@
+"""A search on scikit-learn's digits whose trials train in seconds, with its data prepared and split."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from checkout import TINY
+
+from pipeline.config import Params
+from pipeline.data.sources import read_digits
+from pipeline.data.splits import make_split, write_split
+from pipeline.data.store import open_prepared
+from pipeline.data.writing import write_prepared
+from pipeline.tune.runner import Resources, SearchTask
+from pipeline.tune.space import load_space
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {"search.sampler.startup_trials": 1, "search.confirm.top": 1, "search.confirm.seeds": 1}
+
+
+def tiny_task(folder: Path, settings: Mapping[str, Any] | None = None, **resources: Any) -> SearchTask:
+    """Trials of three epochs, one after the other; the best one is confirmed with one further seed.
+
+    settings: by dotted path, on top. resources: fields of `Resources` that are to be others.
+    """
+    params = Params().with_values(TINY | SETTINGS | dict(settings or {}), where="the test")
+    write_prepared(read_digits(12), folder / "prepared")
+    prepared = open_prepared(folder / "prepared")
+    split = make_split(prepared.labels, val_fraction=0.6, test_fraction=0.4, seed=0)
+    write_split(split, folder / "split.json", data_hash=prepared.data_hash, seed=0)
+    taken = {"cpus": 1, "gpus": 0.0, "at_a_time": 1, "machine_cpus": 1, "machine_gpus": 0}
+    return SearchTask(
+        params=params,
+        space=load_space(ROOT / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml"),
+        fingerprint="f" * 64,
+        folder=folder / "state",
+        prepared=folder / "prepared",
+        split=folder / "split.json",
+        resources=Resources(**(taken | resources)),
+    )
