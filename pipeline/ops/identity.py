@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
 from importlib import metadata
@@ -29,6 +30,9 @@ DECIDING_ROOMS = (
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
 NONE: Mapping[str, str] = MappingProxyType({})
+
+SHORT = {"weight": "w", "threshold": "t"}
+"""Parameters that come in every name."""
 
 DECIDING_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
 
@@ -122,9 +126,16 @@ def trace(root: Path, data_hash: str) -> dict[str, str]:
     return tags
 
 
-def setting_name(values: Mapping[str, Any]) -> str:
-    """A setting as a short name: `weight=0.012 layers=last`."""
-    return " ".join(f"{path.rpartition('.')[2]}={short_value(value)}" for path, value in values.items())
+def setting_name(values: Mapping[str, Any], *, short: bool = False) -> str:
+    """A setting as a name: `weight=0.012 layers=last`, or for a narrow list `w=0.012 layers=last`."""
+    leaves = Counter(path.rpartition(".")[2] for path in values)
+    words = []
+    for path, value in values.items():
+        parent, _, leaf = path.rpartition(".")
+        # Two methods' weights are told apart by their methods.
+        method = f"{parent.rpartition('.')[2]}." if leaves[leaf] > 1 else ""
+        words.append(f"{method}{SHORT.get(leaf, leaf) if short else leaf}={short_value(value)}")
+    return " ".join(words)
 
 
 def short_value(value: Any) -> str:

@@ -185,7 +185,7 @@ def log_retraining(
             store,
             experiment=params.experiment,
             key=f"retrain/{job.folder.name}/{job.name}/{fingerprint[:16]}",
-            name=f"retrain {job.name} {setting_name(dict(job.values))}",
+            name=f"retrain {job.name} {setting_name(dict(job.values), short=True)}",
             params={**job.values, "seed": job.seed, "trained_on": "train+val"},
             metrics={},
             curves=curves,

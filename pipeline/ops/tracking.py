@@ -1,7 +1,6 @@
 """What a search tells MLflow: its parent run, its trials as they go, pictures of what the regulariser did."""
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +12,7 @@ from pipeline.config import Params, parameters
 from pipeline.data.batches import ImageBatches
 from pipeline.ops.attention import last_block_maps, one_of_each
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
-from pipeline.ops.identity import short_value, trace
+from pipeline.ops.identity import setting_name, trace
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
 from pipeline.track.datasets import DataUsed
@@ -24,10 +23,6 @@ from pipeline.tune.stopping import make_rule
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 """Sections whose parameters are the same for all trials, unless the space varies them."""
-
-
-SHORT = {"weight": "w", "threshold": "t"}
-"""Parameters that come in every name."""
 
 
 class TrackedSearch:
@@ -159,14 +154,7 @@ class TrackedSearch:
 
 def run_name(trial: TrialRecord) -> str:
     """A trial's name in a list of runs: `w=0.012 layers=last t=0.3 (t0007)`, of a control `baseline w=0`."""
-    leaves = Counter(path.rpartition(".")[2] for path in trial.values)
-    words = []
-    for path, value in trial.values.items():
-        parent, _, leaf = path.rpartition(".")
-        # Two methods' weights are told apart by their methods.
-        method = f"{parent.rpartition('.')[2]}." if leaves[leaf] > 1 else ""
-        words.append(f"{method}{SHORT.get(leaf, leaf)}={short_value(value)}")
-    setting = " ".join(words)
+    setting = setting_name(trial.values, short=True)
     return f"{trial.id} {setting}" if trial.control else f"{setting} ({trial.id})"
 
 

@@ -240,6 +240,12 @@ def test_setting_is_named_by_the_last_part_of_each_path() -> None:
     assert setting_name({}) == ""
 
 
+def test_two_methods_weights_are_told_apart() -> None:
+    values = {"regularizer.spatial_entropy.weight": 0.1, "regularizer.total_variation.weight": 0.2, "train.lr": 0.002}
+    assert setting_name(values) == "spatial_entropy.weight=0.1 total_variation.weight=0.2 lr=0.002"
+    assert setting_name(values, short=True) == "spatial_entropy.w=0.1 total_variation.w=0.2 lr=0.002"
+
+
 def test_code_that_makes_batches_is_among_what_decides() -> None:
     todo, seen = [ROOT / "pipeline" / "data" / "batches.py", ROOT / "pipeline" / "train" / "feed.py"], set()
     while todo:
