@@ -29,6 +29,7 @@ from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.access import require_access
 from pipeline.track.store import Store, prepare_store, resolve_store
+from pipeline.train.compiling import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import further_runs, runs_at_most
@@ -207,6 +208,11 @@ def make_plan(workspace: Workspace) -> Plan:
         device = choose_device(params.base.device)
     except ValueError as error:
         raise UserError(f"params.yaml: {error}") from None
+    if params.train.compile == "always" and lacks_compiler(device):
+        raise UserError(
+            "params.yaml: train.compile: always needs a C++ compiler on a CPU, and there is no g++ or clang++ on the "
+            "PATH (CXX names another); install one, or set it to auto."
+        )
     resources = plan_resources(params)
     source = preview_source(workspace, params)
     workspace.check_writable()

@@ -1,5 +1,7 @@
 """Forward and backward passes in training as kernels that torch makes for them, where a run is long enough to pay."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,12 @@ def pays(config: TrainConfig, device: torch.device, steps: int) -> bool:
     if config.compile == "never" or config.grad_checkpointing:
         return False
     return config.compile == "always" or (device.type == "cuda" and steps >= AUTO_STEPS)
+
+
+def lacks_compiler(device: torch.device) -> bool:
+    """Whether what torch.compile needs beyond torch is missing: on a CPU a C++ compiler, CXX or the usual ones."""
+    known = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    return device.type == "cpu" and not any(shutil.which(each) for each in known)
 
 
 @contextmanager

@@ -254,3 +254,20 @@ def test_check_refuses_groups_that_cannot_be_before_it_measures(workspace: Works
     set_parameters(workspace.params, {"split.group_by": r"(\d+)_"})
     with pytest.raises(UserError, match="the images of digits have no file names to group them by"):
         next(run_check(workspace))
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_starts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_parameters(workspace.params, {"train.compile": "always"})
+    monkeypatch.delenv("CXX", raising=False)
+    git = shutil.which("git")
+    assert git is not None
+    there = workspace.root / "bin"
+    there.mkdir()
+    (there / "git").symlink_to(git)
+    monkeypatch.setenv("PATH", str(there))
+    with pytest.raises(UserError, match=r"train\.compile: always needs a C\+\+ compiler"):
+        make_plan(workspace)
+    monkeypatch.setenv("CXX", git)
+    make_plan(workspace)
