@@ -70,6 +70,7 @@ class Course:
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
         self._queue: deque[TrialRecord] = deque()
         self._at_work: dict[str, TrialRecord] = {}
+        self._given_up: deque[TrialRecord] = deque()
         self._to_confirm: deque[TrialRecord] = deque()
         self._candidates_known = False
         self._unfinished: set[str] = set()
@@ -210,7 +211,9 @@ class Course:
     # What happens.
 
     def next(self) -> TrialRecord | Wait | None:
-        """The next run to start, recorded; None when all that was asked for has been started."""
+        """The next run to start, recorded; None when all that was asked for has ended."""
+        if self._given_up:
+            return self._given_up.popleft()
         if not self._queue:
             self._want_candidates()
         if self._queue:
@@ -219,7 +222,11 @@ class Course:
             return self._start(min(self.arms.values(), key=lambda arm: arm.proposer.proposed).propose())
         if self._to_confirm and self._may_confirm():
             return self._start(self._to_confirm.popleft())
-        return Wait() if self._still_running() else None
+        return Wait() if self._still_running() or self._at_work else None
+
+    def again(self, trial_id: str) -> None:
+        """Hand out a run once more, which goes on from its checkpoint: Ray gave it up when its worker died."""
+        self._given_up.append(self.ledger.trials[trial_id])
 
     def _start(self, record: TrialRecord) -> TrialRecord:
         if record.id in self.ledger.trials:

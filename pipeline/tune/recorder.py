@@ -1,6 +1,7 @@
 """What Ray Tune tells of its trials, written into the course of the search."""
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ class Recorder(tune.Callback):
     def __init__(self, course: Course, *, waits: bool = False) -> None:
         self._course, self._waits = course, waits
         self.broke: Exception | None = None
+        self._failures: Counter[str] = Counter()
 
     def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         if self._waits:
@@ -61,10 +63,15 @@ class Recorder(tune.Callback):
             self._check_room(_reason(trial))
 
     def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        said = _reason(trial)
+        said, name = _reason(trial), trial.config["trial"]
         with self.watched():
             self._check_room(said)
-            self._course.end(trial.config["trial"], FAILED, said[-2000:])
+            # Where a worker dies between two trials, Ray tells of it twice, and takes the second time for the last one.
+            self._failures[name] += trial.run_metadata.num_failures
+            if 0 < self._failures[name] <= trial.max_failures:
+                self._course.again(name)
+                return
+            self._course.end(name, FAILED, said[-2000:])
 
     def _check_room(self, said: str) -> None:
         if FULL in said or not _has_room(self._course.folder):

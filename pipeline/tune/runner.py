@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,11 +143,11 @@ def _run(task: SearchTask, course: Course, place: Place) -> None:
         tune_config=tune.TuneConfig(
             search_alg=_Queue(course, recorder, place.room),
             scheduler=course.scheduler,
-            num_samples=course.left,
+            num_samples=-1,  # as many as the queue has: a run that Ray gave up too early is handed out again
             max_concurrent_trials=MANY if place.room else resources.at_a_time,
             # A fresh process costs seconds of imports a trial.
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.config["trial"],
+            trial_dirname_creator=lambda trial: trial.config["folder"],
         ),
         run_config=tune.RunConfig(
             name=_ray_name(place.checkpoints),
@@ -194,6 +195,7 @@ class _Queue(Searcher):
         self._course = course
         self._recorder = recorder
         self._room = room
+        self._given: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration (see `pipeline.tune.trial.run_trial`), FINISHED, or None to be asked later."""
@@ -206,8 +208,12 @@ class _Queue(Searcher):
         if isinstance(record, Wait):
             return None
         checkpoint = record.checkpoint if record.checkpoint and Path(record.checkpoint).is_dir() else None
+        self._given[record.id] += 1
+        times = self._given[record.id]
         return {
             "trial": record.id,
+            # Ray numbers checkpoints from 0 in each, and would write over those that are gone on from.
+            "folder": record.id if times == 1 else f"{record.id}-{times}",
             "study": record.study,
             "seed": record.seed,
             "values": record.values,

@@ -49,7 +49,9 @@ class Nodes:
         there = list(self._cluster.worker_nodes)
         for node in there[count:]:
             self.kill(node)
-        return there[:count] + [self.join() for _ in range(count - len(there))]
+        left = there[:count] + [self.join() for _ in range(count - len(there))]
+        self._cluster.wait_for_nodes(timeout=60)  # those that were killed are known to be dead
+        return left
 
     def drain(self, node: Any) -> None:
         """Tell the cluster that a node is about to be taken away, as a spot instance's notice does."""
