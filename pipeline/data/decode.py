@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.masks import Box, Meaning, decode_mask, draw_boxes
-from pipeline.data.opening import Broken, Content, Size, central_square, loaded_turn, opened, upright_size
+from pipeline.data.opening import Broken, Content, Size, opened, upright_size
+from pipeline.data.pictures import draft, loaded_turn, upright_square
 
 SUFFIXES_OF = {"JPEG": "jpg jpeg", "TIFF": "tif tiff", "PPM": "ppm pgm pbm pnm"}
 MODES = {"L": "grey", "LA": "grey", "1": "black and white", "P": "a palette"}
@@ -90,17 +91,14 @@ def decode_image(
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:
         width, height = image.size
-        # JPEG can be decoded at an eighth to a half of its size; twice the asked size leaves the resizing its quality.
-        image.draft(None, (2 * side, 2 * side))
+        draft(image, side)
         drafted = image.size != (width, height)
         turn = loaded_turn(image)
         if not drafted:
             width, height = image.size
         if remarks is not None:
             remarks.extend(_remarks(image, name, turn))
-        square = _as_rgb(image).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
-        upright = square if turn is None else square.transpose(turn)
-        return np.asarray(upright, dtype=np.uint8), upright_size(width, height, turn)
+        return np.asarray(upright_square(image, side, turn), dtype=np.uint8), upright_size(width, height, turn)
 
     return opened(payload, decode)
 
@@ -139,16 +137,3 @@ def start_worker() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, daemon=True).start()
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise Broken("its pixels are fractions, whose range is unknown; save it with 8 bits a channel")
-    if image.mode.startswith("I"):
-        # Sixteen bits of grey, which Pillow would clip at 255.
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(values // 256 if values.max() > 255 else values, 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.opening import Broken, Content, Size, central_square, loaded_turn, opened, upright_size
+from pipeline.data.opening import Broken, Content, Size, opened, upright_size
+from pipeline.data.pictures import central_square, loaded_turn
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of a picture as it is to be looked at; right and bottom are outside."""

@@ -1,8 +1,7 @@
-"""Picture files opened with Pillow: which kinds, how they are turned, and every way in which they can be broken."""
+"""Picture files opened with Pillow while preparing, and every way in which they can be broken."""
 
 import io
 import os
-import struct
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,22 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.listing import Payload, Unreadable
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""Pillow knows more, among them some that start other programs or that nobody keeps photographs in."""
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each value of EXIF's tag Orientation."""
-
-ORIENTATION = 0x0112
+from pipeline.data.pictures import FORMATS, TURNS, BadImage
 
 Size = tuple[int, int]
 """(H, W) of a picture as it is to be looked at, in pixels."""
@@ -62,6 +46,8 @@ def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Resul
                 return decode(image)
     except Broken:
         raise
+    except BadImage as error:
+        raise Broken(str(error)) from None
     except UnidentifiedImageError:
         raise Broken("not a picture, or of a kind that is not read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -73,24 +59,7 @@ def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Resul
         raise Broken(f"damaged ({said or type(error).__name__})") from None
 
 
-def loaded_turn(image: Image.Image) -> Image.Transpose | None:
-    """Decode the pixels, and say how they must be turned. Pillow turns TIFFs by itself, and then says so."""
-    image.load()
-    try:
-        return TURNS.get(image.getexif().get(ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return None  # what else the camera noted is damaged; the picture is not
-
-
 def upright_size(width: int, height: int, turn: Image.Transpose | None) -> Size:
     """(H, W) once the turn is done."""
     lies = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
     return (width, height) if lies else (height, width)
-
-
-def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the largest square in the middle. size: (W, H)."""
-    width, height = size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import load_params
+from pipeline.data.pictures import BadImage, read_image
 from pipeline.errors import UserError
 from pipeline.ops.overlay import attention_overlay
 from pipeline.ops.promotion import open_store
 from pipeline.track.champion import CHAMPION
 from pipeline.track.fetch import find_version
-from pipeline.track.pictures import BadImage, read_image
 from pipeline.track.store import Store
 from pipeline.track.use import load_registered
 from pipeline.workspace import Workspace

@@ -20,10 +20,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array, Map
 
+from pipeline.data import pictures
 from pipeline.errors import UserError
 
 PROGRAM = Path(__file__).with_name("model.py")
-PICTURES = Path(__file__).with_name("pictures.py")
+PICTURES = Path(pictures.__file__)
 WEIGHTS = "weights.safetensors"
 SIDECAR = "checkpoint.json"
 REQUIRED = ("mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas")

@@ -9,7 +9,7 @@ from pictures import encoded, pictures, write_archive, write_folder
 from PIL import Image
 
 from pipeline.data.masks import draw_boxes
-from pipeline.data.opening import ORIENTATION
+from pipeline.data.pictures import ORIENTATION
 from pipeline.data.reading import open_source
 from pipeline.data.settings import SourceSettings
 from pipeline.data.store import Prepared, open_prepared

@@ -14,7 +14,8 @@ from PIL import Image
 from pipeline.data.decode import Job, decode_all, decode_image
 from pipeline.data.listing import Unreadable
 from pipeline.data.masks import decode_mask
-from pipeline.data.opening import ORIENTATION, Broken
+from pipeline.data.opening import Broken
+from pipeline.data.pictures import ORIENTATION
 
 SIDE = 16
 

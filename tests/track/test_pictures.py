@@ -15,12 +15,12 @@ from mlflow.pyfunc import load_model
 from PIL import Image
 from served import images, load, write_network
 
+from pipeline.data import pictures
 from pipeline.data.decode import decode_image
+from pipeline.data.pictures import BadImage, read_image
 from pipeline.models.anatomy import describe_network
 from pipeline.models.tap import SimilarityTap
-from pipeline.track import pictures
 from pipeline.track.model import ImageClassifier
-from pipeline.track.pictures import BadImage, read_image
 from pipeline.track.registry import register_model
 from pipeline.track.store import Store
 

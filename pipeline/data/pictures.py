@@ -1,8 +1,8 @@
 """What a registered model makes of one image: an encoded file, its base64 text, or numbers -> uint8 pixels.
 
-This file travels with every registered model, beside `model.py`, and needs Pillow and numpy alone. A picture goes the
-way of `pipeline.data.decode`, which made the training images: turned as its EXIF orientation says, laid on white where
-it is transparent, made RGB, cut to its central square, resized; a test holds the two to the same pixels. Numbers are
+This file travels with every registered model, beside its program: it needs Pillow and numpy, and imports nothing of
+ours. `pipeline.data.decode`, which makes the training images, goes the same way by the same functions: turned as its
+EXIF orientation says, laid on white where it is transparent, made RGB, cut to its central square, resized. Numbers are
 taken as they are.
 """
 
@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Pillow knows more, among them some that start other programs or that nobody keeps photographs in."""
+
 MOST_PIXELS = 50_000_000
 """Of one image, before it is decoded: a few bytes can ask for any amount of memory."""
 
@@ -30,6 +32,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What undoes each value of EXIF's tag Orientation."""
 
 
 class BadImage(ValueError):
@@ -82,25 +85,48 @@ def _decoded(payload: bytes, channels: int, side: int) -> np.ndarray:
 
 
 def _square(image: Image.Image, channels: int, side: int) -> np.ndarray:
-    image.draft(None, (2 * side, 2 * side))  # JPEG alone: decoded small, as training images were
+    draft(image, side)
+    square = upright_square(image, side, loaded_turn(image))
+    return np.asarray(square) if channels == 3 else np.asarray(square.convert("L"))[..., None]
+
+
+def draft(image: Image.Image, side: int) -> None:
+    """JPEG can be decoded at an eighth to a half of its size; twice the asked size leaves the resizing its quality."""
+    image.draft(None, (2 * side, 2 * side))
+
+
+def loaded_turn(image: Image.Image) -> Image.Transpose | None:
+    """Decode the pixels, and say how they must be turned. Pillow turns TIFFs by itself, and then says so."""
     image.load()
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        turn = None
-    picture = _as_rgb(image)
-    width, height = picture.size
-    edge = min(width, height)
-    left, top = (width - edge) / 2, (height - edge) / 2
-    square = picture.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
-    square = square if turn is None else square.transpose(turn)
-    return np.asarray(square) if channels == 3 else np.asarray(square.convert("L"))[..., None]
+        return None  # what else the camera noted is damaged; the picture is not
+
+
+def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest square in the middle. size: (W, H)."""
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def upright_square(image: Image.Image, side: int, turn: Image.Transpose | None) -> Image.Image:
+    """The central square of a loaded picture, RGB, side x side, turned.
+
+    Raises:
+        BadImage: its pixels are of a kind whose range is unknown.
+    """
+    square = _as_rgb(image).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
+    return square if turn is None else square.transpose(turn)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImage("its pixels are fractions, whose range is unknown; save it with 8 bits a channel")
     if image.mode.startswith("I"):
+        # Sixteen bits of grey, which Pillow would clip at 255.
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.clip(values // 256 if values.max() > 255 else values, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
