@@ -20,9 +20,9 @@ import torch
 from kills.clone import Clone
 from scipy.stats import qmc
 
-from pipeline.assembly import TrainingData, build_run, load_data
+from pipeline.assembly import TrainingData, build_run, load_data, train_run
 from pipeline.config import Params, load_params
-from pipeline.train.loop import Diverged, fit
+from pipeline.train.loop import Diverged
 from pipeline.tune.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace, load_space
 
@@ -58,14 +58,7 @@ def train(params: Params, data: TrainingData, values: dict[str, Any], seed: int)
     params = params.with_values(values, where="the table")
     run = build_run(params, data, seed=seed)
     curves: dict[str, list[float]] = {name: [] for name in (*KEPT.values(), "seconds")}
-    epochs = fit(
-        run.model,
-        data.batches("train"),
-        params.train.config(),
-        val=data.batches("val"),
-        regularizers=run.regularizers,
-        seed=seed,
-    )
+    epochs = train_run(run, params, data, seed=seed)
     try:
         for epoch in epochs:
             for metric, name in (KEPT | {"seconds": "seconds"}).items():

@@ -18,10 +18,10 @@ import torch
 from digits import default_params, digits
 from harness import Timing, header, keep, table, time_pairs
 
-from pipeline.assembly import build_run
+from pipeline.assembly import build_run, train_run
 from pipeline.models.build import ModelConfig, build_model
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
-from pipeline.train.loop import Epoch, fit
+from pipeline.train.loop import Epoch
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
 from pipeline.train.step import take_step
@@ -44,13 +44,7 @@ def default_run(epochs: int, sar: Mapping[str, object]) -> Iterator[Epoch]:
     )
     data = digits(params.prepare.image_size)
     run = build_run(params, data, seed=0)
-    return fit(
-        run.model,
-        data.batches("train"),
-        params.train.config(),
-        val=data.batches("val"),
-        regularizers=run.regularizers,
-    )
+    return train_run(run, params, data, seed=0)
 
 
 def measure_epochs(epochs: int) -> dict[str, Timing]:

@@ -45,17 +45,15 @@ SETTINGS = {
 ALONE = """
 import sys
 from pathlib import Path
-from pipeline.assembly import build_run, load_data
+from pipeline.assembly import build_run, load_data, train_run
 from pipeline.config import load_params
-from pipeline.train.loop import fit
 import torch
 root = Path(sys.argv[1])
 params = load_params(root / "params.yaml")
 torch.set_num_threads(1)
 data = load_data(root / "data" / "prepared", root / "data" / "split.json", params.base.device)
 run = build_run(params, data, seed=0)
-epochs = fit(run.model, data.batches("train"), params.train.config(), val=data.batches("val"),
-             regularizers=run.regularizers, seed=0)
+epochs = train_run(run, params, data, seed=0)
 print(sum(epoch.metrics["seconds"] for epoch in epochs))
 """
 

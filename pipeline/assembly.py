@@ -3,7 +3,7 @@
 A trial, a retraining run, an evaluation and `sar-search train` all begin here, so that they cannot differ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.methods import build_regularizers
 from pipeline.train.checkpoint import load_weights, read_sidecar
-from pipeline.train.loop import choose_device, seed_everything
+from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
 
 NO_WEIGHTS: Mapping[str, Weights] = MappingProxyType({})
 
@@ -103,8 +103,8 @@ def build_run(
         )
     except ValueError as error:
         raise UserError(f"model.{error}") from None
-    if (fit := fit_pretrained(model, params, weights)) is not None:
-        fit.load(model)
+    if (began := fit_pretrained(model, params, weights)) is not None:
+        began.load(model)
     sidecar = {
         "model": asdict(config),
         "num_classes": len(prepared.classes),
@@ -118,9 +118,24 @@ def build_run(
         "seed": seed,
     }
     if params.model.pretrained is not None:
-        began = weights[params.model.pretrained]
-        sidecar["pretrained"] = {"spec": began.spec, "resolved": began.resolved, "sha256": began.sha256}
+        source = weights[params.model.pretrained]
+        sidecar["pretrained"] = {"spec": source.spec, "resolved": source.resolved, "sha256": source.sha256}
     return Run(model.to(data.device), regularizers_of(params, weights), sidecar)
+
+
+def train_run(
+    run: Run, params: Params, data: TrainingData, *, seed: int, resume: Mapping[str, Any] | None = None
+) -> Iterator[Epoch]:
+    """Train on the role train, scored on val after every epoch, as a trial is; see `pipeline.train.loop.fit`."""
+    return fit(
+        run.model,
+        data.batches("train"),
+        params.train.config(),
+        val=data.batches("val"),
+        regularizers=run.regularizers,
+        seed=seed,
+        resume=resume,
+    )
 
 
 def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> Fit | None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from pipeline.assembly import build_run, load_data
+from pipeline.assembly import build_run, load_data, train_run
 from pipeline.config import load_params
 from pipeline.errors import UserError, named, shown
 from pipeline.ops.pretrained import resolve_weights
 from pipeline.parsing import parse_yaml
-from pipeline.train.loop import Diverged, fit
+from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.workspace import Workspace
 
@@ -44,14 +44,7 @@ def train_once(workspace: Workspace, settings: Mapping[str, Any]) -> Iterator[st
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     weights = resolve_weights(workspace, [("params.yaml and --set", params)])
     run = build_run(params, data, seed=params.base.seed, weights=weights)
-    epochs = fit(
-        run.model,
-        data.batches("train"),
-        params.train.config(),
-        val=data.batches("val"),
-        regularizers=run.regularizers,
-        seed=params.base.seed,
-    )
+    epochs = train_run(run, params, data, seed=params.base.seed)
     try:
         for epoch in epochs:
             own = [name for name in epoch.metrics if name.startswith("val/") and name.endswith("/value")]

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from ray import tune
 
-from pipeline.assembly import TrainingData, build_run, load_data
+from pipeline.assembly import TrainingData, build_run, load_data, train_run
 from pipeline.cluster.joining import here_among_several
 from pipeline.cluster.ship import Parcel
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
-from pipeline.train.loop import Diverged, fit
+from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
 from pipeline.tune.ledger import OBJECTIVE
@@ -103,15 +103,7 @@ def _train(
                 # It died between its last checkpoint and the report of it.
                 _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
                 return
-    epochs = fit(
-        run.model,
-        data.batches("train"),
-        params.train.config(),
-        val=data.batches("val"),
-        regularizers=run.regularizers,
-        seed=seed,
-        resume=resume,
-    )
+    epochs = train_run(run, params, data, seed=seed, resume=resume)
     for epoch in epochs:
         if epoch.number % params.search.checkpoint_every and epoch.number < params.train.epochs:
             _report(epoch.number, epoch.metrics)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline import assembly
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.train.loop import Diverged
@@ -35,7 +36,7 @@ class Worker:
         self.weights = {"mine.pth": Weights("mine.pth", "/there/mine.pth", "f00d")}  # every attempt's network gets them
         monkeypatch.setattr(module, "load_data", lambda *of: SimpleNamespace(device=torch.device("cpu"), batches=str))
         monkeypatch.setattr(module, "build_run", self._build)
-        monkeypatch.setattr(module, "fit", self._fit)
+        monkeypatch.setattr(assembly, "fit", self._fit)
         monkeypatch.setattr(module, "load_weights", lambda folder, model: model.update(loaded=str(folder)))
         monkeypatch.setattr(module, "load_state", lambda folder: {"epoch": int((folder / "epoch").read_text())})
         monkeypatch.setattr(module, "read_sidecar", lambda folder: json.loads((folder / "sidecar").read_text()))
