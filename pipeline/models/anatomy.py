@@ -13,7 +13,7 @@ Shapes: B images, A heads, N = H x W patches, T tokens, D channels (of a head wh
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -132,10 +132,19 @@ def list_blocks(model: nn.Module) -> list[Any]:
     return [block for stage in getattr(network, "layers", None) or network.stages for block in stage.blocks]
 
 
-def watch_similarity(model: nn.Module, block: int, keep: Callable[[Tensor, Tensor], None]) -> list[RemovableHandle]:
-    """Have `keep` given a block's queries and keys, (B, A, T, D) each and after their norms, in every forward pass.
+class Listener(Protocol):
+    """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with."""
+
+    def query(self, query: Tensor) -> Tensor | None: ...
+
+    def key(self, key: Tensor) -> Tensor | None: ...
+
+
+def watch_similarity(model: nn.Module, block: int, listener: Listener) -> list[RemovableHandle]:
+    """Have a block's queries, and then its keys, told to a listener in every forward pass, after their norms.
 
     It is given views and nothing is computed here, so that gradient checkpointing finds the operations that it expects.
+    What it gives back is taken where `passes_through` says so, and lost elsewhere.
 
     Raises:
         ValueError: the keys of this block's attention are not the final grid's tokens.
@@ -148,28 +157,34 @@ def watch_similarity(model: nn.Module, block: int, keep: Callable[[Tensor, Tenso
 
         def split(module: nn.Module, inputs: Any, output: Tensor) -> None:
             query, key, _ = _split(output, 3, heads)
-            keep(query, key)
+            listener.query(query)
+            listener.key(key)
 
         return [attention.qkv.register_forward_hook(split)]
-    if kind == "pvt" and attention.sr is not None:  # linear attention has one too
-        raise ValueError(
-            f"{where}: its keys are pooled, so similarity maps have no patch for each; take a PVTv2 whose last stage "
-            "is not pooled (not a linear one, sr_ratios ending in 1), or a method that reads heads or tokens"
-        )
-    waiting: list[Tensor] = []
+    if kind == "pvt":
+        if attention.sr is not None:  # linear attention has one too
+            raise ValueError(
+                f"{where}: its keys are pooled, so similarity maps have no patch for each; take a PVTv2 whose last "
+                "stage is not pooled (not a linear one, sr_ratios ending in 1), or a method that reads heads or tokens"
+            )
 
-    def keep_query(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        waiting[:] = [output]
+        def tell_query(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            listener.query(_split(output, 1, heads)[0])
 
-    def keep_key(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        query = waiting.pop()
-        if kind == "pvt":
-            (query,), (output, _) = _split(query, 1, heads), _split(output, 2, heads)
-        keep(query, output)
+        def tell_key(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            listener.key(_split(output, 2, heads)[0])
 
+        return [attention.q.register_forward_hook(tell_query), attention.kv.register_forward_hook(tell_key)]
     # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on.
-    first, second = (attention.q, attention.kv) if kind == "pvt" else (attention.q_norm, attention.k_norm)
-    return [first.register_forward_hook(keep_query), second.register_forward_hook(keep_key)]
+    return [
+        attention.q_norm.register_forward_hook(lambda module, inputs, output: listener.query(output)),
+        attention.k_norm.register_forward_hook(lambda module, inputs, output: listener.key(output)),
+    ]
+
+
+def passes_through(model: nn.Module) -> bool:
+    """Whether a network's attentions go on with what a listener to their queries and keys gives back."""
+    return _kind(model) == "vit"
 
 
 def heads_of(model: nn.Module, block: int) -> int:

@@ -22,8 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .anatomy import describe_network, list_blocks, scale_of, watch_grid, watch_heads, watch_similarity, watch_tokens
-from .precision import without_autocast
+from .anatomy import (
+    describe_network,
+    list_blocks,
+    passes_through,
+    scale_of,
+    watch_grid,
+    watch_heads,
+    watch_similarity,
+    watch_tokens,
+)
+from .rows import asking_query, pass_key, pass_query, row_of
 from .settings import LayerSpec
 
 QUERIES = ("cls", "mean")
@@ -37,7 +46,7 @@ class _Tap:
         self._grid = self._anatomy.grid
         self._kept: dict[int, Any] = {}
         self._wanted = 1
-        self._running = False
+        self.running = False
         self._with_gradient = False
         self._handles: list[RemovableHandle] = []
 
@@ -51,17 +60,17 @@ class _Tap:
 
     def _begin(self, module: nn.Module, inputs: Any) -> None:
         self.clear()
-        self._running, self._with_gradient = True, torch.is_grad_enabled()
+        self.running, self._with_gradient = True, torch.is_grad_enabled()
 
     def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._running = False
+        self.running = False
 
     def _note_grid(self, grid: tuple[int, int]) -> None:
-        if self._running:
+        if self.running:
             self._grid = grid
 
-    def _keep(self, layer: int, found: Any) -> None:
-        if not self._running:
+    def keep(self, layer: int, found: Any) -> None:
+        if not self.running:
             return
         if self._with_gradient and not torch.is_grad_enabled():
             raise RuntimeError(
@@ -90,7 +99,7 @@ class _Tap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._running = False
+        self.running = False
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +113,8 @@ class _Tap:
 class SimilarityTap(_Tap):
     """Collects the similarity maps of the chosen blocks. query: "cls", or "mean" for the mean of the patches' queries.
 
-    with_cls: also what a map leaves out, the CLS query's product with the CLS key.
+    with_cls: also what a map leaves out, the CLS query's product with the CLS key. Set `expected` to False while maps
+    will hardly be asked for: they still can be, but nothing is worked out ahead.
 
     Raises:
         ValueError: a network or a block whose attention cannot be read, layers that it does not have, an unknown query,
@@ -124,11 +134,16 @@ class SimilarityTap(_Tap):
             )
         self.layers = self._anatomy.resolve(layers)
         self.query = query
+        self.expected = True
         self._with_cls = with_cls
         self._wanted = len(self.layers)
+        # Tokens before `first` are in no map; `mean_from`: as `rows.pass_query` has it.
+        self.first = 0 if with_cls else self._anatomy.prefix
+        self.mean_from = None if query == "cls" else self._anatomy.prefix
+        passes = passes_through(model)
         try:
             for layer in self.layers:
-                self._handles += watch_similarity(model, layer, partial(self._keep_pair, layer, scale_of(model, layer)))
+                self._handles += watch_similarity(model, layer, _Reader(self, layer, scale_of(model, layer), passes))
         except ValueError:
             self.remove()
             raise
@@ -144,7 +159,7 @@ class SimilarityTap(_Tap):
             RuntimeError: no forward pass since the tap was made or cleared.
             ValueError: the tokens of that pass do not fill the grid of the patch embedding.
         """
-        rows = self._rows()[..., int(self._with_cls) :]
+        rows = self._rows()[..., self._anatomy.prefix - self.first :]
         return rows.reshape(*rows.shape[:-1], *self._on_grid(rows.shape[-1]))
 
     def cls(self) -> Tensor:
@@ -158,22 +173,49 @@ class SimilarityTap(_Tap):
         return self._rows()[..., 0]
 
     def _rows(self) -> Tensor:
-        return torch.stack([row if isinstance(row, Tensor) else self._row(*row) for row in self._found()], dim=1)
+        return torch.stack([row if isinstance(row, Tensor) else self.row(*row) for row in self._found()], dim=1)
 
-    def _keep_pair(self, layer: int, scale: float, query: Tensor, key: Tensor) -> None:
-        # With gradients the products wait until they are asked for, outside the blocks: gradient checkpointing, which
-        # runs blocks again, might miss them there. Without, they are worked out at once: what they are made of is much.
-        pair = query, key, scale
-        self._keep(layer, pair if torch.is_grad_enabled() else self._row(*pair))
+    def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        """The products of one block by plain operations, (B, A, S), of the tokens from `first` on."""
+        return row_of(key, asking_query(query, self.mean_from) * scale, self.first)
 
-    def _row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
-        exact, prefix = torch.promote_types(query.dtype, torch.float32), self._anatomy.prefix
-        with without_autocast(query.device):
-            asking = query[:, :, 0].to(exact) if self.query == "cls" else query[:, :, prefix:].to(exact).mean(dim=2)
-            asked = key[:, :, prefix:]
-            if self._with_cls:
-                asked = torch.cat([key[:, :, :1], asked], dim=2)
-            return torch.einsum("bad,band->ban", asking * scale, asked.to(exact))
+
+class _Reader:
+    """Reads one block for a similarity tap. passes: the attention goes on with what it is given back here.
+
+    With gradients, the row is worked out on the way where it can be (`rows`). Where it cannot, queries and keys wait
+    until the maps are asked for, outside the blocks: gradient checkpointing, which runs blocks again, might miss the
+    products there. Compilers get plain operations, which they join by themselves. Without gradients, the row is worked
+    out at once: what it is made of is much.
+    """
+
+    def __init__(self, tap: SimilarityTap, layer: int, scale: float, passes: bool) -> None:
+        self._tap, self._layer, self._scale, self._passes = tap, layer, scale, passes
+        self._waiting: list[Tensor] = []
+
+    def query(self, query: Tensor) -> Tensor | None:
+        if not self._on_the_way():
+            self._waiting[:] = [query]
+            return None
+        query, asking = pass_query(query, self._tap.mean_from)
+        self._waiting[:] = [asking * self._scale]
+        return query
+
+    def key(self, key: Tensor) -> Tensor | None:
+        asking = self._waiting.pop()
+        if self._on_the_way():
+            key, row = pass_key(key, asking, self._tap.first)
+            self._tap.keep(self._layer, row)
+            return key
+        pair = asking, key, self._scale
+        self._tap.keep(self._layer, pair if torch.is_grad_enabled() else self._tap.row(*pair))
+        return None
+
+    def _on_the_way(self) -> bool:
+        if not self._passes or torch.compiler.is_compiling():
+            return False
+        # Blocks that checkpointing runs again, when the pass is over, have their rows already.
+        return self._tap.running and self._tap.expected and torch.is_grad_enabled()
 
 
 class HeadTap(_Tap):
@@ -189,7 +231,7 @@ class HeadTap(_Tap):
         self._wanted = len(self.layers)
         try:
             for layer in self.layers:
-                self._handles += watch_heads(model, layer, partial(self._keep, layer))
+                self._handles += watch_heads(model, layer, partial(self.keep, layer))
         except ValueError:
             self.remove()
             raise
@@ -217,7 +259,7 @@ class TokenTap(_Tap):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._handles += watch_tokens(model, partial(self._keep, self._anatomy.blocks))
+        self._handles += watch_tokens(model, partial(self.keep, self._anatomy.blocks))
         self._attach(model)
 
     def tokens(self) -> Tensor:

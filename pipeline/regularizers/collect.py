@@ -49,6 +49,11 @@ class Collector:
             cls=exact(self._similarity.cls) if self._similarity and self._needs.with_cls else None,
         )
 
+    def expect(self, features: bool) -> None:
+        """Say whether `features` will be asked for after the next forward passes; nothing is worked out for nobody."""
+        if self._similarity is not None:
+            self._similarity.expected = features
+
     def clear(self) -> None:
         """Forget the last forward pass, and with it the activations that it holds."""
         for tap in self._taps():

@@ -70,12 +70,15 @@ class Objective:
 
         inputs (B, C, H, W); labels (B,) int64, or (B, K) as shares that have the label smoothing in them already.
         """
+        weights = self.weights(epoch)
+        for name, weight in weights.items():
+            self._collectors[name].expect(weight != 0.0)
         logits = self._model(inputs)
         smoothing = 0.0 if labels.is_floating_point() else self._label_smoothing
         cross_entropy = F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
         monitors = {"cross_entropy": cross_entropy.detach()}
         total = cross_entropy
-        for name, weight in self.weights(epoch).items():
+        for name, weight in weights.items():
             if weight == 0.0:
                 continue
             penalty = self._penalty(name, inputs)

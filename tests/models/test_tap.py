@@ -693,20 +693,20 @@ def test_anatomy_says_what_images_a_network_takes_and_how_wide_its_tokens_are(
 def test_tapped_network_is_compiled_without_a_graph_break_to_the_same_gradients(
     model: VisionTransformer, query: str, alone: bool
 ) -> None:
-    model.train()
+    model, inputs = model.double().train(), pictures().double()
     with SimilarityTap(model, "all", query) as tap:
 
         def loss(images: Tensor) -> Tensor:
             return model(images).square().sum() + tap.maps().pow(3).sum()
 
-        expected = torch.autograd.grad(loss(pictures()), list(model.parameters()))
+        expected = torch.autograd.grad(loss(inputs), list(model.parameters()))
         torch._dynamo.reset()
         if alone:
             model.compile(fullgraph=True, backend="aot_eager")
-            found = torch.autograd.grad(loss(pictures()), list(model.parameters()))
+            found = torch.autograd.grad(loss(inputs), list(model.parameters()))
         else:
             whole = torch.compile(loss, fullgraph=True, backend="aot_eager")
-            found = torch.autograd.grad(whole(pictures()), list(model.parameters()))
+            found = torch.autograd.grad(whole(inputs), list(model.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -1,0 +1,111 @@
+"""Rows of query-key products beside an attention that stays fused, whose gradients join what the attention leaves.
+
+Read by plain slices, a row costs the backward pass a zero-filled tensor as large as the queries, another as large as
+the keys, and two sums of the whole. Here queries and keys pass through on their way to the attention, so on the way
+back their gradients come by, and the row's are added where they belong: a pass over the keys' gradient, and over one
+row of the queries'.
+
+What is needed for that is held outside autograd's record, of which gradient checkpointing demands that it be the same
+when blocks are run again. A second derivative takes the plain way.
+
+Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .precision import without_autocast
+
+
+def pass_query(query: Tensor, first: int | None) -> tuple[Tensor, Tensor]:
+    """The queries (B, A, T, D) to go on with, and the asking one, (B, A, D), in float32 or, of such, float64.
+
+    first: the asking one is the mean of the queries from this token on; None: the first token's query.
+    """
+    passed, asking = _Query.apply(query, first)  # type: ignore[no-untyped-call]
+    return passed, asking
+
+
+def pass_key(key: Tensor, asking: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """The keys (B, A, T, D) to go on with, and the products of `asking` (B, A, D) with those from token `first` on.
+
+    The products are (B, A, S), in `asking`'s precision.
+    """
+    passed, row = _Key.apply(key, asking, first)  # type: ignore[no-untyped-call]
+    return passed, row
+
+
+def asking_query(query: Tensor, first: int | None) -> Tensor:
+    """What `pass_query` gives as the asking one, by plain operations."""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    return query[:, :, 0].to(exact) if first is None else query[:, :, first:].to(exact).mean(dim=2)
+
+
+def row_of(key: Tensor, asking: Tensor, first: int) -> Tensor:
+    """What `pass_key` gives as the products, by plain operations."""
+    with without_autocast(key.device):
+        return torch.einsum("bad,band->ban", asking, key[:, :, first:].to(asking.dtype))
+
+
+class _Query(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, first: int | None) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.first, ctx.shape, ctx.dtype = first, query.shape, query.dtype
+        asking = asking_query(query, first)
+        return query, asking.clone() if asking.data_ptr() == query.data_ptr() else asking
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor | None, asking: Tensor | None) -> tuple[Tensor | None, None]:
+        if asking is None:
+            return above, None
+        share = asking if ctx.first is None else asking / (ctx.shape[2] - ctx.first)
+        start, stop = (0, 1) if ctx.first is None else (ctx.first, ctx.shape[2])
+        share = share[:, :, None].expand(-1, -1, stop - start, -1)
+        return _joined(above, share, start, ctx), None
+
+
+class _Key(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, asking: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.key, ctx.asking, ctx.first, ctx.shape, ctx.dtype = key, asking, first, key.shape, key.dtype
+        return key, row_of(key, asking, first)
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        if row is None:
+            return above, None, None
+        into_key, into_asking = above, None
+        with without_autocast(row.device):
+            if ctx.needs_input_grad[1]:
+                into_asking = torch.einsum("ban,band->bad", row, ctx.key[:, :, ctx.first :].to(row.dtype))
+            if ctx.needs_input_grad[0]:
+                if above is not None and _is_own(above):
+                    into_key = above
+                    into_key[:, :, ctx.first :].addcmul_(row[..., None], ctx.asking[:, :, None])
+                else:
+                    into_key = _joined(above, row[..., None] * ctx.asking[:, :, None], ctx.first, ctx)
+        return into_key, into_asking, None
+
+
+def _joined(above: Tensor | None, share: Tensor, start: int, ctx: Any) -> Tensor:
+    """A gradient (B, A, T, D) with a share of some tokens from `start` on added to it, in place where that may be."""
+    stop = start + share.shape[2]
+    if above is not None and _is_own(above):
+        above[:, :, start:stop].add_(share)
+        return above
+    padded = torch.nn.functional.pad(share, (0, 0, start, ctx.shape[2] - stop)).to(ctx.dtype)
+    return padded if above is None else above + padded
+
+
+def _is_own(gradient: Tensor) -> bool:
+    """Whether a gradient from an attention may be written to: no second derivative, no two elements one in memory.
+
+    An attention's backward pass makes its gradients anew and hands each to whom it is of, alone.
+    """
+    return not torch.is_grad_enabled() and all(
+        stride or size == 1 for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
+    )
