@@ -61,6 +61,7 @@ class Outcome:
     phases: Counter[str] = field(default_factory=Counter)
     sessions: int = 0
     refusals: int = 0
+    torn: int = 0
     wall_s: float = 0.0
     unharmed_s: float = 0.0
     found: Findings = field(default_factory=Findings)
@@ -91,7 +92,8 @@ def run_series(
     series = Series(harmed, random.Random(seed), say)
     series.run(kills, trials=trials, like=unharmed)
     outcome.wall_s = time.monotonic() - started
-    outcome.kills, outcome.phases, outcome.refusals = series.kills, series.phases, series.refusals
+    outcome.kills, outcome.phases = series.kills, series.phases
+    outcome.refusals, outcome.torn = series.refusals, series.torn
     outcome.sessions = series.tail.count("session")
     found = outcome.found
     found.violations += series.violations
@@ -114,6 +116,7 @@ def report(outcome: Outcome, trials: int) -> str:
         ("by phase", ", ".join(f"{name} {count}" for name, count in outcome.phases.items())),
         ("sessions that opened the ledger", outcome.sessions),
         ("starts refused while a stage lived on (status 2)", outcome.refusals),
+        ("starts at which half a dvc.lock was mended", outcome.torn),
         ("trials asked for; runs with controls and confirmations", f"{trials}; {found.runs}"),
         ("epochs", found.epochs),
         ("epochs reported twice", found.repeated),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kills.clone import COMMAND, DVC, GCS, RAYLET, STAGE, WORKER, Clone, Process, wait_until
 from kills.tail import Tail
+from pipeline.ops.lockfile import is_whole
 
 START, REPLAY, FIRST, MIDDLE, CONFIRM, END = "start", "replay", "first epochs", "middle", "confirmations", "end"
 ALL = "all"  # of the command's process group, which is whom a terminal interrupts
@@ -35,7 +36,10 @@ REFUSED = 2
 
 
 class Series:
-    """kills: by (victim, signal); phases: by name. refusals: starts that were refused while a stage lived on."""
+    """kills: by (victim, signal); phases: by name. refusals: starts that were refused while a stage lived on.
+
+    torn: starts by `sar-search repro`, which mends that, because a killed DVC had left half a dvc.lock.
+    """
 
     def __init__(self, clone: Clone, chance: random.Random, say: Callable[[str], None]) -> None:
         self.clone, self.chance, self.say = clone, chance, say
@@ -43,6 +47,7 @@ class Series:
         self.kills: Counter[tuple[str, str]] = Counter()
         self.phases: Counter[str] = Counter()
         self.refusals = 0
+        self.torn = 0
         self.violations: list[str] = []
         self._command: subprocess.Popen[bytes] | None = None
         self._excused = True  # whether the command may end with a failure: it, or what it waits for, was harmed
@@ -119,7 +124,10 @@ class Series:
         self._since = len(self.tail.update().events)
         again = ["--force", "--single-item"] if self._finished else []
         sar = [sys.executable, "-m", "pipeline.cli", "repro"]
-        program = sar if self.chance.random() < 0.3 else ["dvc", "repro"]
+        lock = self.clone.root / "dvc.lock"
+        torn = lock.exists() and not is_whole(lock)
+        self.torn += torn
+        program = sar if self.chance.random() < 0.3 or torn else ["dvc", "repro"]
         self._command = self.clone.start([*program, *again, "search"])
         self._begun, self._excused, self._finished = time.monotonic(), False, False
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pipeline.entry import INTERRUPTED
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
+from pipeline.ops.lockfile import keep_lock, mend_lock
 from pipeline.prefork import nursery
 from pipeline.workspace import Workspace
 
@@ -25,10 +26,14 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     with nursery(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it
+        if mended := mend_lock(workspace):
+            print(mended, flush=True)
+        keep_lock(workspace)
         for line in run_check(workspace):
             print(line, flush=True)
         workspace.stage_status.write_text("    ")
         status = _dvc(["repro", *arguments])
+        keep_lock(workspace)
         if status == 0:
             # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.
             if all(argument.startswith("-") for argument in arguments):

@@ -61,3 +61,23 @@ def test_a_stage_that_was_interrupted_before_it_could_note_it_ends_as_interrupte
         assert repro.reproduce(workspace, []) == INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def test_a_lock_file_that_was_cut_off_is_mended_before_dvc_starts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = workspace.root / "dvc.lock"
+    found: list[bool] = []
+
+    def dvc(arguments: list[str]) -> int:
+        found.append(lock.exists())
+        lock.write_text("schema: '2.0'\nstages: {}\n")
+        return 0
+
+    monkeypatch.setattr(repro, "_dvc", dvc)
+    lock.write_text("")
+    assert repro.reproduce(workspace, []) == 0
+    assert "dvc.lock was cut off" in capsys.readouterr().out
+    lock.write_text("schema: ")
+    assert repro.reproduce(workspace, []) == 0
+    assert found == [False, True]
