@@ -11,6 +11,8 @@ when blocks are run again. A second derivative takes the plain way.
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
 
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -49,6 +51,12 @@ def row_of(key: Tensor, asking: Tensor, first: int) -> Tensor:
         return torch.einsum("bad,band->ban", asking, key[:, :, first:].to(asking.dtype))
 
 
+@cache
+def has_triton() -> bool:
+    """Whether triton is there, which comes with CUDA's torch."""
+    return find_spec("triton") is not None
+
+
 class _Query(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, first: int | None) -> tuple[Tensor, Tensor]:
@@ -72,12 +80,20 @@ class _Key(torch.autograd.Function):
     def forward(ctx: Any, key: Tensor, asking: Tensor, first: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.key, ctx.asking, ctx.first, ctx.shape, ctx.dtype = key, asking, first, key.shape, key.dtype
+        if _fits_triton(key):
+            from .rows_triton import triton_row
+
+            return key, triton_row(key, asking, first)
         return key, row_of(key, asking, first)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
         if row is None:
             return above, None, None
+        if _fits_triton(ctx.key) and all(ctx.needs_input_grad[:2]) and above is not None and _is_own(above):
+            from .rows_triton import triton_row_gradients
+
+            return above, triton_row_gradients(above, ctx.key, ctx.asking, row, ctx.first), None
         into_key, into_asking = above, None
         with without_autocast(row.device):
             if ctx.needs_input_grad[1]:
@@ -89,6 +105,15 @@ class _Key(torch.autograd.Function):
                 else:
                     into_key = _joined(above, row[..., None] * ctx.asking[:, :, None], ctx.first, ctx)
         return into_key, into_asking, None
+
+
+def _fits_triton(key: Tensor) -> bool:
+    """Whether the GPU's kernels take these keys: half precision, of which plain operations make a float32 copy."""
+    if not (key.is_cuda and key.dtype in (torch.float16, torch.bfloat16) and has_triton()):
+        return False
+    from .rows_triton import WIDEST
+
+    return key.shape[-1] <= WIDEST
 
 
 def _joined(above: Tensor | None, share: Tensor, start: int, ctx: Any) -> Tensor:

@@ -22,14 +22,13 @@ gradient grows as 1 / s) or when it is not finite. Empty maps have no gradient a
 would reward emptiness.
 """
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.models.rows import has_triton
 from pipeline.models.settings import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.entropy_plain import plain_entropy
@@ -177,13 +176,8 @@ def _(
 
 def _fits_triton(maps: Tensor) -> bool:
     """Whether the GPU's kernel takes these maps: a small grid, and triton, which comes with CUDA's torch."""
-    if not _has_triton():
+    if not has_triton():
         return False
     from pipeline.regularizers.entropy_triton import LARGEST_SIDE
 
     return max(maps.shape[-2:]) <= LARGEST_SIDE
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from entropy_restated import clear_of_the_cut, nasty_maps, random_maps
-from interpreted import Results, interpreted
+from interpreted import interpreted
 from torch import Tensor
 
 from pipeline.regularizers.entropy_plain import plain_entropy
@@ -34,7 +34,7 @@ def nasty(side: int, dtype: torch.dtype) -> Tensor:
     return torch.stack(list(nasty_maps(side).values())).to(dtype)
 
 
-def check(cases: list[dict[str, Any]], results: Results) -> None:
+def check(cases: list[dict[str, Any]], results: list[Any]) -> None:
     for given, found in zip(cases, results, strict=True):
         maps, threshold = given["maps"], given["threshold"]
         cuts = threshold if isinstance(threshold, Tensor) else torch.full((len(maps),), threshold, dtype=torch.float64)
