@@ -63,8 +63,8 @@ class ModelParams(Section):
 
 
 class TrainParams(Section):
-    epochs: int = Field(16, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
-    batch_size: int = Field(64, ge=1, le=1_000_000, description="Images a step.")
+    epochs: int = Field(10, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
+    batch_size: int = Field(32, ge=1, le=1_000_000, description="Images a step.")
     lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate.")
     min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the schedule ends at.")
     warmup_epochs: int = Field(1, ge=0, le=100_000, description="Epochs of linear learning-rate warm-up.")
