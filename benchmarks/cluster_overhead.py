@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=2, help="of a node, each of which runs a trial")
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 400])
     asked = parser.parse_args()
-    runner.run_trial = no_trial  # type: ignore[attr-defined]
+    runner.enter_trial = no_trial  # type: ignore[attr-defined]
     rows, kept = [], {}
     settings = {"search.scheduler.name": "none", "search.confirm.seeds": 0, "search.sampler.name": "random"}
     with tempfile.TemporaryDirectory(prefix="overhead-") as temporary, cluster(asked.nodes, asked.cpus) as address:

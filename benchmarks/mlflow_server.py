@@ -19,7 +19,7 @@ class LoopbackServer:
     """A command that serves HTTP on a port of this machine, in a session of its own, until it is killed.
 
     command: given the port, the words to run. health: the path that answers once it is up. The port is kept across
-    kills; what it says goes to NAME.log in `folder`, in which it runs.
+    kills; what it says goes to NAME.log in `folder`, in which it runs. host: the address that the command listens on.
     """
 
     def __init__(
@@ -30,8 +30,9 @@ class LoopbackServer:
         *,
         health: str = "/",
         environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        self.port = free_port()
+        self.port, self._host = free_port(), host
         self.log = folder / f"{name}.log"
         self._folder, self._command, self._health = folder, command, health
         self._environment = {**os.environ, **(environment or {})}
@@ -40,7 +41,7 @@ class LoopbackServer:
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def start(self) -> None:
         """Start it, again after a kill, and wait until it answers."""

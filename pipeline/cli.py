@@ -160,7 +160,7 @@ def logs(trial: str, search: str | None, follow: bool) -> None:
     help="Searches that stay beside that of params.yaml, that of the results, and one that runs: the newest.",
 )
 def gc(dry_run: bool, keep: int) -> None:
-    """Remove from state/ what is needed no more: old searches, checkpoints, weights, half-made data."""
+    """Remove from state/ and shared storage what is needed no more: searches, checkpoints, weights, half-made data."""
     from pipeline.ops.cleaning import collect
     from pipeline.workspace import find_workspace
 

@@ -84,8 +84,9 @@ def run(
     role: str = "trial",
     reason: str | None = None,
     of: str | None = None,
+    checkpoint: str | None = None,
 ) -> None:
-    """One trial's life, with a checkpoint an epoch, of which the last one stays."""
+    """One trial's life, with a checkpoint an epoch, of which the last one stays. checkpoint: where it is, if elsewhere."""
     number = int(name[1:]) if role == "trial" else None
     study = "search" if role == "trial" else None
     seed = 1001 if of else None
@@ -93,10 +94,11 @@ def run(
     for epoch in range(1, epochs + 1):
         figures = {"train/loss": 2.0, "train/accuracy": 0.25, "val/loss": 1.5, "val/accuracy": accuracy, "seconds": 3.0}
         ledger.report(name, epoch, figures)
-    folder = ledger_folder(ledger) / "ray" / "start-0" / name / f"checkpoint_{epochs - 1:06d}"
-    folder.mkdir(parents=True)
-    (folder / "weights.safetensors").write_bytes(b"x" * 1000)
-    ledger.checkpoint(name, str(folder))
+    if checkpoint is None:
+        folder = ledger_folder(ledger) / "ray" / "start-0" / name / f"checkpoint_{epochs - 1:06d}"
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(b"x" * 1000)
+    ledger.checkpoint(name, checkpoint or str(folder))
     if state:
         ledger.end(name, state, reason)
 

@@ -80,10 +80,11 @@ def query(database: str, sql: str) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
-def s3_store(folder: Path, bucket: str) -> Iterator[str]:
+def s3_store(folder: Path, bucket: str, host: str = "127.0.0.1") -> Iterator[str]:
     """moto's server with an empty bucket; gives its address."""
-    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p"]
-    with LoopbackServer("s3", folder, lambda port: [*command, str(port)], health="/moto-api/data.json") as server:
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", host, "-p"]
+    options = {"health": "/moto-api/data.json", "host": host}
+    with LoopbackServer("s3", folder, lambda port: [*command, str(port)], **options) as server:
         with urlopen(Request(f"{server.uri}/{bucket}", method="PUT"), timeout=10):
             pass
         yield server.uri

@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,8 @@ def cluster_address(asked: str | None) -> str | None:
 
 
 @contextmanager
-def joined(address: str, plugins: Iterable[str] = ()) -> Iterator[None]:
-    """Be a driver of the cluster at an address. plugins: as of `stage_code`.
+def joined(address: str, plugins: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Be a driver of the cluster at an address. plugins: as of `stage_code`. environment: further variables of workers.
 
     Raises:
         UserError: nothing answers there, it wants another token, another Ray or Python, or this machine is no node.
@@ -59,11 +59,13 @@ def joined(address: str, plugins: Iterable[str] = ()) -> Iterator[None]:
     _require_answer(address)
     with tempfile.TemporaryDirectory(prefix="sar-search-code-") as staged:
         stage_code(Path(staged), plugins)
-        environment = {"working_dir": staged, "env_vars": {name: QUIET[name] for name in ON_WORKERS}}
+        sent: dict[str, Any] = {"working_dir": staged, "env_vars": {name: QUIET[name] for name in ON_WORKERS}}
+        if environment:
+            sent["worker_process_setup_hook"] = _setting(dict(environment))
         try:
             ray.init(
                 address=address,
-                runtime_env=environment,
+                runtime_env=sent,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -73,6 +75,15 @@ def joined(address: str, plugins: Iterable[str] = ()) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _setting(variables: Mapping[str, str]) -> Callable[[], None]:
+    """What a worker does as it starts. Ray logs the variables that it sets on every node; these may be keys."""
+
+    def set_variables() -> None:
+        os.environ.update(variables)
+
+    return set_variables
 
 
 def nodes() -> list[Node]:
@@ -114,13 +125,26 @@ class Room:
     def __init__(self, cpus: int, gpus: float, most: int | None = None) -> None:
         self._cpus, self._gpus, self._most = cpus, gpus, most
         self._looked, self._fit = float("-inf"), 0
+        self._refused: set[str] = set()
+
+    @property
+    def refused(self) -> list[str]:
+        """Ids of the nodes that will not do."""
+        return sorted(self._refused)
+
+    def refuse(self, node: str) -> bool:
+        """Count no longer what would fit on a node. Whether that is new."""
+        new = node not in self._refused
+        self._refused.add(node)
+        self._looked = float("-inf")
+        return new
 
     def now(self) -> int:
         """What fits, or `most` if one was given: what does not fit yet is what a cluster grows by."""
         if self._most is not None:
             return self._most
         if time.monotonic() - self._looked > LOOK_AGAIN_S:
-            self._fit = sum(node.fit(self._cpus, self._gpus) for node in nodes())
+            self._fit = sum(node.fit(self._cpus, self._gpus) for node in nodes() if node.id not in self._refused)
             self._looked = time.monotonic()
         return self._fit
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.cluster.code import code_digest
 from pipeline.cluster.joining import Node, nodes
 from pipeline.cluster.ship import Parcel, find_parcel
+from pipeline.cluster.storage import StorageError, exists, read_text, remove_file, under, write_text
 from pipeline.errors import UserError, told
 
 ANSWER_S = 120.0
@@ -38,13 +38,13 @@ PACKAGES = ("ray", "torch", "timm", "numpy")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What every node is compared with. parcel: the data. storage: where checkpoints go. gpus: of one trial.
+    """What every node is compared with. parcel: the data. storage: address of where checkpoints go. gpus: of one trial.
 
     sendable: whether nodes that do not have the data can be given them. grows: whether nodes may be yet to come.
     """
 
     parcel: Parcel
-    storage: Path
+    storage: str
     sendable: bool
     gpus: float
     grows: bool = False
@@ -81,23 +81,23 @@ class Answer:
     answered: float
 
 
-def look_around(storage: Path, name: str, parcel: Parcel) -> Seen:
+def look_around(storage: str, name: str, parcel: Parcel) -> Seen:
     """Look at the machine that this runs on. name: of the driver's token file in storage."""
     import torch
 
     token, wrote = "", None
     try:
-        token = (storage / name).read_text()
-    except OSError as error:
-        token = f"cannot be read: {error.strerror or error}"
-    probe = storage / f"{name}-{secrets.token_hex(4)}"
+        token = read_text(under(storage, name))
+    except (OSError, StorageError) as error:
+        token = f"cannot be read: {_words(error)}"
+    probe = under(storage, f"{name}-{secrets.token_hex(4)}")
     try:
         # Without the driver's file this is another storage, and stays as it was found.
-        if (storage / name).exists():
-            probe.touch()
-            probe.unlink()
-    except OSError as error:
-        wrote = error.strerror or str(error)
+        if exists(under(storage, name)):
+            write_text(probe, "")
+            remove_file(probe)
+    except (OSError, StorageError) as error:
+        wrote = _words(error)
     temporary = tempfile.gettempdir()
     return Seen(
         versions=own_versions(),
@@ -112,6 +112,10 @@ def look_around(storage: Path, name: str, parcel: Parcel) -> Seen:
     )
 
 
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).partition(": ")[2] or str(error)
+
+
 def own_versions() -> dict[str, str]:
     """Versions of Python and of what a trial computes with, here."""
     return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
@@ -124,21 +128,21 @@ def look_at_nodes(wanted: Wanted) -> list[Answer]:
         UserError: storage cannot be written here.
     """
     name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
-    token = wanted.storage / name
+    token = under(wanted.storage, name)
     try:
-        token.write_text(secret)
-    except OSError as error:
-        raise UserError(f"{wanted.storage}: cannot be written here ({error.strerror or error}).") from None
+        write_text(token, secret)
+    except (OSError, StorageError) as error:
+        raise UserError(f"{wanted.storage}: cannot be written here ({_words(error)}).") from None
     try:
         answers = _ask(wanted.storage, name, wanted.parcel)
     finally:
-        with suppress(OSError):
-            token.unlink()
-    return [_with_token(answer, secret) for answer in answers]
+        with suppress(OSError, StorageError):
+            remove_file(token)
+    return [with_token(answer, secret) for answer in answers]
 
 
-def _ask(storage: Path, name: str, parcel: Parcel) -> list[Answer]:
-    listed = Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, parcel.shared)
+def _ask(storage: str, name: str, parcel: Parcel) -> list[Answer]:
+    listed = listed_alone(parcel)
     asked, waiting = {}, {}
     for node in nodes():
         pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -162,7 +166,12 @@ def _ask(storage: Path, name: str, parcel: Parcel) -> list[Answer]:
     return sorted(answers, key=lambda answer: answer.node.name)
 
 
-def _with_token(answer: Answer, secret: str) -> Answer:
+def listed_alone(parcel: Parcel) -> Parcel:
+    """A parcel without what was sent of it, to be looked for."""
+    return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, parcel.shared)
+
+
+def with_token(answer: Answer, secret: str) -> Answer:
     """The answer with an empty token where it was the driver's."""
     if answer.seen is None:
         return answer
@@ -196,8 +205,8 @@ def _wrong(answer: Answer, wanted: Wanted, here: Mapping[str, str], code: str) -
         said.append(f"its clock is off by {off / 60:.0f} minutes; have it set by NTP")
     if seen.token:
         said.append(
-            f"{wanted.storage}: {seen.token}; checkpoints must go where every node sees them: name such a folder in "
-            "search.cluster.storage"
+            f"{wanted.storage}: {seen.token}; checkpoints must go where every node sees them: name such a folder, or a "
+            "bucket, in search.cluster.storage"
         )
     elif seen.wrote:
         said.append(f"{wanted.storage}: cannot be written there ({seen.wrote})")

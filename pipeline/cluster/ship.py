@@ -3,7 +3,7 @@
 A *parcel* names the files that trials read. A node that has the same files in the same place, because the checkout is
 shared, reads them there. Small parcels go through Ray's object store, one copy a node, and are written once a node to
 its temporary folder, where the trials of the node map them together. Large ones go once to the storage that all nodes
-share, and are read from there.
+share, and are read from there; out of a bucket, every node fetches them once into its temporary folder.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import numpy as np
 import ray
 from filelock import FileLock
 
+from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, under, write_text
 from pipeline.errors import UserError
 
 PIECE_BYTES = 64 * 2**20
@@ -35,7 +36,7 @@ class Parcel:
     """Files that runs read. key: hash of what they are. origins: where each lies on the driver's machine, by name.
 
     sizes: in bytes. hashes: of small files. pieces: references into Ray's object store, empty where none were put.
-    shared: where storage has a copy, or None.
+    shared: address of a copy in storage, or None.
     """
 
     key: str
@@ -43,7 +44,7 @@ class Parcel:
     sizes: Mapping[str, int]
     hashes: Mapping[str, str]
     pieces: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    shared: Path | None = None
+    shared: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -58,7 +59,7 @@ def list_parcel(files: Mapping[str, Path]) -> Parcel:
     return Parcel(key, dict(files), sizes, hashes)
 
 
-def send_parcel(parcel: Parcel, *, limit_bytes: int, storage: Path | None) -> Parcel:
+def send_parcel(parcel: Parcel, *, limit_bytes: int, storage: str | None) -> Parcel:
     """Put a parcel where nodes can get it: into the object store, or, above the limit, into the shared storage.
 
     Raises:
@@ -71,15 +72,19 @@ def send_parcel(parcel: Parcel, *, limit_bytes: int, storage: Path | None) -> Pa
         raise UserError(
             f"params.yaml: search.cluster.ship_limit_mb: the data are {parcel.bytes / 1e6:,.0f} MB, more than the "
             f"{limit_bytes / 1e6:,.0f} MB that are sent to nodes, and not every node shares this checkout. Name a "
-            "folder that every node shares in search.cluster.storage, or raise the limit."
+            "folder that every node shares, or a bucket, in search.cluster.storage, or raise the limit."
         )
-    place = storage / "data" / parcel.key
-    if not (place / WHOLE).is_file():
+    place = place_in(storage, parcel)
+    if not exists(under(place, WHOLE)):
         for name, origin in parcel.origins.items():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(origin, place / name)
-        (place / WHOLE).touch()
+            copy_in(origin, under(place, name))
+        write_text(under(place, WHOLE), "")
     return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, place)
+
+
+def place_in(storage: str, parcel: Parcel) -> str:
+    """Where a parcel lies in storage, if it is put there."""
+    return under(storage, "data", parcel.key)
 
 
 def find_parcel(parcel: Parcel) -> Mapping[str, Path] | None:
@@ -99,7 +104,7 @@ def open_parcel(parcel: Parcel) -> Mapping[str, Path]:
     here = find_parcel(parcel)
     if here is not None:
         return here
-    if not parcel.pieces:
+    if not parcel.pieces and parcel.shared is None:
         raise UserError(f"{os.uname().nodename} has not got the data: they were neither sent nor put into storage.")
     folder = _own_folder()
     with FileLock(folder / f"{parcel.key}.lock"):
@@ -112,10 +117,13 @@ def _unpack(parcel: Parcel, folder: Path) -> None:
     whole, partial = folder / parcel.key, folder / f"{parcel.key}.partial"
     for left in (whole, partial):
         shutil.rmtree(left, ignore_errors=True)
-    for name, pieces in parcel.pieces.items():
+    for name in parcel.sizes:
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        if parcel.shared is not None:
+            copy_out(under(parcel.shared, name), partial / name)
+            continue
         with (partial / name).open("wb") as file:
-            for piece in pieces:
+            for piece in parcel.pieces[name]:
                 file.write(ray.get(piece))
     (partial / WHOLE).touch()
     partial.rename(whole)
@@ -123,8 +131,8 @@ def _unpack(parcel: Parcel, folder: Path) -> None:
 
 def _places(parcel: Parcel) -> Iterator[Mapping[str, Path]]:
     yield parcel.origins
-    if parcel.shared is not None:
-        yield {name: parcel.shared / name for name in parcel.sizes}
+    if parcel.shared is not None and not is_s3(parcel.shared):
+        yield {name: Path(parcel.shared) / name for name in parcel.sizes}
     own = _own_place()
     if _is_ours(own):
         yield {name: own / parcel.key / name for name in parcel.sizes}

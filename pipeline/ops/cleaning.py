@@ -7,6 +7,9 @@
     half-made data    once data/prepared is what params.yaml asks for
     fetched weights   that no search which stays, no results and no plan made last began from
 
+Of shared storage (`search.cluster.storage`), what a search has put there goes with it, and its checkpoints as those
+here; of what other checkouts have there, nothing is touched.
+
 What goes is renamed first, into a folder `removed` under the same root, so that nothing is ever half there; the next
 call removes what an interrupted one has left. A search is touched under its lock only. `state/test_reads.jsonl` and the
 tracking store are never touched.
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError
 from pipeline.ops.kept import KeptSearch, find_searches, is_held, read_search
@@ -31,6 +35,7 @@ from pipeline.ops.tables import size_words
 from pipeline.ops.weights import kept_folder, noted
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.lineage import SUPERSEDED
+from pipeline.tune.outside import checkpoint_folders, read_outside, remove_outside
 from pipeline.workspace import Workspace
 
 KEEP = 3
@@ -41,9 +46,12 @@ REMOVED = "removed"
 
 @dataclass(frozen=True)
 class Removal:
-    """path: what goes. why: in words. size: in bytes. remove: does it; may raise UserError if it is in use by now."""
+    """path: what goes, or its address in shared storage. why: in words. size: in bytes. remove: does it.
 
-    path: Path
+    `remove` may raise UserError if it is in use by now, and StorageError if shared storage does not answer.
+    """
+
+    path: Path | str
     why: str
     size: int
     remove: Callable[[], None]
@@ -68,6 +76,9 @@ def collect(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) ->
             if not dry_run:
                 try:
                     item.remove()
+                except StorageError as error:
+                    yield f"kept     {_shown(item.path, workspace)}: {error}"
+                    continue
                 except UserError:
                     yield f"kept     {_shown(item.path, workspace)}: in use by now"
                     continue
@@ -82,14 +93,16 @@ def collect(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) ->
             yield f"{size_words(total)} in all"
 
 
-def _shown(path: Path, workspace: Workspace) -> str:
+def _shown(path: Path | str, workspace: Workspace) -> str:
+    if isinstance(path, str):
+        return path
     return str(path.relative_to(workspace.anchor)) if path.is_relative_to(workspace.anchor) else str(path)
 
 
 def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -> Iterator[Removal | str]:
     """What goes, and remarks on what stays though it might have been expected to go."""
     yield from _left_behind(workspace)
-    going = set()
+    going: set[Path | str] = set()
     for item in _searches(workspace, params, keep):
         if isinstance(item, Removal):
             going.add(item.path)
@@ -154,7 +167,13 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
     for search in old[keep:]:
         how = f"{search.history.header.get('set', '?')}, {state_words(search, None)}"
         why = f"search of {how}, not among the {keep} newest" if keep else f"search of {how}"
-        yield Removal(search.folder, why, size_of(search.folder), partial(_remove_search, search))
+        try:
+            outside = read_outside(search.folder)
+            held = size_of(search.folder) + (outside.bytes if outside else 0)
+        except StorageError as error:
+            yield f"kept     {_shown(search.folder, workspace)}: {error}"
+            continue
+        yield Removal(search.folder, why, held, partial(_remove_search, search))
 
 
 def _used_by_results(workspace: Workspace) -> str:
@@ -168,6 +187,9 @@ def _used_by_results(workspace: Workspace) -> str:
 def _remove_search(search: KeptSearch) -> None:
     root = search.folder.parent
     with _locked(search):
+        # First what is found by a note in the folder.
+        if (outside := read_outside(search.folder)) is not None:
+            remove_outside(outside)
         if not search.superseded:
             discard(search.folder, root)
             return
@@ -190,39 +212,57 @@ def _locked(search: KeptSearch) -> Iterator[None]:
         lock.release()
 
 
-def _checkpoints(search: KeptSearch, params: Params) -> Iterator[Removal]:
+def _checkpoints(search: KeptSearch, params: Params) -> Iterator[Removal | str]:
     """Checkpoints that nothing goes on from and that are none of the best. Of a search that has not ended, none go."""
-    for folder in _unneeded(search, params):
-        why = f"checkpoint of {folder.parent.name}, neither a control nor among the best of search {search.id}"
-        yield Removal(folder, why, size_of(folder), partial(_remove_checkpoint, search, params, folder))
+    try:
+        for place in _unneeded(search, params):
+            why = f"checkpoint of {_end(place)[1]}, neither a control nor among the best of search {search.id}"
+            held = size_of(place) if isinstance(place, Path) else size(place)
+            yield Removal(place, why, held, partial(_remove_checkpoint, search, params, place))
+    except StorageError as error:
+        yield f"kept     checkpoints of search {search.id}: {error}"
 
 
-def _remove_checkpoint(search: KeptSearch, params: Params, folder: Path) -> None:
+def _remove_checkpoint(search: KeptSearch, params: Params, place: Path | str) -> None:
     with _locked(search):
         # It may have gone on between the look at it and the lock.
-        if folder not in _unneeded(read_search(search.folder), params):
-            raise UserError(f"{folder}: is needed.")
-        discard(folder, search.folder.parent)
+        if place not in _unneeded(read_search(search.folder), params):
+            raise UserError(f"{place}: is needed.")
+        if isinstance(place, Path):
+            discard(place, search.folder.parent)
+        else:
+            remove([place])
 
 
-def _unneeded(search: KeptSearch, params: Params) -> list[Path]:
+def _unneeded(search: KeptSearch, params: Params) -> list[Path | str]:
+    """Folders here and addresses in shared storage."""
     if search.open_trials:
         return []
-    # By its end, since a checkout that has been moved has its old place in the ledger.
-    needed = {Path(trial.checkpoint).parts[-3:] for trial in _needed(search, params) if trial.checkpoint}
-    there = search.folder.glob("ray/start-*/*/checkpoint_*")
-    return sorted(folder for folder in there if folder.is_dir() and folder.parts[-3:] not in needed)
+    here = (folder for folder in search.folder.glob("ray/start-*/*/checkpoint_*") if folder.is_dir())
+    outside = read_outside(search.folder)
+    there: list[Path | str] = [*sorted(here), *(checkpoint_folders(outside) if outside else ())]
+    ends = {_end(place) for place in there}
+    needed = {_end(trial.checkpoint) for trial in _needed(search, params, ends) if trial.checkpoint}
+    return [place for place in there if _end(place) not in needed]
 
 
-def _needed(search: KeptSearch, params: Params) -> Iterator[TrialRecord]:
-    """Controls, settings that were confirmed, and as many of the best as the search itself keeps."""
+def _end(checkpoint: Path | str) -> tuple[str, ...]:
+    """A checkpoint's start, trial and number: a checkout that has been moved has its old place in the ledger."""
+    return tuple(str(checkpoint).split("/")[-3:])
+
+
+def _needed(search: KeptSearch, params: Params, there: Collection[tuple[str, ...]]) -> Iterator[TrialRecord]:
+    """Controls, settings that were confirmed, and as many of the best as the search itself keeps.
+
+    there: the ends of the checkpoints that there are.
+    """
     confirmed = {trial.of for trial in search.trials if trial.role == CONFIRMATION}
     ran = [trial for trial in search.trials if trial.study is not None and trial.state == COMPLETE]
     ran.sort(key=lambda trial: -trial.metric(OBJECTIVE))
     top = max(params.search.keep_checkpoints, params.search.confirm.top)
     for study in {trial.study for trial in ran}:
         # Some of the very best may be out for their empty maps; what the search has kept has its checkpoint still.
-        yield from [t for t in ran if t.study == study and t.checkpoint and Path(t.checkpoint).is_dir()][:top]
+        yield from [t for t in ran if t.study == study and t.checkpoint and _end(t.checkpoint) in there][:top]
     yield from (trial for trial in search.trials if trial.control or trial.id in confirmed)
 
 
@@ -240,7 +280,7 @@ def _retrained(workspace: Workspace) -> Iterator[Removal | str]:
             yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
 
 
-def unneeded_weights(workspace: Workspace, going: Collection[Path]) -> list[Path]:
+def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> list[Path]:
     """Folders of weights that have been fetched and that nothing stays which began from. going: searches that go."""
     staying = [search for search in find_searches(workspace.searches).searches if search.folder not in going]
     known = [search.history.header.get("weights", {}) for search in staying]

@@ -16,6 +16,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.cluster.storage import worker_environment
+from pipeline.config import load_params
 from pipeline.errors import UserError, told
 from pipeline.ops.machines import (
     FOLDER,
@@ -32,6 +34,9 @@ from pipeline.ops.machines import (
 
 LOG, PID, STATUS = (f"state/cluster-repro.{name}" for name in ("log", "pid", "status"))
 """On the head: what the run says, its process, and, once it has ended, its exit status."""
+
+HANDED = "~/.sar-search-handed"
+"""On the head, until the run has read it: the variables that lead to the bucket of search.cluster.storage."""
 
 BACK = ("dvc.lock", "results", "models")
 """What comes back from the head."""
@@ -86,6 +91,7 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
     state = say_to_head(cluster, _state_command())
     if state[-1:] != ["runs"]:
         _send_checkout(cluster)
+        _hand_over(cluster)
         say_to_head(cluster, _start_command(arguments))
     else:
         yield "a run is there already; this watches it"
@@ -180,12 +186,25 @@ def _state_command() -> str:
 
 
 def _start_command(arguments: Sequence[str]) -> str:
-    run = f"echo $$ > {PID}; python -m pipeline.cli repro {shlex.join(arguments)}; echo $? > {STATUS}"
+    run = f"[ ! -f {HANDED} ] || {{ . {HANDED}; rm -f {HANDED}; }}; echo $$ > {PID}; "
+    run += f"python -m pipeline.cli repro {shlex.join(arguments)}; echo $? > {STATUS}"
     return (
         f"mkdir -p state && rm -f {STATUS} {PID} {LOG} && touch {LOG} && "
         f"(setsid nohup bash -c {shlex.quote(run)} > {LOG} 2>&1 < /dev/null &) && "
         f"until [ -s {PID} ]; do sleep 0.2; done"
     )
+
+
+def _hand_over(cluster: Cluster) -> None:
+    """Send the head what leads to a bucket, in a file for its user alone: others could see the words of a command."""
+    variables = worker_environment(load_params(cluster.root / "params.yaml").search.cluster.storage)
+    if not variables:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "handed"
+        path.touch(mode=0o600)
+        path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+        copy_by_launcher(cluster, "rsync-up", str(path), HANDED)
 
 
 def _stop_command() -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.storage import StorageError, exists
 from pipeline.config import load_params
 from pipeline.errors import UserError, shown
 from pipeline.ops.kept import KeptSearch, choose, find_searches, read_search
@@ -106,7 +107,11 @@ def _state(kept: KeptSearch, trial: TrialRecord) -> str:
 def _checkpoint(trial: TrialRecord) -> str:
     if trial.checkpoint is None:
         return "none"
-    return trial.checkpoint if Path(trial.checkpoint).is_dir() else "removed since; those of the best are kept"
+    try:
+        there = exists(trial.checkpoint)
+    except StorageError as error:
+        return str(error)
+    return trial.checkpoint if there else "removed since; those of the best are kept"
 
 
 def _row(epoch: int, metrics: Mapping[str, float]) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.cluster.storage import is_s3
 from pipeline.errors import UserError
 from pipeline.ops.measuring import StepCost, measure_steps, role_sizes, steps_per_epoch
 from pipeline.ops.plan import Plan
@@ -133,12 +134,17 @@ def check_disk(cost: StepCost, plan: Plan, kept_checkpoints: int) -> None:
     Raises:
         UserError: too little is free; the message says how much is needed and what to change.
     """
-    folder = _existing(plan.workspace.state)
+    place, storage = plan.workspace.state, plan.params.search.cluster.storage
+    if plan.resources.address is not None and storage is not None:
+        if is_s3(storage):  # whose room nobody can tell
+            return
+        place = Path(storage).expanduser()
+    folder = _existing(place)
     held = kept_checkpoints + plan.resources.at_a_time
     needed, free = MARGIN * held * cost.checkpoint_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{plan.workspace.state}: {_size(free)} are free there, and {held} checkpoints of "
+            f"{place}: {_size(free)} are free there, and {held} checkpoints of "
             f"{_size(cost.checkpoint_bytes)} ({kept_checkpoints} kept, {plan.resources.at_a_time} of running trials) "
             f"need {_size(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the checkout "
             "to a disk that has more."

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError
 from pipeline.ops.identity import setting_name
@@ -15,6 +16,7 @@ from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, OBJECTIVE, PRUNED, TRIAL, TrialRecord
 from pipeline.tune.lineage import changed_content
+from pipeline.tune.outside import read_outside
 from pipeline.workspace import Workspace
 
 ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed"}
@@ -48,7 +50,7 @@ def _searches_table(searches: list[KeptSearch], params: Params | None, present: 
     columns |= dict.fromkeys(["GPU-h", "cost"] if gpus and price else ["GPU-h"] if gpus else [], RIGHT)
     columns |= dict.fromkeys(("size", "heard"), RIGHT)
     rows = []
-    for search in searches:
+    for search, held in zip(searches, _sizes(searches), strict=True):
         counts, again, best = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values()), search.best
         row = {
             " search": ("*" if present and present.folder == search.folder else " ") + search.id,
@@ -59,7 +61,7 @@ def _searches_table(searches: list[KeptSearch], params: Params | None, present: 
             "hours": f"{search.history.seconds / HOUR:.2f}",
             "GPU-h": f"{search.history.gpu_seconds / HOUR:.2f}",
             "cost": f"{Budget(price_per_gpu_hour=price).price(search.history.gpu_seconds):.2f}",
-            "size": size_words(size_of(search.folder)),
+            "size": held,
             "heard": age_words(time.time() - search.heard),
         }
         rows.append([row[name] for name in columns])
@@ -92,6 +94,12 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         "spent": spent,
         "folder": f"{search.folder} ({size_words(size_of(search.folder))})",
     }
+    if (outside := read_outside(search.folder)) is not None and outside.checkpoints:
+        try:
+            held = size_words(outside.bytes)
+        except StorageError as error:
+            held = str(error)
+        lines["storage"] = f"{', '.join(outside.checkpoints)} ({held})"
     if present:
         lines["params"] = _against(search, present)
     yield from (f"{name:<8}{text}" for name, text in lines.items())
@@ -144,6 +152,20 @@ def size_of(path: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def _sizes(searches: Sequence[KeptSearch]) -> Iterator[str]:
+    """What each search takes, here and in shared storage. A store that does not answer is asked once."""
+    away = False
+    for search in searches:
+        outside, held = read_outside(search.folder), size_of(search.folder)
+        try:
+            if outside is not None and outside.checkpoints and away:
+                raise StorageError("asked before")
+            yield size_words(held + (outside.bytes if outside else 0))
+        except StorageError:
+            away = True
+            yield f"> {size_words(held)}"
 
 
 def _counts(search: KeptSearch, role: str) -> Mapping[str | None, int]:

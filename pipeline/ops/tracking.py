@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.assembly import load_data, load_trained
+from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
 from pipeline.data.batches import ImageBatches
 from pipeline.ops.attention import last_block_maps, one_of_each
@@ -116,10 +117,14 @@ class TrackedSearch:
         images = ImageBatches(prepared, shown, self._data.scale("train"), self._data.device)
         settings = []
         for name, trial in trials.items():
-            if trial.checkpoint is None or not Path(trial.checkpoint).is_dir():
-                print(f"no checkpoint of {trial.id} is left, so its attention is not drawn", file=sys.stderr)
+            try:
+                if trial.checkpoint is None or not exists(trial.checkpoint):
+                    raise StorageError("none is left")
+                with at_hand(trial.checkpoint) as folder:
+                    model, _ = load_trained(folder, self._data.device)
+            except StorageError as error:
+                print(f"no checkpoint of {trial.id}, so its attention is not drawn: {error}", file=sys.stderr)
                 continue
-            model, _ = load_trained(Path(trial.checkpoint), self._data.device)
             threshold = float(trial.values.get(THRESHOLD, self._params.value(THRESHOLD)))
             title = f"{name}: {run_name(trial)}"
             settings.append(SettingMaps(name, title, threshold, last_block_maps(model, images)))

@@ -66,7 +66,8 @@ class ClusterParams(Section):
         None,
         min_length=1,
         max_length=1000,
-        description="Folder that every node shares, for checkpoints and large sets; null: state/, if all share that.",
+        description="Folder that every node shares, or s3://bucket/prefix, for checkpoints and large sets; null: "
+        "state/, if all share that.",
     )
     ship_limit_mb: int = Field(
         2000,

@@ -5,7 +5,6 @@ controls need no result, so they run as soon as nothing is left to propose; thos
 trial has ended.
 """
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.storage import let_go
 from pipeline.config import Params
 from pipeline.tune.arms import Arm, make_arms
 from pipeline.tune.budget import Account, BestSoFar, Budget, why_stop
@@ -130,8 +130,8 @@ class Course:
 
     @property
     def at_work(self) -> int:
-        """How many runs have been started in this session and have not ended."""
-        return len(self._at_work)
+        """How many runs have been started in this session, have not ended, and wait for no other worker."""
+        return len(self._at_work) - len(self._given_up)
 
     @property
     def left(self) -> int:
@@ -225,7 +225,7 @@ class Course:
         return Wait() if self._still_running() or self._at_work else None
 
     def again(self, trial_id: str) -> None:
-        """Hand out a run once more, which goes on from its checkpoint: Ray gave it up when its worker died."""
+        """Hand out a run once more, which goes on from its checkpoint: Ray gave it up, or its node will not do."""
         self._given_up.append(self.ledger.trials[trial_id])
 
     def _start(self, record: TrialRecord) -> TrialRecord:
@@ -290,7 +290,7 @@ class Course:
         self.ledger.checkpoint(trial_id, path)
         # Ray removes what it has made in this session; what an earlier one left is ours to remove.
         if before and Path(before).parent != Path(path).parent:
-            shutil.rmtree(before, ignore_errors=True)
+            let_go([before])
 
     def end(self, trial_id: str, state: str, reason: str | None = None) -> None:
         self.ledger.end(trial_id, state, reason)
@@ -328,9 +328,7 @@ class Course:
             of_study = [record for record in trials if record.study == arm and self._is_asked_for(record)]
             best += candidates(of_study, top=search.confirm.top, max_empty_share=allowed)
         self._kept = {record.id: record for record in best}
-        for record in there.values():
-            if record.id not in self._kept and record.checkpoint:
-                shutil.rmtree(record.checkpoint, ignore_errors=True)
+        let_go([record.checkpoint for record in there.values() if record.id not in self._kept and record.checkpoint])
 
     def _arm(self, record: TrialRecord) -> Arm | None:
         return None if record.study is None else self.arms[record.study]

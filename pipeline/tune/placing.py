@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cluster.joining import Room, joined
+from pipeline.cluster.late import Admission, admitting
 from pipeline.cluster.nodes import Answer, Wanted, check_nodes
 from pipeline.cluster.runtime import local_ray
-from pipeline.cluster.ship import Parcel, list_parcel, open_parcel, send_parcel
-from pipeline.errors import UserError, named
+from pipeline.cluster.ship import Parcel, list_parcel, open_parcel, place_in, send_parcel
+from pipeline.cluster.storage import check_storage, worker_environment
 from pipeline.models.settings import Weights
+from pipeline.tune.outside import checkpoints_in, use_data
 
 if TYPE_CHECKING:
     from pipeline.tune.runner import SearchTask
@@ -24,13 +26,14 @@ MEGABYTE = 10**6
 class Place:
     """Where trials run and leave their checkpoints.
 
-    checkpoints: the folder for them. parcel: their data, where nodes may have to be sent them. room: how many trials
-    fit now; None where that stays what it is.
+    checkpoints: the address of the folder for them. parcel: their data, where nodes may have to be sent them. room: how
+    many trials fit now; None where that stays what it is. admission: what nodes that join later are held against.
     """
 
-    checkpoints: Path
+    checkpoints: str
     parcel: Parcel | None = None
     room: Room | None = None
+    admission: Admission | None = None
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,25 @@ def placed(task: "SearchTask") -> Iterator[Place]:
     resources = task.resources
     if resources.address is None:
         with local_ray(resources.machine_cpus, resources.machine_gpus):
-            yield Place(task.folder / "ray")
+            yield Place(str(task.folder / "ray"))
         return
-    cluster = task.params.search.cluster
-    with joined(resources.address, _plugins(task)):
+    cluster, storage = task.params.search.cluster, _storage(task)
+    with joined(resources.address, _plugins(task), worker_environment(storage)):
         parcel = _listed(task)
-        answers = check_nodes(_wanted(task, parcel))
+        wanted = _wanted(task, parcel)
+        answers = check_nodes(wanted)
         # Nodes that join later may lack what those of now have; where several have it, the checkout is a shared one.
         shared = len(answers) > 1 and all(answer.seen and answer.seen.data for answer in answers)
         if not shared or parcel.bytes <= cluster.ship_limit_mb * MEGABYTE:
-            storage = _storage(task) if cluster.storage else None
-            parcel = send_parcel(parcel, limit_bytes=cluster.ship_limit_mb * MEGABYTE, storage=storage)
+            limit = cluster.ship_limit_mb * MEGABYTE
+            if storage is not None and parcel.bytes > limit:
+                use_data(place_in(storage, parcel), task.folder)
+            parcel = send_parcel(parcel, limit_bytes=limit, storage=storage)
         room = Room(resources.cpus, resources.gpus, task.params.search.max_concurrent_trials)
-        yield Place(checkpoints_of(task), parcel, room)
+        checkpoints = checkpoints_in(storage, task.folder) if storage else str(task.folder / "ray")
+        wanted = dataclasses.replace(wanted, parcel=parcel, sendable=bool(parcel.pieces or parcel.shared))
+        with admitting(wanted, answers) as admission:
+            yield Place(checkpoints, parcel, room, admission)
 
 
 def look_at_cluster(task: "SearchTask", *, data: bool = True) -> Sequence[Answer]:
@@ -74,15 +83,8 @@ def look_at_cluster(task: "SearchTask", *, data: bool = True) -> Sequence[Answer
         UserError: as `placed`.
     """
     assert task.resources.address is not None
-    with joined(task.resources.address, _plugins(task)):
+    with joined(task.resources.address, _plugins(task), worker_environment(_storage(task))):
         return check_nodes(_wanted(task, _listed(task) if data else list_parcel({})))
-
-
-def checkpoints_of(task: "SearchTask") -> Path:
-    """The folder for a search's checkpoints: among its state, or in the storage that nodes share."""
-    if task.params.search.cluster.storage and task.resources.address is not None:
-        return _storage(task) / "searches" / task.folder.name
-    return task.folder / "ray"
 
 
 def find_data(prepared: Path, split: Path, weights: Mapping[str, Weights], parcel: Parcel | None) -> Found:
@@ -111,21 +113,20 @@ def _weights_name(weights: Weights) -> str:
     return f"weights/{weights.sha256[:16]}-{Path(weights.path).name}"
 
 
-def _storage(task: "SearchTask") -> Path:
+def _storage(task: "SearchTask") -> str | None:
+    """The address of the storage that nodes share, None where that is the checkout."""
     asked = task.params.search.cluster.storage
-    return task.folder if asked is None else Path(asked).expanduser().absolute()
+    return asked if asked is None or "://" in asked else str(Path(asked).expanduser().absolute())
 
 
 def _wanted(task: "SearchTask", parcel: Parcel) -> Wanted:
     cluster, storage = task.params.search.cluster, _storage(task)
-    if cluster.storage is not None and not storage.is_dir():
-        raise UserError(
-            f"params.yaml: search.cluster.storage: {named(str(storage))}: no such folder here. Mount it on every node, "
-            "or make it."
-        )
-    while not storage.is_dir():  # nothing is made by a check
-        storage = storage.parent
-    sendable = parcel.bytes <= cluster.ship_limit_mb * MEGABYTE or cluster.storage is not None
+    sendable = parcel.bytes <= cluster.ship_limit_mb * MEGABYTE or storage is not None
+    if storage is not None:
+        check_storage(storage, named_by="params.yaml: search.cluster.storage")
+    else:
+        there = next(folder for folder in (task.folder, *task.folder.parents) if folder.is_dir())
+        storage = str(there)  # nothing is made by a check
     grows = task.params.search.max_concurrent_trials is not None
     return Wanted(parcel, storage, sendable, task.resources.gpus, grows)
 

@@ -1,16 +1,20 @@
 """What Ray Tune tells of its trials, written into the course of the search."""
 
 import errno
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from pipeline.errors import UserError
+from pipeline.cluster.joining import Room
+from pipeline.cluster.storage import address_of
+from pipeline.errors import UserError, told
 from pipeline.tune.course import Course
+from pipeline.tune.entering import REFUSED
 from pipeline.tune.ledger import FAILED
 
 if TYPE_CHECKING:
@@ -22,17 +26,17 @@ FULL = "No space left on device"
 class Recorder(tune.Callback):
     """Writes what happens to trials into the search. Runs on Ray Tune's loop.
 
-    waits: whether trials may have to wait for a place on a cluster, which is not time that they take.
+    room: of a cluster, on which trials may have to wait for a place, which is not time that they take; else None.
     broke: what the search cannot go on from, though no trial is to blame, such as a full disk.
     """
 
-    def __init__(self, course: Course, *, waits: bool = False) -> None:
-        self._course, self._waits = course, waits
+    def __init__(self, course: Course, room: Room | None = None) -> None:
+        self._course, self._room = course, room
         self.broke: Exception | None = None
         self._failures: Counter[str] = Counter()
 
     def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        if self._waits:
+        if self._room is not None:
             with self.watched():
                 self._course.ledger.resume(trial.config["trial"])
 
@@ -47,12 +51,14 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
     ) -> None:
         with self.watched():
-            self._course.checkpoint(trial.config["trial"], checkpoint.path)
+            self._course.checkpoint(trial.config["trial"], address_of(checkpoint))
 
     def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         result = trial.last_result
         with self.watched():
-            if result.get("failed"):
+            if REFUSED in result:
+                self._leave(trial.config["trial"], result[REFUSED])
+            elif result.get("failed"):
                 self._course.end(trial.config["trial"], FAILED, result["failed"])
             else:
                 self._course.end(trial.config["trial"], self._course.ending(result.get("epoch", 0)))
@@ -72,6 +78,13 @@ class Recorder(tune.Callback):
                 self._course.again(name)
                 return
             self._course.end(name, FAILED, said[-2000:])
+
+    def _leave(self, name: str, refused: Mapping[str, Any]) -> None:
+        """Hand a trial out again, away from a node that will not do, and say so once for the node."""
+        assert self._room is not None
+        if self._room.refuse(refused["node"]):
+            print(told(f"not used: {line}" for line in refused["why"]), file=sys.stderr, flush=True)
+        self._course.again(name)
 
     def _check_room(self, said: str) -> None:
         if FULL in said or not _has_room(self._course.folder):

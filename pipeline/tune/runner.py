@@ -1,27 +1,30 @@
 """Runs a search: a fresh Ray Tune experiment over what the ledger says is still to do."""
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from pipeline.cluster.joining import Room
+from pipeline.cluster.late import away_from
+from pipeline.cluster.storage import exists, filesystem_of, let_go, listed, under
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.tune.course import Course, Wait
+from pipeline.tune.entering import TrialTask, enter_trial
 from pipeline.tune.ledger import LEDGER, METHOD, STOP_FILE, History, Ledger, SearchListener, TrialRecord
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.placing import Place, placed
 from pipeline.tune.recorder import Recorder
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
-from pipeline.tune.trial import TrialTask, run_trial
 
 MANY = 100_000
 """Trials together at most, as Ray Tune takes it, where nodes come and go: `Room` says how many there are to be."""
@@ -133,11 +136,12 @@ def _run(task: SearchTask, course: Course, place: Place) -> None:
         gpus=resources.gpus,
         weights={**_known_before(course.ledger.history, task.weights), **task.weights},
         parcel=place.parcel,
+        admission=place.admission,
     )
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, task=shared), {"CPU": resources.cpus, "GPU": resources.gpus}
-    )
-    recorder = Recorder(course, waits=place.room is not None)
+    trainable = tune.with_resources(tune.with_parameters(enter_trial, task=shared), partial(_takes, resources))
+    storage, path = filesystem_of(place.checkpoints)
+    _keep_keys_out_of_logs()
+    recorder = Recorder(course, place.room)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -151,7 +155,8 @@ def _run(task: SearchTask, course: Course, place: Place) -> None:
         ),
         run_config=tune.RunConfig(
             name=_ray_name(place.checkpoints),
-            storage_path=str(place.checkpoints),
+            storage_path=path,
+            storage_filesystem=storage,
             callbacks=[recorder],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             failure_config=tune.FailureConfig(max_failures=params.search.max_failures),
@@ -169,6 +174,19 @@ def _run(task: SearchTask, course: Course, place: Place) -> None:
         raise
 
 
+def _keep_keys_out_of_logs() -> None:
+    """Have Ray Tune not hand AWS's keys to workers, which have them already: its way is logged on every node."""
+    handed = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}
+
+
+def _takes(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial takes, and which nodes it is kept away from."""
+    away = away_from(config["away_from"])
+    options: dict[str, Any] = {"bundle_label_selector": [away]} if away else {}
+    return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}], **options)
+
+
 def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str, Weights]:
     """Weights by the specification that the search was begun with: a file that has been moved since is the same one,
     and trials that had been started have its old place in their settings.
@@ -178,13 +196,14 @@ def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str,
     return {spec: by_hash[known["sha256"]] for spec, known in begun.items() if known["sha256"] in by_hash}
 
 
-def _ray_name(folder: Path) -> str:
+def _ray_name(checkpoints: str) -> str:
     """A name for Ray's own folder that no earlier start of this search has used. Empty ones of these are removed."""
-    starts = sorted(folder.glob("start-*"), key=lambda path: int(path.name.removeprefix("start-")))
-    for start in starts[:-1]:
-        if not any(start.rglob("checkpoint_*")):
-            shutil.rmtree(start, ignore_errors=True)
-    return f"start-{int(starts[-1].name.removeprefix('start-')) + 1 if starts else 0}"
+    there = [address.rpartition("start-")[2] for address in listed(checkpoints)]
+    starts = sorted(int(number) for number in there if number.isdecimal())
+    held = [address.split("/")[-3:] for address in listed(checkpoints, 3)]
+    filled = {start for start, _, name in held if name.startswith("checkpoint_")}
+    let_go([under(checkpoints, f"start-{n}") for n in starts[:-1] if f"start-{n}" not in filled])
+    return f"start-{starts[-1] + 1 if starts else 0}"
 
 
 class _Queue(Searcher):
@@ -207,7 +226,8 @@ class _Queue(Searcher):
             return Searcher.FINISHED
         if isinstance(record, Wait):
             return None
-        checkpoint = record.checkpoint if record.checkpoint and Path(record.checkpoint).is_dir() else None
+        with self._recorder.watched():
+            checkpoint = record.checkpoint if record.checkpoint and exists(record.checkpoint) else None
         self._given[record.id] += 1
         times = self._given[record.id]
         return {
@@ -218,6 +238,7 @@ class _Queue(Searcher):
             "seed": record.seed,
             "values": record.values,
             "checkpoint": checkpoint,
+            "away_from": self._room.refused if self._room else [],
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

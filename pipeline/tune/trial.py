@@ -4,7 +4,6 @@ import gc
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,16 @@ from ray import tune
 
 from pipeline.assembly import TrainingData, build_run, load_data, train_run
 from pipeline.cluster.joining import here_among_several
-from pipeline.cluster.ship import Parcel
+from pipeline.cluster.storage import at_hand
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
+from pipeline.tune.entering import TrialTask
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.placing import find_data
-
-
-@dataclass(frozen=True)
-class TrialTask:
-    """What all trials of a search share. params: as in params.yaml.
-
-    threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
-    of pretrained weights was resolved to when the search started; no trial looks one up again. parcel: the same files,
-    where they may have to be found elsewhere on the node that a trial runs on.
-    """
-
-    params: Mapping[str, Any]
-    prepared: Path
-    split: Path
-    threads: int
-    gpus: float
-    weights: Mapping[str, Weights] = field(default_factory=dict)
-    parcel: Parcel | None = None
 
 
 def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
@@ -95,7 +77,8 @@ def _train(
     resume = None
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
     newest = tune.get_checkpoint()
-    with newest.as_directory() if newest else nullcontext(checkpoint) as folder:
+    kept = at_hand(checkpoint) if checkpoint else nullcontext(None)
+    with newest.as_directory() if newest else kept as folder:
         if folder is not None:
             load_weights(Path(folder), run.model)
             resume = load_state(Path(folder))

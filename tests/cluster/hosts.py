@@ -43,6 +43,11 @@ class Hosts:
         return f"{NETWORK}.{number}"
 
     @property
+    def outside(self) -> str:
+        """The address by which the hosts reach the machine that they are on."""
+        return f"{NETWORK}.254"
+
+    @property
     def numbers(self) -> range:
         return range(1, self.count + 1)
 
@@ -57,7 +62,7 @@ class Hosts:
             )
         )
         _do("ip", "link", "add", BRIDGE, "type", "bridge")
-        _do("ip", "address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
+        _do("ip", "address", "add", f"{self.outside}/24", "dev", BRIDGE)
         _do("ip", "link", "set", BRIDGE, "up")
         for number in self.numbers:
             self._start(number)

@@ -1,7 +1,10 @@
 """The files under docker/: valid by the schemas that can be had without an engine, closed to strangers, and filled in."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +124,117 @@ def test_kuberay_asks_for_the_token_and_the_version_of_the_lock() -> None:
     assert spec["shutdownAfterJobFinishes"] is True
 
 
+RAYJOB = {
+    "spec": {
+        "entrypoint", "submissionMode", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit",
+        "rayClusterSpec",
+    },
+    "rayClusterSpec": {
+        "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs",
+    },
+    "autoscalerOptions": {"idleTimeoutSeconds"},
+    "headGroupSpec": {"rayStartParams", "template"},
+    "workerGroupSpecs": {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"},
+}  # fmt: skip
+"""Fields of KubeRay's RayJob (ray.io/v1) that the file uses. The API server would refuse others, or drop them."""
+
+
+def test_kuberay_uses_fields_of_a_rayjob_and_nothing_else() -> None:
+    content = read_yaml(DOCKER / "kuberay.yaml")
+    assert (content["apiVersion"], content["kind"], set(content)) == (
+        "ray.io/v1", "RayJob", {"apiVersion", "kind", "metadata", "spec"},
+    )  # fmt: skip
+    spec = content["spec"]
+    cluster = spec["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    parts = {"spec": spec, "rayClusterSpec": cluster, "workerGroupSpecs": workers}
+    for name, fields in RAYJOB.items():
+        assert set(parts.get(name) or cluster[name]) == fields, name
+    assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
+    for group in (cluster["headGroupSpec"], workers):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())  # numbers are refused
+        (container,) = group["template"]["spec"]["containers"]
+        assert all(set(variable) == {"name", "value"} for variable in container["env"])
+        assert all(isinstance(variable["value"], str) for variable in container["env"])
+    for key in ("replicas", "minReplicas", "maxReplicas"):
+        assert isinstance(workers[key], int)
+
+
 def test_dockerfile_does_not_run_as_root_and_copies_what_there_is() -> None:
-    lines = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    lines = _dockerfile()
     steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
-    assert [step[1] for step in steps if step[0] == "USER"][-1] == "pipeline"
+    (user,) = (step[1] for step in steps if step[0] == "USER")
+    assert int(user) == int(next(re.search(r"--uid (\d+)", step[1])[1] for step in steps if "useradd" in step[1])) > 0  # type: ignore[index]
     for kind, rest in steps:
         assert kind in ("FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "USER", "CMD"), kind
         for source in rest.split()[:-1] if kind == "COPY" else []:
             assert (ROOT / source).exists(), source
     assert "latest" not in next(step[1] for step in steps if step[0] == "FROM")
+
+
+LINTERS = {"hadolint": "Dockerfile", "shellcheck": "install.sh"}
+
+
+@pytest.mark.parametrize("linter", LINTERS)
+def test_linters_have_nothing_to_say(linter: str) -> None:
+    program = Path(sys.executable).with_name(linter)
+    if not program.exists():
+        pytest.skip(f"{linter} is not installed")
+    done = subprocess.run([program, str(DOCKER / LINTERS[linter])], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_docker_compose_itself_takes_the_file() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
+        pytest.skip("needs Docker Compose")
+    secrets = {"POSTGRES_PASSWORD": "a", "S3_USER": "b", "S3_PASSWORD": "c", "RAY_AUTH_TOKEN": "d"}
+    command = [docker, "compose", "-f", str(DOCKER / "compose.yaml"), "config", "--quiet"]
+    done = subprocess.run(command, env=os.environ | secrets, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+SERVICE = {
+    "build": dict, "command": str | list, "depends_on": dict, "entrypoint": str | list, "environment": dict,
+    "gpus": str, "healthcheck": dict, "image": str, "networks": list, "ports": list, "restart": str, "shm_size": str,
+    "volumes": list,
+}  # fmt: skip
+"""Keys of the Compose specification that the file uses, and what each may hold."""
+
+CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
+
+
+def test_compose_uses_keys_of_the_specification_and_each_refers_to_what_is_there() -> None:
+    content = read_yaml(DOCKER / "compose.yaml")
+    assert {key for key in content if not key.startswith("x-")} == {"name", "services", "networks", "volumes"}
+    services = content["services"]
+    assert sum("build" in service for service in services.values()) == 1
+    for name, service in services.items():
+        for key, value in service.items():
+            assert isinstance(value, SERVICE[key]), (name, key)
+        for other, how in service.get("depends_on", {}).items():
+            assert set(how) == {"condition"}
+            assert how["condition"] in CONDITIONS
+            assert ("healthcheck" in services[other]) >= (how["condition"] == "service_healthy"), (name, other)
+        assert set(service.get("healthcheck", {})) <= {"test", "interval", "timeout", "retries", "start_period"}
+        for value in service.get("environment", {}).values():
+            assert isinstance(value, str), name  # of YAML's numbers and booleans Compose makes its own text
+        for value in service.get("volumes", []):
+            source, target = value.split(":")
+            assert source == ".." or source in content["volumes"]
+            assert target.startswith("/")
+        # A service is reached by its name: every host that is named is one.
+        text = str({key: service[key] for key in ("command", "entrypoint", "environment") if key in service})
+        for host in re.findall(r"(?:https?://|@|--address=)([a-z][a-z0-9]*)", text):
+            assert host in services, (name, host)
+    build = services["head"]["build"]
+    assert (DOCKER / build["context"] / build["dockerfile"]).exists()
+    declared = {line.split()[1].partition("=")[0] for line in _dockerfile() if line.startswith("ARG ")}
+    assert set(build["args"]) <= declared
+
+
+def _dockerfile() -> list[str]:
+    return (DOCKER / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 
 
 def test_install_step_says_what_a_cpu_image_needs() -> None:

@@ -21,7 +21,7 @@ PARCEL = Parcel("key", {"images.npy": Path("images.npy")}, {"images.npy": 5 * 10
 def _said(*, sendable: bool = True, gpus: float = 0.0, there: float = 0.0, **seen: Any) -> list[str]:
     node = dataclasses.replace(NODE, gpus=there)
     answer = Answer(node, dataclasses.replace(GOOD, **seen), "", asked=990.0, answered=1010.0)
-    return problems([answer], Wanted(PARCEL, Path("/shared"), sendable, gpus), here=HERE, code="c0de")
+    return problems([answer], Wanted(PARCEL, "/shared", sendable, gpus), here=HERE, code="c0de")
 
 
 def test_good_node_gives_no_line() -> None:
@@ -57,5 +57,5 @@ def test_clock_that_is_off_by_less_than_a_minute_is_none_of_ours() -> None:
 
 def test_node_that_says_nothing_is_told() -> None:
     answer = Answer(NODE, None, "has not answered within 120 s", 0.0, 0.0)
-    said = problems([answer], Wanted(PARCEL, Path("/shared"), True, 0.0), here=HERE, code="c0de")
+    said = problems([answer], Wanted(PARCEL, "/shared", True, 0.0), here=HERE, code="c0de")
     assert said == ["far (10.0.0.2, ababab): has not answered within 120 s"]

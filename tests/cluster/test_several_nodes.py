@@ -3,90 +3,22 @@
 import dataclasses
 import json
 import os
-import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_nodes import Nodes, nodes_of_this_machine  # noqa: F401
 from tiny_search import tiny_task
 
 from pipeline.cluster import joining
-from pipeline.cluster.runtime import QUIET
 from pipeline.errors import UserError
 from pipeline.ops.plan import plan_resources
 from pipeline.tune.ledger import FAILED, STOP_FILE, SearchListener, TrialRecord
 from pipeline.tune.runner import SearchTask, run_search
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-class Nodes:
-    """A cluster of this test's own: a head that runs no trials, and workers with a CPU core each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        # Nodes of one machine would unpack code into one folder, and remove it under each other's feet.
-        self._folders: list[tempfile.TemporaryDirectory[str]] = []
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def join(self, **arguments: Any) -> Any:
-        self._folders.append(tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True))
-        return self._cluster.add_node(num_cpus=1, temp_dir=self._folders[-1].name, **arguments)
-
-    def kill(self, node: Any) -> None:
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def leave_only(self, count: int) -> list[Any]:
-        """Have exactly so many workers."""
-        there = list(self._cluster.worker_nodes)
-        for node in there[count:]:
-            self.kill(node)
-        left = there[:count] + [self.join() for _ in range(count - len(there))]
-        self._cluster.wait_for_nodes(timeout=60)  # those that were killed are known to be dead
-        return left
-
-    def drain(self, node: Any) -> None:
-        """Tell the cluster that a node is about to be taken away, as a spot instance's notice does."""
-        from ray._private.worker import global_worker
-        from ray.core.generated import autoscaler_pb2
-
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, why = global_worker.gcs_client.drain_node(
-            node.node_id, reason, "taken away", int(1000 * (time.time() + 60))
-        )
-        assert accepted, why
-
-    def end(self) -> None:
-        self._cluster.shutdown()
-        for folder in self._folders:
-            folder.cleanup()
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    from ray._private.authentication_test_utils import reset_auth_token_state
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
-            patch.setenv(name, value)
-        # Nodes that are killed are noticed within seconds, not half a minute.
-        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
-        patch.setenv("RAY_health_check_failure_threshold", "3")
-        reset_auth_token_state()
-        cluster = Nodes()
-        try:
-            yield cluster
-        finally:
-            cluster.end()
-    reset_auth_token_state()
 
 
 def _task(nodes: Nodes, folder: Path, **settings: Any) -> SearchTask:
@@ -224,11 +156,7 @@ def test_data_that_a_node_does_not_have_are_sent_to_it_once(nodes: Nodes, tmp_pa
 
 def test_node_that_is_not_as_the_driver_is_told_by_name(nodes: Nodes, tmp_path: Path) -> None:
     nodes.leave_only(0)
-    other = tmp_path / "other"
-    (other / "torch-9.9.dist-info").mkdir(parents=True)
-    (other / "torch-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
-    (other / "sitecustomize.py").write_text("import time\n_now = time.time\ntime.time = lambda: _now() - 3 * 3600\n")
-    nodes.join(env_vars={"PYTHONPATH": str(other)})
+    nodes.join(env_vars=_other_machine(tmp_path / "other"))
     task = _task(nodes, tmp_path)
     with pytest.raises(UserError) as refused:
         run_search(task, [])
@@ -237,6 +165,42 @@ def test_node_that_is_not_as_the_driver_is_told_by_name(nodes: Nodes, tmp_path: 
     assert "its clock is off by 180 minutes" in said
     assert not any(event["event"] == "started" for event in _events(task))
     nodes.leave_only(0)
+
+
+def _other_machine(folder: Path) -> dict[str, str]:
+    """The environment of a node with another torch, whose clock is three hours behind."""
+    (folder / "torch-9.9.dist-info").mkdir(parents=True)
+    (folder / "torch-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+    (folder / "sitecustomize.py").write_text("import time\n_now = time.time\ntime.time = lambda: _now() - 3 * 3600\n")
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_node_that_joins_later_and_will_not_do_gets_no_trial_and_costs_none_a_failure(
+    nodes: Nodes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nodes.leave_only(1)
+    other, joined = _other_machine(tmp_path / "other"), []
+    settings = {"search__trials": 4, "search__max_failures": 0, "search__scheduler__name": "none"}
+    task = _task(nodes, tmp_path, train__epochs=25, **settings)
+
+    def act(trial: TrialRecord) -> None:
+        joined.append(nodes.join(env_vars=other))
+        joined.append(nodes.join())
+
+    outcome = run_search(task, [_Once(lambda trial: True, act)])
+    assert [trial.state for trial in outcome.trials] == ["complete"] * 6
+    said = capfd.readouterr().err
+    bad, good = (node.node_id[:6] for node in joined)
+    lines = [line for line in said.splitlines() if line.startswith("not used: ")]
+    assert len(lines) == 2
+    assert all(f", {bad}): " in line for line in lines)
+    assert "torch 9.9 there" in lines[0]
+    assert "its clock is off by 180 minutes" in lines[1]
+    used = {node.split()[1] for node in _nodes_in(task)}
+    assert bad not in used
+    assert good in used
+    assert not list(tmp_path.rglob(".sar-search-*"))
+    nodes.leave_only(1)
 
 
 def test_plan_counts_what_fits_on_the_nodes_and_refuses_what_fits_on_none(nodes: Nodes, tmp_path: Path) -> None:
@@ -248,6 +212,14 @@ def test_plan_counts_what_fits_on_the_nodes_and_refuses_what_fits_on_none(nodes:
         plan_resources(params.with_values({"search.cpus_per_trial": 2}, where="the test"))
     growing = {"search.cpus_per_trial": 2, "search.max_concurrent_trials": 5}
     assert plan_resources(params.with_values(growing, where="the test")).at_a_time == 5
+
+
+def test_gpu_that_is_asked_for_where_no_node_has_one_is_told(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.leave_only(1)
+    task = _task(nodes, tmp_path)
+    task = dataclasses.replace(task, resources=dataclasses.replace(task.resources, gpus=1.0))
+    with pytest.raises(UserError, match=r"no node has a GPU, and a trial takes one \(search\.gpus_per_trial\)"):
+        run_search(task, [])
 
 
 def test_storage_that_a_node_does_not_share_is_refused(nodes: Nodes, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
+from mlflow_server import free_port
+from services import BUCKET
 
 from pipeline.cluster.code import code_digest, stage_code
 from pipeline.cluster.ship import Parcel, find_parcel, list_parcel, open_parcel, send_parcel
@@ -43,13 +46,24 @@ def test_large_file_of_another_size_is_not_taken_for_this_one(parcel: Parcel) ->
 
 
 def test_data_above_the_limit_go_through_storage_once(parcel: Parcel, tmp_path: Path) -> None:
-    sent = send_parcel(parcel, limit_bytes=10, storage=tmp_path / "shared")
+    sent = send_parcel(parcel, limit_bytes=10, storage=str(tmp_path / "shared"))
     found = open_parcel(_elsewhere(sent))
     assert all(path.is_relative_to(tmp_path / "shared") for path in found.values())
     assert {n: p.read_bytes() for n, p in found.items()} == {n: p.read_bytes() for n, p in parcel.origins.items()}
     written = found["split.json"].stat().st_mtime_ns
-    again = send_parcel(parcel, limit_bytes=10, storage=tmp_path / "shared")
+    again = send_parcel(parcel, limit_bytes=10, storage=str(tmp_path / "shared"))
     assert open_parcel(_elsewhere(again))["split.json"].stat().st_mtime_ns == written
+
+
+def test_data_above_the_limit_are_fetched_out_of_a_bucket_once_a_node(
+    parcel: Parcel, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = send_parcel(parcel, limit_bytes=10, storage=f"s3://{BUCKET}/sar")
+    contents = {name: path.read_bytes() for name, path in parcel.origins.items()}
+    found = open_parcel(_elsewhere(sent))
+    assert {name: path.read_bytes() for name, path in found.items()} == contents
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert open_parcel(_elsewhere(sent)) == found
 
 
 def test_data_above_the_limit_are_refused_without_storage(parcel: Parcel) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from checkout import TINY, Checkout
+from services import BUCKET, S3_KEYS, s3_store
 
+from pipeline.ops.clusters import HANDED
 from pipeline.parsing import read_yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,10 +42,10 @@ class Bed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hosts = Hosts(folder, 3)
-        (folder / "storage").mkdir()
-        self.checkout = Checkout(folder / "checkout", SETTINGS | {"search.cluster.storage": str(folder / "storage")})
+        self.checkout = Checkout(folder / "checkout", SETTINGS)
         self.home = folder / "home"
         self.home.mkdir()
+        self.variables = {"HOME": str(self.home)}
 
     def up(self) -> None:
         self.hosts.up()
@@ -69,7 +71,7 @@ class Bed:
 
     def cluster(self, *arguments: str) -> "subprocess.Popen[str]":
         return self.checkout.start(
-            sys.executable, "-u", "-m", "pipeline.cli", "cluster", *arguments, env={"HOME": str(self.home)}
+            sys.executable, "-u", "-m", "pipeline.cli", "cluster", *arguments, env=self.variables
         )
 
     def done(self, *arguments: str) -> str:
@@ -102,7 +104,10 @@ def bed() -> Iterator[Bed]:
     bed = Bed(folder)
     try:
         bed.up()
-        yield bed
+        with s3_store(folder, BUCKET, host=bed.hosts.outside) as store:
+            # The hosts have nothing of it: what leads to the bucket is handed to them.
+            bed.variables |= S3_KEYS | {"AWS_ENDPOINT_URL": store}
+            yield bed
     finally:
         bed.hosts.down()
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +168,27 @@ def test_pages_are_on_loopback_and_what_listens_elsewhere_is_rays_own(bed: Bed, 
                 assert any(f'"{own}' in process for own in OWN_PROCESSES[:3]), line
 
 
+def test_what_is_wrong_with_hosts_is_told_for_each_before_any_trial(bed: Bed, started: str) -> None:
+    """Storage and data that are the head's alone, and a host whose disk is full."""
+    bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar"})
+    bed.done("repro", "onprem", "split")
+    bed.checkout.set({"search.cluster.storage": None, "search.cluster.ship_limit_mb": 0})
+    held = int(bed.hosts.run(3, "df --output=used -k /tmp | tail -n 1").stdout)
+    bed.hosts.run(3, f"mount -o remount,size={held + 100_000}k /tmp")
+    run = bed.cluster("repro", "onprem", "search")
+    said, _ = run.communicate(timeout=600)
+    bed.hosts.run(3, "mount -o remount,size=50% /tmp")
+    assert run.returncode == 2, said[-4000:]
+    for number in (2, 3):
+        lines = [line for line in said.splitlines() if f"({bed.hosts.address(number)}, " in line]
+        assert any("checkpoints must go where every node sees them" in line for line in lines), said[-4000:]
+        assert any("it does not have the data" in line for line in lines), said[-4000:]
+        assert any("MB free" in line and "MB needed" in line for line in lines) == (number == 3), said[-4000:]
+    assert not any(event["event"] == "started" for event in bed.events())
+
+
 def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed: Bed, started: str) -> None:
+    bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
     run = bed.cluster("repro", "onprem", "search")
     try:
         bed.until(lambda: len(bed.nodes()) == 3 or run.poll() is not None, "trials on all three hosts")
@@ -179,6 +204,9 @@ def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed
             run.kill()
     assert run.returncode == 0, said[-4000:]
     events = bed.events()
+    assert all(e["path"].startswith(f"s3://{BUCKET}/sar/") for e in events if e["event"] == "checkpoint")
+    secrets = bed.hosts.run(1, f"ls {HANDED}; grep -rl AWS_ACCESS_KEY_ID ~/sar-search/state ~/sar-search/results")
+    assert secrets.stdout == ""
     ended = {event["trial"]: event["state"] for event in events if event["event"] == "ended"}
     assert sorted(ended) == ["baseline", "paper", *(f"t{number:04d}" for number in range(4))]
     assert set(ended.values()) == {"complete"}

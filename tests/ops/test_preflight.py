@@ -406,6 +406,10 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
     check_disk(COST, planned(), kept_checkpoints=5)
     assert asked == [tmp_path]  # state/ is not there yet
     disk(monkeypatch, 13_999_999)
+    elsewhere = replace(planned().resources, address="head:6379")
+    check_disk(COST, planned({"search.cluster.storage": "s3://bucket/x"}, resources=elsewhere), kept_checkpoints=5)
+    with pytest.raises(UserError, match="/shared: 14 MB are free"):
+        check_disk(COST, planned({"search.cluster.storage": "/shared"}, resources=elsewhere), kept_checkpoints=5)
     with pytest.raises(UserError) as refused:
         check_disk(COST, planned(), kept_checkpoints=5)
     assert str(refused.value) == (

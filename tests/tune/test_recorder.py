@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from courses import Search
 
+from pipeline.cluster.joining import Room
 from pipeline.tune.course import Course, Wait
 from pipeline.tune.ledger import FAILED, TrialRecord
 from pipeline.tune.recorder import Recorder
@@ -58,3 +59,21 @@ def test_trial_whose_failures_are_used_up_has_failed(search: Search) -> None:
         given_up(recorder, "baseline", failures=3)
         assert course.ledger.trials["baseline"].state == FAILED
         assert "baseline" not in ready(course)
+
+
+def test_trial_whose_node_will_not_do_is_handed_out_again_and_the_node_is_told_once(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with search.session(at_a_time=8) as course:
+        room = Room(cpus=1, gpus=0)
+        recorder, first = Recorder(course, room), ready(course)
+        for name in ("t0001", "t0000"):
+            report = {"failed": "refused", "refused": {"node": "ab12", "why": ["far (10.0.0.9): torch 9.9 there"]}}
+            trial: Any = SimpleNamespace(config={"trial": name}, last_result=report)
+            recorder.on_trial_complete(iteration=1, trials=[], trial=trial)
+        assert capsys.readouterr().err == "not used: far (10.0.0.9): torch 9.9 there\n"
+        assert room.refused == ["ab12"]
+        assert course.at_work == len(first) - 2  # or a cluster with room for one would wait for ever
+        assert ready(course) == ["t0001", "t0000"]
+        assert course.at_work == len(first)
+        assert course.ledger.trials["t0001"].state is None

@@ -17,7 +17,8 @@ from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.train.loop import Diverged
 from pipeline.tune import trial as module
-from pipeline.tune.trial import TrialTask, run_trial
+from pipeline.tune.entering import TrialTask
+from pipeline.tune.trial import run_trial
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 

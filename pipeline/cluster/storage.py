@@ -1,0 +1,324 @@
+"""What several machines share, by its address: a folder that all of them mount, or `s3://bucket/prefix`.
+
+All that tells the two apart is here. S3 is spoken by pyarrow, which Ray Tune and MLflow bring along. Credentials are
+found as everywhere: in AWS_* variables, in `~/.aws`, or by the machine's role; another store than Amazon's is named by
+AWS_ENDPOINT_URL. A store that does not answer is told within seconds. Nothing here imports Ray.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError, cut, named, shown
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem, S3FileSystem
+
+SCHEME = "s3://"
+BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+
+FOR_WORKERS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_EC2_METADATA_DISABLED",
+)
+"""Variables that workers are handed. What names files of the driver's machine is left out."""
+
+CONNECT_S = 5.0
+"""How long a store may take to accept a connection."""
+
+TRIES, PATIENT_TRIES = 3, 7
+"""How often a store is tried: seconds where somebody waits for it, half a minute where a trial would be lost."""
+
+REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "TOKEN", "HTTP status 403")
+"""What the AWS SDK calls it when somebody may not."""
+
+
+class StorageError(UserError):
+    """Shared storage cannot be used: it does not answer, is not there, or does not let us in."""
+
+
+def is_s3(address: str) -> bool:
+    """Whether an address is of a bucket, and not a folder."""
+    return address.startswith(SCHEME)
+
+
+def under(address: str, *names: str) -> str:
+    """An address below another one."""
+    return "/".join([address.rstrip("/"), *names])
+
+
+def worker_environment(address: str | None) -> dict[str, str]:
+    """Variables by which workers reach storage as this process does; empty for a folder, or where roles do it."""
+    if address is None or not is_s3(address):
+        return {}
+    return {name: os.environ[name] for name in FOR_WORKERS if name in os.environ}
+
+
+def filesystem_of(address: str) -> "tuple[FileSystem | None, str]":
+    """The file system of an address, and the path in it, as Ray Tune takes them; None for the machine's own."""
+    if not is_s3(address):
+        return None, address
+    return _patient(), _key(address)
+
+
+def address_of(checkpoint: Any) -> str:
+    """Where a checkpoint of Ray's lies."""
+    path = str(checkpoint.path)
+    return SCHEME + path if checkpoint.filesystem.type_name.startswith("s3") else path
+
+
+def check_storage(address: str, *, named_by: str) -> None:
+    """Refuse storage that is not there, before work starts. named_by: the parameter, for the message.
+
+    Raises:
+        StorageError: no such folder or bucket, no or wrong credentials, or no answer.
+    """
+    if "://" in address and not is_s3(address):
+        raise StorageError(
+            f"{named_by}: {named(address)}: neither a folder nor s3://bucket/prefix, which are what can be used."
+        )
+    if not is_s3(address):
+        if not Path(address).is_dir():
+            raise StorageError(f"{named_by}: {address}: no such folder here. Mount it on every node, or make it.")
+        return
+    bucket = _key(address).partition("/")[0]
+    if not re.fullmatch(BUCKET, bucket):
+        raise StorageError(f"{named_by}: {shown(bucket)} is no name of a bucket; give s3://bucket/prefix.")
+    if _endpoint() and not _has_credentials():
+        raise StorageError(
+            f"{named_by}: {address}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where you "
+            "start this."
+        )
+    from pyarrow.fs import FileType
+
+    with _asking(address, f"{named_by}: "):
+        found = _s3().get_file_info(bucket)
+    if found.type == FileType.NotFound:
+        raise StorageError(
+            f"{named_by}: {address}: there is no bucket {bucket} at {_endpoint() or 'Amazon S3'}. Make it, or mend the "
+            "address."
+        )
+
+
+def exists(address: str) -> bool:
+    """Whether a folder or a file, or anything under such a prefix, is there."""
+    if not is_s3(address):
+        return os.path.exists(address)
+    from pyarrow.fs import FileType
+
+    with _asking(address):
+        return bool(_s3().get_file_info(_key(address)).type != FileType.NotFound)
+
+
+def read_bytes(address: str) -> bytes:
+    """Raises OSError or StorageError if it cannot be read."""
+    if not is_s3(address):
+        return Path(address).read_bytes()
+    with _asking(address), _s3().open_input_stream(_key(address)) as file:
+        return bytes(file.read())
+
+
+def read_text(address: str) -> str:
+    """As `read_bytes`, of UTF-8."""
+    return read_bytes(address).decode()
+
+
+def write_text(address: str, text: str) -> None:
+    """Raises OSError or StorageError if it cannot be written. A folder that it lies in is made."""
+    if not is_s3(address):
+        Path(address).parent.mkdir(parents=True, exist_ok=True)
+        Path(address).write_text(text)
+        return
+    with _asking(address), _s3().open_output_stream(_key(address)) as file:
+        file.write(text.encode())
+
+
+def copy_in(source: Path, address: str) -> None:
+    """Copy a file of this machine to an address."""
+    if not is_s3(address):
+        Path(address).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, address)
+        return
+    _copy(address, str(source), _key(address), destination_filesystem=_patient())
+
+
+def copy_out(address: str, target: Path) -> None:
+    """Copy a file, or all of a folder, to this machine."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_s3(address):
+        _copy(address, _key(address), str(target), source_filesystem=_patient())
+    elif Path(address).is_dir():
+        shutil.copytree(address, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(address, target)
+
+
+@contextmanager
+def at_hand(address: str) -> Iterator[Path]:
+    """A folder of storage as one of this machine: itself, or a copy that goes on leaving."""
+    if not is_s3(address):
+        yield Path(address)
+        return
+    with tempfile.TemporaryDirectory(prefix="sar-search-copy-") as folder:
+        copy_out(address, Path(folder))
+        yield Path(folder)
+
+
+def listed(address: str, depth: int = 1) -> list[str]:
+    """The addresses that lie so many steps below this one, in their order; none if there is nothing."""
+    if not is_s3(address):
+        return sorted(str(path) for path in Path(address).glob("/".join("*" * depth)))
+    root = _key(address)
+    steps = {"/".join(path[len(root) + 1 :].split("/")[:depth]) for path, _ in _walk(address)}
+    return sorted(under(address, step) for step in steps if step.count("/") == depth - 1)
+
+
+def size(address: str) -> int:
+    """Bytes of all that lies there."""
+    if is_s3(address):
+        return sum(held for _, held in _walk(address))
+    held = 0
+    for path in Path(address).rglob("*"):
+        with suppress(OSError):  # gone since it was listed
+            held += 0 if path.is_dir() else path.lstat().st_size
+    return held
+
+
+def remove(addresses: Sequence[str]) -> None:
+    """Remove folders with what they hold, if they are there. What a machine's own file system refuses is passed over.
+
+    Raises:
+        StorageError: S3 did not do it.
+    """
+    remote = [address.rstrip("/") for address in addresses if is_s3(address)]
+    for address in addresses:
+        if not is_s3(address):
+            shutil.rmtree(address, ignore_errors=True)
+    # Of very many, most of which are gone, one listing says which are there. A whole bucket is nobody's to list.
+    shared = os.path.commonpath([_key(address) for address in remote]) if len(remote) > 1 else ""
+    if "/" in shared:
+        there = [SCHEME + path for path, _ in _walk(SCHEME + shared)]
+        steps = {path.rpartition("/")[0] for path in there} | {path.rstrip("/") for path in there}
+        held = {
+            "/".join(parts[:count]) for parts in (step.split("/") for step in steps) for count in range(len(parts) + 1)
+        }
+        remote = [folder for folder in remote if folder in held]
+    for folder in remote:
+        with suppress(FileNotFoundError), _asking(folder):
+            _s3().delete_dir(_key(folder))
+
+
+def let_go(addresses: Sequence[str]) -> None:
+    """Remove folders, as `remove`; where storage does not do it now, `sar-search gc` will."""
+    with suppress(StorageError):
+        remove(addresses)
+
+
+def remove_file(address: str) -> None:
+    """Remove a file, if it is there. Raises OSError or StorageError if it cannot be."""
+    with suppress(FileNotFoundError):
+        if not is_s3(address):
+            Path(address).unlink()
+            return
+        with _asking(address):
+            _s3().delete_file(_key(address))
+
+
+def _walk(address: str) -> list[tuple[str, int]]:
+    """Path and size of every file below an address of S3, empty marks of folders among them."""
+    from pyarrow.fs import FileSelector, FileType
+
+    with _asking(address):
+        found = _s3().get_file_info(FileSelector(_key(address), recursive=True, allow_not_found=True))
+    return [(info.path, info.size) for info in found if info.type == FileType.File]
+
+
+def _copy(address: str, source: str, target: str, **filesystems: Any) -> None:
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    whole = {"source_filesystem": LocalFileSystem(), "destination_filesystem": LocalFileSystem()} | filesystems
+    with _asking(address):
+        # Uploads by several threads of pyarrow have been seen to hang: apache/arrow issue 32372.
+        copy_files(source, target, **whole, chunk_size=64 * 2**20, use_threads="source_filesystem" in filesystems)
+
+
+def _key(address: str) -> str:
+    return address.removeprefix(SCHEME).rstrip("/")
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def _s3(tries: int = TRIES) -> "S3FileSystem":
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return _opened(_endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"), tries)
+
+
+def _patient() -> "S3FileSystem":
+    return _s3(PATIENT_TRIES)
+
+
+@lru_cache(maxsize=8)
+def _opened(endpoint: str | None, region: str | None, key: str | None, tries: int) -> "S3FileSystem":
+    """key: only tells file systems apart; pyarrow looks credentials up itself."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    class Opened(S3FileSystem):  # type: ignore[misc]
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Made anew from the variables of the worker that it is sent to: pyarrow's own pickle forgets the tries.
+            return _s3, (tries,)
+
+    options: dict[str, Any] = {"connect_timeout": CONNECT_S, "retry_strategy": AwsStandardS3RetryStrategy(tries)}
+    if endpoint:
+        # pyarrow does not read AWS_ENDPOINT_URL; where Amazon is not asked, any region will do.
+        options |= {"endpoint_override": endpoint, "region": region or "us-east-1"}
+    elif region:
+        options["region"] = region
+    return Opened(**options)
+
+
+def _has_credentials() -> bool:
+    given = ["AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"]
+    given += ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"]
+    files = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+    return any(os.environ.get(name) for name in given) or any(
+        Path(os.environ.get(name, usual)).expanduser().is_file() for name, usual in files.items()
+    )
+
+
+@contextmanager
+def _asking(address: str, before: str = "") -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{before}{address}: {_why(str(error))}") from None
+
+
+def _why(said: str) -> str:
+    """A sentence for what pyarrow says of a failure."""
+    where = _endpoint() or "Amazon S3"
+    if "NETWORK_CONNECTION" in said:
+        return f"{where} does not answer. Is it up, and is AWS_ENDPOINT_URL right?"
+    if "NO_SUCH_BUCKET" in said:
+        return f"there is no such bucket at {where}. Make it, or mend the address."
+    if any(word in said for word in REFUSED):
+        had = "these credentials" if _has_credentials() else "anybody without credentials"
+        return f"{where} does not let {had} in. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do."
+    if "HTTP status 301" in said:
+        return "the bucket is in another region. Set AWS_REGION to its region."
+    return f"{where} could not do it ({cut(' '.join(said.split()), 300)})."
