@@ -108,16 +108,23 @@ def _lead_workers_to_this_code() -> None:
 
 
 def run_jobs(
-    work: Callable[[Job], Answer], jobs: Sequence[Job], *, cpus: int, gpus: float, at_a_time: int | None = None
+    work: Callable[[Job], Answer],
+    jobs: Sequence[Job],
+    *,
+    cpus: int,
+    gpus: float,
+    at_a_time: int | None = None,
+    failures: int = 2,
 ) -> Iterator[tuple[int, Answer]]:
     """Run `work` on every job on Ray's workers and yield (index, answer) as each is done.
 
     cpus, gpus: what one job takes. at_a_time: at most so many together; None for as many as fit.
+    failures: times that a job is started again after its worker, or its node, was lost.
 
     Raises:
         UserError: a job raised one, or its worker died; the jobs still running are left to `local_ray` to end.
     """
-    remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(work)
+    remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=failures)(work)
     waiting = list(enumerate(jobs))[::-1]
     running: dict[Any, int] = {}
     while waiting or running:
@@ -132,5 +139,5 @@ def run_jobs(
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from None
             raise
-        except ray.exceptions.WorkerCrashedError as error:
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
             raise UserError(f"a worker died and did not come back: {error}") from None

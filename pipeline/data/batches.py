@@ -5,7 +5,7 @@ read from the one copy of the prepared set in a CPU's memory. Only a set that is
 their own, where they are asked for. Shapes: B images, H x W pixels, C channels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,8 @@ from pipeline.data.augment import Augmentation, EpochAugmenter
 from pipeline.data.encoded import ImageRows
 from pipeline.data.pixels import Pixels, Source, blocks, rows_of
 from pipeline.data.store import Prepared
+
+Part = Callable[[int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,18 @@ class ImageBatches:
         epoch: int,
         augmentation: Augmentation | None = None,
         workers: int = 0,
+        part: Part | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in an order that depends on nothing but seed and epoch. The last batch may be smaller.
 
         augmentation: of the images; its draws depend on seed and epoch too, and on each image's id. workers: as for
-        `in_order`; they change no bit.
+        `in_order`; they change no bit. part: gives the places wanted of each batch by its number; the others are not
+        read.
 
         Raises:
             UserError: an encoded image is damaged.
         """
-        for _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers):
+        for _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part):
             yield inputs, labels
 
     def shuffled_with_masks(
@@ -131,11 +135,17 @@ class ImageBatches:
             yield inputs, labels, torch.from_numpy(moved).to(self._device)
 
     def _shuffled(
-        self, batch_size: int, seed: int, epoch: int, augmentation: Augmentation | None, workers: int
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        augmentation: Augmentation | None,
+        workers: int,
+        part: Part | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
         augmenter = None if augmentation is None else self._augmenter(augmentation, seed, epoch)
-        for places, source in self._read(order, batch_size, workers):
+        for places, source in self._read(order, batch_size, workers, part):
             if augmenter is None:
                 inputs = self._plain(places, source)
             else:
@@ -147,9 +157,11 @@ class ImageBatches:
         return EpochAugmenter(augmentation, self._scale.mean, images=last + 1, seed=seed, epoch=epoch)
 
     def _read(
-        self, order: NDArray[np.int64], batch_size: int, workers: int
+        self, order: NDArray[np.int64], batch_size: int, workers: int, part: Part | None = None
     ) -> Iterator[tuple[NDArray[np.int64], Source]]:
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if part is not None:
+            batches = [batch[part(number)] for number, batch in enumerate(batches)]
         with closing(self._pixels.read(batches, workers=workers)) as sources:
             yield from zip(batches, sources, strict=True)
 

@@ -22,6 +22,7 @@ from pipeline.ops.network import try_networks
 from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.regularizing import every_setting, try_regularizers
+from pipeline.ops.retrain_resources import check_share, retrain_resources
 from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.ops.warm import known_beforehand
 from pipeline.ops.weights import note, record, weights_words
@@ -88,7 +89,8 @@ class Plan:
             "budget": self._budget_words(),
             "together": f"{resources.at_a_time} trials at a time, each {resources.cpus} CPU{gpus}, of "
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._where_words()}",
-            "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs",
+            "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs"
+            f"{self._workers_words()}",
             "results": f"{self.workspace.results} and {self.workspace.models}",
             "state": f"{self.workspace.state} (survives interruptions)",
             "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
@@ -101,6 +103,10 @@ class Plan:
     def _where_words(self) -> str:
         resources = self.resources
         return "here" if resources.address is None else f"on {resources.nodes} nodes of {named(resources.address)}"
+
+    def _workers_words(self) -> str:
+        workers = self.params.retrain.workers_per_run
+        return f", {workers} workers a run" if workers > 1 else ""
 
     def _beforehand_words(self) -> str:
         search = self.params.search
@@ -202,6 +208,7 @@ def make_plan(workspace: Workspace) -> Plan:
     beforehand = known_beforehand(workspace, params, space)
     _check_rates(params, space)
     _check_mixing(params, space)
+    _check_shares(params, space)
     _check_splits(params)
     _check_model_name(params.model_name)
     try:
@@ -263,6 +270,7 @@ def plan_resources(params: Params) -> Resources:
             raise UserError(f"params.yaml: {name}: given {asked:g}, but this machine has {there} {kind}; lower it.")
         if "gpus" in name and asked > 1 and asked != int(asked):
             raise UserError(f"params.yaml: {name}: given {asked:g}; above 1 it must be a whole number of GPUs.")
+    retrain_resources(params)
     fit = cpus // search.cpus_per_trial
     if each:
         fit = min(fit, int(gpus / each + 1e-9))
@@ -292,6 +300,7 @@ def _cluster_resources(params: Params, address: str) -> Resources:
             "or, where the cluster grows by itself, say how many trials it should grow for "
             "(search.max_concurrent_trials)."
         )
+    retrain_resources(params, there)
     return Resources(
         cpus=search.cpus_per_trial,
         gpus=each,
@@ -351,6 +360,16 @@ def _check_mixing(params: Params, space: SearchSpace) -> None:
     mixes = any(max(_ends(space, path, params)) > 0 for path in ("train.mixup", "train.cutmix"))
     if mixes and "train.batch_size" in space.dimensions and min(_ends(space, "train.batch_size", params)) < 2:
         raise UserError(f"{space.file}: train.batch_size: batches of 1 cannot be mixed (train.mixup, train.cutmix).")
+
+
+def _check_shares(params: Params, space: SearchSpace) -> None:
+    """Whatever setting is found best, each of several workers must have images of its batches."""
+    check_share(
+        params.retrain.workers_per_run,
+        batch_size=min(_ends(space, "train.batch_size", params)),
+        accumulate=max(_ends(space, "train.accumulate", params)),
+        where="params.yaml",
+    )
 
 
 def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:

@@ -1,55 +1,53 @@
 """Retraining: the best setting and its control on train + val, several seeds each, fixed length, last weights.
 
-Finished runs are kept under `state/retrain/` by what decides them, so that an interrupted stage loses none. The seeds
-are not the search's, and the one whose model gets registered is fixed beforehand: the first.
+Runs go side by side over this machine or the cluster, each in one worker or, as `retrain.workers_per_run` says, in
+several that share every batch. Each leaves a checkpoint now and then (`pipeline.cluster.epochs`), from which it goes on
+after whatever loss. Finished runs are kept under `state/retrain/` by what decides them, so that an interrupted stage
+loses none. The seeds are not the search's, and the one whose model gets registered is fixed beforehand: the first.
 """
 
+import dataclasses
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
-from pipeline.cluster.runtime import local_ray, run_jobs
+from pipeline.cluster.epochs import Epochs
+from pipeline.cluster.joining import Room
+from pipeline.cluster.runtime import run_jobs
+from pipeline.cluster.storage import under
 from pipeline.config import Params
-from pipeline.errors import UserError
 from pipeline.models.settings import Weights
 from pipeline.ops.identity import code_hash, content_hash, setting_name, versions
 from pipeline.ops.results import search_run
+from pipeline.ops.retrain_resources import RunResources, check_share, retrain_resources
+from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.train.checkpoint import read_sidecar, save_checkpoint
-from pipeline.train.loop import Diverged, fit
-from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.checkpoint import read_sidecar
+from pipeline.tune.placing import Place, placed
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.track.datasets import DataUsed
     from pipeline.track.store import Store
 
-SECONDS = "seconds"
-"""File beside a run's checkpoint with the time it took to train."""
+OWN_FILES = (HISTORY,)
+"""What lies beside a run's checkpoint and is no part of the model."""
 
 
 @dataclass(frozen=True)
-class RetrainJob:
-    """One run. arm: "best" or the control's name. values: its setting by dotted path. folder: for its checkpoint.
+class RetrainTask:
+    """Runs, as `pipeline.tune.placing` places them. folder: their state. header: the users' own methods, as `code`."""
 
-    weights: the pretrained weights of the search, by specification.
-    """
-
-    arm: str
-    seed: int
-    params: Mapping[str, Any]
-    values: Mapping[str, Any]
+    params: Params
+    resources: RunResources
+    folder: Path
     prepared: Path
     split: Path
-    threads: int
-    folder: Path
+    header: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"{self.arm}-seed{self.seed}"
 
 
 def retrain_jobs(
@@ -65,18 +63,21 @@ def retrain_jobs(
     """The runs of every arm and seed. hashes: of data and split, which decide the results with the parameters.
 
     Raises:
+        UserError: a batch has fewer images than a run has workers.
         ValueError: a plugin whose file cannot be found.
     """
     seeds = [params.base.seed + 1 + index for index in range(params.retrain.seeds)]
-    dump = params.model_dump(by_alias=True)
+    dump, workers = params.model_dump(by_alias=True), params.retrain.workers_per_run
     jobs = []
     for seed in seeds:
         for arm, values in arms.items():
+            setting = params.with_values(values, where=arm)
+            check_share(workers, batch_size=setting.train.batch_size, accumulate=setting.train.accumulate, where=arm)
             deciding = {section: dump[section] for section in ("model", "train", "regularizer")}
-            plugin = params.with_values(values, where=arm).regularizer.used_plugin
-            code = code_hash(plugin_hashes([plugin] if plugin else []))
             begins = {spec: each.sha256 for spec, each in (weights or {}).items()}
-            key = content_hash([deciding, dict(values), seed, list(hashes), code, versions(), begins])
+            code = code_hash(_plugins(setting))
+            shared = [workers] if workers > 1 else []  # several workers draw other values inside the network
+            key = content_hash([deciding, dict(values), seed, list(hashes), code, versions(), begins, *shared])
             folder = state / "retrain" / key[:16]
             threads = params.retrain.cpus_per_run
             jobs.append(RetrainJob(arm, seed, dump, values, prepared, split, threads, folder, weights or {}))
@@ -84,85 +85,105 @@ def retrain_jobs(
 
 
 def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[RetrainJob]:
-    """Train what is not there yet, side by side on this machine, and yield each job once its checkpoint is there.
+    """Train what is not there yet, side by side, and yield each job once its checkpoint is there.
 
     Raises:
-        UserError: a run diverged, or a worker died.
+        UserError: a run diverged or ran out of memory, workers were lost too often, or there is no place for the runs.
     """
     missing = [job for job in jobs if not (job.folder / "checkpoint.json").exists()]
     yield from (job for job in jobs if job not in missing)
     if not missing:
         return
-    cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
-    each = default_gpus(params.retrain.gpus_per_run, gpus)
-    with local_ray(cpus, gpus):
-        for index, _ in run_jobs(
-            retrain_one,
-            missing,
-            cpus=params.retrain.cpus_per_run,
-            gpus=each,
-            at_a_time=params.retrain.max_concurrent_runs,
-        ):
+    resources = retrain_resources(params)
+    missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
+    with placed(_task(params, missing, resources)) as place:
+        ready = [
+            dataclasses.replace(job, parcel=place.parcel, epochs=Epochs(_checkpoints(place, job))) for job in missing
+        ]
+        room = None if place.room is None else Room(resources.cpus, resources.gpus)
+        for index in _run_all(params, ready, resources, room):
+            _bring_home(ready[index])
             yield missing[index]
 
 
-def retrain_one(job: RetrainJob) -> None:
-    """Train one arm with one seed and leave its checkpoint, whose sidecar holds the curves by epoch.
-
-    Raises:
-        UserError: the training loss is no longer finite, or memory does not suffice.
-    """
-    import torch
-
-    from pipeline.assembly import build_run, load_data
-
-    torch.set_num_threads(job.threads)
-    params = Params.model_validate(job.params).with_values(job.values, where=job.name)
-    data = load_data(job.prepared, job.split, params.base.device)
-    role = "train+val"
-    run = build_run(params, data, seed=job.seed, scaled_by=role, weights=job.weights)
-    curves, seconds, kept = [], 0.0, run.model
-    try:
-        for epoch in fit(
-            run.model,
-            data.batches(role, scaled_by=role),
-            params.train.config(),
-            regularizers=run.regularizers,
-            seed=job.seed,
-        ):
-            # The time it took stays out of the sidecar: the same model is the same files, wherever it was trained.
-            own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
-            curves.append({"epoch": epoch.number, **own})
-            seconds += epoch.metrics["seconds"]
-            kept = epoch.model
-    except Diverged as error:
-        raise UserError(
-            f"retraining {job.name}: {error}. The setting that the search found is at the edge of what trains; lower "
-            "train.lr, or set train.clip_grad, and run again."
-        ) from None
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        gpus = params.retrain.gpus_per_run or 0.0
-        advice = out_of_memory_advice(
-            params.train.config(), device=data.device, gpus=gpus, share="retrain.gpus_per_run"
-        )
-        raise UserError(f"retraining {job.name}: out of memory. {advice}") from None
-    sidecar = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": role, "curves": curves}
-    save_checkpoint(job.folder, kept, sidecar)
-    (job.folder / SECONDS).write_text(f"{seconds:.2f}\n")
-
-
 def seconds_of(folder: Path) -> float:
-    """How long a run trained, in seconds; 0 if it was cut off between its checkpoint and this note."""
-    path = folder / SECONDS
-    return float(path.read_text()) if path.exists() else 0.0
+    """How long a finished run has trained, in seconds."""
+    return seconds_in(folder)
 
 
 def curves_of(folder: Path) -> list[dict[str, float]]:
     """The curves that a run's checkpoint holds, a mapping by epoch with `epoch` in it."""
     curves: list[dict[str, float]] = read_sidecar(folder)["curves"]
     return curves
+
+
+def _run_all(params: Params, jobs: Sequence[RetrainJob], resources: RunResources, room: Room | None) -> Iterator[int]:
+    most, failures = params.retrain.max_concurrent_runs, params.search.max_failures
+    if resources.workers == 1:
+        done = run_jobs(retrain_one, jobs, cpus=resources.cpus, gpus=resources.gpus, at_a_time=most, failures=failures)
+        yield from (index for index, _ in done)
+        return
+    from pipeline.cluster.workers import side_by_side, train_together  # Ray Train takes seconds to import
+
+    def fits() -> int:
+        there = resources.workers_at_a_time if room is None else room.now()
+        return min(most or len(jobs), there // resources.workers)
+
+    def run(job: RetrainJob) -> None:
+        assert job.epochs is not None
+        train_together(
+            retrain_one,
+            job,
+            epochs=job.epochs,
+            name=f"retraining {job.name}",
+            workers=resources.workers,
+            cpus=resources.cpus,
+            gpus=resources.gpus,
+            failures=failures,
+        )
+
+    yield from side_by_side(run, jobs, fits)
+
+
+def _task(params: Params, jobs: Sequence[RetrainJob], resources: RunResources) -> RetrainTask:
+    first = jobs[0]
+    plugins: dict[str, str] = {}
+    for job in jobs:
+        plugins |= _plugins(params.with_values(job.values, where=job.name))
+    return RetrainTask(
+        params=params,
+        resources=resources,
+        folder=first.folder.parent,
+        prepared=first.prepared,
+        split=first.split,
+        header={"code": plugins},
+        weights=first.weights,
+    )
+
+
+def _plugins(setting: Params) -> dict[str, str]:
+    plugin = setting.regularizer.used_plugin
+    return plugin_hashes([plugin] if plugin else [])
+
+
+def _checkpoints(place: Place, job: RetrainJob) -> str:
+    """Where a run leaves its checkpoints: among its state, or in the storage that the nodes share."""
+    if place.checkpoints == str(job.folder.parent / "ray"):
+        return f"{job.folder.absolute()}.epochs"
+    return under(place.checkpoints, job.folder.name)
+
+
+def _bring_home(job: RetrainJob) -> None:
+    """Move a finished run's last checkpoint to where finished runs are kept."""
+    assert job.epochs is not None
+    partial = job.folder.with_name(job.folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with job.epochs.newest() as (_, folder):
+        assert folder is not None
+        shutil.copytree(folder, partial)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    os.replace(partial, job.folder)
+    job.epochs.clear()
 
 
 def log_retraining(

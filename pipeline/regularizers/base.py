@@ -9,7 +9,7 @@ Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,9 @@ class Regularizer(nn.Module, ABC):
         ValueError: an unknown schedule.
     """
 
+    total_over_workers: Callable[[Tensor], Tensor] | None = None
+    unit: float = 1
+
     def __init__(self, weight: float, needs: Needs, *, schedule: str = "warmup_cosine", watch: bool = False) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
@@ -111,7 +114,19 @@ class Regularizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Features) -> Penalty:
-        """The unweighted loss of one batch and what is worth watching; computed outside of autocast."""
+        """The unweighted loss of one batch and what is worth watching; computed outside of autocast.
+
+        Several workers may share a batch: their losses and monitors are then averaged by the number of their images,
+        which is right for means over images. What is divided by another count is divided by `over_batch` of it.
+        """
+
+    def over_batch(self, counts: Tensor) -> Tensor:
+        """What to divide by, so that a mean over `counts` things of these images becomes one over the whole batch's.
+
+        counts: of things that are unevenly spread over images, such as maps that are not empty; any shape. Returns
+        them as they are where the whole batch is here. A single thing then counts as `unit`.
+        """
+        return counts if self.total_over_workers is None else self.total_over_workers(counts)
 
 
 class Frozen:

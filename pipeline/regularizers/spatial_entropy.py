@@ -70,8 +70,9 @@ class SpatialEntropy(Regularizer):
         entropy, empty = entropy_and_empty(maps, threshold=self.threshold, connectivity=self.connectivity)
         filled = ~empty
         # (B, L, A) -> (L,); a layer whose maps are all empty adds 0. Empty maps have entropy 0 and so add nothing.
-        by_layer = entropy.sum(dim=(0, 2)) / filled.sum(dim=(0, 2)).clamp(min=1)
-        value = entropy.detach().sum() / filled.sum().clamp(min=1)
+        counts = self.over_batch(filled.sum(dim=(0, 2)))
+        by_layer = entropy.sum(dim=(0, 2)) / counts.clamp(min=self.unit)
+        value = entropy.detach().sum() / counts.sum().clamp(min=self.unit)
         return Penalty(by_layer.sum(), {"value": value, "empty_share": empty.float().mean()})
 
 

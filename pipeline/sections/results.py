@@ -11,8 +11,17 @@ class RetrainParams(Section):
     seeds: int = Field(5, ge=1, le=1000, description="Runs of the best setting, and of its control, on train + val.")
     control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
     max_concurrent_runs: int | None = Field(None, ge=1, le=1000, description="Runs at a time; null: as many as fit.")
-    cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run.")
-    gpus_per_run: float | None = Field(None, ge=0, le=64, description="As search.gpus_per_trial.")
+    workers_per_run: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Workers that train one run together, each on its share of every batch, on whatever nodes have "
+        "room: for networks that are slow on one GPU. The steps are those of one worker; docs/cluster.md.",
+    )
+    cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run, or of each worker.")
+    gpus_per_run: float | None = Field(
+        None, ge=0, le=64, description="As search.gpus_per_trial, of one run, or of each worker."
+    )
 
 
 class EvaluateParams(Section):

@@ -108,9 +108,11 @@ class SearchParams(Section):
     )
     budget: BudgetParams = BudgetParams()
     cluster: ClusterParams = ClusterParams()
-    checkpoint_every: int = Field(1, ge=1, le=100_000, description="Epochs between a trial's checkpoints.")
+    checkpoint_every: int = Field(
+        1, ge=1, le=100_000, description="Epochs between a trial's, or a retraining run's, checkpoints."
+    )
     max_failures: int = Field(
-        2, ge=0, le=1_000_000, description="Times a trial is started again after its worker died."
+        2, ge=0, le=1_000_000, description="Times a trial, or a retraining run, is started again after its worker died."
     )
     retry_out_of_memory: bool = Field(
         True, description="A trial that runs out of memory goes on once with its batches in twice as many pieces."

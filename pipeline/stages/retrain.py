@@ -9,7 +9,7 @@ from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.identity import setting_name, trace
 from pipeline.ops.results import BEST, method_words, read_best
-from pipeline.ops.retraining import SECONDS, curves_of, log_retraining, retrain_jobs, run_retraining, seconds_of
+from pipeline.ops.retraining import OWN_FILES, curves_of, log_retraining, retrain_jobs, run_retraining, seconds_of
 from pipeline.ops.weights import recall
 from pipeline.track.datasets import DataUsed
 from pipeline.track.store import resolve_store
@@ -39,7 +39,7 @@ def main(workspace: Workspace) -> None:
         print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)
     for job in jobs:
         shutil.copytree(
-            job.folder, workspace.models / job.name, ignore=shutil.ignore_patterns(SECONDS), dirs_exist_ok=True
+            job.folder, workspace.models / job.name, ignore=shutil.ignore_patterns(*OWN_FILES), dirs_exist_ok=True
         )
     store = resolve_store(params.tracking.uri, workspace.anchor)
     counts = {"train": len(split.train), "val": len(split.val)}

@@ -1,8 +1,10 @@
 """The batches that a run trains on: augmented and mixed as the recipe says, decided by seed and epoch alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
@@ -10,19 +12,29 @@ from pipeline.data.augment import Augmentation
 from pipeline.data.batches import ImageBatches
 from pipeline.data.streams import MIXING, borrowed_streams
 from pipeline.train.settings import TrainConfig
+from pipeline.train.world import Share
 
 
 class Feed:
     """Training batches, epoch by epoch.
 
-    model: says how many classes there are. seed: of the order, of the augmentation and of the mixing.
+    model: says how many classes there are. seed: of the order, of the augmentation and of the mixing. shares: of every
+    batch of an epoch, what this one of several workers runs; None for all of it.
 
     Raises:
         ValueError: the recipe asks for what these images or this network cannot have.
     """
 
-    def __init__(self, images: ImageBatches, config: TrainConfig, *, model: nn.Module, seed: int) -> None:
-        self._images, self._config, self._seed = images, config, seed
+    def __init__(
+        self,
+        images: ImageBatches,
+        config: TrainConfig,
+        *,
+        model: nn.Module,
+        seed: int,
+        shares: Sequence[Share] | None = None,
+    ) -> None:
+        self._images, self._config, self._seed, self._shares = images, config, seed, shares
         self._augmentation = make_augmentation(config, channels=images.channels)
         self._mixer = make_mixer(config, model)
 
@@ -37,6 +49,7 @@ class Feed:
             epoch=epoch,
             augmentation=self._augmentation,
             workers=self._config.workers,
+            part=None if self._shares is None else self._rows,
         )
         for step, (inputs, labels) in enumerate(batches):
             if self._mixer is None:
@@ -45,7 +58,21 @@ class Feed:
             with borrowed_streams() as seed:
                 seed(self._seed, epoch, MIXING, step)
                 mixed = mix(self._mixer, inputs, labels)
-            yield mixed
+            yield mixed if self._shares is None else _own(self._shares[step], mixed)
+
+    def _rows(self, step: int) -> NDArray[np.int64]:
+        """The rows of this worker's share; where batches are mixed, and after them, those they are mixed with, in the
+        mirror order: what is drawn is for the batch, so they are mixed as they would be in the whole of it.
+        """
+        assert self._shares is not None
+        share = self._shares[step]
+        if self._mixer is None:
+            return share.rows
+        return np.concatenate([share.rows, (share.images - 1 - share.rows)[::-1]])
+
+
+def _own(share: Share, mixed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return mixed[0][: len(share.rows)], mixed[1][: len(share.rows)]
 
 
 def make_augmentation(config: TrainConfig, *, channels: int) -> Augmentation | None:

@@ -18,6 +18,7 @@ from pipeline.data.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer, device_of
 from pipeline.train.average import make_average
 from pipeline.train.compiling import compiled, uncompiled
+from pipeline.train.distributed import SharedObjective, streams_of, total
 from pipeline.train.feed import Feed
 from pipeline.train.linear import by_onednn
 from pipeline.train.memory import checkpointed, keep_freed_memory
@@ -25,6 +26,7 @@ from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
 from pipeline.train.step import accuracy, take_step
+from pipeline.train.world import World
 
 
 class Diverged(Exception):
@@ -75,12 +77,15 @@ def fit(
     regularizers: Mapping[str, Regularizer] | None = None,
     seed: int = 0,
     resume: Mapping[str, Any] | None = None,
+    world: World | None = None,
 ) -> Iterator[Epoch]:
     """Train a network and yield every finished epoch.
 
     model and batches live on one device already. val: scored after every epoch when given. regularizers: by method
     name. seed: of the batches' order and of all that is drawn during training. resume: `Epoch.state()` of an earlier
-    run; the model has been given the weights of that run's `Epoch.model`.
+    run; the model has been given the weights of that run's `Epoch.model`. world: of several workers that train it
+    together, this one; each of them runs this with the same arguments otherwise, and yields the same epochs; see
+    `pipeline.train.distributed`.
 
     Metrics: train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss and val/accuracy; for a method M
     that has a weight or is watched val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...;
@@ -95,7 +100,8 @@ def fit(
     methods = dict(regularizers or {})
     keep_freed_memory()
     steps = -(-len(train) // config.batch_size)
-    feed = Feed(train, config, model=model, seed=seed)
+    shares = None if world is None else world.shares(len(train), config.batch_size, config.accumulate)
+    feed = Feed(train, config, model=model, seed=seed, shares=shares)
     average = make_average(model, config)  # of the weights that the model has been given
     if resume is not None and "model" in resume:
         model.load_state_dict(resume["model"])
@@ -115,18 +121,20 @@ def fit(
             objective.load_state(resume.get("regularizers", {}))
             optimizer.load_state_dict(resume["optimizer"])
             first = int(resume["epoch"])
+        stepped = objective if world is None else SharedObjective(model, objective)
         for epoch in range(first, config.epochs):
             started = time.perf_counter()
-            seed_everything(seed, epoch)
+            seed_everything(seed, epoch, *streams_of(world))
             model.train()
             means = _Means()
             for step, (inputs, labels) in enumerate(feed.epoch(epoch), start=epoch * steps):
                 schedule.step_update(step)
-                monitors = take_step(model, objective, optimizer, inputs, labels, epoch=epoch, config=config)
+                share = None if shares is None else shares[step - epoch * steps]
+                monitors = take_step(model, stepped, optimizer, inputs, labels, epoch=epoch, config=config, share=share)
                 if average is not None:
                     average.update(model, step + 1)
-                means.add(monitors, len(labels))
-            metrics = {f"train/{name}": value for name, value in means.read().items()}
+                means.add(monitors, len(labels) if share is None else share.images)
+            metrics = {f"train/{name}": value for name, value in means.read(None if world is None else total).items()}
             # The losses are from before each step, so what the last one did is seen in the weights.
             if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):
                 raise Diverged(epoch + 1)
@@ -183,8 +191,9 @@ class _Means:
             self._sums[name] = self._sums[name] + term if name in self._sums else term
         self._count += count
 
-    def read(self) -> dict[str, float]:
+    def read(self, over_workers: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         if not self._sums:
             return {}
-        totals = torch.stack(list(self._sums.values())).tolist()  # the device is waited for once
-        return {name: total / self._count for name, total in zip(self._sums, totals, strict=True)}
+        sums = torch.stack(list(self._sums.values()))
+        totals = (sums if over_workers is None else over_workers(sums)).tolist()  # the device is waited for once
+        return {name: each / self._count for name, each in zip(self._sums, totals, strict=True)}

@@ -4,7 +4,7 @@ The objective owns the taps that the regularisers need and what they train besid
 network is built and closed when the network leaves training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -97,6 +97,11 @@ class Objective:
             monitors |= {f"{name}/{key}": value for key, value in self._penalty(name, inputs).monitors.items()}
         self._forget()
         return logits, monitors
+
+    def count_over_workers(self, total: Callable[[Tensor], Tensor] | None, unit: float = 1) -> None:
+        """What `Regularizer.over_batch` and `unit` of every method are until the next call; None: a single worker's."""
+        for method in self._regularizers.values():
+            method.total_over_workers, method.unit = total, unit
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """What the methods have learnt, by method; those that learn nothing are left out."""

@@ -7,19 +7,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.train.distributed import SharedObjective
 from pipeline.train.objective import Objective
 from pipeline.train.settings import TrainConfig
+from pipeline.train.world import Share
 
 
 def take_step(
     model: nn.Module,
-    objective: Objective,
+    objective: Objective | SharedObjective,
     optimizer: Optimizer,
     inputs: Tensor,
     labels: Tensor,
     *,
     epoch: int,
     config: TrainConfig,
+    share: Share | None = None,
 ) -> dict[str, Tensor]:
     """One step of the optimizer on one batch, run in `config.accumulate` pieces as equal as can be.
 
@@ -31,17 +34,28 @@ def take_step(
     but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn piece by piece: by
     the same law, but other values. A regulariser's mean over maps that are not empty is taken in each piece, so where
     empty maps are spread unevenly over the pieces, the maps of a piece with many of them weigh more than in the whole.
+
+    share: of a batch that several workers run, what is here; its pieces are cut where this cuts them. The monitors are
+    then this worker's part of the sums that give the batch's.
     """
+    if isinstance(objective, SharedObjective):
+        assert share is not None
+        objective.begin(share)
     optimizer.zero_grad(set_to_none=True)
     monitors: dict[str, Tensor] = {}
     pieces = min(config.accumulate, len(labels))
-    for images, answers in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
-        share = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
+    cut = zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
+    for piece, (images, answers) in enumerate(cut):
+        if share is None:
+            part = weight = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
+        else:
+            part = share.sizes[piece] / share.images
+            weight = part * share.workers  # the mean over workers is taken of their gradients
         with _precision(config, images.device):
             loss = objective.step(images, answers, epoch)
-        (loss.total * share).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        (loss.total * weight).backward()  # type: ignore[no-untyped-call, unused-ignore]
         for name, value in {**loss.monitors, "accuracy": accuracy(loss.logits, answers)}.items():
-            term = value.detach().double() * share
+            term = value.detach().double() * part
             monitors[name] = monitors[name] + term if name in monitors else term
     if config.clip_grad is not None:
         nn.utils.clip_grad_norm_([*model.parameters(), *objective.trainable.parameters()], config.clip_grad)

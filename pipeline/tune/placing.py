@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from pipeline.cluster.joining import Room, joined
 from pipeline.cluster.late import Admission, admitting
@@ -13,13 +13,45 @@ from pipeline.cluster.nodes import Answer, Wanted, check_nodes
 from pipeline.cluster.runtime import local_ray
 from pipeline.cluster.ship import Parcel, list_parcel, open_parcel, place_in, send_parcel
 from pipeline.cluster.storage import check_storage, worker_environment
+from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.tune.outside import checkpoints_in, use_data
 
-if TYPE_CHECKING:
-    from pipeline.tune.runner import SearchTask
-
 MEGABYTE = 10**6
+
+
+class Sized(Protocol):
+    """What runs take, and what there is: as `pipeline.tune.runner.Resources`."""
+
+    @property
+    def cpus(self) -> int: ...
+    @property
+    def gpus(self) -> float: ...
+    @property
+    def machine_cpus(self) -> int: ...
+    @property
+    def machine_gpus(self) -> int: ...
+    @property
+    def address(self) -> str | None: ...
+
+
+class Placeable(Protocol):
+    """What is to be run: a search, or retraining. As `pipeline.tune.runner.SearchTask`."""
+
+    @property
+    def params(self) -> Params: ...
+    @property
+    def resources(self) -> Sized: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def prepared(self) -> Path: ...
+    @property
+    def split(self) -> Path: ...
+    @property
+    def weights(self) -> Mapping[str, Weights]: ...
+    @property
+    def header(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +78,7 @@ class Found:
 
 
 @contextmanager
-def placed(task: "SearchTask") -> Iterator[Place]:
+def placed(task: Placeable) -> Iterator[Place]:
     """Start Ray here, or join the cluster, look at its nodes and send them the data.
 
     Raises:
@@ -76,7 +108,7 @@ def placed(task: "SearchTask") -> Iterator[Place]:
             yield Place(checkpoints, parcel, room, admission)
 
 
-def look_at_cluster(task: "SearchTask", *, data: bool = True) -> Sequence[Answer]:
+def look_at_cluster(task: Placeable, *, data: bool = True) -> Sequence[Answer]:
     """Look at the cluster's nodes as `placed` does, and start nothing. data: whether they have been prepared.
 
     Raises:
@@ -103,7 +135,7 @@ def find_data(prepared: Path, split: Path, weights: Mapping[str, Weights], parce
 PREPARED, SPLIT = "prepared", "split.json"
 
 
-def _listed(task: "SearchTask") -> Parcel:
+def _listed(task: Placeable) -> Parcel:
     files = {f"{PREPARED}/{path.name}": path for path in task.prepared.iterdir() if path.is_file()}
     files |= {SPLIT: task.split}
     return list_parcel(files | {_weights_name(each): Path(each.path) for each in task.weights.values()})
@@ -113,13 +145,13 @@ def _weights_name(weights: Weights) -> str:
     return f"weights/{weights.sha256[:16]}-{Path(weights.path).name}"
 
 
-def _storage(task: "SearchTask") -> str | None:
+def _storage(task: Placeable) -> str | None:
     """The address of the storage that nodes share, None where that is the checkout."""
     asked = task.params.search.cluster.storage
     return asked if asked is None or "://" in asked else str(Path(asked).expanduser().absolute())
 
 
-def _wanted(task: "SearchTask", parcel: Parcel) -> Wanted:
+def _wanted(task: Placeable, parcel: Parcel) -> Wanted:
     cluster, storage = task.params.search.cluster, _storage(task)
     sendable = parcel.bytes <= cluster.ship_limit_mb * MEGABYTE or storage is not None
     if storage is not None:
@@ -131,5 +163,5 @@ def _wanted(task: "SearchTask", parcel: Parcel) -> Wanted:
     return Wanted(parcel, storage, sendable, task.resources.gpus, grows)
 
 
-def _plugins(task: "SearchTask") -> list[str]:
+def _plugins(task: Placeable) -> list[str]:
     return [name.removeprefix("plugin ") for name in task.header.get("code", {}) if name.startswith("plugin ")]

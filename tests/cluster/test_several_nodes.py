@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from tiny_search import tiny_task
 from pipeline.cluster import joining
 from pipeline.errors import UserError
 from pipeline.ops.plan import plan_resources
+from pipeline.ops.retrain_run import HISTORY, RetrainJob
+from pipeline.ops.retraining import retrain_jobs, run_retraining
 from pipeline.tune.ledger import FAILED, STOP_FILE, SearchListener, TrialRecord
 from pipeline.tune.runner import SearchTask, run_search
 
@@ -227,3 +231,48 @@ def test_storage_that_a_node_does_not_share_is_refused(nodes: Nodes, tmp_path: P
     task = _task(nodes, tmp_path, search__cluster__storage=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"search\.cluster\.storage: .*nowhere: no such folder here"):
         run_search(dataclasses.replace(task), [])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_retraining_goes_on_elsewhere_when_a_node_dies(workers: int, nodes: Nodes, tmp_path: Path) -> None:
+    there = nodes.leave_only(3)
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    settings = {
+        "retrain__seeds": 1 if workers > 1 else 3,
+        "retrain__workers_per_run": workers,
+        "search__cluster__address": nodes.address,
+        "search__cluster__storage": str(storage),
+        "train__epochs": 12,
+    }
+    task = _task(nodes, tmp_path, **settings)
+    given: dict[str, Any] = {"prepared": task.prepared, "split": task.split, "hashes": [], "state": tmp_path / "state"}
+    jobs = retrain_jobs(task.params, {"best": {}}, **given)
+    watch = threading.Thread(target=_kill_when_kept, args=(nodes, there, storage, 3), daemon=True)
+    watch.start()
+    done = list(run_retraining(task.params, jobs))
+    assert {job.name for job in done} == {job.name for job in jobs}
+    moved = [parts for job in jobs if len(parts := _parts(job)) > 1]
+    assert moved, "no run was on the node that died"
+    for first, second in moved:
+        assert first["node"] != second["node"]
+        assert second["after"] >= 3  # it had a checkpoint of that epoch
+    assert len({parts[0]["node"] for parts in map(_parts, jobs)}) == (1 if workers > 1 else 3)
+    assert not list(storage.glob("searches/retrain-*/*"))
+
+
+def _parts(job: RetrainJob) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = json.loads((job.folder / HISTORY).read_text())["parts"]
+    return parts
+
+
+def _kill_when_kept(nodes: Nodes, there: list[Any], place: Path, epoch: int) -> None:
+    """Kill the node that the first run to have a checkpoint of that epoch, or a later one, is on."""
+    while True:
+        for history in place.glob(f"searches/retrain-*/*/epoch-*/{HISTORY}"):
+            if int(history.parent.name.removeprefix("epoch-")) >= epoch:
+                with suppress(OSError, ValueError):  # the next epoch's has taken its place
+                    node = json.loads(history.read_text())["parts"][-1]["node"].split()[1]
+                    nodes.kill(next(each for each in there if each.node_id[:6] == node))
+                    return
+        time.sleep(0.01)

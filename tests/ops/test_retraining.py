@@ -1,5 +1,8 @@
 """Claims about retraining: what a run leaves is what its recipe says is to be kept."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.assembly import build_run, load_data
+from pipeline.cluster.epochs import Epochs
 from pipeline.config import Params
 from pipeline.data.sources import read_digits
 from pipeline.data.splits import make_split, write_split
 from pipeline.data.store import open_prepared
 from pipeline.data.writing import write_prepared
-from pipeline.ops.retraining import RetrainJob, retrain_one
+from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.train.loop import fit
 
@@ -40,15 +44,59 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tmp_path: Path, decay: float) -> None:
     params = Params().with_values({**TINY, "train.ema_decay": decay}, where="test")
     dump: dict[str, Any] = params.model_dump(by_alias=True)
-    job = RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "model")
+    epochs = Epochs(str(tmp_path / "epochs"))
+    job = RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "model", epochs=epochs)
     retrain_one(job)
     loaded = load_data(job.prepared, job.split, "cpu")
     run = build_run(params, loaded, seed=5, scaled_by="train+val")
     images = loaded.batches("train+val", scaled_by="train+val")
     *_, last = fit(run.model, images, params.train.config(), regularizers=run.regularizers, seed=5)
-    left, kept = load_file(job.folder / "weights.safetensors"), last.model.state_dict()
+    with epochs.newest() as (done, folder):
+        assert done == 2
+        assert folder is not None
+        left, curves = load_file(folder / "weights.safetensors"), read_sidecar(folder)["curves"]
+    kept = last.model.state_dict()
     assert all(torch.equal(left[name], kept[name]) for name in kept)
     assert (last.model is run.model) == (decay == 0.0)
     on_the_way = run.model.state_dict()
     assert all(torch.equal(left[name], on_the_way[name]) for name in kept) == (decay == 0.0)
-    assert len(read_sidecar(job.folder)["curves"]) == 2
+    assert len(curves) == 2
+
+
+class Breaking(Epochs):
+    """Storage that is gone when the checkpoint of an epoch is to be written. place: of the others."""
+
+    @contextmanager
+    def adding(self, epoch: int) -> Iterator[Path]:
+        if epoch == 4:
+            raise OSError("gone")
+        with super().adding(epoch) as folder:
+            yield folder
+
+
+@pytest.mark.parametrize(("every", "reached"), [(1, 3), (2, 2)])
+def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_weights(
+    every: int, reached: int, data: Path, tmp_path: Path
+) -> None:
+    settings = {**TINY, "train.epochs": 5, "train.ema_decay": 0.8, "search.checkpoint_every": every}
+    dump: dict[str, Any] = Params().with_values(settings, where="test").model_dump(by_alias=True)
+    place = str(tmp_path / "broken.epochs")
+
+    def job(epochs: Epochs) -> RetrainJob:
+        return RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "x", epochs=epochs)
+
+    retrain_one(job(whole := Epochs(str(tmp_path / "whole.epochs"))))
+    with pytest.raises(OSError, match="gone"):
+        retrain_one(job(Breaking(place)))
+    assert Epochs(place).done() == reached
+    retrain_one(job(broken := Epochs(place)))
+    with whole.newest() as (_, first), broken.newest() as (done, second):
+        assert done == 5
+        assert first is not None
+        assert second is not None
+        assert (first / "weights.safetensors").read_bytes() == (second / "weights.safetensors").read_bytes()
+        assert (first / "checkpoint.json").read_bytes() == (second / "checkpoint.json").read_bytes()
+        assert not (second / "state.pt").exists()  # it is done
+        parts = json.loads((second / HISTORY).read_text())["parts"]
+        assert [part["after"] for part in parts] == [0, reached]
+    retrain_one(job(broken))  # there is nothing left to do

@@ -1,0 +1,99 @@
+"""A run's newest checkpoint, where every node finds it: in a folder that they share, or in a bucket.
+
+Whoever goes on with a run, on whatever node and after whatever loss, goes on from there. A checkpoint is a folder
+`epoch-000007` that has `checkpoint.json`, which is written last; what is older goes when it is complete.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cluster.storage import (
+    at_hand,
+    copy_in,
+    exists,
+    is_s3,
+    listed,
+    read_text,
+    remove,
+    remove_file,
+    under,
+    write_text,
+)
+
+COMPLETE = "checkpoint.json"
+FAILED = "failed"
+PREFIX = "epoch-"
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """The checkpoints of one run. place: an absolute path, or an address in a bucket.
+
+    Raises:
+        StorageError: storage that cannot be reached, in whatever is done with it.
+    """
+
+    place: str
+
+    @contextmanager
+    def newest(self) -> Iterator[tuple[int, Path | None]]:
+        """The last epoch of which there is a checkpoint, and its folder on this machine; 0 and None without any."""
+        done = self.done()
+        if not done:
+            yield 0, None
+            return
+        with at_hand(self._at(done)) as folder:
+            yield done, folder
+
+    def done(self) -> int:
+        """The last epoch of which there is a checkpoint; 0 without any."""
+        return max((epoch for epoch in self._epochs() if exists(under(self._at(epoch), COMPLETE))), default=0)
+
+    @contextmanager
+    def adding(self, epoch: int) -> Iterator[Path]:
+        """An empty folder of this machine to write the checkpoint after an epoch into; kept when the block ends."""
+        if is_s3(self.place):
+            with tempfile.TemporaryDirectory(prefix="sar-search-") as made:
+                yield Path(made)
+                for file in sorted(Path(made).iterdir(), key=lambda path: path.name == COMPLETE):
+                    copy_in(file, under(self._at(epoch), file.name))
+        else:
+            partial = Path(self.place) / f"partial-{os.getpid()}"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            shutil.rmtree(self._at(epoch), ignore_errors=True)
+            partial.rename(self._at(epoch))
+        remove([self._at(older) for older in self._epochs() if older < epoch])
+
+    def note_failure(self, reason: str) -> None:
+        """Leave a note that nobody need go on, and why."""
+        write_text(self._note, reason)
+
+    def failure(self) -> str | None:
+        """What `note_failure` has left."""
+        return read_text(self._note) if exists(self._note) else None
+
+    def forget_failure(self) -> None:
+        """Take that note away, so that the run can be tried again."""
+        remove_file(self._note)
+
+    def clear(self) -> None:
+        """Remove all of it."""
+        remove([self.place])
+
+    def _epochs(self) -> list[int]:
+        names = [address.rpartition("/")[2] for address in listed(self.place)]
+        return [int(name.removeprefix(PREFIX)) for name in names if name.startswith(PREFIX)]
+
+    def _at(self, epoch: int) -> str:
+        return under(self.place, f"{PREFIX}{epoch:06d}")
+
+    @property
+    def _note(self) -> str:
+        return under(self.place, FAILED)

@@ -1,0 +1,81 @@
+"""What retraining runs take, and whether there is room for them: on this machine, or on the cluster's nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.cluster.joining import Node, cluster_address, size_of
+from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
+from pipeline.config import Params
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunResources:
+    """workers: of a run. cpus, gpus: of each worker. machine_cpus, machine_gpus: what Ray may use here.
+
+    workers_at_a_time: for how many there is room. address: of the cluster that runs them, None for this machine alone.
+    """
+
+    workers: int
+    cpus: int
+    gpus: float
+    workers_at_a_time: int
+    machine_cpus: int
+    machine_gpus: int
+    address: str | None = None
+
+
+def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> RunResources:
+    """What each retraining run takes. there: the cluster's nodes, if they have been asked for already.
+
+    Raises:
+        UserError: there is no room for one run, or a worker of several would have a part of a GPU.
+    """
+    address, retrain = cluster_address(params.search.cluster.address), params.retrain
+    if address is None:
+        cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
+        there = [Node("", "this machine", "", cpus, gpus)]
+    else:
+        there = size_of(address) if there is None else there
+        cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
+    each = default_gpus(retrain.gpus_per_run, 0 if params.base.device == "cpu" else gpus)
+    if retrain.workers_per_run > 1 and 0 < each < 1:
+        raise UserError(
+            f"params.yaml: retrain.gpus_per_run: given {each:g}; of several workers (retrain.workers_per_run "
+            f"{retrain.workers_per_run}) each needs a GPU of its own: set it to 1, or workers_per_run to 1."
+        )
+    if each > 1 and each != int(each):
+        raise UserError(
+            f"params.yaml: retrain.gpus_per_run: given {each:g}; above 1 it must be a whole number of GPUs."
+        )
+    fit = sum(node.fit(retrain.cpus_per_run, each) for node in there)
+    grows = address is not None and params.search.max_concurrent_trials is not None
+    if fit < retrain.workers_per_run and not grows:
+        raise UserError(_no_room(params, there, each, fit))
+    return RunResources(retrain.workers_per_run, retrain.cpus_per_run, each, fit, cpus, gpus, address)
+
+
+def check_share(workers: int, *, batch_size: int, accumulate: int, where: str) -> None:
+    """Refuse workers that would have no image to train on.
+
+    Raises:
+        UserError: a batch, or each of the pieces that it is run in, has fewer images than there are workers.
+    """
+    if workers > 1 and workers * accumulate > batch_size:
+        pieces = f" in {accumulate} pieces (train.accumulate)" if accumulate > 1 else ""
+        raise UserError(
+            f"{where}: retrain.workers_per_run: given {workers}, but a batch has {batch_size} images"
+            f"{pieces}, too few for each worker to have one; lower it, or raise train.batch_size."
+        )
+
+
+def _no_room(params: Params, there: Sequence[Node], gpus: float, fit: int) -> str:
+    retrain = params.retrain
+    machines = ", ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in there)
+    if retrain.workers_per_run == 1:
+        takes = f"a retraining run takes {retrain.cpus_per_run} CPUs and {gpus:g} GPUs (cpus_per_run, gpus_per_run)"
+        return f"params.yaml: retrain: {takes}, and nothing has that: {machines}. Lower it."
+    return (
+        f"params.yaml: retrain.workers_per_run: given {retrain.workers_per_run}, each with {retrain.cpus_per_run} CPUs "
+        f"and {gpus:g} GPUs (cpus_per_run, gpus_per_run), and there is room for {fit}: {machines}. Lower one of them."
+    )

@@ -1,0 +1,165 @@
+"""One retraining run, from its newest checkpoint to its last epoch; what a worker does, on whatever node."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cluster.epochs import Epochs
+from pipeline.cluster.joining import here_among_several
+from pipeline.cluster.ship import Parcel
+from pipeline.config import Params
+from pipeline.errors import UserError
+from pipeline.models.settings import Weights
+from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.loop import Diverged, Epoch, fit
+from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.world import World
+from pipeline.tune.placing import find_data
+
+if TYPE_CHECKING:
+    from pipeline.assembly import Run, TrainingData
+
+HISTORY = "history.json"
+"""File beside a checkpoint: the time that it took, and where it was trained. It stays out of the checkpoint itself: the
+same model is the same files, wherever it was trained."""
+
+ROLE = "train+val"
+
+
+@dataclass(frozen=True)
+class RetrainJob:
+    """One run. arm: "best" or the control's name. values: its setting by dotted path. folder: where it is kept.
+
+    weights: the pretrained weights of the search, by specification. epochs: where its checkpoints go while it trains.
+    parcel: the data, where they may have to be found elsewhere on the node that it runs on.
+    """
+
+    arm: str
+    seed: int
+    params: Mapping[str, Any]
+    values: Mapping[str, Any]
+    prepared: Path
+    split: Path
+    threads: int
+    folder: Path
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    epochs: Epochs | None = None
+    parcel: Parcel | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-seed{self.seed}"
+
+
+def retrain_one(job: RetrainJob, world: World | None = None) -> None:
+    """Train one arm with one seed, from its newest checkpoint on; the last one's sidecar holds the curves by epoch.
+
+    world: of several workers, this one; the first writes the checkpoints.
+
+    Raises:
+        UserError: the training loss is no longer finite, memory does not suffice, or several workers cannot train it.
+    """
+    import torch
+
+    from pipeline.assembly import build_run, load_data
+
+    torch.set_num_threads(job.threads)
+    params = Params.model_validate(job.params).with_values(job.values, where=job.name)
+    found = find_data(job.prepared, job.split, job.weights, job.parcel)
+    data = load_data(found.prepared, found.split, params.base.device)
+    run = build_run(params, data, seed=job.seed, scaled_by=ROLE, weights=found.weights)
+    if world is not None:
+        _check_shareable(run)
+    try:
+        _train(job, params, run, data, world)
+    except Diverged as error:
+        said = (
+            f"retraining {job.name}: {error}. The setting that the search found is at the edge of what trains; lower "
+            "train.lr, or set train.clip_grad, and run again."
+        )
+        if world is None or job.epochs is None:
+            raise UserError(said) from None
+        job.epochs.note_failure(said)  # all workers have seen it, and none of them need be started again
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        gpus = params.retrain.gpus_per_run or 0.0
+        advice = out_of_memory_advice(
+            params.train.config(), device=data.device, gpus=gpus, share="retrain.gpus_per_run"
+        )
+        raise UserError(f"retraining {job.name}: out of memory. {advice}") from None
+
+
+def seconds_in(folder: Path) -> float:
+    """How long the run has trained that a checkpoint is of, in seconds."""
+    seconds: float = _history_in(folder)["seconds"]
+    return seconds
+
+
+def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", world: World | None) -> None:
+    assert job.epochs is not None
+    with job.epochs.newest() as (done, folder):
+        _agree_on(done, world)
+        curves: list[dict[str, float]] = []
+        history: dict[str, Any] = {"seconds": 0.0, "parts": []}
+        resume = None
+        if folder is not None:
+            if done >= params.train.epochs:
+                return
+            load_weights(folder, run.model)
+            resume, curves, history = load_state(folder), read_sidecar(folder)["curves"], _history_in(folder)
+    history["parts"].append({"after": done, "node": here_among_several()})
+    images = data.batches(ROLE, scaled_by=ROLE)
+    epochs = fit(
+        run.model,
+        images,
+        params.train.config(),
+        regularizers=run.regularizers,
+        seed=job.seed,
+        resume=resume,
+        world=world,
+    )
+    for epoch in epochs:
+        own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
+        curves.append({"epoch": epoch.number, **own})
+        history["seconds"] += epoch.metrics["seconds"]
+        last = epoch.number == params.train.epochs
+        if (last or epoch.number % params.search.checkpoint_every == 0) and (world is None or world.rank == 0):
+            said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE, "curves": curves}
+            _keep(job.epochs, epoch, said, history, last=last)
+
+
+def _keep(epochs: Epochs, epoch: Epoch, sidecar: Mapping[str, Any], history: Mapping[str, Any], *, last: bool) -> None:
+    with epochs.adding(epoch.number) as folder:
+        (folder / HISTORY).write_text(json.dumps(history) + "\n")
+        write_checkpoint(folder, epoch.model, sidecar, state=None if last else epoch.state())
+
+
+def _agree_on(done: int, world: World | None) -> None:
+    """All workers go on from one checkpoint, or stop at once: two that do not would train two networks.
+
+    Raises:
+        RuntimeError: they have found different ones; they are then started again.
+    """
+    if world is None:
+        return
+    from pipeline.train.distributed import agreed
+
+    if (first := agreed(done)) != done:
+        raise RuntimeError(f"worker {world.rank} has found a checkpoint of epoch {done}, the first one of {first}")
+
+
+def _check_shareable(run: "Run") -> None:
+    from pipeline.train.distributed import check_shareable
+
+    try:
+        check_shareable(run.model)
+    except ValueError as error:
+        raise UserError(f"model.name: {error}") from None
+
+
+def _history_in(folder: Path) -> dict[str, Any]:
+    history: dict[str, Any] = json.loads((folder / HISTORY).read_text())
+    return history

@@ -1,0 +1,54 @@
+"""Which images of every batch each of several workers trains on.
+
+Workers that train one network together go through the same batches as a single one would: the same seeded order, and
+every batch cut into the same `accumulate` pieces. Of each piece a worker takes its share, so that what the workers run
+at the same time is, put together, one piece of the single worker's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker runs of one batch.
+
+    rows: places in the batch, int64, piece after piece. sizes: images of each piece that are this worker's; 0 where the
+    piece has none for it: a first row then stands in, since all workers run all pieces, and counts nothing. wholes:
+    images of each piece, all workers' together. workers: how many there are.
+    """
+
+    rows: NDArray[np.int64]
+    sizes: tuple[int, ...]
+    wholes: tuple[int, ...]
+    workers: int
+
+    @property
+    def images(self) -> int:
+        """Images of the batch."""
+        return sum(self.wholes)
+
+
+@dataclass(frozen=True)
+class World:
+    """One of several workers. rank: which, counted from 0. size: how many."""
+
+    rank: int
+    size: int
+
+    def share(self, images: int, accumulate: int) -> Share:
+        """This worker's part of a batch of so many images, which is run in `accumulate` pieces.
+
+        A batch of fewer images than pieces is run image by image, as `pipeline.train.step.take_step` does, and the rows
+        fall into pieces where it cuts them.
+        """
+        pieces = np.array_split(np.arange(images), min(accumulate, images))
+        parts = [np.array_split(piece, self.size)[self.rank] for piece in pieces]
+        rows = [part if len(part) else piece[:1] for part, piece in zip(parts, pieces, strict=True)]
+        return Share(np.concatenate(rows), tuple(map(len, parts)), tuple(len(piece) for piece in pieces), self.size)
+
+    def shares(self, images: int, batch_size: int, accumulate: int) -> list[Share]:
+        """This worker's part of every batch of an epoch over so many images; the last batch may be smaller."""
+        return [self.share(min(batch_size, images - start), accumulate) for start in range(0, images, batch_size)]

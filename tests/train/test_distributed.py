@@ -1,0 +1,246 @@
+"""Claims about several workers: what they train together is what a single worker trains, whatever the batches' sizes."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import untimed, weights
+from torch import nn
+
+from pipeline.data.batches import ImageBatches, Standardisation
+from pipeline.data.store import Prepared
+from pipeline.models.build import build_model
+from pipeline.models.settings import ModelConfig
+from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.relative_localisation import RelativeLocalisation
+from pipeline.regularizers.spatial_entropy import SpatialEntropy
+from pipeline.regularizers.total_variation import TotalVariation
+from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
+from pipeline.train.distributed import check_shareable
+from pipeline.train.loop import Diverged, fit
+from pipeline.train.settings import TrainConfig
+from pipeline.train.world import World
+
+sys.path.insert(0, str(Path(__file__).parent))  # spawned processes import this file by its name
+from ranks import run_together, save_by_first
+
+IMAGES = 29
+"""Of batches of 8, the last has 5; of 7, it has 1, of which only one worker has any."""
+
+# By SGD, since Adam does not see a gradient that is too large by a factor.
+RECIPE = TrainConfig(
+    epochs=2,
+    batch_size=8,
+    lr=0.05,
+    min_lr=0.0,
+    warmup_epochs=1,
+    weight_decay=0.01,
+    label_smoothing=0.1,
+    clip_grad=None,
+    optimizer="sgd",
+)
+
+
+class Pairs(RelativeLocalisation):
+    """Relative localisation with the same pairs for every image: its own draws are each worker's own."""
+
+    def forward(self, features: Features) -> Penalty:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            first = torch.randint(9, (2, 1, self.pairs))
+        from pipeline.regularizers.relative_localisation import relative_localisation
+
+        assert features.tokens is not None
+        assert self.predictor is not None
+        places = first.expand(-1, len(features.tokens), -1)
+        loss = relative_localisation(features.tokens, places, self.predictor)
+        return Penalty(loss, {"value": loss.detach()})
+
+
+class HalfEmpty(SpatialEntropy):
+    """Spatial entropy of maps of which those of images with a dark corner are made empty: most of one class alone, so
+    that they are unevenly spread.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.needs = Needs(similarity="all", inputs=True)
+
+    def forward(self, features: Features) -> Penalty:
+        assert features.similarity is not None
+        assert features.inputs is not None
+        dark = features.inputs[:, 0, 0, 0] < 0.0
+        maps = features.similarity.where(~dark[:, None, None, None, None], torch.zeros(()))
+        return super().forward(Features(similarity=maps))
+
+
+METHODS: dict[str, Callable[[], Regularizer]] = {
+    "spatial_entropy": lambda: SpatialEntropy(weight=0.5, layers="all"),
+    "half_empty": lambda: HalfEmpty(weight=0.5, layers="all"),
+    "total_variation": lambda: TotalVariation(weight=0.05),
+    "head_disagreement": lambda: HeadDisagreement(weight=0.5),
+    "pairs": lambda: Pairs(weight=0.5, pairs=8),
+}
+CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "plain": ([], {}),
+    "odd last batch": (["half_empty"], {"batch_size": 7}),
+    "accumulated": (["spatial_entropy"], {"accumulate": 2}),
+    "accumulated, odd": (["half_empty"], {"accumulate": 3, "batch_size": 7}),
+    "regularised": (["spatial_entropy", "total_variation", "head_disagreement"], {}),
+    "learning method": (["pairs"], {"accumulate": 2, "clip_grad": 0.5}),
+    "mixed": ([], {"mixup": 0.8, "cutmix": 1.0, "batch_size": 7, "accumulate": 2, "augment": "light", "erasing": 0.5}),
+    "averaged": (["spatial_entropy"], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3}),
+    "bfloat16": ([], {"precision": "bfloat16", "grad_checkpointing": True}),
+}
+
+
+def images(count: int = IMAGES) -> ImageBatches:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int64) % 2
+    pixels = rng.integers(0, 120, size=(count, 12, 12, 1), dtype=np.uint8)
+    pixels[labels == 0, :, :6] += 100
+    pixels[labels == 1, :, 6:] += 100
+    prepared = Prepared(pixels, labels, None, {})
+    return ImageBatches(prepared, list(range(count)), Standardisation((0.4,), (0.3,)), torch.device("cpu"))
+
+
+def network(*, drop_path: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    kwargs = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    tiny = ModelConfig("vit_tiny_patch16_224", kwargs, "xavier", drop_path)
+    return build_model(tiny, num_classes=2, image_size=(12, 12), channels=1)
+
+
+def trained(case: str, world: World | None = None, **more: Any) -> dict[str, Any]:
+    names, recipe = CASES[case]
+    model = network()
+    given = {"regularizers": {name: METHODS[name]() for name in names}, "seed": 3, "val": images(10)} | more
+    epochs = list(fit(model, images(), replace(RECIPE, **recipe), world=world, **given))
+    return {"metrics": [untimed(epoch) for epoch in epochs], "weights": weights(epochs[-1].model)}
+
+
+def train_all(world: World, folder: Path) -> None:
+    for case in CASES:
+        save_by_first(world, trained(case, world), folder / f"{case}.pt")
+    resume(world, folder)
+    diverging(world, folder)
+
+
+def resume(world: World, folder: Path) -> None:
+    """Train the case `averaged` with a break after its first epoch."""
+    names, recipe = CASES["averaged"]
+    config = replace(RECIPE, **recipe)
+    model, place = network(), folder / f"broken-{world.rank}"
+    broken = fit(model, images(), config, regularizers={n: METHODS[n]() for n in names}, seed=3, world=world)
+    first = next(broken)
+    save_checkpoint(place, first.model, {}, state=first.state())
+    broken.close()  # type: ignore[attr-defined]
+    again = network()
+    load_weights(place, again)
+    rest = fit(
+        again,
+        images(),
+        config,
+        regularizers={n: METHODS[n]() for n in names},
+        seed=3,
+        world=world,
+        resume=load_state(place),
+    )
+    *_, last = rest
+    save_by_first(world, weights(last.model), folder / "resumed.pt")
+
+
+def diverging(world: World, folder: Path) -> None:
+    """Every worker is told that the run has diverged, though one of them alone has seen it."""
+
+    class Once(Regularizer):
+        def __init__(self) -> None:
+            super().__init__(1.0, Needs(tokens=True), schedule="constant")
+
+        def forward(self, features: Features) -> Penalty:
+            assert features.tokens is not None
+            loss = features.tokens.square().mean() * (float("inf") if world.rank else 1.0)
+            return Penalty(loss, {})
+
+    try:
+        list(fit(network(), images(), RECIPE, regularizers={"once": Once()}, seed=3, world=world))
+    except Diverged as error:
+        (folder / f"diverged-{world.rank}").write_text(str(error.epoch))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case trained by two workers."""
+    folder = tmp_path_factory.mktemp("together")
+    run_together(train_all, 2, folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_train_what_one_trains(case: str, together: Path) -> None:
+    alone, both = trained(case), torch.load(together / f"{case}.pt")
+    loose = {"rtol": 0.02, "atol": 0.02} if case == "bfloat16" else {"rtol": 1e-4, "atol": 1e-5}
+    for one, two in zip(alone["metrics"], both["metrics"], strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            assert two[name] == pytest.approx(value, rel=loose["rtol"], abs=loose["atol"]), name
+    assert alone["metrics"][-1]["val/accuracy"] == both["metrics"][-1]["val/accuracy"]
+    torch.testing.assert_close(_decided(both["weights"]), _decided(alone["weights"]), **loose)
+
+
+def _decided(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All but the keys' biases: softmax does not see them, and Adam makes whole steps of the rounding in 0."""
+    return {name: each[[*range(16), *range(32, 48)]] if "qkv.bias" in name else each for name, each in tensors.items()}
+
+
+def test_run_of_two_workers_resumed_is_the_unbroken_one(together: Path) -> None:
+    unbroken = torch.load(together / "averaged.pt")["weights"]
+    torch.testing.assert_close(torch.load(together / "resumed.pt"), unbroken, rtol=0, atol=0)
+
+
+def test_all_workers_hear_that_a_run_has_diverged(together: Path) -> None:
+    assert [(together / f"diverged-{rank}").read_text() for rank in (0, 1)] == ["1", "1"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 13])
+def test_shares_are_the_batch_and_are_cut_into_pieces_as_a_step_cuts_them(
+    count: int, accumulate: int, size: int
+) -> None:
+    shares = [World(rank, size).share(count, accumulate) for rank in range(size)]
+    pieces = [piece.tolist() for piece in torch.arange(count).tensor_split(min(accumulate, count))]
+    cuts = [torch.from_numpy(share.rows).tensor_split(min(accumulate, len(share.rows))) for share in shares]
+    for number, piece in enumerate(pieces):
+        together = [cut[number][: share.sizes[number]].tolist() for share, cut in zip(shares, cuts, strict=True)]
+        assert [place for part in together for place in part] == piece
+        assert max(map(len, together)) - min(map(len, together)) <= 1
+        for share, cut in zip(shares, cuts, strict=True):
+            assert share.wholes[number] == len(piece)
+            assert len(cut[number]) == max(1, share.sizes[number])
+            assert set(cut[number].tolist()) <= set(piece)
+
+
+def test_every_batch_of_an_epoch_has_its_share() -> None:
+    shares = World(1, 2).shares(29, 8, 2)
+    assert [share.images for share in shares] == [8, 8, 8, 5]
+    assert [share.sizes for share in shares] == [(2, 2), (2, 2), (2, 2), (1, 1)]
+
+
+def test_network_with_batch_normalisation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"BatchNorm2d.*retrain\.workers_per_run to 1"):
+        check_shareable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
