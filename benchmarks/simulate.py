@@ -22,9 +22,13 @@ from numpy.typing import NDArray
 from pipeline.config import Params
 from pipeline.tune.confirm import FIRST_SEED
 from pipeline.tune.course import Course, Wait
-from pipeline.tune.ledger import COMPLETE, FAILED, OBJECTIVE, History, Ledger, SearchListener, TrialRecord
+from pipeline.tune.goals import LATENCY, PARAMETERS, THROUGHPUT, is_result
+from pipeline.tune.ledger import FAILED, INFEASIBLE, OBJECTIVE, History, Ledger, SearchListener, TrialRecord
 from pipeline.tune.scheduler import STOP
 from pipeline.tune.space import SearchSpace
+
+MEASURED = (PARAMETERS, LATENCY, THROUGHPUT)
+"""Of a table's metrics, those that a trial knows before its first epoch."""
 
 Curves = NDArray[np.float32]
 
@@ -143,7 +147,7 @@ class Simulation:
         best, found = -math.inf, []
         for end in self.ended:
             value = end.record.metric(OBJECTIVE)
-            if end.record.state == COMPLETE and end.record.study is not None and value > best:
+            if is_result(end.record, self.course.goals) and end.record.study is not None and value > best:
                 best = value
                 found.append((end.epochs, end.row))
         return found
@@ -182,6 +186,7 @@ def simulate(
         folder=Path("there is none") if folder is None else folder,
         gpus=0.0,
         at_a_time=workers,
+        count=lambda values: round(float(table.curves[PARAMETERS][row_of(table, params, values), 0, 0])),
     )
     for arm in course.arms.values():
         arm.proposer.moved = _Untried(table, arm.name, course)
@@ -189,6 +194,12 @@ def simulate(
     simulation = Simulation(course)
     _Workers(simulation, table, workers, seed, recorded_time).run()
     return simulation
+
+
+def row_of(table: Table, params: Params, values: Mapping[str, Any]) -> int:
+    """The row of the recorded setting that a run trains, if it is to train these values."""
+    whole = {path: values.get(path, params.value(path)) for path in table.space.dimensions}
+    return table.nearest(_within(table.space, whole))
 
 
 class _Untried:
@@ -231,11 +242,21 @@ class _Workers:
             record = self._simulation.course.next()
             if record is None or isinstance(record, Wait):
                 return
-            self._free -= 1
-            values = {path: record.values.get(path, None) for path in self._table.space.dimensions}
-            params = self._simulation.course.params
-            whole = {path: params.value(path) if value is None else value for path, value in values.items()}
-            self._train(record, self._table.nearest(_within(self._table.space, whole)), record.last_epoch + 1)
+            row = row_of(self._table, self._simulation.course.params, record.values)
+            if not self._breaks_at_once(record, row):
+                self._free -= 1
+                self._train(record, row, record.last_epoch + 1)
+
+    def _breaks_at_once(self, record: TrialRecord, row: int) -> bool:
+        """Measure what a trial measures before its first epoch, and end it if it breaks a constraint."""
+        course = self._simulation.course
+        if wanted := [name for name in course.goals.of_speed if name not in record.measured]:
+            course.ledger.measured(record.id, {name: self._metric(name, record, row, 1) for name in wanted})
+        broken = course.goals.broken(record.measured) if record.study is not None else []
+        if broken:
+            course.end(record.id, INFEASIBLE, "; ".join(broken))
+            self._simulation.ended.append(Ended(self._now, self._simulation.epochs, record, row))
+        return bool(broken)
 
     def _train(self, record: TrialRecord, row: int, epoch: int) -> None:
         seconds = float(self._metric("seconds", record, row, epoch)) if self._recorded_time else 1.0
@@ -249,7 +270,8 @@ class _Workers:
             return self._ended(record, row)
         # As Ray does: the scheduler decides first, and the callbacks hear of it then.
         decision = course.scheduler.replay(record, epoch, value)
-        course.report(record.id, epoch, {name: self._metric(name, record, row, epoch) for name in self._table.curves})
+        metrics = [name for name in self._table.curves if name not in MEASURED]
+        course.report(record.id, epoch, {name: self._metric(name, record, row, epoch) for name in metrics})
         if decision != STOP:
             return self._train(record, row, epoch + 1)
         course.end(record.id, course.ending(epoch))

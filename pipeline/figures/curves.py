@@ -37,6 +37,7 @@ _STATES: Mapping[str, _Mark] = {
     "complete": _Mark("o", BLUE, 30),
     "pruned": _Mark("v", SKY, 30, filled=False),
     "failed": _Mark("x", VERMILION, 40),
+    "infeasible": _Mark("s", GREY, 26, filled=False),
     "control": _Mark("D", ORANGE, 50),
 }
 
@@ -74,9 +75,9 @@ def learning_curves(
 def accuracy_by_trial(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Draw validation accuracy in the order of `trials`, with the best completed one so far as a line.
 
-    A trial is a mapping with "state" (complete, pruned or failed), "accuracy" (fraction; None or NaN where there is
-    none) and, for a control, "control" true. Controls have a mark of their own and do not enter the line; trials
-    without an accuracy stand on the lower edge. Raises ValueError for an unknown state.
+    A trial is a mapping with "state" (complete, pruned, failed, or infeasible: not trained), "accuracy" (fraction;
+    None or NaN where there is none) and, for a control, "control" true. Controls have a mark of their own and do not
+    enter the line; trials without an accuracy stand on the lower edge. Raises ValueError for an unknown state.
     """
     figure, axes = _canvas(3.6, title)
     kinds = ["control" if trial.get("control") else str(trial["state"]) for trial in trials]

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.config import Params
 from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.ops.attention import last_block_maps
 from pipeline.ops.identity import content_hash
 from pipeline.ops.locating import baselines, class_rows, locate, mean_scores, usable_masks
 from pipeline.ops.results import BEST, search_run
@@ -30,6 +29,7 @@ from pipeline.track.datasets import DataUsed
 from pipeline.track.once import log_run
 from pipeline.track.store import Store
 from pipeline.train.loop import predict
+from pipeline.train.maps import last_block_maps
 from pipeline.workspace import Workspace
 
 

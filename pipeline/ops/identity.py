@@ -46,13 +46,15 @@ def deciding(
     weights: Mapping[str, Weights] | None = None,
 ) -> dict[str, Any]:
     """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
-    where they are given, also the points that come first and what is known beforehand.
+    where they are given, also the points that come first, what is known beforehand, objectives beside val/accuracy and
+    constraints: these two decide which settings are proposed, and which of them are trained.
 
     space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
     they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by
     specification, for which their hash stands here: wherever the file lies, and whatever an alias means later.
     """
     dump, known = params.model_dump(by_alias=True), weights or {}
+    limits = {name: limit for name, limit in dump["search"]["constraints"].items() if limit is not None}
     del dump["train"]["workers"]  # how fast images come, not which
     for path, value in with_hashes({path: params.value(path) for path in (PRETRAINED, SOURCE, OPTIONS)}, known).items():
         *parents, leaf = path.split(".")
@@ -66,6 +68,8 @@ def deciding(
         "sampler": dump["search"]["sampler"],
         "scheduler": dump["search"]["scheduler"],
         **{key: dump["search"][key] for key in ("points", "warm_start") if dump["search"][key]},
+        **({"objectives": dump["search"]["objectives"]} if params.search.objectives != ["val/accuracy"] else {}),
+        **({"constraints": limits} if limits else {}),
     }
 
 

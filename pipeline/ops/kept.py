@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, shown
 from pipeline.ops.identity import fingerprint
-from pipeline.tune.ledger import COMPLETE, LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
+from pipeline.tune.goals import Goals, goals_in, is_result
+from pipeline.tune.ledger import LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
 from pipeline.tune.lineage import SUPERSEDED
 
 ID_LENGTH = 8
@@ -62,6 +63,10 @@ class KeptSearch:
         return (self.folder / SUPERSEDED).exists()
 
     @property
+    def goals(self) -> Goals:
+        return goals_in(self.history.header.get("content", {}))
+
+    @property
     def trials(self) -> Sequence[TrialRecord]:
         return list(self.history.trials.values())
 
@@ -72,8 +77,8 @@ class KeptSearch:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The completed trial of the method's study with the highest objective so far."""
-        ran = [trial for trial in self.trials if trial.study == METHOD and trial.state == COMPLETE]
+        """The completed trial of the method's study with the highest val/accuracy so far that keeps the constraints."""
+        ran = [trial for trial in self.trials if trial.study == METHOD and is_result(trial, self.goals)]
         return max(ran, key=lambda trial: trial.metric(OBJECTIVE), default=None)
 
     def runner(self) -> Runner | None:

@@ -18,6 +18,7 @@ from pipeline.ops.kept import KeptSearch, choose, find_searches, read_search
 from pipeline.ops.present import present_search
 from pipeline.ops.results import RUN_FILE
 from pipeline.ops.status import ENDED, trial_state
+from pipeline.tune.goals import shown_metric
 from pipeline.tune.ledger import COMPLETE, TrialRecord
 from pipeline.workspace import Workspace
 
@@ -90,6 +91,8 @@ def _head(kept: KeptSearch, trial: TrialRecord) -> Iterator[str]:
     yield f"{'state':<{WIDTH}}{_state(kept, trial)}"
     for index, line in enumerate((trial.reason or "").splitlines()):
         yield f"{'' if index else 'reason':<{WIDTH}}{line}"
+    for index, (metric, value) in enumerate(trial.measured.items()):
+        yield f"{'' if index else 'measured':<{WIDTH}}{metric} {shown_metric(metric, value)}"
     yield f"{'time':<{WIDTH}}{trial.seconds:.1f} s of training, {trial.busy_s:.1f} s of a worker"
     yield f"{'checkpoint':<{WIDTH}}{_checkpoint(trial)}"
     if (kept.folder / RUN_FILE).exists():

@@ -16,6 +16,7 @@ from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named, shown
 from pipeline.models.settings import Weights
+from pipeline.ops.goals import check_masks, check_sizes, goal_words
 from pipeline.ops.identity import code_hashes, deciding, versions
 from pipeline.ops.kept import place_of
 from pipeline.ops.network import try_networks
@@ -34,6 +35,7 @@ from pipeline.train.compiling import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import further_runs, runs_at_most
+from pipeline.tune.goals import check_goals
 from pipeline.tune.known import Known, check_points
 from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.samplers import check_sampler
@@ -85,6 +87,7 @@ class Plan:
             f"({', '.join(self.space.controls)}) over {', '.join(self.space.dimensions)}",
             "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
             f"{search.scheduler.name}{self._beforehand_words()}",
+            **goal_words(params),
             "confirm": self._confirm_words(),
             "budget": self._budget_words(),
             "together": f"{resources.at_a_time} trials at a time, each {resources.cpus} CPU{gpus}, of "
@@ -203,9 +206,9 @@ def make_plan(workspace: Workspace) -> Plan:
         given = shown(params.retrain.control)
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
     _check_schedule(params)
+    check_goals(params)
     check_sampler(params, space)
     check_points(params, space)
-    beforehand = known_beforehand(workspace, params, space)
     _check_rates(params, space)
     _check_mixing(params, space)
     _check_shares(params, space)
@@ -222,10 +225,13 @@ def make_plan(workspace: Workspace) -> Plan:
         )
     resources = plan_resources(params)
     source = preview_source(workspace, params)
+    beforehand = known_beforehand(workspace, params, space, source)
+    check_masks(workspace, params)
     workspace.check_writable()
     pretrained = resolve_weights(workspace, every_setting(params, space))
     note(workspace, pretrained)
     network = try_networks(params, space, source, str(device), pretrained)
+    check_sizes(params, space, source)
     try_regularizers(params, space, source, pretrained)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)

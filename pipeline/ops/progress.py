@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline.ops.identity import setting_name
-from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.goals import ACCURACY_ALONE, Goals, is_result, shown_metric
+from pipeline.tune.ledger import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 
 HEARTBEAT_S = 30.0
 """A log gets a line at least this often, so that nobody wonders whether the search still lives."""
@@ -19,12 +20,19 @@ HEARTBEAT_S = 30.0
 class SearchProgress:
     """Follows a search (see `pipeline.tune.ledger.SearchListener`). Use as a context manager around it.
 
-    total: trials and controls asked for. epochs: planned for each.
+    total: trials and controls asked for. epochs: planned for each. goals: what they are to reach.
     """
 
     def __init__(
-        self, total: int, epochs: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        epochs: int,
+        *,
+        goals: Goals = ACCURACY_ALONE,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._goals = goals
         self._total, self._epochs, self._clock = total, epochs, clock
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._trials: dict[str, TrialRecord] = {}
@@ -59,9 +67,12 @@ class SearchProgress:
             return
         self._spoke = self._clock()
         said = {COMPLETE: "ran in full", PRUNED: f"stopped after epoch {trial.last_epoch}"}
+        said[INFEASIBLE] = f"not trained: {trial.reason}"
         outcome = said.get(trial.state or "", f"failed: {_last_line(trial.reason)}")
         value = f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-"
         ended = sum(t.state is not None for t in self._trials.values())
+        further = dict.fromkeys((*self._goals.objectives[1:], *self._goals.limits))
+        value += "".join(f", {name} {shown_metric(name, trial.metric(name))}" for name in further)
         self._say(f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {setting_name(trial.values)}")
 
     def _say(self, text: str | Text) -> None:
@@ -78,7 +89,7 @@ class SearchProgress:
             f"{len(self._trials) - ended} running",
             f"epoch {self._trained()} of at most {self._at_most()}",
         ]
-        tried = [trial for trial in trials if trial.state == COMPLETE and trial.study == METHOD]
+        tried = [trial for trial in trials if trial.study == METHOD and is_result(trial, self._goals)]
         if tried:
             best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
             parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")

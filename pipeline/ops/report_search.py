@@ -1,6 +1,7 @@
 """The report's part on the search: its trials in rows and figures, the seeds of best and control, what it has cost."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,30 @@ from matplotlib.figure import Figure
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
+from pipeline.ops.pareto import front_figure
+from pipeline.tune.goals import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, shown_limits
+from pipeline.tune.ledger import INFEASIBLE
 
+GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {
     *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
+    *GOAL_COLUMNS,
 }
 OWN_STUDY = "search"
 """What trials.csv calls the method's study."""
 
 
 def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The report's rows of trials.csv. Confirmations are the same settings again and are left out."""
-    return [_trial(row) for row in rows if row["role"] != "confirmation"]
+    """The report's rows of trials.csv, with what the goals ask for beside the parameters. Confirmations are the same
+    settings again and are left out.
+    """
+    trials = []
+    for row in rows:
+        if row["role"] != "confirmation":
+            trial = _trial(row)
+            trial["parameters"] |= {name: _number(row[name]) for name in GOAL_COLUMNS if row.get(name)}
+            trials.append(trial)
+    return trials
 
 
 def search_figures(
@@ -29,7 +43,7 @@ def search_figures(
 
     importances, correlations: of summary.json.
     """
-    tried = [_trial(row) for row in rows if row["study"] == OWN_STUDY]
+    tried = [_trial(row) for row in rows if row["study"] == OWN_STUDY and row["state"] != INFEASIBLE]
     for trial in tried:
         trial["parameters"] = {name.rpartition(".")[2]: value for name, value in trial["parameters"].items()}
     complete = sum(trial["state"] == "complete" for trial in tried)
@@ -47,6 +61,35 @@ def search_figures(
         (f"Rung survival: how many trials trained each epoch, controls left out.{agreed}", survival_figure(tried)),
     ]
     return [(caption, figure) for caption, figure in drawn if figure is not None]
+
+
+def front_figures(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
+    """(caption, figure) of the Pareto front; nothing of a search for one objective. folder: results/search."""
+    figure = front_figure(folder, summary)
+    if figure is None:
+        return []
+    front = summary["front"]
+    names, trials = ", ".join(summary["objectives"]), ", ".join(each["trial"] for each in front)
+    caption = (
+        f"Pareto front over {names}, on validation images with one seed: {trials}. No other trial that ran in full is "
+        "better in one of these without being worse in another. The best of the front by validation accuracy was "
+        "confirmed with further seeds and retrained."
+    )
+    return [(caption, figure)]
+
+
+def goal_remarks(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences about several objectives and constraints; none where neither was asked for."""
+    remarks = []
+    if "front" in summary:
+        count = len(summary["front"])
+        remarks.append(
+            f"Searched for {', '.join(summary['objectives'])}: {count} setting{'s' * (count != 1)} on the Pareto "
+            "front, of which the best by validation accuracy was taken."
+        )
+    if limits := summary.get("constraints"):
+        remarks.append(f"The best setting keeps search.constraints ({shown_limits(limits)}); controls need not.")
+    return remarks
 
 
 def search_curves(

@@ -21,7 +21,15 @@ from pipeline.figures.curves import (
 from pipeline.figures.report import ReportData
 from pipeline.ops.identity import commit, setting_name, versions
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
-from pipeline.ops.report_search import cost_words, looked_at, search_curves, search_figures, trial_rows
+from pipeline.ops.report_search import (
+    cost_words,
+    front_figures,
+    goal_remarks,
+    looked_at,
+    search_curves,
+    search_figures,
+    trial_rows,
+)
 from pipeline.ops.results import BEST, read_best, read_json, read_table
 from pipeline.score.classify import reliability_bins
 from pipeline.score.compare import comparison_from
@@ -60,6 +68,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     remarks = [
         f"Best setting: {setting_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
         f"The control is {summary['against']}.",
+        *goal_remarks(summary),
     ]
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
         remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")
@@ -85,7 +94,10 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         attention_note=_attention_note(evaluation, prepared.manifest),
         trials=trials,
         trials_figure=accuracy_by_trial(trials),
-        search_figures=search_figures(rows, summary["importances"], summary["rung_correlations"]),
+        search_figures=[
+            *front_figures(results / "search", summary),
+            *search_figures(rows, summary["importances"], summary["rung_correlations"]),
+        ],
         learning_curves=_curves(workspace, retrained, arms),
         search_curves=search_curves(
             read_table(results / "search" / "curves.csv", made_by="search"),

@@ -53,6 +53,9 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         + f" ({spent['worker_hours_saved_by_stopping']:.2f} worker-hours saved)",
         f"the control is {summary['against']}",
     ]
+    if front := summary.get("front"):
+        names = ", ".join(summary["objectives"])
+        lines.insert(1, f"Pareto front over {names}: {len(front)} settings, of which this has the best val/accuracy")
     if summary["stopped_by"]:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
     return "\n".join(lines) + "\n-> results/search"

@@ -14,12 +14,13 @@ from pipeline.ops.kept import KeptSearch, Runner, choose, find_searches
 from pipeline.ops.present import Present, present_search
 from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.tune.budget import HOUR, Budget
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, OBJECTIVE, PRUNED, TRIAL, TrialRecord
+from pipeline.tune.goals import shown_metric
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL, TrialRecord
 from pipeline.tune.lineage import changed_content
 from pipeline.tune.outside import read_outside
 from pipeline.workspace import Workspace
 
-ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed"}
+ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}
 SHOWN = 8
 
 
@@ -30,7 +31,9 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
     if found.searches:
         yield from _searches_table(found.searches, params, present)
         yield ""
-        yield "trials: in full/stopped early/failed/not ended, + confirmations by further seeds"
+        infeasible = any(_counts(search, TRIAL)[INFEASIBLE] for search in found.searches)
+        untrained = ", inf: not trained since they break a constraint" if infeasible else ""
+        yield f"trials: in full/stopped early/failed/not ended{untrained}, + confirmations by further seeds"
         if present and any(search.folder == present.folder for search in found.searches):
             yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
     if not found.searches:
@@ -52,11 +55,14 @@ def _searches_table(searches: list[KeptSearch], params: Params | None, present: 
     rows = []
     for search, held in zip(searches, _sizes(searches), strict=True):
         counts, again, best = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values()), search.best
+        untrained = counts.pop(INFEASIBLE)
         row = {
             " search": ("*" if present and present.folder == search.folder else " ") + search.id,
             "of": f"{search.history.header.get('set', '?')}, {Path(_space_file(search)).stem}",
             "state": state_words(search, search.runner()),
-            "trials": "/".join(map(str, counts.values())) + (f"+{again}" if again else ""),
+            "trials": "/".join(map(str, counts.values()))
+            + (f" {untrained} inf" if untrained else "")
+            + (f"+{again}" if again else ""),
             "best": f"{best.metric(OBJECTIVE):.4f}" if best else "-",
             "hours": f"{search.history.seconds / HOUR:.2f}",
             "GPU-h": f"{search.history.gpu_seconds / HOUR:.2f}",
@@ -87,7 +93,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}",
         "state": f"{state_words(search, runner)}; last heard of {age_words(time.time() - search.heard)} ago",
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
-        f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
+        + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
+        + f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
         "best": f"{best.id}, {OBJECTIVE} {best.metric(OBJECTIVE):.4f}    {setting_name(best.values)}"
         if best
         else "none has run in full yet",
@@ -104,7 +111,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         lines["params"] = _against(search, present)
     yield from (f"{name:<8}{text}" for name, text in lines.items())
     yield ""
-    columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT, "seconds": RIGHT}
+    columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
+    columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
     yield from table(columns | {"setting": LEFT}, _trial_rows(search, runner), gives_way="setting")
 
 
@@ -116,11 +124,17 @@ def _trial_rows(search: KeptSearch, runner: Runner | None) -> list[list[str]]:
             trial_state(search, trial, runner),
             str(trial.last_epoch),
             f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-",
+            *(shown_metric(name, trial.metric(name)) for name in _further_metrics(search)),
             f"{trial.seconds:.1f}",
             setting_name(trial.values),
         ]
         for trial in search.trials
     ]
+
+
+def _further_metrics(search: KeptSearch) -> list[str]:
+    """What the search looks at beside val/accuracy."""
+    return list(dict.fromkeys((*search.goals.objectives[1:], *search.goals.limits)))
 
 
 def state_words(search: KeptSearch, runner: Runner | None) -> str:
@@ -168,9 +182,9 @@ def _sizes(searches: Sequence[KeptSearch]) -> Iterator[str]:
             yield f"> {size_words(held)}"
 
 
-def _counts(search: KeptSearch, role: str) -> Mapping[str | None, int]:
+def _counts(search: KeptSearch, role: str) -> dict[str | None, int]:
     states = [trial.state for trial in search.trials if trial.role == role]
-    return {state: states.count(state) for state in (COMPLETE, PRUNED, FAILED, None)}
+    return {state: states.count(state) for state in (COMPLETE, PRUNED, FAILED, None, INFEASIBLE)}
 
 
 def _against(search: KeptSearch, present: Present) -> str:

@@ -11,14 +11,17 @@ from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
 from pipeline.data.batches import ImageBatches
-from pipeline.ops.attention import last_block_maps, one_of_each
+from pipeline.ops.attention import one_of_each
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
+from pipeline.ops.goals import goal_words
 from pipeline.ops.identity import setting_name, trace
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
 from pipeline.track.datasets import DataUsed
 from pipeline.track.runs import SearchLog
-from pipeline.tune.ledger import TrialRecord
+from pipeline.train.maps import last_block_maps
+from pipeline.tune.goals import goals_of
+from pipeline.tune.ledger import COMPLETE, TrialRecord
 from pipeline.tune.runner import SearchTask
 from pipeline.tune.stopping import make_rule
 
@@ -34,6 +37,7 @@ class TrackedSearch:
         data = load_data(task.prepared, task.split, params.base.device)
         self._tags = trace(plan.workspace.root, data.prepared.data_hash) | {"sar.fingerprint": task.fingerprint}
         self._milestones = milestones_of(params)
+        self._goals = goals_of(params)
         self._params, self._plan, self._task, self._data = params, plan, task, data
         self._pictures = TemporaryDirectory(prefix="sar-attention-")
         dataset = data.prepared.manifest
@@ -86,7 +90,9 @@ class TrackedSearch:
         tags = {"sar.best": "false"} | ({"sar.reason": trial.reason} if trial.reason else {})
         if trial.study is not None:
             tags["sar.rung"] = str(sum(trial.last_epoch >= milestone for milestone in self._milestones))
-        self._log.end_trial(trial.id, trial.state, tags=tags)
+        if self._goals.limits and trial.state == COMPLETE:
+            tags["sar.keeps_constraints"] = str(self._goals.keeps(trial)).lower()
+        self._log.end_trial(trial.id, trial.state, tags=tags, metrics=trial.measured)
 
     def finish(
         self, best: TrialRecord, controls: Sequence[TrialRecord], summary: Mapping[str, Any], results: Path
@@ -102,6 +108,7 @@ class TrackedSearch:
                 "control/val/accuracy": controls[0].metric("val/accuracy"),
                 "epochs_spent": summary["epochs"]["spent"],
                 "epochs_saved_by_stopping": summary["epochs"]["saved_by_stopping"],
+                **({"pareto_front": len(summary["front"])} if "front" in summary else {}),
                 **{f"trials_{state}": count for state, count in summary["trials"].items()},
             },
             step=sum(summary["trials"].values()) + summary["confirmations"],
@@ -187,6 +194,7 @@ def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> st
         "what": f"{search.trials} trials over {', '.join(plan.space.dimensions)} ({plan.space.file}), with the "
         f"controls {', '.join(plan.space.controls)}; {search.sampler.name} with {search.scheduler.name}, "
         f"{params.train.epochs} epochs a trial",
+        **goal_words(params),
         "on what": f"{params.set_name}: {plan.images:,} images of {params.prepare.image_size} pixels a side, "
         f"{params.model.name}; data `{tags['sar.data_hash'][:12]}`",
         "command": "`make repro`, or `dvc repro search` for this part alone",

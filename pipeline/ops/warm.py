@@ -1,17 +1,22 @@
 """What `search.warm_start` means: an earlier search that is kept here, or a table."""
 
+from collections.abc import Sequence
+
 from pipeline.config import Params
+from pipeline.data.settings import Preview
 from pipeline.errors import UserError, named
 from pipeline.ops.kept import choose, find_searches
 from pipeline.ops.present import present_search
+from pipeline.tune.goals import PARAMETERS, goals_of
 from pipeline.tune.known import Known, known_in, known_of
 from pipeline.tune.ledger import LEDGER
+from pipeline.tune.sizes import parameter_counter
 from pipeline.tune.space import SearchSpace
 from pipeline.workspace import Workspace
 
 
-def known_beforehand(workspace: Workspace, params: Params, space: SearchSpace) -> list[Known]:
-    """What the sampler of a new search is given to learn from; nothing if none is asked for.
+def known_beforehand(workspace: Workspace, params: Params, space: SearchSpace, data: Preview) -> list[Known]:
+    """What the sampler of a new search is given to learn from; nothing if none is asked for. data: what is searched on.
 
     A search that has begun has its own copy: then it does not matter whether the source is still there.
 
@@ -24,14 +29,24 @@ def known_beforehand(workspace: Workspace, params: Params, space: SearchSpace) -
     where = f"params.yaml: search.warm_start: {named(source)}"
     try:
         if source.endswith(".csv"):
-            return known_in(workspace.root / source, params, space, where=where)
+            return _counted(known_in(workspace.root / source, params, space, where=where), params, data)
         try:
             search = choose(find_searches(workspace.searches).searches, source)
         except UserError as error:
             raise UserError(f"{where}: {error} Or give a file whose name ends in .csv.") from None
-        return known_of(search.history, params, space, where=where)
+        return _counted(known_of(search.history, params, space, where=where), params, data)
     except UserError:
         present = present_search(workspace, params)
         if present is not None and (present.folder / LEDGER).exists():
             return []
         raise
+
+
+def _counted(known: Sequence[Known], params: Params, data: Preview) -> list[Known]:
+    """With the parameters of their networks, where the goals ask for them: those can be told of any setting."""
+    if PARAMETERS not in goals_of(params).metrics:
+        return list(known)
+    count = parameter_counter(params, num_classes=len(data.classes), channels=data.channels)
+    return [
+        {**each, "metrics": {**each.get("metrics", {}), PARAMETERS: float(count(each["values"]))}} for each in known
+    ]

@@ -6,6 +6,19 @@ from pydantic import Field
 
 from pipeline.sections.section import Section
 
+Plain = bool | int | float | str | list[int] | None
+"""What a parameter may be; model.kwargs is a mapping of such."""
+
+Objective = Literal[
+    "val/accuracy",
+    "val/loss",
+    "val/attention/jaccard",
+    "val/attention/auroc",
+    "parameters",
+    "latency_ms",
+    "images_per_s",
+]
+
 
 class SamplerParams(Section):
     name: Literal["tpe", "gp", "cmaes", "random", "grid", "sobol"] = Field(
@@ -54,6 +67,24 @@ class BudgetParams(Section):
     )
 
 
+class ConstraintsParams(Section):
+    max_parameters: float | None = Field(
+        None, ge=1, le=1e15, description="A setting whose network has more parameters is not trained; null: no limit."
+    )
+    max_latency_ms: float | None = Field(
+        None, gt=0, le=1e9, description="A setting that takes longer for one image is not trained; null: no limit."
+    )
+    min_images_per_s: float | None = Field(
+        None, gt=0, le=1e12, description="A setting that predicts fewer images a second is not trained; null: no limit."
+    )
+    min_attention_jaccard: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="A setting whose val/attention/jaccard is lower is not chosen as the best; null: no limit.",
+    )
+
+
 class ClusterParams(Section):
     address: str | None = Field(
         None,
@@ -90,7 +121,7 @@ class SearchParams(Section):
         None, ge=0, le=64, description="Share of a GPU for one trial; null: 1 where there is a GPU, else 0."
     )
     sampler: SamplerParams = SamplerParams()
-    points: dict[str, dict[str, bool | int | float | str | list[int] | None]] = Field(
+    points: dict[str, dict[str, Plain | dict[str, Plain]]] = Field(
         {}, max_length=10_000, description="Settings that are tried first, by a name of yours; each may be partial."
     )
     warm_start: str | None = Field(
@@ -100,6 +131,13 @@ class SearchParams(Section):
         description="Results that the sampler knows beforehand: an earlier search's id, or a .csv file.",
     )
     scheduler: SchedulerParams = SchedulerParams()
+    objectives: list[Objective] = Field(
+        ["val/accuracy"],
+        min_length=1,
+        max_length=7,
+        description="What is searched for; several, of which val/accuracy is the first, give a Pareto front.",
+    )
+    constraints: ConstraintsParams = ConstraintsParams()
     confirm: ConfirmParams = ConfirmParams()
     compare: Literal["recipe", "same_budget"] = Field(
         "recipe",

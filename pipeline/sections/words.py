@@ -92,7 +92,10 @@ def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(_type_in_words(part) for part in get_args(annotation))
     if get_origin(annotation) is list:
-        return "a list of " + _type_in_words(get_args(annotation)[0]) + "s"
+        (of,) = get_args(annotation)
+        if get_origin(of) is Literal:
+            return "a list of some of " + ", ".join(str(choice) for choice in get_args(of))
+        return "a list of " + _type_in_words(of) + "s"
     if get_origin(annotation) is dict:
         return "a mapping of names to plain values (finite numbers, text, true, false, null, lists of whole numbers)"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}

@@ -6,11 +6,13 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 from pipeline.entry import run_stage
 from pipeline.ops.check import measure
 from pipeline.ops.hooks import told_how_it_ends
+from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
 from pipeline.ops.progress import SearchProgress
 from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch, search_facts
 from pipeline.tune.extent import runs_at_most
+from pipeline.tune.goals import goals_of
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import run_search
@@ -30,11 +32,12 @@ def main(workspace: Workspace) -> None:
     with (
         told_how_it_ends(params.tracking, facts, workspace.root),
         TrackedSearch(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs) as progress,
+        SearchProgress(total, params.train.epochs, goals=goals_of(params)) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
         folder = workspace.results / "search"
         best, summary = write_results(task, outcome, folder)
+        draw_pareto(folder, summary)
         controls = [trial for trial in outcome.trials if trial.control]
         controls.sort(key=lambda trial: trial.id != params.retrain.control)
         tracked.finish(best, controls, summary, folder)

@@ -28,7 +28,7 @@ KIND_TAG = "sar.kind"
 FINGERPRINT_TAG = "sar.fingerprint"
 TRIAL_TAG = "sar.trial"
 
-STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "infeasible": "FINISHED"}
 """How MLflow calls the end of a trial. A pruned trial has done what it should; the tag `sar.state` tells it apart."""
 
 LONGEST_PAUSE_S = 30.0
@@ -124,7 +124,10 @@ class SearchLog:
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """A trial has ended: state is "complete", "pruned" or "failed". metrics: logged at the trial's last epoch."""
+        """A trial has ended: state is "complete", "pruned", "failed" or "infeasible".
+
+        metrics: logged at the trial's last epoch.
+        """
         if state not in STATUS:
             raise ValueError(f"a trial ends as one of {', '.join(STATUS)}, not {state!r}")
         values = {key: float(value) for key, value in (metrics or {}).items()}

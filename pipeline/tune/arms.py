@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.tune.goals import goals_of
 from pipeline.tune.known import Known, as_trials
 from pipeline.tune.ledger import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.space import SearchSpace
@@ -65,13 +66,14 @@ def _arm(
     fixed: Mapping[str, Any],
     known: Sequence[Known] = (),
 ) -> Arm:
-    search = params.search
+    search, goals = params.search, goals_of(params)
     proposer = Proposer(
         space,
         search.sampler,
         seed=params.base.seed,
         name=fingerprint[:12] if name == METHOD else f"{fingerprint[:12]}-{name}",
         points=list(search.points.values()) if name == METHOD else (),
-        known=as_trials(known, space),
+        known=as_trials(known, space, goals),
+        goals=goals,
     )
     return Arm(name, prefix, proposer, make_rule(search.scheduler, params.train.epochs), fixed)

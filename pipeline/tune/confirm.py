@@ -1,6 +1,7 @@
 """Which setting is the best: the candidates that the search found, confirmed with further seeds.
 
-The search names the `top` settings by validation accuracy. Each of them, and each control, is then trained again with
+The search names the `top` settings by validation accuracy, of those that keep `search.constraints`; with several
+objectives, of those on the Pareto front. Each of them, and each control, is then trained again with
 `seeds` further seeds, so that no setting wins by a lucky one: the best is the candidate with the highest mean over all
 of its seeds, the search's own among them (every candidate has as many). How good it is said to be is the mean over the
 further seeds alone, since the search's own value was picked for being high.
@@ -11,20 +12,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.goals import ACCURACY_ALONE, Goals, beaten
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
 
 FIRST_SEED = 1000
 """Added to base.seed: retraining uses the seeds that follow it, so these two never meet."""
 
 
-def candidates(trials: Iterable[TrialRecord], *, top: int, max_empty_share: float) -> list[TrialRecord]:
+def candidates(
+    trials: Iterable[TrialRecord], *, top: int, max_empty_share: float, goals: Goals = ACCURACY_ALONE
+) -> list[TrialRecord]:
     """The `top` completed trials by last-epoch validation accuracy (ties: lower loss, then earlier), best first.
 
-    Only those whose share of empty maps is allowed.
+    Of those in `pareto_front` alone, if there are several objectives; else of those that `allowed` lets through.
     """
+    found = pareto_front(trials, max_empty_share, goals) if goals.several else allowed(trials, max_empty_share, goals)
+    return sorted(found, key=_rank, reverse=True)[:top]
+
+
+def allowed(trials: Iterable[TrialRecord], max_empty_share: float, goals: Goals) -> list[TrialRecord]:
+    """The completed trials whose share of empty maps is allowed, and that keep every constraint."""
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
-    allowed = [trial for trial in completed if empty_share(trial) <= max_empty_share]
-    return sorted(allowed, key=_rank, reverse=True)[:top]
+    return [trial for trial in completed if empty_share(trial) <= max_empty_share and goals.keeps(trial)]
+
+
+def pareto_front(trials: Iterable[TrialRecord], max_empty_share: float, goals: Goals) -> list[TrialRecord]:
+    """Those of the `allowed` trials that no other one of them dominates."""
+    return goals.front(allowed(trials, max_empty_share, goals))
 
 
 def confirmations(of: TrialRecord, seeds: int, *, base_seed: int) -> list[TrialRecord]:
@@ -71,6 +85,7 @@ def choose_best(
     seeds: int,
     base_seed: int,
     max_empty_share: float,
+    goals: Goals = ACCURACY_ALONE,
     stopped: str | None = None,
     told_as: str = "the search",
 ) -> Confirmed:
@@ -79,11 +94,12 @@ def choose_best(
     stopped: why the search ended early, if it did; told_as: what the trials are of. Both are for messages.
 
     Raises:
-        UserError: no trial completed, none has an allowed share of empty maps, or no candidate was confirmed.
+        UserError: no trial completed, none has an allowed share of empty maps or keeps the constraints, or no candidate
+            was confirmed.
     """
-    found = candidates(trials, top=top, max_empty_share=max_empty_share)
+    found = candidates(trials, top=top, max_empty_share=max_empty_share, goals=goals)
     if not found:
-        raise _nothing_found(trials, max_empty_share, stopped, told_as)
+        raise _nothing_found(trials, max_empty_share, goals, stopped, told_as)
     records = {trial.id: trial for trial in trials}
     tested = [confirmed(trial, records, seeds, base_seed=base_seed) for trial in found]
     sound = [candidate for candidate in tested if candidate.mean > -math.inf]
@@ -110,9 +126,17 @@ def _rank(trial: TrialRecord) -> tuple[float, float, int]:
 
 
 def _nothing_found(
-    trials: Sequence[TrialRecord], max_empty_share: float, stopped: str | None, told_as: str
+    trials: Sequence[TrialRecord], max_empty_share: float, goals: Goals, stopped: str | None, told_as: str
 ) -> UserError:
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
+    untrained = [trial for trial in trials if trial.number is not None and trial.state == INFEASIBLE]
+    if (completed or untrained) and not any(goals.keeps(trial) for trial in completed):
+        learn = " With search.warm_start the new search learns from what ran in full." if completed else ""
+        return UserError(
+            f"no setting that {told_as} tried keeps search.constraints: {len(untrained)} were not trained since they "
+            f"break one, {len(completed)} ran in full.\n{beaten([*completed, *untrained], goals)}\n"
+            f"What was tried is kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
+        )
     if completed:
         least = min(empty_share(trial) for trial in completed)
         return UserError(

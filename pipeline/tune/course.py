@@ -18,11 +18,13 @@ from pipeline.tune.arms import Arm, make_arms
 from pipeline.tune.budget import Account, BestSoFar, Budget, why_stop
 from pipeline.tune.confirm import candidates, confirmations, empty_share
 from pipeline.tune.extent import candidate_runs_at_most, control_seeds, further_runs
+from pipeline.tune.goals import PARAMETERS, goals_of, is_result
 from pipeline.tune.ledger import (
     COMPLETE,
     CONFIRMATION,
     CONTROL,
     CONTROL_STUDY,
+    INFEASIBLE,
     METHOD,
     OBJECTIVE,
     PRUNED,
@@ -44,8 +46,8 @@ class Wait:
 class Course:
     """A search in progress.
 
-    folder: its state. gpus, at_a_time: of a trial, and trials together. stopped: why no further trial is proposed; None
-    while some are.
+    folder: its state. gpus, at_a_time: of a trial, and trials together. count: the parameters of a setting's network;
+    needed where they are an objective, or bounded. stopped: why no further trial is proposed; None while some are.
     """
 
     def __init__(
@@ -59,12 +61,15 @@ class Course:
         folder: Path,
         gpus: float,
         at_a_time: int,
+        count: Callable[[Mapping[str, Any]], int] | None = None,
     ) -> None:
         self.params, self.space, self.ledger = params, space, ledger
         self.arms = make_arms(params, space, fingerprint, ledger.history.header.get("known", ()))
         self.scheduler = SearchScheduler({name: arm.rule for name, arm in self.arms.items()}, params.train.epochs)
         self.stopped: str | None = None
         self.folder, self._gpus, self._at_a_time = folder, gpus, at_a_time
+        self.goals = goals_of(params)
+        self._count = count if PARAMETERS in self.goals.metrics else None
         self._budget = Budget(**params.search.budget.model_dump())
         self._listeners = listeners
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
@@ -120,9 +125,12 @@ class Course:
         runs = []
         for arm in self.arms:
             trials = [record for record in tried if record.study == arm]
-            for best in candidates(trials, top=search.confirm.top, max_empty_share=search.max_empty_share):
+            for best in self._candidates(trials, search.confirm.top):
                 runs += confirmations(best, search.confirm.seeds, base_seed=self.params.base.seed)
         return runs
+
+    def _candidates(self, trials: Iterable[TrialRecord], top: int) -> list[TrialRecord]:
+        return candidates(trials, top=top, max_empty_share=self.params.search.max_empty_share, goals=self.goals)
 
     def _still_running(self) -> bool:
         """Whether any trial of a study is still to be proposed, or has not ended."""
@@ -211,18 +219,26 @@ class Course:
     # What happens.
 
     def next(self) -> TrialRecord | Wait | None:
-        """The next run to start, recorded; None when all that was asked for has ended."""
+        """The next run to start, recorded; None when all that was asked for has ended.
+
+        What breaks a constraint already now is recorded too, ends, and is not given out.
+        """
         if self._given_up:
             return self._given_up.popleft()
+        while (record := self._next()) is not None:
+            started = self._start(record)
+            if started.state is None:
+                return started
+        return Wait() if self._still_running() or self._at_work else None
+
+    def _next(self) -> TrialRecord | None:
         if not self._queue:
             self._want_candidates()
         if self._queue:
-            return self._start(self._queue.popleft())
+            return self._queue.popleft()
         if self._may_propose():
-            return self._start(min(self.arms.values(), key=lambda arm: arm.proposer.proposed).propose())
-        if self._to_confirm and self._may_confirm():
-            return self._start(self._to_confirm.popleft())
-        return Wait() if self._still_running() or self._at_work else None
+            return min(self.arms.values(), key=lambda arm: arm.proposer.proposed).propose()
+        return self._to_confirm.popleft() if self._to_confirm and self._may_confirm() else None
 
     def again(self, trial_id: str) -> None:
         """Hand out a run once more, which goes on from its checkpoint: Ray gave it up, or its node will not do."""
@@ -236,8 +252,12 @@ class Course:
         self._at_work[record.id] = record
         if record.study is not None:
             self._unfinished.add(record.id)
+        if self._count is not None and PARAMETERS not in record.measured:
+            self.ledger.measured(record.id, {PARAMETERS: self._count(record.values)})
         if record.id not in self._told:
             self._tell_of(record)
+        if record.study is not None and (broken := self.goals.broken(record.measured)):
+            self.end(record.id, INFEASIBLE, "; ".join(broken))
         return record
 
     def _may_propose(self) -> bool:
@@ -308,10 +328,11 @@ class Course:
         if (arm := self._arm(record)) is not None:
             allowed = self.params.search.max_empty_share
             constraints = {EMPTY_SHARE: empty_share(record) - allowed} if record.epochs else {}
+            constraints |= self.goals.violations(record.metric)
             assert record.state is not None
-            arm.proposer.finish(record.number or 0, record.state, record.metric(OBJECTIVE), constraints=constraints)
+            arm.proposer.finish(record.number or 0, record.state, *self.goals.values(record), constraints=constraints)
             if arm.name == METHOD:
-                value = record.metric(OBJECTIVE) if record.state == COMPLETE else None
+                value = record.metric(OBJECTIVE) if is_result(record, self.goals) else None
                 self._best.add(record.number or 0, value)
         self._tell(lambda listener: listener.trial_ended(record))
 
@@ -320,13 +341,13 @@ class Course:
 
         Kept are those of controls, of the best `search.keep_checkpoints` trials, and of what may be confirmed.
         """
-        search, allowed = self.params.search, self.params.search.max_empty_share
+        search = self.params.search
         there = self._kept | {r.id: r for r in ended if r.state is not None and not r.control and r.checkpoint}
         trials = [record for record in there.values() if record.study is not None]
-        best = candidates(trials, top=search.keep_checkpoints, max_empty_share=allowed)
+        best = self._candidates(trials, search.keep_checkpoints)
         for arm in self.arms:
             of_study = [record for record in trials if record.study == arm and self._is_asked_for(record)]
-            best += candidates(of_study, top=search.confirm.top, max_empty_share=allowed)
+            best += self._candidates(of_study, search.confirm.top)
         self._kept = {record.id: record for record in best}
         let_go([record.checkpoint for record in there.values() if record.id not in self._kept and record.checkpoint])
 

@@ -6,7 +6,8 @@ they came from. A sampler learns from them; they are no trials of the search, an
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,49 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pipeline.config import Params
 from pipeline.errors import UserError, named, shown, told
 from pipeline.parsing import parse_yaml
+from pipeline.tune.goals import ACCURACY_ALONE, Goals, goals_of
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
 from pipeline.tune.space import SearchSpace
 
 Known = Mapping[str, Any]
-"""values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its objective, ascending."""
+"""values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its val/accuracy, ascending. metrics:
+what is known of the search's other objectives, and of what its constraints bound, by name; absent if that is nothing.
+"""
 
 
 def known_of(history: History, params: Params, space: SearchSpace, *, where: str) -> list[Known]:
     """The ended trials of an earlier search's own study; those outside of this space's ranges are left out.
 
     Raises:
-        UserError: it varied other parameters or planned other epochs, or nothing of it lies within this space.
+        UserError: it varied other parameters, planned other epochs, or had not all objectives; or nothing of it lies
+            within this space.
     """
     content = history.header.get("content", {})
     _check_names(content.get("space", {}).get("parameters", {}), space, where)
     epochs = content.get("train", {}).get("epochs")
     if epochs != params.train.epochs:
         raise UserError(f"{where}: its trials have {epochs} epochs, and train.epochs is {params.train.epochs}.")
-    found = [
-        {
-            "values": dict(trial.values),
-            "state": trial.state,
-            "curve": [[epoch, trial.epochs[epoch][OBJECTIVE]] for epoch in sorted(trial.epochs)],
-        }
-        for trial in history.trials.values()
-        if trial.study == METHOD and trial.state in (COMPLETE, PRUNED) and trial.epochs
-    ]
+    goals = goals_of(params)
+    found = []
+    for trial in history.trials.values():
+        if trial.study != METHOD or trial.state not in (COMPLETE, PRUNED) or not trial.epochs:
+            continue
+        if lacking := _lacking(goals, trial.metric) if trial.state == COMPLETE else []:
+            raise UserError(
+                f"{where}: its trials have no {', '.join(lacking)}, which search.objectives names; leave "
+                "search.warm_start at null, or name a search that had these objectives."
+            )
+        curve = [[epoch, trial.epochs[epoch][OBJECTIVE]] for epoch in sorted(trial.epochs)]
+        found.append(
+            {"values": dict(trial.values), "state": trial.state, "curve": curve} | _others(goals, trial.metric)
+        )
     return _inside(found, space, where)
 
 
 def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> list[Known]:
-    """The rows of a CSV file with a column for each dimension, and `val/accuracy`.
+    """The rows of a CSV file with a column for each dimension, and one for each objective, such as `val/accuracy`.
+
+    What constraints bound is taken from columns of these names, if they are there.
 
     Such as a search's own trials.csv: of a file with a `role`, rows other than trials are left out, of one with a
     `state`, those that are not complete.
@@ -60,9 +72,11 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: cannot be read ({error}).") from None
     columns = rows[0].keys() if rows else ()
-    if missing := [name for name in (*space.dimensions, OBJECTIVE) if name not in columns]:
+    goals = goals_of(params)
+    if missing := [name for name in (*space.dimensions, *goals.objectives) if name not in columns]:
         raise UserError(
-            f"{where}: no column {', '.join(missing)}; needed: one for each parameter of {space.file}, and {OBJECTIVE}."
+            f"{where}: no column {', '.join(missing)}; needed: one for each parameter of {space.file}, and "
+            f"{', '.join(goals.objectives)}."
         )
     found, problems = [], []
     for number, row in enumerate(rows, start=2):
@@ -70,32 +84,38 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
             continue
         values = {path: _cell(row[path], spec) for path, spec in space.dimensions.items()}
         problems += [f"{where}: line {number}: {problem}" for problem in space.outside(values)]
-        try:
-            value = float(row[OBJECTIVE])
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
-            problems.append(f"{where}: line {number}: {OBJECTIVE}: given {shown(row[OBJECTIVE])}; needed: a number")
-        found.append({"values": values, "state": COMPLETE, "curve": [[params.train.epochs, value]]})
+        metric = partial(_figure, row)
+        problems += [
+            f"{where}: line {number}: {name}: given {shown(row[name])}; needed: a number"
+            for name in goals.objectives
+            if not math.isfinite(metric(name))
+        ]
+        curve = [[params.train.epochs, metric(OBJECTIVE)]]
+        found.append({"values": values, "state": COMPLETE, "curve": curve} | _others(goals, metric))
     if problems:
         raise UserError(told(problems))
     return _inside(found, space, where)
 
 
-def as_trials(known: Iterable[Known], space: SearchSpace) -> list[FrozenTrial]:
-    """As Optuna has them."""
+def as_trials(known: Iterable[Known], space: SearchSpace, goals: Goals = ACCURACY_ALONE) -> list[FrozenTrial]:
+    """As Optuna has them. With several objectives, only those that ran in full: the others have not all of them."""
     states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
-    return [
-        create_trial(
+    trials = []
+    for each in known:
+        metrics = {**each.get("metrics", {}), OBJECTIVE: each["curve"][-1][1]}
+        if not math.isfinite(metrics[OBJECTIVE]) or (goals.several and each["state"] != COMPLETE):
+            continue
+        curve = {} if goals.several else {int(epoch): float(value) for epoch, value in each["curve"]}
+        trial = create_trial(
             state=states[each["state"]],
-            value=each["curve"][-1][1] if each["state"] == COMPLETE else None,
+            values=[metrics[name] for name in goals.objectives] if each["state"] == COMPLETE else None,
             params=space.encode(each["values"]),
             distributions=space.distributions(),
-            intermediate_values={int(epoch): float(value) for epoch, value in each["curve"]},
+            intermediate_values=curve,
+            constraints=goals.violations(partial(_known, metrics)),
         )
-        for each in known
-        if math.isfinite(each["curve"][-1][1])
-    ]
+        trials.append(trial)
+    return trials
 
 
 def check_points(params: Params, space: SearchSpace) -> None:
@@ -111,6 +131,28 @@ def check_points(params: Params, space: SearchSpace) -> None:
     ]
     if problems:
         raise UserError(told(problems))
+
+
+def _known(metrics: Mapping[str, float], name: str) -> float:
+    return metrics.get(name, math.nan)
+
+
+def _lacking(goals: Goals, metric: Callable[[str], float]) -> list[str]:
+    return [name for name in goals.objectives if not math.isfinite(metric(name))]
+
+
+def _others(goals: Goals, metric: Callable[[str], float]) -> dict[str, Any]:
+    """What is known beside the curve; nothing in a search for val/accuracy alone without constraints."""
+    names = dict.fromkeys((*goals.objectives[1:], *goals.limits))
+    there = {name: metric(name) for name in names if math.isfinite(metric(name))}
+    return {"metrics": there} if there else {}
+
+
+def _figure(row: Mapping[str, str | None], name: str) -> float:
+    try:
+        return float(row.get(name) or "")
+    except ValueError:
+        return math.nan
 
 
 def _check_names(theirs: Mapping[str, Mapping[str, Any]], space: SearchSpace, where: str) -> None:

@@ -2,8 +2,10 @@
 
 One JSON object a line. A driver opens a *session*. A trial is *started*, is *resumed* in later sessions, reports each
 *epoch*, writes a *checkpoint* now and then, and has *ended* as complete (ran in full), pruned (stopped by the
-scheduler) or failed. Nothing else is needed to rebuild the study, the scheduler's rungs, the queue, the tracker and the
-account of what was spent. A last line that a crash has torn is dropped; one writer holds a lock.
+scheduler), failed, or infeasible (not trained, since it breaks a constraint). What is *measured* of its network beside
+its epochs (parameters, latency) comes before the first of them. Nothing else is needed to rebuild the study, the
+scheduler's rungs, the queue, the tracker and the account of what was spent. A last line that a crash has torn is
+dropped; one writer holds a lock.
 
 Every line has `time`, the clock's, to be read by people, and `at`, seconds since its session began by a clock that
 never jumps, of which the account is made.
@@ -29,10 +31,10 @@ LEDGER = "ledger.jsonl"
 STOP_FILE = "stop"
 """A file of this name beside it asks the search to start no further trials, and to end with what it has."""
 
-COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasible"
 
 OBJECTIVE = "val/accuracy"
-"""The metric that a search maximises."""
+"""The metric that a search maximises; with several objectives, the first of them."""
 
 METHOD, CONTROL_STUDY = "search", "control_study"
 """Studies: the method's own, and that of the control, if it has one."""
@@ -51,7 +53,7 @@ class TrialRecord:
 
     epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
     busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
-    that it has reported from, in this order.
+    that it has reported from, in this order. measured: of its network, by the metric's name, before any epoch.
     """
 
     id: str
@@ -68,6 +70,7 @@ class TrialRecord:
     busy_s: float = 0.0
     gpu_s: float = 0.0
     nodes: list[str] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def control(self) -> bool:
@@ -83,8 +86,9 @@ class TrialRecord:
         return sum(metrics.get("seconds", 0.0) for metrics in self.epochs.values())
 
     def metric(self, name: str) -> float:
-        """The value at the last reported epoch; NaN if there is none."""
-        return self.epochs[self.last_epoch].get(name, float("nan")) if self.epochs else float("nan")
+        """The value at the last reported epoch, or what was measured before any; NaN if there is none."""
+        last = self.epochs[self.last_epoch] if self.epochs else {}
+        return last.get(name, self.measured.get(name, float("nan")))
 
 
 class SearchListener(Protocol):
@@ -166,6 +170,11 @@ class History:
                 trial.nodes.append(node)
         elif kind == "checkpoint":
             trial.checkpoint = event["path"]
+        elif kind == "measured":
+            trial.measured = {
+                **event["metrics"],
+                **trial.measured,
+            }  # what a restarted trial measures again is not taken
         elif kind == "ended":
             trial.state, trial.reason = event["state"], event.get("reason")
         else:
@@ -212,6 +221,10 @@ class Ledger:
     def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float], node: str | None = None) -> None:
         where = {} if node is None else {"node": node}
         self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | where)
+
+    def measured(self, trial_id: str, metrics: Mapping[str, float]) -> None:
+        """What is known of a trial's network before it is trained."""
+        self._record({"event": "measured", "trial": trial_id, "metrics": dict(metrics)})
 
     def checkpoint(self, trial_id: str, path: str) -> None:
         self._record({"event": "checkpoint", "trial": trial_id, "path": path})

@@ -15,7 +15,7 @@ from pipeline.cluster.storage import address_of
 from pipeline.errors import UserError, told
 from pipeline.tune.course import Course
 from pipeline.tune.entering import REFUSED
-from pipeline.tune.ledger import FAILED
+from pipeline.tune.ledger import FAILED, INFEASIBLE
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -43,7 +43,10 @@ class Recorder(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
     ) -> None:
-        if not result["failed"]:
+        if "measured" in result:
+            with self.watched():
+                self._course.ledger.measured(trial.config["trial"], result["measured"])
+        elif not result["failed"]:
             with self.watched():
                 self._course.report(trial.config["trial"], result["epoch"], result["metrics"], result.get("node"))
 
@@ -60,6 +63,8 @@ class Recorder(tune.Callback):
                 self._leave(trial.config["trial"], result[REFUSED])
             elif result.get("failed"):
                 self._course.end(trial.config["trial"], FAILED, result["failed"])
+            elif result.get("infeasible"):
+                self._course.end(trial.config["trial"], INFEASIBLE, result["infeasible"])
             else:
                 self._course.end(trial.config["trial"], self._course.ending(result.get("epoch", 0)))
 

@@ -3,6 +3,7 @@
     trials.csv    a row a run: controls, trials (`control trial`: of the control's own study), confirmations
     curves.csv    a row an epoch of a trial
     timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
+    pareto.csv    the trials that ran in full, and the controls, by their objectives; `front`: on the Pareto front
     best.yaml     the best setting and the controls, as parameters by dotted path
     metrics.json  the few figures that `dvc metrics` shows
     summary.json  all of them: counts, epochs spent and saved, best and control values, importances
@@ -23,7 +24,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.tune.confirm import Confirmed, choose_best, empty_share
+from pipeline.tune.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
+from pipeline.tune.goals import Goals, goals_of, is_result
 from pipeline.tune.ledger import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
 from pipeline.tune.summary import summarise
@@ -65,8 +67,9 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     summary = summarise(task, outcome, best, tuned)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
-    _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials))
+    _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, goals_of(task.params)))
     _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params.train.epochs))
+    _write_csv(folder / "pareto.csv", pareto_rows(task, outcome, best.trial))
     outcome.proposer.save(folder / "study.db")
     controls = {name: dict(values) for name, values in task.space.controls.items()}
     if tuned is not None:
@@ -96,6 +99,7 @@ def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
         seeds=search.confirm.seeds,
         base_seed=task.params.base.seed,
         max_empty_share=search.max_empty_share,
+        goals=goals_of(task.params),
         stopped=outcome.stopped,
         told_as="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
     )
@@ -104,6 +108,7 @@ def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
 def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     metrics = trial.epochs[trial.last_epoch] if trial.epochs else {}
     settings = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
+    goals = goals_of(task.params)
     return {
         "trial": trial.id,
         "role": "control trial" if trial.study == CONTROL_STUDY else trial.role,
@@ -114,9 +119,37 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
         "val/accuracy": metrics.get("val/accuracy"),
         "val/loss": metrics.get("val/loss"),
         "empty_share": empty_share(trial) if trial.epochs else None,
+        **{name: trial.metric(name) for name in goals.metrics},
+        **({"breaks": ", ".join(_broken(trial, goals))} if goals.limits else {}),
         **settings,
         "reason": trial.reason,
     }
+
+
+def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> list[dict[str, Any]]:
+    """A row for each of the method's trials that ran in full, and each control: its objectives, whether it keeps every
+    constraint, and whether it is on the front or the one chosen. Of a single objective the front is the best alone.
+    """
+    goals, empty = goals_of(task.params), task.params.search.max_empty_share
+    tried = [trial for trial in outcome.trials if trial.study == METHOD and trial.state == COMPLETE]
+    sound = {trial.id for trial in allowed(tried, empty, goals)}
+    front = {trial.id for trial in pareto_front(tried, empty, goals)}
+    return [
+        {
+            "trial": trial.id,
+            "role": trial.role,
+            **dict(zip(goals.objectives, goals.values(trial), strict=True)),
+            "keeps_constraints": str(trial.id in sound if trial.study else goals.keeps(trial)).lower(),
+            "front": str(trial.id in front).lower(),
+            "chosen": str(trial.id == best.id).lower(),
+            **({path: task.params.value(path) for path in task.space.dimensions} | trial.values),
+        }
+        for trial in [*tried, *(record for record in outcome.trials if record.control and record.epochs)]
+    ]
+
+
+def _broken(trial: TrialRecord, goals: Goals) -> list[str]:
+    return [name for name, amount in goals.violations(trial.metric).items() if amount > 0]
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,14 +157,14 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"val": {"best": summary["best"]["val_accuracy"], **controls}, "epochs": summary["epochs"]["spent"]}
 
 
-def _plot_trials(trials: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+def _plot_trials(trials: Sequence[TrialRecord], goals: Goals) -> list[dict[str, Any]]:
     """Trials by number, with the best that had completed by then."""
     rows, best = [], math.nan
     for trial in trials:
         if trial.study != METHOD or not trial.epochs:
             continue
         value = trial.metric(OBJECTIVE)
-        if trial.state == COMPLETE:
+        if is_result(trial, goals):
             best = value if math.isnan(best) else max(best, value)
         rows.append({"trial": trial.number, "accuracy": value, "best so far": best})
     return rows

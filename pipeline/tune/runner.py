@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,16 @@ from pipeline.cluster.joining import Room
 from pipeline.cluster.late import away_from
 from pipeline.cluster.storage import exists, filesystem_of, let_go, listed, under
 from pipeline.config import Params
+from pipeline.data.store import open_prepared
 from pipeline.models.settings import Weights
 from pipeline.tune.course import Course, Wait
 from pipeline.tune.entering import TrialTask, enter_trial
+from pipeline.tune.goals import PARAMETERS, goals_of
 from pipeline.tune.ledger import LEDGER, METHOD, STOP_FILE, History, Ledger, SearchListener, TrialRecord
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.placing import Place, placed
 from pipeline.tune.recorder import Recorder
+from pipeline.tune.sizes import parameter_counter
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
 
@@ -116,6 +119,7 @@ def run_search(task: SearchTask, listeners: Sequence[SearchListener]) -> SearchO
             folder=task.folder,
             gpus=resources.gpus,
             at_a_time=resources.at_a_time,
+            count=_counter(task),
         )
         course.replay()
         if course.left:
@@ -187,6 +191,14 @@ def _takes(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGro
     return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}], **options)
 
 
+def _counter(task: SearchTask) -> Callable[[Mapping[str, Any]], int] | None:
+    """Counts the parameters of settings, where the search's goals ask for them."""
+    if PARAMETERS not in goals_of(task.params).metrics:
+        return None
+    prepared = open_prepared(task.prepared)
+    return parameter_counter(task.params, num_classes=len(prepared.classes), channels=prepared.channels)
+
+
 def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str, Weights]:
     """Weights by the specification that the search was begun with: a file that has been moved since is the same one,
     and trials that had been started have its old place in their settings.
@@ -239,6 +251,7 @@ class _Queue(Searcher):
             "values": record.values,
             "checkpoint": checkpoint,
             "away_from": self._room.refused if self._room else [],
+            "measured": record.measured,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -99,7 +99,7 @@ def evolved(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> 
     """CMA-ES's next encoded values. trials: that have ended, by number.
 
     A generation is so many trials in the order of their numbers. CMA-ES looks at ranks alone: a trial that ran longer
-    is better than one that was stopped before, whatever their values.
+    is better than one that was stopped before, whatever their values; what breaks a constraint is worse than either.
     """
     from cmaes import CMA
 
@@ -118,10 +118,13 @@ def evolved(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> 
     return space.at(np.clip(optimizer.ask(), 0.0, math.nextafter(1.0, 0.0)).tolist())
 
 
-def merit(trial: FrozenTrial) -> tuple[bool, int, float]:
-    """What trials are ordered by, the best last: whether they ran in full, how far they came, their last value."""
+def merit(trial: FrozenTrial) -> tuple[float, bool, int, float]:
+    """What trials are ordered by, the best last: by how much they break constraints, whether they ran in full, how far
+    they came, their last value.
+    """
+    broken = -sum(amount for amount in trial.constraints.values() if amount > 0)
     if trial.state == TrialState.COMPLETE:
-        return True, 0, float(trial.value or 0.0)
+        return broken, True, 0, float(trial.value or 0.0)
     last = max(trial.intermediate_values, default=0)
     value = trial.intermediate_values.get(last, math.nan)
-    return False, last, -math.inf if math.isnan(value) else value
+    return broken, False, last, -math.inf if math.isnan(value) else value

@@ -30,8 +30,10 @@ class SearchScheduler(FIFOScheduler):
         return self._decide(record.study, record.id, epoch, objective)
 
     def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: Mapping[str, Any]) -> str:
-        if result.get("failed"):
+        if result.get("failed") or result.get("infeasible"):
             return STOP
+        if "measured" in result:
+            return CONTINUE  # of its network, before any epoch
         return self._decide(trial.config["study"], trial.config["trial"], result["epoch"], result["objective"])
 
     def _decide(self, study: str | None, trial: str, epoch: int, objective: float) -> str:

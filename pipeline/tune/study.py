@@ -16,11 +16,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.errors import UserError
 from pipeline.sections.searching import SamplerParams
-from pipeline.tune.ledger import COMPLETE, PRUNED, TrialRecord
+from pipeline.tune.goals import ACCURACY_ALONE, Goals
+from pipeline.tune.ledger import COMPLETE, INFEASIBLE, PRUNED, TrialRecord
+from pipeline.tune.pareto import dominated_by
 from pipeline.tune.samplers import BLIND, drawn, evolved, make_sampler, merit
 from pipeline.tune.space import SearchSpace
 
-_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
+_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, INFEASIBLE: TrialState.PRUNED}
+"""What has not been trained counts as stopped before its first epoch: of a failed trial, Optuna would learn nothing."""
 EMPTY_SHARE = "empty_share"
 """Constraint of the study: the share of empty maps beyond what is allowed."""
 CONSTRAINTS = "constraints:"
@@ -48,7 +51,9 @@ class _Shown(FrozenTrial):  # type: ignore[misc]
 
 
 class Proposer:
-    """Proposes settings and learns from results; values are maximised.
+    """Proposes settings and learns from results.
+
+    goals: the objectives; with several, nothing is learned from values before the last epoch.
 
     seed: of all proposals. points: settings by dotted path, whole or in part, that come first; what one leaves out is
     drawn as the start is. known: results of earlier searches over the same space, which a sampler learns from too.
@@ -64,14 +69,15 @@ class Proposer:
         name: str,
         points: Sequence[Mapping[str, Any]] = (),
         known: Sequence[FrozenTrial] = (),
+        goals: Goals = ACCURACY_ALONE,
     ) -> None:
         # Without this, optuna prints a line for every study and trial, between the lines of our own progress.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._distributions: dict[str, BaseDistribution] = space.distributions()
         self._sampler, self._seed = sampler, seed
-        self._name = name
-        self._study = optuna.create_study(direction="maximize", study_name=name)
+        self._name, self._goals = name, goals
+        self._study = optuna.create_study(directions=goals.directions, study_name=name)
         self._points, self._known = points, [_Shown.of(trial) for trial in known]
         self._learned = len(known)
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
@@ -104,9 +110,12 @@ class Proposer:
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if sampler.name == "cmaes":
             return evolved(self._space, [*self._known, *self._ended], seed=seed), {}
-        study = optuna.create_study(direction="maximize", sampler=make_sampler(sampler.name, seed=seed))
+        study = optuna.create_study(directions=self._goals.directions, sampler=make_sampler(sampler.name, seed=seed))
         study.add_trials(self._looked_at())
-        study.ask(self._distributions)
+        # Optuna's Gaussian process divides 0 by 0 where one point is better than all others by orders of magnitude, as
+        # under constraints that little keeps; it goes on from that point alone then.
+        with np.errstate(invalid="ignore"):
+            study.ask(self._distributions)
         asked = study.get_trials(deepcopy=False)[-1]
         return asked.params, asked.system_attrs
 
@@ -137,16 +146,19 @@ class Proposer:
         """An intermediate value. One that was reported already is ignored."""
         if epoch not in self._reported[number]:
             self._reported[number].add(epoch)
-            self._open[number].report(value, epoch)
+            if not self._goals.several:  # Optuna has no intermediate values of several objectives
+                self._open[number].report(value, epoch)
 
-    def finish(self, number: int, state: str, value: float, *, constraints: Mapping[str, float]) -> None:
-        """The end of a trial. value: at its last epoch. constraints: feasible at 0 or below."""
+    def finish(self, number: int, state: str, *values: float, constraints: Mapping[str, float]) -> None:
+        """The end of a trial. values: of the objectives at its last epoch. constraints: feasible at 0 or below."""
         trial = self._open.pop(number)
         del self._reported[number]
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
         told = _STATES.get(state, TrialState.FAIL)
-        ended = self._study.tell(trial, value if told is TrialState.COMPLETE else None, state=told)
+        if told is TrialState.COMPLETE and self._goals.several and not all(map(math.isfinite, values)):
+            told = TrialState.FAIL
+        ended = self._study.tell(trial, list(values) if told is TrialState.COMPLETE else None, state=told)
         if told is not TrialState.FAIL:
             insort(self._ended, _Shown.of(ended), key=lambda trial: trial.number)
             self._learned += 1
@@ -156,23 +168,35 @@ class Proposer:
         shown = [*self._known, *self._ended]
         if len(shown) > MOST_LOOKED_AT:
             half = MOST_LOOKED_AT // 2
-            older = sorted(shown[:-half], key=merit)[-half:]
+            older = self._ordered(shown[:-half])[-half:]
             kept = {id(trial) for trial in (*older, *shown[-half:])}
             shown = [trial for trial in shown if id(trial) in kept]
         if self._sampler.name == "gp":
-            shown = with_values(shown)
+            shown = with_values(shown, self._goals)
         running = [
             _Shown.of(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions))
             for _, trial in sorted(self._open.items())
         ]
         return shown + running
 
+    def _ordered(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Ended trials, the best last; with several objectives, those that the fewest others dominate."""
+        if not self._goals.several:
+            return sorted(trials, key=merit)
+        whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        counts = dominated_by([self._goals.maximised(trial.values) for trial in whole])
+        dominators = {id(trial): int(count) for trial, count in zip(whole, counts, strict=True)}
+        return sorted(trials, key=lambda trial: (-_violation(trial), -dominators.get(id(trial), len(trials))))
+
     def importances(self) -> dict[str, float]:
-        """Share of each parameter in the variance among completed trials (PED-ANOVA); empty when there are too few."""
+        """Share of each parameter in the variance of the first objective among completed trials (PED-ANOVA); empty when
+        there are too few.
+        """
         completed = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(completed) < 4 or len({trial.value for trial in completed}) < 2:
+        if len(completed) < 4 or len({trial.values[0] for trial in completed}) < 2:
             return {}
-        found = optuna.importance.get_param_importances(self._study)
+        target = (lambda trial: trial.values[0]) if self._goals.several else None
+        found = optuna.importance.get_param_importances(self._study, target=target)
         return {name: float(share) for name, share in found.items()}
 
     def save(self, path: Path) -> None:
@@ -180,42 +204,54 @@ class Proposer:
         partial = path.with_name(path.name + ".partial")
         partial.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
-        copy = optuna.create_study(storage=storage, study_name=self._name, direction="maximize")
+        copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._goals.directions)
         copy.add_trials(self._study.get_trials(deepcopy=False))
         storage.remove_session()
         storage.engine.dispose()
         os.replace(partial, path)
 
 
-def with_values(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def with_values(trials: Sequence[FrozenTrial], goals: Goals = ACCURACY_ALONE) -> list[FrozenTrial]:
     """Trials that were stopped early as if they had run in full, at the value that they would have come to.
 
     A Gaussian process learns from final values alone. Estimated is the value at which a trial was stopped, plus the
-    median of what those that went on gained from that epoch to their last, or nothing if there are none.
+    median of what those that went on gained from that epoch to their last, or nothing if there are none. What breaks a
+    constraint and was not trained stands at the worst that was seen. A constraint that is not known of a trial stands
+    at the median of the others', since a process of it has to be fitted to all trials.
     """
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    worst = [min(column) for column in zip(*(goals.maximised(trial.values) for trial in whole), strict=True)]
     seen = []
     for trial in trials:
         if trial.state == TrialState.PRUNED:
+            values = goals.maximised(worst) if _violation(trial) > 0 and worst else None
             last = max(trial.intermediate_values, default=None)
-            if last is None or math.isnan(trial.intermediate_values[last]):
+            if last is not None and not math.isnan(trial.intermediate_values[last]):
+                gains = [t.values[0] - t.intermediate_values[last] for t in whole if last in t.intermediate_values]
+                values = [trial.intermediate_values[last] + (statistics.median(gains) if gains else 0.0)]
+            if values is None:
                 continue
-            gains = [(t.value or 0.0) - t.intermediate_values[last] for t in whole if last in t.intermediate_values]
-            estimate = trial.intermediate_values[last] + (statistics.median(gains) if gains else 0.0)
             trial = copy.copy(trial)
-            trial.state, trial.value = TrialState.COMPLETE, estimate
+            trial.state, trial.values = TrialState.COMPLETE, values
         seen.append(trial)
-    if not any(value > 0 for trial in seen for value in _constraints(trial).values()):
+    if not any(_violation(trial) > 0 for trial in seen):
         # A constraint that nothing violates would be a second process to fit, which says the same everywhere.
-        seen = [_without_constraints(trial) for trial in seen]
-    return seen
+        return [_with_constraints(trial, {}) for trial in seen]
+    names = dict.fromkeys(name for trial in seen for name in _constraints(trial))
+    usual = {name: statistics.median(c[name] for c in map(_constraints, seen) if name in c) for name in names}
+    return [_with_constraints(trial, {**usual, **_constraints(trial)}) for trial in seen]
+
+
+def _violation(trial: FrozenTrial) -> float:
+    return sum(amount for amount in _constraints(trial).values() if amount > 0)
 
 
 def _constraints(trial: FrozenTrial) -> dict[str, float]:
     return {key: value for key, value in trial.system_attrs.items() if key.startswith(CONSTRAINTS)}
 
 
-def _without_constraints(trial: FrozenTrial) -> FrozenTrial:
+def _with_constraints(trial: FrozenTrial, constraints: Mapping[str, float]) -> FrozenTrial:
     trial = copy.copy(trial)
-    trial.system_attrs = {key: value for key, value in trial.system_attrs.items() if not key.startswith(CONSTRAINTS)}
+    others = {key: value for key, value in trial.system_attrs.items() if not key.startswith(CONSTRAINTS)}
+    trial.system_attrs = {**others, **constraints}
     return trial

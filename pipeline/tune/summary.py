@@ -8,8 +8,9 @@ from scipy import stats
 
 from pipeline.tune.arms import SAME_BUDGET
 from pipeline.tune.budget import HOUR, Budget
-from pipeline.tune.confirm import Confirmed, confirmed
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.confirm import Confirmed, confirmed, pareto_front
+from pipeline.tune.goals import Goals, goals_of
+from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
 
 
@@ -21,13 +22,15 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
     records = {trial.id: trial for trial in outcome.trials}
     seeds = max(params.search.confirm.seeds, params.search.trials if params.search.compare == SAME_BUDGET else 0)
     controls = {
-        trial.id: _values(confirmed(trial, records, seeds, base_seed=params.base.seed))
+        trial.id: _values(goals_of(params), confirmed(trial, records, seeds, base_seed=params.base.seed))
         for trial in outcome.trials
         if trial.control and trial.epochs
     }
+    goals = goals_of(params)
+    states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if goals.limits else []))
     return {
         "fingerprint": task.fingerprint,
-        "trials": {state: sum(t.state == state for t in tried) for state in (COMPLETE, PRUNED, FAILED)},
+        "trials": {state: sum(t.state == state for t in tried) for state in states},
         "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
         "stopped_by": outcome.stopped,
         "epochs": {
@@ -35,22 +38,42 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
         },
         "spent": _spent(task, outcome),
-        "best": {"trial": best.trial.id, **_values(best)},
+        "best": {"trial": best.trial.id, **_values(goals, best)},
         "controls": controls,
         "against": _against(task, tuned),
-        "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(tuned)},
+        "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(goals, tuned)},
         "rung_correlations": rung_correlations(tried, outcome.milestones),
         "importances": outcome.proposer.importances(),
-    }
+    } | _of_goals(task, outcome)
 
 
-def _values(setting: Confirmed) -> dict[str, Any]:
+def _of_goals(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    """The constraints, and of several objectives the Pareto front; nothing where neither was asked for."""
+    search, goals = task.params.search, goals_of(task.params)
+    found: dict[str, Any] = {}
+    if goals.limits:
+        limits = search.constraints.model_dump()
+        found["constraints"] = {name: limit for name, limit in limits.items() if limit is not None}
+    if goals.several:
+        tried = [trial for trial in outcome.trials if trial.study == METHOD]
+        front = pareto_front(tried, search.max_empty_share, goals)
+        front.sort(key=lambda trial: -trial.metric(OBJECTIVE))
+        found["objectives"] = dict(zip(goals.objectives, goals.directions, strict=True))
+        found["front"] = [
+            {"trial": trial.id, **dict(zip(goals.objectives, map(_number, goals.values(trial)), strict=True))}
+            for trial in front
+        ]
+    return found
+
+
+def _values(goals: Goals, setting: Confirmed) -> dict[str, Any]:
     further = [_number(value) for value in setting.further]
     return {
         "val_accuracy": _number(setting.first),
         "val_loss": _number(setting.trial.metric("val/loss")),
         "further_seeds": further,
         "further_mean": None if setting.further_mean is None else _number(setting.further_mean),
+        **{name: _number(setting.trial.metric(name)) for name in goals.metrics},
     }
 
 

@@ -1,6 +1,7 @@
 """One trial: a configuration in; a report an epoch, and a checkpoint now and then, out. Runs on Ray's workers."""
 
 import gc
+import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from torch import nn
 
 from pipeline.assembly import TrainingData, build_run, load_data, train_run
 from pipeline.cluster.joining import here_among_several
@@ -20,7 +22,9 @@ from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
 from pipeline.tune.entering import TrialTask
+from pipeline.tune.goals import Goals, goals_of
 from pipeline.tune.ledger import OBJECTIVE
+from pipeline.tune.measured import measure_speed, score_attention
 from pipeline.tune.placing import find_data
 
 
@@ -28,8 +32,10 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     """Train one setting and report to Ray Tune.
 
     config: trial (id in the ledger), study (its name, None outside of one), values (by dotted path), seed (None for
-    base.seed), checkpoint (path to go on from, or None). Each report has `epoch` (from 1), `objective`, `metrics` (all
-    by name) and `failed`: None, or why the trial cannot go on.
+    base.seed), checkpoint (path to go on from, or None), measured (what earlier attempts found before their first
+    epoch). Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and `failed`: None, or why the trial
+    cannot go on. Before the first epoch one may come with `measured`, by metric, and `infeasible`: None, or which
+    constraint the trial breaks, and so is not trained.
     """
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
@@ -74,7 +80,7 @@ def _train(
     """Train from the newest checkpoint on, if there is one."""
     seed = params.base.seed if config["seed"] is None else config["seed"]
     run = build_run(params, data, seed=seed, weights=weights)
-    resume = None
+    resume, goals = None, goals_of(params)
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
     newest = tune.get_checkpoint()
     kept = at_hand(checkpoint) if checkpoint else nullcontext(None)
@@ -86,15 +92,34 @@ def _train(
                 # It died between its last checkpoint and the report of it.
                 _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
                 return
+    if resume is None and _breaks_at_once(run.model, data, goals, config):
+        return
     epochs = train_run(run, params, data, seed=seed, resume=resume)
     for epoch in epochs:
         if epoch.number % params.search.checkpoint_every and epoch.number < params.train.epochs:
             _report(epoch.number, epoch.metrics)
             continue
+        metrics = dict(epoch.metrics)
+        if epoch.number == params.train.epochs:
+            metrics |= score_attention(epoch.model, data, goals)
         with tempfile.TemporaryDirectory() as folder:
-            sidecar = {**run.sidecar, "metrics": dict(epoch.metrics), "values": dict(config["values"])}
+            sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
             write_checkpoint(Path(folder), epoch.model, sidecar, state=epoch.state())
-            _report(epoch.number, epoch.metrics, tune.Checkpoint.from_directory(folder))
+            _report(epoch.number, metrics, tune.Checkpoint.from_directory(folder))
+
+
+def _breaks_at_once(model: nn.Module, data: TrainingData, goals: Goals, config: Mapping[str, Any]) -> bool:
+    """Measure what the goals ask for before training, report it, and say whether a constraint forbids the rest.
+
+    Controls and confirmations are trained whatever they measure.
+    """
+    if not goals.of_speed or set(goals.of_speed) <= set(config["measured"]):
+        return False
+    measured = measure_speed(model, data, goals)
+    broken = goals.broken(measured) if config["study"] is not None else []
+    report = {"epoch": 0, "objective": math.nan, "metrics": {}, "failed": None, "measured": measured}
+    tune.report({**report, "infeasible": "; ".join(broken) or None})
+    return bool(broken)
 
 
 def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:

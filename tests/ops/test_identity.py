@@ -50,6 +50,9 @@ def test_fingerprint_is_a_hash_that_stays() -> None:
         ("search.sampler.start", "random"),
         ("search.points", {"mine": {"train.lr": 0.2}}),
         ("search.warm_start", "7a64c473"),
+        ("search.objectives", ["val/accuracy", "parameters"]),
+        ("search.constraints.max_parameters", 5e6),
+        ("search.constraints.min_attention_jaccard", 0.3),
         ("search.scheduler.grace_period", 5),
         ("search.scheduler.reduction_factor", 3.0),
     ],
@@ -58,9 +61,9 @@ def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) ->
     assert named({path: value}) != named()
 
 
-def test_points_and_warm_starts_that_are_not_given_are_no_part_of_the_fingerprint() -> None:
+def test_points_warm_starts_and_goals_that_are_not_given_are_no_part_of_the_fingerprint() -> None:
     content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
-    assert not content.keys() & {"points", "warm_start"}
+    assert not content.keys() & {"points", "warm_start", "objectives", "constraints"}
 
 
 @pytest.mark.parametrize(

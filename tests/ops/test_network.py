@@ -10,9 +10,9 @@ from torch import Tensor
 from pipeline.config import Params
 from pipeline.data.sources import Preview
 from pipeline.errors import UserError
-from pipeline.ops.attention import last_block_maps
 from pipeline.ops.network import try_network, try_networks
 from pipeline.ops.regularizing import try_regularizers
+from pipeline.train.maps import last_block_maps
 from pipeline.tune.space import SearchSpace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)

@@ -6,6 +6,7 @@ import pytest
 from kept import WEIGHT, content_of, make_workspace, open_search, run, set_params, write_search
 
 from pipeline.config import load_params
+from pipeline.data.settings import Preview
 from pipeline.errors import UserError
 from pipeline.ops.warm import known_beforehand
 from pipeline.tune.known import Known
@@ -13,11 +14,13 @@ from pipeline.tune.ledger import COMPLETE
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 
+DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)
+
 
 def known(workspace: Workspace) -> list[Known]:
     params = load_params(workspace.params)
     space = load_space(workspace.root / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
-    return known_beforehand(workspace, params, space)
+    return known_beforehand(workspace, params, space, DIGITS)
 
 
 def asked(workspace: Workspace, source: str, **train: float) -> None:
@@ -73,3 +76,11 @@ def test_search_that_has_begun_goes_on_without_its_source(tmp_path: Path) -> Non
     with open_search(workspace, content_of(workspace)) as ledger:
         run(ledger, "t0000", epochs=1, state=COMPLETE)
     assert known(workspace) == []
+
+
+def test_parameters_of_known_settings_are_counted_where_they_are_bounded(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    (tmp_path / "mine.csv").write_text(f"{WEIGHT},val/accuracy\n0.5,0.9\n")
+    set_params(workspace, {"search": {"warm_start": "mine.csv", "constraints": {"max_parameters": 1e6}}})
+    (row,) = known(workspace)
+    assert row["metrics"] == {"parameters": 203_466.0}

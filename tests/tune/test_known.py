@@ -9,6 +9,7 @@ from courses import LR, SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.tune.goals import goals_of
 from pipeline.tune.known import as_trials, check_points, known_in, known_of
 from pipeline.tune.ledger import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, History, Ledger, TrialRecord
 from pipeline.tune.space import SearchSpace
@@ -197,3 +198,45 @@ def test_points_are_the_first_trials_of_the_search(tmp_path: Path) -> None:
     assert tried[0] == points["mine"]
     assert tried[1][LR] == 0.3
     assert len(tried) == 4
+
+
+GOALS = {
+    "search__objectives": ["val/accuracy", "latency_ms"],
+    "search__scheduler__name": "none",
+    "search__constraints__max_parameters": 100.0,
+}
+
+
+def test_rows_of_a_table_have_the_other_objectives_and_what_constraints_bound(tmp_path: Path) -> None:
+    rows = [ROW | {"latency_ms": 2.0, "parameters": 150}, ROW | {"latency_ms": 3.0, "parameters": ""}]
+    asked = params(**GOALS)
+    known = known_in(written(tmp_path / "t.csv", *rows), asked, WORDS, where="t.csv")
+    assert [each["metrics"] for each in known] == [{"latency_ms": 2.0, "parameters": 150.0}, {"latency_ms": 3.0}]
+    first, second = as_trials(known, WORDS, goals_of(asked))
+    assert (first.values, second.values) == ([0.8, 2.0], [0.8, 3.0])
+    assert first.constraints == {"parameters": 0.5}
+    assert second.constraints == {}
+
+
+def test_table_without_a_column_or_a_value_for_every_objective_is_refused(tmp_path: Path) -> None:
+    asked = params(**GOALS)
+    said = refusal(known_in, written(tmp_path / "t.csv", ROW), asked, WORDS, where="t.csv")
+    assert said == (
+        "t.csv: no column latency_ms; needed: one for each parameter of words.yaml, and val/accuracy, latency_ms."
+    )
+    said = refusal(known_in, written(tmp_path / "u.csv", ROW | {"latency_ms": "fast"}), asked, WORDS, where="u.csv")
+    assert said.replace('"', "'") == "u.csv: line 2: latency_ms: given 'fast'; needed: a number"
+
+
+def test_search_without_one_of_the_objectives_is_refused_and_one_with_them_gives_what_ran_in_full(
+    tmp_path: Path,
+) -> None:
+    history, asked = earlier(tmp_path), params(**GOALS)
+    said = refusal(known_of, history, asked, WIDE, where="here")
+    assert said.startswith("here: its trials have no latency_ms, which search.objectives names; ")
+    for number, trial in enumerate(history.trials.values()):
+        trial.measured = {"latency_ms": 1.0 + number, "parameters": 50.0}
+    trials = as_trials(known_of(history, asked, WIDE, where="here"), WIDE, goals_of(asked))
+    assert [trial.values for trial in trials] == [[pytest.approx(0.4), 2.0], [pytest.approx(0.42), 4.0]]
+    assert [trial.constraints for trial in trials] == [{"parameters": -0.5}] * 2
+    assert not any(trial.intermediate_values for trial in trials)

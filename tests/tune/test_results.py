@@ -97,7 +97,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchOutco
 
 def test_results_are_these_files(written: Any) -> None:
     names = {path.name for path in written[0].iterdir()}
-    figures = {"metrics.json", "summary.json", "plot_curves.csv", "plot_trials.csv"}
+    figures = {"metrics.json", "summary.json", "pareto.csv", "plot_curves.csv", "plot_trials.csv"}
     assert names == {"trials.csv", "curves.csv", "timings.csv", "best.yaml", "study.db"} | figures
 
 

@@ -262,3 +262,11 @@ def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path,
         assert {name: of.state for name, of in ledger.trials.items()} == {"t0000": None, "t0001": None}
         queued = [course.next() for _ in range(3)]
         assert [of.id for of in queued if isinstance(of, TrialRecord)] == ["baseline", "t0000", "t0001"]
+
+
+def test_report_from_before_the_first_epoch_enters_no_rung_and_stops_what_breaks_a_constraint() -> None:
+    scheduler, method = search()
+    measured = result(0, math.nan) | {"measured": {"latency_ms": 3.0}, "infeasible": None}
+    assert scheduler.on_trial_result(NOBODY, trial("t0000"), measured) == CONTINUE
+    assert scheduler.on_trial_result(NOBODY, trial("t0001"), measured | {"infeasible": "too slow"}) == STOP
+    assert all(not values for values in rungs(method).values())

@@ -51,11 +51,14 @@ class Worker:
         checkpoint: str | None = None,
         values: dict[str, Any] | None = None,
         seed: int | None = None,
+        study: str | None = "search",
+        measured: dict[str, float] | None = None,
         **settings: Any,
     ) -> None:
         params = Params().with_values({"train.epochs": 3, "base.seed": 7, **settings}, where="")
         task = TrialTask(params.model_dump(by_alias=True), self.folder, self.folder, 1, 0.0, weights=self.weights)
-        config = {"trial": "t0000", "study": "search", "values": values or {}, "checkpoint": checkpoint, "seed": seed}
+        config = {"trial": "t0000", "study": study, "values": values or {}, "checkpoint": checkpoint, "seed": seed}
+        config["measured"] = measured or {}
         run_trial(config, task)
 
     def checkpoint(self, epoch: int, name: str = "earlier") -> str:
@@ -258,3 +261,70 @@ def test_memory_of_the_first_attempt_is_free_before_the_second(worker: Worker, m
     worker.script = [[torch.OutOfMemoryError("CUDA out of memory")], [None, None, None]]
     worker.run()
     assert len(alive) == 2
+
+
+SLOW = {"search.constraints.max_latency_ms": 3.0}
+
+
+@pytest.fixture
+def takes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Says how long a pass of the network takes, in milliseconds."""
+
+    def take(milliseconds: float) -> list[str]:
+        asked: list[str] = []
+        monkeypatch.setattr(
+            module, "measure_speed", lambda model, data, goals: asked.append("once") or {"latency_ms": milliseconds}
+        )
+        return asked
+
+    return take
+
+
+def test_trial_that_breaks_a_constraint_is_measured_and_not_trained(worker: Worker, takes: Any) -> None:
+    takes(3.5)
+    worker.run(**SLOW)
+    (report,) = worker.reports
+    assert report["measured"] == {"latency_ms": 3.5}
+    assert report["infeasible"] == ("search.constraints.max_latency_ms: latency_ms is 3.5, allowed: at most 3")
+    assert (report["epoch"], report["metrics"], report["failed"]) == (0, {}, None)
+
+
+def test_trial_that_keeps_the_constraints_is_trained_after_it_was_measured(worker: Worker, takes: Any) -> None:
+    takes(3.0)
+    worker.run(**SLOW)
+    assert worker.epochs == [0, 1, 2, 3]
+    assert worker.reports[0]["infeasible"] is None
+    assert "measured" not in worker.reports[1]
+
+
+def test_control_is_trained_whatever_it_measures(worker: Worker, takes: Any) -> None:
+    takes(99.0)
+    worker.run(study=None, **SLOW)
+    assert worker.epochs == [0, 1, 2, 3]
+
+
+def test_trial_is_measured_once_in_its_life_and_only_where_it_is_asked_for(worker: Worker, takes: Any) -> None:
+    asked = takes(99.0)
+    worker.script = [[None] * 3 for _ in range(3)]
+    worker.run()
+    worker.newest = None
+    worker.run(measured={"latency_ms": 2.0}, **SLOW)
+    worker.newest = None
+    worker.run(checkpoint=worker.checkpoint(1), **SLOW)
+    assert asked == []
+    assert worker.epochs == [1, 2, 3, 1, 2, 3, 2, 3]
+
+
+def test_attention_is_scored_after_the_last_epoch_and_kept_with_its_checkpoint(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        module, "score_attention", lambda model, data, goals: seen.append(model) or {"val/attention/jaccard": 0.4}
+    )
+    worker.run(**{"search.objectives": ["val/accuracy", "val/attention/jaccard"], "search.scheduler.name": "none"})
+    assert seen == [{"kept": 3}]
+    assert "val/attention/jaccard" not in worker.reports[1]["metrics"]
+    assert worker.reports[2]["metrics"]["val/attention/jaccard"] == 0.4
+    assert worker.newest is not None
+    assert json.loads((worker.newest / "sidecar").read_text())["metrics"]["val/attention/jaccard"] == 0.4

@@ -1,0 +1,104 @@
+"""The Pareto figure of a search for several objectives: which settings no other one is better than in all of them.
+
+A setting is a mapping with the objectives' values by name, "trial", "control", "front", "chosen" and "keeps" (the
+constraints).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.figures import BLUE, GREY, ORANGE, SKY, VERMILION
+
+Setting = Mapping[str, Any]
+
+_WIDTH = 7.5
+_ABREAST = 2
+_WORDS = {
+    "val/accuracy": "validation accuracy (%)",
+    "val/loss": "validation loss",
+    "val/attention/jaccard": "attention against masks, Jaccard",
+    "val/attention/auroc": "attention against masks, AUROC",
+    "parameters": "parameters (millions)",
+    "latency_ms": "latency of one image (ms)",
+    "images_per_s": "images a second",
+}
+_STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
+_SCALES = {"val/accuracy": 100.0, "parameters": 1e-6}
+
+
+def pareto_figure(settings: Sequence[Setting], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
+    """Draw the first objective against each other one; None with fewer than two objectives or without a front.
+
+    objectives: "maximize" or "minimize" by name; an arrow at the axis says where better lies. Filled marks are the
+    front, joined by steps where there are two objectives (between two settings there is nothing but the worse of both);
+    pale ones are dominated, crosses break a constraint, diamonds are controls, and a star is the one that was chosen.
+    """
+    names = list(objectives)
+    drawn = [each for each in settings if all(math.isfinite(each[name]) for name in names)]
+    if len(names) < 2 or not any(each["front"] for each in drawn):
+        return None
+    columns = min(_ABREAST, len(names) - 1)
+    rows = math.ceil((len(names) - 1) / columns)
+    size = (_WIDTH if columns > 1 else 5.6, 3.4 * rows + 0.5)
+    figure = Figure(figsize=size, dpi=120, layout="constrained", facecolor="white")
+    first, first_axes = names[0], None
+    for index, other in enumerate(names[1:]):
+        axes = figure.add_subplot(rows, columns, index + 1, sharey=first_axes)
+        first_axes = first_axes or axes
+        _draw(axes, drawn, other, first, step=_STEPS[objectives[other]] if len(names) == 2 else None)
+        axes.set_xlabel(_label(other, objectives[other], ("←", "→")), fontsize=9)
+        if index % columns == 0:
+            axes.set_ylabel(_label(first, objectives[first], ("↓", "↑")), fontsize=9)
+    assert first_axes is not None
+    figure.legend(
+        *first_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5, frameon=False
+    )
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw(axes: Axes, settings: Sequence[Setting], across: str, up: str, *, step: str | None) -> None:
+    def at(chosen: Sequence[Setting]) -> tuple[list[float], list[float]]:
+        return [_scaled(across, each[across]) for each in chosen], [_scaled(up, each[up]) for each in chosen]
+
+    tried = [each for each in settings if not each["control"]]
+    front = sorted((each for each in tried if each["front"]), key=lambda each: float(each[across]))
+    dominated = [each for each in tried if each["keeps"] and not each["front"]]
+    broken = [each for each in tried if not each["keeps"]]
+    controls = [each for each in settings if each["control"]]
+    if step is not None:
+        axes.plot(*at(front), color=BLUE, linewidth=1, drawstyle=step, zorder=2)
+    kinds: list[tuple[str, Sequence[Setting], dict[str, Any]]] = [
+        ("dominated", dominated, {"marker": "o", "s": 28, "facecolors": "none", "edgecolors": SKY, "zorder": 1}),
+        ("breaks a constraint", broken, {"marker": "x", "s": 28, "color": GREY, "zorder": 1}),
+        ("Pareto front", front, {"marker": "o", "s": 38, "color": BLUE, "zorder": 3}),
+        ("control", controls, {"marker": "D", "s": 38, "color": ORANGE, "zorder": 4}),
+        (
+            "chosen",
+            [each for each in front if each["chosen"]],
+            {"marker": "*", "s": 150, "color": VERMILION, "zorder": 5},
+        ),
+    ]
+    for label, chosen, style in kinds:
+        if chosen:
+            axes.scatter(*at(chosen), label=label, **style)
+    for each in controls:
+        place = (_scaled(across, each[across]), _scaled(up, each[up]))
+        axes.annotate(str(each["trial"]), place, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#E3E3E3", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scaled(name: str, value: float) -> float:
+    return float(value) * _SCALES.get(name, 1.0)
+
+
+def _label(name: str, direction: str, arrows: tuple[str, str]) -> str:
+    return f"{_WORDS.get(name, name)}  {arrows[direction == 'maximize']} better"

@@ -1,0 +1,34 @@
+"""What a trial measures of its network beside what training reports: its speed, and where its attention lies."""
+
+from torch import nn
+
+from pipeline.assembly import TrainingData
+from pipeline.score.locate import location_scores, pick_head
+from pipeline.train.compiling import uncompiled
+from pipeline.train.maps import last_block_maps
+from pipeline.train.speed import images_per_s, latency_ms
+from pipeline.tune.goals import AUROC, JACCARD, LATENCY, THROUGHPUT, Goals
+
+
+def measure_speed(model: nn.Module, data: TrainingData, goals: Goals) -> dict[str, float]:
+    """What the goals ask for of a network's speed, on the device that it lies on."""
+    height, width = data.prepared.images.shape[1:3]
+    measures = {LATENCY: latency_ms, THROUGHPUT: images_per_s}
+    return {name: measures[name](model, (height, width), data.prepared.channels) for name in goals.of_speed}
+
+
+def score_attention(model: nn.Module, data: TrainingData, goals: Goals) -> dict[str, float]:
+    """What the goals ask for of a trained network's attention against the masks of the validation images.
+
+    Raises:
+        ValueError: none of these masks holds both object and background.
+    """
+    if not goals.of_attention:
+        return {}
+    assert data.prepared.masks is not None
+    masks = data.prepared.masks[data.split.val]
+    with uncompiled():
+        maps = last_block_maps(model, data.batches("val"))
+    found = location_scores(maps, masks, head=pick_head(maps, masks))
+    scores = {JACCARD: found.jaccard_fixed_head, AUROC: found.auroc}
+    return {name: float(scores[name] or 0.0) for name in goals.of_attention}

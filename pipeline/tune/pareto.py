@@ -1,0 +1,24 @@
+"""Which settings no other one is better than in every objective: the Pareto front."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ROWS_AT_ONCE = 512
+"""Settings that are compared with all others in one step; bounds the memory that this takes."""
+
+
+def dominated_by(values: ArrayLike) -> NDArray[np.int64]:
+    """How many others dominate each setting, (n,): 0 on the Pareto front.
+
+    values: (n, objectives), all to be maximised, finite. One dominates another that it is nowhere worse than, and
+    somewhere better. This count orders settings by Pareto dominance (Fonseca & Fleming, Genetic Algorithms for
+    Multiobjective Optimization, ICGA 1993, section 3.1).
+    """
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found):
+        return np.zeros(0, dtype=np.int64)
+    counts = []
+    for first in range(0, len(found), ROWS_AT_ONCE):
+        some = found[first : first + ROWS_AT_ONCE, None, :]
+        counts.append(((found >= some).all(axis=2) & (found > some).any(axis=2)).sum(axis=1))
+    return np.concatenate(counts).astype(np.int64)
