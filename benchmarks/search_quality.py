@@ -6,8 +6,9 @@ Run: python benchmarks/search_quality.py            # the table of docs/benchmar
 A setting is good if it is among the best 5 % of benchmarks/tables/sar_wide_digits.npz by its mean over the seeds.
 A search has found one when the setting that it holds for the best (of those that ran in full, by the one value that it
 has seen of each) is a good one. One trial runs at a time. What is counted are all epochs of all trials until then, of
-controls and confirmations none. A search that has not found one after as many trials as --trials says counts as one
-that takes for ever: it may have thrown the good ones away early.
+controls and confirmations none. A search that has not found one within --epochs counts as one that takes for ever.
+Since what is held may be a good one for a while and give way to a luckier one, the shares of searches that hold a good
+one after a quarter of the epochs, and at their end, stand beside it.
 
 Ours run through the pipeline's own course, study and stopping rules (`simulate.py`); "Optuna's defaults" is
 Optuna itself, asked and told.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import optuna
 from harness import header, keep, table
-from simulate import Table, read_table, simulate
+from simulate import Simulation, Table, read_table, simulate
 
 from pipeline.config import Params
 from pipeline.tune.ledger import OBJECTIVE
@@ -36,33 +37,47 @@ ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "benchmarks" / "tables" / "sar_wide_digits.npz"
 SPACE = "search_spaces/sar_wide.yaml"
 SHARE = 0.05
-SAMPLERS, SCHEDULERS = ("tpe", "gp", "random", "sobol"), ("asha", "hyperband", "pasha", "median", "none")
+SAMPLERS, SCHEDULERS = ("noisy_gp", "tpe", "gp", "random", "sobol"), ("asha", "hyperband", "pasha", "median", "none")
 
 Choices = Sequence[tuple[int, int]]
 """Epochs spent, and the row of the table that is held for the best from then on."""
+Search = Callable[[Table, int, int], Choices]
+"""A search on a table, with a seed, for so many epochs; the trial that runs then still ends."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Epochs until a good setting was held for the best, infinite if it never was. found: whether it was."""
+    """epochs: until a good setting was held for the best, infinite if it never was. early, late: whether one was held
+    after a quarter of the epochs, and at their end.
+    """
 
     epochs: float
-    found: bool
+    early: bool
+    late: bool
 
 
-def ours(settings: Mapping[str, Any]) -> Callable[[Table, int, int], Choices]:
+def ours(settings: Mapping[str, Any]) -> Search:
     """A search of ours with other parameters."""
 
-    def run(recorded: Table, seed: int, trials: int) -> Choices:
-        fixed = {"base.seed": seed, "search.trials": trials, "search.confirm.seeds": 0, "train.epochs": recorded.epochs}
+    def run(recorded: Table, seed: int, epochs: int) -> Choices:
+        fixed = {"base.seed": seed, "search.trials": epochs, "search.confirm.seeds": 0, "train.epochs": recorded.epochs}
         params = Params().with_values(fixed | dict(settings), where="the benchmark")
-        simulation = simulate(params, recorded, seed=seed % recorded.seeds, space=replace(recorded.space, controls={}))
-        return simulation.choices()
+        found: list[tuple[int, int]] = []
+
+        def enough(simulation: Simulation) -> bool:
+            held = simulation.held()
+            if held is not None and (not found or held != found[-1][1]):
+                found.append((simulation.epochs, held))
+            return simulation.epochs >= epochs
+
+        space = replace(recorded.space, controls={})
+        simulate(params, recorded, seed=seed % recorded.seeds, space=space, enough=enough)
+        return found
 
     return run
 
 
-def optuna_defaults(recorded: Table, seed: int, trials: int) -> Choices:
+def optuna_defaults(recorded: Table, seed: int, epochs: int) -> Choices:
     """Optuna as it comes: TPE and the median pruner."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
@@ -70,7 +85,7 @@ def optuna_defaults(recorded: Table, seed: int, trials: int) -> Choices:
     found: list[tuple[int, int]] = []
     tried: set[int] = set()
     spent, best = 0, -math.inf
-    for _ in range(trials):
+    while spent < epochs:
         proposed = study.ask(distributions)
         row = recorded.nearest(space.decode(proposed.params), but=tried)
         study.tell(proposed, state=optuna.trial.TrialState.FAIL)  # which no sampler looks at
@@ -93,10 +108,15 @@ def optuna_defaults(recorded: Table, seed: int, trials: int) -> Choices:
     return found
 
 
-def outcome(choices: Choices, good: frozenset[int]) -> Outcome:
-    """What a search's choices come to."""
-    first = next((epochs for epochs, row in choices if row in good), None)
-    return Outcome(math.inf if first is None else first, first is not None)
+def outcome(choices: Choices, good: frozenset[int], epochs: int) -> Outcome:
+    """What a search's choices come to. epochs: that it had."""
+    first = next((spent for spent, row in choices if row in good), math.inf)
+
+    def holds(after: float) -> bool:
+        held = [row for spent, row in choices if spent <= after]
+        return bool(held) and held[-1] in good
+
+    return Outcome(first, holds(epochs / 4), holds(math.inf))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -106,18 +126,22 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def contenders(everything: bool) -> dict[str, Callable[[Table, int, int], Choices]]:
+def contenders(everything: bool) -> dict[str, Search]:
     """By what they are called; the one that others are measured against first."""
     random = {"search.sampler.name": "random"}
-    scheduler = "search.scheduler"
-    asha = {f"{scheduler}.name": "asha", f"{scheduler}.grace_period": 4, f"{scheduler}.reduction_factor": 2.0}
-    ray = {f"{scheduler}.name": "asha", f"{scheduler}.grace_period": 1, f"{scheduler}.reduction_factor": 4.0}
+    quarter = {"search.scheduler.grace_period": 4, "search.scheduler.reduction_factor": 2.0}
+    later = {"search.scheduler.grace_period": 6, "search.scheduler.reduction_factor": 2.0}
+    ray = {"search.scheduler.grace_period": 1, "search.scheduler.reduction_factor": 4.0}
     named = {
-        "ASHA, random sampling": ours(random | asha),
+        "ASHA, random sampling": ours(random | quarter),
         "ASHA as Ray Tune sets it, random sampling": ours(random | ray),
         "random search, also Ray Tune's default": ours(random | {"search.scheduler.name": "none"}),
         "Optuna's defaults (TPE, median pruner)": optuna_defaults,
         "ours, as params.yaml has it": ours({}),
+        "ours: tpe, rungs 6 and 12": ours({"search.sampler.name": "tpe"} | later),
+        "ours: noisy_gp, rungs 4 and 8": ours({"search.sampler.name": "noisy_gp"} | quarter),
+        "ours: noisy_gp, rungs 6 and 12": ours({"search.sampler.name": "noisy_gp"} | later),
+        "ours: random, rungs 6 and 12": ours(random | later),
     }
     if everything:
         for sampler in SAMPLERS:
@@ -128,12 +152,12 @@ def contenders(everything: bool) -> dict[str, Callable[[Table, int, int], Choice
 
 
 def compare(
-    recorded: Table, named: Mapping[str, Callable[[Table, int, int], Choices]], seeds: int, trials: int
+    recorded: Table, named: Mapping[str, Search], seeds: Sequence[int], epochs: int
 ) -> Iterable[tuple[str, list[Outcome]]]:
     good = recorded.best(SHARE)
     for name, run in named.items():
         started = time.perf_counter()
-        outcomes = [outcome(run(recorded, seed, trials), good) for seed in range(seeds)]
+        outcomes = [outcome(run(recorded, seed, epochs), good, epochs) for seed in seeds]
         spent = [each.epochs for each in outcomes]
         said = f"{name}: {statistics.median(spent):.0f} epochs, {time.perf_counter() - started:.0f} s"
         print(said, file=sys.stderr, flush=True)
@@ -146,8 +170,9 @@ def _said(epochs: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=40)
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--first-seed", type=int, default=0, help="designs are chosen from 1000 on, and reported below")
+    parser.add_argument("--epochs", type=int, default=480, help="that a search has")
     parser.add_argument("--only", help="contenders whose names contain this")
     parser.add_argument("--all", action="store_true", help="every sampler with every scheduler besides")
     asked = parser.parse_args()
@@ -157,17 +182,23 @@ def main() -> None:
     named = contenders(asked.all)
     first_name = next(iter(named))
     named = {name: run for name, run in named.items() if asked.only is None or name == first_name or asked.only in name}
-    for name, outcomes in compare(recorded, named, asked.seeds, asked.trials):
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    for name, outcomes in compare(recorded, named, seeds, asked.epochs):
         epochs = [each.epochs for each in outcomes]
         median, (low, high) = statistics.median(epochs), interval(epochs)
         first = median if math.isnan(first) else first
-        found = sum(each.found for each in outcomes)
-        share = f"{found} of {len(outcomes)}"
-        rows.append((name, _said(median), f"{_said(low)} to {_said(high)}", share, f"{median / first:.2f}"))
+        count = len(outcomes)
+        early, late = sum(each.early for each in outcomes), sum(each.late for each in outcomes)
+        found = sum(math.isfinite(each) for each in epochs)
+        ratio = f"{median / first:.2f}" if math.isfinite(median) and math.isfinite(first) else ""
+        shares = [f"{each / count:.0%}" for each in (found, early, late)]
+        rows.append((name, _said(median), f"{_said(low)} to {_said(high)}", *shares, ratio))
         finite = [None if math.isinf(each) else each for each in epochs]
-        kept[name] = {"median": _said(median), "interval": [_said(low), _said(high)], "found": found, "epochs": finite}
+        shared = {"found": found, "early": early, "late": late, "of": count}
+        kept[name] = {"median": _said(median), "interval": [_said(low), _said(high)], **shared, "epochs": finite}
+    columns = ["epochs, median", "95 % interval", "found", f"held at {asked.epochs // 4}", f"held at {asked.epochs}"]
     print(header("Epochs until a good setting is found", ["optuna", "ray"]))
-    print(table(["", "epochs, median", "95 % interval", "found", "of the first"], rows))
+    print(table(["", *columns, "of the first"], rows))
     keep("search_quality", kept)
 
 

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
-from pipeline.tune.confirm import FIRST_SEED
+from pipeline.tune.confirm import FIRST_SEED, candidates
 from pipeline.tune.course import Course, Wait
-from pipeline.tune.goals import LATENCY, PARAMETERS, THROUGHPUT, is_result
-from pipeline.tune.ledger import FAILED, INFEASIBLE, OBJECTIVE, History, Ledger, SearchListener, TrialRecord
+from pipeline.tune.goals import LATENCY, PARAMETERS, THROUGHPUT
+from pipeline.tune.ledger import FAILED, INFEASIBLE, METHOD, OBJECTIVE, History, Ledger, SearchListener, TrialRecord
 from pipeline.tune.scheduler import STOP
 from pipeline.tune.space import SearchSpace
 
@@ -140,17 +140,11 @@ class Simulation:
         """Trained in the whole search."""
         return self.course.ledger.history.epochs
 
-    def choices(self) -> list[tuple[int, int]]:
-        """Which row the search held for the best, and from how many epochs on: whenever a trial completed above all
-        before it, by the one value that the search has seen of it.
-        """
-        best, found = -math.inf, []
-        for end in self.ended:
-            value = end.record.metric(OBJECTIVE)
-            if is_result(end.record, self.course.goals) and end.record.study is not None and value > best:
-                best = value
-                found.append((end.epochs, end.row))
-        return found
+    def held(self) -> int | None:
+        """The row of the setting that would now be confirmed first; None as long as no trial has completed."""
+        tried = [end.record for end in self.ended if end.record.study == METHOD]
+        found = candidates(tried, top=1, max_empty_share=1.0, goals=self.course.goals)
+        return next((end.row for end in self.ended if found and end.record is found[0]), None)
 
 
 def simulate(
@@ -164,12 +158,14 @@ def simulate(
     ledger: Ledger | None = None,
     listeners: Sequence[SearchListener] = (),
     space: SearchSpace | None = None,
+    enough: Callable[[Simulation], bool] = lambda simulation: False,
 ) -> Simulation:
     """Run a whole search of the parameters on a table.
 
     workers: that train at a time. seed: of the table's, for the search's trials; confirmations take the next ones.
     recorded_time: an epoch takes the table's seconds instead of 1. folder: where a stop file would lie. ledger: to be
-    gone on from. space: with other controls than the table's.
+    gone on from. space: with other controls than the table's. enough: asked whenever a run has ended; nothing happens
+    after a yes.
 
     Raises:
         ValueError: the table has other epochs than the parameters plan.
@@ -192,7 +188,7 @@ def simulate(
         arm.proposer.moved = _Untried(table, arm.name, course)
     course.replay()
     simulation = Simulation(course)
-    _Workers(simulation, table, workers, seed, recorded_time).run()
+    _Workers(simulation, table, workers, seed, recorded_time).run(enough)
     return simulation
 
 
@@ -226,8 +222,12 @@ class _Workers:
         self._due: list[tuple[float, int, TrialRecord, int, int]] = []
         self._now = 0.0
 
-    def run(self) -> None:
+    def run(self, enough: Callable[[Simulation], bool]) -> None:
+        ended = 0
         while True:
+            if len(self._simulation.ended) > ended and enough(self._simulation):
+                return
+            ended = len(self._simulation.ended)
             self._start()
             if not self._due:
                 return

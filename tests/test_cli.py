@@ -153,7 +153,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
     [
         ({"search.gpus_per_trial": 64.0, "base.device": "cpu"}, "search.gpus_per_trial: given 64, but this machine has 0"),
         ({"search.cpus_per_trial": 1000}, "search.cpus_per_trial: given 1000, but this machine has"),
-        ({"retrain.workers_per_run": 1000}, "retrain.workers_per_run: given 1000, but a batch has 64 images, too few for each worker"),
+        ({"retrain.workers_per_run": 1000}, "retrain.workers_per_run: given 1000, but a batch has 32 images, too few for each worker"),
         ({"retrain.workers_per_run": 1024, "train.batch_size": 2048, "base.device": "cpu"}, "retrain.workers_per_run: given 1024, each with 1 CPUs and 0 GPUs"),
         ({"search.scheduler.grace_period": 1}, "search.scheduler.grace_period: given 1; allowed: above the regulariser's warm-up"),
         ({"search.sampler.name": "grid"}, "search.sampler.name: grid needs steps; regularizer.spatial_entropy.weight, regularizer.spatial_entropy.threshold of"),

@@ -159,7 +159,7 @@ REFUSED = [
     ("search.space", "", "text, length at least 1"),
     ("search.trials", 0, "whole number, at least 1 and at most 1000000"),
     ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
-    ("search.sampler.name", "annealing", "one of tpe, gp, cmaes, random, grid, sobol"),
+    ("search.sampler.name", "annealing", "one of tpe, noisy_gp, gp, cmaes, random, grid, sobol"),
     ("search.scheduler.name", "pbt", "one of asha, hyperband, pasha, median, none"),
     ("search.scheduler.reduction_factor", 1, "number, above 1 and at most 16"),
     ("search.objectives", [], "a list of some of val/accuracy, val/loss, val/attention/jaccard, "),
@@ -423,7 +423,7 @@ def test_with_values_replaces_the_parameters_at_the_paths() -> None:
     assert changed.regularizer.spatial_entropy.layers == [0, 2]
     assert changed.register_.name == "mine"
     assert changed.value("register.name") == "mine"
-    assert changed.train.epochs == 16
+    assert changed.train.epochs == 10
     assert params == Params()
 
 
@@ -475,7 +475,7 @@ def test_sections_build_the_plain_values_that_the_rooms_take() -> None:
     changed = params.with_values({"model.last_block": "no_skip", "model.spatial_prior.blocks": 2}, where="")
     assert changed.model.config().last_block == "no_skip"
     assert changed.model.config().spatial_prior == SpatialPriorConfig(2, None, False)
-    assert params.train.config() == TrainConfig(16, 64, 0.002, 0.0, 1, 0.3, 0.0, None, 1)
+    assert params.train.config() == TrainConfig(10, 32, 0.002, 0.0, 1, 0.3, 0.0, None, 1)
     assert params.with_values({"train.accumulate": 4}, where="").train.config().accumulate == 4
     mixed = params.with_values({"train.mixup": 0.8, "train.augment": "deit"}, where="").train.config()
     assert (mixed.mixup, mixed.augment, mixed.cutmix) == (0.8, "deit", 0.0)

@@ -42,7 +42,7 @@ SPACES = {
     ),
 }
 SAMPLERS, SCHEDULERS = (
-    ("tpe", "gp", "cmaes", "random", "grid", "sobol"),
+    ("noisy_gp", "tpe", "gp", "cmaes", "random", "grid", "sobol"),
     ("asha", "hyperband", "pasha", "median", "none"),
 )
 EPOCHS, SEEDS = 8, 3
@@ -199,19 +199,18 @@ def test_best_share_is_by_the_mean_over_seeds() -> None:
     assert table.best(0.001) == {1}
 
 
-def test_choices_are_the_completed_trials_above_all_before_them() -> None:
-    found = simulate(params(search__trials=12), table_for("random"))
-    best, expected = -math.inf, []
-    for end in found.ended:
-        if (
-            end.record.study == METHOD
-            and end.record.state == COMPLETE
-            and end.record.epochs[EPOCHS]["val/accuracy"] > best
-        ):
-            best = end.record.epochs[EPOCHS]["val/accuracy"]
-            expected.append((end.epochs, end.row))
-    assert found.choices() == expected
-    assert len(expected) > 1
+def test_setting_that_is_held_is_the_one_that_would_be_confirmed_and_no_run_happens_after_enough() -> None:
+    asked, table = params(search__trials=12), table_for("random")
+    held: list[int | None] = []
+    found = simulate(asked, table, enough=lambda simulation: bool(held.append(simulation.held())))
+    confirmed = [end.record.of for end in found.ended if end.record.role == CONFIRMATION]
+    rows = {end.record.id: end.row for end in found.ended}
+    assert rows[next(name for name in confirmed if name and name.startswith("t"))] == found.held() == held[-1]
+    assert held[0] is None
+    assert len({row for row in held if row is not None}) > 1
+    part = simulate(asked, table, enough=lambda simulation: simulation.epochs >= 40)
+    assert 40 <= part.epochs < 40 + EPOCHS
+    assert [end.row for end in part.ended] == [end.row for end in found.ended][: len(part.ended)]
 
 
 def test_table_of_another_space_or_length_is_refused() -> None:

@@ -21,7 +21,7 @@ Objective = Literal[
 
 
 class SamplerParams(Section):
-    name: Literal["tpe", "gp", "cmaes", "random", "grid", "sobol"] = Field(
+    name: Literal["tpe", "noisy_gp", "gp", "cmaes", "random", "grid", "sobol"] = Field(
         "tpe", description="How settings are proposed; docs/searching.md says which suits what."
     )
     startup_trials: int = Field(

@@ -1,6 +1,7 @@
 """How settings are drawn: what each sampler can be used for, and what it is made of.
 
     tpe      tree-structured Parzen estimators (Optuna's); any space
+    noisy_gp a Gaussian process of our own that knows of noise and of trials stopped early (`surface.py`); any space
     gp       a Gaussian process with expected improvement (Optuna's); any space, a category at a Hamming distance of 1
     cmaes    CMA-ES (the package cmaes); two numbers or more, and no categories
     grid     every combination once, in an order of its own; nothing continuous

@@ -21,6 +21,7 @@ from pipeline.tune.ledger import COMPLETE, INFEASIBLE, PRUNED, TrialRecord
 from pipeline.tune.pareto import dominated_by
 from pipeline.tune.samplers import BLIND, drawn, evolved, make_sampler, merit
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.surface import Seen, proposed
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, INFEASIBLE: TrialState.PRUNED}
 """What has not been trained counts as stopped before its first epoch: of a failed trial, Optuna would learn nothing."""
@@ -80,6 +81,9 @@ class Proposer:
         self._study = optuna.create_study(directions=goals.directions, study_name=name)
         self._points, self._known = points, [_Shown.of(trial) for trial in known]
         self._learned = len(known)
+        self._seen: list[tuple[int, Seen]] = []
+        if sampler.name == "noisy_gp":
+            self._seen = [(number - len(known), self._as_seen(trial)) for number, trial in enumerate(known)]
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
         self._reported: dict[int, set[int]] = {}
@@ -110,6 +114,10 @@ class Proposer:
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if sampler.name == "cmaes":
             return evolved(self._space, [*self._known, *self._ended], seed=seed), {}
+        if sampler.name == "noisy_gp":
+            running = [self._space.shares(self._space.decode(self._open[each].params)) for each in sorted(self._open)]
+            best = proposed(self._space, [seen for _, seen in self._seen], running, seed=seed)
+            return self._space.at(best.tolist()), {}
         study = optuna.create_study(directions=self._goals.directions, sampler=make_sampler(sampler.name, seed=seed))
         study.add_trials(self._looked_at())
         # Optuna's Gaussian process divides 0 by 0 where one point is better than all others by orders of magnitude, as
@@ -159,9 +167,22 @@ class Proposer:
         if told is TrialState.COMPLETE and self._goals.several and not all(map(math.isfinite, values)):
             told = TrialState.FAIL
         ended = self._study.tell(trial, list(values) if told is TrialState.COMPLETE else None, state=told)
+        if self._sampler.name == "noisy_gp":
+            insort(self._seen, (number, self._as_seen(ended)), key=lambda pair: pair[0])
         if told is not TrialState.FAIL:
             insort(self._ended, _Shown.of(ended), key=lambda trial: trial.number)
             self._learned += 1
+
+    def _as_seen(self, trial: FrozenTrial) -> Seen:
+        """As the surface sees an ended trial. Unlike Optuna's samplers it learns from one that failed, too: what always
+        proposes where the most is expected would come back to it.
+        """
+        values = trial.intermediate_values if trial.state in _STATES.values() else {}
+        curve = {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+        if trial.state == TrialState.COMPLETE and not curve:
+            curve = {1: float(trial.value or 0.0)}
+        point = self._space.shares(self._space.decode(trial.params))
+        return Seen(point, curve, trial.state == TrialState.COMPLETE, _constraints(trial))
 
     def _looked_at(self) -> list[FrozenTrial]:
         """What a sampler is shown: results, and what is running, in the order of the numbers."""

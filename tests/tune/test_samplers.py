@@ -15,7 +15,7 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune import samplers
-from pipeline.tune.ledger import COMPLETE, PRUNED
+from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED
 from pipeline.tune.samplers import check_sampler, drawn, evolved
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import MOST_LOOKED_AT, Proposer, with_values
@@ -65,7 +65,7 @@ def test_cmaes_over_categories_or_one_dimension_or_without_its_package_is_refuse
     assert "pip install cmaes" in refusal("cmaes", space(NUMBERS))
 
 
-@pytest.mark.parametrize("name", ["tpe", "gp", "random", "sobol"])
+@pytest.mark.parametrize("name", ["noisy_gp", "tpe", "gp", "random", "sobol"])
 def test_other_samplers_take_every_space(name: str) -> None:
     params = Params().with_values({"search.sampler.name": name}, where="here")
     check_sampler(params, space(NUMBERS, WORDS, STEPS))
@@ -125,7 +125,7 @@ def play(study: Proposer, count: int) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "trials"), [("tpe", 30), ("gp", 12), ("cmaes", 30)])
+@pytest.mark.parametrize(("name", "trials"), [("noisy_gp", 12), ("tpe", 30), ("gp", 12), ("cmaes", 30)])
 def test_what_learns_gets_better_than_its_start(name: str, trials: int) -> None:
     values = [goodness(each) for each in play(proposer(space(NUMBERS), name, startup_trials=6), trials)]
     assert sum(values[-4:]) / 4 > sum(values[:6]) / 6 + 0.3
@@ -237,6 +237,19 @@ def test_known_results_count_towards_the_start_and_are_no_trials_of_the_study() 
     assert isinstance(study._study, optuna.Study)
     assert len(study._study.get_trials()) == 8
     assert sum(map(goodness, warm)) > sum(map(goodness, cold)) + 2
+
+
+def test_setting_that_failed_is_told_to_the_noisy_process() -> None:
+    """The best settings fail, as those with the highest learning rates may; Optuna's samplers look at no failure."""
+    study, failed = proposer(space(NUMBERS), "noisy_gp", startup_trials=6), 0
+    for number in range(24):
+        _, values = study.propose()
+        fails = values[LR] > 0.2
+        if number >= 16:
+            failed += fails
+        study.report(number, 4, 0.5 + values[LR])
+        study.finish(number, FAILED if fails else COMPLETE, 0.5 + values[LR], constraints={})
+    assert failed <= 4
 
 
 def test_pruned_trial_without_a_report_is_nothing_to_learn_from() -> None:
