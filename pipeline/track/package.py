@@ -30,6 +30,9 @@ SIDECAR = "checkpoint.json"
 REQUIRED = ("mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas")
 """What a registered model may import beside Python's own library, each pinned to the version installed here."""
 
+WITH_TORCH = ("triton",)
+"""What comes with some builds of torch, and what network code therefore looks for before it imports it."""
+
 EXAMPLES = 2
 """Images of the input example that are kept, as JSON."""
 
@@ -98,7 +101,7 @@ def require_portable(code: Path) -> None:
     for name in ("__init__.py", "build.py"):
         if not (code / name).is_file():
             raise UserError(f"{code} is not the package of networks: it has no {name}")
-    allowed = {*sys.stdlib_module_names, *REQUIRED, "PIL"}
+    allowed = {*sys.stdlib_module_names, *REQUIRED, *WITH_TORCH, "PIL"}
     for file in _sources(code):
         depth = len(file.relative_to(code).parts)
         for node in ast.walk(ast.parse(file.read_bytes())):
