@@ -103,7 +103,9 @@ def test_combination_runs_and_names_nothing_that_breaks_a_constraint(
 def test_combination_that_cannot_be_is_refused_in_a_sentence(sampler: str, scheduler: str, objectives: str) -> None:
     with pytest.raises(UserError) as said:
         check_goals(asked(sampler, scheduler, objectives, "free"))
-    what = "search.scheduler.name: none (it is " if scheduler != "none" else f"{sampler} ranks settings by one objective"
+    what = (
+        "search.scheduler.name: none (it is " if scheduler != "none" else f"{sampler} ranks settings by one objective"
+    )
     assert what in str(said.value)
     assert str(said.value).startswith("params.yaml: search.objectives: val/accuracy, ")
 

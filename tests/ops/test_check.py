@@ -223,7 +223,8 @@ def test_answer_does_not_touch_a_search_that_is_running(workspace: Workspace) ->
 def test_budget_that_no_trial_fits_or_that_never_binds_is_refused(
     budget: dict[str, Any], gpus: float, message: str
 ) -> None:
-    params = Params().with_values({f"search.budget.{name}": value for name, value in budget.items()}, where="test")
+    given = {"train.epochs": 16} | {f"search.budget.{name}": value for name, value in budget.items()}
+    params = Params().with_values(given, where="test")
     with pytest.raises(UserError) as refused:
         check_budget(params, QUICK, gpus=gpus)
     assert message in str(refused.value)
@@ -239,7 +240,8 @@ def test_budget_that_no_trial_fits_or_that_never_binds_is_refused(
     ],
 )
 def test_budget_that_one_trial_fits_is_taken(budget: dict[str, Any], gpus: float) -> None:
-    params = Params().with_values({f"search.budget.{name}": value for name, value in budget.items()}, where="test")
+    given = {"train.epochs": 16} | {f"search.budget.{name}": value for name, value in budget.items()}
+    params = Params().with_values(given, where="test")
     check_budget(params, QUICK, gpus=gpus)
 
 

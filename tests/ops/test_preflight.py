@@ -50,7 +50,9 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
     def make(changes: dict[str, Any] | None = None, **parts: Any) -> Plan:
         given: dict[str, Any] = {
             "workspace": Workspace(tmp_path, tmp_path),
-            "params": Params().with_values({"base.device": "cpu", **TINY, **(changes or {})}, where="the test"),
+            "params": Params().with_values(
+                {"base.device": "cpu", "train.batch_size": 64, **TINY, **(changes or {})}, where="the test"
+            ),
             "space": SPACE,
             "resources": Resources(cpus=1, gpus=0.0, at_a_time=2, machine_cpus=2, machine_gpus=0),
             "store": SimpleNamespace(),
