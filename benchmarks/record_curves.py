@@ -34,6 +34,8 @@ SPACE = "search_spaces/sar_wide.yaml"
 SETTINGS = {
     "search.space": SPACE,
     "model.kwargs": {"patch_size": 3, "embed_dim": 24, "depth": 3, "num_heads": 2},
+    "train.epochs": 16,
+    "train.batch_size": 64,
 }
 TRAIN_IMAGES = 700
 KEPT = {"val/accuracy": "accuracy", "val/loss": "loss", "val/spatial_entropy/empty_share": "empty_share"}

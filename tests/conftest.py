@@ -1,6 +1,7 @@
 """What all tests share: one thread, so that timings and results do not depend on the machine."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,17 @@ def _no_tracking_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracking server that the developer uses must not get the tests' runs."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)  # nor a cluster their trials
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small train many times slower on several threads where other work runs beside them."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 LONGEST = ("test_kills.py", "test_own_images.py", "test_pipeline.py", "test_runner.py")

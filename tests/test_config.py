@@ -453,7 +453,7 @@ def test_with_values_refuses_as_the_file_does_and_says_who_gave_them(values: dic
 
 
 def test_value_is_found_by_its_path() -> None:
-    assert Params().value("search.scheduler.grace_period") == 3
+    assert Params().value("search.scheduler.grace_period") == 4
     with pytest.raises(UserError, match=r"unknown parameter train\.lrs; did you mean train\.lr\?"):
         Params().value("train.lrs")
 

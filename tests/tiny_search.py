@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from checkout import TINY
+from prepared import write_digits
 
 from pipeline.config import Params
-from pipeline.data.sources import read_digits
-from pipeline.data.splits import make_split, write_split
-from pipeline.data.store import open_prepared
-from pipeline.data.writing import write_prepared
 from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.space import load_space
 
@@ -24,10 +21,7 @@ def tiny_task(folder: Path, settings: Mapping[str, Any] | None = None, **resourc
     settings: by dotted path, on top. resources: fields of `Resources` that are to be others.
     """
     params = Params().with_values(TINY | SETTINGS | dict(settings or {}), where="the test")
-    write_prepared(read_digits(12), folder / "prepared")
-    prepared = open_prepared(folder / "prepared")
-    split = make_split(prepared.labels, val_fraction=0.6, test_fraction=0.4, seed=0)
-    write_split(split, folder / "split.json", data_hash=prepared.data_hash, seed=0)
+    write_digits(folder, val=0.6, test=0.4)
     taken = {"cpus": 1, "gpus": 0.0, "at_a_time": 1, "machine_cpus": 1, "machine_gpus": 0}
     return SearchTask(
         params=params,

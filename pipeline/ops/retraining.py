@@ -26,7 +26,7 @@ from pipeline.ops.retrain_resources import RunResources, check_share, retrain_re
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.train.checkpoint import read_sidecar
-from pipeline.tune.placing import Place, placed
+from pipeline.tune.placing import placed
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
     resources = retrain_resources(params)
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
     with placed(_task(params, missing, resources)) as place:
-        ready = [
-            dataclasses.replace(job, parcel=place.parcel, epochs=Epochs(_checkpoints(place, job))) for job in missing
-        ]
+        ready = []
+        for job in missing:
+            epochs = Epochs(under(place.checkpoints, job.folder.name))
+            ready.append(dataclasses.replace(job, parcel=place.parcel, epochs=epochs))
         room = None if place.room is None else Room(resources.cpus, resources.gpus)
         for index in _run_all(params, ready, resources, room):
             _bring_home(ready[index])
@@ -164,13 +165,6 @@ def _task(params: Params, jobs: Sequence[RetrainJob], resources: RunResources) -
 def _plugins(setting: Params) -> dict[str, str]:
     plugin = setting.regularizer.used_plugin
     return plugin_hashes([plugin] if plugin else [])
-
-
-def _checkpoints(place: Place, job: RetrainJob) -> str:
-    """Where a run leaves its checkpoints: among its state, or in the storage that the nodes share."""
-    if place.checkpoints == str(job.folder.parent / "ray"):
-        return f"{job.folder.absolute()}.epochs"
-    return under(place.checkpoints, job.folder.name)
 
 
 def _bring_home(job: RetrainJob) -> None:

@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from prepared import write_digits
 from safetensors.torch import load_file
 
 from pipeline.assembly import load_data, load_trained
 from pipeline.config import Params
-from pipeline.data.sources import read_digits
-from pipeline.data.splits import make_split, write_split
-from pipeline.data.store import open_prepared
-from pipeline.data.writing import write_prepared
 from pipeline.errors import UserError
 from pipeline.ops.retrain_run import HISTORY, RetrainJob
 from pipeline.ops.retraining import curves_of, retrain_jobs, run_retraining
@@ -39,12 +36,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_prepared(read_digits(12), folder / "prepared")
-    opened = open_prepared(folder / "prepared")
-    split = make_split(opened.labels, val_fraction=0.2, test_fraction=0.2, train_fraction=0.3, seed=0)
-    write_split(split, folder / "split.json", data_hash=opened.data_hash, seed=0)
-    return folder
+    return write_digits(tmp_path_factory.mktemp("data"), train_fraction=0.3)
 
 
 def jobs_of(data: Path, state: Path, **settings: Any) -> tuple[Params, list[RetrainJob]]:

@@ -1,6 +1,5 @@
 """Claims about training with each method: its own value goes down against a control's that only watches it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from pipeline.regularizers.methods import METHODS, build_regularizers
 from pipeline.train.loop import fit
 from pipeline.train.settings import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = TrainConfig(5, 64, 2e-3, 0.0, 1, 0.3, 0.0, None)
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -26,14 +27,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relative_localisation": {"weight": 1.0},
     "guided_transfer": {"weight": 1.0, "source": "another network"},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network(seed: int) -> nn.Module:

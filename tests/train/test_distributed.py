@@ -1,7 +1,7 @@
 """Claims about several workers: what they train together is what a single worker trains, whatever the batches' sizes."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from pipeline.train.world import World
 
 sys.path.insert(0, str(Path(__file__).parent))  # spawned processes import this file by its name
 from ranks import run_together, save_by_first
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGES = 29
 """Of batches of 8, the last has 5; of 7, it has 1, of which only one worker has any."""
@@ -172,14 +174,6 @@ def diverging(world: World, folder: Path) -> None:
         list(fit(network(), images(), RECIPE, regularizers={"once": Once()}, seed=3, world=world))
     except Diverged as error:
         (folder / f"diverged-{world.rank}").write_text(str(error.epoch))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

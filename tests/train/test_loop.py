@@ -28,6 +28,8 @@ from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
 from pipeline.train.step import take_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SCALE = Standardisation((0.4,), (0.3,))
 RECIPE = TrainConfig(
@@ -40,15 +42,6 @@ RECIPE = TrainConfig(
     label_smoothing=0.0,
     clip_grad=None,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small train many times slower on several threads where other work runs beside them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pictures() -> Prepared:

@@ -34,6 +34,8 @@ from pipeline.train.optim import make_optimizer
 from pipeline.train.settings import TrainConfig
 from pipeline.train.step import take_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAIN = TrainConfig(4, 9, 2e-3, 1e-5, 1, 0.1, 0.1, None)
 EVERYTHING = replace(
     PLAIN,
@@ -58,15 +60,6 @@ METHODS = {
         weight=0.5, source="another", with_cls=True, load_source=lambda _: network(noise=0.3)
     ),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small train many times slower on several threads where other work runs beside them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batches(ids: range, side: int = 12, device: str = "cpu") -> ImageBatches:

@@ -5,7 +5,7 @@ loop over weights or maps, shows in them on any machine.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from pipeline.train.loop import fit
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
 from pipeline.train.step import take_step
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WAITING = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.is_nonzero", "aten.equal"}
 """Operations whose result the host needs before it can go on, so that on a GPU it waits for all that was asked."""
@@ -44,14 +46,6 @@ class Count(TorchDispatchMode):
     @property
     def waiting(self) -> int:
         return sum(count for name, count in self.operations.items() if name in WAITING)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def counted_run(steps: int, **recipe: Any) -> Count:
