@@ -8,7 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace
@@ -22,9 +23,9 @@ def is_whole(lock: Path) -> bool:
     from voluptuous import Invalid
 
     try:
-        read = yaml.load(lock.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        read = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
         COMPILED_LOCKFILE_SCHEMA(read)
-    except (yaml.YAMLError, UnicodeDecodeError, Invalid):
+    except (YAMLError, UnicodeDecodeError, Invalid):
         return False
     return True
 

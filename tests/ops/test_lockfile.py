@@ -1,11 +1,11 @@
 """A dvc.lock that was cut off while DVC wrote it gives way to the one before."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.errors import UserError
 from pipeline.ops.lockfile import keep_lock, mend_lock
@@ -21,7 +21,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
         "first": {"cmd": "cp in.txt out.txt", "deps": ["in.txt"], "outs": ["out.txt"]},
         "second": {"cmd": "cp out.txt end.txt", "deps": ["out.txt"], "outs": ["end.txt"]},
     }
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     for command in (["init", "--no-scm", "--quiet"], ["repro", "--quiet"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root, check=True)
     return (root / "dvc.lock").read_text()
