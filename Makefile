@@ -70,7 +70,8 @@ lock: $(READY) ## resolve requirements.lock anew from pyproject.toml, for every 
 	  --no-emit-index-url --no-header --quiet --upgrade -o requirements.lock
 
 # uv installs in seconds what takes pip minutes; where it cannot (it does not read pip's settings for a private index),
-# pip does it, from the same lock.
+# pip does it, from the same lock. Bytecode is compiled as pip does: else the first processes do it, or, where
+# PYTHONDONTWRITEBYTECODE is set, every single one, in seconds each.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -78,7 +79,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock \
 	  || { echo "uv could not; trying pip"; \
 	       $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -36,6 +36,7 @@ SETTINGS = {
     "model.kwargs": {"patch_size": 3, "embed_dim": 24, "depth": 3, "num_heads": 2},
     "train.epochs": 16,
     "train.batch_size": 64,
+    "model.drop_path": 0.1,
 }
 TRAIN_IMAGES = 700
 KEPT = {"val/accuracy": "accuracy", "val/loss": "loss", "val/spatial_entropy/empty_share": "empty_share"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model
@@ -73,3 +74,28 @@ def softmaxed(model: nn.Module, images: Tensor) -> list[Tensor]:
         patch.setattr(Tensor, "softmax", lambda logits, *given, **named: (taken.append(logits), plain(logits, *given, **named))[1])  # fmt: skip
         model(images)
     return taken
+
+
+def hooks(model: nn.Module) -> int:
+    """How many hooks its modules have."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def logits_by_hand(model: VisionTransformer, images: Tensor, layer: int) -> Tensor:
+    """The CLS query's scaled products with all patch keys, (B, A, N), from what enters the attention of a block."""
+    entered: list[Tensor] = []
+    attention = model.blocks[layer].attn
+    handle = attention.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    tokens = entered[0]
+    batch, count, width = tokens.shape
+    heads = attention.num_heads
+    products = tokens @ attention.qkv.weight.T + attention.qkv.bias
+    query, key, _ = (
+        part.reshape(batch, count, heads, width // heads).transpose(1, 2) for part in products.split(width, dim=-1)
+    )
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    attended = query @ key.transpose(-2, -1) / (width // heads) ** 0.5
+    return attended[:, :, 0, model.num_prefix_tokens :].detach()

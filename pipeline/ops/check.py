@@ -85,8 +85,10 @@ def check_weights_unchanged(plan: Plan) -> None:
     )
 
 
-def measure(plan: Plan) -> Estimate:
+def measure(plan: Plan, *, recent: bool = False) -> Estimate:
     """Time a few real steps and compare what the search will take with memory, disk and budget.
+
+    recent: what a check of the last minutes has timed for the same plan will do.
 
     Raises:
         UserError: it cannot do with what there is, or the budget is too small for one trial.
@@ -101,7 +103,7 @@ def measure(plan: Plan) -> Estimate:
         gpus=resources.gpus,
     )
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints)
+    found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints, recent=recent)
     check_budget(params, found, gpus=resources.gpus)
     return found
 

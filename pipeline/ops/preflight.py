@@ -15,8 +15,9 @@ import torch
 
 from pipeline.cluster.storage import is_s3
 from pipeline.errors import UserError
-from pipeline.ops.measuring import StepCost, measure_steps, role_sizes, steps_per_epoch
+from pipeline.ops.measuring import StepCost, role_sizes, steps_per_epoch
 from pipeline.ops.plan import Plan
+from pipeline.ops.step_cost import step_cost
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.stopping import make_rule
 
@@ -66,15 +67,18 @@ class Estimate:
         return lines + ([" " * 10 + ", ".join(more)] if more else [])
 
 
-def preflight(plan: Plan, work: Work, *, price: float | None = None, kept_checkpoints: int = 5) -> Estimate:
+def preflight(
+    plan: Plan, work: Work, *, price: float | None = None, kept_checkpoints: int = 5, recent: bool = False
+) -> Estimate:
     """Measure a few steps, refuse what memory or disk cannot do, and tell what the search will take.
 
-    price: as of `estimate`. kept_checkpoints: how many checkpoints the search leaves on disk.
+    price: as of `estimate`. kept_checkpoints: how many checkpoints the search leaves on disk. recent: as of
+    `step_cost`.
 
     Raises:
         UserError: a training step, or the checkpoints, do not fit.
     """
-    cost = measure_steps(plan)
+    cost = step_cost(plan, recent=recent)
     check_memory(cost, plan)
     check_disk(cost, plan, kept_checkpoints)
     return estimate(plan, cost, work, price=price)

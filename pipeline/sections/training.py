@@ -37,7 +37,7 @@ class ModelParams(Section):
     init: Literal["xavier", "timm"] = Field(
         "xavier", description="xavier learns small sets in few epochs; timm keeps timm's own."
     )
-    drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth rate of the last block.")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth rate of the last block.")
     last_block: Literal["standard", "no_skip"] = Field(
         "standard", description="no_skip: no residual around the last block's attention, as in SAR's own runs."
     )
@@ -63,7 +63,7 @@ class ModelParams(Section):
 
 
 class TrainParams(Section):
-    epochs: int = Field(10, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
+    epochs: int = Field(8, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
     batch_size: int = Field(32, ge=1, le=1_000_000, description="Images a step.")
     lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate.")
     min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the schedule ends at.")

@@ -25,7 +25,7 @@ def main(workspace: Workspace) -> None:
     task = plan.task()
     print(plan.describe())
     print(describe_start(task, workspace.searches))
-    for line in measure(plan).describe():
+    for line in measure(plan, recent=True).describe():
         print(line, flush=True)
     total, params = runs_at_most(plan.params, plan.space), plan.params
     facts = search_facts(plan, task)

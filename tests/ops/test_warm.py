@@ -58,7 +58,7 @@ def test_search_of_other_epochs_is_refused(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
     folder = write_search(workspace)
     asked(workspace, folder.name[:8], epochs=20)
-    with pytest.raises(UserError, match=r"its trials have 10 epochs, and train\.epochs is 20"):
+    with pytest.raises(UserError, match=r"its trials have 8 epochs, and train\.epochs is 20"):
         known(workspace)
 
 

@@ -1,0 +1,50 @@
+"""What tests of the check share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from checkout import TINY
+from plans import DIGITS, SPACE
+
+from pipeline.config import Params
+from pipeline.ops import measuring
+from pipeline.ops.plan import Plan
+from pipeline.tune.runner import Resources
+from pipeline.workspace import Workspace
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[..., Plan]:
+    """A plan over a checkout that has nothing yet, with some parameters changed."""
+
+    def make(changes: dict[str, Any] | None = None, **parts: Any) -> Plan:
+        given: dict[str, Any] = {
+            "workspace": Workspace(tmp_path, tmp_path),
+            "params": Params().with_values(
+                {"base.device": "cpu", "train.batch_size": 64, **TINY, **(changes or {})}, where="the test"
+            ),
+            "space": SPACE,
+            "resources": Resources(cpus=1, gpus=0.0, at_a_time=2, machine_cpus=2, machine_gpus=0),
+            "store": SimpleNamespace(),
+            "device": "cpu",
+            "source": DIGITS,
+            "weights": 1,
+            "depth": 3,
+            "grid": (6, 6),
+        }
+        return Plan(**(given | parts))
+
+    return make
+
+
+@pytest.fixture
+def quick_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two timed calls a setting are enough for tests."""
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
