@@ -21,12 +21,13 @@ from torch import Tensor
 from .precision import without_autocast
 
 
-def pass_query(query: Tensor, first: int | None) -> tuple[Tensor, Tensor]:
+def pass_query(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
     """The queries (B, A, T, D) to go on with, and the asking one, (B, A, D), in float32 or, of such, float64.
 
-    first: the asking one is the mean of the queries from this token on; None: the first token's query.
+    first: the asking one is the mean of the queries from this token on; None: the first token's query. scale: what it
+    is multiplied by.
     """
-    passed, asking = _Query.apply(query, first)  # type: ignore[no-untyped-call]
+    passed, asking = _Query.apply(query, first, scale)  # type: ignore[no-untyped-call]
     return passed, asking
 
 
@@ -40,15 +41,19 @@ def pass_key(key: Tensor, asking: Tensor, first: int) -> tuple[Tensor, Tensor]:
 
 
 def asking_query(query: Tensor, first: int | None) -> Tensor:
-    """What `pass_query` gives as the asking one, by plain operations."""
-    exact = torch.promote_types(query.dtype, torch.float32)
+    """What `pass_query` gives as the asking one, before it is scaled, by plain operations."""
+    exact = query.dtype if query.dtype == torch.float64 else torch.float32
     return query[:, :, 0].to(exact) if first is None else query[:, :, first:].to(exact).mean(dim=2)
 
 
 def row_of(key: Tensor, asking: Tensor, first: int) -> Tensor:
     """What `pass_key` gives as the products, by plain operations."""
+    keys = key[:, :, first:].to(asking.dtype)
     with without_autocast(key.device):
-        return torch.einsum("bad,band->ban", asking, key[:, :, first:].to(asking.dtype))
+        # On a CPU, products as matrices would copy the keys into another order first: three times slower.
+        if key.device.type == "cpu":
+            return (keys * asking[:, :, None]).sum(-1)
+        return torch.einsum("bad,band->ban", asking, keys)
 
 
 @cache
@@ -59,20 +64,19 @@ def has_triton() -> bool:
 
 class _Query(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, first: int | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.first, ctx.shape, ctx.dtype = first, query.shape, query.dtype
-        asking = asking_query(query, first)
-        return query, asking.clone() if asking.data_ptr() == query.data_ptr() else asking
+        ctx.first, ctx.scale, ctx.shape, ctx.dtype = first, scale, query.shape, query.dtype
+        return query, asking_query(query, first) * scale
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor | None, asking: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, above: Tensor | None, asking: Tensor | None) -> tuple[Tensor | None, None, None]:
         if asking is None:
-            return above, None
-        share = asking if ctx.first is None else asking / (ctx.shape[2] - ctx.first)
+            return above, None, None
+        share = asking * (ctx.scale if ctx.first is None else ctx.scale / (ctx.shape[2] - ctx.first))
         start, stop = (0, 1) if ctx.first is None else (ctx.first, ctx.shape[2])
         share = share[:, :, None].expand(-1, -1, stop - start, -1)
-        return _joined(above, share, start, ctx), None
+        return _joined(above, share, start, ctx), None, None
 
 
 class _Key(torch.autograd.Function):
@@ -97,7 +101,11 @@ class _Key(torch.autograd.Function):
         into_key, into_asking = above, None
         with without_autocast(row.device):
             if ctx.needs_input_grad[1]:
-                into_asking = torch.einsum("ban,band->bad", row, ctx.key[:, :, ctx.first :].to(row.dtype))
+                keys = ctx.key[:, :, ctx.first :].to(row.dtype)
+                if row.device.type == "cpu":
+                    into_asking = (row[..., None] * keys).sum(2)
+                else:
+                    into_asking = torch.matmul(row[:, :, None], keys)[:, :, 0]
             if ctx.needs_input_grad[0]:
                 if above is not None and _is_own(above):
                     into_key = above
@@ -131,6 +139,4 @@ def _is_own(gradient: Tensor) -> bool:
 
     An attention's backward pass makes its gradients anew and hands each to whom it is of, alone.
     """
-    return not torch.is_grad_enabled() and all(
-        stride or size == 1 for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
-    )
+    return not torch.is_grad_enabled() and (0 not in gradient.stride() or gradient.is_contiguous())

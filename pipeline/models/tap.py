@@ -159,7 +159,9 @@ class SimilarityTap(_Tap):
             RuntimeError: no forward pass since the tap was made or cleared.
             ValueError: the tokens of that pass do not fill the grid of the patch embedding.
         """
-        rows = self._rows()[..., self._anatomy.prefix - self.first :]
+        rows = self._rows()
+        if self.first < self._anatomy.prefix:
+            rows = rows[..., self._anatomy.prefix - self.first :]
         return rows.reshape(*rows.shape[:-1], *self._on_grid(rows.shape[-1]))
 
     def cls(self) -> Tensor:
@@ -173,7 +175,8 @@ class SimilarityTap(_Tap):
         return self._rows()[..., 0]
 
     def _rows(self) -> Tensor:
-        return torch.stack([row if isinstance(row, Tensor) else self.row(*row) for row in self._found()], dim=1)
+        rows = [row if isinstance(row, Tensor) else self.row(*row) for row in self._found()]
+        return torch.stack(rows, dim=1) if len(rows) > 1 else rows[0][:, None]
 
     def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """The products of one block by plain operations, (B, A, S), of the tokens from `first` on."""
@@ -197,8 +200,8 @@ class _Reader:
         if not self._on_the_way():
             self._waiting[:] = [query]
             return None
-        query, asking = pass_query(query, self._tap.mean_from)
-        self._waiting[:] = [asking * self._scale]
+        query, asking = pass_query(query, self._tap.mean_from, self._scale)
+        self._waiting[:] = [asking]
         return query
 
     def key(self, key: Tensor) -> Tensor | None:

@@ -35,16 +35,47 @@ def fused_entropy(
     maps: (n, H, W) float32 or float64, on the CPU. thresholds: (n,) float64, one a map. Returns (n,) of the maps'
     dtype, (n,) bool, and (n, H, W) of the maps' dtype, or (0,) without the gradient.
     """
-    maps = maps.detach().contiguous()
-    count, height, width = maps.shape
-    entropy, empty = maps.new_empty(count), torch.empty(count, dtype=torch.bool)
-    gradient = torch.empty_like(maps) if with_gradient else maps.new_empty(0, 0, 0)
-    # numba keeps what it compiled while this file is the same, so a constant of another one must come as an argument.
-    given = maps.numpy(), thresholds.detach().contiguous().numpy(), connectivity == 8, with_gradient, NEARLY_CONSTANT
-    taken = entropy.numpy(), empty.numpy(), gradient.numpy()
-    least = -(-FEWEST_PIXELS // (height * width))
-    spread(lambda begin, end: _work_out(*given, *taken, begin, end), count, least=least)
+    found = _entropies(_array(maps), thresholds.detach().contiguous().numpy(), connectivity, with_gradient)
+    entropy, empty, gradient = (torch.from_numpy(each) for each in found)
     return entropy, empty, gradient if with_gradient else gradient.view(0)
+
+
+def fused_means(
+    maps: Tensor, threshold: float, connectivity: int, *, least: float, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """What SAR makes of a batch, in as few calls as can be: on small networks it is calls that cost.
+
+    maps: (B, L, A, H, W) float32 or float64, on the CPU. least: what a number of maps is at least taken for. Returns
+    (3,) of the maps' dtype, which are the sum over layers of the mean entropy of maps that are not empty, the mean
+    over all layers' maps, and the share of empty ones; and the gradient of the first by the maps, (B, L, A, H, W), or
+    (0,).
+    """
+    _, layers, heads, height, width = maps.shape
+    single = _array(maps).reshape(-1, height, width)
+    thresholds = np.full(len(single), threshold)
+    entropy, empty, gradient = _entropies(single, thresholds, connectivity, with_gradient)
+    means = np.empty(3, single.dtype)
+    _average(entropy, empty, gradient, layers, heads, float(least), with_gradient, means)
+    made = torch.from_numpy(gradient)
+    return torch.from_numpy(means), made.view(maps.shape) if with_gradient else made.view(0)
+
+
+def _array(maps: Tensor) -> Reals:
+    array: Reals = maps.detach().contiguous().numpy()
+    return array
+
+
+def _entropies(
+    maps: Reals, thresholds: NDArray[np.float64], connectivity: int, with_gradient: bool
+) -> tuple[Reals, NDArray[np.bool_], Reals]:
+    count, height, width = maps.shape
+    entropy, empty = np.empty(count, maps.dtype), np.empty(count, np.bool_)
+    gradient = np.empty_like(maps) if with_gradient else np.empty((0, 0, 0), maps.dtype)
+    # numba keeps what it compiled while this file is the same, so a constant of another one must come as an argument.
+    given = maps, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT
+    least = -(-FEWEST_PIXELS // (height * width))
+    spread(lambda begin, end: _work_out(*given, entropy, empty, gradient, begin, end), count, least=least)
+    return entropy, empty, gradient
 
 
 @compiled
@@ -92,6 +123,40 @@ def _work_out(
             pull /= pixels
             factor = thresholds[place] / deviation * pull
             _write(gradient[place].reshape(pixels), centred, pull, factor, runs, first, last, slope)
+
+
+@compiled
+def _average(
+    entropy: Reals,
+    empty: NDArray[np.bool_],
+    gradient: Reals,
+    layers: int,
+    heads: int,
+    least: float,
+    with_gradient: bool,
+    means: Reals,
+) -> None:
+    """Fill in `fused_means`' means, and divide the gradient by its layer's number of maps."""
+    images = len(entropy) // (layers * heads)
+    loss, whole, filled = 0.0, 0.0, 0
+    for layer in range(layers):
+        total, count = 0.0, 0
+        for image in range(images):
+            begin = (image * layers + layer) * heads
+            for place in range(begin, begin + heads):
+                total += np.float64(entropy[place])
+                count += not empty[place]
+        divisor = max(float(count), least)
+        loss += total / divisor
+        whole += total
+        filled += count
+        if with_gradient:
+            for image in range(images):
+                begin = (image * layers + layer) * heads
+                for place in range(begin, begin + heads):
+                    gradient[place] /= divisor
+    means[0], means[1] = loss, whole / max(float(filled), least)
+    means[2] = 1.0 - filled / len(entropy)
 
 
 @compiled

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -182,18 +183,21 @@ class _Means:
     """Means over images, summed on the device and read once an epoch, so that no step waits for the device."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}
         self._count = 0
 
     def add(self, values: Mapping[str, Tensor], count: int) -> None:
-        for name, value in values.items():
-            term = value.detach().double() * count
-            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        names = tuple(values)
+        term = torch.stack([value.detach() for value in values.values()]).double() * count
+        self._sums[names] = self._sums[names] + term if names in self._sums else term
         self._count += count
 
     def read(self, over_workers: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         if not self._sums:
             return {}
-        sums = torch.stack(list(self._sums.values()))
+        sums = torch.cat(list(self._sums.values()))
         totals = (sums if over_workers is None else over_workers(sums)).tolist()  # the device is waited for once
-        return {name: each / self._count for name, each in zip(self._sums, totals, strict=True)}
+        means: dict[str, float] = {}
+        for name, each in zip(chain.from_iterable(self._sums), totals, strict=True):
+            means[name] = means.get(name, 0.0) + each / self._count
+        return means

@@ -54,8 +54,9 @@ def take_step(
         with _precision(config, images.device):
             loss = objective.step(images, answers, epoch)
         (loss.total * weight).backward()  # type: ignore[no-untyped-call, unused-ignore]
-        for name, value in {**loss.monitors, "accuracy": accuracy(loss.logits, answers)}.items():
-            term = value.detach().double() * part
+        found = {**loss.monitors, "accuracy": accuracy(loss.logits, answers)}
+        terms = torch.stack([value.detach() for value in found.values()]).double() * part
+        for name, term in zip(found, terms.unbind(), strict=True):
             monitors[name] = monitors[name] + term if name in monitors else term
     if config.clip_grad is not None:
         nn.utils.clip_grad_norm_([*model.parameters(), *objective.trainable.parameters()], config.clip_grad)

@@ -23,8 +23,8 @@ def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 def read(query: Tensor, key: Tensor, mean_from: int | None, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    query, asking = pass_query(query, mean_from)
-    key, row = pass_key(key, asking * 0.5, first)
+    query, asking = pass_query(query, mean_from, 0.5)
+    key, row = pass_key(key, asking, first)
     return query, key, row
 
 

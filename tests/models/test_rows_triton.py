@@ -99,7 +99,7 @@ def test_kernels_compile_for_cuda_without_a_device_and_add_nothing_atomically(ca
 def test_on_a_gpu_values_and_gradients_are_those_on_the_cpu(dtype: torch.dtype) -> None:
     def derived(device: str) -> list[Tensor]:
         query, key = (drawn(2, 3, 50, 64, dtype=dtype, seed=seed).to(device).requires_grad_() for seed in (3, 4))
-        passed, asking = pass_query(query, None)
+        passed, asking = pass_query(query, None, 1.0)
         through, row = pass_key(key, asking / 8, 1)
         loss = row.pow(2).sum() + (passed.float() * through.float()).sum()
         return [each.detach().cpu() for each in (row, *torch.autograd.grad(loss, (query, key)))]

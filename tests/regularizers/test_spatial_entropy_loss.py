@@ -9,8 +9,15 @@ from entropy_restated import picture
 from scipy import ndimage
 from torch import Tensor
 
+from pipeline.regularizers import spatial_entropy as module
 from pipeline.regularizers.base import Features
-from pipeline.regularizers.spatial_entropy import SpatialEntropy
+from pipeline.regularizers.spatial_entropy import SpatialEntropy, spatial_entropy
+
+
+@pytest.fixture(autouse=True, params=["in one call", "in plain PyTorch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every claim is made of both ways in which a CPU can work the loss out."""
+    monkeypatch.setattr(module, "FEWEST_PIXELS", 0 if request.param == "in one call" else 10**12)
 
 
 def published_loss(maps: Tensor) -> Tensor:
@@ -100,6 +107,32 @@ def test_monitors_are_detached_and_the_loss_is_not() -> None:
     penalty = SpatialEntropy(weight=0.1, layers="last", threshold=0.0, connectivity=8)(Features(similarity=leaf))
     assert penalty.loss.requires_grad
     assert not any(value.requires_grad for value in penalty.monitors.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_of_several_layers_with_empty_maps_is_that_of_the_means(dtype: torch.dtype) -> None:
+    drawn = np.random.default_rng(3).normal(size=(4, 3, 2, 5, 7))
+    drawn[1, 0, 1] = drawn[2, 0] = drawn[:, 2] = 1.5  # some of the first layer's maps, and all of the third's
+    maps = torch.from_numpy(drawn).to(dtype).requires_grad_()
+    penalty = SpatialEntropy(weight=0.1, layers="all", threshold=0.3)(Features(similarity=maps))
+    entropies = [[[spatial_entropy(head, threshold=0.3) for head in layer] for layer in image] for image in maps]
+    counts = [5, 8]
+    expected = sum(sum(sum(image[layer]) for image in entropies) / count for layer, count in enumerate(counts))
+    assert isinstance(expected, Tensor)
+    torch.testing.assert_close(penalty.loss, expected)
+    wanted, found = (torch.autograd.grad(3 * loss, maps)[0] for loss in (expected, penalty.loss))
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(found[:, 2], torch.zeros_like(found[:, 2]))
+    assert float(penalty.monitors["empty_share"]) == pytest.approx(11 / 24)
+
+
+def test_loss_of_maps_whose_memory_is_in_another_order_is_the_same() -> None:
+    drawn = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 4, 3, 6, 5)))
+    turned = drawn.transpose(0, 1).transpose(3, 4)
+    one, other = (
+        SpatialEntropy(weight=0.1, layers="all")(Features(similarity=maps)) for maps in (turned, turned.contiguous())
+    )
+    assert torch.equal(one.loss, other.loss)
 
 
 def test_module_asks_for_the_maps_of_its_layers_and_refuses_none() -> None:
