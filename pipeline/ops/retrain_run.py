@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ from pipeline.cluster.ship import Parcel
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.settings import Weights
-from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
-from pipeline.train.loop import Diverged, Epoch, fit
+from pipeline.train.background import Background
+from pipeline.train.checkpoint import copied, load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.world import World
 from pipeline.tune.placing import find_data
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from pipeline.assembly import Run, TrainingData
 
 HISTORY = "history.json"
@@ -121,20 +125,35 @@ def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", wo
         resume=resume,
         world=world,
     )
-    for epoch in epochs:
-        own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
-        curves.append({"epoch": epoch.number, **own})
-        history["seconds"] += epoch.metrics["seconds"]
-        last = epoch.number == params.train.epochs
-        if (last or epoch.number % params.search.checkpoint_every == 0) and (world is None or world.rank == 0):
-            said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE, "curves": curves}
-            _keep(job.epochs, epoch, said, history, last=last)
+    with Background() as background:
+        for epoch in epochs:
+            own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
+            curves.append({"epoch": epoch.number, **own})
+            history["seconds"] += epoch.metrics["seconds"]
+            last = epoch.number == params.train.epochs
+            if (last or epoch.number % params.search.checkpoint_every == 0) and (world is None or world.rank == 0):
+                said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE}
+                said["curves"] = list(curves)
+                made: nn.Module | Mapping[str, Tensor] = epoch.model
+                state = None if last else epoch.state()
+                beside = not last and background.pays(epoch.metrics["seconds"])
+                if beside:
+                    made, state = copied(epoch.model.state_dict()), copied(state)
+                texts = said, json.dumps(history)
+                background.run(partial(_keep, job.epochs, epoch.number, made, state, *texts), beside=beside)
 
 
-def _keep(epochs: Epochs, epoch: Epoch, sidecar: Mapping[str, Any], history: Mapping[str, Any], *, last: bool) -> None:
-    with epochs.adding(epoch.number) as folder:
-        (folder / HISTORY).write_text(json.dumps(history) + "\n")
-        write_checkpoint(folder, epoch.model, sidecar, state=None if last else epoch.state())
+def _keep(
+    epochs: Epochs,
+    epoch: int,
+    weights: "nn.Module | Mapping[str, Tensor]",
+    state: Mapping[str, Any] | None,
+    sidecar: Mapping[str, Any],
+    history: str,
+) -> None:
+    with epochs.adding(epoch) as folder:
+        (folder / HISTORY).write_text(history + "\n")
+        write_checkpoint(folder, weights, sidecar, state=state)
 
 
 def _agree_on(done: int, world: World | None) -> None:

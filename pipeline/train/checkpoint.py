@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 
@@ -35,15 +35,37 @@ def save_checkpoint(
 
 
 def write_checkpoint(
-    folder: Path, model: nn.Module, sidecar: Mapping[str, Any], *, state: Mapping[str, Any] | None = None
+    folder: Path,
+    weights: nn.Module | Mapping[str, Tensor],
+    sidecar: Mapping[str, Any],
+    *,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint's files into an empty folder that the caller commits as a whole (as Ray does)."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    """Write a checkpoint's files into an empty folder that the caller commits as a whole (as Ray does).
+
+    weights: the network, or its tensors by name.
+    """
+    found = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in found.items()}
     save_file(tensors, folder / "weights.safetensors")
     if state is not None:
         torch.save(dict(state), folder / "state.pt")
     # The sidecar comes last: a folder that has it is complete.
     (folder / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **sidecar}, indent=2) + "\n")
+
+
+def copied(tree: Any) -> Any:
+    """Mappings, lists and tuples of tensors and plain values, with copies on the CPU of all tensors.
+
+    For whoever writes a checkpoint while training goes on and changes the tensors themselves.
+    """
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(copied(value) for value in tree)
+    return tree
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:

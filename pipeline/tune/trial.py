@@ -5,19 +5,21 @@ import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.assembly import TrainingData, build_run, load_data, train_run
 from pipeline.cluster.joining import here_among_several
 from pipeline.cluster.storage import at_hand
 from pipeline.config import Params
 from pipeline.models.settings import Weights
-from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.background import Background
+from pipeline.train.checkpoint import copied, load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
@@ -26,6 +28,7 @@ from pipeline.tune.goals import Goals, goals_of
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.measured import measure_speed, score_attention
 from pipeline.tune.placing import find_data
+from pipeline.tune.stopping import make_rule
 
 
 def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
@@ -94,18 +97,42 @@ def _train(
                 return
     if resume is None and _breaks_at_once(run.model, data, goals, config):
         return
-    epochs = train_run(run, params, data, seed=seed, resume=resume)
-    for epoch in epochs:
-        if epoch.number % params.search.checkpoint_every and epoch.number < params.train.epochs:
-            _report(epoch.number, epoch.metrics)
-            continue
-        metrics = dict(epoch.metrics)
-        if epoch.number == params.train.epochs:
-            metrics |= score_attention(epoch.model, data, goals)
-        with tempfile.TemporaryDirectory() as folder:
+    decisive = _decisive(params) if config["study"] is not None else set()
+    with Background() as background:
+        for epoch in train_run(run, params, data, seed=seed, resume=resume):
+            last = epoch.number == params.train.epochs
+            if epoch.number % params.search.checkpoint_every and not last:
+                background.wait()  # reports are heard in the order of their epochs
+                _report(epoch.number, epoch.metrics)
+                continue
+            metrics = dict(epoch.metrics)
+            if last:
+                metrics |= score_attention(epoch.model, data, goals)
             sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
-            write_checkpoint(Path(folder), epoch.model, sidecar, state=epoch.state())
-            _report(epoch.number, metrics, tune.Checkpoint.from_directory(folder))
+            made: nn.Module | Mapping[str, Tensor] = epoch.model
+            state = epoch.state()
+            # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
+            beside = not last and epoch.number not in decisive and background.pays(metrics["seconds"])
+            if beside:
+                made, state = copied(epoch.model.state_dict()), copied(state)
+            background.run(partial(_keep, epoch.number, metrics, made, sidecar, state), beside=beside)
+
+
+def _decisive(params: Params) -> set[int]:
+    """The epochs after which the scheduler may end a trial."""
+    return set(make_rule(params.search.scheduler, params.train.epochs).milestones)
+
+
+def _keep(
+    epoch: int,
+    metrics: Mapping[str, float],
+    weights: nn.Module | Mapping[str, Tensor],
+    sidecar: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), weights, sidecar, state=state)
+        _report(epoch, metrics, tune.Checkpoint.from_directory(folder))
 
 
 def _breaks_at_once(model: nn.Module, data: TrainingData, goals: Goals, config: Mapping[str, Any]) -> bool:

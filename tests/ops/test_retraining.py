@@ -15,6 +15,7 @@ from pipeline.assembly import build_run, load_data
 from pipeline.cluster.epochs import Epochs
 from pipeline.config import Params
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one
+from pipeline.train import background
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.train.loop import fit
 
@@ -66,10 +67,13 @@ class Breaking(Epochs):
             yield folder
 
 
-@pytest.mark.parametrize(("every", "reached"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("every", "reached", "beside"), [(1, 3, False), (2, 2, False), (1, 3, True), (2, 2, True)])
 def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_weights(
-    every: int, reached: int, data: Path, tmp_path: Path
+    every: int, reached: int, beside: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if beside:  # every checkpoint is written while the next epoch is trained
+        monkeypatch.setattr(background, "LEAST_S", -1.0)
+        monkeypatch.setattr(background, "LEAST_SHARE", -1.0)
     settings = {**TINY, "train.epochs": 5, "train.ema_decay": 0.8, "search.checkpoint_every": every}
     dump: dict[str, Any] = Params().with_values(settings, where="test").model_dump(by_alias=True)
     place = str(tmp_path / "broken.epochs")

@@ -3,8 +3,9 @@
 import json
 import shutil
 import sys
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from pipeline import assembly
 from pipeline.config import Params
 from pipeline.models.settings import Weights
+from pipeline.train import background
 from pipeline.train.loop import Diverged
 from pipeline.tune import trial as module
 from pipeline.tune.entering import TrialTask
@@ -32,6 +34,10 @@ class Worker:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.script = folder, [[None, None, None]]
         self.reports: list[dict[str, Any]] = []
+        self.network = torch.nn.Module()
+        self.network.register_buffer("kept", torch.zeros(1))
+        self.trained: list[int] = []
+        self.storing: Callable[[], None] = lambda: None  # what Ray does while it stores a checkpoint
         self.attempts: list[dict[str, Any]] = []
         self.newest: Path | None = None
         self.weights = {"mine.pth": Weights("mine.pth", "/there/mine.pth", "f00d")}  # every attempt's network gets them
@@ -86,16 +92,20 @@ class Worker:
             error, script[epoch - 1] = script[epoch - 1], None  # an error that is kept would keep its frames
             if error is not None:
                 raise error
-            metrics, kept = {"val/accuracy": 0.1 * epoch}, {"kept": epoch}
-            yield SimpleNamespace(number=epoch, metrics=metrics, model=kept, state=lambda e=epoch: {"epoch": e})
+            metrics = {"val/accuracy": 0.1 * epoch, "seconds": 1.0}
+            self.network.kept.fill_(epoch)  # in place, as training does
+            self.trained.append(epoch)
+            yield SimpleNamespace(number=epoch, metrics=metrics, model=self.network, state=lambda e=epoch: {"epoch": e})
 
-    def _write(self, folder: Path, model: Any, sidecar: Any, *, state: dict[str, Any]) -> None:
+    def _write(self, folder: Path, weights: Any, sidecar: Any, *, state: dict[str, Any]) -> None:
+        self.storing()
+        kept = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
         (folder / "epoch").write_text(str(state["epoch"]))
-        (folder / "weights").write_text(str(model["kept"]))
+        (folder / "weights").write_text(f"{kept['kept'].item():g}")
         (folder / "sidecar").write_text(json.dumps(sidecar))
 
     def _report(self, report: dict[str, Any], checkpoint: Any = None) -> None:
-        self.reports.append({**report, "checkpoint": checkpoint is not None})
+        self.reports.append({**report, "checkpoint": checkpoint is not None, "trained": len(self.trained)})
         if checkpoint is not None:  # what was persisted outlives the trial's temporary folder
             self.newest = self.folder / f"persisted-{report['epoch']}"
             shutil.copytree(checkpoint.path, self.newest, dirs_exist_ok=True)
@@ -114,7 +124,7 @@ def test_trial_reports_every_epoch_with_its_metrics_and_checkpoint(worker: Worke
     assert worker.epochs == [1, 2, 3]
     last = worker.reports[-1]
     assert last["objective"] == pytest.approx(0.3)
-    assert last["metrics"] == {"val/accuracy": pytest.approx(0.3)}
+    assert last["metrics"] == {"val/accuracy": pytest.approx(0.3), "seconds": 1.0}
     assert last["failed"] is None
     assert all(report["checkpoint"] for report in worker.reports)
     assert worker.attempts == [{"accumulate": 1, "seed": 7, "from": 0, "fit": (1, 7)}]
@@ -130,6 +140,78 @@ def test_trial_leaves_checkpoints_now_and_then_and_always_at_its_end(worker: Wor
     worker.script = [[None] * 5]
     worker.run(**{"train.epochs": 5, "search.checkpoint_every": 2})
     assert [report["checkpoint"] for report in worker.reports] == [False, True, False, True, True]
+
+
+# Checkpoints that take long are written and reported while the next epoch is trained.
+
+
+@pytest.fixture
+def slow(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """Six epochs; each checkpoint takes longer than training goes on by itself, except where it is waited for."""
+    monkeypatch.setattr(background, "LEAST_S", 0.02)
+    worker.script = [[None] * 6]
+    worker.storing = lambda: time.sleep(0.05)
+    return worker
+
+
+def trained_at(worker: Worker) -> list[int]:
+    """Of each report, how many epochs had been trained or begun by then."""
+    return [report["trained"] for report in worker.reports]
+
+
+def test_slow_checkpoint_is_reported_during_the_next_epoch_unless_the_scheduler_decides_there(slow: Worker) -> None:
+    slow.run(**{"train.epochs": 6, "search.scheduler.grace_period": 3})
+    # The first is timed, the third is a rung, and the last is the end.
+    assert trained_at(slow) == [1, 3, 3, 5, 6, 6]
+    assert slow.epochs == [1, 2, 3, 4, 5, 6]
+
+
+def test_nobody_decides_over_controls_before_their_end(slow: Worker) -> None:
+    slow.run(study=None, **{"train.epochs": 6, "search.scheduler.grace_period": 3})
+    assert trained_at(slow) == [1, 3, 4, 5, 6, 6]
+
+
+def test_slow_checkpoint_has_the_weights_of_its_own_epoch(slow: Worker) -> None:
+    slow.run(**{"train.epochs": 6, "search.scheduler.grace_period": 6})
+    for epoch in range(1, 7):
+        kept = slow.folder / f"persisted-{epoch}"
+        assert [(kept / name).read_text() for name in ("epoch", "weights")] == [str(epoch)] * 2
+
+
+def test_report_without_a_checkpoint_comes_after_the_one_before(slow: Worker) -> None:
+    slow.script = [[None] * 6]
+    slow.run(**{"train.epochs": 6, "search.checkpoint_every": 2, "search.scheduler.grace_period": 6})
+    assert slow.epochs == [1, 2, 3, 4, 5, 6]
+
+
+def test_checkpoint_under_way_is_reported_before_the_failure_of_the_next_epoch(slow: Worker) -> None:
+    slow.script = [[None, None, Diverged(3), None, None, None]]
+    slow.run(**{"train.epochs": 6, "search.scheduler.grace_period": 6})
+    assert slow.epochs == [1, 2, 3]
+    assert [report["failed"] is None for report in slow.reports] == [True, True, False]
+
+
+def test_trial_that_ray_ends_during_the_next_epoch_ends(slow: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(report: dict[str, Any], checkpoint: Any = None) -> None:
+        slow.reports.append(report)
+        if report["epoch"] == 2:
+            raise SystemExit(0)
+
+    monkeypatch.setattr(module.tune, "report", report)
+    with pytest.raises(SystemExit):
+        slow.run(**{"train.epochs": 6, "search.scheduler.grace_period": 6})
+    assert slow.epochs == [1, 2]
+
+
+def test_checkpoint_that_cannot_be_written_beside_training_is_an_error(slow: Worker) -> None:
+    def store() -> None:
+        time.sleep(0.05)
+        if len(slow.reports) == 1:
+            raise OSError("the disk is full")
+
+    slow.storing = store
+    with pytest.raises(OSError, match="the disk is full"):
+        slow.run(**{"train.epochs": 6, "search.scheduler.grace_period": 6})
 
 
 @pytest.mark.parametrize(("seed", "used"), [(None, 7), (1001, 1001), (0, 0)])
@@ -323,7 +405,7 @@ def test_attention_is_scored_after_the_last_epoch_and_kept_with_its_checkpoint(
         module, "score_attention", lambda model, data, goals: seen.append(model) or {"val/attention/jaccard": 0.4}
     )
     worker.run(**{"search.objectives": ["val/accuracy", "val/attention/jaccard"], "search.scheduler.name": "none"})
-    assert seen == [{"kept": 3}]
+    assert seen == [worker.network]
     assert "val/attention/jaccard" not in worker.reports[1]["metrics"]
     assert worker.reports[2]["metrics"]["val/attention/jaccard"] == 0.4
     assert worker.newest is not None
