@@ -83,4 +83,5 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo "uv could not; trying pip"; \
 	       $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'from pipeline.regularizers.entropy_cpu import compile_ahead; compile_ahead()'
 	@touch $@

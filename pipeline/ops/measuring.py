@@ -166,6 +166,8 @@ def _measure(plan: Plan, params: Params, device: torch.device, *, seconds: float
         drawn, taken_so_far = _endless(feed), itertools.count(1)
         run.model.train()
         step()  # the first also allocates, and fills the optimizer's state
+        score(run.model, objective, val, config)  # and what is compiled when it is first called may be so here
+        run.model.train()
         taken = _timed(step, device, seconds * 0.7, most=40)
         scored = _timed(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
     memory = None

@@ -160,6 +160,25 @@ def test_small_batches_do_not_import_numba() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 
 
+def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
+    script = """
+        import torch
+        from pipeline.regularizers import entropy_cpu
+        entropy_cpu.compile_ahead()
+        kernels = (entropy_cpu._work_out, entropy_cpu._average)
+        before = [len(kernel.signatures) for kernel in kernels]
+        from pipeline.regularizers.base import Features
+        from pipeline.regularizers.spatial_entropy import SpatialEntropy
+        for grad in (True, False):
+            maps = torch.randn(64, 2, 4, 6, 6, requires_grad=grad)
+            penalty = SpatialEntropy(weight=0.1, layers="all")(Features(similarity=maps))
+            if grad:
+                penalty.loss.backward()
+        assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1], before
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+
+
 def test_compiled_path_has_not_lost_an_order_of_magnitude_against_the_published_algorithm() -> None:
     """A tenth of the benchmark's last figure must be there, which the machine's load leaves, and a lost path does not."""
     from spatial_entropy import published  # the benchmark's
