@@ -56,6 +56,8 @@ def started(nursery: tuple[Path, dict[str, str]], does: str) -> "subprocess.Pope
     folder, environment = nursery
     command = [sys.executable, "-m", "pipeline.stages.prepare", "--flag"]
     where = {"cwd": folder, "env": environment | {"DOES": does}, "text": True}
+    # Whoever runs the tests in the background may have had interruptions ignored.
+    where["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **where)  # type: ignore[call-overload, no-any-return]
 
 
