@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.ops.measuring import StepCost, role_sizes, steps_per_epoch
 from pipeline.ops.plan import Plan
 from pipeline.ops.step_cost import step_cost
+from pipeline.ops.tables import size_words
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.stopping import make_rule
 
@@ -129,7 +130,9 @@ def check_memory(cost: StepCost, plan: Plan) -> None:
     there = _gpu_bytes(plan.device) * (gpus if 0 < gpus < 1 else 1.0)
     if cost.memory_bytes > there:
         advice = out_of_memory_advice(plan.params.train.config(), device=torch.device(plan.device), gpus=gpus)
-        raise UserError(f"params.yaml: {advice} It needs {_size(cost.memory_bytes)}; there are {_size(there)}.")
+        raise UserError(
+            f"params.yaml: {advice} It needs {size_words(cost.memory_bytes)}; there are {size_words(there)}."
+        )
 
 
 def check_disk(cost: StepCost, plan: Plan, kept_checkpoints: int) -> None:
@@ -144,13 +147,14 @@ def check_disk(cost: StepCost, plan: Plan, kept_checkpoints: int) -> None:
             return
         place = Path(storage).expanduser()
     folder = _existing(place)
-    held = kept_checkpoints + plan.resources.at_a_time
+    running = plan.resources.at_a_time
+    held = kept_checkpoints + running
     needed, free = MARGIN * held * cost.checkpoint_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{place}: {_size(free)} are free there, and {held} checkpoints of "
-            f"{_size(cost.checkpoint_bytes)} ({kept_checkpoints} kept, {plan.resources.at_a_time} of running trials) "
-            f"need {_size(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the checkout "
+            f"{place}: {size_words(free)} are free there, and {held} checkpoints of "
+            f"{size_words(cost.checkpoint_bytes)} ({kept_checkpoints} kept, {running} of running trials) need "
+            f"{size_words(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the checkout "
             "to a disk that has more."
         )
 
@@ -182,14 +186,6 @@ def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 999.5:  # what rounds to 1000 goes to the next unit
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
 
 
 def _duration(seconds: Range) -> str:

@@ -137,7 +137,7 @@ def test_refusal_of_memory_tells_both_sizes_and_the_share(planned: Callable[...,
     with pytest.raises(UserError) as refused:
         check_memory(replace(COST, memory_bytes=4_000_000_000), planned(**on_gpu(0.25)))
     assert "25% of a GPU (search.gpus_per_trial 0.25)" in str(refused.value)
-    assert str(refused.value).endswith("It needs 4 GB; there are 2.5 GB.")
+    assert str(refused.value).endswith("It needs 4.0 GB; there are 2.5 GB.")
 
 
 def test_memory_of_a_cpu_is_not_judged(planned: Callable[..., Plan]) -> None:
@@ -167,7 +167,7 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
     with pytest.raises(UserError) as refused:
         check_disk(COST, planned(), kept_checkpoints=5)
     assert str(refused.value) == (
-        f"{tmp_path / 'state'}: 14 MB are free there, and 7 checkpoints of 1 MB (5 kept, 2 of running trials) need 14 MB "
+        f"{tmp_path / 'state'}: 14 MB are free there, and 7 checkpoints of 1.0 MB (5 kept, 2 of running trials) need 14 MB "
         "with room to spare. Lower search.keep_checkpoints, free space, or move the checkout to a disk that has more."
     )
 
