@@ -1,9 +1,9 @@
 """What a search tells MLflow: its parent run, its trials as they go, pictures of what the regulariser did."""
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,7 +39,9 @@ class TrackedSearch:
         self._milestones = milestones_of(params)
         self._goals = goals_of(params)
         self._params, self._plan, self._task, self._data = params, plan, task, data
-        self._pictures = TemporaryDirectory(prefix="sar-attention-")
+        self._pictures = (
+            task.folder / "pictures"
+        )  # not among temporary files, where those of a killed search would stay
         dataset = data.prepared.manifest
         self._log = SearchLog(
             plan.store,
@@ -137,14 +139,15 @@ class TrackedSearch:
             settings.append(SettingMaps(name, title, threshold, last_block_maps(model, images)))
         if not settings:
             return
-        folders = write_attention(Path(self._pictures.name), prepared, shown, settings)
+        shutil.rmtree(self._pictures, ignore_errors=True)
+        folders = write_attention(self._pictures, prepared, shown, settings)
         for name, folder in folders.items():
             self._log.log_artifacts(None if name == "all" else trials[name].id, folder)
 
     def close(self, status: str) -> None:
         """End the run, waiting until what was told is written."""
         missing = self._log.close(status)
-        self._pictures.cleanup()
+        shutil.rmtree(self._pictures, ignore_errors=True)
         if missing:
             # DVC takes a search that has finished for done, and would not run it again by itself.
             again = "dvc repro --single-item --force search" if status == "FINISHED" else "the same command"
