@@ -13,7 +13,7 @@ from pipeline.ops.splitting import check_group_by
 from pipeline.ops.weights import as_recorded
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import runs_at_most
-from pipeline.tune.ledger import LEDGER, read_history
+from pipeline.tune.ledger import LEDGER, TRIAL, History, read_history
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.placing import look_at_cluster
 from pipeline.tune.runner import SearchTask
@@ -44,7 +44,7 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
     if plan.resources.address is not None:
         yield from check_cluster(plan, task)
-    yield from measure(plan).describe()
+    yield from expectation(plan, History() if task is None else read_history(task.folder / LEDGER))
 
 
 def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:
@@ -85,23 +85,45 @@ def check_weights_unchanged(plan: Plan) -> None:
     )
 
 
-def measure(plan: Plan, *, recent: bool = False) -> Estimate:
-    """Time a few real steps and compare what the search will take with memory, disk and budget.
+def expectation(plan: Plan, history: History, *, recent: bool = False) -> list[str]:
+    """What is left of the search will take, in lines; a few real steps are timed, unless nothing is left.
 
-    recent: what a check of the last minutes has timed for the same plan will do.
+    history: of the search, as far as it has come. recent: what a check of the last minutes has timed for the same plan
+    will do.
+
+    Raises:
+        UserError: as of `measure`.
+    """
+    work = work_left(plan, history)
+    if not work.trials + work.full_runs:
+        return [f"{'expected':<10}nothing of the search: all of its runs have ended"]
+    return measure(plan, work, recent=recent).describe()
+
+
+def work_left(plan: Plan, history: History) -> Work:
+    """The runs that the search has at most, less those that have ended."""
+    params, resources = plan.params, plan.resources
+    trials = studies_of(params, plan.space) * params.search.trials
+    ended = [trial for trial in history.trials.values() if trial.state is not None]
+    tried = sum(trial.role == TRIAL for trial in ended)
+    return Work(
+        trials=max(0, trials - tried),
+        full_runs=max(0, runs_at_most(params, plan.space) - trials - (len(ended) - tried)),
+        epochs=params.train.epochs,
+        at_a_time=resources.at_a_time,
+        gpus=resources.gpus,
+    )
+
+
+def measure(plan: Plan, work: Work, *, recent: bool = False) -> Estimate:
+    """Time a few real steps and compare what the work will take with memory, disk and budget.
+
+    recent: as of `expectation`.
 
     Raises:
         UserError: it cannot do with what there is, or the budget is too small for one trial.
     """
     params, resources = plan.params, plan.resources
-    trials = studies_of(params, plan.space) * params.search.trials
-    work = Work(
-        trials=trials,
-        full_runs=runs_at_most(params, plan.space) - trials,
-        epochs=params.train.epochs,
-        at_a_time=resources.at_a_time,
-        gpus=resources.gpus,
-    )
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
     found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints, recent=recent)
     check_budget(params, found, gpus=resources.gpus)

@@ -4,7 +4,7 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 """
 
 from pipeline.entry import run_stage
-from pipeline.ops.check import measure
+from pipeline.ops.check import expectation
 from pipeline.ops.hooks import told_how_it_ends
 from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
@@ -13,7 +13,7 @@ from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch, search_facts
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.goals import goals_of
-from pipeline.tune.ledger import OBJECTIVE
+from pipeline.tune.ledger import LEDGER, OBJECTIVE, read_history
 from pipeline.tune.results import write_results
 from pipeline.tune.runner import run_search
 from pipeline.workspace import Workspace
@@ -25,7 +25,7 @@ def main(workspace: Workspace) -> None:
     task = plan.task()
     print(plan.describe())
     print(describe_start(task, workspace.searches))
-    for line in measure(plan, recent=True).describe():
+    for line in expectation(plan, read_history(task.folder / LEDGER), recent=True):
         print(line, flush=True)
     total, params = runs_at_most(plan.params, plan.space), plan.params
     facts = search_facts(plan, task)

@@ -15,11 +15,12 @@ from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, hash_file
 from pipeline.ops import measuring
-from pipeline.ops.check import check_budget, run_check
+from pipeline.ops.check import check_budget, run_check, work_left
 from pipeline.ops.plan import make_plan
-from pipeline.ops.preflight import Estimate
+from pipeline.ops.preflight import Estimate, Work
 from pipeline.stages import prepare, split
-from pipeline.tune.ledger import LEDGER, Ledger, TrialRecord, read_history
+from pipeline.tune.extent import runs_at_most
+from pipeline.tune.ledger import CONTROL, LEDGER, TRIAL, History, Ledger, TrialRecord, read_history
 from pipeline.tune.runner import SearchTask
 from pipeline.workspace import Workspace
 
@@ -60,6 +61,36 @@ def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> Non
     assert f"search {name}: new" in told(workspace)
     begun(workspace, by_other_code=False)
     assert f"search {name}: goes on; 0 of its 1 runs have ended" in told(workspace)
+
+
+def ended(name: str, role: str = TRIAL, state: str | None = "complete") -> TrialRecord:
+    return TrialRecord(name, None, {}, role=role, state=state)
+
+
+def test_what_is_left_of_a_search_is_what_has_not_ended(workspace: Workspace) -> None:
+    plan = make_plan(workspace)
+    trials, full = plan.params.search.trials, runs_at_most(plan.params, plan.space) - plan.params.search.trials
+    assert work_left(plan, History()) == Work(trials, full, plan.params.train.epochs, plan.resources.at_a_time, 0.0)
+    some = [ended("t0000"), ended("t0001", state="pruned"), ended("t0002", state=None), ended("baseline", CONTROL)]
+    left = work_left(plan, History(trials={trial.id: trial for trial in some}))
+    assert (left.trials, left.full_runs) == (trials - 2, full - 1)
+    # Another session had more trials than are asked for now.
+    many = {f"t{number:04}": ended(f"t{number:04}") for number in range(trials + 5)}
+    assert work_left(plan, History(trials=many)).trials == 0
+
+
+def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(workspace)
+    task = plan.task()
+    with Ledger(task.folder / LEDGER, task.header) as ledger:
+        for number in range(runs_at_most(plan.params, plan.space)):
+            role = TRIAL if number < plan.params.search.trials else CONTROL
+            ledger.start(TrialRecord(f"r{number}", number, {}, role=role))
+            ledger.end(f"r{number}", "complete")
+    monkeypatch.setattr(measuring, "_measure", lambda *_, **__: pytest.fail("measured"))
+    assert told(workspace).endswith("expected  nothing of the search: all of its runs have ended")
 
 
 def test_before_anything_is_prepared_the_plan_alone_is_told(workspace: Workspace) -> None:
