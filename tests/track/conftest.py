@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow.entities import Run
 from safetensors.torch import save_file
+from told import Open
 
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig
-from pipeline.track.store import Store, prepare_store, resolve_store
+from pipeline.track.runs import SearchLog
+from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns of its own type hints, once, and here warnings are errors
@@ -81,3 +84,34 @@ def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def open_search(store: Store, experiment: str) -> Open:
+    """Opens the same search again and again."""
+
+    def open_it(**changes: Any) -> SearchLog:
+        fixed = {
+            "experiment": experiment,
+            "fingerprint": "1f3a",
+            "name": "a search",
+            "description": "what it is about",
+            "params": {"base.seed": 1},
+            "flush_s": 0.02,
+        }
+        return SearchLog(store, **{**fixed, **changes})
+
+    return open_it
+
+
+@pytest.fixture
+def runs(store: Store, experiment: str) -> Callable[[], dict[str, Run]]:
+    """The experiment's runs by their names."""
+
+    def listed() -> dict[str, Run]:
+        found = client(store).search_runs([experiment_id(store, experiment)])
+        names = [run.info.run_name for run in found]
+        assert len(set(names)) == len(names), f"doubled: {names}"
+        return dict(zip(names, found, strict=True))
+
+    return listed
