@@ -49,7 +49,7 @@ def jobs_of(data: Path, state: Path, **settings: Any) -> tuple[Params, list[Retr
 def retrained(data: Path, state: Path, **settings: Any) -> RetrainJob:
     params, jobs = jobs_of(data, state, **settings)
     (job,) = run_retraining(params, jobs)
-    assert not list((state / "retrain").glob("*.epochs"))  # what it went on from is gone
+    assert not list((state / "retrain" / "ray").glob("*/epoch-*"))  # what it went on from is gone
     return job
 
 
@@ -111,7 +111,7 @@ def test_what_a_user_must_change_is_told_and_is_no_loss_of_a_worker(data: Path, 
 
 def when_kept(job: RetrainJob, epoch: int, act: Callable[[], None]) -> None:
     """Do something as soon as a run has a checkpoint of an epoch."""
-    place = job.folder.with_name(job.folder.name + ".epochs")
+    place = job.folder.parent / "ray" / job.folder.name
     while not (place / f"epoch-{epoch:06d}" / "checkpoint.json").exists():
         if list(place.glob(f"epoch-{epoch + 1:06d}/checkpoint.json")):
             break
