@@ -21,6 +21,7 @@ class Nodes:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         # Nodes of one machine would unpack code into one folder, and remove it under each other's feet.
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self._odd: list[Any] = []
 
     @property
     def address(self) -> str:
@@ -32,16 +33,21 @@ class Nodes:
         return [Path(folder.name) for folder in self._folders]
 
     def join(self, **arguments: Any) -> Any:
+        """Another worker; one with arguments is not as the others, and goes with the test that had it join."""
         self._folders.append(tempfile.TemporaryDirectory(prefix="n", dir="/tmp", ignore_cleanup_errors=True))
-        return self._cluster.add_node(num_cpus=1, temp_dir=self._folders[-1].name, **arguments)
+        node = self._cluster.add_node(num_cpus=1, temp_dir=self._folders[-1].name, **arguments)
+        if arguments:
+            self._odd.append(node)
+        return node
 
     def kill(self, node: Any) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def leave_only(self, count: int) -> list[Any]:
-        """Have exactly so many workers."""
-        there = list(self._cluster.worker_nodes)
-        for node in there[count:]:
+        """Have exactly so many workers, all alike."""
+        every = list(self._cluster.worker_nodes)
+        there = [node for node in every if node not in self._odd]
+        for node in [*there[count:], *(node for node in every if node in self._odd)]:
             self.kill(node)
         left = there[:count] + [self.join() for _ in range(count - len(there))]
         self._cluster.wait_for_nodes(timeout=60)  # those that were killed are known to be dead

@@ -61,6 +61,7 @@ class Hosts:
                 for line in Path("/etc/passwd").read_text().splitlines(keepends=True)
             )
         )
+        self._unplug()  # what a test run that was killed has left
         _do("ip", "link", "add", BRIDGE, "type", "bridge")
         _do("ip", "address", "add", f"{self.outside}/24", "dev", BRIDGE)
         _do("ip", "link", "set", BRIDGE, "up")
@@ -133,6 +134,9 @@ class Hosts:
         for number in list(self._first):
             self.kill(number)
         time.sleep(0.5)
+        self._unplug()
+
+    def _unplug(self) -> None:
         for number in self.numbers:
             for command in (["link", "del", f"sarwire{number}"], ["netns", "del", f"sar{number}"]):
                 with suppress(subprocess.CalledProcessError):
