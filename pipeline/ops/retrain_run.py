@@ -14,7 +14,7 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.settings import Weights
 from pipeline.train.background import Background
-from pipeline.train.checkpoint import copied, load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.world import World
@@ -134,22 +134,18 @@ def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", wo
             if (last or epoch.number % params.search.checkpoint_every == 0) and (world is None or world.rank == 0):
                 said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE}
                 said["curves"] = list(curves)
-                made: nn.Module | Mapping[str, Tensor] = epoch.model
+                keep = partial(_keep, job.epochs, epoch.number, said, json.dumps(history))
                 state = None if last else epoch.state()
-                beside = not last and background.pays(epoch.metrics["seconds"])
-                if beside:
-                    made, state = copied(epoch.model.state_dict()), copied(state)
-                texts = said, json.dumps(history)
-                background.run(partial(_keep, job.epochs, epoch.number, made, state, *texts), beside=beside)
+                background.keep(keep, epoch.model, state, epoch_seconds=epoch.metrics["seconds"], hurry=last)
 
 
 def _keep(
     epochs: Epochs,
     epoch: int,
-    weights: "nn.Module | Mapping[str, Tensor]",
-    state: Mapping[str, Any] | None,
     sidecar: Mapping[str, Any],
     history: str,
+    weights: "nn.Module | Mapping[str, Tensor]",
+    state: Mapping[str, Any] | None,
 ) -> None:
     with epochs.adding(epoch) as folder:
         (folder / HISTORY).write_text(history + "\n")

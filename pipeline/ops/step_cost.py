@@ -54,8 +54,7 @@ def _read(kept: Path, key: str) -> StepCost | None:
         # A clock that was set back makes it none of the last minutes.
         if found["key"] != key or not 0 <= time.time() - found["at"] < RECENT_S:
             return None
-        cost = StepCost(**found["cost"])
-        low, high = cost.seconds_per_step
+        low, high = found["cost"]["seconds_per_step"]
+        return StepCost(**{**found["cost"], "seconds_per_step": (low, high)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return StepCost(**{**found["cost"], "seconds_per_step": (low, high)})

@@ -34,8 +34,8 @@ from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.entropy_plain import plain_entropy
 
 FEWEST_PIXELS = 2_000
-"""Batches of fewer pixels are worked out in plain PyTorch on a CPU: importing numba, and loading a
-kernel, costs a process half a second, which so little would not earn back."""
+"""Batches of fewer pixels are worked out in plain PyTorch on a CPU: importing numba, and loading a kernel, costs a
+process half a second, which so little would not earn back."""
 
 
 class SpatialEntropy(Regularizer):

@@ -6,9 +6,14 @@ of its epoch, and stays where it is made.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from pipeline.train.checkpoint import copied
 
 LEAST_S = 0.2
 LEAST_SHARE = 0.02
@@ -30,6 +35,25 @@ class Background:
         """Whether the last piece took long enough, beside an epoch of so many seconds, to be worth a thread."""
         self.wait()
         return self._seconds > max(LEAST_S, LEAST_SHARE * epoch_seconds)
+
+    def keep(
+        self,
+        piece: Callable[[nn.Module | Mapping[str, Tensor], Mapping[str, Any] | None], None],
+        model: nn.Module,
+        state: Mapping[str, Any] | None,
+        *,
+        epoch_seconds: float,
+        hurry: bool,
+    ) -> None:
+        """Have a checkpoint written by piece(weights, state): of copies in a thread where that pays, else at once.
+
+        epoch_seconds: of the epoch that it is of. hurry: it must be there when this returns.
+        """
+        beside = not hurry and self.pays(epoch_seconds)
+        weights: nn.Module | Mapping[str, Tensor] = model
+        if beside:
+            weights, state = copied(model.state_dict()), copied(state)
+        self.run(partial(piece, weights, state), beside=beside)
 
     def run(self, piece: Callable[[], None], *, beside: bool) -> None:
         """Do a piece once the one before has ended: in a thread, or, not beside, before this returns.

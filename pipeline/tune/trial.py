@@ -19,7 +19,7 @@ from pipeline.cluster.storage import at_hand
 from pipeline.config import Params
 from pipeline.models.settings import Weights
 from pipeline.train.background import Background
-from pipeline.train.checkpoint import copied, load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
@@ -109,13 +109,10 @@ def _train(
             if last:
                 metrics |= score_attention(epoch.model, data, goals)
             sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
-            made: nn.Module | Mapping[str, Tensor] = epoch.model
-            state = epoch.state()
             # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
-            beside = not last and epoch.number not in decisive and background.pays(metrics["seconds"])
-            if beside:
-                made, state = copied(epoch.model.state_dict()), copied(state)
-            background.run(partial(_keep, epoch.number, metrics, made, sidecar, state), beside=beside)
+            hurry = last or epoch.number in decisive
+            keep = partial(_keep, epoch.number, metrics, sidecar)
+            background.keep(keep, epoch.model, epoch.state(), epoch_seconds=metrics["seconds"], hurry=hurry)
 
 
 def _decisive(params: Params) -> set[int]:
@@ -126,9 +123,9 @@ def _decisive(params: Params) -> set[int]:
 def _keep(
     epoch: int,
     metrics: Mapping[str, float],
-    weights: nn.Module | Mapping[str, Tensor],
     sidecar: Mapping[str, Any],
-    state: Mapping[str, Any],
+    weights: nn.Module | Mapping[str, Tensor],
+    state: Mapping[str, Any] | None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)

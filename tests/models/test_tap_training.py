@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import captured
 from networks import PVT, SMALL, SWIN, network, pictures, softmaxed
 from timm.layers import set_reentrant_ckpt
 from timm.models.vision_transformer import VisionTransformer
@@ -206,16 +207,8 @@ def test_tapped_step_is_captured_in_a_cuda_graph(model: VisionTransformer) -> No
             tap.clear()
             return torch.autograd.grad(loss, parameters)
 
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                gradients()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = gradients()
+        graph, found = captured(gradients)
         images.copy_(2 * images)
         graph.replay()
-        for one, other in zip(captured, gradients(), strict=True):
+        for one, other in zip(found, gradients(), strict=True):
             torch.testing.assert_close(one, other)

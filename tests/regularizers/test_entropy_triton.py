@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from entropy_restated import clear_of_the_cut, nasty_maps, random_maps
+from graphs import captured
 from interpreted import interpreted
 from torch import Tensor
 
@@ -161,18 +162,10 @@ def test_value_and_gradient_are_captured_in_a_cuda_graph(on_gpu: Tensor) -> None
         entropy, empty = entropy_and_empty(leaf, threshold=0.2)
         return entropy.detach(), torch.autograd.grad(entropy.sum() / (~empty).sum(), leaf)[0]
 
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = work()
+    graph, found = captured(work)
     other = drawn(*on_gpu.shape, seed=5).float().cuda()
     with torch.no_grad():
         leaf.copy_(other)
     graph.replay()
-    for one, expected in zip(captured, work(), strict=True):
+    for one, expected in zip(found, work(), strict=True):
         assert torch.equal(one, expected)
