@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def batches(images: Any) -> ImageBatches:
 
 def children() -> set[int]:
     task = Path(f"/proc/{os.getpid()}/task")
-    return {int(name) for each in task.iterdir() for name in (each / "children").read_text().split()}
+    found: set[int] = set()
+    for each in task.iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended since
+            found |= {int(name) for name in (each / "children").read_text().split()}
+    return found
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
