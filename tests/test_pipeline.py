@@ -101,6 +101,7 @@ def test_runs_read_well_in_a_list_and_are_filtered_by_tags(done: Checkout) -> No
             (used,) = client.get_run(run.info.run_id).inputs.dataset_inputs
             assert run.data.tags["sar.data_hash"].startswith(used.dataset.digest)
             assert used.tags[0].value == context
+            assert run.info.end_time > run.info.start_time
 
 
 def test_attention_of_every_setting_is_logged_with_its_arrays(done: Checkout, tmp_path: Path) -> None:

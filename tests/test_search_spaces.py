@@ -16,7 +16,7 @@ def load(name: str) -> SearchSpace:
 
 
 def test_these_spaces_there_are() -> None:
-    names = "baseline drloc gta head_disagreement sar sar_wide smoke sp_vit tv"
+    names = "baseline drloc gta head_disagreement sar sar_wide smoke sp_vit tv tv_wide"
     assert [name.removesuffix(".yaml") for name in FILES] == names.split()
 
 
@@ -42,8 +42,9 @@ def test_baseline_is_the_recipe_without_any_regulariser(name: str) -> None:
     assert baseline == Params()
 
 
-def test_wide_space_is_the_narrow_one_and_the_recipe_of_the_baseline() -> None:
-    wide, narrow, recipe = load("sar_wide.yaml"), load("sar.yaml"), load("baseline.yaml")
+@pytest.mark.parametrize("method", ["sar", "tv"])
+def test_wide_space_is_the_narrow_one_and_the_recipe_of_the_baseline(method: str) -> None:
+    wide, narrow, recipe = load(f"{method}_wide.yaml"), load(f"{method}.yaml"), load("baseline.yaml")
     assert wide.dimensions == {**narrow.dimensions, **recipe.dimensions}
     assert wide.controls == narrow.controls
     assert wide.recipe().dimensions == recipe.dimensions

@@ -158,8 +158,9 @@ def log_evaluation(
     workspace: Workspace,
     tags: Mapping[str, str],
     datasets: Sequence[DataUsed] = (),
+    seconds: float = 0.0,
 ) -> str:
-    """A run for the evaluation, under its search, with its figures and files. Returns the run's id."""
+    """A run for the evaluation, under its search, with its figures and files. seconds: what it took. Returns its id."""
     fingerprint = str(summary["fingerprint"])
     parent = search_run(workspace.state, fingerprint)
     about = {"sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
@@ -176,4 +177,5 @@ def log_evaluation(
         parent_run_id=parent,
         artifacts={"": workspace.results / "evaluate"},
         datasets=datasets,
+        seconds=seconds,
     )

@@ -84,13 +84,18 @@ def retrain_jobs(
     return jobs
 
 
+def is_kept(job: RetrainJob) -> bool:
+    """Whether the run has been finished before: with fewer seeds, or by a stage that was interrupted."""
+    return (job.folder / "checkpoint.json").exists()
+
+
 def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[RetrainJob]:
     """Train what is not there yet, side by side, and yield each job once its checkpoint is there.
 
     Raises:
         UserError: a run diverged or ran out of memory, workers were lost too often, or there is no place for the runs.
     """
-    missing = [job for job in jobs if not (job.folder / "checkpoint.json").exists()]
+    missing = [job for job in jobs if not is_kept(job)]
     yield from (job for job in jobs if job not in missing)
     if not missing:
         return
@@ -213,5 +218,6 @@ def log_retraining(
             },
             parent_run_id=parent,
             datasets=datasets,
+            seconds=seconds_of(job.folder),
         )
     return runs

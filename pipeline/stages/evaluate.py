@@ -12,6 +12,7 @@ What was right is kept under `state/evaluations/` too, for `sar-search compare`:
 """
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from pipeline.workspace import Workspace
 
 def main(workspace: Workspace) -> None:
     """Score every retrained network on the test set, and both arms against each other."""
+    began = time.monotonic()
     params = load_params(workspace.params)
     retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
     data = load_data(workspace.prepared, workspace.split, params.base.device)
@@ -85,7 +87,8 @@ def main(workspace: Workspace) -> None:
     tags = trace(workspace.root, data_hash)
     name, source = str(data.prepared.manifest["dataset"]), str(workspace.prepared)
     used = [DataUsed(name, data_hash, source, "test", {"test": len(test)})]
-    summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used)
+    seconds = time.monotonic() - began
+    summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used, seconds)
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{summary['verdict']}\ntest set read {reads} time{'s' * (reads != 1)} for these data")
 

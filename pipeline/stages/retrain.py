@@ -9,7 +9,15 @@ from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.identity import setting_name, trace
 from pipeline.ops.results import BEST, method_words, read_best
-from pipeline.ops.retraining import OWN_FILES, curves_of, log_retraining, retrain_jobs, run_retraining, seconds_of
+from pipeline.ops.retraining import (
+    OWN_FILES,
+    curves_of,
+    is_kept,
+    log_retraining,
+    retrain_jobs,
+    run_retraining,
+    seconds_of,
+)
 from pipeline.ops.weights import recall
 from pipeline.track.datasets import DataUsed
 from pipeline.track.store import resolve_store
@@ -33,7 +41,9 @@ def main(workspace: Workspace) -> None:
         state=workspace.state,
         weights=recall(workspace, found.weights, settings),
     )
-    print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs", flush=True)
+    kept = sum(is_kept(job) for job in jobs)
+    done = f", {kept} of them done before" if kept else ""
+    print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs{done}", flush=True)
     for count, job in enumerate(run_retraining(params, jobs), start=1):
         last = curves_of(job.folder)[-1]
         print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)

@@ -23,12 +23,13 @@ def log_run(
     parent_run_id: str | None = None,
     artifacts: Mapping[str, Path] | None = None,
     datasets: Sequence[DataUsed] = (),
+    seconds: float = 0.0,
 ) -> str:
     """Write a whole run at once and return its id; a finished run with the same key is left alone and returned.
 
     curves: (epoch, metrics) pairs; metrics: final values, logged at the last epoch. artifacts: files and folders by
-    the folder inside the run's artifacts ("" for its top) that they, or what they hold, go to. The run is said to have
-    begun as long ago as the curves' `seconds` add up to.
+    the folder inside the run's artifacts ("" for its top) that they, or what they hold, go to. seconds: what it took;
+    the run is said to have begun so long ago.
 
     Raises:
         UserError: the store fails; a run that was begun is completed by the next call with its key.
@@ -43,7 +44,7 @@ def log_run(
     letter.add_metrics({metric: float(value) for metric, value in metrics.items()}, None, time_ms)
     letter.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
     letter.datasets += dataset_inputs(datasets)
-    letter.started_ms = time_ms - round(1000 * sum(values.get("seconds", 0.0) for _, values in curves))
+    letter.started_ms = time_ms - round(1000 * seconds)
     letter.end("FINISHED", time_ms)
     with reported(store, f"logging the run {name!r}"):
         postman = Postman(client(store), experiment_id(store, experiment))

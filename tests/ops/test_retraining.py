@@ -15,6 +15,7 @@ from pipeline.assembly import build_run, load_data
 from pipeline.cluster.epochs import Epochs
 from pipeline.config import Params
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one
+from pipeline.ops.retraining import is_kept, retrain_jobs
 from pipeline.train import background
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.train.loop import fit
@@ -54,6 +55,17 @@ def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tm
     on_the_way = run.model.state_dict()
     assert all(torch.equal(left[name], on_the_way[name]) for name in kept) == (decay == 0.0)
     assert len(curves) == 2
+
+
+def test_further_seeds_leave_what_is_trained_of_the_earlier_ones(tmp_path: Path) -> None:
+    def jobs(seeds: int) -> list[RetrainJob]:
+        params = Params().with_values({"retrain.seeds": seeds}, where="test")
+        return retrain_jobs(params, {"best": {}}, prepared=tmp_path, split=tmp_path, hashes=["d"], state=tmp_path)
+
+    for job in jobs(2):
+        job.folder.mkdir(parents=True)
+        (job.folder / "checkpoint.json").touch()
+    assert [is_kept(job) for job in jobs(3)] == [True, True, False]
 
 
 class Breaking(Epochs):
