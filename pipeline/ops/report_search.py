@@ -12,7 +12,7 @@ from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
 from pipeline.ops.pareto import front_figure
 from pipeline.tune.goals import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, shown_limits
-from pipeline.tune.ledger import INFEASIBLE
+from pipeline.tune.ledger import ENOUGH, INFEASIBLE
 
 GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {
@@ -52,15 +52,25 @@ def search_figures(
     others = f"; the {pruned} that were stopped early are grey" if pruned else ""
     hollow = f"; hollow: {pruned} stopped early, at the accuracy they had by then" if pruned else ""
     shares = {name.removeprefix("regularizer."): share for name, share in importances.items()}
-    said = [f"epoch {rung}: {found['correlation']:.2f}" for rung, found in correlations.items()]
-    agreed = f" Rank correlation with the last epoch, over trials that ran in full: {', '.join(said)}." if said else ""
+    agreed = _agreement(correlations)
+    few = "" if complete >= ENOUGH else f" Importances are drawn from {ENOUGH} on."
     drawn = [
         (f"Parallel coordinates of {over}, coloured by validation accuracy{others}.", parallel_figure(tried)),
-        (f"Slices: validation accuracy by parameter, of {over}{hollow}.", slice_figure(tried)),
+        (f"Slices: validation accuracy by parameter, of {over}{hollow}.{few}", slice_figure(tried)),
         (f"Importances (PED-ANOVA) over {over}; those stopped early do not count.", importance_figure(shares)),
         (f"Rung survival: how many trials trained each epoch, controls left out.{agreed}", survival_figure(tried)),
     ]
     return [(caption, figure) for caption, figure in drawn if figure is not None]
+
+
+def _agreement(correlations: Mapping[str, Mapping[str, Any]]) -> str:
+    """How well the rungs have foretold the end, in words; nothing where no rung can be judged."""
+    if not correlations:
+        return ""
+    said = ", ".join(f"epoch {rung}: {found['correlation']:.2f}" for rung, found in correlations.items())
+    trials = max(int(found["trials"]) for found in correlations.values())
+    little = ", so few that it says little" if trials < ENOUGH else ""
+    return f" Rank correlation with the last epoch, over the {trials} trials that ran in full{little}: {said}."
 
 
 def front_figures(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:

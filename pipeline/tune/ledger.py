@@ -35,6 +35,8 @@ COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasib
 
 OBJECTIVE = "val/accuracy"
 """The metric that a search maximises; with several objectives, the first of them."""
+ENOUGH = 10
+"""Completed trials from which on figures over them (importances, rank correlations) say more than chance does."""
 
 METHOD, CONTROL_STUDY = "search", "control_study"
 """Studies: the method's own, and that of the control, if it has one."""

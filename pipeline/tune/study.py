@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pipeline.errors import UserError
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune.goals import ACCURACY_ALONE, Goals
-from pipeline.tune.ledger import COMPLETE, INFEASIBLE, PRUNED, TrialRecord
+from pipeline.tune.ledger import COMPLETE, ENOUGH, INFEASIBLE, PRUNED, TrialRecord
 from pipeline.tune.pareto import dominated_by
 from pipeline.tune.samplers import BLIND, drawn, evolved, make_sampler, merit
 from pipeline.tune.space import SearchSpace
@@ -211,10 +211,10 @@ class Proposer:
 
     def importances(self) -> dict[str, float]:
         """Share of each parameter in the variance of the first objective among completed trials (PED-ANOVA); empty when
-        there are too few.
+        there are fewer than `ENOUGH` of them, whose shares would be chance.
         """
         completed = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(completed) < 4 or len({trial.values[0] for trial in completed}) < 2:
+        if len(completed) < ENOUGH or len({trial.values[0] for trial in completed}) < 2:
             return {}
         target = (lambda trial: trial.values[0]) if self._goals.several else None
         found = optuna.importance.get_param_importances(self._study, target=target)

@@ -10,6 +10,7 @@ from pipeline.ops.report_search import cost_words, looked_at, search_curves, sea
 from pipeline.ops.results import NAMES, against_words, method_words
 from pipeline.regularizers.methods import METHODS
 from pipeline.score.compare import compare_arms
+from pipeline.tune.ledger import ENOUGH
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 
@@ -81,7 +82,11 @@ def test_captions_say_over_which_trials_a_figure_speaks() -> None:
     assert "of the 2 completed trials; hollow: 1 stopped early" in captions[1]
     assert captions[2].startswith("Importances (PED-ANOVA) over the 2 completed trials;")
     assert captions[3].startswith("Rung survival")
-    assert "epoch 2: 0.50" in captions[3]
+    assert "over the 3 trials that ran in full, so few that it says little: epoch 2: 0.50" in captions[3]
+    assert captions[1].endswith("Importances are drawn from 10 on.")
+    enough = [ROWS[1] | {"trial": f"t{index:04d}"} for index in range(ENOUGH)]
+    captions = [caption for caption, _ in search_figures(enough, {}, {"2": {"correlation": 0.5, "trials": ENOUGH}})]
+    assert not any("drawn from" in caption or "says little" in caption for caption in captions)
     # Without any, nothing is claimed.
     assert search_figures(ROWS[:1], {}, {}) == []
 
