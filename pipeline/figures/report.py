@@ -34,6 +34,8 @@ class ReportData:
     test_reads       how often the test set with this data hash has been evaluated, this time included
     attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game, energy; best
                      and control, then the trivial baselines. None if the data have no masks
+    attention_changes
+                     best minus control by the same columns: difference, low, high (None where there is no interval)
     attention_note   sentences on it: where the masks come from, the number of images left out
     trials           rows with trial, state, epochs, accuracy (validation; None if there is none), parameters (by dotted
                      path), control (bool), in the order of starting
@@ -65,6 +67,7 @@ class ReportData:
     difference: Figure | None = None
     analysis: Words = ()
     attention: Sequence[Row] | None = None
+    attention_changes: Sequence[Row] = ()
     attention_note: str | None = None
     trials_figure: Figure | None = None
     search_figures: Sequence[tuple[str, Figure]] = ()
@@ -93,6 +96,7 @@ def render_report(data: ReportData) -> str:
     environment.filters.update(
         percent=_percent,
         fixed=_fixed,
+        signed=_signed,
         deviation=_deviation,
         change=_change,
         setting=_setting,
@@ -126,6 +130,10 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _fixed(value: float | None, digits: int = 3) -> str:
     return _ABSENT if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _signed(value: float | None, digits: int = 3) -> str:
+    return _ABSENT if value is None or math.isnan(value) else f"{value + 0.0:+.{digits}f}"
 
 
 def _deviation(share: float | None) -> str:

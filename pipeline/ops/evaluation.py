@@ -20,7 +20,7 @@ from pipeline.assembly import TrainingData, load_trained
 from pipeline.config import Params
 from pipeline.data.batches import ImageBatches, Standardisation
 from pipeline.ops.identity import content_hash
-from pipeline.ops.locating import baselines, class_rows, locate, mean_scores, usable_masks
+from pipeline.ops.locating import baselines, class_rows, differences, locate, mean_scores, usable_masks
 from pipeline.ops.results import BEST, search_run
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
@@ -79,6 +79,7 @@ def summarise(
         "test_images": len(labels),
         "arms": {arm: _arm([run for run in runs if run.arm == arm], labels) for arm in (BEST, control)},
         "comparison": asdict(comparison),
+        "attention_differences": differences(shown[BEST], shown[control], confidence=confidence),
         "baselines": {name: mean_scores([scores]) for name, scores in trivial.items()} or None,
         "attention_by_class": class_rows(shown, labels, data.prepared.classes),
     }

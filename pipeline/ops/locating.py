@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData
+from pipeline.score.family import compare_family
 from pipeline.score.locate import (
     LocationScores,
     by_class,
@@ -24,6 +25,8 @@ LOCATION = (
     *("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision"),
     *("pointing_game_best_head", "pointing_game", "energy_best_head", "energy"),
 )
+COMPARED = ("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision", "pointing_game", "energy")
+"""Of these, what the report shows, and compares between the arms."""
 
 Maps = NDArray[np.float32]
 Masks = NDArray[np.uint8]
@@ -54,6 +57,29 @@ def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:
     """Means over runs of what `LOCATION` names; None without runs."""
     located = [asdict(scores) for scores in found]
     return {key: float(np.mean([scores[key] for scores in located])) for key in LOCATION} if located else None
+
+
+def differences(
+    best: Sequence[LocationScores], control: Sequence[LocationScores], *, confidence: float
+) -> dict[str, dict[str, float | None]]:
+    """How much more the best setting's attention scores than the control's, with intervals over seeds and images, by
+    the names of `COMPARED`: `difference`, `low`, `high` (None where there is no interval). The intervals hold together
+    with the confidence. best, control: a run each, of the same images. What fewer than two images have is left out.
+    """
+
+    def table(found: Sequence[LocationScores], key: str) -> NDArray[np.float64]:
+        return np.stack([scores.per_image[key] for scores in found])
+
+    pairs = {}
+    for key in COMPARED if best and control else ():
+        first, second = table(best, key), table(control, key)
+        scored = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
+        if scored.sum() >= 2:
+            pairs[key] = first[:, scored], second[:, scored]
+    return {
+        member.name: {name: getattr(member.comparison, name) for name in ("difference", "low", "high")}
+        for member in compare_family(pairs, confidence=confidence)
+    }
 
 
 def class_rows(

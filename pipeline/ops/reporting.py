@@ -36,6 +36,16 @@ from pipeline.score.compare import comparison_from
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 
+ATTENTION_COLUMNS = {
+    "jaccard_best": "jaccard_best_head",
+    "jaccard_fixed": "jaccard_fixed_head",
+    "auroc": "auroc",
+    "average_precision": "average_precision",
+    "pointing_game": "pointing_game",
+    "energy": "energy",
+}
+"""The table's columns, and what evaluation.json calls them."""
+
 BASELINES = {
     "random": "baseline: nearly uniform, at random",
     "uniform": "baseline: uniform",
@@ -91,6 +101,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ),
         test_reads=evaluation["test_reads"],
         attention=_attention_rows(evaluation, arms),
+        attention_changes=_attention_changes(evaluation),
         attention_note=_attention_note(evaluation, prepared.manifest),
         trials=trials,
         trials_figure=accuracy_by_trial(trials),
@@ -141,17 +152,16 @@ def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> l
     scored = {shown: evaluation["arms"][arm]["location"] for arm, shown in arms.items()}
     scored |= {shown: evaluation["baselines"][name] for name, shown in BASELINES.items()}
     return [
-        {
-            "row": name,
-            "jaccard_best": scores["jaccard_best_head"],
-            "jaccard_fixed": scores["jaccard_fixed_head"],
-            "auroc": scores["auroc"],
-            "average_precision": scores["average_precision"],
-            "pointing_game": scores["pointing_game"],
-            "energy": scores["energy"],
-        }
+        {"row": name, **{column: scores[key] for column, key in ATTENTION_COLUMNS.items()}}
         for name, scores in scored.items()
     ]
+
+
+def _attention_changes(evaluation: Mapping[str, Any]) -> list[dict[str, float | None]]:
+    """What the arms differ by, in the order of the table's columns; nothing where nothing could be compared."""
+    nothing = {"difference": None, "low": None, "high": None}
+    found = evaluation["attention_differences"]
+    return [found.get(key, nothing) for key in ATTENTION_COLUMNS.values()] if found else []
 
 
 def _attention_note(evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from pipeline.figures.search import survival_figure
 
 VOID = {"meta", "img", "br"}
 UNCOMPARED = dict.fromkeys(("change", "low", "high", "p"))
+UNCHANGED = dict.fromkeys(("difference", "low", "high"))
 
 
 class Page(HTMLParser):
@@ -110,6 +111,7 @@ def full_report() -> ReportData:
             | {"pointing_game": value + 0.2, "energy": 0.321}
             for row, value in places
         ],
+        attention_changes=[{"difference": 0.1234, "low": -0.02, "high": 0.2668}] * 5 + [UNCHANGED],
         attention_note="12 images without an object are left out.",
         trials_figure=accuracy_by_trial(trials),
         learning_curves=learning_curves(curves),
@@ -153,9 +155,13 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
         "0.740",
         "0.321",
         "12 images without an object",
+        "best minus control",
+        "+0.123",
+        "-0.020 to +0.267",
+        "\N{EN DASH}",
     ):
-        assert expected in page.text["attention"]
-    assert page.rows["attention"] == 5
+        assert expected in " ".join(page.text["attention"].split())
+    assert page.rows["attention"] == 6
     assert "regularizer.spatial_entropy.weight = 0.1235" in page.text["search"]
     assert page.rows["classes"] == 10
     assert page.text["classes"].count("\N{EN DASH}") == 2 + 3

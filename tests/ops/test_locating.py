@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from pipeline.ops.evaluation import RunEvaluation, summarise
-from pipeline.ops.locating import LOCATION, baselines, class_rows, locate, mean_scores, usable_masks, write_class_rows
+from pipeline.ops.locating import (
+    COMPARED,
+    LOCATION,
+    baselines,
+    class_rows,
+    differences,
+    locate,
+    mean_scores,
+    usable_masks,
+    write_class_rows,
+)
+from pipeline.score.compare import compare_arms
 from pipeline.score.locate import location_scores
 
 
@@ -92,6 +103,21 @@ def test_summary_holds_the_scores_of_both_arms_with_baselines_and_a_table_by_cla
     assert (dog["class"], dog["images"], dog["energy"]) == ("dog", 1, pytest.approx(best["location"]["energy"]))
 
 
+def test_arms_are_compared_on_the_images_that_have_a_score_with_intervals_that_hold_together() -> None:
+    rng = np.random.default_rng(1)
+    masks = rng.choice([0, 1], size=(30, 4, 4)).astype(np.uint8)
+    masks[3] = 255  # no score at all
+    masks[4] = 1  # nothing to rank
+    arms = [[location_scores(rng.normal(size=(30, 2, 4, 4)), masks, head=0) for _ in range(3)] for _ in range(2)]
+    found = differences(*arms, confidence=0.9)
+    assert list(found) == list(COMPARED)
+    for key, left_out in (("energy", [3]), ("auroc", [3, 4])):
+        best, control = (np.array([np.delete(run.per_image[key], left_out) for run in arm]) for arm in arms)
+        alone = compare_arms(best, control, confidence=1 - 0.1 / len(COMPARED))
+        assert found[key] == pytest.approx({"difference": alone.difference, "low": alone.low, "high": alone.high})
+    assert differences([], [], confidence=0.9) == {}
+
+
 def test_set_without_masks_has_no_scores() -> None:
     data = _data(labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
     maps = np.zeros((2, 1, 3, 3), dtype=np.float32)
@@ -99,6 +125,7 @@ def test_set_without_masks_has_no_scores() -> None:
     summary = summarise(runs, data, control="plain", confidence=0.95, seed=0)
     assert summary["arms"]["best"]["location"] is summary["baselines"] is None
     assert summary["attention_by_class"] == []
+    assert summary["attention_differences"] == {}
 
 
 def test_table_by_class_is_written_as_csv_with_empty_fields_for_what_there_is_not(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 from copied import ROOT, set_parameters
 
 from pipeline.errors import UserError
-from pipeline.ops.locating import LOCATION
-from pipeline.ops.reporting import BASELINES
+from pipeline.ops.locating import COMPARED, LOCATION
+from pipeline.ops.reporting import ATTENTION_COLUMNS, BASELINES
+from pipeline.ops.reporting import _attention_changes as attention_changes
 from pipeline.ops.reporting import _attention_note as attention_note
 from pipeline.ops.reporting import _attention_rows as attention_rows
 from pipeline.score.maps import trivial_maps
@@ -32,6 +33,14 @@ def test_table_holds_both_arms_and_every_baseline() -> None:
     for row, start in zip(rows, [0.1, 0.2, *[0.5] * len(BASELINES)], strict=True):
         assert (row["jaccard_best"], row["pointing_game"], row["energy"]) == pytest.approx((start, start + 0.05, start + 0.07))  # fmt: skip
     assert attention_rows(evaluation | {"baselines": None}, arms) is None
+
+
+def test_changes_of_attention_stand_in_the_order_of_the_columns() -> None:
+    found = {key: {"difference": index / 10, "low": None, "high": None} for index, key in enumerate(COMPARED) if index}
+    changes = attention_changes({"attention_differences": dict(reversed(found.items()))})
+    assert [change["difference"] for change in changes] == pytest.approx([None, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert list(ATTENTION_COLUMNS.values()) == list(COMPARED)
+    assert attention_changes({"attention_differences": {}}) == []
 
 
 def test_note_says_what_the_masks_are_and_how_many_images_have_none() -> None:
