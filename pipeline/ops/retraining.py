@@ -20,6 +20,7 @@ from pipeline.cluster.runtime import run_jobs
 from pipeline.cluster.storage import under
 from pipeline.config import Params
 from pipeline.models.settings import Weights
+from pipeline.ops.following import Following
 from pipeline.ops.identity import code_hash, content_hash, setting_name, versions
 from pipeline.ops.results import search_run
 from pipeline.ops.retrain_resources import RunResources, check_share, retrain_resources
@@ -107,9 +108,10 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
             epochs = Epochs(under(place.checkpoints, job.folder.name))
             ready.append(dataclasses.replace(job, parcel=place.parcel, epochs=epochs))
         room = None if place.room is None else Room(resources.cpus, resources.gpus)
-        for index in _run_all(params, ready, resources, room):
-            _bring_home(ready[index])
-            yield missing[index]
+        with Following(len(ready) * params.train.epochs, lambda: sum(_trained(params, job) for job in ready)):
+            for index in _run_all(params, ready, resources, room):
+                _bring_home(ready[index])
+                yield missing[index]
 
 
 def seconds_of(folder: Path) -> float:
@@ -121,6 +123,14 @@ def curves_of(folder: Path) -> list[dict[str, float]]:
     """The curves that a run's checkpoint holds, a mapping by epoch with `epoch` in it."""
     curves: list[dict[str, float]] = read_sidecar(folder)["curves"]
     return curves
+
+
+def _trained(params: Params, job: RetrainJob) -> int:
+    """Epochs that a run has behind it, of which there is a checkpoint."""
+    if is_kept(job):
+        return params.train.epochs
+    assert job.epochs is not None
+    return job.epochs.done()
 
 
 def _run_all(params: Params, jobs: Sequence[RetrainJob], resources: RunResources, room: Room | None) -> Iterator[int]:
