@@ -41,7 +41,8 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     """The end of a search in a few lines."""
     best, trials, spent = summary["best"], summary["trials"], summary["spent"]
     confirmed = best["further_mean"]
-    further = "" if confirmed is None else f"; with {len(best['further_seeds'])} further seeds {confirmed:.4f}"
+    seeds = len(best["further_seeds"])
+    further = "" if confirmed is None else f"; with {seeds} further seed{'s' * (seeds != 1)} {confirmed:.4f}"
     tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
     lines = [
         f"best: {best['trial']}, val/accuracy {best['val_accuracy']:.4f}{further}",
