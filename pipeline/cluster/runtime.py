@@ -36,6 +36,9 @@ VITAL = ("raylet", "gcs_server")
 
 LOOK_S = 1.0
 
+LOSSES = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+"""What becomes of a job through no fault of its own."""
+
 
 @contextmanager
 def local_ray(cpus: int, gpus: int) -> Iterator[None]:
@@ -119,25 +122,37 @@ def run_jobs(
     """Run `work` on every job on Ray's workers and yield (index, answer) as each is done.
 
     cpus, gpus: what one job takes. at_a_time: at most so many together; None for as many as fit.
-    failures: times that a job is started again after its worker, or its node, was lost.
+    failures: times that a job is started again after its worker, or its node, was lost. A node that was drained before
+    does not count.
 
     Raises:
         UserError: a job raised one, or its worker died; the jobs still running are left to `local_ray` to end.
     """
-    remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=failures)(work)
+    # Ray's own retries would count a node that dies before its notice has run out.
+    remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(work)
     waiting = list(enumerate(jobs))[::-1]
     running: dict[Any, int] = {}
+    lost = [0] * len(jobs)
+    drained: set[str] = set()
     while waiting or running:
         while waiting and len(running) < (at_a_time or len(jobs)):
             index, job = waiting.pop()
             running[remote.remote(job)] = index
-        done, _ = ray.wait(list(running), num_returns=1)
+        done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)
+        drained.update(ray._private.state.state.get_draining_nodes())
+        if not done:
+            continue
         index = running.pop(done[0])
         try:
-            yield index, ray.get(done[0])
+            answer = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from None
             raise
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-            raise UserError(f"a worker died and did not come back: {error}") from None
+        except LOSSES as error:
+            lost[index] += not any(node in str(error) for node in drained)
+            if lost[index] > failures:
+                raise UserError(f"a worker died and did not come back: {error}") from None
+            waiting.append((index, jobs[index]))
+        else:
+            yield index, answer

@@ -261,6 +261,34 @@ def test_retraining_goes_on_elsewhere_when_a_node_dies(workers: int, nodes: Node
     assert not list(storage.glob("searches/retrain-*/*"))
 
 
+@pytest.mark.parametrize("drained", [True, False])
+def test_retraining_counts_a_node_lost_without_warning_and_not_a_drained_one(
+    drained: bool, nodes: Nodes, tmp_path: Path
+) -> None:
+    there = nodes.leave_only(3)
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    settings = {
+        "retrain__seeds": 1,
+        "search__cluster__address": nodes.address,
+        "search__cluster__storage": str(storage),
+        "search__max_failures": 1,
+        "train__epochs": 100,
+    }
+    task = _task(nodes, tmp_path, **settings)
+    given: dict[str, Any] = {"prepared": task.prepared, "split": task.split, "hashes": [], "state": tmp_path / "state"}
+    jobs = retrain_jobs(task.params, {"best": {}}, **given)
+    watch = threading.Thread(target=_lose_two, args=(nodes, there, storage, drained), daemon=True)
+    watch.start()
+    if drained:
+        list(run_retraining(task.params, jobs))
+        assert len({part["node"] for part in _parts(jobs[0])}) == 3
+    else:
+        with pytest.raises(UserError, match="a worker died and did not come back"):
+            list(run_retraining(task.params, jobs))
+    watch.join()
+
+
 def _parts(job: RetrainJob) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = json.loads((job.folder / HISTORY).read_text())["parts"]
     return parts
@@ -268,11 +296,27 @@ def _parts(job: RetrainJob) -> list[dict[str, Any]]:
 
 def _kill_when_kept(nodes: Nodes, there: list[Any], place: Path, epoch: int) -> None:
     """Kill the node that the first run to have a checkpoint of that epoch, or a later one, is on."""
+    nodes.kill(_node_with_a_checkpoint(there, place, epoch))
+
+
+def _lose_two(nodes: Nodes, there: list[Any], place: Path, drained: bool) -> None:
+    """Have the node die that the run is on, and then the one that it has gone on upon. drained: the first, before."""
+    first = _node_with_a_checkpoint(there, place, 3)
+    if drained:
+        nodes.drain(first)
+        time.sleep(1)
+    nodes.kill(first)
+    nodes.kill(_node_with_a_checkpoint([node for node in there if node is not first], place, 3))
+
+
+def _node_with_a_checkpoint(there: list[Any], place: Path, epoch: int) -> Any:
+    """The first of these nodes on which a run has come to a checkpoint of that epoch, or a later one."""
     while True:
         for history in place.glob(f"searches/retrain-*/*/epoch-*/{HISTORY}"):
             if int(history.parent.name.removeprefix("epoch-")) >= epoch:
                 with suppress(OSError, ValueError):  # the next epoch's has taken its place
-                    node = json.loads(history.read_text())["parts"][-1]["node"].split()[1]
-                    nodes.kill(next(each for each in there if each.node_id[:6] == node))
-                    return
+                    name = json.loads(history.read_text())["parts"][-1]["node"].split()[1]
+                    for node in there:
+                        if node.node_id[:6] == name:
+                            return node
         time.sleep(0.01)
