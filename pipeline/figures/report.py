@@ -15,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from pipeline.figures import short_names
+
 Row = Mapping[str, Any]
 Words = Sequence[tuple[str, str]]
 
@@ -104,8 +106,9 @@ def render_report(data: ReportData) -> str:
         picture=_picture,
     )
     shown = shown_trials(data.trials)
+    columns = short_names(name for trial in shown for name in trial["parameters"])
     return environment.get_template("report.html.j2").render(
-        data=data, trials=shown, more_trials=len(data.trials) - len(shown)
+        data=data, trials=shown, columns=columns, more_trials=len(data.trials) - len(shown)
     )
 
 

@@ -6,7 +6,7 @@ that was stopped early has the accuracy of its last epoch, which is no result: s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,12 @@ _WIDTH = 7.5
 _ABREAST = 3
 _MAP = "cividis"
 """Its lightness rises evenly, also for readers without red or green."""
-_DECADES = 30.0
-"""A logarithmic scale needs a largest value that is so many times the smallest."""
 
 
-def parallel_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
+def parallel_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (), title: str = "") -> Figure | None:
     """Draw each trial as a line through its parameters to its accuracy; None without a completed trial.
+
+    logarithmic: the parameters that are searched, and drawn, on such a scale.
 
     Completed trials are coloured by accuracy, the best thickest; those stopped early are thin and grey, and end before
     the last axis.
@@ -41,7 +41,7 @@ def parallel_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | Non
         return None
     figure = Figure(figsize=(_WIDTH, 3.6), dpi=120, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    scales = {name: _Scale([trial["parameters"].get(name) for trial in trials]) for name in names}
+    scales = {name: _Scale([trial["parameters"].get(name) for trial in trials], name in logarithmic) for name in names}
     colours = colormaps[_MAP]
     values = [100 * float(trial["accuracy"]) for trial in done]
     low, high = min(values), max(values)
@@ -88,8 +88,10 @@ def importance_figure(shares: Mapping[str, float], *, title: str = "") -> Figure
     return figure
 
 
-def slice_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
+def slice_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (), title: str = "") -> Figure | None:
     """Draw validation accuracy against each parameter; None without a completed trial.
+
+    logarithmic: the parameters that are searched, and drawn, on such a scale.
 
     Filled marks are completed trials; hollow ones were stopped early, at whatever accuracy they had by then.
     """
@@ -104,7 +106,7 @@ def slice_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | None:
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1, sharey=first)
         first = first or axes
-        scale = _Scale([trial["parameters"].get(name) for trial in trials])
+        scale = _Scale([trial["parameters"].get(name) for trial in trials], name in logarithmic)
         for complete in (False, True):
             chosen = [trial for trial in drawn if _is_result(trial) == complete and name in trial["parameters"]]
             at = [scale.position(trial["parameters"][name]) for trial in chosen]
@@ -163,14 +165,12 @@ def survival_figure(trials: Sequence[Trial], *, title: str = "") -> Figure | Non
 class _Scale:
     """Where a parameter's values stand: words in alphabetical order, numbers linear or logarithmic."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any], logarithmic: bool) -> None:
         given = [value for value in values if value is not None]
         self.words = [] if all(_is_number(value) for value in given) else sorted({str(value) for value in given})
         numbers = [] if self.words else [float(value) for value in given]
         self.low, self.high = min(numbers, default=0.0), max(numbers, default=0.0)
-        # Drawn evenly, half of the values lie above the middle; over decades, few lie above a quarter.
-        spread = self.low > 0 and self.high > _DECADES * self.low
-        self.logarithmic = spread and float(np.median(numbers)) < self.high / 4
+        self.logarithmic = logarithmic and self.low > 0
 
     def position(self, value: Any) -> float:
         """On the parameter's own axis."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
@@ -36,27 +37,30 @@ def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     return trials
 
 
-def search_figures(
-    rows: Sequence[Mapping[str, str]], importances: Mapping[str, float], correlations: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[str, Figure]]:
+def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
     """(caption, figure) of the method's own trials, those that there is enough for. Controls are in none of them.
 
-    importances, correlations: of summary.json.
+    summary: of summary.json, the importances, the rungs' correlations, and what is searched on a logarithmic scale.
     """
     tried = [_trial(row) for row in rows if row["study"] == OWN_STUDY and row["state"] != INFEASIBLE]
+    short = short_names(name for trial in tried for name in trial["parameters"])
     for trial in tried:
-        trial["parameters"] = {name.rpartition(".")[2]: value for name, value in trial["parameters"].items()}
+        trial["parameters"] = {short[name]: value for name, value in trial["parameters"].items()}
     complete = sum(trial["state"] == "complete" for trial in tried)
     over = f"the {complete} completed trials" if complete != 1 else "the one completed trial"
     pruned = sum(trial["state"] == "pruned" for trial in tried)
     others = f"; the {pruned} that were stopped early are grey" if pruned else ""
     hollow = f"; hollow: {pruned} stopped early, at the accuracy they had by then" if pruned else ""
-    shares = {name.removeprefix("regularizer."): share for name, share in importances.items()}
-    agreed = _agreement(correlations)
+    shares = {name.removeprefix("regularizer."): share for name, share in summary["importances"].items()}
+    scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.get("logarithmic", [])}
+    agreed = _agreement(summary["rung_correlations"])
     few = "" if complete >= ENOUGH else f" Importances are drawn from {ENOUGH} on."
     drawn = [
-        (f"Parallel coordinates of {over}, coloured by validation accuracy{others}.", parallel_figure(tried)),
-        (f"Slices: validation accuracy by parameter, of {over}{hollow}.{few}", slice_figure(tried)),
+        (
+            f"Parallel coordinates of {over}, coloured by validation accuracy{others}.",
+            parallel_figure(tried, logarithmic=scales),
+        ),
+        (f"Slices: validation accuracy by parameter, of {over}{hollow}.{few}", slice_figure(tried, logarithmic=scales)),
         (f"Importances (PED-ANOVA) over {over}; those stopped early do not count.", importance_figure(shares)),
         (f"Rung survival: how many trials trained each epoch, controls left out.{agreed}", survival_figure(tried)),
     ]

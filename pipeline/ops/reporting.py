@@ -107,7 +107,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         trials_figure=accuracy_by_trial(trials),
         search_figures=[
             *front_figures(results / "search", summary),
-            *search_figures(rows, summary["importances"], summary["rung_correlations"]),
+            *search_figures(rows, summary),
         ],
         learning_curves=_curves(workspace, retrained, arms),
         search_curves=search_curves(

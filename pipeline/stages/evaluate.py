@@ -21,6 +21,7 @@ from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.ops.attention import one_of_each
+from pipeline.ops.bar import Bar
 from pipeline.ops.evaluation import (
     count_test_read,
     evaluate_run,
@@ -48,7 +49,11 @@ def main(workspace: Workspace) -> None:
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     data_hash, control = data.prepared.data_hash, retrained["control"]
     reads = count_test_read(workspace.state, data_hash, commit=commit(workspace.root), models=len(retrained["runs"]))
-    runs = [evaluate_run(workspace.models / run["folder"], run, data) for run in retrained["runs"]]
+    runs = []
+    with Bar("networks evaluated") as progress:
+        for run in retrained["runs"]:
+            runs.append(evaluate_run(workspace.models / run["folder"], run, data))
+            progress(len(runs), len(retrained["runs"]))
     summary = summarise(runs, data, control=control, confidence=params.evaluate.confidence, seed=params.base.seed)
     comparison = comparison_from(summary["comparison"])
     what = retrained.get("method", "the best setting")

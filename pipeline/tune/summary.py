@@ -44,6 +44,7 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
         "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(goals, tuned)},
         "rung_correlations": rung_correlations(tried, outcome.milestones),
         "importances": outcome.proposer.importances(),
+        "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
     } | _of_goals(task, outcome)
 
 

@@ -162,7 +162,8 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
     ):
         assert expected in " ".join(page.text["attention"].split())
     assert page.rows["attention"] == 6
-    assert "regularizer.spatial_entropy.weight = 0.1235" in page.text["search"]
+    for expected in ("weight", "layers", "0.1235", "last"):
+        assert expected in page.text["search"]
     assert page.rows["classes"] == 10
     assert page.text["classes"].count("\N{EN DASH}") == 2 + 3
     assert "-1.3 to +5.3" in page.text["classes"]

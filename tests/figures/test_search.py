@@ -31,7 +31,7 @@ def drawn(figure: Figure | None) -> Figure:
 
 
 def test_parallel_coordinates_end_at_the_accuracy_of_completed_trials_alone() -> None:
-    axes = drawn(parallel_figure(TRIALS)).axes[0]
+    axes = drawn(parallel_figure(TRIALS, logarithmic=["weight"])).axes[0]
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines if len(np.asarray(line.get_ydata())) > 2 or line.get_linestyle() == "--"]  # fmt: skip
     assert [label.get_text() for label in axes.get_xticklabels()] == ["weight", "layers", "validation\naccuracy"]
     ends = [values for values in lines if len(values) == 3]
@@ -47,7 +47,7 @@ def test_parallel_coordinates_end_at_the_accuracy_of_completed_trials_alone() ->
 
 
 def test_slices_tell_completed_trials_from_those_stopped_early() -> None:
-    weight, layers = drawn(slice_figure(TRIALS)).axes
+    weight, layers = drawn(slice_figure(TRIALS, logarithmic=["weight"])).axes
     assert (weight.get_xlabel(), layers.get_xlabel()) == ("weight", "layers")
     assert weight.get_xscale() == "log"
     stopped, complete = (part for part in weight.collections if isinstance(part, PathCollection))
@@ -87,7 +87,7 @@ def test_equal_accuracies_and_a_parameter_that_some_trials_lack_are_drawn() -> N
     drawn(slice_figure(trials))
 
 
-def test_values_drawn_evenly_are_not_on_a_logarithmic_scale() -> None:
+def test_what_is_not_searched_on_a_logarithmic_scale_is_not_drawn_on_one() -> None:
     trials = [trial("complete", 0.8 + value / 10, 8, value) for value in np.linspace(0.01, 0.5, 20)]
     weight = drawn(slice_figure(trials)).axes[0]
     assert weight.get_xscale() == "linear"

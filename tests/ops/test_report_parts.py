@@ -74,8 +74,12 @@ def test_rows_are_trials_and_controls_without_confirmations() -> None:
     assert rows[4]["accuracy"] is None
 
 
+def found_of(importances: dict[str, float], correlations: dict[str, Any]) -> dict[str, Any]:
+    return {"importances": importances, "rung_correlations": correlations, "logarithmic": [WEIGHT]}
+
+
 def test_captions_say_over_which_trials_a_figure_speaks() -> None:
-    found = search_figures(ROWS, {WEIGHT: 1.0}, {"2": {"correlation": 0.5, "trials": 3}})
+    found = search_figures(ROWS, found_of({WEIGHT: 1.0}, {"2": {"correlation": 0.5, "trials": 3}}))
     captions = [caption for caption, _ in found]
     assert captions[0].startswith("Parallel coordinates of the 2 completed trials,")
     assert "the 1 that were stopped early are grey" in captions[0]
@@ -85,10 +89,21 @@ def test_captions_say_over_which_trials_a_figure_speaks() -> None:
     assert "over the 3 trials that ran in full, so few that it says little: epoch 2: 0.50" in captions[3]
     assert captions[1].endswith("Importances are drawn from 10 on.")
     enough = [ROWS[1] | {"trial": f"t{index:04d}"} for index in range(ENOUGH)]
-    captions = [caption for caption, _ in search_figures(enough, {}, {"2": {"correlation": 0.5, "trials": ENOUGH}})]
+    captions = [
+        caption for caption, _ in search_figures(enough, found_of({}, {"2": {"correlation": 0.5, "trials": ENOUGH}}))
+    ]
     assert not any("drawn from" in caption or "says little" in caption for caption in captions)
     # Without any, nothing is claimed.
-    assert search_figures(ROWS[:1], {}, {}) == []
+    assert search_figures(ROWS[:1], found_of({}, {})) == []
+
+
+def test_parameters_of_two_methods_that_end_alike_are_drawn_apart_each_on_its_own_scale() -> None:
+    other = "regularizer.total_variation.weight"
+    rows = [each | {other: str(index / 7)} for index, each in enumerate(ROWS)]
+    (_, parallel), (_, slices), *_ = search_figures(rows, found_of({}, {}))
+    assert [axes.get_xlabel() for axes in slices.axes] == ["spatial_entropy.weight", "total_variation.weight"]
+    assert [axes.get_xscale() for axes in slices.axes] == ["log", "linear"]
+    assert len(parallel.axes[0].get_xticklabels()) == 3
 
 
 def test_curves_take_confirmations_as_further_seeds() -> None:

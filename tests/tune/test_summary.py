@@ -80,6 +80,7 @@ def test_summary_counts_trials_confirmations_and_epochs() -> None:
     assert found["confirmations"] == 4
     assert found["epochs"] == {"spent": 30, "saved_by_stopping": 2}
     assert found["importances"] == {}
+    assert found["logarithmic"] == [path for path, each in SPACE.dimensions.items() if each.get("log")]
     assert found["stopped_by"] is None
     task, outcome = searched()
     ended = summarise(task, replace(outcome, stopped="search.budget.hours: spent"), best_of(task, outcome), None)
