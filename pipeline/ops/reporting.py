@@ -47,10 +47,10 @@ ATTENTION_COLUMNS = {
 """The table's columns, and what evaluation.json calls them."""
 
 BASELINES = {
-    "random": "baseline: nearly uniform, at random",
-    "uniform": "baseline: uniform",
-    "centre": "baseline: Gaussian in the centre",
-    "all_on": "baseline: everything attended",
+    "random": "blind: random",
+    "uniform": "blind: uniform",
+    "centre": "blind: centred Gaussian",
+    "all_on": "blind: everything attended",
 }
 
 
@@ -160,7 +160,7 @@ def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> l
 def _attention_changes(evaluation: Mapping[str, Any]) -> list[dict[str, float | None]]:
     """What the arms differ by, in the order of the table's columns; nothing where nothing could be compared."""
     nothing = {"difference": None, "low": None, "high": None}
-    found = evaluation["attention_differences"]
+    found = evaluation.get("attention_differences")
     return [found.get(key, nothing) for key in ATTENTION_COLUMNS.values()] if found else []
 
 

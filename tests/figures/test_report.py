@@ -157,7 +157,7 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
         "12 images without an object",
         "best minus control",
         "+0.123",
-        "-0.020 to +0.267",
+        "-0.02 to +0.27",
         "\N{EN DASH}",
     ):
         assert expected in " ".join(page.text["attention"].split())
