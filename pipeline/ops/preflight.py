@@ -8,7 +8,7 @@ Both are laid over the steps that `pipeline.ops.measuring` has timed on this mac
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from pipeline.cluster.storage import is_s3
 from pipeline.errors import UserError
 from pipeline.ops.measuring import StepCost, role_sizes, steps_per_epoch
 from pipeline.ops.plan import Plan
+from pipeline.ops.retrain_resources import retrain_resources
 from pipeline.ops.step_cost import step_cost
 from pipeline.ops.tables import size_words
 from pipeline.train.memory import out_of_memory_advice
@@ -52,12 +53,14 @@ class Estimate:
     """What is expected, each as (low, high). seconds: of the whole search. epoch: seconds of one epoch of one run.
 
     gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
+    Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told.
     """
 
     seconds: Range
     epoch: Range
     gpu_hours: Range | None
     cost: Range | None
+    retraining: Range | None = None
 
     def describe(self) -> list[str]:
         """Lines for a person, such as the plan's."""
@@ -65,7 +68,8 @@ class Estimate:
         lines = [f"{'expected':<10}{_duration(self.seconds)} for the search ({epoch} s an epoch measured just now)"]
         more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
         more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
-        return lines + ([" " * 10 + ", ".join(more)] if more else [])
+        lines += [" " * 10 + ", ".join(more)] if more else []
+        return lines + ([f"{' ' * 10}{_duration(self.retraining)} for retraining"] if self.retraining else [])
 
 
 def preflight(
@@ -82,7 +86,7 @@ def preflight(
     cost = step_cost(plan, recent=recent)
     check_memory(cost, plan)
     check_disk(cost, plan, kept_checkpoints)
-    return estimate(plan, cost, work, price=price)
+    return replace(estimate(plan, cost, work, price=price), retraining=retraining_seconds(plan, cost))
 
 
 def estimate(plan: Plan, cost: StepCost, work: Work, *, price: float | None = None) -> Estimate:
@@ -112,6 +116,26 @@ def estimate(plan: Plan, cost: StepCost, work: Work, *, price: float | None = No
     gpu_hours = (hours[0] * held, hours[1] * held) if work.gpus else None
     paid = gpu_hours or hours
     return Estimate(seconds, epoch, gpu_hours, None if price is None else (paid[0] * price, paid[1] * price))
+
+
+def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
+    """Lay the measured cost of a step over retraining: both arms, every seed, on train and val, each run in full.
+
+    None where what was measured is no measure of it: on a cluster, whose nodes differ; for runs of several workers, or
+    of other cores than a trial's.
+    """
+    params, retrain = plan.params, plan.params.retrain
+    alike = (retrain.workers_per_run, retrain.cpus_per_run) == (1, params.search.cpus_per_trial)
+    if plan.resources.address is not None or not alike:
+        return None
+    there = retrain_resources(params)
+    runs = 2 * retrain.seeds
+    at_a_time = min(runs, retrain.max_concurrent_runs or runs, there.workers_at_a_time)
+    work = Work(trials=0, full_runs=runs, epochs=params.train.epochs, at_a_time=at_a_time, gpus=there.gpus)
+    steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
+    writing = 2 * cost.seconds_per_checkpoint / params.search.checkpoint_every
+    low, high = (work.epochs * (steps * step + writing) for step in cost.seconds_per_step)
+    return START_S[0] + low * runs / at_a_time, START_S[1] + high * -(-runs // at_a_time) * _slowing(work)
 
 
 def check_memory(cost: StepCost, plan: Plan) -> None:

@@ -14,7 +14,17 @@ from plans import COST, TEN_STEPS, THOUSAND
 from pipeline.errors import UserError
 from pipeline.ops import preflight
 from pipeline.ops.plan import Plan
-from pipeline.ops.preflight import BESIDE, START_S, Estimate, Work, check_disk, check_memory, estimate
+from pipeline.ops.preflight import (
+    BESIDE,
+    START_S,
+    Estimate,
+    Work,
+    check_disk,
+    check_memory,
+    estimate,
+    retraining_seconds,
+)
+from pipeline.ops.retrain_resources import RunResources
 from pipeline.tune.runner import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -86,6 +96,25 @@ def test_nothing_to_run_takes_nothing(planned: Callable[..., Plan]) -> None:
     assert (found.seconds, found.gpu_hours, found.cost) == ((0.0, 0.0),) * 3
 
 
+def test_retraining_is_both_arms_with_every_seed_on_train_and_val(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "retrain_resources", lambda params: RunResources(1, 1, 0.0, 4, 4, 0))
+    settings = {**TEN_STEPS, "retrain.seeds": 3}
+    # An epoch: ten steps of 0.5 to 1 s, and every second time a checkpoint, written twice. Six runs, four at a time.
+    low, high = START_S[0] + 16 * 5.25 * 6 / 4, START_S[1] + 16 * 10.25 * 2 * BESIDE
+    assert retraining_seconds(planned(settings, source=THOUSAND), COST) == pytest.approx((low, high))
+    one = planned(settings | {"retrain.max_concurrent_runs": 1}, source=THOUSAND)
+    assert retraining_seconds(one, COST) == pytest.approx((START_S[0] + 16 * 5.25 * 6, START_S[1] + 16 * 10.25 * 6))
+
+
+@pytest.mark.parametrize("setting", [{"retrain.workers_per_run": 2}, {"retrain.cpus_per_run": 2}])
+def test_retraining_unlike_what_was_measured_is_not_foretold(
+    planned: Callable[..., Plan], setting: dict[str, int]
+) -> None:
+    assert retraining_seconds(planned({**TEN_STEPS, **setting}, source=THOUSAND), COST) is None
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
@@ -107,6 +136,9 @@ def test_gpu_hours_and_cost_are_told_where_there_are_any() -> None:
     assert lines == [
         "expected  1 to 2 hours for the search (0.80 to 12 s an epoch measured just now)",
         "          2 to 4 GPU-hours, a cost of 5.00 to 10.50",
+    ]
+    assert Estimate((60.0, 60.0), (1.0, 1.0), None, None, (600.0, 720.0)).describe()[1:] == [
+        "          10 to 12 minutes for retraining"
     ]
 
 
