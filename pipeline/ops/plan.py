@@ -78,13 +78,14 @@ class Plan:
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
         source = self.source
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
+        controls = f"{len(self.space.controls)} control{'s' * (len(self.space.controls) != 1)}"
         lines = {
             "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
             f"{len(source.classes)} classes{test}",
             "model": f"{params.model.name}: {self.weights:,} weights, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
-            "search": f"{search.trials} trials and {len(self.space.controls)} controls "
-            f"({', '.join(self.space.controls)}) over {', '.join(self.space.dimensions)}",
+            "search": f"{search.trials} trials and {controls} ({', '.join(self.space.controls)}) over "
+            f"{', '.join(self.space.dimensions)}",
             "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
             f"{search.scheduler.name}{self._beforehand_words()}",
             **goal_words(params),

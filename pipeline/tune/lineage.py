@@ -1,6 +1,6 @@
 """Whether a search may go on: by what its ledger began with and by what runs it now."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ def changed_code(history: History, header: Mapping[str, Any]) -> list[str]:
 
 
 def changed_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between the deciding contents of two searches, by dotted path, with both values where short."""
-    return _changed(_flat(before), _flat(now), "{0} {1} -> {2}")
+    """What differs between the deciding contents of two searches, by dotted path, with both values where short.
+
+    A section that only one of them has, such as a parameter of the space, is named whole.
+    """
+    return list(_differing(before, now, ""))
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], said: str) -> list[str]:
@@ -51,11 +54,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:12] + "..."
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key in {**before, **now}:
+        path, was, is_now = f"{prefix}{key}", before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            yield from _differing(was, is_now, f"{path}.")
+        elif key not in before and isinstance(is_now, Mapping):
+            yield f"{path} is new"
+        elif key not in now and isinstance(was, Mapping):
+            yield f"{path} is gone"
+        elif was != is_now:
+            yield f"{path} {_short(before.get(key, 'none'))} -> {_short(now.get(key, 'none'))}"

@@ -98,10 +98,20 @@ def test_changed_content_is_told_by_dotted_path_with_short_values() -> None:
     now = {"seed": 0, "train": {"lr": 0.2, "epochs": 16}, "space": {"controls": {}}, "data": "e" * 64, "split": [1, 2]}
     assert changed_content(before, now) == [
         "train.lr 0.1 -> 0.2",
-        "space.controls.paper {} -> none",
+        "space.controls.paper is gone",
         "data dddddddddddd... -> eeeeeeeeeeee...",
-        "space.controls none -> {}",
         "split none -> [1, 2]",
     ]
     assert changed_content(before, before) == []
     assert changed_content({}, {}) == []
+
+
+def test_parameter_that_only_one_space_has_is_named_whole() -> None:
+    before = {"space": {"a.weight": {"low": 0.1, "high": 1.0}, "lr": {"low": 0.1}}}
+    now = {"space": {"b.weight": {"low": 0.1, "high": 1.0}, "lr": {"low": 0.2}}, "note": {}}
+    assert changed_content(before, now) == [
+        "space.a.weight is gone",
+        "space.lr.low 0.1 -> 0.2",
+        "space.b.weight is new",
+        "note is new",
+    ]
