@@ -3,7 +3,8 @@
     old searches      all but the one that params.yaml asks for, the one that results/ came from, those that run, and
                       the newest few; ones that cannot be read stay for their user to mend
     checkpoints       of searches that have ended: all but those of controls and of the best trials
-    retrained weights that models/ does not hold; none while there are no results to tell by
+    retrained weights that models/ does not hold, and checkpoints of runs that were begun before; none while there are
+                      no results to tell by
     half-made data    once data/prepared is what params.yaml asks for
     fetched weights   that no search which stays, no results and no plan made last began from
 
@@ -42,6 +43,8 @@ KEEP = 3
 """Old searches that stay: who goes back to earlier parameters finds that search where it was."""
 
 REMOVED = "removed"
+BEGUN = "ray"
+"""Where under `state/retrain/` runs that are not done have their checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +277,13 @@ def _retrained(workspace: Workspace) -> Iterator[Removal | str]:
         yield "kept     retrained weights: there are no results to tell by which of them are needed"
         return
     used = {_sidecar(folder) for folder in workspace.models.glob("*")}
+    begun = root / BEGUN
+    for folder in _folders(begun):
+        why = "checkpoints of a retraining run that was begun and is not gone on with"
+        yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
     for folder in folders:
+        if folder == begun:
+            continue
         if (sidecar := _sidecar(folder)) is None or sidecar not in used:
             why = "retrained weights that models/ does not hold" if sidecar else "retrained weights cut off in writing"
             yield Removal(folder, why, size_of(folder), partial(discard, folder, root))

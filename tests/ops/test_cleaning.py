@@ -229,6 +229,8 @@ def test_retrained_weights_that_models_hold_stay(workspace: Workspace) -> None:
     old = write_weights(retrain / "bbbb", "second")
     partial = retrain / "cccc.partial"
     partial.mkdir()
+    begun = retrain / "ray"
+    begun.mkdir()
     assert "kept     retrained weights" in gc(workspace)  # the stage may be in the middle
     assert old.exists()
     (workspace.results / "retrain").mkdir(parents=True)
@@ -236,7 +238,11 @@ def test_retrained_weights_that_models_hold_stay(workspace: Workspace) -> None:
     with workspace.locked("retrain"):
         assert "kept     retrained weights" in gc(workspace)
         assert old.exists()
-    gc(workspace)
+    assert "state/retrain/ray" not in gc(workspace, dry_run=True)
+    checkpoint = write_weights(begun / "dddd" / "epoch-000003", "third")
+    said = gc(workspace)
+    assert "state/retrain/ray/dddd: checkpoints of a retraining run that was begun and is not gone on with" in said
+    assert not checkpoint.exists()
     assert used.exists()
     assert not old.exists()
     assert not partial.exists()
