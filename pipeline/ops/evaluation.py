@@ -74,7 +74,7 @@ def summarise(
     masks = usable_masks(data)
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _located([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
-    shown |= {f"baseline: {name}": [scores] for name, scores in trivial.items()}
+    shown |= {f"blind: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),
         "arms": {arm: _arm([run for run in runs if run.arm == arm], labels) for arm in (BEST, control)},

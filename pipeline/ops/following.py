@@ -15,7 +15,12 @@ from pipeline.cluster.storage import StorageError
 LOOK_S = 5.0
 """Between two looks, each of which may be a request to a bucket for every run."""
 HEARTBEAT_S = 30.0
-"""A log gets a line so often."""
+"""A log gets a line at least so often, so that nobody wonders whether the work still goes on."""
+
+
+def left_words(seconds: float) -> str:
+    """Time that is left, in words: `about 2:40 left`."""
+    return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 
 class Following:
@@ -60,8 +65,7 @@ class Following:
         parts = [f"epoch {self._done} of {self._planned}"]
         began, before = self._first or (0.0, 0)
         if self._done > before:
-            left = (self._planned - self._done) * (self._clock() - began) / (self._done - before)
-            parts.append(f"about {int(left) // 60}:{int(left) % 60:02d} left")
+            parts.append(left_words((self._planned - self._done) * (self._clock() - began) / (self._done - before)))
         return Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
 
     def _follow(self) -> None:

@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pipeline.ops.following import HEARTBEAT_S, left_words
 from pipeline.ops.identity import setting_name
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, is_result, shown_metric
 from pipeline.tune.ledger import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
-
-HEARTBEAT_S = 30.0
-"""A log gets a line at least this often, so that nobody wonders whether the search still lives."""
 
 
 class SearchProgress:
@@ -94,7 +92,7 @@ class SearchProgress:
             best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
             parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")
         if (left := self.seconds_left()) is not None:
-            parts.append(f"about {int(left) // 60}:{int(left) % 60:02d} left")
+            parts.append(left_words(left))
         return Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
 
     def seconds_left(self) -> float | None:
