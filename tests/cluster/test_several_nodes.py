@@ -183,19 +183,26 @@ def test_node_that_joins_later_and_will_not_do_gets_no_trial_and_costs_none_a_fa
     nodes: Nodes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     nodes.leave_only(1)
-    other, joined = _other_machine(tmp_path / "other"), []
-    settings = {"search__trials": 4, "search__max_failures": 0, "search__scheduler__name": "none"}
+    other, joined, said = _other_machine(tmp_path / "other"), [], []
+    # More trials than are needed: a worker's start takes as long as many of these, and the search ends when both are seen.
+    settings = {"search__trials": 500, "search__max_failures": 0, "search__scheduler__name": "none"}
     task = _task(nodes, tmp_path, train__epochs=25, **settings)
 
     def act(trial: TrialRecord) -> None:
         joined.append(nodes.join(env_vars=other))
         joined.append(nodes.join())
 
-    outcome = run_search(task, [_Once(lambda trial: True, act)])
-    assert [trial.state for trial in outcome.trials] == ["complete"] * 6
-    said = capfd.readouterr().err
+    def both_are_seen(trial: TrialRecord) -> bool:
+        said.append(capfd.readouterr().err)
+        used = {node.split()[1] for node in _nodes_in(task)}
+        return len(joined) == 2 and joined[1].node_id[:6] in used and "not used: " in "".join(said)
+
+    enough = _Once(both_are_seen, lambda trial: (task.folder / STOP_FILE).touch())
+    outcome = run_search(task, [_Once(lambda trial: True, act), enough])
+    assert {trial.state for trial in outcome.trials} == {"complete"}
+    said.append(capfd.readouterr().err)
     bad, good = (node.node_id[:6] for node in joined)
-    lines = [line for line in said.splitlines() if line.startswith("not used: ")]
+    lines = [line for line in "".join(said).splitlines() if line.startswith("not used: ")]
     assert len(lines) == 2
     assert all(f", {bad}): " in line for line in lines)
     assert "torch 9.9 there" in lines[0]
