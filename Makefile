@@ -29,8 +29,8 @@ test: lint ## run the tests that every user can run
 	@python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not browser and not services"
 	@echo "not run: the tiers slow, cluster, browser and services; make test-slow runs those that this machine can"
 
-test-slow: $(READY) ## run the tests that take minutes, and those that need more of the machine
-	@python -m pytest -m "slow or cluster or browser or services or gpu"
+test-slow: $(READY) ## run the tests that take minutes, and those that need more of the machine (WITHIN=seconds)
+	@python -m pytest -m "slow or cluster or browser or services or gpu" $(if $(WITHIN),--within $(WITHIN))
 
 lint: $(READY) ## check style, types and which room imports which
 	@ruff check .

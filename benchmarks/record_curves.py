@@ -1,6 +1,6 @@
 """Records learning curves of many settings, as a table on which searches can be simulated (`simulate.py`).
 
-Run: nice python benchmarks/record_curves.py       # goes on where it was; Ctrl-C whenever you like
+Run: nice python benchmarks/record_curves.py       # an hour of two cores; goes on where it was after Ctrl-C
      python benchmarks/record_curves.py --pack     # what is there -> benchmarks/tables/sar_wide_digits.npz
 
 The settings are the first points of a scrambled Sobol sequence over the space, so that they cover it evenly and no
@@ -11,9 +11,12 @@ sees the table, so that the test images validate too, 719 in all: fewer would ad
 
 import argparse
 import json
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +74,39 @@ def train(params: Params, data: TrainingData, values: dict[str, Any], seed: int)
     return curves
 
 
-def record(folder: Path, settings: int, seeds: int) -> None:
-    """Train what the log does not have yet."""
-    torch.set_num_threads(1)
+def record(folder: Path, settings: int, seeds: int, at_a_time: int) -> None:
+    """Train what the log does not have yet, so many runs side by side."""
     params = load_params(PARAMS).with_values(SETTINGS, where="the table")
     space = load_space(ROOT / SPACE, params, shown_as=SPACE)
     rows = settings_of(space, settings)
-    data = recorded_digits()
     done = {(line["row"], line["seed"]) for line in _read(folder)}
+    todo = [(row, seed) for seed in range(seeds) for row in range(settings) if (row, seed) not in done]
     started = time.perf_counter()
-    for count, (seed, row) in enumerate((s, r) for s in range(seeds) for r in range(settings) if (r, s) not in done):
+    fresh = get_context("spawn")
+    with ProcessPoolExecutor(at_a_time, mp_context=fresh, initializer=_begin, initargs=(params,)) as pool:
         # The seeds of a search: its own, then those of its confirmations.
-        curves = train(params, data, rows[row], params.base.seed + (FIRST_SEED + seed if seed else 0))
-        with (folder / "curves.jsonl").open("a") as log:
-            log.write(json.dumps({"row": row, "seed": seed, "values": rows[row], "curves": curves}) + "\n")
-        pace = (time.perf_counter() - started) / (count + 1)
-        said = f"seed {seed} setting {row}: {curves['accuracy'][-1]:.4f}  {pace:.1f} s a run"
-        print(said, file=sys.stderr, flush=True)
+        shift = {seed: params.base.seed + (FIRST_SEED + seed if seed else 0) for seed in range(seeds)}
+        curves_of = pool.map(_train_one, [rows[row] for row, _ in todo], [shift[seed] for _, seed in todo])
+        for count, ((row, seed), curves) in enumerate(zip(todo, curves_of, strict=True)):
+            with (folder / "curves.jsonl").open("a") as log:
+                log.write(json.dumps({"row": row, "seed": seed, "values": rows[row], "curves": curves}) + "\n")
+            pace = (time.perf_counter() - started) / (count + 1)
+            left = pace * (len(todo) - count - 1) / 60
+            said = f"seed {seed} setting {row}: {curves['accuracy'][-1]:.4f}  {left:.0f} minutes left"
+            print(said, file=sys.stderr, flush=True)
+
+
+_given: dict[str, Any] = {}
+"""What a process that trains has read once."""
+
+
+def _begin(params: Params) -> None:
+    torch.set_num_threads(1)
+    _given.update(params=params, data=recorded_digits())
+
+
+def _train_one(values: dict[str, Any], seed: int) -> dict[str, list[float]]:
+    return train(_given["params"], _given["data"], values, seed)
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
@@ -123,8 +142,9 @@ def pack(folder: Path, path: Path, least: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, default=ROOT / "state" / "record_curves", help="kept between runs")
-    parser.add_argument("--settings", type=int, default=200)
+    parser.add_argument("--settings", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--at-a-time", type=int, default=os.cpu_count(), help="runs side by side, a thread each")
     parser.add_argument("--least", type=int, default=4, help="seeds that a packed setting must have")
     parser.add_argument("--pack", action="store_true")
     asked = parser.parse_args()
@@ -132,7 +152,7 @@ def main() -> None:
         pack(asked.folder, ROOT / "benchmarks" / "tables" / "sar_wide_digits.npz", asked.least)
     else:
         asked.folder.mkdir(parents=True, exist_ok=True)
-        record(asked.folder, asked.settings, asked.seeds)
+        record(asked.folder, asked.settings, asked.seeds, asked.at_a_time)
 
 
 if __name__ == "__main__":

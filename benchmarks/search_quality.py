@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import optuna
 from harness import header, keep, table
-from simulate import Simulation, Table, read_table, simulate
+from simulate import Simulation, Table, make_table, read_table, simulate
 
 from pipeline.config import Params
 from pipeline.tune.ledger import OBJECTIVE
@@ -111,6 +111,22 @@ def optuna_defaults(recorded: Table, seed: int, epochs: int) -> Choices:
     return found
 
 
+def knowing_the_rate(recorded: Table, seed: int, epochs: int) -> Choices:
+    """ASHA with random sampling from the settings alone whose learning rate is in the best quarter of its range.
+
+    No search can know that beforehand. It says how much there is to be learned of the space, and what is luck.
+    """
+    place = list(recorded.space.dimensions).index("train.lr")
+    quarters = np.minimum((4 * recorded.points[:, place]).astype(int), 3)
+    worth = [np.nanmean(recorded.final()[quarters == quarter]) for quarter in range(4)]
+    rows: list[int] = np.flatnonzero(quarters == int(np.argmax(worth))).tolist()
+    curves = {name: curve[rows] for name, curve in recorded.curves.items()}
+    best = make_table(recorded.space, [recorded.values[row] for row in rows], curves)
+    quarter = {"search.scheduler.grace_period": 4, "search.scheduler.reduction_factor": 2.0}
+    choices = ours({"search.sampler.name": "random"} | quarter)(best, seed, epochs)
+    return [(spent, rows[row]) for spent, row in choices]
+
+
 def outcome(choices: Choices, good: frozenset[int], epochs: int) -> Outcome:
     """What a search's choices come to. epochs: that it had."""
     first = next((spent for spent, row in choices if row in good), math.inf)
@@ -145,6 +161,7 @@ def contenders(everything: bool) -> dict[str, Search]:
         "ours: noisy_gp, rungs 4 and 8": ours({"search.sampler.name": "noisy_gp"} | quarter),
         "ours: noisy_gp, rungs 6 and 12": ours({"search.sampler.name": "noisy_gp"} | later),
         "ours: random, rungs 6 and 12": ours(random | later),
+        "ASHA, random sampling, told the best quarter of learning rates": knowing_the_rate,
     }
     if everything:
         for sampler in SAMPLERS:
@@ -173,9 +190,9 @@ def _said(epochs: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=0, help="designs are chosen from 1000 on, and reported below")
-    parser.add_argument("--epochs", type=int, default=480, help="that a search has")
+    parser.add_argument("--epochs", type=int, default=960, help="that a search has")
     parser.add_argument("--only", help="contenders whose names contain this")
     parser.add_argument("--all", action="store_true", help="every sampler with every scheduler besides")
     asked = parser.parse_args()

@@ -1,6 +1,7 @@
-"""What all tests share: one thread, so that timings and results do not depend on the machine."""
+"""What all tests share: one thread, so that timings and results do not depend on the machine; and a limit of time."""
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,9 +31,27 @@ LONGEST = ("test_kills.py", "test_own_images.py", "test_pipeline.py", "test_runn
 """Files are shared out among processes in this order, so that none of the long ones comes last and alone."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+ALWAYS = ("test_testbed.py", "test_kills.py")
+"""Under a limit of time these come first; the others take turns."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--within",
+        type=float,
+        metavar="SECONDS",
+        help="begin no test after so long; which files come first, the hour says",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files come first. Tests that need a GPU are skipped, with the reason, where there is none."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    order = list(LONGEST)
+    if config.getoption("within") is not None:
+        files = sorted({item.path for item in items})
+        turn = int(time.time() // 3600) * 7 % max(1, len(files))
+        order = [*ALWAYS, *(path.name for path in files[turn:] + files[:turn] if path.name not in ALWAYS)]
+    items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch
@@ -42,3 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
+
+
+BEGUN = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    within = item.config.getoption("within")
+    if within is not None and time.monotonic() - BEGUN > within:
+        pytest.skip(f"not begun within {within:.0f} s; `make test-slow` runs all")

@@ -58,6 +58,9 @@ STAYS = (
 NODES_S = 300
 """Seconds for all workers to have joined."""
 
+KILLED = -1
+"""In place of an exit status: the run has left none."""
+
 
 def up(cluster: Cluster) -> Iterator[str]:
     """Start a cluster, or bring one up to date, and wait until its workers have joined. Yields what to tell.
@@ -80,6 +83,7 @@ def up(cluster: Cluster) -> Iterator[str]:
     missing = [address for address in cluster.own_machines if not any(f"({address}," in line for line in there)]
     if missing:
         raise UserError(f"these did not join within {NODES_S} s: {', '.join(missing)}. Look at /tmp/ray there.")
+    yield from _open_elsewhere(cluster)
 
 
 def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
@@ -96,6 +100,11 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
     else:
         yield "a run is there already; this watches it"
     status = yield from _watch(cluster)
+    if status == KILLED:
+        raise UserError(
+            "the run on the head was killed: the head was lost, or its memory full. `cluster up` starts Ray anew; the "
+            "same command then goes on from what the head's disk has kept."
+        )
     if status != 0:
         raise UserError(
             f"the run on the head ended with status {status}. Mend what it says, and type the same again to go on."
@@ -151,6 +160,20 @@ def check_reachable(cluster: Cluster) -> None:
     asked = say_to_each(cluster, cluster.own_machines, needs)
     if wrong := [f"{address}: {said}" for address, said in asked.items() if said]:
         raise UserError(f"{cluster.file.name}: machines that cannot take part:\n" + told(wrong, most=40))
+
+
+def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
+    """Machines that are on further networks, where Ray listens too: it takes every interface, whatever it is told."""
+    others = (
+        "set -- $SSH_CONNECTION; ip -o address show scope global 2>/dev/null | "
+        'awk -v own=$3 \'{sub("/.*", "", $4); if ($4 != own) print $4}\''
+    )
+    for address, said in say_to_each(cluster, cluster.own_machines, others).items():
+        if said:
+            yield (
+                f"note: {address} is also {said.replace('; ', ', ')}, where Ray listens too (the token is asked for): "
+                "docs/cluster.md#who-gets-in has a firewall"
+            )
 
 
 def print_nodes() -> None:
@@ -245,7 +268,7 @@ def _watch(cluster: Cluster) -> Generator[str, None, int]:
             time.sleep(10)
             continue
         if state != "runs":
-            return int(state.rpartition(" ")[2]) if state.startswith("ended") else -1
+            return int(state.rpartition(" ")[2]) if state.startswith("ended") else KILLED
 
 
 def _send_checkout(cluster: Cluster) -> None:

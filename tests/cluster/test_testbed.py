@@ -49,6 +49,7 @@ class Bed:
 
     def up(self) -> None:
         self.hosts.up()
+        self.elsewhere = self.hosts.on_another_network(2)
         file = self.checkout.root / "docker" / "ray-onprem.yaml"
         text = file.read_text()
         for blank, filled in {
@@ -81,8 +82,9 @@ class Bed:
         return said
 
     def events(self) -> list[dict[str, Any]]:
-        """The ledger as it is on the head."""
-        said = self.hosts.run(1, "cat ~/sar-search/state/searches/*/ledger.jsonl 2>/dev/null").stdout
+        """The newest search's ledger as it is on the head."""
+        newest = "$(ls -td ~/sar-search/state/searches/*/ | head -n 1)"
+        said = self.hosts.run(1, f"cat {newest}ledger.jsonl 2>/dev/null").stdout
         return [json.loads(line) for line in said.splitlines() if line.endswith("}")]
 
     def nodes(self, since: float = 0.0) -> set[str]:
@@ -132,6 +134,9 @@ def test_unreachable_host_is_told_before_anything_starts(bed: Bed) -> None:
 def test_up_starts_ray_on_every_host(bed: Bed, started: str) -> None:
     for number in bed.hosts.numbers:
         assert f"({bed.hosts.address(number)}, " in started
+    notes = [line for line in started.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1, "one host alone is on another network"
+    assert f"{bed.hosts.address(2)} is also {bed.elsewhere}, where Ray listens too" in notes[0]
     assert "3" not in bed.hosts.run(1, "stat -c %a ~/.ray/auth_token").stdout.replace("600", "")
 
 
@@ -187,12 +192,42 @@ def test_what_is_wrong_with_hosts_is_told_for_each_before_any_trial(bed: Bed, st
     assert not any(event["event"] == "started" for event in bed.events())
 
 
-def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed: Bed, started: str) -> None:
+def test_run_goes_on_when_the_head_was_lost(bed: Bed, started: str) -> None:
+    """Everything that runs on the head dies at once, as when it is switched off and on; its disk stays."""
     bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
+    bed.checkout.set({"search.trials": 1, "train.epochs": 30})
     run = bed.cluster("repro", "onprem", "search")
     try:
-        bed.until(lambda: len(bed.nodes()) == 3 or run.poll() is not None, "trials on all three hosts")
-        bed.until(lambda: any(e["event"] == "checkpoint" for e in bed.events()), "a checkpoint")
+        bed.until(
+            lambda: any(e["event"] == "checkpoint" for e in bed.events()) or run.poll() is not None, "a checkpoint"
+        )
+        bed.hosts.run(1, "pkill -KILL -f '[g]cs_server|[r]aylet|[r]ay::|[p]ipeline|[r]ay/dashboard'")
+        said, _ = run.communicate(timeout=300)
+    finally:
+        if run.poll() is None:
+            run.kill()
+    assert run.returncode == 2, said[-4000:]
+    assert "the run on the head was killed" in said
+    before = [event["event"] for event in bed.events()]
+    assert before.count("ended") < 3, "the search was over before the head was lost"
+    bed.done("up", "onprem")
+    bed.done("repro", "onprem", "search")
+    events = bed.events()
+    assert len(events) > len(before)
+    assert [event["event"] for event in events].count("session") == 2
+    ended = {event["trial"]: event["state"] for event in events if event["event"] == "ended"}
+    assert ended == dict.fromkeys(["baseline", "paper", "t0000"], "complete")
+    _check_none_is_set_back(events)
+    bed.checkout.set({name: SETTINGS[name] for name in ("search.trials", "train.epochs")})
+
+
+def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed: Bed, started: str) -> None:
+    bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
+    before = time.time()  # another search has been on these hosts
+    run = bed.cluster("repro", "onprem", "search")
+    try:
+        bed.until(lambda: len(bed.nodes(since=before)) == 3 or run.poll() is not None, "trials on all three hosts")
+        bed.until(lambda: any(e["event"] == "checkpoint" and e["time"] > before for e in bed.events()), "a checkpoint")
         bed.hosts.kill(3)
         bed.hosts.cut(2)
         began = time.time()
@@ -212,19 +247,23 @@ def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed
     assert set(ended.values()) == {"complete"}
     assert bed.nodes() == {bed.hosts.address(number) for number in bed.hosts.numbers}
     assert bed.hosts.address(3) not in bed.nodes(since=began + 60)
+    _check_none_is_set_back(events)
+    summary = json.loads((bed.checkout.root / "results" / "search" / "summary.json").read_text())
+    assert summary["trials"]["complete"] == 4
+    assert "search" in read_yaml(bed.checkout.root / "dvc.lock")["stages"]
+
+
+def _check_none_is_set_back(events: list[dict[str, Any]]) -> None:
+    """No trial trained an epoch again of which it had a checkpoint."""
     reached: dict[str, int] = {}
     last: dict[str, int] = {}
     for event in events:
         if event["event"] == "epoch":
-            assert event["epoch"] > reached.get(event["trial"], 0), (
-                f"{event['trial']} was set back behind its checkpoint"
-            )
-            last[event["trial"]] = event["epoch"]
+            name = event["trial"]
+            assert event["epoch"] > reached.get(name, 0), f"{name} was set back behind its checkpoint"
+            last[name] = event["epoch"]
         elif event["event"] == "checkpoint":
             reached[event["trial"]] = last[event["trial"]]
-    summary = json.loads((bed.checkout.root / "results" / "search" / "summary.json").read_text())
-    assert summary["trials"]["complete"] == 4
-    assert "search" in read_yaml(bed.checkout.root / "dvc.lock")["stages"]
 
 
 def test_down_leaves_nothing_running(bed: Bed, started: str) -> None:
