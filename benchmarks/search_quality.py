@@ -2,6 +2,7 @@
 
 Run: python benchmarks/search_quality.py            # the table of docs/benchmarks/search_quality.md
      python benchmarks/search_quality.py --all      # every sampler with every scheduler besides
+     python benchmarks/search_quality.py --describe # how well the table tells settings apart
 
 A setting is good if it is among the best 5 % of benchmarks/tables/sar_wide_digits.npz by its mean over the seeds.
 A search has found one when the setting that it holds for the best (of those that ran in full, by the one value that it
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import optuna
 from harness import header, keep, table
+from scipy import stats
 from simulate import Simulation, Table, make_table, read_table, simulate
 
 from pipeline.config import Params
@@ -184,6 +186,45 @@ def compare(
         yield name, outcomes
 
 
+def describe(recorded: Table) -> None:
+    """Print how well the table tells settings apart: all of them, and the best quarter by the mean over seeds."""
+    accuracy, mean = np.asarray(recorded.curves[OBJECTIVE], dtype=np.float64), recorded.final()
+    last = accuracy[:, :, -1] - accuracy[:, :, -1].mean(axis=0)  # less what a seed gives to all settings
+    every = np.arange(len(mean))
+    best = every[mean > np.quantile(mean, 0.75)]
+    rows = []
+    for name, those in (("all settings", every), ("the best quarter", best)):
+        luck = float(last[those].std(axis=1, ddof=1).mean())
+        pairs = [(a, b) for a in range(recorded.seeds) for b in range(a)]
+        agree = statistics.mean(_rank(last[those, a], last[those, b]) for a, b in pairs)
+        told = {path: _rank(recorded.points[those, i], mean[those]) for i, path in enumerate(recorded.space.dimensions)}
+        most, second = sorted(told, key=lambda path: -abs(told[path]))[:2]
+        shown = [f"{path.rpartition('.')[2]} {told[path]:+.2f}" for path in (most, second)]
+        spreads = [100 * mean[those].std(), 100 * luck, 100 * luck / math.sqrt(recorded.seeds)]
+        rows.append((name, len(those), *(f"{spread:.2f}" for spread in spreads), f"{agree:+.2f}", ", ".join(shown)))
+    columns = [
+        "",
+        "settings",
+        "points between means",
+        "by seed",
+        "by luck, of a mean",
+        "seeds agree",
+        "what tells most",
+    ]
+    print(table(columns, rows))
+    loss = np.asarray(recorded.curves["val/loss"], dtype=np.float64)
+    rungs = [epoch for epoch in (2, 4, 6, 8, 12, 16) if epoch <= recorded.epochs]
+    seen = {"accuracy": accuracy, "minus loss": -loss}
+    print(table(["rank correlation with the mean at the end", *map(str, rungs)], [
+        (name, *(f"{statistics.mean(_rank(c[:, s, e - 1], mean) for s in range(recorded.seeds)):.2f}" for e in rungs))
+        for name, c in seen.items()
+    ]))  # fmt: skip
+
+
+def _rank(one: Any, other: Any) -> float:
+    return float(stats.spearmanr(one, other).statistic)
+
+
 def _said(epochs: float) -> str:
     return "not found" if math.isinf(epochs) else f"{epochs:.0f}"
 
@@ -195,9 +236,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=960, help="that a search has")
     parser.add_argument("--only", help="contenders whose names contain this")
     parser.add_argument("--all", action="store_true", help="every sampler with every scheduler besides")
+    parser.add_argument("--describe", action="store_true", help="how well the table tells settings apart; no search")
     asked = parser.parse_args()
     space = load_space(ROOT / SPACE, Params(), shown_as=SPACE)
     recorded = read_table(RECORDED, space)
+    if asked.describe:
+        return describe(recorded)
     rows, kept, first = [], {}, math.nan
     named = contenders(asked.all)
     first_name = next(iter(named))

@@ -58,6 +58,9 @@ STAYS = (
 NODES_S = 300
 """Seconds for all workers to have joined."""
 
+FENCE = "sar_search"
+"""The table of nft that docker/fence.sh makes."""
+
 KILLED = -1
 """In place of an exit status: the run has left none."""
 
@@ -163,8 +166,10 @@ def check_reachable(cluster: Cluster) -> None:
 
 
 def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
-    """Machines that are on further networks, where Ray listens too: it takes every interface, whatever it is told."""
+    """Machines without a fence (docker/fence.sh) that are on further networks, where Ray listens too."""
     others = (
+        f"export PATH=$PATH:/usr/sbin; nft list table inet {FENCE} >/dev/null 2>&1 || "
+        f"sudo -n nft list table inet {FENCE} >/dev/null 2>&1 || {{ "
         "set -- $SSH_CONNECTION; ip -o address show scope global 2>/dev/null | "
         'awk -v own=$3 \'{sub("/.*", "", $4); if ($4 != own) print $4}\''
     )
@@ -172,7 +177,7 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
         if said:
             yield (
                 f"note: {address} is also {said.replace('; ', ', ')}, where Ray listens too (the token is asked for): "
-                "docs/cluster.md#who-gets-in has a firewall"
+                "install nft, or see docs/cluster.md#who-gets-in"
             )
 
 
@@ -237,7 +242,7 @@ def _stop_command() -> str:
         # What it has done is in the search's ledger, so it may be ended at any moment. In the background of a shell it
         # does not hear interruptions.
         f"if [ -f {PID} ] && [ ! -f {STATUS} ]; then run=$(cat {PID}); pkill -TERM -s $run; fi; "
-        ".venv/bin/ray stop --force >/dev/null 2>&1; sleep 1; "
+        ".venv/bin/ray stop --force >/dev/null 2>&1; docker/fence.sh down >/dev/null 2>&1; sleep 1; "
         'if [ -n "$run" ]; then pkill -KILL -s $run; sleep 1; fi; '
         # The letters in brackets keep this command itself from being found.
         "pgrep -u $(id -u) -l -f '[r]aylet/raylet|[g]cs_server|[r]ay/dashboard|[p]ipeline.stages' | cut -c 1-60"
