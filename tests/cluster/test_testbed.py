@@ -218,7 +218,7 @@ def test_what_is_wrong_with_hosts_is_told_for_each_before_any_trial(bed: Bed, st
 def test_run_goes_on_when_the_head_was_lost(bed: Bed, started: str) -> None:
     """Everything that runs on the head dies at once, as when it is switched off and on; its disk stays."""
     bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
-    bed.checkout.set({"search.trials": 1, "train.epochs": 16})
+    bed.checkout.set({"search.trials": 1, "train.epochs": 10})
     run = bed.cluster("repro", "onprem", "search")
     try:
         bed.until(
