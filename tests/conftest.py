@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--within",
         type=float,
         metavar="SECONDS",
-        help="begin no test after so long; which files come first, the hour says",
+        help="begin no file of tests after so long; which files come first, the hour says",
     )
 
 
@@ -64,15 +64,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
 
 
-BEGUN, LIMITED = time.monotonic(), set[Path]()
+STARTED = time.monotonic()
+BEGUN = set[Path]()
+"""Files of which a test has run."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Under a limit of time a file that has begun is ended: what it checks last may be what the rest was for."""
     within = item.config.getoption("within")
-    if within is None:
-        return
-    begun = any(other.path == item.path for other in item.session.items[: item.session.items.index(item)])
-    if item.path in LIMITED or (not begun and time.monotonic() - BEGUN > within):
-        LIMITED.add(item.path)
+    if within is not None and item.path not in BEGUN and time.monotonic() - STARTED > within:
         pytest.skip(f"not begun within {within:.0f} s; `make test-slow` runs all")
+    BEGUN.add(item.path)
