@@ -172,6 +172,18 @@ def test_dockerfile_does_not_run_as_root_and_copies_what_there_is() -> None:
     assert "latest" not in next(step[1] for step in steps if step[0] == "FROM")
 
 
+def test_rays_ports_are_those_that_the_fence_closes() -> None:
+    """docker/fence.sh has one list for them, and both start commands name ports of it."""
+    (listed,) = re.findall(r'^PORTS="(.*)"$', (DOCKER / "fence.sh").read_text(), re.M)
+    ranges = [(int(first), int(last or first)) for first, _, last in (p.partition("-") for p in listed.split(", "))]
+    content = read_yaml(DOCKER / "ray-onprem.yaml")
+    for kind in ("head", "worker"):
+        (start,) = (command for command in content[f"{kind}_start_ray_commands"] if "ray start" in command)
+        ports = [int(port) for port in re.findall(r"-port=(\d+)", start)]
+        assert len(ports) >= 7
+        assert all(any(first <= port <= last for first, last in ranges) for port in ports), ports
+
+
 LINTERS = {"Dockerfile": "hadolint", "install.sh": "shellcheck", "fence.sh": "shellcheck"}
 
 
