@@ -6,8 +6,8 @@ Shapes: N images of a set, B of a batch, H x W pixels, C channels.
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.compiled import compiled, frozen
-from pipeline.data.threads import spread
+from pipeline.compute.compiled import compiled, frozen
+from pipeline.compute.threads import spread
 
 
 def moved(

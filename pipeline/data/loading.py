@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.compute.threads import spread
 from pipeline.data.encoded import EncodedRows
-from pipeline.data.threads import spread
 from pipeline.errors import UserError
 
 AHEAD = 2

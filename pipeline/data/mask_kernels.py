@@ -8,9 +8,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.compiled import compiled, frozen
+from pipeline.compute.compiled import compiled, frozen
+from pipeline.compute.threads import spread
 from pipeline.data.rand_augment import ROTATE, SHEAR_X, Changes
-from pipeline.data.threads import spread
 
 UNDECIDED = 255
 """What is moved in from outside of a mask: nobody knows what was there."""

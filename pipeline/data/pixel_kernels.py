@@ -11,9 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.compiled import compiled, frozen
+from pipeline.compute.compiled import compiled, frozen
+from pipeline.compute.threads import spread
 from pipeline.data.rand_augment import Changes
-from pipeline.data.threads import spread
 
 Image = NDArray[np.uint8]
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .rows import split_projected
 from .settings import LayerSpec, resolve_layers
 from .spatial_prior import PriorAttention
 
@@ -133,7 +134,13 @@ def list_blocks(model: nn.Module) -> list[Any]:
 
 
 class Listener(Protocol):
-    """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with."""
+    """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with.
+
+    Where nothing comes between projection and attention, `projected` is asked before both: what queries, keys and
+    values are views of, (B, T, 3 A D).
+    """
+
+    def projected(self, projected: Tensor) -> Tensor | None: ...
 
     def query(self, query: Tensor) -> Tensor | None: ...
 
@@ -156,7 +163,7 @@ def watch_similarity(model: nn.Module, block: int, listener: Listener) -> list[R
         _require_one_window(model, block, "similarity maps")
 
         def split(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            query, key, _ = _split(output, 3, heads)
+            query, key, _ = split_projected(output, 3, heads)
             listener.query(query)
             listener.key(key)
 
@@ -169,14 +176,22 @@ def watch_similarity(model: nn.Module, block: int, listener: Listener) -> list[R
             )
 
         def tell_query(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            listener.query(_split(output, 1, heads)[0])
+            listener.query(split_projected(output, 1, heads)[0])
 
         def tell_key(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            listener.key(_split(output, 2, heads)[0])
+            listener.key(split_projected(output, 2, heads)[0])
 
         return [attention.q.register_forward_hook(tell_query), attention.kv.register_forward_hook(tell_key)]
-    # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on.
+    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
+
+    # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on. What derives
+    # from its attention may do anything between.
+    handles = []
+    norms = type(attention.q_norm), type(attention.k_norm)
+    if norms == (nn.Identity, nn.Identity) and type(attention) in (Attention, PriorAttention):
+        handles.append(attention.qkv.register_forward_hook(lambda module, inputs, output: listener.projected(output)))
     return [
+        *handles,
         attention.q_norm.register_forward_hook(lambda module, inputs, output: listener.query(output)),
         attention.k_norm.register_forward_hook(lambda module, inputs, output: listener.key(output)),
     ]
@@ -215,7 +230,7 @@ def watch_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) ->
     heads = attention.num_heads
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        keep(_split(inputs[0], 1, heads)[0])
+        keep(split_projected(inputs[0], 1, heads)[0])
 
     after = attention.norm if _kind(model) == "vit" else attention.proj  # PVTv2's `norm` is of its keys
     return [after.register_forward_pre_hook(hook)]
@@ -247,13 +262,6 @@ def watch_grid(model: nn.Module, keep: Callable[[tuple[int, int]], None]) -> lis
     if kind == "pvt":  # whose blocks are told the grid beside the tokens
         return [network.stages[-1].blocks[0].register_forward_pre_hook(lambda module, inputs: keep(tuple(inputs[1])))]
     return []
-
-
-def _split(projected: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """(B, T, parts * A * D) as timm lays it out, as `parts` views of (B, A, T, D)."""
-    images, tokens, width = projected.shape
-    shape = (images, tokens, parts, heads, width // (parts * heads))
-    return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _attention(model: nn.Module, block: int) -> Any:

@@ -6,5 +6,10 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast off on a device; the meta device, on which networks are tried without weights, has none to turn off."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Autocast off on a device where it is on; turning off what is not on would cost a small step its share.
+
+    The meta device, on which networks are tried without weights, has none to turn off.
+    """
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .anatomy import (
     describe_network,
+    heads_of,
     list_blocks,
     passes_through,
     scale_of,
@@ -32,7 +33,7 @@ from .anatomy import (
     watch_similarity,
     watch_tokens,
 )
-from .rows import asking_query, pass_key, pass_query, row_of
+from .rows import asking_query, fits_projected, pass_key, pass_projected, pass_query, row_of
 from .settings import LayerSpec
 
 QUERIES = ("cls", "mean")
@@ -143,7 +144,9 @@ class SimilarityTap(_Tap):
         passes = passes_through(model)
         try:
             for layer in self.layers:
-                self._handles += watch_similarity(model, layer, _Reader(self, layer, scale_of(model, layer), passes))
+                self._handles += watch_similarity(
+                    model, layer, _Reader(self, layer, heads_of(model, layer), scale_of(model, layer), passes)
+                )
         except ValueError:
             self.remove()
             raise
@@ -159,10 +162,13 @@ class SimilarityTap(_Tap):
             RuntimeError: no forward pass since the tap was made or cleared.
             ValueError: the tokens of that pass do not fill the grid of the patch embedding.
         """
-        rows = self._rows()
-        if self.first < self._anatomy.prefix:
-            rows = rows[..., self._anatomy.prefix - self.first :]
-        return rows.reshape(*rows.shape[:-1], *self._on_grid(rows.shape[-1]))
+        rows, left_out = self._rows(), self._anatomy.prefix - self.first
+        if left_out:
+            rows = [row[..., left_out:] for row in rows]
+        images, heads, patches = rows[0].shape
+        # One block's are a view: on small networks it is calls that cost.
+        maps = rows[0] if len(rows) == 1 else torch.stack(rows, dim=1)
+        return maps.reshape(images, len(rows), heads, *self._on_grid(patches))
 
     def cls(self) -> Tensor:
         """The CLS query's products with the CLS key of the last forward pass, (B, L, A), precise as the maps are.
@@ -172,11 +178,10 @@ class SimilarityTap(_Tap):
         """
         if not self._with_cls:
             raise RuntimeError("the tap was made without with_cls")
-        return self._rows()[..., 0]
+        return torch.stack([row[..., 0] for row in self._rows()], dim=1)
 
-    def _rows(self) -> Tensor:
-        rows = [row if isinstance(row, Tensor) else self.row(*row) for row in self._found()]
-        return torch.stack(rows, dim=1) if len(rows) > 1 else rows[0][:, None]
+    def _rows(self) -> list[Tensor]:
+        return [row if isinstance(row, Tensor) else self.row(*row) for row in self._found()]
 
     def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """The products of one block by plain operations, (B, A, S), of the tokens from `first` on."""
@@ -192,11 +197,23 @@ class _Reader:
     out at once: what it is made of is much.
     """
 
-    def __init__(self, tap: SimilarityTap, layer: int, scale: float, passes: bool) -> None:
-        self._tap, self._layer, self._scale, self._passes = tap, layer, scale, passes
+    def __init__(self, tap: SimilarityTap, layer: int, heads: int, scale: float, passes: bool) -> None:
+        self._tap, self._layer, self._heads, self._scale, self._passes = tap, layer, heads, scale, passes
         self._waiting: list[Tensor] = []
+        self._is_read = False  # in this pass, from what was projected
+
+    def projected(self, projected: Tensor) -> Tensor | None:
+        self._is_read = self._on_the_way() and fits_projected(projected, self._heads)
+        if not self._is_read:
+            return None
+        tap = self._tap
+        projected, row = pass_projected(projected, self._heads, tap.mean_from, tap.first, self._scale)
+        tap.keep(self._layer, row)
+        return projected
 
     def query(self, query: Tensor) -> Tensor | None:
+        if self._is_read:
+            return None
         if not self._on_the_way():
             self._waiting[:] = [query]
             return None
@@ -205,6 +222,8 @@ class _Reader:
         return query
 
     def key(self, key: Tensor) -> Tensor | None:
+        if self._is_read:
+            return None
         asking = self._waiting.pop()
         if self._on_the_way():
             key, row = pass_key(key, asking, self._tap.first)

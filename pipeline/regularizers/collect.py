@@ -3,7 +3,6 @@
 Shapes: B images, L tapped layers, A heads, H x W patches.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,15 +37,13 @@ class Collector:
     def features(self, inputs: Tensor | None = None) -> Features:
         """What the last forward pass gave; inputs: the images that it was of."""
 
-        def exact(read: Callable[[], Tensor]) -> Tensor:
-            return at_least_float32(read())
-
+        similarity, cls = self._similarity, self._needs.with_cls
         return Features(
-            similarity=exact(self._similarity.maps) if self._similarity else None,
-            heads=exact(self._heads.outputs) if self._heads else None,
-            tokens=exact(self._tokens.tokens) if self._tokens else None,
+            similarity=similarity.maps() if similarity else None,
+            heads=at_least_float32(self._heads.outputs()) if self._heads else None,
+            tokens=at_least_float32(self._tokens.tokens()) if self._tokens else None,
             inputs=inputs if self._needs.inputs else None,
-            cls=exact(self._similarity.cls) if self._similarity and self._needs.with_cls else None,
+            cls=similarity.cls() if similarity and cls else None,
         )
 
     def expect(self, features: bool) -> None:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.compiled import compiled
-from pipeline.data.threads import spread
+from pipeline.compute.compiled import compiled
+from pipeline.compute.threads import spread
 from pipeline.regularizers.entropy_plain import NEARLY_CONSTANT
 
 FEWEST_PIXELS = 50_000
@@ -35,8 +35,10 @@ def fused_entropy(
     maps: (n, H, W) float32 or float64, on the CPU. thresholds: (n,) float64, one a map. Returns (n,) of the maps'
     dtype, (n,) bool, and (n, H, W) of the maps' dtype, or (0,) without the gradient.
     """
-    found = _entropies(_array(maps), thresholds.detach().contiguous().numpy(), connectivity, with_gradient)
-    entropy, empty, gradient = (torch.from_numpy(each) for each in found)
+    given = _array(maps)
+    out = _made(given, with_gradient)
+    _entropies(given, thresholds.detach().contiguous().numpy(), connectivity, with_gradient, *out)
+    entropy, empty, gradient = (torch.from_numpy(each) for each in out)
     return entropy, empty, gradient if with_gradient else gradient.view(0)
 
 
@@ -52,17 +54,32 @@ def fused_means(
     """
     _, layers, heads, height, width = maps.shape
     single = _array(maps).reshape(-1, height, width)
-    thresholds = np.full(len(single), threshold)
-    entropy, empty, gradient = _entropies(single, thresholds, connectivity, with_gradient)
-    means = np.empty(3, single.dtype)
-    _average(entropy, empty, gradient, layers, heads, float(least), with_gradient, means)
-    made = torch.from_numpy(gradient)
+    means, out = np.empty(3, single.dtype), _made(single, with_gradient)
+    if single.size < 2 * FEWEST_PIXELS:  # which no two threads would share
+        # numba takes a whole number for another type.
+        _at_once(
+            single,
+            float(threshold),
+            connectivity == 8,
+            NEARLY_CONSTANT,
+            *out,
+            layers,
+            heads,
+            float(least),
+            with_gradient,
+            means,
+        )
+    else:
+        _entropies(single, np.full(len(single), threshold), connectivity, with_gradient, *out)
+        _average(*out, layers, heads, float(least), with_gradient, means)
+    made = torch.from_numpy(out[2])
     return torch.from_numpy(means), made.view(maps.shape) if with_gradient else made.view(0)
 
 
 def compile_ahead() -> None:
     """Compile for maps of float32 and keep that, so that no search spends these seconds; part of the installation."""
-    fused_means(torch.zeros(1, 1, 1, 2, 2), 0.0, 8, least=1, with_gradient=True)
+    for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
+        fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
 
 
 def _array(maps: Tensor) -> Reals:
@@ -70,21 +87,31 @@ def _array(maps: Tensor) -> Reals:
     return array
 
 
-def _entropies(
-    maps: Reals, thresholds: NDArray[np.float64], connectivity: int, with_gradient: bool
-) -> tuple[Reals, NDArray[np.bool_], Reals]:
-    count, height, width = maps.shape
-    entropy, empty = np.empty(count, maps.dtype), np.empty(count, np.bool_)
+def _made(maps: Reals, with_gradient: bool) -> tuple[Reals, NDArray[np.bool_], Reals]:
+    """What is to be filled in for maps (n, H, W): entropies, which are empty, and gradients, or (0, 0, 0)."""
     gradient = np.empty_like(maps) if with_gradient else np.empty((0, 0, 0), maps.dtype)
+    return np.empty(len(maps), maps.dtype), np.empty(len(maps), np.bool_), gradient
+
+
+def _entropies(
+    maps: Reals,
+    thresholds: NDArray[np.float64],
+    connectivity: int,
+    with_gradient: bool,
+    entropy: Reals,
+    empty: NDArray[np.bool_],
+    gradient: Reals,
+) -> None:
+    count, height, width = maps.shape
     # numba keeps what it compiled while this file is the same, so a constant of another one must come as an argument.
-    given = maps, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT
-    least = -(-FEWEST_PIXELS // (height * width))
-    spread(lambda begin, end: _work_out(*given, entropy, empty, gradient, begin, end), count, least=least)
-    return entropy, empty, gradient
+    given = maps, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT, entropy, empty, gradient
+    spread(_work_out, count, *given, least=-(-FEWEST_PIXELS // (height * width)))
 
 
 @compiled
 def _work_out(
+    begin: int,
+    end: int,
     maps: Reals,
     thresholds: NDArray[np.float64],
     diagonal: bool,
@@ -93,8 +120,6 @@ def _work_out(
     entropy: Reals,
     empty: NDArray[np.bool_],
     gradient: Reals,
-    begin: int,
-    end: int,
 ) -> None:
     height, width = maps.shape[1:]
     pixels = height * width
@@ -162,6 +187,27 @@ def _average(
                     gradient[place] /= divisor
     means[0], means[1] = loss, whole / max(float(filled), least)
     means[2] = 1.0 - filled / len(entropy)
+
+
+@compiled
+def _at_once(
+    maps: Reals,
+    threshold: float,
+    diagonal: bool,
+    nearly_constant: float,
+    entropy: Reals,
+    empty: NDArray[np.bool_],
+    gradient: Reals,
+    layers: int,
+    heads: int,
+    least: float,
+    with_gradient: bool,
+    means: Reals,
+) -> None:
+    """Both kernels in one call."""
+    thresholds = np.full(len(maps), threshold)
+    _work_out(0, len(maps), maps, thresholds, diagonal, with_gradient, nearly_constant, entropy, empty, gradient)
+    _average(entropy, empty, gradient, layers, heads, least, with_gradient, means)
 
 
 @compiled

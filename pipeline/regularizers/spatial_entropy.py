@@ -162,7 +162,7 @@ class _MeanEntropy(torch.autograd.Function):
         means, gradient = fused_means(maps, threshold, connectivity, least=least, with_gradient=with_gradient)
         ctx.save_for_backward(gradient)
         ctx.set_materialize_grads(False)
-        loss, value, empty_share = means[0], means[1], means[2]
+        loss, value, empty_share = means.unbind()
         ctx.mark_non_differentiable(value, empty_share)
         return loss, value, empty_share
 

@@ -22,7 +22,7 @@ from pipeline.train.compiling import compiled, uncompiled
 from pipeline.train.distributed import SharedObjective, streams_of, total
 from pipeline.train.feed import Feed
 from pipeline.train.linear import by_onednn
-from pipeline.train.memory import checkpointed, keep_freed_memory
+from pipeline.train.memory import checkpointed, collect_seldom, keep_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig
@@ -100,6 +100,7 @@ def fit(
     """
     methods = dict(regularizers or {})
     keep_freed_memory()
+    collect_seldom()
     steps = -(-len(train) // config.batch_size)
     shares = None if world is None else world.shares(len(train), config.batch_size, config.accumulate)
     feed = Feed(train, config, model=model, seed=seed, shares=shares)
@@ -188,7 +189,7 @@ class _Means:
 
     def add(self, values: Mapping[str, Tensor], count: int) -> None:
         names = tuple(values)
-        term = torch.stack([value.detach() for value in values.values()]).double() * count
+        term = torch.stack(list(values.values())).double() * count
         self._sums[names] = self._sums[names] + term if names in self._sums else term
         self._count += count
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.anatomy import describe_network
+from pipeline.models.precision import without_autocast
 from pipeline.regularizers.base import Penalty, Regularizer, at_least_float32, device_of
 from pipeline.regularizers.collect import Collector
 
@@ -82,7 +83,7 @@ class Objective:
             if weight == 0.0:
                 continue
             penalty = self._penalty(name, inputs)
-            total = total + weight * penalty.loss
+            total = torch.add(total, penalty.loss, alpha=weight)
             monitors |= {f"{name}/{key}": value for key, value in penalty.monitors.items()}
         self._forget()
         monitors["loss"] = total.detach()
@@ -127,7 +128,7 @@ class Objective:
         method.to(device)
 
     def _penalty(self, name: str, inputs: Tensor) -> Penalty:
-        with torch.autocast(inputs.device.type, enabled=False):
+        with without_autocast(inputs.device):
             penalty: Penalty = self._regularizers[name](self._collectors[name].features(inputs))
         return penalty
 

@@ -55,7 +55,7 @@ def take_step(
             loss = objective.step(images, answers, epoch)
         (loss.total * weight).backward()  # type: ignore[no-untyped-call, unused-ignore]
         found = {**loss.monitors, "accuracy": accuracy(loss.logits, answers)}
-        terms = torch.stack([value.detach() for value in found.values()]).double() * part
+        terms = torch.stack(list(found.values())).detach().double() * part
         for name, term in zip(found, terms.unbind(), strict=True):
             monitors[name] = monitors[name] + term if name in monitors else term
     if config.clip_grad is not None:

@@ -113,7 +113,7 @@ def test_numba_is_imported_by_who_augments_and_by_nobody_else() -> None:
 def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
-    from pipeline.data.compiled import compiled
+    from pipeline.compute.compiled import compiled
 
     plain, asked = numba.njit, []
 

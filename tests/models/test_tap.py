@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 @pytest.fixture
 def tapped(model: VisionTransformer) -> Iterator[SimilarityTap]:
@@ -143,13 +145,13 @@ def test_gradient_through_the_maps_is_that_of_the_logits_by_hand(model: VisionTr
 def test_hooks_are_gone_after_the_block(model: VisionTransformer) -> None:
     assert hooks(model) == 0
     with SimilarityTap(model, "all"):
-        assert hooks(model) == 3 * 2 + 2  # a query and a key a block, and the network's beginning and end
+        assert hooks(model) == 3 * 3 + 2  # projection, query and key of a block, and the network's beginning and end
     assert hooks(model) == 0
 
 
 def test_hooks_are_gone_after_an_error_in_the_block(model: VisionTransformer) -> None:
     with pytest.raises(RuntimeError, match="out of memory"), SimilarityTap(model, "all"):  # noqa: PT012
-        assert hooks(model) == 3 * 2 + 2  # a query and a key a block, and the network's beginning and end
+        assert hooks(model) == 3 * 3 + 2  # projection, query and key of a block, and the network's beginning and end
         raise RuntimeError("out of memory")
     assert hooks(model) == 0
 

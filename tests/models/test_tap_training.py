@@ -16,6 +16,8 @@ from pipeline.models.anatomy import describe_network, heads_of
 from pipeline.models.settings import SpatialPriorConfig
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap, run_to_block
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 # Gradient checkpointing, which runs blocks again in the backward pass.
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pipeline.regularizers.entropy_cpu as compiled
 import pipeline.regularizers.spatial_entropy as module
-from pipeline.data import threads
+from pipeline.compute import threads
 from pipeline.regularizers.entropy_cpu import fused_entropy
 from pipeline.regularizers.entropy_plain import plain_entropy
 from pipeline.regularizers.spatial_entropy import entropy_and_empty, spatial_entropy
@@ -164,17 +164,22 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
     script = """
         import torch
         from pipeline.regularizers import entropy_cpu
+        from pipeline.models import rows_cpu
         entropy_cpu.compile_ahead()
-        kernels = (entropy_cpu._work_out, entropy_cpu._average)
+        rows_cpu.compile_ahead()
+        kernels = (entropy_cpu._work_out, entropy_cpu._average, entropy_cpu._at_once, rows_cpu._read, rows_cpu._add)
         before = [len(kernel.signatures) for kernel in kernels]
         from pipeline.regularizers.base import Features
         from pipeline.regularizers.spatial_entropy import SpatialEntropy
-        for grad in (True, False):
-            maps = torch.randn(64, 2, 4, 6, 6, requires_grad=grad)
+        for images, grad in ((64, True), (64, False), (400, True), (400, False)):
+            maps = torch.randn(images, 2, 4, 6, 6, requires_grad=grad)
             penalty = SpatialEntropy(weight=0.1, layers="all")(Features(similarity=maps))
             if grad:
                 penalty.loss.backward()
-        assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1], before
+        from pipeline.models.rows import pass_projected
+        _, row = pass_projected(torch.randn(64, 37, 192, requires_grad=True), 4, None, 1, 0.25)
+        row.square().sum().backward()
+        assert [len(kernel.signatures) for kernel in kernels] == before == [1] * 5, before
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.train import linear
 from pipeline.train.linear import by_onednn, has_onednn
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="torch was built without oneDNN")
@@ -95,3 +96,29 @@ def test_class_is_put_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), by_onednn(layer):
         layer(torch.ones(1, 5))
     assert type(layer) is nn.Linear
+
+
+@needs_onednn
+def test_first_token_of_each_image_is_computed_from_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN takes a slice of tokens, as a head is given, by its reference loop: many times slower."""
+    asked: list[bool] = []
+    product = linear._times_transposed
+
+    def noted(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+        asked.extend(each.is_contiguous() or each.t().is_contiguous() for each in (left, right) if each.ndim == 2)
+        return product(left, right, bias)
+
+    monkeypatch.setattr(linear, "_times_transposed", noted)
+    layer, tokens = nn.Linear(8, 3), torch.randn(4, 5, 8, requires_grad=True)
+
+    def whole() -> list[Tensor]:
+        out = layer(tokens[:, 0])
+        return [out, *torch.autograd.grad(out.square().sum(), (tokens, layer.weight, layer.bias))]
+
+    expected = whole()
+    with by_onednn(layer):
+        found = whole()
+    assert asked
+    assert all(asked)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -234,7 +234,7 @@ def test_network_is_left_without_taps_when_the_run_is_over_or_broken_off() -> No
     model = network()
     run = epochs(model)
     next(run)
-    assert hooks(model) == 5
+    assert hooks(model) == 7
     run.close()  # type: ignore[attr-defined]
     assert hooks(model) == 0
     list(epochs(model, replace(RECIPE, epochs=1)))

@@ -1,6 +1,7 @@
 """Claims about running out of memory: it is told apart from other errors, and the advice names what can be changed."""
 
 import errno
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -42,6 +43,31 @@ except Exception as error:
 def test_real_allocation_beyond_the_limit_of_a_process_is_recognised(kind: str, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", STARVED, kind], capture_output=True, text=True)
     assert (done.stdout.split(), done.stderr) == ([said, "True"], "")
+
+
+SEARCHES = """
+import gc, torch
+from brief import CONFIG, images, network, sar
+from pipeline.train.loop import fit
+
+begun = [0]
+gc.callbacks.append(lambda phase, info: begun.__setitem__(0, begun[0] + (phase == "start")))
+run = fit(network(), images(8 * 60), CONFIG, val=images(8), regularizers=sar(0.1), seed=0)
+next(run)
+before = begun[0]
+next(run)
+print(begun[0] - before, gc.get_threshold()[0])
+gc.set_threshold(0)
+next(fit(network(), images(8), CONFIG, seed=0))
+print(gc.get_threshold()[0])
+"""
+
+
+def test_steps_do_not_have_python_search_for_garbage_that_they_do_not_make() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCHES], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "tests"}
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["0 10000", "0"], "")
 
 
 @pytest.mark.gpu

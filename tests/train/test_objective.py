@@ -150,7 +150,7 @@ def test_spatial_entropy_is_watched_by_value_and_share_of_empty_maps(model: nn.M
 
 def test_taps_leave_the_network_when_the_objective_closes(model: nn.Module) -> None:
     with Objective(model, {"a": MeanSquare(1.0), "b": MeanSquare(1.0, "all")}, planned_epochs=2):
-        assert hooks(model) == 8
+        assert hooks(model) == 11
     assert hooks(model) == 0
     objective = Objective(model, {"a": MeanSquare(1.0)}, planned_epochs=2)
     objective.close()

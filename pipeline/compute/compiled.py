@@ -20,10 +20,19 @@ def compiled(function: Kernel) -> Kernel:
 
     What it calls must stand in its own module: numba does not notice a change elsewhere.
     """
+    return _compiled(function, False)
+
+
+def compiled_in_any_order(function: Kernel) -> Kernel:
+    """As `compiled`, but sums are taken in whatever order is fast on this processor, as torch's own are."""
+    return _compiled(function, {"reassoc", "contract"})
+
+
+def _compiled(function: Kernel, fastmath: bool | set[str]) -> Kernel:
     try:
-        return cast(Kernel, numba.njit(cache=True, nogil=True)(function))
+        return cast(Kernel, numba.njit(cache=True, nogil=True, fastmath=fastmath)(function))
     except RuntimeError:  # nowhere to keep what was compiled
-        return cast(Kernel, numba.njit(nogil=True)(function))
+        return cast(Kernel, numba.njit(nogil=True, fastmath=fastmath)(function))
 
 
 def frozen(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
