@@ -20,12 +20,12 @@ from pipeline.models.settings import Weights
 from pipeline.ops.weights import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
 
 BATCHES = (
-    *("augment", "batches", "compiled", "encoded", "kernels", "loading", "mask_kernels", "pixel_kernels", "pixels"),
-    *("rand_augment", "store", "streams", "threads"),
+    *("augment", "batches", "encoded", "kernels", "loading", "mask_kernels", "pixel_kernels", "pixels"),
+    *("rand_augment", "store", "streams"),
 )
 DECIDING_ROOMS = (
     *(f"data/{name}.py" for name in BATCHES),
-    *("models", "regularizers", "train", "tune", "assembly.py", "config.py", "sections"),
+    *("compute", "models", "regularizers", "train", "tune", "assembly.py", "config.py", "sections"),
 )
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
