@@ -136,8 +136,7 @@ def list_blocks(model: nn.Module) -> list[Any]:
 class Listener(Protocol):
     """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with.
 
-    Where nothing comes between projection and attention, `projected` is asked before both: what queries, keys and
-    values are views of, (B, T, 3 A D).
+    `projected` is asked before both, with what queries, keys and values are views of, (B, T, 3 A D).
     """
 
     def projected(self, projected: Tensor) -> Tensor | None: ...
@@ -147,11 +146,14 @@ class Listener(Protocol):
     def key(self, key: Tensor) -> Tensor | None: ...
 
 
-def watch_similarity(model: nn.Module, block: int, listener: Listener) -> list[RemovableHandle]:
+def watch_similarity(
+    model: nn.Module, block: int, listener: Listener, *, projected: bool = False
+) -> list[RemovableHandle]:
     """Have a block's queries, and then its keys, told to a listener in every forward pass, after their norms.
 
     It is given views and nothing is computed here, so that gradient checkpointing finds the operations that it expects.
-    What it gives back is taken where `passes_through` says so, and lost elsewhere.
+    What it gives back is taken where `passes_through` says so, and lost elsewhere. projected: whether it is also asked
+    with what was projected, where nothing comes between that and the attention.
 
     Raises:
         ValueError: the keys of this block's attention are not the final grid's tokens.
@@ -188,7 +190,7 @@ def watch_similarity(model: nn.Module, block: int, listener: Listener) -> list[R
     # from its attention may do anything between.
     handles = []
     norms = type(attention.q_norm), type(attention.k_norm)
-    if norms == (nn.Identity, nn.Identity) and type(attention) in (Attention, PriorAttention):
+    if projected and norms == (nn.Identity, nn.Identity) and type(attention) in (Attention, PriorAttention):
         handles.append(attention.qkv.register_forward_hook(lambda module, inputs, output: listener.projected(output)))
     return [
         *handles,

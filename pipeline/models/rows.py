@@ -8,8 +8,6 @@ row of the queries'.
 What is needed for that is held outside autograd's record, of which gradient checkpointing demands that it be the same
 when blocks are run again. A second derivative takes the plain way.
 
-On a CPU all of that is two calls, of kernels that read what the attention projects its tokens to (`rows_cpu`).
-
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
 
@@ -19,12 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .precision import without_autocast
-
-FEWEST_KEYS = 2_000
-"""Batches of fewer keys, of all heads, are left to torch on a CPU: importing numba costs a process half a second."""
 
 
 def pass_query(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -35,25 +29,6 @@ def pass_query(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, 
     """
     passed, asking = _Query.apply(query, first, scale)  # type: ignore[no-untyped-call]
     return passed, asking
-
-
-def pass_projected(
-    projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float
-) -> tuple[Tensor, Tensor]:
-    """What `pass_query` and `pass_key` do, in one, for what `fits_projected`.
-
-    projected: (B, T, 3 A D), queries, keys and values side by side, without norms to come. Returns it to go on with,
-    and the products (B, A, S), in its precision. mean_from: `first` of `pass_query`; first: of `pass_key`.
-    """
-    passed, row = _Projected.apply(projected, heads, mean_from, first, scale)  # type: ignore[no-untyped-call]
-    return passed, row
-
-
-def fits_projected(projected: Tensor, heads: int) -> bool:
-    """Whether the compiled path of CPUs takes these, and is worth its import."""
-    if projected.device.type != "cpu" or projected.shape[0] * projected.shape[1] * heads < FEWEST_KEYS:
-        return False
-    return projected.dtype in (torch.float32, torch.float64) and projected.is_contiguous()
 
 
 def split_projected(projected: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -147,49 +122,6 @@ class _Key(torch.autograd.Function):
         return into_key, into_asking, None
 
 
-class _Projected(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        from .rows_cpu import read_rows  # here: importing numba takes most of a second
-
-        ctx.set_materialize_grads(False)
-        ctx.projected, ctx.mean_from = projected, mean_from
-        asked = (0, 1) if mean_from is None else (mean_from, projected.shape[1])
-        ctx.reading = heads, asked, first, scale
-        return projected, read_rows(projected, *ctx.reading)
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
-        if row is None:
-            return above, None, None, None, None
-        if torch.is_grad_enabled():
-            share = _by_plain_operations(ctx, row)
-            return share if above is None else above + share, None, None, None, None
-        if above is None:
-            above = torch.zeros_like(ctx.projected)
-        elif not above.is_contiguous():
-            above = above.contiguous()
-        from .rows_cpu import add_gradients
-
-        add_gradients(above, ctx.projected, row, *ctx.reading[1:])
-        return above, None, None, None, None
-
-
-def _by_plain_operations(ctx: Any, row: Tensor) -> Tensor:
-    """What rows (B, A, S) add to the gradient by what was projected, itself differentiable."""
-    heads, (start, stop), first, scale = ctx.reading
-    query, key, _ = split_projected(ctx.projected, 3, heads)
-    tokens = key.shape[2]
-    asking = asking_query(query, ctx.mean_from) * scale
-    into_asking = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (scale / (stop - start))
-    into_query = functional.pad(into_asking.expand(-1, -1, stop - start, -1), (0, 0, start, tokens - stop))
-    into_key = functional.pad(row[..., None] * asking[:, :, None], (0, 0, first, 0))
-    stacked = torch.stack((into_query, into_key, torch.zeros_like(key)))
-    return stacked.permute(1, 3, 0, 2, 4).reshape(ctx.projected.shape)
-
-
 def _fits_triton(key: Tensor) -> bool:
     """Whether the GPU's kernels take these keys: half precision, of which plain operations make a float32 copy."""
     if not (key.is_cuda and key.dtype in (torch.float16, torch.bfloat16) and has_triton()):
@@ -205,7 +137,7 @@ def _joined(above: Tensor | None, share: Tensor, start: int, ctx: Any) -> Tensor
     if above is not None and _is_own(above):
         above[:, :, start:stop].add_(share)
         return above
-    padded = functional.pad(share, (0, 0, start, ctx.shape[2] - stop)).to(ctx.dtype)
+    padded = torch.nn.functional.pad(share, (0, 0, start, ctx.shape[2] - stop)).to(ctx.dtype)
     return padded if above is None else above + padded
 
 

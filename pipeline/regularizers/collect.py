@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap
 from pipeline.regularizers.base import Features, Needs, at_least_float32
+from pipeline.regularizers.projected_rows import pass_projected
 
 
 class Collector:
@@ -25,7 +26,9 @@ class Collector:
         self._tokens: TokenTap | None = None
         try:
             if needs.similarity is not None:
-                self._similarity = SimilarityTap(model, needs.similarity, needs.query, with_cls=needs.with_cls)
+                self._similarity = SimilarityTap(
+                    model, needs.similarity, needs.query, with_cls=needs.with_cls, rows=pass_projected
+                )
             if needs.heads is not None:
                 self._heads = HeadTap(model, needs.heads)
             if needs.tokens:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from rows_restated import by_slices
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.models.rows import fits_projected, pass_key, pass_projected, pass_query, split_projected
+from pipeline.models.rows import pass_key, pass_query
 
 SHAPE = (3, 2, 6, 4)
 QUERIES = [None, 1, 2]
@@ -26,16 +27,6 @@ def read(query: Tensor, key: Tensor, mean_from: int | None, first: int) -> tuple
     query, asking = pass_query(query, mean_from, 0.5)
     key, row = pass_key(key, asking, first)
     return query, key, row
-
-
-def by_slices(query: Tensor, key: Tensor, mean_from: int | None, first: int) -> Tensor:
-    rows = []
-    for image in range(len(query)):
-        for head in range(query.shape[1]):
-            queries, keys = query[image, head].double(), key[image, head].double()
-            asking = queries[0] if mean_from is None else queries[mean_from:].sum(0) / (len(queries) - mean_from)
-            rows.append(torch.stack([(0.5 * asking * each).sum() for each in keys[first:]]))
-    return torch.stack(rows).unflatten(0, query.shape[:2])
 
 
 def attended(query: Tensor, key: Tensor) -> Tensor:
@@ -148,96 +139,3 @@ def test_backward_pass_makes_no_tensor_of_the_queries_size_for_a_row() -> None:
     with _Sizes() as sizes:
         torch.autograd.grad((query, key, row), inputs, above)
     assert sum(sizes.made.values()) == 0, sizes.made
-
-
-def side_by_side(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = SHAPE) -> Tensor:
-    images, heads, tokens, channels = shape
-    draws = torch.Generator().manual_seed(1)
-    projected = torch.randn(images, tokens, 3 * heads * channels, generator=draws, dtype=torch.float64)
-    return projected.to(dtype).requires_grad_()
-
-
-def attended_by(projected: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*split_projected(projected, 3, SHAPE[1])).pow(3).sum()
-
-
-@pytest.mark.parametrize("mean_from", QUERIES)
-@pytest.mark.parametrize("first", [0, 1, 2])
-@pytest.mark.parametrize("used", ["both", "rows alone", "attention alone"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_rows_of_what_was_projected_are_those_of_plain_slices(
-    mean_from: int | None, first: int, used: str, dtype: torch.dtype
-) -> None:
-    projected = side_by_side(dtype)
-    passed, row = pass_projected(projected, SHAPE[1], mean_from, first, 0.5)
-    assert torch.equal(passed, projected)
-    assert row.dtype == dtype
-    query, key, _ = split_projected(projected, 3, SHAPE[1])
-    expected = by_slices(query, key, mean_from, first)
-    torch.testing.assert_close(row.double(), expected, rtol=1e-5, atol=1e-6)
-    with_rows, with_attention = used != "attention alone", used != "rows alone"
-    found = with_rows * row.pow(3).sum() + (attended_by(passed) if with_attention else 0)
-    wanted = with_rows * expected.pow(3).sum() + (attended_by(projected) if with_attention else 0)
-    (one,), (other,) = torch.autograd.grad(found, projected), torch.autograd.grad(wanted, projected)
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 if dtype == torch.float32 else 1e-9)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 1e-30])
-def test_compiled_rows_of_extreme_numbers_are_those_of_plain_slices(value: float) -> None:
-    projected = side_by_side(torch.float32).detach()
-    projected[1, 3, 5], projected[2, 0, 2], projected[0, 4, 9] = value, value, -value
-    _, row = pass_projected(projected, SHAPE[1], None, 1, 0.5)
-    query, key, _ = split_projected(projected, 3, SHAPE[1])
-    torch.testing.assert_close(row, by_slices(query, key, None, 1).float(), rtol=1e-5, atol=1e-6, equal_nan=True)
-
-
-@pytest.mark.parametrize("mean_from", QUERIES)
-def test_compiled_rows_derivatives_of_first_and_second_order_are_those_of_differences(mean_from: int | None) -> None:
-    def whole(projected: Tensor) -> tuple[Tensor, Tensor]:
-        projected, row = pass_projected(projected, SHAPE[1], mean_from, 1, 0.5)
-        query, key, _ = split_projected(projected, 3, SHAPE[1])
-        return row.pow(3), (query @ key.transpose(-2, -1)).square()
-
-    assert torch.autograd.gradcheck(whole, side_by_side())
-    assert torch.autograd.gradgradcheck(whole, side_by_side())
-
-
-def test_compiled_rows_leave_gradients_that_share_memory_alone_and_two_readers_add_up() -> None:
-    projected = side_by_side()
-    passed, one = pass_projected(projected, SHAPE[1], None, 1, 0.5)
-    passed, other = pass_projected(passed, SHAPE[1], 1, 0, 0.5)
-    # The sum's gradient is one number, seen as a whole tensor.
-    (found,) = torch.autograd.grad(one.pow(3).sum() + other.square().sum() + passed.sum(), projected)
-    query, key, _ = split_projected(projected, 3, SHAPE[1])
-    rows = by_slices(query, key, None, 1).pow(3).sum() + by_slices(query, key, 1, 0).square().sum()
-    (expected,) = torch.autograd.grad(rows + projected.sum(), projected)
-    torch.testing.assert_close(found, expected)
-
-
-def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.models import rows_cpu
-
-    def whole() -> tuple[Tensor, Tensor]:
-        projected = side_by_side(torch.float32, (13, 2, 6, 4))
-        passed, row = pass_projected(projected, 2, None, 1, 0.5)
-        (gradient,) = torch.autograd.grad(row.pow(3).sum() + passed.square().sum(), projected)
-        return row, gradient
-
-    alone = whole()
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(rows_cpu, "FEWEST_VALUES", 1)
-    try:
-        torch.set_num_threads(3)
-        shared = whole()
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
-
-
-def test_compiled_rows_are_for_what_they_fit() -> None:
-    large = torch.zeros(64, 37, 24)
-    assert fits_projected(large, 2)
-    assert not fits_projected(large[:2], 2)  # not worth the import
-    assert not fits_projected(large.bfloat16(), 2)
-    assert not fits_projected(large.transpose(0, 1), 2)
-    assert not fits_projected(large.to("meta"), 2)

@@ -164,7 +164,7 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
     script = """
         import torch
         from pipeline.regularizers import entropy_cpu
-        from pipeline.models import rows_cpu
+        from pipeline.regularizers import rows_cpu
         entropy_cpu.compile_ahead()
         rows_cpu.compile_ahead()
         kernels = (entropy_cpu._work_out, entropy_cpu._average, entropy_cpu._at_once, rows_cpu._read, rows_cpu._add)
@@ -176,7 +176,7 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
             penalty = SpatialEntropy(weight=0.1, layers="all")(Features(similarity=maps))
             if grad:
                 penalty.loss.backward()
-        from pipeline.models.rows import pass_projected
+        from pipeline.regularizers.projected_rows import pass_projected
         _, row = pass_projected(torch.randn(64, 37, 192, requires_grad=True), 4, None, 1, 0.25)
         row.square().sum().backward()
         assert [len(kernel.signatures) for kernel in kernels] == before == [1] * 5, before

@@ -106,7 +106,7 @@ def test_regulariser_adds_few_operations_whatever_the_number_of_maps(
     fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.regularizers.spatial_entropy.FEWEST_PIXELS", fewest)
-    monkeypatch.setattr("pipeline.models.rows.FEWEST_KEYS", fewest)
+    monkeypatch.setattr("pipeline.regularizers.projected_rows.FEWEST_KEYS", fewest)
     on, off = (sum(operations(step_of(weight)).values()) for weight in (0.1, 0.0))
     assert on - off <= BY_SAR[fewest]
 
