@@ -26,6 +26,13 @@ FEWEST_PIXELS = 50_000
 Reals = NDArray[np.floating]
 TINY = float(np.finfo(np.float64).tiny)
 
+SEQUENCE = np.uint64(0x03F79D71B4CB0A89)
+"""A de Bruijn sequence: shifted left by 0 to 63, its six highest bits are different each time."""
+PLACES = np.zeros(64, dtype=np.int64)
+for _shift in range(64):
+    PLACES[(int(SEQUENCE) << _shift & (1 << 64) - 1) >> 58] = _shift
+"""By those six bits, how far it was shifted."""
+
 
 def fused_entropy(
     maps: Tensor, thresholds: Tensor, connectivity: int, with_gradient: bool
@@ -35,11 +42,11 @@ def fused_entropy(
     maps: (n, H, W) float32 or float64, on the CPU. thresholds: (n,) float64, one a map. Returns (n,) of the maps'
     dtype, (n,) bool, and (n, H, W) of the maps' dtype, or (0,) without the gradient.
     """
-    given = _array(maps)
+    given, width = _array(maps), maps.shape[-1]
     out = _made(given, with_gradient)
-    _entropies(given, thresholds.detach().contiguous().numpy(), connectivity, with_gradient, *out)
+    _entropies(given, width, thresholds.detach().contiguous().numpy(), connectivity, with_gradient, *out)
     entropy, empty, gradient = (torch.from_numpy(each) for each in out)
-    return entropy, empty, gradient if with_gradient else gradient.view(0)
+    return entropy, empty, gradient.view(maps.shape if with_gradient else 0)
 
 
 def fused_means(
@@ -52,13 +59,14 @@ def fused_means(
     over all layers' maps, and the share of empty ones; and the gradient of the first by the maps, (B, L, A, H, W), or
     (0,).
     """
-    _, layers, heads, height, width = maps.shape
-    single = _array(maps).reshape(-1, height, width)
+    _, layers, heads, _, width = maps.shape
+    single = _array(maps)
     means, out = np.empty(3, single.dtype), _made(single, with_gradient)
     if single.size < 2 * FEWEST_PIXELS:  # which no two threads would share
         # numba takes a whole number for another type.
         _at_once(
             single,
+            width,
             float(threshold),
             connectivity == 8,
             NEARLY_CONSTANT,
@@ -70,10 +78,9 @@ def fused_means(
             means,
         )
     else:
-        _entropies(single, np.full(len(single), threshold), connectivity, with_gradient, *out)
+        _entropies(single, width, np.full(len(single), threshold), connectivity, with_gradient, *out)
         _average(*out, layers, heads, float(least), with_gradient, means)
-    made = torch.from_numpy(out[2])
-    return torch.from_numpy(means), made.view(maps.shape) if with_gradient else made.view(0)
+    return torch.from_numpy(means), torch.from_numpy(out[2].reshape(maps.shape if with_gradient else 0))
 
 
 def compile_ahead() -> None:
@@ -83,18 +90,21 @@ def compile_ahead() -> None:
 
 
 def _array(maps: Tensor) -> Reals:
-    array: Reals = maps.detach().contiguous().numpy()
-    return array
+    """(..., H, W) as (n, H W)."""
+    # Asking is much cheaper than having torch make contiguous what is.
+    array: Reals = (maps if maps.is_contiguous() else maps.contiguous()).numpy(force=True)
+    return array.reshape(-1, maps.shape[-2] * maps.shape[-1])
 
 
 def _made(maps: Reals, with_gradient: bool) -> tuple[Reals, NDArray[np.bool_], Reals]:
-    """What is to be filled in for maps (n, H, W): entropies, which are empty, and gradients, or (0, 0, 0)."""
-    gradient = np.empty_like(maps) if with_gradient else np.empty((0, 0, 0), maps.dtype)
+    """What is to be filled in for maps (n, H W): entropies, which are empty, and gradients, or (0, 0)."""
+    gradient = np.empty_like(maps) if with_gradient else np.empty((0, 0), maps.dtype)
     return np.empty(len(maps), maps.dtype), np.empty(len(maps), np.bool_), gradient
 
 
 def _entropies(
     maps: Reals,
+    width: int,
     thresholds: NDArray[np.float64],
     connectivity: int,
     with_gradient: bool,
@@ -102,10 +112,9 @@ def _entropies(
     empty: NDArray[np.bool_],
     gradient: Reals,
 ) -> None:
-    count, height, width = maps.shape
     # numba keeps what it compiled while this file is the same, so a constant of another one must come as an argument.
-    given = maps, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT, entropy, empty, gradient
-    spread(_work_out, count, *given, least=-(-FEWEST_PIXELS // (height * width)))
+    given = maps, width, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT, entropy, empty, gradient
+    spread(_work_out, len(maps), *given, least=-(-FEWEST_PIXELS // maps.shape[1]))
 
 
 @compiled
@@ -113,6 +122,7 @@ def _work_out(
     begin: int,
     end: int,
     maps: Reals,
+    width: int,
     thresholds: NDArray[np.float64],
     diagonal: bool,
     with_gradient: bool,
@@ -121,20 +131,23 @@ def _work_out(
     empty: NDArray[np.bool_],
     gradient: Reals,
 ) -> None:
-    height, width = maps.shape[1:]
-    pixels = height * width
-    most = height * ((width + 1) // 2)
+    pixels = maps.shape[1]
+    most = pixels // width * ((width + 1) // 2)
+    in_bits = pixels <= 64 and width < 64
+    blobs = np.empty(most, dtype=np.uint64)
     centred, edges = np.empty(pixels), np.empty(width + 2, dtype=np.int64)
     first, last = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
     parent, mass, slope = np.empty(most, dtype=np.int64), np.empty(most), np.empty(most)
     for place in range(begin, end):
-        single = maps[place].reshape(pixels)
-        deviation = _centre(single, centred)
+        deviation = _centre(maps[place], centred)
         cut = thresholds[place] * deviation
         runs, total = 0, 0.0
         # Written so that NaN fails it; an infinity anywhere makes the mean, and so the deviation, not finite.
         if deviation >= nearly_constant and deviation < math.inf:
-            runs = _find_runs(centred, cut, width, diagonal, edges, first, last, parent, mass)
+            if in_bits:
+                runs = _find_blobs(centred, cut, width, diagonal, blobs, first, last, parent, mass)
+            else:
+                runs = _find_runs(centred, cut, width, diagonal, edges, first, last, parent, mass)
         for run in range(runs):
             total += mass[run]
         empty[place] = not total > 0.0
@@ -152,7 +165,10 @@ def _work_out(
                 pull += slope[run] * (last[run] - first[run])
             pull /= pixels
             factor = thresholds[place] / deviation * pull
-            _write(gradient[place].reshape(pixels), centred, pull, factor, runs, first, last, slope)
+            if in_bits:
+                _write_blobs(gradient[place], centred, pull, factor, runs, blobs, slope)
+            else:
+                _write(gradient[place], centred, pull, factor, runs, first, last, slope)
 
 
 @compiled
@@ -184,7 +200,8 @@ def _average(
             for image in range(images):
                 begin = (image * layers + layer) * heads
                 for place in range(begin, begin + heads):
-                    gradient[place] /= divisor
+                    for at in range(gradient.shape[1]):
+                        gradient[place, at] /= divisor
     means[0], means[1] = loss, whole / max(float(filled), least)
     means[2] = 1.0 - filled / len(entropy)
 
@@ -192,6 +209,7 @@ def _average(
 @compiled
 def _at_once(
     maps: Reals,
+    width: int,
     threshold: float,
     diagonal: bool,
     nearly_constant: float,
@@ -206,7 +224,7 @@ def _at_once(
 ) -> None:
     """Both kernels in one call."""
     thresholds = np.full(len(maps), threshold)
-    _work_out(0, len(maps), maps, thresholds, diagonal, with_gradient, nearly_constant, entropy, empty, gradient)
+    _work_out(0, len(maps), maps, width, thresholds, diagonal, with_gradient, nearly_constant, entropy, empty, gradient)
     _average(entropy, empty, gradient, layers, heads, least, with_gradient, means)
 
 
@@ -285,6 +303,57 @@ def _find_runs(
 
 
 @compiled
+def _find_blobs(
+    centred: NDArray[np.float64],
+    cut: float,
+    width: int,
+    diagonal: bool,
+    blobs: NDArray[np.uint64],
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+    parent: NDArray[np.int64],
+    mass: NDArray[np.float64],
+) -> int:
+    """The components above the cut of a map of up to 64 pixels, whose masks are words: as runs that touch no other one.
+
+    What is a run's length, from `first` to `last`, is the number of pixels here. Returns how many there are.
+    """
+    one, pixels = np.uint64(1), len(centred)
+    left, above = np.uint64(0), np.uint64(0)  # the pixels that have one to their left, and those above the cut
+    for at in range(pixels):
+        above |= np.uint64(centred[at] > cut) << np.uint64(at)
+        left |= np.uint64(at % width != 0) << np.uint64(at)
+    right, row = left >> one, np.uint64(width)
+    found = 0
+    while above:
+        blob = above & (~above + one)
+        while True:
+            beside = blob | ((blob << one) & left) | ((blob >> one) & right)
+            base = beside if diagonal else blob
+            grown = (beside | (base << row) | (base >> row)) & above
+            if grown == blob:
+                break
+            blob = grown
+        above ^= blob
+        summed, count, rest = 0.0, 0, blob
+        while rest:
+            summed += centred[_place(rest)] - cut
+            count += 1
+            rest &= rest - one
+        blobs[found], mass[found], parent[found] = blob, summed, found
+        first[found], last[found] = 0, count
+        found += 1
+    return found
+
+
+@compiled
+def _place(word: np.uint64) -> int:
+    """Of the lowest bit that is set."""
+    lowest = word & (~word + np.uint64(1))
+    return int(PLACES[(lowest * SEQUENCE) >> np.uint64(58)])
+
+
+@compiled
 def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
     """Make two runs one component, under the earlier of their roots."""
     while parent[one] != one:
@@ -334,3 +403,24 @@ def _write(
         base = slope[run] - pull
         for at in range(first[run], last[run]):
             out[at] = base - factor * centred[at]
+
+
+@compiled
+def _write_blobs(
+    out: Reals,
+    centred: NDArray[np.float64],
+    pull: float,
+    factor: float,
+    found: int,
+    blobs: NDArray[np.uint64],
+    slope: NDArray[np.float64],
+) -> None:
+    """As `_write`, of what `_find_blobs` found."""
+    for at in range(len(centred)):
+        out[at] = -pull - factor * centred[at]
+    for blob in range(found):
+        base, rest = slope[blob] - pull, blobs[blob]
+        while rest:
+            at = _place(rest)
+            out[at] = base - factor * centred[at]
+            rest &= rest - np.uint64(1)

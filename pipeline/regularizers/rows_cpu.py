@@ -32,7 +32,10 @@ def read_rows(projected: Tensor, heads: int, asked: tuple[int, int], first: int,
     given = _array(projected)
     images, tokens, width = given.shape
     row = np.empty((images, heads, tokens - first), given.dtype)
-    spread(_read, images, given, *asked, first, scale, row, least=_images(tokens * width))
+    if given.size < 2 * FEWEST_VALUES:  # which no two threads would share
+        _read(0, images, given, *asked, first, scale, row)
+    else:
+        spread(_read, images, given, *asked, first, scale, row, least=_images(tokens * width))
     return torch.from_numpy(row)
 
 
@@ -45,18 +48,14 @@ def add_gradients(
     """
     given = _array(projected)
     images, tokens, width = given.shape
+    # Asking is much cheaper than having torch make contiguous what is.
+    share = _array(row if row.is_contiguous() else row.contiguous())
     # `above` is changed through an array of the same memory: it is contiguous.
-    spread(
-        _add,
-        images,
-        _array(above),
-        given,
-        _array(row.contiguous()),
-        *asked,
-        first,
-        scale,
-        least=_images(tokens * width),
-    )
+    changed = _array(above)
+    if given.size < 2 * FEWEST_VALUES:
+        _add(0, images, changed, given, share, *asked, first, scale)
+    else:
+        spread(_add, images, changed, given, share, *asked, first, scale, least=_images(tokens * width))
 
 
 def compile_ahead() -> None:
