@@ -26,13 +26,6 @@ FEWEST_PIXELS = 50_000
 Reals = NDArray[np.floating]
 TINY = float(np.finfo(np.float64).tiny)
 
-SEQUENCE = np.uint64(0x03F79D71B4CB0A89)
-"""A de Bruijn sequence: shifted left by 0 to 63, its six highest bits are different each time."""
-PLACES = np.zeros(64, dtype=np.int64)
-for _shift in range(64):
-    PLACES[(int(SEQUENCE) << _shift & (1 << 64) - 1) >> 58] = _shift
-"""By those six bits, how far it was shifted."""
-
 
 def fused_entropy(
     maps: Tensor, thresholds: Tensor, connectivity: int, with_gradient: bool
@@ -133,8 +126,6 @@ def _work_out(
 ) -> None:
     pixels = maps.shape[1]
     most = pixels // width * ((width + 1) // 2)
-    in_bits = pixels <= 64 and width < 64
-    blobs = np.empty(most, dtype=np.uint64)
     centred, edges = np.empty(pixels), np.empty(width + 2, dtype=np.int64)
     first, last = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
     parent, mass, slope = np.empty(most, dtype=np.int64), np.empty(most), np.empty(most)
@@ -144,10 +135,7 @@ def _work_out(
         runs, total = 0, 0.0
         # Written so that NaN fails it; an infinity anywhere makes the mean, and so the deviation, not finite.
         if deviation >= nearly_constant and deviation < math.inf:
-            if in_bits:
-                runs = _find_blobs(centred, cut, width, diagonal, blobs, first, last, parent, mass)
-            else:
-                runs = _find_runs(centred, cut, width, diagonal, edges, first, last, parent, mass)
+            runs = _find_runs(centred, cut, width, diagonal, edges, first, last, parent, mass)
         for run in range(runs):
             total += mass[run]
         empty[place] = not total > 0.0
@@ -165,10 +153,7 @@ def _work_out(
                 pull += slope[run] * (last[run] - first[run])
             pull /= pixels
             factor = thresholds[place] / deviation * pull
-            if in_bits:
-                _write_blobs(gradient[place], centred, pull, factor, runs, blobs, slope)
-            else:
-                _write(gradient[place], centred, pull, factor, runs, first, last, slope)
+            _write(gradient[place], centred, pull, factor, runs, first, last, slope)
 
 
 @compiled
@@ -303,57 +288,6 @@ def _find_runs(
 
 
 @compiled
-def _find_blobs(
-    centred: NDArray[np.float64],
-    cut: float,
-    width: int,
-    diagonal: bool,
-    blobs: NDArray[np.uint64],
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
-    parent: NDArray[np.int64],
-    mass: NDArray[np.float64],
-) -> int:
-    """The components above the cut of a map of up to 64 pixels, whose masks are words: as runs that touch no other one.
-
-    What is a run's length, from `first` to `last`, is the number of pixels here. Returns how many there are.
-    """
-    one, pixels = np.uint64(1), len(centred)
-    left, above = np.uint64(0), np.uint64(0)  # the pixels that have one to their left, and those above the cut
-    for at in range(pixels):
-        above |= np.uint64(centred[at] > cut) << np.uint64(at)
-        left |= np.uint64(at % width != 0) << np.uint64(at)
-    right, row = left >> one, np.uint64(width)
-    found = 0
-    while above:
-        blob = above & (~above + one)
-        while True:
-            beside = blob | ((blob << one) & left) | ((blob >> one) & right)
-            base = beside if diagonal else blob
-            grown = (beside | (base << row) | (base >> row)) & above
-            if grown == blob:
-                break
-            blob = grown
-        above ^= blob
-        summed, count, rest = 0.0, 0, blob
-        while rest:
-            summed += centred[_place(rest)] - cut
-            count += 1
-            rest &= rest - one
-        blobs[found], mass[found], parent[found] = blob, summed, found
-        first[found], last[found] = 0, count
-        found += 1
-    return found
-
-
-@compiled
-def _place(word: np.uint64) -> int:
-    """Of the lowest bit that is set."""
-    lowest = word & (~word + np.uint64(1))
-    return int(PLACES[(lowest * SEQUENCE) >> np.uint64(58)])
-
-
-@compiled
 def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
     """Make two runs one component, under the earlier of their roots."""
     while parent[one] != one:
@@ -403,24 +337,3 @@ def _write(
         base = slope[run] - pull
         for at in range(first[run], last[run]):
             out[at] = base - factor * centred[at]
-
-
-@compiled
-def _write_blobs(
-    out: Reals,
-    centred: NDArray[np.float64],
-    pull: float,
-    factor: float,
-    found: int,
-    blobs: NDArray[np.uint64],
-    slope: NDArray[np.float64],
-) -> None:
-    """As `_write`, of what `_find_blobs` found."""
-    for at in range(len(centred)):
-        out[at] = -pull - factor * centred[at]
-    for blob in range(found):
-        base, rest = slope[blob] - pull, blobs[blob]
-        while rest:
-            at = _place(rest)
-            out[at] = base - factor * centred[at]
-            rest &= rest - np.uint64(1)

@@ -56,7 +56,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Of a slice, as the head gets the class token's, oneDNN takes the gradient by its slowest way: .8 ms, not .05.
+        # Of a slice, as the head gets the class token's, oneDNN takes the gradient by its slowest way: .8 ms, not .1.
         inputs = inputs.contiguous()
         ctx.save_for_backward(inputs, weight)
         return _times_transposed(inputs, weight, bias)
