@@ -83,6 +83,5 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo "uv could not; trying pip"; \
 	       $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -c 'from pipeline.regularizers import entropy_cpu, rows_cpu; \
-	  entropy_cpu.compile_ahead(); rows_cpu.compile_ahead()'
+	@$(BIN)/python -c 'from pipeline.regularizers import kernels; kernels.compile_ahead()'
 	@touch $@

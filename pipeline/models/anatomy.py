@@ -184,19 +184,28 @@ def watch_similarity(
             listener.key(split_projected(output, 2, heads)[0])
 
         return [attention.q.register_forward_hook(tell_query), attention.kv.register_forward_hook(tell_key)]
-    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
-
-    # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on. What derives
-    # from its attention may do anything between.
+    # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on.
     handles = []
-    norms = type(attention.q_norm), type(attention.k_norm)
-    if projected and norms == (nn.Identity, nn.Identity) and type(attention) in (Attention, PriorAttention):
+    if projected and gives_projected(model, block):
         handles.append(attention.qkv.register_forward_hook(lambda module, inputs, output: listener.projected(output)))
     return [
         *handles,
         attention.q_norm.register_forward_hook(lambda module, inputs, output: listener.query(output)),
         attention.k_norm.register_forward_hook(lambda module, inputs, output: listener.key(output)),
     ]
+
+
+def gives_projected(model: nn.Module, block: int) -> bool:
+    """Whether a block's attention takes queries and keys as views of what was projected, with nothing between."""
+    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
+
+    if _kind(model) != "vit":
+        return False
+    attention = _attention(model, block)
+    # What derives from timm's attention may do anything between.
+    if type(attention) not in (Attention, PriorAttention):
+        return False
+    return (type(attention.q_norm), type(attention.k_norm)) == (nn.Identity, nn.Identity)
 
 
 def passes_through(model: nn.Module) -> bool:

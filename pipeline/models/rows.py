@@ -11,6 +11,7 @@ when blocks are run again. A second derivative takes the plain way.
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +20,22 @@ import torch
 from torch import Tensor
 
 from .precision import without_autocast
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a block's rows are read. heads: of its attention. mean_from: the query is the mean of those from this token
+    on; None: the first token's. first: the first token of the keys. scale: of the products.
+    """
+
+    heads: int
+    mean_from: int | None
+    first: int
+    scale: float
+
+    def asked(self, tokens: int) -> tuple[int, int]:
+        """The tokens whose mean query asks, from and up to, of so many."""
+        return (0, 1) if self.mean_from is None else (self.mean_from, tokens)
 
 
 def pass_query(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:

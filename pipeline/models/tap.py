@@ -16,7 +16,7 @@ Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels 
 
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .anatomy import (
     describe_network,
+    gives_projected,
     heads_of,
     list_blocks,
     passes_through,
@@ -33,23 +34,25 @@ from .anatomy import (
     watch_similarity,
     watch_tokens,
 )
-from .rows import asking_query, pass_key, pass_query, row_of
+from .rows import Reading, asking_query, pass_key, pass_query, row_of
 from .settings import LayerSpec
 
 QUERIES = ("cls", "mean")
 
 
-class ProjectedRows(Protocol):
-    """Works out a block's rows from what its attention projects tokens to, as `rows.pass_query` and `pass_key` do.
+Found = TypeVar("Found", covariant=True)
 
-    Is given queries, keys and values side by side, (B, T, 3 A D), the number of heads, and what those two are: `first`
-    of one, `first` of the other, and the scale. Returns what the attention goes on with, and the products (B, A, S);
-    None for what it does not take.
+
+class OnTheWay(Protocol[Found]):
+    """Makes something of a block's rows from what its attention projects tokens to.
+
+    Is given queries, keys and values side by side, (B, T, 3 A D), how the rows are read, and the grid, (H, W). Returns
+    what the attention goes on with, and what was found; None for what it does not take.
     """
 
     def __call__(
-        self, projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float, /
-    ) -> tuple[Tensor, Tensor] | None: ...
+        self, projected: Tensor, reading: Reading, grid: tuple[int, int], /
+    ) -> tuple[Tensor, Found] | None: ...
 
 
 class _Tap:
@@ -57,7 +60,7 @@ class _Tap:
 
     def __init__(self, model: nn.Module) -> None:
         self._anatomy = describe_network(model)
-        self._grid = self._anatomy.grid
+        self.grid = self._anatomy.grid
         self._kept: dict[int, Any] = {}
         self._wanted = 1
         self.running = False
@@ -81,7 +84,7 @@ class _Tap:
 
     def _note_grid(self, grid: tuple[int, int]) -> None:
         if self.running:
-            self._grid = grid
+            self.grid = grid
 
     def keep(self, layer: int, found: Any) -> None:
         if not self.running:
@@ -99,7 +102,7 @@ class _Tap:
         return [self._kept[layer] for layer in sorted(self._kept)]
 
     def _on_grid(self, count: int) -> tuple[int, int]:
-        height, width = self._grid
+        height, width = self.grid
         if count != height * width:
             raise ValueError(f"{count} patch tokens do not fill the {height} x {width} grid of patches")
         return height, width
@@ -128,8 +131,9 @@ class SimilarityTap(_Tap):
     """Collects the similarity maps of the chosen blocks. query: "cls", or "mean" for the mean of the patches' queries.
 
     with_cls: also what a map leaves out, the CLS query's product with the CLS key. Set `expected` to False while maps
-    will hardly be asked for: they still can be, but nothing is worked out ahead. rows: a faster way to work them out,
-    for what it takes.
+    will hardly be asked for: they still can be, but nothing is worked out ahead. rows: a faster way to work out the
+    products (B, A, S), for what it takes. reduce: makes something else of them, in a pass with gradients, and leaves no
+    maps; it takes all of the blocks in a pass, or none.
 
     Raises:
         ValueError: a network or a block whose attention cannot be read, layers that it does not have, an unknown query,
@@ -143,7 +147,8 @@ class SimilarityTap(_Tap):
         query: str = "cls",
         *,
         with_cls: bool = False,
-        rows: ProjectedRows | None = None,
+        rows: OnTheWay[Tensor] | None = None,
+        reduce: OnTheWay[Any] | None = None,
     ) -> None:
         super().__init__(model)
         if query not in QUERIES:
@@ -158,7 +163,9 @@ class SimilarityTap(_Tap):
         self.layers = self._anatomy.resolve(layers)
         self.query = query
         self.expected = True
-        self.rows = rows
+        whole = all(gives_projected(model, layer) for layer in self.layers)
+        # In the order in which they are asked. What is reduced leaves no map, so it is all blocks or none.
+        self.ways = [way for way in (reduce if whole else None, rows) if way is not None]
         self._with_cls = with_cls
         self._wanted = len(self.layers)
         # Tokens before `first` are in no map; `mean_from`: as `rows.pass_query` has it.
@@ -167,8 +174,9 @@ class SimilarityTap(_Tap):
         passes = passes_through(model)
         try:
             for layer in self.layers:
-                reader = _Reader(self, layer, heads_of(model, layer), scale_of(model, layer), passes)
-                self._handles += watch_similarity(model, layer, reader, projected=rows is not None)
+                reading = Reading(heads_of(model, layer), self.mean_from, self.first, scale_of(model, layer))
+                reader = _Reader(self, layer, reading, passes)
+                self._handles += watch_similarity(model, layer, reader, projected=bool(self.ways))
         except ValueError:
             self.remove()
             raise
@@ -181,7 +189,7 @@ class SimilarityTap(_Tap):
         in which the maps' small differences would drown.
 
         Raises:
-            RuntimeError: no forward pass since the tap was made or cleared.
+            RuntimeError: no forward pass since the tap was made or cleared, or one whose rows were reduced.
             ValueError: the tokens of that pass do not fill the grid of the patch embedding.
         """
         rows, left_out = self._rows(), self._anatomy.prefix - self.first
@@ -202,7 +210,18 @@ class SimilarityTap(_Tap):
             raise RuntimeError("the tap was made without with_cls")
         return torch.stack([row[..., 0] for row in self._rows()], dim=1)
 
+    def reduced(self) -> list[Any] | None:
+        """What `reduce` made of the blocks in the last forward pass, in the order of `self.layers`; None: maps it is.
+
+        Raises:
+            RuntimeError: no forward pass since the tap was made or cleared.
+        """
+        found = self._found()
+        return None if isinstance(found[0], Tensor | tuple) else found
+
     def _rows(self) -> list[Tensor]:
+        if self.reduced() is not None:
+            raise RuntimeError("the rows of that pass were reduced, and no maps are left: see `reduced`")
         return [row if isinstance(row, Tensor) else self.row(*row) for row in self._found()]
 
     def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -219,21 +238,22 @@ class _Reader:
     out at once: what it is made of is much.
     """
 
-    def __init__(self, tap: SimilarityTap, layer: int, heads: int, scale: float, passes: bool) -> None:
-        self._tap, self._layer, self._heads, self._scale, self._passes = tap, layer, heads, scale, passes
+    def __init__(self, tap: SimilarityTap, layer: int, reading: Reading, passes: bool) -> None:
+        self._tap, self._layer, self._reading, self._passes = tap, layer, reading, passes
         self._waiting: list[Tensor] = []
         self._is_read = False  # in this pass, from what was projected
 
     def projected(self, projected: Tensor) -> Tensor | None:
-        tap, found = self._tap, None
-        if tap.rows is not None and self._on_the_way():
-            found = tap.rows(projected, self._heads, tap.mean_from, tap.first, self._scale)
-        self._is_read = found is not None
-        if found is None:
+        self._is_read = False
+        if not self._on_the_way():
             return None
-        projected, row = found
-        tap.keep(self._layer, row)
-        return projected
+        for way in self._tap.ways:
+            found = way(projected, self._reading, self._tap.grid)
+            if found is not None:
+                self._is_read = True
+                self._tap.keep(self._layer, found[1])
+                return found[0]
+        return None
 
     def query(self, query: Tensor) -> Tensor | None:
         if self._is_read:
@@ -241,7 +261,7 @@ class _Reader:
         if not self._on_the_way():
             self._waiting[:] = [query]
             return None
-        query, asking = pass_query(query, self._tap.mean_from, self._scale)
+        query, asking = pass_query(query, self._reading.mean_from, self._reading.scale)
         self._waiting[:] = [asking]
         return query
 
@@ -250,10 +270,10 @@ class _Reader:
             return None
         asking = self._waiting.pop()
         if self._on_the_way():
-            key, row = pass_key(key, asking, self._tap.first)
+            key, row = pass_key(key, asking, self._reading.first)
             self._tap.keep(self._layer, row)
             return key
-        pair = asking, key, self._scale
+        pair = asking, key, self._reading.scale
         self._tap.keep(self._layer, pair if torch.is_grad_enabled() else self._tap.row(*pair))
         return None
 

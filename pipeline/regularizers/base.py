@@ -9,13 +9,15 @@ Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.anatomy import describe_network
+from pipeline.models.rows import Reading
 from pipeline.models.settings import LayerSpec
 from pipeline.models.tap import run_to_block
 from pipeline.regularizers.settings import SCHEDULES, weight_at
@@ -119,6 +121,18 @@ class Regularizer(nn.Module, ABC):
         Several workers may share a batch: their losses and monitors are then averaged by the number of their images,
         which is right for means over images. What is divided by another count is divided by `over_batch` of it.
         """
+
+    def reduce(self, projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, Any] | None:
+        """A shorter way than `forward`, for a method of similarity maps that has one: what it makes of a single layer.
+
+        Asked layer by layer during passes with gradients, as `pipeline.models.tap.OnTheWay` says; what is found goes
+        to `join`. None, as here: the method wants its features. It takes all layers in a pass, or none.
+        """
+        return None
+
+    def join(self, layers: Sequence[Any]) -> Penalty:
+        """What `forward` would return, of what `reduce` found in each layer."""
+        raise NotImplementedError(f"{type(self).__name__} reduces layers and does not join them")
 
     def over_batch(self, counts: Tensor) -> Tensor:
         """What to divide by, so that a mean over `counts` things of these images becomes one over the whole batch's.

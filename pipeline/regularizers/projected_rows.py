@@ -1,85 +1,130 @@
 """Rows of query-key products on a CPU in two calls, one forward and one backward: calls are what costs.
 
 What `pipeline.models.rows` does with queries and keys on their way to an attention is done here with what both are
-views of, by kernels (`rows_cpu`). It is outside of the networks' own code, which travels with registered models and
+views of, by kernels (`kernels`). It is outside of the networks' own code, which travels with registered models and
 has no numba.
 
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.models.rows import asking_query, split_projected
+from pipeline.models.rows import Reading, asking_query, split_projected
 
 FEWEST_KEYS = 2_000
 """Batches of fewer keys, of all heads, are left to torch: importing numba costs a process half a second."""
 
+Reals = NDArray[np.floating]
 
-def pass_projected(
-    projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float
-) -> tuple[Tensor, Tensor] | None:
+
+def pass_projected(projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
     """What to go on with, (B, T, 3 A D), and the products (B, A, S); None for what is left to torch.
 
-    projected: queries, keys and values side by side, (B, T, 3 A D), without norms to come. mean_from: the query is the
-    mean of those from this token on; None: the first token's. first: the first token of the keys. scale: of the
-    products, which are in the precision of `projected`.
+    projected: queries, keys and values side by side, (B, T, 3 A D), without norms to come. The products are in its
+    precision, whatever the grid.
     """
-    if not _fits(projected, heads):
+    if not fits_kernels(projected, reading):
         return None
-    passed, row = _Projected.apply(projected, heads, mean_from, first, scale)  # type: ignore[no-untyped-call]
+    passed, row = _Projected.apply(projected, reading)  # type: ignore[no-untyped-call]
     return passed, row
 
 
-def _fits(projected: Tensor, heads: int) -> bool:
-    if projected.device.type != "cpu" or projected.shape[0] * projected.shape[1] * heads < FEWEST_KEYS:
+def pass_reduced(
+    projected: Tensor, reading: Reading, reduce: Callable[[Reals], tuple[Reals, Reals]]
+) -> tuple[Tensor, Tensor, Reals]:
+    """What to go on with, (B, T, 3 A D), a scalar made of the products, which has a gradient, and what comes with it.
+
+    projected: as `fits_kernels` takes it. reduce: is given its array, and returns another one, of any shape (n,), whose
+    first value is the scalar, and the gradient of that by the products, (B, A, S). The products are in no graph of
+    their own, which saves the calls of one; so there is no second derivative, and asking for it is a RuntimeError.
+    """
+    passed, value, found = _Reduced.apply(projected, reading, reduce)  # type: ignore[no-untyped-call]
+    return passed, value, found
+
+
+def fits_kernels(projected: Tensor, reading: Reading) -> bool:
+    """Whether the kernels take what was projected, (B, T, 3 A D), and it is worth their import."""
+    if projected.device.type != "cpu" or projected.shape[0] * projected.shape[1] * reading.heads < FEWEST_KEYS:
         return False
     return projected.dtype in (torch.float32, torch.float64) and projected.is_contiguous()
 
 
 class _Projected(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        from pipeline.regularizers.rows_cpu import read_rows  # here: importing numba takes most of a second
+    def forward(ctx: Any, projected: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        from pipeline.regularizers.kernels import read_rows  # here: importing numba takes most of a second
 
         ctx.set_materialize_grads(False)
         # Outside autograd's record, as in `pipeline.models.rows`, for the same reason.
-        ctx.projected, ctx.mean_from = projected, mean_from
-        asked = (0, 1) if mean_from is None else (mean_from, projected.shape[1])
-        ctx.reading = heads, asked, first, scale
-        return projected, read_rows(projected, *ctx.reading)
+        ctx.projected, ctx.reading = projected, reading
+        return projected, torch.from_numpy(read_rows(_array(projected), reading))
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, None]:
         if row is None:
-            return above, None, None, None, None
+            return above, None
         if torch.is_grad_enabled():
-            share = _by_plain_operations(ctx, row)
-            return share if above is None else above + share, None, None, None, None
-        # An attention's backward pass makes this gradient anew and hands it to nobody else, so it may be written to.
-        if above is None:
-            above = torch.zeros_like(ctx.projected)
-        elif not above.is_contiguous():
-            above = above.contiguous()
-        from pipeline.regularizers.rows_cpu import add_gradients
-
-        add_gradients(above, ctx.projected, row, *ctx.reading[1:])
-        return above, None, None, None, None
+            share = _by_plain_operations(ctx.projected, row, ctx.reading)
+            return share if above is None else above + share, None
+        # Asking is much cheaper than having torch make contiguous what is.
+        rows = _array(row if row.is_contiguous() else row.contiguous())
+        return _joined(above, _array(ctx.projected), rows, ctx.reading, 1.0), None
 
 
-def _by_plain_operations(ctx: Any, row: Tensor) -> Tensor:
+class _Reduced(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, projected: Tensor, reading: Reading, reduce: Callable[[Reals], tuple[Reals, Reals]]
+    ) -> tuple[Tensor, Tensor, Reals]:
+        ctx.set_materialize_grads(False)
+        given = _array(projected)
+        found, gradient = reduce(given)
+        ctx.given, ctx.reading, ctx.gradient = given, reading, gradient
+        return projected, torch.from_numpy(found)[0], found
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor | None, upstream: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+        if upstream is None:
+            return above, None, None
+        if torch.is_grad_enabled():
+            raise RuntimeError("what is made of similarity maps on their way has no second derivative")
+        return _joined(above, ctx.given, ctx.gradient, ctx.reading, float(_array(upstream))), None, None
+
+
+def _joined(above: Tensor | None, projected: Reals, share: Reals, reading: Reading, times: float) -> Tensor:
+    """A gradient by what was projected with that of the rows, (B, A, S), added to it so many times."""
+    from pipeline.regularizers.kernels import add_gradients
+
+    # An attention's backward pass makes this gradient anew and hands it to nobody else, so it may be written to.
+    if above is None:
+        above = torch.from_numpy(np.zeros_like(projected))
+    elif not above.is_contiguous():
+        above = above.contiguous()
+    add_gradients(_array(above), projected, share, reading, times)
+    return above
+
+
+def _array(tensor: Tensor) -> Reals:
+    """A tensor's memory, or a copy of what does not lie in it as numpy could see it; without its graph."""
+    array: Reals = tensor.numpy(force=True)
+    return array
+
+
+def _by_plain_operations(projected: Tensor, row: Tensor, reading: Reading) -> Tensor:
     """What rows (B, A, S) add to the gradient by what was projected, itself differentiable."""
-    heads, (start, stop), first, scale = ctx.reading
-    query, key, _ = split_projected(ctx.projected, 3, heads)
-    tokens = key.shape[2]
-    asking = asking_query(query, ctx.mean_from) * scale
-    into_asking = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (scale / (stop - start))
+    query, key, _ = split_projected(projected, 3, reading.heads)
+    tokens, first = key.shape[2], reading.first
+    start, stop = reading.asked(tokens)
+    asking = asking_query(query, reading.mean_from) * reading.scale
+    into_asking = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (reading.scale / (stop - start))
     into_query = functional.pad(into_asking.expand(-1, -1, stop - start, -1), (0, 0, start, tokens - stop))
     into_key = functional.pad(row[..., None] * asking[:, :, None], (0, 0, first, 0))
     stacked = torch.stack((into_query, into_key, torch.zeros_like(key)))
-    return stacked.permute(1, 3, 0, 2, 4).reshape(ctx.projected.shape)
+    return stacked.permute(1, 3, 0, 2, 4).reshape(projected.shape)

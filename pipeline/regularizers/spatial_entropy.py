@@ -22,16 +22,21 @@ gradient grows as 1 / s) or when it is not finite. Empty maps have no gradient a
 would reward emptiness.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.models.rows import has_triton
+from pipeline.models.rows import Reading, has_triton
 from pipeline.models.settings import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.entropy_plain import plain_entropy
+from pipeline.regularizers.projected_rows import fits_kernels, pass_reduced
 
 FEWEST_PIXELS = 2_000
 """Batches of fewer pixels are worked out in plain PyTorch on a CPU: importing numba, and loading a kernel, costs a
@@ -63,6 +68,29 @@ class SpatialEntropy(Regularizer):
         self.threshold = threshold
         self.connectivity = connectivity
 
+    def reduce(self, projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
+        """On a CPU, all of it: from what is projected to the layer's mean entropy, and back."""
+        maps, pixels = len(projected) * reading.heads, projected.shape[1] - reading.first
+        if self.total_over_workers is not None or pixels != grid[0] * grid[1] or maps * pixels < FEWEST_PIXELS:
+            return None
+        if not fits_kernels(projected, reading):
+            return None
+        from pipeline.regularizers.kernels import reduce_rows
+
+        given = reading, grid[1], self.threshold, self.connectivity, self.unit
+        passed, loss, means = pass_reduced(projected, reading, lambda array: reduce_rows(array, *given))
+        return passed, _Layer(loss, means)
+
+    def join(self, layers: Sequence["_Layer"]) -> Penalty:
+        loss = sum((each.loss for each in layers[1:]), layers[0].loss)
+        means = layers[0].means
+        if len(layers) > 1:
+            _, values, empty_shares, filled = np.array([each.means for each in layers], np.float64).T
+            value = np.dot(values, filled) / max(filled.sum(), self.unit)
+            means = np.array([0, value, empty_shares.mean()], means.dtype)
+        monitors = torch.from_numpy(means).unbind()
+        return Penalty(loss, {"value": monitors[1], "empty_share": monitors[2]})
+
     def forward(self, features: Features) -> Penalty:
         maps = features.similarity
         if maps is None:
@@ -77,6 +105,14 @@ class SpatialEntropy(Regularizer):
         by_layer = entropy.sum(dim=(0, 2)) / counts.clamp(min=self.unit)
         value = entropy.detach().sum() / counts.sum().clamp(min=self.unit)
         return Penalty(by_layer.sum(), {"value": value, "empty_share": empty.float().mean()})
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What a layer's maps came to: the loss, which has a gradient, and what `kernels.means_of` returns."""
+
+    loss: Tensor
+    means: NDArray[np.floating]
 
 
 def spatial_entropy(similarity: Tensor, *, threshold: float | Tensor = 0.0, connectivity: int = 8) -> Tensor:
@@ -156,7 +192,7 @@ class _MeanEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, maps: Tensor, threshold: float, connectivity: int, least: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from pipeline.regularizers.entropy_cpu import fused_means
+        from pipeline.regularizers.kernels import fused_means
 
         with_gradient = ctx.needs_input_grad[0]
         means, gradient = fused_means(maps, threshold, connectivity, least=least, with_gradient=with_gradient)
@@ -189,7 +225,7 @@ def _work_out(
     if thresholds is None:
         thresholds = torch.full(maps.shape[:1], threshold, dtype=torch.float64, device=maps.device)
     if maps.device.type == "cpu" and maps.numel() >= FEWEST_PIXELS:
-        from pipeline.regularizers.entropy_cpu import fused_entropy  # here: importing numba takes most of a second
+        from pipeline.regularizers.kernels import fused_entropy  # here: importing numba takes most of a second
 
         return fused_entropy(maps, thresholds, connectivity, with_gradient)
     return plain_entropy(maps, thresholds, connectivity, with_gradient)

@@ -122,14 +122,18 @@ class Objective:
             torch.default_generator.manual_seed(int(words[0] >> 1))  # torch takes 63 bits
             try:
                 method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
-                self._collectors[name] = Collector(self._model, method.needs)
+                self._collectors[name] = Collector(self._model, method.needs, method.reduce)
             except ValueError as error:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
     def _penalty(self, name: str, inputs: Tensor) -> Penalty:
+        method, collector = self._regularizers[name], self._collectors[name]
+        reduced = collector.reduced()
+        if reduced is not None:
+            return method.join(reduced)
         with without_autocast(inputs.device):
-            penalty: Penalty = self._regularizers[name](self._collectors[name].features(inputs))
+            penalty: Penalty = method(collector.features(inputs))
         return penalty
 
     def _forget(self) -> None:

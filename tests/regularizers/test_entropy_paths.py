@@ -14,11 +14,11 @@ import torch
 from entropy_restated import clear_of_the_cut, fast, nasty_maps, random_maps
 from torch import Tensor
 
-import pipeline.regularizers.entropy_cpu as compiled
+import pipeline.regularizers.kernels as compiled
 import pipeline.regularizers.spatial_entropy as module
 from pipeline.compute import threads
-from pipeline.regularizers.entropy_cpu import fused_entropy
 from pipeline.regularizers.entropy_plain import plain_entropy
+from pipeline.regularizers.kernels import fused_entropy
 from pipeline.regularizers.spatial_entropy import entropy_and_empty, spatial_entropy
 
 Way = Callable[[Tensor, Tensor, int, bool], tuple[Tensor, Tensor, Tensor]]
@@ -163,12 +163,12 @@ def test_small_batches_do_not_import_numba() -> None:
 def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
     script = """
         import torch
-        from pipeline.regularizers import entropy_cpu
-        from pipeline.regularizers import rows_cpu
-        entropy_cpu.compile_ahead()
-        rows_cpu.compile_ahead()
-        kernels = (entropy_cpu._work_out, entropy_cpu._average, entropy_cpu._at_once, rows_cpu._read, rows_cpu._add)
-        before = [len(kernel.signatures) for kernel in kernels]
+        from pipeline.models.rows import Reading
+        from pipeline.regularizers import kernels
+        kernels.compile_ahead()
+        names = ("_work_out", "_average", "_at_once", "_read", "_add", "_reduce")
+        compiled = [getattr(kernels, name) for name in names]
+        before = [len(kernel.signatures) for kernel in compiled]
         from pipeline.regularizers.base import Features
         from pipeline.regularizers.spatial_entropy import SpatialEntropy
         for images, grad in ((64, True), (64, False), (400, True), (400, False)):
@@ -177,9 +177,13 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
             if grad:
                 penalty.loss.backward()
         from pipeline.regularizers.projected_rows import pass_projected
-        _, row = pass_projected(torch.randn(64, 37, 192, requires_grad=True), 4, None, 1, 0.25)
-        row.square().sum().backward()
-        assert [len(kernel.signatures) for kernel in kernels] == before == [1] * 5, before
+        reading, projected = Reading(4, None, 1, 0.25), torch.randn(64, 37, 192, requires_grad=True)
+        for scalar in (
+            lambda: pass_projected(projected, reading, (6, 6))[1].square().sum(),
+            lambda: SpatialEntropy(weight=0.1).reduce(projected, reading, (6, 6))[1].loss,
+        ):
+            scalar().backward()
+        assert [len(kernel.signatures) for kernel in compiled] == before and all(before), before
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 

@@ -6,10 +6,11 @@ from rows_restated import by_slices
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.models.rows import split_projected
+from pipeline.models.rows import Reading, split_projected
 from pipeline.regularizers.projected_rows import pass_projected
 
 SHAPE = (3, 2, 6, 4)
+GRID = (1, 5)  # which they do not ask for
 QUERIES = [None, 1, 2]
 """First token of the mean; None: the first token's own."""
 
@@ -27,7 +28,7 @@ def side_by_side(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = SH
 
 
 def read(projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float) -> tuple[Tensor, Tensor]:
-    found = pass_projected(projected, heads, mean_from, first, scale)
+    found = pass_projected(projected, Reading(heads, mean_from, first, scale), GRID)
     assert found is not None
     return found
 
@@ -90,7 +91,7 @@ def test_compiled_rows_leave_gradients_that_share_memory_alone_and_two_readers_a
 
 
 def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.regularizers import rows_cpu
+    from pipeline.regularizers import kernels
 
     def whole() -> tuple[Tensor, Tensor]:
         projected = side_by_side(torch.float32, (13, 2, 6, 4))
@@ -100,7 +101,7 @@ def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytes
 
     alone = whole()
     threads = torch.get_num_threads()
-    monkeypatch.setattr(rows_cpu, "FEWEST_VALUES", 1)
+    monkeypatch.setattr(kernels, "FEWEST_VALUES", 1)
     try:
         torch.set_num_threads(3)
         shared = whole()
@@ -111,8 +112,8 @@ def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytes
 
 def test_what_the_kernels_do_not_take_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    large = torch.zeros(64, 37, 24)
-    assert pass_projected(large, 2, None, 1, 0.5) is not None
-    assert pass_projected(large[:2], 2, None, 1, 0.5) is None  # not worth the import
+    large, reading = torch.zeros(64, 37, 24), Reading(2, None, 1, 0.5)
+    assert pass_projected(large, reading, GRID) is not None
+    assert pass_projected(large[:2], reading, GRID) is None  # not worth the import
     for other in (large.bfloat16(), large.transpose(0, 1), large.to("meta")):
-        assert pass_projected(other, 2, None, 1, 0.5) is None
+        assert pass_projected(other, reading, GRID) is None

@@ -1,10 +1,19 @@
-"""Spatial entropy on the CPU: value and gradient of a whole batch in one compiled pass, the equations of
-`pipeline.regularizers.spatial_entropy`.
+"""The regularisers' kernels on the CPU: rows of query-key products, and the spatial entropy of maps made of them.
 
-A map is read as runs, the stretches of a row that lie above the cut: one run joins those of the row above that it
-touches (a union-find over runs, of which there are far fewer than pixels), masses are summed by run, and the gradient
-is written by run too. Sums are in float64 whatever the maps are of. A map's result depends on nothing but the map, so
-it is the same for any number of threads.
+Rows are read from what an attention projects its tokens to, in one pass: what `pipeline.models.rows` does with a dozen
+calls of torch is one call here, forward and backward, since on small networks it is calls that cost. Queries and keys
+are taken before their norms, which serves attentions that have none.
+
+Spatial entropy, value and gradient, follows the equations of `pipeline.regularizers.spatial_entropy`. A map is read as
+runs, the stretches of a row that lie above the cut: one run joins those of the row above that it touches (a union-find
+over runs, of which there are far fewer than pixels), masses are summed by run, and the gradient is written by run too.
+Sums are in float64 whatever the maps are of.
+
+An image's result depends on nothing but the image, so it is the same for any number of threads. All kernels stand in
+one file, because `reduce_rows` calls both kinds and numba does not notice a change in another file.
+
+Shapes: B images, L layers, A heads, T tokens, D channels of a head, H x W patches; S = T less the tokens that a row
+leaves out.
 
 Import this module only to run it: it imports numba, which takes most of a second.
 """
@@ -16,12 +25,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.compute.compiled import compiled
+from pipeline.compute.compiled import compiled, compiled_in_any_order
 from pipeline.compute.threads import spread
+from pipeline.models.rows import Reading
 from pipeline.regularizers.entropy_plain import NEARLY_CONSTANT
 
 FEWEST_PIXELS = 50_000
 """A thread of its own pays from about as many pixels on: starting it costs as much as working on some thousands."""
+FEWEST_VALUES = 600_000
+"""The same for rows, in queries, keys and values."""
 
 Reals = NDArray[np.floating]
 TINY = float(np.finfo(np.float64).tiny)
@@ -54,7 +66,27 @@ def fused_means(
     """
     _, layers, heads, _, width = maps.shape
     single = _array(maps)
-    means, out = np.empty(3, single.dtype), _made(single, with_gradient)
+    means, gradient = means_of(
+        single, width, layers, heads, threshold, connectivity, least=least, with_gradient=with_gradient
+    )
+    return torch.from_numpy(means[:3]), torch.from_numpy(gradient.reshape(maps.shape if with_gradient else 0))
+
+
+def means_of(
+    single: Reals,
+    width: int,
+    layers: int,
+    heads: int,
+    threshold: float,
+    connectivity: int,
+    *,
+    least: float,
+    with_gradient: bool,
+) -> tuple[Reals, Reals]:
+    """`fused_means` of maps (B L A, H W), contiguous. Returns its three means and the number of maps that are not
+    empty, (4,), and the gradient of the first, (B L A, H W) or (0, 0).
+    """
+    means, out = np.empty(4, single.dtype), _made(single, with_gradient)
     if single.size < 2 * FEWEST_PIXELS:  # which no two threads would share
         # numba takes a whole number for another type.
         _at_once(
@@ -73,13 +105,78 @@ def fused_means(
     else:
         _entropies(single, width, np.full(len(single), threshold), connectivity, with_gradient, *out)
         _average(*out, layers, heads, float(least), with_gradient, means)
-    return torch.from_numpy(means), torch.from_numpy(out[2].reshape(maps.shape if with_gradient else 0))
+    return means, out[2]
+
+
+def read_rows(projected: Reals, reading: Reading) -> Reals:
+    """The rows (B, A, S) of the tokens from `reading.first` on, in the precision of `projected`.
+
+    projected: (B, T, 3 A D), queries, keys and values side by side, contiguous, float32 or float64.
+    """
+    images, tokens, width = projected.shape
+    row = np.empty((images, reading.heads, tokens - reading.first), projected.dtype)
+    given = projected, *reading.asked(tokens), reading.first, reading.scale, row
+    if projected.size < 2 * FEWEST_VALUES:  # which no two threads would share
+        _read(0, images, *given)
+    else:
+        spread(_read, images, *given, least=_images(tokens * width))
+    return row
+
+
+def add_gradients(above: Reals, projected: Reals, row: Reals, reading: Reading, times: float) -> None:
+    """Add to `above`, a gradient by `projected`, what follows from `row`, (B, A, S), a gradient by `read_rows`' rows.
+
+    above: contiguous, of the shape and precision of `projected`. times: what is added, is added so many times.
+    """
+    images, tokens, width = projected.shape
+    given = above, projected, row, *reading.asked(tokens), reading.first, reading.scale * times
+    if projected.size < 2 * FEWEST_VALUES:
+        _add(0, images, *given)
+    else:
+        spread(_add, images, *given, least=_images(tokens * width))
+
+
+def reduce_rows(
+    projected: Reals, reading: Reading, width: int, threshold: float, connectivity: int, least: float
+) -> tuple[Reals, Reals]:
+    """`means_of` of the maps that `read_rows`' rows are, of one layer, in one call where no two threads would share it.
+
+    Returns the means, (4,), and the gradient of the first by the rows, (B, A, S).
+    """
+    images, tokens, _ = projected.shape
+    heads, pixels = reading.heads, tokens - reading.first
+    if max(projected.size / FEWEST_VALUES, images * heads * pixels / FEWEST_PIXELS) >= 2:
+        single = read_rows(projected, reading).reshape(-1, pixels)
+        means, gradient = means_of(single, width, 1, heads, threshold, connectivity, least=least, with_gradient=True)
+        return means, gradient.reshape(images, heads, pixels)
+    means, gradient = np.empty(4, projected.dtype), np.empty((images, heads, pixels), projected.dtype)
+    _reduce(
+        projected,
+        *reading.asked(tokens),
+        reading.first,
+        reading.scale,
+        width,
+        float(threshold),
+        connectivity == 8,
+        NEARLY_CONSTANT,
+        float(least),
+        gradient,
+        means,
+    )
+    return means, gradient
 
 
 def compile_ahead() -> None:
-    """Compile for maps of float32 and keep that, so that no search spends these seconds; part of the installation."""
+    """Compile for float32 and keep that, so that no search spends these seconds; part of the installation."""
     for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
         fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
+    projected, reading = np.zeros((1, 2, 3), np.float32), Reading(1, None, 1, 1.0)
+    add_gradients(np.zeros_like(projected), projected, read_rows(projected, reading), reading, 1.0)
+    reduce_rows(projected, reading, 1, 0.0, 8, 1)
+
+
+def _images(values: int) -> int:
+    return -(-FEWEST_VALUES // values)
 
 
 def _array(maps: Tensor) -> Reals:
@@ -167,7 +264,7 @@ def _average(
     with_gradient: bool,
     means: Reals,
 ) -> None:
-    """Fill in `fused_means`' means, and divide the gradient by its layer's number of maps."""
+    """Fill in `means_of`'s means, and divide the gradient by its layer's number of maps."""
     images = len(entropy) // (layers * heads)
     loss, whole, filled = 0.0, 0.0, 0
     for layer in range(layers):
@@ -188,7 +285,7 @@ def _average(
                     for at in range(gradient.shape[1]):
                         gradient[place, at] /= divisor
     means[0], means[1] = loss, whole / max(float(filled), least)
-    means[2] = 1.0 - filled / len(entropy)
+    means[2], means[3] = 1.0 - filled / len(entropy), filled
 
 
 @compiled
@@ -337,3 +434,96 @@ def _write(
         base = slope[run] - pull
         for at in range(first[run], last[run]):
             out[at] = base - factor * centred[at]
+
+
+@compiled_in_any_order
+def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: int, scale: float, row: Reals) -> None:
+    images, tokens, width = projected.shape
+    heads = row.shape[1]
+    channels = width // (3 * heads)
+    parts = projected.reshape(images, tokens, 3, heads, channels)
+    asking = np.empty((heads, channels), parts.dtype)
+    for image in range(begin, end):
+        _ask(parts[image], start, stop, scale / (stop - start), asking)
+        # Token by token, in the order in which they lie in memory.
+        for token in range(first, tokens):
+            for head in range(heads):
+                key, ask = parts[image, token, 1, head], asking[head]
+                summed = key[0] * 0
+                for at in range(channels):
+                    summed += key[at] * ask[at]
+                row[image, head, token - first] = summed
+
+
+@compiled_in_any_order
+def _add(
+    begin: int,
+    end: int,
+    above: Reals,
+    projected: Reals,
+    share: Reals,
+    start: int,
+    stop: int,
+    first: int,
+    scale: float,
+) -> None:
+    images, tokens, width = projected.shape
+    heads = share.shape[1]
+    channels, factor = width // (3 * heads), scale / (stop - start)
+    parts = projected.reshape(images, tokens, 3, heads, channels)
+    into = above.reshape(images, tokens, 3, heads, channels)
+    asking, pulled = np.empty((heads, channels), parts.dtype), np.empty((heads, channels), parts.dtype)
+    for image in range(begin, end):
+        _ask(parts[image], start, stop, factor, asking)
+        pulled[:] = 0
+        for token in range(first, tokens):
+            for head in range(heads):
+                weight = share[image, head, token - first]
+                key, ask, pull = parts[image, token, 1, head], asking[head], pulled[head]
+                out = into[image, token, 1, head]
+                for at in range(channels):
+                    out[at] += weight * ask[at]
+                    pull[at] += weight * key[at]
+        for token in range(start, stop):
+            for head in range(heads):
+                out, pull = into[image, token, 0, head], pulled[head]
+                for at in range(channels):
+                    out[at] += pull[at] * factor
+
+
+@compiled_in_any_order
+def _ask(image: Reals, start: int, stop: int, factor: float, asking: Reals) -> None:
+    """Fill in the mean query of some tokens, by head, scaled. factor: the scale over the number of tokens."""
+    asking[:] = 0
+    heads, channels = asking.shape
+    for token in range(start, stop):
+        for head in range(heads):
+            for at in range(channels):
+                asking[head, at] += image[token, 0, head, at]
+    for head in range(heads):
+        for at in range(channels):
+            asking[head, at] *= factor
+
+
+@compiled
+def _reduce(
+    projected: Reals,
+    start: int,
+    stop: int,
+    first: int,
+    scale: float,
+    width: int,
+    threshold: float,
+    diagonal: bool,
+    nearly_constant: float,
+    least: float,
+    gradient: Reals,
+    means: Reals,
+) -> None:
+    images, heads, pixels = gradient.shape
+    maps, row = images * heads, np.empty_like(gradient)
+    _read(0, images, projected, start, stop, first, scale, row)
+    entropy, empty = np.empty(maps, row.dtype), np.empty(maps, np.bool_)
+    single, slopes = row.reshape(maps, pixels), gradient.reshape(maps, pixels)
+    given = single, width, threshold, diagonal, nearly_constant, entropy, empty, slopes
+    _at_once(*given, 1, heads, least, True, means)
