@@ -14,6 +14,7 @@ network, and leaves a tap as it is.
 Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels (of a head where there are heads).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -166,6 +167,7 @@ class SimilarityTap(_Tap):
         whole = all(gives_projected(model, layer) for layer in self.layers)
         # In the order in which they are asked. What is reduced leaves no map, so it is all blocks or none.
         self.ways = [way for way in (reduce if whole else None, rows) if way is not None]
+        self.ways_to_rows = [rows] if rows is not None else []
         self._with_cls = with_cls
         self._wanted = len(self.layers)
         # Tokens before `first` are in no map; `mean_from`: as `rows.pass_query` has it.
@@ -217,7 +219,7 @@ class SimilarityTap(_Tap):
             RuntimeError: no forward pass since the tap was made or cleared.
         """
         found = self._found()
-        return None if isinstance(found[0], Tensor | tuple) else found
+        return None if isinstance(found[0], (Tensor, tuple)) else found
 
     def _rows(self) -> list[Tensor]:
         if self.reduced() is not None:
@@ -232,7 +234,7 @@ class SimilarityTap(_Tap):
 class _Reader:
     """Reads one block for a similarity tap. passes: the attention goes on with what it is given back here.
 
-    With gradients, the row is worked out on the way where it can be (`rows`). Where it cannot, queries and keys wait
+    With gradients, rows are worked out or reduced on the way where they can be. Where they cannot, queries and keys wait
     until the maps are asked for, outside the blocks: gradient checkpointing, which runs blocks again, might miss the
     products there. Compilers get plain operations, which they join by themselves. Without gradients, the row is worked
     out at once: what it is made of is much.
@@ -244,14 +246,16 @@ class _Reader:
         self._is_read = False  # in this pass, from what was projected
 
     def projected(self, projected: Tensor) -> Tensor | None:
-        self._is_read = False
-        if not self._on_the_way():
-            return None
-        for way in self._tap.ways:
-            found = way(projected, self._reading, self._tap.grid)
+        tap, self._is_read = self._tap, False
+        if torch.is_grad_enabled():
+            ways: Sequence[OnTheWay[Any]] = tap.ways if self._on_the_way() else ()
+        else:
+            ways = tap.ways_to_rows if tap.running and not torch.compiler.is_compiling() else ()
+        for way in ways:
+            found = way(projected, self._reading, tap.grid)
             if found is not None:
                 self._is_read = True
-                self._tap.keep(self._layer, found[1])
+                tap.keep(self._layer, found[1])
                 return found[0]
         return None
 

@@ -19,6 +19,7 @@ Import this module only to run it: it imports numba, which takes most of a secon
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -123,33 +124,55 @@ def read_rows(projected: Reals, reading: Reading) -> Reals:
     return row
 
 
-def add_gradients(above: Reals, projected: Reals, row: Reals, reading: Reading, times: float) -> None:
-    """Add to `above`, a gradient by `projected`, what follows from `row`, (B, A, S), a gradient by `read_rows`' rows.
+@dataclass(frozen=True)
+class Back:
+    """What leads from a function of rows back to what was projected, (B, T, 3 A D), without that being kept.
 
-    above: contiguous, of the shape and precision of `projected`. times: what is added, is added so many times.
+    gradient: the function's by the rows, (B, A, S). queries: (2, B, A, D), the asking ones, scaled, and what they are
+    pulled to. reading: of the rows.
     """
+
+    gradient: Reals
+    queries: Reals
+    reading: Reading
+
+    def add_to(self, above: Reals, times: float = 1.0) -> None:
+        """Add the function's gradient so many times to `above`, one by what was projected: contiguous, of its shape."""
+        images, tokens, width = above.shape
+        given = above, self.gradient, self.queries, *self.reading.asked(tokens), self.reading.first, times
+        if above.size < 2 * FEWEST_VALUES:
+            _add(0, images, *given)
+        else:
+            spread(_add, images, *given, least=_images(tokens * width))
+
+
+def way_back(projected: Reals, gradient: Reals, reading: Reading) -> Back:
+    """From a gradient by the rows, (B, A, S), that `read_rows` reads of what was projected."""
     images, tokens, width = projected.shape
-    given = above, projected, row, *reading.asked(tokens), reading.first, reading.scale * times
+    queries = _queries(projected, reading)
+    given = projected, gradient, *reading.asked(tokens), reading.first, reading.scale, queries
     if projected.size < 2 * FEWEST_VALUES:
-        _add(0, images, *given)
+        _pull(0, images, *given)
     else:
-        spread(_add, images, *given, least=_images(tokens * width))
+        spread(_pull, images, *given, least=_images(tokens * width))
+    return Back(gradient, queries, reading)
 
 
 def reduce_rows(
     projected: Reals, reading: Reading, width: int, threshold: float, connectivity: int, least: float
-) -> tuple[Reals, Reals]:
+) -> tuple[Reals, Back]:
     """`means_of` of the maps that `read_rows`' rows are, of one layer, in one call where no two threads would share it.
 
-    Returns the means, (4,), and the gradient of the first by the rows, (B, A, S).
+    Returns the means, (4,), and the way back from the first.
     """
     images, tokens, _ = projected.shape
     heads, pixels = reading.heads, tokens - reading.first
     if max(projected.size / FEWEST_VALUES, images * heads * pixels / FEWEST_PIXELS) >= 2:
         single = read_rows(projected, reading).reshape(-1, pixels)
         means, gradient = means_of(single, width, 1, heads, threshold, connectivity, least=least, with_gradient=True)
-        return means, gradient.reshape(images, heads, pixels)
+        return means, way_back(projected, gradient.reshape(images, heads, pixels), reading)
     means, gradient = np.empty(4, projected.dtype), np.empty((images, heads, pixels), projected.dtype)
+    queries = _queries(projected, reading)
     _reduce(
         projected,
         *reading.asked(tokens),
@@ -161,9 +184,15 @@ def reduce_rows(
         NEARLY_CONSTANT,
         float(least),
         gradient,
+        queries,
         means,
     )
-    return means, gradient
+    return means, Back(gradient, queries, reading)
+
+
+def _queries(projected: Reals, reading: Reading) -> Reals:
+    images, _, width = projected.shape
+    return np.empty((2, images, reading.heads, width // (3 * reading.heads)), projected.dtype)
 
 
 def compile_ahead() -> None:
@@ -171,7 +200,7 @@ def compile_ahead() -> None:
     for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
         fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
     projected, reading = np.zeros((1, 2, 3), np.float32), Reading(1, None, 1, 1.0)
-    add_gradients(np.zeros_like(projected), projected, read_rows(projected, reading), reading, 1.0)
+    way_back(projected, read_rows(projected, reading), reading).add_to(np.zeros_like(projected))
     reduce_rows(projected, reading, 1, 0.0, 8, 1)
 
 
@@ -456,39 +485,54 @@ def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: 
 
 
 @compiled_in_any_order
-def _add(
+def _pull(
     begin: int,
     end: int,
-    above: Reals,
     projected: Reals,
     share: Reals,
     start: int,
     stop: int,
     first: int,
     scale: float,
+    queries: Reals,
 ) -> None:
+    """Fill in what the asking queries are, queries[0], and what the rows' gradient pulls each one to, queries[1]."""
     images, tokens, width = projected.shape
     heads = share.shape[1]
     channels, factor = width // (3 * heads), scale / (stop - start)
     parts = projected.reshape(images, tokens, 3, heads, channels)
-    into = above.reshape(images, tokens, 3, heads, channels)
-    asking, pulled = np.empty((heads, channels), parts.dtype), np.empty((heads, channels), parts.dtype)
     for image in range(begin, end):
-        _ask(parts[image], start, stop, factor, asking)
+        _ask(parts[image], start, stop, factor, queries[0, image])
+        pulled = queries[1, image]
         pulled[:] = 0
         for token in range(first, tokens):
             for head in range(heads):
-                weight = share[image, head, token - first]
-                key, ask, pull = parts[image, token, 1, head], asking[head], pulled[head]
-                out = into[image, token, 1, head]
+                weight = share[image, head, token - first] * factor
+                key, pull = parts[image, token, 1, head], pulled[head]
+                for at in range(channels):
+                    pull[at] += weight * key[at]
+
+
+@compiled_in_any_order
+def _add(
+    begin: int, end: int, above: Reals, share: Reals, queries: Reals, start: int, stop: int, first: int, times: float
+) -> None:
+    _, images, heads, channels = queries.shape
+    tokens = above.shape[1]
+    into = above.reshape(images, tokens, 3, heads, channels)
+    for image in range(begin, end):
+        asking, pulled = queries[0, image], queries[1, image]
+        for token in range(first, tokens):
+            for head in range(heads):
+                weight = share[image, head, token - first] * times
+                ask, out = asking[head], into[image, token, 1, head]
                 for at in range(channels):
                     out[at] += weight * ask[at]
-                    pull[at] += weight * key[at]
         for token in range(start, stop):
             for head in range(heads):
-                out, pull = into[image, token, 0, head], pulled[head]
+                pull, out = pulled[head], into[image, token, 0, head]
                 for at in range(channels):
-                    out[at] += pull[at] * factor
+                    out[at] += pull[at] * times
 
 
 @compiled_in_any_order
@@ -518,6 +562,7 @@ def _reduce(
     nearly_constant: float,
     least: float,
     gradient: Reals,
+    queries: Reals,
     means: Reals,
 ) -> None:
     images, heads, pixels = gradient.shape
@@ -527,3 +572,4 @@ def _reduce(
     single, slopes = row.reshape(maps, pixels), gradient.reshape(maps, pixels)
     given = single, width, threshold, diagonal, nearly_constant, entropy, empty, slopes
     _at_once(*given, 1, heads, least, True, means)
+    _pull(0, images, projected, gradient, start, stop, first, scale, queries)

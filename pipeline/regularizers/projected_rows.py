@@ -8,6 +8,8 @@ Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens
 """
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -36,35 +38,43 @@ def pass_projected(projected: Tensor, reading: Reading, grid: tuple[int, int]) -
     return passed, row
 
 
-def pass_reduced(
-    projected: Tensor, reading: Reading, reduce: Callable[[Reals], tuple[Reals, Reals]]
-) -> tuple[Tensor, Tensor, Reals]:
+def pass_reduced(projected: Tensor, reduce: Callable[[Reals], tuple[Reals, Any]]) -> tuple[Tensor, Tensor, Reals]:
     """What to go on with, (B, T, 3 A D), a scalar made of the products, which has a gradient, and what comes with it.
 
     projected: as `fits_kernels` takes it. reduce: is given its array, and returns another one, of any shape (n,), whose
-    first value is the scalar, and the gradient of that by the products, (B, A, S). The products are in no graph of
-    their own, which saves the calls of one; so there is no second derivative, and asking for it is a RuntimeError.
+    first value is the scalar, and the way back from that, a `kernels.Back`. The products are in no graph of their own,
+    which saves the calls of one; so there is no second derivative, and asking for it is a RuntimeError.
     """
-    passed, value, found = _Reduced.apply(projected, reading, reduce)  # type: ignore[no-untyped-call]
+    passed, value, found = _Reduced.apply(projected, reduce)  # type: ignore[no-untyped-call]
     return passed, value, found
 
 
 def fits_kernels(projected: Tensor, reading: Reading) -> bool:
     """Whether the kernels take what was projected, (B, T, 3 A D), and it is worth their import."""
-    if projected.device.type != "cpu" or projected.shape[0] * projected.shape[1] * reading.heads < FEWEST_KEYS:
+    if not projected.is_cpu or projected.dtype not in (torch.float32, torch.float64) or not projected.is_contiguous():
         return False
-    return projected.dtype in (torch.float32, torch.float64) and projected.is_contiguous()
+    images, tokens, _ = projected.shape
+    return images * tokens * reading.heads >= FEWEST_KEYS
+
+
+@cache
+def kernels() -> Any:
+    """The module of that name, once it is needed: importing numba takes most of a second."""
+    return import_module("pipeline.regularizers.kernels")
+
+
+def scalar_of(found: Reals, place: int) -> Tensor:
+    """One value of an array (n,), picked before torch has it: on small networks it is torch's calls that cost."""
+    return torch.from_numpy(found[place, ...])
 
 
 class _Projected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
-        from pipeline.regularizers.kernels import read_rows  # here: importing numba takes most of a second
-
         ctx.set_materialize_grads(False)
         # Outside autograd's record, as in `pipeline.models.rows`, for the same reason.
         ctx.projected, ctx.reading = projected, reading
-        return projected, torch.from_numpy(read_rows(_array(projected), reading))
+        return projected, torch.from_numpy(kernels().read_rows(_array(projected), reading))
 
     @staticmethod
     def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, None]:
@@ -75,39 +85,36 @@ class _Projected(torch.autograd.Function):
             return share if above is None else above + share, None
         # Asking is much cheaper than having torch make contiguous what is.
         rows = _array(row if row.is_contiguous() else row.contiguous())
-        return _joined(above, _array(ctx.projected), rows, ctx.reading, 1.0), None
+        return _joined(above, ctx.projected.shape, kernels().way_back(_array(ctx.projected), rows, ctx.reading)), None
 
 
 class _Reduced(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, projected: Tensor, reading: Reading, reduce: Callable[[Reals], tuple[Reals, Reals]]
+        ctx: Any, projected: Tensor, reduce: Callable[[Reals], tuple[Reals, Any]]
     ) -> tuple[Tensor, Tensor, Reals]:
         ctx.set_materialize_grads(False)
-        given = _array(projected)
-        found, gradient = reduce(given)
-        ctx.given, ctx.reading, ctx.gradient = given, reading, gradient
-        return projected, torch.from_numpy(found)[0], found
+        ctx.shape = projected.shape
+        found, ctx.back = reduce(_array(projected))
+        return projected, scalar_of(found, 0), found
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor | None, upstream: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, above: Tensor | None, upstream: Tensor | None, _: None) -> tuple[Tensor | None, None]:
         if upstream is None:
-            return above, None, None
+            return above, None
         if torch.is_grad_enabled():
             raise RuntimeError("what is made of similarity maps on their way has no second derivative")
-        return _joined(above, ctx.given, ctx.gradient, ctx.reading, float(_array(upstream))), None, None
+        return _joined(above, ctx.shape, ctx.back, float(_array(upstream))), None
 
 
-def _joined(above: Tensor | None, projected: Reals, share: Reals, reading: Reading, times: float) -> Tensor:
-    """A gradient by what was projected with that of the rows, (B, A, S), added to it so many times."""
-    from pipeline.regularizers.kernels import add_gradients
-
+def _joined(above: Tensor | None, shape: torch.Size, back: Any, times: float = 1.0) -> Tensor:
+    """A gradient by what was projected, (B, T, 3 A D), with what a `kernels.Back` leads to added so many times."""
     # An attention's backward pass makes this gradient anew and hands it to nobody else, so it may be written to.
     if above is None:
-        above = torch.from_numpy(np.zeros_like(projected))
+        above = torch.from_numpy(np.zeros(shape, back.gradient.dtype))
     elif not above.is_contiguous():
         above = above.contiguous()
-    add_gradients(_array(above), projected, share, reading, times)
+    back.add_to(_array(above), times)
     return above
 
 

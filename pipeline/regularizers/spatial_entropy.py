@@ -36,7 +36,7 @@ from pipeline.models.rows import Reading, has_triton
 from pipeline.models.settings import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.entropy_plain import plain_entropy
-from pipeline.regularizers.projected_rows import fits_kernels, pass_reduced
+from pipeline.regularizers.projected_rows import fits_kernels, kernels, pass_reduced, scalar_of
 
 FEWEST_PIXELS = 2_000
 """Batches of fewer pixels are worked out in plain PyTorch on a CPU: importing numba, and loading a kernel, costs a
@@ -70,26 +70,24 @@ class SpatialEntropy(Regularizer):
 
     def reduce(self, projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
         """On a CPU, all of it: from what is projected to the layer's mean entropy, and back."""
-        maps, pixels = len(projected) * reading.heads, projected.shape[1] - reading.first
-        if self.total_over_workers is not None or pixels != grid[0] * grid[1] or maps * pixels < FEWEST_PIXELS:
+        images, tokens, _ = projected.shape
+        pixels = tokens - reading.first
+        if pixels != grid[0] * grid[1] or images * reading.heads * pixels < FEWEST_PIXELS:
             return None
-        if not fits_kernels(projected, reading):
+        if self.total_over_workers is not None or not fits_kernels(projected, reading):
             return None
-        from pipeline.regularizers.kernels import reduce_rows
-
         given = reading, grid[1], self.threshold, self.connectivity, self.unit
-        passed, loss, means = pass_reduced(projected, reading, lambda array: reduce_rows(array, *given))
+        passed, loss, means = pass_reduced(projected, lambda array: kernels().reduce_rows(array, *given))
         return passed, _Layer(loss, means)
 
     def join(self, layers: Sequence["_Layer"]) -> Penalty:
-        loss = sum((each.loss for each in layers[1:]), layers[0].loss)
-        means = layers[0].means
+        loss, means = layers[0].loss, layers[0].means
         if len(layers) > 1:
+            loss = sum((each.loss for each in layers[1:]), loss)
             _, values, empty_shares, filled = np.array([each.means for each in layers], np.float64).T
             value = np.dot(values, filled) / max(filled.sum(), self.unit)
             means = np.array([0, value, empty_shares.mean()], means.dtype)
-        monitors = torch.from_numpy(means).unbind()
-        return Penalty(loss, {"value": monitors[1], "empty_share": monitors[2]})
+        return Penalty(loss, {"value": scalar_of(means, 1), "empty_share": scalar_of(means, 2)})
 
     def forward(self, features: Features) -> Penalty:
         maps = features.similarity
@@ -192,10 +190,8 @@ class _MeanEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, maps: Tensor, threshold: float, connectivity: int, least: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from pipeline.regularizers.kernels import fused_means
-
         with_gradient = ctx.needs_input_grad[0]
-        means, gradient = fused_means(maps, threshold, connectivity, least=least, with_gradient=with_gradient)
+        means, gradient = kernels().fused_means(maps, threshold, connectivity, least=least, with_gradient=with_gradient)
         ctx.save_for_backward(gradient)
         ctx.set_materialize_grads(False)
         loss, value, empty_share = means.unbind()

@@ -166,7 +166,7 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
         from pipeline.models.rows import Reading
         from pipeline.regularizers import kernels
         kernels.compile_ahead()
-        names = ("_work_out", "_average", "_at_once", "_read", "_add", "_reduce")
+        names = ("_work_out", "_average", "_at_once", "_read", "_pull", "_add", "_reduce")
         compiled = [getattr(kernels, name) for name in names]
         before = [len(kernel.signatures) for kernel in compiled]
         from pipeline.regularizers.base import Features
