@@ -234,7 +234,7 @@ class SimilarityTap(_Tap):
 class _Reader:
     """Reads one block for a similarity tap. passes: the attention goes on with what it is given back here.
 
-    With gradients, rows are worked out or reduced on the way where they can be. Where they cannot, queries and keys wait
+    With gradients, rows are worked out or reduced on the way where they can be. Where not, queries and keys wait
     until the maps are asked for, outside the blocks: gradient checkpointing, which runs blocks again, might miss the
     products there. Compilers get plain operations, which they join by themselves. Without gradients, the row is worked
     out at once: what it is made of is much.
