@@ -154,15 +154,15 @@ def contenders(everything: bool) -> dict[str, Search]:
     later = {"search.scheduler.grace_period": 6, "search.scheduler.reduction_factor": 2.0}
     ray = {"search.scheduler.grace_period": 1, "search.scheduler.reduction_factor": 4.0}
     named = {
-        "ASHA, random sampling": ours(random | quarter),
-        "ASHA as Ray Tune sets it, random sampling": ours(random | ray),
+        "ASHA, random sampling, our rungs": ours(random | quarter),
+        "plain ASHA (Ray Tune's settings), random sampling": ours(random | ray),
         "random search, also Ray Tune's default": ours(random | {"search.scheduler.name": "none"}),
         "Optuna's defaults (TPE, median pruner)": optuna_defaults,
         "ours, as params.yaml has it": ours({}),
-        "ours: tpe, rungs 4 and 8": ours({"search.sampler.name": "tpe"} | quarter),
+        "ours: tpe, rungs 6 and 12": ours({"search.sampler.name": "tpe"} | later),
         "ours: noisy_gp, rungs 4 and 8": ours({"search.sampler.name": "noisy_gp"} | quarter),
         "ours: noisy_gp, rungs 6 and 12": ours({"search.sampler.name": "noisy_gp"} | later),
-        "ours: random, rungs 6 and 12": ours(random | later),
+        "random sampling, rungs 6 and 12": ours(random | later),
         "ASHA, random sampling, told the best quarter of learning rates": knowing_the_rate,
     }
     if everything:
