@@ -60,6 +60,11 @@ def main(workspace: Workspace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"name": registered.name, "version": registered.version, "model_hash": registered.model_hash}
     (folder / "registered.json").write_text(json.dumps(content, indent=2) + "\n")
+    if registered.lost_run:
+        print(
+            f"{store.shown} has no run {registered.lost_run}, which trained this model: its version belongs to no run. "
+            "`dvc repro -f retrain` trains and logs it again."
+        )
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"
     )

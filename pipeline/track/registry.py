@@ -31,13 +31,17 @@ CARD_LIMIT = 5000
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model. uri: what mlflow.pyfunc.load_model takes; new: made now, not found again."""
+    """A version of a registered model. uri: what mlflow.pyfunc.load_model takes; new: made now, not found again.
+
+    lost_run: the run that it should belong to and does not, since the store has it no more.
+    """
 
     name: str
     version: int
     uri: str
     model_hash: str
     new: bool
+    lost_run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,9 @@ def register_model(
     """Register a checkpoint with the code of its network, and point the alias `challenger` at it.
 
     checkpoint: folder with weights.safetensors and checkpoint.json; code: the package of networks; input_example:
-    (B, H, W, C) uint8. A model whose weights, settings and code are registered already gets no second version: its
-    tags and its card are brought up to date. A new one is loaded and tried before it is uploaded.
+    (B, H, W, C) uint8; run_id: the run that trained it. Where the store has that run no more, as after the loss of a
+    database, the model belongs to no run. A model whose weights, settings and code are registered already gets no
+    second version: its tags and its card are brought up to date. A new one is loaded and tried before it is uploaded.
 
     Raises:
         UserError: a name that MLflow refuses, a checkpoint that does not make a model, or a store that fails.
@@ -79,12 +84,15 @@ def register_model(
         _create_name(registry, name)
         found = registry.search_model_versions(f"name = '{name}' and tags.`{HASH_TAG}` = '{model_hash}'")
         ready = [int(each.version) for each in found if each.status == "READY"]
+        lost = None
         if ready:
             number = max(ready)
             for key, value in tags.items():
                 registry.set_model_version_tag(name, str(number), key, value)
             registry.update_model_version(name, str(number), description=_shortened(model_card))
         else:
+            if run_id and not _has_run(registry, run_id):
+                run_id, lost = None, run_id
             content = {"checkpoint": checkpoint, "code": code, "model_card": model_card, "input_example": input_example}
             model_id = _upload(store, name, run_id, content)
             with current(store):
@@ -98,7 +106,7 @@ def register_model(
                 )
             number = int(created.version)
         registry.set_registered_model_alias(name, CHALLENGER, str(number))
-    return Registered(name, number, f"models:/{name}/{number}", model_hash, new=not ready)
+    return Registered(name, number, f"models:/{name}/{number}", model_hash, new=not ready, lost_run=lost)
 
 
 def versions(store: Store, name: str) -> list[Version]:
@@ -138,6 +146,16 @@ def _create_name(registry: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _has_run(registry: MlflowClient, run_id: str) -> bool:
+    """Whether there is a run, and not in MLflow's waste bin, where nothing can be added to it."""
+    try:
+        return bool(registry.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredModel:

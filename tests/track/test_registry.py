@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.track.once import log_run
 from pipeline.track.package import hash_model, require_portable
 from pipeline.track.registry import Registered, register_model, versions
-from pipeline.track.store import Store, client
+from pipeline.track.store import Store, client, experiment_id
 
 Write = Callable[..., Path]
 
@@ -186,6 +186,20 @@ def test_a_first_version_is_challenger_with_its_card_tags_and_pinned_packages(
     assert pinned.keys() == {"mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas"}
     assert installed("torch").startswith(pinned["torch"])
     assert "+" not in "".join(pinned.values())
+
+
+@pytest.mark.parametrize("binned", [False, True])
+def test_a_model_whose_run_is_gone_belongs_to_none(
+    binned: bool, store: Store, name: str, register: Callable[..., Registered]
+) -> None:
+    run_id, name = "0" * 32, f"{name}_{binned}"
+    if binned:
+        runs = client(store)
+        run_id = runs.create_run(experiment_id(store, name)).info.run_id
+        runs.delete_run(run_id)
+    made = register(run_id=run_id, name=name)
+    (listed,) = versions(store, name)
+    assert (made.lost_run, listed.run_id, listed.aliases) == (run_id, None, ("challenger",))
 
 
 def test_registering_leaves_mlflows_global_store_as_it_was(register: Callable[..., Registered]) -> None:
