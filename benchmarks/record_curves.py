@@ -1,12 +1,12 @@
 """Records learning curves of many settings, as a table on which searches can be simulated (`simulate.py`).
 
-Run: nice python benchmarks/record_curves.py       # an hour of two cores; goes on where it was after Ctrl-C
+Run: nice python benchmarks/record_curves.py       # two hours of two cores; goes on where it was after Ctrl-C
      python benchmarks/record_curves.py --pack     # what is there -> benchmarks/tables/sar_wide_digits.npz
 
 The settings are the first points of a scrambled Sobol sequence over the space, so that they cover it evenly and no
-sampler has chosen them; all settings are trained with the first seed, then all with the second, and so on. The recipe
-is that of params.yaml; the network is smaller, and 700 of the 1,078 images train it. Nothing but simulated searches
-sees the table, so that the test images validate too, 719 in all: fewer would add noise of their own.
+sampler has chosen them; all settings are trained with the first seed, then all with the second, and so on. Network,
+recipe and training images are those of params.yaml. Nothing but simulated searches sees the table, so that the test
+images validate too, 719 in all: fewer would add noise of their own.
 """
 
 import argparse
@@ -34,14 +34,8 @@ from pipeline.tune.space import SearchSpace, load_space
 
 ROOT = Path(__file__).parents[1]
 SPACE = "search_spaces/sar_wide.yaml"
-SETTINGS = {
-    "search.space": SPACE,
-    "model.kwargs": {"patch_size": 3, "embed_dim": 24, "depth": 3, "num_heads": 2},
-    "train.epochs": 16,
-    "train.batch_size": 64,
-    "model.drop_path": 0.1,
-}
-TRAIN_IMAGES = 700
+SETTINGS: dict[str, Any] = {"search.space": SPACE}
+"""What differs from params.yaml. Empty but for the space: what is simulated is the default search's own trial."""
 KEPT = {"val/accuracy": "accuracy", "val/loss": "loss", "val/spatial_entropy/empty_share": "empty_share"}
 
 
@@ -52,10 +46,9 @@ def settings_of(space: SearchSpace, count: int) -> list[dict[str, Any]]:
 
 
 def recorded_digits() -> TrainingData:
-    """The digits with fewer images to train on than the default run has, and all of its others to validate with."""
+    """The digits with the training images of the default run, and all of its others to validate with."""
     data = digits(load_params(PARAMS).prepare.image_size)
-    fewer = np.sort(np.random.default_rng(0).permutation(data.split.train)[:TRAIN_IMAGES])
-    return replace(data, split=Split(fewer, data.ids("val+test"), data.split.test[:0]))
+    return replace(data, split=Split(data.split.train, data.ids("val+test"), data.split.test[:0]))
 
 
 def train(params: Params, data: TrainingData, values: dict[str, Any], seed: int) -> dict[str, list[float]]:

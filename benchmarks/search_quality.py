@@ -17,11 +17,15 @@ Optuna itself, asked and told.
 
 import argparse
 import math
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +63,10 @@ class Outcome:
 
 
 def ours(settings: Mapping[str, Any]) -> Search:
-    """A search of ours with other parameters. The default grace period is the same part of a run as in params.yaml."""
+    """A search of ours with other parameters than those of params.yaml."""
 
     def run(recorded: Table, seed: int, epochs: int) -> Choices:
-        default = Params()
-        grace = round(default.search.scheduler.grace_period * recorded.epochs / default.train.epochs)
-        fixed = {"base.seed": seed, "search.trials": epochs, "search.confirm.seeds": 0, "train.epochs": recorded.epochs}
-        fixed["search.scheduler.grace_period"] = grace
+        fixed = {"base.seed": seed, "search.trials": epochs, "search.confirm.seeds": 0}
         params = Params().with_values(fixed | dict(settings), where="the benchmark")
         found: list[tuple[int, int]] = []
 
@@ -124,8 +125,7 @@ def knowing_the_rate(recorded: Table, seed: int, epochs: int) -> Choices:
     rows: list[int] = np.flatnonzero(quarters == int(np.argmax(worth))).tolist()
     curves = {name: curve[rows] for name, curve in recorded.curves.items()}
     best = make_table(recorded.space, [recorded.values[row] for row in rows], curves)
-    quarter = {"search.scheduler.grace_period": 4, "search.scheduler.reduction_factor": 2.0}
-    choices = ours({"search.sampler.name": "random"} | quarter)(best, seed, epochs)
+    choices = ours({"search.sampler.name": "random"})(best, seed, epochs)
     return [(spent, rows[row]) for spent, row in choices]
 
 
@@ -148,22 +148,21 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def contenders(everything: bool) -> dict[str, Search]:
-    """By what they are called; the one that others are measured against first."""
+    """By what they are called; the two that others are measured against first."""
     random = {"search.sampler.name": "random"}
-    quarter = {"search.scheduler.grace_period": 4, "search.scheduler.reduction_factor": 2.0}
-    later = {"search.scheduler.grace_period": 6, "search.scheduler.reduction_factor": 2.0}
+    earlier = {"search.scheduler.grace_period": 2}
     ray = {"search.scheduler.grace_period": 1, "search.scheduler.reduction_factor": 4.0}
     named = {
-        "ASHA, random sampling, our rungs": ours(random | quarter),
-        "plain ASHA (Ray Tune's settings), random sampling": ours(random | ray),
+        "ASHA as Ray Tune sets it, random sampling": ours(random | ray),
+        "ASHA with our rungs, random sampling": ours(random),
         "random search, also Ray Tune's default": ours(random | {"search.scheduler.name": "none"}),
         "Optuna's defaults (TPE, median pruner)": optuna_defaults,
         "ours, as params.yaml has it": ours({}),
-        "ours: tpe, rungs 6 and 12": ours({"search.sampler.name": "tpe"} | later),
-        "ours: noisy_gp, rungs 4 and 8": ours({"search.sampler.name": "noisy_gp"} | quarter),
-        "ours: noisy_gp, rungs 6 and 12": ours({"search.sampler.name": "noisy_gp"} | later),
-        "random sampling, rungs 6 and 12": ours(random | later),
-        "ASHA, random sampling, told the best quarter of learning rates": knowing_the_rate,
+        "ours: tpe, rungs 2 and 4": ours({"search.sampler.name": "tpe"} | earlier),
+        "ours: noisy_gp": ours({"search.sampler.name": "noisy_gp"}),
+        "ours: noisy_gp, rungs 2 and 4": ours({"search.sampler.name": "noisy_gp"} | earlier),
+        "random sampling, rungs 2 and 4": ours(random | earlier),
+        "ASHA with our rungs, random sampling, told the best quarter of learning rates": knowing_the_rate,
     }
     if everything:
         for sampler in SAMPLERS:
@@ -174,16 +173,27 @@ def contenders(everything: bool) -> dict[str, Search]:
 
 
 def compare(
-    recorded: Table, named: Mapping[str, Search], seeds: Sequence[int], epochs: int
+    names: Iterable[str], seeds: Sequence[int], epochs: int, *, at_a_time: int
 ) -> Iterable[tuple[str, list[Outcome]]]:
-    good = recorded.best(SHARE)
-    for name, run in named.items():
-        started = time.perf_counter()
-        outcomes = [outcome(run(recorded, seed, epochs), good, epochs) for seed in seeds]
-        spent = [each.epochs for each in outcomes]
-        said = f"{name}: {statistics.median(spent):.0f} epochs, {time.perf_counter() - started:.0f} s"
-        print(said, file=sys.stderr, flush=True)
-        yield name, outcomes
+    """What the contenders of these names come to, with every seed; so many searches side by side."""
+    with ProcessPoolExecutor(at_a_time, mp_context=get_context("spawn")) as pool:
+        for name in names:
+            started = time.perf_counter()
+            outcomes = list(pool.map(partial(_one, name, epochs), seeds, chunksize=4))
+            spent = statistics.median(each.epochs for each in outcomes)
+            print(f"{name}: {spent:.0f} epochs, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+            yield name, outcomes
+
+
+def _one(name: str, epochs: int, seed: int) -> Outcome:
+    recorded = read()
+    return outcome(contenders(True)[name](recorded, seed, epochs), recorded.best(SHARE), epochs)
+
+
+@cache
+def read() -> Table:
+    """The recorded table, read once a process."""
+    return read_table(RECORDED, load_space(ROOT / SPACE, Params(), shown_as=SPACE))
 
 
 def describe(recorded: Table) -> None:
@@ -213,7 +223,7 @@ def describe(recorded: Table) -> None:
     ]
     print(table(columns, rows))
     loss = np.asarray(recorded.curves["val/loss"], dtype=np.float64)
-    rungs = [epoch for epoch in (2, 4, 6, 8, 12, 16) if epoch <= recorded.epochs]
+    rungs = [epoch for epoch in (1, 2, 3, 4, 6, 8) if epoch <= recorded.epochs]
     seen = {"accuracy": accuracy, "minus loss": -loss}
     print(table(["rank correlation with the mean at the end", *map(str, rungs)], [
         (name, *(f"{statistics.mean(_rank(c[:, s, e - 1], mean) for s in range(recorded.seeds)):.2f}" for e in rungs))
@@ -229,40 +239,47 @@ def _said(epochs: float) -> str:
     return "not found" if math.isinf(epochs) else f"{epochs:.0f}"
 
 
+def _ratio(epochs: float, other: float) -> str:
+    return f"{epochs / other:.2f}" if math.isfinite(epochs) and math.isfinite(other) else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=0, help="designs are chosen from 1000 on, and reported below")
-    parser.add_argument("--epochs", type=int, default=960, help="that a search has")
+    parser.add_argument("--epochs", type=int, default=480, help="that a search has")
     parser.add_argument("--only", help="contenders whose names contain this")
     parser.add_argument("--all", action="store_true", help="every sampler with every scheduler besides")
     parser.add_argument("--describe", action="store_true", help="how well the table tells settings apart; no search")
+    parser.add_argument("--at-a-time", type=int, default=os.cpu_count(), help="searches side by side, a thread each")
     asked = parser.parse_args()
-    space = load_space(ROOT / SPACE, Params(), shown_as=SPACE)
-    recorded = read_table(RECORDED, space)
     if asked.describe:
-        return describe(recorded)
-    rows, kept, first = [], {}, math.nan
-    named = contenders(asked.all)
-    first_name = next(iter(named))
-    named = {name: run for name, run in named.items() if asked.only is None or name == first_name or asked.only in name}
+        return describe(read())
+    rows, kept, medians = [], {}, {}
+    all_names = list(contenders(asked.all))
+    against = all_names[:2]
+    names = [name for name in all_names if asked.only is None or name in against or asked.only in name]
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    for name, outcomes in compare(recorded, named, seeds, asked.epochs):
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # of the children
+    for name, outcomes in compare(names, seeds, asked.epochs, at_a_time=asked.at_a_time):
         epochs = [each.epochs for each in outcomes]
-        median, (low, high) = statistics.median(epochs), interval(epochs)
-        first = median if math.isnan(first) else first
+        medians[name], (low, high) = statistics.median(epochs), interval(epochs)
         count = len(outcomes)
         early, late = sum(each.early for each in outcomes), sum(each.late for each in outcomes)
         found = sum(math.isfinite(each) for each in epochs)
-        ratio = f"{median / first:.2f}" if math.isfinite(median) and math.isfinite(first) else ""
         shares = [f"{each / count:.0%}" for each in (found, early, late)]
-        rows.append((name, _said(median), f"{_said(low)} to {_said(high)}", *shares, ratio))
+        rows.append((name, _said(medians[name]), f"{_said(low)} to {_said(high)}", *shares))
         finite = [None if math.isinf(each) else each for each in epochs]
         shared = {"found": found, "early": early, "late": late, "of": count}
-        kept[name] = {"median": _said(median), "interval": [_said(low), _said(high)], **shared, "epochs": finite}
+        kept[name] = {"median": _said(medians[name]), "interval": [_said(low), _said(high)], **shared, "epochs": finite}
     columns = ["epochs, median", "95 % interval", "found", f"held at {asked.epochs // 4}", f"held at {asked.epochs}"]
+    ratios = [[_ratio(medians[name], medians[other]) for other in against] for name in names]
     print(header("Epochs until a good setting is found", ["optuna", "ray"]))
-    print(table(["", *columns, "of the first"], rows))
+    print(
+        table(
+            ["", *columns, "of the first", "of the second"], [(*row, *of) for row, of in zip(rows, ratios, strict=True)]
+        )
+    )
     keep("search_quality", kept)
 
 

@@ -37,7 +37,7 @@ class SchedulerParams(Section):
         "asha", description="How unpromising trials are stopped early; docs/searching.md has the rules."
     )
     grace_period: int = Field(
-        2, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
+        3, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
     )
     reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
 

@@ -23,5 +23,5 @@ def test_two_methods_weights_are_told_apart() -> None:
 
 def test_rungs_are_those_of_the_scheduler() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert milestones_of(params) == [2, 4]
+    assert milestones_of(params) == [3, 6]
     assert milestones_of(params.with_values({"search.scheduler.name": "none"}, where="here")) == []
