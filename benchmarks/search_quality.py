@@ -1,8 +1,8 @@
 """How many epochs a search takes to find a good setting: ours against the usual ones, on recorded learning curves.
 
-Run: python benchmarks/search_quality.py            # the table of docs/benchmarks/search_quality.md
-     python benchmarks/search_quality.py --all      # every sampler with every scheduler besides
-     python benchmarks/search_quality.py --describe # how well the table tells settings apart
+Run: python benchmarks/search_quality.py --seeds 200 # the table of docs/benchmarks/search_quality.md
+     python benchmarks/search_quality.py --all       # every sampler with every scheduler besides
+     python benchmarks/search_quality.py --describe  # how well the table tells settings apart
 
 A setting is good if it is among the best 5 % of benchmarks/tables/sar_wide_digits.npz by its mean over the seeds.
 A search has found one when the setting that it holds for the best (of those that ran in full, by the one value that it
