@@ -1,4 +1,5 @@
-"""Rows of query-key products on a CPU in two calls, one forward and one backward: calls are what costs.
+"""Rows of query-key products on a CPU, or what is made of them, in two calls, one forward and one backward: calls are
+what costs.
 
 What `pipeline.models.rows` does with queries and keys on their way to an attention is done here with what both are
 views of, by kernels (`kernels`). It is outside of the networks' own code, which travels with registered models and

@@ -221,9 +221,8 @@ def _work_out(
     if thresholds is None:
         thresholds = torch.full(maps.shape[:1], threshold, dtype=torch.float64, device=maps.device)
     if maps.device.type == "cpu" and maps.numel() >= FEWEST_PIXELS:
-        from pipeline.regularizers.kernels import fused_entropy  # here: importing numba takes most of a second
-
-        return fused_entropy(maps, thresholds, connectivity, with_gradient)
+        found: tuple[Tensor, Tensor, Tensor] = kernels().fused_entropy(maps, thresholds, connectivity, with_gradient)
+        return found
     return plain_entropy(maps, thresholds, connectivity, with_gradient)
 
 

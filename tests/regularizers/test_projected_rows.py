@@ -90,6 +90,7 @@ def test_compiled_rows_leave_gradients_that_share_memory_alone_and_two_readers_a
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.regularizers import kernels
 
@@ -100,13 +101,8 @@ def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytes
         return row, gradient
 
     alone = whole()
-    threads = torch.get_num_threads()
     monkeypatch.setattr(kernels, "FEWEST_VALUES", 1)
-    try:
-        torch.set_num_threads(3)
-        shared = whole()
-    finally:
-        torch.set_num_threads(threads)
+    shared = whole()
     assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
 
 

@@ -127,6 +127,7 @@ def test_layers_add_up_and_their_monitors_are_over_all_maps() -> None:
     torch.testing.assert_close(penalty.monitors["value"].double(), entropies.mean(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_reduced_entropy_is_the_same_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     method = SpatialEntropy(weight=0.1)
 
@@ -137,14 +138,9 @@ def test_reduced_entropy_is_the_same_for_any_number_of_threads(monkeypatch: pyte
         return [layer.loss, torch.from_numpy(layer.means), gradient]
 
     alone = whole()
-    threads = torch.get_num_threads()
     monkeypatch.setattr("pipeline.regularizers.kernels.FEWEST_VALUES", 1)
     monkeypatch.setattr("pipeline.regularizers.kernels.FEWEST_PIXELS", 1)
-    try:
-        torch.set_num_threads(3)
-        shared = whole()
-    finally:
-        torch.set_num_threads(threads)
+    shared = whole()
     assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
 
 
