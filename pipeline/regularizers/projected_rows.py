@@ -10,7 +10,6 @@ Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,9 @@ def fits_kernels(projected: Tensor, reading: Reading) -> bool:
 @cache
 def kernels() -> Any:
     """The module of that name, once it is needed: importing numba takes most of a second."""
-    return import_module("pipeline.regularizers.kernels")
+    from pipeline.regularizers import kernels as module
+
+    return module
 
 
 def scalar_of(found: Reals, place: int) -> Tensor:
