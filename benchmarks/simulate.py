@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,15 @@ Curves = NDArray[np.float32]
 class Table:
     """Recorded curves. values: R settings by dotted path. curves: by metric, (R, seeds, epochs); NaN once diverged.
 
-    points: the settings in the unit cube of the space, (R, dimensions).
+    points: the settings in the unit cube of the space, (R, dimensions). further: the objective at the last epoch with
+    more seeds, which no search sees, of the rows that have any.
     """
 
     space: SearchSpace
     values: Sequence[Mapping[str, Any]]
     curves: Mapping[str, Curves]
     points: NDArray[np.float64]
+    further: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     @property
     def seeds(self) -> int:
@@ -67,8 +69,9 @@ class Table:
         return int(np.argmin(distances))
 
     def final(self) -> NDArray[np.float64]:
-        """The objective of every setting at the last epoch, as the mean over its seeds, (R,)."""
-        return np.asarray(self.curves[OBJECTIVE][:, :, -1].mean(axis=1), dtype=np.float64)
+        """The objective of every setting at the last epoch, as the mean over all of its seeds, (R,)."""
+        last = np.asarray(self.curves[OBJECTIVE][:, :, -1], dtype=np.float64)
+        return np.array([np.mean([*values, *self.further.get(row, ())]) for row, values in enumerate(last)])
 
     def best(self, share: float) -> frozenset[int]:
         """The rows of the best share of settings by `final`; at least one. What diverged is never among them."""
@@ -87,7 +90,10 @@ def read_table(path: Path, space: SearchSpace) -> Table:
         curves = {f"val/{name}": stored[name] for name in ("accuracy", "loss")}
         curves["val/spatial_entropy/empty_share"] = stored["empty_share"]
         curves["seconds"] = stored["seconds"]
-    return make_table(space, values, curves)
+        further: dict[int, list[float]] = {}
+        for row, value in zip(stored["again"].tolist(), stored["last"].tolist(), strict=True):
+            further.setdefault(row, []).append(value)
+    return replace(make_table(space, values, curves), further=further)
 
 
 def make_table(space: SearchSpace, values: Sequence[Mapping[str, Any]], curves: Mapping[str, Curves]) -> Table:

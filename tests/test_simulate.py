@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import search_quality
 from courses import Kill, told
 from simulate import Simulation, Table, UnwrittenLedger, make_table, simulate
 
@@ -197,6 +199,17 @@ def test_best_share_is_by_the_mean_over_seeds() -> None:
     assert table.best(0.25) == {1}
     assert table.best(0.5) == {0, 1}
     assert table.best(0.001) == {1}
+    assert replace(table, further={0: [0.9, 0.9], 1: [0.2]}).best(0.25) == {0}  # .7 by four seeds, and .47 by three
+
+
+def test_recorded_table_has_further_seeds_of_its_best_settings_alone() -> None:
+    recorded = search_quality.read()
+    assert (len(recorded.values), recorded.seeds, recorded.epochs) == (256, 3, 8)
+    counts = [len(recorded.further.get(row, ())) for row in range(256)]
+    assert sorted(set(counts)) == [0, 3, 8]
+    assert all(counts[row] == 8 for row in recorded.best(search_quality.SHARE))
+    first = recorded.curves["val/accuracy"][:, :, -1].mean(axis=1)
+    assert np.min(first[np.array(counts) > 0]) >= np.max(first[np.array(counts) == 0])
 
 
 def test_setting_that_is_held_is_the_one_that_would_be_confirmed_and_no_run_happens_after_enough() -> None:

@@ -27,8 +27,8 @@ class SamplerParams(Section):
     startup_trials: int = Field(
         5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
     )
-    start: Literal["sobol", "random"] = Field(
-        "sobol", description="How settings are drawn until then: evenly over the space, or independently."
+    start: Literal["recipe", "sobol", "random"] = Field(
+        "recipe", description="How settings are drawn until then: around model and train, evenly, or independently."
     )
 
 

@@ -67,12 +67,14 @@ def _arm(
     known: Sequence[Known] = (),
 ) -> Arm:
     search, goals = params.search, goals_of(params)
+    recipe = {path: params.value(path) for path in space.recipe().dimensions}
     proposer = Proposer(
         space,
         search.sampler,
         seed=params.base.seed,
         name=fingerprint[:12] if name == METHOD else f"{fingerprint[:12]}-{name}",
         points=list(search.points.values()) if name == METHOD else (),
+        recipe={path: value for path, value in recipe.items() if not space.outside({path: value})},
         known=as_trials(known, space, goals),
         goals=goals,
     )

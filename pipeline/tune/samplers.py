@@ -8,18 +8,24 @@
     sobol    a scrambled Sobol sequence: even over the space, blind to results
     random   independent draws, blind to results
 
+Those that learn begin with draws that look at no result (`search.sampler.start`): `sobol`, `random`, or `recipe`, which
+takes the recipe of params.yaml for somebody's judgement, and draws around it. What is believed beforehand of where good
+settings lie saves the trials that it takes to learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand,
+arXiv 2306.12370); here it shapes the first draws alone, and not all of them, so that a bad recipe costs little.
+
 Every sampler is made anew for every trial, from the seed and the trial's number, so that what it proposes depends on
 these and on the results, and on nothing that a resumed search would have to remember.
 """
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from scipy import special
 
 from pipeline.config import Params
 from pipeline.errors import UserError
@@ -28,6 +34,10 @@ from pipeline.tune.space import SearchSpace
 BLIND = ("random", "sobol", "grid")
 """Samplers that look at no result."""
 MOST_GRID = 1_000_000
+REACH = 0.15
+"""Standard deviation of draws around the recipe, as a share of a dimension's range."""
+ANYWHERE = 3
+"""Of so many draws around the recipe one is from all over the space instead."""
 
 
 def check_sampler(params: Params, space: SearchSpace) -> None:
@@ -81,12 +91,45 @@ def drawn(name: str, space: SearchSpace, *, seed: int, number: int) -> dict[str,
         return space.at([(int(index) + 0.5) / count for index, count in zip(place, steps, strict=True)])
     if name == "random":
         return space.at(np.random.default_rng([seed, number]).random(len(space.dimensions)).tolist())
+    return space.at(_sobol(space, seed=seed, number=number))
+
+
+def _sobol(space: SearchSpace, *, seed: int, number: int) -> list[float]:
+    """The point of a scrambled Sobol sequence at a place, in the unit cube."""
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(len(space.dimensions), rng=seed)
     if number:
         sequence.fast_forward(number)
-    return space.at(sequence.random(1)[0].tolist())
+    point: list[float] = sequence.random(1)[0].tolist()
+    return point
+
+
+def drawn_around(space: SearchSpace, recipe: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:
+    """The encoded values of a start from the recipe: itself, then draws around it, and some from all over the space.
+
+    recipe: values of the space, by path, of some of its dimensions; the others are drawn evenly. A number is normal
+    around the recipe's within its range (on a log scale, where it has one); a category is the recipe's in half of the
+    draws. They are made of a Sobol sequence, so that a few of them are spread as such draws should be.
+    """
+    point = _sobol(space, seed=seed, number=number)
+    anywhere = space.at(point)
+    if number == 0:
+        return anywhere | space.encode(recipe)
+    if number % ANYWHERE == ANYWHERE - 1:
+        return anywhere
+    centers = space.shares(space.decode(anywhere | space.encode(recipe)))
+    for index, (path, spec) in enumerate(space.dimensions.items()):
+        if path not in recipe:
+            continue
+        share, center = point[index], centers[index]
+        if spec["type"] == "categorical":
+            point[index] = center if share < 0.5 else 2 * share - 1
+        else:
+            low, high = special.ndtr(-center / REACH), special.ndtr((1 - center) / REACH)
+            near = center + REACH * float(special.ndtri(low + share * (high - low)))
+            point[index] = min(max(near, 0.0), math.nextafter(1.0, 0.0))
+    return space.at(point)
 
 
 def make_sampler(name: str, *, seed: int) -> BaseSampler:

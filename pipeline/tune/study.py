@@ -7,6 +7,7 @@ import statistics
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.sections.searching import SamplerParams
 from pipeline.tune.goals import ACCURACY_ALONE, Goals
 from pipeline.tune.ledger import COMPLETE, ENOUGH, INFEASIBLE, PRUNED, TrialRecord
 from pipeline.tune.pareto import dominated_by
-from pipeline.tune.samplers import BLIND, drawn, evolved, make_sampler, merit
+from pipeline.tune.samplers import BLIND, drawn, drawn_around, evolved, make_sampler, merit
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.surface import Seen, proposed
 
@@ -57,7 +58,8 @@ class Proposer:
     goals: the objectives; with several, nothing is learned from values before the last epoch.
 
     seed: of all proposals. points: settings by dotted path, whole or in part, that come first; what one leaves out is
-    drawn as the start is. known: results of earlier searches over the same space, which a sampler learns from too.
+    the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around. known:
+    results of earlier searches over the same space, which a sampler learns from too.
     moved: what becomes of a proposed setting before anybody hears of it; simulations offer only what was recorded.
     """
 
@@ -69,6 +71,7 @@ class Proposer:
         seed: int,
         name: str,
         points: Sequence[Mapping[str, Any]] = (),
+        recipe: Mapping[str, Any] = MappingProxyType({}),
         known: Sequence[FrozenTrial] = (),
         goals: Goals = ACCURACY_ALONE,
     ) -> None:
@@ -79,6 +82,7 @@ class Proposer:
         self._sampler, self._seed = sampler, seed
         self._name, self._goals = name, goals
         self._study = optuna.create_study(directions=goals.directions, study_name=name)
+        self._recipe = recipe
         self._points, self._known = points, [_Shown.of(trial) for trial in known]
         self._learned = len(known)
         self._seen: list[tuple[int, Seen]] = []
@@ -102,15 +106,17 @@ class Proposer:
 
     def _choose(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Encoded values, and what the sampler notes about them."""
-        sampler = self._sampler
-        blind = sampler.name if sampler.name in BLIND else sampler.start
-        if number < len(self._points):
-            point = self._points[number]
-            rest = drawn("sobol" if blind == "grid" else blind, self._space, seed=self._seed, number=number)
-            return rest | self._space.encode(point), {}
+        sampler, count = self._sampler, len(self._points)
+        start = sampler.name if sampler.name in BLIND else sampler.start
+        if number < count:
+            rest = drawn("random" if start == "random" else "sobol", self._space, seed=self._seed, number=number)
+            recipe = self._space.encode(self._recipe) if start == "recipe" else {}
+            return rest | recipe | self._space.encode(self._points[number]), {}
         if sampler.name in BLIND or self._learned < sampler.startup_trials:
-            place = number - len(self._points) if blind == "grid" else number
-            return drawn(blind, self._space, seed=self._seed, number=place), {}
+            if start == "recipe":
+                return drawn_around(self._space, self._recipe, seed=self._seed, number=number - count), {}
+            place = number - count if start == "grid" else number
+            return drawn(start, self._space, seed=self._seed, number=place), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if sampler.name == "cmaes":
             return evolved(self._space, [*self._known, *self._ended], seed=seed), {}

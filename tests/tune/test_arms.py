@@ -89,3 +89,16 @@ def test_studies_have_names_of_their_own_in_optuna() -> None:
     arms = make_arms(params(), WIDE, NAME)
     names = [arm.proposer._study.study_name for arm in arms.values()]
     assert names == ["0123456789ab", "0123456789ab-control_study"]
+
+
+def test_every_study_begins_with_the_recipe_of_the_parameters_where_the_space_has_it() -> None:
+    low, high = WIDE.dimensions[LR]["low"], WIDE.dimensions[LR]["high"]
+    inside = (low * high) ** 0.5
+    firsts = {}
+    for rate in (inside, 2 * high):
+        # A weight is no part of a recipe, though the space has this one, too.
+        arms = make_arms(params(train__lr=rate, **{WEIGHT.replace(".", "__"): 0.1}), WIDE, NAME)
+        firsts[rate] = [proposals(arm, 1)[0].values for arm in arms.values()]
+    assert [values[LR] for values in firsts[inside]] == [inside, inside]
+    assert all(low <= values[LR] < high and values[LR] != inside for values in firsts[2 * high])
+    assert firsts[inside][0][WEIGHT] == firsts[2 * high][0][WEIGHT] != 0.1

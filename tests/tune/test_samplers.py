@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy import stats
 
 from pipeline.config import Params
 from pipeline.errors import UserError
@@ -111,6 +112,49 @@ def proposer(of: SearchSpace, name: str, **given: Any) -> Proposer:
     return Proposer(of, SamplerParams(name=name, **start), seed=0, name="abc", **given)  # type: ignore[arg-type]
 
 
+RECIPE: Mapping[str, Any] = {LR: 0.01, DECAY: 0.5, LAYERS: [0, 1]}
+
+
+def test_start_from_a_recipe_begins_with_it_and_draws_what_it_does_not_say_evenly() -> None:
+    of, even = space(NUMBERS, WORDS), [drawn("sobol", space(NUMBERS, WORDS), seed=0, number=n) for n in range(9)]
+    study = proposer(of, "tpe", startup_trials=100, recipe={LR: 0.01})
+    found = [of.encode(study.propose()[1]) for _ in range(9)]
+    assert found[0] == even[0] | {LR: 0.01}
+    assert [found[n] == even[n] for n in range(9)] == [n % 3 == 2 for n in range(9)]
+    assert [{**values, LR: None} for values in found] == [{**values, LR: None} for values in even]
+
+
+def test_draws_around_a_recipe_are_normal_within_the_range_and_a_category_is_the_recipes_in_half_of_them() -> None:
+    of = space(NUMBERS, WORDS)
+    found = [samplers.drawn_around(of, of.decode(of.encode(RECIPE)), seed=3, number=n) for n in range(1, 1537)]
+    around = [values for number, values in enumerate(found, 1) if number % 3 != 2]
+    rate = [(math.log10(values[LR]) + 3) / 3 for values in around]  # of .001 to 1
+    reach = samplers.REACH
+    for shares, center in ((rate, 1 / 3), ([values[DECAY] / 0.5 for values in around], 1.0)):
+        expected = stats.truncnorm(-center / reach, (1 - center) / reach, center, reach)
+        assert stats.kstest(shares, expected.cdf).statistic < 0.04
+    words = [values[LAYERS] for values in around]
+    assert {word: round(words.count(word) / len(words), 2) for word in sorted(set(words))} == pytest.approx(
+        {"[0, 1]": 1 / 2 + 1 / 6, "all": 1 / 6, "last": 1 / 6}, abs=0.02
+    )
+
+
+def test_draws_around_a_recipe_are_of_the_space_where_there_are_steps() -> None:
+    of = space(STEPS)
+    found = [samplers.drawn_around(of, {BATCH: 48, DECAY: 0.1}, seed=0, number=number) for number in range(60)]
+    assert found[0] == {BATCH: 48, DECAY: 0.1}
+    assert all(of.outside(values) == [] for values in found)
+    assert {values[BATCH] for values in found} == {16, 32, 48, 64}
+
+
+def test_what_a_point_leaves_out_is_the_recipes_which_is_the_first_setting_after_it() -> None:
+    of = space(NUMBERS, WORDS)
+    study = proposer(of, "tpe", points=[{DECAY: 0.2}], recipe=RECIPE)
+    (_, point), (_, first) = study.propose(), study.propose()
+    assert point == {**RECIPE, DECAY: 0.2}
+    assert first == RECIPE
+
+
 def goodness(values: Mapping[str, Any]) -> float:
     return 1 - (math.log10(values[LR]) + 1.5) ** 2 - (values[DECAY] - 0.1) ** 2 * 10
 
@@ -133,7 +177,9 @@ def test_what_learns_gets_better_than_its_start(name: str, trials: int) -> None:
 
 def test_start_is_the_sobol_sequence_until_enough_trials_have_ended_however_many_run() -> None:
     of, start = space(NUMBERS), [drawn("sobol", space(NUMBERS), seed=0, number=number) for number in range(8)]
-    study = proposer(of, "tpe", startup_trials=2)
+    study = proposer(of, "tpe", startup_trials=2)  # there is nothing of a recipe in this space
+    assert [of.encode(study.propose()[1]) for _ in range(8)] == start
+    study = proposer(of, "tpe", startup_trials=2, start="sobol", recipe={LR: 0.5})
     assert [of.encode(study.propose()[1]) for _ in range(8)] == start
     study = proposer(of, "tpe", startup_trials=2)
     assert [of.encode(values) for values in play(study, 3)][:2] == start[:2]
