@@ -135,20 +135,16 @@ def knowing_the_rate(recorded: Table, seed: int, epochs: int) -> Choices:
 
 def outcome(choices: Choices, recorded: Table, seed: int, epochs: int) -> Outcome:
     """What the choices of a search with this seed come to. epochs: that it had."""
-    good, worth = recorded.best(SHARE), unseen(recorded, seed % recorded.seeds)
+    good, worth = recorded.best(SHARE), recorded.final(but=[seed % recorded.seeds])
 
     def held(after: float) -> int | None:
         return next((row for spent, row in reversed(choices) if spent <= after), None)
 
     first = next((spent for spent, row in choices if row in good), math.inf)
     kept = [held(after) for after in (epochs / 8, epochs / 4, math.inf)]
-    return Outcome(first, kept[1] in good, kept[2] in good, tuple(math.nan if k is None else worth[k] for k in kept))
-
-
-def unseen(recorded: Table, seed: int) -> list[float]:
-    """Of every setting the mean objective at the last epoch, over all seeds but this one."""
-    last = np.delete(np.asarray(recorded.curves[OBJECTIVE][:, :, -1], dtype=np.float64), seed, axis=1)
-    return [float(np.mean([*values, *recorded.further.get(row, ())])) for row, values in enumerate(last)]
+    return Outcome(
+        first, kept[1] in good, kept[2] in good, tuple(math.nan if k is None else float(worth[k]) for k in kept)
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -240,7 +236,7 @@ def describe(recorded: Table) -> None:
     print(table(["", "settings", "seeds", *spread, "first and further agree", "what tells most"], rows))
     loss = np.asarray(recorded.curves["val/loss"], dtype=np.float64)
     rungs = [epoch for epoch in (1, 2, 3, 4, 6, 8) if epoch <= recorded.epochs]
-    others = [unseen(recorded, seed) for seed in range(recorded.seeds)]
+    others = [recorded.final(but=[seed]) for seed in range(recorded.seeds)]
 
     def told_by(curves: Any, epoch: int) -> float:
         return statistics.mean(_rank(curves[:, seed, epoch - 1], others[seed]) for seed in range(recorded.seeds))

@@ -68,9 +68,12 @@ class Table:
             distances[list(but)] = np.inf
         return int(np.argmin(distances))
 
-    def final(self) -> NDArray[np.float64]:
-        """The objective of every setting at the last epoch, as the mean over all of its seeds, (R,)."""
-        last = np.asarray(self.curves[OBJECTIVE][:, :, -1], dtype=np.float64)
+    def final(self, *, but: Sequence[int] = ()) -> NDArray[np.float64]:
+        """The objective of every setting at the last epoch, as the mean over all of its seeds, (R,).
+
+        but: seeds that do not count, such as the one that a search has seen.
+        """
+        last = np.delete(np.asarray(self.curves[OBJECTIVE][:, :, -1], dtype=np.float64), list(but), axis=1)
         return np.array([np.mean([*values, *self.further.get(row, ())]) for row, values in enumerate(last)])
 
     def best(self, share: float) -> frozenset[int]:

@@ -105,16 +105,20 @@ def _sobol(space: SearchSpace, *, seed: int, number: int) -> list[float]:
     return point
 
 
-def drawn_around(space: SearchSpace, recipe: Mapping[str, Any], *, seed: int, number: int) -> dict[str, Any]:
+def drawn_around(
+    space: SearchSpace, recipe: Mapping[str, Any], *, seed: int, number: int, first: int = 0
+) -> dict[str, Any]:
     """The encoded values of a start from the recipe: itself, then draws around it, and some from all over the space.
 
     recipe: values of the space, by path, of some of its dimensions; the others are drawn evenly. A number is normal
     around the recipe's within its range (on a log scale, where it has one); a category is the recipe's in half of the
     draws. They are made of a Sobol sequence, so that a few of them are spread as such draws should be.
+
+    first: the number of the recipe itself, before which are points of the user's.
     """
     point = _sobol(space, seed=seed, number=number)
     anywhere = space.at(point)
-    if number == 0:
+    if number == first:
         return anywhere | space.encode(recipe)
     if number % ANYWHERE == ANYWHERE - 1:
         return anywhere

@@ -114,7 +114,7 @@ class Proposer:
             return rest | recipe | self._space.encode(self._points[number]), {}
         if sampler.name in BLIND or self._learned < sampler.startup_trials:
             if start == "recipe":
-                return drawn_around(self._space, self._recipe, seed=self._seed, number=number - count), {}
+                return drawn_around(self._space, self._recipe, seed=self._seed, number=number, first=count), {}
             place = number - count if start == "grid" else number
             return drawn(start, self._space, seed=self._seed, number=place), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])

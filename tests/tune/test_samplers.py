@@ -155,6 +155,15 @@ def test_what_a_point_leaves_out_is_the_recipes_which_is_the_first_setting_after
     assert first == RECIPE
 
 
+def test_start_from_a_recipe_is_the_even_one_where_the_space_has_nothing_of_it() -> None:
+    for points in ([], [{DECAY: 0.2}, {LR: 0.1}]):
+        found = {}
+        for start in ("recipe", "sobol"):
+            study = proposer(space(NUMBERS, WORDS), "tpe", start=start, startup_trials=100, points=points)
+            found[start] = [study.propose()[1] for _ in range(8)]
+        assert found["recipe"] == found["sobol"]
+
+
 def goodness(values: Mapping[str, Any]) -> float:
     return 1 - (math.log10(values[LR]) + 1.5) ** 2 - (values[DECAY] - 0.1) ** 2 * 10
 
