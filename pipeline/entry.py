@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from pipeline.errors import UserError
+from pipeline.inputs import check_unchanged, read_inputs
 from pipeline.workspace import Workspace, find_workspace
 
 INTERRUPTED = 130
@@ -25,13 +26,18 @@ STORAGE = {
 
 
 def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
-    """Run a stage on the checkout that the current folder lies in, alone in it, and end the process."""
+    """Run a stage on the checkout that the current folder lies in, alone in it, and end the process.
+
+    It fails where what it depends on is another by its end: DVC would note that, and not what it has read.
+    """
 
     def alone() -> None:
         workspace = find_workspace()
         try:
             with workspace.locked(name):
+                began = read_inputs(workspace, name)
                 work(workspace)
+                check_unchanged(workspace, name, began)
         except UserError as error:
             note_status(workspace, error.exit_code)
             raise

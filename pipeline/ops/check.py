@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.ops.agreement import check_noted
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import Estimate, Work, preflight
 from pipeline.ops.present import present_search
@@ -31,6 +32,7 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     plan = make_plan(workspace)
     plan.check_source_unchanged()
     check_weights_unchanged(plan)
+    check_noted(workspace, plan.params)
     check_group_by(workspace, plan.params)
     yield plan.describe()
     task = plan.present_task()

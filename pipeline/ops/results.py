@@ -31,7 +31,7 @@ class BestSetting:
     """best.yaml, read back. best: values of the best trial; controls: values by control name.
 
     weights: what the search's specifications of pretrained weights were resolved to, as `pipeline.ops.weights` has it.
-    against: what the control is, in words.
+    against: what the control is, in words. parameters: those that it was found with, by dotted path.
     """
 
     fingerprint: str
@@ -40,6 +40,7 @@ class BestSetting:
     controls: Mapping[str, Mapping[str, Any]]
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     against: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def control(self, name: str) -> Mapping[str, Any]:
         """A control's values.
@@ -70,6 +71,7 @@ def read_best(folder: Path) -> BestSetting:
             content["controls"],
             content.get("weights", {}),
             content.get("against", ""),
+            content.get("parameters", {}),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a search's result ({error}). Run `dvc repro --force search`.") from None

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.entry import run_stage
+from pipeline.ops.agreement import check_agreement
 from pipeline.ops.attention import one_of_each
 from pipeline.ops.bar import Bar
 from pipeline.ops.evaluation import (
@@ -46,6 +47,7 @@ def main(workspace: Workspace) -> None:
     began = time.monotonic()
     params = load_params(workspace.params)
     retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
+    check_agreement(workspace, params, retrained["fingerprint"])
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     data_hash, control = data.prepared.data_hash, retrained["control"]
     reads = count_test_read(workspace.state, data_hash, commit=commit(workspace.root), models=len(retrained["runs"]))

@@ -14,6 +14,7 @@ import pipeline.models
 from pipeline.config import load_params
 from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
+from pipeline.ops.agreement import check_agreement
 from pipeline.ops.card import model_card
 from pipeline.ops.identity import trace
 from pipeline.ops.results import BEST, read_json, search_run
@@ -28,6 +29,7 @@ def main(workspace: Workspace) -> None:
     params = load_params(workspace.params)
     retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
     evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
+    check_agreement(workspace, params, retrained["fingerprint"])
     prepared = open_prepared(workspace.prepared)
     chosen = retrained["to_register"]
     run = next(run for run in retrained["runs"] if run["folder"] == chosen)

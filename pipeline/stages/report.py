@@ -8,6 +8,7 @@ import os
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
+from pipeline.ops.agreement import check_agreement
 from pipeline.ops.reporting import gather_report
 from pipeline.ops.results import read_json, search_run
 from pipeline.track.once import attach
@@ -18,8 +19,9 @@ from pipeline.workspace import Workspace
 def main(workspace: Workspace) -> None:
     """Gather the results, write the page and log it."""
     params = load_params(workspace.params)
-    page = render_report(gather_report(workspace, params))
     evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
+    check_agreement(workspace, params, evaluation["fingerprint"])
+    page = render_report(gather_report(workspace, params))
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     path = workspace.results / "report" / "index.html"

@@ -7,6 +7,7 @@ from pipeline.config import load_params
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
+from pipeline.ops.agreement import check_agreement
 from pipeline.ops.identity import setting_name, trace
 from pipeline.ops.results import BEST, method_words, read_best
 from pipeline.ops.retraining import (
@@ -27,6 +28,7 @@ from pipeline.workspace import Workspace
 def main(workspace: Workspace) -> None:
     """Train both arms with every seed and keep their weights."""
     params = load_params(workspace.params)
+    check_agreement(workspace, params)
     found = read_best(workspace.results / "search")
     prepared = open_prepared(workspace.prepared)
     split = read_split(workspace.split, data_hash=prepared.data_hash)

@@ -4,7 +4,7 @@
     curves.csv    a row an epoch of a trial
     timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
     pareto.csv    the trials that ran in full, and the controls, by their objectives; `front`: on the Pareto front
-    best.yaml     the best setting and the controls, as parameters by dotted path
+    best.yaml     the best setting and the controls, as parameters by dotted path; the parameters they were found with
     metrics.json  the few figures that `dvc metrics` shows
     summary.json  all of them: counts, epochs spent and saved, best and control values, importances
     plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
@@ -24,11 +24,20 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.config import Params, parameters
 from pipeline.tune.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
 from pipeline.tune.goals import Goals, goals_of, is_result
 from pipeline.tune.ledger import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
 from pipeline.tune.summary import summarise
+
+
+DECIDING = (
+    *("base.seed", "model.", "train.", "regularizer."),
+    *(f"search.{name}" for name in ("space", "sampler.", "scheduler.", "points", "warm_start", "objectives")),
+    "search.constraints.",
+)
+"""How the paths begin of what decides which settings are proposed and how they are trained."""
 
 
 def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:
@@ -81,6 +90,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
             "best": dict(best.trial.values),
             "controls": controls,
             "against": summary["against"],
+            "parameters": json.loads(json.dumps(deciding_parameters(task.params))),
         }
         if "weights" in task.header:
             content["weights"] = task.header["weights"]
@@ -88,6 +98,11 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
         yaml.default_flow_style = False
         yaml.dump(content, file)
     return best.trial, summary
+
+
+def deciding_parameters(params: Params) -> dict[str, Any]:
+    """The parameters that are part of what names a search (`pipeline.ops.identity.deciding`), by dotted path."""
+    return {path: params.value(path) for path in parameters() if path.startswith(DECIDING) and path != "train.workers"}
 
 
 def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:

@@ -1,0 +1,146 @@
+"""What a stage's outs depend on by dvc.yaml, parameters and files, as it stood when the stage began.
+
+DVC notes both as they stand when a stage has ended, whatever the stage has read. So a stage looks again when it ends,
+and where something has changed it fails, for which DVC notes nothing. Parameters that are not in the stage's list may
+change at any time.
+"""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError, named, shown, told
+from pipeline.parsing import read_yaml
+from pipeline.workspace import Workspace
+
+READ_WHOLE = (".py", ".yaml", ".json", ".csv")
+"""Files that people and programs write anew without changing them: known by what is in them, up to `SMALL`."""
+
+SMALL = 2**20
+
+IGNORED = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+"""As .dvcignore has them."""
+
+LOOKS, PAUSE_S = 5, 0.3
+"""How often what has changed is looked at again, and how long after."""
+
+_INTERPOLATED = re.compile(r"\$\{([\w.]+)\}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """params: values by dotted path, as the file has them. deps: the files and folders, by path in the checkout.
+
+    files: every file of these, with what tells its content from another.
+    """
+
+    params: Mapping[str, Any]
+    deps: tuple[str, ...]
+    files: Mapping[str, str]
+
+
+def read_inputs(workspace: Workspace, stage: str) -> Inputs:
+    """What a stage depends on, as it stands now.
+
+    Raises:
+        UserError: params.yaml or dvc.yaml cannot be read.
+    """
+    stages = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages"))
+    declared, tree = _mapping(stages.get(stage)), read_yaml(workspace.params)
+    filled = (_INTERPOLATED.sub(lambda match: str(_value(tree, match[1])), dep) for dep in _listed(declared, "deps"))
+    deps = tuple(dep for dep in filled if "://" not in dep)
+    return Inputs(_values(tree, _listed(declared, "params")), deps, _marks(workspace.root, deps))
+
+
+def check_unchanged(workspace: Workspace, stage: str, began: Inputs) -> None:
+    """Refuse to end well with outs that DVC would note for other parameters or files than they were made from.
+
+    Raises:
+        UserError: something has changed; names it, with the values of parameters then and now.
+    """
+    found = _changes(workspace, began)
+    for _ in range(LOOKS):
+        if not found:
+            return
+        time.sleep(PAUSE_S)  # an editor may be in the middle of writing
+        before, found = found, _changes(workspace, began)
+        if found == before:
+            break
+    if found:
+        raise UserError(
+            f"changed while the stage {stage} ran:\n{told(found)}\n"
+            "What the stage made is of what stood there when it began, and DVC would note it as of what stands there "
+            "now; so it ends as failed, and nothing is noted. Run the same command again; with everything put back, "
+            "it goes on from what has run."
+        )
+
+
+def _changes(workspace: Workspace, began: Inputs) -> list[str]:
+    try:
+        params = _values(read_yaml(workspace.params), began.params)
+    except UserError as error:
+        return [str(error)]
+    lines = [
+        f"params.yaml: {path}: {shown(was, 60)} when it began, {shown(params[path], 60)} now"
+        for path, was in began.params.items()
+        if was != params[path] and repr(was) != repr(params[path])  # a NaN differs from itself
+    ]
+    files = _marks(workspace.root, began.deps)
+    for path in sorted(began.files.keys() | files.keys()):
+        if path not in files:
+            lines.append(f"{named(path)}: no longer there")
+        elif path not in began.files:
+            lines.append(f"{named(path)}: new")
+        elif files[path] != began.files[path]:
+            lines.append(f"{named(path)}: another content")
+    return lines
+
+
+def _listed(declared: Mapping[str, Any], key: str) -> list[str]:
+    entries = declared.get(key)
+    return [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
+
+
+def _values(tree: Any, paths: Iterable[str]) -> dict[str, Any]:
+    return {path: _value(tree, path) for path in paths}
+
+
+def _value(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def _marks(root: Path, deps: Iterable[str]) -> dict[str, str]:
+    return {str(file.relative_to(root)): mark for dep in deps for file in _files(root / dep) if (mark := _mark(file))}
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if name not in IGNORED]
+        yield from (Path(folder, name) for name in names if not name.endswith(".pyc"))
+
+
+def _mark(file: Path) -> str | None:
+    """What changes with a file's content: its hash where it is small, else size and time of change."""
+    try:
+        stat = file.stat()
+        if file.suffix in READ_WHOLE and stat.st_size <= SMALL:
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,62 @@
+"""Whether what stands in `results/` belongs together, and to what params.yaml says now.
+
+DVC notes the parameters that stand in params.yaml when a stage has ended. Where they were changed in a moment at which
+no stage looks, it holds results of other parameters to be up to date.
+"""
+
+import json
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.errors import UserError, shown, told
+from pipeline.ops.results import BestSetting, read_best
+from pipeline.parsing import read_yaml
+from pipeline.workspace import Workspace
+
+AGAIN = "`dvc repro --force search`"
+
+
+def check_agreement(workspace: Workspace, params: Params, fingerprint: str | None = None) -> None:
+    """Refuse to build on a best setting that was found with other parameters than those of now.
+
+    fingerprint: that of the search which what is built on says it comes from; None: that is the best setting itself.
+
+    Raises:
+        UserError: it is not of these parameters, or not of that search.
+    """
+    path = workspace.results / "search" / "best.yaml"
+    if not path.is_file():
+        return  # for the stages that go on from retraining it is no dependency
+    found = read_best(path.parent)
+    if fingerprint not in (None, found.fingerprint):
+        raise UserError(
+            f"{path}: of the search {found.fingerprint[:16]}, and what was retrained is of {str(fingerprint)[:16]}. "
+            "Run `dvc repro` without naming a stage."
+        )
+    if changed := _changed(found, params):
+        lines = [f"params.yaml: {path}: {shown(was, 60)} then, {shown(now, 60)} now" for path, (was, now) in changed]
+        raise UserError(
+            f"{path}: found with other parameters than those of now:\n{told(lines)}\n"
+            f"Put them back; or run {AGAIN} to search with those of now, and then the same command again."
+        )
+
+
+def check_noted(workspace: Workspace, params: Params) -> None:
+    """Refuse to take results for up to date because DVC does: it may have noted parameters that they are not of.
+
+    Raises:
+        UserError: dvc.lock has for the search the parameters of now, and best.yaml was found with others.
+    """
+    try:
+        found = read_best(workspace.results / "search")
+        stages: Any = read_yaml(workspace.root / "dvc.lock")["stages"]
+        noted: dict[str, Any] = stages["search"]["params"]["params.yaml"]
+    except (UserError, KeyError, TypeError):
+        return
+    if all(path in noted and noted[path] == now for path, (_, now) in _changed(found, params)):
+        check_agreement(workspace, params)
+
+
+def _changed(found: BestSetting, params: Params) -> list[tuple[str, tuple[Any, Any]]]:
+    now = {path: json.loads(json.dumps(params.value(path))) for path in found.parameters}
+    return [(path, (was, now[path])) for path, was in found.parameters.items() if was != now[path]]
