@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pipeline.entry import INTERRUPTED
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
+from pipeline.ops.leavings import mend_leavings
 from pipeline.ops.lockfile import keep_lock, mend_lock
 from pipeline.prefork import nursery
 from pipeline.workspace import Workspace
@@ -26,8 +27,9 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     with nursery(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it
-        if mended := mend_lock(workspace):
-            print(mended, flush=True)
+        for mended in (mend_lock(workspace), *mend_leavings(workspace)):
+            if mended:
+                print(mended, flush=True)
         keep_lock(workspace)
         for line in run_check(workspace):
             print(line, flush=True)
