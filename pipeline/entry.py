@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from pipeline.errors import UserError
-from pipeline.inputs import check_unchanged, read_inputs
+from pipeline.inputs import check_carried, check_unchanged, read_inputs
 from pipeline.workspace import Workspace, find_workspace
 
 INTERRUPTED = 130
@@ -34,9 +34,11 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
     def alone() -> None:
         workspace = find_workspace()
         try:
+            check_carried(workspace)
             with workspace.locked(name):
                 began = read_inputs(workspace, name)
                 work(workspace)
+                sys.stdout.flush()
                 check_unchanged(workspace, name, began)
         except UserError as error:
             note_status(workspace, error.exit_code)

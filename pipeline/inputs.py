@@ -52,9 +52,31 @@ def read_inputs(workspace: Workspace, stage: str) -> Inputs:
     """
     stages = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages"))
     declared, tree = _mapping(stages.get(stage)), read_yaml(workspace.params)
-    filled = (_INTERPOLATED.sub(lambda match: str(_value(tree, match[1])), dep) for dep in _listed(declared, "deps"))
-    deps = tuple(dep for dep in filled if "://" not in dep)
+    deps = _filled(declared, tree)
     return Inputs(_values(tree, _listed(declared, "params")), deps, _marks(workspace.root, deps))
+
+
+def check_carried(workspace: Workspace) -> None:
+    """Refuse to begin in an experiment's copy of the checkout that lacks what a later stage needs: git does not know it.
+
+    Raises:
+        UserError: the checkout has a file that a stage depends on, and the copy has not; names it.
+    """
+    if workspace.root == workspace.anchor:
+        return
+    stages, tree = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages")), read_yaml(workspace.params)
+    for declared in map(_mapping, stages.values()):
+        for dep in _filled(declared, tree):
+            # What stages make, git does not know either; DVC brings or makes it.
+            if not (workspace.root / dep).exists() and dep.endswith(READ_WHOLE) and _is_source(workspace.anchor, dep):
+                raise UserError(
+                    f"{dep}: not in this experiment's copy of {workspace.anchor}, which holds what git knows. "
+                    f"Type `git add {dep}` there, and start the experiment again."
+                )
+
+
+def _is_source(root: Path, dep: str) -> bool:
+    return (root / dep).is_file() and not dep.startswith(("data/", "models/", "results/"))
 
 
 def check_unchanged(workspace: Workspace, stage: str, began: Inputs) -> None:
@@ -99,6 +121,12 @@ def _changes(workspace: Workspace, began: Inputs) -> list[str]:
         elif files[path] != began.files[path]:
             lines.append(f"{named(path)}: another content")
     return lines
+
+
+def _filled(declared: Mapping[str, Any], tree: Any) -> tuple[str, ...]:
+    """The files and folders that a stage depends on, with the parameters that stand in their paths."""
+    filled = (_INTERPOLATED.sub(lambda match: str(_value(tree, match[1])), dep) for dep in _listed(declared, "deps"))
+    return tuple(dep for dep in filled if "://" not in dep)
 
 
 def _listed(declared: Mapping[str, Any], key: str) -> list[str]:

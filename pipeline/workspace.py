@@ -16,6 +16,10 @@ from filelock import FileLock, Timeout
 from pipeline.errors import UserError
 
 
+WAIT_S = 0.5
+"""How often an experiment that waits for its turn looks whether it has come."""
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A checkout. root: where dvc.yaml and params.yaml are. anchor: the checkout that state and tracking belong to."""
@@ -64,6 +68,8 @@ class Workspace:
     def locked(self, doing: str, *, lock: str = "stage") -> Iterator[None]:
         """Hold the checkout, for one stage or (lock="repro") for all. It goes with the process, however that ends.
 
+        A stage of an experiment in a temporary copy waits for its turn: nobody is there to start it again.
+
         Raises:
             UserError: another process is at work here; a stage may have outlived the `dvc` that started it.
         """
@@ -71,7 +77,13 @@ class Workspace:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             held = FileLock(path)
-            held.acquire(timeout=0)
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                if self.root == self.anchor:
+                    raise
+                print(f"{doing} waits for another stage of {self.anchor} to end ({_holder(path)})", flush=True)
+                held.acquire(poll_interval=WAIT_S)
             path.with_suffix(".pid").write_text(f"{doing}, process {os.getpid()}")
         except Timeout:
             raise UserError(

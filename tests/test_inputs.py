@@ -159,3 +159,18 @@ def test_lists_of_dvc_that_are_none_of_ours_are_left_to_dvc(workspace: Workspace
     (workspace.root / "dvc.yaml").write_text("stages: []\n")
     check_unchanged(workspace, "search", began)
     assert read_inputs(workspace, "search").deps == ()
+
+
+def test_experiments_copy_without_a_file_that_git_does_not_know_is_told_what_to_type(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = workspace.root / ".dvc" / "tmp" / "exps" / "tmpabc"
+    for name in ("dvc.yaml", "params.yaml", "code/one.py", "code/room/two.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((workspace.root / name).read_bytes())
+    monkeypatch.chdir(copy)
+    assert _run(lambda where: None, stage="other") == 2
+    assert "git add spaces/a.yaml" in capsys.readouterr().err
+    (copy / "spaces").mkdir()
+    (copy / "spaces" / "a.yaml").write_text("1\n")
+    assert _run(lambda where: None, stage="other") == 0  # data/ is made by a stage

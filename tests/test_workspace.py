@@ -1,12 +1,15 @@
 """Claims about a checkout: where everything lies, and that one stage at a time works there."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace, find_workspace
@@ -129,12 +132,34 @@ def test_lock_goes_with_the_process_that_held_it(workspace: Workspace, checkout:
             pass
 
 
-def test_lock_of_a_temporary_copy_is_that_of_its_checkout(checkout: Path) -> None:
+def test_stage_of_a_temporary_copy_waits_for_its_turn_and_says_for_what(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Experiments of one queue run side by side; nobody starts again one that was refused."""
     copy = Workspace(checkout / ".dvc" / "tmp" / "exps" / "tmpabc", checkout)
+    with held_by_another_process(checkout) as holder:
+        tries: list[float] = []
+        acquire = FileLock.acquire
+
+        def try_again(lock: FileLock, timeout: float | None = None, **options: Any) -> Any:
+            tries.append(-1 if timeout is None else timeout)
+            if timeout is None:
+                holder.kill()
+            return acquire(lock, timeout, **options)
+
+        monkeypatch.setattr(FileLock, "acquire", try_again)
+        with copy.locked("split"):
+            assert tries == [0, -1]
+            assert (checkout / "state" / "stage.pid").read_text() == f"split, process {os.getpid()}"
+        said = capsys.readouterr().out
+        assert said == f"split waits for another stage of {checkout} to end (search, process {holder.pid})\n"
+
+
+def test_stage_of_the_checkout_itself_does_not_wait_for_an_experiments(checkout: Path, workspace: Workspace) -> None:
     with (
         held_by_another_process(checkout),
         pytest.raises(UserError, match="another process is running a stage"),
-        copy.locked("split"),
+        workspace.locked("split"),
     ):
         pass
 

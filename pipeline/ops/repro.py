@@ -4,9 +4,11 @@ DVC deletes a stage's outs before it starts the stage, and turns every failure i
 for before DVC starts, and the status with which a stage really ended is read from where the stage noted it.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.entry import INTERRUPTED
 from pipeline.ops.check import run_check
@@ -15,6 +17,9 @@ from pipeline.ops.leavings import mend_leavings
 from pipeline.ops.lockfile import keep_lock, mend_lock
 from pipeline.prefork import nursery
 from pipeline.workspace import Workspace
+
+
+SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")
 
 
 def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
@@ -34,7 +39,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         for line in run_check(workspace):
             print(line, flush=True)
         workspace.stage_status.write_text("    ")
-        status = _dvc(["repro", *arguments])
+        status = _dvc(["repro", *arguments], workspace.root)
         keep_lock(workspace)
         if status == 0:
             # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.
@@ -47,8 +52,18 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             return status
 
 
-def _dvc(arguments: Sequence[str]) -> int:
-    process = subprocess.Popen([sys.executable, "-m", "dvc", *arguments])
+def environment_for_dvc() -> dict[str, str]:
+    """This process's environment, for a DVC that runs the stages' commands by a shell that runs commands.
+
+    DVC takes $SHELL for one. Users of services and containers have one that refuses (false, nologin), or none.
+    """
+    shell = os.environ.get("SHELL", "")
+    sound = os.path.basename(shell) in SHELLS and os.access(shell, os.X_OK)
+    return {**os.environ, "SHELL": shell if sound else "/bin/sh"}
+
+
+def _dvc(arguments: Sequence[str], root: Path) -> int:
+    process = subprocess.Popen([sys.executable, "-m", "dvc", *arguments], cwd=root, env=environment_for_dvc())
     interrupted = False
     while True:
         try:

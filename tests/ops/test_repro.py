@@ -34,7 +34,7 @@ def test_the_verdict_is_told_when_the_whole_pipeline_has_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A part of it may leave none, or an earlier run's."""
-    monkeypatch.setattr(repro, "_dvc", lambda arguments: 0)
+    monkeypatch.setattr(repro, "_dvc", lambda arguments, root: 0)
     assert repro.reproduce(workspace, arguments) == 0
     assert ("the verdict" in capsys.readouterr().out) == said
 
@@ -45,7 +45,7 @@ def test_a_stage_that_was_interrupted_before_it_could_note_it_ends_as_interrupte
     class Interrupted(subprocess.Popen[bytes]):
         """DVC, with a terminal that has sent an interruption to all."""
 
-        def __init__(self, command: list[str]) -> None:
+        def __init__(self, command: list[str], **_: object) -> None:
             super().__init__([sys.executable, "-c", "import sys; sys.exit(255)"])
             self._told = False
 
@@ -69,7 +69,7 @@ def test_a_lock_file_that_was_cut_off_is_mended_before_dvc_starts(
     lock = workspace.root / "dvc.lock"
     found: list[bool] = []
 
-    def dvc(arguments: list[str]) -> int:
+    def dvc(arguments: list[str], root: Path) -> int:
         found.append(lock.exists())
         lock.write_text("schema: '2.0'\nstages: {}\n")
         return 0
@@ -81,3 +81,41 @@ def test_a_lock_file_that_was_cut_off_is_mended_before_dvc_starts(
     lock.write_text("schema: ")
     assert repro.reproduce(workspace, []) == 0
     assert found == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("shell", "used"),
+    [
+        ("/bin/sh", "/bin/sh"),
+        ("/bin/false", "/bin/sh"),
+        ("/usr/sbin/nologin", "/bin/sh"),
+        ("/nowhere/bash", "/bin/sh"),
+        ("", "/bin/sh"),
+        (None, "/bin/sh"),
+    ],
+)
+def test_dvc_gets_a_shell_that_runs_commands(
+    shell: str | None, used: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHELL", raising=False)
+    if shell is not None:
+        monkeypatch.setenv("SHELL", shell)
+    assert repro.environment_for_dvc()["SHELL"] == used
+
+
+def test_dvc_runs_in_the_folder_of_the_checkout(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = workspace.root / "docs"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    ran: list[object] = []
+
+    class Ended:
+        def __init__(self, command: list[str], *, cwd: Path, env: dict[str, str]) -> None:
+            ran.append(cwd)
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    assert repro.reproduce(workspace, []) == 0
+    assert ran == [workspace.root]
