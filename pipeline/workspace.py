@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import UserError
 
-
 WAIT_S = 0.5
 """How often an experiment that waits for its turn looks whether it has come."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,13 +41,16 @@ def _set(workspace: Workspace, old: str, new: str) -> None:
     workspace.params.write_text(PARAMS.replace(old, new))
 
 
+def _ended(stage: str, work: Callable[[Workspace], None]) -> None:
+    run_stage(stage, work)
+    sys.exit(0)
+
+
 def _run(work: Callable[[Workspace], None], stage: str = "search") -> int:
-    try:
-        run_stage(stage, work)
-    except SystemExit as ending:
-        assert isinstance(ending.code, int)
-        return ending.code
-    return 0
+    with pytest.raises(SystemExit) as ending:
+        _ended(stage, work)
+    assert isinstance(ending.value.code, int)
+    return ending.value.code
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_file_that_changes_with_every_look_is_a_change(workspace: Workspace, mon
 
     monkeypatch.setattr(time, "sleep", write)
     write(0.0)
-    with pytest.raises(UserError, match="train.epochs: 2 when it began"):
+    with pytest.raises(UserError, match="2 when it began"):
         check_unchanged(workspace, "search", began)
     assert len(looks) == 1 + inputs.LOOKS
 

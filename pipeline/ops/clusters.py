@@ -19,6 +19,7 @@ from pathlib import Path
 from pipeline.cluster.storage import worker_environment
 from pipeline.config import load_params
 from pipeline.errors import UserError, told
+from pipeline.ops.git import ask_git
 from pipeline.ops.machines import (
     FOLDER,
     LAUNCHERS_OWN,
@@ -292,13 +293,10 @@ def _send_checkout(cluster: Cluster) -> None:
 @contextmanager
 def _archive(root: Path) -> Iterator[Path]:
     """A tar file of the checkout, with no more of its history than the commit, and nothing of git's own settings."""
-    listed = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-    )
-    if listed.returncode:
-        raise UserError(f"{root}: not a git repository; `cluster repro` sends what git knows.")
+    try:
+        listed = ask_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    except UserError as error:
+        raise UserError(f"{error}. `cluster repro` sends what git knows.") from None
     with tempfile.TemporaryDirectory() as folder:
         one = Path(folder) / "commit"
         subprocess.run(
@@ -309,7 +307,7 @@ def _archive(root: Path) -> Iterator[Path]:
         path = Path(folder) / "checkout.tar"
         with tarfile.open(path, "w") as tar:
             tar.add(one / ".git", ".git")
-            for name in sorted(set(listed.stdout.split("\0")) - {""}):
+            for name in sorted(set(listed.split("\0")) - {""}):
                 if (root / name).is_file():
                     tar.add(root / name, name)
         yield path

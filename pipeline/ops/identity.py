@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
@@ -16,7 +15,9 @@ from typing import Any
 
 import pipeline
 from pipeline.config import Params
+from pipeline.errors import UserError
 from pipeline.models.settings import Weights
+from pipeline.ops.git import ask_git
 from pipeline.ops.weights import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
 
 BATCHES = (
@@ -111,11 +112,11 @@ def versions() -> dict[str, str]:
 
 
 def commit(root: Path) -> str:
-    """The checkout's commit, with `+changes` when tracked files differ from it; `unknown` outside git."""
+    """The checkout's commit, with `+changes` when tracked files differ from it; `unknown` where git does not tell."""
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    except (OSError, subprocess.CalledProcessError):
+        head = ask_git(root, "rev-parse", "HEAD").strip()
+        changed = ask_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock").strip()
+    except UserError:
         return "unknown"
     return head + ("+changes" if changed else "")
 
@@ -145,9 +146,3 @@ def setting_name(values: Mapping[str, Any], *, short: bool = False) -> str:
 def short_value(value: Any) -> str:
     """A value as names show it, numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()

@@ -6,7 +6,7 @@ cut off, in words of its own:
     cache/runs/<..>/<..>/   what each stage made of what: DVC reads whatever lies there, also under the names that end
                             in .tmp. Without an entry the stage runs again.
     tmp/rwlock              which process uses which path. Entries of processes that have ended mean nothing; one whose
-    tmp/exps/rwlock         number another process has by now (as in a container that was started again) blocks for good.
+    tmp/exps/rwlock         number another process has by now (a container that was started again) blocks for good.
     tmp/exps/**.run, .msg   an experiment's place and state; a queue's messages. Of what was cut off nothing is known.
 
 dvc.lock is `pipeline.ops.lockfile`'s.

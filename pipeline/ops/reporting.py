@@ -19,6 +19,7 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.report import ReportData
+from pipeline.ops.git import git_trouble
 from pipeline.ops.identity import commit, setting_name, versions
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.ops.report_search import (
@@ -120,7 +121,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
         attention_figures=_pictures(workspace, retrained, prepared.images, prepared.masks, control, found.best),
-        commit=_known(commit(workspace.root)),
+        commit=_known(workspace),
         data_hash=evaluation["data_hash"],
         fingerprint=evaluation["fingerprint"],
         command="make repro",
@@ -209,8 +210,8 @@ def _pictures(
     return [("Test images; last block; the first seed of the best setting and of its control.", figure)]
 
 
-def _known(name: str) -> str | None:
-    if name == "unknown":
-        print("not a git repository, so the report names no commit", file=sys.stderr)
+def _known(workspace: Workspace) -> str | None:
+    if trouble := git_trouble(workspace.root):
+        print(f"{trouble}. The report names no commit.", file=sys.stderr)
         return None
-    return name
+    return commit(workspace.root)

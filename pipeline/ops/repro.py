@@ -13,11 +13,11 @@ from pathlib import Path
 from pipeline.entry import INTERRUPTED
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
+from pipeline.ops.git import check_for_dvc, git_trouble
 from pipeline.ops.leavings import mend_leavings
 from pipeline.ops.lockfile import keep_lock, mend_lock
 from pipeline.prefork import nursery
 from pipeline.workspace import Workspace
-
 
 SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")
 
@@ -32,12 +32,15 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     with nursery(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it
+        check_for_dvc(workspace.root)
         for mended in (mend_lock(workspace), *mend_leavings(workspace)):
             if mended:
                 print(mended, flush=True)
         keep_lock(workspace)
         for line in run_check(workspace):
             print(line, flush=True)
+        if trouble := git_trouble(workspace.root):
+            print(f"{'git':<10}{trouble}. Runs are logged without a commit.", flush=True)
         workspace.stage_status.write_text("    ")
         status = _dvc(["repro", *arguments], workspace.root)
         keep_lock(workspace)
