@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.compute.limits import usable_cpus
+
 SKIPPED = 77
 """Status of a benchmark that this machine cannot run."""
 
@@ -66,7 +68,7 @@ def header(title: str, packages: Sequence[str]) -> str:
         model = names[0] if names else model
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     load = f"load {os.getloadavg()[0]:.1f}; " if hasattr(os, "getloadavg") else ""
-    return f"# {title}\n\n{model}, {os.cpu_count()} cores; {load}Python {platform.python_version()}, {versions}\n"
+    return f"# {title}\n\n{model}, {usable_cpus()} cores; {load}Python {platform.python_version()}, {versions}\n"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

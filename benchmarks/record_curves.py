@@ -13,7 +13,6 @@ so that the test images validate too, 719 in all: fewer would add noise of their
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from digits import PARAMS, digits
 from scipy.stats import qmc
 
 from pipeline.assembly import TrainingData, build_run, train_run
+from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params, load_params
 from pipeline.data.splits import Split
 from pipeline.train.loop import Diverged
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument(
         "--again", type=_round, nargs="*", default=[(128, 3), (64, 5)], help="the best so many, with so many more seeds"
     )
-    parser.add_argument("--at-a-time", type=int, default=os.cpu_count(), help="runs side by side, a thread each")
+    parser.add_argument("--at-a-time", type=int, default=usable_cpus(), help="runs side by side, a thread each")
     parser.add_argument("--pack", action="store_true")
     asked = parser.parse_args()
     folder, settings, seeds = asked.folder, asked.settings, asked.seeds

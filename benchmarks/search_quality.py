@@ -37,6 +37,7 @@ from harness import header, keep, table
 from scipy import stats
 from simulate import Simulation, Table, make_table, read_table, simulate
 
+from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.space import load_space
@@ -271,7 +272,7 @@ def main() -> None:
     parser.add_argument("--only", help="contenders whose names contain this")
     parser.add_argument("--all", action="store_true", help="every sampler with every scheduler besides")
     parser.add_argument("--describe", action="store_true", help="how well the table tells settings apart; no search")
-    parser.add_argument("--at-a-time", type=int, default=os.cpu_count(), help="searches side by side, a thread each")
+    parser.add_argument("--at-a-time", type=int, default=usable_cpus(), help="searches side by side, a thread each")
     asked = parser.parse_args()
     if asked.describe:
         return describe(read())

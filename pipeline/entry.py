@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
+from pipeline.compute.limits import limit_threads
 from pipeline.errors import UserError
 from pipeline.inputs import check_carried, check_unchanged, read_inputs
 from pipeline.workspace import Workspace, find_workspace
@@ -67,6 +68,7 @@ def run_entry(work: Callable[[], object]) -> None:
     if not os.environ.get("PYTHONWARNINGS"):
         # Vendors' deprecation notes are for developers, who see them in the tests.
         warnings.filterwarnings("ignore")
+    limit_threads()
     try:
         work()
     except UserError as error:

@@ -45,6 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `-n auto`: as many as may run, which a container's quota decides as well."""
+    from pipeline.compute.limits import usable_cpus
+
+    return usable_cpus()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files come first. Tests that need a GPU are skipped, with the reason, where there is none."""
     order = list(LONGEST)

@@ -1,11 +1,11 @@
 """What this machine has, and what a run takes of it."""
 
-import os
+from pipeline.compute.limits import usable_cpus
 
 
 def machine_cpus() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use, by its container's limits too."""
+    return usable_cpus()
 
 
 def machine_gpus(device: str) -> int:

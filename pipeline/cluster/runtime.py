@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 
 import pipeline
+from pipeline.compute.limits import usable_memory
 from pipeline.errors import UserError
 
 Job = TypeVar("Job")
@@ -55,6 +56,7 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
             address="local",  # also where RAY_ADDRESS names a cluster
             num_cpus=cpus,
             num_gpus=gpus,
+            object_store_memory=_object_store_bytes(),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -67,6 +69,17 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _object_store_bytes() -> int | None:
+    """What Ray's store of objects may take, where a limit holds that Ray does not look at; else None, Ray's own choice.
+
+    Ray reads the limit of the outermost control group that it sees, and no other.
+    """
+    usable = usable_memory()
+    if usable >= ray._common.utils.get_system_memory():
+        return None
+    return int(ray._private.utils.resolve_object_store_memory(usable))
 
 
 @contextmanager

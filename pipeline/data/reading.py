@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.compute.limits import usable_cpus
 from pipeline.data.boxes import read_boxes
 from pipeline.data.catalogue import Catalogue, read_catalogue
 from pipeline.data.decode import Decoded, Job, decode_all, start_worker
@@ -50,7 +51,7 @@ def open_source(
         return SOURCES[settings.dataset](settings.image_size)
     known = settings.dataset in KNOWN
     return Pictures(
-        settings, read_catalogue(settings) if known else _own_pictures(settings), workers or _cores(), executor
+        settings, read_catalogue(settings) if known else _own_pictures(settings), workers or usable_cpus(), executor
     )
 
 
@@ -69,11 +70,6 @@ def _own_pictures(settings: SourceSettings) -> Catalogue:
         masks=layout.masks,
         boxes=read_boxes(settings.root, layout.boxes, layout.names) if layout.boxes else None,
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pictures:

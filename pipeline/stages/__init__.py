@@ -6,9 +6,11 @@ it was interrupted.
 
 import sys
 
+from pipeline.compute.limits import limit_threads
 from pipeline.entry import tell_interrupted_imports
 from pipeline.prefork import run_in_copy
 
 if sys.argv[:1] == ["-m"]:  # `python -m` is about to import one of them, which takes seconds
     run_in_copy()
+    limit_threads()
     tell_interrupted_imports()
