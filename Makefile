@@ -5,15 +5,53 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 CLUSTER ?= onprem
-BIN := $(CURDIR)/.venv/bin
+# Relative, since make takes a blank for the end of a name.
+BIN := .venv/bin
 READY := .venv/.ready
 
 # Files of tests side by side, each in one process.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: cluster-up cluster-repro cluster-status cluster-down environment
+ifneq ($(findstring :,$(CURDIR)),)
+$(error $(CURDIR): a path with a colon cannot hold a Python environment. Rename the folder, or move the checkout)
+endif
+
+# Without a place for its cache uv would not begin.
+ifeq ($(UV_CACHE_DIR)$(XDG_CACHE_HOME),)
+export UV_NO_CACHE ?= $(shell test -w "$${HOME:-/nowhere}" && echo 0 || echo 1)
+endif
+
+# What redirects an installation, or takes modules from elsewhere, is not for .venv. Indexes, proxies and caches stay.
+unexport PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_REQUIREMENT PIP_EDITABLE PIP_CONSTRAINT \
+  PIP_BUILD_CONSTRAINT PIP_NO_DEPS PIP_IGNORE_INSTALLED PIP_PLATFORM PIP_PYTHON_VERSION PIP_IMPLEMENTATION PIP_ABI PIP_SRC \
+  PIP_NO_BINARY UV_PYTHON UV_SYSTEM_PYTHON UV_TARGET UV_PREFIX UV_CONSTRAINT UV_BUILD_CONSTRAINT UV_OVERRIDE UV_EXCLUDE \
+  UV_EXCLUDE_NEWER UV_REQUIRE_HASHES UV_NO_DEPS UV_NO_BINARY UV_NO_BUILD UV_NO_BUILD_PACKAGE UV_NO_BINARY_PACKAGE \
+  UV_TORCH_BACKEND UV_WORKING_DIR UV_PROJECT
+export PIP_USER := 0
+export PIP_REQUIRE_HASHES := 0
+
+# The folder and the Python that .venv was made for. In another folder its scripts lead nowhere, and are mended; with
+# another Python, or none, it is made anew.
+PRESENT := import os, sys; print(os.getcwd(), *sys.version_info[:2])
+WHOLE := import os, sys, sysconfig; sys.exit(not os.path.isdir(sysconfig.get_path("purelib")))
+STALE := $(shell test -e .venv || exit 0; $(BIN)/python -Ic '$(WHOLE)' 2>/dev/null || { echo broken; exit 0; }; \
+  test ! -e $(READY) || $(BIN)/python -Ic '$(PRESENT)' | cmp -s - $(READY) || echo moved)
+
+# Each script names this environment's Python, whatever signs its path has; pip's own lets the shell read them.
+define MEND
+import pathlib, re, shlex, sys
+head = f"#!{sys.executable}\n"
+if len(head.encode()) > 127 or any(sign.isspace() for sign in sys.executable):
+    head = f"#!/bin/sh\n'''exec' {shlex.quote(sys.executable)} \"$$0\" \"$$@\"\n' '''\n"
+old = rb"#!/.*/[.]venv/bin/python[0-9.]*\n|#!/bin/sh\n'''exec' .*/[.]venv/bin/python.*\n' '''\n"
+for path in pathlib.Path(sys.executable).parent.iterdir():
+    if path.is_file() and not path.is_symlink() and re.match(old, content := path.read_bytes()):
+        path.write_bytes(re.sub(old, lambda _: head.encode(), content, count=1))
+endef
+
+.PHONY: cluster-up cluster-repro cluster-status cluster-down environment other-place
 .PHONY: help repro check test test-slow lint ui dashboard bench clean lock
 
 help: ## say what each command does
@@ -72,16 +110,23 @@ lock: $(READY) ## resolve requirements.lock anew from pyproject.toml, for every 
 # uv installs in seconds what takes pip minutes; where it cannot (it does not read pip's settings for a private index),
 # pip does it, from the same lock. Bytecode is compiled as pip does: else the first processes do it, or, where
 # PYTHONDONTWRITEBYTECODE is set, every single one, in seconds each.
-$(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+$(READY): requirements.lock pyproject.toml $(if $(STALE),other-place)
+$(READY): export MEND := $(MEND)
+$(READY): export PYTHONPATH :=
+$(READY):
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
-	@echo "making .venv from requirements.lock (once; a few GB)"
-	@$(PYTHON) -m venv .venv
+	@echo "$(if $(filter moved,$(STALE)),.venv was made in another folder; mending it,making .venv from requirements.lock (once; a few GB))"
+	@$(if $(filter moved,$(STALE)),$(BIN)/python,"$(PYTHON)") -m venv $(if $(filter broken,$(STALE)),--clear) .venv
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	@test -x $(BIN)/uv || { echo "error: pip has put uv elsewhere than into .venv: the settings that" \
+	  "'pip config list' shows redirect it (target, prefix, root or dry-run). Take that out there." >&2; exit 2; }
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock \
 	  || { echo "uv could not; trying pip"; \
 	       $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c "$$MEND"
 	@$(BIN)/python -c 'from pipeline.regularizers import kernels; kernels.compile_ahead()'
-	@touch $@
+	@$(BIN)/python -Ic '$(PRESENT)' > $@

@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import TracebackType
 
 from pipeline.compute.limits import limit_threads
+from pipeline.compute.places import check_temporary
+from pipeline.compute.user import settle_user
 from pipeline.errors import UserError
 from pipeline.inputs import check_carried, check_unchanged, read_inputs
 from pipeline.workspace import Workspace, find_workspace
@@ -36,6 +38,7 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
         workspace = find_workspace()
         try:
             check_carried(workspace)
+            check_temporary()
             with workspace.locked(name):
                 began = read_inputs(workspace, name)
                 work(workspace)
@@ -69,6 +72,7 @@ def run_entry(work: Callable[[], object]) -> None:
         # Vendors' deprecation notes are for developers, who see them in the tests.
         warnings.filterwarnings("ignore")
     limit_threads()
+    settle_user()
     try:
         work()
     except UserError as error:

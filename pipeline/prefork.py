@@ -20,13 +20,14 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+
+from pipeline.compute.places import short_folder
 
 ADDRESS = "SAR_SEARCH_NURSERY"
 """Environment variable with the nursery's socket."""
@@ -53,10 +54,9 @@ def nursery() -> Iterator[None]:
     for stage in STAGES:
         importlib.import_module(f"{PACKAGE}.{stage}")
     gc.freeze()  # so that collecting in a copy touches, and thereby copies, less
-    folder = tempfile.mkdtemp(prefix="sar-")
-    try:
+    with short_folder() as folder:
         with socket.socket(socket.AF_UNIX) as server:
-            path = os.path.join(folder, "nursery")
+            path = str(folder / "nursery")
             server.bind(path)
             server.listen()
             mine, theirs = socket.socketpair()
@@ -68,11 +68,11 @@ def nursery() -> Iterator[None]:
         gc.unfreeze()
         theirs.close()
         os.environ[ADDRESS] = path
-        with mine:  # whose end the nursery notices, were it by SIGKILL
-            yield
-    finally:
-        os.environ.pop(ADDRESS, None)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with mine:  # whose end the nursery notices, were it by SIGKILL
+                yield
+        finally:
+            os.environ.pop(ADDRESS, None)
 
 
 def run_in_copy() -> None:

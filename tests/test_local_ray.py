@@ -1,10 +1,13 @@
 """A Ray of the search's own, whatever else runs on the machine."""
 
+from pathlib import Path
+
 import pytest
 import ray
 
 from pipeline.cluster import runtime
 from pipeline.cluster.runtime import local_ray
+from pipeline.errors import UserError
 
 
 def test_store_of_objects_keeps_within_a_limit_that_ray_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +22,28 @@ def test_a_cluster_that_is_named_in_the_environment_is_left_alone(monkeypatch: p
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6")
     with local_ray(cpus=1, gpus=0):
         assert ray.cluster_resources()["CPU"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [76, 126])
+def test_ray_starts_under_a_tmpdir_that_is_too_long_for_its_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    folder = tmp_path / ("l" * (size - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with local_ray(cpus=1, gpus=0):
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        assert dict(runtime.run_jobs(len, ["ab"], cpus=1, gpus=0)) == {0: 2}
+    assert not session.exists()
+    assert not session.parent.exists()
+
+
+def test_ray_tmpdir_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("l" * 80)))
+    with (
+        pytest.raises(UserError, match=r"RAY_TMPDIR: .*too long a path for Ray's sockets .*allowed: 37"),
+        local_ray(1, 0),
+    ):
+        pass

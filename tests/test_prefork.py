@@ -81,6 +81,19 @@ def has_ended(pid: int) -> bool:
     return False
 
 
+def test_nursery_has_a_socket_whatever_tmpdir_is(tmp_path: Path) -> None:
+    folder = tmp_path / ("l" * 126)
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        address = Path(parent.stdout.readline().strip())
+        assert address.is_socket()
+        parent.communicate()
+    assert not address.parent.exists()
+
+
 def test_copy_has_the_callers_files_folder_environment_and_words(nursery: tuple[Path, dict[str, str]]) -> None:
     process = started(nursery, "print('to err', file=sys.stderr)")
     said, errors = process.communicate()

@@ -13,6 +13,7 @@ import ray
 
 import pipeline
 from pipeline.compute.limits import usable_memory
+from pipeline.compute.places import BELOW_RAY, ROOM, has_room, short_folder
 from pipeline.errors import UserError
 
 Job = TypeVar("Job")
@@ -51,6 +52,12 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     _lead_workers_to_this_code()
+    with _own_temporary() as temporary, _started(cpus, gpus, temporary), _noticing_deaths():
+        yield
+
+
+@contextmanager
+def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
     try:
         ray.init(
             address="local",  # also where RAY_ADDRESS names a cluster
@@ -61,14 +68,34 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
+            _temp_dir=temporary,
         )
     except (OSError, RuntimeError, ValueError, ConnectionError) as error:
         raise UserError(f"Ray cannot start on this machine: {error}") from None
     try:
-        with _noticing_deaths():
-            yield
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_temporary() -> Iterator[str | None]:
+    """A folder for Ray's files where its own choice has no room for the addresses of its sockets; else None.
+
+    Raises:
+        UserError: RAY_TMPDIR is too long, which is the user's to say.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    if named and not has_room(named, BELOW_RAY):
+        raise UserError(
+            f"RAY_TMPDIR: {named}: too long a path for Ray's sockets ({len(os.fsencode(named))} bytes, allowed: "
+            f"{ROOM - BELOW_RAY}). Set it to a shorter one, or unset it."
+        )
+    if named or has_room(os.environ.get("TMPDIR") or "/tmp", BELOW_RAY):
+        yield None
+        return
+    with short_folder() as folder:
+        yield str(folder)
 
 
 def _object_store_bytes() -> int | None:

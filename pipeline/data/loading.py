@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.compute.places import give_sockets_room
 from pipeline.compute.threads import spread
 from pipeline.data.encoded import EncodedRows
 from pipeline.errors import UserError
@@ -69,6 +70,7 @@ def decoded_batches(
 
 
 def _begun(images: EncodedRows, batches: Sequence[NDArray[np.int64]], workers: int) -> Any:
+    give_sockets_room()  # by which workers hand over their batches
     with warnings.catch_warnings():
         # Python's, of forks beside threads: a worker takes no lock of theirs, it reads files and decodes them.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")

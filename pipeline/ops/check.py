@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pipeline.compute.places import check_temporary
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.agreement import check_noted
@@ -30,6 +31,7 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     Raises:
         UserError: the first thing that is wrong.
     """
+    check_temporary()
     plan = make_plan(workspace)
     plan.check_source_unchanged()
     check_weights_unchanged(plan)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.compute.places import check_temporary
 from pipeline.entry import INTERRUPTED
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
@@ -28,6 +29,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     Raises:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
+    check_temporary()
     # The nursery first: the lock is this process's alone, and would be in the hands of its copies too.
     with nursery(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):

@@ -7,10 +7,12 @@ it was interrupted.
 import sys
 
 from pipeline.compute.limits import limit_threads
+from pipeline.compute.user import settle_user
 from pipeline.entry import tell_interrupted_imports
 from pipeline.prefork import run_in_copy
 
 if sys.argv[:1] == ["-m"]:  # `python -m` is about to import one of them, which takes seconds
     run_in_copy()
     limit_threads()
+    settle_user()
     tell_interrupted_imports()
