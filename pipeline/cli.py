@@ -6,12 +6,14 @@ from pathlib import Path
 import click
 
 from pipeline.entry import run_entry
+from pipeline.environment import settle_environment
 
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
 
 
 def main() -> None:
     """Entry point of `sar-search`."""
+    settle_environment(typed=True)
     run_entry(_parse_and_call)
 
 
@@ -170,13 +172,14 @@ def gc(dry_run: bool, keep: int) -> None:
 
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Judge the challenger, and move nothing.")
+@click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this one, not the challenger.")
 @click.option("--reason", default=None, help="Why; written down with who and when.")
-def promote(dry_run: bool, reason: str | None) -> None:
+def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
     """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
     from pipeline.ops.promotion import promote_challenger
     from pipeline.workspace import find_workspace
 
-    for line in promote_challenger(find_workspace(), reason, dry_run=dry_run):
+    for line in promote_challenger(find_workspace(), reason, dry_run=dry_run, version=version):
         click.echo(line)
 
 

@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 from pipeline.errors import UserError
 from pipeline.loopback import HOST, serve_page
+from pipeline.paths import database_uri
 from pipeline.workspace import Workspace
 
 PROGRAM = """
 import sys
 from optuna_dashboard import run_server
-run_server(f"sqlite:///{sys.argv[1]}", host=sys.argv[2], port=int(sys.argv[3]))
+run_server(sys.argv[1], host=sys.argv[2], port=int(sys.argv[3]))
 """
 
 
@@ -34,5 +35,5 @@ def serve_dashboard(workspace: Workspace, port: int) -> None:
     # The file is an out of DVC's, which may be hard-linked to its cache, and the dashboard writes to what it opens.
     with TemporaryDirectory(prefix="sar-dashboard-") as folder:
         copy = Path(shutil.copyfile(study, Path(folder) / "study.db"))
-        command = [sys.executable, "-c", PROGRAM, str(copy), HOST, str(port)]
+        command = [sys.executable, "-c", PROGRAM, database_uri(copy), HOST, str(port)]
         serve_page(f"optuna-dashboard of {study}", command, port=port, target="dashboard")

@@ -5,6 +5,7 @@ import textwrap
 from pipeline.config import parameters
 from pipeline.errors import UserError
 from pipeline.ops.identity import setting_name
+from pipeline.ops.registered import registry_words
 from pipeline.ops.results import BEST, read_best, read_json
 from pipeline.sections.words import allowed_values
 from pipeline.workspace import Workspace
@@ -37,7 +38,7 @@ def describe_results(workspace: Workspace) -> str:
     """
     results = workspace.results
     evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
-    registered = read_json(results / "register" / "registered.json", made_by="register")
+    read_json(results / "register" / "registered.json", made_by="register")
     found = read_best(results / "search")
     lines = [evaluation["verdict"], ""]
     for arm, setting in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
@@ -56,8 +57,7 @@ def describe_results(workspace: Workspace) -> str:
         f"report     {results / 'report' / 'index.html'}",
         f"trials     {results / 'search' / 'trials.csv'}",
         f"weights    {workspace.models}",
-        f"registry   models:/{registered['name']}@challenger, version {registered['version']}: promote it with "
-        "`sar-search promote`",
+        f"registry   {registry_words(workspace)}",
         "MLflow     `make ui`",
     ]
     return "\n".join(lines)

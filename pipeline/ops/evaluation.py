@@ -17,20 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData, load_trained
-from pipeline.config import Params
 from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.ops.identity import content_hash
 from pipeline.ops.locating import baselines, class_rows, differences, locate, mean_scores, usable_masks
-from pipeline.ops.results import BEST, search_run
+from pipeline.ops.results import BEST
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
 from pipeline.score.locate import LocationScores
-from pipeline.track.datasets import DataUsed
-from pipeline.track.once import log_run
-from pipeline.track.store import Store
 from pipeline.train.loop import predict
 from pipeline.train.maps import last_block_maps
-from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -149,34 +143,3 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
 
 def _located(runs: Sequence[RunEvaluation]) -> list[LocationScores]:
     return [run.location for run in runs if run.location is not None]
-
-
-def log_evaluation(
-    store: Store,
-    params: Params,
-    summary: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    workspace: Workspace,
-    tags: Mapping[str, str],
-    datasets: Sequence[DataUsed] = (),
-    seconds: float = 0.0,
-) -> str:
-    """A run for the evaluation, under its search, with its figures and files. seconds: what it took. Returns its id."""
-    fingerprint = str(summary["fingerprint"])
-    parent = search_run(workspace.state, fingerprint)
-    about = {"sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
-    return log_run(
-        store,
-        experiment=params.experiment,
-        key=f"evaluate/{content_hash([summary['arms'], summary['comparison'], fingerprint])[:32]}",
-        name=f"evaluation of best and {summary['control']}",
-        params={"test_images": summary["test_images"], "data_hash": summary["data_hash"]},
-        metrics={
-            f"test/{group}/{name}": value for group, values in metrics["test"].items() for name, value in values.items()
-        },
-        tags={**tags, **about, "sar.verdict": summary["verdict"]},
-        parent_run_id=parent,
-        artifacts={"": workspace.results / "evaluate"},
-        datasets=datasets,
-        seconds=seconds,
-    )

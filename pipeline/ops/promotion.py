@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -13,9 +13,10 @@ from pipeline.ops.evidence import comparison_of, latency_ms, recorded, recorded_
 from pipeline.ops.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
 from pipeline.ops.hooks import PROMOTED, tell
 from pipeline.ops.paired import PairedDifference, paired_difference
+from pipeline.ops.registered import MEND, look_up, registered_content
 from pipeline.score.classify import classification_scores
 from pipeline.track.champion import DONE, Move, history, move_champion, roll_back
-from pipeline.track.registry import CHALLENGER, Version, versions
+from pipeline.track.registry import CHALLENGER, HASH_TAG, Version, versions
 from pipeline.track.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
@@ -31,20 +32,26 @@ def open_store(workspace: Workspace) -> Store:
     return store
 
 
-def promote_challenger(workspace: Workspace, reason: str | None, *, dry_run: bool = False) -> Iterator[str]:
+def promote_challenger(
+    workspace: Workspace, reason: str | None, *, dry_run: bool = False, version: int | None = None
+) -> Iterator[str]:
     """Judge the challenger, and make it champion if it passes; lines that say what was found and done.
+
+    version: judged in place of the challenger. Without it the challenger has to be the one that `results/` is of, where
+    there are results here.
 
     Raises:
         GateRefused: it fails a rule, or there is not enough data to tell; with the reasons.
-        UserError: no challenger, nothing to judge it by, another move of the champion meanwhile, a store that fails.
+        UserError: no challenger or another one, nothing to judge it by, another move of the champion meanwhile, a store
+            that fails.
     """
     params = load_params(workspace.params)
     name, store = params.model_name, open_store(workspace)
+    if version is None:
+        _require_that_of_results(workspace, params)
     listed = {each.version: each for each in versions(store, name)}
     _, champion = history(store, name)
-    challenger = next((each for each in listed.values() if CHALLENGER in each.aliases), None)
-    if challenger is None:
-        raise UserError(f"{name!r} has no {CHALLENGER} to promote\n  run the pipeline to its end (register) first")
+    challenger = _wanted(listed, name, version)
     if challenger.version == champion:
         yield f"models:/{name}@champion is version {champion} already"
         return
@@ -68,6 +75,39 @@ def promote_challenger(workspace: Workspace, reason: str | None, *, dry_run: boo
     tell(params.tracking, PROMOTED, told, workspace.root)
 
 
+def _wanted(listed: Mapping[int, Version], name: str, version: int | None) -> Version:
+    if version is None:
+        found = next((each for each in listed.values() if CHALLENGER in each.aliases), None)
+        if found is None:
+            raise UserError(f"{name!r} has no {CHALLENGER} to promote\n  `make repro` makes one")
+    elif (found := listed.get(version)) is None:
+        raise UserError(f"{name!r} has no version {version}\n  `sar-search models` lists its versions")
+    return found
+
+
+def _require_that_of_results(workspace: Workspace, params: Params) -> None:
+    """Refuse to judge another version than the one that the results here are of.
+
+    Raises:
+        UserError: the registry's challenger is another one, or the store has lost it.
+    """
+    found = look_up(workspace, params)
+    if found is None:
+        return
+    if found.name != params.model_name:
+        raise UserError(
+            f"results/ is of {found.model}, and params.yaml names {params.model_name!r}\n"
+            "  run `make repro`, or name the version: sar-search promote --version N"
+        )
+    if found.lost:
+        raise UserError(f"{found.lost}\n  `make repro` registers it again from models/ (nothing is trained)")
+    if found.other:
+        raise UserError(
+            f"{found.other_words}\n  make that one the challenger again: {MEND}\n"
+            f"  or name the version to judge: sar-search promote --version {found.version}, or --version {found.other}"
+        )
+
+
 def restore_champion(workspace: Workspace, reason: str | None) -> Iterator[str]:
     """Make the champion that was before the present one champion again; lines that say so.
 
@@ -86,13 +126,20 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     """
     name, store = load_params(workspace.params).model_name, open_store(workspace)
     listed, (moves, _) = versions(store, name), history(store, name)
+    content = registered_content(workspace)
+    shown = (content["version"], content["hash"]) if content and content["name"] == name else None
+    ours = next((each for each in listed if (each.version, each.tags.get(HASH_TAG)) == shown), None)
     yield f"{name} at {store.shown}"
     for each in listed:
         accuracy = each.tags.get("sar.test_accuracy")
         figures = f"test accuracy {accuracy}" if accuracy else "no figures"
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
+        if each is ours:
+            aliases += "  results/ is of it"
         yield f"version {each.version:<3} {each.created:%Y-%m-%d %H:%M}  {figures}  {traced}  {aliases}".rstrip()
+    if shown and ours is None:
+        yield f"version {shown[0]}, which results/ is of, is not there: `make repro` registers it again"
     if moves:
         yield "moves of the champion (UTC)"
     for move in moves:

@@ -17,10 +17,15 @@ from pipeline.ops.describe import describe_results
 from pipeline.ops.git import check_for_dvc, git_trouble
 from pipeline.ops.leavings import mend_leavings
 from pipeline.ops.lockfile import keep_lock, mend_lock
+from pipeline.ops.registered import MEND, to_mend
 from pipeline.prefork import nursery
 from pipeline.workspace import Workspace
 
 SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")
+"""Shells that DVC runs a stage's command with."""
+
+DRY = frozenset({"--dry", "--no-commit"})
+"""Arguments with which `dvc repro` does nothing, or records nothing."""
 
 
 def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
@@ -44,11 +49,16 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         if trouble := git_trouble(workspace.root):
             print(f"{'git':<10}{trouble}. Runs are logged without a commit.", flush=True)
         workspace.stage_status.write_text("    ")
+        whole = all(argument.startswith("-") for argument in arguments) and not DRY & set(arguments)
         status = _dvc(["repro", *arguments], workspace.root)
         keep_lock(workspace)
+        if status == 0 and whole and (why := to_mend(workspace)):
+            print(f"registering again, from models/ and results/: {why}", flush=True)
+            status = _dvc(MEND.split()[1:], workspace.root)
+            keep_lock(workspace)
         if status == 0:
             # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.
-            if all(argument.startswith("-") for argument in arguments):
+            if whole:
                 print(describe_results(workspace))
             return 0
         try:

@@ -26,7 +26,6 @@ from pipeline.ops.bar import Bar
 from pipeline.ops.evaluation import (
     count_test_read,
     evaluate_run,
-    log_evaluation,
     metrics_of,
     summarise,
     write_confusion,
@@ -34,6 +33,7 @@ from pipeline.ops.evaluation import (
 from pipeline.ops.evaluations import keep_evaluation
 from pipeline.ops.identity import commit, trace
 from pipeline.ops.locating import write_class_rows
+from pipeline.ops.logged import log_evaluation
 from pipeline.ops.results import BEST, against_words, read_json
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value

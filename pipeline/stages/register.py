@@ -1,8 +1,9 @@
 """register: the retrained model -> a version in the MLflow registry, with the alias `challenger`.
 
 Run by `dvc repro register`. Doing it again moves the alias back to the version that the files describe and makes no
-second one. Its out is `persist: true` in dvc.yaml: that keeps DVC from taking it out of the run cache, which would
-restore the file and leave the registry as it is.
+second one, and brings back what the store has lost: the version, its files, the evaluation's run. Its out is `persist:
+true` in dvc.yaml: that keeps DVC from taking it out of the run cache, which would restore the file and leave the
+registry as it is.
 """
 
 import json
@@ -17,6 +18,7 @@ from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
 from pipeline.ops.card import model_card
 from pipeline.ops.identity import trace
+from pipeline.ops.logged import evaluation_run
 from pipeline.ops.results import BEST, read_json, search_run
 from pipeline.track.registry import register_model
 from pipeline.track.store import prepare_store, resolve_store
@@ -36,17 +38,18 @@ def main(workspace: Workspace) -> None:
     sidecar = read_sidecar(workspace.models / chosen)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
+    tags = trace(workspace.root, prepared.data_hash)
     registered = register_model(
         store,
         name=params.model_name,
         checkpoint=workspace.models / chosen,
         code=Path(pipeline.models.__file__).parent,
         model_card=model_card(sidecar, evaluation, prepared.manifest),
-        tags=trace(workspace.root, prepared.data_hash)
+        tags=tags
         | {
             "sar.fingerprint": retrained["fingerprint"],
             "sar.search_run": search_run(workspace.state, retrained["fingerprint"]) or "",
-            "sar.evaluation_run": evaluation["mlflow_run"],
+            "sar.evaluation_run": evaluation_run(store, params, evaluation, workspace, tags),
             "sar.test_accuracy": f"{evaluation['arms'][BEST]['accuracy']:.4f}",
             # What promotion judges by, wherever the registry is read from.
             "sar.split_hash": str(sidecar["split_hash"]),
@@ -65,7 +68,7 @@ def main(workspace: Workspace) -> None:
     if registered.lost_run:
         print(
             f"{store.shown} has no run {registered.lost_run}, which trained this model: its version belongs to no run. "
-            "`dvc repro -f retrain` trains and logs it again."
+            "`dvc repro -sf search` and then `dvc repro -sf retrain` tell it what state/ still has, without training."
         )
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"

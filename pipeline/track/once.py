@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
 from pipeline.track.datasets import DataUsed, dataset_inputs
 from pipeline.track.outbox import PARENT_TAG, Letter, Postman, now_ms
 from pipeline.track.store import Store, client, experiment_id, reported, user_name
@@ -56,6 +59,28 @@ def log_run(
         postman.deliver(letter)
     assert letter.run_id is not None
     return letter.run_id
+
+
+def has_run(registry: MlflowClient, run_id: str) -> bool:
+    """Whether there is a run, and not in MLflow's waste bin, where nothing can be added to it."""
+    try:
+        return bool(registry.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def bring_back(store: Store, run_id: str, folder: Path, *, file: str) -> None:
+    """Put the files of a folder among a run's artifacts again where one of them is missing there.
+
+    Raises:
+        UserError: the store fails.
+    """
+    registry = client(store)
+    with reported(store, f"looking for {file} of the run {run_id}"):
+        if file not in {each.path for each in registry.list_artifacts(run_id)}:
+            registry.log_artifacts(run_id, str(folder))
 
 
 def attach(store: Store, run_id: str, file: Path, *, folder: str) -> None:

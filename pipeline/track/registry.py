@@ -13,17 +13,21 @@ from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
-from mlflow.entities.model_registry import RegisteredModel
+from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline.errors import UserError
+from pipeline.track.once import has_run
 from pipeline.track.package import hash_model, pack, require_portable
 from pipeline.track.store import Store, client, current, experiment_id, reported
 
 CHALLENGER = "challenger"
 HASH_TAG = "sar.model_hash"
+
+LOGGED = "models:/m-"
+"""How the source begins of a version whose files are those of a logged model."""
 
 CARD_LIMIT = 5000
 """Characters of a description that every database behind MLflow holds; the whole card lies in the model's folder."""
@@ -72,7 +76,8 @@ def register_model(
     checkpoint: folder with weights.safetensors and checkpoint.json; code: the package of networks; input_example:
     (B, H, W, C) uint8; run_id: the run that trained it. Where the store has that run no more, as after the loss of a
     database, the model belongs to no run. A model whose weights, settings and code are registered already gets no
-    second version: its tags and its card are brought up to date. A new one is loaded and tried before it is uploaded.
+    second version: its tags and its card are brought up to date, and its files where they are gone. A new one is loaded
+    and tried before it is uploaded.
 
     Raises:
         UserError: a name that MLflow refuses, a checkpoint that does not make a model, or a store that fails.
@@ -83,17 +88,19 @@ def register_model(
     with reported(store, f"registering the model {name!r}"):
         _create_name(registry, name)
         found = registry.search_model_versions(f"name = '{name}' and tags.`{HASH_TAG}` = '{model_hash}'")
-        ready = [int(each.version) for each in found if each.status == "READY"]
+        ready = {int(each.version): each for each in found if each.status == "READY"}
+        content = {"checkpoint": checkpoint, "code": code, "model_card": model_card, "input_example": input_example}
         lost = None
         if ready:
             number = max(ready)
             for key, value in tags.items():
                 registry.set_model_version_tag(name, str(number), key, value)
+            if not has_files(registry, ready[number]):
+                _fill(registry, registry.get_logged_model(str(ready[number].source).removeprefix("models:/")), content)
             registry.update_model_version(name, str(number), description=_shortened(model_card))
         else:
-            if run_id and not _has_run(registry, run_id):
+            if run_id and not has_run(registry, run_id):
                 run_id, lost = None, run_id
-            content = {"checkpoint": checkpoint, "code": code, "model_card": model_card, "input_example": input_example}
             model_id = _upload(store, name, run_id, content)
             with current(store):
                 created = registry.create_model_version(
@@ -148,16 +155,6 @@ def _create_name(registry: MlflowClient, name: str) -> None:
             raise
 
 
-def _has_run(registry: MlflowClient, run_id: str) -> bool:
-    """Whether there is a run, and not in MLflow's waste bin, where nothing can be added to it."""
-    try:
-        return bool(registry.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-
-
 def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredModel:
     """A registered model with its tags and aliases.
 
@@ -170,7 +167,7 @@ def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredMod
         if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise UserError(f"reading the model {name!r} failed at {store.shown}\n  {store.reason(error)}") from None
         raise UserError(
-            f"{store.shown} has no model {name!r}\n  run the pipeline to its end (register) first"
+            f"{store.shown} has no model {name!r}\n  `make repro` registers one, again too where this store has lost it"
         ) from None
 
 
@@ -180,11 +177,8 @@ def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, A
     experiment = str(registry.get_run(run_id).info.experiment_id) if run_id else experiment_id(store, name)
     logged = registry.create_logged_model(experiment, re.sub(r"[^\w-]", "-", name), run_id)
     model_id = str(logged.model_id)
-    identity = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
     try:
-        with tempfile.TemporaryDirectory() as temporary:
-            pack(Path(temporary) / "model", identity, **content)
-            registry.log_model_artifacts(model_id, str(Path(temporary) / "model"))
+        _fill(registry, logged, content)
     except BaseException:
         registry.finalize_logged_model(model_id, "FAILED")
         raise
@@ -192,6 +186,24 @@ def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, A
     if run_id:
         registry.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     return model_id
+
+
+def _fill(registry: MlflowClient, logged: LoggedModel, content: Mapping[str, Any]) -> None:
+    """Upload the files of a logged model."""
+    model_id, run_id = str(logged.model_id), logged.source_run_id
+    identity = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        pack(Path(temporary) / "model", identity, **content)
+        registry.log_model_artifacts(model_id, str(Path(temporary) / "model"))
+
+
+def has_files(registry: MlflowClient, version: ModelVersion) -> bool:
+    """Whether the files of a version can still be listed where its store has them."""
+    source = str(version.source)
+    if not source.startswith(LOGGED):
+        return True  # not of this pipeline's making
+    listed = registry.list_logged_model_artifacts(source.removeprefix("models:/"))
+    return "MLmodel" in {Path(each.path).name for each in listed}
 
 
 def _shortened(card: str) -> str:

@@ -31,8 +31,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
 from pipeline.errors import UserError
+from pipeline.paths import SQLITE, database_path, database_uri, expand_home
+from pipeline.track.database import ARTIFACTS, settle_addresses
 
-SQLITE = "sqlite:///"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open an experiment at its training runs rather than at its pages for language models."""
 
@@ -51,7 +52,7 @@ class Store:
     @property
     def database(self) -> Path | None:
         """The database file of a sqlite store, None for a server."""
-        return Path(self.uri.removeprefix(SQLITE).partition("?")[0]) if self.uri.startswith(SQLITE) else None
+        return Path(database_path(self.uri)) if self.uri.startswith(SQLITE) else None
 
     @property
     def user(self) -> str | None:
@@ -62,7 +63,9 @@ class Store:
     def shown(self) -> str:
         """The address without credentials, for people."""
         parts = urlsplit(self.uri)
-        return self.uri if self.database else parts._replace(netloc=_host(parts), query="", fragment="").geturl()
+        if self.database:
+            return f"{SQLITE}{self.database}"
+        return parts._replace(netloc=_host(parts), query="", fragment="").geturl()
 
     def scrubbed(self, text: object) -> str:
         """The text with every trace of this store's credentials taken out."""
@@ -94,10 +97,13 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     where = "tracking.uri" if uri else "MLFLOW_TRACKING_URI"
     if given.startswith(SQLITE):
-        path, mark, options = given.removeprefix(SQLITE).partition("?")
+        path = database_path(given)
         if path in ("", ":memory:"):
             raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
-        return Store(f"{SQLITE}{root / path}{mark}{options}", root)
+        try:
+            return Store(database_uri(root / expand_home(path), given), root)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
     store = Store(given.rstrip("/"), root)
     try:
         parts = urlsplit(given)
@@ -158,6 +164,8 @@ def experiment_id(store: Store, name: str) -> str:
         UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
     """
     registry = client(store)
+    if store.database:
+        settle_addresses(store.database, store.root)
     with reported(store, f"opening the experiment {name!r}"):
         found = registry.get_experiment_by_name(name)
         if found is None:
@@ -258,6 +266,7 @@ def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.rollback()
             client(store).search_experiments(max_results=1)
+            settle_addresses(path, store.root)
     except Timeout:
         raise UserError(
             f"{problem}: another process holds {path}.lock\n  wait for it or end it, then try again"
@@ -274,7 +283,7 @@ def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
     except Exception as error:  # MLflow's own errors, SQLAlchemy's and Alembic's: all mean that this schema won't do
         raise UserError(
             f"{problem}: {store.reason(error)}\n  made by another version of MLflow? copy the file, then run "
-            f"mlflow db upgrade {store.shown}"
+            f"mlflow db upgrade '{store.uri}'"
         ) from error
 
 
@@ -322,7 +331,7 @@ def impatient(timeout_s: float) -> Iterator[None]:
 def _artifact_folder(store: Store, experiment: str) -> Path:
     # The readable part of two names may be the same; the hash keeps their folders apart.
     readable = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")[:60]
-    folder = store.root / "mlartifacts" / f"{readable}-{sha256(experiment.encode()).hexdigest()[:8]}"
+    folder = store.root / ARTIFACTS / f"{readable}-{sha256(experiment.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

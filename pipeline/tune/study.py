@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.errors import UserError
+from pipeline.paths import database_uri
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune.goals import ACCURACY_ALONE, Goals
 from pipeline.tune.ledger import COMPLETE, ENOUGH, INFEASIBLE, PRUNED, TrialRecord
@@ -230,7 +231,7 @@ class Proposer:
         """Write the study as an SQLite file that optuna-dashboard opens, whole or not at all."""
         partial = path.with_name(path.name + ".partial")
         partial.unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
+        storage = optuna.storages.RDBStorage(database_uri(partial))
         copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._goals.directions)
         copy.add_trials(self._study.get_trials(deepcopy=False))
         storage.remove_session()

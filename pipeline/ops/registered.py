@@ -1,0 +1,114 @@
+"""Whether the store still has what `results/` says was registered: the version, its files, the alias `challenger`.
+
+DVC sees files alone. A store that was moved, emptied or named anew, a version that was deleted, an alias that another
+experiment has taken: `results/` then shows one model, and the registry would promote another, or none.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Params, load_params
+from pipeline.errors import UserError
+from pipeline.track.standing import Standing, standing_of
+from pipeline.track.store import Store, resolve_store
+from pipeline.workspace import Workspace
+
+MEND = "dvc repro --single-item --force register"
+"""Registers what is in models/ and results/ again, and makes it the challenger; trains nothing."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What `results/register/registered.json` says, and how that stands in the store of params.yaml."""
+
+    name: str
+    version: int
+    model_hash: str
+    store: Store
+    standing: Standing
+
+    @property
+    def model(self) -> str:
+        return f"version {self.version} of {self.name}"
+
+    @property
+    def lost(self) -> str:
+        """What the store lacks, in words; "" if nothing."""
+        if not self.standing.there:
+            return f"{self.store.shown} has no such version {self.version} of {self.name}"
+        if not self.standing.whole:
+            return f"the files of {self.model} are gone from where {self.store.shown} keeps them"
+        if self.standing.challenger is None:
+            return f"no version of {self.name} is called challenger in {self.store.shown}"
+        return ""
+
+    @property
+    def other(self) -> int | None:
+        """The version that is challenger in place of this one."""
+        return self.standing.challenger if self.standing.challenger not in (None, self.version) else None
+
+    @property
+    def other_words(self) -> str:
+        made_by = f" ({self.standing.made_by})" if self.standing.made_by else ""
+        return f"the registry's challenger is version {self.other}{made_by}, not {self.model}, which results/ is of"
+
+    def of_this_checkout(self, workspace: Workspace) -> bool:
+        """Whether the store is a file in this checkout, so that nobody else moves its aliases."""
+        return self.store.database is not None and self.store.database.is_relative_to(workspace.anchor)
+
+
+def registered_content(workspace: Workspace) -> dict[str, Any] | None:
+    """The content of registered.json; None where nothing has been registered from here, or the file is not whole."""
+    try:
+        content = json.loads((workspace.results / "register" / "registered.json").read_text(encoding="utf-8"))
+        return {"name": str(content["name"]), "version": int(content["version"]), "hash": str(content["model_hash"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def look_up(workspace: Workspace, params: Params | None = None) -> Registered | None:
+    """What results/ says was registered, and how it stands; None where nothing has been.
+
+    Raises:
+        UserError: params.yaml is wrong, or the store does not answer.
+    """
+    content = registered_content(workspace)
+    if content is None:
+        return None
+    store = resolve_store((params or load_params(workspace.params)).tracking.uri, workspace.anchor)
+    name, version, model_hash = content["name"], content["version"], content["hash"]
+    return Registered(name, version, model_hash, store, standing_of(store, name, version, model_hash))
+
+
+def registry_words(workspace: Workspace) -> str:
+    """For `results`: what of the registry is in agreement with it, and what to type where it is not."""
+    try:
+        found = look_up(workspace)
+    except UserError as error:
+        return f"cannot be asked whether it still has what was registered: {error}"
+    assert found is not None
+    if found.lost:
+        return f"{found.lost}: `sar-search repro` registers it again from models/ (nothing is trained)"
+    if found.other:
+        return (
+            f"models:/{found.name}/{found.version}; {found.other_words}: `{MEND}` makes it the challenger again, "
+            f"`sar-search promote --version {found.version}` judges it as it is"
+        )
+    return f"models:/{found.name}@challenger, version {found.version}: promote it with `sar-search promote`"
+
+
+def to_mend(workspace: Workspace) -> str:
+    """Why `register` should be done again although DVC takes it for done, in words; "" where it should not.
+
+    Where several people share a server, an alias that another of them has moved stays where it is.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    found = look_up(workspace)
+    if found is None:
+        return ""
+    if found.other and not found.lost and found.of_this_checkout(workspace):
+        return found.other_words
+    return found.lost

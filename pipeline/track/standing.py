@@ -1,0 +1,66 @@
+"""How a registered version stands in its store: stores are moved, emptied and shared, and DVC sees nothing of it."""
+
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline.track.registry import CHALLENGER, HASH_TAG, has_files
+from pipeline.track.store import Store, client, impatient, reported
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a store has of a version. there: the version, of that content; whole: its files with it.
+
+    challenger: the version that has the alias, None where none has; made_by: what its tags say of where it comes from.
+    """
+
+    there: bool
+    whole: bool
+    challenger: int | None
+    made_by: str = ""
+
+
+NOTHING = Standing(False, False, None)
+
+
+def standing_of(store: Store, name: str, version: int, model_hash: str) -> Standing:
+    """How the version of a model stands. Makes nothing, no database either.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    if store.database and not store.database.is_file():
+        return NOTHING
+    registry = client(store)
+    with impatient(10.0), reported(store, f"looking for version {version} of {name!r}"):
+        try:
+            aliases = registry.get_registered_model(name).aliases
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return NOTHING
+        found = _version(registry, name, str(version))
+        there = found is not None and found.tags.get(HASH_TAG) == model_hash
+        whole = found is not None and there and has_files(registry, found)
+        if (number := aliases.get(CHALLENGER)) is None:
+            return Standing(there, whole, None)
+        other = _version(registry, name, str(number))
+        return Standing(there, whole, int(number), _made_by(other) if other else "")
+
+
+def _version(registry: MlflowClient, name: str, number: str) -> ModelVersion | None:
+    try:
+        return registry.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _made_by(version: ModelVersion) -> str:
+    tags = {"commit": "sar.commit", "experiment": "sar.dvc_experiment", "search": "sar.fingerprint"}
+    words = [f"{what} {version.tags[tag][:12]}" for what, tag in tags.items() if version.tags.get(tag)]
+    return ", ".join(words)
