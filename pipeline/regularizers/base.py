@@ -138,7 +138,8 @@ class Regularizer(nn.Module, ABC):
         """What to divide by, so that a mean over `counts` things of these images becomes one over the whole batch's.
 
         counts: of things that are unevenly spread over images, such as maps that are not empty; any shape. Returns
-        them as they are where the whole batch is here. A single thing then counts as `unit`.
+        them as they are where the whole batch is here, and in float64 where it is not. A single thing then counts as
+        `unit`.
         """
         return counts if self.total_over_workers is None else self.total_over_workers(counts)
 

@@ -99,10 +99,10 @@ class SpatialEntropy(Regularizer):
         entropy, empty = entropy_and_empty(maps, threshold=self.threshold, connectivity=self.connectivity)
         filled = ~empty
         # (B, L, A) -> (L,); a layer whose maps are all empty adds 0. Empty maps have entropy 0 and so add nothing.
-        counts = self.over_batch(filled.sum(dim=(0, 2)))
+        counts = self.over_batch(filled.sum(dim=(0, 2))).to(entropy.dtype)
         by_layer = entropy.sum(dim=(0, 2)) / counts.clamp(min=self.unit)
         value = entropy.detach().sum() / counts.sum().clamp(min=self.unit)
-        return Penalty(by_layer.sum(), {"value": value, "empty_share": empty.float().mean()})
+        return Penalty(by_layer.sum(), {"value": value, "empty_share": empty.to(entropy.dtype).mean()})
 
 
 @dataclass(frozen=True)

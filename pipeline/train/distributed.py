@@ -122,4 +122,5 @@ def _total_of(counts: Tensor, own: int, whole: int) -> Tensor:
 
     One that only stands in has nothing to count, and divides by what there is, since its loss is weighted by 0.
     """
-    return total(counts * float(own > 0)) * (own / whole or 1.0)
+    # In float64: times a share, a count is no whole number, and float32 would round it before anything is divided.
+    return total(counts.double() * float(own > 0)) * (own / whole or 1.0)
