@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import SKIPPED, table
 
 HERE = Path(__file__).parent
-NO_BENCHMARKS = {"run_all", "harness", "copied", "digits", "mlflow_server", "simulate"}
+NO_BENCHMARKS = {"run_all", "harness", "copied", "digits", "entropy_released", "mlflow_server", "simulate"}
 """What the others share."""
 BY_HAND = {
     "kill_search": "takes an hour; run it by itself",

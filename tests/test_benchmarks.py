@@ -2,14 +2,45 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import run_all
 import torch
 from copied import ROOT
+from entropy_released import SIDES
+from entropy_restated import clear_of_the_cut, nasty_maps, random_maps, slow
 from harness import SKIPPED
+from torch import Tensor
+
+
+
+def agrees(theirs: Callable[[Tensor], Tensor], maps: Tensor) -> None:
+    entropies, gradients = slow(maps, 0.0, 8)
+    leaf = maps.clone().requires_grad_()
+    mean = theirs(leaf)
+    (gradient,) = torch.autograd.grad(mean, leaf)
+    torch.testing.assert_close(mean, entropies.mean(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradient * len(maps), gradients, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_other_sides_of_spatial_entropy_are_what_the_definition_says(side: str) -> None:
+    for maps, _ in random_maps(3, count=56):
+        clear = maps[clear_of_the_cut(maps, 0.0)]
+        if len(clear):
+            agrees(SIDES[side], clear)
+    shapes = {name: single for name, single in nasty_maps(9).items() if name.endswith("uneven")}
+    agrees(SIDES[side], torch.stack(list(shapes.values())))
+
+
+def test_components_of_neighbouring_maps_stay_apart_when_all_are_labelled_at_once() -> None:
+    board = (torch.arange(5)[:, None] + torch.arange(5)).remainder(2).double()
+    full = 1.0 + torch.arange(25, dtype=torch.float64).reshape(5, 5).flip(0)
+    for maps in (torch.stack([board, 1 - board]), torch.stack([full.flip(0), full, full.T])):
+        agrees(SIDES["one cv2 call for all maps"], maps)
+
 
 BARE = """
 import sys
