@@ -1,7 +1,7 @@
 """Spatial entropy as SAR's authors released it, restated, and the same algorithm as fast as OpenCV and torch allow.
 
 The released code (github.com/helia95/SAR) labels each map by a call of `cv2.connectedComponents`, makes a mask of each
-component, and gathers the masks of all maps in one indexing; autograd goes back through it. The benchmarks' other sides:
+component, and gathers the masks of all maps in one indexing, through which autograd goes back. The other sides are:
 
 - `released`: that, with as many calls and masks. Detours of the authors' file that change nothing of it (labels to
   floats and back, a copy of each mask) are left out: it takes some 30 ms where their file takes 85.

@@ -3,7 +3,7 @@
 Run: python benchmarks/spatial_entropy_gpu.py
 
 The maps lie on the GPU. The other sides of `entropy_released.py` copy what is above the mean to the CPU, label there
-map by map, as the authors' code does, or all at once, which is the best to be had of it, and bring masks or labels back.
+map by map, as the authors' code does, or all at once, which is the best of it, and bring masks or labels back.
 Ours is measured eagerly, through autograd, and as a replay of a CUDA graph that holds the same forward and backward.
 The public labellings are kornia's and cc_torch's, where they are installed; they label only, so theirs is a part of the
 work and ours the whole. Without a GPU it says so and measures nothing.
