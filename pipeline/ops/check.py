@@ -14,8 +14,7 @@ from pipeline.ops.results import read_best
 from pipeline.ops.searches import decide, describe_start
 from pipeline.ops.splitting import check_group_by
 from pipeline.ops.weights import as_recorded
-from pipeline.tune.arms import studies_of
-from pipeline.tune.extent import runs_at_most
+from pipeline.tune.extent import runs_at_most, trials_asked
 from pipeline.tune.ledger import LEDGER, TRIAL, History, read_history
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.placing import look_at_cluster
@@ -113,7 +112,7 @@ def expectation(plan: Plan, history: History, *, recent: bool = False) -> list[s
 def work_left(plan: Plan, history: History) -> Work:
     """The runs that the search has at most, less those that have ended."""
     params, resources = plan.params, plan.resources
-    trials = studies_of(params, plan.space) * params.search.trials
+    trials = sum(trials_asked(params, plan.space).values())
     ended = [trial for trial in history.trials.values() if trial.state is not None]
     tried = sum(trial.role == TRIAL for trial in ended)
     return Work(

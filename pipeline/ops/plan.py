@@ -34,9 +34,10 @@ from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.compiling import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
-from pipeline.tune.extent import further_runs, runs_at_most
+from pipeline.tune.extent import further_runs, runs_at_most, trials_asked
 from pipeline.tune.goals import check_goals
 from pipeline.tune.known import Known, check_points
+from pipeline.tune.ledger import CONTROL_STUDY, METHOD
 from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.samplers import check_sampler
 from pipeline.tune.space import SearchSpace, load_space
@@ -84,7 +85,7 @@ class Plan:
             f"{len(source.classes)} classes{test}",
             "model": f"{params.model.name}: {self.weights:,} weights, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
-            "search": f"{search.trials} trials and {controls} ({', '.join(self.space.controls)}) over "
+            "search": f"{self._trials_words()} and {controls} ({', '.join(self.space.controls)}) over "
             f"{', '.join(self.space.dimensions)}",
             "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
             f"{search.scheduler.name}{self._beforehand_words()}",
@@ -104,6 +105,14 @@ class Plan:
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         return "\n".join(f"{name:<10}{text}" for name, text in listed)
 
+    def _trials_words(self) -> str:
+        """How many trials, and where that is fewer than asked for, why."""
+        asked, trials = self.params.search.trials, trials_asked(self.params, self.space)
+        method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
+        every = f", every setting that the space has (search.trials: {asked})" if method < asked else ""
+        control = f"; {own}, every setting, of {self.params.retrain.control}'s own study" if own < asked else ""
+        return f"{method} trial{'s' * (method != 1)}{every}{control}{',' * bool(every or control)}"
+
     def _where_words(self) -> str:
         resources = self.resources
         return "here" if resources.address is None else f"on {resources.nodes} nodes of {named(resources.address)}"
@@ -122,9 +131,10 @@ class Plan:
         search = self.params.search
         if not further_runs(self.params, self.space):
             return "nothing: the best trial is taken at its word (search.confirm.seeds: 0)"
+        trials = trials_asked(self.params, self.space)[METHOD]
         tuned = " of each study" if studies_of(self.params, self.space) == 2 else ""
         return (
-            f"the {min(search.confirm.top, search.trials)} best{tuned} and the controls with further seeds: at most "
+            f"the {min(search.confirm.top, trials)} best{tuned} and the controls with further seeds: at most "
             f"{further_runs(self.params, self.space)} runs"
         )
 

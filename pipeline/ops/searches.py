@@ -57,6 +57,8 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     if front := summary.get("front"):
         names = ", ".join(summary["objectives"])
         lines.insert(1, f"Pareto front over {names}: {len(front)} settings, of which this has the best val/accuracy")
+    if summary.get("all_settings_tried"):
+        lines.insert(1, "every setting of the space has been tried")
     if summary["stopped_by"]:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
     return "\n".join(lines) + "\n-> results/search"

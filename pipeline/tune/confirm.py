@@ -7,6 +7,7 @@ of its seeds, the search's own among them (every candidate has as many). How goo
 further seeds alone, since the search's own value was picked for being high.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,16 @@ FIRST_SEED = 1000
 def candidates(
     trials: Iterable[TrialRecord], *, top: int, max_empty_share: float, goals: Goals = ACCURACY_ALONE
 ) -> list[TrialRecord]:
-    """The `top` completed trials by last-epoch validation accuracy (ties: lower loss, then earlier), best first.
+    """The `top` completed trials by last-epoch validation accuracy (ties: lower loss, then earlier), best first; of
+    those of the same setting, the best alone.
 
     Of those in `pareto_front` alone, if there are several objectives; else of those that `allowed` lets through.
     """
     found = pareto_front(trials, max_empty_share, goals) if goals.several else allowed(trials, max_empty_share, goals)
-    return sorted(found, key=_rank, reverse=True)[:top]
+    different: dict[str, TrialRecord] = {}
+    for trial in sorted(found, key=_rank, reverse=True):
+        different.setdefault(json.dumps(trial.values, sort_keys=True, default=str), trial)
+    return list(different.values())[:top]
 
 
 def allowed(trials: Iterable[TrialRecord], max_empty_share: float, goals: Goals) -> list[TrialRecord]:

@@ -146,8 +146,7 @@ class Course:
         """How many runs may still be started at most."""
         if not self._queue and not self._still_running() and not (self._to_confirm and self._may_confirm()):
             return 0
-        trials = self.params.search.trials
-        to_propose = sum(max(0, trials - arm.proposer.proposed) for arm in self.arms.values())
+        to_propose = sum(arm.proposer.to_propose(self.params.search.trials) for arm in self.arms.values())
         return len(self._queue) + to_propose + further_runs(self.params, self.space)
 
     # Bringing everything to where the ledger is.
@@ -237,7 +236,7 @@ class Course:
         if self._queue:
             return self._queue.popleft()
         if self._may_propose():
-            return min(self.arms.values(), key=lambda arm: arm.proposer.proposed).propose()
+            return min(self._proposing(), key=lambda arm: arm.proposer.proposed).propose()
         return self._to_confirm.popleft() if self._to_confirm and self._may_confirm() else None
 
     def again(self, trial_id: str) -> None:
@@ -260,8 +259,12 @@ class Course:
             self.end(record.id, INFEASIBLE, "; ".join(broken))
         return record
 
+    def _proposing(self) -> list[Arm]:
+        """The studies of which trials are still to be proposed."""
+        return [arm for arm in self.arms.values() if arm.proposer.to_propose(self.params.search.trials)]
+
     def _may_propose(self) -> bool:
-        if all(arm.proposer.proposed >= self.params.search.trials for arm in self.arms.values()):
+        if not self._proposing():
             return False
         if self.stopped is None:
             asked = (self.folder / STOP_FILE).exists()

@@ -119,7 +119,7 @@ def as_trials(known: Iterable[Known], space: SearchSpace, goals: Goals = ACCURAC
 
 
 def check_points(params: Params, space: SearchSpace) -> None:
-    """Refuse a point that is not of the space.
+    """Refuse a point that is not of the space, or is another one once more.
 
     Raises:
         UserError: every mistake, each with the point and the parameter.
@@ -129,6 +129,15 @@ def check_points(params: Params, space: SearchSpace) -> None:
         for name, point in params.search.points.items()
         for problem in space.outside(point)
     ]
+    whole: dict[str, str] = {}
+    for name, point in params.search.points.items():
+        if problems or len(point) < len(space.dimensions):
+            continue
+        first = whole.setdefault(repr(sorted(space.encode(point).items())), name)
+        if first != name:
+            problems.append(
+                f"params.yaml: search.points.{named(name)}: the same setting as {named(first)}; leave one out"
+            )
     if problems:
         raise UserError(told(problems))
 

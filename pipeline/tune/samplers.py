@@ -20,9 +20,11 @@ these and on the results, and on nothing that a resumed search would have to rem
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy import special
@@ -49,7 +51,7 @@ def check_sampler(params: Params, space: SearchSpace) -> None:
     name = params.search.sampler.name
     said = f"params.yaml: search.sampler.name: {name}"
     if name == "grid":
-        _check_grid(params, space, said)
+        _check_grid(space, said)
     if name == "cmaes":
         words = [path for path, spec in space.dimensions.items() if spec["type"] == "categorical"]
         if words:
@@ -60,38 +62,33 @@ def check_sampler(params: Params, space: SearchSpace) -> None:
             raise UserError(f"{said} needs the package cmaes: pip install cmaes")
 
 
-def _check_grid(params: Params, space: SearchSpace, said: str) -> None:
+def _check_grid(space: SearchSpace, said: str) -> None:
     endless = [path for path, steps in space.steps().items() if steps is None]
     if endless:
         raise UserError(
             f"{said} needs steps; {', '.join(endless)} of {space.file} may be any number between its ends. Give it a "
             "`step`, or `choices`; or use sobol, which covers such a space evenly."
         )
-    points = grid_size(space)
+    points = space.size() or 0
     if points > MOST_GRID:
         raise UserError(f"{said}: {space.file} has {points:,} combinations, more than {MOST_GRID:,}. Use sobol.")
-    if params.search.trials > points:
-        raise UserError(
-            f"{said}: {space.file} has {points} combinations, and search.trials asks for {params.search.trials}; lower "
-            f"it to {points}."
-        )
-
-
-def grid_size(space: SearchSpace) -> int:
-    """How many combinations a space without anything continuous has."""
-    return math.prod(steps or 0 for steps in space.steps().values())
 
 
 def drawn(name: str, space: SearchSpace, *, seed: int, number: int) -> dict[str, Any]:
     """The encoded values of a blind sampler at a place of its sequence."""
     if name == "grid":
         steps = [count or 1 for count in space.steps().values()]
-        order = np.random.default_rng(seed).permutation(math.prod(steps))
+        order = _grid_order(seed, math.prod(steps))
         place = np.unravel_index(int(order[number % len(order)]), steps)
         return space.at([(int(index) + 0.5) / count for index, count in zip(place, steps, strict=True)])
     if name == "random":
         return space.at(np.random.default_rng([seed, number]).random(len(space.dimensions)).tolist())
     return space.at(_sobol(space, seed=seed, number=number))
+
+
+@lru_cache(maxsize=4)
+def _grid_order(seed: int, size: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(size)
 
 
 def _sobol(space: SearchSpace, *, seed: int, number: int) -> list[float]:

@@ -77,9 +77,18 @@ class SearchSpace:
         encoded = self.encode(values)
         return [_share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
 
+    def share(self, path: str, value: Any) -> float:
+        """Of one encoded value, how far it is through its dimension's range."""
+        return _share_of(_distribution(self.dimensions[path]), value)
+
     def steps(self) -> dict[str, int | None]:
         """How many values each dimension has, by dotted path; None where it is continuous."""
         return {path: _steps(distribution) for path, distribution in self.distributions().items()}
+
+    def size(self) -> int | None:
+        """How many settings there are; None where a dimension is continuous."""
+        counts = [count for count in self.steps().values() if count is not None]
+        return math.prod(counts) if len(counts) == len(self.dimensions) else None
 
     def outside(self, values: Mapping[str, Any]) -> list[str]:
         """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""
@@ -168,7 +177,8 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
     if log and low <= 0:
         return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
     if step is not None:
-        fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= high - low
+        # 0.3 - 0.1 is a little less than 0.2; what steps do not end at is told below.
+        fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= (high - low) * (1 + 1e-9)
         fits = fits and (high - low) / step <= MOST_STEPS
         if log or not fits:
             allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"

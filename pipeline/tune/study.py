@@ -24,6 +24,7 @@ from pipeline.tune.pareto import dominated_by
 from pipeline.tune.samplers import BLIND, drawn, drawn_around, evolved, make_sampler, merit
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.surface import Seen, proposed
+from pipeline.tune.untried import Untried
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, INFEASIBLE: TrialState.PRUNED}
 """What has not been trained counts as stopped before its first epoch: of a failed trial, Optuna would learn nothing."""
@@ -60,7 +61,8 @@ class Proposer:
 
     seed: of all proposals. points: settings by dotted path, whole or in part, that come first; what one leaves out is
     the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around. known:
-    results of earlier searches over the same space, which a sampler learns from too.
+    results of earlier searches over the same space, which a sampler learns from too. No setting is proposed twice
+    while others are left (see `pipeline.tune.untried`).
     moved: what becomes of a proposed setting before anybody hears of it; simulations offer only what was recorded.
     """
 
@@ -85,6 +87,9 @@ class Proposer:
         self._study = optuna.create_study(directions=goals.directions, study_name=name)
         self._recipe = recipe
         self._points, self._known = points, [_Shown.of(trial) for trial in known]
+        self._untried = Untried(space)
+        for trial in known:
+            self._untried.add_known(trial.params)
         self._learned = len(known)
         self._seen: list[tuple[int, Seen]] = []
         if sampler.name == "noisy_gp":
@@ -99,11 +104,30 @@ class Proposer:
     def propose(self) -> tuple[int, dict[str, Any]]:
         """The next setting: its number and its values by dotted path."""
         number = self.proposed
-        params, notes = self._choose(number)
+        params, notes = self._new(number)
         if self.moved is not None:
             params = self._space.encode(self.moved(self._space.decode(params)))
         self._add(params, notes)
         return number, self._space.decode(params)
+
+    @property
+    def left(self) -> int | None:
+        """How many settings have not been proposed; None where there is no end of them."""
+        return self._untried.left
+
+    def to_propose(self, trials: int) -> int:
+        """How many are still to be proposed of so many trials: no more than there are settings."""
+        more = max(0, trials - self.proposed)
+        return more if self.left is None else min(more, self.left)
+
+    def _new(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As of `_choose`, but a setting that has been proposed already gives way to one that has not."""
+        params, notes = self._choose(number)
+        wanted = self._points[number] if number < len(self._points) else {}
+        if self._untried.repeats(params) if wanted else not self._untried.new(params):
+            seed = int(np.random.SeedSequence([self._seed, number, 1]).generate_state(1)[0])
+            return self._untried.nearest(params, seed=seed, fixed=wanted.keys()), {}
+        return params, notes
 
     def _choose(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Encoded values, and what the sampler notes about them."""
@@ -116,8 +140,9 @@ class Proposer:
         if sampler.name in BLIND or self._learned < sampler.startup_trials:
             if start == "recipe":
                 return drawn_around(self._space, self._recipe, seed=self._seed, number=number, first=count), {}
-            place = number - count if start == "grid" else number
-            return drawn(start, self._space, seed=self._seed, number=place), {}
+            if start == "grid":
+                return self._next_of_grid(number - count), {}
+            return drawn(start, self._space, seed=self._seed, number=number), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if sampler.name == "cmaes":
             return evolved(self._space, [*self._known, *self._ended], seed=seed), {}
@@ -134,6 +159,15 @@ class Proposer:
         asked = study.get_trials(deepcopy=False)[-1]
         return asked.params, asked.system_attrs
 
+    def _next_of_grid(self, place: int) -> dict[str, Any]:
+        """The first combination from a place of the grid's order on, and around its end, that is new."""
+        size = self._space.size() or 1
+        for index in range(place, place + size):
+            params = drawn("grid", self._space, seed=self._seed, number=index)
+            if self._untried.new(params):
+                break
+        return params
+
     def _add(self, params: Mapping[str, Any], notes: Mapping[str, Any]) -> int:
         """Enter a running trial; its number."""
         number = self.proposed
@@ -148,6 +182,7 @@ class Proposer:
         # In a study in memory, a trial's id is its number.
         self._open[number] = Trial(self._study, number)
         self._reported[number] = set()
+        self._untried.add(params)
         self.proposed += 1
         return number
 

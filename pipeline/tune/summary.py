@@ -9,8 +9,19 @@ from scipy import stats
 from pipeline.tune.arms import SAME_BUDGET
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.confirm import Confirmed, confirmed, pareto_front
+from pipeline.tune.extent import control_seeds, trials_asked
 from pipeline.tune.goals import Goals, goals_of
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.ledger import (
+    COMPLETE,
+    CONFIRMATION,
+    CONTROL_STUDY,
+    FAILED,
+    INFEASIBLE,
+    METHOD,
+    OBJECTIVE,
+    PRUNED,
+    TrialRecord,
+)
 from pipeline.tune.runner import SearchOutcome, SearchTask
 
 
@@ -20,9 +31,9 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
     tried = [trial for trial in outcome.trials if trial.study == METHOD]
     planned = params.train.epochs
     records = {trial.id: trial for trial in outcome.trials}
-    seeds = max(params.search.confirm.seeds, params.search.trials if params.search.compare == SAME_BUDGET else 0)
+    seeds = control_seeds(params, task.space)
     controls = {
-        trial.id: _values(goals_of(params), confirmed(trial, records, seeds, base_seed=params.base.seed))
+        trial.id: _values(goals_of(params), confirmed(trial, records, seeds[trial.id], base_seed=params.base.seed))
         for trial in outcome.trials
         if trial.control and trial.epochs
     }
@@ -31,6 +42,7 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
     return {
         "fingerprint": task.fingerprint,
         "trials": {state: sum(t.state == state for t in tried) for state in states},
+        **_all_tried(task, outcome),
         "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
         "stopped_by": outcome.stopped,
         "epochs": {
@@ -46,6 +58,11 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
         "importances": outcome.proposer.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
     } | _of_goals(task, outcome)
+
+
+def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:
+    """Whether the method's study has no setting left to try; nothing of a space without end."""
+    return {} if task.space.size() is None else {"all_settings_tried": outcome.proposer.left == 0}
 
 
 def _of_goals(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
@@ -102,12 +119,13 @@ def _pace(trials: Sequence[TrialRecord]) -> float:
 def _against(task: SearchTask, tuned: Confirmed | None) -> str:
     """Which control a difference is against, in words."""
     search, name = task.params.search, task.params.retrain.control
+    trials = trials_asked(task.params, task.space)
     if tuned is not None:
-        return f"{name}, its recipe tuned over {search.trials} trials of its own (search.compare: same_budget)"
+        return f"{name}, its recipe tuned over {trials[CONTROL_STUDY]} trials of its own (search.compare: same_budget)"
     if search.compare == SAME_BUDGET:
         return (
-            f"{name}, which has nothing to tune in this space; its share of the budget went to {search.trials} further "
-            "seeds (search.compare: same_budget)"
+            f"{name}, which has nothing to tune in this space; its share of the budget went to {trials[METHOD]} "
+            "further seeds (search.compare: same_budget)"
         )
     if task.space.recipe().dimensions:
         return f"{name}, with the recipe of params.yaml, not tuned (search.compare: recipe)"

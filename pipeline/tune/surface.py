@@ -88,11 +88,12 @@ def proposed(space: SearchSpace, seen: Sequence[Seen], running: Sequence[Sequenc
     best = points[np.argsort(-np.where(kept, known, -np.inf), kind="stable")[:AROUND]]
     dimensions = len(space.dimensions)
     near = _near(best[rng.integers(len(best), size=CANDIDATES)], words, REACH, rng)
-    candidates = _untried(_in_steps(np.vstack([rng.random((CANDIDATES, dimensions)), near]), space), points, space)
+    tried = np.vstack([points, np.array(running)]) if len(running) else points
+    candidates = _untried(_in_steps(np.vstack([rng.random((CANDIDATES, dimensions)), near]), space), tried, space)
     for refinement in (1, 2):
         top = candidates[np.argmax(worth(candidates))]
         finer = _near(np.tile(top, (CANDIDATES // 4, 1)), (), REACH / FINER**refinement, rng)
-        candidates = _untried(np.vstack([top, _in_steps(finer, space)]), points, space)
+        candidates = _untried(np.vstack([top, _in_steps(finer, space)]), tried, space)
     return np.asarray(candidates[np.argmax(worth(candidates))])
 
 

@@ -93,6 +93,24 @@ def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
     assert told(workspace).endswith("expected  nothing of the search: all of its runs have ended")
 
 
+def test_space_that_is_smaller_than_the_trials_asked_for_is_told(workspace: Workspace) -> None:
+    small = """
+parameters:
+  regularizer.spatial_entropy.layers: {type: categorical, choices: [last, all]}
+  train.weight_decay: {type: float, low: 0.1, high: 0.3, step: 0.2}
+controls:
+  baseline: {}
+"""
+    (workspace.root / "search_spaces" / "small.yaml").write_text(small)
+    asked = {"search.space": "search_spaces/small.yaml", "search.trials": 10, "search.compare": "same_budget"}
+    set_parameters(workspace.params, asked)
+    plan = make_plan(workspace).describe()
+    assert "4 trials, every setting that the space has (search.trials: 10); 2, every setting, of baseline's own" in plan
+    assert work_left(make_plan(workspace), History()).trials == 4 + 2
+    set_parameters(workspace.params, {"search.trials": 4, "search.compare": "recipe"})
+    assert "    4 trials and 1 control (baseline)" in make_plan(workspace).describe()
+
+
 def test_before_anything_is_prepared_the_plan_alone_is_told(workspace: Workspace) -> None:
     shutil.rmtree(workspace.prepared)
     said = told(workspace, new=True)

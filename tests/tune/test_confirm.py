@@ -22,7 +22,7 @@ def trial(
     last = {"val/accuracy": accuracy, "val/loss": loss, "val/spatial_entropy/empty_share": empty}
     record = TrialRecord("baseline", None, {"train.lr": 0.1}, role=CONTROL)
     if number is not None:
-        record = TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search")
+        record = TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1 + number}, study="search")
     record.epochs = {1: {**last, "val/accuracy": 0.99}, 2: last}
     record.state, record.reason = state, reason
     return record
@@ -100,7 +100,7 @@ def test_confirmations_repeat_the_setting_with_seeds_that_retraining_never_uses(
     assert [(run.id, run.seed) for run in runs] == [("t0007-seed1006", 1006), ("t0007-seed1007", 1007)]
     for run in runs:
         assert (run.role, run.of, run.number, run.study, run.state) == (CONFIRMATION, "t0007", None, None, None)
-        assert run.values == {"train.lr": 0.1}
+        assert run.values == trial(7).values
     assert confirmations(trial(7), 0, base_seed=5) == []
     # Retraining takes base.seed + 1 to base.seed + 1000 at most.
     assert min(run.seed or 0 for run in confirmations(trial(7), 100, base_seed=0)) > 1000

@@ -24,7 +24,9 @@ def params(**settings: Any) -> Params:
 
 
 def ran(number: int, accuracy: float, *, state: str = COMPLETE, **measured: float) -> TrialRecord:
-    record = TrialRecord(f"t{number:04d}", number, {}, state=state, study="search", measured=measured)
+    record = TrialRecord(
+        f"t{number:04d}", number, {"train.lr": number + 1.0}, state=state, study="search", measured=measured
+    )
     if state == COMPLETE:
         record.epochs = {1: {"val/accuracy": accuracy, "val/loss": 1 - accuracy}}
     return record

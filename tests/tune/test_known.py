@@ -240,3 +240,10 @@ def test_search_without_one_of_the_objectives_is_refused_and_one_with_them_gives
     assert [trial.values for trial in trials] == [[pytest.approx(0.4), 2.0], [pytest.approx(0.42), 4.0]]
     assert [trial.constraints for trial in trials] == [{"parameters": -0.5}] * 2
     assert not any(trial.intermediate_values for trial in trials)
+
+
+def test_point_that_is_another_one_once_more_is_refused_by_both_names() -> None:
+    points = {"a": {LR: 0.01, WEIGHT: 0.1}, "b": {WEIGHT: 0.1}, "c": {WEIGHT: 0.1}, "d": {WEIGHT: 0.1, LR: 0.01}}
+    with pytest.raises(UserError) as refused:
+        check_points(params(search__points=points), WIDE)
+    assert str(refused.value) == "params.yaml: search.points.d: the same setting as a; leave one out"

@@ -11,6 +11,7 @@ from courses import LR, SPACE, WEIGHT, WIDE
 from scipy import stats
 
 from pipeline.config import Params
+from pipeline.ops.searches import describe_summary
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune.confirm import Confirmed, choose_best
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
@@ -231,3 +232,19 @@ def test_summary_has_a_correlation_for_every_rung_of_the_methods_trials() -> Non
     assert {rung: entry["trials"] for rung, entry in found.items()} == {"1": 3, "2": 3}
     assert found["1"] == {"correlation": 0.0, "trials": 3}
     assert LR not in found
+
+
+def test_space_that_is_tried_to_its_end_is_told() -> None:
+    assert "all_settings_tried" not in summary_of(*searched())
+    flips = SearchSpace("space.yaml", {"train.flip": {"type": "categorical", "choices": [True, False]}}, SPACE.controls)
+    task, outcome = searched(flips)
+    assert summary_of(task, outcome)["all_settings_tried"] is False
+    outcome.proposer.propose()
+    outcome.proposer.propose()
+    assert summary_of(task, outcome)["all_settings_tried"] is True
+    assert "every setting of the space has been tried" in describe_summary(summary_of(task, outcome))
+
+
+def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    best = choose_best(outcome.trials, top=1, seeds=2, base_seed=0, max_empty_share=1.0)
+    return summarise(task, outcome, best, None)
