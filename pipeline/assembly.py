@@ -117,6 +117,8 @@ def build_run(
         "split_hash": data.split.split_hash,
         "seed": seed,
     }
+    if "bit_depth" in prepared.manifest:
+        sidecar["bit_depth"] = prepared.manifest["bit_depth"]
     if params.model.pretrained is not None:
         source = weights[params.model.pretrained]
         sidecar["pretrained"] = {"spec": source.spec, "resolved": source.resolved, "sha256": source.sha256}

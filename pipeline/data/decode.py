@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.depth import Measured, described, measured
 from pipeline.data.masks import Box, Meaning, decode_mask, draw_boxes
 from pipeline.data.opening import Broken, Content, Size, opened, upright_size
-from pipeline.data.pictures import draft, loaded_turn, upright_square
+from pipeline.data.pictures import Depth, depth_of, draft, loaded_turn, upright_square
 
-SUFFIXES_OF = {"JPEG": "jpg jpeg", "TIFF": "tif tiff", "PPM": "ppm pgm pbm pnm"}
+SUFFIXES_OF = {"JPEG": "jpg jpeg", "MPO": "jpg jpeg mpo", "TIFF": "tif tiff", "PPM": "ppm pgm pbm pnm"}
 MODES = {"L": "grey", "LA": "grey", "1": "black and white", "P": "a palette"}
 JPEG_QUALITY = 95
 """Of pictures that are kept encoded.
@@ -32,7 +33,9 @@ A model that was trained on them sees these very pixels whenever they are read.
 
 @dataclass(frozen=True)
 class Job:
-    """One file to decode. row: of the prepared set. boxes: of what is in the picture, to be drawn as its mask."""
+    """One file to decode. row: of the prepared set. boxes: of what is in the picture, to be drawn as its mask.
+    bit_depth: of grey pictures of more than 8 bits; None: what the file says.
+    """
 
     row: int
     is_mask: bool
@@ -40,6 +43,7 @@ class Job:
     name: str = ""
     meaning: Meaning = "object"
     boxes: tuple[Box, ...] | None = None
+    bit_depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Decoded:
 
     pixels: (side, side, 3) uint8 of a picture, (side, side) uint8 of a mask (0 background, 1 object, 255 undecided), or
     the reason why there are none. sizes: before resizing; (0, 0) of what is broken. remarks: what is odd about each.
-    drawn: masks made of boxes, or why they cannot be, by the place of their picture's job. encoded: JPEG and PNG files
+    drawn: masks made of boxes, or why they cannot be, by the place of their picture's job. depths: of the pictures of more
+    than 8 bits a channel, by their place. encoded: JPEG and PNG files
     in the place of all arrays.
     """
 
@@ -56,6 +61,7 @@ class Decoded:
     sizes: list[Size]
     remarks: list[tuple[str, ...]] = field(default_factory=list)
     drawn: dict[int, NDArray[np.uint8] | bytes | str] = field(default_factory=dict)
+    depths: dict[int, Measured] = field(default_factory=dict)
 
 
 def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
@@ -67,7 +73,11 @@ def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
             if job.is_mask:
                 array, size = decode_mask(job.payload, side, job.meaning, remarks=remarks)
             else:
-                array, size = decode_image(job.payload, side, name=job.name, remarks=remarks)
+                depths: list[Measured] = []
+                array, size = decode_image(
+                    job.payload, side, name=job.name, remarks=remarks, bit_depth=job.bit_depth, depths=depths
+                )
+                done.depths.update({place: depth for depth in depths})
             done.pixels.append(_encoded(array) if encode else array)
             done.sizes.append(size)
             if job.boxes is not None and not job.is_mask:
@@ -81,9 +91,16 @@ def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
 
 
 def decode_image(
-    payload: Content, side: int, *, name: str = "", remarks: list[str] | None = None
+    payload: Content,
+    side: int,
+    *,
+    name: str = "",
+    remarks: list[str] | None = None,
+    bit_depth: int | None = None,
+    depths: list[Measured] | None = None,
 ) -> tuple[NDArray[np.uint8], Size]:
     """A picture as (side, side, 3) uint8, and its own size. remarks: gets what is odd about it, given its name.
+    bit_depth: as of `Job`. depths: gets the depth of a picture of more than 8 bits a channel.
 
     Raises:
         Broken: it cannot be read, is no picture, or has more pixels than Pillow thinks sane.
@@ -91,14 +108,18 @@ def decode_image(
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:
         width, height = image.size
+        depth = depth_of(image, bit_depth)
         draft(image, side)
         drafted = image.size != (width, height)
         turn = loaded_turn(image)
         if not drafted:
             width, height = image.size
         if remarks is not None:
-            remarks.extend(_remarks(image, name, turn))
-        return np.asarray(upright_square(image, side, turn), dtype=np.uint8), upright_size(width, height, turn)
+            remarks.extend(_remarks(image, name, turn, depth))
+        square = np.asarray(upright_square(image, side, turn, depth), dtype=np.uint8)
+        if depths is not None and depth is not None:
+            depths.append(measured(image, depth))
+        return square, upright_size(width, height, turn)
 
     return opened(payload, decode)
 
@@ -113,14 +134,16 @@ def _encoded(array: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _remarks(image: Image.Image, name: str, turn: Image.Transpose | None) -> list[str]:
+def _remarks(image: Image.Image, name: str, turn: Image.Transpose | None, depth: Depth | None) -> list[str]:
     suffix, kind = name.rpartition(".")[2].lower(), image.format or ""
     found = []
     if "." in name and kind and suffix not in SUFFIXES_OF.get(kind, kind.lower()).split():
         found.append(f"a {kind} named .{suffix}")
     if image.has_transparency_data:
         found.append("transparency laid on white")
-    if image.mode != "RGB":
+    if depth is not None:
+        found.append(described(depth))
+    elif image.mode != "RGB":
         found.append(f"made RGB from {MODES.get(image.mode, image.mode)}")
     if turn is not None:
         found.append("turned as its EXIF orientation says")

@@ -1,6 +1,5 @@
 """Picture files opened with Pillow while preparing, and every way in which they can be broken."""
 
-import io
 import os
 import warnings
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.listing import Payload, Unreadable
-from pipeline.data.pictures import FORMATS, TURNS, BadImage
+from pipeline.data.pictures import TURNS, BadImage, with_picture
 
 Size = tuple[int, int]
 """(H, W) of a picture as it is to be looked at, in pixels."""
@@ -42,8 +41,7 @@ def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Resul
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(payload) if isinstance(payload, bytes) else payload, formats=FORMATS) as image:
-                return decode(image)
+            return with_picture(payload, decode)
     except Broken:
         raise
     except BadImage as error:

@@ -11,7 +11,8 @@ import binascii
 import io
 import struct
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -35,15 +36,42 @@ TURNS = {
 """What undoes each value of EXIF's tag Orientation."""
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+PROFILE, TEXTS = (b"iCCP",), (b"iCCP", b"zTXt", b"iTXt", b"tEXt")
+"""Chunks of a PNG that say something about the picture. Pillow refuses the whole of it for one that is large."""
+
+BITS_PER_SAMPLE, WHITE_OR_BLACK_FIRST, SAMPLE_FORMAT, HIGHEST = 258, 262, 339, (341, 281)
+"""Tags of TIFF: BitsPerSample, PhotometricInterpretation, SampleFormat, SMaxSampleValue and MaxSampleValue."""
+UNSIGNED, SIGNED = 1, 2
+
+_Result = TypeVar("_Result")
+
+
 class BadImage(ValueError):
     """One image that cannot be classified; says why. The others of its request can be."""
 
 
-def read_image(given: Any, channels: int, side: int) -> np.ndarray:
+class Depth(NamedTuple):
+    """What the values of a picture mean that has more than 8 bits a channel: 0 is black, 2**bits - 1 is white.
+
+    told: by the file, and not by the room that it has for a value. is_grey: of colours Pillow gives the upper 8 bits.
+    """
+
+    bits: int
+    told: bool = False
+    is_grey: bool = True
+
+    @property
+    def white(self) -> int:
+        return 2**self.bits - 1
+
+
+def read_image(given: Any, channels: int, side: int, bit_depth: int | None = None) -> np.ndarray:
     """One image as (H, W, C) uint8.
 
     given: bytes of a picture file, base64 text of such (a `data:` address too), or numbers 0 to 255 as (H, W, C) or,
-    for one channel, (H, W). Files come out as (side, side, C).
+    for one channel, (H, W). Files come out as (side, side, C). bit_depth: of grey pictures of more than 8 bits; None:
+    what each file says.
 
     Raises:
         BadImage: it is none of these, damaged, empty, too large, or has other channels.
@@ -51,7 +79,7 @@ def read_image(given: Any, channels: int, side: int) -> np.ndarray:
     if isinstance(given, str):
         given = _from_base64(given)
     if isinstance(given, bytes | bytearray | memoryview):
-        return _decoded(bytes(given), channels, side)
+        return _decoded(bytes(given), channels, side, bit_depth)
     return _numbers(given, channels)
 
 
@@ -63,7 +91,7 @@ def _from_base64(text: str) -> bytes:
         raise BadImage("neither numbers nor base64 of a picture file") from None
 
 
-def _decoded(payload: bytes, channels: int, side: int) -> np.ndarray:
+def _decoded(payload: bytes, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
     if channels not in (1, 3):
         raise BadImage(f"this model takes {channels} channels, which picture files do not have; give numbers")
     if not payload:
@@ -71,9 +99,7 @@ def _decoded(payload: bytes, channels: int, side: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
-                _require_size(image.height, image.width)
-                return _square(image, channels, side)
+            return with_picture(payload, lambda image: _square(image, channels, side, bit_depth))
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -84,10 +110,120 @@ def _decoded(payload: bytes, channels: int, side: int) -> np.ndarray:
         raise BadImage(f"damaged ({str(error) or type(error).__name__})") from None
 
 
-def _square(image: Image.Image, channels: int, side: int) -> np.ndarray:
+def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result]) -> _Result:
+    """What `decode` makes of a picture file, its bytes or its path.
+
+    A PNG whose colour profile or texts are more than Pillow takes is read without them: they are no pixels.
+
+    Raises:
+        whatever Pillow and `decode` do.
+    """
+    for without in ((), PROFILE, TEXTS):
+        try:
+            file = io.BytesIO(_bare(content, without)) if without or isinstance(content, bytes) else content
+            with Image.open(file, formats=FORMATS) as image:
+                return decode(image)
+        except BadImage:
+            raise
+        except ValueError:
+            if without == TEXTS or not _is_png(content):
+                raise
+    raise AssertionError  # the last round returns or raises
+
+
+def _is_png(content: bytes | str) -> bool:
+    if isinstance(content, bytes):
+        return content.startswith(PNG)
+    with open(content, "rb") as file:
+        return file.read(len(PNG)) == PNG
+
+
+def _bare(content: bytes | str, without: tuple[bytes, ...]) -> bytes:
+    """The bytes of a PNG, without chunks of some kinds; what follows a torn chunk stays as it is."""
+    if isinstance(content, str):
+        with open(content, "rb") as file:
+            content = file.read()
+    if not without:
+        return content
+    kept, place = [content[: len(PNG)]], len(PNG)
+    while place + 12 <= len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] not in without:
+            kept.append(content[place:end])
+        place = end
+    return b"".join([*kept, content[place:]])
+
+
+def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
+    _require_size(image.height, image.width)
+    depth = depth_of(image, bit_depth)
     draft(image, side)
-    square = upright_square(image, side, loaded_turn(image))
+    square = upright_square(image, side, loaded_turn(image), depth)
     return np.asarray(square) if channels == 3 else np.asarray(square.convert("L"))[..., None]
+
+
+def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
+    """The depth of a picture that is open and not loaded yet; None: 8 bits a channel or fewer. bit_depth: as it is known
+    beforehand, whatever the file says.
+
+    It is that of the format, or what a TIFF's tags tell, never what the picture's own values reach to: a picture would
+    be as bright as another that is twice as bright. PNG's sBIT tells of fewer bits that are scaled to the whole range
+    all the same, and Pillow scales PGMs by what they say.
+
+    Raises:
+        BadImage: nothing says what its values mean, or something else than `bit_depth`.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        if bit_depth is None:
+            raise BadImage(
+                "its pixels are fractions, whose range is unknown; save it with 8 or 16 bits, or set prepare.bit_depth "
+                "(fractions from 0 to 1: 1)"
+            )
+        return Depth(bit_depth, told=True)
+    if image.mode.startswith("I"):
+        if bit_depth is not None:
+            return Depth(bit_depth, told=True)
+        if image.format == "PPM":
+            return Depth(16, told=True)
+        if image.format != "TIFF":
+            return Depth(16)
+        return _tiff_depth(tags)
+    if image.format not in ("PNG", "TIFF") or not any(";16" in _raw_mode(tile) for tile in image.tile):
+        return None
+    if bit_depth not in (None, 16):
+        raise BadImage(
+            f"colours of 16 bits, of which the upper 8 are read, and prepare.bit_depth is {bit_depth}; save it with 8 "
+            "bits a channel"
+        )
+    return Depth(16, told=bit_depth is not None, is_grey=False)
+
+
+def _raw_mode(tile: Any) -> str:
+    """How the values of a piece of a picture lie in its file, in Pillow's words."""
+    arguments = tile[3]
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _tiff_depth(tags: Any) -> Depth:
+    room = int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - (tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == SIGNED)
+    for tag in HIGHEST:
+        found = tags.get(tag)
+        first = found[0] if isinstance(found, tuple) else found
+        highest = int(first) if isinstance(first, int | float) and first == first // 1 else 0
+        # The tag may also hold what this one picture reaches to; a range is that of so many bits.
+        if 0 < highest < 2**room - 1 and highest & (highest + 1) == 0:
+            return Depth(highest.bit_length(), told=True)
+    return Depth(room, told=room not in (15, 16, 31, 32))
+
+
+def deep_values(image: Image.Image) -> np.ndarray:
+    """The values (H, W) of a loaded grey picture of more than 8 bits, 0 as black."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and image.format == "TIFF":
+        values = values.view(np.uint32)  # which Pillow has as signed
+    return values if image.mode == "F" else values.astype(np.int64)
 
 
 def draft(image: Image.Image, side: int) -> None:
@@ -112,27 +248,42 @@ def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
     return left, top, left + side, top + side
 
 
-def upright_square(image: Image.Image, side: int, turn: Image.Transpose | None) -> Image.Image:
-    """The central square of a loaded picture, RGB, side x side, turned.
+def upright_square(
+    image: Image.Image, side: int, turn: Image.Transpose | None, depth: Depth | None = None
+) -> Image.Image:
+    """The central square of a loaded picture, RGB, side x side, turned. depth: as `depth_of` it before it was loaded.
 
     Raises:
-        BadImage: its pixels are of a kind whose range is unknown.
+        BadImage: it has values that its depth does not have.
     """
-    square = _as_rgb(image).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
+    square = _as_rgb(image, depth).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
     return square if turn is None else square.transpose(turn)
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise BadImage("its pixels are fractions, whose range is unknown; save it with 8 bits a channel")
-    if image.mode.startswith("I"):
-        # Sixteen bits of grey, which Pillow would clip at 255.
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(values // 256 if values.max() > 255 else values, 0, 255).astype(np.uint8))
+def _as_rgb(image: Image.Image, depth: Depth | None) -> Image.Image:
+    if depth is not None and depth.is_grey:
+        return Image.fromarray(_to_eight_bits(image, depth)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
+    """Grey values as uint8, the whole of the depth's range on 0 to 255: Pillow would clip them at 255."""
+    values, white = deep_values(image), depth.white
+    if not np.isfinite(values).all():
+        raise BadImage("has pixels that are no numbers")
+    low, high = values.min(), values.max()
+    if low < 0 or high > white:
+        beyond = f"below 0, such as {low:,}" if low < 0 else f"above {white:,}, such as {high:,}"
+        raise BadImage(f"has values {beyond}, and 0 to {white:,} are those of {depth.bits} bits")
+    if getattr(image, "tag_v2", {}).get(WHITE_OR_BLACK_FIRST) == 0:
+        values = white - values
+    if image.mode == "F":
+        return np.rint(values * (255 / white)).astype(np.uint8)
+    # The upper 8 bits, as Pillow takes them of colours.
+    return (values >> depth.bits - 8 if depth.bits >= 8 else values * 255 // white).astype(np.uint8)
 
 
 def _numbers(given: Any, channels: int) -> np.ndarray:

@@ -83,6 +83,7 @@ class Pictures:
     ) -> None:
         self._dataset, self._root, self._side = settings.dataset, catalogue.root, settings.image_size
         self._catalogue, self._workers, self._executor = catalogue, workers, executor
+        self._bit_depth = settings.bit_depth
         row_of = {name: (row, False) for row, name in enumerate(catalogue.names)}
         row_of |= {name: (row, True) for name, row in catalogue.masks.items()}
         folders = {name.rpartition("/")[0] for name in catalogue.masks}
@@ -137,7 +138,8 @@ class Pictures:
 
     @property
     def identity(self) -> str:
-        return f"{self._catalogue.identity} {'encoded' if self.encoded else 'arrays'}"
+        depth = "" if self._bit_depth is None else f" {self._bit_depth} bits"
+        return f"{self._catalogue.identity} {'encoded' if self.encoded else 'arrays'}{depth}"
 
     @property
     def encoded(self) -> bool:
@@ -147,6 +149,8 @@ class Pictures:
     def details(self) -> Mapping[str, Any]:
         found = self._catalogue
         entries: dict[str, Any] = {} if found.originals is None else {"original_labels": list(found.originals)}
+        if self._bit_depth is not None:
+            entries["bit_depth"] = self._bit_depth
         if self.has_masks:
             drawn, trimaps = found.boxes is not None, found.meaning == "trimap"
             entries["masks_from"] = "boxes" if drawn else "trimaps" if trimaps else "masks"
@@ -175,7 +179,8 @@ class Pictures:
             if chunk and (len(chunk) == most or held + size > CHUNK_BYTES):
                 yield chunk
                 chunk, held = [], 0
-            chunk.append(Job(row, is_mask, payload, name, meaning, None if is_mask else boxes.get(row)))
+            drawn = None if is_mask else boxes.get(row)
+            chunk.append(Job(row, is_mask, payload, name, meaning, drawn, self._bit_depth))
             held += size
         if chunk:
             yield chunk
@@ -246,6 +251,7 @@ class Pictures:
         images, masks = _Gathered(), _Gathered()
         broken: list[BrokenFile] = []
         remarks: list[tuple[str, str]] = []
+        depths = [(depth, shown(self._files[start + place][0])) for place, depth in decoded.depths.items()]
         for place, (row, is_mask) in enumerate(jobs):
             name, found = shown(self._files[start + place][0]), decoded.pixels[place]
             remarks += [(remark, name) for remark in decoded.remarks[place]]
@@ -266,7 +272,7 @@ class Pictures:
             start + len(jobs),
             images.row_numbers(), images.stacked(self.shape), images.all_sizes(),
             masks.row_numbers(), masks.stacked(self.shape[:2]), masks.all_sizes(),
-            tuple(broken), tuple(images.files), tuple(masks.files), tuple(remarks),
+            tuple(broken), tuple(images.files), tuple(masks.files), tuple(remarks), tuple(depths),
         )  # fmt: skip
 
 

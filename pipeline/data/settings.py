@@ -17,7 +17,8 @@ class SourceSettings:
 
     root_shown: the root as the user wrote it. cache: a folder that keeps listings of archives; None: listed each time.
     download: whether what is missing may be fetched. class_list: a file of the class ids to take; None: all, or those
-    that the set is known for. array_limit: bytes above which a set is kept as encoded files; None: never.
+    that the set is known for. array_limit: bytes above which a set is kept as encoded files; None: never. bit_depth: of
+    grey pictures of more than 8 bits; None: what each file says.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class SourceSettings:
     download: bool = False
     class_list: Path | None = None
     array_limit: int | None = None
+    bit_depth: int | None = None
 
 
 @dataclass(frozen=True)

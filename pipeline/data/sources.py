@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.catalogue import read_catalogue
+from pipeline.data.depth import Measured
 from pipeline.data.fetching import can_be_made
 from pipeline.data.known import KNOWN
 from pipeline.data.layout import Layout, arrange
@@ -39,7 +40,8 @@ class Block:
 
     images: (n, H, W, C) uint8 at image_rows (n,). masks: (m, H, W) uint8 at mask_rows (m,). image_sizes (n, 2) and
     mask_sizes (m, 2): (H, W) before resizing, 0 where that is not known. Of a source that gives encoded files,
-    image_files (n) and mask_files (m) are those, and the arrays are empty. remarks: what is odd, and of which file.
+    image_files (n) and mask_files (m) are those, and the arrays are empty. remarks: what is odd, and of which file. depths:
+    of pictures of more than 8 bits a channel, and of which file.
     """
 
     done: int
@@ -53,6 +55,7 @@ class Block:
     image_files: tuple[bytes, ...] = ()
     mask_files: tuple[bytes, ...] = ()
     remarks: tuple[tuple[str, str], ...] = ()
+    depths: tuple[tuple[Measured, str], ...] = ()
 
 
 class ImageSource(Protocol):
@@ -62,7 +65,7 @@ class ImageSource(Protocol):
     None. names: of the files, by row, or None. steps: how many files there are to read. identity: equal for two sources
     that give the same blocks. encoded: whether blocks hold files of the squares, not arrays. details: further entries
     of the manifest, among them, where there are masks, `masks_from`: what they were made of, "masks", "trimaps" or
-    "boxes".
+    "boxes"; and, where it was given, the `bit_depth` of grey pictures.
     """
 
     @property

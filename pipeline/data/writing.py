@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.depth import Depths
 from pipeline.data.encoded import index_of
 from pipeline.data.manifest import Remarks, manifest_of
 from pipeline.data.rows import COPY_ROWS_BYTES, Files, Rows, copy_rows, hash_file, hash_files
@@ -58,7 +59,8 @@ def write_prepared(
         state = _fill(source, place, on_progress)
         if state.broken and not skip_broken:
             raise UserError(_refusal(state.broken, source.steps))
-        manifest = _complete(source, place, state)
+        bit_depth = state.depths.settled(source.details.get("bit_depth"))
+        manifest = _complete(source, place, state, bit_depth)
         _publish(place / "whole", folder)
         shutil.rmtree(place, ignore_errors=True)
         for left in work.iterdir() if work else ():
@@ -83,6 +85,7 @@ class _State:
     broken: list[BrokenFile] = field(default_factory=list)
     remarks: Remarks = field(default_factory=Remarks)
     ends: dict[str, int] = field(default_factory=dict)
+    depths: Depths = field(default_factory=Depths)
 
 
 def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -124,6 +127,7 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
                 _write_block(block, arrays)
                 state.broken += block.broken
                 state.remarks.add(block.remarks)
+                state.depths.add(block.depths)
                 state.done = block.done
                 if on_progress:
                     on_progress(state.done, source.steps)
@@ -175,6 +179,7 @@ def _record(place: Path, state: _State, arrays: dict[str, Rows | Files]) -> None
     ends = {name: array.end for name, array in arrays.items() if isinstance(array, Files)}
     broken = [asdict(file) for file in state.broken]
     content = {"done": state.done, "broken": broken, "remarks": state.remarks.entries(), "ends": ends}
+    content["depths"] = state.depths.entries()
     partial = place / "progress.json.partial"
     partial.write_text(json.dumps(content))
     partial.replace(place / "progress.json")
@@ -194,7 +199,7 @@ def _recorded(source: ImageSource, place: Path) -> _State:
         if any((place / f"{name}.bin").stat().st_size < end for name, end in ends.items()):
             return _State()
         broken = [BrokenFile(**file) for file in content["broken"]]
-        return _State(int(content["done"]), broken, Remarks.of(content["remarks"]), ends)
+        return _State(int(content["done"]), broken, Remarks.of(content["remarks"]), ends, Depths.of(content["depths"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return _State()
 
@@ -227,7 +232,7 @@ def _refusal(broken: list[BrokenFile], files: int) -> str:
     return "\n".join(lines)
 
 
-def _complete(source: ImageSource, place: Path, state: _State) -> dict[str, Any]:
+def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | None) -> dict[str, Any]:
     """Put everything of the prepared set into the folder `whole`, its arrays last."""
     whole, broken = place / "whole", state.broken
     shutil.rmtree(whole, ignore_errors=True)
@@ -255,6 +260,8 @@ def _complete(source: ImageSource, place: Path, state: _State) -> dict[str, Any]
     if source.names is not None:
         (whole / "files.json").write_text(json.dumps(_kept_names(source.names, keep), indent=0) + "\n")
     manifest = manifest_of(source, keep, broken, hashes, state.remarks)
+    if bit_depth is not None:
+        manifest["bit_depth"] = bit_depth
     (whole / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     for name, path in sources.items():
         os.replace(path, whole / name)

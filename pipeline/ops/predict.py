@@ -64,7 +64,8 @@ def classify_files(
             if isinstance(payload, str):
                 answer["error"] = payload
             if overlays is not None and isinstance(payload, bytes) and answer["error"] is None:
-                answer["overlay"] = str(_overlay(overlays, file, payload, row, taken))
+                depth = getattr(loaded.unwrap_python_model(), "bit_depth", None)  # earlier registered ones have none
+                answer["overlay"] = str(_overlay(overlays, file, payload, row, taken, depth))
             yield answer
 
 
@@ -133,7 +134,9 @@ def _payload(file: Path) -> bytes | str:
         return f"cannot be read ({error.strerror or error})"
 
 
-def _overlay(folder: Path, file: Path, payload: bytes, row: Mapping[str, Any], taken: set[str]) -> Path:
+def _overlay(
+    folder: Path, file: Path, payload: bytes, row: Mapping[str, Any], taken: set[str], bit_depth: int | None
+) -> Path:
     stem, number = file.stem, 1
     while stem in taken:
         number += 1
@@ -141,7 +144,7 @@ def _overlay(folder: Path, file: Path, payload: bytes, row: Mapping[str, Any], t
     taken.add(stem)
     path = folder / f"{stem}.png"
     try:
-        picture = attention_overlay(read_image(payload, 3, OVERLAY_SIDE), row["attention"])
+        picture = attention_overlay(read_image(payload, 3, OVERLAY_SIDE, bit_depth), row["attention"])
         Image.fromarray(picture).save(path)
     except (OSError, BadImage) as error:
         raise UserError(f"{path}: cannot be written ({error})") from None

@@ -48,6 +48,7 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
         download=prepare.download,
         class_list=workspace.root / prepare.class_list if prepare.class_list is not None else None,
         array_limit=int(prepare.array_limit_gb * 1e9),
+        bit_depth=prepare.bit_depth,
     )
 
 

@@ -55,6 +55,13 @@ class PrepareParams(Section):
         "them, and for imagenet100 those of its first publication.",
     )
     image_size: int = Field(12, ge=4, le=1024, description="Side of the prepared square images, in pixels.")
+    bit_depth: int | None = Field(
+        None,
+        ge=1,
+        le=32,
+        description="Bits of grey pictures of more than 8: 12 where 4095 is white, though each value takes 16; null: what "
+        "the files say, alike in all of them.",
+    )
     skip_broken: bool = Field(
         False, description="Leave out files that are no pictures, instead of refusing them; they are named either way."
     )

@@ -54,6 +54,7 @@ class ImageClassifier(PythonModel):
         self.classes = [str(name) for name in sidecar["classes"]]
         self.channels = int(sidecar["channels"])
         self.image_size = (int(sidecar["image_size"][0]), int(sidecar["image_size"][1]))
+        self.bit_depth = sidecar.get("bit_depth")  # of grey pictures of more than 8 bits; None: as each file says
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.mean, self.std = (
             torch.tensor(sidecar[key], dtype=torch.float32, device=self.device).view(1, self.channels, 1, 1)
@@ -117,7 +118,7 @@ class ImageClassifier(PythonModel):
             good, prepared = [], []
             for place, given in enumerate(batch):
                 try:
-                    read = self.pictures.read_image(given, self.channels, self.image_size[0])
+                    read = self.pictures.read_image(given, self.channels, self.image_size[0], self.bit_depth)
                 except self.pictures.BadImage as error:
                     rows[place]["error"] = str(error)
                 else:

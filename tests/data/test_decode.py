@@ -15,7 +15,7 @@ from pipeline.data.decode import Job, decode_all, decode_image
 from pipeline.data.listing import Unreadable
 from pipeline.data.masks import decode_mask
 from pipeline.data.opening import Broken
-from pipeline.data.pictures import ORIENTATION
+from pipeline.data.pictures import ORIENTATION, read_image
 
 SIDE = 16
 
@@ -214,3 +214,49 @@ def test_a_broken_file_does_not_stop_the_others(tmp_path: Path) -> None:
     found = decode_all([Job(0, False, b"bad"), Job(1, False, str(tmp_path / "good.png")), Job(1, True, b"")], SIDE)
     assert [isinstance(pixels, str) for pixels in found.pixels] == [True, False, True]
     assert found.sizes == [(0, 0), (8, 10), (0, 0)]
+
+
+def _with_chunks(content: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with further chunks after its header."""
+    added = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return content[:33] + added + content[33:]
+
+
+PROFILE = (b"iCCP", b"a profile\0\0" + zlib.compress(bytes(2 * 2**20)))
+TEXT = (b"zTXt", b"a text\0\0" + zlib.compress(b"a" * 2 * 2**20))
+TEXTS = [(b"tEXt", b"a text\0" + b"a" * 2**20)] * 66
+"""Together more than Pillow takes."""
+
+
+@pytest.mark.parametrize("chunks", [[PROFILE], [TEXT], TEXTS, [PROFILE, TEXT]], ids=["profile", "text", "texts", "both"])
+@pytest.mark.parametrize("as_path", [False, True])
+def test_what_a_png_says_beside_its_pixels_may_be_of_any_size(
+    tmp_path: Path, chunks: list[tuple[bytes, bytes]], as_path: bool
+) -> None:
+    content = picture(3, (SIDE, SIDE))
+    file = tmp_path / "profile.png"
+    file.write_bytes(_with_chunks(content, *chunks))
+    remarks: list[str] = []
+    given = str(file) if as_path else file.read_bytes()
+    pixels, _ = decode_image(given, SIDE, name="profile.png", remarks=remarks)
+    np.testing.assert_array_equal(pixels, decode_image(content, SIDE)[0])
+    np.testing.assert_array_equal(pixels, read_image(file.read_bytes(), 3, SIDE))
+    assert not remarks
+
+
+def test_a_large_profile_does_not_hide_how_a_picture_is_turned_nor_that_it_is_torn() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    content = _with_chunks(encoded(quarters(), exif=exif), PROFILE)
+    assert corners(decode_image(content, SIDE)[0]) == UPRIGHT[::-1]
+    with pytest.raises(Broken, match="damaged"):
+        decode_image(content[:-60], SIDE)
+
+
+def test_a_phones_jpeg_of_several_pictures_is_a_jpeg() -> None:
+    content = encoded(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    remarks: list[str] = []
+    assert corners(decode_image(content, SIDE, name="photo.jpg", remarks=remarks)[0]) == UPRIGHT
+    assert not remarks
