@@ -105,7 +105,7 @@ def load_params(path: Path) -> Params:
         UserError: no such file, not YAML, an unknown key, a wrong type or a value out of bounds. Every mistake is
             named at once, with its dotted path, what was given and what is allowed.
     """
-    return _validated(read_yaml(path), path.name)
+    return _validated(read_yaml(path, for_dvc=True), path.name)
 
 
 @cache

@@ -14,6 +14,7 @@ from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.errors import UserError, named, shown
+from pipeline.written import NotText, decode_text
 
 DIGITS = 250
 """Longer whole numbers do not fit in a float, and Python refuses to print some of them."""
@@ -29,24 +30,20 @@ _ADVICE = {
 }
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
+def read_yaml(path: Path, *, for_dvc: bool = False) -> Any:
+    """The content of a YAML file. for_dvc: it must be one that DVC can read too, which knows UTF-8 alone.
 
     Raises:
         UserError: the file cannot be read or is not YAML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decode_text(path.read_bytes(), utf8_only=for_dvc)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run this in the folder that holds dvc.yaml and params.yaml.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
-        raise UserError(
-            f"{path}, line {line}: cannot be read: byte 0x{byte:02x} is not UTF-8; save it as UTF-8 text"
-        ) from None
+    except NotText as error:
+        raise UserError(f"{path}, line {error.line}: cannot be read: {error.what}") from None
     return parse_yaml(text, str(path))
 
 

@@ -396,6 +396,13 @@ def test_file_that_is_not_utf8_is_told(written: Any) -> None:
     assert refusal(path) == f"{path}, line 2: cannot be read: byte 0xfc is not UTF-8; save it as UTF-8 text"
 
 
+def test_file_with_a_mark_is_read_and_one_that_dvc_cannot_read_is_told(written: Any) -> None:
+    assert load_params(written("base: {seed: 3}\n".encode("utf-8-sig"))).base.seed == 3
+    path = written("base: {seed: 3}\n".encode("utf-16"))
+    assert refusal(path) == f"{path}, line 1: cannot be read: it is UTF-16-LE; save it as UTF-8 text"
+    assert read_yaml(path) == {"base": {"seed": 3}}  # a search space, which DVC does not read
+
+
 def test_file_with_control_characters_is_told(written: Any) -> None:
     path = written(b"base: {device: \x00}\n")
     assert "not valid YAML" in refusal(path)

@@ -7,13 +7,13 @@ Pixels of the picture as it is looked at, counted from its upper left corner; ri
 row outside. A picture may have several lines; one without any is undecided all over.
 """
 
-import csv
-import io
 from pathlib import Path
 
 from pipeline.data.listing import read_files, shown
 from pipeline.data.masks import Box
+from pipeline.data.names import Names
 from pipeline.errors import UserError, told
+from pipeline.written import decode_text, parse_table
 
 HEADER = ["file", "left", "top", "right", "bottom"]
 
@@ -29,24 +29,20 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...]) -> dict[int, tuple
     else:
         content = next((payload for _, payload in read_files(root, {name})), b"")
     try:
-        lines = list(csv.reader(io.StringIO(content.decode() if isinstance(content, bytes) else "")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{shown(str(root))}: {shown(name)}: is no table ({error}). {_WANTED}") from None
-    if not lines or [cell.strip() for cell in lines[0]] != HEADER:
-        raise UserError(f"{shown(str(root))}: {shown(name)}: has another first line than wanted. {_WANTED}")
+        table = parse_table(decode_text(content if isinstance(content, bytes) else b""), HEADER)
+    except ValueError as error:
+        raise UserError(f"{shown(str(root))}: {shown(name)}: cannot be read ({error}). {_WANTED}") from None
     base = name.rpartition("/")[0]
-    row_of = {picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)}
+    row_of = Names({picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)})
     boxes: dict[int, tuple[Box, ...]] = {}
     wrong: list[str] = []
-    for number, cells in enumerate(lines[1:], 2):
-        if not cells:
-            continue
+    for number, cells in table.rows:
         try:
-            row = row_of[cells[0].strip()]
-            left, top, right, bottom = (float(cell) for cell in cells[1:])
+            row = row_of[cells["file"].strip().removeprefix("./")]
+            left, top, right, bottom = (table.number(cells[side]) for side in HEADER[1:])
             boxes[row] = (*boxes.get(row, ()), (left, top, right, bottom))
         except KeyError:
-            wrong.append(f"{shown(name)}, line {number}: no picture {shown(cells[0])}")
+            wrong.append(f"{shown(name)}, line {number}: no picture {shown(cells['file'])}")
         except ValueError:
             wrong.append(f"{shown(name)}, line {number}: needs a file and four numbers")
     if wrong:

@@ -21,10 +21,12 @@ from pipeline.data.known import KNOWN
 from pipeline.data.layout import IMAGE_SUFFIXES
 from pipeline.data.listing import Listing, list_root, read_files, shown
 from pipeline.data.masks import Box, Meaning
+from pipeline.data.names import Names
 from pipeline.data.parts import Original, Part
 from pipeline.data.settings import NotThere, SourceSettings
 from pipeline.data.vision import READERS
 from pipeline.errors import UserError
+from pipeline.written import decode_text
 
 LISTED = ("oxford_pets", "flowers102", "stanford_cars", "fgvc_aircraft", "dtd", "food101")
 """Sets that mean to list every picture that they bring."""
@@ -141,20 +143,20 @@ def _chosen(parts: list[Part], settings: SourceSettings) -> list[Part]:
         wanted = _listed(settings.class_list)
     if wanted is None:
         return parts
-    there = {str(label): label for part in parts for label in part.classes}
     by_name = {name: label for part in parts for label, name in part.classes.items()}
-    if lacking := [name for name in wanted if name not in there and name not in by_name]:
+    there = Names(by_name | {str(label): label for part in parts for label in part.classes})
+    if lacking := [name for name in wanted if there.find(name) is None]:
         raise UserError(
             f"prepare.class_list: {len(lacking):,} of {len(wanted):,} classes are not in {settings.dataset}: "
             f"{', '.join(shown(name) for name in lacking[:5])}"
         )
-    labels = {there.get(name, by_name.get(name)) for name in wanted}
+    labels = {there[name] for name in wanted}
     return [_rows_of(part, [row for row, label in enumerate(part.labels) if label in labels]) for part in parts]
 
 
 def _listed(path: Path) -> list[str]:
     try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+        lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(path.read_bytes()).splitlines()]
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise UserError(f"params.yaml: prepare.class_list: {shown(str(path))}: cannot be read ({said}).") from None

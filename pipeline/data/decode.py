@@ -52,9 +52,8 @@ class Decoded:
 
     pixels: (side, side, 3) uint8 of a picture, (side, side) uint8 of a mask (0 background, 1 object, 255 undecided), or
     the reason why there are none. sizes: before resizing; (0, 0) of what is broken. remarks: what is odd about each.
-    drawn: masks made of boxes, or why they cannot be, by the place of their picture's job. depths: of the pictures of more
-    than 8 bits a channel, by their place. encoded: JPEG and PNG files
-    in the place of all arrays.
+    drawn: masks made of boxes, or why they cannot be, by the place of their picture's job. depths: of the pictures of
+    more than 8 bits a channel, by their place. encoded: JPEG and PNG files in the place of all arrays.
     """
 
     pixels: list[NDArray[np.uint8] | bytes | str]
@@ -77,7 +76,8 @@ def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
                 array, size = decode_image(
                     job.payload, side, name=job.name, remarks=remarks, bit_depth=job.bit_depth, depths=depths
                 )
-                done.depths.update({place: depth for depth in depths})
+                if depths:
+                    done.depths[place] = depths[0]
             done.pixels.append(_encoded(array) if encode else array)
             done.sizes.append(size)
             if job.boxes is not None and not job.is_mask:

@@ -89,7 +89,7 @@ class Depths:
             raise UserError(
                 f"{entry['files']:,} pictures of {bits} bits ({', '.join(entry['first'])}): none has a value above "
                 f"{entry['highest']:,} of {2**bits - 1:,}, so that they would come out dark, or black. If their values "
-                f"are of fewer bits, set prepare.bit_depth in params.yaml ({likely} bits hold them); if they are as dark "
-                f"as that, to {bits}."
+                f"are of fewer bits, set prepare.bit_depth in params.yaml ({likely} bits hold them); if they are as "
+                f"dark as that, to {bits}."
             )
         return bits

@@ -3,10 +3,8 @@
 Said by a regular expression on the pictures' file names, or by a file that names each picture's group.
 """
 
-import csv
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.names import Names, composed, key_of
 from pipeline.errors import UserError, named
+from pipeline.written import decode_text, parse_table
 
 WHERE = "params.yaml: split.group_by"
 TABLES = (".csv", ".json")
@@ -91,9 +91,10 @@ def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Gro
         UserError: no such file, not of that form, a path named for two groups, or images that it does not name.
     """
     table = read_table(path, shown_as=shown_as)
-    keys = [_composed(name) for name in files]
-    missing = [name for name in keys if name not in table]
-    known = set(keys)
+    meant = Names(table)
+    found = [meant.find(name) for name in files]
+    missing = [composed(name) for name, entry in zip(files, found, strict=True) if entry is None]
+    known = set(found)
     unused = tuple(name for name in table if name not in known)
     if missing:
         instead = f" It names {len(unused):,} that the set does not have ({_some(unused)})." if unused else ""
@@ -101,7 +102,7 @@ def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Gro
             f"{WHERE}: {shown_as}: does not name {_count(missing, files)} images ({_some(missing)}).{instead} Paths "
             "are those in data/prepared/files.json; an empty group leaves an image on its own."
         )
-    groups = _numbered([table[name] for name in keys])
+    groups = _numbered([table[name] for name in found if name is not None])
     return Groups(groups.of, groups.names, unused)
 
 
@@ -118,14 +119,14 @@ def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
     table: dict[str, str | None] = {}
     try:
         for written, group in read(path):
-            name = _composed(written)
+            name = composed(written)
             if table.setdefault(name, group) != group:
                 raise ValueError(f"{named(name)} is in two groups, {table[name]} and {group}")
     except FileNotFoundError:
         raise UserError(f"{where}: no such file.") from None
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror or error}).") from None
-    except (ValueError, csv.Error, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
         raise UserError(f"{where}: cannot be used ({error}).") from None
     if not table:
         raise UserError(f"{where}: names no images.")
@@ -133,19 +134,13 @@ def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[str, str | None]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        if not {"path", "group"} <= set(reader.fieldnames or ()):
-            raise ValueError("its first line must name the columns path and group")
-        for row in reader:
-            if row["path"] is None or row["group"] is None:
-                raise ValueError(f"line {reader.line_num} has fewer columns than the first")
-            yield row["path"], row["group"]
+    for _, cells in parse_table(decode_text(path.read_bytes()), ("path", "group")).rows:
+        yield cells["path"].strip().removeprefix("./"), cells["group"].strip()
 
 
 def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
     # As pairs, because a dict would keep the last of a path's groups without a word.
-    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: pairs)
+    content = json.loads(decode_text(path.read_bytes()), object_pairs_hook=lambda pairs: pairs)
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
         raise ValueError("it must hold one object, of groups by path")
     for name, group in content:
@@ -156,15 +151,13 @@ def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
 
 def _numbered(groups: Sequence[str | None]) -> Groups:
     """Numbers for the groups, in the order of their names; images on their own get the ones after."""
-    names = tuple(sorted({group for group in groups if group}))
-    number = {name: index for index, name in enumerate(names)}
-    of = [number[group] if group else len(names) + row for row, group in enumerate(groups)]
+    spelled: dict[str, str] = {}  # of several spellings of one name, the first
+    for group in sorted({composed(group) for group in groups if group}):
+        spelled.setdefault(key_of(group), group)
+    names = tuple(sorted(spelled.values()))
+    number = {key_of(name): index for index, name in enumerate(names)}
+    of = [number[key_of(group)] if group else len(names) + row for row, group in enumerate(groups)]
     return Groups(np.array(of, dtype=np.int64), names)
-
-
-def _composed(name: str) -> str:
-    # One file system has an accented letter as one sign, another as two; what a person sees is the same.
-    return unicodedata.normalize("NFC", name)
 
 
 def _count(some: Sequence[str], files: Sequence[str]) -> str:

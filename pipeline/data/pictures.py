@@ -163,8 +163,8 @@ def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None)
 
 
 def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
-    """The depth of a picture that is open and not loaded yet; None: 8 bits a channel or fewer. bit_depth: as it is known
-    beforehand, whatever the file says.
+    """The depth of a picture that is open and not loaded yet; None: 8 bits a channel or fewer. bit_depth: as it is
+    known beforehand, whatever the file says.
 
     It is that of the format, or what a TIFF's tags tell, never what the picture's own values reach to: a picture would
     be as bright as another that is twice as bright. PNG's sBIT tells of fewer bits that are scaled to the whole range

@@ -40,8 +40,8 @@ class Block:
 
     images: (n, H, W, C) uint8 at image_rows (n,). masks: (m, H, W) uint8 at mask_rows (m,). image_sizes (n, 2) and
     mask_sizes (m, 2): (H, W) before resizing, 0 where that is not known. Of a source that gives encoded files,
-    image_files (n) and mask_files (m) are those, and the arrays are empty. remarks: what is odd, and of which file. depths:
-    of pictures of more than 8 bits a channel, and of which file.
+    image_files (n) and mask_files (m) are those, and the arrays are empty. remarks: what is odd, and of which file.
+    depths: of pictures of more than 8 bits a channel, and of which file.
     """
 
     done: int

@@ -59,8 +59,8 @@ class PrepareParams(Section):
         None,
         ge=1,
         le=32,
-        description="Bits of grey pictures of more than 8: 12 where 4095 is white, though each value takes 16; null: what "
-        "the files say, alike in all of them.",
+        description="Bits of grey pictures of more than 8: 12 where 4095 is white, though each value takes 16; null: "
+        "what the files say, alike in all of them.",
     )
     skip_broken: bool = Field(
         False, description="Leave out files that are no pictures, instead of refusing them; they are named either way."

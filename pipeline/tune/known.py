@@ -4,7 +4,6 @@ They are copied into the first line of the new search's ledger, so that it goes 
 they came from. A sampler learns from them; they are no trials of the search, and none of them can become the best.
 """
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from pipeline.parsing import parse_yaml
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, goals_of
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
 from pipeline.tune.space import SearchSpace
+from pipeline.written import decode_text, parse_table
 
 Known = Mapping[str, Any]
 """values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its val/accuracy, ascending. metrics:
@@ -67,11 +67,10 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
         UserError: it cannot be read, lacks a column, or a row is not of the space; the message names it.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = parse_table(decode_text(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise UserError(f"{where}: cannot be read ({error}).") from None
-    columns = rows[0].keys() if rows else ()
+    columns = table.columns if table.rows else ()
     goals = goals_of(params)
     if missing := [name for name in (*space.dimensions, *goals.objectives) if name not in columns]:
         raise UserError(
@@ -79,7 +78,8 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
             f"{', '.join(goals.objectives)}."
         )
     found, problems = [], []
-    for number, row in enumerate(rows, start=2):
+    for number, cells in table.rows:
+        row = {name: table.figure(cell) for name, cell in cells.items()}
         if row.get("role", "trial") != "trial" or row.get("state", COMPLETE) != COMPLETE:
             continue
         values = {path: _cell(row[path], spec) for path, spec in space.dimensions.items()}

@@ -114,11 +114,18 @@ def test_box_that_leaves_its_picture_is_refused_or_taken_as_undecided(tmp_path: 
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        (b"", "another first line"),
-        (b"cat/1.png,0,0,1,1\n", "another first line than wanted. Its first line must be file,left,top,right,bottom"),
-        (b"\xff\xfe", "is no table"),
+        (b"", "it is empty"),
+        (
+            b"cat/1.png,0,0,1,1\n",
+            "its first line must name the columns file, left, top, right, bottom; it has cat/1.png",
+        ),
+        (b"\xff\xfe", "it is empty"),
+        (
+            HEADER.encode() + b"caf\xe9/1.png,0,0,1,1\n",
+            "boxes.csv: cannot be read (line 2: byte 0xe9 is not UTF-8; save",
+        ),
         (f"{HEADER}cat/7.png,0,0,1,1\n".encode(), "boxes.csv, line 2: no picture cat/7.png"),
-        (f"{HEADER}cat/1.png,0,0,1\n".encode(), "boxes.csv, line 2: needs a file and four numbers"),
+        (f"{HEADER}cat/1.png,0,0,1\n".encode(), "line 2 has fewer columns than the first"),
         (f"{HEADER}cat/1.png,0,0,1,x\n".encode(), "boxes.csv, line 2: needs a file and four numbers"),
         ((HEADER + "no,0,0,1,1\n" * 50).encode(), "and 41 more mistakes"),
     ],
@@ -134,3 +141,15 @@ def test_boxes_beside_masks_are_refused(tmp_path: Path) -> None:
     files = FILES | {"boxes.csv": HEADER.encode(), "masks/cat/1.png": encoded(Image.new("L", (10, 8), 1))}
     with pytest.raises(UserError, match=r"has boxes\.csv and masks/: one of them"):
         prepared(write_folder(tmp_path / "set", files))
+
+
+@pytest.mark.parametrize(("encoding", "delimiter"), [("utf-8-sig", ","), ("utf-16", "\t"), ("utf-8", ";")])
+def test_boxes_as_spreadsheets_save_them(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    decimal = "." if delimiter == "," else ","
+    lines = [HEADER.strip().split(","), ["CAT\\1.PNG", "1" + decimal + "6", "0", "4", "2"], ["", "", "", "", "", ""]]
+    table = "\r\n".join(delimiter.join(cells) for cells in lines).encode(encoding)
+    found = prepared(write_folder(tmp_path / "set", FILES | {"boxes.csv": table}))
+    assert found.masks is not None
+    expected = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    expected[:2, 1:3] = 1
+    np.testing.assert_array_equal(found.masks[1], expected)

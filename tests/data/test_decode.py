@@ -230,7 +230,9 @@ TEXTS = [(b"tEXt", b"a text\0" + b"a" * 2**20)] * 66
 """Together more than Pillow takes."""
 
 
-@pytest.mark.parametrize("chunks", [[PROFILE], [TEXT], TEXTS, [PROFILE, TEXT]], ids=["profile", "text", "texts", "both"])
+@pytest.mark.parametrize(
+    "chunks", [[PROFILE], [TEXT], TEXTS, [PROFILE, TEXT]], ids=["profile", "text", "texts", "both"]
+)
 @pytest.mark.parametrize("as_path", [False, True])
 def test_what_a_png_says_beside_its_pixels_may_be_of_any_size(
     tmp_path: Path, chunks: list[tuple[bytes, bytes]], as_path: bool

@@ -89,8 +89,8 @@ def test_accented_names_are_found_however_the_file_system_writes_them(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("g.csv", "path;group\na;b\n", "first line must name the columns path and group"),
-        ("g.csv", "", "first line must name the columns path and group"),
+        ("g.csv", "path;groups\na;b\n", "first line must name the columns path, group; it has path, groups"),
+        ("g.csv", "", "it is empty"),
         ("g.csv", "path,group\n", "names no images"),
         ("g.csv", "path,group\na\n", "line 2 has fewer columns than the first"),
         ("g.csv", "path,group\na,1\na,2\n", "a is in two groups, 1 and 2"),

@@ -149,12 +149,22 @@ def test_row_that_is_not_of_the_space_is_refused_by_line_and_parameter(
     assert found.replace('"', "'") == said.replace('"', "'")
 
 
+def test_a_table_that_a_spreadsheet_saved_is_the_same(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", ROW)
+    plain = known_in(path, params(), WORDS, where="t.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [[cell.replace(".", ",") if cell[:1].isdigit() else cell for cell in row] for row in csv.reader(file)]
+    with path.open("w", newline="", encoding="utf-16") as file:
+        csv.writer(file, delimiter=";").writerows(lines)
+    assert known_in(path, params(), WORDS, where="t.csv") == plain
+
+
 def test_table_that_lacks_a_column_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "t.csv", {key: value for key, value in ROW.items() if key != WEIGHT})
     assert refusal(known_in, path, params(), WORDS, where="t.csv").startswith(f"t.csv: no column {WEIGHT}; needed")
     assert "cannot be read" in refusal(known_in, tmp_path / "none.csv", params(), WORDS, where="none.csv")
     (tmp_path / "empty.csv").write_text("")
-    assert "no column" in refusal(known_in, tmp_path / "empty.csv", params(), WORDS, where="empty.csv")
+    assert "it is empty" in refusal(known_in, tmp_path / "empty.csv", params(), WORDS, where="empty.csv")
 
 
 def test_point_outside_of_the_space_is_refused_by_its_name() -> None:
