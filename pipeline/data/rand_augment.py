@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 OPERATIONS = (
     "AutoContrast", "Equalize", "Invert", "Rotate", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd",
@@ -52,6 +51,8 @@ class Changes:
 
 def changes(draws: NDArray[np.float64], sides: tuple[int, int], *, flip: bool) -> Changes:
     """From draws (B, `DRAWS`) in 0 .. 1 and the images' (H, W)."""
+    from scipy.special import ndtri  # here, so that who augments otherwise needs no scipy
+
     crops, mirror, operations = np.split(draws, [4 * ATTEMPTS, 4 * ATTEMPTS + 1], axis=1)
     boxes = _boxes(crops.reshape(-1, ATTEMPTS, 4), sides)
     which, whether, level, sign = np.moveaxis(operations.reshape(-1, LAYERS, 4), -1, 0)

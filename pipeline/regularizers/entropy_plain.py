@@ -5,7 +5,6 @@ is faster. Components are labelled on the CPU.
 """
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 NEARLY_CONSTANT = 1e-4
@@ -58,6 +57,8 @@ def label_components(mask: Tensor, connectivity: int) -> tuple[Tensor, Tensor]:
     Returns labels (n, H, W) int64, 0 for background and 1 .. K counted through all maps, and for each label 0 .. K the
     index of its map, (K + 1,) int64 (0 for the background). Labels are made on the CPU, wherever the mask lives.
     """
+    from scipy import ndimage  # here, so that training on a GPU, whose kernel labels by itself, needs no scipy
+
     # Outer planes of zeros keep the maps of the batch apart while they are labelled as one three-dimensional picture.
     structure = ndimage.generate_binary_structure(3, 3)
     if connectivity == 4:
