@@ -24,11 +24,11 @@ def network(depth: int = 2, *, drop_path: float = 0.1) -> nn.Module:
     return build_model(config, num_classes=2, image_size=(12, 12), channels=1)
 
 
-def images(count: int, device: torch.device = CPU) -> ImageBatches:
+def images(count: int, device: torch.device = CPU, kind: type[ImageBatches] = ImageBatches) -> ImageBatches:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (count, 12, 12, 1), dtype=np.uint8)
     prepared = Prepared(pixels, np.arange(count, dtype=np.int64) % 2, None, {})
-    return ImageBatches(prepared, range(count), Standardisation((0.4,), (0.3,)), device)
+    return kind(prepared, range(count), Standardisation((0.4,), (0.3,)), device)
 
 
 def sar(weight: float) -> dict[str, SpatialEntropy]:

@@ -1,5 +1,6 @@
 """Claims about the spatial prior: it starts as plain attention bit for bit, and is then the MLP pair by pair."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -98,7 +99,8 @@ def test_network_starts_with_the_bits_of_the_plain_one_whose_attention_is_not_fu
     prior = network(
         name, SMALL | kwargs, image_size=image_size, drop_path=0.2, noise=0.0, spatial_prior=SpatialPriorConfig(2, None, conv)
     )  # fmt: skip
-    assert torch.allclose(plain.eval()(images), prior.eval()(images), rtol=0, atol=1e-5)  # fused: equal up to rounding
+    fused = (copy.deepcopy(model).double().eval()(images.double()) for model in (plain, prior))
+    torch.testing.assert_close(*fused, rtol=0, atol=1e-12)  # the same but for rounding
     for block in plain.blocks[:2]:
         block.attn.fused_attn = False  # the last block stays fused in both
     for training in (False, True):
@@ -231,10 +233,10 @@ def test_weights_of_the_plain_network_load_and_only_the_priors_are_missing() -> 
 def test_convolution_adds_its_own_to_the_patches_and_leaves_prefix_tokens() -> None:
     model = network(
         "vit_small_patch14_reg4_dinov2", image_size=(8, 12), spatial_prior=SpatialPriorConfig(0, None, True)
-    )
+    ).double()
     assert [hasattr(block, "positional_conv") for block in model.blocks] == [True, True, True]
     assert not any(hasattr(block.attn, "prior") for block in model.blocks)
-    tokens = torch.randn(2, 5 + 4 * 6, 16)
+    tokens = torch.randn(2, 5 + 4 * 6, 16, dtype=torch.float64)
     block = model.blocks[1]
     with torch.no_grad():
         found, before = block(tokens), block.forward(tokens)  # `forward` alone runs no hooks
@@ -247,7 +249,7 @@ def test_convolution_adds_its_own_to_the_patches_and_leaves_prefix_tokens() -> N
                 if 0 <= row + down < 4 and 0 <= column + right < 6:
                     near = before[0, 5 + (row + down) * 6 + column + right, channel]
                     total = total + weight[channel, 0, down + 1, right + 1] * near
-        torch.testing.assert_close(found[0, 5 + row * 6 + column, channel], total)
+        torch.testing.assert_close(found[0, 5 + row * 6 + column, channel], total, rtol=0, atol=1e-12)
 
 
 def test_prior_convolution_and_last_block_without_skip_go_together() -> None:

@@ -1,4 +1,4 @@
-"""Claims about the tap: it changes nothing, and its maps are the attention logits worked out by hand."""
+"""Claims about the tap: it changes nothing, and its maps are the attention logits worked out by hand, in float64."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,8 +36,8 @@ def tapped(model: VisionTransformer) -> Iterator[SimilarityTap]:
 def test_maps_are_the_logits_worked_out_by_hand(
     name: str, image_size: tuple[int, int], kwargs: dict[str, Any], prefix: int
 ) -> None:
-    model = network(name, SMALL | kwargs, image_size=image_size)
-    images = pictures(*image_size)
+    model = network(name, SMALL | kwargs, image_size=image_size).double()
+    images = pictures(*image_size).double()
     assert model.num_prefix_tokens == prefix
     with SimilarityTap(model, "all") as tap, torch.no_grad():
         model(images)
@@ -46,28 +46,28 @@ def test_maps_are_the_logits_worked_out_by_hand(
     assert maps.shape == (4, 3, 2, *grid)
     for layer in range(3):
         expected = logits_by_hand(model, images, layer).unflatten(-1, grid)
-        torch.testing.assert_close(maps[:, layer], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(maps[:, layer], expected, rtol=0, atol=1e-12)
 
 
 def test_maps_come_in_the_order_of_the_layers(model: VisionTransformer) -> None:
-    images = pictures()
+    model, images = model.double(), pictures().double()
     with SimilarityTap(model, (-1, 0)) as tap, torch.no_grad():
         model(images)
         maps = tap.maps()
     assert tap.layers == (0, 2)
-    torch.testing.assert_close(maps[:, 0].flatten(-2), logits_by_hand(model, images, 0))
-    torch.testing.assert_close(maps[:, 1].flatten(-2), logits_by_hand(model, images, 2))
+    torch.testing.assert_close(maps[:, 0].flatten(-2), logits_by_hand(model, images, 0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(maps[:, 1].flatten(-2), logits_by_hand(model, images, 2), rtol=0, atol=1e-12)
 
 
 def test_patches_fill_the_grid_row_by_row() -> None:
-    model = network(kwargs=SMALL | {"depth": 1}, image_size=(8, 12))
+    model = network(kwargs=SMALL | {"depth": 1}, image_size=(8, 12)).double()
     model.pos_embed.data.zero_()  # without positions a patch's logit depends on its content alone
-    images = torch.zeros(1, 1, 8, 12)
+    images = torch.zeros(1, 1, 8, 12, dtype=torch.float64)
     images[0, 0, 2:4, 6:8] = 5.0
     with SimilarityTap(model, "last") as tap, torch.no_grad():
         model(images)
         maps = tap.maps()[0, 0, 0]
-    different = (maps - maps[0, 0]).abs() > 1e-4
+    different = (maps - maps[0, 0]).abs() > 1e-9
     assert different.nonzero().tolist() == [[1, 3]]
 
 
@@ -130,7 +130,8 @@ def test_maps_lead_gradients_into_the_network(model: VisionTransformer, tapped: 
 
 
 def test_gradient_through_the_maps_is_that_of_the_logits_by_hand(model: VisionTransformer) -> None:
-    images, attention = pictures(), model.blocks[0].attn
+    model, images = model.double(), pictures().double()
+    attention = model.blocks[0].attn
     with SimilarityTap(model, (0,)) as tap:
         model(images)
         (found,) = torch.autograd.grad(tap.maps().square().sum(), attention.qkv.weight)
@@ -139,7 +140,7 @@ def test_gradient_through_the_maps_is_that_of_the_logits_by_hand(model: VisionTr
     products = (tokens @ attention.qkv.weight.T + attention.qkv.bias).reshape(4, 37, 3, 2, 8)
     logits = (products[:, 0, None, 0] * products[:, 1:, 1]).sum(-1) / 8**0.5
     (expected,) = torch.autograd.grad(logits.square().sum(), attention.qkv.weight)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_hooks_are_gone_after_the_block(model: VisionTransformer) -> None:

@@ -1,4 +1,6 @@
-"""Claims about the tap on every kind of network: against timm's own attention where it is not fused; and as far as a block."""
+"""Claims about the tap on every kind of network: against timm's own attention where it is not fused, in float64; and as far
+as a block.
+"""
 
 from typing import Any
 
@@ -33,7 +35,8 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "kwargs", "image_size"), CASES)
 def test_maps_are_those_of_timms_unfused_path(name: str, kwargs: dict[str, Any], image_size: tuple[int, int]) -> None:
-    model, images = network(name, kwargs, image_size=image_size, noise=0.03), pictures(*image_size, count=2)
+    model = network(name, kwargs, image_size=image_size, noise=0.03).double()
+    images = pictures(*image_size, count=2).double()
     anatomy = describe_network(model)
     layers = tuple(anatomy.stage)
     for query in ("mean", "cls") if anatomy.has_cls else ("mean",):
@@ -49,14 +52,15 @@ def test_maps_are_those_of_timms_unfused_path(name: str, kwargs: dict[str, Any],
                 logits = logits - attention._get_rel_pos_bias()
             rows = logits[:, :, anatomy.prefix :].mean(2) if query == "mean" else logits[:, :, 0]
             expected = rows[:, :, anatomy.prefix :].unflatten(-1, anatomy.grid)
-            torch.testing.assert_close(tap.maps()[:, index], expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(tap.maps()[:, index], expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize(("name", "kwargs", "image_size"), CASES)
 def test_head_outputs_are_attention_times_values(
     name: str, kwargs: dict[str, Any], image_size: tuple[int, int]
 ) -> None:
-    model, images = network(name, kwargs, image_size=image_size, noise=0.03), pictures(*image_size, count=2)
+    model = network(name, kwargs, image_size=image_size, noise=0.03).double()
+    images = pictures(*image_size, count=2).double()
     anatomy = describe_network(model)
     values: dict[int, Tensor] = {}
     layers = tuple(anatomy.stage)
@@ -82,7 +86,7 @@ def test_head_outputs_are_attention_times_values(
     assert tap.outputs().shape[3] == tokens
     for index, layer in enumerate(layers):
         expected = taken[layer].softmax(-1) @ values[layer]
-        torch.testing.assert_close(tap.outputs()[:, index], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(tap.outputs()[:, index], expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("more", [{"gated": True}, {"scale_norm": True}])
@@ -166,14 +170,15 @@ def test_gradients_through_maps_heads_and_tokens_are_those_of_the_unfused_path(f
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
 def test_images_of_another_size_have_maps_and_tokens_of_their_own_grid(name: str) -> None:
-    model = network(name, SMALL | {"dynamic_img_size": True})
+    model = network(name, SMALL | {"dynamic_img_size": True}).double()
     with SimilarityTap(model, "last") as tap, TokenTap(model) as tokens, torch.no_grad():
         for height, width in ((16, 8), (12, 12)):
-            model(pictures(height, width))
+            images = pictures(height, width).double()
+            model(images)
             assert tap.maps().shape == (4, 1, 2, height // 2, width // 2)
             assert tokens.tokens().shape == (4, height // 2, width // 2, 16)
             torch.testing.assert_close(
-                tap.maps()[:, 0].flatten(-2), logits_by_hand(model, pictures(height, width), 2), rtol=0, atol=1e-5
+                tap.maps()[:, 0].flatten(-2), logits_by_hand(model, images, 2), rtol=0, atol=1e-12
             )
 
 

@@ -137,16 +137,16 @@ def test_backward_pass_after_a_pass_that_stopped_at_a_block_does_not_fill_a_tap(
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_cls_token_with_itself_is_given_beside_the_same_maps(model: VisionTransformer, grad: bool) -> None:
-    images = pictures()
+    model, images = model.double(), pictures().double()
     with SimilarityTap(model, "all", with_cls=True) as tap, SimilarityTap(model, "all") as plain:
         with torch.set_grad_enabled(grad):
             model(images)
         found, maps, expected = tap.cls(), tap.maps(), plain.maps()
         with pytest.raises(RuntimeError, match="made without with_cls"):
             plain.cls()
-    torch.testing.assert_close(maps, expected)
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-12)
     entries = torch.stack([logits[:, :, 0, 0] for logits in softmaxed(model, images)], dim=1)
-    torch.testing.assert_close(found, entries, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, entries, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="goes with query 'cls', not 'mean'"):
         SimilarityTap(model, "all", "mean", with_cls=True)
 

@@ -23,7 +23,7 @@ def walk(model: nn.Module, step: int) -> None:
 
 
 def test_average_is_that_of_a_slow_restatement() -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
     average, decay = WeightAverage(model, 0.7), 0.7
     slow = {name: value.double() for name, value in weights(model).items()}
     for step in range(1, 9):
@@ -37,7 +37,7 @@ def test_average_is_that_of_a_slow_restatement() -> None:
                 slow[name] = value
     assert 1 - 8 ** (-2 / 3) > decay > 1 - 4 ** (-2 / 3)  # both the warm-up and the decay itself have been used
     for name, value in average.model.state_dict().items():
-        torch.testing.assert_close(value.double(), slow[name].double(), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(value.double(), slow[name].double(), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

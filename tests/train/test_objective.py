@@ -1,4 +1,7 @@
-"""Claims about the objective: what is added to the cross-entropy, when, and what is watched."""
+"""Claims about the objective: what is added to the cross-entropy, when, and what is watched.
+
+In float64, but where float32 is the claim.
+"""
 
 from typing import Any
 
@@ -34,12 +37,12 @@ def model() -> nn.Module:
     tiny = ModelConfig(
         "vit_tiny_patch16_224", {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}, "xavier", 0.0
     )
-    return build_model(tiny, num_classes=3, image_size=(12, 12), channels=1).eval()
+    return build_model(tiny, num_classes=3, image_size=(12, 12), channels=1).eval().double()
 
 
 @pytest.fixture
 def inputs() -> Tensor:
-    return torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    return torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -56,7 +59,7 @@ def test_loss_is_cross_entropy_plus_every_weighted_penalty(model: nn.Module, inp
     plain = F.cross_entropy(model(inputs), LABELS)
     square = step.monitors["square/value"]
     assert square > 0
-    assert step.total.item() == pytest.approx(plain.item() + 3.0 * 2.0 + 0.5 * square.item())
+    assert step.total.item() == pytest.approx(plain.item() + 3.0 * 2.0 + 0.5 * square.item(), rel=1e-12)
     assert step.monitors.keys() == {"cross_entropy", "loss", "two/value", "square/value"}
     assert step.monitors["cross_entropy"].item() == pytest.approx(plain.item())
     assert step.monitors["loss"] == step.total.detach()
@@ -66,13 +69,13 @@ def test_loss_is_cross_entropy_plus_every_weighted_penalty(model: nn.Module, inp
 def test_shares_of_classes_are_taken_as_they_are_and_plain_labels_are_smoothed(
     model: nn.Module, inputs: Tensor
 ) -> None:
-    shares = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    shares = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]]).double()
     with Objective(model, {}, planned_epochs=4, label_smoothing=0.3) as objective:
         mixed, plain = objective.step(inputs, shares, epoch=1), objective.step(inputs, LABELS, epoch=1)
     logs = model(inputs).log_softmax(-1)
-    assert mixed.total.item() == pytest.approx(-(shares * logs).sum().item() / 4)
-    smoothed = 0.7 * F.one_hot(LABELS, 3) + 0.1
-    assert plain.total.item() == pytest.approx(-(smoothed * logs).sum().item() / 4)
+    assert mixed.total.item() == pytest.approx(-(shares * logs).sum().item() / 4, rel=1e-12)
+    smoothed = 0.7 * F.one_hot(LABELS, 3).double() + 0.1
+    assert plain.total.item() == pytest.approx(-(smoothed * logs).sum().item() / 4, rel=1e-12)
 
 
 def test_weights_follow_the_schedule_of_the_planned_epochs(model: nn.Module) -> None:
@@ -109,7 +112,7 @@ def test_gradient_is_the_sum_of_that_of_the_loss_and_the_weighted_one_of_the_pen
             return torch.autograd.grad(objective.step(inputs, LABELS, epoch=10).total, qkv)[0]
 
     plain = slope(0.0)
-    torch.testing.assert_close(slope(4.0) - plain, 2 * (slope(2.0) - plain), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(slope(4.0) - plain, 2 * (slope(2.0) - plain), atol=1e-12, rtol=1e-9)
     assert (slope(4.0) - plain).abs().max() > 1e-3
 
 
@@ -178,7 +181,7 @@ class Learner(Regularizer):
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
         self.seen = inputs_shape
-        self.scale = nn.Linear(16, 1)
+        self.scale = nn.Linear(16, 1).to(next(model.parameters()).dtype)
 
     def forward(self, features: Features) -> Penalty:
         self.given.append(features)
@@ -264,6 +267,7 @@ def test_state_is_what_methods_have_learnt_and_can_be_gone_on_from(model: nn.Mod
 
 def test_methods_are_computed_in_float32_under_autocast(model: nn.Module, inputs: Tensor) -> None:
     seen: list[bool] = []
+    model, inputs = model.float(), inputs.float()
 
     class Asking(Learner):
         def forward(self, features: Features) -> Penalty:
