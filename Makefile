@@ -11,6 +11,11 @@ READY := .venv/.ready
 
 # Files of tests side by side, each in one process.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+QUICK := not slow and not cluster and not browser and not services
+
+# What is computed, by the instructions that every x86-64 processor has: torch's own kernels, oneDNN's, MKL's, numba's.
+NUMERICAL := tests/train tests/models tests/regularizers tests/data tests/score
+OLDEST := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE NUMBA_CPU_NAME=generic
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -52,7 +57,7 @@ for path in pathlib.Path(sys.executable).parent.iterdir():
 endef
 
 .PHONY: cluster-up cluster-repro cluster-status cluster-down environment other-place
-.PHONY: help repro check test test-slow lint ui dashboard bench clean lock
+.PHONY: help repro check test test-oldest test-slow lint ui dashboard bench clean lock
 
 help: ## say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +69,11 @@ check: $(READY) ## check params.yaml and the search space and print the plan; st
 	@sar-search check
 
 test: lint ## run the tests that every user can run
-	@python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not browser and not services"
+	@python -m pytest $(SIDE_BY_SIDE) -m "$(QUICK)"
 	@echo "not run: the tiers slow, cluster, browser and services; make test-slow runs those that this machine can"
+
+test-oldest: $(READY) ## run the tests of what is computed as the oldest processors would, which round elsewhere
+	@$(OLDEST) python -m pytest $(SIDE_BY_SIDE) -m "$(QUICK)" $(NUMERICAL)
 
 test-slow: $(READY) ## run the tests that take minutes, and those that need more of the machine (WITHIN=seconds)
 	@python -m pytest -m "slow or cluster or browser or services or gpu" $(if $(WITHIN),--within $(WITHIN))
