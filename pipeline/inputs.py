@@ -57,7 +57,7 @@ def read_inputs(workspace: Workspace, stage: str) -> Inputs:
 
 
 def check_carried(workspace: Workspace) -> None:
-    """Refuse to begin in an experiment's copy of the checkout that lacks what a later stage needs: git does not know it.
+    """Refuse to begin in an experiment's copy of the checkout that lacks a file which git does not know.
 
     Raises:
         UserError: the checkout has a file that a stage depends on, and the copy has not; names it.
