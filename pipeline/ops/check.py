@@ -6,7 +6,7 @@ from pipeline.compute.places import check_temporary
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.agreement import check_noted
-from pipeline.ops.git import is_unknown
+from pipeline.ops.git import unknown_files
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import Estimate, Work, preflight
 from pipeline.ops.present import present_search
@@ -37,10 +37,10 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     check_noted(workspace, plan.params)
     check_group_by(workspace, plan.params)
     yield plan.describe()
-    if is_unknown(workspace.root, plan.params.search.space):
+    if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield (
-            f"{'git':<10}does not know {plan.params.search.space}: `dvc exp run --temp` and `--queue`, which work on "
-            "what it knows, would not find it; git add it for those"
+            f"{'git':<10}does not know {', '.join(unknown)}: `dvc exp run --temp` and `--queue` work on what git knows, "
+            f"so `git add {' '.join(unknown)}` before those"
         )
     task = plan.present_task()
     if task is not None:

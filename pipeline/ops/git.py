@@ -32,12 +32,13 @@ def git_trouble(root: Path) -> str | None:
     return None
 
 
-def is_unknown(root: Path, path: str) -> bool:
-    """Whether git, which knows the checkout, does not know a file of it."""
+def unknown_files(root: Path, *paths: str) -> list[str]:
+    """The YAML files that git does not know of these files and folders; none where git says nothing."""
     try:
-        return not ask_git(root, "ls-files", "--", path).strip() and (root / path).is_file()
+        listed = ask_git(root, "ls-files", "-z", "--others", "--", *paths)
     except UserError:
-        return False
+        return []
+    return [name for name in listed.split("\0") if name.endswith(".yaml")]
 
 
 def check_for_dvc(root: Path) -> None:

@@ -8,6 +8,8 @@ cut off, in words of its own:
     tmp/rwlock              which process uses which path. Entries of processes that have ended mean nothing; one whose
     tmp/exps/rwlock         number another process has by now (a container that was started again) blocks for good.
     tmp/exps/**.run, .msg   an experiment's place and state; a queue's messages. Of what was cut off nothing is known.
+    <site cache>/repo/*     databases of hashes and links, which a kill leaves whole and a machine that loses its power may
+                            not. They hold what is found again.
 
 dvc.lock is `pipeline.ops.lockfile`'s.
 """
@@ -16,7 +18,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from pipeline.workspace import Workspace
 
 PAUSE_S = 0.5
 """After which a file that another DVC is writing at this moment is whole, or has its own name."""
+
+HEADER = 100
+"""Bytes at the beginning of an SQLite file that say what it is."""
 
 SLACK_S = 2.0
 """By which the clocks of processes and files may differ."""
@@ -39,6 +43,8 @@ def mend_leavings(workspace: Workspace) -> list[str]:
         said.append(f"half-written entries in DVC's cache of runs: {count} removed; what they stood for runs again")
     if count := _remove(_records(folder), _is_json):
         said.append(f"half-written records of DVC's experiments: {count} removed")
+    if count := _remove(_databases(folder), is_database):
+        said.append(f"cut off databases of DVC's hashes: {count} removed; it hashes anew")
     for lock in (folder / "tmp" / "rwlock", folder / "tmp" / "exps" / "rwlock"):
         if lock.exists() and _mend_rwlock(lock):
             said.append(f"{lock.relative_to(workspace.root)}: freed of what a DVC that was killed had left in it")
@@ -62,13 +68,43 @@ def is_entry(path: Path) -> bool:
         return False
 
 
-def _entries(folder: Path) -> Iterator[Path]:
+def is_database(path: Path) -> bool:
+    """Whether an SQLite file is as long as it says, or new."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(HEADER)
+    except OSError:
+        return True  # it is not there any more, or not ours
+    if size == 0:
+        return True
+    if len(header) < HEADER or not header.startswith(b"SQLite format 3\0"):
+        return False
+    page = int.from_bytes(header[16:18], "big")
+    return size >= (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+
+
+def _databases(folder: Path) -> Iterator[Path]:
+    from dvc.dirs import site_cache_dir
+
+    # DVC names a checkout's by a hash of its own; what is cut off is of no use to any.
+    for path in Path(site_cache_dir(_setting(folder, "core", "site_cache_dir"))).glob("repo/*/**/*.db"):
+        if path.is_file() and os.access(path, os.W_OK):
+            yield path
+
+
+def _setting(folder: Path, section: str, name: str) -> Any:
     from dvc.config import Config, ConfigError
 
-    cache = folder / "cache"
-    with suppress(ConfigError):
-        if named := Config(str(folder))["cache"].get("dir"):
-            cache = Path(folder, named)
+    try:
+        return Config(str(folder))[section].get(name)
+    except ConfigError:
+        return None  # which DVC tells
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    named = _setting(folder, "cache", "dir")
+    cache = Path(folder, named) if named else folder / "cache"
     for path in (cache / "runs").glob("*/*/*"):
         if path.is_file():
             yield path

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.ops.clusters import _archive
-from pipeline.ops.git import ask_git, check_for_dvc, git_trouble, is_unknown
+from pipeline.ops.git import ask_git, check_for_dvc, git_trouble, unknown_files
 from pipeline.ops.identity import commit
 
 
@@ -53,7 +53,7 @@ def test_checkout_of_another_user_is_told_with_what_to_type(of_another: Path) ->
     assert commit(of_another) == "unknown"
     with pytest.raises(UserError, match="belongs to another user"), _archive(of_another):
         pass
-    assert not is_unknown(of_another, "new.yaml")
+    assert unknown_files(of_another, ".") == []
     (of_another / ".dvc").mkdir()
     check_for_dvc(of_another)  # which DVC takes
 
@@ -81,11 +81,14 @@ def test_machine_without_git_is_told(checkout: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_file_that_git_does_not_know_is_known_as_such(checkout: Path) -> None:
-    assert is_unknown(checkout, "new.yaml")
-    assert not is_unknown(checkout, "known.yaml")
-    assert not is_unknown(checkout, "missing.yaml")
-    _git(checkout, "add", "new.yaml")
-    assert not is_unknown(checkout, "new.yaml")
+    (checkout / "spaces").mkdir()
+    (checkout / "spaces" / "own one.yaml").touch()
+    assert unknown_files(checkout, "spaces", "new.yaml", "known.yaml", "missing.yaml") == [
+        "new.yaml",
+        "spaces/own one.yaml",
+    ]
+    _git(checkout, "add", "new.yaml", "spaces")
+    assert unknown_files(checkout, "spaces", "new.yaml") == []
 
 
 def test_archive_that_was_unpacked_without_git_is_told_before_dvc_starts(tmp_path: Path) -> None:

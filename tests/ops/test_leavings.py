@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from pipeline.ops import leavings
-from pipeline.ops.leavings import is_entry, mend_leavings
+from pipeline.ops.leavings import is_database, is_entry, mend_leavings
 from pipeline.workspace import Workspace
 
 STAGES = {
@@ -20,8 +21,9 @@ STAGES = {
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leavings, "PAUSE_S", 0.0)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
 
 
 def _dvc(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -164,4 +166,26 @@ def test_records_of_experiments_are_removed_where_they_are_cut_off(path: str, tm
 
 
 def test_folder_without_dvc_is_no_fault(tmp_path: Path) -> None:
+    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+
+
+def test_databases_that_were_cut_off_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "site" / "repo" / "abc" / "hashes" / "local" / "cache.db"
+    path.parent.mkdir(parents=True)
+    with sqlite3.connect(path) as database:
+        database.execute("create table one (a text)")
+        database.executemany("insert into one values (?)", [("a" * 100,)] * 200)
+    database.close()
+    (tmp_path / ".dvc").mkdir()
+    content = path.read_bytes()
+    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+    for length in [*range(1, 200, 7), *range(200, len(content), 799)]:
+        path.write_bytes(content[:length])
+        assert not is_database(path), length
+    path.with_name("cache.db-wal").touch()
+    assert mend_leavings(Workspace(tmp_path, tmp_path)) == [
+        "cut off databases of DVC's hashes: 1 removed; it hashes anew"
+    ]
+    assert list(path.parent.glob("*.db")) == []
+    path.touch()
     assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
