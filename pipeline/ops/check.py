@@ -39,8 +39,8 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
     yield plan.describe()
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield (
-            f"{'git':<10}does not know {', '.join(unknown)}: `dvc exp run --temp` and `--queue` work on what git knows, "
-            f"so `git add {' '.join(unknown)}` before those"
+            f"{'git':<10}does not know {', '.join(unknown)}: `git add {' '.join(unknown)}` before `dvc exp run --temp` "
+            "or `--queue`, which work on what git knows"
         )
     task = plan.present_task()
     if task is not None:

@@ -8,8 +8,8 @@ cut off, in words of its own:
     tmp/rwlock              which process uses which path. Entries of processes that have ended mean nothing; one whose
     tmp/exps/rwlock         number another process has by now (a container that was started again) blocks for good.
     tmp/exps/**.run, .msg   an experiment's place and state; a queue's messages. Of what was cut off nothing is known.
-    <site cache>/repo/*     databases of hashes and links, which a kill leaves whole and a machine that loses its power may
-                            not. They hold what is found again.
+    <site cache>/repo/*     databases of hashes and links, that a kill leaves whole and a loss of power may
+                            not; what is in them is found again
 
 dvc.lock is `pipeline.ops.lockfile`'s.
 """
@@ -61,7 +61,7 @@ def is_entry(path: Path) -> bool:
         return False
     try:
         content = load_yaml(path)
-        return path.name == dict_sha256(content, exclude=["size", "nfiles"])
+        return bool(path.name == dict_sha256(content, exclude=["size", "nfiles"]))
     except FileNotFoundError:
         return True  # it has its own name by now
     except (DvcException, AttributeError, TypeError, ValueError, LookupError, RecursionError):
