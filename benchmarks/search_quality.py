@@ -13,8 +13,11 @@ shares of searches that hold a good one after a quarter of the epochs, and at th
 which ones are good is partly luck, too, what the held settings are worth after an eighth, a quarter and all of the
 epochs: their mean accuracy with the seeds that the search has not seen.
 
-Ours run through the pipeline's own course, study and stopping rules (`simulate.py`); "Optuna's defaults" is
-Optuna itself, asked and told.
+Ours run through the pipeline's own course, study and stopping rules (`simulate.py`), and so does ASHA as Ray Tune has
+it, which stops trials and resumes none (tests restate its rule). Optuna is itself, asked and told. Since nobody knows
+beforehand which rungs are good, the rivals stand there with several: ASHA as Ray Tune sets it, with thirds, which is
+its paper's ratio and Optuna's, and with halves; the same as its paper has it, pausing trials; Optuna's TPE with each of
+its pruners that are made for epochs. What ours is to be held against is the best of them, whichever that is.
 """
 
 import argparse
@@ -46,6 +49,8 @@ ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "benchmarks" / "tables" / "sar_wide_digits.npz"
 SPACE = "search_spaces/sar_wide.yaml"
 SHARE = 0.05
+EPOCHS = 8
+"""Of a recorded curve."""
 SAMPLERS, SCHEDULERS = ("noisy_gp", "tpe", "gp", "random", "sobol"), ("asha", "hyperband", "pasha", "median", "none")
 
 Choices = Sequence[tuple[int, int]]
@@ -88,35 +93,81 @@ def ours(settings: Mapping[str, Any]) -> Search:
     return run
 
 
-def optuna_defaults(recorded: Table, seed: int, epochs: int) -> Choices:
-    """Optuna as it comes: TPE and the median pruner."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    space, distributions, curves = recorded.space, recorded.space.distributions(), recorded.curves[OBJECTIVE]
-    found: list[tuple[int, int]] = []
-    tried: set[int] = set()
-    spent, best = 0, -math.inf
-    while spent < epochs:
-        proposed = study.ask(distributions)
-        row = recorded.nearest(space.decode(proposed.params), but=tried)
-        study.tell(proposed, state=optuna.trial.TrialState.FAIL)  # which no sampler looks at
-        tried.add(row)
-        study.enqueue_trial(space.encode(recorded.values[row]))
-        trial = study.ask(distributions)
-        pruned, value = False, -math.inf
-        for epoch in range(1, recorded.epochs + 1):
-            value, spent = float(curves[row, seed % recorded.seeds, epoch - 1]), spent + 1
-            trial.report(value, epoch)
-            if pruned := trial.should_prune():
-                break
-        if pruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            continue
-        study.tell(trial, value)
-        if value > best:
-            best = value
-            found.append((spent, row))
-    return found
+def by_optuna(pruner: Callable[[], optuna.pruners.BasePruner]) -> Search:
+    """Optuna's TPE as it comes (in Optuna 5 with dimensions together) and a pruner of its."""
+
+    def run(recorded: Table, seed: int, epochs: int) -> Choices:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner(), study_name="one")
+        space, distributions, curves = recorded.space, recorded.space.distributions(), recorded.curves[OBJECTIVE]
+        found: list[tuple[int, int]] = []
+        tried: set[int] = set()
+        spent, best = 0, -math.inf
+        while spent < epochs:
+            proposed = study.ask(distributions)
+            row = recorded.nearest(space.decode(proposed.params), but=tried)
+            study.tell(proposed, state=optuna.trial.TrialState.FAIL)  # which no sampler looks at
+            tried.add(row)
+            study.enqueue_trial(space.encode(recorded.values[row]))
+            trial = study.ask(distributions)
+            pruned, value = False, -math.inf
+            for epoch in range(1, recorded.epochs + 1):
+                value, spent = float(curves[row, seed % recorded.seeds, epoch - 1]), spent + 1
+                trial.report(value, epoch)
+                if pruned := trial.should_prune():
+                    break
+            if pruned:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                continue
+            study.tell(trial, value)
+            if value > best:
+                best = value
+                found.append((spent, row))
+        return found
+
+    return run
+
+
+def asha_of_the_paper(first: int, factor: int) -> Search:
+    """ASHA as its paper has it, random sampling: a trial waits at its rung until it is among the best there.
+
+    Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934, algorithm 2, by one worker.
+    first: epochs of the first rung, of which each next one has `factor` times as many.
+    """
+
+    def run(recorded: Table, seed: int, epochs: int) -> Choices:
+        rungs = [first]
+        while rungs[-1] < recorded.epochs:
+            rungs.append(min(factor * rungs[-1], recorded.epochs))
+        curves = recorded.curves[OBJECTIVE][:, seed % recorded.seeds]
+        order = iter(np.random.default_rng(seed).permutation(len(curves)).tolist())
+        reached: list[dict[int, float]] = [{} for _ in rungs]
+        promoted: list[set[int]] = [set() for _ in rungs]
+        found: list[tuple[int, int]] = []
+        spent, best = 0, -math.inf
+
+        def next_job() -> tuple[int, int] | None:
+            for rung in reversed(range(len(rungs) - 1)):
+                ranked = sorted(reached[rung], key=lambda row: -reached[rung][row])
+                for row in ranked[: len(ranked) // factor]:
+                    if row not in promoted[rung]:
+                        promoted[rung].add(row)
+                        return row, rung + 1
+            fresh = next(order, None)
+            return None if fresh is None else (fresh, 0)
+
+        while spent < epochs and (job := next_job()) is not None:
+            row, rung = job
+            spent += rungs[rung] - (rungs[rung - 1] if rung else 0)
+            value = float(curves[row, rungs[rung] - 1])
+            reached[rung][row] = -math.inf if math.isnan(value) else value
+            if rung == len(rungs) - 1 and reached[rung][row] > best:
+                best = reached[rung][row]
+                found.append((spent, row))
+        return found
+
+    return run
 
 
 def knowing_the_rate(recorded: Table, seed: int, epochs: int) -> Choices:
@@ -160,11 +211,20 @@ def contenders(everything: bool) -> dict[str, Search]:
     random = {"search.sampler.name": "random"}
     even = {"search.sampler.start": "sobol"}
     ray = {"search.scheduler.grace_period": 1, "search.scheduler.reduction_factor": 4.0}
+    thirds = {"search.scheduler.grace_period": 1, "search.scheduler.reduction_factor": 3.0}
+    halves = {"search.scheduler.grace_period": 2, "search.scheduler.reduction_factor": 2.0}
     named = {
         "ASHA as Ray Tune sets it, random sampling": ours(random | ray),
         "ASHA with our rungs, random sampling": ours(random),
         "random search, also Ray Tune's default": ours(random | {"search.scheduler.name": "none"}),
-        "Optuna's defaults (TPE, median pruner)": optuna_defaults,
+        "ASHA with rungs 1 and 3, a third goes on, random sampling": ours(random | thirds),
+        "ASHA with rungs 2 and 4, half go on, random sampling": ours(random | halves),
+        "ASHA of its paper, which pauses: rungs 1 and 4, a quarter, random sampling": asha_of_the_paper(1, 4),
+        "ASHA of its paper, which pauses: rungs 1 and 3, a third, random sampling": asha_of_the_paper(1, 3),
+        "ASHA of its paper, which pauses: rungs 2 and 4, half, random sampling": asha_of_the_paper(2, 2),
+        "Optuna's defaults (TPE, median pruner)": by_optuna(optuna.pruners.MedianPruner),
+        "Optuna's TPE with its Hyperband": by_optuna(lambda: optuna.pruners.HyperbandPruner(1, EPOCHS, 3)),
+        "Optuna's TPE with its successive halving": by_optuna(lambda: optuna.pruners.SuccessiveHalvingPruner(1)),
         "ours, as params.yaml has it": ours({}),
         "ours, noisy_gp": ours({"search.sampler.name": "noisy_gp"}),
         "ours, train.lr of the recipe .0006": ours({"train.lr": 0.0006}),

@@ -15,7 +15,6 @@ from harness import SKIPPED
 from torch import Tensor
 
 
-
 def agrees(theirs: Callable[[Tensor], Tensor], maps: Tensor) -> None:
     entropies, gradients = slow(maps, 0.0, 8)
     leaf = maps.clone().requires_grad_()

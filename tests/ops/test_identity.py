@@ -1,5 +1,6 @@
 """Claims about fingerprints and traces: what names a search, and what does not."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_fingerprint_changes_with_what_decides_a_trial(path: str, value: Any) ->
     assert named({path: value}) != named()
 
 
+SAID = re.compile(r"(?:It is made of|\*\*The fingerprint\*\* covers) (.*?)\.\s", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["searching.md", "design.md"])
+def test_docs_name_all_that_the_fingerprint_is_made_of_and_nothing_else(page: str) -> None:
+    (said,) = SAID.findall((ROOT / "docs" / page).read_text().replace("\n", " "))
+    named_there = re.split(r", | and ", said.replace(" (but for `workers`)", ""))
+    given = {"points": {"mine": {"train.lr": 0.2}}, "warm_start": "7a64c473", "constraints.max_parameters": 5e6}
+    given |= {"objectives": ["val/accuracy", "parameters"]}
+    params = Params().with_values({f"search.{name}": value for name, value in given.items()}, where="the test")
+    content = deciding(params, SPACE, data_hash="d", split_hash="s")
+    assert {name.removeprefix("the ").strip("`") for name in named_there} == {key.replace("_", " ") for key in content}
+    assert " `train` (but for `workers`)" in said
+    assert set(params.train.model_dump()) - set(content["train"]) == {"workers"}
+
+
 def test_points_warm_starts_and_goals_that_are_not_given_are_no_part_of_the_fingerprint() -> None:
     content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
     assert not content.keys() & {"points", "warm_start", "objectives", "constraints"}
@@ -84,6 +101,11 @@ def test_points_warm_starts_and_goals_that_are_not_given_are_no_part_of_the_fing
         ("search.gpus_per_trial", 0.5),
         ("search.max_failures", 5),
         ("search.space", "elsewhere.yaml"),
+        ("search.cluster.address", "auto"),
+        ("search.cluster.storage", "s3://bucket/prefix"),
+        ("search.cluster.ship_limit_mb", 5),
+        ("train.workers", 3),
+        ("base.device", "cpu"),
         ("retrain.seeds", 3),
         ("tracking.uri", "http://localhost:5000"),
         ("register.name", "other"),
