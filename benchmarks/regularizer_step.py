@@ -6,8 +6,8 @@ On the CPU every side is a training run of its own, and the runs go on by turns,
 that is drawn anew every time: what else the machine does comes and goes more slowly. What is counted is processor time:
 an epoch is as many steps as it has, each of the median time, and a validation, likewise.
 That is done in several processes, one after the other: where a process has its memory shifts a side by a percent for as
-long as it lives. "Off" has no regulariser at all; "watched" is a
-control, whose maps are looked at in validation only. On a GPU (bf16, batch 256, SAR on all 12 blocks) the sides are
+long as it lives. "Off" has no regulariser at all, which is the least that another way of regularising could cost;
+"watched" is a control, whose maps are looked at in validation only. On a GPU (bf16, batch 256, SAR on all 12 blocks) the sides are
 steps, by turns, on the clock; without one those rows are left out.
 """
 

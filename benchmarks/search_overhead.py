@@ -3,9 +3,11 @@
 Run: python benchmarks/search_overhead.py
 
 The search is the stage's: ledger, study, scheduler, MLflow and progress included, over trials of one epoch of a tiny
-network. A side's overhead is the time for which its workers were taken, less the epochs' own seconds, by trial. Trials
-count from the moment when every worker has had one: what comes before, Ray's start and the workers' imports, is paid
-once a search and stands apart.
+network. The other sides are a process a trial, begun anew and, its best, forked from one that has imported everything;
+and Ray Tune at its best: actors reused, a function that only reports, its own files of results turned off. A side's
+overhead is the time for which its workers were taken, less the epochs' own seconds, by trial. Trials count from the
+moment when every worker has had one: what comes before, Ray's start and the workers' imports, is paid once a search and
+stands apart.
 """
 
 import argparse
@@ -55,6 +57,25 @@ data = load_data(root / "data" / "prepared", root / "data" / "split.json", param
 run = build_run(params, data, seed=0)
 epochs = train_run(run, params, data, seed=0)
 print(sum(epoch.metrics["seconds"] for epoch in epochs))
+"""
+
+FORKING = f"""
+import io, os, sys, time, timm, torchvision
+import pipeline.assembly, pipeline.config
+code = compile({ALONE!r}, "trial", "exec")
+for _ in range(int(sys.argv[2])):
+    started = time.perf_counter()
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.dup2(writing, 1)
+        exec(code)
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as said:
+        trained = float(said.read())
+    os.wait()
+    print(time.perf_counter() - started - trained, flush=True)
 """
 
 
@@ -116,6 +137,14 @@ def fresh_processes(folder: Path, trials: int) -> Side:
     return Side(sum(over) / trials, 0.0, trials)
 
 
+def forked_processes(folder: Path, trials: int) -> Side:
+    """A process a trial, forked from one in which everything has been imported and nothing run."""
+    command = [sys.executable, "-c", FORKING, str(folder), str(trials)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+    over = [float(line) for line in said.split()]
+    return Side(sum(over) / trials, 0.0, trials)
+
+
 def _nothing(config: Mapping[str, Any]) -> None:
     tune.report({"objective": config["x"]})
 
@@ -155,6 +184,7 @@ def main() -> None:
             "our search, one trial at a time": lambda: our_search(base / "one", asked.trials, 1),
             f"our search, {together} at a time": lambda: our_search(base / "many", asked.trials, together),
             "a fresh process a trial": lambda: fresh_processes(base / "one", 5),
+            "the same, forked after the imports": lambda: forked_processes(base / "one", 5),
             "bare Ray Tune, one at a time": lambda: bare_ray(base / "ray-one", asked.trials, 1),
             f"bare Ray Tune, {together} at a time": lambda: bare_ray(base / "ray-many", asked.trials, together),
         }

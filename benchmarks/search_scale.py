@@ -4,6 +4,7 @@ Run: python benchmarks/search_scale.py
 
 The course, ledger (on disk, synced after every line), study and stopping rule are the search's own; trials report
 made-up accuracies at once, 16 side by side. Times are medians over the last tenth, beside those of the first 100.
+There is no other side: the claim is that a trial costs no more as trials pile up.
 """
 
 import argparse

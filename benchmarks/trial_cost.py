@@ -4,7 +4,8 @@ Run: python benchmarks/trial_cost.py [--repetitions 5] [--compile]
 
 The pieces that a worker pays once (imports, opening the data) are measured in processes of their own; those that every
 trial pays, on the default setting of params.yaml in this process. A steady step is the measure: the last column says
-how many steps a piece costs. With --compile, what torch.compile takes and gives on the same step is measured too.
+how many steps a piece costs. With --compile, what torch.compile takes and gives on the same step is measured too. There
+is no other side: the pieces are ours.
 """
 
 import argparse
