@@ -7,8 +7,8 @@ that is drawn anew every time: what else the machine does comes and goes more sl
 an epoch is as many steps as it has, each of the median time, and a validation, likewise.
 That is done in several processes, one after the other: where a process has its memory shifts a side by a percent for as
 long as it lives. "Off" has no regulariser at all, which is the least that another way of regularising could cost;
-"watched" is a control, whose maps are looked at in validation only. On a GPU (bf16, batch 256, SAR on all 12 blocks) the sides are
-steps, by turns, on the clock; without one those rows are left out.
+"watched" is a control, whose maps are looked at in validation only. On a GPU (bf16, batch 256, SAR on all 12 blocks)
+the sides are steps, by turns, on the clock; without one those rows are left out.
 """
 
 import argparse
