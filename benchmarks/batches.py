@@ -17,8 +17,9 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +72,25 @@ def normalised(batch: torch.Tensor, scale: Standardisation) -> torch.Tensor:
     return batch.float().sub_(mean).div_(std)
 
 
-def by_hand(images: Images) -> Callable[[], None]:
-    """Crop, flip and normalise with torch alone, an image's own draws, by the batch: an epoch."""
+def by_hand(images: Images) -> Callable[[], Iterator[torch.Tensor]]:
+    """Epochs of batches, cropped, flipped and normalised with torch alone, by an image's own draws."""
     side, border, scale = images.shape[1], images.shape[1] // 8, standardisation(images)
     padded = torch.nn.functional.pad(torch.from_numpy(images).permute(0, 3, 1, 2), (border,) * 4)
     windows = padded.unfold(2, side, 1).unfold(3, side, 1)
 
-    def epoch() -> None:
+    def epoch() -> Iterator[torch.Tensor]:
         for ids in torch.split(torch.randperm(len(images)), BATCH):
             down, right = torch.randint(0, 2 * border + 1, (2, len(ids)))
             batch = windows[ids, :, down, right]
             flip = torch.rand(len(ids), 1, 1, 1) < 0.5
-            normalised(torch.where(flip, batch.flip(-1), batch), scale)
+            yield normalised(torch.where(flip, batch.flip(-1), batch), scale)
 
     return epoch
+
+
+def _through(epoch: Callable[[], Iterator[torch.Tensor]]) -> None:
+    for _ in epoch():
+        pass
 
 
 def made(count: int, side: int) -> Images:
@@ -181,7 +187,7 @@ def main() -> None:
         images = np.asarray(open_prepared(chosen.folder).images[: chosen.images])
     rows, kept = [], []
     for recipe, (theirs, collate, ours) in pipelines(images).items():
-        further = {"by hand": by_hand(images)} if recipe == CROP else {}
+        further = {"by hand": partial(_through, by_hand(images))} if recipe == CROP else {}
         found = measure(images, theirs, collate, ours, further, chosen.repetitions)
         cells = [spread(found["ours"]), spread(found["theirs"]), spread(found["ratios to theirs"], "x")]
         cells += [spread(found["by hand"]), spread(found["ratios to by hand"], "x", 1)] if further else ["", ""]

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import batches
+import numpy as np
 import pytest
 import run_all
 import torch
@@ -12,7 +14,18 @@ from copied import ROOT
 from entropy_released import SIDES
 from entropy_restated import clear_of_the_cut, nasty_maps, random_maps, slow
 from harness import SKIPPED
+from PIL import Image
+from search_quality import asha_of_the_paper
+from simulate import Table
 from torch import Tensor
+from torchvision import transforms
+
+from pipeline.config import Params
+from pipeline.data.batches import standardisation
+from pipeline.tune.ledger import OBJECTIVE
+from pipeline.tune.space import load_space
+
+SPACE = load_space(ROOT / "search_spaces" / "sar.yaml", Params(), shown_as="sar.yaml")
 
 
 def agrees(theirs: Callable[[Tensor], Tensor], maps: Tensor) -> None:
@@ -39,6 +52,39 @@ def test_components_of_neighbouring_maps_stay_apart_when_all_are_labelled_at_onc
     full = 1.0 + torch.arange(25, dtype=torch.float64).reshape(5, 5).flip(0)
     for maps in (torch.stack([board, 1 - board]), torch.stack([full.flip(0), full, full.T])):
         agrees(SIDES["one cv2 call for all maps"], maps)
+
+
+def test_other_sides_of_the_feed_give_standardised_windows_of_the_images() -> None:
+    images = batches.made(6, 8)
+    scale = standardisation(images)
+    pictures = batches.Pictures(images, lambda picture: picture)
+    plain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(scale.mean, scale.std)])
+    expected = torch.stack([plain(Image.fromarray(each)) for each in images])
+    collated = batches.Collate(scale)([pictures[number] for number in range(6)])
+    torch.testing.assert_close(collated, expected, rtol=0, atol=1e-5)
+    padded = torch.nn.functional.pad(torch.from_numpy(images).permute(0, 3, 1, 2), (1,) * 4)
+    windows = batches.normalised(
+        padded.unfold(2, 8, 1).unfold(3, 8, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 8, 8), scale
+    )
+    either = torch.cat([windows, windows.flip(-1)]).flatten(1)
+    torch.manual_seed(0)
+    (batch,) = batches.by_hand(images)()
+    distance = torch.cdist(batch.flatten(1), either, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distance.min(dim=1)
+    assert nearest.values.max() < 1e-5
+    assert sorted((nearest.indices % len(windows) // 9).tolist()) == list(range(6))
+
+
+def test_paused_trials_go_on_when_they_are_among_the_best_of_their_rung() -> None:
+    """Nine settings, worse with their number, in thirds: nine at rung 1, three at 3, and the best of these in full."""
+    curves = np.linspace(0.9, 0.1, 9, dtype=np.float32)[:, None, None] * np.ones((1, 1, 8), dtype=np.float32)
+    table = Table(SPACE, [{}] * 9, {OBJECTIVE: curves}, np.zeros((9, 1)))
+    for seed in range(5):
+        found = asha_of_the_paper(1, 3)(table, seed, 1000)
+        assert found[-1][1] == 0
+        assert found[-1][0] >= 1 + 2 + 5
+    everything = {tuple(asha_of_the_paper(1, 3)(table, seed, 1000)[-1]) for seed in range(20)}
+    assert max(spent for spent, _ in everything) <= 9 * 1 + 5 * 2 + 3 * 5  # luck of the order promotes some in vain
 
 
 BARE = """
