@@ -60,7 +60,7 @@ print(sum(epoch.metrics["seconds"] for epoch in epochs))
 """
 
 FORKING = f"""
-import io, os, sys, time, timm, torchvision
+import os, sys, time, timm, torchvision
 import pipeline.assembly, pipeline.config
 code = compile({ALONE!r}, "trial", "exec")
 for _ in range(int(sys.argv[2])):
