@@ -72,6 +72,7 @@ AUGMENTATIONS: tuple[dict[str, Any], ...] = (
 
 def networks(setting: Setting) -> Iterator[Comparison]:
     """The loss of a small network with each method, and all its gradients; also compiled."""
+    torch.backends.cudnn.allow_tf32 = False  # which is torch's default for convolutions, and far from float64
     plain = ModelConfig("vit_tiny_patch16_224", SMALL, "xavier", 0.0)
     prior = replace(plain, spatial_prior=SpatialPriorConfig(1))
     sar = {"layers": "all", "threshold": 0.1}
@@ -84,7 +85,7 @@ def networks(setting: Setting) -> Iterator[Comparison]:
         ("SAR, spatial prior", prior, "spatial_entropy", sar, False),
         ("SAR, compiled", plain, "spatial_entropy", sar, True),
     ]
-    for number, (name, config, method, options, compiled) in enumerate(cases[1::5] if setting.small else cases):
+    for number, (name, config, method, options, compiled) in enumerate(cases[1:2] if setting.small else cases):
         exact, inputs, labels = _drawn(setting, config, options, stream=10 + number)
         methods = {method: METHODS[method](weight=0.5, schedule="constant", **options)} if method else {}
         there = deepcopy(exact).float().to(setting.device)
@@ -100,7 +101,7 @@ def networks(setting: Setting) -> Iterator[Comparison]:
 def _drawn(
     setting: Setting, config: ModelConfig, options: Mapping[str, Any], *, stream: int
 ) -> tuple[Any, Tensor, Tensor]:
-    """A network in float64, images and labels, drawn anew until no map's pixel is so near its cut that rounding decides."""
+    """A network in float64, images and labels, drawn anew until rounding decides no map's pixel."""
     labels = torch.randint(CLASSES, (2,), generator=setting.generator(stream))
     threshold, query = options.get("threshold", 0.0), options.get("query", "cls")
     for attempt in range(50):
@@ -117,9 +118,7 @@ def _drawn(
     raise RuntimeError("every network drawn had a pixel at its cut")
 
 
-def _derived(
-    model: Any, methods: Mapping[str, Regularizer], inputs: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
+def _derived(model: Any, methods: Mapping[str, Regularizer], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     with Objective(model, methods, planned_epochs=1) as objective:
         total = objective.step(inputs, labels, 0).total
         gradients = torch.autograd.grad(total, list(model.parameters()))

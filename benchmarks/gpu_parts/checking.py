@@ -19,7 +19,7 @@ class Comparison:
     within: float
 
     def error(self) -> float:
-        """The largest difference, as a share of what is allowed: 1 and more is wrong. Infinite for NaN and for shapes."""
+        """The largest difference as a share of what is allowed: 1 and more is wrong. Infinite for NaN, and for shapes."""
         found, expected = self.found.detach().cpu().double(), self.expected.detach().cpu().double()
         if found.shape != expected.shape or not bool(expected.isfinite().all()) or not bool(found.isfinite().all()):
             return float("inf")
@@ -31,7 +31,7 @@ class Comparison:
 
 @contextmanager
 def poisoned(device: torch.device) -> Iterator[None]:
-    """Inside, memory that is asked for empty is full of NaN (of the largest integer, of True), not of an earlier result.
+    """Inside, memory that is asked for empty is full of NaN (of the largest integer, of True).
 
     torch does that itself where algorithms must be deterministic. What it had free before is stained too.
     """

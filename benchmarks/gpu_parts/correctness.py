@@ -1,4 +1,4 @@
-"""Every path of ours on the device against float64 on the CPU: new inputs every time, outputs poisoned, nasty inputs too.
+"""Every path of ours on the device against float64 on the CPU: new inputs each time, nasty ones too, outputs poisoned.
 
 Kernels are also called by themselves, which under --anywhere is by Triton's interpreter.
 """
@@ -48,7 +48,7 @@ def kernel_cases(setting: Setting, stream: int) -> Iterator[tuple[str, Tensor, T
     generator = setting.generator(stream)
     many = 2 if setting.small else 64
     single, double = torch.float32, torch.float64
-    sizes = [(14, 14, single), (6, 6, double)] if setting.small else [
+    sizes = [(6, 6, single), (5, 4, double)] if setting.small else [
         (14, 14, single), (6, 6, single), (7, 7, double), (16, 16, single), (32, 32, single), (9, 20, double),
         (1, 9, single), (9, 1, single), (3, 32, single), (1, 1, single), (14, 14, double),
     ]  # fmt: skip
@@ -57,7 +57,8 @@ def kernel_cases(setting: Setting, stream: int) -> Iterator[tuple[str, Tensor, T
         maps = 5 * torch.randn(many, height, width, generator=generator, dtype=dtype)
         given.append((f"noise {height} x {width}", maps, 8 if number % 2 == 0 else 4))
     for side in (5,) if setting.small else (14, 15, 32):
-        given += [(f"nasty {side} x {side}", nasty(side, generator).float(), each) for each in (4, 8)]
+        both = [(f"nasty {side} x {side}", nasty(side, generator).float(), each) for each in (4, 8)]
+        given += both[1:] if setting.small else both
     for name, maps, connectivity in given:
         spread = torch.rand(len(maps), generator=generator, dtype=torch.float64) * 2 - 0.5
         for kind, thresholds in (("at the mean", torch.zeros_like(spread)), ("one a map", spread)):
@@ -111,7 +112,8 @@ def row_kernels(setting: Setting) -> Iterator[Comparison]:
     half, bfloat = torch.float16, torch.bfloat16
     sizes = [(1, 2, 70, 12, bfloat, 5), (2, 1, 6, 16, half, 0)]
     if not setting.small:
-        sizes += [(8, 6, 197, 64, bfloat, 1), (8, 6, 197, 64, half, 1), (3, 2, 2, 4, bfloat, 1), (2, 1, 65, 256, bfloat, 1)]
+        sizes += [(8, 6, 197, 64, bfloat, 1), (8, 6, 197, 64, half, 1)]
+        sizes += [(3, 2, 2, 4, bfloat, 1), (2, 1, 65, 256, bfloat, 1)]
     for images, heads, tokens, channels, dtype, first in sizes:
         key, above = (spread_keys(images, heads, tokens, channels, dtype, generator) for _ in range(2))
         asking = torch.randn(images, heads, channels, generator=generator)

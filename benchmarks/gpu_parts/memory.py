@@ -1,5 +1,7 @@
 """The most device memory that a step takes: no regulariser, SAR on the last block, on all blocks; eager."""
 
+import gc
+
 import torch
 
 from gpu_parts.setting import Report, Setting
@@ -32,6 +34,7 @@ def measure(setting: Setting, report: Report, case: Case) -> None:
         report.add(f"{kind}: {name}, peak", peaks[name], "MiB")
         report.add(f"{kind}: {name}, of which before the step", before / 2**20, "MiB")
         del steps
+        gc.collect()  # a network and its taps refer to each other
         torch.cuda.empty_cache()
     if setting.small:
         report.note("device memory: there is no device; the steps were only tried")

@@ -74,7 +74,9 @@ def _told(status: int | None, limit_s: float, said: str, gone: bool) -> tuple[st
     if status == 0:
         return "done", ""
     if status < 0:
-        name = signal.Signals(-status).name if -status in {each.value for each in signal.Signals} else f"signal {-status}"
+        name = (
+            signal.Signals(-status).name if -status in {each.value for each in signal.Signals} else f"signal {-status}"
+        )
         return "crashed", f"{name}{', ' if where else ''}{where}"
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"status {status}")
     return "failed", last[:300]

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gpu_parts.setting import Report, Setting
@@ -14,6 +13,9 @@ from gpu_parts.training import Case, OurSteps, fitting, made_images, recipe, vit
 
 STEPS = 5
 TOP = 15
+COMPILING_S = 15.0
+"""A step that another part has compiled is compiled anew in about this time, from what is kept on the disk."""
+
 MARKS = ("ProfilerStep", "Optimizer.", "Torch-Compiled", "## Call", "CompiledF")
 """How marks of Python's and the compiler's begin, which stand among the kernels and span many of them."""
 
@@ -34,8 +36,13 @@ def run(setting: Setting, report: Report) -> None:
 def measure(setting: Setting, report: Report, case: Case) -> None:
     config = recipe(case.batch, case.precision)
     images = made_images(3 * case.batch, case.side, setting.device, seed=setting.seed, classes=case.classes)
-    ways: dict[str, str | None] = {"eager": None} if setting.small or setting.quick else {"eager": None, "compiled": "default"}
+    ways: dict[str, str | None] = {"eager": None}
+    if not (setting.small or setting.quick):
+        ways["compiled"] = "default"
     for way, compiled in ways.items():
+        if compiled and setting.left() < COMPILING_S:
+            report.note(f"{way}: no time left to compile it")
+            continue
         steps = OurSteps(setting, case, config, images, layers="all", compiled=compiled)
         for _ in range(1 if setting.small else 4):
             steps()
@@ -107,7 +114,12 @@ def keep_top(report: Report, kind: str, times: dict[str, list[float]], steps: in
     total = sum(map(sum, times.values())) or 1.0
     longest = sorted(times.items(), key=lambda each: -sum(each[1]))[:TOP]
     rows = [
-        (name[:110].replace("|", "/"), f"{sum(each) / steps:.1f}", f"{100 * sum(each) / total:.1f} %", f"{len(each) / steps:g}")
+        (
+            name[:110].replace("|", "/"),
+            f"{sum(each) / steps:.1f}",
+            f"{100 * sum(each) / total:.1f} %",
+            f"{len(each) / steps:g}",
+        )
         for name, each in longest
     ]
     report.keep(f"{kind}: where the time goes", {"columns": ["", "us a step", "share", "times a step"], "rows": rows})

@@ -38,7 +38,11 @@ def run(setting: Setting, report: Report) -> None:
         mixed = F.scaled_dot_product_attention(query, key, value)
         return torch.autograd.grad((mixed, row), leaf, (above, into_row))[0]
 
-    sides: dict[str, Callable[[], Tensor]] = {"attention alone": alone, "rows, ours": ours, "rows, plain slices": slices}
+    sides: dict[str, Callable[[], Tensor]] = {
+        "attention alone": alone,
+        "rows, ours": ours,
+        "rows, plain slices": slices,
+    }
     kind = f"{images} images, {tokens} tokens, {heads} heads of {channels}, bfloat16"
     tell(report, f"eager, {kind}", by_turns(dict(sides), setting.device, rounds=setting.rounds(20), calls=10))
     if setting.small:
@@ -50,7 +54,9 @@ def run(setting: Setting, report: Report) -> None:
     tell(report, f"CUDA graph, {kind}", timings)
     # The least that must move: keys read going forward; read again, and their gradient read and written, going back.
     traffic = 4 * 2 * images * heads * tokens * channels
-    extra = [mine - its for mine, its in zip(timings["rows, ours"].times, timings["attention alone"].times, strict=True)]
+    extra = [
+        mine - its for mine, its in zip(timings["rows, ours"].times, timings["attention alone"].times, strict=True)
+    ]
     if min(extra) > 0:
         report.values("the keys' least traffic over the time added", [traffic / 1e6 / each for each in extra], "GB/s")
 

@@ -42,15 +42,14 @@ def told(machine: Mapping[str, Any], parts: Sequence[Told], *, command: str, sec
         figures = [(each.name, _value(each), each.unit + unit) for each in part.report.figures]
         lines += [table(["", "", "unit"], figures)] if figures else ["nothing"]
         lines += [f"\n**wrong**: {each}" for each in part.report.wrong]
-        lines += [f"\nnot measured, or otherwise than asked: {'; '.join(part.report.notes)}"] if part.report.notes else []
+        if part.report.notes:
+            lines += ["", f"not measured, or otherwise than one might think: {'; '.join(part.report.notes)}"]
         for name, detail in part.report.detail.items():
             lines += ["", f"{name}:", "", table(detail["columns"], detail["rows"])]
     return "\n".join(lines) + "\n"
 
 
-def write_results(
-    asked: Namespace, machine: Mapping[str, Any], parts: Sequence[Told], text: str, command: str
-) -> Path:
+def write_results(asked: Namespace, machine: Mapping[str, Any], parts: Sequence[Told], text: str, command: str) -> Path:
     """Both forms under a name of their own for what was asked: a part's figures replace no whole run's."""
     folder = asked.results or Path(__file__).parent.parent / "results"
     folder.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def by_turns(
 
 
 def captured(work: Callable[[], Found], *, warm_up: int = 3) -> tuple[torch.cuda.CUDAGraph, Found]:
-    """A CUDA graph of some work, and the tensors in which a replay leaves what it gives; run before, on a stream aside."""
+    """A CUDA graph of some work, and the tensors in which a replay leaves what it gives; run aside a few times before."""
     aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):

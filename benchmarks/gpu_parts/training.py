@@ -1,7 +1,9 @@
 """Steps of training as several parts take them: ours, by the pipeline's own modules, and timm's network as it comes."""
 
+import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ class Case:
 def vit_s(setting: Setting) -> Case:
     """ViT-S/16 at 224 pixels, bfloat16, batches of 256; for a trial on a CPU a tiny one."""
     if setting.small:
-        return Case(ModelConfig("vit_tiny_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 3}, "timm", 0.1), 32, 4, 10)
+        tiny = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+        return Case(ModelConfig("vit_tiny_patch16_224", tiny, "timm", 0.1), 32, 4, 10)
     return Case(ModelConfig("vit_small_patch16_224", {}, "timm", 0.1), 224, 256, 1000)
 
 
@@ -63,12 +66,12 @@ def recipe(batch: int, precision: str = "bfloat16") -> TrainConfig:
     )  # fmt: skip
 
 
-def made_images(count: int, side: int, device: torch.device, *, seed: int, classes: int) -> ImageBatches:
+def made_images(number: int, side: int, device: torch.device, *, seed: int, classes: int) -> ImageBatches:
     """Noise: a step's time does not depend on what is in the pictures, but for the components of its maps."""
     rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    prepared = Prepared(pixels, rng.integers(0, classes, count), None, {})
-    return ImageBatches(prepared, range(count), Standardisation((0.5,) * 3, (0.25,) * 3), device)
+    pixels = rng.integers(0, 256, (number, side, side, 3), dtype=np.uint8)
+    prepared = Prepared(pixels, rng.integers(0, classes, number), None, {})
+    return ImageBatches(prepared, range(number), Standardisation((0.5,) * 3, (0.25,) * 3), device)
 
 
 class OurSteps:
@@ -99,17 +102,9 @@ class OurSteps:
             how: dict[str, Any] = {"backend": "aot_eager"} if setting.small else {"mode": compiled}
             self.model.compile(dynamic=False, **how)
         self.optimizer = make_optimizer(self.model, config, beside=self.objective.trainable)
-        self._batches = self._endless(Feed(train, config, model=self.model, seed=setting.seed))
+        self._batches = whole_batches(Feed(train, config, model=self.model, seed=setting.seed), case.batch)
         self.inputs, self.labels = next(self._batches)
         self._fixed = fixed
-
-    def _endless(self, feed: Feed) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = 0
-        while True:
-            for inputs, labels in feed.epoch(epoch):
-                if len(labels) == self.case.batch:
-                    yield inputs, labels
-            epoch += 1
 
     def __call__(self) -> dict[str, Tensor]:
         if not self._fixed:
@@ -126,6 +121,12 @@ class OurSteps:
         """A step on a batch."""
         half = self.config.epochs // 2
         return take_step(self.model, self.objective, self.optimizer, inputs, labels, epoch=half, config=self.config)
+
+
+def whole_batches(feed: Feed, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epoch after epoch without end; a smaller last batch of an epoch is left out."""
+    for epoch in count():
+        yield from ((inputs, labels) for inputs, labels in feed.epoch(epoch) if len(labels) == size)
 
 
 def timms_steps(setting: Setting, case: Case, config: TrainConfig, *, compiled: bool) -> Callable[[], None]:
@@ -164,8 +165,9 @@ def fitting(case: Case, attempt: Callable[[Case], Any], report: Report) -> Any:
         except Exception as error:
             if not is_out_of_memory(error) or case.batch < 2:
                 raise
-        case = Case(case.model, case.side, case.batch // 2, case.classes, case.precision)
-        report.note(f"out of memory: batches of {case.batch}")
+        case = replace(case, batch=case.batch // 2)
+        report.note(f"out of memory: batches of {case.batch} images instead")
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
