@@ -6,6 +6,8 @@ device, so theirs is a part of the work and ours the whole.
 """
 
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -24,11 +26,11 @@ def run(setting: Setting, report: Report) -> None:
         maps = torch.randn(count, 14, 14, generator=setting.generator())
         leaf = maps.to(setting.device).requires_grad_()
         kind = f"{count} maps of 14 x 14"
-        sides: dict[str, Work] = {"ours, eagerly through autograd": lambda leaf=leaf: gradient(ours, leaf)}
+        sides: dict[str, Work] = {"ours, eagerly through autograd": partial(gradient, ours, leaf)}
         if setting.small:
             interpreted(maps, report)
         else:
-            graph, _ = captured(lambda leaf=leaf: gradient(ours, leaf))
+            graph, _ = captured(partial(gradient, ours, leaf))
             sides = {"ours, a CUDA graph replayed": graph.replay, **sides}
         sides |= labellings(leaf.detach(), report)
         for side, timing in by_turns(sides, setting.device, rounds=setting.rounds(15), calls=3, seconds=3).items():
@@ -72,8 +74,7 @@ Labeller = Callable[[np.ndarray], np.ndarray]
 def labeller(report: Report) -> Labeller | None:
     """Labels of one mask (H, W) uint8, 8 neighbours: OpenCV's as the authors call it, else SciPy's."""
     if has("cv2"):
-        import cv2
-
+        cv2 = import_module("cv2")
         report.note("the authors' way labels by OpenCV, as theirs does")
         return lambda mask: np.asarray(cv2.connectedComponents(mask, connectivity=8)[1])
     try:

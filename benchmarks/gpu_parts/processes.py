@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,7 @@ def _told(status: int | None, limit_s: float, said: str, gone: bool) -> tuple[st
     if status == 0:
         return "done", ""
     if status < 0:
-        name = (
-            signal.Signals(-status).name if -status in {each.value for each in signal.Signals} else f"signal {-status}"
-        )
+        name = signal.strsignal(-status) or f"signal {-status}"
         return "crashed", f"{name}{', ' if where else ''}{where}"
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"status {status}")
     return "failed", last[:300]
@@ -84,10 +83,8 @@ def _told(status: int | None, limit_s: float, said: str, gone: bool) -> tuple[st
 
 def _end_group(process: "subprocess.Popen[bytes]") -> bool:
     """End the process and all that it started, such as a compiler's workers; whether it is gone."""
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     try:
         process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:

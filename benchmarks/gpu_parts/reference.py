@@ -56,7 +56,7 @@ def entropies(maps: Tensor, thresholds: Tensor, connectivity: int) -> tuple[Tens
 
 
 def clear(maps: Tensor, thresholds: Tensor, margin: float = 1e-9) -> Tensor:
-    """Which maps (n, H, W) have no pixel so near their cut that rounding decides; those that are no maps count as clear."""
+    """Which maps (n, H, W) have no pixel that rounding could move over their cut; what is no map has none."""
     exact = maps.cpu().double()
     deviation = exact.std(dim=(1, 2), correction=0, keepdim=True)
     distance = (exact - exact.mean(dim=(1, 2), keepdim=True) - thresholds.cpu()[:, None, None] * deviation).abs()
@@ -65,7 +65,7 @@ def clear(maps: Tensor, thresholds: Tensor, margin: float = 1e-9) -> Tensor:
 
 
 def nasty(side: int, generator: torch.Generator) -> Tensor:
-    """Maps (n, side, side) in float64: long winding components, as many as can be, one pixel, all, none, and no maps."""
+    """Maps (n, side, side) in float64: winding components, as many as can be, one pixel, all, none, and no maps."""
     zeros = torch.zeros(side, side, dtype=torch.float64)
     winding, comb, dots, one, last = (zeros.clone() for _ in range(5))
     winding[::2] = 1.0

@@ -1,7 +1,8 @@
-"""A whole training step, images a second: no regulariser, SAR on the last block, on all; eager and compiled; timm's own."""
+"""A whole training step, images a second: without SAR, with it on the last block, on all; eager, compiled; timm's own."""
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
@@ -27,7 +28,7 @@ def measure(setting: Setting, report: Report, case: Case) -> None:
     def ours(layers: str | None, compiled: str | None) -> Work:
         return OurSteps(setting, case, config, images, layers=layers, compiled=compiled)
 
-    eager: dict[str, Callable[[], Work]] = {f"{name}": lambda at=at: ours(at, None) for name, at in LAYERS.items()}
+    eager: dict[str, Callable[[], Work]] = {name: partial(ours, at, None) for name, at in LAYERS.items()}
     eager["timm without our loop"] = lambda: timms_steps(setting, case, config, compiled=False)
     tell(setting, report, f"{kind}, eager", case, made(setting, report, eager))
     # In the order of worth: each takes half a minute to compile, and time may end.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from harness import Timing
@@ -25,13 +25,14 @@ def milliseconds(work: Work, device: torch.device, calls: int = 1) -> float:
         for _ in range(calls):
             work()
         return 1000 * (time.perf_counter() - begun) / calls
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+    begin, end = events
     begin.record()
     for _ in range(calls):
         work()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / calls
+    return float(begin.elapsed_time(end)) / calls
 
 
 def by_turns(
@@ -58,7 +59,7 @@ def by_turns(
 
 
 def captured(work: Callable[[], Found], *, warm_up: int = 3) -> tuple[torch.cuda.CUDAGraph, Found]:
-    """A CUDA graph of some work, and the tensors in which a replay leaves what it gives; run aside a few times before."""
+    """A CUDA graph of some work, and the tensors in which a replay leaves what it gives; run aside before."""
     aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml  # timm's own requirement
+import yaml  # type: ignore[import-untyped, unused-ignore]  # which timm needs too
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,7 +110,7 @@ class OurSteps:
         if not self._fixed:
             self.inputs, self.labels = self.batch()
         if self._compiled == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call, unused-ignore]
         return self.on(self.inputs, self.labels)
 
     def batch(self) -> tuple[Tensor, Tensor]:
