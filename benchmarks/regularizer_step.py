@@ -1,4 +1,4 @@
-"""What SAR adds to training: an epoch of the default digits trial with it and without, and a GPU's step of ViT-S/16.
+"""What SAR adds to training on a CPU: an epoch of the default digits trial with it and without.
 
 Run: python benchmarks/regularizer_step.py [--epochs 8] [--processes 5]
 
@@ -7,8 +7,7 @@ that is drawn anew every time: what else the machine does comes and goes more sl
 an epoch is as many steps as it has, each of the median time, and a validation, likewise.
 That is done in several processes, one after the other: where a process has its memory shifts a side by a percent for as
 long as it lives. "Off" has no regulariser at all, which is the least that another way of regularising could cost;
-"watched" is a control, whose maps are looked at in validation only. On a GPU (bf16, batch 256, SAR on all 12 blocks)
-the sides are steps, by turns, on the clock; without one those rows are left out.
+"watched" is a control, whose maps are looked at in validation only. A step on a GPU is a part of `gpu.py`.
 """
 
 import argparse
@@ -19,18 +18,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from digits import default_params, digits
-from harness import Timing, header, keep, table, time_pairs
+from harness import Timing, header, keep, table
 from torch import Tensor
 
 from pipeline.assembly import build_run
-from pipeline.models.build import ModelConfig, build_model
-from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.feed import Feed
 from pipeline.train.linear import by_onednn
 from pipeline.train.loop import score, seed_everything
@@ -47,7 +43,6 @@ SIDES: Mapping[str, Mapping[str, object]] = {
     "on, all 4 blocks": {"weight": 0.1, "layers": "all"},
 }
 WARM_UP = 2
-VIT_S = ModelConfig("vit_small_patch16_224", {}, "timm", 0.1)
 
 
 @dataclass
@@ -121,40 +116,6 @@ def in_processes(epochs: int, processes: int) -> list[dict[str, float]]:
     return [json.loads(each) for each in said]
 
 
-def measure_steps(
-    config: ModelConfig, *, batch: int, side: int, device: torch.device, repetitions: int = 30
-) -> dict[str, Timing]:
-    """A training step of one network with SAR on all blocks and without, eager and compiled, by turns."""
-    recipe = default_params(train__epochs=10, train__batch_size=batch, train__precision="bfloat16").train.config()
-    images = torch.randn(batch, 3, side, side, device=device)
-    labels = torch.randint(100, (batch,), device=device)
-
-    def stepping(weight: float, compiled: bool) -> Callable[[], object]:
-        model: Any = build_model(config, num_classes=100, image_size=(side, side), channels=3).to(device).train()
-        sar = {"spatial_entropy": SpatialEntropy(weight=weight, layers="all", schedule="constant", watch=False)}
-        objective = Objective(model, sar, planned_epochs=10)
-        optimizer = make_optimizer(model, recipe, beside=objective.trainable)
-        if compiled:
-            objective.step = torch.compile(objective.step, fullgraph=True)  # type: ignore[method-assign]
-
-        def step() -> None:
-            take_step(model, objective, optimizer, images, labels, epoch=9, config=recipe)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        return step
-
-    return time_pairs(
-        {
-            f"{'compiled' if compiled else 'eager'}, SAR {'on' if weight else 'off'}": stepping(weight, compiled)
-            for compiled in (False, True)
-            for weight in (0.0, 0.1)
-        },
-        repetitions=repetitions,
-        warm_up=5,
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=8, help="epochs of every side that count (default 8)")
@@ -178,17 +139,6 @@ def main() -> None:
     )
     print(table(["SAR", "an epoch", "more than off", "by process"], rows))
     kept: dict[str, object] = {"epoch_percent": {name: round(share, 2) for name, share in shares.items()}}
-    print("\n# SAR in a step of ViT-S/16, 224 pixels, bf16, batch 256\n")
-    if torch.cuda.is_available():
-        steps = measure_steps(VIT_S, batch=256, side=224, device=torch.device("cuda"))
-        by_step = []
-        for kind in ("eager", "compiled"):
-            on, off = steps[f"{kind}, SAR on"], steps[f"{kind}, SAR off"]
-            by_step.append((kind, off, on, f"{100 * (on.over(off) - 1):+.1f} %"))
-        print(table(["step", "off", "on all 12 blocks", "more"], by_step))
-        kept["step_percent"] = {row[0]: row[3] for row in by_step}
-    else:
-        print("skipped: needs a CUDA device, and torch sees none here")
     keep("regularizer_step", kept)
 
 

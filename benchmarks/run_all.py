@@ -19,6 +19,9 @@ BY_HAND = {
     "cluster_overhead": "starts several nodes, for many minutes; run it by itself",
 }
 
+WITHOUT_GPU = {"gpu": 2}
+"""The status by which a command that people run too says that there is no GPU."""
+
 
 def benchmarks() -> list[str]:
     """Names of the scripts, in alphabetical order."""
@@ -37,6 +40,8 @@ def run(name: str) -> tuple[str, str]:
             last = line.strip() or last
     if process.returncode == SKIPPED:
         return "skipped", last.removeprefix("skipped: ")
+    if process.returncode == WITHOUT_GPU.get(name):
+        return "skipped", "needs a CUDA device"
     return ("done", "") if process.returncode == 0 else ("FAILED", f"status {process.returncode}")
 
 

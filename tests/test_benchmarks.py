@@ -1,7 +1,5 @@
-"""The benchmarks end as they should where this machine cannot run them, and where little is installed."""
+"""The benchmarks: their other sides do the same work, and each is told, with what this machine cannot run and why."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import torch
 from copied import ROOT
 from entropy_released import SIDES
 from entropy_restated import clear_of_the_cut, nasty_maps, random_maps, slow
-from harness import SKIPPED
 from PIL import Image
 from search_quality import asha_of_the_paper
 from simulate import Table
@@ -86,51 +83,11 @@ def test_paused_trials_go_on_when_they_are_among_the_best_of_their_rung() -> Non
     everything = {tuple(asha_of_the_paper(1, 3)(table, seed, 1000)[-1]) for seed in range(20)}
     assert max(spent for spent, _ in everything) <= 9 * 1 + 5 * 2 + 3 * 5  # luck of the order promotes some in vain
 
-
-BARE = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("ray", "optuna", "mlflow", "dvc", "pydantic"):
-            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
-
-sys.meta_path.insert(0, Absent())
-sys.path[:0] = [sys.argv[1], sys.argv[2]]
-import runpy
-
-sys.argv = sys.argv[3:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def bare(*words: str) -> "subprocess.CompletedProcess[str]":
-    """The GPU's benchmark in a Python that lacks everything of the search."""
-    places = [str(ROOT), str(ROOT / "benchmarks")]
-    command = [sys.executable, "-c", BARE, *places, str(ROOT / "benchmarks" / "training_step.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_training_step_runs_where_nothing_of_the_search_is_installed() -> None:
-    small = ["--model", "vit_tiny_patch16_224", "--side", "32", "--batch", "4", "--steps", "1", "--repetitions", "1"]
-    ended = bare("--anywhere", "--eager", *small)
-    assert ended.returncode == 0, ended.stderr
-    rows = [line.split("|")[1].strip() for line in ended.stdout.splitlines() if line.startswith("|")]
-    assert rows == ["", "---", "SAR on, all blocks", "SAR off", "timm"]
-    assert "say nothing of a GPU" in ended.stdout
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so nothing is skipped")
-def test_training_step_is_skipped_with_the_reason_where_there_is_no_gpu() -> None:
-    ended = bare()
-    assert ended.returncode == SKIPPED
-    assert ended.stdout == "skipped: needs a CUDA device, and torch sees none here\n"
-
-
 SCRIPTS = {
     "fine": "print('| a table |')",
     "elsewhere": "from harness import skip; print('so far'); skip('needs the moon')",
     "broken": "raise SystemExit(3)",
+    "gpu": "raise SystemExit(2)",
 }
 
 
@@ -149,9 +106,10 @@ def test_all_benchmarks_are_told_with_what_was_skipped_and_why(
     assert run_all.main(list(asked)) == status
     said, errors = capfd.readouterr()
     if status == 2:
-        assert errors == "error: no benchmark moon; there are broken, elsewhere, fine\n"
+        assert errors == "error: no benchmark moon; there are broken, elsewhere, fine, gpu\n"
         return
     told = {"fine": "| fine | done |", "elsewhere": "| elsewhere | skipped |", "broken": "| broken | FAILED |"}
+    told["gpu"] = "| gpu | skipped |"
     for name in asked or told:
         assert told[name] in said
     if "elsewhere" in (asked or told):
@@ -160,6 +118,6 @@ def test_all_benchmarks_are_told_with_what_was_skipped_and_why(
 
 
 def test_every_script_of_the_folder_is_a_benchmark_or_known_to_be_none() -> None:
-    assert {"batches", "search_overhead", "training_step", "trial_cost"} <= set(run_all.benchmarks())
+    assert {"batches", "search_overhead", "gpu", "trial_cost"} <= set(run_all.benchmarks())
     for name in run_all.benchmarks():
         assert '__name__ == "__main__"' in (ROOT / "benchmarks" / f"{name}.py").read_text()

@@ -19,7 +19,7 @@ class Comparison:
     within: float
 
     def error(self) -> float:
-        """The largest difference as a share of what is allowed: 1 and more is wrong. Infinite for NaN, and for shapes."""
+        """The largest difference as a share of what is allowed: 1 or more is wrong. Infinite for NaN and shapes."""
         found, expected = self.found.detach().cpu().double(), self.expected.detach().cpu().double()
         if found.shape != expected.shape or not bool(expected.isfinite().all()) or not bool(found.isfinite().all()):
             return float("inf")

@@ -1,4 +1,4 @@
-"""A whole training step, images a second: without SAR, with it on the last block, on all; eager, compiled; timm's own."""
+"""A whole training step, images a second: without SAR, with it on the last block, on all; also compiled; timm's."""
 
 import time
 from collections.abc import Callable, Mapping

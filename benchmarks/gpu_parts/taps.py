@@ -1,4 +1,4 @@
-"""What reading rows costs beside a fused attention, forward and backward: a block of ViT-S/16, and the keys' traffic."""
+"""What reading rows costs beside a fused attention, forward and backward: a block of ViT-S/16, its keys' traffic."""
 
 from collections.abc import Callable, Mapping
 
