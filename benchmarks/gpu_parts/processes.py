@@ -53,7 +53,7 @@ class Fleet:
             gone = _end_group(process)
             with self._lock:
                 self._running.discard(process)
-        how, why = _told(status, limit_s, log.read_text(errors="replace"), gone)
+        how, why = how_it_ended(status, limit_s, log.read_text(errors="replace"), gone)
         return Ended(how, why, time.monotonic() - begun)
 
     def end(self) -> None:
@@ -64,7 +64,7 @@ class Fleet:
             _end_group(process)
 
 
-def _told(status: int | None, limit_s: float, said: str, gone: bool) -> tuple[str, str]:
+def how_it_ended(status: int | None, limit_s: float, said: str, gone: bool) -> tuple[str, str]:
     """How a process ended, and why, from its status and the end of what it said."""
     frames = re.findall(r'File "(.*)", line (\d+) in (\S+)', said[said.rfind("(most recent call first)") :])
     file, line, function = frames[0] if frames else ("", "", "")
