@@ -40,14 +40,15 @@ def cli() -> None:
 @cli.command()
 @click.option("--resume-anyway", is_flag=True, help="Go on with a search that other code or versions began.")
 @click.option("--new", is_flag=True, help="Begin a new search in place of one that other code or versions began.")
-def check(resume_anyway: bool, new: bool) -> None:
+@click.option("--no-measure", is_flag=True, help="Time no steps; what the search will take is not told then.")
+def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     """Validate params.yaml and the search space, print the plan and what it will take; start nothing."""
     from pipeline.ops.check import run_check
     from pipeline.workspace import find_workspace
 
     if resume_anyway and new:
         raise click.UsageError("--resume-anyway and --new are two answers to one question; give one.")
-    for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new):
+    for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure):
         click.echo(line)
 
 

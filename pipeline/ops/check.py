@@ -22,10 +22,12 @@ from pipeline.tune.runner import SearchTask
 from pipeline.workspace import Workspace
 
 
-def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = False) -> Iterator[str]:
+def run_check(
+    workspace: Workspace, *, resume_anyway: bool = False, new: bool = False, measured: bool = True
+) -> Iterator[str]:
     """Check everything, measure, and yield the plan in lines. Starts nothing.
 
-    resume_anyway, new: the user's answer where other code began the search.
+    resume_anyway, new: the user's answer where other code began the search. measured: False to measure nothing.
 
     Raises:
         UserError: the first thing that is wrong.
@@ -53,6 +55,10 @@ def run_check(workspace: Workspace, *, resume_anyway: bool = False, new: bool = 
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
     if plan.resources.address is not None:
         yield from check_cluster(plan, task)
+    if not measured:
+        check_limits(plan.params, gpus=plan.resources.gpus)
+        yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"
+        return
     yield from expectation(plan, History() if task is None else read_history(task.folder / LEDGER))
 
 
@@ -139,13 +145,13 @@ def measure(plan: Plan, work: Work, *, recent: bool = False) -> Estimate:
     return found
 
 
-def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
-    """Refuse a budget in which not even one trial can run.
+def check_limits(params: Params, *, gpus: float) -> None:
+    """Refuse a budget that can never bind.
 
     Raises:
-        UserError: such a budget, or one that can never bind.
+        UserError: it is of GPUs that no trial uses, or of a cost without a price.
     """
-    budget, epochs = params.search.budget, params.train.epochs
+    budget = params.search.budget
     for name in ("gpu_hours", "cost"):
         if getattr(budget, name) is not None and not gpus:
             raise UserError(
@@ -154,6 +160,16 @@ def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
             )
     if budget.cost is not None and not budget.price_per_gpu_hour:
         raise UserError("params.yaml: search.budget.cost: needs search.budget.price_per_gpu_hour.")
+
+
+def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
+    """Refuse a budget in which not even one trial can run.
+
+    Raises:
+        UserError: such a budget, or one that can never bind.
+    """
+    budget, epochs = params.search.budget, params.train.epochs
+    check_limits(params, gpus=gpus)
     hours = epochs * estimate.epoch[0] / 3600
     needed = {"hours": hours, "gpu_hours": hours * gpus, "cost": hours * gpus * budget.price_per_gpu_hour}
     for name, least in needed.items():

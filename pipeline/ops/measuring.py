@@ -8,7 +8,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.config import Params
 from pipeline.data.splits import Ids, Split, read_split
 from pipeline.data.store import Prepared, open_prepared
 from pipeline.errors import UserError
+from pipeline.ops.pacing import FEW, Pace
 from pipeline.ops.plan import Plan
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.train.average import make_average
@@ -49,7 +50,8 @@ class StepCost:
     seconds_per_step: (low, high), of the cheapest and of the dearest setting measured, a step being one of
     `train.batch_size` images. seconds_per_val_image: of scoring, the mean of the settings. memory_bytes: most that a
     setting's step held on the GPU, with the images of train and val that lie there; None on a CPU. checkpoint_bytes:
-    of one checkpoint on disk, optimizer included. seconds_per_checkpoint: of writing it once.
+    of one checkpoint on disk, optimizer included. seconds_per_checkpoint: of writing it once. estimated: in words, what
+    was measured of less than a trial does; empty if nothing was.
     """
 
     seconds_per_step: tuple[float, float]
@@ -57,24 +59,30 @@ class StepCost:
     memory_bytes: int | None
     checkpoint_bytes: int
     seconds_per_checkpoint: float = 0.0
+    estimated: str = ""
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """What one setting's measurement found. epoch: seconds of training on every training image."""
+    """What one setting's measurement found. epoch: seconds of training on every training image. step, batch: images of a
+    step that was timed, and of one of a trial.
+    """
 
     epoch: float
     val_image: float
     memory: int | None
     checkpoint: int
     writing: float
+    step: int
+    batch: int
 
 
 def measure_steps(plan: Plan) -> StepCost:
     """Time and weigh a few training steps, validation batches and a checkpoint, as a trial of the plan would make them.
 
     The images are those of data/prepared, or, while that does not fit the plan, noise of the same shape. Threads and
-    random streams of this process are as before when it returns. Takes about 3 s for a small network.
+    random streams of this process are as before when it returns. Takes about 3 s for a small network; of a large one
+    less is measured, so that it ends after about `pacing.MOST_S`.
 
     Raises:
         UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network
@@ -82,12 +90,16 @@ def measure_steps(plan: Plan) -> StepCost:
     """
     settings = probe_settings(plan.space)
     probes: list[_Probe] = []
+    left_out = 0
     device = torch.device(plan.device)
-    with _as_a_trial(plan.resources.cpus, device):
-        for values in settings:
-            params = plan.params.with_values(values, where=plan.space.file)
+    with _as_a_trial(plan.resources.cpus, device), Pace(_operations(plan, device), len(settings)) as pace:
+        for index in pace.order():
+            params = plan.params.with_values(settings[index], where=plan.space.file)
+            if not pace.begin(enough=bool(probes)):
+                left_out += 1
+                continue
             try:
-                probe = _measure(plan, params, device, seconds=BUDGET_S / len(settings))
+                probe = _measure(plan, params, device, pace, seconds=BUDGET_S / len(settings), weigh=not probes)
             except (RuntimeError, MemoryError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -104,7 +116,22 @@ def measure_steps(plan: Plan) -> StepCost:
         max(memory, default=None),
         max(probe.checkpoint for probe in probes),
         max(probe.writing for probe in probes),
+        _estimated(probes, left_out),
     )
+
+
+def _operations(plan: Plan, device: torch.device) -> float | None:
+    """About how many a step is, forward and backward; None on a GPU, where whole steps are weighed, and soon over."""
+    size = min(plan.params.train.batch_size, role_sizes(plan)[0])
+    return 6.0 * plan.weights * plan.grid[0] * plan.grid[1] * size if device.type == "cpu" else None
+
+
+def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
+    """In words, what was measured of less than a trial does. left_out: settings."""
+    parts = [f"steps of {probe.step} images for {probe.batch}" for probe in probes if probe.step < probe.batch][:1]
+    if left_out:
+        parts.append(f"{len(probes)} of {len(probes) + left_out} settings")
+    return " and ".join(parts)
 
 
 def probe_settings(space: SearchSpace) -> list[Mapping[str, Any]]:
@@ -136,11 +163,17 @@ def steps_per_epoch(plan: Plan) -> int:
     return -(-role_sizes(plan)[0] // plan.params.train.batch_size)
 
 
-def _measure(plan: Plan, params: Params, device: torch.device, *, seconds: float) -> _Probe | None:
-    """Measure one setting for about so many seconds; None if the network cannot be built with it."""
+def _measure(
+    plan: Plan, params: Params, device: torch.device, pace: Pace, *, seconds: float, weigh: bool
+) -> _Probe | None:
+    """Measure one setting for about so many seconds; None if the network cannot be built with it.
+
+    weigh: its checkpoint too, also in a hurry.
+    """
     images, val_images = role_sizes(plan)
-    size = min(params.train.batch_size, images)
-    data = _sample(plan, size, min(val_images, SCORED_IMAGES), device)
+    batch = min(params.train.batch_size, images)
+    size = pace.images(batch, params.train.accumulate)
+    data = _sample(plan, size, min(val_images, FEW if pace.hurried else SCORED_IMAGES), device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     config = params.train.config()
@@ -165,29 +198,38 @@ def _measure(plan: Plan, params: Params, device: torch.device, *, seconds: float
     with objective, checkpointed(run.model, config.grad_checkpointing), by_onednn(run.model):
         drawn, taken_so_far = _endless(feed), itertools.count(1)
         run.model.train()
-        step()  # the first also allocates, and fills the optimizer's state
-        score(run.model, objective, val, config)  # and what is compiled when it is first called may be so here
-        run.model.train()
-        taken = _timed(step, device, seconds * 0.7, most=40)
-        scored = _timed(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
+        first = _timed(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
+        pace.took(first)
+        if pace.hurried:
+            enough = first > pace.share() / 3
+            taken = first if enough else _timed(step, device, first, least=1, most=3)
+            val = _sample(plan, size, min(val_images, FEW), device).batches("val")
+            scored = _timed(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
+        else:
+            score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
+            run.model.train()
+            taken = _timed(step, device, seconds * 0.7, most=40)
+            scored = _timed(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
     memory = None
     if device.type == "cuda":
         # The sample's images are on the device by now; a trial has those of its whole roles there.
         absent = images + val_images - size - len(val)
         memory = torch.cuda.max_memory_allocated(device) + absent * int(data.prepared.images[0].nbytes)
+    if pace.hurried and not weigh:
+        return _Probe(taken * -(-images // size), scored / len(val), memory, 0, 0.0, size, batch)
     started = time.perf_counter()
     state = {"epoch": 1, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
     if average is not None:
         state["model"] = run.model.state_dict()
     written = _checkpoint_bytes(run, state)
     writing = time.perf_counter() - started
-    return _Probe(taken * -(-images // size), scored / len(val), memory, written, writing)
+    return _Probe(taken * -(-images // size), scored / len(val), memory, written, writing, size, batch)
 
 
-def _timed(work: Any, device: torch.device, seconds: float, *, most: int) -> float:
-    """Median seconds of a call, over as many calls as fit into `seconds`: two at least, `most` at most."""
+def _timed(work: Any, device: torch.device, seconds: float, *, most: int, least: int = 2) -> float:
+    """Median seconds of a call, over as many calls as fit into `seconds`: `least` and `most` bound them."""
     times: list[float] = []
-    while len(times) < 2 or (len(times) < most and sum(times) < seconds):
+    while len(times) < least or (len(times) < most and sum(times) < seconds):
         started = time.perf_counter()
         work()
         if device.type == "cuda":

@@ -53,7 +53,8 @@ class Estimate:
     """What is expected, each as (low, high). seconds: of the whole search. epoch: seconds of one epoch of one run.
 
     gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
-    Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told.
+    Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told. estimated:
+    as of `StepCost`.
     """
 
     seconds: Range
@@ -61,6 +62,7 @@ class Estimate:
     gpu_hours: Range | None
     cost: Range | None
     retraining: Range | None = None
+    estimated: str = ""
 
     def describe(self) -> list[str]:
         """Lines for a person, such as the plan's."""
@@ -68,6 +70,8 @@ class Estimate:
         lines = [f"{'expected':<10}{_duration(self.seconds)} for the search ({epoch} s an epoch measured just now)"]
         more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
         more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
+        if self.estimated:
+            lines.append(f"{' ' * 10}an estimate, so that measuring ended: {self.estimated}, scaled up")
         lines += [" " * 10 + ", ".join(more)] if more else []
         return lines + ([f"{' ' * 10}{_duration(self.retraining)} for retraining"] if self.retraining else [])
 
@@ -86,7 +90,8 @@ def preflight(
     cost = step_cost(plan, recent=recent)
     check_memory(cost, plan)
     check_disk(cost, plan, kept_checkpoints)
-    return replace(estimate(plan, cost, work, price=price), retraining=retraining_seconds(plan, cost))
+    found = estimate(plan, cost, work, price=price)
+    return replace(found, retraining=retraining_seconds(plan, cost), estimated=cost.estimated)
 
 
 def estimate(plan: Plan, cost: StepCost, work: Work, *, price: float | None = None) -> Estimate:

@@ -111,6 +111,16 @@ controls:
     assert "    4 trials and 1 control (baseline)" in make_plan(workspace).describe()
 
 
+def test_check_that_is_not_to_measure_says_so_and_still_refuses_what_it_can(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_measure", lambda *_, **__: pytest.fail("measured"))
+    assert told(workspace, measured=False).splitlines()[-1].startswith("expected  not measured (--no-measure)")
+    set_parameters(workspace.params, {"search.budget.gpu_hours": 1.0})
+    with pytest.raises(UserError, match="trials use no GPU here"):
+        told(workspace, measured=False)
+
+
 def test_before_anything_is_prepared_the_plan_alone_is_told(workspace: Workspace) -> None:
     shutil.rmtree(workspace.prepared)
     said = told(workspace, new=True)

@@ -1,0 +1,83 @@
+"""How long measuring may take: about 20 s in all, also where a single step of the network takes as long.
+
+Of a network that is large for a CPU, steps of a few images are timed in place of whole batches, fewer images are
+scored, and settings are left out when the time is over; all of it is scaled up, and the plan calls it an estimate.
+"""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.status import Status
+
+MOST_S = 20.0
+"""Seconds that measuring takes in all, but for what cannot be divided: a network built, a step of a few images."""
+LARGE = 5e10
+"""Operations of a step, above which it is not tried whole: about what a core does in a second or two."""
+FEW = 2
+"""Images of a step of a large network; fewer cannot be mixed."""
+
+
+class Pace:
+    """The time that measuring has. Use as a context manager around it; on a terminal it says what is being measured.
+
+    operations: of a step; None where steps are to stay whole. settings: how many there are to measure.
+    """
+
+    def __init__(
+        self,
+        operations: float | None,
+        settings: int,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._whole, self.hurried = operations is None, (operations or 0.0) > LARGE
+        self._settings, self._clock, self._began = settings, clock, clock()
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._status = Status("", console=self._console)
+        self._measured = 0
+
+    def order(self) -> list[int]:
+        """Settings by the order in which they are measured: in a hurry, those that enclose the others come first."""
+        everything = list(range(self._settings))
+        return [0, *everything[:0:-1]] if self.hurried else everything
+
+    def begin(self, *, enough: bool) -> bool:
+        """Whether another setting may be measured. enough: one has been, without which nothing can be told."""
+        left = MOST_S - (self._clock() - self._began)
+        if enough and left <= 0:
+            return False
+        self._measured += 1
+        few = ", a few images at a time" if self.hurried else ""
+        self._status.update(
+            f"measuring what training takes: setting {self._measured} of {self._settings}{few}; "
+            f"{max(left, 1):.0f} s at most (--no-measure leaves it out)"
+        )
+        return True
+
+    def share(self) -> float:
+        """Seconds that the setting being measured may take."""
+        left = MOST_S - (self._clock() - self._began)
+        return max(0.0, left) / (self._settings - self._measured + 1)
+
+    def took(self, seconds: float) -> None:
+        """Hurry from now on if the first step of a setting took more than half of its share."""
+        self.hurried |= not self._whole and seconds > self.share() / 2
+
+    def images(self, batch: int, pieces: int) -> int:
+        """Images of a step, of a batch that is run in so many pieces."""
+        return min(batch, max(FEW, pieces)) if self.hurried else batch
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._status.stop()
