@@ -6,8 +6,11 @@ messages to a few lines all the same.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
 
 
 class UserError(Exception):
@@ -27,6 +30,19 @@ def shown(value: Any, longest: int = 80) -> str:
     text = repr(value[:longest]) if isinstance(value, str) else _rendered(value, longest)
     # The inner rendering stops at about the right place; a text that was cut has lost its closing quote with its end.
     return cut(text, longest)
+
+
+def comma_words(value: Any) -> str:
+    """What to say beside a value that was given, if it is a number with a decimal comma; else nothing."""
+    if not isinstance(value, str) or not _COMMA.fullmatch(value.strip()):
+        return ""
+    return f" (a decimal comma; write {cut(value.strip().replace(',', '.'), 40)}, with a point)"
+
+
+def stray_words(key: Any) -> str:
+    """What to say beside an unknown key, if it is what follows a decimal comma within braces; else nothing."""
+    whole = isinstance(key, int) and not isinstance(key, bool)
+    return " (within { } a comma ends a value; write a decimal point, as in 0.01)" if whole else ""
 
 
 def cut(text: str, longest: int) -> str:

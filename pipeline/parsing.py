@@ -13,7 +13,7 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from pipeline.errors import UserError, named, shown
+from pipeline.errors import UserError, named, shown, stray_words
 from pipeline.written import NotText, decode_text
 
 DIGITS = 250
@@ -92,5 +92,7 @@ class _Constructor(SafeConstructor):
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
         # ruamel's prints both values in full, however long they are.
         if key in mapping:
-            raise ConstructorError(None, None, f'found duplicate key "{named(str(key))}"', key_node.start_mark)
+            raise ConstructorError(
+                None, None, f'found duplicate key "{named(str(key))}"{stray_words(key)}', key_node.start_mark
+            )
         return True

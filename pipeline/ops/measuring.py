@@ -64,8 +64,8 @@ class StepCost:
 
 @dataclass(frozen=True)
 class _Probe:
-    """What one setting's measurement found. epoch: seconds of training on every training image. step, batch: images of a
-    step that was timed, and of one of a trial.
+    """What one setting's measurement found. epoch: seconds of training on every training image. step: images of a step
+    that was timed, batch: of one of a trial.
     """
 
     epoch: float

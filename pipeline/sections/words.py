@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pipeline.errors import named, shown
+from pipeline.errors import comma_words, named, shown, stray_words
 
 
 def unknown(path: str, known: list[str]) -> str:
@@ -59,12 +59,13 @@ def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) ->
     if kind == "extra_forbidden":
         return unknown(path, list(known))
     if kind == "invalid_key" and path not in known:
-        return unknown(".".join([*(str(part) for part in problem["loc"][:-1]), shown(given)]), list(known))
+        whole = ".".join([*(str(part) for part in problem["loc"][:-1]), shown(given)])
+        return unknown(whole, list(known)) + stray_words(given)
     if not path:
         return f"a mapping of sections is needed, given {shown(given)}"
     field = known.get(path)
     allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
-    return f"{path}: given {shown(given)}; allowed: {allowed}"
+    return f"{path}: given {shown(given)}{comma_words(given)}; allowed: {allowed}"
 
 
 def dotted(location: tuple[int | str, ...], known: Collection[str]) -> str:

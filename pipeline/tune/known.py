@@ -13,11 +13,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Params
-from pipeline.errors import UserError, named, shown, told
-from pipeline.parsing import parse_yaml
+from pipeline.errors import UserError, comma_words, named, shown, told
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, goals_of
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.written import read_value
 from pipeline.written import decode_text, parse_table
 
 Known = Mapping[str, Any]
@@ -82,11 +82,11 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
         row = {name: table.figure(cell) for name, cell in cells.items()}
         if row.get("role", "trial") != "trial" or row.get("state", COMPLETE) != COMPLETE:
             continue
-        values = {path: _cell(row[path], spec) for path, spec in space.dimensions.items()}
+        values = {path: read_value(row[path], spec) for path, spec in space.dimensions.items()}
         problems += [f"{where}: line {number}: {problem}" for problem in space.outside(values)]
         metric = partial(_figure, row)
         problems += [
-            f"{where}: line {number}: {name}: given {shown(row[name])}; needed: a number"
+            f"{where}: line {number}: {name}: given {shown(row[name])}{comma_words(row[name])}; needed: a number"
             for name in goals.objectives
             if not math.isfinite(metric(name))
         ]
@@ -180,14 +180,3 @@ def _inside(found: Sequence[Known], space: SearchSpace, where: str) -> list[Know
         raise UserError(f"{where}: no trial of it has ended; there is nothing to learn from.")
     why = space.outside(found[0]["values"])[0]
     raise UserError(f"{where}: none of its {len(found)} trials lies within {space.file}: {why}")
-
-
-def _cell(text: str | None, spec: Mapping[str, Any]) -> Any:
-    """A cell's value: the choice that is written so, or a number."""
-    if "choices" in spec:
-        return next((choice for choice in spec["choices"] if str(choice) == text), text)
-    try:
-        value = parse_yaml(text or "", "")
-    except UserError:
-        return text
-    return float(value) if spec["type"] == "float" and isinstance(value, int) and not isinstance(value, bool) else value

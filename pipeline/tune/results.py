@@ -30,6 +30,7 @@ from pipeline.tune.goals import Goals, goals_of, is_result
 from pipeline.tune.ledger import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
 from pipeline.tune.summary import summarise
+from pipeline.tune.written import written
 
 DECIDING = (
     *("base.seed", "model.", "train.", "regularizer."),
@@ -82,21 +83,28 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     controls = {name: dict(values) for name, values in task.space.controls.items()}
     if tuned is not None:
         controls[task.params.retrain.control] = dict(tuned.trial.values)
-    with (folder / "best.yaml").open("w", encoding="utf-8") as file:
-        content = {
-            "fingerprint": task.fingerprint,
-            "trial": best.trial.id,
-            "best": dict(best.trial.values),
-            "controls": controls,
-            "against": summary["against"],
-            "parameters": json.loads(json.dumps(deciding_parameters(task.params))),
-        }
-        if "weights" in task.header:
-            content["weights"] = task.header["weights"]
-        yaml = YAML(typ="safe", pure=True)
-        yaml.default_flow_style = False
-        yaml.dump(content, file)
+    content = {
+        "fingerprint": task.fingerprint,
+        "trial": best.trial.id,
+        "best": dict(best.trial.values),
+        "controls": controls,
+        "against": summary["against"],
+        "parameters": json.loads(json.dumps(deciding_parameters(task.params))),
+    }
+    if "weights" in task.header:
+        content["weights"] = task.header["weights"]
+    write_best(folder, content)
     return best.trial, summary
+
+
+def write_best(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write best.yaml; `pipeline.ops.results.read_best` reads it."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    # Unescaped, these end a line, and come back as a space.
+    yaml.allow_unicode = not any(mark in json.dumps(content, ensure_ascii=False) for mark in "\x85\u2028\u2029")
+    with (folder / "best.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(dict(content), file)
 
 
 def deciding_parameters(params: Params) -> dict[str, Any]:
@@ -121,7 +129,7 @@ def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
 
 def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     metrics = trial.epochs[trial.last_epoch] if trial.epochs else {}
-    settings = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
+    settings = _settings(trial, task)
     goals = goals_of(task.params)
     return {
         "trial": trial.id,
@@ -156,10 +164,16 @@ def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> 
             "keeps_constraints": str(trial.id in sound if trial.study else goals.keeps(trial)).lower(),
             "front": str(trial.id in front).lower(),
             "chosen": str(trial.id == best.id).lower(),
-            **({path: task.params.value(path) for path in task.space.dimensions} | trial.values),
+            **_settings(trial, task),
         }
         for trial in [*tried, *(record for record in outcome.trials if record.control and record.epochs)]
     ]
+
+
+def _settings(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
+    """What a run trained with, as cells."""
+    values = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
+    return {path: written(value, task.space.dimensions.get(path)) for path, value in values.items()}
 
 
 def _broken(trial: TrialRecord, goals: Goals) -> list[str]:
@@ -200,9 +214,5 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+            writer.writerow({name: written(value) for name, value in row.items()})
     os.replace(partial, path)
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

@@ -22,7 +22,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.config import Params, parameters, unknown_parameter
-from pipeline.errors import UserError, named, shown, told
+from pipeline.errors import UserError, comma_words, named, shown, stray_words, told
 from pipeline.parsing import read_yaml
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
@@ -99,7 +99,8 @@ class SearchSpace:
         ]
         for path, distribution in self.distributions().items():
             if path in values and not _holds(distribution, _label(values[path])):
-                problems.append(f"{path}: given {shown(values[path])}; {self.file} allows {_allowed(distribution)}")
+                given = f"{shown(values[path])}{comma_words(values[path])}"
+                problems.append(f"{path}: given {given}; {self.file} allows {_allowed(distribution)}")
         return problems
 
     def recipe(self) -> "SearchSpace":
@@ -156,7 +157,7 @@ def _dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
         return [f"given {shown(dimension)}; needed: a mapping with type: one of {', '.join(KEYS)}"]
     kind = dimension["type"]
     problems = [
-        f"unknown key {shown(key)} of a {kind} dimension; known: {', '.join(sorted(KEYS[kind]))}"
+        f"unknown key {shown(key)} of a {kind} dimension{stray_words(key)}; known: {', '.join(sorted(KEYS[kind]))}"
         for key in dimension
         if key not in KEYS[kind] | {"type"}
     ]
@@ -167,7 +168,8 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
     number = (int,) if dimension["type"] == "int" else (int, float)
     for key in ("low", "high"):
         if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
-            return [f"{key}: given {shown(dimension.get(key))}; needed: a {'whole ' * (number == (int,))}number"]
+            given = f"{shown(dimension.get(key))}{comma_words(dimension.get(key))}"
+            return [f"{key}: given {given}; needed: a {'whole ' * (number == (int,))}number"]
     low, high, step = dimension["low"], dimension["high"], dimension.get("step")
     if not low < high:
         return [f"low {low} must be below high {high}"]
@@ -182,7 +184,7 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
         fits = fits and (high - low) / step <= MOST_STEPS
         if log or not fits:
             allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
-            return [f"step: given {shown(step)}; allowed: {allowed}"]
+            return [f"step: given {shown(step)}{comma_words(step)}; allowed: {allowed}"]
         rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
         if rest:  # Optuna would lower `high` by itself, and only warn
             last = float(Fraction(str(high)) - rest)

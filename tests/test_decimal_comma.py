@@ -1,0 +1,76 @@
+"""Claims about numbers with a decimal comma: wherever one is written, it is told as what it is, with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Params, load_params
+from pipeline.errors import UserError, comma_words
+from pipeline.ops.single import parse_settings
+from pipeline.tune.known import check_points
+from pipeline.tune.space import load_space
+
+WRITE = "(a decimal comma; write 0.01, with a point)"
+BRACES = "(within { } a comma ends a value; write a decimal point, as in 0.01)"
+
+
+def of_params(tmp_path: Path, text: str) -> str:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_params(tmp_path / "params.yaml")
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("path", ["train.lr", "split.val_fraction", "train.clip_grad", "search.budget.hours"])
+def test_in_params(tmp_path: Path, path: str) -> None:
+    *sections, name = path.split(".")
+    lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    said = of_params(tmp_path, "\n".join([*lines, f"{'  ' * len(sections)}{name}: 0,01"]))
+    assert said.startswith(f"params.yaml: {path}: given '0,01' {WRITE}; allowed: ")
+
+
+def test_in_braces_of_params(tmp_path: Path) -> None:
+    said = of_params(tmp_path, "search: {budget: {hours: 0,5}}")
+    assert "search.budget.5" in said
+    assert BRACES in said
+
+
+def test_in_settings_by_hand() -> None:
+    with pytest.raises(UserError) as refused:
+        Params().with_values(parse_settings(["train.lr=0,01"]), where="--set")
+    assert str(refused.value).startswith(f"--set: train.lr: given '0,01' {WRITE}")
+
+
+def refusal(tmp_path: Path, dimension: str) -> str:
+    (tmp_path / "space.yaml").write_text(f"parameters:\n  train.lr: {dimension}\ncontrols:\n  baseline: {{}}\n")
+    with pytest.raises(UserError) as refused:
+        load_space(tmp_path / "space.yaml", Params(), shown_as="space.yaml")
+    return str(refused.value)
+
+
+def test_in_a_space(tmp_path: Path) -> None:
+    for key, others in (("low", "high: 1"), ("high", "low: 0.001"), ("step", "low: 0.001\n    high: 1")):
+        said = refusal(tmp_path, f"\n    type: float\n    {key}: 0,01\n    {others}")
+        assert said.startswith(f"space.yaml: train.lr: {key}: given '0,01' {WRITE}")
+    said = refusal(tmp_path, "{type: float, low: 0,01, high: 0,1, log: true}")
+    assert said.endswith(f'line 2: not valid YAML: found duplicate key "1" {BRACES}')
+    said = refusal(tmp_path, "{type: float, low: 0,01, high: 1, log: true}")
+    assert f"train.lr: unknown key 1 of a float dimension {BRACES}; known: high, log, low, step" in said
+    said = refusal(tmp_path, "\n    type: categorical\n    choices:\n    - 0,01\n    - 0.1")
+    assert f"train.lr: given '0,01' {WRITE}" in said
+
+
+def test_in_points(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "parameters:\n  train.lr: {type: float, low: 0.001, high: 1.0}\ncontrols:\n  baseline: {}\n"
+    )
+    space = load_space(tmp_path / "space.yaml", Params(), shown_as="space.yaml")
+    with pytest.raises(UserError) as refused:
+        check_points(Params().with_values({"search.points": {"mine": {"train.lr": "0,01"}}}, where=""), space)
+    assert str(refused.value).startswith(f"params.yaml: search.points.mine: train.lr: given '0,01' {WRITE}")
+
+
+def test_what_is_no_number_is_not_taken_for_one() -> None:
+    assert comma_words("-1,5e-3") == " (a decimal comma; write -1.5e-3, with a point)"
+    for other in ("a,b", "1,2,3", ",5", "0.01", 5, None, ["0,01"], "1, 2"):
+        assert not comma_words(other)
