@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.results import read_best
-from pipeline.parsing import parse_yaml
 from pipeline.tune.known import known_in
 from pipeline.tune.ledger import METHOD, Ledger, TrialRecord, read_history
 from pipeline.tune.results import _write_csv, write_best
@@ -92,7 +91,6 @@ def test_settings_come_back_from_best_yaml_and_from_the_ledger(
     best = read_best(folder)
     assert same(best.best, values)
     assert same(best.controls, {"baseline": values})
-    assert same(parse_yaml(json.dumps(values, ensure_ascii=False), "--set"), values)
     ledger = folder / "ledger.jsonl"
     ledger.unlink(missing_ok=True)
     with Ledger(ledger, {}) as opened:
