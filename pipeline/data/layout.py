@@ -8,7 +8,6 @@
 One folder around all of this, as archives often have, is looked through.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.listing import Listing, shown
+from pipeline.data.names import Names, class_key, composed, key_of, spelled_twice
 from pipeline.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -52,19 +52,27 @@ def arrange(listing: Listing, root: str) -> Layout:
     base = ""
     while len(tops := tree.folders(base)) == 1 and tree.folders(tops[0]):
         base = tops[0]
-    masks = f"{base}/masks" if base else "masks"
-    has_masks = masks in tops and bool(tree.folders(masks)) and not tree.files(masks)
+    masks = next((top for top in tops if _plain(top) == "masks"), "")
+    has_masks = bool(masks) and bool(tree.folders(masks)) and not tree.files(masks)
     tops = [top for top in tops if not (has_masks and top == masks)]
-    boxes = next((name for name in tree.files(base) if _last(name) == BOXES), "")
+    boxes = next((name for name in tree.files(base) if _plain(name) == BOXES), "")
     if boxes and has_masks:
         raise UserError(f"{root}: has {shown(boxes)} and {shown(masks)}/: one of them must say where the objects are.")
     _check_tops(tree, base, tops, root)
+    _check_spellings(tops, root)
     roles = _roles(tree, tops, root)
     folders = [(is_test, folder) for is_test, found in roles for folder in found]
     _check_class_folders(tree, [folder for _, folder in folders], root)
-    rows = sorted((is_test, _class_name(folder), name) for is_test, folder in folders for name in tree.files(folder))
+    for _, found in roles:
+        _check_spellings(found, root)
+    # The roles' folders of one class may be spelled in two ways.
+    spelled: dict[str, str] = {}
+    for _, folder in folders:
+        spelled.setdefault(class_key(_class_name(folder)), _class_name(folder))
+    class_of = {folder: spelled[class_key(_class_name(folder))] for _, folder in folders}
+    rows = sorted((is_test, class_of[folder], name) for is_test, folder in folders for name in tree.files(folder))
     # A class folder without a picture is a class all the same, and is told as one with none.
-    classes = tuple(sorted({_class_name(folder) for _, folder in folders}))
+    classes = tuple(sorted(set(class_of.values())))
     own_test = len(roles) > 1
     _check_counts(classes, rows, own_test, root)
     label = {name: index for index, name in enumerate(classes)}
@@ -106,7 +114,12 @@ def _last(path: str) -> str:
 
 
 def _class_name(folder: str) -> str:
-    return unicodedata.normalize("NFC", shown(_last(folder)))
+    return composed(shown(_last(folder)))
+
+
+def _plain(path: str) -> str:
+    """The name of a folder or file that this module knows by its name."""
+    return key_of(_last(path))
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:
@@ -126,7 +139,7 @@ def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
 
 def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str]]]:
     """Class folders by role, each with whether its pictures are test pictures."""
-    by_name = {_last(top): top for top in tops}
+    by_name = {_plain(top): top for top in tops}
     if "train" in by_name and tree.folders(by_name["train"]):
         others = [name for name in by_name if name not in ("train", "test")]
         if any(name in VALIDATION_NAMES for name in others):
@@ -153,6 +166,17 @@ def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
             )
 
 
+def _check_spellings(folders: list[str], root: str) -> None:
+    """Refuse class folders side by side whose names are one to a person."""
+    if doubled := spelled_twice(shown(_last(folder)) for folder in folders):
+        some = "; ".join(" and ".join(repr(name) for name in group) for group in doubled[:3])
+        raise UserError(
+            f"{root}: class folders whose names are one name but for letter case, an accent that is written in another "
+            f"way, or spaces and dots at the end: {some}. Put the pictures of each such class into one folder, or give "
+            "the folders names that differ."
+        )
+
+
 def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], own_test: bool, root: str) -> None:
     if len(classes) < 2:
         raise UserError(f"{root}: has one class only ({_some(classes)}). There must be two or more to tell apart.")
@@ -173,18 +197,23 @@ def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root:
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name[start:].rpartition(".")[0] or name[start:], []).append(row)
+    stems = Names(rows)
     found: dict[str, int] = {}
+    masked: set[int] = set()
     lost = []
     for mask in tree.files_below(masks):
         stem, _, suffix = mask[len(masks) + 1 :].rpartition(".")
-        owners = rows.get(stem, [])
+        owners = rows.get(stems.find(stem) or "", [])
         if suffix.lower() != "png" or not owners:
             lost.append(mask)
         elif len(owners) > 1:
             both = _some(names[row] for row in owners)
             raise UserError(f"{root}: {shown(mask)}: belongs to more than one picture ({both}); rename one of them.")
+        elif owners[0] in masked:
+            raise UserError(f"{root}: {shown(mask)}: another mask of {shown(names[owners[0]])}; take one of them out.")
         else:
             found[mask] = owners[0]
+            masked.add(owners[0])
     if lost:
         raise UserError(
             f"{root}: masks that belong to no picture: {len(lost):,} ({_some(lost, 3)}). A mask is "

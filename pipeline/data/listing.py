@@ -14,11 +14,12 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from pipeline.data.leavings import is_leaving, kinds_of
 from pipeline.errors import UserError
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
@@ -26,6 +27,8 @@ MAX_FILE_BYTES = 256 * 2**20
 """Of one file in an archive, which is held in memory; no photograph comes near."""
 MAX_EXPANSION, FREE_EXPANSION = 200, 256 * 2**20
 """An archive may hold so many times its own size, plus so many bytes; pictures hardly compress at all."""
+UTF8_NAME = 0x800
+"""The flag of a zip's member whose name is UTF-8."""
 MAX_DEPTH = 8
 """Levels of folders that are looked into: links between folders may go round in circles."""
 
@@ -35,12 +38,13 @@ class Listing:
     """Names in a root, with `/` between the parts, hidden files and the leavings of desktops left out.
 
     files: name and size in bytes, in the order in which they are read. folders: names, also of empty ones. identity: a
-    hash that changes when a name, a size or a time of change does.
+    hash that changes when a name, a size or a time of change does. leavings: what was left out, by kind: how many.
     """
 
     files: tuple[tuple[str, int], ...]
     folders: tuple[str, ...]
     identity: str
+    leavings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,10 @@ def read_files(root: Path, wanted: Container[str]) -> Iterator[tuple[str, Payloa
             yield member.name, member.read()
 
 
-def _is_ignored(parts: tuple[str, ...]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or (
-        parts[-1].lower() in ("thumbs.db", "desktop.ini")
-    )
-
-
 def _list_folder(root: Path) -> Listing:
     files: list[tuple[str, int]] = []
     folders: list[str] = []
+    left: list[str] = []
     digest = hashlib.sha256(os.fsencode(root))
     todo = [""]
     while todo:
@@ -110,7 +109,8 @@ def _list_folder(root: Path) -> Listing:
         below = []
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if _is_ignored((entry.name,)):
+            if is_leaving(entry.name):
+                left.append(shown(entry.name))
                 continue
             if entry.is_dir():
                 below.append(name)
@@ -121,7 +121,7 @@ def _list_folder(root: Path) -> Listing:
             digest.update(repr((name, there and (there.st_size, there.st_mtime_ns))).encode())
         folders += below
         todo += reversed(below)
-    return Listing(tuple(files), tuple(folders), digest.hexdigest())
+    return Listing(tuple(files), tuple(folders), digest.hexdigest(), kinds_of(left))
 
 
 def _archive_identity(root: Path) -> str:
@@ -138,9 +138,11 @@ def _archive_identity(root: Path) -> str:
 def _list_archive(root: Path, identity: str, kept: Path | None) -> Listing:
     files: dict[str, int] = {}
     folders: dict[str, None] = {}
+    left: dict[str, str] = {}
     for member in _members(root):
         parts = tuple(member.name.split("/"))
-        if _is_ignored(parts):
+        if (place := next((place for place, part in enumerate(parts) if is_leaving(part)), None)) is not None:
+            left["/".join(parts[: place + 1])] = shown(parts[place])
             continue
         last = len(parts) + member.is_folder
         folders |= dict.fromkeys("/".join(parts[:end]) for end in range(1, last))
@@ -148,12 +150,13 @@ def _list_archive(root: Path, identity: str, kept: Path | None) -> Listing:
             if member.name in files:
                 raise UserError(f"{shown(str(root))}: holds {shown(member.name)} twice. Make the archive again.")
             files[member.name] = member.size
-    listing = Listing(tuple(files.items()), tuple(folders), identity)
+    listing = Listing(tuple(files.items()), tuple(folders), identity, kinds_of(left.values()))
     if kept:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps({"files": listing.files, "folders": listing.folders}))
+            content = {"files": listing.files, "folders": listing.folders, "leavings": dict(listing.leavings)}
+            partial.write_text(json.dumps(content))
             partial.replace(kept)
         except OSError:
             pass  # it only saves time
@@ -164,8 +167,9 @@ def _kept_listing(kept: Path, identity: str) -> Listing | None:
     try:
         content = json.loads(kept.read_text())
         files = tuple((str(name), int(size)) for name, size in content["files"])
-        return Listing(files, tuple(str(name) for name in content["folders"]), identity)
-    except (OSError, ValueError, KeyError, TypeError):
+        leavings = {str(name): int(count) for name, count in content["leavings"].items()}
+        return Listing(files, tuple(str(name) for name in content["folders"]), identity, leavings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -276,14 +280,41 @@ def _zip_members(root: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(root) as archive:
         if sum(member.file_size for member in archive.infolist()) > _limit(root):
             _refuse_bomb(root)
+        names = _zip_names(root, archive)
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 _refuse(root, member.filename, "a link or a device")
             if member.flag_bits & 1:
                 raise UserError(f"{shown(str(root))}: is encrypted. Unpack it and set prepare.root to the folder.")
-            name = member.filename.replace("\\", "/")
+            name = names[member.filename]
             yield _Member(name, member.is_dir(), member.file_size, _zip_reader(archive, member))
+
+
+def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
+    """The members' names, by those that zipfile gives them.
+
+    Where a member does not say that its name is UTF-8, the specification has it in code page 437, and programs write
+    what their system has. UTF-8 is taken for what it is; nothing tells the others apart.
+    """
+    names, unknown = {}, []
+    for member in archive.infolist():
+        name = member.filename
+        if not member.flag_bits & UTF8_NAME and not name.isascii():
+            try:
+                name = name.encode("cp437").decode("utf-8")
+            except UnicodeError:
+                unknown.append(name)
+        names[member.filename] = name.replace("\\", "/")
+    unknown = [name for name in unknown if not any(is_leaving(part) for part in name.split("/"))]
+    if unknown:
+        raise UserError(
+            f"{shown(str(root))}: names in an old code page, which the archive does not tell: {len(unknown):,}, such "
+            f"as {', '.join(shown(name) for name in unknown[:3])}. Unpack it with the code page of the system that "
+            "made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set prepare.root to that folder, or make it "
+            "again with names in UTF-8."
+        )
+    return names
 
 
 def _zip_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], Payload]:

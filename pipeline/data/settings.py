@@ -37,7 +37,8 @@ class Preview:
     """What is known of a source before it is read.
 
     images: how many; classes: names by label; channels: 1 or 3; test_images: how many of the images are the set's own
-    test split, None where it has none; identity: changes when the source does, empty where it is not there yet.
+    test split, None where it has none; identity: changes when the source does, empty where it is not there yet. notes:
+    lines about what its user should know.
     """
 
     images: int
@@ -45,3 +46,4 @@ class Preview:
     channels: int
     test_images: int | None = None
     identity: str = ""
+    notes: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from pipeline.data.depth import Measured
 from pipeline.data.fetching import can_be_made
 from pipeline.data.known import KNOWN
 from pipeline.data.layout import Layout, arrange
+from pipeline.data.leavings import told
 from pipeline.data.listing import Listing, list_root, shown
 from pipeline.data.settings import NotThere
 from pipeline.data.settings import Preview as Preview
@@ -222,6 +223,7 @@ def preview(settings: SourceSettings) -> Preview:
         channels=3,
         test_images=int(layout.test.sum()) if layout.test is not None else None,
         identity=listing.identity,
+        notes=(told(listing.leavings),) if listing.leavings else (),
     )
 
 

@@ -103,6 +103,7 @@ class Plan:
         words = weights_words(self.pretrained, params.model.pretrained, self.notes)
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
+        listed[1:1] = [("", note) for note in source.notes]
         return "\n".join(f"{name:<10}{text}" for name, text in listed)
 
     def _trials_words(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import load_params
+from pipeline.data.leavings import is_leaving
 from pipeline.data.pictures import BadImage, read_image
 from pipeline.errors import UserError
 from pipeline.ops.overlay import attention_overlay
@@ -117,7 +118,7 @@ def _expanded(files: Sequence[Path]) -> list[Path]:
         if not file.is_dir():
             found.append(file)
             continue
-        inside = sorted(each for each in file.iterdir() if each.is_file() and not each.name.startswith("."))
+        inside = sorted(each for each in file.iterdir() if each.is_file() and not is_leaving(each.name))
         if not inside:
             raise UserError(f"{file}: a folder without files")
         found += inside

@@ -26,7 +26,7 @@ def main(workspace: Workspace) -> None:
             on_progress=bar,
         )
     note_source(workspace, params, found, manifest["data_hash"])
-    for line in remarked(manifest):
+    for line in (*found.notes, *remarked(manifest)):
         print(line)
     skipped = f", {len(manifest['skipped']):,} broken files left out" if "skipped" in manifest else ""
     print(

@@ -127,3 +127,12 @@ def test_images_without_an_entry_are_named_with_the_entries_that_are_too_many(tm
     path = write(tmp_path / "g.json", json.dumps({"rex_1.png": "r", "rex_2.png": "r"}))
     with pytest.raises(UserError, match=r"does not name all 5 images \(photos/cat/rex_1\.png, .*It names 2 that the set does not have \(rex_1\.png, rex_2\.png\)"):  # fmt: skip
         groups_from_table(path, FILES, shown_as="g.json")
+
+
+def test_paths_and_groups_are_found_in_another_spelling(tmp_path: Path) -> None:
+    content = CSV.replace("photos/cat/rex_1", "Photos\\Cat\\Rex_1").replace("rex_2.png,x,r", "rex_2.png,x,R ")
+    path = write(tmp_path / "g.csv", content.replace(",", ";"))
+    groups = groups_from_table(path, FILES, shown_as="g.csv")
+    assert groups.of.tolist()[0] == groups.of.tolist()[1] == groups.of.tolist()[4]
+    assert len(groups.names) == 2
+    assert not groups.unused

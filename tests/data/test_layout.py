@@ -107,3 +107,45 @@ def test_set_that_cannot_be_used_is_refused_in_words(names: list[str], folders: 
     with pytest.raises(UserError, match=f"root: .*{said}") as refusal:
         laid_out(names, folders)
     assert len(str(refusal.value).splitlines()) <= 3
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), (NFC, NFD), ("cat", "cat "), ("cat", "cat."), ("İx", "i̇x")])
+def test_class_folders_that_are_one_name_to_a_person_are_refused(one: str, other: str) -> None:
+    with pytest.raises(UserError, match=r"class folders whose names are one name but for letter case.*: '.*' and '"):
+        laid_out(many(one, other, "dog"))
+    with pytest.raises(UserError, match="are one name but for"):
+        laid_out([f"train/{name}" for name in many(one, other)] + many("test/dog"))
+
+
+def test_letters_are_classes_of_their_own() -> None:
+    assert laid_out(many("A", "a")).classes == ("A", "a")
+
+
+@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), (NFC, NFD), ("cat", "cat ")])
+def test_a_class_may_be_spelled_otherwise_in_test(one: str, other: str) -> None:
+    found = laid_out(many(f"Train/{one}", "Train/dog", f"TEST/{other}"))
+    assert found.classes == tuple(sorted([one if one != NFD else NFC, "dog"]))
+    assert (
+        found.labels.tolist()
+        == [found.classes.index(name) for name in sorted([one, "dog"]) for _ in range(3)]
+        + [found.classes.index(one)] * 3
+    )
+
+
+def test_masks_and_boxes_are_found_in_another_spelling() -> None:
+    found = laid_out([*many("cat", NFC), "Masks/CAT/1.PNG", f"Masks/{NFD}/2.png"])
+    assert {mask: found.names[row] for mask, row in found.masks.items()} == {
+        "Masks/CAT/1.PNG": "cat/1.jpg",
+        f"Masks/{NFD}/2.png": f"{NFC}/2.jpg",
+    }
+    assert laid_out([*many("cat", "dog"), "Boxes.CSV"]).boxes == "Boxes.CSV"
+    with pytest.raises(UserError, match=r"masks/cat/1\.png: another mask of cat/1\.jpg"):
+        laid_out([*many("cat", "dog"), "masks/CAT/1.png", "masks/cat/1.png"])
+
+
+def test_a_spelling_that_leaves_a_doubt_is_none() -> None:
+    with pytest.raises(UserError, match="masks that belong to no picture"):
+        laid_out([*many("cat", "dog"), "cat/a.jpg", "cat/A.jpg", "cat/b.jpg", "masks/CAT/A.png"])

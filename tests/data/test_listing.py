@@ -10,6 +10,8 @@ from pictures import pictures, write_archive, write_folder
 
 from pipeline.data import listing
 from pipeline.data.listing import Unreadable, list_root, read_files, shown
+from pipeline.data.settings import SourceSettings
+from pipeline.data.sources import preview
 from pipeline.errors import UserError
 
 FILES = pictures({"cat": 2, "dog": 1}) | {".hidden": b"x", "__MACOSX/cat/0.png": b"x", "cat/Thumbs.db": b"x"}
@@ -206,3 +208,51 @@ def test_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     second = list_root(root).identity
     os.utime(root / "cat" / "new.png", (1, 1))
     assert len({first, second, list_root(root).identity}) == 3
+
+
+LEFT = dict.fromkeys(("@eaDir/cat/0.png/SYNOPHOTO_THUMB_M.jpg", "cat/@eaDir/0.png@SynoEAStream", "$RECYCLE.BIN/S-1-5/0.png", "System Volume Information/WPSettings.dat", "lost+found/0.png", ".@__thumb/0.png", "cat/.@__thumb/0.png", "cat/Thumbs.db", "dog/thumbs.db", "__MACOSX/cat/._0.png", "dog/._0.png", ".DS_Store", "cat/.DS_Store", "desktop.ini", ".ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/0.png", ".AppleDouble/0.png", "#recycle/0.png", "@Recycle/0.png", "FOUND.000/0.png"), b"x")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["set", "set.zip", "set.tar"])
+def test_what_systems_leave_is_no_class_and_no_picture_and_is_named(tmp_path: Path, kind: str) -> None:
+    files = pictures({"cat": 3, "dog": 3})
+    root = (write_folder if kind == "set" else write_archive)(tmp_path / kind, files | LEFT)
+    for _ in range(2):  # the second time of an archive from what was kept
+        found = list_root(root, tmp_path / "cache")
+        assert sorted(name for name, _ in found.files) == sorted(files)
+        assert found.folders == ("cat", "dog")
+        assert found.leavings["@eaDir"] == 2
+        assert found.leavings[".DS_Store"] == 2
+        assert {"$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "._*"} <= set(found.leavings)
+        assert sum(found.leavings.values()) == len(LEFT)
+    (line,) = preview(SourceSettings("image_folder", 8, root)).notes
+    assert line.startswith("left out, as hidden or left by a system: ")
+    assert "@eaDir (2)" in line
+    assert line.endswith("more")
+
+
+@pytest.mark.parametrize("name", ["lost", "found", "recycled", "thumbs", "trash", "system", "@home"])
+def test_ordinary_names_are_kept(tmp_path: Path, name: str) -> None:
+    found = list_root(write_folder(tmp_path / "set", pictures({name: 1})))
+    assert found.folders == (name,)
+    assert not found.leavings
+
+
+def _zip_of(path: Path, encoding: str) -> Path:
+    """A zip whose names are of a code page, as programs of another day made them: zipfile always says UTF-8."""
+    name = "三毛猫".encode(encoding)
+    write_archive(path, pictures({"X" * len(name): 3, "dog": 3}))
+    path.write_bytes(path.read_bytes().replace(b"X" * len(name), name))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "gbk"])
+def test_zip_with_names_of_an_old_code_page_is_told_with_the_way_out(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(UserError, match=r"set\.zip: names in an old code page.*: 3, such as .*unzip -O cp932.*UTF-8"):
+        list_root(_zip_of(tmp_path / "set.zip", encoding))
+
+
+def test_zip_with_names_that_are_utf8_all_the_same_is_read(tmp_path: Path) -> None:
+    root = _zip_of(tmp_path / "set.zip", "utf-8")
+    assert list_root(root).folders == ("三毛猫", "dog")
+    assert [name for name, _ in read_files(root, {"三毛猫/0.png"})] == ["三毛猫/0.png"]

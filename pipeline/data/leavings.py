@@ -1,0 +1,39 @@
+"""What systems and programs leave among pictures: never a class, never a picture."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+NAMES = {
+    # Windows
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information",
+    # macOS, and those that it leaves on other file systems
+    "__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder",
+    # Linux, Android
+    "lost+found", "lost.dir",
+    # network storage
+    "@eadir", "@recycle", "#recycle", "@tmp", "#snapshot", "@snapshot", "@recently-snapshot", "@sharebin",
+    # programs
+    "__pycache__", "picasa.ini", "zbthumbnail.info",
+}  # fmt: skip
+PATTERN = re.compile(r"\..*|found\.\d{3}|thumbs\.db:.*|.+@synoeastream|.+@synoresource", re.DOTALL)
+"""Hidden ones, and those whose names vary."""
+SHOWN = 8
+
+
+def is_leaving(name: str) -> bool:
+    """Whether a file or folder of that name is one, in any letter case."""
+    folded = name.casefold()
+    return folded in NAMES or PATTERN.fullmatch(folded) is not None
+
+
+def kinds_of(names: Iterable[str]) -> dict[str, int]:
+    """How many there are of each kind; macOS has a `._name` beside every file."""
+    return dict(Counter("._*" if name.startswith("._") else name for name in names).most_common())
+
+
+def told(kinds: dict[str, int]) -> str:
+    """A line about what was left out."""
+    some = [name if count == 1 else f"{name} ({count:,})" for name, count in list(kinds.items())[:SHOWN]]
+    more = f" and {len(kinds) - SHOWN:,} more" if len(kinds) > SHOWN else ""
+    return f"left out, as hidden or left by a system: {', '.join(some)}{more}"
