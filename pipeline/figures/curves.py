@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION
+from pipeline.figures.fonts import fit_fonts, labels_of
 
 _WIDTH = 7.5  # inches; at 120 dots an inch the 900 pixels a report gives its figures
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -110,6 +111,8 @@ def accuracy_by_trial(trials: Sequence[Mapping[str, Any]], *, title: str = "") -
 def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str = "") -> Figure:
     """Draw a confusion matrix (C, C), rows true, coloured by the share of the row, with the counts for few classes.
 
+    Classes whose names no installed font has the signs of are numbered, all of them; see `pipeline.figures.fonts`.
+
     Raises ValueError where matrix and names do not fit.
     """
     counts = np.asarray(confusion)
@@ -123,15 +126,17 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     step = math.ceil(len(classes) / _NAMED_CLASSES)
     ticks = range(0, len(classes), step)
-    names = [classes[tick] for tick in ticks]
+    labels = labels_of(classes)
+    names = [labels.texts[tick] for tick in ticks]
     turned = len(classes) > 12 or max((len(name) for name in names), default=0) > 3
-    axes.set_xticks(ticks, names, rotation=90 if turned else 0)
-    axes.set_yticks(ticks, names)
+    axes.set_xticks(ticks, names, rotation=90 if turned else 0, fontfamily=labels.families)
+    axes.set_yticks(ticks, names, fontfamily=labels.families)
     if len(classes) <= _NUMBERED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
             ink = "white" if shares[row, column] > 0.55 else "black"
             axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true")
+    by = " (number of the class)" if labels.numbered else ""
+    axes.set(xlabel=f"predicted{by}", ylabel=f"true{by}")
     axes.grid(visible=False)
     return figure
 
@@ -174,6 +179,7 @@ def difference_figure(
         axes.plot([100 * low, 100 * high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt")
         axes.plot(100 * difference, place, "o", color=BLUE, markersize=7)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    fit_fonts(figure)
     axes.set(xlabel="difference to the control (points of test accuracy)", ylim=(len(rows) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
     _legend(axes)

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from pipeline.figures import short_names
+from pipeline.figures.fonts import fit_fonts, labels_of
 
 Row = Mapping[str, Any]
 Words = Sequence[tuple[str, str]]
@@ -106,9 +107,10 @@ def render_report(data: ReportData) -> str:
         picture=_picture,
     )
     shown = shown_trials(data.trials)
+    numbered = data.classes is not None and labels_of([str(row["class"]) for row in data.classes]).numbered
     columns = short_names(name for trial in shown for name in trial["parameters"])
     return environment.get_template("report.html.j2").render(
-        data=data, trials=shown, columns=columns, more_trials=len(data.trials) - len(shown)
+        data=data, trials=shown, columns=columns, more_trials=len(data.trials) - len(shown), numbered=numbered
     )
 
 
@@ -161,6 +163,7 @@ def duration(seconds: float) -> str:
 
 def _picture(figure: Figure, description: str) -> Markup:
     buffer = io.BytesIO()
+    fit_fonts(figure)
     # The library's version stays out of the file, so that equal figures are equal bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

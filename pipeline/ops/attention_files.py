@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.store import Prepared
 from pipeline.figures.attention import attention, attention_figure, comparison_figure, components
+from pipeline.figures.fonts import fit_fonts
 
 DPI = 110
 THRESHOLD = "regularizer.spatial_entropy.threshold"
@@ -49,6 +50,7 @@ def write_attention(
         place = folders[setting.name] / "attention"
         place.mkdir(parents=True, exist_ok=True)
         figure = attention_figure(images, setting.maps, masks=masks, threshold=setting.threshold, title=setting.title)
+        fit_fonts(figure)
         figure.savefig(place / "validation_images.png", dpi=DPI)
         arrays: dict[str, Any] = {**raw, **_arrays(setting)}
         np.savez_compressed(place / "validation_images.npz", **arrays)
@@ -65,6 +67,7 @@ def write_attention(
             threshold=threshold,
             title=f"{names}: cut at {threshold:.2g} standard deviations above the mean",
         )
+        fit_fonts(figure)
         figure.savefig(place / "settings.png", dpi=DPI)
     return folders
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.figures.curves import difference_figure
+from pipeline.figures.fonts import labels_of
 from pipeline.figures.report import Words
 from pipeline.ops.results import BEST
 from pipeline.score.compare import Comparison
@@ -108,9 +109,12 @@ def class_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Figure] | None
         return None
     most = sorted(changed, key=lambda row: -abs(row["change"]))[:CHANGES_SHOWN]
     drawn = [row for row in changed if row in most]
-    figure = difference_figure([(row["class"], row["change"], row["low"], row["high"]) for row in drawn])
+    labels = labels_of([row["class"] for row in rows])
+    label = dict(zip((row["class"] for row in rows), labels.texts, strict=True))
+    figure = difference_figure([(label[row["class"]], row["change"], row["low"], row["high"]) for row in drawn])
     which = f"the {len(drawn)} classes that changed most" if len(drawn) < len(changed) else "every class"
-    return f"Change of accuracy by class, {which}; the intervals hold together.", figure
+    by = " Classes by their number in the table." if labels.numbered else ""
+    return f"Change of accuracy by class, {which}; the intervals hold together.{by}", figure
 
 
 def _change(member: Member | None) -> dict[str, float | None]:
