@@ -30,7 +30,7 @@ class Anatomy:
     """What the rest of the pipeline needs to know of a network.
 
     kind: "vit", "swin" or "pvt". blocks: how many, counted through all stages. grid: (H, W) of the patch tokens that
-    the head sees. patch: what the image's side must be a multiple of, in pixels. prefix: tokens before the patches.
+    the head sees. patch: (height, width) that the image's must be multiples of. prefix: tokens before the patches.
     has_cls: whether the first of those is a CLS token. stage: the blocks whose tokens are that grid: all, or those of
     the last stage. width: channels of a token that the head sees. inputs: (channels, height, width) of the images.
     """
@@ -38,7 +38,7 @@ class Anatomy:
     kind: str
     blocks: int
     grid: tuple[int, int]
-    patch: int
+    patch: tuple[int, int]
     prefix: int
     has_cls: bool
     stage: range
@@ -80,7 +80,7 @@ def describe_network(model: nn.Module) -> Anatomy:
             kind,
             blocks,
             (int(embedding.grid_size[0]), int(embedding.grid_size[1])),
-            int(embedding.feat_ratio()),
+            _pair(embedding.feat_ratio(as_scalar=False)),
             int(network.num_prefix_tokens),
             bool(network.has_class_token),
             range(blocks),
@@ -93,14 +93,19 @@ def describe_network(model: nn.Module) -> Anatomy:
     if kind == "swin":
         rows, columns = stages[-1].output_resolution
         inputs = (_input_channels(model), int(embedding.img_size[0]), int(embedding.img_size[1]))
-        patch = int(embedding.patch_size[0])
-        return Anatomy(kind, sum(depths), (rows, columns), patch, 0, False, last, width, inputs)
+        # Its stages pad what they cannot halve, or cut into windows.
+        return Anatomy(kind, sum(depths), (rows, columns), _pair(embedding.patch_size), 0, False, last, width, inputs)
     # PVTv2 takes images of any size and keeps none: `build_model` notes it; timm's own networks are of their weights'.
     rows, columns = getattr(model, "image_size", None) or network.pretrained_cfg["input_size"][-2:]
     inputs = (_input_channels(model), int(rows), int(columns))
     for halving in (4, *[2] * (len(depths) - 1)):  # its convolutions pad, so what is left over counts as a whole one
         rows, columns = -(-rows // halving), -(-columns // halving)
-    return Anatomy(kind, sum(depths), (rows, columns), 1, 0, False, last, width, inputs)
+    return Anatomy(kind, sum(depths), (rows, columns), (1, 1), 0, False, last, width, inputs)
+
+
+def _pair(sizes: Any) -> tuple[int, int]:
+    height, width = sizes
+    return int(height), int(width)
 
 
 def _input_channels(model: nn.Module) -> int:

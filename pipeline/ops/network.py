@@ -155,11 +155,7 @@ def try_network(
             raise UserError(f"{where}: model.name: {error}. The report shows similarity maps.") from None
         except TypeError as error:  # heads of a negative number of channels, whose root is imaginary
             raise _not_run(params, where, error) from None
-        if side % anatomy.patch:
-            raise UserError(
-                f"{where}: model.kwargs: patch_size {anatomy.patch} does not divide prepare.image_size {side}; the "
-                f"last {side % anatomy.patch} rows and columns of every image would be cut off"
-            )
+        check_patch(anatomy.patch, side, where)
         try:
             config = params.train.config()
             make_augmentation(config, channels=channels)
@@ -186,6 +182,24 @@ def try_network(
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return network if fit is None else replace(network, notes=fit.notes)
+
+
+def check_patch(patch: tuple[int, int], side: int, where: str) -> None:
+    """Refuse patches that do not cover the whole image. patch: (height, width) of one.
+
+    Raises:
+        UserError: rows or columns are left over.
+    """
+    left = side % patch[0], side % patch[1]
+    if not any(left):
+        return
+    given = f"{patch[0]}" if patch[0] == patch[1] else f"[{patch[0]}, {patch[1]}]"
+    over = [f"{count} {lines}" for count, lines in zip(left, ("rows", "columns"), strict=True) if count]
+    lost = f"{left[0]} rows and columns" if left[0] == left[1] else " and ".join(over)
+    raise UserError(
+        f"{where}: model.kwargs: patch_size {given} does not divide prepare.image_size {side}; the last {lost} of "
+        "every image would be cut off"
+    )
 
 
 def _check_depth(params: Params, where: str) -> None:

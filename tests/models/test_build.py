@@ -165,14 +165,20 @@ def test_settings_survive_a_sidecar() -> None:
 @pytest.mark.parametrize(
     ("name", "kwargs", "image_size", "said"),
     [
-        ("vit_tiny_patch16_224", SMALL, (12, 8), ("vit", 2, (6, 4), 2, 1, True, range(2))),
-        ("deit_tiny_distilled_patch16_224", SMALL, (12, 12), ("vit", 2, (6, 6), 2, 2, True, range(2))),
-        ("vit_small_patch14_reg4_dinov2", SMALL, (12, 12), ("vit", 2, (6, 6), 2, 5, True, range(2))),
-        ("vit_base_patch16_gap_224", SMALL, (12, 12), ("vit", 2, (6, 6), 2, 0, False, range(2))),
-        ("swin_tiny_patch4_window7_224", {}, (224, 224), ("swin", 12, (7, 7), 4, 0, False, range(10, 12))),
-        ("swin_tiny_patch4_window7_224", SWIN, (40, 28), ("swin", 3, (5, 4), 4, 0, False, range(1, 3))),
-        ("pvt_v2_b0", {}, (224, 224), ("pvt", 8, (7, 7), 1, 0, False, range(6, 8))),
-        ("pvt_v2_b0", PVT, (41, 25), ("pvt", 4, (3, 2), 1, 0, False, range(2, 4))),
+        ("vit_tiny_patch16_224", SMALL, (12, 8), ("vit", 2, (6, 4), (2, 2), 1, True, range(2))),
+        (
+            "vit_tiny_patch16_224",
+            SMALL | {"patch_size": (3, 4)},
+            (12, 8),
+            ("vit", 2, (4, 2), (3, 4), 1, True, range(2)),
+        ),
+        ("deit_tiny_distilled_patch16_224", SMALL, (12, 12), ("vit", 2, (6, 6), (2, 2), 2, True, range(2))),
+        ("vit_small_patch14_reg4_dinov2", SMALL, (12, 12), ("vit", 2, (6, 6), (2, 2), 5, True, range(2))),
+        ("vit_base_patch16_gap_224", SMALL, (12, 12), ("vit", 2, (6, 6), (2, 2), 0, False, range(2))),
+        ("swin_tiny_patch4_window7_224", {}, (224, 224), ("swin", 12, (7, 7), (4, 4), 0, False, range(10, 12))),
+        ("swin_tiny_patch4_window7_224", SWIN, (40, 28), ("swin", 3, (5, 4), (4, 4), 0, False, range(1, 3))),
+        ("pvt_v2_b0", {}, (224, 224), ("pvt", 8, (7, 7), (1, 1), 0, False, range(6, 8))),
+        ("pvt_v2_b0", PVT, (41, 25), ("pvt", 4, (3, 2), (1, 1), 0, False, range(2, 4))),
     ],
 )
 def test_anatomy_is_that_of_the_network(

@@ -147,3 +147,25 @@ def test_recipe_that_the_network_or_the_images_cannot_have_is_refused_wherever_i
     monkeypatch.delattr("timm.models.vision_transformer.VisionTransformer.set_grad_checkpointing")
     with pytest.raises(UserError, match=r"^here: train\.grad_checkpointing: VisionTransformer has no blocks"):
         try_network(setting(train__grad_checkpointing=True), "here", 10, 1, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "side", "said"),
+    [
+        ([3, 4], 8, r"patch_size \[3, 4\] does not divide prepare.image_size 8; the last 2 rows of every image"),
+        ([4, 3], 8, r"patch_size \[4, 3\] does not divide .*; the last 2 columns of every image"),
+        ([3, 5], 8, "the last 2 rows and 3 columns of every image"),
+        ([3, 6], 8, "the last 2 rows and columns of every image"),
+        (3, 8, "patch_size 3 does not divide prepare.image_size 8; the last 2 rows and columns"),
+    ],
+)
+def test_patches_that_leave_rows_or_columns_over_are_refused(patch_size: Any, side: int, said: str) -> None:
+    kwargs = {"patch_size": patch_size, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    with pytest.raises(UserError, match=said):
+        try_network(setting(model__kwargs=kwargs, prepare__image_size=side), "here", 10, 1, "cpu")
+
+
+def test_patches_that_are_no_squares_are_taken_where_they_cover_the_image() -> None:
+    kwargs = {"patch_size": [2, 4], "embed_dim": 16, "depth": 2, "num_heads": 2}
+    found = try_network(setting(model__kwargs=kwargs, prepare__image_size=8), "here", 10, 1, "cpu")
+    assert found.anatomy.grid == (4, 2)
