@@ -7,6 +7,7 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.agreement import check_noted
 from pipeline.ops.git import unknown_files
+from pipeline.ops.picture_sizes import describe_sizes
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import Estimate, Work, preflight
 from pipeline.ops.present import present_search
@@ -39,6 +40,7 @@ def run_check(
     check_noted(workspace, plan.params)
     check_group_by(workspace, plan.params)
     yield plan.describe()
+    yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield (
             f"{'git':<10}does not know {', '.join(unknown)}: `git add {' '.join(unknown)}` before `dvc exp run --temp` "

@@ -1,0 +1,51 @@
+"""Claims about what `check` says of the pictures' sizes, before anything is made of them."""
+
+from pathlib import Path
+
+import pytest
+from pictures import picture, write_archive, write_folder
+
+from pipeline.data.looking import look_at_sizes
+from pipeline.data.settings import SourceSettings
+from pipeline.ops.picture_sizes import size_lines
+
+FILES = {
+    f"{name}/{number}.png": picture(number, (40 + number, 30)) for name in ("cat", "dog") for number in range(5)
+} | {"cat/broken.png": b"no picture"}
+
+
+@pytest.mark.parametrize("kind", ["set", "set.zip", "set.tar.xz"])
+def test_some_pictures_of_a_set_are_looked_at(tmp_path: Path, kind: str) -> None:
+    root = (write_folder if kind == "set" else write_archive)(tmp_path / kind, FILES)
+    settings = SourceSettings("image_folder", 8, root)
+    assert sorted(look_at_sizes(settings)) == sorted((30, 40 + number) for number in range(5) for _ in range(2))
+    assert 2 <= len(look_at_sizes(settings, most=4)) <= 4
+    assert look_at_sizes(SourceSettings("digits", 8)) == []
+
+
+def test_what_is_lost_of_photographs_is_told_with_what_to_set() -> None:
+    lines = size_lines([(300, 400), (300, 400), (280, 600)], 12)
+    assert lines[0] == ("pictures  400 x 300 pixels (median of 3 looked at, shorter sides 280 to 300) become 12 x 12")
+    assert lines[1].strip() == (
+        "much is lost: one pixel for 625 of the central square. To keep more, set prepare.image_size (such as 224)"
+    )
+    assert lines[2].strip() == "and model.kwargs to match (a patch_size that divides it, such as 16)"
+
+
+@pytest.mark.parametrize(
+    ("shorter", "side", "suggested"),
+    [
+        (300, 224, None),
+        (32, 32, None),
+        (32, 28, None),
+        (64, 12, "64"),
+        (100, 32, "96"),
+        (24, 12, "24"),
+        (3000, 64, "224"),
+    ],
+)
+def test_only_much_is_told(shorter: int, side: int, suggested: str | None) -> None:
+    lines = size_lines([(shorter, shorter + 10)] * 2, side)
+    assert len(lines) == (1 if suggested is None else 3)
+    if suggested is not None:
+        assert f"(such as {suggested})" in lines[1]
