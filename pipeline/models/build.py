@@ -56,6 +56,8 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
             f"patches and {anatomy.blocks} blocks; there must be at least one of each"
         )
     if config.init == "xavier":
+        if not isinstance(getattr(model.patch_embed, "proj", None), nn.Conv2d):
+            raise ValueError(f"init: {config.name} has no convolution that makes patches; take timm, not xavier")
         _init_xavier(model)
     # Only now, after all draws of the plain network, which are thereby the same with these and without.
     field = "last_block"
@@ -116,8 +118,7 @@ def _init_xavier(model: Any) -> None:
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    projection = model.patch_embed.proj
-    assert isinstance(projection, nn.Conv2d)
+    projection: nn.Conv2d = model.patch_embed.proj
     nn.init.normal_(projection.weight, std=0.02)
     if isinstance(projection.bias, torch.Tensor):
         nn.init.zeros_(projection.bias)

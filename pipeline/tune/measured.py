@@ -3,6 +3,7 @@
 from torch import nn
 
 from pipeline.assembly import TrainingData
+from pipeline.errors import UserError
 from pipeline.score.locate import location_scores, pick_head
 from pipeline.train.compiling import uncompiled
 from pipeline.train.maps import last_block_maps
@@ -21,11 +22,16 @@ def score_attention(model: nn.Module, data: TrainingData, goals: Goals) -> dict[
     """What the goals ask for of a trained network's attention against the masks of the validation images.
 
     Raises:
+        UserError: the data have no masks.
         ValueError: none of these masks holds both object and background.
     """
     if not goals.of_attention:
         return {}
-    assert data.prepared.masks is not None
+    if data.prepared.masks is None:  # as of data that came back from DVC's cache, of which nobody noted what made them
+        raise UserError(
+            f"params.yaml: search: {', '.join(goals.of_attention)}: attention is scored against masks, and the "
+            "prepared set has none. Leave it out of search.objectives and search.constraints, or give masks or boxes."
+        )
     masks = data.prepared.masks[data.split.val]
     with uncompiled():
         maps = last_block_maps(model, data.batches("val"))

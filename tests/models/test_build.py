@@ -212,3 +212,13 @@ def test_layers_of_a_hierarchical_network_are_counted_through_all_stages() -> No
         anatomy.resolve("last_three")
     with pytest.raises(ValueError, match="the network's blocks are 0 to 11"):
         anatomy.resolve((12,))
+
+
+def test_network_without_a_projection_of_patches_has_no_xavier_start() -> None:
+    with torch.device("meta"):
+        given = {"num_classes": 3, "image_size": (224, 224), "channels": 3}
+        with pytest.raises(
+            ValueError, match=r"^init: vit_base_mci_224 has no convolution that makes patches; take timm"
+        ):
+            build_model(ModelConfig("vit_base_mci_224", {}, "xavier", 0.0), **given)
+        build_model(ModelConfig("vit_base_mci_224", {}, "timm", 0.0), **given)
