@@ -63,7 +63,7 @@ class Depth(NamedTuple):
 
     @property
     def white(self) -> int:
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
 
 def read_image(given: Any, channels: int, side: int, bit_depth: int | None = None) -> np.ndarray:

@@ -82,11 +82,15 @@ def _needs_shaping(sign: str) -> bool:
     return unicodedata.bidirectional(sign) in RIGHT_TO_LEFT or ord(sign) in JOINED
 
 
+def _weight(given: str | int) -> int:
+    return weight_dict.get(given, REGULAR) if isinstance(given, str) else given
+
+
 def _installed() -> dict[str, str]:
     """Upright fonts by name, each with the file of the weight that is nearest to the regular one."""
     upright = [entry for entry in fontManager.ttflist if entry.style == "normal"]
     upright = [entry for entry in upright if not any(word in entry.name.lower() for word in BOXES)]
-    by_weight = sorted(upright, key=lambda entry: -abs(int(weight_dict.get(entry.weight, entry.weight)) - REGULAR))
+    by_weight = sorted(upright, key=lambda entry: -abs(_weight(entry.weight) - REGULAR))
     return {entry.name: entry.fname for entry in by_weight}
 
 

@@ -193,3 +193,16 @@ def test_a_server_answers_arrays_and_pictures_and_survives_bad_ones(
     assert [bool(row["error"]) for row in rows] == [False, True, True]
     assert np.shape(rows[0]["attention"]) == (6, 6)
     assert len(asked({"inputs": files})) == 2
+
+
+def test_a_registered_model_reads_deep_pictures_as_its_training_did(
+    tiny_network: torch.nn.Module, write_checkpoint: Write, networks: Path
+) -> None:
+    model = load(write_checkpoint(tiny_network, bit_depth=12), networks)
+    levels = np.random.default_rng(5).integers(0, 4096, (12, 12), dtype=np.uint16)
+    asked = np.empty(2, dtype=object)
+    asked[:] = [encoded(levels[..., None]), encoded(levels[..., None] * 16)]
+    rows = model.predict(None, asked)
+    expected = model.predict(None, (levels >> 4).astype(np.uint8)[None, ..., None])
+    assert rows["probability"][0] == pytest.approx(expected["probability"][0], abs=1e-6)
+    assert "above 4,095" in rows["error"][1]
