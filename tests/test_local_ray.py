@@ -35,7 +35,7 @@ def test_ray_starts_under_a_tmpdir_that_is_too_long_for_its_sockets(
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     with local_ray(cpus=1, gpus=0):
         session = Path(ray._private.worker._global_node.get_session_dir_path())
-        assert dict(runtime.run_jobs(len, ["ab"], cpus=1, gpus=0)) == {0: 2}
+        assert dict(runtime.run_jobs(lambda job: len(job), ["ab"], cpus=1, gpus=0)) == {0: 2}
     assert not session.exists()
     assert not session.parent.exists()
 
