@@ -13,7 +13,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, named
+
+UNFIT = {
+    ":": "has a colon, at which PATH and PYTHONPATH are cut",
+    "{": "has a brace, which DVC takes for a field to fill in",
+    "}": "has a brace, which DVC takes for a field to fill in",
+}
+"""Signs that no path of a checkout may have, and why."""
 
 WAIT_S = 0.5
 """How often an experiment that waits for its turn looks whether it has come."""
@@ -121,13 +128,24 @@ def find_workspace(start: Path | None = None) -> Workspace:
     """The checkout that a folder (default: the current one) lies in.
 
     Raises:
-        UserError: no folder above it has a dvc.yaml and a params.yaml.
+        UserError: no folder above it has a dvc.yaml and a params.yaml; its path has a sign that engines fail with.
     """
     here = (start or Path.cwd()).resolve()
     for root in (here, *here.parents):
         if (root / "dvc.yaml").is_file() and (root / "params.yaml").is_file():
+            _check_path(root)
             return Workspace(root, _anchor(root))
     raise UserError(f"{here}: no dvc.yaml and params.yaml here or above. Go to the checkout's folder.")
+
+
+def _check_path(root: Path) -> None:
+    """Refuse a path with which one of the engines fails, later and in other words."""
+    path = str(root)
+    reason = next((reason for sign, reason in UNFIT.items() if sign in path), None)
+    if reason is None and not all(sign.isprintable() for sign in path):  # also bytes that are no UTF-8
+        reason = "has a sign that cannot be printed, which databases and addresses do not take"
+    if reason is not None:
+        raise UserError(f"{named(path, 400)}: its path {reason}. Rename the folder, or move the checkout.")
 
 
 def _anchor(root: Path) -> Path:

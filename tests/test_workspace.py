@@ -195,3 +195,26 @@ def test_link_to_a_folder_that_is_gone_is_told(workspace: Workspace, checkout: P
     (checkout / "data").symlink_to(checkout / "disk" / "not mounted")
     with pytest.raises(UserError, match="data: cannot be written"):
         workspace.check_writable()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("a:b", "colon"), ("a{b", "brace"), ("b}", "brace"), ("a\nb", "cannot be printed"), ("a\tb", "cannot be printed")],
+)
+def test_checkout_whose_path_engines_fail_with_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for each in ("dvc.yaml", "params.yaml"):
+        (folder / each).touch()
+    with pytest.raises(UserError, match=f"{why}.*Rename the folder"):
+        find_workspace(folder)
+
+
+def test_path_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"a\xffb")
+    folder.mkdir()
+    for each in ("dvc.yaml", "params.yaml"):
+        (folder / each).touch()
+    with pytest.raises(UserError, match="cannot be printed") as told:
+        find_workspace(folder)
+    str(told.value).encode()
