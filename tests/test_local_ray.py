@@ -1,9 +1,15 @@
 """A Ray of the search's own, whatever else runs on the machine."""
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import ray
+from copied import ROOT
 
 from pipeline.cluster import runtime
 from pipeline.cluster.runtime import local_ray
@@ -47,3 +53,21 @@ def test_ray_tmpdir_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pyt
         local_ray(1, 0),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv of util-linux")
+def test_ray_starts_for_a_user_without_a_name_whose_home_is_the_root() -> None:
+    script = "from pipeline.compute.user import settle_user; settle_user()\n"
+    script += "from pipeline.cluster.runtime import local_ray, run_jobs\n"
+    script += "with local_ray(1, 0): print(dict(run_jobs(lambda job: len(job), ['ab'], cpus=1, gpus=0)))"
+    become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+    become += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    if subprocess.run([*become, sys.executable, "-c", ""], capture_output=True).returncode:
+        pytest.skip("this machine lets us start no process as another user")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o1777)
+        given = {**os.environ, "HOME": "/", "TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        command = [*become, sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "{0: 2}\n", done.stderr

@@ -3,6 +3,7 @@
 import _thread
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     _lead_workers_to_this_code()
+    _have_a_token()
     with _own_temporary() as temporary, _started(cpus, gpus, temporary), _noticing_deaths():
         yield
 
@@ -76,6 +78,16 @@ def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _have_a_token() -> None:
+    """Give Ray a token of this process's own where it could not leave a new one in the home, as it does by itself."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    home = Path(os.path.expanduser("~"))
+    folder = home / ".ray"
+    if not (folder / "auth_token").is_file() and not os.access(folder if folder.is_dir() else home, os.W_OK):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextmanager
