@@ -5,7 +5,9 @@ Workers belong to one pass over the data: they end with it, whether it is finish
 """
 
 import ctypes
+import math
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -24,6 +26,9 @@ from pipeline.errors import UserError
 
 AHEAD = 2
 """Batches that a worker decodes ahead."""
+
+SHARED = "/dev/shm"
+"""Where batches are while they pass from a worker to its parent."""
 
 PARENT_DEATH_SIGNAL = 1
 """Linux's PR_SET_PDEATHSIG."""
@@ -49,11 +54,13 @@ def decoded_batches(
 ) -> Generator[NDArray[np.uint8], None, None]:
     """Each batch of rows (B,), (B, H, W, C) uint8, in the order of the batches.
 
-    workers: processes that decode ahead; 0 to decode each batch when it is asked for, in threads of this process.
+    workers: processes that decode ahead, fewer where shared memory has no room for what they would hold; 0 to decode
+    each batch when it is asked for, in threads of this process.
 
     Raises:
         UserError: a file is damaged.
     """
+    workers = min(workers, _room_for(images, batches))
     if not workers:
         for rows in batches:
             yield decoded(images, rows)
@@ -67,6 +74,14 @@ def decoded_batches(
     finally:
         # Not left to the last reference, which an error's traceback may hold for long.
         iterator._shutdown_workers()
+
+
+def _room_for(images: EncodedRows, batches: Sequence[NDArray[np.int64]]) -> int:
+    """Workers whose batches shared memory can hold; containers often have 64 MB of it, and end who takes more."""
+    if not os.path.isdir(SHARED) or not batches:
+        return sys.maxsize
+    batch = max(len(rows) for rows in batches) * math.prod(images.shape[1:])
+    return shutil.disk_usage(SHARED).free // max(1, (AHEAD + 1) * batch)
 
 
 def _begun(images: EncodedRows, batches: Sequence[NDArray[np.int64]], workers: int) -> Any:

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.data import loading
 from pipeline.data.augment import Augmentation
 from pipeline.data.batches import ImageBatches, Standardisation, standardisation
 from pipeline.data.encoded import EncodedRows
@@ -160,3 +162,21 @@ def _lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@linux
+def test_small_shared_memory_gets_no_more_workers_than_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that takes more of it than there is dies of SIGBUS; Docker gives 64 MB."""
+    images = encode(tmp_path)
+    rows = [np.arange(start, start + 4) for start in range(0, COUNT, 4)]
+    of_a_worker = (loading.AHEAD + 1) * 4 * 6 * 5 * 3
+    for free, expected in ((0, 0), (of_a_worker - 1, 0), (2 * of_a_worker, 2), (9 * of_a_worker, 3)):
+        monkeypatch.setattr(loading.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        before, found = children(), []
+        passed = loading.decoded_batches(images, rows, workers=3)
+        found.append(next(passed))
+        assert len(children() - before) == expected
+        found.extend(passed)
+        np.testing.assert_array_equal(np.concatenate(found), decoded(images, np.arange(COUNT)))
