@@ -2,13 +2,28 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline.entry import run_entry
 from pipeline.environment import settle_environment
+from pipeline.paths import expand_home
 
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
+
+
+class FilePath(click.Path):
+    """A path, whose leading `~` is the home folder also where the shell leaves it, as in `--onnx=~/model.onnx`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(expand_home(str(value)), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def main() -> None:
@@ -206,12 +221,10 @@ def models() -> None:
 
 
 @cli.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=FilePath())
 @click.option("--model", default=None, help=WHICH_MODEL)
 @click.option("--json", "as_json", is_flag=True, help="A JSON array, with the probabilities of all classes.")
-@click.option(
-    "--overlays", default=None, type=click.Path(path_type=Path), metavar="FOLDER", help="Write PNGs of attention."
-)
+@click.option("--overlays", default=None, type=FilePath(), metavar="FOLDER", help="Write PNGs of attention.")
 def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays: Path | None) -> None:
     """Classify picture files (of folders, all files) with the registered model."""
     import json
@@ -232,7 +245,7 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
 
 
 @cli.command()
-@click.option("--onnx", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Where to.")
+@click.option("--onnx", required=True, type=FilePath(), metavar="FILE", help="Where to.")
 @click.option("--model", default=None, help=WHICH_MODEL)
 def export(onnx: Path, model: str | None) -> None:
     """Write the registered model as an ONNX file, and check it against torch."""

@@ -50,7 +50,7 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
         UserError: no such file, or one in which something is still to be filled in.
     """
     known = {path.stem.removeprefix("ray-"): path for path in sorted((workspace.root / "docker").glob("ray-*.yaml"))}
-    file = known.get(name, Path(name))
+    file = known.get(name, Path(name).expanduser())
     if not file.is_file():
         raise UserError(f"no cluster {named(name)}: name a file, or one of {', '.join(known) or 'none'}")
     content = read_yaml(file)

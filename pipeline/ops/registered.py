@@ -36,7 +36,7 @@ class Registered:
     def lost(self) -> str:
         """What the store lacks, in words; "" if nothing."""
         if not self.standing.there:
-            return f"{self.store.shown} has no such version {self.version} of {self.name}"
+            return f"{self.store.shown} has no {self.model} such as results/ is of"
         if not self.standing.whole:
             return f"the files of {self.model} are gone from where {self.store.shown} keeps them"
         if self.standing.challenger is None:

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import UserError, named
 from pipeline.models.settings import Weights, hash_file
+from pipeline.paths import expand_home
 from pipeline.workspace import Workspace
 
 PRETRAINED = "model.pretrained"
@@ -37,7 +38,7 @@ def kept_folder(workspace: Workspace, sha256: str) -> Path:
 def find_local(workspace: Workspace, spec: str) -> Path | None:
     """The file, or a folder's weights, at a path of a specification: in the checkout, or where its state is."""
     for root in (workspace.root, workspace.anchor):
-        path = root / spec
+        path = root / _expanded(spec)
         if os.path.isdir(path):  # unlike Path's, they take names of any length
             return path / WEIGHTS
         if os.path.isfile(path):
@@ -61,12 +62,21 @@ def with_hashed_choices(space: Mapping[str, Any], weights: Mapping[str, Weights]
     return {**space, "parameters": dimensions, "controls": controls}
 
 
-def _hashed(path: str, value: Any, weights: Mapping[str, Weights]) -> Any:
+def _hashed(path: str, given: Any, weights: Mapping[str, Weights]) -> Any:
+    value = given
     if path == OPTIONS and isinstance(value, Mapping) and value.get(OPTION) in weights:
         return {**value, OPTION: _source_hash(weights[value[OPTION]])}
-    if path not in (PRETRAINED, SOURCE) or value not in weights:
-        return value
+    if path not in (PRETRAINED, SOURCE) or not isinstance(value, str) or (value := _expanded(value)) not in weights:
+        return given
     return weights[value].sha256 if path == PRETRAINED else _source_hash(weights[value])
+
+
+def _expanded(spec: str) -> str:
+    """As the parameters have it; a space's choices and a plugin's options are as they were written."""
+    try:
+        return expand_home(spec)
+    except ValueError:
+        return spec
 
 
 def _source_hash(weights: Weights) -> str:

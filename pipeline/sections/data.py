@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section
+from pipeline.sections.section import Section, paths
 
 
 class BaseParams(Section):
@@ -72,6 +72,7 @@ class PrepareParams(Section):
         description="A set of pictures whose arrays would take more is kept as encoded squares (JPEG), which are "
         "decoded as they are read; in GB of 10^9 bytes.",
     )
+    home = paths("root", "class_list")
 
 
 class SplitParams(Section):
@@ -105,3 +106,4 @@ class SplitParams(Section):
         description="Bits, of 64, in which the perceptual hashes of near copies may differ; 0: exact copies alone, as "
         "always below 32 pixels.",
     )
+    home = paths("group_by", ending=(".csv", ".json"))  # else a regular expression

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section
+from pipeline.sections.section import Section, paths
 
 Layers = Literal["last", "last_two", "last_three", "last_four", "all"] | list[int]
 
@@ -68,6 +68,7 @@ class GuidedTransferParams(MethodParams):
         description="The pretrained network whose attention guides: a timm name, a checkpoint's folder or file, or "
         "models:/name@alias; needed where the method is on.",
     )
+    home = paths("source")
     layers: Layers = Field("all", description="Blocks whose attention is compared, in both networks.")
     with_cls: bool = Field(False, description="Compare the entry of the CLS token with itself too.")
     reduction: Literal["mean", "sum"] = Field("mean", description="Of the squared differences, over positions.")

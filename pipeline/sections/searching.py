@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section
+from pipeline.sections.section import Section, paths
 
 Plain = bool | int | float | str | list[int] | None
 """What a parameter may be; model.kwargs is a mapping of such."""
@@ -86,6 +86,7 @@ class ConstraintsParams(Section):
 
 
 class ClusterParams(Section):
+    home = paths("storage")
     address: str | None = Field(
         None,
         min_length=1,
@@ -109,6 +110,7 @@ class ClusterParams(Section):
 
 
 class SearchParams(Section):
+    home = paths("space", "warm_start")
     space: str = Field(
         "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
     )

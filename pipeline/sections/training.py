@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.models.settings import ModelConfig, SpatialPriorConfig
-from pipeline.sections.section import Section
+from pipeline.sections.section import Section, paths
 from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 
@@ -49,6 +49,7 @@ class ModelParams(Section):
         description="Weights that the network begins from: a timm name, a checkpoint's folder, a .safetensors or .pth "
         "file (a relative path starts at the checkout), or models:/name@alias; null: fresh ones.",
     )
+    home = paths("pretrained")
 
     def config(self) -> ModelConfig:
         """What the network is; what it begins from is no part of that, and its checkpoints do without."""

@@ -63,6 +63,8 @@ def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) ->
         return unknown(whole, list(known)) + stray_words(given)
     if not path:
         return f"a mapping of sections is needed, given {shown(given)}"
+    if kind == "value_error":
+        return f"{path}: given {shown(given)}; {problem['msg'].removeprefix('Value error, ')}"
     field = known.get(path)
     allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
     return f"{path}: given {shown(given)}{comma_words(given)}; allowed: {allowed}"

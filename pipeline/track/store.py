@@ -14,7 +14,7 @@ import sys
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException
@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import Request, url2pathname, urlopen
+from urllib.request import Request, getproxies, proxy_bypass, url2pathname, urlopen
 
 import mlflow
 from filelock import FileLock, Timeout
@@ -152,7 +152,10 @@ def client(store: Store) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's models against SQLAlchemy 2.1, on first import
-        return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+        made = MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+    if store.database:
+        _take_away_stray(store.uri, store.database)
+    return made
 
 
 def experiment_id(store: Store, name: str) -> str:
@@ -303,13 +306,14 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
     except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if not isinstance(reason, ssl.SSLError):  # certificates are MLflow's affair, which has settings for them
-            raise UserError(f"{problem}: no answer ({store.reason(reason)})\n  {advice}") from None
+            proxy = _proxy_to(parts)
+            raise UserError(f"{problem}: no answer{proxy} ({store.reason(reason)})\n  {advice}") from None
     try:
         with impatient(timeout_s):
             client(store).search_experiments(max_results=1)
     except MlflowException as error:
         said, known = refusal(store, error)
-        raise UserError(f"{problem}: {said}\n  {known or advice}") from None
+        raise UserError(f"{problem}: {said}{_proxy_to(parts)}\n  {known or advice}") from None
 
 
 @contextmanager
@@ -328,6 +332,15 @@ def impatient(timeout_s: float) -> Iterator[None]:
                 os.environ[key] = value
 
 
+def _take_away_stray(uri: str, database: Path) -> None:
+    """MLflow makes the folder of an encoded address as it is written, beside the one that is meant."""
+    folder = Path(uri.removeprefix(SQLITE).partition("?")[0]).parent
+    with suppress(OSError):  # not empty, so it is somebody's
+        while not database.is_relative_to(folder):
+            folder.rmdir()
+            folder = folder.parent
+
+
 def _artifact_folder(store: Store, experiment: str) -> Path:
     # The readable part of two names may be the same; the hash keeps their folders apart.
     readable = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")[:60]
@@ -342,6 +355,16 @@ def _failures() -> tuple[type[Exception], ...]:
     names = ("BotoCoreError", "ClientError"), ("Boto3Error",)
     boto = [getattr(module, name) for module, here in zip(modules, names, strict=True) if module for name in here]
     return MlflowException, OSError, ImportError, *boto
+
+
+def _proxy_to(parts: SplitResult) -> str:
+    """Which proxy is asked for an address, in words; "" if none. The environment names it, or the system."""
+    host = parts.hostname or ""
+    proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme) or getproxies().get("all")
+    if not proxy:
+        return ""
+    shown = urlsplit(proxy)._replace(netloc=_host(urlsplit(proxy))).geturl()
+    return f" by way of the proxy {shown}, which the environment names; NO_PROXY={host} asks it directly"
 
 
 def _host(parts: SplitResult) -> str:

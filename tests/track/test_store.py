@@ -1,6 +1,7 @@
 """The store is found wherever a command runs, and what cannot be used is told at once and in plain words."""
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -11,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
+from sqlalchemy import make_url
 
 from pipeline.errors import UserError
 from pipeline.track import store as room
@@ -245,17 +250,95 @@ def test_an_experiment_that_another_process_makes_meanwhile_is_taken(
     assert experiment_id(store, experiment) == made
 
 
-def test_a_moved_checkout_is_noticed_before_artifacts_go_to_its_old_place(
+def _run_with_a_file(store: Store, experiment: str, text: str) -> str:
+    """The id of a run that has a file."""
+    run = client(store).create_run(experiment_id(store, experiment)).info.run_id
+    client(store).log_text(run, text, "file.txt")
+    return str(run)
+
+
+def _read(store: Store, run: str) -> str:
+    with TemporaryDirectory() as folder:
+        return Path(client(store).download_artifacts(run, "file.txt", folder)).read_text()
+
+
+@pytest.mark.parametrize("way", ["moved", "copied"])
+def test_a_checkout_that_lies_elsewhere_now_has_its_artifacts_with_it(
+    store: Store, experiment: str, tmp_path: Path, way: str
+) -> None:
+    assert store.database
+    old, new = tmp_path / "old place", tmp_path / "new ä place"
+    old.mkdir()
+    (old / "mlflow.db").write_bytes(store.database.read_bytes())
+    run = _run_with_a_file(resolve_store(None, old), experiment, "before")
+    if way == "moved":
+        old.rename(new)
+    else:
+        shutil.copytree(old, new)
+        (old / "mlartifacts").rename(old / "as it was")
+        shutil.copytree(old / "as it was", old / "mlartifacts")
+    here = resolve_store(None, new)
+    prepare_store(here)
+    assert _read(here, run) == "before"
+    again = _run_with_a_file(here, experiment, "after")
+    places = [client(here).get_run(each).info.artifact_uri for each in (run, again)]
+    assert [Path(url2pathname(urlsplit(place).path)).is_relative_to(new) for place in places] == [True, True]
+    if way == "copied":  # and the one that it was copied from is as it was
+        assert len(list((old / "mlartifacts").rglob("file.txt"))) == 1
+        assert _read(resolve_store(None, old), run) == "before"
+
+
+def test_artifacts_of_another_checkout_in_a_shared_database_stay_where_they_are(
     store: Store, experiment: str, tmp_path: Path
 ) -> None:
     assert store.database
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    (old / "mlflow.db").write_bytes(store.database.read_bytes())
-    experiment_id(resolve_store(None, old), experiment)
-    old.rename(new)
-    with pytest.raises(UserError, match="moved"):
-        experiment_id(resolve_store(None, new), experiment)
+    shared, one, other = (tmp_path / name for name in ("shared", "one", "other"))
+    for folder in (shared, one, other):
+        folder.mkdir()
+    (shared / "runs.db").write_bytes(store.database.read_bytes())
+    run = _run_with_a_file(resolve_store(f"sqlite:///{shared}/runs.db", one), experiment, "one's")
+    there = resolve_store(f"sqlite:///{shared}/runs.db", other)
+    prepare_store(there)
+    assert _read(there, run) == "one's"
+    one.rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="was the checkout moved"):
+        experiment_id(there, experiment)
+
+
+@pytest.mark.parametrize("name", ["with space", "a#b", "100%", "50%25", "a%20b", "what?", "größe-网络", "a+b&c=d;e"])
+def test_a_store_works_whatever_the_path_of_its_checkout(
+    store: Store, experiment: str, tmp_path: Path, name: str
+) -> None:
+    assert store.database
+    root = tmp_path / name
+    root.mkdir()
+    (root / "mlflow.db").write_bytes(store.database.read_bytes())
+    here = resolve_store(None, root)
+    assert here.database == root / "mlflow.db"
+    assert here.shown == f"sqlite:///{root}/mlflow.db"
+    prepare_store(here)
+    run = _run_with_a_file(here, experiment, "kept")
+    assert _read(here, run) == "kept"
+    assert list((root / "mlartifacts").rglob("file.txt"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == [name]  # and nothing beside it
+
+
+def test_an_address_is_read_as_sqlalchemy_reads_it(tmp_path: Path) -> None:
+    for given in ("sqlite:///a%20b.db", "sqlite:///a%2Fb.db?timeout=5", "sqlite:////srv/100%.db"):
+        store = resolve_store(given, tmp_path)
+        assert store.database
+        assert make_url(store.uri).database == str(tmp_path / str(make_url(given).database)) == str(store.database)
+        assert make_url(store.uri).query == make_url(given).query
+
+
+def test_a_tilde_in_an_address_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve_store("sqlite:///~/runs.db", tmp_path).database == tmp_path / "home" / "runs.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/runs.db")
+    assert resolve_store(None, tmp_path).database == tmp_path / "home" / "runs.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~nobody-here/runs.db")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI: ~nobody-here is nobody's home folder"):
+        resolve_store(None, tmp_path)
 
 
 def test_a_name_that_mlflow_refuses_is_a_users_mistake(store: Store) -> None:
