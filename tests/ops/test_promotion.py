@@ -1,24 +1,32 @@
 """Promotion and rollback on a real registry: what is compared, what is counted, what is refused and how."""
 
 import json
+import re
+import shutil
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.config import load_params
 from pipeline.data.splits import Split, write_split
 from pipeline.errors import GateRefused, UserError
 from pipeline.ops import promotion
+from pipeline.ops.logged import evaluation_run
 from pipeline.ops.promotion import describe_models, promote_challenger, restore_champion
+from pipeline.ops.registered import registry_words, to_mend
 from pipeline.track.champion import history, move_champion
 from pipeline.track.once import log_run
-from pipeline.track.registry import register_model, versions
+from pipeline.track.registry import CHALLENGER, register_model, versions
 from pipeline.track.store import Store, client, prepare_store, resolve_store
+from pipeline.track.use import fetch_predictions, load_registered
 from pipeline.workspace import Workspace
 
 SIDE = 20
@@ -101,6 +109,14 @@ class Place:
             run_id=None, input_example=np.zeros((1, SIDE, SIDE, 1), np.uint8),
         )  # fmt: skip
         return made.version
+
+    def show(self, version: int, **changes: Any) -> None:
+        """results/ is of a version, as register writes it."""
+        tags = {each.version: each.tags for each in versions(self.store, self.name)}[version]
+        content = {"name": self.name, "version": version, "model_hash": tags["sar.model_hash"]} | changes
+        folder = self.workspace.results / "register"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "registered.json").write_text(json.dumps(content))
 
     def promote(self, **options: Any) -> list[str]:
         return list(promote_challenger(self.workspace, options.pop("reason", None), **options))
@@ -347,3 +363,121 @@ def test_a_champion_that_moves_while_the_challenger_is_judged_stops_the_promotio
     with pytest.raises(UserError, match="is version 1 now and was version 2 when this began"):
         place.promote()
     assert place.champion == 1
+
+
+def test_another_version_than_that_of_results_is_not_judged_unless_it_is_named(place: Place) -> None:
+    """As after `dvc exp apply` of an experiment that is not the last one."""
+    place.register(wrong=range(40, 44))
+    place.show(1)
+    place.register(**{"sar.dvc_experiment": "mild-gulf"})
+    both = "challenger is version 2 \\(commit c{12}, experiment mild-gulf\\), not version 1 of .*, which results/ is of"
+    with pytest.raises(UserError, match=both) as refused:
+        place.promote()
+    assert f"--version {1}" in str(refused.value)
+    assert "dvc repro --single-item --force register" in str(refused.value)
+    assert "challenger is version 2" in registry_words(place.workspace)
+    assert place.champion is None
+    assert place.promote(version=1)[-1].endswith("is version 1 now, the first")
+    assert place.promote(version=2)[-1].endswith("is version 2 now, before it version 1")
+    with pytest.raises(UserError, match="no version 3"):
+        place.promote(version=3)
+    said = list(describe_models(place.workspace))
+    assert [line.endswith("results/ is of it") for line in said[1:3]] == [True, False]
+
+
+def test_where_store_and_results_agree_nothing_is_to_mend(place: Place) -> None:
+    assert to_mend(place.workspace) == ""
+    place.register()
+    place.show(1)
+    assert to_mend(place.workspace) == ""
+    assert registry_words(place.workspace).endswith("@challenger, version 1: promote it with `sar-search promote`")
+    assert place.promote()[-1].endswith("is version 1 now, the first")
+
+
+def test_an_alias_that_another_has_moved_is_moved_back_only_in_ones_own_database(place: Place, tmp_path: Path) -> None:
+    place.register()
+    place.show(1)
+    place.register(wrong=range(40, 41))
+    assert to_mend(place.workspace) == ""  # the tests' store is another's
+    own = Workspace(place.workspace.root, place.store.root)
+    assert "challenger is version 2" in to_mend(own)
+
+
+@pytest.mark.parametrize("lost", ["version", "content", "alias", "store", "files"])
+def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Place, lost: str) -> None:
+    place.register()
+    place.show(1)
+    registry = client(place.store)
+    if lost == "version":
+        registry.delete_registered_model(place.name)
+        said = "has no version 1 of"
+    elif lost == "content":  # a store that was begun anew has another first version
+        place.show(1, model_hash="0" * 64)
+        said = "has no version 1 of"
+    elif lost == "alias":
+        registry.delete_registered_model_alias(place.name, CHALLENGER)
+        said = "no version of .* is called challenger"
+    elif lost == "store":
+        place.store = resolve_store("sqlite:///elsewhere.db", place.workspace.root)
+        place.set()
+        said = "elsewhere.db has no version 1 of"
+    else:
+        shutil.rmtree(_folder_of(place, 1))
+        said = "the files of version 1 of .* are gone"
+    assert re.search(said, to_mend(place.workspace))
+    assert re.search(f"{said}.*`sar-search repro` registers it again", registry_words(place.workspace))
+    assert not (place.workspace.root / "elsewhere.db").exists()  # asking makes none
+    with pytest.raises(UserError, match=said):
+        place.promote()
+
+
+def test_files_that_are_gone_come_back_to_the_version_that_they_are_of(place: Place) -> None:
+    place.register()
+    folder = _folder_of(place, 1)
+    before = {each.name for each in folder.iterdir()}
+    checkpoint = next(each for each in place.workspace.root.iterdir() if each.name.startswith("version-"))
+    shutil.rmtree(folder)
+    made = register_model(
+        place.store, name=place.name, checkpoint=checkpoint, code=place.code, model_card="# Card", tags={},
+        run_id=None, input_example=np.zeros((1, SIDE, SIDE, 1), np.uint8),
+    )  # fmt: skip
+    assert (made.version, made.new) == (1, False)
+    assert {each.name for each in folder.iterdir()} == before
+    answer = load_registered(place.store, place.name, 1).predict(np.zeros((1, SIDE, SIDE, 1), np.uint8))
+    assert len(answer) == 1
+
+
+@pytest.mark.parametrize("lost", ["run", "file", "nothing"])
+def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(place: Place, lost: str) -> None:
+    folder = place.workspace.results / "evaluate"
+    folder.mkdir(parents=True)
+    np.savez(folder / "predictions.npz", ids=SPLIT.test)
+    (folder / "metrics.json").write_text(json.dumps({"test": {"best": {"accuracy": 0.9}}}))
+    evaluation = {"fingerprint": place.name, "arms": {}, "comparison": {}, "control": "baseline", "verdict": "none"}
+    evaluation |= {"test_images": 360, "data_hash": "d" * 64, "mlflow_run": "0" * 32}
+    params = load_params(place.workspace.params)
+
+    def run() -> str:
+        return evaluation_run(place.store, params, evaluation, place.workspace, {})
+
+    first = evaluation["mlflow_run"] = run()
+    if lost == "run":
+        client(place.store).delete_run(first)
+    elif lost == "file":
+        next((place.store.root / "mlartifacts").rglob(f"{first}/artifacts/predictions.npz")).unlink()
+    assert (run() == first) == (lost != "run")
+    found = fetch_predictions(place.store, run())
+    assert found is not None
+    assert np.array_equal(found["ids"], SPLIT.test)
+
+
+def test_a_store_that_does_not_answer_keeps_results_from_nobody(place: Place) -> None:
+    place.register()
+    place.show(1)
+    place.workspace.params.write_text(json.dumps({"tracking": {"uri": "http://127.0.0.1:9"}}))
+    assert registry_words(place.workspace).startswith("cannot be asked whether it still has what was registered")
+
+
+def _folder_of(place: Place, version: int) -> Path:
+    address = client(place.store).get_model_version_download_uri(place.name, str(version))
+    return Path(url2pathname(urlsplit(address).path))
