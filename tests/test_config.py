@@ -414,3 +414,36 @@ def test_file_that_is_not_there_is_told_with_where_to_go(tmp_path: Path) -> None
 
 def test_folder_instead_of_a_file_is_told(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path)
+
+
+HOME_PATHS = (
+    *("prepare.root", "prepare.class_list", "model.pretrained", "regularizer.guided_transfer.source"),
+    *("search.space", "search.warm_start", "search.cluster.storage", "split.group_by"),
+)
+
+
+@pytest.mark.parametrize("path", HOME_PATHS)
+def test_a_tilde_is_the_home_folder_in_every_path(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    *parents, leaf = path.split(".")
+    tree: dict[str, Any] = {leaf: "~/mine.csv"}
+    for key in reversed(parents):
+        tree = {key: tree}
+    file = tmp_path / "params.yaml"
+    file.write_text(json.dumps(tree))
+    assert load_params(file).value(path) == "/home/ann/mine.csv"
+    assert Params().with_values({path: "~/mine.csv"}, where="--set").value(path) == "/home/ann/mine.csv"
+    with pytest.raises(UserError, match=f"{path}: given '~nobody-here/mine.csv'; ~nobody-here is nobody's home"):
+        Params().with_values({path: "~nobody-here/mine.csv"}, where="--set")
+
+
+def test_every_parameter_that_may_be_a_path_knows_the_tilde() -> None:
+    """By what is said of it; tracking.uri is read where addresses are."""
+    said = ("file", "folder", "Folder", "File")
+    named = {path for path, field in parameters().items() if any(word in (field.description or "") for word in said)}
+    text = {path for path in named if "str" in str(parameters()[path].annotation)}
+    assert text - set(HOME_PATHS) <= {"prepare.dataset", "tracking.uri", "search.cluster.address", "model.name"}
+
+
+def test_a_pattern_that_begins_with_a_tilde_is_no_path() -> None:
+    assert Params().with_values({"split.group_by": "~([a-z]+)-"}, where="the test").split.group_by == "~([a-z]+)-"

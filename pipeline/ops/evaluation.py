@@ -105,14 +105,17 @@ def write_confusion(path: Path, runs: Sequence[RunEvaluation], data: TrainingDat
                 writer.writerows(zip(actual, names[run.probabilities.argmax(1)], strict=True))
 
 
-def count_test_read(state: Path, data_hash: str, *, commit: str, models: int) -> int:
-    """Write down that the test set is read now, and return how often it has been, this time included."""
+def count_test_read(state: Path, data_hash: str, *, commit: str, models: int, known: int = 0) -> int:
+    """Write down that the test set is read now, and return how often it has been, this time included.
+
+    known: reads before this one that are known otherwise, should state/ have been removed.
+    """
     path = state / "test_reads.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"data_hash": data_hash, "time": time.time(), "commit": commit, "models": models}) + "\n")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return sum(_hash_read(line) == data_hash for line in lines)
+    return max(known + 1, sum(_hash_read(line) == data_hash for line in lines))
 
 
 def _hash_read(line: str) -> str | None:

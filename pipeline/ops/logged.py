@@ -11,7 +11,9 @@ from pipeline.track.once import bring_back, has_run, log_run
 from pipeline.track.store import Store, client, reported
 from pipeline.workspace import Workspace
 
+KIND_TAG = "sar.kind"
 PREDICTIONS = "predictions.npz"
+READS_TAG = "sar.test_reads"
 
 
 def log_evaluation(
@@ -27,7 +29,8 @@ def log_evaluation(
     """A run for the evaluation, under its search, with its figures and files. seconds: what it took. Returns its id."""
     fingerprint = str(summary["fingerprint"])
     parent = search_run(workspace.state, fingerprint)
-    about = {"sar.kind": "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
+    about = {KIND_TAG: "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
+    about[READS_TAG] = str(summary.get("test_reads", ""))
     return log_run(
         store,
         experiment=params.experiment,
@@ -43,6 +46,23 @@ def log_evaluation(
         datasets=datasets,
         seconds=seconds,
     )
+
+
+def reads_logged(store: Store, params: Params, data_hash: str) -> int:
+    """How often the test set of these data has been read, as far as the experiment's evaluations tell.
+
+    Raises:
+        UserError: the store fails.
+    """
+    registry = client(store)
+    with reported(store, "counting evaluations"):
+        experiment = registry.get_experiment_by_name(params.experiment)
+        if experiment is None:
+            return 0
+        asked = f"tags.`{KIND_TAG}` = 'evaluation' and tags.`sar.data_hash` = '{data_hash}'"
+        runs = registry.search_runs([experiment.experiment_id], asked, max_results=1000)
+    told = [run.data.tags.get(READS_TAG, "") for run in runs]
+    return max([len(runs), *(int(reads) for reads in told if reads.isdecimal())])
 
 
 def evaluation_run(

@@ -33,12 +33,12 @@ from pipeline.ops.evaluation import (
 from pipeline.ops.evaluations import keep_evaluation
 from pipeline.ops.identity import commit, trace
 from pipeline.ops.locating import write_class_rows
-from pipeline.ops.logged import log_evaluation
+from pipeline.ops.logged import log_evaluation, reads_logged
 from pipeline.ops.results import BEST, against_words, read_json
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value
 from pipeline.track.datasets import DataUsed
-from pipeline.track.store import resolve_store
+from pipeline.track.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
 
@@ -50,7 +50,15 @@ def main(workspace: Workspace) -> None:
     check_agreement(workspace, params, retrained["fingerprint"])
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     data_hash, control = data.prepared.data_hash, retrained["control"]
-    reads = count_test_read(workspace.state, data_hash, commit=commit(workspace.root), models=len(retrained["runs"]))
+    store = resolve_store(params.tracking.uri, workspace.anchor)
+    prepare_store(store)
+    reads = count_test_read(
+        workspace.state,
+        data_hash,
+        commit=commit(workspace.root),
+        models=len(retrained["runs"]),
+        known=reads_logged(store, params, data_hash),
+    )
     runs = []
     with Bar("networks evaluated") as progress:
         for run in retrained["runs"]:
@@ -90,7 +98,6 @@ def main(workspace: Workspace) -> None:
     maps: Any = {run.name: run.maps[rows] for run in runs}
     np.savez_compressed(folder / "attention.npz", ids=shown, **maps)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    store = resolve_store(params.tracking.uri, workspace.anchor)
     tags = trace(workspace.root, data_hash)
     name, source = str(data.prepared.manifest["dataset"]), str(workspace.prepared)
     used = [DataUsed(name, data_hash, source, "test", {"test": len(test)})]

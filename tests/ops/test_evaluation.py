@@ -7,6 +7,11 @@ from typing import Any
 from pipeline.ops.evaluation import count_test_read, metrics_of
 
 
+def test_reads_that_are_known_otherwise_count_where_the_state_is_gone(tmp_path: Path) -> None:
+    assert count_test_read(tmp_path, "a", commit="c", models=2, known=4) == 5
+    assert count_test_read(tmp_path, "a", commit="c", models=2) == 2
+
+
 def test_test_reads_are_counted_by_data_hash_alone(tmp_path: Path) -> None:
     def read(data_hash: str) -> int:
         return count_test_read(tmp_path, data_hash, commit="c", models=2)

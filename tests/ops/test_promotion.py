@@ -19,7 +19,7 @@ from pipeline.config import load_params
 from pipeline.data.splits import Split, write_split
 from pipeline.errors import GateRefused, UserError
 from pipeline.ops import promotion
-from pipeline.ops.logged import evaluation_run
+from pipeline.ops.logged import evaluation_run, reads_logged
 from pipeline.ops.promotion import describe_models, promote_challenger, restore_champion
 from pipeline.ops.registered import registry_words, to_mend
 from pipeline.track.champion import history, move_champion
@@ -454,13 +454,17 @@ def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(place: 
     np.savez(folder / "predictions.npz", ids=SPLIT.test)
     (folder / "metrics.json").write_text(json.dumps({"test": {"best": {"accuracy": 0.9}}}))
     evaluation = {"fingerprint": place.name, "arms": {}, "comparison": {}, "control": "baseline", "verdict": "none"}
-    evaluation |= {"test_images": 360, "data_hash": "d" * 64, "mlflow_run": "0" * 32}
+    evaluation |= {"test_images": 360, "data_hash": "d" * 64, "mlflow_run": "0" * 32, "test_reads": 4}
+    place.workspace.params.write_text(json.dumps({"tracking": {"uri": place.store.uri, "experiment": place.name}}))
     params = load_params(place.workspace.params)
 
     def run() -> str:
         return evaluation_run(place.store, params, evaluation, place.workspace, {})
 
+    assert reads_logged(place.store, params, "d" * 64) == 0
     first = evaluation["mlflow_run"] = run()
+    assert reads_logged(place.store, params, "d" * 64) == 4
+    assert reads_logged(place.store, params, "e" * 64) == 0
     if lost == "run":
         client(place.store).delete_run(first)
     elif lost == "file":

@@ -119,3 +119,23 @@ def test_dvc_runs_in_the_folder_of_the_checkout(workspace: Workspace, monkeypatc
     monkeypatch.setattr(subprocess, "Popen", Ended)
     assert repro.reproduce(workspace, []) == 0
     assert ran == [workspace.root]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again"), [([], True), (["--force"], True), (["--dry"], False), (["search"], False)]
+)
+def test_what_the_store_has_lost_is_registered_again_when_the_whole_pipeline_was_asked_for(
+    arguments: list[str],
+    again: bool,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(repro, "_dvc", lambda arguments, root: asked.append(arguments) or 0)
+    monkeypatch.setattr(repro, "to_mend", lambda workspace: "the store has no version 1")
+    assert repro.reproduce(workspace, arguments) == 0
+    assert asked[1:] == ([["repro", "--single-item", "--force", "register"]] if again else [])
+    assert ("registering again, from models/ and results/: the store has no version 1" in capsys.readouterr().out) == (
+        again
+    )
