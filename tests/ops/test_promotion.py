@@ -459,7 +459,7 @@ def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(place: 
     params = load_params(place.workspace.params)
 
     def run() -> str:
-        return evaluation_run(place.store, params, evaluation, place.workspace, {})
+        return evaluation_run(place.store, params, evaluation, place.workspace, {"sar.data_hash": "d" * 64})
 
     assert reads_logged(place.store, params, "d" * 64) == 0
     first = evaluation["mlflow_run"] = run()
