@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section, paths
+from pipeline.sections.section import PathText, Section, TableText
 
 
 class BaseParams(Section):
@@ -36,7 +36,7 @@ class PrepareParams(Section):
         description="Source of the images: the digits that come with scikit-learn, your own pictures (image_folder), "
         "or a known set; `sar-search datasets` lists them.",
     )
-    root: str | None = Field(
+    root: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,
@@ -47,7 +47,7 @@ class PrepareParams(Section):
     download: bool = Field(
         False, description="Whether a known set that is not there may be fetched, into prepare.root."
     )
-    class_list: str | None = Field(
+    class_list: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,
@@ -72,7 +72,6 @@ class PrepareParams(Section):
         description="A set of pictures whose arrays would take more is kept as encoded squares (JPEG), which are "
         "decoded as they are read; in GB of 10^9 bytes.",
     )
-    home = paths("root", "class_list")
 
 
 class SplitParams(Section):
@@ -87,7 +86,7 @@ class SplitParams(Section):
         description="Share of the non-test images, in train and in val, that is used at all; smaller shares lie in "
         "larger ones.",
     )
-    group_by: str | None = Field(
+    group_by: TableText | None = Field(
         None,
         min_length=1,
         max_length=1000,
@@ -106,4 +105,3 @@ class SplitParams(Section):
         description="Bits, of 64, in which the perceptual hashes of near copies may differ; 0: exact copies alone, as "
         "always below 32 pixels.",
     )
-    home = paths("group_by", ending=(".csv", ".json"))  # else a regular expression

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section, paths
+from pipeline.sections.section import PathText, Section
 
 Layers = Literal["last", "last_two", "last_three", "last_four", "all"] | list[int]
 
@@ -61,14 +61,13 @@ class RelativeLocalisationParams(MethodParams):
 
 
 class GuidedTransferParams(MethodParams):
-    source: str | None = Field(
+    source: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,
         description="The pretrained network whose attention guides: a timm name, a checkpoint's folder or file, or "
         "models:/name@alias; needed where the method is on.",
     )
-    home = paths("source")
     layers: Layers = Field("all", description="Blocks whose attention is compared, in both networks.")
     with_cls: bool = Field(False, description="Compare the entry of the CLS token with itself too.")
     reduction: Literal["mean", "sum"] = Field("mean", description="Of the squared differences, over positions.")

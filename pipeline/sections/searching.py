@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section, paths
+from pipeline.sections.section import PathText, Section
 
 Plain = bool | int | float | str | list[int] | None
 """What a parameter may be; model.kwargs is a mapping of such."""
@@ -86,7 +86,6 @@ class ConstraintsParams(Section):
 
 
 class ClusterParams(Section):
-    home = paths("storage")
     address: str | None = Field(
         None,
         min_length=1,
@@ -94,7 +93,7 @@ class ClusterParams(Section):
         description="Ray cluster that runs the trials: auto (this machine is one of its nodes) or its head's "
         "host:port; null: RAY_ADDRESS, else this machine alone.",
     )
-    storage: str | None = Field(
+    storage: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,
@@ -110,8 +109,7 @@ class ClusterParams(Section):
 
 
 class SearchParams(Section):
-    home = paths("space", "warm_start")
-    space: str = Field(
+    space: PathText = Field(
         "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
     )
     trials: int = Field(12, ge=1, le=1_000_000, description="Settings tried, the controls not counted.")
@@ -126,7 +124,7 @@ class SearchParams(Section):
     points: dict[str, dict[str, Plain | dict[str, Plain]]] = Field(
         {}, max_length=10_000, description="Settings that are tried first, by a name of yours; each may be partial."
     )
-    warm_start: str | None = Field(
+    warm_start: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,

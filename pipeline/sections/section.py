@@ -1,8 +1,8 @@
 """What every section of params.yaml has in common."""
 
-from typing import Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from pipeline.paths import expand_home
 
@@ -13,13 +13,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def paths(*names: str, ending: tuple[str, ...] = ("",)) -> Any:
-    """Of a section: these parameters are paths, or may be; a leading `~` is the home folder, as in a shell.
+def _table(value: str) -> str:
+    return expand_home(value) if value.lower().endswith((".csv", ".json")) else value
 
-    ending: by which those are known that are paths.
-    """
 
-    def expanded(value: str | None) -> str | None:
-        return expand_home(value) if value is not None and value.lower().endswith(ending) else value
+PathText = Annotated[str, AfterValidator(expand_home)]
+"""A path, or what may be one: a leading `~` is the home folder, as in a shell."""
 
-    return field_validator(*names)(expanded)
+TableText = Annotated[str, AfterValidator(_table)]
+"""A table's path, by its ending; anything else is a regular expression."""

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.models.settings import ModelConfig, SpatialPriorConfig
-from pipeline.sections.section import Section, paths
+from pipeline.sections.section import PathText, Section
 from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 
@@ -42,14 +42,13 @@ class ModelParams(Section):
         "standard", description="no_skip: no residual around the last block's attention, as in SAR's own runs."
     )
     spatial_prior: SpatialPriorParams = SpatialPriorParams()
-    pretrained: str | None = Field(
+    pretrained: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,
         description="Weights that the network begins from: a timm name, a checkpoint's folder, a .safetensors or .pth "
         "file (a relative path starts at the checkout), or models:/name@alias; null: fresh ones.",
     )
-    home = paths("pretrained")
 
     def config(self) -> ModelConfig:
         """What the network is; what it begins from is no part of that, and its checkpoints do without."""

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -90,6 +90,8 @@ def allowed_values(field: FieldInfo) -> str:
 
 
 def _type_in_words(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return _type_in_words(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):
