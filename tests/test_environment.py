@@ -8,9 +8,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import click
 import pytest
 from copied import ROOT
 
+from pipeline.cli import FilePath
 from pipeline.environment import KEPT, TAKEN_OUT, settle_environment
 from pipeline.errors import UserError
 from pipeline.ops.identity import commit
@@ -106,6 +108,13 @@ def test_credentials_caches_and_addresses_that_the_plan_tells_stay() -> None:
 def test_the_page_on_them_names_every_one_that_is_taken_out() -> None:
     page = (ROOT / "docs" / "environment.md").read_text()
     assert [name for name in [*TAKEN_OUT, *KEPT] if f"`{name}`" not in page] == []
+
+
+def test_an_option_that_names_a_file_knows_the_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert FilePath().convert("~/model.onnx", None, None) == Path("/home/ann/model.onnx")
+    with pytest.raises(click.BadParameter, match="~nobody-here is nobody's home folder"):
+        FilePath().convert("~nobody-here/model.onnx", None, None)
 
 
 class _Server(BaseHTTPRequestHandler):

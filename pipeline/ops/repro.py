@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.compute.places import check_temporary
 from pipeline.entry import INTERRUPTED
+from pipeline.errors import UserError
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
 from pipeline.ops.git import check_for_dvc, git_trouble
@@ -52,7 +54,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         whole = all(argument.startswith("-") for argument in arguments) and not DRY & set(arguments)
         status = _dvc(["repro", *arguments], workspace.root)
         keep_lock(workspace)
-        if status == 0 and whole and (why := to_mend(workspace)):
+        if status == 0 and whole and (why := _to_mend(workspace)):
             print(f"registering again, from models/ and results/: {why}", flush=True)
             status = _dvc(MEND.split()[1:], workspace.root)
             keep_lock(workspace)
@@ -75,6 +77,12 @@ def environment_for_dvc() -> dict[str, str]:
     shell = os.environ.get("SHELL", "")
     sound = os.path.basename(shell) in SHELLS and os.access(shell, os.X_OK)
     return {**os.environ, "SHELL": shell if sound else "/bin/sh"}
+
+
+def _to_mend(workspace: Workspace) -> str:
+    with suppress(UserError):  # a store that does not answer now; the results say so
+        return to_mend(workspace)
+    return ""
 
 
 def _dvc(arguments: Sequence[str], root: Path) -> int:

@@ -11,7 +11,7 @@ from pipeline.figures.report import render_report
 from pipeline.ops.agreement import check_agreement
 from pipeline.ops.reporting import gather_report
 from pipeline.ops.results import read_json, search_run
-from pipeline.track.once import attach
+from pipeline.track.once import attach, first_there
 from pipeline.track.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
@@ -29,8 +29,14 @@ def main(workspace: Workspace) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
-    run = search_run(workspace.state, evaluation["fingerprint"]) or evaluation["mlflow_run"]
-    attach(store, run, path, folder="report")
+    runs = [search_run(workspace.state, evaluation["fingerprint"]), evaluation["mlflow_run"]]
+    run = first_there(store, [each for each in runs if each])
+    if run is None:
+        print(
+            f"{store.shown} has lost the runs that the page belongs to; `dvc repro -sf search` tells the search again"
+        )
+    else:
+        attach(store, run, path, folder="report")
     print(f"report -> {path.relative_to(workspace.root)}")
 
 

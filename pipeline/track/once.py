@@ -71,6 +71,17 @@ def has_run(registry: MlflowClient, run_id: str) -> bool:
         return False
 
 
+def first_there(store: Store, runs: Sequence[str]) -> str | None:
+    """The first of these runs that the store has; a store that was moved or emptied has none.
+
+    Raises:
+        UserError: the store fails.
+    """
+    registry = client(store)
+    with reported(store, "looking for the runs of these results"):
+        return next((run for run in runs if has_run(registry, run)), None)
+
+
 def bring_back(store: Store, run_id: str, folder: Path, *, file: str) -> None:
     """Put the files of a folder among a run's artifacts again where one of them is missing there.
 

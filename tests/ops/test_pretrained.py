@@ -255,6 +255,20 @@ def test_source_is_known_by_its_network_too(workspace: Workspace) -> None:
     assert [each.split()[0] for each in changed_content(found["two"], found["four"])] == [f"{GUIDED}.source"]
 
 
+def test_weights_below_the_home_folder_are_known_by_their_hash_among_choices_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = workspace.root / "home"
+    monkeypatch.setenv("HOME", str(home))
+    write_file(home / "a.safetensors")
+    given = setting("~/a.safetensors")
+    weights = resolved(workspace, given)
+    assert [each.path for each in weights.values()] == [str(home / "a.safetensors")]
+    space = {"parameters": {}, "controls": {"plain": {"model.pretrained": "~/a.safetensors"}}}
+    found = content(given, weights, space)
+    assert found["space"]["controls"]["plain"]["model.pretrained"] == found["model"]["pretrained"]
+
+
 def test_weights_of_controls_and_choices_are_in_the_fingerprint(workspace: Workspace) -> None:
     choices = ["a.safetensors", "b.safetensors"]
     space = {

@@ -13,7 +13,7 @@ from told import datasets, points
 
 from pipeline.errors import UserError
 from pipeline.track.datasets import DataUsed
-from pipeline.track.once import attach, log_run
+from pipeline.track.once import attach, first_there, log_run
 from pipeline.track.store import Store, client
 
 
@@ -33,6 +33,13 @@ def test_a_run_that_is_gone_is_told(store: Store, experiment: str, tmp_path: Pat
     page.write_text("text")
     with pytest.raises(UserError, match=r"logging index\.html to the run 0000 failed"):
         attach(store, "0000", page, folder="report")
+
+
+def test_of_runs_the_first_that_is_there_is_taken(store: Store, experiment: str) -> None:
+    made = [log_run(store, experiment=experiment, key=key, name=key, params={}, metrics={}) for key in "ab"]
+    client(store).delete_run(made[0])
+    assert first_there(store, ["0" * 32, *made]) == made[1]
+    assert first_there(store, ["0" * 32, made[0]]) is None
 
 
 def test_a_run_lasts_as_long_as_what_it_tells_of_took(store: Store, experiment: str) -> None:
