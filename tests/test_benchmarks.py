@@ -83,6 +83,7 @@ def test_paused_trials_go_on_when_they_are_among_the_best_of_their_rung() -> Non
     everything = {tuple(asha_of_the_paper(1, 3)(table, seed, 1000)[-1]) for seed in range(20)}
     assert max(spent for spent, _ in everything) <= 9 * 1 + 5 * 2 + 3 * 5  # luck of the order promotes some in vain
 
+
 SCRIPTS = {
     "fine": "print('| a table |')",
     "elsewhere": "from harness import skip; print('so far'); skip('needs the moon')",

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Params
 from pipeline.errors import UserError, comma_words, named, shown, told
+from pipeline.tune.cells import read_value
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, goals_of
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.written import read_value
 from pipeline.written import decode_text, parse_table
 
 Known = Mapping[str, Any]

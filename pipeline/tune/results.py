@@ -25,12 +25,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.config import Params, parameters
+from pipeline.tune.cells import written
 from pipeline.tune.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
 from pipeline.tune.goals import Goals, goals_of, is_result
 from pipeline.tune.ledger import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.runner import SearchOutcome, SearchTask
 from pipeline.tune.summary import summarise
-from pipeline.tune.written import written
 
 DECIDING = (
     *("base.seed", "model.", "train.", "regularizer."),

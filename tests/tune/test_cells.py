@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.results import read_best
+from pipeline.tune.cells import read_value, written
 from pipeline.tune.known import known_in
 from pipeline.tune.ledger import METHOD, Ledger, TrialRecord, read_history
 from pipeline.tune.results import _write_csv, write_best
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.written import read_value, written
 
 NASTY = ["on", "off", "yes", "no", "null", "~", "true", "True", "None", "1e3", "007", "0x1f", "0o7", "1_000", "1:30"]
 NASTY += [
