@@ -33,7 +33,7 @@ def main(workspace: Workspace) -> None:
     run = first_there(store, [each for each in runs if each])
     if run is None:
         print(
-            f"{store.shown} has lost the runs that the page belongs to; `dvc repro -sf search` tells the search again"
+            f"{store.shown} has lost the runs that the page is of; `dvc repro -sf search` tells the search again"
         )
     else:
         attach(store, run, path, folder="report")
