@@ -140,8 +140,8 @@ def fresh_processes(folder: Path, trials: int) -> Side:
 def forked_processes(folder: Path, trials: int) -> Side:
     """A process a trial, forked from one in which everything has been imported and nothing run."""
     command = [sys.executable, "-c", FORKING, str(folder), str(trials)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
-    over = [float(line) for line in said.split()]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder, timeout=600)
+    over = [float(line) for line in done.stdout.split()]
     return Side(sum(over) / trials, 0.0, trials)
 
 
