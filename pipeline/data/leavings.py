@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 NAMES = {
     # Windows
@@ -32,7 +32,7 @@ def kinds_of(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter("._*" if name.startswith("._") else name for name in names).most_common())
 
 
-def told(kinds: dict[str, int]) -> str:
+def told(kinds: Mapping[str, int]) -> str:
     """A line about what was left out."""
     some = [name if count == 1 else f"{name} ({count:,})" for name, count in list(kinds.items())[:SHOWN]]
     more = f" and {len(kinds) - SHOWN:,} more" if len(kinds) > SHOWN else ""
