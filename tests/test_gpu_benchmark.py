@@ -48,6 +48,7 @@ def bare(folder: Path, *absent: str) -> dict[str, str]:
 
 
 def test_whole_command_runs_anywhere_where_nothing_of_the_search_is_installed(tmp_path: Path) -> None:
+    before = set((ROOT / "benchmarks" / "results").iterdir())
     command = [sys.executable, GPU, "--anywhere", "--seed", "5", "--results", str(tmp_path / "out")]
     ended = subprocess.run(command, env=bare(tmp_path, *ABSENT), capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -69,7 +70,7 @@ def test_whole_command_runs_anywhere_where_nothing_of_the_search_is_installed(tm
         if line.startswith("| ")
     ]
     assert {unit for unit in units if unit not in ("unit", "---")} == {unit for unit in units if unit.endswith("(CPU)")}
-    assert not list((ROOT / "benchmarks" / "results").glob("gpu*"))
+    assert set((ROOT / "benchmarks" / "results").iterdir()) == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -270,7 +271,7 @@ def test_reference_is_what_plain_pytorch_gives(connectivity: int) -> None:
     found, expected = entropies(maps, thresholds, connectivity), plain_entropy(maps, thresholds, connectivity, True)
     assert 0 < int(found[1].sum()) < len(maps)
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 # What is told.
