@@ -201,10 +201,11 @@ def _measure(
         first = _timed(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
         pace.took(first)
         if pace.hurried:
-            enough = first > pace.share() / 3
-            taken = first if enough else _timed(step, device, first, least=1, most=3)
+            taken = first if first > pace.left / 3 else _timed(step, device, first, least=1, most=3)
             val = _sample(plan, size, min(val_images, FEW), device).batches("val")
-            scored = _timed(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
+            scored = taken / size * len(val) / 3  # forward alone, which is all that can be said once the time is over
+            if pace.left > scored:
+                scored = _timed(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
         else:
             score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
             run.model.train()

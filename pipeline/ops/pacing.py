@@ -38,17 +38,28 @@ class Pace:
         self._settings, self._clock, self._began = settings, clock, clock()
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._status = Status("", console=self._console)
-        self._measured = 0
+        self._measured, self._longest = 0, 0.0
+        self._started: float | None = None
 
     def order(self) -> list[int]:
         """Settings by the order in which they are measured: in a hurry, those that enclose the others come first."""
         everything = list(range(self._settings))
         return [0, *everything[:0:-1]] if self.hurried else everything
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return MOST_S - (self._clock() - self._began)
+
     def begin(self, *, enough: bool) -> bool:
-        """Whether another setting may be measured. enough: one has been, without which nothing can be told."""
-        left = MOST_S - (self._clock() - self._began)
-        if enough and left <= 0:
+        """Whether there is time for another setting, by what the others took. enough: one has been measured, without
+        which nothing can be told.
+        """
+        left = self.left
+        if self._started is not None:
+            self._longest = max(self._longest, self._started - left)
+        self._started = left
+        if enough and left <= self._longest:
             return False
         self._measured += 1
         few = ", a few images at a time" if self.hurried else ""
@@ -60,8 +71,7 @@ class Pace:
 
     def share(self) -> float:
         """Seconds that the setting being measured may take."""
-        left = MOST_S - (self._clock() - self._began)
-        return max(0.0, left) / (self._settings - self._measured + 1)
+        return max(0.0, self.left) / (self._settings - self._measured + 1)
 
     def took(self, seconds: float) -> None:
         """Hurry from now on if the first step of a setting took more than half of its share."""
