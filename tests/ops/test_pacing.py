@@ -16,7 +16,10 @@ from pipeline.ops.plan import Plan
 from pipeline.ops.preflight import Work
 from pipeline.ops.preflight import preflight as estimated
 
-pytestmark = pytest.mark.usefixtures("quick_steps")
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
 
 
 class Slow:
