@@ -22,6 +22,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 ifneq ($(findstring :,$(CURDIR)),)
 $(error $(CURDIR): a path with a colon cannot hold a Python environment. Rename the folder, or move the checkout)
 endif
+ifneq ($(findstring $$,$(CURDIR)),)
+$(error $(CURDIR): a path with a dollar sign cannot hold a Python environment. Rename the folder, or move the checkout)
+endif
 
 # Without a place for its cache uv would not begin.
 ifeq ($(UV_CACHE_DIR)$(XDG_CACHE_HOME),)

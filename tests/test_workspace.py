@@ -199,7 +199,14 @@ def test_link_to_a_folder_that_is_gone_is_told(workspace: Workspace, checkout: P
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("a:b", "colon"), ("a{b", "brace"), ("b}", "brace"), ("a\nb", "cannot be printed"), ("a\tb", "cannot be printed")],
+    [
+        ("a:b", "colon"),
+        ("a$b", "dollar"),
+        ("a{b", "brace"),
+        ("b}", "brace"),
+        ("a\nb", "cannot be printed"),
+        ("a\tb", "cannot be printed"),
+    ],
 )
 def test_checkout_whose_path_engines_fail_with_is_refused(tmp_path: Path, name: str, why: str) -> None:
     folder = tmp_path / name
