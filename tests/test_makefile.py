@@ -14,7 +14,7 @@ import pytest
 from checkout import TINY, Checkout
 from copied import ROOT
 
-NASTY = 'a $HOME b#c&d;e*[g](h)i,~@!+=^|<j> `k` "l\\m é'
+NASTY = 'a b#c&d;e*[g](h)i,~@!+=^|<j> `k` "l\\m é'
 """Signs that a shell, make, an address or a pattern reads in its own way."""
 
 MADE = "import os, sys; print(os.getcwd(), *sys.version_info[:2])"
@@ -113,12 +113,13 @@ def test_lock_that_is_newer_is_installed_into_what_is_there(tmp_path: Path) -> N
     assert '"python3" -m venv  .venv' in make(tmp_path, "-n", "environment").stdout
 
 
-def test_colon_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a:b").mkdir()
-    shutil.copy2(ROOT / "Makefile", tmp_path / "a:b/Makefile")
-    done = make(tmp_path / "a:b", "check")
+@pytest.mark.parametrize(("name", "sign"), [("a:b", "colon"), ("a$b", "dollar sign")])
+def test_what_no_environment_can_live_with_is_refused_in_a_sentence(tmp_path: Path, name: str, sign: str) -> None:
+    (tmp_path / name).mkdir()
+    shutil.copy2(ROOT / "Makefile", tmp_path / name / "Makefile")
+    done = make(tmp_path / name, "check")
     assert done.returncode == 2
-    assert "a:b: a path with a colon cannot hold a Python environment. Rename the folder" in done.stderr
+    assert f"{name}: a path with a {sign} cannot hold a Python environment. Rename the folder" in done.stderr
 
 
 def test_nothing_in_the_environment_leads_the_installation_elsewhere(tmp_path: Path) -> None:
