@@ -320,7 +320,7 @@ def test_searches_are_told_without_waiting_for_engines(checkout: Checkout) -> No
 def test_promote_without_a_challenger_says_what_to_run_first(command: Callable[..., Said]) -> None:
     done = command("promote")
     assert done.status == 2
-    assert "run the pipeline" in done.err
+    assert "`make repro` registers one" in done.err
 
 
 def test_results_before_a_run_say_what_to_run_first(command: Callable[..., Said]) -> None:

@@ -21,7 +21,8 @@ MADE = "import os, sys; print(os.getcwd(), *sys.version_info[:2])"
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    # What the make that runs these tests has exported is not the user's.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "UV_", "PIP_"))}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env={**kept, **environment}, capture_output=True, text=True, timeout=300)
 

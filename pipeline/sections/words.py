@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Mapping
+from functools import reduce
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -59,8 +60,11 @@ def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) ->
     if kind == "extra_forbidden":
         return unknown(path, list(known))
     if kind == "invalid_key" and path not in known:
-        whole = ".".join([*(str(part) for part in problem["loc"][:-1]), shown(given)])
-        return unknown(whole, list(known)) + stray_words(given)
+        above = problem["loc"][:-1]
+        beside = reduce(lambda mapping, part: mapping[part], above, tree)
+        # What follows a decimal comma within braces is a key without a value.
+        hint = stray_words(given) if beside.get(given) is None else ""
+        return unknown(".".join([*map(str, above), shown(given)]), list(known)) + hint
     if not path:
         return f"a mapping of sections is needed, given {shown(given)}"
     if kind == "value_error":

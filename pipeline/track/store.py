@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import Request, getproxies, proxy_bypass, url2pathname, urlopen
+from urllib.request import Request, build_opener, getproxies, proxy_bypass, url2pathname
 
 import mlflow
 from filelock import FileLock, Timeout
@@ -299,7 +299,7 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
     if at:  # urllib takes no credentials from an address
         request.add_header("Authorization", f"Basic {b64encode(unquote(userinfo).encode()).decode()}")
     try:
-        with urlopen(request, timeout=timeout_s):
+        with build_opener().open(request, timeout=timeout_s):  # by the proxies of now; urlopen keeps the first it saw
             pass
     except HTTPError as error:
         error.close()  # it answered; whether it is MLflow, and lets us in, is for the question below to find out
