@@ -10,17 +10,38 @@ component, and gathers the masks of all maps in one indexing, through which auto
   by labels in place of masks. Nobody has released it; it is the best that we know to make of OpenCV and torch.
 
 All take maps (n, H, W) on any device, label on the CPU as the release does, and give the mean of the entropies.
+Where there is no OpenCV, as on a machine lent for its GPU, SciPy labels, which takes longer: `LABELS_BY` says which.
 """
 
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+try:
+    import cv2
+
+    LABELS_BY = "OpenCV"
+except ImportError:
+    from scipy import ndimage
+
+    LABELS_BY = "SciPy"
+
 Labels = NDArray[Any]
+
+
+def label(mask: NDArray[np.uint8], *, deep: bool = False) -> tuple[int, Labels]:
+    """Number the components of a mask (H, W) by 8 neighbours. Returns how many, the background included, and labels.
+
+    deep: of 32 bits; of 16 bits they would end at 65,535.
+    """
+    if LABELS_BY == "OpenCV":
+        count, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S if deep else cv2.CV_16U)
+        return count, np.asarray(labels)
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.uint8))
+    return count + 1, labels
 
 
 def released(maps: Tensor) -> Tensor:
@@ -30,7 +51,7 @@ def released(maps: Tensor) -> Tensor:
     owners: list[int] = []
     masks: list[Tensor] = []
     for number, one in enumerate(above):
-        count, labels = cv2.connectedComponents(one, connectivity=8, ltype=cv2.CV_16U)
+        count, labels = label(one)
         for component in range(1, count):
             owners.append(number)
             masks.append(torch.from_numpy(labels == component).long())
@@ -44,7 +65,7 @@ def released_by_arrays(maps: Tensor) -> Tensor:
     """One labelling call a map; all masks in one comparison."""
     mean = maps.mean((-2, -1), keepdim=True)
     above = _above(maps, mean)
-    found = [cv2.connectedComponents(one, connectivity=8, ltype=cv2.CV_16U) for one in above]
+    found = [label(one) for one in above]
     counts = np.array([count - 1 for count, _ in found])
     owners = np.repeat(np.arange(len(maps)), counts)
     components = 1 + np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -58,9 +79,7 @@ def labelled_at_once(maps: Tensor) -> Tensor:
     mean = maps.mean((-2, -1), keepdim=True)
     picture = np.zeros((count, height + 1, width + 1), dtype=np.uint8)
     picture[:, :height, :width] = _above(maps, mean)
-    components, labels = cv2.connectedComponents(
-        picture.reshape(-1, width + 1), connectivity=8, ltype=cv2.CV_32S
-    )  # of type 16U they would end at 65,535
+    components, labels = label(picture.reshape(-1, width + 1), deep=True)
     inside = torch.from_numpy(np.ascontiguousarray(labels.reshape(picture.shape)[:, :height, :width]))
     inside = inside.to(maps.device).flatten().long()
     owner = torch.zeros(components, dtype=torch.long, device=maps.device)

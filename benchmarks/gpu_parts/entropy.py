@@ -1,15 +1,13 @@
 """SAR's loss, forward and backward: ours on the device, the authors' way on this machine's CPU, public labellings.
 
-The authors' way, restated: one labelling call a map, all components' masks gathered in one indexing. It has its maps on
-the CPU and leaves its gradient there, which is more than it gets in training. The public labellings only label, on the
-device, so theirs is a part of the work and ours the whole.
+The authors' way and the best of it stand in `entropy_released.py`. They have their maps on the CPU and leave the
+gradient there, which is less than in training. The public labellings only label, on the device, so theirs is a part of
+the work and ours the whole.
 """
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from pipeline.regularizers.spatial_entropy import spatial_entropy
 
 
 def run(setting: Setting, report: Report) -> None:
-    label = labeller(report)
+    released = authors(report)
     counts = [16] if setting.small else [1536] if setting.quick else [1536, 18432]
     for count in counts:
         maps = torch.randn(count, 14, 14, generator=setting.generator())
@@ -35,19 +33,15 @@ def run(setting: Setting, report: Report) -> None:
         sides |= labellings(leaf.detach(), report)
         for side, timing in by_turns(sides, setting.device, rounds=setting.rounds(15), calls=3, seconds=3).items():
             report.timing(f"{kind}: {side}", timing, unit="us")
-        if label is not None:
-            host = maps.clone().requires_grad_()
-
-            def authors(host: Tensor = host, label: Callable[[np.ndarray], np.ndarray] = label) -> Tensor:
-                return gradient(lambda given: authors_loss(given, label), host)
-
-            theirs, mine = authors(), gradient(ours, leaf).cpu()
-            difference = float((theirs - mine).abs().max() / theirs.abs().max())
+        mine, host = gradient(ours, leaf).cpu(), maps.clone().requires_grad_()
+        for name, theirs in released.items():
+            work = partial(gradient, theirs, host)
+            found = work()
+            difference = float((found - mine).abs().max() / found.abs().max())
             if not difference < 1e-3:
-                report.fail(f"{kind}: the authors' gradient is another one, by {difference:.2g} of its largest value")
-            timing = by_turns({"": authors}, torch.device("cpu"), rounds=setting.rounds(5), seconds=3)[""]
-            threads = torch.get_num_threads()
-            report.timing(f"{kind}: the authors' way on the CPU, {threads} threads", timing, unit="us")
+                report.fail(f"{kind}: the gradient, {name}, is another one, by {difference:.2g} of its largest value")
+            timing = by_turns({"": work}, torch.device("cpu"), rounds=setting.rounds(5), seconds=1)[""]
+            report.timing(f"{kind}: {name}, on the CPU, {torch.get_num_threads()} threads", timing, unit="us")
 
 
 def ours(maps: Tensor) -> Tensor:
@@ -68,36 +62,15 @@ def interpreted(maps: Tensor, report: Report) -> None:
         report.fail("the interpreted kernel gives another value")
 
 
-Labeller = Callable[[np.ndarray], np.ndarray]
-
-
-def labeller(report: Report) -> Labeller | None:
-    """Labels of one mask (H, W) uint8, 8 neighbours: OpenCV's as the authors call it, else SciPy's."""
-    if has("cv2"):
-        cv2 = import_module("cv2")
-        report.note("the authors' way labels by OpenCV, as theirs does")
-        return lambda mask: np.asarray(cv2.connectedComponents(mask, connectivity=8)[1])
+def authors(report: Report) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The other sides that label on the CPU; none where neither OpenCV nor SciPy is there."""
     try:
-        from scipy import ndimage
+        from entropy_released import LABELS_BY, SIDES
     except ImportError:
         report.note("the authors' way: needs cv2 or scipy")
-        return None
-    report.note("the authors' way labels by SciPy, since there is no cv2")
-    eight = np.ones((3, 3), dtype=int)
-    return lambda mask: np.asarray(ndimage.label(mask, structure=eight)[0])
-
-
-def authors_loss(maps: Tensor, label: Labeller) -> Tensor:
-    """Mean entropy of maps (n, H, W) on the CPU."""
-    excess = torch.relu(maps - maps.mean((1, 2), keepdim=True))
-    inside = (excess.detach() > 0).to(torch.uint8).numpy()
-    labels = torch.from_numpy(np.stack([label(mask) for mask in inside]))
-    counts = labels.amax((1, 2))
-    owner = torch.arange(len(maps)).repeat_interleave(counts)
-    number = torch.cat([torch.arange(1, count + 1) for count in counts.tolist()])
-    masks = labels[owner] == number[:, None, None]
-    shares = (excess[owner] * masks).sum((1, 2)) / excess.sum((1, 2))[owner]
-    return torch.zeros(len(maps)).index_add(0, owner, -shares * shares.log()).mean()
+        return {}
+    report.note(f"the authors' way labels by {LABELS_BY}" + (", as theirs does" if LABELS_BY == "OpenCV" else ""))
+    return {name.replace("cv2", "labelling"): side for name, side in SIDES.items()}
 
 
 def labellings(maps: Tensor, report: Report) -> dict[str, Work]:
@@ -112,10 +85,13 @@ def labellings(maps: Tensor, report: Report) -> dict[str, Work]:
     if has("cc_torch") and maps.is_cuda:
         import cc_torch
 
-        even = torch.nn.functional.pad(mask, (0, maps.shape[-1] % 2, 0, maps.shape[-2] % 2)).to(torch.uint8)
-        found["cc_torch's labels only, a call a map"] = lambda: [
-            cc_torch.connected_components_labeling(each) for each in even
-        ]
+        # One picture a call, whose sides must be even: all maps in one, with empty rows between them.
+        height, width = maps.shape[1:]
+        even = torch.nn.functional.pad(mask, (0, width % 2, 0, 1 + (height + 1) % 2)).to(torch.uint8)
+        picture = even.reshape(-1, even.shape[-1]).contiguous()
+        found["cc_torch's labels only, all maps in one picture"] = lambda: cc_torch.connected_components_labeling(
+            picture
+        )
     missing = [name for name in ("kornia", "cc_torch") if not has(name)]
     if missing and not any("public labelling" in note for note in report.notes):
         report.note(f"public labelling not installed: {', '.join(missing)}")
