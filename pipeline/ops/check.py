@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pipeline.compute.places import check_temporary
 from pipeline.config import Params
+from pipeline.environment import taken_out
 from pipeline.errors import UserError
 from pipeline.ops.agreement import check_noted
 from pipeline.ops.git import unknown_files
@@ -40,6 +41,8 @@ def run_check(
     check_noted(workspace, plan.params)
     check_group_by(workspace, plan.params)
     yield plan.describe()
+    if ignored := taken_out():
+        yield f"{'ignored':<10}{', '.join(ignored)}: would lead elsewhere than params.yaml says (docs/environment.md)"
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield (
