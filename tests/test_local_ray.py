@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -33,9 +34,11 @@ def test_a_cluster_that_is_named_in_the_environment_is_left_alone(monkeypatch: p
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [76, 126])
 def test_ray_starts_under_a_tmpdir_that_is_too_long_for_its_sockets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    monkeypatch: pytest.MonkeyPatch, size: int, request: pytest.FixtureRequest
 ) -> None:
-    folder = tmp_path / ("l" * (size - len(str(tmp_path)) - 1))
+    place = tempfile.mkdtemp(dir="/tmp")  # short, whatever the tests' own folder is
+    request.addfinalizer(lambda: shutil.rmtree(place, ignore_errors=True))
+    folder = Path(place) / ("l" * (size - len(place) - 1))
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
@@ -71,3 +74,34 @@ def test_ray_starts_for_a_user_without_a_name_whose_home_is_the_root() -> None:
         command = [*become, sys.executable, "-c", script]
         done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=120)
     assert done.stdout == "{0: 2}\n", done.stderr
+
+
+@pytest.mark.slow
+def test_workers_start_by_a_python_whose_path_a_shell_would_take_apart(tmp_path: Path) -> None:
+    """As a trial's do, with variables of their own, for which Ray starts them by a shell."""
+    folder = tmp_path / "a b'c & (d); #e"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "env"], cwd=folder, check=True)
+    inside = Path(f"env/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages")
+    (folder / inside / "seen.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    script = "import ray, sys\nfrom pipeline.cluster.runtime import local_ray\n"
+    script += "ask = lambda: sys.executable\n"
+    script += "with local_ray(1, 0):\n    task = ray.remote(ask).options(runtime_env={'env_vars': {'A': 'b'}})\n"
+    script += "    print(ray.get(task.remote(), timeout=100))"
+    python = folder / "env/bin/python"
+    given = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([python, "-c", script], cwd=folder, env=given, capture_output=True, text=True, timeout=150)
+    assert done.stdout == f"{python}\n", done.stderr
+
+
+def test_workers_that_never_start_are_noticed(tmp_path: Path) -> None:
+    log = tmp_path / "raylet.err"
+    assert runtime._stillborn(log) == []
+    line = "(raylet) worker_pool.cc:660: Some workers of the worker process(1) have not registered within the timeout. "
+    dead = line + "The process is dead, probably it crashed during start.\n"
+    log.write_text("bash: no such file\n" + 3 * dead + line + "The process is still alive.\n")
+    assert runtime._stillborn(log) == []
+    log.write_text("bash: no such file\n" + 4 * dead)
+    (said,) = runtime._stillborn(log)
+    assert "bash: no such file" in said
+    assert str(tmp_path) in said

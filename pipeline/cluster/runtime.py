@@ -3,7 +3,10 @@
 import _thread
 import logging
 import os
+import re
 import secrets
+import shlex
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +18,7 @@ import ray
 import pipeline
 from pipeline.compute.limits import usable_memory
 from pipeline.compute.places import BELOW_RAY, ROOM, has_room, short_folder
-from pipeline.errors import UserError
+from pipeline.errors import UserError, cut
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -39,6 +42,11 @@ VITAL = ("raylet", "gcs_server")
 
 LOOK_S = 1.0
 
+STILLBORN = re.compile(r"have not registered within the timeout\. The process is dead")
+"""What Ray writes of a worker that died before it could work, and starts again for ever."""
+
+ENOUGH_STILLBORN = 4
+
 LOSSES = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
 """What becomes of a job through no fault of its own."""
 
@@ -60,6 +68,7 @@ def local_ray(cpus: int, gpus: int) -> Iterator[None]:
 
 @contextmanager
 def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
+    quoted = shlex.quote(sys.executable)
     try:
         ray.init(
             address="local",  # also where RAY_ADDRESS names a cluster
@@ -69,6 +78,8 @@ def _started(cpus: int, gpus: int, temporary: str | None) -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            # A worker with variables of its own is started by a shell, to which Ray gives Python's path as it is.
+            runtime_env={"py_executable": quoted} if quoted != sys.executable else None,
             _node_ip_address="127.0.0.1",
             _temp_dir=temporary,
         )
@@ -125,17 +136,25 @@ def _object_store_bytes() -> int | None:
 def _noticing_deaths() -> Iterator[None]:
     """Leave the block when one of Ray's own processes dies (which is mostly the kernel's doing, for want of memory).
 
-    Ray itself needs up to a minute to notice, and then ends this process without a word.
+    Ray itself needs up to a minute to notice, and then ends this process without a word. Leave it too when workers die
+    again and again before they can work, which Ray would go on with for ever.
 
     Raises:
-        UserError: one has.
+        UserError: one has, or they do.
     """
     node: Any = ray._private.worker._global_node
+    log = Path(node.get_logs_dir_path()) / "raylet.err"
     left, dead = threading.Event(), list[str]()
 
     def look() -> None:
         while not left.wait(LOOK_S):
-            dead.extend(name for name, _ in node.dead_processes() if name in VITAL)
+            dead.extend(
+                f"Ray's own process {name} has died; the machine may be short of memory (fewer trials at a time take "
+                "less)"
+                for name, _ in node.dead_processes()
+                if name in VITAL
+            )
+            dead.extend(_stillborn(log))
             if dead:
                 _thread.interrupt_main()
                 return
@@ -146,12 +165,23 @@ def _noticing_deaths() -> Iterator[None]:
     except (KeyboardInterrupt, Exception):
         if not dead:
             raise
-        raise UserError(
-            f"Ray's own process {dead[0]} has died; the machine may be short of memory (fewer trials at a time take "
-            "less). What had finished is kept, run the same command again to go on."
-        ) from None
+        raise UserError(f"{dead[0]}. What had finished is kept, run the same command again to go on.") from None
     finally:
         left.set()
+
+
+def _stillborn(log: Path) -> list[str]:
+    """What is wrong, if workers cannot start; empty otherwise. log: where Ray writes what ends them."""
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(log.stat().st_size, 100_000), os.SEEK_END)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    if sum(bool(STILLBORN.search(line)) for line in lines) < ENOUGH_STILLBORN:
+        return []
+    said = next((line for line in reversed(lines) if line.strip() and "worker_pool" not in line), "nothing")
+    return [f"Ray's workers die before they can work; the last that was said: {cut(said, 300)} (more in {log.parent})"]
 
 
 def _lead_workers_to_this_code() -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,17 +23,26 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return be
 
 
-def long_folder(tmp_path: Path, size: int) -> Path:
-    folder = tmp_path / "é"
-    folder /= "l" * (size - len(os.fsencode(folder)) - 1)
-    folder.mkdir(parents=True)
-    assert len(os.fsencode(folder)) == size
-    return folder
+@pytest.fixture
+def long_folder() -> Iterator[Callable[[int], Path]]:
+    """A folder whose path has so many bytes, whatever the tests' own folder is."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+
+        def make(size: int) -> Path:
+            folder = Path(place) / "é"
+            folder /= "l" * (size - len(os.fsencode(folder)) - 1)
+            folder.mkdir(parents=True)
+            assert len(os.fsencode(folder)) == size
+            return folder
+
+        yield make
 
 
 @pytest.mark.parametrize("size", [76, 126, 200])
-def test_own_folder_is_short_private_and_goes(tmp_path: Path, temporary: Callable[[Path], None], size: int) -> None:
-    temporary(long_folder(tmp_path, size))
+def test_own_folder_is_short_private_and_goes(
+    long_folder: Callable[[int], Path], temporary: Callable[[Path], None], size: int
+) -> None:
+    temporary(long_folder(size))
     with short_folder() as folder:
         assert len(os.fsencode(folder)) + BELOW_RAY <= ROOM
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -50,7 +59,7 @@ def test_short_tmpdir_is_the_place(temporary: Callable[[Path], None]) -> None:
         assert short_place() != folder
 
 
-def test_multiprocessing_gets_room_for_its_sockets(tmp_path: Path) -> None:
+def test_multiprocessing_gets_room_for_its_sockets(tmp_path: Path, long_folder: Callable[[int], Path]) -> None:
     """A tensor handed over by a worker goes by way of a socket; by a process of its own, since the folder is kept."""
     script = """
 import numpy as np, os, tempfile
@@ -65,7 +74,7 @@ class Rows:
 batches = [np.arange(2), np.arange(2)]
 print(sum(int(batch.sum()) for batch in decoded_batches(Rows(), batches, workers=1)), tempfile.gettempdir())
 """
-    folder = long_folder(tmp_path, 100)
+    folder = long_folder(100)
     environment = {**os.environ, "TMPDIR": str(folder)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
