@@ -18,6 +18,7 @@ from pipeline.errors import UserError, named
 UNFIT = {
     ":": "has a colon, at which PATH and PYTHONPATH are cut",
     "$": "has a dollar sign, which setuptools takes for a variable",
+    "'": "has an apostrophe, which MLflow's database takes for the end of a text",
     "%": "has a percent sign, which MLflow's database takes for the beginning of a field",
     "{": "has a brace, which DVC takes for a field to fill in",
     "}": "has a brace, which DVC takes for a field to fill in",

@@ -14,7 +14,7 @@ import pytest
 from checkout import TINY, Checkout
 from copied import ROOT
 
-NASTY = 'a b#c&d;e*[g](h)i,~@!+=^|<j> `k` "l\\m é'
+NASTY = 'a b#c&d;e*[g](h)i,~@!+=^|<j> `k` "l\\m é?'
 """Signs that a shell, make, an address or a pattern reads in its own way."""
 
 MADE = "import os, sys; print(os.getcwd(), *sys.version_info[:2])"

@@ -203,6 +203,8 @@ def test_link_to_a_folder_that_is_gone_is_told(workspace: Workspace, checkout: P
         ("a:b", "colon"),
         ("a$b", "dollar"),
         ("a{b", "brace"),
+        ("50% off", "percent"),
+        ("ann's", "apostrophe"),
         ("b}", "brace"),
         ("a\nb", "cannot be printed"),
         ("a\tb", "cannot be printed"),
