@@ -19,6 +19,7 @@ from pipeline.ops.check import check_budget, run_check, work_left
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import Estimate, Work
 from pipeline.stages import prepare, split
+from pipeline.track.store import prepare_store, resolve_store
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import CONTROL, LEDGER, TRIAL, History, Ledger, TrialRecord, read_history
 from pipeline.tune.runner import SearchTask
@@ -27,19 +28,28 @@ from pipeline.workspace import Workspace
 QUICK = Estimate(seconds=(60.0, 120.0), epoch=(1.0, 2.0), gpu_hours=None, cost=None)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A checkout whose data are prepared and split by the real stages."""
-    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose data are prepared and split by the real stages, and whose store has its schema."""
+    folder = tmp_path_factory.mktemp("ready")
     for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "search_spaces", tmp_path / "search_spaces")
-    set_parameters(tmp_path / "params.yaml", TINY | {"base.device": "cpu"})
-    made = Workspace(tmp_path, tmp_path)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "search_spaces", folder / "search_spaces")
+    set_parameters(folder / "params.yaml", TINY | {"base.device": "cpu"})
+    made = Workspace(folder, folder)
     prepare.main(made)
     split.main(made)
-    return made
+    prepare_store(resolve_store("sqlite:///mlflow.db", folder))
+    return folder
+
+
+@pytest.fixture
+def workspace(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of that checkout."""
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
+    return Workspace(tmp_path, tmp_path)
 
 
 def begun(workspace: Workspace, *, by_other_code: bool = True) -> SearchTask:
