@@ -25,6 +25,14 @@ class GateRefused(UserError):
     exit_code = 3
 
 
+def alone(*stages: str) -> str:
+    """What to type to have stages done again, and them alone: forced, DVC would do all that come before them too.
+
+    Those are trainings, and a read of the test set.
+    """
+    return f"dvc repro --single-item --force {' '.join(stages)}"
+
+
 def shown(value: Any, longest: int = 80) -> str:
     """A value of a YAML file on one line of at most `longest` characters, however long or deep it is."""
     text = repr(value[:longest]) if isinstance(value, str) else _rendered(value, longest)

@@ -16,7 +16,7 @@ from pipeline.ops.paired import PairedDifference, paired_difference
 from pipeline.ops.registered import MEND, look_up, registered_content
 from pipeline.score.classify import classification_scores
 from pipeline.track.champion import DONE, Move, history, move_champion, roll_back
-from pipeline.track.registry import CHALLENGER, HASH_TAG, Version, versions
+from pipeline.track.registry import CHALLENGER, HASH_TAG, Version, require_whole, versions
 from pipeline.track.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
@@ -42,8 +42,8 @@ def promote_challenger(
 
     Raises:
         GateRefused: it fails a rule, or there is not enough data to tell; with the reasons.
-        UserError: no challenger or another one, nothing to judge it by, another move of the champion meanwhile, a store
-            that fails.
+        UserError: no challenger or another one, files that are gone or damaged, nothing to judge it by, another move of
+            the champion meanwhile, a store that fails.
     """
     params = load_params(workspace.params)
     name, store = params.model_name, open_store(workspace)
@@ -55,6 +55,7 @@ def promote_challenger(
     if challenger.version == champion:
         yield f"models:/{name}@champion is version {champion} already"
         return
+    require_whole(store, name, challenger.version)
     facts, how = _facts(workspace, params, store, name, challenger, listed.get(champion or 0))
     rules = judge(facts, params.promote)
     outcome = outcome_of(rules)

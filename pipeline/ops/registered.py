@@ -37,8 +37,8 @@ class Registered:
         """What the store lacks, in words; "" if nothing."""
         if not self.standing.there:
             return f"{self.store.shown} has no {self.model} such as results/ is of"
-        if not self.standing.whole:
-            return f"the files of {self.model} are gone from where {self.store.shown} keeps them"
+        if self.standing.fault:
+            return f"the files of {self.model} are {self.standing.fault} where {self.store.shown} keeps them"
         if self.standing.challenger is None:
             return f"no version of {self.name} is called challenger in {self.store.shown}"
         return ""

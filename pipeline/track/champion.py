@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.track.registry import read_model
+from pipeline.track.registry import read_model, require_whole
 from pipeline.track.store import Store, client, reported, user_name
 
 CHAMPION = "champion"
@@ -113,7 +113,7 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> Move:
     """Make the champion that was before the present one champion again.
 
     Raises:
-        UserError: no champion, none before it, one that is deleted by now; else as `move_champion`.
+        UserError: no champion, none before it, one that is deleted or damaged by now; else as `move_champion`.
     """
     moves, champion = history(store, name)
     if champion is None:
@@ -124,6 +124,7 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> Move:
             f"{name!r} has no {CHAMPION} before version {champion} to go back to\n"
             "  `sar-search models` shows its history"
         )
+    require_whole(store, name, earlier)
     return move_champion(store, name, earlier, expected=champion, reason=reason, action=ROLLBACK)
 
 

@@ -55,9 +55,24 @@ SIGNATURE = ModelSignature(
 
 def hash_model(checkpoint: Path, code: Path) -> str:
     """SHA-256 over all that decides a model's answers: weights, settings, network code, `model.py`, `pictures.py`."""
+    return _hash(checkpoint, code, PROGRAM, PICTURES)
+
+
+def hash_packed(folder: Path) -> str:
+    """`hash_model` of the model that `pack` wrote to a folder, as it is there now.
+
+    Raises:
+        UserError: its checkpoint is none any more.
+        OSError: a file is missing.
+    """
+    artifacts = folder / "artifacts"
+    return _hash(artifacts / "checkpoint", artifacts / "code", folder / PROGRAM.name, artifacts / PICTURES.name)
+
+
+def _hash(checkpoint: Path, code: Path, program: Path, reader: Path) -> str:
     digest = hashlib.sha256()
-    parts = [(SIDECAR, json.dumps(read_sidecar(checkpoint), sort_keys=True).encode()), ("", PROGRAM.read_bytes())]
-    parts.append(("", PICTURES.read_bytes()))
+    parts = [(SIDECAR, json.dumps(read_sidecar(checkpoint), sort_keys=True).encode()), ("", program.read_bytes())]
+    parts.append(("", reader.read_bytes()))
     parts += [(file.relative_to(code).as_posix(), file.read_bytes()) for file in _sources(code)]
     for label, content in parts:
         digest.update(f"{label}\0{len(content)}\0".encode() + content)

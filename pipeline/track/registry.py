@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.track.once import has_run
-from pipeline.track.package import hash_model, pack, require_portable
+from pipeline.track.package import hash_model, hash_packed, pack, require_portable
 from pipeline.track.store import Store, client, current, experiment_id, reported
 
 CHALLENGER = "challenger"
@@ -28,6 +31,9 @@ HASH_TAG = "sar.model_hash"
 
 LOGGED = "models:/m-"
 """How the source begins of a version whose files are those of a logged model."""
+
+GONE, DAMAGED = "gone", "damaged"
+"""What may be wrong with a version's files."""
 
 CARD_LIMIT = 5000
 """Characters of a description that every database behind MLflow holds; the whole card lies in the model's folder."""
@@ -76,8 +82,8 @@ def register_model(
     checkpoint: folder with weights.safetensors and checkpoint.json; code: the package of networks; input_example:
     (B, H, W, C) uint8; run_id: the run that trained it. Where the store has that run no more, as after the loss of a
     database, the model belongs to no run. A model whose weights, settings and code are registered already gets no
-    second version: its tags and its card are brought up to date, and its files where they are gone. A new one is loaded
-    and tried before it is uploaded.
+    second version: its tags and its card are brought up to date, and its files where they are gone or
+    damaged. A new one is loaded and tried before it is uploaded.
 
     Raises:
         UserError: a name that MLflow refuses, a checkpoint that does not make a model, or a store that fails.
@@ -95,7 +101,7 @@ def register_model(
             number = max(ready)
             for key, value in tags.items():
                 registry.set_model_version_tag(name, str(number), key, value)
-            if not has_files(registry, ready[number]):
+            if fault_of(store, ready[number], fetch=True):
                 _fill(registry, registry.get_logged_model(str(ready[number].source).removeprefix("models:/")), content)
             registry.update_model_version(name, str(number), description=_shortened(model_card))
         else:
@@ -197,13 +203,45 @@ def _fill(registry: MlflowClient, logged: LoggedModel, content: Mapping[str, Any
         registry.log_model_artifacts(model_id, str(Path(temporary) / "model"))
 
 
-def has_files(registry: MlflowClient, version: ModelVersion) -> bool:
-    """Whether the files of a version can still be listed where its store has them."""
-    source = str(version.source)
+def fault_of(store: Store, version: ModelVersion, *, fetch: bool) -> str:
+    """What is wrong with a version's files where its store has them: GONE, DAMAGED (not those registered), or "".
+
+    fetch: fetch those of a server to look into them; else they are only listed. Files on this machine are looked into.
+    """
+    registry, source = client(store), str(version.source)
     if not source.startswith(LOGGED):
-        return True  # not of this pipeline's making
-    listed = registry.list_logged_model_artifacts(source.removeprefix("models:/"))
-    return "MLmodel" in {Path(each.path).name for each in listed}
+        return ""  # not of this pipeline's making
+    model_id = source.removeprefix("models:/")
+    if "MLmodel" not in {Path(each.path).name for each in registry.list_logged_model_artifacts(model_id)}:
+        return GONE
+    wanted, place = version.tags.get(HASH_TAG), urlsplit(registry.get_logged_model(model_id).artifact_location)
+    if wanted is None:
+        return ""
+    try:
+        if place.scheme == "file":
+            return "" if hash_packed(Path(url2pathname(place.path))) == wanted else DAMAGED
+        if not fetch:
+            return ""
+        with tempfile.TemporaryDirectory() as temporary, current(store):
+            folder = download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=store.uri)
+            return "" if hash_packed(Path(folder)) == wanted else DAMAGED
+    except (UserError, FileNotFoundError, TypeError):  # a checkpoint.json of another form too
+        return DAMAGED
+
+
+def require_whole(store: Store, name: str, version: int) -> None:
+    """Refuse a version that nobody could load, before an alias leads people to it.
+
+    Raises:
+        UserError: its files are gone or damaged, or the store fails.
+    """
+    with reported(store, f"looking at the files of version {version} of {name!r}"):
+        fault = fault_of(store, client(store).get_model_version(name, str(version)), fetch=True)
+    if fault:
+        raise UserError(
+            f"the files of version {version} of {name} are {fault} where {store.shown} keeps them\n"
+            f"  in the checkout that made it, `{alone('register')}` brings them back from models/ (nothing is trained)"
+        )
 
 
 def _shortened(card: str) -> str:

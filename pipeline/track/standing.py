@@ -6,24 +6,24 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.track.registry import CHALLENGER, HASH_TAG, has_files
+from pipeline.track.registry import CHALLENGER, HASH_TAG, fault_of
 from pipeline.track.store import Store, client, impatient, reported
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What a store has of a version. there: the version, of that content; whole: its files with it.
+    """What a store has of a version. there: the version, of that content; fault: what its files are, "" where whole.
 
     challenger: the version that has the alias, None where none has; made_by: what its tags say of where it comes from.
     """
 
     there: bool
-    whole: bool
+    fault: str
     challenger: int | None
     made_by: str = ""
 
 
-NOTHING = Standing(False, False, None)
+NOTHING = Standing(False, "", None)
 
 
 def standing_of(store: Store, name: str, version: int, model_hash: str) -> Standing:
@@ -44,11 +44,11 @@ def standing_of(store: Store, name: str, version: int, model_hash: str) -> Stand
             return NOTHING
         found = _version(registry, name, str(version))
         there = found is not None and found.tags.get(HASH_TAG) == model_hash
-        whole = found is not None and there and has_files(registry, found)
+        fault = fault_of(store, found, fetch=False) if found is not None and there else ""
         if (number := aliases.get(CHALLENGER)) is None:
-            return Standing(there, whole, None)
+            return Standing(there, fault, None)
         other = _version(registry, name, str(number))
-        return Standing(there, whole, int(number), _made_by(other) if other else "")
+        return Standing(there, fault, int(number), _made_by(other) if other else "")
 
 
 def _version(registry: MlflowClient, name: str, number: str) -> ModelVersion | None:

@@ -403,7 +403,7 @@ def test_an_alias_that_another_has_moved_is_moved_back_only_in_ones_own_database
     assert "challenger is version 2" in to_mend(own)
 
 
-@pytest.mark.parametrize("lost", ["version", "content", "alias", "store", "files"])
+@pytest.mark.parametrize("lost", ["version", "content", "alias", "store", "files", "weights", "byte"])
 def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Place, lost: str) -> None:
     place.register()
     place.show(1)
@@ -421,9 +421,12 @@ def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Plac
         place.store = resolve_store("sqlite:///elsewhere.db", place.workspace.root)
         place.set()
         said = "elsewhere.db has no version 1 of"
-    else:
+    elif lost == "files":
         shutil.rmtree(_folder_of(place, 1))
         said = "the files of version 1 of .* are gone"
+    else:
+        _damage(place, 1, lost)
+        said = "the files of version 1 of .* are damaged"
     assert re.search(said, to_mend(place.workspace))
     assert re.search(f"{said}.*`sar-search repro` registers it again", registry_words(place.workspace))
     assert not (place.workspace.root / "elsewhere.db").exists()  # asking makes none
@@ -431,12 +434,29 @@ def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Plac
         place.promote()
 
 
-def test_files_that_are_gone_come_back_to_the_version_that_they_are_of(place: Place) -> None:
+def test_no_version_becomes_champion_whose_files_are_not_those_that_were_registered(place: Place) -> None:
+    place.register(wrong=range(40, 44))
+    place.register()
+    assert place.promote(version=1)[-1].endswith("is version 1 now, the first")
+    assert place.promote(version=2)[-1].endswith("is version 2 now, before it version 1")
+    _damage(place, 1, "weights")
+    with pytest.raises(UserError, match="version 1 of .* are damaged.*\n.*repro --single-item --force register"):
+        list(restore_champion(place.workspace, None))
+    with pytest.raises(UserError, match="version 1 of .* are damaged"):
+        place.promote(version=1)
+    assert place.champion == 2
+
+
+@pytest.mark.parametrize("lost", ["files", "weights", "byte"])
+def test_files_that_are_gone_come_back_to_the_version_that_they_are_of(place: Place, lost: str) -> None:
     place.register()
     folder = _folder_of(place, 1)
     before = {each.name for each in folder.iterdir()}
     checkpoint = next(each for each in place.workspace.root.iterdir() if each.name.startswith("version-"))
-    shutil.rmtree(folder)
+    if lost == "files":
+        shutil.rmtree(folder)
+    else:
+        _damage(place, 1, lost)
     made = register_model(
         place.store, name=place.name, checkpoint=checkpoint, code=place.code, model_card="# Card", tags={},
         run_id=None, input_example=np.zeros((1, SIDE, SIDE, 1), np.uint8),
@@ -480,6 +500,14 @@ def test_a_store_that_does_not_answer_keeps_results_from_nobody(place: Place) ->
     place.show(1)
     place.workspace.params.write_text(json.dumps({"tracking": {"uri": "http://127.0.0.1:9"}}))
     assert registry_words(place.workspace).startswith("cannot be asked whether it still has what was registered")
+
+
+def _damage(place: Place, version: int, how: str) -> None:
+    """Cut a version's weights, or turn one of their bits."""
+    weights = _folder_of(place, version) / "artifacts" / "checkpoint" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content[:100] if how == "weights" else content)
 
 
 def _folder_of(place: Place, version: int) -> Path:
