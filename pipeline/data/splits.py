@@ -27,7 +27,7 @@ from pipeline.data.roles import (
     joined,
     share_of,
 )
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 
 __all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
 
@@ -156,7 +156,7 @@ def read_split(path: Path, *, data_hash: str) -> Split:
     except FileNotFoundError:
         raise UserError(f"{path}: not there. Run `dvc repro split` first.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a split ({error}). Run `dvc repro --force split`.") from None
+        raise UserError(f"{path}: not a split ({error}). Run `{alone('split')}`.") from None
     if made_of != data_hash:
         raise UserError(f"{path}: made of other data than data/prepared holds. Run `dvc repro split`.")
     return split

@@ -8,12 +8,12 @@ import json
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.errors import UserError, shown, told
+from pipeline.errors import UserError, alone, shown, told
 from pipeline.ops.results import BestSetting, read_best
 from pipeline.parsing import read_yaml
 from pipeline.workspace import Workspace
 
-AGAIN = "`dvc repro --force search`"
+AGAIN = f"`{alone('search')}`"
 
 
 def check_agreement(workspace: Workspace, params: Params, fingerprint: str | None = None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.compute.places import check_temporary
 from pipeline.config import Params
 from pipeline.environment import taken_out
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.ops.agreement import check_noted
 from pipeline.ops.git import unknown_files
 from pipeline.ops.picture_sizes import describe_sizes
@@ -100,7 +100,7 @@ def check_weights_unchanged(plan: Plan) -> None:
     raise UserError(
         f"{spec}: its weights are not those that results/ were made with: sha256 {was['sha256'][:8]} then, "
         f"{now.sha256[:8]} now{means}, and DVC does not see that by itself.\n"
-        "Run `dvc repro --force search` to search with those of now, and then this again; or put the others back, by "
+        f"Run `{alone('search')}` to search with those of now, and then this again; or put the others back, by "
         "the file or, of a registered model, by naming its version."
     )
 

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.ops.identity import content_hash
 
 FOLDER = "evaluations"
@@ -105,6 +105,6 @@ def _read(folder: Path) -> KeptEvaluation:
             return KeptEvaluation(**content, best=archive["best"], control_correct=archive["control"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
-            f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; `dvc repro --force evaluate` "
+            f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; `{alone('evaluate')}` "
             "keeps that of the present results anew, and counts as a read of the test set."
         ) from None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData, load_data
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.ops.evaluation import count_test_read
 from pipeline.ops.identity import commit
 from pipeline.track.registry import HASH_TAG, Version
@@ -24,7 +24,7 @@ from pipeline.track.use import fetch_predictions, load_registered
 from pipeline.workspace import Workspace
 
 BATCH = 256
-REGISTER = "run `dvc repro --force register`, which writes them down"
+REGISTER = f"run `{alone('register')}`, which writes them down"
 
 
 @dataclass(frozen=True)

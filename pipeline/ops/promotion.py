@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from pipeline.config import Params, load_params
-from pipeline.errors import GateRefused, UserError
+from pipeline.errors import GateRefused, UserError, alone
 from pipeline.ops.evidence import comparison_of, latency_ms, recorded, recorded_anew, tag_of, tested_like
 from pipeline.ops.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
 from pipeline.ops.hooks import PROMOTED, tell
@@ -164,7 +164,7 @@ def _facts(
         if not np.array_equal(other.ids, own.ids):
             raise UserError(
                 f"versions {challenger.version} and {champion.version} were tested on different images, although "
-                "their tags name one split\n  run `dvc repro --force evaluate register`"
+                f"their tags name one split\n  run `{alone('evaluate', 'register')}`"
             )
         right = own.probabilities.argmax(1) == own.labels
         pair = paired_difference(right, other.correct, confidence=params.promote.confidence)

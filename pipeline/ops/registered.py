@@ -6,16 +6,20 @@ experiment has taken: `results/` then shows one model, and the registry would pr
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params, load_params
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.track.standing import Standing, standing_of
 from pipeline.track.store import Store, resolve_store
 from pipeline.workspace import Workspace
 
-MEND = "dvc repro --single-item --force register"
+MEND = alone("register")
 """Registers what is in models/ and results/ again, and makes it the challenger; trains nothing."""
+
+
+UNREADABLE = "does not say which version was registered"
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,14 @@ class Registered:
 def registered_content(workspace: Workspace) -> dict[str, Any] | None:
     """The content of registered.json; None where nothing has been registered from here, or the file is not whole."""
     try:
-        content = json.loads((workspace.results / "register" / "registered.json").read_text(encoding="utf-8"))
+        content = json.loads(_note(workspace).read_text(encoding="utf-8"))
         return {"name": str(content["name"]), "version": int(content["version"]), "hash": str(content["model_hash"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _note(workspace: Workspace) -> Path:
+    return workspace.results / "register" / "registered.json"
 
 
 def look_up(workspace: Workspace, params: Params | None = None) -> Registered | None:
@@ -87,7 +95,10 @@ def registry_words(workspace: Workspace) -> str:
         found = look_up(workspace)
     except UserError as error:
         return f"cannot be asked whether it still has what was registered: {error}"
-    assert found is not None
+    if found is None:
+        return (
+            f"{_note(workspace)} {UNREADABLE}: `sar-search repro` registers it again from models/ (nothing is trained)"
+        )
     if found.lost:
         return f"{found.lost}: `sar-search repro` registers it again from models/ (nothing is trained)"
     if found.other:
@@ -108,7 +119,7 @@ def to_mend(workspace: Workspace) -> str:
     """
     found = look_up(workspace)
     if found is None:
-        return ""
+        return f"{_note(workspace)} {UNREADABLE}" if _note(workspace).exists() else ""
     if found.other and not found.lost and found.of_this_checkout(workspace):
         return found.other_words
     return found.lost

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.parsing import read_yaml
 
 BEST = "best"
@@ -74,7 +74,7 @@ def read_best(folder: Path) -> BestSetting:
             content.get("parameters", {}),
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a search's result ({error}). Run `dvc repro --force search`.") from None
+        raise UserError(f"{path}: not a search's result ({error}). Run `{alone('search')}`.") from None
 
 
 def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
@@ -85,10 +85,12 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
     except FileNotFoundError:
         raise UserError(f"{path}: not there. Run `dvc repro {made_by}` first.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run `dvc repro --force {made_by}`.") from None
+        raise UserError(f"{path}: cannot be read ({error}). Run `{alone(made_by)}`.") from None
     return content
 
 

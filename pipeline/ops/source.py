@@ -16,7 +16,7 @@ from pipeline.data.known import KNOWN
 from pipeline.data.settings import NotThere, Preview, SourceSettings
 from pipeline.data.sources import preview
 from pipeline.data.store import open_prepared
-from pipeline.errors import UserError
+from pipeline.errors import UserError, alone
 from pipeline.workspace import Workspace
 
 KEPT_NOTES = 50
@@ -117,7 +117,7 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
         raise UserError(
             f"{params.prepare.root or KNOWN_ROOT}: has changed since data/prepared was made from it "
             f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not see that by itself.\n"
-            "Run `dvc repro --force prepare`, and then this again; it takes what is there now."
+            f"Run `{alone('prepare')}`, and then this again; it takes what is there now."
         )
 
 

@@ -23,7 +23,7 @@ from pipeline.data.groups import (
 )
 from pipeline.data.splits import Split, make_split
 from pipeline.data.store import Prepared
-from pipeline.errors import UserError, named
+from pipeline.errors import UserError, alone, named
 from pipeline.workspace import Workspace
 
 REPORT = "split_report.json"
@@ -125,9 +125,9 @@ def file_names(folder: Path, prepared: Prepared) -> tuple[str, ...] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run `dvc repro --force prepare`.") from None
+        raise UserError(f"{path}: cannot be read ({error}). Run `{alone('prepare')}`.") from None
     if not isinstance(names, list) or len(names) != len(prepared.labels):
-        raise UserError(f"{path}: does not name {len(prepared.labels):,} images. Run `dvc repro --force prepare`.")
+        raise UserError(f"{path}: does not name {len(prepared.labels):,} images. Run `{alone('prepare')}`.")
     return tuple(str(name) for name in names)
 
 
@@ -184,5 +184,5 @@ def check_group_by(workspace: Workspace, params: Params) -> None:
     if made_by["given"] == given and made_by != group_by_content(workspace, params):
         raise UserError(
             f"{named(given)}: has changed since data/split.json was made by it, and DVC does not see that by itself.\n"
-            "Run `dvc repro --force split`, and then this again."
+            f"Run `{alone('split')}`, and then this again."
         )

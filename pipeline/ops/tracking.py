@@ -11,6 +11,7 @@ from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
 from pipeline.data.batches import ImageBatches
+from pipeline.errors import alone
 from pipeline.ops.attention import one_of_each
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
 from pipeline.ops.goals import goal_words
@@ -150,7 +151,7 @@ class TrackedSearch:
         shutil.rmtree(self._pictures, ignore_errors=True)
         if missing:
             # DVC takes a search that has finished for done, and would not run it again by itself.
-            again = "dvc repro --single-item --force search" if status == "FINISHED" else "the same command"
+            again = alone("search") if status == "FINISHED" else "the same command"
             print(
                 f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to tell them, run "
                 f"{again} once it answers (nothing is trained again)",

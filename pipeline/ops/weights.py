@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.errors import UserError, named
+from pipeline.errors import UserError, alone, named
 from pipeline.models.settings import Weights, hash_file
 from pipeline.paths import expand_home
 from pipeline.workspace import Workspace
@@ -112,7 +112,7 @@ def recall(
         if spec not in recorded:
             raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
         known = recorded[spec]
-        sha256, anew = known["sha256"], "or search anew: `dvc repro --force search`, and then this again."
+        sha256, anew = known["sha256"], f"or search anew: `{alone('search')}`, and then this again."
         kept = kept_folder(workspace, sha256) / WEIGHTS
         path = kept if kept.is_file() else find_local(workspace, spec)
         if path is None or not path.is_file():

@@ -128,7 +128,7 @@ def test_file_that_is_missing_or_cut_short_is_told(both: tuple[Prepared, Prepare
     path = tmp_path / "set-0" / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"not a prepared set .*Run `dvc repro --force prepare`"):
+    with pytest.raises(UserError, match=r"not a prepared set .*Run `dvc repro --single-item --force prepare`"):
         open_prepared(tmp_path / "set-0")
     path.unlink()
     with pytest.raises(UserError, match=rf"{name}: not there"):
@@ -139,7 +139,7 @@ def test_row_that_is_damaged_is_told_when_it_is_read(both: tuple[Prepared, Prepa
     path = tmp_path / "set-0" / "images.bin"
     path.write_bytes(bytes(path.stat().st_size))
     found = open_prepared(tmp_path / "set-0")
-    with pytest.raises(UserError, match=r"images\.bin: row 3 is damaged .*dvc repro --force prepare"):
+    with pytest.raises(UserError, match=r"images\.bin: row 3 is damaged .*dvc repro --single-item --force prepare"):
         found.images[np.array([3])]
 
 

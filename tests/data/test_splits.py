@@ -116,7 +116,7 @@ def test_split_that_is_not_there_is_told_with_the_command_that_makes_it(tmp_path
 )
 def test_broken_split_is_told_with_the_command_that_mends_it(tmp_path: Path, content: Any) -> None:
     (tmp_path / "split.json").write_text(content)
-    with pytest.raises(UserError, match=r"not a split .*Run `dvc repro --force split`"):
+    with pytest.raises(UserError, match=r"not a split .*Run `dvc repro --single-item --force split`"):
         read_split(tmp_path / "split.json", data_hash="abc")
 
 

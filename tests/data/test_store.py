@@ -154,7 +154,7 @@ def test_set_that_lacks_an_array_is_told_by_its_name(prepared: Path, name: str) 
 )
 def test_broken_file_is_told_with_the_command_that_mends_it(prepared: Path, name: str, content: bytes) -> None:
     (prepared / name).write_bytes(content)
-    with pytest.raises(UserError, match=r"not a prepared set .*Run `dvc repro --force prepare`"):
+    with pytest.raises(UserError, match=r"not a prepared set .*Run `dvc repro --single-item --force prepare`"):
         open_prepared(prepared)
 
 

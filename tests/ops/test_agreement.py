@@ -72,7 +72,7 @@ def test_results_of_other_parameters_are_refused_with_the_parameters_and_what_to
     with pytest.raises(UserError, match=r"train\.epochs: 8 then, 9 now") as caught:
         check_agreement(workspace, OTHER)
     assert "search.points" in str(caught.value)
-    assert "dvc repro --force search" in str(caught.value)
+    assert "dvc repro --single-item --force search" in str(caught.value)
 
 
 def test_what_comes_from_another_search_is_refused(workspace: Workspace) -> None:

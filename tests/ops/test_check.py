@@ -223,7 +223,9 @@ def test_results_of_weights_that_have_changed_since_are_not_taken_for_those_of_n
     results_of(workspace, make_plan(workspace).task())
     told(workspace)
     write_weights(workspace.root / "mine.pth", 1)
-    with pytest.raises(UserError, match=r"^mine.pth: its weights are not those .*\n.*dvc repro --force search"):
+    with pytest.raises(
+        UserError, match=r"^mine.pth: its weights are not those .*\n.*dvc repro --single-item --force search"
+    ):
         told(workspace)
     set_parameters(workspace.params, {"train.lr": 0.001})  # which DVC sees, so that the search runs again anyway
     told(workspace)

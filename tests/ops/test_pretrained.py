@@ -415,7 +415,9 @@ def test_retraining_finds_the_weights_of_the_search_again(searched: Any) -> None
 def test_retraining_from_weights_that_have_changed_or_gone_is_refused(searched: Any) -> None:
     workspace, params, recorded = searched
     write_file(workspace.root / "mine.safetensors", 1)
-    with pytest.raises(UserError, match=r"^mine.safetensors: has changed since the search .*dvc repro --force search"):
+    with pytest.raises(
+        UserError, match=r"^mine.safetensors: has changed since the search .*dvc repro --single-item --force search"
+    ):
         recall(workspace, recorded, [params])
     (workspace.root / "mine.safetensors").unlink()
     with pytest.raises(UserError, match=r"^mine.safetensors: its weights .* are there no more"):

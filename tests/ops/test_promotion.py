@@ -296,7 +296,7 @@ def test_without_a_challenger_nothing_is_promoted(place: Place) -> None:
 @pytest.mark.parametrize("tag", ["sar.comparison", "sar.evaluation_run", "sar.retrain_folder"])
 def test_a_version_without_the_tags_to_judge_it_by_says_what_to_run(place: Place, tag: str) -> None:
     place.register(**{tag: ""})
-    with pytest.raises(UserError, match=f"has no tag {tag}\n  run `dvc repro --force register`"):
+    with pytest.raises(UserError, match=f"has no tag {tag}\n  run `dvc repro --single-item --force register`"):
         place.promote()
 
 
@@ -434,15 +434,25 @@ def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Plac
         place.promote()
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\xff"])
+def test_a_note_of_what_was_registered_that_says_nothing_is_to_be_written_again(place: Place, content: str) -> None:
+    place.register()
+    place.show(1)
+    note = place.workspace.results / "register" / "registered.json"
+    note.write_bytes(content.encode("latin-1"))
+    assert to_mend(place.workspace) == f"{note} does not say which version was registered"
+    assert registry_words(place.workspace).startswith(f"{note} does not say which version was registered: `sar-search")
+
+
 def test_no_version_becomes_champion_whose_files_are_not_those_that_were_registered(place: Place) -> None:
     place.register(wrong=range(40, 44))
     place.register()
     assert place.promote(version=1)[-1].endswith("is version 1 now, the first")
     assert place.promote(version=2)[-1].endswith("is version 2 now, before it version 1")
     _damage(place, 1, "weights")
-    with pytest.raises(UserError, match="version 1 of .* are damaged.*\n.*repro --single-item --force register"):
+    with pytest.raises(UserError, match=r"version 1 of .* are damaged.*\n.*repro --single-item --force register"):
         list(restore_champion(place.workspace, None))
-    with pytest.raises(UserError, match="version 1 of .* are damaged"):
+    with pytest.raises(UserError, match=r"version 1 of .* are damaged"):
         place.promote(version=1)
     assert place.champion == 2
 

@@ -55,7 +55,9 @@ def test_changed_pictures_are_told_with_the_command_that_takes_them(workspace: W
     root = write_folder(workspace.root / "photos", pictures({"cat": 3, "dog": 3}))
     prepare(workspace, params())
     (root / "cat" / "new.png").write_bytes(picture(9))
-    with pytest.raises(UserError, match=r"photos: has changed .*6 pictures then, 7 now.*\n.*dvc repro --force prepare"):
+    with pytest.raises(
+        UserError, match=r"photos: has changed .*6 pictures then, 7 now.*\n.*dvc repro --single-item --force prepare"
+    ):
         check_source_unchanged(workspace, params(), preview_source(workspace, params()))
     prepare(workspace, params())
     check_source_unchanged(workspace, params(), preview_source(workspace, params()))

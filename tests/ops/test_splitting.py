@@ -103,7 +103,7 @@ def test_table_that_changes_after_the_split_is_noticed(tmp_path: Path, capsys: A
     run(workspace, capsys)
     check_group_by(workspace, params_of(workspace))
     write_table(workspace, "set/gone.png,1\n")
-    with pytest.raises(UserError, match=r"animals\.csv: has changed since data/split\.json was made by it.*\n.*dvc repro --force split"):  # fmt: skip
+    with pytest.raises(UserError, match=r"animals\.csv: has changed since data/split\.json was made by it.*\n.*dvc repro --single-item --force split"):  # fmt: skip
         check_group_by(workspace, params_of(workspace))
     run(workspace, capsys)
     check_group_by(workspace, params_of(workspace))
@@ -134,7 +134,7 @@ def test_sets_without_file_names_cannot_be_grouped(tmp_path: Path) -> None:
 def test_broken_file_names_are_told_with_the_command_that_mends_them(tmp_path: Path, content: str) -> None:
     workspace = make_checkout(tmp_path, {}, photos())
     (workspace.prepared / "files.json").write_text(content)
-    with pytest.raises(UserError, match=r"files\.json: .*Run `dvc repro --force prepare`"):
+    with pytest.raises(UserError, match=r"files\.json: .*Run `dvc repro --single-item --force prepare`"):
         main(workspace)
 
 
