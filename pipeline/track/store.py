@@ -14,7 +14,7 @@ import sys
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.client import HTTPException
@@ -152,10 +152,11 @@ def client(store: Store) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's models against SQLAlchemy 2.1, on first import
-        made = MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
-    if store.database:
-        _take_away_stray(store.uri, store.database)
-    return made
+        if store.database:
+            from mlflow.store.db import utils
+
+            utils._make_parent_dirs_if_sqlite = _make_folder
+        return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
 
 
 def experiment_id(store: Store, name: str) -> str:
@@ -332,13 +333,10 @@ def impatient(timeout_s: float) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _take_away_stray(uri: str, database: Path) -> None:
-    """MLflow makes the folder of an encoded address as it is written, beside the one that is meant."""
-    folder = Path(uri.removeprefix(SQLITE).partition("?")[0]).parent
-    with suppress(OSError):  # not empty, so it is somebody's
-        while not database.is_relative_to(folder):
-            folder.rmdir()
-            folder = folder.parent
+def _make_folder(uri: str) -> None:
+    """Make a database's folder, for MLflow, whose own function makes that of an encoded address as it is written."""
+    if uri.startswith(SQLITE):
+        Path(database_path(uri)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _artifact_folder(store: Store, experiment: str) -> Path:

@@ -2,8 +2,11 @@
 
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from pipeline.loopback import HOST, serve_page
+from pipeline.paths import SQLITE
 from pipeline.track.store import Store, client, reported
 
 TRAINING = "workflowType=machine_learning"
@@ -25,7 +28,19 @@ def serve_ui(store: Store, port: int, experiment: str) -> None:
     jobs = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
     environment = {jobs: os.environ.get(jobs, "false")}
     what, page = f"MLflow UI of {store.shown}", page_of(store, experiment)
-    serve_page(what, command, port=port, page=page, target="ui", environment=environment)
+    try:
+        serve_page(what, command, port=port, page=page, target="ui", environment=environment)
+    finally:
+        take_away_stray(store.uri, store.database)
+
+
+def take_away_stray(uri: str, database: Path) -> None:
+    """Remove the empty folder that MLflow's server makes of an encoded address as written, beside the right one."""
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    with suppress(OSError):  # not empty, so it is somebody's
+        while not database.is_relative_to(folder):
+            folder.rmdir()
+            folder = folder.parent
 
 
 def page_of(store: Store, experiment: str) -> str:

@@ -30,6 +30,7 @@ from pipeline.track.store import (
     prepare_store,
     resolve_store,
 )
+from pipeline.track.ui import take_away_stray
 
 
 def test_the_default_is_a_file_in_the_checkout_wherever_the_command_runs(
@@ -317,10 +318,24 @@ def test_a_store_works_whatever_the_path_of_its_checkout(
     assert here.database == root / "mlflow.db"
     assert here.shown == f"sqlite:///{root}/mlflow.db"
     prepare_store(here)
+    assert [each.name for each in tmp_path.iterdir()] == [name]  # nor for a moment, for a command that goes wrong now
     run = _run_with_a_file(here, experiment, "kept")
     assert _read(here, run) == "kept"
     assert list((root / "mlartifacts").rglob("file.txt"))
     assert sorted(each.name for each in tmp_path.iterdir()) == [name]  # and nothing beside it
+
+
+def test_what_mlflows_own_server_leaves_beside_a_checkout_goes_with_it(tmp_path: Path) -> None:
+    store = resolve_store(None, tmp_path / "what?" / "x")
+    stray = Path(store.uri.removeprefix("sqlite:///")).parent
+    assert store.database
+    stray.mkdir(parents=True)
+    take_away_stray(store.uri, store.database)
+    assert list(tmp_path.iterdir()) == []
+    stray.mkdir(parents=True)
+    (stray / "mine").touch()
+    take_away_stray(store.uri, store.database)
+    assert (stray / "mine").exists()
 
 
 def test_an_address_is_read_as_sqlalchemy_reads_it(tmp_path: Path) -> None:
