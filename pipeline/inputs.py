@@ -8,6 +8,7 @@ change at any time.
 import hashlib
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def check_carried(workspace: Workspace) -> None:
             if not (workspace.root / dep).exists() and dep.endswith(READ_WHOLE) and _is_source(workspace.anchor, dep):
                 raise UserError(
                     f"{dep}: not in this experiment's copy of {workspace.anchor}, which holds what git knows. "
-                    f"Type `git add {dep}` there, and start the experiment again."
+                    f"Type `git add {shlex.quote(dep)}` there, and start the experiment again."
                 )
 
 

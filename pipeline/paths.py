@@ -21,15 +21,15 @@ def expand_home(path: str) -> str:
         raise ValueError(f"{home} is nobody's home folder here; give the path in full, or ./{path}") from None
 
 
-def database_uri(path: Path, given: str = "") -> str:
-    """The address of a database file, with the options of the address that was given.
+def database_uri(path: Path) -> str:
+    """The address of a database file.
 
     SQLAlchemy decodes what stands in an address and ends its path at a question mark.
     """
-    text, options = str(path), given.partition("?")[2]
+    text = str(path)
     if database_path(text) != text:  # only where it must be, since MLflow makes the folder of an address as it is
         text = text.replace("%", "%25").replace("?", "%3F")
-    return f"{SQLITE}{text}" + (f"?{options}" if options else "")
+    return f"{SQLITE}{text}"
 
 
 def database_path(uri: str) -> str:

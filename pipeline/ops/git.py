@@ -1,6 +1,7 @@
 """What git says of a checkout, and in words why it says nothing."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _reason(root: Path, said: str) -> str:
     if "dubious ownership" in said or "safe.directory" in said:
         return (
             f"{root} belongs to another user, so git does not open it; if you trust it, type "
-            f"`git config --global --add safe.directory {root}`"
+            f"`git config --global --add safe.directory {shlex.quote(str(root))}`"
         )
     if "not a git repository" in said:
         return f"{root}: not a git repository"

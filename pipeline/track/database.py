@@ -53,6 +53,17 @@ def settle_addresses(database: Path, root: Path) -> bool:
     return True
 
 
+def is_empty(database: Path) -> bool:
+    """Whether there is no database or one without a table, as a process that was ended early leaves it: 0 bytes."""
+    if not database.is_file():
+        return True
+    try:
+        with closing(sqlite3.connect(database, timeout=20.0)) as connection:
+            return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+    except sqlite3.Error:
+        return False  # no database: whoever opens it tells
+
+
 def _former(place: str, root: Path, here: str) -> Iterator[tuple[str, str]]:
     """The address of an experiment's folder in another checkout, and the one that it has in this one."""
     if urlsplit(place).scheme != "file" or place.startswith(here):

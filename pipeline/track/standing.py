@@ -6,6 +6,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from pipeline.track.database import is_empty
 from pipeline.track.registry import CHALLENGER, HASH_TAG, fault_of
 from pipeline.track.store import Store, client, impatient, reported
 
@@ -32,7 +33,7 @@ def standing_of(store: Store, name: str, version: int, model_hash: str) -> Stand
     Raises:
         UserError: the store does not answer.
     """
-    if store.database and not store.database.is_file():
+    if store.database and is_empty(store.database):
         return NOTHING
     registry = client(store)
     with impatient(10.0), reported(store, f"looking for version {version} of {name!r}"):

@@ -8,6 +8,7 @@ import getpass
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import ssl
 import sys
@@ -30,7 +31,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 from pipeline.paths import SQLITE, database_path, database_uri, expand_home
 from pipeline.track.database import ARTIFACTS, settle_addresses
 
@@ -91,7 +92,7 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     A relative sqlite path counts from `root`, wherever the command runs.
 
     Raises:
-        UserError: an address of another kind, or a parameter that holds a password.
+        UserError: an address of another kind, of a folder or with options, or a parameter that holds a password.
     """
     root = root.resolve()
     given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
@@ -100,10 +101,23 @@ def resolve_store(uri: str | None, root: Path) -> Store:
         path = database_path(given)
         if path in ("", ":memory:"):
             raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
+        if "?" in given:
+            raise UserError(
+                f"{where}: {shown(given)}: a database's address takes no options; end it before the question mark, or "
+                "write %3F for one in the path"
+            )
+        if path.startswith("/~"):
+            raise UserError(
+                f"{where}: {shown(given)}: names a folder {path.split('/')[1]!r} in the root; of a home folder, write "
+                f"{SQLITE}{path[1:]}"
+            )
         try:
-            return Store(database_uri(root / expand_home(path), given), root)
+            file = root / expand_home(path)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
+        if path.endswith("/") or os.path.isdir(file):
+            raise UserError(f"{where}: {file} is a folder; give a file in it, as {database_uri(file / 'mlflow.db')}")
+        return Store(database_uri(file), root)
     store = Store(given.rstrip("/"), root)
     try:
         parts = urlsplit(given)
@@ -116,6 +130,9 @@ def resolve_store(uri: str | None, root: Path) -> Store:
                 f"and set {CREDENTIALS} in the environment"
             )
         return store
+    if parts.scheme.partition("+")[0] == "sqlite":
+        rest = given.partition("://")[2].removeprefix("/")
+        raise UserError(f"{where}: {shown(given)}: write {SQLITE}{rest or 'FILE'}")
     # The name of a file, such as "mlruns", is what remains from MLflow's former file stores.
     hint = (
         "MLflow keeps no runs in plain folders any more"
@@ -285,10 +302,16 @@ def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
             f"{problem}: {error}\n  if it is a database, end what uses it; else move {path} away or set tracking.uri"
         ) from None
     except Exception as error:  # MLflow's own errors, SQLAlchemy's and Alembic's: all mean that this schema won't do
-        raise UserError(
-            f"{problem}: {store.reason(error)}\n  made by another version of MLflow? copy the file, then run "
-            f"mlflow db upgrade '{store.uri}'"
-        ) from error
+        raise UserError(f"{problem}: {store.reason(error)}\n  {_advice(store, error)}") from error
+
+
+def _advice(store: Store, error: Exception) -> str:
+    if "out-of-date database schema" in str(error):
+        return (
+            "made by another version of MLflow: install that one or, if it is an earlier one, copy the file and run "
+            f"mlflow db upgrade {shlex.quote(store.uri)}"
+        )
+    return f"move {store.database} away, or set tracking.uri to another file"
 
 
 def _prepare_server(store: Store, timeout_s: float) -> None:
