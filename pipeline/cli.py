@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.compute.places import check_temporary
 from pipeline.entry import run_entry
 from pipeline.environment import settle_environment
 from pipeline.paths import expand_home
@@ -58,11 +59,12 @@ def cli() -> None:
 @click.option("--no-measure", is_flag=True, help="Time no steps; what the search will take is not told then.")
 def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     """Validate params.yaml and the search space, print the plan and what it will take; start nothing."""
+    if resume_anyway and new:
+        raise click.UsageError("--resume-anyway and --new are two answers to one question; give one.")
+    check_temporary()  # before imports that take seconds
     from pipeline.ops.check import run_check
     from pipeline.workspace import find_workspace
 
-    if resume_anyway and new:
-        raise click.UsageError("--resume-anyway and --new are two answers to one question; give one.")
     for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure):
         click.echo(line)
 
@@ -71,6 +73,7 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
 def repro(arguments: tuple[str, ...]) -> None:
     """Check, run every stage that is not up to date (`dvc repro`), and say what came out."""
+    check_temporary()
     from pipeline.ops.repro import reproduce
     from pipeline.workspace import find_workspace
 

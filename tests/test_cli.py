@@ -347,3 +347,14 @@ def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> Non
     done = command("train", "--set", "train.lrr=1")
     assert done.status == 2
     assert "--set: unknown parameter train.lrr; did you mean train.lr?" in done.err
+
+
+@pytest.mark.parametrize(("name", "room"), [("check", "pipeline.ops.check"), ("repro", "pipeline.ops.repro")])
+def test_an_impossible_tmpdir_is_told_before_imports_that_take_seconds(
+    name: str, room: str, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/proc/none")
+    monkeypatch.setitem(sys.modules, room, None)  # importing it would fail
+    said = command(name)
+    assert said.status == 2
+    assert said.err.startswith("error: TMPDIR: /proc/none: cannot be written")

@@ -1,6 +1,8 @@
 """The check before a run: every mistake that can be known, and what the search will take, measured on a few steps."""
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pipeline.compute.places import check_temporary
 from pipeline.config import Params
@@ -45,10 +47,7 @@ def run_check(
         yield f"{'ignored':<10}{', '.join(ignored)}: would lead elsewhere than params.yaml says (docs/environment.md)"
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
-        yield (
-            f"{'git':<10}does not know {', '.join(unknown)}: `git add {' '.join(unknown)}` before `dvc exp run --temp` "
-            "or `--queue`, which work on what git knows"
-        )
+        yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
     task = plan.present_task()
     if task is not None:
         if resume_anyway or new:
@@ -65,6 +64,17 @@ def run_check(
         yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"
         return
     yield from expectation(plan, History() if task is None else read_history(task.folder / LEDGER))
+
+
+def unknown_words(unknown: Sequence[str], used: str) -> str:
+    """What to do, before an experiment, about search spaces that git does not know; of many the used one is named."""
+    first = next((name for name in unknown if Path(name) == Path(used)), unknown[0])
+    others = len(unknown) - 1
+    more = f" and {others} other{'s' * (others > 1)}" if others else ""
+    return (
+        f"does not know {first}{more}: `git add {shlex.quote(first)}` before `dvc exp run --temp` or `--queue`, which "
+        "work on what git knows"
+    )
 
 
 def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, hash_file
 from pipeline.ops import measuring
-from pipeline.ops.check import check_budget, run_check, work_left
+from pipeline.ops.check import check_budget, run_check, unknown_words, work_left
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import Estimate, Work
 from pipeline.stages import prepare, split
@@ -344,3 +344,12 @@ def test_compiling_without_a_compiler_is_refused_before_anything_starts(
         make_plan(workspace)
     monkeypatch.setenv("CXX", git)
     make_plan(workspace)
+
+
+def test_of_many_search_spaces_that_git_does_not_know_the_used_one_is_named() -> None:
+    spaces = [f"search_spaces/{name}.yaml" for name in ("a", "it's", "z")]
+    words = unknown_words(spaces, "./search_spaces/it's.yaml")
+    assert words.startswith(
+        "does not know search_spaces/it's.yaml and 2 others: `git add 'search_spaces/it'\"'\"'s.yaml'`"
+    )
+    assert unknown_words(spaces[:1], "mine.yaml").startswith(f"does not know {spaces[0]}: `git add {spaces[0]}` before")
