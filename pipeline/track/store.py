@@ -356,10 +356,10 @@ def impatient(timeout_s: float) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _make_folder(uri: str) -> None:
+def _make_folder(db_uri: str) -> None:
     """Make a database's folder, for MLflow, whose own function makes that of an encoded address as it is written."""
-    if uri.startswith(SQLITE):
-        Path(database_path(uri)).parent.mkdir(parents=True, exist_ok=True)
+    if db_uri.startswith(SQLITE):
+        Path(database_path(db_uri)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _artifact_folder(store: Store, experiment: str) -> Path:
