@@ -55,7 +55,7 @@ def promote_challenger(
     if challenger.version == champion:
         yield f"models:/{name}@champion is version {champion} already"
         return
-    require_whole(store, name, challenger.version)
+    require_whole(store, name, challenger.version, doing=f"looking at version {challenger.version} of {name!r}")
     facts, how = _facts(workspace, params, store, name, challenger, listed.get(champion or 0))
     rules = judge(facts, params.promote)
     outcome = outcome_of(rules)

@@ -124,7 +124,7 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> Move:
             f"{name!r} has no {CHAMPION} before version {champion} to go back to\n"
             "  `sar-search models` shows its history"
         )
-    require_whole(store, name, earlier)
+    require_whole(store, name, earlier, doing=f"moving {CHAMPION} of {name!r} to version {earlier}")
     return move_champion(store, name, earlier, expected=champion, reason=reason, action=ROLLBACK)
 
 

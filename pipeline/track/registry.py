@@ -229,13 +229,13 @@ def fault_of(store: Store, version: ModelVersion, *, fetch: bool) -> str:
         return DAMAGED
 
 
-def require_whole(store: Store, name: str, version: int) -> None:
-    """Refuse a version that nobody could load, before an alias leads people to it.
+def require_whole(store: Store, name: str, version: int, *, doing: str) -> None:
+    """Refuse a version that nobody could load, before an alias leads people to it. doing: what for, in words.
 
     Raises:
         UserError: its files are gone or damaged, or the store fails.
     """
-    with reported(store, f"looking at the files of version {version} of {name!r}"):
+    with reported(store, doing):
         fault = fault_of(store, client(store).get_model_version(name, str(version)), fetch=True)
     if fault:
         raise UserError(
