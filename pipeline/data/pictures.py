@@ -43,6 +43,7 @@ PROFILE, TEXTS = (b"iCCP",), (b"iCCP", b"zTXt", b"iTXt", b"tEXt")
 BITS_PER_SAMPLE, WHITE_OR_BLACK_FIRST, SAMPLE_FORMAT, HIGHEST = 258, 262, 339, (341, 281)
 """Tags of TIFF: BitsPerSample, PhotometricInterpretation, SampleFormat, SMaxSampleValue and MaxSampleValue."""
 UNSIGNED, SIGNED = 1, 2
+SIXTEEN_BITS = 65_535
 
 _Result = TypeVar("_Result")
 
@@ -55,11 +56,13 @@ class Depth(NamedTuple):
     """What the values of a picture mean that has more than 8 bits a channel: 0 is black, 2**bits - 1 is white.
 
     told: by the file, and not by the room that it has for a value. is_grey: of colours Pillow gives the upper 8 bits.
+    scaled_from: the white of a PGM, whose values Pillow has brought to 0 to 65,535; they are brought back.
     """
 
     bits: int
     told: bool = False
     is_grey: bool = True
+    scaled_from: int | None = None
 
     @property
     def white(self) -> int:
@@ -159,6 +162,12 @@ def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None)
     depth = depth_of(image, bit_depth)
     draft(image, side)
     square = upright_square(image, side, loaded_turn(image), depth)
+    if depth is not None and depth.is_grey and not depth.told and (high := highest_of(image, depth)) <= depth.white / 2:
+        raise BadImage(
+            f"grey of {depth.bits} bits with no value above {high:,} of {depth.white:,}: it would be dark, or black, "
+            "and the model's training set, which had no such pictures, does not say what the values mean; save it with "
+            "8 bits"
+        )
     return np.asarray(square) if channels == 3 else np.asarray(square.convert("L"))[..., None]
 
 
@@ -166,9 +175,9 @@ def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
     """The depth of a picture that is open and not loaded yet; None: 8 bits a channel or fewer. bit_depth: as it is
     known beforehand, whatever the file says.
 
-    It is that of the format, or what a TIFF's tags tell, never what the picture's own values reach to: a picture would
-    be as bright as another that is twice as bright. PNG's sBIT tells of fewer bits that are scaled to the whole range
-    all the same, and Pillow scales PGMs by what they say.
+    It is that of the format, or what a TIFF's tags or a PGM's highest value tell, never what the picture's own values
+    reach to: a picture would be as bright as another that is twice as bright. PNG's sBIT tells of fewer bits that are
+    scaled to the whole range all the same.
 
     Raises:
         BadImage: nothing says what its values mean, or something else than `bit_depth`.
@@ -182,10 +191,10 @@ def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
             )
         return Depth(bit_depth, told=True)
     if image.mode.startswith("I"):
+        if image.format == "PPM" and (white := _white_of_pgm(image.tile[0])) != SIXTEEN_BITS:
+            return _pgm_depth(white, bit_depth)
         if bit_depth is not None:
             return Depth(bit_depth, told=True)
-        if image.format == "PPM":
-            return Depth(16, told=True)
         if image.format != "TIFF":
             return Depth(16)
         return _tiff_depth(tags)
@@ -205,6 +214,22 @@ def _raw_mode(tile: Any) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
+def _white_of_pgm(tile: Any) -> int:
+    arguments = tile[3]
+    return int(arguments[1]) if isinstance(arguments, tuple) else SIXTEEN_BITS
+
+
+def _pgm_depth(white: int, bit_depth: int | None) -> Depth:
+    """The depth of a PGM that names its white; of 16 bits as Pillow scales it, of fewer as the file has its values."""
+    bits = white.bit_length() if white & (white + 1) == 0 else 16
+    if bit_depth not in (None, bits, 16):
+        raise BadImage(
+            f"its header says that {white:,} is white, and prepare.bit_depth is {bit_depth}, where "
+            f"{(1 << bit_depth) - 1:,} is; save it anew with that in its header"
+        )
+    return Depth(16, told=True) if 16 in (bits, bit_depth) else Depth(bits, told=True, scaled_from=white)
+
+
 def _tiff_depth(tags: Any) -> Depth:
     room = int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - (tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == SIGNED)
     for tag in HIGHEST:
@@ -217,9 +242,19 @@ def _tiff_depth(tags: Any) -> Depth:
     return Depth(room, told=room not in (15, 16, 31, 32))
 
 
-def deep_values(image: Image.Image) -> np.ndarray:
-    """The values (H, W) of a loaded grey picture of more than 8 bits, 0 as black."""
+def highest_of(image: Image.Image, depth: Depth) -> int:
+    """The highest value of a loaded picture of more than 8 bits a channel; of colours, as high as it may be."""
+    if depth.is_grey:
+        return int(deep_values(image, depth).max())
+    bands = (image if image.mode == "RGB" else image.convert("RGB")).split()
+    return int(max(np.asarray(band).max() for band in bands)) << 8 | 255
+
+
+def deep_values(image: Image.Image, depth: Depth) -> np.ndarray:
+    """The values (H, W) of a loaded grey picture of more than 8 bits, as its file has them."""
     values = np.asarray(image)
+    if depth.scaled_from is not None:
+        return (values.astype(np.int64) * depth.scaled_from + SIXTEEN_BITS // 2) // SIXTEEN_BITS
     tags = getattr(image, "tag_v2", {})
     if image.mode == "I" and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and image.format == "TIFF":
         values = values.view(np.uint32)  # which Pillow has as signed
@@ -262,8 +297,13 @@ def upright_square(
 
 def _as_rgb(image: Image.Image, depth: Depth | None) -> Image.Image:
     if depth is not None and depth.is_grey:
-        return Image.fromarray(_to_eight_bits(image, depth)).convert("RGB")
+        grey = _to_eight_bits(image, depth)
+        if isinstance(clear := image.info.get("transparency"), int):  # Pillow knows no alpha beside 16 bits of grey
+            grey[deep_values(image, depth) == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
+        if depth is not None and isinstance(clear := image.info.get("transparency"), tuple):
+            image.info["transparency"] = tuple(value >> 8 for value in clear)  # as the pixels are
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -271,7 +311,7 @@ def _as_rgb(image: Image.Image, depth: Depth | None) -> Image.Image:
 
 def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
     """Grey values as uint8, the whole of the depth's range on 0 to 255: Pillow would clip them at 255."""
-    values, white = deep_values(image), depth.white
+    values, white = deep_values(image, depth), depth.white
     if not np.isfinite(values).all():
         raise BadImage("has pixels that are no numbers")
     low, high = values.min(), values.max()

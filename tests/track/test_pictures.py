@@ -206,3 +206,15 @@ def test_a_registered_model_reads_deep_pictures_as_its_training_did(
     expected = model.predict(None, (levels >> 4).astype(np.uint8)[None, ..., None])
     assert rows["probability"][0] == pytest.approx(expected["probability"][0], abs=1e-6)
     assert "above 4,095" in rows["error"][1]
+
+
+def test_a_model_whose_training_had_no_deep_pictures_refuses_what_would_be_black(
+    tiny_network: torch.nn.Module, write_checkpoint: Write, networks: Path
+) -> None:
+    model = load(write_checkpoint(tiny_network), networks)
+    levels = np.random.default_rng(5).integers(0, 4096, (12, 12), dtype=np.uint16)
+    asked = np.empty(2, dtype=object)
+    asked[:] = [encoded(levels[..., None]), encoded(levels[..., None] * 16)]
+    first, second = model.predict(None, asked)["error"]
+    assert "save it with 8 bits" in first
+    assert second is None
