@@ -14,6 +14,7 @@ from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.errors import UserError, named, shown, stray_words
+from pipeline.given import read_given
 from pipeline.written import NotText, decode_text
 
 DIGITS = 250
@@ -37,7 +38,7 @@ def read_yaml(path: Path, *, for_dvc: bool = False) -> Any:
         UserError: the file cannot be read or is not YAML.
     """
     try:
-        text = decode_text(path.read_bytes(), utf8_only=for_dvc)
+        text = decode_text(read_given(path), utf8_only=for_dvc)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run this in the folder that holds dvc.yaml and params.yaml.") from None
     except OSError as error:

@@ -9,10 +9,11 @@ row outside. A picture may have several lines; one without any is undecided all 
 
 from pathlib import Path
 
-from pipeline.data.listing import read_files, shown
+from pipeline.data.listing import Unreadable, read_files, shown
 from pipeline.data.masks import Box
 from pipeline.data.names import Names
 from pipeline.errors import UserError, told
+from pipeline.given import read_given
 from pipeline.written import decode_text, parse_table
 
 HEADER = ["file", "left", "top", "right", "bottom"]
@@ -24,14 +25,20 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...]) -> dict[int, tuple
     Raises:
         UserError: the file cannot be read, or has lines that are no box of one of the pictures.
     """
-    if root.is_dir():
-        content: object = (root / name).read_bytes()
-    else:
-        content = next((payload for _, payload in read_files(root, {name})), b"")
+    where = f"{shown(str(root))}: {shown(name)}: cannot be read"
+    try:
+        if root.is_dir():
+            content: object = read_given(root / name)
+        else:
+            content = next((payload for _, payload in read_files(root, {name})), b"")
+    except OSError as error:
+        raise UserError(f"{where} ({error.strerror or error}).") from None
+    if isinstance(content, Unreadable):
+        raise UserError(f"{where} ({content.reason}).")
     try:
         table = parse_table(decode_text(content if isinstance(content, bytes) else b""), HEADER)
     except ValueError as error:
-        raise UserError(f"{shown(str(root))}: {shown(name)}: cannot be read ({error}). {_WANTED}") from None
+        raise UserError(f"{where} ({error}). {_WANTED}") from None
     base = name.rpartition("/")[0]
     row_of = Names({picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)})
     boxes: dict[int, tuple[Box, ...]] = {}

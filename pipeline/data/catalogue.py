@@ -26,6 +26,7 @@ from pipeline.data.parts import Original, Part
 from pipeline.data.settings import NotThere, SourceSettings
 from pipeline.data.vision import READERS
 from pipeline.errors import UserError
+from pipeline.given import read_given
 from pipeline.written import decode_text
 
 LISTED = ("oxford_pets", "flowers102", "stanford_cars", "fgvc_aircraft", "dtd", "food101")
@@ -156,7 +157,7 @@ def _chosen(parts: list[Part], settings: SourceSettings) -> list[Part]:
 
 def _listed(path: Path) -> list[str]:
     try:
-        lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(path.read_bytes()).splitlines()]
+        lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(read_given(path)).splitlines()]
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise UserError(f"params.yaml: prepare.class_list: {shown(str(path))}: cannot be read ({said}).") from None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.names import Names, composed, key_of
 from pipeline.errors import UserError, named
+from pipeline.given import read_given
 from pipeline.written import decode_text, parse_table
 
 WHERE = "params.yaml: split.group_by"
@@ -134,13 +135,13 @@ def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[str, str | None]]:
-    for _, cells in parse_table(decode_text(path.read_bytes()), ("path", "group")).rows:
+    for _, cells in parse_table(decode_text(read_given(path)), ("path", "group")).rows:
         yield cells["path"].strip().removeprefix("./"), cells["group"].strip()
 
 
 def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
     # As pairs, because a dict would keep the last of a path's groups without a word.
-    content = json.loads(decode_text(path.read_bytes()), object_pairs_hook=lambda pairs: pairs)
+    content = json.loads(decode_text(read_given(path)), object_pairs_hook=lambda pairs: pairs)
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
         raise ValueError("it must hold one object, of groups by path")
     for name, group in content:

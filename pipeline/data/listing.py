@@ -104,19 +104,31 @@ def _list_folder(root: Path) -> Listing:
         folder = todo.pop()
         if folder.count("/") >= MAX_DEPTH:
             raise UserError(f"{shown(str(root / folder))}: more than {MAX_DEPTH} folders deep; a link in a circle?")
-        with os.scandir(root / folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+        try:
+            with os.scandir(root / folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            if not folder:
+                raise
+            raise UserError(
+                f"{shown(str(root / folder))}: this folder cannot be listed ({error.strerror or error}). Make it "
+                "readable, or take it out."
+            ) from None
         below = []
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if is_leaving(entry.name):
                 left.append(shown(entry.name))
                 continue
-            if entry.is_dir():
-                below.append(name)
-                continue
-            # A link to nothing, a pipe or a socket has no pixels, and opening a pipe would wait for ever.
-            there = entry.stat() if entry.is_file() else None
+            there = None
+            try:
+                if entry.is_dir():
+                    below.append(name)
+                    continue
+                # A link to nothing, a pipe or a socket has no pixels, and opening a pipe would wait for ever.
+                there = entry.stat() if entry.is_file() else None
+            except OSError:
+                pass  # a link to itself, or a folder that may not be entered: what reads the file says so
             files.append((name, there.st_size if there else -1))
             digest.update(repr((name, there and (there.st_size, there.st_mtime_ns))).encode())
         folders += below

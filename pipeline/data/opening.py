@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.listing import Payload, Unreadable
 from pipeline.data.pictures import TURNS, BadImage, with_picture
+from pipeline.given import unreadable
 
 Size = tuple[int, int]
 """(H, W) of a picture as it is to be looked at, in pixels."""
@@ -35,6 +36,8 @@ def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Resul
         raise Broken(payload.reason)
     if isinstance(payload, np.ndarray):
         return decode(Image.fromarray(payload))
+    if isinstance(payload, str) and (why := unreadable(payload)) is not None:
+        raise Broken(why)
     try:
         if not (len(payload) if isinstance(payload, bytes) else os.stat(payload).st_size):
             raise Broken("an empty file")

@@ -34,6 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"is no file of weights; needed: {', '.join(SUFFIXES)}, or a checkpoint's folder")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError("cannot be read (a folder, a pipe or a device, and no file)")
     try:
         with path.open("rb"):
             pass  # what fails from here on is what is in it

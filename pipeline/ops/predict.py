@@ -12,6 +12,7 @@ from pipeline.config import load_params
 from pipeline.data.leavings import is_leaving
 from pipeline.data.pictures import BadImage, read_image
 from pipeline.errors import UserError
+from pipeline.given import unreadable
 from pipeline.ops.overlay import attention_overlay
 from pipeline.ops.promotion import open_store
 from pipeline.track.champion import CHAMPION
@@ -127,6 +128,8 @@ def _expanded(files: Sequence[Path]) -> list[Path]:
 
 def _payload(file: Path) -> bytes | str:
     """A file's bytes, or why there are none."""
+    if (why := unreadable(file)) is not None:
+        return f"cannot be read ({why})"
     try:
         if file.stat().st_size > LARGEST:
             return f"larger than {LARGEST // 2**20} MB"

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Params
 from pipeline.errors import UserError, comma_words, named, shown, told
+from pipeline.given import read_given
 from pipeline.tune.cells import read_value
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, goals_of
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
@@ -67,8 +68,10 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
         UserError: it cannot be read, lacks a column, or a row is not of the space; the message names it.
     """
     try:
-        table = parse_table(decode_text(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        table = parse_table(decode_text(read_given(path)))
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
         raise UserError(f"{where}: cannot be read ({error}).") from None
     columns = table.columns if table.rows else ()
     goals = goals_of(params)

@@ -256,3 +256,23 @@ def test_zip_with_names_that_are_utf8_all_the_same_is_read(tmp_path: Path) -> No
     root = _zip_of(tmp_path / "set.zip", "utf-8")
     assert list_root(root).folders == ("三毛猫", "dog")
     assert [name for name, _ in read_files(root, {"三毛猫/0.png"})] == ["三毛猫/0.png"]
+
+
+def test_a_link_to_itself_is_one_file_at_fault_and_not_the_root(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", pictures({"cat": 3, "dog": 3}))
+    (root / "cat" / "self.png").symlink_to("self.png")
+    assert ("cat/self.png", -1) in list_root(root).files
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "set", pictures({"cat": 3, "dog": 3}))
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:  # the superuser may read everything
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(listing.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"set/dog: this folder cannot be listed \(Permission denied\)"):
+        list_root(root)

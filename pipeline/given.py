@@ -1,0 +1,46 @@
+"""Files that a user hands in: why one cannot be read, in words, found out without waiting for a pipe to speak."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+NO_FILES = {
+    stat.S_IFDIR: "a folder, where a file is needed",
+    stat.S_IFIFO: "a pipe, and no file",
+    stat.S_IFSOCK: "a socket, and no file",
+    stat.S_IFCHR: "a device, and no file",
+    stat.S_IFBLK: "a device, and no file",
+}
+
+
+def unreadable(path: str | Path) -> str | None:
+    """Why a file cannot be read; None: it can be."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError as error:
+        if os.path.islink(path) and error.errno == errno.ENOENT:
+            return "a link to what is not there"
+        if error.errno == errno.ELOOP:
+            return "a link that leads back to itself"
+        return error.strerror or str(error)
+    except ValueError as error:  # a NUL in the name
+        return str(error)
+    if kind != stat.S_IFREG:
+        return NO_FILES.get(kind, "no file")
+    try:
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except OSError as error:
+        return f"may not be read ({error.strerror})" if error.errno == errno.EACCES else error.strerror or str(error)
+    return None
+
+
+def read_given(path: Path) -> bytes:
+    """The bytes of a file that a user hands in.
+
+    Raises:
+        FileNotFoundError: there is none of that name. OSError: it cannot be read; its `strerror` says why in words.
+    """
+    if (why := unreadable(path)) is not None:
+        raise OSError(errno.EINVAL if os.path.lexists(path) else errno.ENOENT, why, str(path))
+    return path.read_bytes()
