@@ -196,6 +196,38 @@ def test_masks_of_one_bit_and_of_colours_mean_the_object_where_they_are_not_blac
         assert decode_mask(encoded(image), 4)[0].tolist() == [[1, 1, 0, 0]] * 4
 
 
+def remarked(image: Image.Image) -> list[str]:
+    found: list[str] = []
+    decode_mask(encoded(image), 4, remarks=found)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_masks_that_are_cut_out_mean_what_is_not_transparent(mode: str) -> None:
+    alpha = Image.fromarray(np.array([[255, 200, 100, 0]] * 4, dtype=np.uint8))
+    cut_out = Image.new("RGB", (4, 4), (90, 120, 30)).convert(mode)
+    cut_out.putalpha(alpha)
+    assert decode_mask(encoded(cut_out), 4)[0].tolist() == [[1, 1, 0, 0]] * 4
+    assert remarked(cut_out) == ["a mask of what is not transparent (a cut-out)"]
+    opaque = Image.fromarray(np.array([[0, 0, 255, 255]] * 4, dtype=np.uint8)).convert(mode)
+    assert decode_mask(encoded(opaque), 4)[0].tolist() == [[0, 0, 1, 1]] * 4
+    opaque.putalpha(Image.fromarray(np.array([[255, 255, 255, 0]] * 4, dtype=np.uint8)))
+    with pytest.raises(Broken, match="transparent in part, and black and white in the rest"):
+        decode_mask(encoded(opaque), 4)
+
+
+def test_odd_masks_are_remarked() -> None:
+    assert remarked(Image.new("L", (4, 4), 255)) == ["a mask that is object all over"]
+    sharp = np.zeros((8, 8), dtype=np.uint8)
+    sharp[2:6, 2:6] = 255
+    assert remarked(Image.fromarray(sharp)) == []
+    (said,) = remarked(Image.fromarray(sharp).resize((16, 16), Image.Resampling.BILINEAR))
+    assert "smoothed edges" in said
+    numbered = sharp.copy()
+    numbered[2:4] = np.arange(8)
+    assert remarked(Image.fromarray(numbered)) == []
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_masks_go_the_way_of_their_pictures(orientation: int) -> None:
     bright = np.zeros((30, 50), dtype=np.uint8)
