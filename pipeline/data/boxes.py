@@ -19,8 +19,9 @@ from pipeline.written import decode_text, parse_table
 HEADER = ["file", "left", "top", "right", "bottom"]
 
 
-def read_boxes(root: Path, name: str, names: tuple[str, ...]) -> dict[int, tuple[Box, ...]]:
+def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "") -> dict[int, tuple[Box, ...]]:
     """Boxes by row. root: a folder or archive. name: of the file in it. names: of the pictures in it, by row.
+    wrapper: the folder around all of them; paths in the file begin there, or where the file lies.
 
     Raises:
         UserError: the file cannot be read, or has lines that are no box of one of the pictures.
@@ -39,13 +40,15 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...]) -> dict[int, tuple
         table = parse_table(decode_text(content if isinstance(content, bytes) else b""), HEADER)
     except ValueError as error:
         raise UserError(f"{where} ({error}). {_WANTED}") from None
-    base = name.rpartition("/")[0]
-    row_of = Names({picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)})
+    starts = dict.fromkeys((name.rpartition("/")[0], wrapper))
+    row_of = [Names({picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)})
+              for base in starts]  # fmt: skip
     boxes: dict[int, tuple[Box, ...]] = {}
     wrong: list[str] = []
     for number, cells in table.rows:
         try:
-            row = row_of[cells["file"].strip().removeprefix("./")]
+            path = cells["file"].strip().removeprefix("./")
+            row = next((rows for rows in row_of if rows.find(path) is not None), row_of[0])[path]
             left, top, right, bottom = (table.number(cells[side]) for side in HEADER[1:])
             boxes[row] = (*boxes.get(row, ()), (left, top, right, bottom))
         except KeyError:

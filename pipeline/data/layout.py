@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 BOXES = "boxes.csv"
+_WANTED = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
 VALIDATION_NAMES = ("val", "valid", "validation")
 
 
@@ -29,8 +30,8 @@ class Layout:
     """Rows of the prepared set: training pictures before test pictures, by class, by name.
 
     names: the picture's name in the root, by row. labels (N,) int64 in 0 .. len(classes) - 1. test (N,) bool: the set's
-    own test split, or None. masks: row by the mask's name. boxes: name of the file of boxes, or "". classes: names by
-    label, sorted.
+    own test split, or None. masks: row by the mask's name. boxes: name of the file of boxes, or "". wrapper: the
+    folder around all of this, or "". classes: names by label, sorted.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +40,7 @@ class Layout:
     test: NDArray[np.bool_] | None
     masks: dict[str, int]
     boxes: str = ""
+    wrapper: str = ""
 
 
 def arrange(listing: Listing, root: str) -> Layout:
@@ -49,15 +51,20 @@ def arrange(listing: Listing, root: str) -> Layout:
             belong, test classes that training never sees.
     """
     tree = _Tree(listing)
-    base = ""
+    base, outer = "", []
     while len(tops := tree.folders(base)) == 1 and tree.folders(tops[0]):
+        _check_loose(tree, base, root)
+        outer.append(base)
         base = tops[0]
     masks = next((top for top in tops if _plain(top) == "masks"), "")
-    has_masks = bool(masks) and bool(tree.folders(masks)) and not tree.files(masks)
+    has_masks = bool(masks) and bool(tree.folders(masks))
     tops = [top for top in tops if not (has_masks and top == masks)]
-    boxes = next((name for name in tree.files(base) if _plain(name) == BOXES), "")
-    if boxes and has_masks:
-        raise UserError(f"{root}: has {shown(boxes)} and {shown(masks)}/: one of them must say where the objects are.")
+    if masks and not has_masks:
+        _check_no_masks(tree, masks, [top for top in tops if top != masks], root)
+    tables = [name for folder in (base, *outer) for name in tree.files(folder) if _plain(name) == BOXES]
+    boxes = tables[0] if tables else ""
+    if len(sayings := [*tables, f"{masks}/"] if has_masks else tables) > 1:
+        raise UserError(f"{root}: has {' and '.join(map(shown, sayings))}: one of them must say where the objects are.")
     _check_tops(tree, base, tops, root)
     _check_spellings(tops, root)
     roles = _roles(tree, tops, root)
@@ -84,6 +91,7 @@ def arrange(listing: Listing, root: str) -> Layout:
         test=np.array([is_test for is_test, _, _ in rows], dtype=np.bool_) if own_test else None,
         masks=_mask_rows(tree, base, masks, names, root) if has_masks else {},
         boxes=boxes,
+        wrapper=base,
     )
 
 
@@ -129,12 +137,34 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 
 
 def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
-    loose = [name for name in tree.files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
-    wanted = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
-    if loose:
-        raise UserError(f"{root}: pictures that lie in no class folder: {len(loose):,} ({_some(loose, 3)}). {wanted}")
+    _check_loose(tree, base, root)
     if not tops:
-        raise UserError(f"{root}: holds no class folders. {wanted}")
+        raise UserError(f"{root}: holds no class folders. {_WANTED}")
+
+
+def _check_loose(tree: _Tree, folder: str, root: str) -> None:
+    if loose := [name for name in tree.files(folder) if _is_picture(name)]:
+        raise UserError(f"{root}: pictures that lie in no class folder: {len(loose):,} ({_some(loose, 3)}). {_WANTED}")
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> None:
+    """Refuse a folder named masks that may be a class, and may as well hold the masks of the classes' pictures."""
+    stems = {_stem(name) for folder in classes for name in tree.files_below(folder)}
+    if same := [name for name in tree.files(masks) if _is_picture(name) and _stem(name) in stems]:
+        raise UserError(
+            f"{root}: {shown(masks)}/ has pictures of the same names as the classes' pictures: {len(same):,} "
+            f"({_some(same, 3)}). If they are masks, put each into a folder as its picture's, "
+            "masks/<class>/<name>.png; if it is a class, give the folder another name."
+        )
+
+
+def _stem(name: str) -> str:
+    last = _plain(name)
+    return last.rpartition(".")[0] or last
 
 
 def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str]]]:
@@ -201,7 +231,10 @@ def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root:
     found: dict[str, int] = {}
     masked: set[int] = set()
     lost = []
+    notes = {name for name in tree.files(masks) if not _is_picture(name)}
     for mask in tree.files_below(masks):
+        if mask in notes:
+            continue
         stem, _, suffix = mask[len(masks) + 1 :].rpartition(".")
         owners = rows.get(stems.find(stem) or "", [])
         if suffix.lower() != "png" or not owners:

@@ -68,7 +68,7 @@ def _own_pictures(settings: SourceSettings) -> Catalogue:
         test=layout.test,
         identity=listing.identity,
         masks=layout.masks,
-        boxes=read_boxes(settings.root, layout.boxes, layout.names) if layout.boxes else None,
+        boxes=read_boxes(settings.root, layout.boxes, layout.names, layout.wrapper) if layout.boxes else None,
     )
 
 

@@ -137,6 +137,23 @@ def test_table_that_cannot_be_read_is_told(tmp_path: Path, table: bytes, said: s
     assert len(str(refusal.value).splitlines()) <= 11
 
 
+@pytest.mark.parametrize("path", ["cat/1.png", "photos/cat/1.png"])
+def test_boxes_beside_the_folder_around_it_all_are_taken(tmp_path: Path, path: str) -> None:
+    table = f"{HEADER}{path},1,0,4,2\n".encode()
+    files = {f"photos/{name}": content for name, content in FILES.items()} | {"boxes.csv": table}
+    found = prepared(write_folder(tmp_path / "set", files))
+    assert found.masks is not None
+    assert [bool((mask == 1).any()) for mask in found.masks] == [False, True, False, False, False, False]
+
+
+def test_boxes_that_are_damaged_in_their_archive_are_told_as_that(tmp_path: Path) -> None:
+    marker = HEADER.encode() + b"cat/1.png,1,0,4,2\n"
+    root = write_archive(tmp_path / "set.zip", FILES | {"boxes.csv": marker})
+    root.write_bytes(root.read_bytes().replace(marker, marker.replace(b"4", b"5")))
+    with pytest.raises(UserError, match=r"boxes\.csv: cannot be read \(damaged in the archive"):
+        prepared(root)
+
+
 def test_boxes_beside_masks_are_refused(tmp_path: Path) -> None:
     files = FILES | {"boxes.csv": HEADER.encode(), "masks/cat/1.png": encoded(Image.new("L", (10, 8), 1))}
     with pytest.raises(UserError, match=r"has boxes\.csv and masks/: one of them"):

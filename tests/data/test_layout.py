@@ -70,7 +70,35 @@ def test_masks_of_a_set_with_its_own_test_split_have_its_folders() -> None:
 
 
 def test_folder_named_masks_with_pictures_in_it_is_a_class() -> None:
-    assert laid_out(many("masks", "hats")).classes == ("hats", "masks")
+    names = [*many("hats"), *(f"masks/venice {number}.jpg" for number in range(3))]
+    assert laid_out(names).classes == ("hats", "masks")
+
+
+@pytest.mark.parametrize("suffix", ["png", "JPG"])
+def test_folder_named_masks_that_may_hold_the_pictures_masks_is_no_class_without_a_word(suffix: str) -> None:
+    with pytest.raises(UserError, match=r"masks/ has pictures of the same names .*: 2 \(masks/1\..*another name"):
+        laid_out([*many("cat", "dog"), *(f"masks/{number}.{suffix}" for number in (1, 2, 7))])
+
+
+def test_one_stray_file_in_masks_does_not_disable_them() -> None:
+    masks = ["masks/cat/1.png", "masks/dog/2.png"]
+    assert set(laid_out([*many("cat", "dog"), *masks, "masks/README.txt"]).masks) == set(masks)
+    with pytest.raises(UserError, match=r"masks that belong to no picture: 1 \(masks/overview\.png\)"):
+        laid_out([*many("cat", "dog"), *masks, "masks/overview.png"])
+
+
+@pytest.mark.parametrize("inner", [("images/cat", "images/dog"), ("train/cat", "train/dog")])
+def test_what_lies_beside_a_wrapper_is_taken_or_refused(inner: tuple[str, str]) -> None:
+    assert laid_out([*many(*inner), "boxes.csv", "README.txt"]).boxes == "boxes.csv"
+    with pytest.raises(UserError, match=r"in no class folder: 1 \(loose\.png\)"):
+        laid_out([*many(*inner), "loose.png"])
+    wrapper = inner[0].partition("/")[0]
+    with pytest.raises(UserError, match=rf"has {wrapper}/boxes\.csv and boxes\.csv: one of them"):
+        laid_out([*many(*inner), "boxes.csv", f"{wrapper}/boxes.csv"])
+
+
+def test_ss_is_no_other_letter_case_of_sz() -> None:
+    assert len(laid_out(many("ma\u00dfe", "masse")).classes) == 2
 
 
 def test_loose_files_that_are_no_pictures_are_left_alone() -> None:
