@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.names import Names, composed, key_of
+from pipeline.data.names import Names, class_key, composed
 from pipeline.errors import UserError, named
 from pipeline.given import read_given
 from pipeline.written import decode_text, parse_table
@@ -154,10 +154,10 @@ def _numbered(groups: Sequence[str | None]) -> Groups:
     """Numbers for the groups, in the order of their names; images on their own get the ones after."""
     spelled: dict[str, str] = {}  # of several spellings of one name, the first
     for group in sorted({composed(group) for group in groups if group}):
-        spelled.setdefault(key_of(group), group)
+        spelled.setdefault(class_key(group), group)
     names = tuple(sorted(spelled.values()))
-    number = {key_of(name): index for index, name in enumerate(names)}
-    of = [number[key_of(group)] if group else len(names) + row for row, group in enumerate(groups)]
+    number = {class_key(name): index for index, name in enumerate(names)}
+    of = [number[class_key(group)] if group else len(names) + row for row, group in enumerate(groups)]
     return Groups(np.array(of, dtype=np.int64), names)
 
 

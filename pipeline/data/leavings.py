@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 NAMES = {
     # Windows
-    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information",
+    "thumbs.db", "albumthumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "wpsettings.dat",
+    "$recycle.bin", "system volume information",
     # macOS, and those that it leaves on other file systems
     "__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder",
     # Linux, Android
@@ -14,17 +15,21 @@ NAMES = {
     # network storage
     "@eadir", "@recycle", "#recycle", "@tmp", "#snapshot", "@snapshot", "@recently-snapshot", "@sharebin",
     # programs
-    "__pycache__", "picasa.ini", "zbthumbnail.info",
+    "__pycache__", "_gsdata_", "picasa.ini", "zbthumbnail.info",
 }  # fmt: skip
-PATTERN = re.compile(r"\..*|found\.\d{3}|thumbs\.db:.*|.+@synoeastream|.+@synoresource", re.DOTALL)
+PATTERN = re.compile(
+    r"\..*|found\.\d{3}|thumbs\.db:.*|.+:zone\.identifier|.+@synoeastream|.+@synoresource|~\$.+|.+\.\w+~", re.DOTALL
+)
 """Hidden ones, and those whose names vary."""
+OLD_RECYCLER = "RECYCLER"
+"""As Windows XP writes it, in capitals; in others it may well be a class of things."""
 SHOWN = 8
 
 
 def is_leaving(name: str) -> bool:
-    """Whether a file or folder of that name is one, in any letter case."""
+    """Whether a file or folder of that name is one, in any letter case, blanks and dots at the end aside."""
     folded = name.casefold()
-    return folded in NAMES or PATTERN.fullmatch(folded) is not None
+    return name == OLD_RECYCLER or bool({folded, folded.rstrip(" .")} & NAMES) or PATTERN.fullmatch(folded) is not None
 
 
 def kinds_of(names: Iterable[str]) -> dict[str, int]:

@@ -243,14 +243,16 @@ def _refuse_bomb(root: Path) -> None:
 
 
 class _Header(tarfile.TarInfo):
-    """Headers of a tar. tarfile takes a torn header for the end of the archive; here it is an error."""
+    """Headers of a tar. tarfile takes a torn or missing header for the end of the archive; here it is an error."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             return super().frombuf(buf, encoding, errors)
-        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it breaks off: the blocks of zeros that end an archive are missing") from None
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
 

@@ -19,7 +19,7 @@ def composed(name: str) -> str:
 def key_of(name: str) -> str:
     """What all spellings of a name, or of each part of a path, have in common."""
     parts = (part.strip().rstrip(". ") or part for part in name.replace("\\", "/").split("/"))
-    return composed("/".join(parts).casefold())
+    return composed("/".join(parts).lower())  # and not casefold, to which ss is a spelling of ß
 
 
 def class_key(name: str) -> str:

@@ -130,9 +130,20 @@ def test_images_without_an_entry_are_named_with_the_entries_that_are_too_many(tm
 
 
 def test_paths_and_groups_are_found_in_another_spelling(tmp_path: Path) -> None:
-    content = CSV.replace("photos/cat/rex_1", "Photos\\Cat\\Rex_1").replace("rex_2.png,x,r", "rex_2.png,x,R ")
+    content = (
+        CSV.replace("photos/cat/rex_1", "Photos\\Cat\\Rex_1")
+        .replace(",r\n", ",rex\n")
+        .replace("rex_2.png,x,rex", "rex_2.png,x,Rex ")
+    )
     path = write(tmp_path / "g.csv", content.replace(",", ";"))
     groups = groups_from_table(path, FILES, shown_as="g.csv")
     assert groups.of.tolist()[0] == groups.of.tolist()[1] == groups.of.tolist()[4]
     assert len(groups.names) == 2
     assert not groups.unused
+
+
+def test_letters_are_groups_of_their_own_and_ss_is_no_other_case_of_sz() -> None:
+    names = ("A", "a", "ß", "ss", "Rex", "rex")
+    found = groups_by_pattern("^(.*)$", names)
+    assert len(set(found.of.tolist())) == 5
+    assert found.of[4] == found.of[5]

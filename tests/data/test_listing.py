@@ -119,6 +119,13 @@ def test_zip_whose_file_is_damaged_says_so_of_that_file_alone(tmp_path: Path) ->
     assert second == b"BBBB"
 
 
+def test_tar_that_is_cut_between_two_files_is_refused(tmp_path: Path) -> None:
+    root = write_archive(tmp_path / "set.tar", {f"cat/{i}.png": os.urandom(3000) for i in range(20)})
+    root.write_bytes(root.read_bytes()[: 10 * 7 * 512])  # a header and six blocks each
+    with pytest.raises(UserError, match=r"cannot be read as an archive \(it breaks off"):
+        list_root(root)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["cut", "torn", "not one", "empty"])
 def test_damaged_archive_is_refused(tmp_path: Path, kind: str, damage: str) -> None:
@@ -210,7 +217,7 @@ def test_identity_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     assert len({first, second, list_root(root).identity}) == 3
 
 
-LEFT = dict.fromkeys(("@eaDir/cat/0.png/SYNOPHOTO_THUMB_M.jpg", "cat/@eaDir/0.png@SynoEAStream", "$RECYCLE.BIN/S-1-5/0.png", "System Volume Information/WPSettings.dat", "lost+found/0.png", ".@__thumb/0.png", "cat/.@__thumb/0.png", "cat/Thumbs.db", "dog/thumbs.db", "__MACOSX/cat/._0.png", "dog/._0.png", ".DS_Store", "cat/.DS_Store", "desktop.ini", ".ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/0.png", ".AppleDouble/0.png", "#recycle/0.png", "@Recycle/0.png", "FOUND.000/0.png"), b"x")  # fmt: skip
+LEFT = dict.fromkeys(("@eaDir/cat/0.png/SYNOPHOTO_THUMB_M.jpg", "cat/@eaDir/0.png@SynoEAStream", "$RECYCLE.BIN/S-1-5/0.png", "System Volume Information/WPSettings.dat", "lost+found/0.png", ".@__thumb/0.png", "cat/.@__thumb/0.png", "cat/Thumbs.db", "dog/thumbs.db", "__MACOSX/cat/._0.png", "dog/._0.png", ".DS_Store", "cat/.DS_Store", "desktop.ini", ".ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/0.png", ".AppleDouble/0.png", "#recycle/0.png", "@Recycle/0.png", "FOUND.000/0.png", "RECYCLER/S-1-5-21/0.png", "_gsdata_/0.png", "cat/0.png:Zone.Identifier", "cat/AlbumThumbs.db", "WPSettings.dat", "cat/~$0.png", "cat/0.png~", "cat/Thumbs.db ", "dog/desktop.ini."), b"x")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["set", "set.zip", "set.tar"])
@@ -231,7 +238,9 @@ def test_what_systems_leave_is_no_class_and_no_picture_and_is_named(tmp_path: Pa
     assert line.endswith("more")
 
 
-@pytest.mark.parametrize("name", ["lost", "found", "recycled", "thumbs", "trash", "system", "@home"])
+@pytest.mark.parametrize(
+    "name", ["lost", "found", "recycled", "recycler", "Recycler", "cat~", "~cat", "thumbs", "trash", "system", "@home"]
+)
 def test_ordinary_names_are_kept(tmp_path: Path, name: str) -> None:
     found = list_root(write_folder(tmp_path / "set", pictures({name: 1})))
     assert found.folders == (name,)
