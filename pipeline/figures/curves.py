@@ -129,8 +129,8 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     labels = labels_of(classes)
     names = [labels.texts[tick] for tick in ticks]
     turned = len(classes) > 12 or max((len(name) for name in names), default=0) > 3
-    axes.set_xticks(ticks, names, rotation=90 if turned else 0, fontfamily=labels.families)
-    axes.set_yticks(ticks, names, fontfamily=labels.families)
+    axes.set_xticks(ticks, names, rotation=90 if turned else 0, fontfamily=labels.families, parse_math=False)
+    axes.set_yticks(ticks, names, fontfamily=labels.families, parse_math=False)
     if len(classes) <= _NUMBERED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
             ink = "white" if shares[row, column] > 0.55 else "black"

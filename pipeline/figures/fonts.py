@@ -1,5 +1,6 @@
 """Fonts for the names that users give, in whatever script: taken where one is installed, else numbers in their place.
 
+A name is drawn as it is written: what stands between two `$` is no formula.
 matplotlib draws an empty box for a sign that its font lacks. Scripts whose letters join, change places or run from the
 right (Arabic, Hebrew, Devanagari, Thai, ...) need shaping besides, which matplotlib has from 3.11 on.
 """
@@ -19,6 +20,7 @@ BOXES = ("last resort", "emoji", "color", "adobe blank")
 """In names of fonts that have a box for every sign, or colours that are not drawn."""
 REGULAR = 400
 RIGHT_TO_LEFT = ("R", "AL")
+OWN_FORMULA = r"\mathdefault"
 JOINED = range(0x0900, 0x1100)
 """Devanagari to Myanmar: signs change places and join. Thai's and Lao's marks stand above and below."""
 
@@ -63,9 +65,17 @@ def families_for(text: str) -> tuple[str, ...] | None:
 
 
 def fit_fonts(figure: Figure) -> None:
-    """Give each text of a figure fonts that have its signs; signs that none has are written as their codes."""
+    """Give each text of a figure fonts that have its signs; signs that none has are written as their codes.
+
+    A `$` is a sign like others, but in the numbers that matplotlib writes at a logarithmic axis.
+    """
     for text in figure.findobj(Text):
-        if not isinstance(text, Text) or (written := text.get_text()).isascii():
+        if not isinstance(text, Text):
+            continue
+        written = text.get_text()
+        if "$" in written and OWN_FORMULA not in written:
+            text.set_parse_math(False)
+        if written.isascii():
             continue
         families = families_for(written)
         if families is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pipeline.figures.fonts import fit_fonts
 from pipeline.figures.pareto import pareto_figure
 from pipeline.ops.results import read_table
 
@@ -41,4 +42,5 @@ def draw_pareto(folder: Path, summary: Mapping[str, Any]) -> None:
     (folder / PICTURE).unlink(missing_ok=True)
     figure = front_figure(folder, summary, title="Pareto front of the search")
     if figure is not None:
+        fit_fonts(figure)
         figure.savefig(folder / PICTURE)

@@ -10,10 +10,12 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from pipeline.figures import fonts
 from pipeline.figures.curves import confusion_figure, difference_figure
 from pipeline.figures.fonts import families_for, fit_fonts, labels_of
+from pipeline.figures.search import parallel_figure, slice_figure
 from pipeline.ops.report_analysis import class_figure
 
 CHINESE = ["猫", "犬"]
@@ -126,3 +128,43 @@ def test_a_damaged_font_is_passed_over(bare: font_manager.FontManager, chinese: 
     broken.write_bytes(b"no font")
     bare.ttflist.insert(0, font_manager.FontEntry(fname=str(broken), name="Broken", style="normal", weight=400))
     assert labels_of(CHINESE).families[-1] == chinese
+
+
+DOLLARS = ["$a__1$", r"$\frac$", "$5 bill$", "x_$y$", "a", "US $5", r"a\$ $"]
+
+
+@pytest.mark.parametrize("kind", ["confusion", "difference", "parallel", "slice"])
+def test_dollars_make_no_formula(kind: str) -> None:
+    trials = [
+        {"state": "complete", "accuracy": place / 10, "epochs": 2, "parameters": {"kwargs": name, "$p$": name}}
+        for place, name in enumerate(DOLLARS)
+    ]
+    found = {
+        "confusion": lambda: confusion_figure(np.eye(len(DOLLARS)), DOLLARS),
+        "difference": lambda: difference_figure([(name, 0.1, 0.0, 0.2) for name in DOLLARS], title=r"$\frac$"),
+        "parallel": lambda: parallel_figure(trials),
+        "slice": lambda: slice_figure(trials, title="$a__1$"),
+    }[kind]()
+    assert found is not None
+    fit_fonts(found)
+    drawn(found)
+    texts = [each for each in found.findobj(Text) if isinstance(each, Text) and "$" in each.get_text()]
+    assert set(DOLLARS) - {"a"} <= {each.get_text() for each in texts}
+    assert not any(each.get_parse_math() for each in texts)
+
+
+def test_a_name_between_dollars_gets_its_font(chinese: str) -> None:
+    names = ["$猫$", r"$\犬$"]
+    assert labels_of(names).families[-1] == chinese
+    drawn(confusion_figure(np.eye(2), names))
+    drawn(difference_figure([(name, 0.1, 0.0, 0.2) for name in names]))
+
+
+def test_numbers_at_a_logarithmic_axis_stay_formulas() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.set(xscale="log", xlim=(1e-4, 1))
+    before = drawn(figure)
+    fit_fonts(figure)
+    assert drawn(figure) == before
+    assert any(each.get_parse_math() and "mathdefault" in each.get_text() for each in axes.get_xticklabels())
