@@ -1,5 +1,6 @@
 """What becomes of the pictures at prepare.image_size, told before they are prepared."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -11,8 +12,11 @@ from pipeline.ops.source import source_settings
 from pipeline.workspace import Workspace
 
 MUCH = 2.0
-"""So many times the prepared side, and more, is told as a loss."""
-USUAL_SIDE, USUAL_PATCH = 224, 16
+"""So many times the prepared side, and more, is may be told as a loss."""
+WORTH = 1.5
+"""So many times the prepared side a side must be to be advised."""
+HALF = 0.5
+USUAL_SIDE, USUAL_PATCH, SMALL_STEP = 224, 16, 4
 
 
 def describe_sizes(workspace: Workspace, params: Params) -> list[str]:
@@ -32,18 +36,30 @@ def size_lines(sizes: Sequence[Size], side: int) -> list[str]:
     span = "" if len(set(shorter)) == 1 else f", shorter sides {min(shorter):,} to {max(shorter):,}"
     looked = f"median of {len(sizes)} looked at{span}" if len(sizes) > 1 else "all alike"
     lines = [f"{'pictures':<10}{width:,} x {height:,} pixels ({looked}) become {side} x {side}"]
-    short = int(statistics.median(shorter))
-    if short >= MUCH * side:
-        fitting = min(USUAL_SIDE, short)
-        fitting -= fitting % USUAL_PATCH if fitting >= 2 * USUAL_PATCH else 0
+    cut = statistics.median(1 - min(size) / max(size) for size in sizes)
+    if cut >= HALF:
         lines.append(
-            f"{'':<10}much is lost: one pixel for {round(short / side) ** 2:,} of the central square. To keep more, "
+            f"{'':<10}{math.floor(1000 * cut) / 10:g} % of a picture is cut off: only its central square is kept. To keep "
+            "more, cut long"
+        )
+        lines.append(f"{'':<10}pictures into squares, or fill them up to squares, before they are prepared")
+    short = int(statistics.median(shorter))
+    fitting = _fitting(short)
+    if short >= MUCH * side and fitting >= WORTH * side:
+        lines.append(
+            f"{'':<10}much is lost: one pixel for {round((short / side) ** 2):,} of the central square. To keep more, "
             f"set prepare.image_size (such as {fitting})"
         )
         lines.append(f"{'':<10}and model.kwargs to match (a patch_size that divides it, such as {_patch(fitting)})")
     return lines
 
 
+def _fitting(short: int) -> int:
+    """A side that keeps what there is, up to the usual one, and that a usual patch divides."""
+    most = min(USUAL_SIDE, short)
+    return most - most % (USUAL_PATCH if most >= 2 * USUAL_PATCH else SMALL_STEP)
+
+
 def _patch(side: int) -> int:
-    """A patch that gives a usual grid, of about 14 x 14."""
-    return next((patch for patch in (16, 8, 4, 2) if side % patch == 0 and side // patch >= 8), 1)
+    """A patch that gives a usual grid, of about 14 x 14; of small pictures at least not single pixels."""
+    return next((patch for patch in (16, 8, 4) if side % patch == 0 and side // patch >= 8), 2)

@@ -41,7 +41,14 @@ def test_what_is_lost_of_photographs_is_told_with_what_to_set() -> None:
         (64, 12, "64"),
         (100, 32, "96"),
         (24, 12, "24"),
+        (25, 12, "24"),
+        (31, 12, "28"),
+        (23, 12, None),
         (3000, 64, "224"),
+        (3000, 224, None),
+        (3000, 200, None),
+        (1024, 384, None),
+        (450, 224, None),
     ],
 )
 def test_only_much_is_told(shorter: int, side: int, suggested: str | None) -> None:
@@ -49,3 +56,18 @@ def test_only_much_is_told(shorter: int, side: int, suggested: str | None) -> No
     assert len(lines) == (1 if suggested is None else 3)
     if suggested is not None:
         assert f"(such as {suggested})" in lines[1]
+        patch = int(lines[2].rpartition("such as ")[2].rstrip(")"))
+        assert patch > 1
+        assert int(suggested) % patch == 0
+
+
+def test_pixels_are_counted_and_not_their_rounded_side() -> None:
+    assert "one pixel for 278 of" in size_lines([(200, 300)], 12)[1]
+
+
+def test_long_pictures_are_said_to_be_cut() -> None:
+    lines = size_lines([(20, 4000)] * 3, 12)
+    assert lines[1].strip().startswith("99.5 % of a picture is cut off: only its central square is kept")
+    assert len(lines) == 3
+    assert "66.6 % of" in size_lines([(300, 100)], 64)[1]
+    assert len(size_lines([(300, 400)], 224)) == 1
