@@ -38,11 +38,9 @@ def size_lines(sizes: Sequence[Size], side: int) -> list[str]:
     lines = [f"{'pictures':<10}{width:,} x {height:,} pixels ({looked}) become {side} x {side}"]
     cut = statistics.median(1 - min(size) / max(size) for size in sizes)
     if cut >= HALF:
-        lines.append(
-            f"{'':<10}{math.floor(1000 * cut) / 10:g} % of a picture is cut off: only its central square is kept. To keep "
-            "more, cut long"
-        )
-        lines.append(f"{'':<10}pictures into squares, or fill them up to squares, before they are prepared")
+        kept = f"{math.floor(1000 * cut) / 10:g} % of a picture is cut off: only its central square is kept"
+        lines.append(f"{'':<10}{kept}. To keep more, cut")
+        lines.append(f"{'':<10}long pictures into squares, or fill them up to squares, before they are prepared")
     short = int(statistics.median(shorter))
     fitting = _fitting(short)
     if short >= MUCH * side and fitting >= WORTH * side:
