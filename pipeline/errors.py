@@ -12,6 +12,9 @@ from typing import Any
 
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
 
+IN_LISTS = " (within [ ] a comma ends a value; write a decimal point, as in 0.01)"
+"""What to say beside a list that decimal commas have split."""
+
 
 class UserError(Exception):
     """Something the user must change. The message says what is wrong, where, and what to do next."""
@@ -41,16 +44,28 @@ def shown(value: Any, longest: int = 80) -> str:
 
 
 def comma_words(value: Any) -> str:
-    """What to say beside a value that was given, if it is a number with a decimal comma; else nothing."""
+    """What to say beside a value that was given, if it is a number with a decimal comma, or holds a split one."""
+    if isinstance(value, Mapping):
+        return next((words for key, item in value.items() if (words := stray_words(key, item) or _within(item))), "")
     if not isinstance(value, str) or not _COMMA.fullmatch(value.strip()):
         return ""
     return f" (a decimal comma; write {cut(value.strip().replace(',', '.'), 40)}, with a point)"
 
 
-def stray_words(key: Any) -> str:
-    """What to say beside an unknown key, if it is what follows a decimal comma within braces; else nothing."""
-    whole = isinstance(key, int) and not isinstance(key, bool)
-    return " (within { } a comma ends a value; write a decimal point, as in 0.01)" if whole else ""
+def _within(item: Any) -> str:
+    """Of a mapping in a mapping, such as a point among points; no deeper, since aliases make some that never end."""
+    if not isinstance(item, Mapping):
+        return ""
+    return next((words for key, value in item.items() if (words := stray_words(key, value))), "")
+
+
+def stray_words(key: Any, value: Any) -> str:
+    """What to say beside a key, if it is what follows a decimal comma within braces, which has no value; else nothing.
+
+    After `1,5e-3` it is a small number.
+    """
+    number = isinstance(key, int | float) and not isinstance(key, bool)
+    return " (within { } a comma ends a value; write a decimal point, as in 0.01)" if number and value is None else ""
 
 
 def cut(text: str, longest: int) -> str:

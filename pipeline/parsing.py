@@ -11,9 +11,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
+from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from pipeline.errors import UserError, named, shown, stray_words
+from pipeline.errors import IN_LISTS, UserError, named, shown, stray_words
 from pipeline.given import read_given
 from pipeline.written import NotText, decode_text
 
@@ -22,6 +23,8 @@ DIGITS = 250
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """What an escape can put into a text, and neither the name of a file nor a database takes."""
+
+_WHOLE, _PADDED = re.compile(r"[+-]?(0|[1-9][0-9]*)"), re.compile(r"0[0-9]+([eE][+-]?[0-9]+)?")
 
 _ADVICE = {
     "mapping values are not allowed here": "is the indentation right, and has the line above its colon?",
@@ -75,12 +78,23 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: lists or mappings stand too deep in one another") from None
 
 
+def _refuse_split(node: SequenceNode) -> None:
+    """Refuse 0,01 within brackets, which is 0 and 01: a whole number that nobody writes so."""
+    plain = [item.value if isinstance(item, ScalarNode) and not item.style else "" for item in node.value]
+    for before, after, item in zip(plain, plain[1:], node.value[1:], strict=False):
+        if _WHOLE.fullmatch(before) and _PADDED.fullmatch(after):
+            problem = f"the number {named(after)} after {named(before)},{IN_LISTS}"
+            raise ConstructorError(None, None, problem, item.start_mark)
+
+
 class _Constructor(SafeConstructor):
     """ruamel's, but every node that no value can be made of is told with its line, and in no more than a line."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > DIGITS:
             raise ConstructorError(None, None, f"a whole number of more than {DIGITS} digits", node.start_mark)
+        if isinstance(node, SequenceNode) and node.flow_style:
+            _refuse_split(node)
         try:
             value = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -94,6 +108,6 @@ class _Constructor(SafeConstructor):
         # ruamel's prints both values in full, however long they are.
         if key in mapping:
             raise ConstructorError(
-                None, None, f'found duplicate key "{named(str(key))}"{stray_words(key)}', key_node.start_mark
+                None, None, f'found duplicate key "{named(str(key))}"{stray_words(key, value)}', key_node.start_mark
             )
         return True

@@ -41,8 +41,29 @@ def test_in_settings_by_hand() -> None:
     assert str(refused.value).startswith(f"--set: train.lr: given '0,01' {WRITE}")
 
 
-def refusal(tmp_path: Path, dimension: str) -> str:
-    (tmp_path / "space.yaml").write_text(f"parameters:\n  train.lr: {dimension}\ncontrols:\n  baseline: {{}}\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "search: {points: {mine: {regularizer.spatial_entropy.weight: 0,001}}}",
+        "model: {kwargs: {mlp_ratio: 2,5}}",
+        "model: {kwargs: {drop_rate: 1,5e-3}}",
+        "regularizer: {plugin_options: {a: 0,1}}",
+        "train: {lr: 0,002}",
+    ],
+)
+def test_in_braces_of_every_mapping(tmp_path: Path, text: str) -> None:
+    assert BRACES in of_params(tmp_path, text)
+
+
+def test_a_whole_number_with_a_value_is_no_decimal_comma(tmp_path: Path) -> None:
+    assert "decimal" not in of_params(tmp_path, "model: {kwargs: {3: 4}}")
+    itself: dict[str, object] = {}
+    itself["itself"] = itself
+    assert comma_words({"a": itself}) == ""
+
+
+def refusal(tmp_path: Path, dimension: str, control: str = "{}") -> str:
+    (tmp_path / "space.yaml").write_text(f"parameters:\n  train.lr: {dimension}\ncontrols:\n  baseline: {control}\n")
     with pytest.raises(UserError) as refused:
         load_space(tmp_path / "space.yaml", Params(), shown_as="space.yaml")
     return str(refused.value)
@@ -58,6 +79,38 @@ def test_in_a_space(tmp_path: Path) -> None:
     assert f"train.lr: unknown key 1 of a float dimension {BRACES}; known: high, log, low, step" in said
     said = refusal(tmp_path, "\n    type: categorical\n    choices:\n    - 0,01\n    - 0.1")
     assert f"train.lr: given '0,01' {WRITE}" in said
+
+
+def test_in_a_control(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "{type: float, low: 0.001, high: 1.0}", "{regularizer.spatial_entropy.weight: 0,01}")
+    assert said == f"space.yaml: controls.baseline: unknown parameter 1 {BRACES}"
+
+
+@pytest.mark.parametrize("choices", ["0,01, 0,02", "1,02, 3", "0,5, 1,2", "0,5, 0,1", "1,5, 2,5", "-1,02e-3, 1"])
+def test_in_choices(tmp_path: Path, choices: str) -> None:
+    (tmp_path / "space.yaml").write_text(
+        f"parameters:\n  regularizer.spatial_entropy.weight: {{type: categorical, choices: [{choices}]}}\n"
+        "controls:\n  baseline: {}\n"
+    )
+    with pytest.raises(UserError) as refused:
+        load_space(tmp_path / "space.yaml", Params(), shown_as="space.yaml")
+    assert BRACES.replace("{ }", "[ ]") in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "choices"),
+    [
+        ("regularizer.spatial_entropy.weight", "0, 1, 2, 5"),
+        ("regularizer.spatial_entropy.weight", "5, 1"),
+        ("regularizer.spatial_entropy.weight", "0, 5.0, 1, 2"),
+        ("train.batch_size", "8, 32, 16, 64"),
+    ],
+)
+def test_whole_numbers_that_are_meant_are_taken(tmp_path: Path, path: str, choices: str) -> None:
+    (tmp_path / "space.yaml").write_text(
+        f"parameters:\n  {path}: {{type: categorical, choices: [{choices}]}}\ncontrols:\n  baseline: {{}}\n"
+    )
+    load_space(tmp_path / "space.yaml", Params(), shown_as="space.yaml")
 
 
 def test_in_points(tmp_path: Path) -> None:

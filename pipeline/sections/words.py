@@ -62,9 +62,7 @@ def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) ->
     if kind == "invalid_key" and path not in known:
         above = problem["loc"][:-1]
         beside = reduce(lambda mapping, part: mapping[part], above, tree)
-        # What follows a decimal comma within braces is a key without a value.
-        hint = stray_words(given) if beside.get(given) is None else ""
-        return unknown(".".join([*map(str, above), shown(given)]), list(known)) + hint
+        return unknown(".".join([*map(str, above), shown(given)]), list(known)) + stray_words(given, beside.get(given))
     if not path:
         return f"a mapping of sections is needed, given {shown(given)}"
     if kind == "value_error":

@@ -17,12 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.config import Params, parameters, unknown_parameter
-from pipeline.errors import UserError, comma_words, named, shown, stray_words, told
+from pipeline.errors import IN_LISTS, UserError, comma_words, named, shown, stray_words, told
 from pipeline.parsing import read_yaml
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
@@ -156,9 +156,10 @@ def _dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
     if not isinstance(dimension, dict) or dimension.get("type") not in list(KEYS):
         return [f"given {shown(dimension)}; needed: a mapping with type: one of {', '.join(KEYS)}"]
     kind = dimension["type"]
+    known = ", ".join(sorted(KEYS[kind]))
     problems = [
-        f"unknown key {shown(key)} of a {kind} dimension{stray_words(key)}; known: {', '.join(sorted(KEYS[kind]))}"
-        for key in dimension
+        f"unknown key {shown(key)} of a {kind} dimension{stray_words(key, value)}; known: {known}"
+        for key, value in dimension.items()
         if key not in KEYS[kind] | {"type"}
     ]
     return problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
@@ -200,10 +201,20 @@ def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) ->
     if not isinstance(choices, list) or len(choices) < 2:
         return [f"choices: given {shown(choices)}; needed: a list of at least two values"]
     # What is no value of the parameter may also be nothing that can be compared, such as a list that holds itself.
-    problems = _value_problems(path, choices, params)
+    hint = IN_LISTS if _may_be_split(path, choices) else ""
+    problems = [f"{problem}{hint}" for problem in _value_problems(path, choices, params)]
     if not problems and len({_label(choice) for choice in choices}) < len(choices):
-        return ["choices: a value stands there twice"]
+        return [f"choices: a value stands there twice{hint}"]
+    if not problems and hint and len(choices) % 2 == 0 and choices not in (sorted(choices), sorted(choices)[::-1]):
+        return [f"choices: given {shown(choices)}{hint}; if whole numbers are meant, write them in order"]
     return problems
+
+
+def _may_be_split(path: str, choices: Sequence[Any]) -> bool:
+    """Whether decimal commas may have made these choices: whole numbers, of a parameter that takes others."""
+    annotation = parameters()[path].annotation
+    takes_fractions = float in (annotation, *get_args(annotation))
+    return takes_fractions and all(isinstance(each, int) and not isinstance(each, bool) for each in choices)
 
 
 def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
@@ -218,7 +229,8 @@ def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
         elif path in NOT_SEARCHABLE:
             problems.append(f"{path}: cannot be set by a control: {NOT_SEARCHABLE[path]}")
         else:
-            problems += _value_problems(str(path), [value], params)
+            hint = stray_words(path, value)
+            problems += [f"{problem}{hint}" for problem in _value_problems(str(path), [value], params)]
     return problems
 
 
