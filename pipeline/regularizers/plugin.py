@@ -35,6 +35,9 @@ from pipeline.regularizers.base import Regularizer
 SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 NEEDED = "needed: my_package.my_module:MyRegularizer, a subclass of pipeline.regularizers.base.Regularizer"
 
+FAILURES = (Exception, SystemExit)
+"""What a user's code may fail with. An exit at import would else end a command with a status that means another thing."""
+
 
 def load_plugin(spec: str) -> type[Regularizer]:
     """The class that a specification names; its module is imported.
@@ -47,7 +50,7 @@ def load_plugin(spec: str) -> type[Regularizer]:
     _find(spec, module)
     try:
         imported = importlib.import_module(module)
-    except Exception as error:  # a user's module may fail in any way
+    except FAILURES as error:  # a user's module may fail in any way
         raise ValueError(f"plugin: {spec}: {module} cannot be imported: {_said(error)}") from error
     if not hasattr(imported, name):
         own = [key for key, value in vars(imported).items() if _is_method(value) and value.__module__ == module]
@@ -81,7 +84,7 @@ def build_plugin(
     method: Callable[..., Regularizer] = load_plugin(spec)
     try:
         built = method(weight=weight, **options, **asked_for(method, {"load_source": load_source}))
-    except Exception as error:  # a user's constructor may fail in any way
+    except FAILURES as error:  # a user's constructor may fail in any way
         raise ValueError(f"plugin_options: {spec} does not take {dict(options)}: {_said(error)}") from error
     if not hasattr(built, "needs"):
         raise ValueError(f"plugin: {spec}: its constructor does not call super().__init__(weight, Needs(...))")
@@ -140,7 +143,7 @@ def _find(spec: str, module: str) -> ModuleSpec:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"plugin: {spec}: there is no module {error.name}{_looked()}") from None
-    except Exception as error:  # a package above it fails when imported
+    except FAILURES as error:  # a package above it fails when imported
         raise ValueError(f"plugin: {spec}: {module} cannot be imported: {_said(error)}") from error
     if found is None:
         raise ValueError(f"plugin: {spec}: there is no module {module}{_looked()}")
@@ -155,5 +158,9 @@ def _is_method(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Regularizer) and value is not Regularizer
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return (
+            f"it calls sys.exit({'' if error.code is None else repr(error.code)[:300]}), which would end the whole run"
+        )
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"

@@ -125,6 +125,9 @@ def test_plugin_that_is_off_is_not_even_imported(write: Any) -> None:
         ("my_failing:Mine", "plugin: my_failing:Mine: my_failing cannot be imported: ZeroDivisionError: division by"),
         ("my_needy:Mine", "my_needy cannot be imported: ModuleNotFoundError: No module named 'not_installed_here'"),
         ("my_bad_package.inner:Mine", "my_bad_package.inner cannot be imported: ZeroDivisionError"),
+        ("my_exit:Mine", r"my_exit cannot be imported: it calls sys\.exit\(3\), which would end the whole run"),
+        ("my_quiet_exit:Mine", r"my_quiet_exit cannot be imported: it calls sys\.exit\(\), "),
+        ("my_exit_package.inner:Mine", r"my_exit_package.inner cannot be imported: it calls sys\.exit\('why not'\), "),
     ],
 )
 def test_plugin_that_cannot_be_had_is_told_with_the_reason(write: Any, spec: str, said: str) -> None:
@@ -134,6 +137,10 @@ def test_plugin_that_cannot_be_had_is_told_with_the_reason(write: Any, spec: str
     write("my_needy.py", "import not_installed_here\n")
     write("my_bad_package/__init__.py", "1 / 0\n")
     write("my_bad_package/inner.py", MINE)
+    write("my_exit.py", "import sys\nsys.exit(3)\n")
+    write("my_quiet_exit.py", "raise SystemExit\n")
+    write("my_exit_package/__init__.py", "exit_code = 'why not'\nraise SystemExit(exit_code)\n")
+    write("my_exit_package/inner.py", MINE)
     with pytest.raises(ValueError, match=said) as refused:
         built(spec)
     assert str(refused.value).startswith("regularizer.plugin: ")
@@ -153,6 +160,12 @@ def test_options_that_the_constructor_refuses_are_told(write: Any, options: dict
     write("my_methods.py", MINE)
     with pytest.raises(ValueError, match=rf"^regularizer\.plugin_options: my_methods:Mine .*{said}"):
         built("my_methods:Mine", plugin_options=options)
+
+
+def test_constructor_that_ends_the_process_is_told(write: Any) -> None:
+    write("my_leaving.py", MINE.replace("self.strength = strength", "raise SystemExit(2)"))
+    with pytest.raises(ValueError, match=r"^regularizer\.plugin_options: my_leaving:Mine .*it calls sys\.exit\(2\)"):
+        built("my_leaving:Mine")
 
 
 def test_hash_is_of_the_source_file_and_changes_with_it(write: Any) -> None:
