@@ -36,7 +36,7 @@ SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 NEEDED = "needed: my_package.my_module:MyRegularizer, a subclass of pipeline.regularizers.base.Regularizer"
 
 FAILURES = (Exception, SystemExit)
-"""What a user's code may fail with. An exit at import would else end a command with a status that means another thing."""
+"""What a user's code may fail with. An exit would end the command, with a status that means another thing there."""
 
 
 def load_plugin(spec: str) -> type[Regularizer]:
