@@ -83,7 +83,7 @@ def _refuse_split(node: SequenceNode) -> None:
     plain = [item.value if isinstance(item, ScalarNode) and not item.style else "" for item in node.value]
     for before, after, item in zip(plain, plain[1:], node.value[1:], strict=False):
         if _WHOLE.fullmatch(before) and _PADDED.fullmatch(after):
-            problem = f"the number {named(after)} after {named(before)},{IN_LISTS}"
+            problem = f"found {named(after)} after {named(before)}{IN_LISTS}"
             raise ConstructorError(None, None, problem, item.start_mark)
 
 
