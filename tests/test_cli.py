@@ -194,7 +194,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"regularizer.plugin": "nowhere_to_be_found:Mine", "regularizer.plugin_weight": 0.1}, "regularizer.plugin: nowhere_to_be_found:Mine: there is no module"),
         ({"regularizer.plugin": "nowhere", "regularizer.plugin_watch": True}, "regularizer.plugin: given 'nowhere'; needed: my_package.my_module:MyRegularizer"),
         ({"regularizer.head_disagreement.weight": 0.1, "model.kwargs": {"patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 1}}, "regularizer.head_disagreement: head disagreement compares heads, but block 2"),
-        ({"regularizer.total_variation.layers": "last_four"}, "regularizer.total_variation.layers: layers 'last_four' needs 4 blocks"),
+        ({"regularizer.total_variation.layers": "last_four", "regularizer.total_variation.weight": 0.1}, "regularizer.total_variation.layers: layers 'last_four' needs 4 blocks"),
         ({"train.lr": "fast"}, "train.lr: given 'fast'; allowed: number, above 0 and at most 10"),
     ],
 )  # fmt: skip

@@ -25,6 +25,10 @@ from .spatial_prior import PriorAttention
 KNOWN = "Vision Transformers (ViT, DeiT, DINOv2, ...), Swin and PVTv2"
 
 
+class UnknownKind(ValueError):
+    """A network of a kind that is not known here."""
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """What the rest of the pipeline needs to know of a network.
@@ -70,7 +74,7 @@ def describe_network(model: nn.Module) -> Anatomy:
     """The anatomy of a network of timm, at the image size that it was built for.
 
     Raises:
-        ValueError: a network of another kind, which has no blocks that a tap could read.
+        UnknownKind: a network of another kind, which has no blocks that a tap could read.
     """
     network: Any = model
     kind, embedding, width = _kind(model), network.patch_embed, int(network.num_features)
@@ -123,7 +127,7 @@ def _kind(model: nn.Module) -> str:
     for kind, known in kinds.items():
         if isinstance(model, known):
             return kind
-    raise ValueError(f"{type(model).__name__} has no blocks of patch tokens that can be read; what has are {KNOWN}")
+    raise UnknownKind(f"{type(model).__name__} has no blocks of patch tokens that can be read; what has are {KNOWN}")
 
 
 def list_blocks(model: nn.Module) -> list[Any]:

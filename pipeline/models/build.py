@@ -4,13 +4,14 @@ Needs torch and timm only, and no other room: this folder travels with every reg
 """
 
 import difflib
+import json
 import re
 from typing import Any
 
 import torch
 from torch import nn
 
-from .anatomy import KNOWN, describe_network
+from .anatomy import KNOWN, UnknownKind, describe_network
 from .last_block import take_skip_out
 from .settings import INITS, LAST_BLOCKS, ModelConfig
 from .spatial_prior import add_spatial_prior
@@ -44,10 +45,11 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
         raise ValueError(
             f"kwargs: {', '.join(sorted(reserved))} cannot be given as keywords: other parameters set them"
         )
+    _check_patch_size(config.kwargs.get("patch_size", 1))
     model = _create(config, image_size, num_classes=num_classes, in_chans=channels, drop_path_rate=config.drop_path)
     try:
         anatomy = describe_network(model)
-    except ValueError:
+    except UnknownKind:
         raise ValueError(f"name: {config.name} is a {type(model).__name__}; what can be built are {KNOWN}") from None
     rows, columns = anatomy.grid
     if rows * columns < 1 or len(anatomy.stage) < 1:
@@ -69,6 +71,16 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
     except ValueError as error:
         raise ValueError(f"{field}: {config.name}: {error}") from None
     return model
+
+
+def _check_patch_size(given: Any) -> None:
+    """timm would take some others too, and fail in words that say nothing of patches."""
+    sides = list(given) if isinstance(given, list | tuple) else [given] * 2
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(
+            f"kwargs: given patch_size {_brief(json.dumps(given, default=str))}; allowed: a whole number above 0, or a list of two, "
+            "[height, width]"
+        )
 
 
 def _create(config: ModelConfig, image_size: tuple[int, int], **fixed: Any) -> Any:
@@ -99,6 +111,8 @@ def _reason(error: Exception) -> str:
     said = _brief(str(error).strip().partition("\n")[0], 200)
     if keyword := re.search(r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(.*)'", said):
         return f"it knows no keyword {keyword[1]!r}"
+    if isinstance(error, IndexError):
+        return f"a list has too few values ({said})"
     if isinstance(error, LookupError):
         return f"it knows no {said}"
     return said or "timm does not take one of these values"

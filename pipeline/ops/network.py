@@ -16,7 +16,7 @@ import torch
 from pipeline.assembly import NO_WEIGHTS, fit_pretrained
 from pipeline.config import Params, parameters
 from pipeline.data.sources import Preview
-from pipeline.errors import UserError, cut, shown
+from pipeline.errors import UserError, cut, shown, told
 from pipeline.models.anatomy import Anatomy, describe_network
 from pipeline.models.build import build_model
 from pipeline.models.settings import Weights
@@ -75,7 +75,7 @@ def try_networks(
         return try_network(setting, where, len(source.classes), source.channels, device, pretrained)
 
     base = tried(params, "params.yaml")
-    _check_layers("params.yaml", params, base.anatomy)
+    _check_layers("params.yaml", params, base.anatomy, space)
     for name, values in space.controls.items():
         where = f"{space.file}: controls.{name}"
         setting = params.with_values(values, where=where)
@@ -99,7 +99,12 @@ def _values(dimension: Mapping[str, Any]) -> Sequence[Any]:
 def _check_choices(setting: Params, space: SearchSpace, anatomy: Anatomy) -> None:
     """Every choice of layers must exist in a network of this anatomy, and no two may be the same blocks."""
     for path in LAYERS:
-        choices = space.dimensions[path]["choices"] if path in space.dimensions else [setting.value(path)]
+        if path in space.dimensions:
+            choices = space.dimensions[path]["choices"]
+        elif _is_used(path, setting, space):
+            choices = [setting.value(path)]
+        else:
+            continue
         seen: dict[tuple[int, ...], Any] = {}
         for spec in choices:
             blocks = _blocks(space.file, path, spec, anatomy)
@@ -111,9 +116,25 @@ def _check_choices(setting: Params, space: SearchSpace, anatomy: Anatomy) -> Non
             seen[blocks] = spec
 
 
-def _check_layers(where: str, setting: Params, anatomy: Anatomy) -> None:
+def _check_layers(where: str, setting: Params, anatomy: Anatomy, space: SearchSpace | None = None) -> None:
+    """The layers of every method that is on, or that the space may turn on, must exist; all that do not are told."""
+    problems = []
     for path in LAYERS:
-        _blocks(where, path, setting.value(path), anatomy)
+        if _is_used(path, setting, space):
+            try:
+                _blocks(where, path, setting.value(path), anatomy)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError(told(problems))
+
+
+def _is_used(path: str, setting: Params, space: SearchSpace | None) -> bool:
+    """Whether the method that has this parameter is on, or the space varies something else of it."""
+    section = path.rpartition(".")[0]
+    dimensions = {} if space is None else space.dimensions
+    varied = path not in dimensions and any(each.startswith(f"{section}.") for each in dimensions)
+    return varied or bool(setting.value(f"{section}.weight") or setting.value(f"{section}.watch"))
 
 
 def _blocks(where: str, path: str, spec: Any, anatomy: Anatomy) -> tuple[int, ...]:
@@ -194,8 +215,9 @@ def check_patch(patch: tuple[int, int], side: int, where: str) -> None:
     if not any(left):
         return
     given = f"{patch[0]}" if patch[0] == patch[1] else f"[{patch[0]}, {patch[1]}]"
-    over = [f"{count} {lines}" for count, lines in zip(left, ("rows", "columns"), strict=True) if count]
-    lost = f"{left[0]} rows and columns" if left[0] == left[1] else " and ".join(over)
+    lines = zip(left, ("row", "column"), strict=True)
+    over = [line if count == 1 else f"{count} {line}s" for count, line in lines if count]
+    lost = f"{left[0]} rows and columns" if left[0] == left[1] > 1 else " and ".join(over)
     raise UserError(
         f"{where}: model.kwargs: patch_size {given} does not divide prepare.image_size {side}; the last {lost} of "
         "every image would be cut off"

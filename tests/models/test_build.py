@@ -104,7 +104,14 @@ def test_drop_path_rises_from_0_to_its_value_in_the_last_block() -> None:
         (config({"drop_path_rate": 0.1}), "drop_path_rate cannot be given as keywords"),
         (config({"num_heads": 3}), "divisible"),
         (config({"num_heads": 0}), "cannot be built"),
-        (config({"patch_size": 0}), "cannot be built"),
+        *(
+            (
+                config({"patch_size": size}),
+                r"^kwargs: given patch_size .*; allowed: a whole number above 0, or a list of",
+            )
+            for size in (0, -2, 2.0, "2", True, None, [3], [3, 4, 2], [3, 0], [])
+        ),
+        (config({"patch_size": 2, "pos_embed": "rope", "depth": 1}), "cannot be built"),
         (config({"patch_size": 16}), "12 x 12 image gives a 0 x 0 grid of patches and 2 blocks"),
         (config({"depth": 0}), "6 x 6 grid of patches and 0 blocks"),
         (config({"depth": -1}), "cannot be built"),

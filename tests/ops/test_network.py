@@ -96,6 +96,31 @@ def test_network_that_a_method_cannot_read_is_refused_where_the_space_chooses_it
         try_regularizers(params, SearchSpace("space.yaml", names, {}), DIGITS)
 
 
+@pytest.mark.parametrize(("name", "kwargs"), [("swin_tiny_patch4_window7_224", SWIN), ("pvt_v2_b0", PVT)])
+def test_layers_of_a_method_that_is_off_are_not_asked_of_the_network(name: str, kwargs: dict[str, Any]) -> None:
+    guided, variation = "regularizer.guided_transfer", "regularizer.total_variation"
+    params = setting(model__name=name, model__kwargs=kwargs, prepare__image_size=24)  # guided_transfer.layers is "all"
+    assert params.regularizer.guided_transfer.layers == "all"
+    tried(params)
+    said = rf"{guided}.layers: layers names block 0, whose tokens are not the final"
+    for values in ({f"{guided}.weight": 0.1}, {f"{guided}.watch": True}):
+        with pytest.raises(UserError, match=rf"^params.yaml: {said}"):
+            tried(params.with_values(values, where="test"))
+        with pytest.raises(UserError, match=rf"^space.yaml: controls.guided: {said}"):
+            tried(params, controls={"guided": values})
+    with pytest.raises(UserError, match=rf"^params.yaml: {said}"):
+        tried(params, {f"{guided}.weight": {"type": "float", "low": 0.0, "high": 1.0}})
+    with pytest.raises(UserError, match=rf"^space.yaml: {said}"):
+        tried(params, {f"{guided}.layers": {"type": "categorical", "choices": ["last", "all"]}})
+    both = {f"{variation}.layers": "all", f"{variation}.weight": 0.1, f"{guided}.watch": True}
+    with pytest.raises(UserError) as refused:
+        tried(params.with_values(both, where="test"))
+    assert [line.partition(": layers")[0] for line in str(refused.value).splitlines()] == [
+        f"params.yaml: {variation}.layers",
+        f"params.yaml: {guided}.layers",
+    ]
+
+
 def test_too_many_blocks_in_stages_are_refused_before_they_are_built() -> None:
     params = setting(model__name="pvt_v2_b0", model__kwargs={"depths": [1, 10**9]})
     with pytest.raises(UserError, match=r"given depths .*; allowed: at most 1000 blocks"):
@@ -156,6 +181,10 @@ def test_recipe_that_the_network_or_the_images_cannot_have_is_refused_wherever_i
         ([4, 3], 8, r"patch_size \[4, 3\] does not divide .*; the last 2 columns of every image"),
         ([3, 5], 8, "the last 2 rows and 3 columns of every image"),
         ([3, 6], 8, "the last 2 rows and columns of every image"),
+        ([3, 4], 40, "the last row of every image"),
+        ([5, 3], 10, "the last column of every image"),
+        (3, 10, "the last row and column of every image"),
+        ([3, 4], 10, "the last row and 2 columns of every image"),
         (3, 8, "patch_size 3 does not divide prepare.image_size 8; the last 2 rows and columns"),
     ],
 )
