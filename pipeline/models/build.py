@@ -77,9 +77,9 @@ def _check_patch_size(given: Any) -> None:
     """timm would take some others too, and fail in words that say nothing of patches."""
     sides = list(given) if isinstance(given, list | tuple) else [given] * 2
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        shown = _brief(json.dumps(given, default=str))
         raise ValueError(
-            f"kwargs: given patch_size {_brief(json.dumps(given, default=str))}; allowed: a whole number above 0, or a list of two, "
-            "[height, width]"
+            f"kwargs: given patch_size {shown}; allowed: a whole number above 0, or a list of two, [height, width]"
         )
 
 
