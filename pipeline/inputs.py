@@ -57,6 +57,22 @@ def read_inputs(workspace: Workspace, stage: str) -> Inputs:
     return Inputs(_values(tree, _listed(declared, "params")), deps, _marks(workspace.root, deps))
 
 
+def absent_parameters(workspace: Workspace) -> list[str]:
+    """The parameters that a stage of dvc.yaml lists, or has in a path, and params.yaml has not, by dotted path.
+
+    DVC starts no stage that lists such a one, whatever its default.
+
+    Raises:
+        UserError: params.yaml or dvc.yaml cannot be read.
+    """
+    stages, tree = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages")), read_yaml(workspace.params)
+    listed: dict[str, None] = {}
+    for declared in map(_mapping, stages.values()):
+        listed |= dict.fromkeys(_listed(declared, "params"))
+        listed |= dict.fromkeys(name for dep in _listed(declared, "deps") for name in _INTERPOLATED.findall(dep))
+    return [path for path in listed if not _has(tree, path)]
+
+
 def check_carried(workspace: Workspace) -> None:
     """Refuse to begin in an experiment's copy of the checkout that lacks a file which git does not know.
 
@@ -145,6 +161,14 @@ def _value(tree: Any, path: str) -> Any:
             return None
         tree = tree[key]
     return tree
+
+
+def _has(tree: Any, path: str) -> bool:
+    for key in path.split("."):
+        if not isinstance(tree, Mapping) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
 
 
 def _marks(root: Path, deps: Iterable[str]) -> dict[str, str]:

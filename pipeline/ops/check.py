@@ -1,13 +1,15 @@
 """The check before a run: every mistake that can be known, and what the search will take, measured on a few steps."""
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.compute.places import check_temporary
-from pipeline.config import Params
+from pipeline.config import Params, parameters
 from pipeline.environment import taken_out
 from pipeline.errors import UserError, alone
+from pipeline.inputs import absent_parameters
 from pipeline.ops.agreement import check_noted
 from pipeline.ops.git import unknown_files
 from pipeline.ops.picture_sizes import describe_sizes
@@ -38,6 +40,7 @@ def run_check(
     """
     check_temporary()
     plan = make_plan(workspace)
+    check_listed(workspace, plan.params)
     plan.check_source_unchanged()
     check_weights_unchanged(plan)
     check_noted(workspace, plan.params)
@@ -75,6 +78,23 @@ def unknown_words(unknown: Sequence[str], used: str) -> str:
         f"does not know {first}{more}: `git add {shlex.quote(first)}` before `dvc exp run --temp` or `--queue`, which "
         "work on what git knows"
     )
+
+
+def check_listed(workspace: Workspace, params: Params) -> None:
+    """Refuse a params.yaml that leaves a parameter to its default which dvc.yaml lists: DVC would not run the stage.
+
+    Raises:
+        UserError: names every one, as it is to be written.
+    """
+    absent = absent_parameters(workspace)
+    # What is no parameter of ours, a user has added to dvc.yaml for a stage of their own.
+    lines = [f"  {path}: {json.dumps(params.value(path)) if path in parameters() else '?'}" for path in absent]
+    if lines:
+        raise UserError(
+            "params.yaml: lacks parameters that dvc.yaml lists, and DVC runs no stage whose parameters are not all in "
+            "the file. Write these there, each within its section; the values are those that hold now:\n"
+            + "\n".join(lines)
+        )
 
 
 def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:

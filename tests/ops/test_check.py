@@ -12,6 +12,7 @@ from copied import ROOT, set_parameters
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.inputs import absent_parameters
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, hash_file
 from pipeline.ops import measuring
@@ -71,6 +72,22 @@ def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> Non
     assert f"search {name}: new" in told(workspace)
     begun(workspace, by_other_code=False)
     assert f"search {name}: goes on; 0 of its 1 runs have ended" in told(workspace)
+
+
+def test_parameters_that_dvc_lists_and_the_file_lacks_are_named_with_what_holds(workspace: Workspace) -> None:
+    text = workspace.params.read_text()
+    lines = [line for line in text.splitlines() if "retry_out_of_memory:" not in line and "  margin:" not in line]
+    assert len(lines) == len(text.splitlines()) - 3  # promote.margin too, which no stage lists
+    workspace.params.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="lacks parameters that") as caught:
+        told(workspace, measured=False)
+    plan = make_plan(workspace)
+    said = str(caught.value).splitlines()[1:]
+    margin, retry = plan.params.evaluate.margin, json.dumps(plan.params.search.retry_out_of_memory)
+    assert said == [f"  search.retry_out_of_memory: {retry}", f"  evaluate.margin: {margin}"]
+    # A name in a path of dvc.yaml counts too; a stage that is run by hand needs none of them.
+    workspace.params.write_text(text.replace("  space: ", "  spaces_of_mine: "))
+    assert absent_parameters(workspace) == ["search.space"]
 
 
 def ended(name: str, role: str = TRIAL, state: str | None = "complete") -> TrialRecord:
