@@ -19,6 +19,7 @@ from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
 from pipeline.ops.searches import decide, describe_start
 from pipeline.ops.splitting import check_group_by
+from pipeline.ops.up_to_date import done_search
 from pipeline.ops.weights import as_recorded
 from pipeline.tune.extent import runs_at_most, trials_asked
 from pipeline.tune.ledger import LEDGER, TRIAL, History, read_history
@@ -29,11 +30,17 @@ from pipeline.workspace import Workspace
 
 
 def run_check(
-    workspace: Workspace, *, resume_anyway: bool = False, new: bool = False, measured: bool = True
+    workspace: Workspace,
+    *,
+    resume_anyway: bool = False,
+    new: bool = False,
+    measured: bool = True,
+    afresh: bool = False,
 ) -> Iterator[str]:
     """Check everything, measure, and yield the plan in lines. Starts nothing.
 
     resume_anyway, new: the user's answer where other code began the search. measured: False to measure nothing.
+    afresh: what is up to date is to run too.
 
     Raises:
         UserError: the first thing that is wrong.
@@ -51,17 +58,23 @@ def run_check(
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
-    task = plan.present_task()
+    task, done = plan.present_task(), None
     if task is not None:
         if resume_anyway or new:
             yield decide(task, new=new)
             task = plan.present_task() or task  # another one, if it is to begin anew
         check_same_code(read_history(task.folder / LEDGER), task.header, task.folder)
-        yield describe_start(task, workspace.searches)
+        done = None if afresh or resume_anyway or new else done_search(task, workspace.results)
+        yield f"search {task.folder.name[:8]}: {done.how}" if done else describe_start(task, workspace.searches)
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
     if plan.resources.address is not None:
         yield from check_cluster(plan, task)
+    if done:
+        check_limits(plan.params, gpus=plan.resources.gpus)
+        both = ", nor of retraining" if done.retrained else ""
+        yield f"{'expected':<10}nothing of the search{both}: what has run is of these parameters"
+        return
     if not measured:
         check_limits(plan.params, gpus=plan.resources.gpus)
         yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"

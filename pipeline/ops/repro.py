@@ -5,6 +5,7 @@ for before DVC starts, and the status with which a stage really ended is read fr
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             if mended:
                 print(mended, flush=True)
         keep_lock(workspace)
-        for line in run_check(workspace):
+        for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(line, flush=True)
         if trouble := git_trouble(workspace.root):
             print(f"{'git':<10}{trouble}. Runs are logged without a commit.", flush=True)
@@ -77,6 +78,11 @@ def environment_for_dvc() -> dict[str, str]:
     shell = os.environ.get("SHELL", "")
     sound = os.path.basename(shell) in SHELLS and os.access(shell, os.X_OK)
     return {**os.environ, "SHELL": shell if sound else "/bin/sh"}
+
+
+def _is_forced(arguments: Sequence[str]) -> bool:
+    """Whether `dvc repro` is to run what is up to date, also by an `f` among short options, as in `-sf`."""
+    return any(each == "--force" or re.fullmatch("-[a-zA-Z]*f[a-zA-Z]*", each) for each in arguments)
 
 
 def _to_mend(workspace: Workspace) -> str:

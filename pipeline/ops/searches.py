@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.ops.kept import find_searches
+from pipeline.ops.kept import KeptSearch, find_searches, read_search
+from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import FAILED, LEDGER, Ledger, read_history
 from pipeline.tune.lineage import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.runner import SearchTask
@@ -24,8 +25,10 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     if history.trials:
         ended = sum(trial.state is not None for trial in history.trials.values())
         failed = sum(trial.state == FAILED for trial in history.trials.values())
+        total = max(runs_at_most(task.params, task.space), len(history.trials))
         return (
-            f"{name}: goes on; {ended} of its {len(history.trials)} runs have ended"
+            f"{name}: {_running_words(read_search(task.folder)) or 'goes on'}"
+            f"; {ended} of at most {total} runs have ended"
             + (f", {failed} of them failed" if failed else "")
             + f"; {history.seconds / 3600:.2f} hours spent so far"
         )
@@ -35,6 +38,14 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     changed = changed_content(before.history.header.get("content", {}), task.header["content"])
     shown = ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else "")
     return f"{name}: new; since search {before.id} changed: {shown or 'nothing; its user wanted it anew'}"
+
+
+def _running_words(search: KeptSearch) -> str:
+    runner = search.runner()
+    if runner is None:
+        return ""
+    where = f"by process {runner.pid}" if runner.pid else "by a process that cannot be seen from here"
+    return f"is {'finishing' if search.stop_file.exists() else 'running'} now, {where}"
 
 
 def describe_summary(summary: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from pipeline.tune.confirm import candidates, confirmations, empty_share
 from pipeline.tune.extent import candidate_runs_at_most, control_seeds, further_runs
 from pipeline.tune.goals import PARAMETERS, goals_of, is_result
 from pipeline.tune.ledger import (
+    ASKED_TO_FINISH,
     COMPLETE,
     CONFIRMATION,
     CONTROL,
@@ -268,7 +269,7 @@ class Course:
             return False
         if self.stopped is None:
             asked = (self.folder / STOP_FILE).exists()
-            self.stopped = "sar-search stop --finish" if asked else why_stop(self._budget, self._account())
+            self.stopped = ASKED_TO_FINISH if asked else why_stop(self._budget, self._account())
         return self.stopped is None
 
     def _may_confirm(self) -> bool:

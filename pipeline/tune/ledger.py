@@ -30,6 +30,8 @@ LEDGER = "ledger.jsonl"
 """A ledger's name in a search's folder."""
 STOP_FILE = "stop"
 """A file of this name beside it asks the search to start no further trials, and to end with what it has."""
+ASKED_TO_FINISH = "sar-search stop --finish"
+"""Why such a search has ended."""
 
 COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasible"
 

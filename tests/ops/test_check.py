@@ -1,6 +1,7 @@
 """Claims about the check before a run: which search it speaks of, and what it refuses."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from pipeline.errors import UserError
 from pipeline.inputs import absent_parameters
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, hash_file
-from pipeline.ops import measuring
+from pipeline.ops import measuring, up_to_date
 from pipeline.ops.check import check_budget, run_check, unknown_words, work_left
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import Estimate, Work
+from pipeline.ops.up_to_date import Done, done_search, stages_up_to_date
 from pipeline.stages import prepare, split
 from pipeline.track.store import prepare_store, resolve_store
 from pipeline.tune.extent import runs_at_most
-from pipeline.tune.ledger import CONTROL, LEDGER, TRIAL, History, Ledger, TrialRecord, read_history
+from pipeline.tune.ledger import ASKED_TO_FINISH, CONTROL, LEDGER, TRIAL, History, Ledger, TrialRecord, read_history
 from pipeline.tune.runner import SearchTask
 from pipeline.workspace import Workspace
 
@@ -68,10 +70,53 @@ def told(workspace: Workspace, **answer: bool) -> str:
 
 
 def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> None:
-    name = make_plan(workspace).task().folder.name[:8]
-    assert f"search {name}: new" in told(workspace)
-    begun(workspace, by_other_code=False)
-    assert f"search {name}: goes on; 0 of its 1 runs have ended" in told(workspace)
+    plan = make_plan(workspace)
+    name, runs = plan.task().folder.name[:8], runs_at_most(plan.params, plan.space)
+    assert f"search {name}: new" in told(workspace, measured=False)
+    task = begun(workspace, by_other_code=False)
+    assert f"search {name}: goes on; 0 of at most {runs} runs have ended" in told(workspace, measured=False)
+    with Ledger(task.folder / LEDGER, task.header):
+        said = told(workspace, measured=False)
+        assert f"search {name}: is running now, by process {os.getpid()}; 0 of at most {runs} runs have ended" in said
+
+
+def test_nothing_is_expected_of_results_that_are_up_to_date(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = begun(workspace, by_other_code=False)
+    folder = workspace.results / "search"
+    folder.mkdir(parents=True)
+    best = {"fingerprint": task.fingerprint, "trial": "t0000", "best": {}, "controls": {}}
+    summary = {"stopped_by": ASKED_TO_FINISH, "trials": {"complete": 1, "pruned": 0}}
+    (folder / "best.yaml").write_text(json.dumps(best))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    fresh = {"prepare", "split", "search", "retrain"}
+    monkeypatch.setattr(up_to_date, "stages_up_to_date", lambda root, stages: frozenset(fresh))
+    monkeypatch.setattr(measuring, "_measure", lambda *_, **__: pytest.fail("measured"))
+    said = told(workspace)
+    assert said.endswith("expected  nothing of the search, nor of retraining: what has run is of these parameters")
+    assert f"was ended by sar-search stop --finish with 1 of {task.params.search.trials} trials; `sar-search re" in said
+    fresh.remove("retrain")
+    (folder / "summary.json").write_text(json.dumps(summary | {"stopped_by": None}))
+    assert done_search(task, workspace.results) == Done("has ended", retrained=False)
+    fresh.remove("split")
+    assert done_search(task, workspace.results) is None
+    fresh.add("split")
+    (folder / "best.yaml").write_text(json.dumps(best | {"fingerprint": "another"}))
+    assert done_search(task, workspace.results) is None
+
+
+def test_dvc_is_asked_which_stages_it_would_leave(tmp_path: Path) -> None:
+    assert stages_up_to_date(tmp_path, ("prepare",)) == frozenset()  # no place of DVC's
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n  no_scm = true\n  analytics = false\n")
+    (tmp_path / "data").write_text("")
+    stages = {"prepare": {"cmd": "true", "deps": ["data"]}, "split": {"cmd": "true", "deps": ["data"]}}
+    hashed = {"path": "data", "hash": "md5", "md5": "d41d8cd98f00b204e9800998ecf8427e", "size": 0}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    lock = {"schema": "2.0", "stages": {"split": {"cmd": "true", "deps": [hashed]}}}
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    assert stages_up_to_date(tmp_path, ("prepare", "split")) == {"split"}
 
 
 def test_parameters_that_dvc_lists_and_the_file_lacks_are_named_with_what_holds(workspace: Workspace) -> None:

@@ -16,7 +16,7 @@ from pipeline.workspace import Workspace
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    def checked(workspace: Workspace) -> Iterator[str]:
+    def checked(workspace: Workspace, *, afresh: bool) -> Iterator[str]:
         yield "the plan"
 
     monkeypatch.setattr(repro, "run_check", checked)
@@ -102,6 +102,20 @@ def test_dvc_gets_a_shell_that_runs_commands(
     if shell is not None:
         monkeypatch.setenv("SHELL", shell)
     assert repro.environment_for_dvc()["SHELL"] == used
+
+
+@pytest.mark.parametrize(
+    ("arguments", "afresh"),
+    [([], False), (["-sf", "search"], True), (["--force"], True), (["--force-downstream"], False)],
+)
+def test_check_is_told_when_what_is_up_to_date_is_to_run_too(
+    arguments: list[str], afresh: bool, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(repro, "run_check", lambda workspace, *, afresh: asked.append(afresh) or [])
+    monkeypatch.setattr(repro, "_dvc", lambda arguments, root: 0)
+    assert repro.reproduce(workspace, arguments) == 0
+    assert asked == [afresh]
 
 
 def test_dvc_runs_in_the_folder_of_the_checkout(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""Whether anything of the search, and of retraining, is still to run, as DVC sees it: what will not takes no time."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.ops.results import read_best, read_json
+from pipeline.tune.extent import trials_asked
+from pipeline.tune.ledger import ASKED_TO_FINISH, METHOD
+from pipeline.tune.runner import SearchTask
+
+SEARCH = ("prepare", "split", "search")
+"""The stages that must be up to date for the search to be left as it is."""
+
+GO_ON = "`sar-search repro --single-item --force search` and then `make repro` go on with the rest"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A search whose results are those asked for. how: it came to its end, in words. retrained: so is retraining."""
+
+    how: str
+    retrained: bool
+
+
+def done_search(task: SearchTask, results: Path) -> Done | None:
+    """The search, if a run would leave it and its results as they are; None if not, or if DVC cannot tell now.
+
+    results: the folder results/.
+    """
+    try:
+        if read_best(results / "search").fingerprint != task.fingerprint:
+            return None
+        summary = read_json(results / "search" / "summary.json", made_by="search")
+    except UserError:
+        return None
+    left_alone = stages_up_to_date(results.parent, (*SEARCH, "retrain"))
+    if not left_alone.issuperset(SEARCH):
+        return None
+    how, stopped = "has ended", summary["stopped_by"]
+    if stopped:
+        tried, asked = sum(summary["trials"].values()), trials_asked(task.params, task.space)[METHOD]
+        how = f"was ended by {stopped} with {tried} of {asked} trials"
+        how += f"; {GO_ON}" if stopped == ASKED_TO_FINISH else ""
+    return Done(how, "retrain" in left_alone)
+
+
+def stages_up_to_date(root: Path, stages: tuple[str, ...]) -> frozenset[str]:
+    """Which of these stages DVC would not run, if those before them do not either; none if it cannot tell now."""
+    command = [sys.executable, "-m", "dvc", "status", "--json", *stages]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    try:
+        changed = json.loads(done.stdout) if done.returncode == 0 else None
+    except ValueError:
+        changed = None
+    return frozenset(stages) - set(changed) if isinstance(changed, dict) else frozenset()
