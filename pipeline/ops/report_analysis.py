@@ -60,13 +60,16 @@ def analysis_words(
         paired = f"{_interval(low, high)}, {_p(comparison.paired_t_p)}; of these test images alone."
         words.append(("secondary, paired t over seeds", paired))
     if boot := two_way_bootstrap(correct[BEST], correct[control], confidence=comparison.confidence, seed=seed):
-        said = f"{_interval(*boot)}; with so few seeds it is too narrow, and decides nothing."
+        # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
+        low, high = comparison.low, comparison.high
+        narrower = low is not None and high is not None and boot[1] - boot[0] < high - low
+        said = f"{_interval(*boot)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
         words.append(("plain bootstrap, seeds and images", said))
     fixed = mcnemar(correct[BEST][0], correct[control][0])
     words.append(
         (
             "two fixed networks",
-            f"of the first seed of either arm, {fixed.only_first} test images are right with the best setting alone, "
+            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best setting alone, "
             f"{fixed.only_second} with the control alone (McNemar, exact: {_p(fixed.p)}). This describes those two "
             "networks; another seed gives two others.",
         )
@@ -74,6 +77,10 @@ def analysis_words(
     words.append(("family", "the changes by class, below, are one family: p by Holm, intervals by Bonferroni."))
     words.append(("looked at before", f"{looked}."))
     return words
+
+
+def _images_right(count: int) -> str:
+    return f"{count} test image{' is' if count == 1 else 's are'} right"
 
 
 def class_rows(

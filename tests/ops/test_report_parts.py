@@ -1,5 +1,6 @@
 """What the report says of the search and of the statistics, from the stages' own files."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,15 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     assert "four times out of five" in words["could be found"]
     assert "p = " in words["secondary, paired t over seeds"]
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
+    wide, tight = (replace(comparison, low=-width, high=width) for width in (0.9, 0.0001))
+    for primary, said in ((wide, True), (tight, False)):
+        words = dict(analysis_words(primary, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+        assert ("too narrow" in words["plain bootstrap, seeds and images"]) == said
+        assert "decides nothing" in words["plain bootstrap, seeds and images"]
     assert "3 test images are right with the best setting alone, 0 with" in words["two fixed networks"]
+    one = {arm: table[:, [0, 2]] for arm, table in correct.items()}
+    words = dict(analysis_words(comparison, one, "plain", margin=0.02, seed=0, looked="7 trials"))
+    assert "1 test image is right with the best setting alone" in words["two fixed networks"]
     assert words["looked at before"] == "7 trials."
 
 
