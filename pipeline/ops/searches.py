@@ -53,7 +53,9 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     best, trials, spent = summary["best"], summary["trials"], summary["spent"]
     confirmed = best["further_mean"]
     seeds = len(best["further_seeds"])
-    further = "" if confirmed is None else f"; with {seeds} further seed{'s' * (seeds != 1)} {confirmed:.4f}"
+    further = (
+        "" if confirmed is None else f"; mean of its {seeds} further seed{'s' * (seeds != 1)} alone {confirmed:.4f}"
+    )
     tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
     lines = [
         f"best: {best['trial']}, val/accuracy {best['val_accuracy']:.4f}{further}",

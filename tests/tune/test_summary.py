@@ -242,7 +242,10 @@ def test_space_that_is_tried_to_its_end_is_told() -> None:
     outcome.proposer.propose()
     outcome.proposer.propose()
     assert summary_of(task, outcome)["all_settings_tried"] is True
-    assert "every setting of the space has been tried" in describe_summary(summary_of(task, outcome))
+    found = summary_of(task, outcome)
+    assert "every setting of the space has been tried" in describe_summary(found)
+    best = found["best"] | {"further_mean": 0.9512, "further_seeds": [1001, 1002]}
+    assert "; mean of its 2 further seeds alone 0.9512" in describe_summary(found | {"best": best})
 
 
 def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
