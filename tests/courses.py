@@ -77,6 +77,9 @@ class Heard(SearchListener):
     def trial_ended(self, trial: TrialRecord) -> None:
         self.said.append((f"ended {trial.state}", trial.id))
 
+    def ending_early(self, reason: str, running: int, left: int) -> None:
+        self.said.append((f"ending early, {running} running, {left} left", reason))
+
     def of(self, name: str) -> list[str]:
         return [what for what, who in self.said if who == name]
 

@@ -53,6 +53,7 @@ def test_search_is_stopped_goes_on_and_finishes_when_asked(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said[-4000:]
+    assert "ending early: sar-search stop --finish; what runs (1 now)" in said  # asked while a trial ran
     assert "ended early by sar-search stop --finish" in said
     (search,) = find_searches(tmp_path / "state" / "searches").searches
     assert 0 < _of_method(search, "complete", "pruned", "failed", None) < 40

@@ -73,6 +73,16 @@ class SearchProgress:
         value += "".join(f", {name} {shown_metric(name, trial.metric(name))}" for name in further)
         self._say(f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {setting_name(trial.values)}")
 
+    def ending_early(self, reason: str, running: int, left: int) -> None:
+        """Say so at once, and count to what is still to come."""
+        if self._started is None:
+            return
+        self._total = min(self._total, len(self._trials) + left)
+        self._say(
+            f"ending early: {reason}; what runs ({running} now) goes on to its end, then the best are confirmed: "
+            f"{self._total} runs at most"
+        )
+
     def _say(self, text: str | Text) -> None:
         # A setting or a reason may hold brackets, which are no markup.
         self._console.print(text, markup=False)

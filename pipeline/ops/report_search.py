@@ -92,6 +92,15 @@ def front_figures(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, F
     return [(caption, figure)]
 
 
+def early_remarks(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence about a search that did not try all that was asked for; none of one that did."""
+    if not summary["stopped_by"]:
+        return []
+    tried, asked = sum(summary["trials"].values()), summary.get("trials_asked")
+    of = f" of {asked}" if asked else ""
+    return [f"The search was ended early by {summary['stopped_by']}, with {tried}{of} trials."]
+
+
 def goal_remarks(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about several objectives and constraints; none where neither was asked for."""
     remarks = []

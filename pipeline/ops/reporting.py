@@ -24,6 +24,7 @@ from pipeline.ops.identity import commit, setting_name, versions
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.ops.report_search import (
     cost_words,
+    early_remarks,
     front_figures,
     goal_remarks,
     looked_at,
@@ -79,6 +80,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     remarks = [
         f"Best setting: {setting_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
         f"The control is {summary['against']}.",
+        *early_remarks(summary),
         *goal_remarks(summary),
     ]
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already

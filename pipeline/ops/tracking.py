@@ -88,6 +88,9 @@ class TrackedSearch:
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         self._log.log_epoch(trial.id, epoch, trial.epochs[epoch])
 
+    def ending_early(self, reason: str, running: int, left: int) -> None:
+        """The summary says it when the search has ended."""
+
     def trial_ended(self, trial: TrialRecord) -> None:
         assert trial.state is not None
         tags = {"sar.best": "false"} | ({"sar.reason": trial.reason} if trial.reason else {})

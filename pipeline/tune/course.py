@@ -267,10 +267,24 @@ class Course:
     def _may_propose(self) -> bool:
         if not self._proposing():
             return False
-        if self.stopped is None:
-            asked = (self.folder / STOP_FILE).exists()
-            self.stopped = ASKED_TO_FINISH if asked else why_stop(self._budget, self._account())
+        self.notice_stop()
+        if self.stopped is None and (reason := why_stop(self._budget, self._account())) is not None:
+            self._stop(reason)
         return self.stopped is None
+
+    def notice_stop(self) -> None:
+        """Propose no more from now on if that has been asked for. May be called at any time, and often."""
+        if self.stopped is None and (self.folder / STOP_FILE).exists() and self._proposing():
+            self._stop(ASKED_TO_FINISH)
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = reason
+        left = len(self._to_confirm) + sum(record.id not in self.ledger.trials for record in self._queue)
+        if not self._candidates_known:
+            tried = [record.study for record in self._to_try()]
+            confirm = self.params.search.confirm
+            left += sum(min(confirm.top, tried.count(arm)) * confirm.seeds for arm in self.arms)
+        self._tell(lambda listener: listener.ending_early(reason, len(self._at_work), left))
 
     def _may_confirm(self) -> bool:
         """Confirmations are within what the budget has set aside, unless the pace has changed a lot."""

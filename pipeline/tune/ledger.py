@@ -105,6 +105,9 @@ class SearchListener(Protocol):
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None: ...
     def trial_ended(self, trial: TrialRecord) -> None: ...
 
+    def ending_early(self, reason: str, running: int, left: int) -> None:
+        """No further trial is proposed. running: runs at work. left: runs that may still start, confirmations most."""
+
 
 @dataclass
 class History:

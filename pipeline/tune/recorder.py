@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ from pipeline.tune.ledger import FAILED, INFEASIBLE
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
+LOOK_S = 2.0
+"""How often it is looked whether the search has been asked to finish."""
+
 FULL = "No space left on device"
 
 
@@ -34,6 +38,14 @@ class Recorder(tune.Callback):
         self._course, self._room = course, room
         self.broke: Exception | None = None
         self._failures: Counter[str] = Counter()
+        self._looked = 0.0
+
+    def on_step_begin(self, iteration: int, trials: "list[Trial]", **info: Any) -> None:
+        # Ray asks for the next trial only when one has ended, which may be hours away.
+        if time.monotonic() - self._looked > LOOK_S:
+            self._looked = time.monotonic()
+            with self.watched():
+                self._course.notice_stop()
 
     def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         if self._room is not None:

@@ -45,6 +45,7 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
         **_all_tried(task, outcome),
         "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
         "stopped_by": outcome.stopped,
+        "trials_asked": trials_asked(task.params, task.space)[METHOD],
         "epochs": {
             "spent": sum(trial.last_epoch for trial in outcome.trials),
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),

@@ -56,6 +56,15 @@ def test_fresh_search_says_nothing_at_first(search: Search) -> None:
     assert search.said == []
 
 
+def test_search_that_is_asked_to_finish_says_so_and_counts_to_what_is_to_come(search: Search) -> None:
+    search.start("baseline", epochs=10)
+    search.start("t0000", epochs=1)
+    search.progress.ending_early("sar-search stop --finish", running=2, left=1)
+    assert search.said[0].startswith("ending early: sar-search stop --finish; what runs (2 now) goes on")
+    search.end("baseline", COMPLETE)
+    assert search.said[1].startswith("[1/3] baseline")
+
+
 def test_trial_that_ran_in_full_gets_a_line_with_its_value_and_setting(search: Search) -> None:
     search.start(
         "t0000", {"regularizer.spatial_entropy.weight": 0.0123456, "regularizer.spatial_entropy.layers": "all"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
-from pipeline.ops.report_search import cost_words, looked_at, search_curves, search_figures, trial_rows
+from pipeline.ops.report_search import cost_words, early_remarks, looked_at, search_curves, search_figures, trial_rows
 from pipeline.ops.results import NAMES, against_words, method_words
 from pipeline.regularizers.methods import METHODS
 from pipeline.score.compare import compare_arms
@@ -105,6 +105,12 @@ def test_parameters_of_two_methods_that_end_alike_are_drawn_apart_each_on_its_ow
     assert [axes.get_xlabel() for axes in slices.axes] == ["spatial_entropy.weight", "total_variation.weight"]
     assert [axes.get_xscale() for axes in slices.axes] == ["log", "linear"]
     assert len(parallel.axes[0].get_xticklabels()) == 3
+
+
+def test_search_that_was_ended_early_says_after_how_many_trials() -> None:
+    summary = {"stopped_by": "sar-search stop --finish", "trials": {"complete": 6, "pruned": 3}, "trials_asked": 12}
+    assert early_remarks(summary) == ["The search was ended early by sar-search stop --finish, with 9 of 12 trials."]
+    assert early_remarks(summary | {"stopped_by": None}) == []
 
 
 def test_curves_take_confirmations_as_further_seeds() -> None:

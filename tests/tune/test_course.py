@@ -277,6 +277,9 @@ def test_stop_file_ends_the_search_with_what_it_has(search: Search) -> None:
     search.run(search__trials=50)
     assert search.ids[:3] == ["baseline", "t0000", "t0001"]
     assert search.stopped == "sar-search stop --finish"
+    # t0001 has its epoch and ends; to start are the confirmations, one each, of the control and of both trials.
+    said = [what for what in search.heard.said if what[0].startswith("ending")]
+    assert said == [("ending early, 0 running, 3 left", "sar-search stop --finish")]
     assert [record.of for record in search.outcome[3:]] == ["baseline", "t0000", "t0001"]
     (search.folder / STOP_FILE).unlink()  # as the next run does
     search.run(search__trials=3)

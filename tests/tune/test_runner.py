@@ -100,6 +100,7 @@ class _Dies(SearchListener):
 
     def replayed(self) -> None: ...
     def trial_started(self, trial: TrialRecord) -> None: ...
+    def ending_early(self, reason: str, running: int, left: int) -> None: ...
     def trial_ended(self, trial: TrialRecord) -> None: ...
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         if (trial.id, epoch) == ("t0000", 2):
@@ -127,6 +128,8 @@ class _FillsTheDisk(SearchListener):
 
     def __init__(self, disk: Path) -> None:
         self._filler = disk / "filler"
+
+    def ending_early(self, reason: str, running: int, left: int) -> None: ...
 
     def trial_ended(self, trial: TrialRecord) -> None:
         with suppress(OSError), self._filler.open("wb", buffering=0) as file:
