@@ -61,8 +61,7 @@ def analysis_words(
         words.append(("secondary, paired t over seeds", paired))
     if boot := two_way_bootstrap(correct[BEST], correct[control], confidence=comparison.confidence, seed=seed):
         # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
-        low, high = comparison.low, comparison.high
-        narrower = low is not None and high is not None and boot[1] - boot[0] < high - low
+        narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
         said = f"{_interval(*boot)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
         words.append(("plain bootstrap, seeds and images", said))
     fixed = mcnemar(correct[BEST][0], correct[control][0])
