@@ -330,7 +330,7 @@ def test_promote_without_a_challenger_says_what_to_run_first(command: Callable[.
 def test_results_before_a_run_say_what_to_run_first(command: Callable[..., Said]) -> None:
     done = command("results")
     assert done.status == 2
-    assert "dvc repro evaluate" in done.err
+    assert "Run `make repro`." in done.err
 
 
 def test_train_trains_one_setting_without_a_search(checkout: Checkout, command: Callable[..., Said]) -> None:

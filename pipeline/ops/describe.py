@@ -5,6 +5,7 @@ import textwrap
 from pipeline.config import parameters
 from pipeline.errors import UserError
 from pipeline.ops.identity import setting_name
+from pipeline.ops.kept import find_searches, is_held
 from pipeline.ops.registered import registry_words
 from pipeline.ops.results import BEST, read_best, read_json
 from pipeline.sections.words import allowed_values
@@ -30,6 +31,23 @@ def describe_parameters(prefix: str) -> str:
     return "\n".join(lines)
 
 
+def _check_there(workspace: Workspace) -> None:
+    """Say what is to be done, or waited for, where the pipeline has not come to its end.
+
+    Raises:
+        UserError: it has not.
+    """
+    needed = ("evaluate/evaluation.json", "register/registered.json", "search/best.yaml", "search/summary.json")
+    if all((workspace.results / name).exists() for name in needed):
+        return
+    running = next((each.id for each in find_searches(workspace.searches).searches if each.runner() is not None), None)
+    if running is not None:
+        raise UserError(f"no results yet: search {running} is running; see `sar-search status {running}`")
+    if is_held(workspace.state / "repro.lock") or is_held(workspace.state / "stage.lock"):
+        raise UserError("no results yet: the pipeline is running in this checkout; wait until it has ended")
+    raise UserError(f"{workspace.results}: no results yet, or not all of them. Run `make repro`.")
+
+
 def describe_results(workspace: Workspace) -> str:
     """What the last run found and where its parts are.
 
@@ -37,6 +55,7 @@ def describe_results(workspace: Workspace) -> str:
         UserError: there are no results yet.
     """
     results = workspace.results
+    _check_there(workspace)
     evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
     read_json(results / "register" / "registered.json", made_by="register")
     found = read_best(results / "search")

@@ -12,6 +12,7 @@ from filelock import FileLock
 from kept import content_of, ledger_folder, make_workspace, open_search, run, write_search
 
 from pipeline.errors import UserError
+from pipeline.ops.describe import describe_results
 from pipeline.ops.kept import read_search
 from pipeline.ops.stopping import stop_search
 from pipeline.tune.ledger import PRUNED
@@ -71,6 +72,17 @@ class Running:
 def running() -> Iterator[Running]:
     running = Running()
     yield running
+
+
+def test_results_of_a_search_that_runs_are_to_come(workspace: Workspace, running: Running) -> None:
+    with pytest.raises(UserError, match=r"Run `make repro`\."):
+        describe_results(workspace)
+    with workspace.locked("evaluate"), pytest.raises(UserError, match="the pipeline is running in this checkout"):
+        describe_results(workspace)
+    folder = write_search(workspace)
+    running(folder)
+    with pytest.raises(UserError, match=f"search {folder.name[:8]} is running; `sar-search status"):
+        describe_results(workspace)
     running.end()
 
 
