@@ -72,6 +72,7 @@ class Running:
 def running() -> Iterator[Running]:
     running = Running()
     yield running
+    running.end()
 
 
 def test_results_of_a_search_that_runs_are_to_come(workspace: Workspace, running: Running) -> None:
