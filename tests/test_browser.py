@@ -54,7 +54,7 @@ def ui(root: Path) -> Iterator[str]:
         served = subprocess.Popen(command, cwd=root, env=environment_of(root), stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 120
-            while not _answers(f"http://127.0.0.1:{port}/health"):
+            while "http://" not in Path(log.name).read_text() or not _answers(f"http://127.0.0.1:{port}/health"):
                 assert served.poll() is None, Path(log.name).read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.3)

@@ -27,6 +27,8 @@ def serve_ui(store: Store, port: int, experiment: str) -> None:
     # MLflow's background jobs are for judging language models; each of their workers would take a quarter of a GB.
     jobs = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
     environment = {jobs: os.environ.get(jobs, "false")}
+    # Vendors' deprecation notes are for developers.
+    environment["PYTHONWARNINGS"] = os.environ.get("PYTHONWARNINGS", "ignore")
     what, page = f"MLflow UI of {store.shown}", page_of(store, experiment)
     try:
         serve_page(what, command, port=port, page=page, target="ui", environment=environment)
