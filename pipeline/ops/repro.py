@@ -47,6 +47,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             if mended:
                 print(mended, flush=True)
         keep_lock(workspace)
+        print("checking the parameters, and what they will take", flush=True)
         for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(line, flush=True)
         if trouble := git_trouble(workspace.root):

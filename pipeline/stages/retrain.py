@@ -46,6 +46,8 @@ def main(workspace: Workspace) -> None:
     kept = sum(is_kept(job) for job in jobs)
     done = f", {kept} of them done before" if kept else ""
     print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs{done}", flush=True)
+    if kept < len(jobs):
+        print("starting Ray; a run's line comes when it has ended", flush=True)
     for count, job in enumerate(run_retraining(params, jobs), start=1):
         last = curves_of(job.folder)[-1]
         print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)

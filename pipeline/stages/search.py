@@ -4,7 +4,7 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 """
 
 from pipeline.entry import run_stage
-from pipeline.ops.check import expectation
+from pipeline.ops.check import expectation, work_left
 from pipeline.ops.hooks import told_how_it_ends
 from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
@@ -25,8 +25,12 @@ def main(workspace: Workspace) -> None:
     task = plan.task()
     print(plan.describe())
     print(describe_start(task, workspace.searches))
-    for line in expectation(plan, read_history(task.folder / LEDGER), recent=True):
+    history = read_history(task.folder / LEDGER)
+    for line in expectation(plan, history, recent=True):
         print(line, flush=True)
+    left = work_left(plan, history)
+    if left.trials + left.full_runs:
+        print("starting Ray; the first epochs come when its workers have begun", flush=True)
     total, params = runs_at_most(plan.params, plan.space), plan.params
     facts = search_facts(plan, task)
     with (
@@ -35,6 +39,7 @@ def main(workspace: Workspace) -> None:
         SearchProgress(total, params.train.epochs, goals=goals_of(params)) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
+        print("writing the results", flush=True)
         folder = workspace.results / "search"
         best, summary = write_results(task, outcome, folder)
         draw_pareto(folder, summary)
