@@ -76,7 +76,7 @@ def _remarks(found: NDArray[np.uint8]) -> list[str]:
 
 def _is_smooth(values: NDArray[np.integer]) -> bool:
     """Whether a mask of 0 and 255 was meant, whose edges were smoothed: numbers of objects begin at 1."""
-    return bool((values == 255).any() and ((values >= 32) & (values < 224)).any())
+    return bool((values == 255).any() and ((values >= 32) & (values < 255)).any())
 
 
 def draw_boxes(boxes: Sequence[Box], size: Size, side: int) -> NDArray[np.uint8] | str:
