@@ -88,7 +88,7 @@ def test_check_prints_the_plan_and_starts_nothing(
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
     done = command("check")
     assert done.status == 0, done.err
-    assert "MLFLOW_RUN_ID: would lead elsewhere" in done.out
+    assert "ignored   MLFLOW_RUN_ID" in done.out
     for words in ("1,797 images of 12 x 12, 10 classes", "2 trials and 2 controls", "mlflow.db"):
         assert words in done.out
     # Twelve runs of three epochs: those four, and with two further seeds both controls and the two best.

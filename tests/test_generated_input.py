@@ -110,4 +110,4 @@ def test_folder_in_the_place_of_a_file_is_told(folder: Path) -> None:
         with pytest.raises(UserError) as refused:
             load(folder / "search_spaces")
         check_refusal(refused.value, str(folder / "search_spaces"), None)
-        assert "cannot be read: Is a directory" in str(refused.value)
+        assert "cannot be read: a folder, where a file is needed" in str(refused.value)

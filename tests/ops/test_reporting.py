@@ -78,6 +78,6 @@ def test_a_store_that_cannot_be_used_leaves_no_page(workspace: Workspace, monkey
     monkeypatch.setattr(report, "render_report", lambda _: "<html>")
     (workspace.root / "taken").mkdir()
     set_parameters(workspace.params, {"tracking.uri": "sqlite:///taken"})
-    with pytest.raises(UserError, match=r"the tracking store .*taken cannot be used"):
+    with pytest.raises(UserError, match=r"tracking.uri: .*taken is a folder"):
         report.main(workspace)
     assert not (workspace.results / "report").exists()
