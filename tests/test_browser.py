@@ -54,11 +54,14 @@ def ui(root: Path) -> Iterator[str]:
         served = subprocess.Popen(command, cwd=root, env=environment_of(root), stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 120
-            while "http://" not in Path(log.name).read_text() or not _answers(f"http://127.0.0.1:{port}/health"):
+            while "Ctrl-C ends it" not in Path(log.name).read_text() or not _answers(f"http://127.0.0.1:{port}/health"):
                 assert served.poll() is None, Path(log.name).read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.3)
-            yield next(word for word in Path(log.name).read_text().split() if word.startswith("http://"))
+            # MLflow's own server names an address too, without the page.
+            yield next(
+                word for word in Path(log.name).read_text().split() if word.startswith("http://") and "#" in word
+            )
         finally:
             served.send_signal(signal.SIGTERM)
             served.wait(60)

@@ -40,6 +40,10 @@ FENCED = {6379, 10001, *range(20000, 21100)}
 NFT = shutil.which("nft", path=f"{os.environ['PATH']}:/usr/sbin") is not None
 
 
+MADE = "import os, sys; print(os.getcwd(), *sys.version_info[:2])"
+"""What the Makefile keeps of an environment: for which folder and which Python it is."""
+
+
 class Bed:
     """Three hosts, and a checkout beside them from which the cluster is started."""
 
@@ -70,7 +74,8 @@ class Bed:
             made = self.hosts.run(
                 number,
                 f"mkdir -p ~/sar-search/.venv && cd ~/sar-search/.venv && ln -s {sys.prefix}/bin {sys.prefix}/lib . && "
-                f"cp {sys.prefix}/pyvenv.cfg . && touch -d tomorrow .ready",
+                f"cp {sys.prefix}/pyvenv.cfg . && cd .. && .venv/bin/python -Ic '{MADE}' > .venv/.ready && "
+                "touch -d tomorrow .venv/.ready",
             )
             assert made.returncode == 0, made.stderr
 
