@@ -127,7 +127,7 @@ $(READY): export PYTHONPATH :=
 $(READY):
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
-	@echo "$(if $(filter moved,$(STALE)),.venv was made in another folder; mending it,making .venv from requirements.lock (once; a few GB))"
+	@echo "$(if $(filter moved,$(STALE)),.venv was not made for this folder and Python; mending it,making .venv from requirements.lock (once; a few GB))"
 	@$(if $(filter moved,$(STALE)),$(BIN)/python,"$(PYTHON)") -m venv $(if $(filter broken,$(STALE)),--clear) .venv
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock

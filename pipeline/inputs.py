@@ -30,6 +30,7 @@ IGNORED = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 LOOKS, PAUSE_S = 5, 0.3
 """How often what has changed is looked at again, and how long after."""
 
+_ABSENT = object()
 _INTERPOLATED = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -70,7 +71,7 @@ def absent_parameters(workspace: Workspace) -> list[str]:
     for declared in map(_mapping, stages.values()):
         listed |= dict.fromkeys(_listed(declared, "params"))
         listed |= dict.fromkeys(name for dep in _listed(declared, "deps") for name in _INTERPOLATED.findall(dep))
-    return [path for path in listed if not _has(tree, path)]
+    return [path for path in listed if _value(tree, path, _ABSENT) is _ABSENT]
 
 
 def check_carried(workspace: Workspace) -> None:
@@ -155,20 +156,12 @@ def _values(tree: Any, paths: Iterable[str]) -> dict[str, Any]:
     return {path: _value(tree, path) for path in paths}
 
 
-def _value(tree: Any, path: str) -> Any:
+def _value(tree: Any, path: str, absent: Any = None) -> Any:
     for key in path.split("."):
         if not isinstance(tree, Mapping) or key not in tree:
-            return None
+            return absent
         tree = tree[key]
     return tree
-
-
-def _has(tree: Any, path: str) -> bool:
-    for key in path.split("."):
-        if not isinstance(tree, Mapping) or key not in tree:
-            return False
-        tree = tree[key]
-    return True
 
 
 def _marks(root: Path, deps: Iterable[str]) -> dict[str, str]:

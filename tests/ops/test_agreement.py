@@ -104,11 +104,13 @@ def test_results_that_dvc_takes_for_those_of_other_parameters_are_refused(noted:
     check_noted(workspace, OURS)
 
 
-@pytest.mark.parametrize("stage", [retrain, evaluate, report, register], ids=lambda stage: stage.__name__)
-@pytest.mark.parametrize("of", ["parameters", "search"])
+@pytest.mark.parametrize(
+    ("stage", "of"),
+    [(stage, of) for stage in (evaluate, report, register) for of in ("parameters", "search")]
+    + [(retrain, "parameters")],  # of a search, it begins with the best setting itself
+    ids=lambda given: getattr(given, "__name__", given),
+)
 def test_stages_after_the_search_refuse_what_is_of_others(stage: Any, of: str, workspace: Workspace) -> None:
-    if stage is retrain and of == "search":
-        pytest.skip("it begins with the best setting itself")
     _found(workspace, OTHER if of == "parameters" else OURS)
     for name in ("retrain/retrain", "evaluate/evaluation"):
         path = workspace.results / f"{name}.json"

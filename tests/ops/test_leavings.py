@@ -67,13 +67,12 @@ def test_entry_of_the_cache_of_runs_is_none_at_any_length_but_its_own(ran: Path,
     assert not is_entry(cut.rename(tmp_path / ".abc.tmp"))
 
 
-@pytest.mark.parametrize("cut", [0, 40, None])
-@pytest.mark.parametrize("name", [".pD9c.tmp", "its own"])
+@pytest.mark.parametrize(
+    ("name", "cut"), [(".pD9c.tmp", 0), (".pD9c.tmp", 40), (".pD9c.tmp", None), ("its own", 0), ("its own", 40)]
+)
 def test_dvc_goes_on_after_it_was_killed_while_writing_its_cache_of_runs(ran: Path, name: str, cut: int | None) -> None:
     entry = _entries(ran)[0]
     content = entry.read_bytes()
-    if name == "its own" and cut is None:
-        pytest.skip("that is a whole entry")
     left = entry if name == "its own" else entry.with_name(name)
     left.write_bytes(content[:cut])
     try:
