@@ -84,7 +84,7 @@ def repro(arguments: tuple[str, ...]) -> None:
 @click.argument("prefix", default="")
 def params(prefix: str) -> None:
     """List the parameters (those that begin with PREFIX): default, what is allowed, what each is for."""
-    from pipeline.ops.describe import describe_parameters
+    from pipeline.ops.describe_params import describe_parameters
 
     click.echo(describe_parameters(prefix))
 

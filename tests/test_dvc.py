@@ -49,7 +49,7 @@ def _files(entries: list[str]) -> set[str]:
     found: set[str] = set()
     for entry in entries:
         path = ROOT / entry
-        files = path.glob("*.py") if path.is_dir() else [path]
+        files = path.rglob("*.py") if path.is_dir() else [path]
         found |= {str(file.relative_to(ROOT)) for file in files if _holds_code(file)}
     return found
 

@@ -15,7 +15,7 @@ from copied import ROOT
 from pipeline.cli import FilePath
 from pipeline.environment import KEPT, TAKEN_OUT, settle_environment
 from pipeline.errors import UserError
-from pipeline.ops.identity import commit
+from pipeline.ops.trace import commit
 from pipeline.track.store import prepare_store, resolve_store
 
 ELSEWHERE = {

@@ -8,8 +8,8 @@ from checkout import TINY
 from prepared import write_digits
 
 from pipeline.config import Params
-from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.space import load_space
+from pipeline.tune.task import Resources, SearchTask
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"search.sampler.startup_trials": 1, "search.confirm.top": 1, "search.confirm.seeds": 1}

@@ -160,3 +160,13 @@ def read_split(path: Path, *, data_hash: str) -> Split:
     if made_of != data_hash:
         raise UserError(f"{path}: made of other data than data/prepared holds. Run `dvc repro split`.")
     return split
+
+
+def one_of_each(ids: Ids, labels: NDArray[np.int64], count: int) -> list[int]:
+    """`count` of the ids (or all), going round the classes, always the same ones for the same split."""
+    by_class: dict[int, list[int]] = {}
+    for index in ids:
+        by_class.setdefault(int(labels[index]), []).append(int(index))
+    queues: Sequence[list[int]] = [by_class[label] for label in sorted(by_class)]
+    turns = range(max((len(queue) for queue in queues), default=0))
+    return [queue[turn] for turn in turns for queue in queues if turn < len(queue)][:count]

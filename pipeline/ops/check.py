@@ -14,18 +14,17 @@ from pipeline.ops.agreement import check_noted
 from pipeline.ops.git import unknown_files
 from pipeline.ops.picture_sizes import describe_sizes
 from pipeline.ops.plan import Plan, make_plan
-from pipeline.ops.preflight import Estimate, Work, preflight
+from pipeline.ops.preflight import check_limits, expectation
 from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
 from pipeline.ops.searches import decide, describe_start
 from pipeline.ops.splitting import check_group_by
 from pipeline.ops.up_to_date import done_search
 from pipeline.ops.weights import as_recorded
-from pipeline.tune.extent import runs_at_most, trials_asked
-from pipeline.tune.ledger import LEDGER, TRIAL, History, read_history
+from pipeline.tune.ledger import LEDGER, History, read_history
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.placing import look_at_cluster
-from pipeline.tune.runner import SearchTask
+from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 
 
@@ -146,84 +145,3 @@ def check_weights_unchanged(plan: Plan) -> None:
         f"Run `{alone('search')}` to search with those of now, and then this again; or put the others back, by "
         "the file or, of a registered model, by naming its version."
     )
-
-
-def expectation(plan: Plan, history: History, *, recent: bool = False) -> list[str]:
-    """What is left of the search will take, in lines; a few real steps are timed, unless nothing is left.
-
-    history: of the search, as far as it has come. recent: what a check of the last minutes has timed for the same plan
-    will do.
-
-    Raises:
-        UserError: as of `measure`.
-    """
-    work = work_left(plan, history)
-    if not work.trials + work.full_runs:
-        return [f"{'expected':<10}nothing of the search: all of its runs have ended"]
-    return measure(plan, work, recent=recent).describe()
-
-
-def work_left(plan: Plan, history: History) -> Work:
-    """The runs that the search has at most, less those that have ended."""
-    params, resources = plan.params, plan.resources
-    trials = sum(trials_asked(params, plan.space).values())
-    ended = [trial for trial in history.trials.values() if trial.state is not None]
-    tried = sum(trial.role == TRIAL for trial in ended)
-    return Work(
-        trials=max(0, trials - tried),
-        full_runs=max(0, runs_at_most(params, plan.space) - trials - (len(ended) - tried)),
-        epochs=params.train.epochs,
-        at_a_time=resources.at_a_time,
-        gpus=resources.gpus,
-    )
-
-
-def measure(plan: Plan, work: Work, *, recent: bool = False) -> Estimate:
-    """Time a few real steps and compare what the work will take with memory, disk and budget.
-
-    recent: as of `expectation`.
-
-    Raises:
-        UserError: it cannot do with what there is, or the budget is too small for one trial.
-    """
-    params, resources = plan.params, plan.resources
-    price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints, recent=recent)
-    check_budget(params, found, gpus=resources.gpus)
-    return found
-
-
-def check_limits(params: Params, *, gpus: float) -> None:
-    """Refuse a budget that can never bind.
-
-    Raises:
-        UserError: it is of GPUs that no trial uses, or of a cost without a price.
-    """
-    budget = params.search.budget
-    for name in ("gpu_hours", "cost"):
-        if getattr(budget, name) is not None and not gpus:
-            raise UserError(
-                f"params.yaml: search.budget.{name}: trials use no GPU here (search.gpus_per_trial), so it would never "
-                "be reached. Use search.budget.hours."
-            )
-    if budget.cost is not None and not budget.price_per_gpu_hour:
-        raise UserError("params.yaml: search.budget.cost: needs search.budget.price_per_gpu_hour.")
-
-
-def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
-    """Refuse a budget in which not even one trial can run.
-
-    Raises:
-        UserError: such a budget, or one that can never bind.
-    """
-    budget, epochs = params.search.budget, params.train.epochs
-    check_limits(params, gpus=gpus)
-    hours = epochs * estimate.epoch[0] / 3600
-    needed = {"hours": hours, "gpu_hours": hours * gpus, "cost": hours * gpus * budget.price_per_gpu_hour}
-    for name, least in needed.items():
-        limit = getattr(budget, name)
-        if limit is not None and limit < least:
-            raise UserError(
-                f"params.yaml: search.budget.{name}: given {limit:g}, but a single trial of {epochs} epochs takes "
-                f"{least:.3g} by what was measured just now. Raise it, or lower train.epochs."
-            )

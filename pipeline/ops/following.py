@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.cluster.storage import StorageError
+from pipeline.errors import UserError
 
 LOOK_S = 5.0
 """Between two looks, each of which may be a request to a bucket for every run."""
@@ -51,7 +51,7 @@ class Following:
         """Count, and in a log say what there is if nothing was said for a while."""
         try:
             self._done = self._trained()
-        except (StorageError, OSError):
+        except (UserError, OSError):
             return  # the work will say so, if it lasts
         now = self._clock()
         if self._first is None and self._done:

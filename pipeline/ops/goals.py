@@ -1,15 +1,20 @@
-"""Objectives and constraints, checked against the space and the data before anything starts, and told in words."""
+"""Rules over several parameters, the search space and the data, checked before anything starts."""
 
 import itertools
+import posixpath
+import re
+from typing import Any
 
 from pipeline.config import Params
 from pipeline.data.settings import Preview
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
+from pipeline.ops.retrain_resources import check_share
 from pipeline.ops.source import made_by
+from pipeline.regularizers.settings import warmup_epochs
 from pipeline.score.locate import can_be_ranked
-from pipeline.tune.goals import PARAMETERS, goals_of, shown_limits
+from pipeline.tune.goals import PARAMETERS, goals_of
 from pipeline.tune.sizes import MODEL, parameter_counter
 from pipeline.tune.space import SearchSpace
 from pipeline.workspace import Workspace
@@ -70,15 +75,65 @@ def check_masks(workspace: Workspace, params: Params) -> None:
         raise UserError(f"{said}: no mask of a validation image holds both object and background to score against.")
 
 
-def goal_words(params: Params) -> dict[str, str]:
-    """Lines of the plan, by their names; none in a search for val/accuracy alone without constraints."""
-    goals, search = goals_of(params), params.search
-    lines = {}
-    if goals.several:
-        pairs = zip(goals.objectives, goals.directions, strict=True)
-        lines["goals"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
-            "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
-        )
-    if goals.limits:
-        lines["within"] = shown_limits(search.constraints.model_dump())
-    return lines
+def check_schedule(params: Params) -> None:
+    """Refuse a grace period within the warm-up of the regularisers, or above the epochs of a trial."""
+    search, epochs = params.search, params.train.epochs
+    if search.scheduler.name != "none":
+        rise = warmup_epochs(epochs)
+        if not rise < search.scheduler.grace_period <= epochs:
+            raise UserError(
+                f"params.yaml: search.scheduler.grace_period: given {search.scheduler.grace_period}; allowed: above "
+                f"the regulariser's warm-up ({rise} of {epochs} epochs: before that its weight is still rising, and "
+                f"trials differ by chance alone) and at most train.epochs ({epochs}); or search.scheduler.name: none."
+            )
+
+
+def check_splits(params: Params) -> None:
+    """Refuse fractions that leave next to nothing to train on."""
+    split = params.split
+    if split.test_fraction + split.val_fraction * (1 - split.test_fraction) > 0.95:
+        raise UserError("params.yaml: split.val_fraction and split.test_fraction leave less than 5 % to train on.")
+
+
+def check_rates(params: Params, space: SearchSpace) -> None:
+    """No setting may end at a higher learning rate than its peak: its schedule would rise."""
+    settings = {"params.yaml": params}
+    for name, values in space.controls.items():
+        settings[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
+    for name in ("min_lr", "warmup_lr"):
+        rates = {where: (setting.train.lr, getattr(setting.train, name)) for where, setting in settings.items()}
+        highest = max((rate for rate in _ends(space, f"train.{name}", params) if rate is not None), default=None)
+        rates[space.file] = (min(_ends(space, "train.lr", params)), highest)
+        for where, (lr, other) in rates.items():
+            if other is not None and other > lr:
+                raise UserError(f"{where}: train.{name} {other} is above train.lr {lr}.")
+
+
+def check_mixing(params: Params, space: SearchSpace) -> None:
+    """Mixing takes two images; params.yaml and the controls are looked at where their networks are tried."""
+    mixes = any(max(_ends(space, path, params)) > 0 for path in ("train.mixup", "train.cutmix"))
+    if mixes and "train.batch_size" in space.dimensions and min(_ends(space, "train.batch_size", params)) < 2:
+        raise UserError(f"{space.file}: train.batch_size: batches of 1 cannot be mixed (train.mixup, train.cutmix).")
+
+
+def check_shares(params: Params, space: SearchSpace) -> None:
+    """Whatever setting is found best, each of several workers must have images of its batches."""
+    check_share(
+        params.retrain.workers_per_run,
+        batch_size=min(_ends(space, "train.batch_size", params)),
+        accumulate=max(_ends(space, "train.accumulate", params)),
+        where="params.yaml",
+    )
+
+
+def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
+    dimension = space.dimensions.get(path)
+    if dimension is None:
+        return [params.value(path)]
+    return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
+
+
+def check_model_name(name: str) -> None:
+    """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.track."""
+    if re.search("[/:'\"`]", name) or not name.strip() or posixpath.normpath(name) in (".", ".."):
+        raise UserError(f"params.yaml: register.name: given {shown(name)}; allowed: a name without / : ' \" `")

@@ -1,19 +1,19 @@
-"""Networks as they will be trained, tried out without their weights: shapes alone say whether a setting can run.
+"""Networks and regularisers as they will be trained, tried without weights: shapes alone say whether one can run.
 
 torch's meta device gives tensors a shape and no memory, so that a network of any size is built, and seen through a
-training step's forward pass, in milliseconds.
+training step's forward pass, in milliseconds. Each regulariser must be there, and fit the network that it is for.
 """
 
 import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from pipeline.assembly import NO_WEIGHTS, fit_pretrained
+from pipeline.assembly import NO_WEIGHTS, fit_pretrained, regularizers_of
 from pipeline.config import Params, parameters
 from pipeline.data.sources import Preview
 from pipeline.errors import UserError, cut, shown, told
@@ -23,6 +23,7 @@ from pipeline.models.settings import Weights
 from pipeline.models.tap import SimilarityTap, TokenTap
 from pipeline.train.feed import make_augmentation, make_mixer
 from pipeline.train.memory import checkpointed
+from pipeline.train.objective import Objective
 from pipeline.tune.space import SearchSpace
 
 LAYERS = [path for path in parameters() if path.startswith("regularizer.") and path.endswith(".layers")]
@@ -249,3 +250,48 @@ def _check_memory(network: Network, where: str, device: str) -> None:
             f"{where}: model.name and model.kwargs: {network.weights:,} weights take {needed / 2**30:,.0f} GiB to "
             f"train, but there are {there / 2**30:,.0f} here ({device}); take a smaller network"
         )
+
+
+def try_regularizers(
+    params: Params, space: SearchSpace, source: Preview, weights: Mapping[str, Weights] = NO_WEIGHTS
+) -> None:
+    """Prepare the regularisers of params.yaml, of every control and of what the space can ask for.
+
+    Plugins are imported and pretrained networks loaded; the network that is trained has shapes and no weights. weights:
+    what the specifications of pretrained networks were resolved to.
+
+    Raises:
+        UserError: one of them cannot be had, or not with its network; says who asks for it.
+    """
+    tried: list[Params] = []
+    for where, setting in every_setting(params, space):
+        if any(each.model == setting.model and each.regularizer == setting.regularizer for each in tried):
+            continue
+        tried.append(setting)
+        try:
+            methods = regularizers_of(setting, weights)
+            if any(method.active for method in methods.values()):
+                side, classes = setting.prepare.image_size, len(source.classes)
+                with torch.device("meta"):
+                    model = build_model(
+                        setting.model.config(),
+                        num_classes=classes,
+                        image_size=(side, side),
+                        channels=source.channels,
+                    )
+                Objective(model, methods, planned_epochs=setting.train.epochs).close()
+        except (UserError, ValueError) as error:
+            raise UserError(told(f"{where}: {line}" for line in str(error).splitlines())) from None
+
+
+def every_setting(params: Params, space: SearchSpace) -> Iterator[tuple[str, Params]]:
+    """Settings in which every choice of regulariser and network occurs, with all weights as high as they go."""
+    yield "params.yaml", params
+    for name, values in space.controls.items():
+        where = f"{space.file}: controls.{name}"
+        yield where, params.with_values(values, where=where)
+    varied = {path: each for path, each in space.dimensions.items() if path.startswith(("regularizer.", "model."))}
+    highest = {path: each["choices"][-1] if "choices" in each else each["high"] for path, each in varied.items()}
+    for path, each in varied.items():
+        for choice in each.get("choices", [highest[path]]):
+            yield space.file, params.with_values({**highest, path: choice}, where=space.file)

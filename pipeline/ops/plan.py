@@ -1,46 +1,51 @@
 """The plan of a run, made and checked before anything starts: every mistake that can be known is found here."""
 
 import os
-import posixpath
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.joining import cluster_address, size_of
-from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.config import Params, load_params
 from pipeline.data.sources import Preview
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named, shown
 from pipeline.models.settings import Weights
-from pipeline.ops.goals import check_masks, check_sizes, goal_words
-from pipeline.ops.identity import code_hashes, deciding, versions
+from pipeline.ops.code_hash import code_hashes
+from pipeline.ops.goals import (
+    check_masks,
+    check_mixing,
+    check_model_name,
+    check_rates,
+    check_schedule,
+    check_shares,
+    check_sizes,
+    check_splits,
+)
+from pipeline.ops.identity import deciding
 from pipeline.ops.kept import place_of
-from pipeline.ops.network import try_networks
+from pipeline.ops.network import every_setting, try_networks, try_regularizers
 from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights
-from pipeline.ops.regularizing import every_setting, try_regularizers
-from pipeline.ops.retrain_resources import check_share, retrain_resources
+from pipeline.ops.retrain_resources import plan_resources
 from pipeline.ops.source import check_source_unchanged, preview_source
+from pipeline.ops.trace import versions
 from pipeline.ops.warm import known_beforehand
 from pipeline.ops.weights import note, record, weights_words
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.regularizers.settings import warmup_epochs
 from pipeline.track.access import require_access
 from pipeline.track.store import Store, prepare_store, resolve_store
 from pipeline.train.compiling import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import further_runs, runs_at_most, trials_asked
-from pipeline.tune.goals import check_goals
+from pipeline.tune.goals import check_goals, goal_words
 from pipeline.tune.known import Known, check_points
 from pipeline.tune.ledger import CONTROL_STUDY, METHOD
-from pipeline.tune.runner import Resources, SearchTask
 from pipeline.tune.samplers import check_sampler
 from pipeline.tune.space import SearchSpace, load_space
+from pipeline.tune.task import Resources, SearchTask
 from pipeline.workspace import Workspace
 
 
@@ -217,15 +222,15 @@ def make_plan(workspace: Workspace) -> Plan:
         known = ", ".join(space.controls)
         given = shown(params.retrain.control)
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
-    _check_schedule(params)
+    check_schedule(params)
     check_goals(params)
     check_sampler(params, space)
     check_points(params, space)
-    _check_rates(params, space)
-    _check_mixing(params, space)
-    _check_shares(params, space)
-    _check_splits(params)
-    _check_model_name(params.model_name)
+    check_rates(params, space)
+    check_mixing(params, space)
+    check_shares(params, space)
+    check_splits(params)
+    check_model_name(params.model_name)
     try:
         device = choose_device(params.base.device)
     except ValueError as error:
@@ -265,71 +270,6 @@ def make_plan(workspace: Workspace) -> Plan:
     )
 
 
-def plan_resources(params: Params) -> Resources:
-    """What trials take and how many run at a time on this machine.
-
-    Raises:
-        UserError: a trial or a retraining run needs more CPUs or GPUs than there are.
-    """
-    search, retrain = params.search, params.retrain
-    address = cluster_address(search.cluster.address)
-    if address is not None:
-        return _cluster_resources(params, address)
-    cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
-    each = default_gpus(search.gpus_per_trial, gpus)
-    for name, asked, there in (
-        ("search.cpus_per_trial", search.cpus_per_trial, cpus),
-        ("search.gpus_per_trial", each, gpus),
-        ("retrain.cpus_per_run", retrain.cpus_per_run, cpus),
-        ("retrain.gpus_per_run", default_gpus(retrain.gpus_per_run, gpus), gpus),
-    ):
-        if asked > there:
-            kind = "CPU cores" if "cpus" in name else "GPUs that may be used (see base.device)"
-            raise UserError(f"params.yaml: {name}: given {asked:g}, but this machine has {there} {kind}; lower it.")
-        if "gpus" in name and asked > 1 and asked != int(asked):
-            raise UserError(f"params.yaml: {name}: given {asked:g}; above 1 it must be a whole number of GPUs.")
-    retrain_resources(params)
-    fit = cpus // search.cpus_per_trial
-    if each:
-        fit = min(fit, int(gpus / each + 1e-9))
-    return Resources(
-        cpus=search.cpus_per_trial,
-        gpus=each,
-        at_a_time=min(fit, search.max_concurrent_trials or fit),
-        machine_cpus=cpus,
-        machine_gpus=gpus,
-    )
-
-
-def _cluster_resources(params: Params, address: str) -> Resources:
-    """What trials take and how many fit on a cluster's nodes as it is now.
-
-    Raises:
-        UserError: it cannot be joined, or a trial fits on none of its nodes and none are to come.
-    """
-    search, there = params.search, size_of(address)
-    cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
-    each = default_gpus(search.gpus_per_trial, 0 if params.base.device == "cpu" else gpus)
-    fit = sum(node.fit(search.cpus_per_trial, each) for node in there)
-    if not fit and search.max_concurrent_trials is None:
-        raise UserError(
-            f"params.yaml: search: a trial takes {search.cpus_per_trial} CPUs and {each:g} GPUs, and no node of "
-            f"{address} has that: {', '.join(f'{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs' for n in there)}. Lower it, "
-            "or, where the cluster grows by itself, say how many trials it should grow for "
-            "(search.max_concurrent_trials)."
-        )
-    retrain_resources(params, there)
-    return Resources(
-        cpus=search.cpus_per_trial,
-        gpus=each,
-        at_a_time=search.max_concurrent_trials or fit,
-        machine_cpus=cpus,
-        machine_gpus=gpus,
-        address=address,
-        nodes=len(there),
-    )
-
-
 def _space_path(workspace: Workspace, params: Params) -> Path:
     path = workspace.root / params.search.space
     if not os.path.isfile(path):  # unlike Path's, it takes names of any length
@@ -339,65 +279,3 @@ def _space_path(workspace: Workspace, params: Params) -> Path:
             f"params.yaml: search.space: no file {named(params.search.space)}; there are {', '.join(there) or 'none'}"
         )
     return path
-
-
-def _check_schedule(params: Params) -> None:
-    search, epochs = params.search, params.train.epochs
-    if search.scheduler.name != "none":
-        rise = warmup_epochs(epochs)
-        if not rise < search.scheduler.grace_period <= epochs:
-            raise UserError(
-                f"params.yaml: search.scheduler.grace_period: given {search.scheduler.grace_period}; allowed: above "
-                f"the regulariser's warm-up ({rise} of {epochs} epochs: before that its weight is still rising, and "
-                f"trials differ by chance alone) and at most train.epochs ({epochs}); or search.scheduler.name: none."
-            )
-
-
-def _check_splits(params: Params) -> None:
-    split = params.split
-    if split.test_fraction + split.val_fraction * (1 - split.test_fraction) > 0.95:
-        raise UserError("params.yaml: split.val_fraction and split.test_fraction leave less than 5 % to train on.")
-
-
-def _check_rates(params: Params, space: SearchSpace) -> None:
-    """No setting may end at a higher learning rate than its peak: its schedule would rise."""
-    settings = {"params.yaml": params}
-    for name, values in space.controls.items():
-        settings[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
-    for name in ("min_lr", "warmup_lr"):
-        rates = {where: (setting.train.lr, getattr(setting.train, name)) for where, setting in settings.items()}
-        highest = max((rate for rate in _ends(space, f"train.{name}", params) if rate is not None), default=None)
-        rates[space.file] = (min(_ends(space, "train.lr", params)), highest)
-        for where, (lr, other) in rates.items():
-            if other is not None and other > lr:
-                raise UserError(f"{where}: train.{name} {other} is above train.lr {lr}.")
-
-
-def _check_mixing(params: Params, space: SearchSpace) -> None:
-    """Mixing takes two images; params.yaml and the controls are looked at where their networks are tried."""
-    mixes = any(max(_ends(space, path, params)) > 0 for path in ("train.mixup", "train.cutmix"))
-    if mixes and "train.batch_size" in space.dimensions and min(_ends(space, "train.batch_size", params)) < 2:
-        raise UserError(f"{space.file}: train.batch_size: batches of 1 cannot be mixed (train.mixup, train.cutmix).")
-
-
-def _check_shares(params: Params, space: SearchSpace) -> None:
-    """Whatever setting is found best, each of several workers must have images of its batches."""
-    check_share(
-        params.retrain.workers_per_run,
-        batch_size=min(_ends(space, "train.batch_size", params)),
-        accumulate=max(_ends(space, "train.accumulate", params)),
-        where="params.yaml",
-    )
-
-
-def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
-    dimension = space.dimensions.get(path)
-    if dimension is None:
-        return [params.value(path)]
-    return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
-
-
-def _check_model_name(name: str) -> None:
-    """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.track."""
-    if re.search("[/:'\"`]", name) or not name.strip() or posixpath.normpath(name) in (".", ".."):
-        raise UserError(f"params.yaml: register.name: given {shown(name)}; allowed: a name without / : ' \" `")

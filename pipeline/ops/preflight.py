@@ -3,7 +3,7 @@
     low    every trial that the scheduler may stop is stopped at the end of the grace period
     high   every trial runs in full
 
-Both are laid over the steps that `pipeline.ops.measuring` has timed on this machine just before.
+Both are laid over the steps that `pipeline.ops.step_cost` has timed on this machine just before.
 """
 
 import math
@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 
 from pipeline.cluster.storage import is_s3
+from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.ops.measuring import StepCost, role_sizes, steps_per_epoch
 from pipeline.ops.plan import Plan
 from pipeline.ops.retrain_resources import retrain_resources
-from pipeline.ops.step_cost import step_cost
+from pipeline.ops.step_cost import StepCost, role_sizes, step_cost, steps_per_epoch
 from pipeline.ops.tables import size_words
 from pipeline.train.memory import out_of_memory_advice
+from pipeline.tune.extent import runs_at_most, trials_asked
+from pipeline.tune.ledger import TRIAL, History
 from pipeline.tune.stopping import make_rule
 
 START_S = (8.0, 30.0)
@@ -228,3 +230,84 @@ def _span(low: float, high: float, *, digits: int) -> str:
     """`4 to 9.5`, or `4` where both read the same; no decimals from ten on."""
     first, last = (f"{value:,.{0 if value >= 10 else digits}f}".removesuffix(".0") for value in (low, high))
     return first if first == last else f"{first} to {last}"
+
+
+def expectation(plan: Plan, history: History, *, recent: bool = False) -> list[str]:
+    """What is left of the search will take, in lines; a few real steps are timed, unless nothing is left.
+
+    history: of the search, as far as it has come. recent: what a check of the last minutes has timed for the same plan
+    will do.
+
+    Raises:
+        UserError: as of `measure`.
+    """
+    work = work_left(plan, history)
+    if not work.trials + work.full_runs:
+        return [f"{'expected':<10}nothing of the search: all of its runs have ended"]
+    return measure(plan, work, recent=recent).describe()
+
+
+def work_left(plan: Plan, history: History) -> Work:
+    """The runs that the search has at most, less those that have ended."""
+    params, resources = plan.params, plan.resources
+    trials = sum(trials_asked(params, plan.space).values())
+    ended = [trial for trial in history.trials.values() if trial.state is not None]
+    tried = sum(trial.role == TRIAL for trial in ended)
+    return Work(
+        trials=max(0, trials - tried),
+        full_runs=max(0, runs_at_most(params, plan.space) - trials - (len(ended) - tried)),
+        epochs=params.train.epochs,
+        at_a_time=resources.at_a_time,
+        gpus=resources.gpus,
+    )
+
+
+def measure(plan: Plan, work: Work, *, recent: bool = False) -> Estimate:
+    """Time a few real steps and compare what the work will take with memory, disk and budget.
+
+    recent: as of `expectation`.
+
+    Raises:
+        UserError: it cannot do with what there is, or the budget is too small for one trial.
+    """
+    params, resources = plan.params, plan.resources
+    price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
+    found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints, recent=recent)
+    check_budget(params, found, gpus=resources.gpus)
+    return found
+
+
+def check_limits(params: Params, *, gpus: float) -> None:
+    """Refuse a budget that can never bind.
+
+    Raises:
+        UserError: it is of GPUs that no trial uses, or of a cost without a price.
+    """
+    budget = params.search.budget
+    for name in ("gpu_hours", "cost"):
+        if getattr(budget, name) is not None and not gpus:
+            raise UserError(
+                f"params.yaml: search.budget.{name}: trials use no GPU here (search.gpus_per_trial), so it would never "
+                "be reached. Use search.budget.hours."
+            )
+    if budget.cost is not None and not budget.price_per_gpu_hour:
+        raise UserError("params.yaml: search.budget.cost: needs search.budget.price_per_gpu_hour.")
+
+
+def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
+    """Refuse a budget in which not even one trial can run.
+
+    Raises:
+        UserError: such a budget, or one that can never bind.
+    """
+    budget, epochs = params.search.budget, params.train.epochs
+    check_limits(params, gpus=gpus)
+    hours = epochs * estimate.epoch[0] / 3600
+    needed = {"hours": hours, "gpu_hours": hours * gpus, "cost": hours * gpus * budget.price_per_gpu_hour}
+    for name, least in needed.items():
+        limit = getattr(budget, name)
+        if limit is not None and limit < least:
+            raise UserError(
+                f"params.yaml: search.budget.{name}: given {limit:g}, but a single trial of {epochs} epochs takes "
+                f"{least:.3g} by what was measured just now. Raise it, or lower train.epochs."
+            )

@@ -7,6 +7,7 @@ from pipeline.cluster.joining import Node, cluster_address, size_of
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.tune.task import Resources
 
 
 @dataclass(frozen=True)
@@ -78,4 +79,69 @@ def _no_room(params: Params, there: Sequence[Node], gpus: float, fit: int) -> st
     return (
         f"params.yaml: retrain.workers_per_run: given {retrain.workers_per_run}, each with {retrain.cpus_per_run} CPUs "
         f"and {gpus:g} GPUs (cpus_per_run, gpus_per_run), and there is room for {fit}: {machines}. Lower one of them."
+    )
+
+
+def plan_resources(params: Params) -> Resources:
+    """What trials take and how many run at a time on this machine.
+
+    Raises:
+        UserError: a trial or a retraining run needs more CPUs or GPUs than there are.
+    """
+    search, retrain = params.search, params.retrain
+    address = cluster_address(search.cluster.address)
+    if address is not None:
+        return _cluster_resources(params, address)
+    cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
+    each = default_gpus(search.gpus_per_trial, gpus)
+    for name, asked, there in (
+        ("search.cpus_per_trial", search.cpus_per_trial, cpus),
+        ("search.gpus_per_trial", each, gpus),
+        ("retrain.cpus_per_run", retrain.cpus_per_run, cpus),
+        ("retrain.gpus_per_run", default_gpus(retrain.gpus_per_run, gpus), gpus),
+    ):
+        if asked > there:
+            kind = "CPU cores" if "cpus" in name else "GPUs that may be used (see base.device)"
+            raise UserError(f"params.yaml: {name}: given {asked:g}, but this machine has {there} {kind}; lower it.")
+        if "gpus" in name and asked > 1 and asked != int(asked):
+            raise UserError(f"params.yaml: {name}: given {asked:g}; above 1 it must be a whole number of GPUs.")
+    retrain_resources(params)
+    fit = cpus // search.cpus_per_trial
+    if each:
+        fit = min(fit, int(gpus / each + 1e-9))
+    return Resources(
+        cpus=search.cpus_per_trial,
+        gpus=each,
+        at_a_time=min(fit, search.max_concurrent_trials or fit),
+        machine_cpus=cpus,
+        machine_gpus=gpus,
+    )
+
+
+def _cluster_resources(params: Params, address: str) -> Resources:
+    """What trials take and how many fit on a cluster's nodes as it is now.
+
+    Raises:
+        UserError: it cannot be joined, or a trial fits on none of its nodes and none are to come.
+    """
+    search, there = params.search, size_of(address)
+    cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
+    each = default_gpus(search.gpus_per_trial, 0 if params.base.device == "cpu" else gpus)
+    fit = sum(node.fit(search.cpus_per_trial, each) for node in there)
+    if not fit and search.max_concurrent_trials is None:
+        raise UserError(
+            f"params.yaml: search: a trial takes {search.cpus_per_trial} CPUs and {each:g} GPUs, and no node of "
+            f"{address} has that: {', '.join(f'{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs' for n in there)}. Lower it, "
+            "or, where the cluster grows by itself, say how many trials it should grow for "
+            "(search.max_concurrent_trials)."
+        )
+    retrain_resources(params, there)
+    return Resources(
+        cpus=search.cpus_per_trial,
+        gpus=each,
+        at_a_time=search.max_concurrent_trials or fit,
+        machine_cpus=cpus,
+        machine_gpus=gpus,
+        address=address,
+        nodes=len(there),
     )

@@ -9,7 +9,7 @@ from pipeline.ops.kept import KeptSearch, find_searches, read_search
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import FAILED, LEDGER, Ledger, read_history
 from pipeline.tune.lineage import SUPERSEDED, changed_code, changed_content
-from pipeline.tune.runner import SearchTask
+from pipeline.tune.task import SearchTask
 
 SHOWN = 6
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError
-from pipeline.ops.identity import setting_name
+from pipeline.ops.config_names import setting_name
 from pipeline.ops.kept import KeptSearch, Runner, choose, find_searches
 from pipeline.ops.present import Present, present_search
 from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table

@@ -1,19 +1,317 @@
-"""What a step costs, from the check to the stage that follows it within minutes: measured once for both."""
+"""What a training step costs here: a few real ones, of the plan's own network and configurations, timed and weighed.
 
+The configurations measured are the controls and two corners of the space, since a regulariser that is off, or looks at
+every block, can change a step's cost several times. A measurement is kept for ten minutes: the stage that follows a
+check within that time takes it over.
+"""
+
+import itertools
 import json
 import platform
+import statistics
+import tempfile
 import time
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from pipeline.ops.identity import code_hashes
-from pipeline.ops.measuring import StepCost, measure_steps
+import numpy as np
+import torch
+
+from pipeline.assembly import Run, TrainingData, build_run
+from pipeline.config import Params
+from pipeline.data.splits import Ids, Split, read_split
+from pipeline.data.store import Prepared, open_prepared
+from pipeline.errors import UserError
+from pipeline.ops.code_hash import code_hashes
+from pipeline.ops.pacing import FEW, Pace
 from pipeline.ops.plan import Plan
+from pipeline.regularizers.settings import warmup_epochs
+from pipeline.train.average import make_average
+from pipeline.train.checkpoint import write_checkpoint
+from pipeline.train.feed import Feed
+from pipeline.train.linear import by_onednn
+from pipeline.train.loop import score
+from pipeline.train.memory import checkpointed, is_out_of_memory, keep_freed_memory, out_of_memory_advice
+from pipeline.train.objective import Objective
+from pipeline.train.optim import make_optimizer
+from pipeline.train.step import take_step
+from pipeline.tune.space import SearchSpace
 
 RECENT_S = 600.0
 """Seconds for which a measurement counts as made just now."""
+
+
+BUDGET_S = 2.0
+"""Seconds that the timed steps of all settings take together; a network whose steps are slow takes more."""
+
+
+MOST_CONTROLS = 4
+
+
+SCORED_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What training costs here.
+
+    seconds_per_step: (low, high), of the cheapest and of the dearest setting measured, a step being one of
+    `train.batch_size` images. seconds_per_val_image: of scoring, the mean of the settings. memory_bytes: most that a
+    setting's step held on the GPU, with the images of train and val that lie there; None on a CPU. checkpoint_bytes:
+    of one checkpoint on disk, optimizer included. seconds_per_checkpoint: of writing it once. estimated: in words, what
+    was measured of less than a trial does; empty if nothing was.
+    """
+
+    seconds_per_step: tuple[float, float]
+    seconds_per_val_image: float
+    memory_bytes: int | None
+    checkpoint_bytes: int
+    seconds_per_checkpoint: float = 0.0
+    estimated: str = ""
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What one setting's measurement found. epoch: seconds of training on every training image. step: images of a step
+    that was timed, batch: of one of a trial.
+    """
+
+    epoch: float
+    val_image: float
+    memory: int | None
+    checkpoint: int
+    writing: float
+    step: int
+    batch: int
+
+
+def measure_steps(plan: Plan) -> StepCost:
+    """Time and weigh a few training steps, validation batches and a checkpoint, as a trial of the plan would make them.
+
+    The images are those of data/prepared, or, while that does not fit the plan, noise of the same shape. Threads and
+    random streams of this process are as before when it returns. Takes about 3 s for a small network; of a large one
+    less is measured, so that it ends after about `pacing.MOST_S`.
+
+    Raises:
+        UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network
+            can be built with none of the settings.
+    """
+    settings = probe_settings(plan.space)
+    probes: list[_Probe] = []
+    left_out = 0
+    device = torch.device(plan.device)
+    with _as_a_trial(plan.resources.cpus, device), Pace(_operations(plan, device), len(settings)) as pace:
+        for index in pace.order():
+            params = plan.params.with_values(settings[index], where=plan.space.file)
+            if not pace.begin(enough=bool(probes)):
+                left_out += 1
+                continue
+            try:
+                probe = _measure(plan, params, device, pace, seconds=BUDGET_S / len(settings), weigh=not probes)
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                advice = out_of_memory_advice(params.train.config(), device=device, gpus=plan.resources.gpus)
+                raise UserError(f"params.yaml: {advice}") from None
+            probes += [probe] if probe else []
+    if not probes:
+        raise UserError(f"{plan.space.file}: the network can be built with no control and at no end of the ranges.")
+    steps = steps_per_epoch(plan)
+    memory = [probe.memory for probe in probes if probe.memory is not None]
+    return StepCost(
+        (min(probe.epoch for probe in probes) / steps, max(probe.epoch for probe in probes) / steps),
+        statistics.fmean(probe.val_image for probe in probes),
+        max(memory, default=None),
+        max(probe.checkpoint for probe in probes),
+        max(probe.writing for probe in probes),
+        _estimated(probes, left_out),
+    )
+
+
+def _operations(plan: Plan, device: torch.device) -> float | None:
+    """About how many a step is, forward and backward; None on a GPU, where whole steps are weighed, and soon over."""
+    size = min(plan.params.train.batch_size, role_sizes(plan)[0])
+    return 6.0 * plan.weights * plan.grid[0] * plan.grid[1] * size if device.type == "cpu" else None
+
+
+def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
+    """In words, what was measured of less than a trial does. left_out: settings."""
+    parts = [f"steps of {probe.step} images for {probe.batch}" for probe in probes if probe.step < probe.batch][:1]
+    if left_out:
+        parts.append(f"{len(probes)} of {len(probes) + left_out} settings")
+    return " and ".join(parts)
+
+
+def probe_settings(space: SearchSpace) -> list[Mapping[str, Any]]:
+    """The settings to measure: the first controls, and of every dimension the low end or first choice, and the other.
+
+    Costs mostly grow along a dimension (blocks, sizes, batch), so the corners enclose most of what trials will cost.
+    """
+    controls = list(space.controls.values())[:MOST_CONTROLS]
+    corners: list[Mapping[str, Any]] = [
+        {
+            path: dimension["choices"][end] if "choices" in dimension else dimension[("low", "high")[end]]
+            for path, dimension in space.dimensions.items()
+        }
+        for end in (0, -1)
+    ]
+    return [*controls, *corners]
+
+
+def role_sizes(plan: Plan) -> tuple[int, int]:
+    """How many images train and val will have, but for the rounding within classes."""
+    split, test = plan.params.split, plan.source.test_images
+    free = plan.images * (1 - split.test_fraction) if test is None else plan.images - test
+    used = free * split.train_fraction
+    return max(1, round(used * (1 - split.val_fraction))), max(1, round(used * split.val_fraction))
+
+
+def steps_per_epoch(plan: Plan) -> int:
+    """Steps of an epoch at the plan's own batch size."""
+    return -(-role_sizes(plan)[0] // plan.params.train.batch_size)
+
+
+def _measure(
+    plan: Plan, params: Params, device: torch.device, pace: Pace, *, seconds: float, weigh: bool
+) -> _Probe | None:
+    """Measure one setting for about so many seconds; None if the network cannot be built with it.
+
+    weigh: its checkpoint too, also in a hurry.
+    """
+    images, val_images = role_sizes(plan)
+    batch = min(params.train.batch_size, images)
+    size = pace.images(batch, params.train.accumulate)
+    data = _sample(plan, size, min(val_images, FEW if pace.hurried else SCORED_IMAGES), device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    config = params.train.config()
+    try:
+        run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained)
+        feed = Feed(data.batches("train"), config, model=run.model, seed=0)
+        average = make_average(run.model, config)
+        objective = Objective(run.model, run.regularizers, planned_epochs=config.epochs)
+    except (UserError, ValueError):
+        # An end of every range at once may be a network that does not exist, while most of the space does.
+        return None
+    optimizer = make_optimizer(run.model, config, beside=objective.trainable)
+    peak = min(warmup_epochs(config.epochs), config.epochs - 1)  # the first epoch in which a method has its full weight
+    val = data.batches("val")
+
+    def step() -> None:
+        inputs, labels = next(drawn)
+        take_step(run.model, objective, optimizer, inputs, labels, epoch=peak, config=config)
+        if average is not None:
+            average.update(run.model, next(taken_so_far))
+
+    with objective, checkpointed(run.model, config.grad_checkpointing), by_onednn(run.model):
+        drawn, taken_so_far = _endless(feed), itertools.count(1)
+        run.model.train()
+        first = _timed(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
+        pace.took(first)
+        if pace.hurried:
+            taken = first if first > pace.left / 3 else _timed(step, device, first, least=1, most=3)
+            val = _sample(plan, size, min(val_images, FEW), device).batches("val")
+            scored = taken / size * len(val) / 3  # forward alone, which is all that can be said once the time is over
+            if pace.left > scored:
+                scored = _timed(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
+        else:
+            score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
+            run.model.train()
+            taken = _timed(step, device, seconds * 0.7, most=40)
+            scored = _timed(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
+    memory = None
+    if device.type == "cuda":
+        # The sample's images are on the device by now; a trial has those of its whole roles there.
+        absent = images + val_images - size - len(val)
+        memory = torch.cuda.max_memory_allocated(device) + absent * int(data.prepared.images[0].nbytes)
+    if pace.hurried and not weigh:
+        return _Probe(taken * -(-images // size), scored / len(val), memory, 0, 0.0, size, batch)
+    started = time.perf_counter()
+    state = {"epoch": 1, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
+    if average is not None:
+        state["model"] = run.model.state_dict()
+    written = _checkpoint_bytes(run, state)
+    writing = time.perf_counter() - started
+    return _Probe(taken * -(-images // size), scored / len(val), memory, written, writing, size, batch)
+
+
+def _timed(work: Any, device: torch.device, seconds: float, *, most: int, least: int = 2) -> float:
+    """Median seconds of a call, over as many calls as fit into `seconds`: `least` and `most` bound them."""
+    times: list[float] = []
+    while len(times) < least or (len(times) < most and sum(times) < seconds):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _endless(feed: Feed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for epoch in itertools.count():
+        yield from feed.epoch(epoch)
+
+
+def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> TrainingData:
+    """A small set of as many images of the plan's shape as are needed, never of those that are for the test."""
+    side, channels, classes = plan.params.prepare.image_size, plan.source.channels, plan.source.classes
+    split = Split(np.arange(images), np.arange(images, images + val_images), np.arange(0))
+    try:
+        prepared = open_prepared(plan.workspace.prepared)
+        made = read_split(plan.workspace.split, data_hash=prepared.data_hash)
+        fits = prepared.images.shape[1:] == (side, side, channels) and prepared.classes == classes
+        if fits and len(made.train) and len(made.val):
+            rows = np.concatenate([_spread(made.train, images), _spread(made.val, val_images)])
+            return TrainingData(_rows_of(prepared, rows), split, device)
+    except UserError:
+        pass  # not prepared yet, or anew in the run to come
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (images + val_images, side, side, channels), dtype=np.uint8)
+    labels = rng.integers(0, len(classes), len(noise), dtype=np.int64)
+    manifest = {"classes": list(classes), "data_hash": ""}
+    return TrainingData(Prepared(noise, labels, None, manifest), split, device)
+
+
+def _spread(ids: Ids, count: int) -> Ids:
+    # Spread, because sets are often sorted by class.
+    return ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]
+
+
+def _rows_of(prepared: Prepared, rows: Ids) -> Prepared:
+    return Prepared(prepared.images[rows], prepared.labels[rows], None, prepared.manifest)
+
+
+def _checkpoint_bytes(run: Run, state: Mapping[str, Any]) -> int:
+    """Size of a checkpoint that is really written, where trials write theirs before Ray takes them over."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write_checkpoint(Path(folder), run.model, run.sidecar, state=state)
+        except OSError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()}: a checkpoint cannot be written ({error.strerror or error}). Free space "
+                "there, or set TMPDIR to a folder that has more."
+            ) from None
+        return sum(path.stat().st_size for path in Path(folder).iterdir())
+
+
+@contextmanager
+def _as_a_trial(threads: int, device: torch.device) -> Iterator[None]:
+    """Have as many threads as a trial, and leave threads, random streams and the GPU's memory as they were."""
+    before = torch.get_num_threads()
+    keep_freed_memory()
+    on_gpu = device.type == "cuda"
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+            torch.set_num_threads(threads)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        if on_gpu:
+            torch.cuda.empty_cache()
 
 
 def step_cost(plan: Plan, *, recent: bool = False) -> StepCost:

@@ -11,20 +11,20 @@ from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
 from pipeline.data.batches import ImageBatches
+from pipeline.data.splits import one_of_each
 from pipeline.errors import alone
-from pipeline.ops.attention import one_of_each
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
-from pipeline.ops.goals import goal_words
-from pipeline.ops.identity import setting_name, trace
+from pipeline.ops.config_names import setting_name
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
+from pipeline.ops.trace import trace
 from pipeline.track.datasets import DataUsed
 from pipeline.track.runs import SearchLog
 from pipeline.train.maps import last_block_maps
-from pipeline.tune.goals import goals_of
+from pipeline.tune.goals import goal_words, goals_of
 from pipeline.tune.ledger import COMPLETE, TrialRecord
-from pipeline.tune.runner import SearchTask
 from pipeline.tune.stopping import make_rule
+from pipeline.tune.task import SearchTask
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 """Sections whose parameters are the same for all trials, unless the space varies them."""

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.ops.results import read_best, read_json
 from pipeline.tune.extent import trials_asked
 from pipeline.tune.ledger import ASKED_TO_FINISH, METHOD
-from pipeline.tune.runner import SearchTask
+from pipeline.tune.task import SearchTask
 
 SEARCH = ("prepare", "split", "search")
 """The stages that must be up to date for the search to be left as it is."""

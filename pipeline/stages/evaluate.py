@@ -19,22 +19,17 @@ import numpy as np
 
 from pipeline.assembly import load_data
 from pipeline.config import load_params
+from pipeline.data.splits import one_of_each
 from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
-from pipeline.ops.attention import one_of_each
 from pipeline.ops.bar import Bar
-from pipeline.ops.evaluation import (
-    count_test_read,
-    evaluate_run,
-    metrics_of,
-    summarise,
-    write_confusion,
-)
+from pipeline.ops.evaluation import evaluate_run, metrics_of, summarise, write_confusion
 from pipeline.ops.evaluations import keep_evaluation
-from pipeline.ops.identity import commit, trace
 from pipeline.ops.locating import write_class_rows
 from pipeline.ops.logged import log_evaluation, reads_logged
 from pipeline.ops.results import BEST, against_words, read_json
+from pipeline.ops.test_reads import count_test_read
+from pipeline.ops.trace import commit, trace
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value
 from pipeline.track.datasets import DataUsed

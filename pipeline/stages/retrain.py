@@ -8,7 +8,7 @@ from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
-from pipeline.ops.identity import setting_name, trace
+from pipeline.ops.config_names import setting_name
 from pipeline.ops.results import BEST, method_words, read_best
 from pipeline.ops.retraining import (
     OWN_FILES,
@@ -19,6 +19,7 @@ from pipeline.ops.retraining import (
     run_retraining,
     seconds_of,
 )
+from pipeline.ops.trace import trace
 from pipeline.ops.weights import recall
 from pipeline.track.datasets import DataUsed
 from pipeline.track.store import resolve_store

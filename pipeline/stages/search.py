@@ -4,10 +4,10 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 """
 
 from pipeline.entry import run_stage
-from pipeline.ops.check import expectation, work_left
 from pipeline.ops.hooks import told_how_it_ends
 from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
+from pipeline.ops.preflight import expectation, work_left
 from pipeline.ops.progress import SearchProgress
 from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch, search_facts

@@ -203,3 +203,17 @@ def beaten(records: Iterable[TrialRecord], goals: Goals) -> str:
 def is_result(record: TrialRecord, goals: Goals) -> bool:
     """Whether a trial has run in full and keeps every constraint."""
     return record.state == COMPLETE and goals.keeps(record)
+
+
+def goal_words(params: Params) -> dict[str, str]:
+    """Lines of the plan, by their names; none in a search for val/accuracy alone without constraints."""
+    goals, search = goals_of(params), params.search
+    lines = {}
+    if goals.several:
+        pairs = zip(goals.objectives, goals.directions, strict=True)
+        lines["goals"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
+            "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
+        )
+    if goals.limits:
+        lines["within"] = shown_limits(search.constraints.model_dump())
+    return lines

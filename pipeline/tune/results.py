@@ -29,8 +29,8 @@ from pipeline.tune.cells import written
 from pipeline.tune.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
 from pipeline.tune.goals import Goals, goals_of, is_result
 from pipeline.tune.ledger import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
-from pipeline.tune.runner import SearchOutcome, SearchTask
 from pipeline.tune.summary import summarise
+from pipeline.tune.task import SearchOutcome, SearchTask
 
 DECIDING = (
     *("base.seed", "model.", "train.", "regularizer."),

@@ -22,7 +22,7 @@ from pipeline.tune.ledger import (
     PRUNED,
     TrialRecord,
 )
-from pipeline.tune.runner import SearchOutcome, SearchTask
+from pipeline.tune.task import SearchOutcome, SearchTask
 
 
 def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: Confirmed | None) -> dict[str, Any]:

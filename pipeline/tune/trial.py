@@ -23,12 +23,12 @@ from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, wr
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.settings import MOST_PIECES
-from pipeline.tune.entering import TrialTask
 from pipeline.tune.goals import Goals, goals_of
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.measured import measure_speed, score_attention
 from pipeline.tune.placing import find_data
 from pipeline.tune.stopping import make_rule
+from pipeline.tune.trial_spec import TrialTask
 
 
 def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:

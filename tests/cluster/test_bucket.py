@@ -14,7 +14,8 @@ from pipeline.cluster import storage
 from pipeline.errors import UserError
 from pipeline.tune.ledger import SearchListener, TrialRecord
 from pipeline.tune.outside import read_outside
-from pipeline.tune.runner import SearchTask, run_search
+from pipeline.tune.runner import run_search
+from pipeline.tune.task import SearchTask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -16,11 +16,12 @@ from tiny_search import tiny_task
 
 from pipeline.cluster import joining
 from pipeline.errors import UserError
-from pipeline.ops.plan import plan_resources
+from pipeline.ops.retrain_resources import plan_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob
 from pipeline.ops.retraining import retrain_jobs, run_retraining
 from pipeline.tune.ledger import FAILED, STOP_FILE, SearchListener, TrialRecord
-from pipeline.tune.runner import SearchTask, run_search
+from pipeline.tune.runner import run_search
+from pipeline.tune.task import SearchTask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

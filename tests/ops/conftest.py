@@ -11,9 +11,9 @@ from checkout import TINY
 from plans import DIGITS, SPACE
 
 from pipeline.config import Params
-from pipeline.ops import measuring, pacing
+from pipeline.ops import pacing, step_cost
 from pipeline.ops.plan import Plan
-from pipeline.tune.runner import Resources
+from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
 
 
@@ -44,7 +44,7 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture
 def quick_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two timed calls a setting are enough for tests, and none is hurried, however busy the machine is."""
-    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
+    monkeypatch.setattr(step_cost, "BUDGET_S", 0.0)
     monkeypatch.setattr(pacing, "MOST_S", 1e9)
     threads = torch.get_num_threads()
     yield

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.ops.clusters import _archive
 from pipeline.ops.git import ask_git, check_for_dvc, git_trouble, unknown_files
-from pipeline.ops.identity import commit
+from pipeline.ops.trace import commit
 
 
 def _git(root: Path, *arguments: str) -> None:

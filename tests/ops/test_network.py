@@ -10,8 +10,7 @@ from torch import Tensor
 from pipeline.config import Params
 from pipeline.data.sources import Preview
 from pipeline.errors import UserError
-from pipeline.ops.network import try_network, try_networks
-from pipeline.ops.regularizing import try_regularizers
+from pipeline.ops.network import try_network, try_networks, try_regularizers
 from pipeline.train.maps import last_block_maps
 from pipeline.tune.space import SearchSpace
 

@@ -9,17 +9,17 @@ import pytest
 from plans import COST
 from rich.console import Console
 
-from pipeline.ops import measuring, preflight
-from pipeline.ops.measuring import measure_steps
+from pipeline.ops import preflight, step_cost
 from pipeline.ops.pacing import FEW, LARGE, MOST_S, Pace
 from pipeline.ops.plan import Plan
 from pipeline.ops.preflight import Work
 from pipeline.ops.preflight import preflight as estimated
+from pipeline.ops.step_cost import measure_steps
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "BUDGET_S", 0.0)
+    monkeypatch.setattr(step_cost, "BUDGET_S", 0.0)
 
 
 class Slow:
@@ -30,7 +30,7 @@ class Slow:
         self.steps: list[tuple[float, int]] = []
         self.scored: list[int] = []
         self.each = seconds_per_image
-        take_step, score = measuring.take_step, measuring.score
+        take_step, score = step_cost.take_step, step_cost.score
 
         def step(model: Any, objective: Any, optimizer: Any, inputs: Any, labels: Any, **given: Any) -> None:
             take_step(model, objective, optimizer, inputs, labels, **given)
@@ -42,10 +42,10 @@ class Slow:
             self.scored.append(len(val))
             return score(model, objective, val, config)
 
-        monkeypatch.setattr(measuring, "take_step", step)
-        monkeypatch.setattr(measuring, "score", scoring)
-        monkeypatch.setattr(measuring.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(measuring, "Pace", lambda *given: Pace(*given, clock=lambda: self.now))
+        monkeypatch.setattr(step_cost, "take_step", step)
+        monkeypatch.setattr(step_cost, "score", scoring)
+        monkeypatch.setattr(step_cost.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(step_cost, "Pace", lambda *given: Pace(*given, clock=lambda: self.now))
 
 
 def test_large_network_is_measured_by_a_few_images_the_ends_first(

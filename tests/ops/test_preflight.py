@@ -25,7 +25,7 @@ from pipeline.ops.preflight import (
     retraining_seconds,
 )
 from pipeline.ops.retrain_resources import RunResources
-from pipeline.tune.runner import Resources
+from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
 

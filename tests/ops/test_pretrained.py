@@ -24,7 +24,8 @@ from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, Weights
 from pipeline.ops import pretrained as module
-from pipeline.ops.identity import code_hashes, deciding
+from pipeline.ops.code_hash import code_hashes
+from pipeline.ops.identity import deciding
 from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.retraining import retrain_jobs

@@ -9,11 +9,10 @@ import pytest
 from plans import COST, SPACE
 
 from pipeline.ops import step_cost as module
-from pipeline.ops.measuring import StepCost
 from pipeline.ops.plan import Plan
-from pipeline.ops.step_cost import RECENT_S, step_cost
-from pipeline.tune.runner import Resources
+from pipeline.ops.step_cost import RECENT_S, StepCost, step_cost
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.task import Resources
 
 DEARER = replace(COST, seconds_per_step=(2.0, 3.0))
 

@@ -15,9 +15,9 @@ from pipeline.parsing import read_yaml
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.results import write_results
-from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, Spent
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
+from pipeline.tune.task import Resources, SearchOutcome, SearchTask, Spent
 
 LR, WEIGHT = "train.lr", "regularizer.spatial_entropy.weight"
 LAYERS = "regularizer.spatial_entropy.layers"

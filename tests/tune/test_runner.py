@@ -14,7 +14,8 @@ from tiny_search import tiny_task
 from pipeline.errors import UserError
 from pipeline.tune.ledger import COMPLETE, PRUNED, SearchListener, TrialRecord
 from pipeline.tune.results import write_results
-from pipeline.tune.runner import SearchOutcome, SearchTask, run_search
+from pipeline.tune.runner import run_search
+from pipeline.tune.task import SearchOutcome, SearchTask
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from pipeline.ops.searches import describe_summary
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune.confirm import Confirmed, choose_best
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
-from pipeline.tune.runner import Resources, SearchOutcome, SearchTask, Spent
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer
 from pipeline.tune.summary import rung_correlations, summarise
+from pipeline.tune.task import Resources, SearchOutcome, SearchTask, Spent
 
 HERE = Path("nowhere")
 

@@ -19,8 +19,8 @@ from pipeline.models.settings import Weights
 from pipeline.train import background
 from pipeline.train.loop import Diverged
 from pipeline.tune import trial as module
-from pipeline.tune.entering import TrialTask
 from pipeline.tune.trial import run_trial
+from pipeline.tune.trial_spec import TrialTask
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 

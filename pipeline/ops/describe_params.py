@@ -1,0 +1,26 @@
+"""Describes parameters for the terminal: default, allowed values, purpose."""
+
+import textwrap
+
+from pipeline.config import parameters
+from pipeline.errors import UserError
+from pipeline.sections.words import allowed_values
+
+
+def describe_parameters(prefix: str) -> str:
+    """Every parameter whose path begins with `prefix`: default, what is allowed, what it is for.
+
+    Raises:
+        UserError: none does.
+    """
+    found = {path: field for path, field in parameters().items() if path.startswith(prefix)}
+    if not found:
+        sections = ", ".join(dict.fromkeys(path.partition(".")[0] for path in parameters()))
+        raise UserError(f"no parameter begins with {prefix!r}; the sections are {sections}")
+    lines = []
+    for path, field in found.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = "null" if default is None else default
+        lines.append(f"{path} = {shown}    ({allowed_values(field)})")
+        lines += textwrap.wrap(field.description or "", 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)

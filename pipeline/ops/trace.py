@@ -1,0 +1,37 @@
+"""What a result can be traced to: commit, code, versions of packages."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.ops.code_hash import code_hash
+from pipeline.ops.git import ask_git
+
+DECIDING_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a trial's result."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in DECIDING_PACKAGES}
+
+
+def commit(root: Path) -> str:
+    """The checkout's commit, with `+changes` when tracked files differ from it; `unknown` where git does not tell."""
+    try:
+        head = ask_git(root, "rev-parse", "HEAD").strip()
+        changed = ask_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock").strip()
+    except UserError:
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def trace(root: Path, data_hash: str) -> dict[str, str]:
+    """Tags that lead from a run back to what made it. Under `dvc exp` the commit is only the experiment's baseline,
+    so the experiment's name goes with it.
+    """
+    tags = {"sar.commit": commit(root), "sar.code_hash": code_hash(), "sar.data_hash": data_hash}
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["sar.dvc_experiment"] = name
+    return tags

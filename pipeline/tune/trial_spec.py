@@ -1,0 +1,30 @@
+"""What a worker needs to run a trial. Imports nothing that a node may lack."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster.late import Admission
+from pipeline.cluster.ship import Parcel
+from pipeline.models.settings import Weights
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What all trials of a search share. params: as in params.yaml.
+
+    threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
+    of pretrained weights was resolved to when the search started; no trial looks one up again. parcel: the same files,
+    where they may have to be found elsewhere on the node that a trial runs on. admission: what a node that has joined
+    meanwhile is held against; None where there is none.
+    """
+
+    params: Mapping[str, Any]
+    prepared: Path
+    split: Path
+    threads: int
+    gpus: float
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    parcel: Parcel | None = None
+    admission: Admission | None = None
