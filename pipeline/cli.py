@@ -9,7 +9,7 @@ import click
 from pipeline.compute.places import check_temporary
 from pipeline.entry import run_entry
 from pipeline.environment import settle_environment
-from pipeline.paths import expand_home
+from pipeline.files.paths import expand_home
 
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
 

@@ -15,8 +15,8 @@ from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.errors import IN_LISTS, UserError, named, shown, stray_words
-from pipeline.given import read_given
-from pipeline.written import NotText, decode_text
+from pipeline.files.text_tables import NotText, decode_text
+from pipeline.files.user_files import read_given
 
 DIGITS = 250
 """Longer whole numbers do not fit in a float, and Python refuses to print some of them."""

@@ -13,8 +13,8 @@ from pipeline.data.listing import Unreadable, read_files, shown
 from pipeline.data.masks import Box
 from pipeline.data.names import Names
 from pipeline.errors import UserError, told
-from pipeline.given import read_given
-from pipeline.written import decode_text, parse_table
+from pipeline.files.text_tables import decode_text, parse_table
+from pipeline.files.user_files import read_given
 
 HEADER = ["file", "left", "top", "right", "bottom"]
 

@@ -26,8 +26,8 @@ from pipeline.data.parts import Original, Part
 from pipeline.data.settings import NotThere, SourceSettings
 from pipeline.data.vision import READERS
 from pipeline.errors import UserError
-from pipeline.given import read_given
-from pipeline.written import decode_text
+from pipeline.files.text_tables import decode_text
+from pipeline.files.user_files import read_given
 
 LISTED = ("oxford_pets", "flowers102", "stanford_cars", "fgvc_aircraft", "dtd", "food101")
 """Sets that mean to list every picture that they bring."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.names import Names, class_key, composed
 from pipeline.errors import UserError, named
-from pipeline.given import read_given
-from pipeline.written import decode_text, parse_table
+from pipeline.files.text_tables import decode_text, parse_table
+from pipeline.files.user_files import read_given
 
 WHERE = "params.yaml: split.group_by"
 TABLES = (".csv", ".json")

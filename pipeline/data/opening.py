@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.listing import Payload, Unreadable
 from pipeline.data.pictures import TURNS, BadImage, with_picture
-from pipeline.given import unreadable
+from pipeline.files.user_files import unreadable
 
 Size = tuple[int, int]
 """(H, W) of a picture as it is to be looked at, in pixels."""

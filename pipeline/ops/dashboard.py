@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.errors import UserError
+from pipeline.files.paths import database_uri
 from pipeline.loopback import HOST, serve_page
-from pipeline.paths import database_uri
 from pipeline.workspace import Workspace
 
 PROGRAM = """

@@ -12,7 +12,7 @@ from pipeline.config import load_params
 from pipeline.data.leavings import is_leaving
 from pipeline.data.pictures import BadImage, read_image
 from pipeline.errors import UserError
-from pipeline.given import unreadable
+from pipeline.files.user_files import unreadable
 from pipeline.ops.overlay import attention_overlay
 from pipeline.ops.promotion import open_store
 from pipeline.track.champion import CHAMPION

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from pipeline.paths import expand_home
+from pipeline.files.paths import expand_home
 
 
 class Section(BaseModel):

@@ -32,7 +32,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
 from pipeline.errors import UserError, shown
-from pipeline.paths import SQLITE, database_path, database_uri, expand_home
+from pipeline.files.paths import SQLITE, database_path, database_uri, expand_home
 from pipeline.track.database import ARTIFACTS, settle_addresses
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}

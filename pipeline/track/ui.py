@@ -5,8 +5,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.files.paths import SQLITE
 from pipeline.loopback import HOST, serve_page
-from pipeline.paths import SQLITE
 from pipeline.track.store import Store, client, reported
 
 TRAINING = "workflowType=machine_learning"

@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Params
 from pipeline.errors import UserError, comma_words, named, shown, told
-from pipeline.given import read_given
+from pipeline.files.text_tables import decode_text, parse_table
+from pipeline.files.user_files import read_given
 from pipeline.tune.cells import read_value
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, goals_of
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
 from pipeline.tune.space import SearchSpace
-from pipeline.written import decode_text, parse_table
 
 Known = Mapping[str, Any]
 """values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its val/accuracy, ascending. metrics:

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.errors import UserError
-from pipeline.paths import database_uri
+from pipeline.files.paths import database_uri
 from pipeline.sections.searching import SamplerParams
 from pipeline.tune.goals import ACCURACY_ALONE, Goals
 from pipeline.tune.ledger import COMPLETE, ENOUGH, INFEASIBLE, PRUNED, TrialRecord

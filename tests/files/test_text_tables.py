@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.written import NotText, Table, decode_text, parse_table
+from pipeline.files.text_tables import NotText, Table, decode_text, parse_table
 
 PLAIN = "file,left,share\na.png,1,0.5\nb.png,2,1e-3\n"
 ROWS = [("a.png", 1.0, 0.5), ("b.png", 2.0, 0.001)]

@@ -10,7 +10,7 @@ from pipeline.data.boxes import read_boxes
 from pipeline.data.groups import read_table
 from pipeline.data.opening import Broken, opened
 from pipeline.errors import UserError
-from pipeline.given import read_given, unreadable
+from pipeline.files.user_files import read_given, unreadable
 from pipeline.models.weights import read_weights
 from pipeline.ops.predict import _payload
 from pipeline.parsing import read_yaml
