@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, named, shown, told
-from pipeline.parsing import read_yaml
 from pipeline.workspace import Workspace
 
 READ_WHOLE = (".py", ".yaml", ".json", ".csv")

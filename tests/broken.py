@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pipeline.config import parameters
-from pipeline.parsing import parse_yaml
+from pipeline.config.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 PARAMS = (ROOT / "params.yaml").read_text()

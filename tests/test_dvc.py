@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import parameters
-from pipeline.parsing import read_yaml
+from pipeline.config.yaml import read_yaml
 
 ROOT = Path(__file__).parent.parent
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]

@@ -13,9 +13,9 @@ from broken import PARAMS, SPACES, Broken, of_networks, of_params, of_spaces, va
 from hypothesis import HealthCheck, given, settings
 
 from pipeline.config import Params, load_params
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
 from pipeline.ops.plan import make_plan
-from pipeline.parsing import read_yaml
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from copied import ROOT
 
-from pipeline.parsing import read_yaml
+from pipeline.config.yaml import read_yaml
 
 SCRIPT = ROOT / "pipeline" / "stages" / "run.sh"
 

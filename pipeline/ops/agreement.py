@@ -8,9 +8,9 @@ import json
 from typing import Any
 
 from pipeline.config import Params
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, alone, shown, told
 from pipeline.ops.results import BestSetting, read_best
-from pipeline.parsing import read_yaml
 from pipeline.workspace import Workspace
 
 AGAIN = f"`{alone('search')}`"

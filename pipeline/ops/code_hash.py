@@ -17,7 +17,7 @@ BATCHES = (
 
 DECIDING_ROOMS = (
     *(f"data/{name}.py" for name in BATCHES),
-    *("compute", "models", "regularizers", "train", "tune", "assembly.py", "config.py", "sections"),
+    *("compute", "models", "regularizers", "train", "tune", "assembly.py", "config"),
 )
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 

@@ -3,8 +3,8 @@
 import textwrap
 
 from pipeline.config import parameters
+from pipeline.config.messages import allowed_values
 from pipeline.errors import UserError
-from pipeline.sections.words import allowed_values
 
 
 def describe_parameters(prefix: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config.schema.result_sections import PromoteParams
 from pipeline.ops.paired import PairedDifference
-from pipeline.sections.results import PromoteParams
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.sections.results import TrackingParams
+from pipeline.config.schema.result_sections import TrackingParams
 
 FINISHED, FAILED, PROMOTED = "finished", "failed", "promoted"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, named, told
-from pipeline.parsing import read_yaml
 from pipeline.workspace import Workspace
 
 FOLDER = "~/sar-search"

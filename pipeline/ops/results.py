@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, alone
-from pipeline.parsing import read_yaml
 
 BEST = "best"
 """Name of the arm that has the best setting; the other arm has its control's name."""

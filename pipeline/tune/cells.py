@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError
-from pipeline.parsing import parse_yaml
 
 
 def written(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.config import Params
+from pipeline.config.schema.search_section import ConstraintsParams
 from pipeline.errors import UserError
-from pipeline.sections.searching import ConstraintsParams
 from pipeline.tune.ledger import COMPLETE, OBJECTIVE, TrialRecord
 from pipeline.tune.pareto import dominated_by
 

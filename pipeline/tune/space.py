@@ -22,8 +22,8 @@ from typing import Any, get_args
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.config import Params, parameters, unknown_parameter
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import IN_LISTS, UserError, comma_words, named, shown, stray_words, told
-from pipeline.parsing import read_yaml
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")

@@ -21,7 +21,7 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from pipeline.sections.searching import SchedulerParams
+from pipeline.config.schema.search_section import SchedulerParams
 
 FEWEST = 3
 """Other trials that the median rule wants to see at an epoch before it stops anyone there."""

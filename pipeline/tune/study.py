@@ -15,9 +15,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.paths import database_uri
-from pipeline.sections.searching import SamplerParams
 from pipeline.tune.goals import ACCURACY_ALONE, Goals
 from pipeline.tune.ledger import COMPLETE, ENOUGH, INFEASIBLE, PRUNED, TrialRecord
 from pipeline.tune.pareto import dominated_by

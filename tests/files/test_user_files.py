@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.yaml import read_yaml
 from pipeline.data.boxes import read_boxes
 from pipeline.data.groups import read_table
 from pipeline.data.opening import Broken, opened
@@ -13,7 +14,6 @@ from pipeline.errors import UserError
 from pipeline.files.user_files import read_given, unreadable
 from pipeline.models.weights import read_weights
 from pipeline.ops.predict import _payload
-from pipeline.parsing import read_yaml
 
 KINDS = {
     "broken": "a link to what is not there",

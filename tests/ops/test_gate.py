@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.schema.result_sections import PromoteParams
 from pipeline.ops.gate import FAILED, PASSED, UNDECIDED, Facts, Rule, judge, outcome_of
 from pipeline.ops.paired import PairedDifference
-from pipeline.sections.results import PromoteParams
 
 ARMS = {
     "difference": 0.002,

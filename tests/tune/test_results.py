@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
+from pipeline.config.schema.search_section import SamplerParams
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
-from pipeline.parsing import read_yaml
-from pipeline.sections.searching import SamplerParams
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.results import write_results
 from pipeline.tune.space import SearchSpace

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy import stats
 
 from pipeline.config import Params
+from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.sections.searching import SamplerParams
 from pipeline.tune import samplers
 from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED
 from pipeline.tune.samplers import check_sampler, drawn, evolved

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
-from pipeline.sections.searching import SchedulerParams
+from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.tune.course import Course
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Ledger, TrialRecord
 from pipeline.tune.scheduler import CONTINUE, STOP, SearchScheduler

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from pipeline.sections.searching import SchedulerParams
+from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.tune.stopping import FEWEST, GrowingLadder, Ladder, Ladders, MedianRule, StoppingRule, make_rule
 
 RULES = ("asha", "hyperband", "pasha", "median", "none")

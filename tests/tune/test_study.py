@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.sections.searching import SamplerParams
 from pipeline.tune.ledger import COMPLETE, ENOUGH, FAILED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import EMPTY_SHARE, Proposer

@@ -11,8 +11,8 @@ from courses import LR, SPACE, WEIGHT, WIDE
 from scipy import stats
 
 from pipeline.config import Params
+from pipeline.config.schema.search_section import SamplerParams
 from pipeline.ops.searches import describe_summary
-from pipeline.sections.searching import SamplerParams
 from pipeline.tune.confirm import Confirmed, choose_best
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace

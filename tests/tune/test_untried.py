@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from pipeline.config import Params
-from pipeline.sections.searching import SamplerParams
+from pipeline.config.schema.search_section import SamplerParams
 from pipeline.tune.confirm import candidates
 from pipeline.tune.extent import runs_at_most, trials_asked
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import Section
+from pipeline.config.schema.section import Section
 
 
 class RetrainParams(Section):

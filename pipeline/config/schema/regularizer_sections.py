@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import PathText, Section
+from pipeline.config.schema.section import PathText, Section
 
 Layers = Literal["last", "last_two", "last_three", "last_four", "all"] | list[int]
 

@@ -15,11 +15,10 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.errors import UserError, told
-from pipeline.parsing import read_yaml
-from pipeline.sections.data import BaseParams, PrepareParams, SplitParams
-from pipeline.sections.methods import RegularizerParams
-from pipeline.sections.results import (
+from pipeline.config.messages import dotted, explain, unknown
+from pipeline.config.schema.data_sections import BaseParams, PrepareParams, SplitParams
+from pipeline.config.schema.regularizer_sections import RegularizerParams
+from pipeline.config.schema.result_sections import (
     EvaluateParams,
     PromoteParams,
     RegisterParams,
@@ -27,10 +26,11 @@ from pipeline.sections.results import (
     RetrainParams,
     TrackingParams,
 )
-from pipeline.sections.searching import SearchParams
-from pipeline.sections.section import Section
-from pipeline.sections.training import ModelParams, TrainParams
-from pipeline.sections.words import dotted, explain, unknown
+from pipeline.config.schema.search_section import SearchParams
+from pipeline.config.schema.section import Section
+from pipeline.config.schema.training_sections import ModelParams, TrainParams
+from pipeline.config.yaml import read_yaml
+from pipeline.errors import UserError, told
 
 
 class Params(Section):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import PathText, Section
+from pipeline.config.schema.section import PathText, Section
 
 Plain = bool | int | float | str | list[int] | None
 """What a parameter may be; model.kwargs is a mapping of such."""

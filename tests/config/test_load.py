@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params, load_params, parameters
+from pipeline.config.messages import allowed_values
+from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
-from pipeline.parsing import read_yaml
-from pipeline.sections.words import allowed_values
 
-PARAMS_FILE = Path(__file__).parents[1] / "params.yaml"
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 
 
 @pytest.fixture

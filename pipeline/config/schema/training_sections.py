@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.config.schema.section import PathText, Section
 from pipeline.models.settings import ModelConfig, SpatialPriorConfig
-from pipeline.sections.section import PathText, Section
 from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sections.section import PathText, Section, TableText
+from pipeline.config.schema.section import PathText, Section, TableText
 
 
 class BaseParams(Section):

@@ -1,0 +1,1 @@
+"""The sections of params.yaml: type, default, bounds and purpose of every parameter."""
