@@ -12,7 +12,7 @@ from pipeline.compute.limits import limit_threads
 from pipeline.compute.places import check_temporary
 from pipeline.compute.user import settle_user
 from pipeline.errors import UserError
-from pipeline.inputs import check_carried, check_unchanged, read_inputs
+from pipeline.provenance.stage_inputs import check_carried, check_unchanged, read_inputs
 from pipeline.workspace import Workspace, find_workspace
 
 INTERRUPTED = 130

@@ -15,7 +15,7 @@ from copied import ROOT
 from pipeline.cli import FilePath
 from pipeline.environment import KEPT, TAKEN_OUT, settle_environment
 from pipeline.errors import UserError
-from pipeline.ops.trace import commit
+from pipeline.provenance.trace import commit
 from pipeline.track.store import prepare_store, resolve_store
 
 ELSEWHERE = {
@@ -45,7 +45,7 @@ from pipeline.environment import settle_environment
 settle_environment(typed=True)
 import mlflow
 from mlflow.tracking._model_registry.utils import get_registry_uri
-from pipeline.ops.identity import trace
+from pipeline.provenance.fingerprint import trace
 mlflow.set_tracking_uri("sqlite:///here.db")
 print(json.dumps({
     "registry": get_registry_uri(),

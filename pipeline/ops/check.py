@@ -9,9 +9,7 @@ from pipeline.compute.places import check_temporary
 from pipeline.config import Params, parameters
 from pipeline.environment import taken_out
 from pipeline.errors import UserError, alone
-from pipeline.inputs import absent_parameters
 from pipeline.ops.agreement import check_noted
-from pipeline.ops.git import unknown_files
 from pipeline.ops.picture_sizes import describe_sizes
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import check_limits, expectation
@@ -20,7 +18,9 @@ from pipeline.ops.results import read_best
 from pipeline.ops.searches import decide, describe_start
 from pipeline.ops.splitting import check_group_by
 from pipeline.ops.up_to_date import done_search
-from pipeline.ops.weights import as_recorded
+from pipeline.provenance.git import unknown_files
+from pipeline.provenance.stage_inputs import absent_parameters
+from pipeline.provenance.weights_record import as_recorded
 from pipeline.tune.ledger import LEDGER, History, read_history
 from pipeline.tune.lineage import check_same_code
 from pipeline.tune.placing import look_at_cluster

@@ -33,7 +33,7 @@ from pipeline.ops.results import read_best
 from pipeline.ops.source import made_by
 from pipeline.ops.status import size_of, state_words
 from pipeline.ops.tables import size_words
-from pipeline.ops.weights import kept_folder, noted
+from pipeline.provenance.weights_record import kept_folder, noted
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.lineage import SUPERSEDED
 from pipeline.tune.outside import checkpoint_folders, read_outside, remove_outside

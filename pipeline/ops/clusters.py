@@ -19,7 +19,6 @@ from pathlib import Path
 from pipeline.cluster.storage import worker_environment
 from pipeline.config import load_params
 from pipeline.errors import UserError, told
-from pipeline.ops.git import ask_git
 from pipeline.ops.machines import (
     FOLDER,
     LAUNCHERS_OWN,
@@ -32,6 +31,7 @@ from pipeline.ops.machines import (
     say_to_each,
     say_to_head,
 )
+from pipeline.provenance.git import ask_git
 
 LOG, PID, STATUS = (f"state/cluster-repro.{name}" for name in ("log", "pid", "status"))
 """On the head: what the run says, its process, and, once it has ended, its exit status."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, alone
-from pipeline.ops.code_hash import content_hash
+from pipeline.provenance.code_hash import content_hash
 
 FOLDER = "evaluations"
 

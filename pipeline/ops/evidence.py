@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.assembly import TrainingData, load_data
 from pipeline.errors import UserError, alone
 from pipeline.ops.test_reads import count_test_read
-from pipeline.ops.trace import commit
+from pipeline.provenance.trace import commit
 from pipeline.track.registry import HASH_TAG, Version
 from pipeline.track.store import Store
 from pipeline.track.use import fetch_predictions, load_registered

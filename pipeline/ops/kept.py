@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, shown
-from pipeline.ops.identity import fingerprint
+from pipeline.provenance.fingerprint import fingerprint
 from pipeline.tune.goals import Goals, goals_in, is_result
 from pipeline.tune.ledger import LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
 from pipeline.tune.lineage import SUPERSEDED

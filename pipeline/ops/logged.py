@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.ops.code_hash import content_hash
 from pipeline.ops.results import read_json, search_run
+from pipeline.provenance.code_hash import content_hash
 from pipeline.track.datasets import DataUsed
 from pipeline.track.once import bring_back, has_run, log_run
 from pipeline.track.store import Store, client, reported

@@ -12,7 +12,6 @@ from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.errors import UserError, named, shown
 from pipeline.models.settings import Weights
-from pipeline.ops.code_hash import code_hashes
 from pipeline.ops.goals import (
     check_masks,
     check_mixing,
@@ -23,16 +22,17 @@ from pipeline.ops.goals import (
     check_sizes,
     check_splits,
 )
-from pipeline.ops.identity import deciding
 from pipeline.ops.kept import place_of
 from pipeline.ops.network import every_setting, try_networks, try_regularizers
 from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.retrain_resources import plan_resources
 from pipeline.ops.source import check_source_unchanged, preview_source
-from pipeline.ops.trace import versions
 from pipeline.ops.warm import known_beforehand
-from pipeline.ops.weights import note, record, weights_words
+from pipeline.provenance.code_hash import code_hashes
+from pipeline.provenance.fingerprint import deciding
+from pipeline.provenance.trace import versions
+from pipeline.provenance.weights_record import note, record, weights_words
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.track.access import require_access
 from pipeline.track.store import Store, prepare_store, resolve_store

@@ -22,7 +22,16 @@ from pipeline.errors import UserError, named
 from pipeline.models.settings import Weights, hash_file
 from pipeline.models.sources import fetch_timm
 from pipeline.models.weights import SUFFIXES
-from pipeline.ops.weights import DESCRIBED, OPTION, OPTIONS, PRETRAINED, SOURCE, WEIGHTS, find_local, kept_folder
+from pipeline.provenance.weights_record import (
+    DESCRIBED,
+    OPTION,
+    OPTIONS,
+    PRETRAINED,
+    SOURCE,
+    WEIGHTS,
+    find_local,
+    kept_folder,
+)
 from pipeline.regularizers.plugin import takes_source
 from pipeline.track.fetch import fetch_checkpoint, find_version
 from pipeline.track.store import Store, prepare_store, resolve_store

@@ -20,7 +20,6 @@ from pipeline.figures.curves import (
 )
 from pipeline.figures.report import ReportData
 from pipeline.ops.config_names import setting_name
-from pipeline.ops.git import git_trouble
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.ops.report_search import (
     cost_words,
@@ -33,7 +32,8 @@ from pipeline.ops.report_search import (
     trial_rows,
 )
 from pipeline.ops.results import BEST, read_best, read_json, read_table
-from pipeline.ops.trace import commit, versions
+from pipeline.provenance.git import git_trouble
+from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
 from pipeline.score.compare import comparison_from
 from pipeline.train.checkpoint import read_sidecar

@@ -15,13 +15,13 @@ from pathlib import Path
 from pipeline.compute.places import check_temporary
 from pipeline.entry import INTERRUPTED
 from pipeline.errors import UserError
+from pipeline.fork_server import nursery
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
-from pipeline.ops.git import check_for_dvc, git_trouble
 from pipeline.ops.leavings import mend_leavings
 from pipeline.ops.lockfile import keep_lock, mend_lock
 from pipeline.ops.registered import MEND, to_mend
-from pipeline.prefork import nursery
+from pipeline.provenance.git import check_for_dvc, git_trouble
 from pipeline.workspace import Workspace
 
 SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")

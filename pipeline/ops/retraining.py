@@ -20,13 +20,13 @@ from pipeline.cluster.runtime import run_jobs
 from pipeline.cluster.storage import under
 from pipeline.config import Params
 from pipeline.models.settings import Weights
-from pipeline.ops.code_hash import code_hash, content_hash
 from pipeline.ops.config_names import setting_name
 from pipeline.ops.following import Following
 from pipeline.ops.results import search_run
 from pipeline.ops.retrain_resources import RunResources, check_share, retrain_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in
-from pipeline.ops.trace import versions
+from pipeline.provenance.code_hash import code_hash, content_hash
+from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.tune.placing import placed

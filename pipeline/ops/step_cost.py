@@ -26,9 +26,9 @@ from pipeline.config import Params
 from pipeline.data.splits import Ids, Split, read_split
 from pipeline.data.store import Prepared, open_prepared
 from pipeline.errors import UserError
-from pipeline.ops.code_hash import code_hashes
 from pipeline.ops.pacing import FEW, Pace
 from pipeline.ops.plan import Plan
+from pipeline.provenance.code_hash import code_hashes
 from pipeline.regularizers.settings import warmup_epochs
 from pipeline.train.average import make_average
 from pipeline.train.checkpoint import write_checkpoint

@@ -17,7 +17,7 @@ from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
 from pipeline.ops.config_names import setting_name
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
-from pipeline.ops.trace import trace
+from pipeline.provenance.trace import trace
 from pipeline.track.datasets import DataUsed
 from pipeline.track.runs import SearchLog
 from pipeline.train.maps import last_block_maps

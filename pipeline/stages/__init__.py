@@ -10,7 +10,7 @@ from pipeline.compute.limits import limit_threads
 from pipeline.compute.user import settle_user
 from pipeline.entry import tell_interrupted_imports
 from pipeline.environment import settle_environment
-from pipeline.prefork import run_in_copy
+from pipeline.fork_server import run_in_copy
 
 if sys.argv[:1] == ["-m"]:  # `python -m` is about to import one of them, which takes seconds
     settle_environment()  # before any package reads it

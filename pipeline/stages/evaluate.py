@@ -29,7 +29,7 @@ from pipeline.ops.locating import write_class_rows
 from pipeline.ops.logged import log_evaluation, reads_logged
 from pipeline.ops.results import BEST, against_words, read_json
 from pipeline.ops.test_reads import count_test_read
-from pipeline.ops.trace import commit, trace
+from pipeline.provenance.trace import commit, trace
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value
 from pipeline.track.datasets import DataUsed

@@ -19,7 +19,7 @@ from pipeline.ops.agreement import check_agreement
 from pipeline.ops.card import model_card
 from pipeline.ops.logged import evaluation_run
 from pipeline.ops.results import BEST, read_json, search_run
-from pipeline.ops.trace import trace
+from pipeline.provenance.trace import trace
 from pipeline.track.registry import register_model
 from pipeline.track.store import prepare_store, resolve_store
 from pipeline.train.checkpoint import read_sidecar

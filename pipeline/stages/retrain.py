@@ -19,8 +19,8 @@ from pipeline.ops.retraining import (
     run_retraining,
     seconds_of,
 )
-from pipeline.ops.trace import trace
-from pipeline.ops.weights import recall
+from pipeline.provenance.trace import trace
+from pipeline.provenance.weights_record import recall
 from pipeline.track.datasets import DataUsed
 from pipeline.track.store import resolve_store
 from pipeline.workspace import Workspace

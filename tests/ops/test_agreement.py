@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from pipeline.config import Params, parameters
 from pipeline.errors import UserError
 from pipeline.ops.agreement import check_agreement, check_noted
-from pipeline.ops.identity import deciding
+from pipeline.provenance.fingerprint import deciding
 from pipeline.stages import evaluate, register, report, retrain
 from pipeline.tune.results import deciding_parameters
 from pipeline.workspace import Workspace

@@ -13,7 +13,6 @@ from copied import ROOT, set_parameters
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.inputs import absent_parameters
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, hash_file
 from pipeline.ops import step_cost, up_to_date
@@ -21,6 +20,7 @@ from pipeline.ops.check import run_check, unknown_words
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import Estimate, Work, check_budget, work_left
 from pipeline.ops.up_to_date import Done, done_search, stages_up_to_date
+from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages import prepare, split
 from pipeline.track.store import prepare_store, resolve_store
 from pipeline.tune.extent import runs_at_most

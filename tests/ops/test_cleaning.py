@@ -14,7 +14,7 @@ from pipeline.models.settings import Weights
 from pipeline.ops import cleaning
 from pipeline.ops.cleaning import collect
 from pipeline.ops.kept import find_searches, place_of
-from pipeline.ops.weights import kept_folder, note
+from pipeline.provenance.weights_record import kept_folder, note
 from pipeline.tune.ledger import COMPLETE, PRUNED, lock_ledger
 from pipeline.workspace import Workspace
 

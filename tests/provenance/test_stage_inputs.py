@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import inputs
 from pipeline.entry import run_stage
 from pipeline.errors import UserError
-from pipeline.inputs import check_unchanged, read_inputs
+from pipeline.provenance import stage_inputs
+from pipeline.provenance.stage_inputs import check_unchanged, read_inputs
 from pipeline.workspace import Workspace
 
 PARAMS = "search: {space: spaces/a.yaml, trials: 2}\ntrain: {epochs: 2, lr: 1e-3}\ntracking: {uri: null}\n"
@@ -21,7 +21,7 @@ PARAMS = "search: {space: spaces/a.yaml, trials: 2}\ntrain: {epochs: 2, lr: 1e-3
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inputs, "PAUSE_S", 0.0)
+    monkeypatch.setattr(stage_inputs, "PAUSE_S", 0.0)
     stage = {
         "cmd": "true",
         "deps": ["${search.space}", "code", "data"],
@@ -151,7 +151,7 @@ def test_file_that_changes_with_every_look_is_a_change(workspace: Workspace, mon
     write(0.0)
     with pytest.raises(UserError, match="2 when it began"):
         check_unchanged(workspace, "search", began)
-    assert len(looks) == 1 + inputs.LOOKS
+    assert len(looks) == 1 + stage_inputs.LOOKS
 
 
 def test_lists_of_dvc_that_are_none_of_ours_are_left_to_dvc(workspace: Workspace) -> None:

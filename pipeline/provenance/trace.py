@@ -6,8 +6,8 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.ops.code_hash import code_hash
-from pipeline.ops.git import ask_git
+from pipeline.provenance.code_hash import code_hash
+from pipeline.provenance.git import ask_git
 
 DECIDING_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.models.settings import Weights
-from pipeline.ops.code_hash import content_hash
-from pipeline.ops.weights import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
+from pipeline.provenance.code_hash import content_hash
+from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
 
 
 def deciding(

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.ops.clusters import _archive
-from pipeline.ops.git import ask_git, check_for_dvc, git_trouble, unknown_files
-from pipeline.ops.trace import commit
+from pipeline.provenance.git import ask_git, check_for_dvc, git_trouble, unknown_files
+from pipeline.provenance.trace import commit
 
 
 def _git(root: Path, *arguments: str) -> None:

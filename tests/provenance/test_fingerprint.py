@@ -12,10 +12,10 @@ from test_dvc import imported_by
 
 import pipeline
 from pipeline.config import Params
-from pipeline.ops.code_hash import code_hash, code_hashes, content_hash
 from pipeline.ops.config_names import setting_name
-from pipeline.ops.identity import deciding, fingerprint
-from pipeline.ops.trace import commit, trace, versions
+from pipeline.provenance.code_hash import code_hash, code_hashes, content_hash
+from pipeline.provenance.fingerprint import deciding, fingerprint
+from pipeline.provenance.trace import commit, trace, versions
 
 SPACE = {"parameters": {"train.lr": {"type": "float", "low": 0.1, "high": 1.0}}, "controls": {"baseline": {}}}
 
