@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.ops.config_names import setting_name
+from pipeline.console.format import setting_name
 from pipeline.ops.results import BEST
 
 

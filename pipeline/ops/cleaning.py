@@ -26,13 +26,13 @@ from pathlib import Path
 
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.config import Params, load_params
+from pipeline.console.tables import size_words
 from pipeline.errors import UserError
 from pipeline.ops.kept import KeptSearch, find_searches, is_held, read_search
 from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
 from pipeline.ops.source import made_by
 from pipeline.ops.status import size_of, state_words
-from pipeline.ops.tables import size_words
 from pipeline.provenance.weights_record import kept_folder, noted
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.lineage import SUPERSEDED

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from pipeline.config import load_params
+from pipeline.console.tables import LEFT, RIGHT, table
 from pipeline.errors import UserError, named
 from pipeline.ops.evaluations import KeptEvaluation, read_evaluations
-from pipeline.ops.tables import LEFT, RIGHT, table
 from pipeline.score.compare import Comparison
 from pipeline.score.family import Member, compare_family
 from pipeline.workspace import Workspace

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import Params, load_params
+from pipeline.console.tables import LEFT, RIGHT, table
 from pipeline.data.catalogue import locate
 from pipeline.data.fetching import can_be_made
 from pipeline.data.known import KNOWN, KnownSet
 from pipeline.data.settings import SourceSettings
 from pipeline.errors import UserError
 from pipeline.ops.source import KNOWN_ROOT
-from pipeline.ops.tables import LEFT, RIGHT, table
 from pipeline.workspace import Workspace
 
 DIGITS = ("digits", "1,797", "10", "masks", "CC BY 4.0", "comes with scikit-learn")

@@ -1,7 +1,7 @@
 """Parameters and results in words, for the terminal."""
 
+from pipeline.console.format import setting_name
 from pipeline.errors import UserError
-from pipeline.ops.config_names import setting_name
 from pipeline.ops.kept import find_searches, is_held
 from pipeline.ops.registered import registry_words
 from pipeline.ops.results import BEST, read_best, read_json

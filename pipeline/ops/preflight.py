@@ -15,11 +15,11 @@ import torch
 
 from pipeline.cluster.storage import is_s3
 from pipeline.config import Params
+from pipeline.console.tables import size_words
 from pipeline.errors import UserError
 from pipeline.ops.plan import Plan
 from pipeline.ops.retrain_resources import retrain_resources
 from pipeline.ops.step_cost import StepCost, role_sizes, step_cost, steps_per_epoch
-from pipeline.ops.tables import size_words
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.extent import runs_at_most, trials_asked
 from pipeline.tune.ledger import TRIAL, History

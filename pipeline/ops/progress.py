@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.ops.config_names import setting_name
-from pipeline.ops.following import HEARTBEAT_S, left_words
+from pipeline.console.format import setting_name
+from pipeline.console.run_progress import HEARTBEAT_S, left_words
 from pipeline.tune.goals import ACCURACY_ALONE, Goals, is_result, shown_metric
 from pipeline.tune.ledger import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
+from pipeline.console.format import setting_name
 from pipeline.data.encoded import ImageRows
 from pipeline.data.store import open_prepared
 from pipeline.figures.attention import comparison_figure
@@ -19,7 +20,6 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.report import ReportData
-from pipeline.ops.config_names import setting_name
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.ops.report_search import (
     cost_words,

@@ -19,9 +19,9 @@ from pipeline.cluster.joining import Room
 from pipeline.cluster.runtime import run_jobs
 from pipeline.cluster.storage import under
 from pipeline.config import Params
+from pipeline.console.format import setting_name
+from pipeline.console.run_progress import Following
 from pipeline.models.settings import Weights
-from pipeline.ops.config_names import setting_name
-from pipeline.ops.following import Following
 from pipeline.ops.results import search_run
 from pipeline.ops.retrain_resources import RunResources, check_share, retrain_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in

@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
+from pipeline.console.format import setting_name
+from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.errors import UserError
-from pipeline.ops.config_names import setting_name
 from pipeline.ops.kept import KeptSearch, Runner, choose, find_searches
 from pipeline.ops.present import Present, present_search
-from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.goals import shown_metric
 from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL, TrialRecord

@@ -10,11 +10,11 @@ from typing import Any, Self
 from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
+from pipeline.console.format import setting_name
 from pipeline.data.batches import ImageBatches
 from pipeline.data.splits import one_of_each
 from pipeline.errors import alone
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
-from pipeline.ops.config_names import setting_name
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
 from pipeline.provenance.trace import trace

@@ -1,11 +1,11 @@
 """prepare: a source -> `data/prepared/` (see `pipeline.data.store`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
+from pipeline.console.progress_bar import Bar
 from pipeline.data.fetching import fetch
 from pipeline.data.reading import open_source
 from pipeline.data.writing import write_prepared
 from pipeline.entry import run_stage
-from pipeline.ops.bar import Bar
 from pipeline.ops.source import note_source, preview_source, remarked, source_settings
 from pipeline.workspace import Workspace
 

@@ -4,11 +4,11 @@ import json
 import shutil
 
 from pipeline.config import load_params
+from pipeline.console.format import setting_name
 from pipeline.data.splits import read_split
 from pipeline.data.store import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
-from pipeline.ops.config_names import setting_name
 from pipeline.ops.results import BEST, method_words, read_best
 from pipeline.ops.retraining import (
     OWN_FILES,

@@ -11,11 +11,11 @@ import pytest
 from filelock import FileLock
 from kept import SPACE, content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
 
+from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.errors import UserError
 from pipeline.ops.kept import find_searches, is_held, read_search
 from pipeline.ops.present import present_search
 from pipeline.ops.status import describe_search, describe_searches, size_of
-from pipeline.ops.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED
 from pipeline.workspace import Workspace
 

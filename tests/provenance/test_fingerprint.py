@@ -12,7 +12,7 @@ from test_dvc import imported_by
 
 import pipeline
 from pipeline.config import Params
-from pipeline.ops.config_names import setting_name
+from pipeline.console.format import setting_name
 from pipeline.provenance.code_hash import code_hash, code_hashes, content_hash
 from pipeline.provenance.fingerprint import deciding, fingerprint
 from pipeline.provenance.trace import commit, trace, versions

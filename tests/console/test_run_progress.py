@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from pipeline.cluster.storage import StorageError
-from pipeline.ops.following import HEARTBEAT_S, Following
+from pipeline.console.run_progress import HEARTBEAT_S, Following
 
 
 class Counted:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from pipeline.ops.bar import Bar
+from pipeline.console.progress_bar import Bar
 
 
 def clock(*times: float) -> Callable[[], float]:
