@@ -33,9 +33,9 @@ from timm.data.transforms_factory import transforms_imagenet_train
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pipeline.data.augment import Augmentation
-from pipeline.data.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.store import Prepared, open_prepared
+from pipeline.data.augment.augment import Augmentation
+from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
+from pipeline.data.prepared.prepared import Prepared, open_prepared
 
 BATCH = 128
 CROP = "crop, flip, normalise"

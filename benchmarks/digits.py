@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pipeline.assembly import TrainingData, build_run
 from pipeline.config import Params, load_params
-from pipeline.data.sources import SOURCES
-from pipeline.data.splits import Split
-from pipeline.data.store import Prepared
+from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.sources.image_source import SOURCES
+from pipeline.data.splits.split import Split
 from pipeline.models.tap import SimilarityTap
 from pipeline.train.loop import fit
 

@@ -30,7 +30,7 @@ from scipy.stats import qmc
 from pipeline.assembly import TrainingData, build_run, train_run
 from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params, load_params
-from pipeline.data.splits import Split
+from pipeline.data.splits.split import Split
 from pipeline.train.loop import Diverged
 from pipeline.tune.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace, load_space

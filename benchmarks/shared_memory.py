@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from harness import header, keep, table
 
-from pipeline.data.augment import Augmentation
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.augment.augment import Augmentation
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 
 SIDE, CHANNELS = 32, 3
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from pipeline.config import Params
-from pipeline.data.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.splits import Ids, Split, read_split
-from pipeline.data.store import Prepared, open_prepared
+from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
+from pipeline.data.prepared.prepared import Prepared, open_prepared
+from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.models.build import ModelConfig, build_model
 from pipeline.models.pretrained import Fit, fit_weights

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.data.batches import ImageBatches
+from pipeline.data.batches.batches import ImageBatches
 
 
 class DoubleBatches(ImageBatches):

@@ -1,6 +1,6 @@
 """A small search over digits, as the tests of what is told before it know it."""
 
-from pipeline.data.sources import Preview
+from pipeline.data.sources.image_source import Preview
 from pipeline.ops.step_cost import StepCost
 from pipeline.tune.space import SearchSpace
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.data.sources import read_digits
-from pipeline.data.splits import make_split, write_split
-from pipeline.data.store import open_prepared
-from pipeline.data.writing import write_prepared
+from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.image_source import read_digits
+from pipeline.data.splits.split import make_split, write_split
 
 
 def write_digits(folder: Path, *, train_fraction: float = 1.0, val: float = 0.2, test: float = 0.2) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from pipeline.config import Params
-from pipeline.data.batches import standardisation
+from pipeline.data.batches.batches import standardisation
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.space import load_space
 

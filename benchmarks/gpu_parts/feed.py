@@ -9,8 +9,8 @@ from gpu_parts.check_training import AUGMENTATIONS
 from gpu_parts.setting import Report, Setting
 from gpu_parts.timing import Work, by_turns
 from gpu_parts.training import OurSteps, made_images, recipe, vit_s
-from pipeline.data.augment import Augmentation
-from pipeline.data.batches import ImageBatches
+from pipeline.data.augment.augment import Augmentation
+from pipeline.data.batches.batches import ImageBatches
 
 RATES = {
     "none": None,

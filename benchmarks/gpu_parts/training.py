@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpu_parts.setting import Report, Setting
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, SpatialPriorConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.store import Prepared
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.figures.attention import attention, attention_figure, comparison_figure, components
 from pipeline.figures.fonts import fit_fonts
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pipeline.config import Params, load_params
 from pipeline.console.tables import LEFT, RIGHT, table
-from pipeline.data.catalogue import locate
-from pipeline.data.fetching import can_be_made
-from pipeline.data.known import KNOWN, KnownSet
-from pipeline.data.settings import SourceSettings
+from pipeline.data.sources.dataset_registry import KNOWN, KnownSet
+from pipeline.data.sources.download import can_be_made
+from pipeline.data.sources.named_dataset import locate
+from pipeline.data.sources.source_config import SourceSettings
 from pipeline.errors import UserError
 from pipeline.ops.source import KNOWN_ROOT
 from pipeline.workspace import Workspace

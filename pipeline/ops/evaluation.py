@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData, load_trained
-from pipeline.data.batches import ImageBatches, Standardisation
+from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.ops.locating import baselines, class_rows, differences, locate, mean_scores, usable_masks
 from pipeline.ops.results import BEST
 from pipeline.score.classify import classification_scores

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.data.settings import Preview
-from pipeline.data.splits import read_split
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.source_config import Preview
+from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, shown
 from pipeline.ops.retrain_resources import check_share
 from pipeline.ops.source import made_by

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.assembly import NO_WEIGHTS, fit_pretrained, regularizers_of
 from pipeline.config import Params, parameters
-from pipeline.data.sources import Preview
+from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError, cut, shown, told
 from pipeline.models.anatomy import Anatomy, describe_network
 from pipeline.models.build import build_model

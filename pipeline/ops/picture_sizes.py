@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 
 from pipeline.config import Params
-from pipeline.data.looking import look_at_sizes
-from pipeline.data.opening import Size
+from pipeline.data.decode.open_image import Size
+from pipeline.data.sources.size_sample import look_at_sizes
 from pipeline.errors import UserError
 from pipeline.ops.source import source_settings
 from pipeline.workspace import Workspace

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params, load_params
-from pipeline.data.sources import Preview
-from pipeline.data.splits import read_split
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.image_source import Preview
+from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, named, shown
 from pipeline.models.settings import Weights
 from pipeline.ops.goals import (

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import load_params
-from pipeline.data.leavings import is_leaving
-from pipeline.data.pictures import BadImage, read_image
+from pipeline.data.decode.pictures import BadImage, read_image
+from pipeline.data.system_files import is_leaving
 from pipeline.errors import UserError
 from pipeline.files.user_files import unreadable
 from pipeline.ops.overlay import attention_overlay

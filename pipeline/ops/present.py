@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, named
 from pipeline.models.settings import Weights
 from pipeline.ops.kept import place_of

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pipeline.config import Params
 from pipeline.console.format import setting_name
-from pipeline.data.encoded import ImageRows
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.encoded import ImageRows
+from pipeline.data.prepared.prepared import open_prepared
 from pipeline.figures.attention import comparison_figure
 from pipeline.figures.curves import (
     accuracy_by_trial,

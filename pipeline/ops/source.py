@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.data.known import KNOWN
-from pipeline.data.settings import NotThere, Preview, SourceSettings
-from pipeline.data.sources import preview
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.image_source import preview
+from pipeline.data.sources.source_config import NotThere, Preview, SourceSettings
 from pipeline.errors import UserError, alone
 from pipeline.workspace import Workspace
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
-from pipeline.data.duplicates import can_be_near
-from pipeline.data.roles import ROLES, TRAIN
-from pipeline.data.splits import Ids
-from pipeline.data.store import Prepared
+from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.splits.assignment import ROLES, TRAIN
+from pipeline.data.splits.duplicates import can_be_near
+from pipeline.data.splits.split import Ids
 from pipeline.errors import UserError, named
 from pipeline.ops.splitting import Division
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Params
-from pipeline.data.duplicates import Copies, find_copies
-from pipeline.data.groups import (
+from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.splits.duplicates import Copies, find_copies
+from pipeline.data.splits.groups import (
     WHERE,
     Groups,
     compile_pattern,
@@ -21,8 +22,7 @@ from pipeline.data.groups import (
     is_table,
     read_table,
 )
-from pipeline.data.splits import Split, make_split
-from pipeline.data.store import Prepared
+from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError, alone, named
 from pipeline.workspace import Workspace
 

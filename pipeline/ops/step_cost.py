@@ -23,8 +23,8 @@ import torch
 
 from pipeline.assembly import Run, TrainingData, build_run
 from pipeline.config import Params
-from pipeline.data.splits import Ids, Split, read_split
-from pipeline.data.store import Prepared, open_prepared
+from pipeline.data.prepared.prepared import Prepared, open_prepared
+from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.ops.pacing import FEW, Pace
 from pipeline.ops.plan import Plan

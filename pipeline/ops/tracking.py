@@ -11,8 +11,8 @@ from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
 from pipeline.console.format import setting_name
-from pipeline.data.batches import ImageBatches
-from pipeline.data.splits import one_of_each
+from pipeline.data.batches.batches import ImageBatches
+from pipeline.data.splits.split import one_of_each
 from pipeline.errors import alone
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
 from pipeline.ops.plan import Plan

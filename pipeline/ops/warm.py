@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.config import Params
-from pipeline.data.settings import Preview
+from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError, named
 from pipeline.ops.kept import choose, find_searches
 from pipeline.ops.present import present_search

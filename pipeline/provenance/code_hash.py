@@ -9,14 +9,8 @@ from typing import Any
 
 import pipeline
 
-BATCHES = (
-    *("augment", "batches", "encoded", "kernels", "loading", "mask_kernels", "pixel_kernels", "pixels"),
-    *("rand_augment", "store", "streams"),
-)
-
-
 DECIDING_ROOMS = (
-    *(f"data/{name}.py" for name in BATCHES),
+    *("data/augment", "data/batches", "data/prepared"),
     *("compute", "models", "regularizers", "train", "tune", "assembly.py", "config"),
 )
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""

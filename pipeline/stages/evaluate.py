@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.console.progress_bar import Bar
-from pipeline.data.splits import one_of_each
+from pipeline.data.splits.split import one_of_each
 from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
 from pipeline.ops.evaluation import evaluate_run, metrics_of, summarise, write_confusion

@@ -1,10 +1,10 @@
-"""prepare: a source -> `data/prepared/` (see `pipeline.data.store`). Run by `dvc repro prepare`."""
+"""prepare: a source -> `data/prepared/` (see `pipeline.data.prepared.prepared`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
 from pipeline.console.progress_bar import Bar
-from pipeline.data.fetching import fetch
-from pipeline.data.reading import open_source
-from pipeline.data.writing import write_prepared
+from pipeline.data.prepare.reader import open_source
+from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.sources.download import fetch
 from pipeline.entry import run_stage
 from pipeline.ops.source import note_source, preview_source, remarked, source_settings
 from pipeline.workspace import Workspace

@@ -13,7 +13,7 @@ import numpy as np
 
 import pipeline.models
 from pipeline.config import load_params
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
 from pipeline.ops.card import model_card

@@ -5,8 +5,8 @@ import shutil
 
 from pipeline.config import load_params
 from pipeline.console.format import setting_name
-from pipeline.data.splits import read_split
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
 from pipeline.ops.agreement import check_agreement
 from pipeline.ops.results import BEST, method_words, read_best

@@ -20,7 +20,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array, Map
 
-from pipeline.data import pictures
+from pipeline.data.decode import pictures
 from pipeline.errors import UserError
 
 PROGRAM = Path(__file__).with_name("model.py")

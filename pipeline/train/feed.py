@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
-from pipeline.data.augment import Augmentation
-from pipeline.data.batches import ImageBatches
-from pipeline.data.streams import MIXING, borrowed_streams
+from pipeline.data.augment.augment import Augmentation
+from pipeline.data.augment.rng import MIXING, borrowed_streams
+from pipeline.data.batches.batches import ImageBatches
 from pipeline.train.settings import TrainConfig
 from pipeline.train.world import Share
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.batches import ImageBatches
+from pipeline.data.batches.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer, device_of
 from pipeline.train.average import make_average
 from pipeline.train.compiling import compiled, uncompiled

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.data.batches import ImageBatches
+from pipeline.data.batches.batches import ImageBatches
 from pipeline.models.anatomy import describe_network
 from pipeline.models.tap import SimilarityTap
 

@@ -64,7 +64,7 @@ def test_multiprocessing_gets_room_for_its_sockets(tmp_path: Path, long_folder: 
     script = """
 import numpy as np, os, tempfile
 from pathlib import Path
-from pipeline.data.loading import decoded_batches
+from pipeline.data.batches.prefetch import decoded_batches
 
 class Rows:
     shape = (4, 2, 2, 3)

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.augment import Augmentation, EpochAugmenter
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.augment.augment import Augmentation, EpochAugmenter
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 
 CPU = torch.device("cpu")
 LIGHT, DEIT, ERASED = Augmentation("light"), Augmentation("deit"), Augmentation(erasing=1.0)

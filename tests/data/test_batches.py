@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
+from pipeline.data.prepared.prepared import Prepared
 
 PLAIN = Standardisation((0.0,), (1.0,))
 CPU = torch.device("cpu")

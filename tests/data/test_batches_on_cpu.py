@@ -10,10 +10,10 @@ import pytest
 import shared_memory
 import torch
 
-from pipeline.data.augment import Augmentation, EpochAugmenter
-from pipeline.data.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.pixels import Pixels
-from pipeline.data.store import Prepared
+from pipeline.data.augment.augment import Augmentation, EpochAugmenter
+from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
+from pipeline.data.batches.image_store import Pixels
+from pipeline.data.prepared.prepared import Prepared
 
 CPU = torch.device("cpu")
 
@@ -89,7 +89,7 @@ def test_standardisation_takes_the_moments_of_the_ids_alone_block_by_block(monke
     images[20:] //= 4
     ids = np.array([3, 25, 8, 29, 4])
     expected = standardisation(images[ids])
-    monkeypatch.setattr("pipeline.data.pixels.BLOCK_BYTES", 2 * 5 * 4 * 2)
+    monkeypatch.setattr("pipeline.data.batches.image_store.BLOCK_BYTES", 2 * 5 * 4 * 2)
     assert standardisation(images, ids) == expected
     assert expected != standardisation(images)
 
@@ -106,7 +106,7 @@ def test_set_is_held_in_gpu_memory_only_where_it_takes_a_small_share(monkeypatch
 
 
 def test_numba_is_imported_by_who_augments_and_by_nobody_else() -> None:
-    script = "import sys, pipeline.assembly, pipeline.train.feed; assert 'numba' not in sys.modules; import pipeline.data.kernels; assert 'numba' in sys.modules"
+    script = "import sys, pipeline.assembly, pipeline.train.feed; assert 'numba' not in sys.modules; import pipeline.data.augment.crop_kernels; assert 'numba' in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

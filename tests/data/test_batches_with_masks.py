@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.augment import Augmentation
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.mask_kernels import moved_masks
-from pipeline.data.rand_augment import DRAWS, OPERATIONS, ROTATE, changes
-from pipeline.data.store import Prepared
+from pipeline.data.augment.augment import Augmentation
+from pipeline.data.augment.mask_kernels import moved_masks
+from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, ROTATE, changes
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 
 CPU = torch.device("cpu")
 LEVELS = np.array([40, 215], dtype=np.uint8)
@@ -60,11 +60,11 @@ def test_masks_follow_shifts_and_mirrors_to_the_pixel(augmentation: Augmentation
 def test_masks_follow_crops_turns_and_shears(monkeypatch: pytest.MonkeyPatch) -> None:
     # Colours are left alone, so that object and background can still be told apart in the images.
     geometric = np.array([ROTATE, *range(OPERATIONS.index("ShearX"), 15)])
-    monkeypatch.setattr("pipeline.data.rand_augment.OPERATIONS", tuple(OPERATIONS[each] for each in geometric))
+    monkeypatch.setattr("pipeline.data.augment.rand_augment.OPERATIONS", tuple(OPERATIONS[each] for each in geometric))
     numbers = np.append(geometric, -1)
 
     def renumbered(draws: Any, sides: Any, *, flip: bool) -> Any:
-        import pipeline.data.rand_augment as module
+        import pipeline.data.augment.rand_augment as module
 
         plain = draws.copy()
         for layer in range(2):
@@ -74,7 +74,7 @@ def test_masks_follow_crops_turns_and_shears(monkeypatch: pytest.MonkeyPatch) ->
             patched.setattr(module, "OPERATIONS", OPERATIONS)
             return changes(plain, sides, flip=flip)
 
-    monkeypatch.setattr("pipeline.data.augment.changes", renumbered)
+    monkeypatch.setattr("pipeline.data.augment.augment.changes", renumbered)
     agreed, outside = [], 0
     for image, _, mask in drawn(Augmentation("deit")):
         known = mask != 255

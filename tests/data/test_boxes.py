@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pictures import encoded, pictures, write_archive, write_folder
 from PIL import Image
 
-from pipeline.data.masks import draw_boxes
-from pipeline.data.pictures import ORIENTATION
-from pipeline.data.reading import open_source
-from pipeline.data.settings import SourceSettings
-from pipeline.data.store import Prepared, open_prepared
-from pipeline.data.writing import write_prepared
+from pipeline.data.decode.masks import draw_boxes
+from pipeline.data.decode.pictures import ORIENTATION
+from pipeline.data.prepare.reader import open_source
+from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.prepared.prepared import Prepared, open_prepared
+from pipeline.data.sources.source_config import SourceSettings
 from pipeline.errors import UserError
 
 SIDE = 8

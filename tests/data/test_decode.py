@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pictures import encoded, picture
 from PIL import Image
 
-from pipeline.data.decode import Job, decode_all, decode_image
-from pipeline.data.listing import Unreadable
-from pipeline.data.masks import decode_mask
-from pipeline.data.opening import Broken
-from pipeline.data.pictures import ORIENTATION, read_image
+from pipeline.data.archive import Unreadable
+from pipeline.data.decode.decode import Job, decode_all, decode_image
+from pipeline.data.decode.masks import decode_mask
+from pipeline.data.decode.open_image import Broken
+from pipeline.data.decode.pictures import ORIENTATION, read_image
 
 SIDE = 16
 

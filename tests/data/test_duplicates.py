@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.duplicates import Copies, find_copies, near_pairs, perceptual_hashes
+from pipeline.data.splits.duplicates import Copies, find_copies, near_pairs, perceptual_hashes
 
 Images = NDArray[np.uint8]
 

@@ -10,12 +10,12 @@ import pytest
 from pictures import encoded, pictures, write_archive, write_folder
 from PIL import Image
 
-from pipeline.data import reading
-from pipeline.data.encoded import EncodedRows
-from pipeline.data.reading import open_source
-from pipeline.data.settings import SourceSettings
-from pipeline.data.store import Prepared, open_prepared
-from pipeline.data.writing import write_prepared
+from pipeline.data.prepare import reader
+from pipeline.data.prepare.reader import open_source
+from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.prepared.encoded import EncodedRows
+from pipeline.data.prepared.prepared import Prepared, open_prepared
+from pipeline.data.sources.source_config import SourceSettings
 from pipeline.errors import UserError
 
 SIDE = 8
@@ -155,7 +155,7 @@ def test_executor_that_is_handed_in_decodes_and_is_left_running(tmp_path: Path) 
 
 def test_chunks_in_flight_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_folder(tmp_path / "set", pictures({"cat": 60, "dog": 60}))
-    monkeypatch.setattr(reading, "CHUNK_FILES", 2)
+    monkeypatch.setattr(reader, "CHUNK_FILES", 2)
     waiting, most = 0, 0
 
     class Counting(ThreadPoolExecutor):
@@ -168,4 +168,4 @@ def test_chunks_in_flight_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with Counting(2) as executor:
         for _ in open_source(SourceSettings("image_folder", SIDE, root, "set"), executor=executor, workers=2).read(0):
             waiting -= 1
-    assert 2 < most <= 2 * reading.LOOK_AHEAD + 1
+    assert 2 < most <= 2 * reader.LOOK_AHEAD + 1

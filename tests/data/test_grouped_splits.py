@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.data.groups import Groups
-from pipeline.data.roles import bring_together, joined
-from pipeline.data.splits import Split, make_split
+from pipeline.data.splits.assignment import bring_together, joined
+from pipeline.data.splits.groups import Groups
+from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError
 
 Ints = NDArray[np.int64]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.groups import groups_by_pattern, groups_from_table, is_table, read_table
+from pipeline.data.splits.groups import groups_by_pattern, groups_from_table, is_table, read_table
 from pipeline.errors import UserError
 
 FILES = (

@@ -11,16 +11,16 @@ from miniatures import MINIATURES, TEST, TRAIN, jpeg, mask, pack, put
 from pictures import encoded, picture
 from PIL import Image
 
-from pipeline.data import reading
-from pipeline.data.catalogue import locate
-from pipeline.data.decode import decode_image
-from pipeline.data.imagenet100 import IDS
-from pipeline.data.known import KNOWN
-from pipeline.data.reading import open_source
-from pipeline.data.settings import NotThere, SourceSettings
-from pipeline.data.sources import preview
-from pipeline.data.store import Prepared, open_prepared
-from pipeline.data.writing import write_prepared
+from pipeline.data.decode.decode import decode_image
+from pipeline.data.prepare import reader
+from pipeline.data.prepare.reader import open_source
+from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.prepared.prepared import Prepared, open_prepared
+from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.image_source import preview
+from pipeline.data.sources.imagenet100 import IDS
+from pipeline.data.sources.named_dataset import locate
+from pipeline.data.sources.source_config import NotThere, SourceSettings
 from pipeline.errors import UserError
 
 SIDE = 8
@@ -279,12 +279,12 @@ def test_broken_pictures_and_trimaps_are_refused_or_left_out(
 
 def test_killed_preparation_of_a_set_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     MINIATURES["oxford_pets"](root, monkeypatch)
-    monkeypatch.setattr(reading, "CHUNK_FILES", 5)
+    monkeypatch.setattr(reader, "CHUNK_FILES", 5)
     for limit in (None, 0):
         chosen = settings("oxford_pets", root, array_limit=limit)
         expected = prepared(chosen, tmp_path / "once").data_hash
         began: list[int] = []
-        read = reading.Pictures.read
+        read = reader.Pictures.read
 
         def dying(self: Any, start: int, read: Any = read, began: list[int] = began) -> Any:
             began.append(start)
@@ -294,7 +294,7 @@ def test_killed_preparation_of_a_set_goes_on(root: Path, tmp_path: Path, monkeyp
                 yield block
 
         with monkeypatch.context() as patch:
-            patch.setattr(reading.Pictures, "read", dying)
+            patch.setattr(reader.Pictures, "read", dying)
             for _ in range(2):
                 with pytest.raises(KeyboardInterrupt):
                     prepared(chosen, tmp_path)

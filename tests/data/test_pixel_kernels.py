@@ -11,8 +11,8 @@ from timm.data import auto_augment
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pictures
 
-from pipeline.data.pixel_kernels import changed
-from pipeline.data.rand_augment import DRAWS, OPERATIONS, Changes, changes
+from pipeline.data.augment.pixel_kernels import changed
+from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, Changes, changes
 
 FILL = np.array([124, 7, 250], dtype=np.uint8)
 TOLERANCE = 0 if platform.machine() == "x86_64" else 1
@@ -60,7 +60,7 @@ def test_operation_gives_what_timms_gives_at_every_magnitude(name: str, sides: t
             theirs = np.stack([np.asarray(operation(Image.fromarray(image))) for image in given])
             draws = np.zeros((1, DRAWS))
             draws[0, -8:] = [(number + 0.5) / 15, 0.0, 0.5, sign, 0.0, 1.0, 0.5, 0.5]
-            monkeypatch.setattr("pipeline.data.rand_augment.MAGNITUDE", magnitude)
+            monkeypatch.setattr("pipeline.data.augment.rand_augment.MAGNITUDE", magnitude)
             drawn = changes(draws, sides, flip=True)
             assert drawn.operations.tolist() == [[number, -1]]
             ours = changed(given, np.arange(len(given)), whole(len(given), *sides, number, drawn.values[0, 0]), FILL)

@@ -14,8 +14,8 @@ from timm.data import auto_augment
 from timm.data import transforms as timm_transforms
 from timm.data.transforms_factory import transforms_imagenet_train
 
-from pipeline.data.rand_augment import DRAWS, OPERATIONS, ROTATE, changes
-from pipeline.data.streams import PIXELS, uniform_draws
+from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, ROTATE, changes
+from pipeline.data.augment.rng import PIXELS, uniform_draws
 
 SIDES = [(32, 32), (20, 50), (60, 12), (5, 4)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.yaml import read_yaml
-from pipeline.data.boxes import read_boxes
-from pipeline.data.groups import read_table
-from pipeline.data.opening import Broken, opened
+from pipeline.data.decode.open_image import Broken, opened
+from pipeline.data.sources.boxes import read_boxes
+from pipeline.data.splits.groups import read_table
 from pipeline.errors import UserError
 from pipeline.files.user_files import read_given, unreadable
 from pipeline.models.weights import read_weights

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pipeline.data.store import Prepared
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.figures.attention import components
 from pipeline.ops.attention_files import SettingMaps, write_attention
 

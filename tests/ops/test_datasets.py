@@ -7,7 +7,7 @@ import pytest
 from miniatures import MINIATURES, put
 
 from pipeline.config import parameters
-from pipeline.data.known import KNOWN
+from pipeline.data.sources.dataset_registry import KNOWN
 from pipeline.ops.datasets import describe_datasets
 from pipeline.workspace import Workspace
 

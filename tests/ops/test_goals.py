@@ -9,7 +9,7 @@ import pytest
 from kept import make_workspace
 
 from pipeline.config import Params
-from pipeline.data.settings import Preview
+from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.ops.goals import check_masks, check_sizes
 from pipeline.tune.goals import goal_words

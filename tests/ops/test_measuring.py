@@ -10,10 +10,10 @@ import pytest
 import torch
 from plans import DIGITS, LAYERS, SPACE, THOUSAND, WEIGHT
 
-from pipeline.data.sources import read_digits
-from pipeline.data.splits import make_split, write_split
-from pipeline.data.store import open_prepared
-from pipeline.data.writing import write_prepared
+from pipeline.data.prepare.writer import write_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.image_source import read_digits
+from pipeline.data.splits.split import make_split, write_split
 from pipeline.errors import UserError
 from pipeline.ops import step_cost
 from pipeline.ops.plan import Plan

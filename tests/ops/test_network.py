@@ -8,7 +8,7 @@ from networks import PVT, SMALL, SWIN, network, pictures, softmaxed
 from torch import Tensor
 
 from pipeline.config import Params
-from pipeline.data.sources import Preview
+from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError
 from pipeline.ops.network import try_network, try_networks, try_regularizers
 from pipeline.train.maps import last_block_maps

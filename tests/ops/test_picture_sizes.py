@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pictures import picture, write_archive, write_folder
 
-from pipeline.data.looking import look_at_sizes
-from pipeline.data.settings import SourceSettings
+from pipeline.data.sources.size_sample import look_at_sizes
+from pipeline.data.sources.source_config import SourceSettings
 from pipeline.ops.picture_sizes import size_lines
 
 FILES = {

@@ -13,7 +13,7 @@ from offline import refuse_network
 from pictures import picture
 
 from pipeline.config import load_params
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError
 from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.stages.prepare import main

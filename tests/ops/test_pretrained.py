@@ -18,8 +18,8 @@ from torch import nn
 import pipeline.models
 from pipeline.assembly import TrainingData, build_run, load_trained, regularizers_of
 from pipeline.config import Params, load_params
-from pipeline.data.splits import Split
-from pipeline.data.store import Prepared
+from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.splits.split import Split
 from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig, Weights

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.config import load_params
-from pipeline.data.splits import Split, write_split
+from pipeline.data.splits.split import Split, write_split
 from pipeline.errors import GateRefused, UserError
 from pipeline.ops import promotion
 from pipeline.ops.logged import evaluation_run, reads_logged

@@ -6,8 +6,8 @@ import pytest
 from pictures import picture, pictures, write_archive, write_folder
 
 from pipeline.config import Params
-from pipeline.data.reading import open_source
-from pipeline.data.writing import write_prepared
+from pipeline.data.prepare.reader import open_source
+from pipeline.data.prepare.writer import write_prepared
 from pipeline.errors import UserError
 from pipeline.ops.source import check_source_unchanged, note_source, preview_source, source_settings
 from pipeline.workspace import Workspace

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import Params, load_params
-from pipeline.data.duplicates import Copies, find_copies
-from pipeline.data.splits import Split, make_split, read_split
-from pipeline.data.store import open_prepared
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.duplicates import Copies, find_copies
+from pipeline.data.splits.split import Split, make_split, read_split
 from pipeline.errors import UserError
 from pipeline.ops import splitting
 from pipeline.ops.splitting import check_group_by, divide, split_of

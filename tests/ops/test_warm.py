@@ -6,7 +6,7 @@ import pytest
 from kept import WEIGHT, content_of, make_workspace, open_search, run, set_params, write_search
 
 from pipeline.config import load_params
-from pipeline.data.settings import Preview
+from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.ops.warm import known_beforehand
 from pipeline.tune.known import Known

@@ -13,7 +13,7 @@ from timm.layers import set_reentrant_ckpt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.data.batches import ImageBatches
+from pipeline.data.batches.batches import ImageBatches
 from pipeline.models.rows import Reading, split_projected
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer

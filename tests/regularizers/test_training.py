@@ -8,8 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipeline.data.batches import ImageBatches, standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.batches.batches import ImageBatches, standardisation
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig
 from pipeline.regularizers.methods import METHODS, build_regularizers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.data.masks import draw_boxes
+from pipeline.data.decode.masks import draw_boxes
 from pipeline.score.locate import by_class, location_scores, trivial_baselines
 from pipeline.score.maps import attention_from_similarity
 from pipeline.score.overlap import attention_energy, cover, pointing_game

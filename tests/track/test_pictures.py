@@ -15,9 +15,9 @@ from mlflow.pyfunc import load_model
 from PIL import Image
 from served import images, load, write_network
 
-from pipeline.data import pictures
-from pipeline.data.decode import decode_image
-from pipeline.data.pictures import BadImage, read_image
+from pipeline.data.decode import pictures
+from pipeline.data.decode.decode import decode_image
+from pipeline.data.decode.pictures import BadImage, read_image
 from pipeline.models.anatomy import describe_network
 from pipeline.models.tap import SimilarityTap
 from pipeline.track.model import ImageClassifier

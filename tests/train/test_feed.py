@@ -11,9 +11,9 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
-from pipeline.data.streams import MIXING, borrowed_streams
+from pipeline.data.augment.rng import MIXING, borrowed_streams
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.train.feed import Feed, make_augmentation, make_mixer, mix
 from pipeline.train.settings import TrainConfig
 

@@ -15,8 +15,8 @@ from doubles import DoubleBatches
 from runs import same, untimed, weights
 from torch import Tensor, nn
 
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.settings import ModelConfig
 from pipeline.regularizers.relative_localisation import RelativeLocalisation

@@ -16,8 +16,8 @@ from networks import PVT, SWIN, network
 from runs import same, untimed, weights
 from torch import Tensor, nn
 
-from pipeline.data.batches import ImageBatches, Standardisation
-from pipeline.data.store import Prepared
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.settings import SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from pipeline.data.store import Prepared
+from pipeline.data.prepared.prepared import Prepared
 from pipeline.errors import UserError
 from pipeline.tune.goals import AUROC, Goals
 from pipeline.tune.measured import score_attention

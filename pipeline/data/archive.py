@@ -1,0 +1,343 @@
+"""What a folder or an archive of pictures holds: names and sizes first, then the files' bytes one after another.
+
+Nothing is ever extracted: members of archives are read as streams, and their names serve only to tell them apart. An
+archive that could do harm if somebody else extracted it (names that lead out of it, links, devices) is refused all the
+same, by the member's name: it was not made to hold pictures.
+"""
+
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from pipeline.data.system_files import is_leaving, kinds_of
+from pipeline.errors import UserError
+
+SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
+MAX_FILE_BYTES = 256 * 2**20
+"""Of one file in an archive, which is held in memory; no photograph comes near."""
+MAX_EXPANSION, FREE_EXPANSION = 200, 256 * 2**20
+"""An archive may hold so many times its own size, plus so many bytes; pictures hardly compress at all."""
+UTF8_NAME = 0x800
+"""The flag of a zip's member whose name is UTF-8."""
+MAX_DEPTH = 8
+"""Levels of folders that are looked into: links between folders may go round in circles."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Names in a root, with `/` between the parts, hidden files and the leavings of desktops left out.
+
+    files: name and size in bytes, in the order in which they are read. folders: names, also of empty ones. identity: a
+    hash that changes when a name, a size or a time of change does. leavings: what was left out, by kind: how many.
+    """
+
+    files: tuple[tuple[str, int], ...]
+    folders: tuple[str, ...]
+    identity: str
+    leavings: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of a file's bytes: why there are none."""
+
+    reason: str
+
+
+Payload = bytes | str | Unreadable
+"""A file's bytes, or the path to read them from."""
+
+
+def shown(name: str) -> str:
+    """A name as it can be printed: bytes that are not UTF-8, and signs that steer a terminal, are escaped."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def list_root(root: Path, cache: Path | None = None) -> Listing:
+    """List a folder or an archive. cache: a folder that keeps the listings of archives, which take time to read.
+
+    Raises:
+        UserError: it is not there, cannot be read, is no archive of a known kind, or is one that must not be trusted.
+    """
+    try:
+        if root.is_dir():
+            return _list_folder(root)
+        identity = _archive_identity(root)
+    except OSError as error:
+        raise UserError(
+            f"params.yaml: prepare.root: {shown(str(root))}: {error.strerror or error}. Set it to the folder or "
+            "archive of your pictures; a relative path starts at the checkout."
+        ) from None
+    kept = cache / f"listing-{identity[:16]}.json" if cache else None
+    return (kept and _kept_listing(kept, identity)) or _list_archive(root, identity, kept)
+
+
+def read_files(root: Path, wanted: Container[str]) -> Iterator[tuple[str, Payload]]:
+    """The wanted files of an archive by name, in the order of its listing.
+
+    Raises:
+        UserError: as `list_root`.
+    """
+    for member in _members(root):
+        if not member.is_folder and member.name in wanted:
+            yield member.name, member.read()
+
+
+def _list_folder(root: Path) -> Listing:
+    files: list[tuple[str, int]] = []
+    folders: list[str] = []
+    left: list[str] = []
+    digest = hashlib.sha256(os.fsencode(root))
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        if folder.count("/") >= MAX_DEPTH:
+            raise UserError(f"{shown(str(root / folder))}: more than {MAX_DEPTH} folders deep; a link in a circle?")
+        try:
+            with os.scandir(root / folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            if not folder:
+                raise
+            raise UserError(
+                f"{shown(str(root / folder))}: this folder cannot be listed ({error.strerror or error}). Make it "
+                "readable, or take it out."
+            ) from None
+        below = []
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if is_leaving(entry.name):
+                left.append(shown(entry.name))
+                continue
+            there = None
+            try:
+                if entry.is_dir():
+                    below.append(name)
+                    continue
+                # A link to nothing, a pipe or a socket has no pixels, and opening a pipe would wait for ever.
+                there = entry.stat() if entry.is_file() else None
+            except OSError:
+                pass  # a link to itself, or a folder that may not be entered: what reads the file says so
+            files.append((name, there.st_size if there else -1))
+            digest.update(repr((name, there and (there.st_size, there.st_mtime_ns))).encode())
+        folders += below
+        todo += reversed(below)
+    return Listing(tuple(files), tuple(folders), digest.hexdigest(), kinds_of(left))
+
+
+def _archive_identity(root: Path) -> str:
+    there = root.stat()
+    if not stat.S_ISREG(there.st_mode) or not root.name.lower().endswith(SUFFIXES):
+        raise UserError(
+            f"params.yaml: prepare.root: {shown(str(root))}: neither a folder nor an archive of a kind that can be "
+            f"read ({', '.join(SUFFIXES)})."
+        )
+    content = repr((str(root), there.st_size, there.st_mtime_ns))
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _list_archive(root: Path, identity: str, kept: Path | None) -> Listing:
+    files: dict[str, int] = {}
+    folders: dict[str, None] = {}
+    left: dict[str, str] = {}
+    for member in _members(root):
+        parts = tuple(member.name.split("/"))
+        if (place := next((place for place, part in enumerate(parts) if is_leaving(part)), None)) is not None:
+            left["/".join(parts[: place + 1])] = shown(parts[place])
+            continue
+        last = len(parts) + member.is_folder
+        folders |= dict.fromkeys("/".join(parts[:end]) for end in range(1, last))
+        if not member.is_folder:
+            if member.name in files:
+                raise UserError(f"{shown(str(root))}: holds {shown(member.name)} twice. Make the archive again.")
+            files[member.name] = member.size
+    listing = Listing(tuple(files.items()), tuple(folders), identity, kinds_of(left.values()))
+    if kept:
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(f".{os.getpid()}.partial")
+            content = {"files": listing.files, "folders": listing.folders, "leavings": dict(listing.leavings)}
+            partial.write_text(json.dumps(content))
+            partial.replace(kept)
+        except OSError:
+            pass  # it only saves time
+    return listing
+
+
+def _kept_listing(kept: Path, identity: str) -> Listing | None:
+    try:
+        content = json.loads(kept.read_text())
+        files = tuple((str(name), int(size)) for name, size in content["files"])
+        leavings = {str(name): int(count) for name, count in content["leavings"].items()}
+        return Listing(files, tuple(str(name) for name in content["folders"]), identity, leavings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+class _Member(NamedTuple):
+    """A file or folder of an archive. read: its bytes; to be called before the next member is asked for."""
+
+    name: str
+    is_folder: bool
+    size: int
+    read: Callable[[], Payload]
+
+
+def _members(root: Path) -> Iterator[_Member]:
+    members = _zip_members if root.name.lower().endswith(".zip") else _tar_members
+    try:
+        for member in members(root):
+            parts = [part for part in member.name.split("/") if part not in ("", ".")]
+            if member.name.startswith("/") or member.name[1:2] == ":" or ".." in parts:
+                _refuse(root, member.name, "a name that leads out of the archive")
+            if parts:
+                yield member._replace(name="/".join(parts))
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{shown(str(root))}: cannot be read as an archive ({shown(str(error))}). Is it whole, and does its ending "
+            "say what it is?"
+        ) from None
+
+
+def _refuse(root: Path, name: str, what: str) -> None:
+    raise UserError(
+        f"{shown(str(root))}: {shown(name)}: {what}. Nothing of it was written. Make an archive of plain files, or "
+        "unpack it where you trust it and set prepare.root to that folder."
+    )
+
+
+class _Limited:
+    """What a compressed stream expands to, up to a limit, so that a small file cannot keep us busy for ever."""
+
+    def __init__(self, stream: IO[bytes], limit: int, root: Path) -> None:
+        self._stream, self._left, self._root = stream, limit, root
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            _refuse_bomb(self._root)
+        return data
+
+
+def _limit(root: Path) -> int:
+    return root.stat().st_size * MAX_EXPANSION + FREE_EXPANSION
+
+
+def _refuse_bomb(root: Path) -> None:
+    raise UserError(
+        f"{shown(str(root))}: expands to more than {MAX_EXPANSION} times its size, which no archive of pictures does "
+        "(a decompression bomb?). If you trust it, unpack it and set prepare.root to the folder."
+    )
+
+
+class _Header(tarfile.TarInfo):
+    """Headers of a tar. tarfile takes a torn or missing header for the end of the archive; here it is an error."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it breaks off: the blocks of zeros that end an archive are missing") from None
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def _tar_members(root: Path) -> Iterator[_Member]:
+    name = root.name.lower()
+    opened: Any = lzma.open if name.endswith(".xz") else gzip.open if name.endswith("gz") else open
+    with (
+        opened(root, "rb") as stream,
+        tarfile.open(
+            fileobj=cast(IO[bytes], _Limited(stream, _limit(root), root)),
+            mode="r|",
+            bufsize=2**18,
+            tarinfo=_Header,
+            encoding="utf-8",
+            errors="surrogateescape",
+        ) as archive,
+    ):
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            if not (member.isdir() or member.isreg()):
+                _refuse(root, member.name, "a link or a device")
+            if member.name.startswith("/"):
+                _refuse(root, member.name, "a name that leads out of the archive")
+            yield _Member(member.name, member.isdir(), member.size, _tar_reader(archive, member))
+
+
+def _tar_reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], Payload]:
+    def read() -> Payload:
+        if member.size > MAX_FILE_BYTES:
+            return Unreadable(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
+        stream = archive.extractfile(member)
+        return stream.read() if stream else b""
+
+    return read
+
+
+def _zip_members(root: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(root) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _limit(root):
+            _refuse_bomb(root)
+        names = _zip_names(root, archive)
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                _refuse(root, member.filename, "a link or a device")
+            if member.flag_bits & 1:
+                raise UserError(f"{shown(str(root))}: is encrypted. Unpack it and set prepare.root to the folder.")
+            name = names[member.filename]
+            yield _Member(name, member.is_dir(), member.file_size, _zip_reader(archive, member))
+
+
+def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
+    """The members' names, by those that zipfile gives them.
+
+    Where a member does not say that its name is UTF-8, the specification has it in code page 437, and programs write
+    what their system has. UTF-8 is taken for what it is; nothing tells the others apart.
+    """
+    names, unknown = {}, []
+    for member in archive.infolist():
+        name = member.filename
+        if not member.flag_bits & UTF8_NAME and not name.isascii():
+            try:
+                name = name.encode("cp437").decode("utf-8")
+            except UnicodeError:
+                unknown.append(name)
+        names[member.filename] = name.replace("\\", "/")
+    unknown = [name for name in unknown if not any(is_leaving(part) for part in name.split("/"))]
+    if unknown:
+        raise UserError(
+            f"{shown(str(root))}: names in an old code page, which the archive does not tell: {len(unknown):,}, such "
+            f"as {', '.join(shown(name) for name in unknown[:3])}. Unpack it with the code page of the system that "
+            "made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set prepare.root to that folder, or make it "
+            "again with names in UTF-8."
+        )
+    return names
+
+
+def _zip_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], Payload]:
+    def read() -> Payload:
+        if member.file_size > MAX_FILE_BYTES:
+            return Unreadable(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
+        try:
+            return archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+            return Unreadable(f"damaged in the archive ({error})")
+
+    return read

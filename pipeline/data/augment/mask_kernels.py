@@ -1,0 +1,75 @@
+"""Masks moved as the images that they belong to, by the nearest pixel, on the CPU. Import this module only to run them.
+
+Shapes: N masks of a set, B of a batch, H x W pixels.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.compute.compiled import compiled, frozen
+from pipeline.compute.threads import spread
+from pipeline.data.augment.rand_augment import ROTATE, SHEAR_X, Changes
+
+UNDECIDED = 255
+"""What is moved in from outside of a mask: nobody knows what was there."""
+
+Masks = NDArray[np.uint8]
+
+
+def moved_masks(masks: Masks, rows: NDArray[np.int64], changes: Changes) -> Masks:
+    """The masks `rows` (B,) of a set (N, H, W) uint8, cropped, mirrored and moved as the changes say: (B, H, W).
+
+    What changes colours alone leaves them as they are.
+    """
+    out = np.empty((len(rows), *masks.shape[1:]), dtype=np.uint8)
+    moves = (changes.operations == ROTATE) | (changes.operations >= SHEAR_X)
+    source = frozen(masks)
+    spread(
+        lambda begin, end: _move(source, rows, changes.boxes, changes.mirrored, moves, changes.values, out, begin, end),
+        len(rows),
+    )
+    return out
+
+
+@compiled
+def _move(
+    masks: Masks,
+    rows: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    mirrored: NDArray[np.bool_],
+    moves: NDArray[np.bool_],
+    matrices: NDArray[np.float64],
+    out: Masks,
+    begin: int,
+    end: int,
+) -> None:
+    height, width = out.shape[1:]
+    here, there = np.empty((height, width), dtype=np.uint8), np.empty((height, width), dtype=np.uint8)
+    columns = np.empty(width, dtype=np.int64)
+    for place in range(begin, end):
+        top, left, tall, wide = boxes[place]
+        # Added up, as Pillow does it, whose sums decide which of two pixels equally near is taken.
+        down, across = 0.5 * (tall / height), 0.5 * (wide / width)
+        for x in range(width):
+            columns[x] = left + min(int(across), wide - 1)
+            across += wide / width
+        for y in range(height):
+            line = top + min(int(down), tall - 1)
+            down += tall / height
+            for x in range(width):
+                seen = width - 1 - x if mirrored[place] else x
+                here[y, seen] = masks[rows[place], line, columns[x]]
+        for layer in range(moves.shape[1]):
+            if not moves[place, layer]:
+                continue
+            matrix = matrices[place, layer]
+            for y in range(height):
+                for x in range(width):
+                    column = math.floor(matrix[0] * (x + 0.5) + matrix[1] * (y + 0.5) + matrix[2])
+                    line = math.floor(matrix[3] * (x + 0.5) + matrix[4] * (y + 0.5) + matrix[5])
+                    inside = 0 <= column < width and 0 <= line < height
+                    there[y, x] = here[line, column] if inside else UNDECIDED
+            here, there = there, here
+        out[place] = here

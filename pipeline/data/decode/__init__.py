@@ -1,0 +1,1 @@
+"""From a file to the square pixels that a network gets."""

@@ -1,0 +1,66 @@
+"""Picture files opened with Pillow while preparing, and every way in which they can be broken."""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.data.archive import Payload, Unreadable
+from pipeline.data.decode.pictures import TURNS, BadImage, with_picture
+from pipeline.files.user_files import unreadable
+
+Size = tuple[int, int]
+"""(H, W) of a picture as it is to be looked at, in pixels."""
+Content = Payload | NDArray[np.uint8]
+"""A file, or the pixels (H, W, 3) of a picture of a set that has no files."""
+
+
+_Result = TypeVar("_Result")
+
+
+class Broken(Exception):
+    """A file that is no picture; says why."""
+
+
+def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Result:
+    """What `decode` makes of a picture file, or of pixels.
+
+    Raises:
+        Broken: whatever is wrong with the file, in words.
+    """
+    if isinstance(payload, Unreadable):
+        raise Broken(payload.reason)
+    if isinstance(payload, np.ndarray):
+        return decode(Image.fromarray(payload))
+    if isinstance(payload, str) and (why := unreadable(payload)) is not None:
+        raise Broken(why)
+    try:
+        if not (len(payload) if isinstance(payload, bytes) else os.stat(payload).st_size):
+            raise Broken("an empty file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return with_picture(payload, decode)
+    except Broken:
+        raise
+    except BadImage as error:
+        raise Broken(str(error)) from None
+    except UnidentifiedImageError:
+        raise Broken("not a picture, or of a kind that is not read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise Broken(f"more than {most} million pixels (a decompression bomb?)") from None
+    except Exception as error:
+        # Decoders meet damaged bytes with errors of any type.
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Broken(f"damaged ({said or type(error).__name__})") from None
+
+
+def upright_size(width: int, height: int, turn: Image.Transpose | None) -> Size:
+    """(H, W) once the turn is done."""
+    lies = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+    return (width, height) if lies else (height, width)

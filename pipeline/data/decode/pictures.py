@@ -1,0 +1,348 @@
+"""What a registered model makes of one image: an encoded file, its base64 text, or numbers -> uint8 pixels.
+
+This file travels with every registered model, beside its program: it needs Pillow and numpy, and imports nothing of
+ours. `pipeline.data.decode.decode`, which makes the training images, goes the same way by the same functions: turned as its
+EXIF orientation says, laid on white where it is transparent, made RGB, cut to its central square, resized. Numbers are
+taken as they are.
+"""
+
+import base64
+import binascii
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""Pillow knows more, among them some that start other programs or that nobody keeps photographs in."""
+
+MOST_PIXELS = 50_000_000
+"""Of one image, before it is decoded: a few bytes can ask for any amount of memory."""
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each value of EXIF's tag Orientation."""
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PROFILE, TEXTS = (b"iCCP",), (b"iCCP", b"zTXt", b"iTXt", b"tEXt")
+"""Chunks of a PNG that say something about the picture. Pillow refuses the whole of it for one that is large."""
+
+BITS_PER_SAMPLE, WHITE_OR_BLACK_FIRST, SAMPLE_FORMAT, HIGHEST = 258, 262, 339, (341, 281)
+"""Tags of TIFF: BitsPerSample, PhotometricInterpretation, SampleFormat, SMaxSampleValue and MaxSampleValue."""
+UNSIGNED, SIGNED = 1, 2
+SIXTEEN_BITS = 65_535
+
+_Result = TypeVar("_Result")
+
+
+class BadImage(ValueError):
+    """One image that cannot be classified; says why. The others of its request can be."""
+
+
+class Depth(NamedTuple):
+    """What the values of a picture mean that has more than 8 bits a channel: 0 is black, 2**bits - 1 is white.
+
+    told: by the file, and not by the room that it has for a value. is_grey: of colours Pillow gives the upper 8 bits.
+    scaled_from: the white of a PGM, whose values Pillow has brought to 0 to 65,535; they are brought back.
+    """
+
+    bits: int
+    told: bool = False
+    is_grey: bool = True
+    scaled_from: int | None = None
+
+    @property
+    def white(self) -> int:
+        return (1 << self.bits) - 1
+
+
+def read_image(given: Any, channels: int, side: int, bit_depth: int | None = None) -> np.ndarray:
+    """One image as (H, W, C) uint8.
+
+    given: bytes of a picture file, base64 text of such (a `data:` address too), or numbers 0 to 255 as (H, W, C) or,
+    for one channel, (H, W). Files come out as (side, side, C). bit_depth: of grey pictures of more than 8 bits; None:
+    what each file says.
+
+    Raises:
+        BadImage: it is none of these, damaged, empty, too large, or has other channels.
+    """
+    if isinstance(given, str):
+        given = _from_base64(given)
+    if isinstance(given, bytes | bytearray | memoryview):
+        return _decoded(bytes(given), channels, side, bit_depth)
+    return _numbers(given, channels)
+
+
+def _from_base64(text: str) -> bytes:
+    body = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadImage("neither numbers nor base64 of a picture file") from None
+
+
+def _decoded(payload: bytes, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
+    if channels not in (1, 3):
+        raise BadImage(f"this model takes {channels} channels, which picture files do not have; give numbers")
+    if not payload:
+        raise BadImage("an empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return with_picture(payload, lambda image: _square(image, channels, side, bit_depth))
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not a picture, or of a kind that is not read") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {MOST_PIXELS:,} pixels") from None
+    except Exception as error:  # decoders meet damaged bytes with errors of any type
+        raise BadImage(f"damaged ({str(error) or type(error).__name__})") from None
+
+
+def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result]) -> _Result:
+    """What `decode` makes of a picture file, its bytes or its path.
+
+    A PNG whose colour profile or texts are more than Pillow takes is read without them: they are no pixels.
+
+    Raises:
+        whatever Pillow and `decode` do.
+    """
+    for without in ((), PROFILE, TEXTS):
+        try:
+            file = io.BytesIO(_bare(content, without)) if without or isinstance(content, bytes) else content
+            with Image.open(file, formats=FORMATS) as image:
+                return decode(image)
+        except BadImage:
+            raise
+        except ValueError:
+            if without == TEXTS or not _is_png(content):
+                raise
+    raise AssertionError  # the last round returns or raises
+
+
+def _is_png(content: bytes | str) -> bool:
+    if isinstance(content, bytes):
+        return content.startswith(PNG)
+    with open(content, "rb") as file:
+        return file.read(len(PNG)) == PNG
+
+
+def _bare(content: bytes | str, without: tuple[bytes, ...]) -> bytes:
+    """The bytes of a PNG, without chunks of some kinds; what follows a torn chunk stays as it is."""
+    if isinstance(content, str):
+        with open(content, "rb") as file:
+            content = file.read()
+    if not without:
+        return content
+    kept, place = [content[: len(PNG)]], len(PNG)
+    while place + 12 <= len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] not in without:
+            kept.append(content[place:end])
+        place = end
+    return b"".join([*kept, content[place:]])
+
+
+def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
+    _require_size(image.height, image.width)
+    depth = depth_of(image, bit_depth)
+    draft(image, side)
+    square = upright_square(image, side, loaded_turn(image), depth)
+    if depth is not None and depth.is_grey and not depth.told and (high := highest_of(image, depth)) <= depth.white / 2:
+        raise BadImage(
+            f"grey of {depth.bits} bits with no value above {high:,} of {depth.white:,}: it would be dark, or black, "
+            "and the model's training set, which had no such pictures, does not say what the values mean; save it with "
+            "8 bits"
+        )
+    return np.asarray(square) if channels == 3 else np.asarray(square.convert("L"))[..., None]
+
+
+def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
+    """The depth of a picture that is open and not loaded yet; None: 8 bits a channel or fewer. bit_depth: as it is
+    known beforehand, whatever the file says.
+
+    It is that of the format, or what a TIFF's tags or a PGM's highest value tell, never what the picture's own values
+    reach to: a picture would be as bright as another that is twice as bright. PNG's sBIT tells of fewer bits that are
+    scaled to the whole range all the same.
+
+    Raises:
+        BadImage: nothing says what its values mean, or something else than `bit_depth`.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        if bit_depth is None:
+            raise BadImage(
+                "its pixels are fractions, whose range is unknown; save it with 8 or 16 bits, or set prepare.bit_depth "
+                "(fractions from 0 to 1: 1)"
+            )
+        return Depth(bit_depth, told=True)
+    if image.mode.startswith("I"):
+        if image.format == "PPM" and (white := _white_of_pgm(image.tile[0])) != SIXTEEN_BITS:
+            return _pgm_depth(white, bit_depth)
+        if bit_depth is not None:
+            return Depth(bit_depth, told=True)
+        if image.format != "TIFF":
+            return Depth(16)
+        return _tiff_depth(tags)
+    if image.format not in ("PNG", "TIFF") or not any(";16" in _raw_mode(tile) for tile in image.tile):
+        return None
+    if bit_depth not in (None, 16):
+        raise BadImage(
+            f"colours of 16 bits, of which the upper 8 are read, and prepare.bit_depth is {bit_depth}; save it with 8 "
+            "bits a channel"
+        )
+    return Depth(16, told=bit_depth is not None, is_grey=False)
+
+
+def _raw_mode(tile: Any) -> str:
+    """How the values of a piece of a picture lie in its file, in Pillow's words."""
+    arguments = tile[3]
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _white_of_pgm(tile: Any) -> int:
+    arguments = tile[3]
+    return int(arguments[1]) if isinstance(arguments, tuple) else SIXTEEN_BITS
+
+
+def _pgm_depth(white: int, bit_depth: int | None) -> Depth:
+    """The depth of a PGM that names its white; of 16 bits as Pillow scales it, of fewer as the file has its values."""
+    bits = white.bit_length() if white & (white + 1) == 0 else 16
+    if bit_depth not in (None, bits, 16):
+        raise BadImage(
+            f"its header says that {white:,} is white, and prepare.bit_depth is {bit_depth}, where "
+            f"{(1 << bit_depth) - 1:,} is; save it anew with that in its header"
+        )
+    return Depth(16, told=True) if 16 in (bits, bit_depth) else Depth(bits, told=True, scaled_from=white)
+
+
+def _tiff_depth(tags: Any) -> Depth:
+    room = int(tags.get(BITS_PER_SAMPLE, (16,))[0]) - (tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == SIGNED)
+    for tag in HIGHEST:
+        found = tags.get(tag)
+        first = found[0] if isinstance(found, tuple) else found
+        highest = int(first) if isinstance(first, int | float) and first == first // 1 else 0
+        # The tag may also hold what this one picture reaches to; a range is that of so many bits.
+        if 0 < highest < 2**room - 1 and highest & (highest + 1) == 0:
+            return Depth(highest.bit_length(), told=True)
+    return Depth(room, told=room not in (15, 16, 31, 32))
+
+
+def highest_of(image: Image.Image, depth: Depth) -> int:
+    """The highest value of a loaded picture of more than 8 bits a channel; of colours, as high as it may be."""
+    if depth.is_grey:
+        return int(deep_values(image, depth).max())
+    bands = (image if image.mode == "RGB" else image.convert("RGB")).split()
+    return int(max(np.asarray(band).max() for band in bands)) << 8 | 255
+
+
+def deep_values(image: Image.Image, depth: Depth) -> np.ndarray:
+    """The values (H, W) of a loaded grey picture of more than 8 bits, as its file has them."""
+    values = np.asarray(image)
+    if depth.scaled_from is not None:
+        return (values.astype(np.int64) * depth.scaled_from + SIXTEEN_BITS // 2) // SIXTEEN_BITS
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and image.format == "TIFF":
+        values = values.view(np.uint32)  # which Pillow has as signed
+    return values if image.mode == "F" else values.astype(np.int64)
+
+
+def draft(image: Image.Image, side: int) -> None:
+    """JPEG can be decoded at an eighth to a half of its size; twice the asked size leaves the resizing its quality."""
+    image.draft(None, (2 * side, 2 * side))
+
+
+def loaded_turn(image: Image.Image) -> Image.Transpose | None:
+    """Decode the pixels, and say how they must be turned. Pillow turns TIFFs by itself, and then says so."""
+    image.load()
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return None  # what else the camera noted is damaged; the picture is not
+
+
+def central_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest square in the middle. size: (W, H)."""
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def upright_square(
+    image: Image.Image, side: int, turn: Image.Transpose | None, depth: Depth | None = None
+) -> Image.Image:
+    """The central square of a loaded picture, RGB, side x side, turned. depth: as `depth_of` it before it was loaded.
+
+    Raises:
+        BadImage: it has values that its depth does not have.
+    """
+    square = _as_rgb(image, depth).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
+    return square if turn is None else square.transpose(turn)
+
+
+def _as_rgb(image: Image.Image, depth: Depth | None) -> Image.Image:
+    if depth is not None and depth.is_grey:
+        grey = _to_eight_bits(image, depth)
+        if isinstance(clear := image.info.get("transparency"), int):  # Pillow knows no alpha beside 16 bits of grey
+            grey[deep_values(image, depth) == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        if depth is not None and isinstance(clear := image.info.get("transparency"), tuple):
+            image.info["transparency"] = tuple(value >> 8 for value in clear)  # as the pixels are
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
+    """Grey values as uint8, the whole of the depth's range on 0 to 255: Pillow would clip them at 255."""
+    values, white = deep_values(image, depth), depth.white
+    if not np.isfinite(values).all():
+        raise BadImage("has pixels that are no numbers")
+    low, high = values.min(), values.max()
+    if low < 0 or high > white:
+        beyond = f"below 0, such as {low:,}" if low < 0 else f"above {white:,}, such as {high:,}"
+        raise BadImage(f"has values {beyond}, and 0 to {white:,} are those of {depth.bits} bits")
+    if getattr(image, "tag_v2", {}).get(WHITE_OR_BLACK_FIRST) == 0:
+        values = white - values
+    if image.mode == "F":
+        return np.rint(values * (255 / white)).astype(np.uint8)
+    # The upper 8 bits, as Pillow takes them of colours.
+    return (values >> depth.bits - 8 if depth.bits >= 8 else values * 255 // white).astype(np.uint8)
+
+
+def _numbers(given: Any, channels: int) -> np.ndarray:
+    wanted = f"needed: whole numbers 0 to 255 as (H, W, {channels})"
+    try:
+        # Of JSON come lists, or arrays of objects that hold them.
+        pixels = np.array(given.tolist() if isinstance(given, np.ndarray) and given.dtype == object else given)
+    except ValueError:
+        raise BadImage(f"{wanted}; its rows are of different lengths") from None
+    if pixels.ndim == 2 and channels == 1:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[-1] != channels or 0 in pixels.shape:
+        raise BadImage(f"{wanted}, not {tuple(pixels.shape)}")
+    _require_size(*pixels.shape[:2])
+    if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
+        raise BadImage(f"{wanted}; it holds others")
+    return pixels.astype(np.uint8)
+
+
+def _require_size(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise BadImage(f"{height:,} x {width:,} pixels; at most {MOST_PIXELS:,} are taken")

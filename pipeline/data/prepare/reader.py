@@ -1,0 +1,311 @@
+"""Pictures of a folder, an archive or a named set as a source: files in, decoded blocks out, on every core and with
+little memory.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.compute.limits import usable_cpus
+from pipeline.data.archive import Unreadable, read_files, shown
+from pipeline.data.decode.decode import Decoded, Job, decode_all, start_worker
+from pipeline.data.decode.open_image import Content, Size
+from pipeline.data.sources.boxes import read_boxes
+from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.image_source import (
+    SOURCES,
+    Block,
+    BrokenFile,
+    ImageSource,
+    SourceSettings,
+    list_image_folder,
+    preview,
+)
+from pipeline.data.sources.named_dataset import Catalogue, read_catalogue
+from pipeline.errors import UserError
+
+CHUNK_FILES, CHUNK_BYTES = 256, 8 * 2**20
+"""A worker gets at most so many files at a time, with so many bytes before or after decoding."""
+SMALL_FILES, SMALL_BYTES = 512, 32 * 2**20
+"""A set with fewer of both is decoded in this process: workers take a second to start."""
+NO_ROW = -1
+"""Of a file that belongs to the set, and to no split of it."""
+LOOK_AHEAD = 3
+"""Chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat."""
+
+
+def open_source(
+    settings: SourceSettings, *, workers: int | None = None, executor: Executor | None = None
+) -> ImageSource:
+    """The source that the settings name, ready to be read.
+
+    workers: processes that decode; None: one a core. executor: what decodes in their stead, `workers` tasks at a time;
+    it is left running. Its tasks are `pipeline.data.decode.decode.decode_all`, which can be sent to other machines too, if the
+    pictures lie in an archive, or in a folder that those see.
+
+    Raises:
+        UserError: as `pipeline.data.sources.image_source.preview`.
+    """
+    if settings.dataset in SOURCES:
+        preview(settings)
+        return SOURCES[settings.dataset](settings.image_size)
+    known = settings.dataset in KNOWN
+    return Pictures(
+        settings, read_catalogue(settings) if known else _own_pictures(settings), workers or usable_cpus(), executor
+    )
+
+
+def _own_pictures(settings: SourceSettings) -> Catalogue:
+    listing, layout = list_image_folder(settings)
+    assert settings.root is not None
+    wanted = {*layout.names, *layout.masks}
+    return Catalogue(
+        root=settings.root,
+        files=tuple(file for file in listing.files if file[0] in wanted),
+        names=layout.names,
+        classes=layout.classes,
+        labels=layout.labels,
+        test=layout.test,
+        identity=listing.identity,
+        masks=layout.masks,
+        boxes=read_boxes(settings.root, layout.boxes, layout.names, layout.wrapper) if layout.boxes else None,
+    )
+
+
+class Pictures:
+    """The pictures of a catalogue.
+
+    Files are read in the catalogue's order, which for an archive is its own: each block names the rows it is for.
+    """
+
+    def __init__(
+        self, settings: SourceSettings, catalogue: Catalogue, workers: int, executor: Executor | None = None
+    ) -> None:
+        self._dataset, self._root, self._side = settings.dataset, catalogue.root, settings.image_size
+        self._catalogue, self._workers, self._executor = catalogue, workers, executor
+        self._bit_depth = settings.bit_depth
+        row_of = {name: (row, False) for row, name in enumerate(catalogue.names)}
+        row_of |= {name: (row, True) for name, row in catalogue.masks.items()}
+        folders = {name.rpartition("/")[0] for name in catalogue.masks}
+        row_of |= {name: (NO_ROW, name.rpartition("/")[0] in folders) for name in catalogue.unlisted}
+        files = catalogue.files or tuple((name, 0) for name in catalogue.names)
+        self._files = [(name, size, *row_of[name]) for name, size in files]
+        bytes_each = self._side**2 * (3 + self.has_masks)
+        self._encoded = settings.array_limit is not None and bytes_each * len(catalogue.names) > settings.array_limit
+
+    @property
+    def name(self) -> str:
+        return self._dataset
+
+    @property
+    def origin(self) -> str:
+        known = KNOWN.get(self._dataset)
+        found = shown(self._root.name)
+        return f"pictures in {found}" if known is None else f"{known.title}, as found in {found}"
+
+    @property
+    def licence(self) -> str:
+        known = KNOWN.get(self._dataset)
+        return "not known: the user's own pictures" if known is None else known.licence
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._catalogue.classes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self._catalogue.labels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._side, self._side, 3
+
+    @property
+    def test(self) -> NDArray[np.bool_] | None:
+        return self._catalogue.test
+
+    @property
+    def has_masks(self) -> bool:
+        return bool(self._catalogue.masks) or self._catalogue.boxes is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(shown(name) for name in self._catalogue.names)
+
+    @property
+    def steps(self) -> int:
+        return len(self._files)
+
+    @property
+    def identity(self) -> str:
+        depth = "" if self._bit_depth is None else f" {self._bit_depth} bits"
+        return f"{self._catalogue.identity} {'encoded' if self.encoded else 'arrays'}{depth}"
+
+    @property
+    def encoded(self) -> bool:
+        return self._encoded
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        found = self._catalogue
+        entries: dict[str, Any] = {} if found.originals is None else {"original_labels": list(found.originals)}
+        if self._bit_depth is not None:
+            entries["bit_depth"] = self._bit_depth
+        if self.has_masks:
+            drawn, trimaps = found.boxes is not None, found.meaning == "trimap"
+            entries["masks_from"] = "boxes" if drawn else "trimaps" if trimaps else "masks"
+        return entries
+
+    def read(self, start: int) -> Iterator[Block]:
+        """Decode the files after the first `start`, in order, on every core.
+
+        Raises:
+            UserError: the root cannot be read any more, or has changed since it was listed; a worker died.
+        """
+        done = start
+        for jobs, decoded in self._decoded(self._chunks(start)):
+            yield self._block(done, jobs, decoded)
+            done += len(jobs)
+
+    def _chunks(self, start: int) -> Iterator[list[Job]]:
+        most = max(1, min(CHUNK_FILES, CHUNK_BYTES // (3 * self._side**2)))
+        meaning, boxes = self._catalogue.meaning, self._catalogue.boxes or {}
+        chunk: list[Job] = []
+        held = 0
+        for (name, _, row, is_mask), payload in self._payloads(start):
+            size = (
+                payload.nbytes if isinstance(payload, np.ndarray) else len(payload) if isinstance(payload, bytes) else 0
+            )
+            if chunk and (len(chunk) == most or held + size > CHUNK_BYTES):
+                yield chunk
+                chunk, held = [], 0
+            drawn = None if is_mask else boxes.get(row)
+            chunk.append(Job(row, is_mask, payload, name, meaning, drawn, self._bit_depth))
+            held += size
+        if chunk:
+            yield chunk
+
+    def _payloads(self, start: int) -> Iterator[tuple[tuple[str, int, int, bool], Content]]:
+        files = self._files[start:]
+        if self._catalogue.pixels:
+            pixels = [(piece, row) for piece in self._catalogue.pixels for row in range(len(piece))]
+            for file, (piece, row) in zip(files, pixels[start:], strict=True):
+                yield file, np.ascontiguousarray(piece[row])
+            return
+        if self._root.is_dir():
+            for file in files:
+                yield file, os.path.join(self._root, file[0])
+            return
+        there = [file for file in files if file[1] >= 0]
+        found = read_files(self._root, {file[0] for file in there})
+        for file in there:
+            name, payload = next(found, (None, b""))
+            if name != file[0]:
+                raise UserError(f"{shown(str(self._root))}: has changed while it was read. Run `dvc repro` again.")
+            yield file, payload
+        for file in files[len(there) :]:
+            yield file, Unreadable("not in the archive")
+
+    def _decoded(self, chunks: Iterator[list[Job]]) -> Iterator[tuple[list[tuple[int, bool]], Decoded]]:
+        if self._executor is None and (self._is_small() or self._workers == 1):
+            for jobs in chunks:
+                yield [(job.row, job.is_mask) for job in jobs], decode_all(jobs, self._side, self._encoded)
+            return
+        waiting: deque[tuple[list[tuple[int, bool]], Future[Decoded]]] = deque()
+        with self._pool() as pool:
+            try:
+                for jobs in chunks:
+                    future = pool.submit(decode_all, jobs, self._side, self._encoded)
+                    waiting.append(([(job.row, job.is_mask) for job in jobs], future))
+                    if len(waiting) > self._workers * LOOK_AHEAD:
+                        rows, future = waiting.popleft()
+                        yield rows, future.result()
+                while waiting:
+                    rows, future = waiting.popleft()
+                    yield rows, future.result()
+            except BrokenProcessPool:
+                raise UserError(
+                    f"{shown(str(self._root))}: a process that decodes pictures was ended, most likely for want of "
+                    "memory. Free some and run the same command again: it goes on from here."
+                ) from None
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def _is_small(self) -> bool:
+        sizes = sum(max(size, 0) for _, size, _, _ in self._files)
+        return len(self._files) < SMALL_FILES and sizes < SMALL_BYTES
+
+    @contextmanager
+    def _pool(self) -> Iterator[Executor]:
+        if self._executor is not None:
+            yield self._executor
+            return
+        pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=start_worker)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _block(self, start: int, jobs: Sequence[tuple[int, bool]], decoded: Decoded) -> Block:
+        images, masks = _Gathered(), _Gathered()
+        broken: list[BrokenFile] = []
+        remarks: list[tuple[str, str]] = []
+        depths = [(depth, shown(self._files[start + place][0])) for place, depth in decoded.depths.items()]
+        for place, (row, is_mask) in enumerate(jobs):
+            name, found = shown(self._files[start + place][0]), decoded.pixels[place]
+            remarks += [(remark, name) for remark in decoded.remarks[place]]
+            if row == NO_ROW:
+                # Looked at, so that it can be said what is left out.
+                remarks.append((f"in no split, left out{' (' + found + ')' if isinstance(found, str) else ''}", name))
+                continue
+            if isinstance(found, str):
+                broken.append(BrokenFile(row, is_mask, name, found))
+                continue
+            (masks if is_mask else images).add(row, found, decoded.sizes[place])
+            drawn = decoded.drawn.get(place)
+            if isinstance(drawn, str):
+                broken.append(BrokenFile(row, True, f"the boxes of {name}", drawn))
+            elif drawn is not None:
+                masks.add(row, drawn, decoded.sizes[place])
+        return Block(
+            start + len(jobs),
+            images.row_numbers(), images.stacked(self.shape), images.all_sizes(),
+            masks.row_numbers(), masks.stacked(self.shape[:2]), masks.all_sizes(),
+            tuple(broken), tuple(images.files), tuple(masks.files), tuple(remarks), tuple(depths),
+        )  # fmt: skip
+
+
+class _Gathered:
+    """Squares of one kind, arrays or files, on their way into a block."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._sizes: list[Size] = []
+        self._arrays: list[NDArray[np.uint8]] = []
+        self.files: list[bytes] = []
+
+    def add(self, row: int, square: NDArray[np.uint8] | bytes, size: Size) -> None:
+        self._rows.append(row)
+        self._sizes.append(size)
+        if isinstance(square, bytes):
+            self.files.append(square)
+        else:
+            self._arrays.append(square)
+
+    def row_numbers(self) -> NDArray[np.int64]:
+        return np.array(self._rows, dtype=np.int64)
+
+    def all_sizes(self) -> NDArray[np.int32]:
+        return np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
+
+    def stacked(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        return np.stack(self._arrays) if self._arrays else np.zeros((0, *shape), dtype=np.uint8)

@@ -1,0 +1,308 @@
+"""A source -> the prepared form of it (see `pipeline.data.prepared.prepared`), whole or not at all.
+
+Blocks are written, as they come, into files of their final length in a work folder; a record beside them says how far
+they are right, so that a preparation that was killed goes on from there. What is complete is moved into place at once.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.decode.bit_depth import Depths
+from pipeline.data.prepare.manifest import Remarks, manifest_of
+from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, Files, Rows, copy_rows, hash_file, hash_files
+from pipeline.data.prepared.encoded import index_of
+from pipeline.data.prepared.prepared import FORMAT
+from pipeline.data.sources.image_source import Block, BrokenFile, ImageSource
+from pipeline.errors import UserError
+
+RECORD_EVERY_S = 2.0
+"""Seconds of work that a killed preparation loses at most, about."""
+SHOWN_BROKEN = 10
+
+Progress = Callable[[int, int], None]
+"""Told how many files have been read, and of how many."""
+
+
+def write_prepared(
+    source: ImageSource,
+    folder: Path,
+    *,
+    work: Path | None = None,
+    skip_broken: bool = False,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a source in prepared form, and return its manifest. Until it is complete, `folder` stays as it is.
+
+    work: a folder for half-made sets, which the same call goes on with; None: beside `folder`, begun anew each time.
+    skip_broken: leave pictures out that cannot be decoded (and take masks that cannot be as all undecided).
+
+    Raises:
+        UserError: the folder cannot be written, the disk is full, or there are broken files that may not be skipped.
+    """
+    anew = work is None
+    place = folder.with_name(folder.name + ".partial") if work is None else work / _key(source)
+    try:
+        if anew:
+            shutil.rmtree(place, ignore_errors=True)
+        state = _fill(source, place, on_progress)
+        if state.broken and not skip_broken:
+            raise UserError(_refusal(state.broken, source.steps))
+        bit_depth = state.depths.settled(source.details.get("bit_depth"))
+        manifest = _complete(source, place, state, bit_depth)
+        _publish(place / "whole", folder)
+        shutil.rmtree(place, ignore_errors=True)
+        for left in work.iterdir() if work else ():
+            if left.is_dir():  # half-made sets of other settings, which would only take up space
+                shutil.rmtree(left, ignore_errors=True)
+    except OSError as error:
+        full = " Free some space there and run the same command again." if error.errno == errno.ENOSPC else ""
+        raise UserError(f"{folder}: the prepared data cannot be written: {error.strerror or error}.{full}") from None
+    return manifest
+
+
+def _key(source: ImageSource) -> str:
+    content = json.dumps([FORMAT, source.name, source.identity, source.shape, source.steps])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass
+class _State:
+    """How far a work folder is right. ends: bytes of each file of encoded rows."""
+
+    done: int = 0
+    broken: list[BrokenFile] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
+    ends: dict[str, int] = field(default_factory=dict)
+    depths: Depths = field(default_factory=Depths)
+
+
+def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Type and shape of the arrays that blocks are written to. sizes: (H, W) before resizing,
+    of the image in row 2r and of its mask in row 2r + 1.
+    """
+    count, (height, width, channels) = len(source.labels), source.shape
+    arrays: dict[str, tuple[Any, tuple[int, ...]]] = {}
+    if not source.encoded:
+        arrays["images"] = (np.uint8, (count, height, width, channels))
+    if source.has_masks:
+        if not source.encoded:
+            arrays["masks"] = (np.uint8, (count, height, width))
+        arrays["sizes"] = (np.int32, (2 * count, 2))
+    return arrays
+
+
+def _encoded(source: ImageSource) -> list[str]:
+    """Names of what is kept as encoded files."""
+    return (["images", "masks"] if source.has_masks else ["images"]) if source.encoded else []
+
+
+def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _State:
+    """Read what has not been read yet into the work folder."""
+    state = _recorded(source, place)
+    if not state.done:
+        _start(source, place)
+    count = len(source.labels)
+    with ExitStack() as stack:
+        arrays: dict[str, Rows | Files] = {name: stack.enter_context(Rows(place / f"{name}.npy", *spec))
+                                           for name, spec in _arrays(source).items()}  # fmt: skip
+        arrays |= {name: stack.enter_context(Files(place, name, count, state.ends.get(name, 0)))
+                   for name in _encoded(source)}  # fmt: skip
+        if not state.done and isinstance(masks := arrays.get("masks"), Rows):
+            _fill_undecided(masks, source)
+        spoke = time.monotonic()
+        try:
+            for block in source.read(state.done) if state.done < source.steps else ():
+                _write_block(block, arrays)
+                state.broken += block.broken
+                state.remarks.add(block.remarks)
+                state.depths.add(block.depths)
+                state.done = block.done
+                if on_progress:
+                    on_progress(state.done, source.steps)
+                if time.monotonic() - spoke > RECORD_EVERY_S:
+                    _record(place, state, arrays)
+                    spoke = time.monotonic()
+        finally:
+            # Also after an error or an interruption: what has been written is right, and is not to be done again.
+            _record(place, state, arrays)
+    return replace(state, broken=state.broken + _misfits(source, place, state.broken))
+
+
+def _start(source: ImageSource, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for dtype, shape in
+                 _arrays(source).values())  # fmt: skip
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{place}: the prepared images need {_bytes(needed)}, and {_bytes(free)} are free there. Free some space, "
+            "or lower prepare.image_size."
+        )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _fill_undecided(masks: Rows, source: ImageSource) -> None:
+    height, width, _ = source.shape
+    count, step = len(source.labels), max(1, COPY_ROWS_BYTES // (height * width))
+    for start in range(0, count, step):
+        rows = np.arange(start, min(count, start + step), dtype=np.int64)
+        masks.write(rows, np.full((len(rows), height, width), 255, dtype=np.uint8))
+
+
+def _write_block(block: Block, arrays: dict[str, Any]) -> None:
+    arrays["images"].write(block.image_rows, block.image_files or block.images)
+    if "masks" in arrays:
+        arrays["masks"].write(block.mask_rows, block.mask_files or block.masks)
+        arrays["sizes"].write(2 * block.image_rows, block.image_sizes)
+        arrays["sizes"].write(2 * block.mask_rows + 1, block.mask_sizes)
+
+
+def _record(place: Path, state: _State, arrays: dict[str, Rows | Files]) -> None:
+    for array in arrays.values():
+        array.sync()
+    ends = {name: array.end for name, array in arrays.items() if isinstance(array, Files)}
+    broken = [asdict(file) for file in state.broken]
+    content = {"done": state.done, "broken": broken, "remarks": state.remarks.entries(), "ends": ends}
+    content["depths"] = state.depths.entries()
+    partial = place / "progress.json.partial"
+    partial.write_text(json.dumps(content))
+    partial.replace(place / "progress.json")
+
+
+def _recorded(source: ImageSource, place: Path) -> _State:
+    """How far a work folder has come; nowhere where there is none, or none that can be trusted."""
+    try:
+        content = json.loads((place / "progress.json").read_text())
+        specs = {f"{name}.npy": spec for name, spec in _arrays(source).items()}
+        specs |= {index_of(place, name).name: (np.int64, (len(source.labels), 2)) for name in _encoded(source)}
+        for name, (dtype, shape) in specs.items():
+            array = np.load(place / name, mmap_mode="r")
+            if array.shape != shape or array.dtype != dtype:
+                return _State()
+        ends = {name: int(content["ends"][name]) for name in _encoded(source)}
+        if any((place / f"{name}.bin").stat().st_size < end for name, end in ends.items()):
+            return _State()
+        broken = [BrokenFile(**file) for file in content["broken"]]
+        return _State(int(content["done"]), broken, Remarks.of(content["remarks"]), ends, Depths.of(content["depths"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return _State()
+
+
+def _misfits(source: ImageSource, place: Path, broken: list[BrokenFile]) -> list[BrokenFile]:
+    """Masks that are not of their picture's size, so that nobody can say what in it they mean."""
+    if not source.has_masks:
+        return []
+    sizes = np.load(place / "sizes.npy").reshape(-1, 2, 2)
+    known = (sizes > 0).all(axis=(1, 2))
+    rows = np.flatnonzero(known & (sizes[:, 0] != sizes[:, 1]).any(axis=1))
+    names = source.names
+    return [
+        BrokenFile(
+            row=int(row),
+            is_mask=True,
+            name=f"the mask of {names[row] if names else row}",
+            reason="{1} x {0}, but the picture is {3} x {2}".format(*sizes[row, 1], *sizes[row, 0]),
+        )
+        for row in rows
+    ]
+
+
+def _refusal(broken: list[BrokenFile], files: int) -> str:
+    lines = [f"{len(broken):,} of {files:,} files cannot be used:"]
+    lines += [f"  {file.name}: {file.reason}" for file in broken[:SHOWN_BROKEN]]
+    if len(broken) > SHOWN_BROKEN:
+        lines.append(f"  and {len(broken) - SHOWN_BROKEN:,} more")
+    lines.append("Mend or remove them, or set prepare.skip_broken: true in params.yaml to go on without them.")
+    return "\n".join(lines)
+
+
+def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | None) -> dict[str, Any]:
+    """Put everything of the prepared set into the folder `whole`, its arrays last."""
+    whole, broken = place / "whole", state.broken
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    keep = np.ones(len(source.labels), dtype=np.bool_)
+    keep[[file.row for file in broken if not file.is_mask]] = False
+    if not keep.any():
+        raise UserError(f"{source.origin}: not one of {len(keep):,} pictures could be decoded.")
+    _blank_masks(source, place, np.array([file.row for file in broken if file.is_mask], dtype=np.int64))
+    large = [name for name in _arrays(source) if name != "sizes"]
+    if not keep.all():
+        for name in large:
+            copy_rows(place / f"{name}.npy", whole / f"{name}.npy", keep)
+    sources = {f"{name}.npy": (place if keep.all() else whole) / f"{name}.npy" for name in large}
+    hashes = {name: hash_file(sources[f"{name}.npy"]) for name in large}
+    for name in _encoded(source):
+        copy_rows(index_of(place, name), index_of(whole, name), keep)
+        sources[f"{name}.bin"] = place / f"{name}.bin"
+        hashes[name] = hash_files(whole, name, place / f"{name}.bin")
+    np.save(whole / "labels.npy", source.labels[keep])
+    hashes["labels"] = hash_file(whole / "labels.npy")
+    if source.test is not None:
+        np.save(whole / "test.npy", source.test[keep])
+        hashes["test"] = hash_file(whole / "test.npy")
+    if source.names is not None:
+        (whole / "files.json").write_text(json.dumps(_kept_names(source.names, keep), indent=0) + "\n")
+    manifest = manifest_of(source, keep, broken, hashes, state.remarks)
+    if bit_depth is not None:
+        manifest["bit_depth"] = bit_depth
+    (whole / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    for name, path in sources.items():
+        os.replace(path, whole / name)
+    return manifest
+
+
+def _blank_masks(source: ImageSource, place: Path, rows: NDArray[np.int64]) -> None:
+    """Make the masks of some rows undecided all over."""
+    if not len(rows):
+        return
+    if source.encoded:
+        with Rows(index_of(place, "masks"), np.int64, (len(source.labels), 2)) as index:
+            index.write(rows, np.zeros((len(rows), 2), dtype=np.int64))
+        return
+    dtype, shape = _arrays(source)["masks"]
+    with Rows(place / "masks.npy", dtype, shape) as masks:
+        for row in rows:
+            masks.write(np.array([row]), np.full((1, *shape[1:]), 255, dtype=np.uint8))
+
+
+def _kept_names(names: tuple[str, ...], keep: NDArray[np.bool_]) -> list[str]:
+    return [name for name, kept in zip(names, keep, strict=True) if kept]
+
+
+def _publish(whole: Path, folder: Path) -> None:
+    """Move the complete set into place; the earlier one goes only when this one is beside it."""
+    new, old = (folder.with_name(folder.name + ending) for ending in (".new", ".old"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        os.replace(whole, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        try:
+            shutil.copytree(whole, new)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)

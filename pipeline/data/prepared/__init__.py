@@ -1,0 +1,1 @@
+"""The prepared image set, read."""

@@ -1,0 +1,63 @@
+"""boxes.csv beside the class folders: where in a picture the object is, for those who have boxes and no masks.
+
+    file,left,top,right,bottom
+    cat/1.jpg,12,30,200,180
+
+Pixels of the picture as it is looked at, counted from its upper left corner; right and bottom are the first column and
+row outside. A picture may have several lines; one without any is undecided all over.
+"""
+
+from pathlib import Path
+
+from pipeline.data.archive import Unreadable, read_files, shown
+from pipeline.data.decode.masks import Box
+from pipeline.data.names import Names
+from pipeline.errors import UserError, told
+from pipeline.files.text_tables import decode_text, parse_table
+from pipeline.files.user_files import read_given
+
+HEADER = ["file", "left", "top", "right", "bottom"]
+
+
+def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "") -> dict[int, tuple[Box, ...]]:
+    """Boxes by row. root: a folder or archive. name: of the file in it. names: of the pictures in it, by row.
+    wrapper: the folder around all of them; paths in the file begin there, or where the file lies.
+
+    Raises:
+        UserError: the file cannot be read, or has lines that are no box of one of the pictures.
+    """
+    where = f"{shown(str(root))}: {shown(name)}: cannot be read"
+    try:
+        if root.is_dir():
+            content: object = read_given(root / name)
+        else:
+            content = next((payload for _, payload in read_files(root, {name})), b"")
+    except OSError as error:
+        raise UserError(f"{where} ({error.strerror or error}).") from None
+    if isinstance(content, Unreadable):
+        raise UserError(f"{where} ({content.reason}).")
+    try:
+        table = parse_table(decode_text(content if isinstance(content, bytes) else b""), HEADER)
+    except ValueError as error:
+        raise UserError(f"{where} ({error}). {_WANTED}") from None
+    starts = dict.fromkeys((name.rpartition("/")[0], wrapper))
+    row_of = [Names({picture[len(base) + 1 :] if base else picture: row for row, picture in enumerate(names)})
+              for base in starts]  # fmt: skip
+    boxes: dict[int, tuple[Box, ...]] = {}
+    wrong: list[str] = []
+    for number, cells in table.rows:
+        try:
+            path = cells["file"].strip().removeprefix("./")
+            row = next((rows for rows in row_of if rows.find(path) is not None), row_of[0])[path]
+            left, top, right, bottom = (table.number(cells[side]) for side in HEADER[1:])
+            boxes[row] = (*boxes.get(row, ()), (left, top, right, bottom))
+        except KeyError:
+            wrong.append(f"{shown(name)}, line {number}: no picture {shown(cells['file'])}")
+        except ValueError:
+            wrong.append(f"{shown(name)}, line {number}: needs a file and four numbers")
+    if wrong:
+        raise UserError(f"{shown(str(root))}:\n" + told(wrong, 10))
+    return boxes
+
+
+_WANTED = f"Its first line must be {','.join(HEADER)}; see docs/own-images.md."

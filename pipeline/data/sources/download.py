@@ -1,0 +1,123 @@
+"""Making a named set be there: fetched by torchvision, or unpacked from its archives, whole or not at all.
+
+torchvision takes a set for complete once its folder exists, and unpacks into that folder. So it works in a folder of
+its own beside it, and what is complete is moved. What a killed one left there is of no use to anybody but the next,
+which keeps the archives (torchvision compares their checksums) and unpacks them anew.
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from urllib.error import URLError
+
+from pipeline.data.archive import shown
+from pipeline.data.sources.dataset_registry import KNOWN, KnownSet
+from pipeline.data.sources.named_dataset import locate
+from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.sources.torchvision_datasets import READERS
+from pipeline.errors import UserError
+
+
+def fetch(settings: SourceSettings) -> None:
+    """Fetch or unpack a named set that is missing, if the settings allow it and it can be.
+
+    Raises:
+        UserError: it cannot be reached, or what came is damaged; nothing half-written is left.
+    """
+    if settings.dataset not in KNOWN or not can_be_made(settings):
+        return
+    known, root = KNOWN[settings.dataset], settings.root
+    assert root is not None
+    place = root / f".{settings.dataset}.partial"
+    try:
+        _tidy(place, known)
+        place.mkdir(parents=True, exist_ok=True)
+        found = _archives_there(known, root)
+        _unpack(found, place)
+        READERS[settings.dataset](place, settings.download and not found)
+    except Exception as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise UserError(_told(settings, known, error)) from None
+    for name in known.archives:
+        if name not in known.markers:
+            (place / name).unlink(missing_ok=True)
+    _merge(place, root)
+
+
+def can_be_made(settings: SourceSettings) -> bool:
+    """Whether the set is missing, and `fetch` would try to make it."""
+    known, root = KNOWN[settings.dataset], settings.root
+    if root is None or root.is_file() or locate(settings.dataset, root) is not None:
+        return False
+    return bool(known.host and settings.download) or bool(_archives_there(known, root))
+
+
+def _archives_there(known: KnownSet, root: Path) -> dict[str, Path]:
+    """Where each archive lies, if all of them lie in the root, or where torchvision would put them."""
+    found = {}
+    for name in known.archives:
+        there = next((path for path in (root / name, root / Path(name).name) if path.is_file()), None)
+        if there is None:
+            return {}
+        found[name] = there
+    return found
+
+
+def _unpack(found: dict[str, Path], place: Path) -> None:
+    """Unpack archives as torchvision would, which fetches one anew, over the user's own, whose checksum is another."""
+    from torchvision.datasets.utils import extract_archive
+
+    for name, path in found.items():
+        to = place / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.unlink(missing_ok=True)
+        if name.startswith("ILSVRC"):
+            to.symlink_to(path.resolve())  # their class compares the checksum, and never fetches
+        elif path.suffix == ".mat":
+            shutil.copy2(path, to)
+        else:
+            extract_archive(path, to.parent)
+
+
+def _tidy(place: Path, known: KnownSet) -> None:
+    """Remove what an earlier fetch left, but for archives whose checksum will be compared."""
+    keep = {place / name for name in known.archives if known.verified}
+    for folder, _, files in os.walk(place, topdown=False):
+        for name in files:
+            if Path(folder) / name not in keep:
+                (Path(folder) / name).unlink()
+        if not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def _merge(place: Path, root: Path) -> None:
+    """Move everything below one folder into another; folders that are there already are gone into."""
+    for entry in sorted(place.iterdir()):
+        target = root / entry.name
+        if entry.is_dir() and target.is_dir():
+            _merge(entry, target)
+        elif entry.is_symlink():
+            entry.unlink()  # to what lies in the root itself
+        else:
+            os.replace(entry, target)
+    place.rmdir()
+
+
+def _told(settings: SourceSettings, known: KnownSet, error: Exception) -> str:
+    where = f"{shown(settings.root_shown or str(settings.root))}: {settings.dataset} ({known.title})"
+    said = shown(str(getattr(error, "reason", None) or error)).replace("\n", " ")[:200] or type(error).__name__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{where}: no space left for it. Free some and run the same command again."
+    if isinstance(error, PermissionError):
+        return f"{where}: cannot be written there ({said}). Name a folder that can in prepare.root."
+    if isinstance(error, URLError | ConnectionError | TimeoutError):
+        return (
+            f"{where}: cannot be fetched from {known.host} ({said}). Is this machine without a network? Then fetch it "
+            f"elsewhere and put it under prepare.root as {known.layout}, or the archives themselves: "
+            f"{', '.join(known.archives)}. Nothing half-written was left."
+        )
+    return (
+        f"{where}: cannot be made of what was fetched or lies there ({type(error).__name__}: {said}). An archive is "
+        f"most likely cut short: remove it ({', '.join(known.archives)}) and run the same command again."
+    )

@@ -1,0 +1,255 @@
+"""Which picture is of which class, read off the names in a root; no file is opened.
+
+    <root>/<class>/*                      test is drawn by split.test_fraction
+    <root>/{train,test}/<class>/*         the set's own test split
+    <root>/masks/<the same path>.png      optional: a mask for the picture of the same name
+    <root>/boxes.csv                      or: boxes in the pictures that it names (see pipeline.data.sources.boxes)
+
+One folder around all of this, as archives often have, is looked through.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.archive import Listing, shown
+from pipeline.data.names import Names, class_key, composed, key_of, spelled_twice
+from pipeline.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+BOXES = "boxes.csv"
+_WANTED = "Put each class's pictures into a folder of its own, <root>/<class>/, named after the class."
+VALIDATION_NAMES = ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of the prepared set: training pictures before test pictures, by class, by name.
+
+    names: the picture's name in the root, by row. labels (N,) int64 in 0 .. len(classes) - 1. test (N,) bool: the set's
+    own test split, or None. masks: row by the mask's name. boxes: name of the file of boxes, or "". wrapper: the
+    folder around all of this, or "". classes: names by label, sorted.
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    test: NDArray[np.bool_] | None
+    masks: dict[str, int]
+    boxes: str = ""
+    wrapper: str = ""
+
+
+def arrange(listing: Listing, root: str) -> Layout:
+    """Work out classes, roles and masks. root: how messages name it.
+
+    Raises:
+        UserError: no class folders, one class alone, a class with too few pictures, pictures or masks where they do not
+            belong, test classes that training never sees.
+    """
+    tree = _Tree(listing)
+    base, outer = "", []
+    while len(tops := tree.folders(base)) == 1 and tree.folders(tops[0]):
+        _check_loose(tree, base, root)
+        outer.append(base)
+        base = tops[0]
+    masks = next((top for top in tops if _plain(top) == "masks"), "")
+    has_masks = bool(masks) and bool(tree.folders(masks))
+    tops = [top for top in tops if not (has_masks and top == masks)]
+    if masks and not has_masks:
+        _check_no_masks(tree, masks, [top for top in tops if top != masks], root)
+    tables = [name for folder in (base, *outer) for name in tree.files(folder) if _plain(name) == BOXES]
+    boxes = tables[0] if tables else ""
+    if len(sayings := [*tables, f"{masks}/"] if has_masks else tables) > 1:
+        raise UserError(f"{root}: has {' and '.join(map(shown, sayings))}: one of them must say where the objects are.")
+    _check_tops(tree, base, tops, root)
+    _check_spellings(tops, root)
+    roles = _roles(tree, tops, root)
+    folders = [(is_test, folder) for is_test, found in roles for folder in found]
+    _check_class_folders(tree, [folder for _, folder in folders], root)
+    for _, found in roles:
+        _check_spellings(found, root)
+    # The roles' folders of one class may be spelled in two ways.
+    spelled: dict[str, str] = {}
+    for _, folder in folders:
+        spelled.setdefault(class_key(_class_name(folder)), _class_name(folder))
+    class_of = {folder: spelled[class_key(_class_name(folder))] for _, folder in folders}
+    rows = sorted((is_test, class_of[folder], name) for is_test, folder in folders for name in tree.files(folder))
+    # A class folder without a picture is a class all the same, and is told as one with none.
+    classes = tuple(sorted(set(class_of.values())))
+    own_test = len(roles) > 1
+    _check_counts(classes, rows, own_test, root)
+    label = {name: index for index, name in enumerate(classes)}
+    names = tuple(name for _, _, name in rows)
+    return Layout(
+        classes=classes,
+        names=names,
+        labels=np.array([label[name] for _, name, _ in rows], dtype=np.int64),
+        test=np.array([is_test for is_test, _, _ in rows], dtype=np.bool_) if own_test else None,
+        masks=_mask_rows(tree, base, masks, names, root) if has_masks else {},
+        boxes=boxes,
+        wrapper=base,
+    )
+
+
+class _Tree:
+    """The listing by folder; `""` is the root."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._files: dict[str, list[str]] = {}
+        self._folders: dict[str, list[str]] = {}
+        for name, _ in listing.files:
+            self._files.setdefault(name.rpartition("/")[0], []).append(name)
+        for name in listing.folders:
+            self._folders.setdefault(name.rpartition("/")[0], []).append(name)
+
+    def files(self, folder: str) -> list[str]:
+        return self._files.get(folder, [])
+
+    def folders(self, folder: str) -> list[str]:
+        return self._folders.get(folder, [])
+
+    def files_below(self, folder: str) -> list[str]:
+        below = [name for inner in self.folders(folder) for name in self.files_below(inner)]
+        return self.files(folder) + below
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _class_name(folder: str) -> str:
+    return composed(shown(_last(folder)))
+
+
+def _plain(path: str) -> str:
+    """The name of a folder or file that this module knows by its name."""
+    return key_of(_last(path))
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(shown(name) for name in listed[:most]) + more
+
+
+def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
+    _check_loose(tree, base, root)
+    if not tops:
+        raise UserError(f"{root}: holds no class folders. {_WANTED}")
+
+
+def _check_loose(tree: _Tree, folder: str, root: str) -> None:
+    if loose := [name for name in tree.files(folder) if _is_picture(name)]:
+        raise UserError(f"{root}: pictures that lie in no class folder: {len(loose):,} ({_some(loose, 3)}). {_WANTED}")
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> None:
+    """Refuse a folder named masks that may be a class, and may as well hold the masks of the classes' pictures."""
+    stems = {_stem(name) for folder in classes for name in tree.files_below(folder)}
+    if same := [name for name in tree.files(masks) if _is_picture(name) and _stem(name) in stems]:
+        raise UserError(
+            f"{root}: {shown(masks)}/ has pictures of the same names as the classes' pictures: {len(same):,} "
+            f"({_some(same, 3)}). If they are masks, put each into a folder as its picture's, "
+            "masks/<class>/<name>.png; if it is a class, give the folder another name."
+        )
+
+
+def _stem(name: str) -> str:
+    last = _plain(name)
+    return last.rpartition(".")[0] or last
+
+
+def _roles(tree: _Tree, tops: list[str], root: str) -> list[tuple[bool, list[str]]]:
+    """Class folders by role, each with whether its pictures are test pictures."""
+    by_name = {_plain(top): top for top in tops}
+    if "train" in by_name and tree.folders(by_name["train"]):
+        others = [name for name in by_name if name not in ("train", "test")]
+        if any(name in VALIDATION_NAMES for name in others):
+            raise UserError(
+                f"{root}: has {_some(by_name)}. Validation pictures are drawn from train (split.val_fraction): move "
+                f"those of {_some(others)} there, or rename the folder to test if they are to be the test set."
+            )
+        if "test" in by_name and others:
+            raise UserError(f"{root}: has {_some(others)} beside train and test. Take out what is no class of either.")
+        if "test" in by_name:
+            for role in ("train", "test"):
+                if loose := tree.files(by_name[role]):
+                    raise UserError(f"{root}: {_some(loose, 3)}: in no class folder; move it to {role}/<class>/.")
+            return [(role == "test", tree.folders(by_name[role])) for role in ("train", "test")]
+    return [(False, tops)]
+
+
+def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
+    for folder in folders:
+        if inner := tree.folders(folder):
+            raise UserError(
+                f"{root}: {_some(inner, 3)}: a folder in a class folder. Pictures lie in <class>/ itself, or in "
+                "train/<class>/ and test/<class>/."
+            )
+
+
+def _check_spellings(folders: list[str], root: str) -> None:
+    """Refuse class folders side by side whose names are one to a person."""
+    if doubled := spelled_twice(shown(_last(folder)) for folder in folders):
+        some = "; ".join(" and ".join(repr(name) for name in group) for group in doubled[:3])
+        raise UserError(
+            f"{root}: class folders whose names are one name but for letter case, an accent that is written in another "
+            f"way, or spaces and dots at the end: {some}. Put the pictures of each such class into one folder, or give "
+            "the folders names that differ."
+        )
+
+
+def _check_counts(classes: tuple[str, ...], rows: list[tuple[bool, str, str]], own_test: bool, root: str) -> None:
+    if len(classes) < 2:
+        raise UserError(f"{root}: has one class only ({_some(classes)}). There must be two or more to tell apart.")
+    trained = Counter(name for is_test, name, _ in rows if not is_test)
+    needed, uses = (2, "train and validate on") if own_test else (3, "train, validate and test on")
+    unseen = sorted({name for is_test, name, _ in rows if is_test} - set(trained))
+    if unseen:
+        raise UserError(f"{root}: test has classes that train does not have: {_some(unseen)}.")
+    if few := [name for name in classes if trained[name] < needed]:
+        told = ", ".join(f"{name} has {trained[name]}" for name in few[:5]) + (" ..." if len(few) > 5 else "")
+        where = " in train" if own_test else ""
+        raise UserError(f"{root}: {told}{where}; each class needs {needed} pictures or more, one each to {uses}.")
+
+
+def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root: str) -> dict[str, int]:
+    """The row of each mask: the picture with the same path but for `masks/` and the suffix."""
+    start = len(base) + 1 if base else 0
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name[start:].rpartition(".")[0] or name[start:], []).append(row)
+    stems = Names(rows)
+    found: dict[str, int] = {}
+    masked: set[int] = set()
+    lost = []
+    notes = {name for name in tree.files(masks) if not _is_picture(name)}
+    for mask in tree.files_below(masks):
+        if mask in notes:
+            continue
+        stem, _, suffix = mask[len(masks) + 1 :].rpartition(".")
+        owners = rows.get(stems.find(stem) or "", [])
+        if suffix.lower() != "png" or not owners:
+            lost.append(mask)
+        elif len(owners) > 1:
+            both = _some(names[row] for row in owners)
+            raise UserError(f"{root}: {shown(mask)}: belongs to more than one picture ({both}); rename one of them.")
+        elif owners[0] in masked:
+            raise UserError(f"{root}: {shown(mask)}: another mask of {shown(names[owners[0]])}; take one of them out.")
+        else:
+            found[mask] = owners[0]
+            masked.add(owners[0])
+    if lost:
+        raise UserError(
+            f"{root}: masks that belong to no picture: {len(lost):,} ({_some(lost, 3)}). A mask is "
+            "masks/<the picture's path, with its suffix replaced by .png>."
+        )
+    return found

@@ -1,0 +1,290 @@
+"""The rows of a named set, known before any picture is decoded: labels from 0 on, files, masks, boxes.
+
+The set is found under the root (also where the root is the set's own folder, or holds it in one more folder), or in an
+archive. Of an archive, only what tells names is unpacked, for a moment; its pictures are read as a stream afterwards.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.archive import Listing, list_root, read_files, shown
+from pipeline.data.decode.masks import Box, Meaning
+from pipeline.data.names import Names
+from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.image_folder import IMAGE_SUFFIXES
+from pipeline.data.sources.imagenet100 import IDS
+from pipeline.data.sources.source_config import NotThere, SourceSettings
+from pipeline.data.sources.split_listing import Original, Part
+from pipeline.data.sources.torchvision_datasets import READERS
+from pipeline.errors import UserError
+from pipeline.files.text_tables import decode_text
+from pipeline.files.user_files import read_given
+
+LISTED = ("oxford_pets", "flowers102", "stanford_cars", "fgvc_aircraft", "dtd", "food101")
+"""Sets that mean to list every picture that they bring."""
+MOST_UNLISTED = 200
+MEANINGS: dict[str, Meaning] = {"oxford_pets": "trimap", "voc2012": "classes"}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """N rows: training pictures before test pictures.
+
+    root: a folder or an archive. files: names under it and sizes in bytes (-1: unknown), in the order of reading; empty
+    for a set without files. names: by row. labels (N,) int64 in 0 .. len(classes) - 1. originals: by label, as the set
+    has them. test (N,) bool or None. masks: row by the mask's name. boxes: by row. pixels: pieces (n, H, W, 3) of a set
+    without files, one after another by row. unlisted: names of pictures, and of their masks, that lie beside the others
+    and are in no split. identity: changes when what is read does.
+    """
+
+    root: Path
+    files: tuple[tuple[str, int], ...]
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    test: NDArray[np.bool_] | None
+    identity: str
+    masks: Mapping[str, int]
+    boxes: Mapping[int, tuple[Box, ...]] | None = None
+    originals: tuple[Original, ...] | None = None
+    meaning: Meaning = "object"
+    pixels: tuple[NDArray[np.uint8], ...] = ()
+    unlisted: tuple[str, ...] = ()
+
+
+def locate(dataset: str, root: Path) -> Path | None:
+    """The folder that a named set's markers lie under: the root, the one above it, or one in it."""
+    markers = KNOWN[dataset].markers
+    try:
+        below = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        below = []
+    # The folder above counts only if the root is the set's own folder in it.
+    above = [root.parent] if markers[0].split("/")[0] == root.name else []
+    return next((place for place in (root, *above, *below) if all((place / name).exists() for name in markers)), None)
+
+
+def read_catalogue(settings: SourceSettings) -> Catalogue:
+    """The rows of the named set that the settings ask for.
+
+    Raises:
+        NotThere: it is not under the root.
+        UserError: it is there, but damaged or laid out in another way; test has classes that train lacks.
+    """
+    dataset, root = settings.dataset, settings.root
+    assert root is not None
+    if root.is_file():
+        listing = list_root(root, settings.cache)
+        with _skeleton(root, listing) as folder:
+            place = locate(dataset, folder)
+            if place is None:
+                raise _not_there(settings)
+            parts = _chosen(_read(settings, place), settings)
+            return _catalogue(settings, parts, folder, listing)
+    place = locate(dataset, root)
+    if place is None:
+        raise _not_there(settings)
+    return _catalogue(settings, _chosen(_read(settings, place), settings), place, None)
+
+
+def _read(settings: SourceSettings, place: Path) -> list[Part]:
+    known = KNOWN[settings.dataset]
+    try:
+        return READERS[settings.dataset](place, False)
+    except Exception as error:  # label files of any format are read in there, with errors of any type
+        said = f"{type(error).__name__}: {shown(str(error))}".replace("\n", " ")[:300]
+        where = shown(settings.root_shown or str(settings.root))
+        raise UserError(
+            f"{where}: {known.title} is there, but cannot be read ({said}). Is it whole? Needed: {known.layout}"
+        ) from None
+
+
+def _not_there(settings: SourceSettings) -> NotThere:
+    known, where = KNOWN[settings.dataset], shown(settings.root_shown or str(settings.root))
+    lines = [f"{where}: {settings.dataset} ({known.title}) is not there. Needed under it: {known.layout}."]
+    if known.host:
+        lines.append(
+            f"Put it there, or set prepare.download: true in params.yaml to fetch {known.bytes / 1e9:.1f} GB from "
+            f"{known.host} when `prepare` runs. Elsewhere already? Name the folder or archive in prepare.root."
+        )
+    else:
+        lines.append(f"Where to get it: {known.get}. Elsewhere already? Name the folder or archive in prepare.root.")
+    return NotThere("\n".join(lines))
+
+
+@contextmanager
+def _skeleton(root: Path, listing: Listing) -> Iterator[Path]:
+    """A folder with the archive's files that are no pictures, and empty files in the places of the pictures."""
+    with tempfile.TemporaryDirectory(prefix="sar-search-") as made:
+        folder = Path(made)
+        told = {name for name, _ in listing.files if not name.lower().endswith(IMAGE_SUFFIXES)}
+        for name in listing.folders:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name, _ in listing.files:
+            if name not in told:
+                (folder / name).touch()
+        for name, payload in read_files(root, told):
+            (folder / name).write_bytes(payload if isinstance(payload, bytes) else b"")
+        yield folder
+
+
+def _chosen(parts: list[Part], settings: SourceSettings) -> list[Part]:
+    """The rows of the classes that a list names."""
+    wanted: list[str] | None = IDS.split() if settings.dataset == "imagenet100" else None
+    if settings.class_list is not None:
+        wanted = _listed(settings.class_list)
+    if wanted is None:
+        return parts
+    by_name = {name: label for part in parts for label, name in part.classes.items()}
+    there = Names(by_name | {str(label): label for part in parts for label in part.classes})
+    if lacking := [name for name in wanted if there.find(name) is None]:
+        raise UserError(
+            f"prepare.class_list: {len(lacking):,} of {len(wanted):,} classes are not in {settings.dataset}: "
+            f"{', '.join(shown(name) for name in lacking[:5])}"
+        )
+    labels = {there[name] for name in wanted}
+    return [_rows_of(part, [row for row, label in enumerate(part.labels) if label in labels]) for part in parts]
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(read_given(path)).splitlines()]
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"params.yaml: prepare.class_list: {shown(str(path))}: cannot be read ({said}).") from None
+    wanted = [line for line in dict.fromkeys(lines) if line]
+    if len(wanted) < 2:
+        raise UserError(f"params.yaml: prepare.class_list: {shown(str(path))}: names fewer than two classes.")
+    return wanted
+
+
+def _rows_of(part: Part, rows: list[int]) -> Part:
+    pictures = part.pictures[rows] if isinstance(part.pictures, np.ndarray) else [part.pictures[row] for row in rows]
+    return Part(
+        part.is_test,
+        pictures,
+        [part.labels[row] for row in rows],
+        part.classes,
+        masks=None if part.masks is None else [part.masks[row] for row in rows],
+        boxes=None if part.boxes is None else [part.boxes[row] for row in rows],
+    )
+
+
+def _catalogue(settings: SourceSettings, parts: list[Part], folder: Path, listing: Listing | None) -> Catalogue:
+    parts = sorted(parts, key=lambda part: part.is_test)
+    where = shown(settings.root_shown or str(settings.root))
+    originals = _originals(parts, where)
+    label = {original: index for index, original in enumerate(originals)}
+    classes = {original: name for part in parts for original, name in part.classes.items()}
+    labels = np.array([label[original] for part in parts for original in part.labels], dtype=np.int64)
+    is_test = np.repeat([part.is_test for part in parts], [len(part.labels) for part in parts])
+    pixels = tuple(part.pictures for part in parts if isinstance(part.pictures, np.ndarray))
+    start = len(str(folder)) + 1
+    if pixels:
+        names = tuple(
+            f"{'test' if part.is_test else 'train'}/{row}" for part in parts for row in range(len(part.labels))
+        )
+    else:
+        names = tuple(str(path)[start:] for part in parts for path in part.pictures)
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"{where}: lists {shown(twice)} more than once, in one split or in two. Is it the set itself?")
+    masks: dict[str, int] = {}
+    boxes: dict[int, tuple[Box, ...]] = {}
+    row = 0
+    for part in parts:
+        masks |= {path[start:]: row + index for index, path in enumerate(part.masks or ())}
+        boxes |= {row + index: each for index, each in enumerate(part.boxes or ()) if each is not None}
+        row += len(part.labels)
+    unlisted = _unlisted(names, masks, folder) if settings.dataset in LISTED and settings.class_list is None else ()
+    files = () if pixels else _files((*names, *unlisted), masks, folder, listing)
+    told = repr(
+        (settings.dataset, str(settings.root), listing and listing.identity, originals, [classes[o] for o in originals])
+    )
+    digest = hashlib.sha256(told.encode("utf-8", "surrogateescape"))
+    digest.update(labels.tobytes() + is_test.tobytes())
+    for piece in pixels:
+        digest.update(piece[:: max(1, len(piece) // 1000)].tobytes())
+    if not pixels and listing is None:
+        for name, _ in files:
+            digest.update(_stamp(folder / name).encode("utf-8", "surrogateescape"))
+    digest.update(repr(sorted(boxes.items())).encode() if boxes else b"")
+    return Catalogue(
+        root=folder if listing is None else settings.root or folder,
+        files=files,
+        names=names,
+        classes=tuple(classes[original] for original in originals),
+        labels=labels,
+        test=is_test if is_test.any() else None,
+        identity=digest.hexdigest(),
+        masks=masks,
+        boxes=boxes if any(part.boxes is not None for part in parts) else None,
+        originals=originals,
+        meaning=MEANINGS.get(settings.dataset, "object"),
+        pixels=pixels,
+        unlisted=unlisted,
+    )
+
+
+def _originals(parts: list[Part], where: str) -> tuple[Original, ...]:
+    """The labels that occur, in their order."""
+    trained = Counter(label for part in parts if not part.is_test for label in part.labels)
+    names = {label: name for part in parts for label, name in part.classes.items()}
+    own_test = any(part.is_test and len(part.labels) for part in parts)
+    unseen = sorted(
+        {str(names[label]) for part in parts if part.is_test for label in part.labels if label not in trained}
+    )
+    if unseen:
+        raise UserError(f"{where}: test has classes that train does not have: {', '.join(unseen[:5])}.")
+    if len(trained) < 2:
+        raise UserError(f"{where}: there are pictures of {len(trained)} classes; two or more are needed.")
+    needed = 2 if own_test else 3
+    if few := [f"{names[label]} has {count}" for label, count in trained.items() if count < needed]:
+        raise UserError(f"{where}: {', '.join(few[:5])}; each class needs {needed} pictures or more outside test.")
+    return tuple(sorted(trained, key=lambda label: (isinstance(label, str), label)))
+
+
+def _files(
+    names: tuple[str, ...], masks: Mapping[str, int], folder: Path, listing: Listing | None
+) -> tuple[tuple[str, int], ...]:
+    """In the order of reading: an archive's own; else each picture and its mask after it."""
+    if listing is not None:
+        wanted = {*names, *masks}
+        there = tuple(file for file in listing.files if file[0] in wanted)
+        # What the label files name and the archive lacks is read last, and found broken then.
+        return there + tuple((name, -1) for name in sorted(wanted - {name for name, _ in there}))
+    mask_of = {row: name for name, row in masks.items()}
+    order: list[tuple[str, int]] = []
+    for row, name in enumerate(names):
+        order.append((name, -1))
+        if row in mask_of:
+            order.append((mask_of[row], -1))
+    return tuple(order)
+
+
+def _unlisted(names: tuple[str, ...], masks: Mapping[str, int], folder: Path) -> tuple[str, ...]:
+    listed = set(names)
+    found: list[str] = []
+    for inner in sorted({name.rpartition("/")[0] for name in names}):
+        there = sorted(entry for entry in os.listdir(folder / inner) if entry.lower().endswith(IMAGE_SUFFIXES))
+        found += [f"{inner}/{entry}" for entry in there if f"{inner}/{entry}" not in listed]
+    place, _, example = next(iter(masks), "").rpartition("/")
+    beside = [f"{place}/{Path(name).stem}{Path(example).suffix}" for name in found] if masks else []
+    return tuple(found[:MOST_UNLISTED] + [name for name in beside[:MOST_UNLISTED] if (folder / name).is_file()])
+
+
+def _stamp(path: Path) -> str:
+    try:
+        there = os.stat(path)
+        return f"{there.st_size} {there.st_mtime_ns};"
+    except OSError:
+        return "-;"

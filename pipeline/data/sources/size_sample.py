@@ -1,0 +1,59 @@
+"""A look at some pictures of a source before any is prepared: how large they are."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.data.archive import Payload, read_files
+from pipeline.data.decode.open_image import Broken, Size, opened
+from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.image_source import SOURCES, list_image_folder
+from pipeline.data.sources.named_dataset import read_catalogue
+from pipeline.data.sources.source_config import SourceSettings
+
+LOOKED_AT = 64
+
+
+def look_at_sizes(settings: SourceSettings, most: int = LOOKED_AT) -> list[Size]:
+    """(H, W) in pixels of some pictures, as they lie in their files; none of a set that comes with a library.
+
+    Those of a folder are spread over the set. An archive's are its first: what lies behind has to be read through.
+
+    Raises:
+        UserError: as `pipeline.data.sources.image_source.preview`.
+    """
+    if settings.dataset in SOURCES:
+        return []
+    if settings.dataset in KNOWN:
+        found = read_catalogue(settings)
+        if found.pixels:
+            return [(piece.shape[1], piece.shape[2]) for piece in found.pixels]
+        root, names, order = found.root, found.names, [name for name, _ in found.files]
+    else:
+        listing, layout = list_image_folder(settings)
+        if settings.root is None:
+            return []
+        root, names, order = settings.root, layout.names, [name for name, _ in listing.files]
+    return list(_sizes(_some(root, names, order, most)))
+
+
+def _some(root: Path, names: Sequence[str], order: Sequence[str], most: int) -> Iterator[Payload]:
+    if root.is_dir():
+        step = -(-len(names) // most)
+        yield from (str(root / name) for name in names[::step])
+        return
+    pictures = set(names)
+    wanted = [name for name in order if name in pictures][:most]
+    files = read_files(root, set(wanted))
+    for _ in wanted:  # and not one further, for which a compressed archive would be read to its end
+        found = next(files, None)
+        if found is None:
+            return
+        yield found[1]
+
+
+def _sizes(payloads: Iterator[Payload]) -> Iterator[Size]:
+    for payload in payloads:
+        try:
+            yield opened(payload, lambda image: (image.height, image.width))
+        except Broken:
+            continue  # which is for `prepare` to say

@@ -1,0 +1,1 @@
+"""Training, validation and test: which image has which role."""

@@ -1,0 +1,172 @@
+"""Three roles that never mix: train and val for the search, test for `evaluate` alone. Ids only.
+
+A split is stratified and seeded. Retraining uses train and val together; nothing but `evaluate` reads test.
+`pipeline.data.splits.assignment` draws the roles.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.splits.assignment import (
+    ROLES,
+    TEST,
+    VAL,
+    Ids,
+    bring_together,
+    class_named,
+    draw_groups,
+    draw_images,
+    joined,
+    share_of,
+)
+from pipeline.data.splits.groups import Groups
+from pipeline.errors import UserError, alone
+
+__all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids (row numbers of the prepared arrays), ascending, by role."""
+
+    train: Ids
+    val: Ids
+    test: Ids
+
+    @property
+    def split_hash(self) -> str:
+        content = json.dumps({role: ids.tolist() for role, ids in asdict(self).items()}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def make_split(
+    labels: NDArray[np.int64],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    train_fraction: float = 1.0,
+    own_test: NDArray[np.bool_] | None = None,
+    classes: Sequence[str] | None = None,
+    groups: Groups | None = None,
+    copies: Ids | None = None,
+) -> Split:
+    """Divide ids class by class.
+
+    labels: (N,) int. own_test: (N,) bool, the set's own test split; without one, test_fraction is the share of all
+    images for test. val_fraction: share of the rest for val. train_fraction: the share of train, and of val, that is
+    kept; for one seed, what a smaller share keeps in a role, a larger one keeps in the same role. All are rounded
+    within each class, and each class keeps at least one image in train, in val and, without own_test, in test.
+    classes: names by label, for messages.
+
+    groups: images of one group come into one role, as near to the shares as that allows. copies: (N,) int, equal for
+    images that are copies of each other; where the copies of one image are in several roles, all go into train, and the
+    rest of their groups with them.
+
+    Raises:
+        UserError: a class with too few images, or groups, to be in every role; test classes that train never has;
+            groups with images inside and outside own_test; a role left without a class when copies have moved.
+    """
+    free = np.flatnonzero(~own_test) if own_test is not None else np.arange(len(labels))
+    if own_test is not None:
+        _check_test_is_trained(np.setdiff1d(labels[own_test], labels[free]), classes)
+    orders: dict[int, Ids] = {}
+    for label in np.unique(labels):
+        ids = np.flatnonzero(labels == label)
+        inside = free[labels[free] == label]
+        _check_count(len(inside), int(label), own_test is not None, classes)
+        drawn = np.random.default_rng([seed, int(label)]).permutation(inside)
+        orders[int(label)] = np.concatenate([drawn, np.setdiff1d(ids, inside)])
+    shares = {"test": test_fraction if own_test is None else 0.0, "val": val_fraction}
+    if groups is None:
+        roles = draw_images(orders, shares, own_test, len(labels))
+    else:
+        roles = draw_groups(labels, groups, shares, own_test, seed=seed, classes=classes)
+    if copies is not None:
+        roles = bring_together(roles, copies if groups is None else joined(copies, groups.of))
+        _check_nothing_lost(labels, roles, own_test is not None, classes)
+    parts: dict[str, list[Ids]] = {role: [] for role in ROLES}
+    for order in orders.values():
+        for number, role in enumerate(ROLES):
+            kept = order[roles[order] == number]
+            parts[role].append(kept if role == "test" else kept[: share_of(train_fraction, len(kept), leave=0)])
+    return Split(**{role: np.sort(np.concatenate(ids)) for role, ids in parts.items()})
+
+
+def _check_test_is_trained(unseen: NDArray[np.int64], classes: Sequence[str] | None) -> None:
+    if len(unseen):
+        named = ", ".join(class_named(int(label), classes) for label in unseen[:5]) + (
+            " ..." if len(unseen) > 5 else ""
+        )
+        raise UserError(f"the test set has classes that train does not have: {named}.")
+
+
+def _check_count(count: int, label: int, own_test: bool, classes: Sequence[str] | None) -> None:
+    needed, uses = (2, "train and validate") if own_test else (3, "train, validate and test")
+    if count < needed:
+        where = " outside the test set" if own_test else ""
+        raise UserError(
+            f"class {class_named(label, classes)} has {count} image{'' if count == 1 else 's'}{where}; "
+            f"each class needs at least {needed}, one each to {uses} on."
+        )
+
+
+def _check_nothing_lost(
+    labels: NDArray[np.int64], roles: NDArray[np.int8], own_test: bool, classes: Sequence[str] | None
+) -> None:
+    for role in (VAL, TEST):
+        lost = np.setdiff1d(labels, labels[roles == role])
+        if role == TEST and own_test:
+            lost = lost[:0] if (roles == TEST).any() else lost
+        if len(lost):
+            raise UserError(
+                f"params.yaml: split.duplicates: move: would leave no {ROLES[role]} images of class "
+                f"{class_named(int(lost[0]), classes)}: all of them have copies in another role, or belong with such. "
+                "Remove copies from the set, lower split.duplicate_distance, or set split.duplicates: report."
+            )
+
+
+def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:
+    """Write a split as JSON, with the hash of the data whose ids it names."""
+    content = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
+    content |= {role: ids.tolist() for role, ids in asdict(split).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content) + "\n")
+    partial.replace(path)
+
+
+def read_split(path: Path, *, data_hash: str) -> Split:
+    """Read a split and check that it was made of the data at hand.
+
+    Raises:
+        UserError: it is not there, broken, or names the ids of other data.
+    """
+    try:
+        content: Mapping[str, Any] = json.loads(path.read_text())
+        split = Split(**{role: np.asarray(content[role], dtype=np.int64) for role in ("train", "val", "test")})
+        made_of = content["data_hash"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there. Run `dvc repro split` first.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a split ({error}). Run `{alone('split')}`.") from None
+    if made_of != data_hash:
+        raise UserError(f"{path}: made of other data than data/prepared holds. Run `dvc repro split`.")
+    return split
+
+
+def one_of_each(ids: Ids, labels: NDArray[np.int64], count: int) -> list[int]:
+    """`count` of the ids (or all), going round the classes, always the same ones for the same split."""
+    by_class: dict[int, list[int]] = {}
+    for index in ids:
+        by_class.setdefault(int(labels[index]), []).append(int(index))
+    queues: Sequence[list[int]] = [by_class[label] for label in sorted(by_class)]
+    turns = range(max((len(queue) for queue in queues), default=0))
+    return [queue[turn] for turn in turns for queue in queues if turn < len(queue)][:count]
