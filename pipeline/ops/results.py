@@ -30,8 +30,9 @@ RUN_FILE = "mlflow_run"
 class BestSetting:
     """best.yaml, read back. best: values of the best trial; controls: values by control name.
 
-    weights: what the search's specifications of pretrained weights were resolved to, as `pipeline.provenance.weights_record` has it.
-    against: what the control is, in words. parameters: those that it was found with, by dotted path.
+    weights: what the search's specifications of pretrained weights were resolved to, as
+    `pipeline.provenance.weights_record` has it. against: what the control is, in words. parameters: those that it was
+    found with, by dotted path.
     """
 
     fingerprint: str

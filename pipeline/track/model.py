@@ -147,8 +147,8 @@ class ImageClassifier(PythonModel):
             ValueError: it has no similarity maps.
         """
         try:
-            tap, anatomy = (_load_package(self.code, name) for name in ("tap", "anatomy"))
-            return tap.SimilarityTap(self.network, "last", anatomy.describe_network(self.network).query)
+            tap, architecture = (_load_package(self.code, name) for name in ("tap", "architecture"))
+            return tap.SimilarityTap(self.network, "last", architecture.describe_network(self.network).query)
         except (ValueError, ModuleNotFoundError) as error:
             raise ValueError(f"this model has no attention maps ({error}); ask without attention") from None
 

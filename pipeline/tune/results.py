@@ -108,7 +108,9 @@ def write_best(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def deciding_parameters(params: Params) -> dict[str, Any]:
-    """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.deciding`), by dotted path."""
+    """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.deciding`), by dotted
+    path.
+    """
     return {path: params.value(path) for path in parameters() if path.startswith(DECIDING) and path != "train.workers"}
 
 

@@ -62,8 +62,8 @@ def test_name_that_leads_out_on_another_system_is_refused_too(tmp_path: Path, na
 def test_tar_with_links_or_devices_is_refused_by_name(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("cat/evil.png")
     member.type, member.linkname = kind, "/etc/passwd"
-    with tarfile.open(tmp_path / "set.tar", "w") as archive:
-        archive.addfile(member)
+    with tarfile.open(tmp_path / "set.tar", "w") as packed:
+        packed.addfile(member)
     with pytest.raises(UserError, match=r"cat/evil\.png: a link or a device"):
         list_root(tmp_path / "set.tar")
 
@@ -71,8 +71,8 @@ def test_tar_with_links_or_devices_is_refused_by_name(tmp_path: Path, kind: byte
 def test_zip_with_a_link_is_refused_by_name(tmp_path: Path) -> None:
     member = zipfile.ZipInfo("cat/evil.png")
     member.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        archive.writestr(member, "/etc/passwd")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+        packed.writestr(member, "/etc/passwd")
     with pytest.raises(UserError, match=r"cat/evil\.png: a link or a device"):
         list_root(tmp_path / "set.zip")
 
@@ -95,8 +95,8 @@ def test_archive_that_expands_without_end_is_refused(
     root = tmp_path / kind
     write_archive(root, {"cat/0.png": bytes(5_000_000)})
     if kind == "set.zip":
-        with zipfile.ZipFile(root, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("cat/0.png", bytes(5_000_000))
+        with zipfile.ZipFile(root, "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("cat/0.png", bytes(5_000_000))
     with pytest.raises(UserError, match="expands to more than 3 times its size"):
         list_root(root)
 

@@ -1,8 +1,8 @@
 """Batches of prepared images, made on the device that trains.
 
-A batch's rows are gathered, augmented, scaled and standardised where `pipeline.data.batches.image_store` has them: in GPU memory, or
-read from the one copy of the prepared set in a CPU's memory. Only a set that is kept encoded is read by processes of
-their own, where they are asked for. Shapes: B images, H x W pixels, C channels.
+A batch's rows are gathered, augmented, scaled and standardised where `pipeline.data.batches.image_store` has them: in
+GPU memory, or read from the one copy of the prepared set in a CPU's memory. Only a set that is kept encoded is read by
+processes of their own, where they are asked for. Shapes: B images, H x W pixels, C channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,9 +1,9 @@
 """What a registered model makes of one image: an encoded file, its base64 text, or numbers -> uint8 pixels.
 
 This file travels with every registered model, beside its program: it needs Pillow and numpy, and imports nothing of
-ours. `pipeline.data.decode.decode`, which makes the training images, goes the same way by the same functions: turned as its
-EXIF orientation says, laid on white where it is transparent, made RGB, cut to its central square, resized. Numbers are
-taken as they are.
+ours. `pipeline.data.decode.decode`, which makes the training images, goes the same way by the same functions: turned
+as its EXIF orientation says, laid on white where it is transparent, made RGB, cut to its central square, resized.
+Numbers are taken as they are.
 """
 
 import base64

@@ -48,8 +48,8 @@ def open_source(
     """The source that the settings name, ready to be read.
 
     workers: processes that decode; None: one a core. executor: what decodes in their stead, `workers` tasks at a time;
-    it is left running. Its tasks are `pipeline.data.decode.decode.decode_all`, which can be sent to other machines too, if the
-    pictures lie in an archive, or in a folder that those see.
+    it is left running. Its tasks are `pipeline.data.decode.decode.decode_all`, which can be sent to other machines
+    too, if the pictures lie in an archive, or in a folder that those see.
 
     Raises:
         UserError: as `pipeline.data.sources.image_source.preview`.

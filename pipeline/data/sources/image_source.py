@@ -1,7 +1,7 @@
 """Sources of images: which there are, and what each will give, told before any picture is decoded.
 
-`pipeline.data.sources.named_dataset` knows the named sets, `pipeline.data.prepare.reader` decodes pictures of files, and
-`pipeline.data.prepare.writer` writes a source in prepared form.
+`pipeline.data.sources.named_dataset` knows the named sets, `pipeline.data.prepare.reader` decodes pictures of files,
+and `pipeline.data.prepare.writer` writes a source in prepared form.
 """
 
 from collections.abc import Callable, Iterator, Mapping
