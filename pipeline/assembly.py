@@ -20,9 +20,9 @@ from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.models.build import ModelConfig, build_model
+from pipeline.models.model_config import Weights, hash_file
 from pipeline.models.pretrained import Fit, fit_weights
-from pipeline.models.settings import Weights, hash_file
-from pipeline.models.sources import load_source
+from pipeline.models.source_network import load_source
 from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.methods import build_regularizers

@@ -7,7 +7,7 @@ from torch import nn
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.settings import TrainConfig
 

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.track.champion import move_champion
 from pipeline.track.registry import register_model
 from pipeline.track.store import prepare_store, resolve_store

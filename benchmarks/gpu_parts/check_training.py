@@ -13,7 +13,7 @@ from gpu_parts.checking import Comparison, flat, stain
 from gpu_parts.setting import Setting
 from gpu_parts.training import made_images, recipe
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig, SpatialPriorConfig
+from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.methods import METHODS

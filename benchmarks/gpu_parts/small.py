@@ -13,7 +13,7 @@ from gpu_parts.setting import Report, Setting
 from gpu_parts.step import made
 from gpu_parts.timing import Work, by_turns, captured
 from gpu_parts.training import Case, OurSteps, default_case, made_images
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.train.settings import TrainConfig
 
 

@@ -17,7 +17,7 @@ from gpu_parts.setting import Report, Setting
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig, SpatialPriorConfig
+from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.feed import Feed
 from pipeline.train.memory import is_out_of_memory

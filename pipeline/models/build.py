@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .anatomy import KNOWN, UnknownKind, describe_network
+from .architecture import KNOWN, UnknownKind, describe_network
 from .last_block import take_skip_out
-from .settings import INITS, LAST_BLOCKS, ModelConfig
+from .model_config import INITS, LAST_BLOCKS, ModelConfig
 from .spatial_prior import add_spatial_prior
 
 __all__ = ["ModelConfig", "build_model"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .anatomy import describe_network
+from .architecture import describe_network
 from .last_block import names_of_skip, unused_without_skip
 from .spatial_prior import is_of_prior
 from .weights import few, times

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .model_config import SpatialPriorConfig
 from .precision import without_autocast
-from .settings import SpatialPriorConfig
 
 if TYPE_CHECKING:
-    from .anatomy import Anatomy
+    from .architecture import Anatomy
 
 
 class SpatialPrior(nn.Module):

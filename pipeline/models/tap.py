@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .anatomy import (
+from .architecture import (
     describe_network,
     gives_projected,
     heads_of,
@@ -35,8 +35,8 @@ from .anatomy import (
     watch_similarity,
     watch_tokens,
 )
+from .model_config import LayerSpec
 from .rows import Reading, asking_query, pass_key, pass_query, row_of
-from .settings import LayerSpec
 
 QUERIES = ("cls", "mean")
 

@@ -17,9 +17,9 @@ from pipeline.assembly import NO_WEIGHTS, fit_pretrained, regularizers_of
 from pipeline.config import Params, parameters
 from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError, cut, shown, told
-from pipeline.models.anatomy import Anatomy, describe_network
+from pipeline.models.architecture import Anatomy, describe_network
 from pipeline.models.build import build_model
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.models.tap import SimilarityTap, TokenTap
 from pipeline.train.feed import make_augmentation, make_mixer
 from pipeline.train.memory import checkpointed

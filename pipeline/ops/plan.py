@@ -11,7 +11,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, named, shown
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.ops.goals import (
     check_masks,
     check_mixing,

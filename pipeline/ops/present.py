@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, named
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.ops.kept import place_of
 from pipeline.ops.source import made_by
 from pipeline.ops.splitting import split_of

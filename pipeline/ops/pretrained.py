@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from pipeline.config import Params
 from pipeline.errors import UserError, named
-from pipeline.models.settings import Weights, hash_file
-from pipeline.models.sources import fetch_timm
+from pipeline.models.model_config import Weights, hash_file
+from pipeline.models.source_network import fetch_timm
 from pipeline.models.weights import SUFFIXES
 from pipeline.provenance.weights_record import (
     DESCRIBED,

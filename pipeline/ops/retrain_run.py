@@ -12,7 +12,7 @@ from pipeline.cluster.joining import here_among_several
 from pipeline.cluster.ship import Parcel
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.train.background import Background
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged, fit

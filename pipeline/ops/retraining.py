@@ -21,7 +21,7 @@ from pipeline.cluster.storage import under
 from pipeline.config import Params
 from pipeline.console.format import setting_name
 from pipeline.console.run_progress import Following
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.ops.results import search_run
 from pipeline.ops.retrain_resources import RunResources, check_share, retrain_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in

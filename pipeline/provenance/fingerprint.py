@@ -6,7 +6,7 @@ from operator import getitem
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
 

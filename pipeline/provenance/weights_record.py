@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import UserError, alone, named
 from pipeline.files.paths import expand_home
-from pipeline.models.settings import Weights, hash_file
+from pipeline.models.model_config import Weights, hash_file
 from pipeline.workspace import Workspace
 
 PRETRAINED = "model.pretrained"

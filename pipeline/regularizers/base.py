@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
+from pipeline.models.model_config import LayerSpec
 from pipeline.models.rows import Reading
-from pipeline.models.settings import LayerSpec
 from pipeline.models.tap import run_to_block
 from pipeline.regularizers.settings import SCHEDULES, weight_at
 

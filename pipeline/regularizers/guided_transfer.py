@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.anatomy import describe_network, heads_of
-from pipeline.models.settings import LayerSpec
+from pipeline.models.architecture import describe_network, heads_of
+from pipeline.models.model_config import LayerSpec
 from pipeline.models.weights import times
 from pipeline.regularizers.base import Features, Frozen, Needs, Penalty, Regularizer, at_least_float32
 from pipeline.regularizers.collect import Collector

@@ -12,8 +12,8 @@ output is 0 has no direction: it counts as a cosine of 0, without a gradient.
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.anatomy import describe_network, heads_of
-from pipeline.models.settings import LayerSpec
+from pipeline.models.architecture import describe_network, heads_of
+from pipeline.models.model_config import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32, named_network
 
 NO_DIRECTION = 1e-8

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32, named_network
 
 FORMS = ("paper", "code")

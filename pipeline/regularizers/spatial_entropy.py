@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.models.model_config import LayerSpec
 from pipeline.models.rows import Reading, has_triton
-from pipeline.models.settings import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.entropy_plain import plain_entropy
 from pipeline.regularizers.projected_rows import fits_kernels, kernels, pass_reduced, scalar_of

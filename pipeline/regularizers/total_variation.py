@@ -11,7 +11,7 @@ trained on CIFAR, so useful weights are small (1e-6 to 1e-2). A single row, colu
 
 from torch import Tensor
 
-from pipeline.models.settings import LayerSpec
+from pipeline.models.model_config import LayerSpec
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.data.batches.batches import ImageBatches
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
 from pipeline.models.tap import SimilarityTap
 
 

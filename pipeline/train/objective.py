@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
 from pipeline.models.precision import without_autocast
 from pipeline.regularizers.base import Penalty, Regularizer, at_least_float32, device_of
 from pipeline.regularizers.collect import Collector

@@ -14,7 +14,7 @@ from pipeline.cluster.runtime import local_ray
 from pipeline.cluster.ship import Parcel, list_parcel, open_parcel, place_in, send_parcel
 from pipeline.cluster.storage import check_storage, worker_environment
 from pipeline.config import Params
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.tune.outside import checkpoints_in, use_data
 
 MEGABYTE = 10**6

@@ -14,7 +14,7 @@ from pipeline.cluster.joining import Room
 from pipeline.cluster.late import away_from
 from pipeline.cluster.storage import exists, filesystem_of, let_go, listed, under
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.tune.course import Course, Wait
 from pipeline.tune.entering import enter_trial
 from pipeline.tune.goals import PARAMETERS, goals_of

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config import Params
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 
 MODEL = "model."
 

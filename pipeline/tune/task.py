@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.tune.ledger import METHOD, TrialRecord
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import Proposer

@@ -17,7 +17,7 @@ from pipeline.assembly import TrainingData, build_run, load_data, train_run
 from pipeline.cluster.joining import here_among_several
 from pipeline.cluster.storage import at_hand
 from pipeline.config import Params
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.train.background import Background
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
 from pipeline.train.loop import Diverged

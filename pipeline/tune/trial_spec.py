@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.cluster.late import Admission
 from pipeline.cluster.ship import Parcel
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 
 
 @dataclass(frozen=True)

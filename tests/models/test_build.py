@@ -10,9 +10,9 @@ import torch
 from networks import PVT, SWIN
 from torch import nn
 
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig, SpatialPriorConfig
+from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 
 SMALL = {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
 

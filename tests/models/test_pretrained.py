@@ -15,9 +15,9 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from pipeline.models.build import build_model
+from pipeline.models.model_config import ModelConfig, SpatialPriorConfig, Weights
 from pipeline.models.pretrained import fit_weights
-from pipeline.models.settings import ModelConfig, SpatialPriorConfig, Weights
-from pipeline.models.sources import fetch_timm, load_source
+from pipeline.models.source_network import fetch_timm, load_source
 from pipeline.models.weights import read_weights
 
 VIT = "vit_tiny_patch16_224"

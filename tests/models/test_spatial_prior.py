@@ -8,7 +8,7 @@ import torch
 from networks import PVT, SMALL, SWIN, network, pictures, softmaxed
 from torch import Tensor
 
-from pipeline.models.settings import SpatialPriorConfig
+from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.spatial_prior import SpatialPrior
 from pipeline.models.tap import HeadTap, SimilarityTap
 from pipeline.train.optim import make_optimizer

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap, run_to_block
 
 # Against timm's own attention where it is not fused: other kinds of network, other queries, other sizes.

@@ -12,8 +12,8 @@ from timm.layers import set_reentrant_ckpt
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.models.anatomy import describe_network, heads_of
-from pipeline.models.settings import SpatialPriorConfig
+from pipeline.models.architecture import describe_network, heads_of
+from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap, run_to_block
 
 pytestmark = pytest.mark.usefixtures("either_way")

@@ -14,7 +14,7 @@ from copied import ROOT, set_parameters
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig, hash_file
+from pipeline.models.model_config import ModelConfig, hash_file
 from pipeline.ops import step_cost, up_to_date
 from pipeline.ops.check import run_check, unknown_words
 from pipeline.ops.plan import make_plan

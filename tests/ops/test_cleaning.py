@@ -10,7 +10,7 @@ import pytest
 from kept import content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
 
 from pipeline.errors import UserError
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.ops import cleaning
 from pipeline.ops.cleaning import collect
 from pipeline.ops.kept import find_searches, place_of

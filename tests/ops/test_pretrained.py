@@ -22,7 +22,7 @@ from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.split import Split
 from pipeline.errors import UserError
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig, Weights
+from pipeline.models.model_config import ModelConfig, Weights
 from pipeline.ops import pretrained as module
 from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights

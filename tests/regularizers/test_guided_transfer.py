@@ -10,7 +10,7 @@ from networks import SWIN
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features, Penalty
 from pipeline.regularizers.collect import Collector
 from pipeline.regularizers.guided_transfer import GuidedTransfer, guided_transfer

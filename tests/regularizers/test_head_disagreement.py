@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features
 from pipeline.regularizers.head_disagreement import HeadDisagreement, head_agreement
 

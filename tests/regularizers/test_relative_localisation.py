@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features
 from pipeline.regularizers.relative_localisation import (
     RelativeLocalisation,

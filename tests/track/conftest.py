@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from told import Open
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.track.runs import SearchLog
 from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
 

@@ -15,7 +15,7 @@ from served import images, load, write_network
 from torch.nn.functional import interpolate
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig, SpatialPriorConfig
+from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.track.model import ImageClassifier
 
 Write = Callable[..., Path]

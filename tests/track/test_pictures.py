@@ -18,7 +18,7 @@ from served import images, load, write_network
 from pipeline.data.decode import pictures
 from pipeline.data.decode.decode import decode_image
 from pipeline.data.decode.pictures import BadImage, read_image
-from pipeline.models.anatomy import describe_network
+from pipeline.models.architecture import describe_network
 from pipeline.models.tap import SimilarityTap
 from pipeline.track.model import ImageClassifier
 from pipeline.track.registry import register_model

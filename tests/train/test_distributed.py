@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.head_disagreement import HeadDisagreement
 from pipeline.regularizers.relative_localisation import RelativeLocalisation

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.build import build_model
-from pipeline.models.settings import LayerSpec, ModelConfig
+from pipeline.models.model_config import LayerSpec, ModelConfig
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.objective import Objective

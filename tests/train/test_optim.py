@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.config import parameters
 from pipeline.models.build import build_model
-from pipeline.models.settings import ModelConfig
+from pipeline.models.model_config import ModelConfig
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.settings import TrainConfig

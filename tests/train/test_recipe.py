@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
-from pipeline.models.settings import SpatialPriorConfig
+from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.guided_transfer import GuidedTransfer

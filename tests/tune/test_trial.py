@@ -15,7 +15,7 @@ import torch
 
 from pipeline import assembly
 from pipeline.config import Params
-from pipeline.models.settings import Weights
+from pipeline.models.model_config import Weights
 from pipeline.train import background
 from pipeline.train.loop import Diverged
 from pipeline.tune import trial as module

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.config.schema.section import PathText, Section
-from pipeline.models.settings import ModelConfig, SpatialPriorConfig
+from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.train.settings import MOST_PIECES, TrainConfig
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.models.settings import LAYER_NAMES, LayerSpec, resolve_layers
+from pipeline.models.model_config import LAYER_NAMES, LayerSpec, resolve_layers
 
 
 @pytest.mark.parametrize(

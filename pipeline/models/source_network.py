@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .anatomy import describe_network
+from .architecture import describe_network
 from .build import build_model
+from .model_config import ModelConfig, SpatialPriorConfig, Weights
 from .pretrained import INPUT
-from .settings import ModelConfig, SpatialPriorConfig, Weights
 from .weights import few
 
 

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .model_config import LayerSpec, resolve_layers
 from .rows import split_projected
-from .settings import LayerSpec, resolve_layers
 from .spatial_prior import PriorAttention
 
 KNOWN = "Vision Transformers (ViT, DeiT, DINOv2, ...), Swin and PVTv2"
