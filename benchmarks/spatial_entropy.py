@@ -21,7 +21,7 @@ from entropy_released import SIDES
 from harness import Timing, header, keep, table, time_pairs
 from torch import Tensor
 
-from pipeline.regularizers.entropy_plain import plain_entropy
+from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 from pipeline.regularizers.spatial_entropy import spatial_entropy
 
 

@@ -25,7 +25,7 @@ from pipeline.models.pretrained import Fit, fit_weights
 from pipeline.models.source_network import load_source
 from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
-from pipeline.regularizers.methods import build_regularizers
+from pipeline.regularizers.registry import build_regularizers
 from pipeline.train.checkpoint import load_weights, read_sidecar
 from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
 

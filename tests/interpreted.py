@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-ENTROPY = "pipeline.regularizers.entropy_triton:triton_entropy"
+ENTROPY = "pipeline.regularizers.kernels.entropy_triton:triton_entropy"
 
 
 def interpreted(cases: list[dict[str, Any]], folder: Path, kernel: str = ENTROPY) -> list[Any]:

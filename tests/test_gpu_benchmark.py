@@ -27,7 +27,7 @@ from gpu_parts.telling import Told, told, write_results
 from gpu_parts.training import default_case, fitting, vit_s
 
 from pipeline.config import load_params
-from pipeline.regularizers.entropy_plain import plain_entropy
+from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 
 ABSENT = ("ray", "optuna", "mlflow", "dvc", "pydantic", "ruamel")
 GPU = str(ROOT / "benchmarks" / "gpu.py")

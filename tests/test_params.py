@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.config import Params, unknown_parameter
 from pipeline.errors import UserError
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
-from pipeline.regularizers.methods import METHODS
+from pipeline.regularizers.registry import METHODS
 from pipeline.train.settings import TrainConfig
 
 

@@ -16,7 +16,7 @@ from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
-from pipeline.regularizers.methods import METHODS
+from pipeline.regularizers.registry import METHODS
 from pipeline.train.feed import Feed
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer

@@ -71,7 +71,7 @@ def kernel_cases(setting: Setting, stream: int) -> Iterator[tuple[str, Tensor, T
 
 def entropy_kernel(setting: Setting) -> Iterator[Comparison]:
     """`triton_entropy` by itself."""
-    from pipeline.regularizers.entropy_triton import triton_entropy
+    from pipeline.regularizers.kernels.entropy_triton import triton_entropy
 
     for name, maps, thresholds, connectivity in kernel_cases(setting, 1):
         given: float | Tensor = thresholds.to(setting.device) if bool(thresholds.any()) else 0.0

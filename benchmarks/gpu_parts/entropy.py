@@ -55,7 +55,7 @@ def gradient(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> Tensor:
 
 def interpreted(maps: Tensor, report: Report) -> None:
     """On a CPU the kernel runs by Triton's interpreter: tried, not timed."""
-    from pipeline.regularizers.entropy_triton import triton_entropy
+    from pipeline.regularizers.kernels.entropy_triton import triton_entropy
 
     found, _, _ = triton_entropy(maps[:1], 0.0, 8, True)
     if not bool(torch.isclose(found, spatial_entropy(maps[:1]), atol=1e-5).all()):

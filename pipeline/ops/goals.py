@@ -12,7 +12,7 @@ from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, shown
 from pipeline.ops.retrain_resources import check_share
 from pipeline.ops.source import made_by
-from pipeline.regularizers.settings import warmup_epochs
+from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.score.locate import can_be_ranked
 from pipeline.tune.goals import PARAMETERS, goals_of
 from pipeline.tune.sizes import MODEL, parameter_counter

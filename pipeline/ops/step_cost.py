@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 from pipeline.ops.pacing import FEW, Pace
 from pipeline.ops.plan import Plan
 from pipeline.provenance.code_hash import code_hashes
-from pipeline.regularizers.settings import warmup_epochs
+from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.train.average import make_average
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.feed import Feed

@@ -2,7 +2,7 @@
 
 A method is one file of this room: pure mathematics on tensors, and above it a `Regularizer` whose `needs` tells
 `pipeline.train.objective` what to collect during the forward pass. Adding one is that file, a line in
-`pipeline.regularizers.methods` and its section in `pipeline.sections`; a method outside of this package needs neither
+`pipeline.regularizers.registry` and its section in `pipeline.sections`; a method outside of this package needs neither
 (see `pipeline.regularizers.plugin`).
 
 Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels (of a head in `heads`, else of a token).
@@ -20,7 +20,7 @@ from pipeline.models.architecture import describe_network
 from pipeline.models.model_config import LayerSpec
 from pipeline.models.rows import Reading
 from pipeline.models.tap import run_to_block
-from pipeline.regularizers.settings import SCHEDULES, weight_at
+from pipeline.regularizers.regularizer_config import SCHEDULES, weight_at
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Regularizer(nn.Module, ABC):
         return self.weight != 0 or self.watch
 
     def weight_at(self, epoch: int, planned_epochs: int) -> float:
-        """The weight in an epoch counted from 0; see `pipeline.regularizers.settings.weight_at`."""
+        """The weight in an epoch counted from 0; see `pipeline.regularizers.regularizer_config.weight_at`."""
         return weight_at(self.weight, epoch, planned_epochs, self.schedule)
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:

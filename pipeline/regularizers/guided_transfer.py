@@ -19,7 +19,7 @@ from pipeline.models.architecture import describe_network, heads_of
 from pipeline.models.model_config import LayerSpec
 from pipeline.models.weights import times
 from pipeline.regularizers.base import Features, Frozen, Needs, Penalty, Regularizer, at_least_float32
-from pipeline.regularizers.collect import Collector
+from pipeline.regularizers.features import Collector
 
 REDUCTIONS = ("mean", "sum")
 

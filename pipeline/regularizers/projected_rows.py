@@ -60,7 +60,7 @@ def fits_kernels(projected: Tensor, reading: Reading) -> bool:
 @cache
 def kernels() -> Any:
     """The module of that name, once it is needed: importing numba takes most of a second."""
-    from pipeline.regularizers import kernels as module
+    from pipeline.regularizers.kernels import entropy_numba as module
 
     return module
 

@@ -35,7 +35,7 @@ from torch.autograd.function import once_differentiable
 from pipeline.models.model_config import LayerSpec
 from pipeline.models.rows import Reading, has_triton
 from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
-from pipeline.regularizers.entropy_plain import plain_entropy
+from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 from pipeline.regularizers.projected_rows import fits_kernels, kernels, pass_reduced, scalar_of
 
 FEWEST_PIXELS = 2_000
@@ -215,7 +215,7 @@ def _work_out(
     maps: (n, H, W) float32 or float64. threshold: of all maps, where `thresholds`, (n,) float64, are not given.
     """
     if maps.is_cuda and _fits_triton(maps):
-        from pipeline.regularizers.entropy_triton import triton_entropy
+        from pipeline.regularizers.kernels.entropy_triton import triton_entropy
 
         return triton_entropy(maps, threshold if thresholds is None else thresholds, connectivity, with_gradient)
     if thresholds is None:
@@ -246,6 +246,6 @@ def _fits_triton(maps: Tensor) -> bool:
     """Whether the GPU's kernel takes these maps: a small grid, and triton, which comes with CUDA's torch."""
     if not has_triton():
         return False
-    from pipeline.regularizers.entropy_triton import LARGEST_SIDE
+    from pipeline.regularizers.kernels.entropy_triton import LARGEST_SIDE
 
     return max(maps.shape[-2:]) <= LARGEST_SIDE

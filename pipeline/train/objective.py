@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.models.architecture import describe_network
 from pipeline.models.precision import without_autocast
 from pipeline.regularizers.base import Penalty, Regularizer, at_least_float32, device_of
-from pipeline.regularizers.collect import Collector
+from pipeline.regularizers.features import Collector
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks import PVT, SMALL, SWIN, network, pictures
 
-from pipeline.regularizers.methods import METHODS, build_regularizers
+from pipeline.regularizers.registry import METHODS, build_regularizers
 from pipeline.train.objective import Objective
 
 GAP = {**SMALL, "class_token": False, "global_pool": "avg"}

@@ -14,11 +14,11 @@ import torch
 from entropy_restated import clear_of_the_cut, fast, nasty_maps, random_maps
 from torch import Tensor
 
-import pipeline.regularizers.kernels as compiled
+import pipeline.regularizers.kernels.entropy_numba as compiled
 import pipeline.regularizers.spatial_entropy as module
 from pipeline.compute import threads
-from pipeline.regularizers.entropy_plain import plain_entropy
-from pipeline.regularizers.kernels import fused_entropy
+from pipeline.regularizers.kernels.entropy_numba import fused_entropy
+from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 from pipeline.regularizers.spatial_entropy import entropy_and_empty, spatial_entropy
 
 Way = Callable[[Tensor, Tensor, int, bool], tuple[Tensor, Tensor, Tensor]]

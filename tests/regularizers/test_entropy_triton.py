@@ -17,7 +17,7 @@ from graphs import captured
 from interpreted import interpreted
 from torch import Tensor
 
-from pipeline.regularizers.entropy_plain import plain_entropy
+from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 from pipeline.regularizers.spatial_entropy import entropy_and_empty, spatial_entropy
 
 pytest.importorskip("triton", reason="triton comes with torch on Linux alone")
@@ -75,7 +75,7 @@ def test_kernel_gives_what_plain_pytorch_gives_on_nasty_and_on_random_maps(tmp_p
 
 
 def test_larger_grids_are_refused_by_the_kernel() -> None:
-    from pipeline.regularizers.entropy_triton import triton_entropy
+    from pipeline.regularizers.kernels.entropy_triton import triton_entropy
 
     with pytest.raises(ValueError, match="a grid of 33 x 4 is beyond 32 x 32"):
         triton_entropy(torch.zeros(1, 33, 4), 0.0, 8, True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features, Penalty
-from pipeline.regularizers.collect import Collector
+from pipeline.regularizers.features import Collector
 from pipeline.regularizers.guided_transfer import GuidedTransfer, guided_transfer
 
 

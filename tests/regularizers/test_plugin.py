@@ -13,8 +13,8 @@ from torch import nn
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.regularizers.base import Regularizer
-from pipeline.regularizers.methods import build_regularizers
 from pipeline.regularizers.plugin import load_plugin, plugin_source_hash
+from pipeline.regularizers.registry import build_regularizers
 from pipeline.tune.space import load_space
 
 MINE = """

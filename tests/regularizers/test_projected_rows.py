@@ -92,7 +92,7 @@ def test_compiled_rows_leave_gradients_that_share_memory_alone_and_two_readers_a
 
 @pytest.mark.usefixtures("three_threads")
 def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.regularizers import kernels
+    from pipeline.regularizers.kernels import entropy_numba
 
     def whole() -> tuple[Tensor, Tensor]:
         projected = side_by_side(torch.float32, (13, 2, 6, 4))
@@ -101,7 +101,7 @@ def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytes
         return row, gradient
 
     alone = whole()
-    monkeypatch.setattr(kernels, "FEWEST_VALUES", 1)
+    monkeypatch.setattr(entropy_numba, "FEWEST_VALUES", 1)
     shared = whole()
     assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
 

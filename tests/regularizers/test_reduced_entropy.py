@@ -148,8 +148,8 @@ def test_reduced_entropy_is_the_same_for_any_number_of_threads(monkeypatch: pyte
         return [layer.loss, torch.from_numpy(layer.means), gradient]
 
     alone = whole()
-    monkeypatch.setattr("pipeline.regularizers.kernels.FEWEST_VALUES", 1)
-    monkeypatch.setattr("pipeline.regularizers.kernels.FEWEST_PIXELS", 1)
+    monkeypatch.setattr("pipeline.regularizers.kernels.entropy_numba.FEWEST_VALUES", 1)
+    monkeypatch.setattr("pipeline.regularizers.kernels.entropy_numba.FEWEST_PIXELS", 1)
     shared = whole()
     assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
 

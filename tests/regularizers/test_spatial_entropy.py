@@ -10,7 +10,7 @@ from entropy_restated import clear_of_the_cut, fast, flooded, picture, random_ma
 from torch import Tensor
 
 import pipeline.regularizers.spatial_entropy as module
-from pipeline.regularizers.entropy_plain import label_components
+from pipeline.regularizers.kernels.entropy_plain import label_components
 from pipeline.regularizers.spatial_entropy import entropy_and_empty, spatial_entropy
 
 

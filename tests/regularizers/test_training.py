@@ -12,7 +12,7 @@ from pipeline.data.batches.batches import ImageBatches, standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
-from pipeline.regularizers.methods import METHODS, build_regularizers
+from pipeline.regularizers.registry import METHODS, build_regularizers
 from pipeline.train.loop import fit
 from pipeline.train.settings import TrainConfig
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.regularizers.entropy_plain import NEARLY_CONSTANT
+from pipeline.regularizers.kernels.entropy_plain import NEARLY_CONSTANT
 
 LARGEST_SIDE = 32
 """Of a grid: a row is one word."""

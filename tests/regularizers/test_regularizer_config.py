@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import parameters
-from pipeline.regularizers.settings import SCHEDULES, warmup_epochs, weight_at
+from pipeline.regularizers.regularizer_config import SCHEDULES, warmup_epochs, weight_at
 
 
 def schedule(peak: float, epochs: int) -> list[float]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from pipeline.compute.compiled import compiled, compiled_in_any_order
 from pipeline.compute.threads import spread
 from pipeline.models.rows import Reading
-from pipeline.regularizers.entropy_plain import NEARLY_CONSTANT
+from pipeline.regularizers.kernels.entropy_plain import NEARLY_CONSTANT
 
 FEWEST_PIXELS = 50_000
 """A thread of its own pays from about as many pixels on: starting it costs as much as working on some thousands."""

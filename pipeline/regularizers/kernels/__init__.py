@@ -1,0 +1,1 @@
+"""Kernels of the regularisers: numba, Triton, plain torch."""
