@@ -22,8 +22,8 @@ from harness import header, keep, table, time_pairs
 
 from pipeline.assembly import TrainingData, build_run, train_run
 from pipeline.data.splits.split import Split
-from pipeline.train.background import Background
 from pipeline.train.checkpoint import copied, write_checkpoint
+from pipeline.train.checkpoint_writer import Background
 from pipeline.train.loop import Epoch
 
 SIDES = (

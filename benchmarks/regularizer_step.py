@@ -27,8 +27,8 @@ from harness import Timing, header, keep, table
 from torch import Tensor
 
 from pipeline.assembly import build_run
-from pipeline.train.feed import Feed
-from pipeline.train.linear import by_onednn
+from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.loader import Feed
 from pipeline.train.loop import score, seed_everything
 from pipeline.train.memory import collect_seldom, keep_freed_memory
 from pipeline.train.objective import Objective

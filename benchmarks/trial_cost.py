@@ -26,8 +26,8 @@ from harness import header, keep, table
 from pipeline.assembly import TrainingData, build_run, load_data
 from pipeline.config import Params, load_params
 from pipeline.train.checkpoint import load_state, load_weights, write_checkpoint
-from pipeline.train.feed import Feed
-from pipeline.train.linear import by_onednn
+from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.loader import Feed
 from pipeline.train.loop import score
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.objective import Objective

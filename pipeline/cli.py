@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.compute.places import check_temporary
+from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import run_entry
 from pipeline.environment import settle_environment
 from pipeline.files.paths import expand_home

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from pipeline.compute.limits import limit_threads
-from pipeline.compute.places import check_temporary
+from pipeline.compute.temp_dirs import check_temporary
 from pipeline.compute.user import settle_user
 from pipeline.errors import UserError
 from pipeline.provenance.stage_inputs import check_carried, check_unchanged, read_inputs

@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.compute.places import short_folder
+from pipeline.compute.temp_dirs import short_folder
 
 ADDRESS = "SAR_SEARCH_NURSERY"
 """Environment variable with the nursery's socket."""

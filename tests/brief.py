@@ -9,7 +9,7 @@ from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(

@@ -10,7 +10,7 @@ from pipeline.config import Params, unknown_parameter
 from pipeline.errors import UserError
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.regularizers.registry import METHODS
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 
 def test_with_values_replaces_the_parameters_at_the_paths() -> None:

@@ -17,7 +17,7 @@ from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.registry import METHODS
-from pipeline.train.feed import Feed
+from pipeline.train.loader import Feed
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
 

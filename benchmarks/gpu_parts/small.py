@@ -14,7 +14,7 @@ from gpu_parts.step import made
 from gpu_parts.timing import Work, by_turns, captured
 from gpu_parts.training import Case, OurSteps, default_case, made_images
 from pipeline.models.model_config import ModelConfig
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 
 def run(setting: Setting, report: Report) -> None:

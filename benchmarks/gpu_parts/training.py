@@ -19,12 +19,12 @@ from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
-from pipeline.train.feed import Feed
+from pipeline.train.loader import Feed
 from pipeline.train.memory import is_out_of_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
-from pipeline.train.settings import TrainConfig
 from pipeline.train.step import take_step
+from pipeline.train.train_config import TrainConfig
 
 PARAMS = Path(__file__).parent.parent.parent / "params.yaml"
 
@@ -98,7 +98,7 @@ class OurSteps:
         self.model.to(setting.device).train()
         sar = {"spatial_entropy": SpatialEntropy(weight=0.01, layers=layers or "last", schedule="constant")}
         self.objective = Objective(self.model, sar if layers else {}, planned_epochs=config.epochs)
-        if compiled:  # as `pipeline.train.compiling` does it
+        if compiled:  # as `pipeline.train.compilation` does it
             how: dict[str, Any] = {"backend": "aot_eager"} if setting.small else {"mode": compiled}
             self.model.compile(dynamic=False, **how)
         self.optimizer = make_optimizer(self.model, config, beside=self.objective.trainable)

@@ -17,7 +17,7 @@ import ray
 
 import pipeline
 from pipeline.compute.limits import usable_memory
-from pipeline.compute.places import BELOW_RAY, ROOM, has_room, short_folder
+from pipeline.compute.temp_dirs import BELOW_RAY, ROOM, has_room, short_folder
 from pipeline.errors import UserError, cut
 
 Job = TypeVar("Job")

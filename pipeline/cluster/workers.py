@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from pipeline.cluster.epochs import Epochs
 from pipeline.cluster.storage import filesystem_of
 from pipeline.errors import UserError
-from pipeline.train.world import World
+from pipeline.train.rank_info import World
 
 Job = TypeVar("Job")
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.compute.places import check_temporary
+from pipeline.compute.temp_dirs import check_temporary
 from pipeline.config import Params, parameters
 from pipeline.environment import taken_out
 from pipeline.errors import UserError, alone

@@ -20,7 +20,7 @@ from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
 from pipeline.score.locate import LocationScores
 from pipeline.train.loop import predict
-from pipeline.train.maps import last_block_maps
+from pipeline.train.similarity_maps import last_block_maps
 
 
 @dataclass(frozen=True)

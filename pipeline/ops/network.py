@@ -21,7 +21,7 @@ from pipeline.models.architecture import Anatomy, describe_network
 from pipeline.models.build import build_model
 from pipeline.models.model_config import Weights
 from pipeline.models.tap import SimilarityTap, TokenTap
-from pipeline.train.feed import make_augmentation, make_mixer
+from pipeline.train.loader import make_augmentation, make_mixer
 from pipeline.train.memory import checkpointed
 from pipeline.train.objective import Objective
 from pipeline.tune.space import SearchSpace

@@ -36,7 +36,7 @@ from pipeline.provenance.weights_record import note, record, weights_words
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.track.access import require_access
 from pipeline.track.store import Store, prepare_store, resolve_store
-from pipeline.train.compiling import lacks_compiler
+from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of
 from pipeline.tune.extent import further_runs, runs_at_most, trials_asked

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.compute.places import check_temporary
+from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import INTERRUPTED
 from pipeline.errors import UserError
 from pipeline.fork_server import nursery

@@ -13,11 +13,11 @@ from pipeline.cluster.ship import Parcel
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
-from pipeline.train.background import Background
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint_writer import Background
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-from pipeline.train.world import World
+from pipeline.train.rank_info import World
 from pipeline.tune.placing import find_data
 
 if TYPE_CHECKING:

@@ -30,10 +30,10 @@ from pipeline.ops.pacing import FEW, Pace
 from pipeline.ops.plan import Plan
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.regularizers.regularizer_config import warmup_epochs
-from pipeline.train.average import make_average
 from pipeline.train.checkpoint import write_checkpoint
-from pipeline.train.feed import Feed
-from pipeline.train.linear import by_onednn
+from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.ema import make_average
+from pipeline.train.loader import Feed
 from pipeline.train.loop import score
 from pipeline.train.memory import checkpointed, is_out_of_memory, keep_freed_memory, out_of_memory_advice
 from pipeline.train.objective import Objective

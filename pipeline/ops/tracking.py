@@ -20,7 +20,7 @@ from pipeline.ops.results import RUN_FILE
 from pipeline.provenance.trace import trace
 from pipeline.track.datasets import DataUsed
 from pipeline.track.runs import SearchLog
-from pipeline.train.maps import last_block_maps
+from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.goals import goal_words, goals_of
 from pipeline.tune.ledger import COMPLETE, TrialRecord
 from pipeline.tune.stopping import make_rule

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer, device_of
-from pipeline.train.average import make_average
-from pipeline.train.compiling import compiled, uncompiled
+from pipeline.train.compilation import compiled, uncompiled
+from pipeline.train.cpu.onednn_linear import by_onednn
 from pipeline.train.distributed import SharedObjective, streams_of, total
-from pipeline.train.feed import Feed
-from pipeline.train.linear import by_onednn
+from pipeline.train.ema import make_average
+from pipeline.train.loader import Feed
 from pipeline.train.memory import checkpointed, collect_seldom, keep_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
-from pipeline.train.settings import TrainConfig
+from pipeline.train.rank_info import World
 from pipeline.train.step import accuracy, take_step
-from pipeline.train.world import World
+from pipeline.train.train_config import TrainConfig
 
 
 class Diverged(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.train.settings import MOST_PIECES, TrainConfig
+from pipeline.train.train_config import MOST_PIECES, TrainConfig
 
 SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",

@@ -10,7 +10,7 @@ from timm.scheduler.step_lr import StepLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 FUSED = ("adamw", "sgd")
 """torch's own, by timm's names, which have a fused step on CPUs and on CUDA; the others are timm's."""

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from pipeline.train.distributed import SharedObjective
 from pipeline.train.objective import Objective
-from pipeline.train.settings import TrainConfig
-from pipeline.train.world import Share
+from pipeline.train.rank_info import Share
+from pipeline.train.train_config import TrainConfig
 
 
 def take_step(

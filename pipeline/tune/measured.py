@@ -5,9 +5,9 @@ from torch import nn
 from pipeline.assembly import TrainingData
 from pipeline.errors import UserError
 from pipeline.score.locate import location_scores, pick_head
-from pipeline.train.compiling import uncompiled
-from pipeline.train.maps import last_block_maps
-from pipeline.train.speed import images_per_s, latency_ms
+from pipeline.train.compilation import uncompiled
+from pipeline.train.latency import images_per_s, latency_ms
+from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.goals import AUROC, JACCARD, LATENCY, THROUGHPUT, Goals
 
 

@@ -18,11 +18,11 @@ from pipeline.cluster.joining import here_among_several
 from pipeline.cluster.storage import at_hand
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.train.background import Background
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint_writer import Background
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-from pipeline.train.settings import MOST_PIECES
+from pipeline.train.train_config import MOST_PIECES
 from pipeline.tune.goals import Goals, goals_of
 from pipeline.tune.ledger import OBJECTIVE
 from pipeline.tune.measured import measure_speed, score_attention

@@ -106,7 +106,7 @@ def test_set_is_held_in_gpu_memory_only_where_it_takes_a_small_share(monkeypatch
 
 
 def test_numba_is_imported_by_who_augments_and_by_nobody_else() -> None:
-    script = "import sys, pipeline.assembly, pipeline.train.feed; assert 'numba' not in sys.modules; import pipeline.data.augment.crop_kernels; assert 'numba' in sys.modules"
+    script = "import sys, pipeline.assembly, pipeline.train.loader; assert 'numba' not in sys.modules; import pipeline.data.augment.crop_kernels; assert 'numba' in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -12,7 +12,7 @@ from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.spatial_prior import SpatialPrior
 from pipeline.models.tap import HeadTap, SimilarityTap
 from pipeline.train.optim import make_optimizer
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 ALL = SpatialPriorConfig(blocks=3)
 NETWORKS = [

@@ -11,7 +11,7 @@ from pipeline.config import Params
 from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError
 from pipeline.ops.network import try_network, try_networks, try_regularizers
-from pipeline.train.maps import last_block_maps
+from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.space import SearchSpace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)

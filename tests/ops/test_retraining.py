@@ -16,7 +16,7 @@ from pipeline.cluster.epochs import Epochs
 from pipeline.config import Params
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one
 from pipeline.ops.retraining import is_kept, retrain_jobs
-from pipeline.train import background
+from pipeline.train import checkpoint_writer
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.train.loop import fit
 
@@ -84,8 +84,8 @@ def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_wei
     every: int, reached: int, beside: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if beside:  # every checkpoint is written while the next epoch is trained
-        monkeypatch.setattr(background, "LEAST_S", -1.0)
-        monkeypatch.setattr(background, "LEAST_SHARE", -1.0)
+        monkeypatch.setattr(checkpoint_writer, "LEAST_S", -1.0)
+        monkeypatch.setattr(checkpoint_writer, "LEAST_SHARE", -1.0)
     settings = {**TINY, "train.epochs": 5, "train.ema_decay": 0.8, "search.checkpoint_every": every}
     dump: dict[str, Any] = Params().with_values(settings, where="test").model_dump(by_alias=True)
     place = str(tmp_path / "broken.epochs")

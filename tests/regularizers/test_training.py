@@ -14,7 +14,7 @@ from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.registry import METHODS, build_regularizers
 from pipeline.train.loop import fit
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

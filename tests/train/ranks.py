@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipeline.train.world import World
+from pipeline.train.rank_info import World
 
 
 def run_together(work: Callable[..., None], size: int, *given: Any) -> None:

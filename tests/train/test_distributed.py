@@ -28,8 +28,8 @@ from pipeline.regularizers.total_variation import TotalVariation
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
 from pipeline.train.distributed import check_shareable
 from pipeline.train.loop import Diverged, fit
-from pipeline.train.settings import TrainConfig
-from pipeline.train.world import World
+from pipeline.train.rank_info import World
+from pipeline.train.train_config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))  # spawned processes import this file by its name
 from ranks import run_together, save_by_first

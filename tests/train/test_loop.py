@@ -22,12 +22,12 @@ from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.linear import by_onednn
+from pipeline.train.cpu.onednn_linear import by_onednn
 from pipeline.train.loop import Diverged, Epoch, choose_device, fit, predict, score, seed_everything
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
-from pipeline.train.settings import TrainConfig
 from pipeline.train.step import take_step
+from pipeline.train.train_config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

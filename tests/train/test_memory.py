@@ -13,7 +13,7 @@ from networks import network
 from torch import nn
 
 from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RECIPE = TrainConfig(4, 64, 1e-3, 0.0, 1, 0.1, 0.0, None)

@@ -13,7 +13,7 @@ from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
 from pipeline.train.optim import make_optimizer, make_schedule
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 
 def config(

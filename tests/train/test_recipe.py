@@ -27,13 +27,13 @@ from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy, spatial_entropy
 from pipeline.regularizers.total_variation import TotalVariation
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.feed import Feed
+from pipeline.train.loader import Feed
 from pipeline.train.loop import Diverged, Epoch, fit, score, seed_everything
 from pipeline.train.memory import checkpointed
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
-from pipeline.train.settings import TrainConfig
 from pipeline.train.step import take_step
+from pipeline.train.train_config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,7 @@ import torch
 from brief import CONFIG, images, network, sar
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.train.linear import by_onednn
+from pipeline.train.cpu.onednn_linear import by_onednn
 from pipeline.train.loop import fit
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer

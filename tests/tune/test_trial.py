@@ -16,7 +16,7 @@ import torch
 from pipeline import assembly
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.train import background
+from pipeline.train import checkpoint_writer
 from pipeline.train.loop import Diverged
 from pipeline.tune import trial as module
 from pipeline.tune.trial import run_trial
@@ -148,7 +148,7 @@ def test_trial_leaves_checkpoints_now_and_then_and_always_at_its_end(worker: Wor
 @pytest.fixture
 def slow(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """Six epochs; each checkpoint takes longer than training goes on by itself, except where it is waited for."""
-    monkeypatch.setattr(background, "LEAST_S", 0.02)
+    monkeypatch.setattr(checkpoint_writer, "LEAST_S", 0.02)
     worker.script = [[None] * 6]
     worker.storing = lambda: time.sleep(0.05)
     return worker

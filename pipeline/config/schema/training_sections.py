@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.config.schema.section import PathText, Section
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
-from pipeline.train.settings import MOST_PIECES, TrainConfig
+from pipeline.train.train_config import MOST_PIECES, TrainConfig
 
 
 class SpatialPriorParams(Section):

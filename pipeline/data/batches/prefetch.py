@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.compute.places import give_sockets_room
+from pipeline.compute.temp_dirs import give_sockets_room
 from pipeline.compute.threads import spread
 from pipeline.data.prepared.encoded import EncodedRows
 from pipeline.errors import UserError

@@ -10,7 +10,7 @@ from brief import CONFIG, CPU, images, network, sar
 from doubles import DoubleBatches
 from runs import untimed
 
-from pipeline.train.compiling import AUTO_STEPS, pays
+from pipeline.train.compilation import AUTO_STEPS, pays
 from pipeline.train.loop import fit
 
 CUDA = torch.device("cuda")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.compute.places import BELOW_RAY, ROOM, check_temporary, give_sockets_room, short_folder, short_place
+from pipeline.compute.temp_dirs import BELOW_RAY, ROOM, check_temporary, give_sockets_room, short_folder, short_place
 from pipeline.errors import UserError
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.train import linear
-from pipeline.train.linear import by_onednn, has_onednn
+from pipeline.train.cpu import onednn_linear
+from pipeline.train.cpu.onednn_linear import by_onednn, has_onednn
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="torch was built without oneDNN")
 
@@ -117,13 +117,13 @@ def test_class_is_put_back_after_an_error() -> None:
 def test_first_token_of_each_image_is_computed_from_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN takes a slice of tokens, as a head is given, by its reference loop: many times slower."""
     asked: list[bool] = []
-    product = linear._times_transposed
+    product = onednn_linear._times_transposed
 
     def noted(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
         asked.extend(each.is_contiguous() or each.t().is_contiguous() for each in (left, right) if each.ndim == 2)
         return product(left, right, bias)
 
-    monkeypatch.setattr(linear, "_times_transposed", noted)
+    monkeypatch.setattr(onednn_linear, "_times_transposed", noted)
     layer, tokens, above = layer_of(8, 3), whole(4, 5, 8).requires_grad_(), whole(4, 3)
 
     def computed() -> list[Tensor]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 AUTO_STEPS = 2000
 """A run on CUDA that takes fewer steps is not compiled under `auto`: minutes of compiling would be most of it."""

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from pipeline.data.augment.rng import MIXING, borrowed_streams
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
-from pipeline.train.feed import Feed, make_augmentation, make_mixer, mix
-from pipeline.train.settings import TrainConfig
+from pipeline.train.loader import Feed, make_augmentation, make_mixer, mix
+from pipeline.train.train_config import TrainConfig
 
 PLAIN = TrainConfig(4, 8, 2e-3, 0.0, 1, 0.1, 0.0, None)
 MIXED = replace(PLAIN, mixup=0.8, cutmix=1.0, label_smoothing=0.1)

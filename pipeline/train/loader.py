@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pipeline.data.augment.augment import Augmentation
 from pipeline.data.augment.rng import MIXING, borrowed_streams
 from pipeline.data.batches.batches import ImageBatches
-from pipeline.train.settings import TrainConfig
-from pipeline.train.world import Share
+from pipeline.train.rank_info import Share
+from pipeline.train.train_config import TrainConfig
 
 
 class Feed:

@@ -7,7 +7,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline.train.settings import TrainConfig
+from pipeline.train.train_config import TrainConfig
 
 
 class WeightAverage:

@@ -6,7 +6,7 @@ from networks import SWIN, network, pictures
 from torch import Tensor, nn
 
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
-from pipeline.train.average import WeightAverage
+from pipeline.train.ema import WeightAverage
 from pipeline.train.objective import Objective
 
 

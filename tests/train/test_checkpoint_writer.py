@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipeline.train import background as module
-from pipeline.train.background import Background
+from pipeline.train import checkpoint_writer as module
 from pipeline.train.checkpoint import copied
+from pipeline.train.checkpoint_writer import Background
 
 
 @pytest.fixture
