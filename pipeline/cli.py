@@ -294,8 +294,8 @@ def cluster() -> None:
 @click.argument("name")
 def cluster_up(name: str) -> None:
     """Start the cluster, or bring it up to date, and wait until its workers have joined."""
-    from pipeline.ops.clusters import up
-    from pipeline.ops.machines import open_cluster
+    from pipeline.cluster.launch.cluster_files import open_cluster
+    from pipeline.cluster.launch.launcher import up
     from pipeline.workspace import find_workspace
 
     for line in up(open_cluster(find_workspace(), name)):
@@ -307,8 +307,8 @@ def cluster_up(name: str) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
 def cluster_repro(name: str, arguments: tuple[str, ...]) -> None:
     """Run the pipeline on the head, or watch the run that is there, and bring its results back."""
-    from pipeline.ops.clusters import repro
-    from pipeline.ops.machines import open_cluster
+    from pipeline.cluster.launch.cluster_files import open_cluster
+    from pipeline.cluster.launch.launcher import repro
     from pipeline.workspace import find_workspace
 
     for line in repro(open_cluster(find_workspace(), name), arguments):
@@ -319,8 +319,8 @@ def cluster_repro(name: str, arguments: tuple[str, ...]) -> None:
 @click.argument("name")
 def cluster_status(name: str) -> None:
     """List the cluster's nodes, and say how its run stands."""
-    from pipeline.ops.clusters import status
-    from pipeline.ops.machines import open_cluster
+    from pipeline.cluster.launch.cluster_files import open_cluster
+    from pipeline.cluster.launch.launcher import status
     from pipeline.workspace import find_workspace
 
     for line in status(open_cluster(find_workspace(), name)):
@@ -331,8 +331,8 @@ def cluster_status(name: str) -> None:
 @click.argument("name")
 def cluster_down(name: str) -> None:
     """Take the cluster down, whatever runs on it, and look whether anything is left."""
-    from pipeline.ops.clusters import down
-    from pipeline.ops.machines import open_cluster
+    from pipeline.cluster.launch.cluster_files import open_cluster
+    from pipeline.cluster.launch.launcher import down
     from pipeline.workspace import find_workspace
 
     for line in down(open_cluster(find_workspace(), name)):

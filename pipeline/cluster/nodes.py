@@ -18,9 +18,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster.code import code_digest
-from pipeline.cluster.joining import Node, nodes
-from pipeline.cluster.ship import Parcel, find_parcel
+from pipeline.cluster.connect import Node, nodes
+from pipeline.cluster.data_bundle import Parcel, find_parcel
+from pipeline.cluster.source_code import code_digest
 from pipeline.cluster.storage import StorageError, exists, read_text, remove_file, under, write_text
 from pipeline.errors import UserError, told
 

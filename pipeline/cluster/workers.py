@@ -19,7 +19,7 @@ import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipeline.cluster.epochs import Epochs
+from pipeline.cluster.checkpoint_store import Epochs
 from pipeline.cluster.storage import filesystem_of
 from pipeline.errors import UserError
 from pipeline.train.rank_info import World

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cluster.joining import Node, cluster_address, size_of
+from pipeline.cluster.connect import Node, cluster_address, size_of
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.config import Params
 from pipeline.errors import UserError

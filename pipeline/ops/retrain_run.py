@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cluster.epochs import Epochs
-from pipeline.cluster.joining import here_among_several
-from pipeline.cluster.ship import Parcel
+from pipeline.cluster.checkpoint_store import Epochs
+from pipeline.cluster.connect import here_among_several
+from pipeline.cluster.data_bundle import Parcel
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights

@@ -1,9 +1,10 @@
 """Retraining: the best setting and its control on train + val, several seeds each, fixed length, last weights.
 
 Runs go side by side over this machine or the cluster, each in one worker or, as `retrain.workers_per_run` says, in
-several that share every batch. Each leaves a checkpoint now and then (`pipeline.cluster.epochs`), from which it goes on
-after whatever loss. Finished runs are kept under `state/retrain/` by what decides them, so that an interrupted stage
-loses none. The seeds are not the search's, and the one whose model gets registered is fixed beforehand: the first.
+several that share every batch. Each leaves a checkpoint now and then (`pipeline.cluster.checkpoint_store`), from which
+it goes on after whatever loss. Finished runs are kept under `state/retrain/` by what decides them, so that an
+interrupted stage loses none. The seeds are not the search's, and the one whose model gets registered is fixed
+beforehand: the first.
 """
 
 import dataclasses
@@ -14,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cluster.epochs import Epochs
-from pipeline.cluster.joining import Room
+from pipeline.cluster.checkpoint_store import Epochs
+from pipeline.cluster.connect import Room
 from pipeline.cluster.runtime import run_jobs
 from pipeline.cluster.storage import under
 from pipeline.config import Params

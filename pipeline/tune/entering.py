@@ -5,7 +5,7 @@ from typing import Any
 
 from ray import tune
 
-from pipeline.cluster.late import refused_here
+from pipeline.cluster.late_nodes import refused_here
 from pipeline.tune.trial_spec import TrialTask
 
 REFUSED = "refused"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.cluster.joining import Room, joined
-from pipeline.cluster.late import Admission, admitting
+from pipeline.cluster.connect import Room, joined
+from pipeline.cluster.data_bundle import Parcel, list_parcel, open_parcel, place_in, send_parcel
+from pipeline.cluster.late_nodes import Admission, admitting
 from pipeline.cluster.nodes import Answer, Wanted, check_nodes
 from pipeline.cluster.runtime import local_ray
-from pipeline.cluster.ship import Parcel, list_parcel, open_parcel, place_in, send_parcel
 from pipeline.cluster.storage import check_storage, worker_environment
 from pipeline.config import Params
 from pipeline.models.model_config import Weights

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from pipeline.cluster.joining import Room
+from pipeline.cluster.connect import Room
 from pipeline.cluster.storage import address_of
 from pipeline.errors import UserError, told
 from pipeline.tune.course import Course

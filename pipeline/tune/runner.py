@@ -10,8 +10,8 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
-from pipeline.cluster.joining import Room
-from pipeline.cluster.late import away_from
+from pipeline.cluster.connect import Room
+from pipeline.cluster.late_nodes import away_from
 from pipeline.cluster.storage import exists, filesystem_of, let_go, listed, under
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.models.model_config import Weights

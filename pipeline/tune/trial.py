@@ -14,7 +14,7 @@ from ray import tune
 from torch import Tensor, nn
 
 from pipeline.assembly import TrainingData, build_run, load_data, train_run
-from pipeline.cluster.joining import here_among_several
+from pipeline.cluster.connect import here_among_several
 from pipeline.cluster.storage import at_hand
 from pipeline.config import Params
 from pipeline.models.model_config import Weights

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.late import Admission
-from pipeline.cluster.ship import Parcel
+from pipeline.cluster.data_bundle import Parcel
+from pipeline.cluster.late_nodes import Admission
 from pipeline.models.model_config import Weights
 
 

@@ -12,9 +12,9 @@ import pytest
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from pipeline.cluster.launch.cluster_files import UNFILLED, open_cluster
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
-from pipeline.ops.machines import UNFILLED, open_cluster
 from pipeline.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.joining import Node
+from pipeline.cluster.connect import Node
+from pipeline.cluster.data_bundle import Parcel
 from pipeline.cluster.nodes import Answer, Seen, Wanted, problems
-from pipeline.cluster.ship import Parcel
 
 HERE = {"Python": "3.12.1", "torch": "2.15.0"}
 NODE = Node("ab" * 14, "far (10.0.0.2, ababab)", "10.0.0.2", 8, 0)

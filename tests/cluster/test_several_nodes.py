@@ -1,4 +1,4 @@
-"""Searches on a real Ray cluster whose nodes are processes of this machine: joining, leaving, dying, being drained."""
+"""Searches on a real Ray cluster whose nodes are processes of this machine: connect, leaving, dying, being drained."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import pytest
 from ray_nodes import Nodes, nodes_of_this_machine  # noqa: F401
 from tiny_search import tiny_task
 
-from pipeline.cluster import joining
+from pipeline.cluster import connect
 from pipeline.errors import UserError
 from pipeline.ops.retrain_resources import plan_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob
@@ -124,7 +124,7 @@ def test_data_that_a_node_does_not_have_are_sent_to_it_once(nodes: Nodes, tmp_pa
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from pipeline.cluster.ship import list_parcel, open_parcel, send_parcel
+    from pipeline.cluster.data_bundle import list_parcel, open_parcel, send_parcel
 
     nodes.leave_only(0)
     temporary = [tmp_path / "one", tmp_path / "two"]
@@ -139,7 +139,7 @@ def test_data_that_a_node_does_not_have_are_sent_to_it_once(nodes: Nodes, tmp_pa
         path = open_parcel(parcel)["prepared/images.npy"]
         return str(path), path.stat().st_ino, path.stat().st_size
 
-    with joining.joined(nodes.address):
+    with connect.joined(nodes.address):
         parcel = send_parcel(list_parcel({"prepared/images.npy": origin}), limit_bytes=10**9, storage=None)
         origin.unlink()
         found = [

@@ -18,8 +18,8 @@ import pytest
 from checkout import TINY, Checkout
 from services import BUCKET, S3_KEYS, s3_store
 
+from pipeline.cluster.launch.launcher import HANDED
 from pipeline.config.yaml import read_yaml
-from pipeline.ops.clusters import HANDED
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hosts import Hosts, what_lacks

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.joining import Node
+from pipeline.cluster.connect import Node
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.ops.retrain_resources import check_share, retrain_resources

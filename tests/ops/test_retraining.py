@@ -12,7 +12,7 @@ from prepared import write_digits
 from safetensors.torch import load_file
 
 from pipeline.assembly import build_run, load_data
-from pipeline.cluster.epochs import Epochs
+from pipeline.cluster.checkpoint_store import Epochs
 from pipeline.config import Params
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one
 from pipeline.ops.retraining import is_kept, retrain_jobs

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster.launch.launcher import _archive
 from pipeline.errors import UserError
-from pipeline.ops.clusters import _archive
 from pipeline.provenance.git import ask_git, check_for_dvc, git_trouble, unknown_files
 from pipeline.provenance.trace import commit
 

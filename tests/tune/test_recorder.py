@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from courses import Search
 
-from pipeline.cluster.joining import Room
+from pipeline.cluster.connect import Room
 from pipeline.tune.course import Course, Wait
 from pipeline.tune.ledger import FAILED, TrialRecord
 from pipeline.tune.recorder import Recorder

@@ -6,7 +6,7 @@ import pytest
 from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
 from services import BUCKET
 
-from pipeline.cluster.epochs import Epochs
+from pipeline.cluster.checkpoint_store import Epochs
 from pipeline.cluster.storage import under, write_text
 
 

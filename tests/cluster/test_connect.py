@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cluster.joining import Node, cluster_address, joined, nodes
+from pipeline.cluster.connect import Node, cluster_address, joined, nodes
 from pipeline.cluster.runtime import local_ray
 from pipeline.errors import UserError
 

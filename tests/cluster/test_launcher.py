@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster.launch.cluster_files import open_cluster
+from pipeline.cluster.launch.launcher import STATUS, _archive, _start_command, _state_command
 from pipeline.errors import UserError
-from pipeline.ops.clusters import STATUS, _archive, _start_command, _state_command
-from pipeline.ops.machines import open_cluster
 from pipeline.workspace import Workspace
 
 

@@ -16,10 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.cluster.storage import worker_environment
-from pipeline.config import load_params
-from pipeline.errors import UserError, told
-from pipeline.ops.machines import (
+from pipeline.cluster.launch.cluster_files import (
     FOLDER,
     LAUNCHERS_OWN,
     MARK,
@@ -31,6 +28,9 @@ from pipeline.ops.machines import (
     say_to_each,
     say_to_head,
 )
+from pipeline.cluster.storage import worker_environment
+from pipeline.config import load_params
+from pipeline.errors import UserError, told
 from pipeline.provenance.git import ask_git
 
 LOG, PID, STATUS = (f"state/cluster-repro.{name}" for name in ("log", "pid", "status"))
@@ -184,7 +184,7 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
 
 def print_nodes() -> None:
     """Print the nodes of the cluster that this machine is the head of, a line each. Run there."""
-    from pipeline.cluster.joining import size_of
+    from pipeline.cluster.connect import size_of
 
     for node in size_of("auto"):
         print(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs")
@@ -192,7 +192,9 @@ def print_nodes() -> None:
 
 def _nodes(cluster: Cluster) -> list[str]:
     try:
-        return say_to_head(cluster, "python -c 'from pipeline.ops.clusters import print_nodes; print_nodes()'")
+        return say_to_head(
+            cluster, "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'"
+        )
     except UserError:
         return []
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 
-from pipeline.cluster.code import stage_code
 from pipeline.cluster.runtime import QUIET
+from pipeline.cluster.source_code import stage_code
 from pipeline.errors import UserError, shown
 
 ON_WORKERS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_CHDIR_TO_TRIAL_DIR", "RAY_USAGE_STATS_ENABLED")

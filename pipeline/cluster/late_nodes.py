@@ -14,9 +14,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster.code import code_digest
-from pipeline.cluster.joining import nodes
+from pipeline.cluster.connect import nodes
 from pipeline.cluster.nodes import Answer, Wanted, listed_alone, look_around, own_versions, problems, with_token
+from pipeline.cluster.source_code import code_digest
 from pipeline.cluster.storage import StorageError, remove_file, under, write_text
 
 NODE_LABEL = "ray.io/node-id"

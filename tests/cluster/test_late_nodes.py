@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.cluster import joining
-from pipeline.cluster.joining import Node, Room
-from pipeline.cluster.late import away_from
+from pipeline.cluster import connect
+from pipeline.cluster.connect import Node, Room
+from pipeline.cluster.late_nodes import away_from
 
 
 def test_selector_names_the_nodes_to_be_kept_away_from() -> None:
@@ -14,7 +14,7 @@ def test_selector_names_the_nodes_to_be_kept_away_from() -> None:
 
 def test_room_on_a_node_that_will_not_do_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     there = [Node(name, name, "10.0.0.1", 4, 0) for name in ("good", "bad")]
-    monkeypatch.setattr(joining, "nodes", lambda: there)
+    monkeypatch.setattr(connect, "nodes", lambda: there)
     room = Room(cpus=2, gpus=0)
     assert room.now() == 4
     assert room.refuse("bad")

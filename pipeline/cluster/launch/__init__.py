@@ -1,0 +1,1 @@
+"""Starts, runs on and takes down a cluster: `sar-search cluster`."""
