@@ -33,9 +33,9 @@ from urllib.request import Request, urlopen
 from harness import header, keep, table, time_pairs
 from mlflow_server import MlflowServer
 
-from pipeline.track.outbox import Letter, Postman, now_ms
-from pipeline.track.runs import SearchLog
-from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
+from pipeline.tracking.pending import Letter, Postman, now_ms
+from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.store import Store, client, experiment_id, prepare_store, resolve_store
 
 EPOCHS = 100
 METRICS = tuple(f"val/metric_{number}" for number in range(8))

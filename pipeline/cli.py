@@ -265,7 +265,7 @@ def ui(port: int) -> None:
     """Open the MLflow UI on this machine, until interrupted."""
     from pipeline.config import load_params
     from pipeline.ops.promotion import open_store
-    from pipeline.track.ui import serve_ui
+    from pipeline.tracking.ui import serve_ui
     from pipeline.workspace import find_workspace
 
     workspace = find_workspace()

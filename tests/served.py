@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline.track.model import ImageClassifier
-from pipeline.track.package import PICTURES
+from pipeline.tracking.registry.model import ImageClassifier
+from pipeline.tracking.registry.package import PICTURES
 
 
 def load(checkpoint: Path, code: Path) -> ImageClassifier:

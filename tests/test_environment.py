@@ -16,7 +16,7 @@ from pipeline.cli import FilePath
 from pipeline.environment import KEPT, TAKEN_OUT, settle_environment
 from pipeline.errors import UserError
 from pipeline.provenance.trace import commit
-from pipeline.track.store import prepare_store, resolve_store
+from pipeline.tracking.store import prepare_store, resolve_store
 
 ELSEWHERE = {
     "MLFLOW_REGISTRY_URI": "sqlite:////nowhere/registry.db",

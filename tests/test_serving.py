@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
-from pipeline.track.champion import move_champion
-from pipeline.track.registry import register_model
-from pipeline.track.store import prepare_store, resolve_store
+from pipeline.tracking.registry.champion import move_champion
+from pipeline.tracking.registry.versions import register_model
+from pipeline.tracking.store import prepare_store, resolve_store
 
 pytestmark = pytest.mark.slow
 

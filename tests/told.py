@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from mlflow.entities import DatasetInput, Run
 
-from pipeline.track.runs import SearchLog
-from pipeline.track.store import Store, client
+from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.store import Store, client
 
 Open = Callable[..., SearchLog]
 

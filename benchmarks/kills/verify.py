@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.track.outbox import legal_name
-from pipeline.track.store import client, resolve_store
+from pipeline.tracking.pending import legal_name
+from pipeline.tracking.store import client, resolve_store
 from pipeline.tune.ledger import TrialRecord
 
 TABLES = ("trials.csv", "curves.csv", "best.yaml")

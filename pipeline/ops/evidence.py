@@ -18,9 +18,9 @@ from pipeline.assembly import TrainingData, load_data
 from pipeline.errors import UserError, alone
 from pipeline.ops.test_reads import count_test_read
 from pipeline.provenance.trace import commit
-from pipeline.track.registry import HASH_TAG, Version
-from pipeline.track.store import Store
-from pipeline.track.use import fetch_predictions, load_registered
+from pipeline.tracking.registry.loading import fetch_predictions, load_registered
+from pipeline.tracking.registry.versions import HASH_TAG, Version
+from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
 BATCH = 256

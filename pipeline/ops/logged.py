@@ -6,9 +6,9 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.ops.results import read_json, search_run
 from pipeline.provenance.code_hash import content_hash
-from pipeline.track.datasets import DataUsed
-from pipeline.track.once import bring_back, has_run, log_run
-from pipeline.track.store import Store, client, reported
+from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.single_run import bring_back, has_run, log_run
+from pipeline.tracking.store import Store, client, reported
 from pipeline.workspace import Workspace
 
 KIND_TAG = "sar.kind"

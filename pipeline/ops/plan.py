@@ -34,8 +34,8 @@ from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.trace import versions
 from pipeline.provenance.weights_record import note, record, weights_words
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.track.access import require_access
-from pipeline.track.store import Store, prepare_store, resolve_store
+from pipeline.tracking.permissions import require_access
+from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.arms import studies_of

@@ -15,10 +15,10 @@ from pipeline.errors import UserError
 from pipeline.files.user_files import unreadable
 from pipeline.ops.overlay import attention_overlay
 from pipeline.ops.promotion import open_store
-from pipeline.track.champion import CHAMPION
-from pipeline.track.fetch import find_version
-from pipeline.track.store import Store
-from pipeline.track.use import load_registered
+from pipeline.tracking.registry.champion import CHAMPION
+from pipeline.tracking.registry.loading import load_registered
+from pipeline.tracking.registry.weights_download import find_version
+from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
 BATCH = 64
@@ -104,7 +104,7 @@ def export_model(workspace: Workspace, file: Path, *, model: str | None = None) 
     Raises:
         UserError: no such model, packages that are missing, a file that cannot be written or answers otherwise.
     """
-    from pipeline.track.export import export_onnx
+    from pipeline.tracking.registry.export import export_onnx
 
     store = open_store(workspace)
     name, version = chosen_version(workspace, store, model)

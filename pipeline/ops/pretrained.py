@@ -33,8 +33,8 @@ from pipeline.provenance.weights_record import (
     kept_folder,
 )
 from pipeline.regularizers.plugin import takes_source
-from pipeline.track.fetch import fetch_checkpoint, find_version
-from pipeline.track.store import Store, prepare_store, resolve_store
+from pipeline.tracking.registry.weights_download import fetch_checkpoint, find_version
+from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 

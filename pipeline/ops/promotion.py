@@ -11,13 +11,13 @@ from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, alone
 from pipeline.ops.evidence import comparison_of, latency_ms, recorded, recorded_anew, tag_of, tested_like
 from pipeline.ops.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
-from pipeline.ops.hooks import PROMOTED, tell
 from pipeline.ops.paired import PairedDifference, paired_difference
 from pipeline.ops.registered import MEND, look_up, registered_content
 from pipeline.score.classify import classification_scores
-from pipeline.track.champion import DONE, Move, history, move_champion, roll_back
-from pipeline.track.registry import CHALLENGER, HASH_TAG, Version, require_whole, versions
-from pipeline.track.store import Store, prepare_store, resolve_store, user_name
+from pipeline.tracking.hooks import PROMOTED, tell
+from pipeline.tracking.registry.champion import DONE, Move, history, move_champion, roll_back
+from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, Version, require_whole, versions
+from pipeline.tracking.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError, alone
-from pipeline.track.standing import Standing, standing_of
-from pipeline.track.store import Store, resolve_store
+from pipeline.tracking.registry.version_status import Standing, standing_of
+from pipeline.tracking.store import Store, resolve_store
 from pipeline.workspace import Workspace
 
 MEND = alone("register")

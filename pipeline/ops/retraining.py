@@ -34,8 +34,8 @@ from pipeline.tune.placing import placed
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.track.datasets import DataUsed
-    from pipeline.track.store import Store
+    from pipeline.tracking.dataset_inputs import DataUsed
+    from pipeline.tracking.store import Store
 
 OWN_FILES = (HISTORY,)
 """What lies beside a run's checkpoint and is no part of the model."""
@@ -208,7 +208,9 @@ def log_retraining(
     datasets: Sequence["DataUsed"] = (),
 ) -> dict[str, str]:
     """A run for each retraining, under its search; what was logged before is found again. Returns run ids by name."""
-    from pipeline.track.once import log_run  # MLflow takes seconds to import, which the workers are to be spared
+    from pipeline.tracking.single_run import (
+        log_run,  # MLflow takes seconds to import, which the workers are to be spared
+    )
 
     parent = search_run(workspace.state, fingerprint)
     runs = {}

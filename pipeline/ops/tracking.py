@@ -18,8 +18,8 @@ from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
 from pipeline.ops.plan import Plan
 from pipeline.ops.results import RUN_FILE
 from pipeline.provenance.trace import trace
-from pipeline.track.datasets import DataUsed
-from pipeline.track.runs import SearchLog
+from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.runs import SearchLog
 from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.goals import goal_words, goals_of
 from pipeline.tune.ledger import COMPLETE, TrialRecord

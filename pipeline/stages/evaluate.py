@@ -32,8 +32,8 @@ from pipeline.ops.test_reads import count_test_read
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value
-from pipeline.track.datasets import DataUsed
-from pipeline.track.store import prepare_store, resolve_store
+from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
 

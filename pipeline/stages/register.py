@@ -20,8 +20,8 @@ from pipeline.ops.card import model_card
 from pipeline.ops.logged import evaluation_run
 from pipeline.ops.results import BEST, read_json, search_run
 from pipeline.provenance.trace import trace
-from pipeline.track.registry import register_model
-from pipeline.track.store import prepare_store, resolve_store
+from pipeline.tracking.registry.versions import register_model
+from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 

@@ -11,8 +11,8 @@ from pipeline.figures.report import render_report
 from pipeline.ops.agreement import check_agreement
 from pipeline.ops.reporting import gather_report
 from pipeline.ops.results import read_json, search_run
-from pipeline.track.once import attach, first_there
-from pipeline.track.store import prepare_store, resolve_store
+from pipeline.tracking.single_run import attach, first_there
+from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
 

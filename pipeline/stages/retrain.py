@@ -21,8 +21,8 @@ from pipeline.ops.retraining import (
 )
 from pipeline.provenance.trace import trace
 from pipeline.provenance.weights_record import recall
-from pipeline.track.datasets import DataUsed
-from pipeline.track.store import resolve_store
+from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace
 
 

@@ -4,13 +4,13 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 """
 
 from pipeline.entry import run_stage
-from pipeline.ops.hooks import told_how_it_ends
 from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import expectation, work_left
 from pipeline.ops.progress import SearchProgress
 from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch, search_facts
+from pipeline.tracking.hooks import told_how_it_ends
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.goals import goals_of
 from pipeline.tune.ledger import LEDGER, OBJECTIVE, read_history

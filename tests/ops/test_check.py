@@ -22,7 +22,7 @@ from pipeline.ops.preflight import Estimate, Work, check_budget, work_left
 from pipeline.ops.up_to_date import Done, done_search, stages_up_to_date
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages import prepare, split
-from pipeline.track.store import prepare_store, resolve_store
+from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.tune.extent import runs_at_most
 from pipeline.tune.ledger import ASKED_TO_FINISH, CONTROL, LEDGER, TRIAL, History, Ledger, TrialRecord, read_history
 from pipeline.tune.task import SearchTask

@@ -23,11 +23,11 @@ from pipeline.models.model_config import ModelConfig
 from pipeline.ops import predict
 from pipeline.ops.overlay import STRENGTH, attention_overlay
 from pipeline.ops.predict import classify_files, export_model, told
-from pipeline.track.champion import move_champion
-from pipeline.track.export import graph_of
-from pipeline.track.registry import register_model
-from pipeline.track.store import prepare_store, resolve_store
-from pipeline.track.use import load_registered
+from pipeline.tracking.registry.champion import move_champion
+from pipeline.tracking.registry.export import graph_of
+from pipeline.tracking.registry.loading import load_registered
+from pipeline.tracking.registry.versions import register_model
+from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
 TINY = ModelConfig(

@@ -41,9 +41,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns of its own type hints, once, and here warnings are errors
     import mlflow.pyfunc  # noqa: F401
 
-from pipeline.track.champion import history, move_champion
-from pipeline.track.registry import CHALLENGER, register_model, versions
-from pipeline.track.store import Store, prepare_store, resolve_store
+from pipeline.tracking.registry.champion import history, move_champion
+from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions
+from pipeline.tracking.store import Store, prepare_store, resolve_store
 
 CONFIG = ModelConfig("vit_tiny_patch16_224", SMALL, "xavier", 0.0)
 GUIDED = "regularizer.guided_transfer"

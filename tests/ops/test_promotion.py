@@ -22,11 +22,11 @@ from pipeline.ops import promotion
 from pipeline.ops.logged import evaluation_run, reads_logged
 from pipeline.ops.promotion import describe_models, promote_challenger, restore_champion
 from pipeline.ops.registered import registry_words, to_mend
-from pipeline.track.champion import history, move_champion
-from pipeline.track.once import log_run
-from pipeline.track.registry import CHALLENGER, register_model, versions
-from pipeline.track.store import Store, client, prepare_store, resolve_store
-from pipeline.track.use import fetch_predictions, load_registered
+from pipeline.tracking.registry.champion import history, move_champion
+from pipeline.tracking.registry.loading import fetch_predictions, load_registered
+from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions
+from pipeline.tracking.single_run import log_run
+from pipeline.tracking.store import Store, client, prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
 SIDE = 20

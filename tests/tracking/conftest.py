@@ -15,8 +15,8 @@ from told import Open
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
-from pipeline.track.runs import SearchLog
-from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
+from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.store import Store, client, experiment_id, prepare_store, resolve_store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns of its own type hints, once, and here warnings are errors

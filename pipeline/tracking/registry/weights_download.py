@@ -7,7 +7,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.track.store import Store, client, current
+from pipeline.tracking.store import Store, client, current
 
 SPEC = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

@@ -11,8 +11,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow_server import MlflowServer
 
-from pipeline.track.runs import SearchLog
-from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
+from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.store import Store, client, experiment_id, prepare_store, resolve_store
 
 pytestmark = pytest.mark.slow
 

@@ -23,15 +23,15 @@ from mlflow import MlflowClient
 from sqlalchemy import make_url
 
 from pipeline.errors import UserError
-from pipeline.track import store as room
-from pipeline.track.store import (
+from pipeline.tracking import store as room
+from pipeline.tracking.store import (
     Store,
     client,
     experiment_id,
     prepare_store,
     resolve_store,
 )
-from pipeline.track.ui import take_away_stray
+from pipeline.tracking.ui import take_away_stray
 
 
 def test_the_default_is_a_file_in_the_checkout_wherever_the_command_runs(
@@ -148,7 +148,7 @@ def test_processes_that_start_together_on_nothing_all_get_the_store(
     tmp_path: Path,
 ) -> None:
     program = (
-        "import sys; from pathlib import Path; from pipeline.track.store import *; "
+        "import sys; from pathlib import Path; from pipeline.tracking.store import *; "
         "store = resolve_store(None, Path(sys.argv[1])); prepare_store(store); print(experiment_id(store, 'together'))"
     )
     started = [
@@ -403,7 +403,9 @@ def test_a_name_that_mlflow_refuses_is_a_users_mistake(store: Store) -> None:
 
 def test_mlflow_reports_nothing_home_unless_the_user_says_so() -> None:
     """In a process with nothing set, as a stage's under `dvc repro` is."""
-    script = "import pipeline.track.store; from mlflow.telemetry import get_telemetry_client as c; print(c() is None)"
+    script = (
+        "import pipeline.tracking.store; from mlflow.telemetry import get_telemetry_client as c; print(c() is None)"
+    )
     bare = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], env=bare, capture_output=True, text=True, check=True

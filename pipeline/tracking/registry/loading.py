@@ -8,7 +8,7 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.track.store import Store, client, current
+from pipeline.tracking.store import Store, client, current
 
 
 def load_registered(store: Store, name: str, version: int) -> Any:

@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 from told import datasets, points
 
 from pipeline.errors import UserError
-from pipeline.track.datasets import DataUsed
-from pipeline.track.once import attach, first_there, log_run
-from pipeline.track.store import Store, client
+from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.single_run import attach, first_there, log_run
+from pipeline.tracking.store import Store, client
 
 
 def test_a_file_is_put_beside_its_run_and_replaced(store: Store, experiment: str, tmp_path: Path) -> None:

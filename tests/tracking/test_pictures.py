@@ -20,9 +20,9 @@ from pipeline.data.decode.decode import decode_image
 from pipeline.data.decode.pictures import BadImage, read_image
 from pipeline.models.architecture import describe_network
 from pipeline.models.tap import SimilarityTap
-from pipeline.track.model import ImageClassifier
-from pipeline.track.registry import register_model
-from pipeline.track.store import Store
+from pipeline.tracking.registry.model import ImageClassifier
+from pipeline.tracking.registry.versions import register_model
+from pipeline.tracking.store import Store
 
 Write = Callable[..., Path]
 

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
-from pipeline.track.model import ImageClassifier
+from pipeline.tracking.registry.model import ImageClassifier
 
 Write = Callable[..., Path]
 

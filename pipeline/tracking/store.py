@@ -33,7 +33,7 @@ from mlflow.utils.credentials import read_mlflow_creds
 
 from pipeline.errors import UserError, shown
 from pipeline.files.paths import SQLITE, database_path, database_uri, expand_home
-from pipeline.track.database import ARTIFACTS, settle_addresses
+from pipeline.tracking.moved_store import ARTIFACTS, settle_addresses
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open an experiment at its training runs rather than at its pages for language models."""

@@ -15,10 +15,10 @@ from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from services import BUCKET, PASSWORD, S3_KEYS, TeamServer, postgres_programs, query, team_server
 
 from pipeline.errors import UserError
-from pipeline.track.access import require_access
-from pipeline.track.once import log_run
-from pipeline.track.runs import SearchLog
-from pipeline.track.store import Store, client, experiment_id, prepare_store, resolve_store
+from pipeline.tracking.permissions import require_access
+from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.single_run import log_run
+from pipeline.tracking.store import Store, client, experiment_id, prepare_store, resolve_store
 
 pytestmark = [
     pytest.mark.services,
@@ -162,7 +162,7 @@ def test_an_s3_store_that_this_machine_writes_to_itself_takes_files_and_says_wha
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     log_run(store, key="with keys", **run)
     assert [key for key in keys_in_s3(team) if key.startswith("direct/") and key.endswith("/seen.txt")]
-    monkeypatch.setattr("pipeline.track.store.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.tracking.store.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs boto3 here\n.*\[s3\]"):
         require_access(store, experiment="direct", model="none")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.files.paths import SQLITE
 from pipeline.loopback import HOST, serve_page
-from pipeline.track.store import Store, client, reported
+from pipeline.tracking.store import Store, client, reported
 
 TRAINING = "workflowType=machine_learning"
 """Without this the UI opens an experiment among its pages for language models, which hide the list of runs."""

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from told import Open, play, points, until
 
-from pipeline.track.outbox import legal_name
-from pipeline.track.store import Store, client
+from pipeline.tracking.pending import legal_name
+from pipeline.tracking.store import Store, client
 
 
 def test_trials_never_wait_for_the_store(open_search: Open, monkeypatch: pytest.MonkeyPatch) -> None:

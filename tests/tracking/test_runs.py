@@ -6,9 +6,9 @@ import pytest
 from mlflow.entities import Run
 from told import Open, datasets, play, points, until
 
-from pipeline.track.datasets import DataUsed
-from pipeline.track.runs import SearchLog
-from pipeline.track.store import Store, client, experiment_id
+from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.store import Store, client, experiment_id
 
 
 def test_trials_are_nested_with_parameters_curves_and_how_they_ended(

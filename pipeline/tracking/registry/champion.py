@@ -24,8 +24,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.track.registry import read_model, require_whole
-from pipeline.track.store import Store, client, reported, user_name
+from pipeline.tracking.registry.versions import read_model, require_whole
+from pipeline.tracking.store import Store, client, reported, user_name
 
 CHAMPION = "champion"
 PREFIX = "sar.champion."

@@ -6,9 +6,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.track.database import is_empty
-from pipeline.track.registry import CHALLENGER, HASH_TAG, fault_of
-from pipeline.track.store import Store, client, impatient, reported
+from pipeline.tracking.moved_store import is_empty
+from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, fault_of
+from pipeline.tracking.store import Store, client, impatient, reported
 
 
 @dataclass(frozen=True)

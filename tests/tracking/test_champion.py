@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.track import champion
-from pipeline.track.champion import Move, earlier_champion, history, move_champion, roll_back
-from pipeline.track.registry import versions
-from pipeline.track.store import Store, client
+from pipeline.tracking.registry import champion
+from pipeline.tracking.registry.champion import Move, earlier_champion, history, move_champion, roll_back
+from pipeline.tracking.registry.versions import versions
+from pipeline.tracking.store import Store, client
 
 FATAL = (*range(1, 9), 11, 19, 20, 21, 22)
 """Calls of MLflow's client, its own calls of itself with them, at which a registry goes away during a move: the sixth

@@ -1,4 +1,5 @@
-"""A search in MLflow: one run with its trials nested under it. Single runs are written by `pipeline.track.once`.
+"""A search in MLflow: one run with its trials nested under it. Single runs are written by
+`pipeline.tracking.single_run`.
 
 A search writes through a queue: the calls that tell something return at once, a background thread of the driver
 delivers in batches, and when the store does not answer the search goes on while its record waits.
@@ -20,9 +21,9 @@ from typing import Self
 
 from mlflow.exceptions import MlflowException
 
-from pipeline.track.datasets import DataUsed, dataset_inputs
-from pipeline.track.outbox import PARENT_TAG, STATE_TAG, Letter, Postman, now_ms
-from pipeline.track.store import Store, client, experiment_id, is_away, reported, user_name
+from pipeline.tracking.dataset_inputs import DataUsed, dataset_inputs
+from pipeline.tracking.pending import PARENT_TAG, STATE_TAG, Letter, Postman, now_ms
+from pipeline.tracking.store import Store, client, experiment_id, is_away, reported, user_name
 
 KIND_TAG = "sar.kind"
 FINGERPRINT_TAG = "sar.fingerprint"

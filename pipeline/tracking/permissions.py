@@ -2,7 +2,7 @@
 
 from mlflow.exceptions import MlflowException
 
-from pipeline.track.store import KIND, Store, client, impatient, reported, require_artifacts
+from pipeline.tracking.store import KIND, Store, client, impatient, reported, require_artifacts
 
 FILLED_BY = {"sar.filled_by": "sar-search"}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema.result_sections import TrackingParams
-from pipeline.ops import hooks
-from pipeline.ops.hooks import FAILED, FINISHED, PROMOTED, tell, told_how_it_ends
+from pipeline.tracking import hooks
+from pipeline.tracking.hooks import FAILED, FINISHED, PROMOTED, tell, told_how_it_ends
 
 WRITE = "env | grep ^SAR_ | sort > told.txt"
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.track.store import Store
-from pipeline.track.use import load_registered
+from pipeline.tracking.registry.loading import load_registered
+from pipeline.tracking.store import Store
 
 TOLERANCE = 1e-4
 INSTALL = "install them into the environment: pip install -e '.[onnx]'"

@@ -18,10 +18,10 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.track.once import log_run
-from pipeline.track.package import hash_model, require_portable
-from pipeline.track.registry import Registered, register_model, versions
-from pipeline.track.store import Store, client, experiment_id
+from pipeline.tracking.registry.package import hash_model, require_portable
+from pipeline.tracking.registry.versions import Registered, register_model, versions
+from pipeline.tracking.single_run import log_run
+from pipeline.tracking.store import Store, client, experiment_id
 
 Write = Callable[..., Path]
 

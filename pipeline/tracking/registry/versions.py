@@ -1,6 +1,6 @@
 """Registered models: a version for every distinct model, known by its content, and the alias `challenger`.
 
-What becomes of the alias `champion` is told in `pipeline.track.champion`.
+What becomes of the alias `champion` is told in `pipeline.tracking.registry.champion`.
 """
 
 import re
@@ -22,9 +22,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from pipeline.errors import UserError, alone
-from pipeline.track.once import has_run
-from pipeline.track.package import hash_model, hash_packed, pack, require_portable
-from pipeline.track.store import Store, client, current, experiment_id, reported
+from pipeline.tracking.registry.package import hash_model, hash_packed, pack, require_portable
+from pipeline.tracking.single_run import has_run
+from pipeline.tracking.store import Store, client, current, experiment_id, reported
 
 CHALLENGER = "challenger"
 HASH_TAG = "sar.model_hash"

@@ -6,9 +6,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipeline.track.datasets import DataUsed, dataset_inputs
-from pipeline.track.outbox import PARENT_TAG, Letter, Postman, now_ms
-from pipeline.track.store import Store, client, experiment_id, reported, user_name
+from pipeline.tracking.dataset_inputs import DataUsed, dataset_inputs
+from pipeline.tracking.pending import PARENT_TAG, Letter, Postman, now_ms
+from pipeline.tracking.store import Store, client, experiment_id, reported, user_name
 
 KEY_TAG = "sar.key"
 
