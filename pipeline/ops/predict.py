@@ -12,8 +12,8 @@ from pipeline.config import load_params
 from pipeline.data.decode.pictures import BadImage, read_image
 from pipeline.data.system_files import is_leaving
 from pipeline.errors import UserError
+from pipeline.figures.overlay import attention_overlay
 from pipeline.files.user_files import unreadable
-from pipeline.ops.overlay import attention_overlay
 from pipeline.ops.promotion import open_store
 from pipeline.tracking.registry.champion import CHAMPION
 from pipeline.tracking.registry.loading import load_registered

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 
 from pipeline.cli import cli
 from pipeline.errors import UserError
+from pipeline.figures.overlay import STRENGTH, attention_overlay
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.ops import predict
-from pipeline.ops.overlay import STRENGTH, attention_overlay
 from pipeline.ops.predict import classify_files, export_model, told
 from pipeline.tracking.registry.champion import move_champion
 from pipeline.tracking.registry.export import graph_of
