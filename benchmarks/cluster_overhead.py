@@ -26,7 +26,7 @@ from ray import tune
 
 from pipeline.cluster.runtime import QUIET
 from pipeline.ops.plan import Plan, make_plan
-from pipeline.tune import runner
+from pipeline.tune.ray import runner
 from pipeline.workspace import find_workspace
 
 EPOCHS = (1, 5)

@@ -32,7 +32,7 @@ from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params, load_params
 from pipeline.data.splits.split import Split
 from pipeline.train.loop import Diverged
-from pipeline.tune.confirm import FIRST_SEED
+from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace, load_space
 
 ROOT = Path(__file__).parents[1]

@@ -32,8 +32,8 @@ from pipeline.cluster.runtime import local_ray
 from pipeline.ops.plan import make_plan
 from pipeline.ops.progress import SearchProgress
 from pipeline.ops.tracking import TrackedSearch
-from pipeline.tune.ledger import TrialRecord
-from pipeline.tune.runner import run_search
+from pipeline.tune.journal.journal import TrialRecord
+from pipeline.tune.ray.runner import run_search
 from pipeline.workspace import find_workspace
 
 SETTINGS = {

@@ -20,9 +20,9 @@ from pathlib import Path
 from harness import header, keep, table
 
 from pipeline.config import Params
-from pipeline.tune.course import Course, Wait
-from pipeline.tune.ledger import Ledger, TrialRecord
-from pipeline.tune.scheduler import STOP
+from pipeline.tune.controller import Course, Wait
+from pipeline.tune.journal.journal import Ledger, TrialRecord
+from pipeline.tune.ray.scheduler import STOP
 from pipeline.tune.space import load_space
 
 ROOT = Path(__file__).parents[1]

@@ -20,11 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
-from pipeline.tune.confirm import FIRST_SEED, candidates
-from pipeline.tune.course import Course, Wait
-from pipeline.tune.goals import LATENCY, PARAMETERS, THROUGHPUT
-from pipeline.tune.ledger import FAILED, INFEASIBLE, METHOD, OBJECTIVE, History, Ledger, SearchListener, TrialRecord
-from pipeline.tune.scheduler import STOP
+from pipeline.tune.controller import Course, Wait
+from pipeline.tune.journal.journal import (
+    FAILED,
+    INFEASIBLE,
+    METHOD,
+    OBJECTIVE,
+    History,
+    Ledger,
+    SearchListener,
+    TrialRecord,
+)
+from pipeline.tune.objectives.objectives import LATENCY, PARAMETERS, THROUGHPUT
+from pipeline.tune.ray.scheduler import STOP
+from pipeline.tune.selection.confirm import FIRST_SEED, candidates
 from pipeline.tune.space import SearchSpace
 
 MEASURED = (PARAMETERS, LATENCY, THROUGHPUT)

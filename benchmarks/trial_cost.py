@@ -38,7 +38,7 @@ IMPORTS = {
     "import torch": "import torch",
     "import timm and torchvision, after torch": "import timm",
     "import Ray Tune, after those": "from ray import tune",
-    "import the rest of a worker": "import pipeline.tune.trial",
+    "import the rest of a worker": "import pipeline.tune.ray.trainable",
 }
 """In the order in which a worker does them."""
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
-from pipeline.tune.course import Course, Wait
-from pipeline.tune.ledger import FAILED, Ledger, SearchListener, TrialRecord
-from pipeline.tune.scheduler import STOP
+from pipeline.tune.controller import Course, Wait
+from pipeline.tune.journal.journal import FAILED, Ledger, SearchListener, TrialRecord
+from pipeline.tune.ray.scheduler import STOP
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import EMPTY_SHARE
+from pipeline.tune.study.study import EMPTY_SHARE
 
 LR, WEIGHT = "train.lr", "regularizer.spatial_entropy.weight"
 RATE = {"type": "float", "low": 0.001, "high": 1.0, "log": True}

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import load_params
 from pipeline.data.splits.split import make_split
 from pipeline.provenance.fingerprint import deciding, fingerprint
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, Ledger, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, Ledger, TrialRecord
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 

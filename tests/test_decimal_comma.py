@@ -7,8 +7,8 @@ import pytest
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError, comma_words
 from pipeline.ops.single import parse_settings
-from pipeline.tune.known import check_points
 from pipeline.tune.space import load_space
+from pipeline.tune.study.warm_start import check_points
 
 WRITE = "(a decimal comma; write 0.01, with a point)"
 BRACES = "(within { } a comma ends a value; write a decimal point, as in 0.01)"

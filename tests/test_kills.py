@@ -10,7 +10,7 @@ from copied import ROOT
 from kill_search import run_series
 from kills.verify import Findings, verify_ledger
 
-from pipeline.tune.ledger import Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import Ledger, TrialRecord, read_history
 
 
 @pytest.mark.slow

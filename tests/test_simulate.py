@@ -13,10 +13,10 @@ from courses import Kill, told
 from simulate import Simulation, Table, UnwrittenLedger, make_table, simulate
 
 from pipeline.config import Params
-from pipeline.tune.confirm import FIRST_SEED
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, Ledger, TrialRecord
-from pipeline.tune.samplers import check_sampler
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, Ledger, TrialRecord
+from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.samplers import check_sampler
 
 LR, WEIGHT, LAYERS, BATCH = (
     "train.lr",

@@ -11,9 +11,9 @@ from simulate import Simulation, Table, make_table, simulate
 from test_simulate import EPOCHS, SAMPLERS, SCHEDULERS, Dies, params, table_for
 
 from pipeline.errors import UserError
-from pipeline.tune.confirm import choose_best, pareto_front
-from pipeline.tune.goals import JACCARD, LATENCY, PARAMETERS, check_goals, goals_of
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, Ledger, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, Ledger, TrialRecord
+from pipeline.tune.objectives.objectives import JACCARD, LATENCY, PARAMETERS, check_goals, goals_of
+from pipeline.tune.selection.confirm import choose_best, pareto_front
 
 OBJECTIVES = {"one": ["val/accuracy"], "two": ["val/accuracy", LATENCY], "three": ["val/accuracy", JACCARD, PARAMETERS]}
 LIMITS = {

@@ -21,9 +21,9 @@ from pipeline.ops.up_to_date import done_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.provenance.weights_record import as_recorded
-from pipeline.tune.ledger import LEDGER, History, read_history
-from pipeline.tune.lineage import check_same_code
-from pipeline.tune.placing import look_at_cluster
+from pipeline.tune.journal.compatibility import check_same_code
+from pipeline.tune.journal.journal import LEDGER, History, read_history
+from pipeline.tune.ray.placement import look_at_cluster
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 

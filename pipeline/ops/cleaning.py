@@ -34,9 +34,9 @@ from pipeline.ops.results import read_best
 from pipeline.ops.source import made_by
 from pipeline.ops.status import size_of, state_words
 from pipeline.provenance.weights_record import kept_folder, noted
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
-from pipeline.tune.lineage import SUPERSEDED
-from pipeline.tune.outside import checkpoint_folders, read_outside, remove_outside
+from pipeline.tune.journal.compatibility import SUPERSEDED
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
+from pipeline.tune.journal.remote_files import checkpoint_folders, read_outside, remove_outside
 from pipeline.workspace import Workspace
 
 KEEP = 3

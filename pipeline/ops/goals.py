@@ -14,8 +14,8 @@ from pipeline.ops.retrain_resources import check_share
 from pipeline.ops.source import made_by
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.score.locate import can_be_ranked
-from pipeline.tune.goals import PARAMETERS, goals_of
-from pipeline.tune.sizes import MODEL, parameter_counter
+from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
+from pipeline.tune.objectives.parameter_count import MODEL, parameter_counter
 from pipeline.tune.space import SearchSpace
 from pipeline.workspace import Workspace
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, shown
 from pipeline.provenance.fingerprint import fingerprint
-from pipeline.tune.goals import Goals, goals_in, is_result
-from pipeline.tune.ledger import LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
-from pipeline.tune.lineage import SUPERSEDED
+from pipeline.tune.journal.compatibility import SUPERSEDED
+from pipeline.tune.journal.journal import LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
+from pipeline.tune.objectives.objectives import Goals, goals_in, is_result
 
 ID_LENGTH = 8
 

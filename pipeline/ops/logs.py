@@ -18,8 +18,8 @@ from pipeline.ops.kept import KeptSearch, choose, find_searches, read_search
 from pipeline.ops.present import present_search
 from pipeline.ops.results import RUN_FILE
 from pipeline.ops.status import ENDED, trial_state
-from pipeline.tune.goals import shown_metric
-from pipeline.tune.ledger import COMPLETE, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, TrialRecord
+from pipeline.tune.objectives.objectives import shown_metric
 from pipeline.workspace import Workspace
 
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds")

@@ -38,13 +38,13 @@ from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
-from pipeline.tune.arms import studies_of
-from pipeline.tune.extent import further_runs, runs_at_most, trials_asked
-from pipeline.tune.goals import check_goals, goal_words
-from pipeline.tune.known import Known, check_points
-from pipeline.tune.ledger import CONTROL_STUDY, METHOD
-from pipeline.tune.samplers import check_sampler
+from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD
+from pipeline.tune.objectives.objectives import check_goals, goal_words
+from pipeline.tune.run_counts import further_runs, runs_at_most, trials_asked
 from pipeline.tune.space import SearchSpace, load_space
+from pipeline.tune.study.samplers import check_sampler
+from pipeline.tune.study.studies import studies_of
+from pipeline.tune.study.warm_start import Known, check_points
 from pipeline.tune.task import Resources, SearchTask
 from pipeline.workspace import Workspace
 

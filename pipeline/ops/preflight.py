@@ -21,9 +21,9 @@ from pipeline.ops.plan import Plan
 from pipeline.ops.retrain_resources import retrain_resources
 from pipeline.ops.step_cost import StepCost, role_sizes, step_cost, steps_per_epoch
 from pipeline.train.memory import out_of_memory_advice
-from pipeline.tune.extent import runs_at_most, trials_asked
-from pipeline.tune.ledger import TRIAL, History
-from pipeline.tune.stopping import make_rule
+from pipeline.tune.journal.journal import TRIAL, History
+from pipeline.tune.run_counts import runs_at_most, trials_asked
+from pipeline.tune.schedulers.rules import make_rule
 
 START_S = (8.0, 30.0)
 """Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""

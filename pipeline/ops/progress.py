@@ -11,12 +11,12 @@ from rich.text import Text
 
 from pipeline.console.format import setting_name
 from pipeline.console.run_progress import HEARTBEAT_S, left_words
-from pipeline.tune.goals import ACCURACY_ALONE, Goals, is_result, shown_metric
-from pipeline.tune.ledger import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Goals, is_result, shown_metric
 
 
 class SearchProgress:
-    """Follows a search (see `pipeline.tune.ledger.SearchListener`). Use as a context manager around it.
+    """Follows a search (see `pipeline.tune.journal.journal.SearchListener`). Use as a context manager around it.
 
     total: trials and controls asked for. epochs: planned for each. goals: what they are to reach.
     """

@@ -12,8 +12,8 @@ from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
 from pipeline.ops.pareto import front_figure
-from pipeline.tune.goals import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, shown_limits
-from pipeline.tune.ledger import ENOUGH, INFEASIBLE
+from pipeline.tune.journal.journal import ENOUGH, INFEASIBLE
+from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, shown_limits
 
 GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {

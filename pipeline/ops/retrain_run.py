@@ -18,7 +18,7 @@ from pipeline.train.checkpoint_writer import Background
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.rank_info import World
-from pipeline.tune.placing import find_data
+from pipeline.tune.ray.placement import find_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

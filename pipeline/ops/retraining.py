@@ -30,7 +30,7 @@ from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.train.checkpoint import read_sidecar
-from pipeline.tune.placing import placed
+from pipeline.tune.ray.placement import placed
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ OWN_FILES = (HISTORY,)
 
 @dataclass(frozen=True)
 class RetrainTask:
-    """Runs, as `pipeline.tune.placing` places them. folder: their state. header: the users' own methods, as `code`."""
+    """Runs, as `pipeline.tune.ray.placement` places them. folder: their state. header: the users' own methods, as
+    `code`.
+    """
 
     params: Params
     resources: RunResources

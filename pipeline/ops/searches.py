@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ops.kept import KeptSearch, find_searches, read_search
-from pipeline.tune.extent import runs_at_most
-from pipeline.tune.ledger import FAILED, LEDGER, Ledger, read_history
-from pipeline.tune.lineage import SUPERSEDED, changed_code, changed_content
+from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
+from pipeline.tune.journal.journal import FAILED, LEDGER, Ledger, read_history
+from pipeline.tune.run_counts import runs_at_most
 from pipeline.tune.task import SearchTask
 
 SHOWN = 6

@@ -14,10 +14,19 @@ from pipeline.errors import UserError
 from pipeline.ops.kept import KeptSearch, Runner, choose, find_searches
 from pipeline.ops.present import Present, present_search
 from pipeline.tune.budget import HOUR, Budget
-from pipeline.tune.goals import shown_metric
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL, TrialRecord
-from pipeline.tune.lineage import changed_content
-from pipeline.tune.outside import read_outside
+from pipeline.tune.journal.compatibility import changed_content
+from pipeline.tune.journal.journal import (
+    COMPLETE,
+    CONFIRMATION,
+    FAILED,
+    INFEASIBLE,
+    OBJECTIVE,
+    PRUNED,
+    TRIAL,
+    TrialRecord,
+)
+from pipeline.tune.journal.remote_files import read_outside
+from pipeline.tune.objectives.objectives import shown_metric
 from pipeline.workspace import Workspace
 
 ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}

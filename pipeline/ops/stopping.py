@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.ops.kept import KeptSearch, find_searches, has_open, is_held, read_search
-from pipeline.tune.ledger import COMPLETE, METHOD
+from pipeline.tune.journal.journal import COMPLETE, METHOD
 from pipeline.workspace import Workspace
 
 PATIENCE_S = 60.0

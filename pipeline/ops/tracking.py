@@ -21,9 +21,9 @@ from pipeline.provenance.trace import trace
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog
 from pipeline.train.similarity_maps import last_block_maps
-from pipeline.tune.goals import goal_words, goals_of
-from pipeline.tune.ledger import COMPLETE, TrialRecord
-from pipeline.tune.stopping import make_rule
+from pipeline.tune.journal.journal import COMPLETE, TrialRecord
+from pipeline.tune.objectives.objectives import goal_words, goals_of
+from pipeline.tune.schedulers.rules import make_rule
 from pipeline.tune.task import SearchTask
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
@@ -31,7 +31,7 @@ DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 
 
 class TrackedSearch:
-    """Follows a search (see `pipeline.tune.ledger.SearchListener`) and writes it to MLflow from a queue."""
+    """Follows a search (see `pipeline.tune.journal.journal.SearchListener`) and writes it to MLflow from a queue."""
 
     def __init__(self, plan: Plan, task: SearchTask) -> None:
         params = plan.params

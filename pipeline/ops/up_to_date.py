@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.ops.results import read_best, read_json
-from pipeline.tune.extent import trials_asked
-from pipeline.tune.ledger import ASKED_TO_FINISH, METHOD
+from pipeline.tune.journal.journal import ASKED_TO_FINISH, METHOD
+from pipeline.tune.run_counts import trials_asked
 from pipeline.tune.task import SearchTask
 
 SEARCH = ("prepare", "split", "search")

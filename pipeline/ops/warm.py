@@ -7,11 +7,11 @@ from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError, named
 from pipeline.ops.kept import choose, find_searches
 from pipeline.ops.present import present_search
-from pipeline.tune.goals import PARAMETERS, goals_of
-from pipeline.tune.known import Known, known_in, known_of
-from pipeline.tune.ledger import LEDGER
-from pipeline.tune.sizes import parameter_counter
+from pipeline.tune.journal.journal import LEDGER
+from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
+from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.warm_start import Known, known_in, known_of
 from pipeline.workspace import Workspace
 
 

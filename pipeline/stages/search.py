@@ -1,4 +1,4 @@
-"""search: space + split -> `results/search/` (see `pipeline.tune.results`). Run by `dvc repro search`.
+"""search: space + split -> `results/search/` (see `pipeline.tune.selection.result_files`). Run by `dvc repro search`.
 
 Its working state lies under `state/searches/`, by fingerprint: run again after any interruption, it goes on from there.
 """
@@ -11,11 +11,11 @@ from pipeline.ops.progress import SearchProgress
 from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch, search_facts
 from pipeline.tracking.hooks import told_how_it_ends
-from pipeline.tune.extent import runs_at_most
-from pipeline.tune.goals import goals_of
-from pipeline.tune.ledger import LEDGER, OBJECTIVE, read_history
-from pipeline.tune.results import write_results
-from pipeline.tune.runner import run_search
+from pipeline.tune.journal.journal import LEDGER, OBJECTIVE, read_history
+from pipeline.tune.objectives.objectives import goals_of
+from pipeline.tune.ray.runner import run_search
+from pipeline.tune.run_counts import runs_at_most
+from pipeline.tune.selection.result_files import write_results
 from pipeline.workspace import Workspace
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.tune.ledger import METHOD, TrialRecord
+from pipeline.tune.journal.journal import METHOD, TrialRecord
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import Proposer
+from pipeline.tune.study.study import Proposer
 
 
 @dataclass(frozen=True)

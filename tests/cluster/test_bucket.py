@@ -12,9 +12,9 @@ from tiny_search import tiny_task
 
 from pipeline.cluster import storage
 from pipeline.errors import UserError
-from pipeline.tune.ledger import SearchListener, TrialRecord
-from pipeline.tune.outside import read_outside
-from pipeline.tune.runner import run_search
+from pipeline.tune.journal.journal import SearchListener, TrialRecord
+from pipeline.tune.journal.remote_files import read_outside
+from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -19,8 +19,8 @@ from pipeline.errors import UserError
 from pipeline.ops.retrain_resources import plan_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob
 from pipeline.ops.retraining import retrain_jobs, run_retraining
-from pipeline.tune.ledger import FAILED, STOP_FILE, SearchListener, TrialRecord
-from pipeline.tune.runner import run_search
+from pipeline.tune.journal.journal import FAILED, STOP_FILE, SearchListener, TrialRecord
+from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.ops.agreement import check_agreement, check_noted
 from pipeline.provenance.fingerprint import deciding
 from pipeline.stages import evaluate, register, report, retrain
-from pipeline.tune.results import deciding_parameters
+from pipeline.tune.selection.result_files import deciding_parameters
 from pipeline.workspace import Workspace
 
 OURS = Params()

@@ -23,8 +23,17 @@ from pipeline.ops.up_to_date import Done, done_search, stages_up_to_date
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages import prepare, split
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.tune.extent import runs_at_most
-from pipeline.tune.ledger import ASKED_TO_FINISH, CONTROL, LEDGER, TRIAL, History, Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import (
+    ASKED_TO_FINISH,
+    CONTROL,
+    LEDGER,
+    TRIAL,
+    History,
+    Ledger,
+    TrialRecord,
+    read_history,
+)
+from pipeline.tune.run_counts import runs_at_most
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 
@@ -58,7 +67,7 @@ def workspace(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 def begun(workspace: Workspace, *, by_other_code: bool = True) -> SearchTask:
     """A search with one epoch trained, begun by another version of this code."""
     task = make_plan(workspace).task()
-    code = {"pipeline/tune/trial.py": "0" * 8} if by_other_code else task.header["code"]
+    code = {"pipeline/tune/ray/trainable.py": "0" * 8} if by_other_code else task.header["code"]
     with Ledger(task.folder / LEDGER, {**task.header, "code": code}) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
@@ -217,7 +226,7 @@ def test_search_of_other_code_waits_for_its_users_word(workspace: Workspace) -> 
     task = begun(workspace)
     with pytest.raises(UserError, match="begun by other code") as refused:
         told(workspace)
-    for needed in ("pipeline/tune/trial.py", "--resume-anyway", "--new", str(task.folder)):
+    for needed in ("pipeline/tune/ray/trainable.py", "--resume-anyway", "--new", str(task.folder)):
         assert needed in str(refused.value)
     assert read_history(task.folder / LEDGER).trials["t0000"].epochs
 

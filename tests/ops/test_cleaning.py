@@ -15,7 +15,7 @@ from pipeline.ops import cleaning
 from pipeline.ops.cleaning import collect
 from pipeline.ops.kept import find_searches, place_of
 from pipeline.provenance.weights_record import kept_folder, note
-from pipeline.tune.ledger import COMPLETE, PRUNED, lock_ledger
+from pipeline.tune.journal.journal import COMPLETE, PRUNED, lock_ledger
 from pipeline.workspace import Workspace
 
 

@@ -12,8 +12,8 @@ from pipeline.cluster import storage
 from pipeline.cluster.storage import under, write_text
 from pipeline.ops.cleaning import collect
 from pipeline.ops.status import describe_search, describe_searches
-from pipeline.tune.ledger import COMPLETE, CONTROL, TRIAL
-from pipeline.tune.outside import NOTE, checkpoints_in, read_outside, use_data
+from pipeline.tune.journal.journal import COMPLETE, CONTROL, TRIAL
+from pipeline.tune.journal.remote_files import NOTE, checkpoints_in, read_outside, use_data
 from pipeline.workspace import Workspace
 
 

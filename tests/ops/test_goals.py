@@ -12,7 +12,7 @@ from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.ops.goals import check_masks, check_sizes
-from pipeline.tune.goals import goal_words
+from pipeline.tune.objectives.objectives import goal_words
 from pipeline.tune.space import SearchSpace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)

@@ -9,7 +9,7 @@ from kept import content_of, ledger_folder, make_workspace, open_search, other, 
 
 from pipeline.errors import UserError
 from pipeline.ops.logs import describe_trial
-from pipeline.tune.ledger import PRUNED, Ledger
+from pipeline.tune.journal.journal import PRUNED, Ledger
 from pipeline.workspace import Workspace
 
 

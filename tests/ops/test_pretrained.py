@@ -32,9 +32,9 @@ from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.weights_record import as_recorded, note, recall, record, weights_words, with_hashed_choices
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.train.checkpoint import write_checkpoint
-from pipeline.tune.ledger import History
-from pipeline.tune.lineage import changed_code, changed_content
-from pipeline.tune.runner import _known_before
+from pipeline.tune.journal.compatibility import changed_code, changed_content
+from pipeline.tune.journal.journal import History
+from pipeline.tune.ray.runner import _known_before
 from pipeline.workspace import Workspace
 
 with warnings.catch_warnings():

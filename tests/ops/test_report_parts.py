@@ -11,7 +11,7 @@ from pipeline.ops.report_search import cost_words, early_remarks, looked_at, sea
 from pipeline.ops.results import NAMES, against_words, method_words
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.compare import compare_arms
-from pipeline.tune.ledger import ENOUGH
+from pipeline.tune.journal.journal import ENOUGH
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 

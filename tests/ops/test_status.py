@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.ops.kept import find_searches, is_held, read_search
 from pipeline.ops.present import present_search
 from pipeline.ops.status import describe_search, describe_searches, size_of
-from pipeline.tune.ledger import COMPLETE, METHOD, OBJECTIVE, PRUNED
+from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED
 from pipeline.workspace import Workspace
 
 
@@ -245,9 +245,10 @@ def test_search_that_is_being_removed_is_left_out(workspace: Workspace) -> None:
 
 
 def test_names_are_those_of_the_search_itself() -> None:
-    from pipeline.tune import arms, trial
+    from pipeline.tune.ray import trainable
+    from pipeline.tune.study import studies
 
-    assert (METHOD, OBJECTIVE) == (arms.METHOD, trial.OBJECTIVE)
+    assert (METHOD, OBJECTIVE) == (studies.METHOD, trainable.OBJECTIVE)
 
 
 def test_questions_about_searches_import_no_engine() -> None:

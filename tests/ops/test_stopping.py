@@ -15,13 +15,13 @@ from pipeline.errors import UserError
 from pipeline.ops.describe import describe_results
 from pipeline.ops.kept import read_search
 from pipeline.ops.stopping import stop_search
-from pipeline.tune.ledger import PRUNED
+from pipeline.tune.journal.journal import PRUNED
 from pipeline.workspace import Workspace
 
 SEARCH = """
 import json, signal, sys, time
 from pathlib import Path
-from pipeline.tune.ledger import Ledger, TrialRecord
+from pipeline.tune.journal.journal import Ledger, TrialRecord
 how = sys.argv[3]
 if how == "ignores":
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,7 +4,7 @@ from copied import ROOT
 
 from pipeline.config import load_params
 from pipeline.ops.tracking import milestones_of, run_name
-from pipeline.tune.ledger import CONTROL, TrialRecord
+from pipeline.tune.journal.journal import CONTROL, TrialRecord
 
 ENTROPY = "regularizer.spatial_entropy"
 

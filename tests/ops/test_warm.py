@@ -9,9 +9,9 @@ from pipeline.config import load_params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.ops.warm import known_beforehand
-from pipeline.tune.known import Known
-from pipeline.tune.ledger import COMPLETE
+from pipeline.tune.journal.journal import COMPLETE
 from pipeline.tune.space import load_space
+from pipeline.tune.study.warm_start import Known
 from pipeline.workspace import Workspace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)

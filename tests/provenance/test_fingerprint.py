@@ -118,7 +118,7 @@ def test_fingerprint_changes_with_data_split_and_space() -> None:
 def test_fingerprint_stays_whatever_code_and_versions_run_the_search(
     copied_code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user is asked about those (`pipeline.tune.lineage`), so that no change of a comment costs a search."""
+    """The user is asked about those (`pipeline.tune.journal.compatibility`), so that no change of a comment costs a search."""
     before = named()
     (copied_code / "train" / "loop.py").write_text("# another loop\n")
     monkeypatch.setattr("platform.python_version", lambda: "9.9.9")

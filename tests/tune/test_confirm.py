@@ -6,8 +6,8 @@ import math
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tune.confirm import candidates, choose_best, confirmations, confirmed, empty_share
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.selection.confirm import candidates, choose_best, confirmations, confirmed, empty_share
 
 
 def trial(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from courses import WIDE, Clock, Kill, Search, studies, told
 
-from pipeline.tune.course import Wait
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, PRUNED, read_history
+from pipeline.tune.controller import Wait
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, PRUNED, read_history
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tune.ledger import COMPLETE, CONTROL, PRUNED, Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import COMPLETE, CONTROL, PRUNED, Ledger, TrialRecord, read_history
 
 
 class Clock:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.tune import pareto
-from pipeline.tune.pareto import dominated_by
+from pipeline.tune.objectives import pareto
+from pipeline.tune.objectives.pareto import dominated_by
 
 
 def restated(values: list[list[float]]) -> list[int]:

@@ -12,9 +12,9 @@ import pytest
 from tiny_search import tiny_task
 
 from pipeline.errors import UserError
-from pipeline.tune.ledger import COMPLETE, PRUNED, SearchListener, TrialRecord
-from pipeline.tune.results import write_results
-from pipeline.tune.runner import run_search
+from pipeline.tune.journal.journal import COMPLETE, PRUNED, SearchListener, TrialRecord
+from pipeline.tune.ray.runner import run_search
+from pipeline.tune.selection.result_files import write_results
 from pipeline.tune.task import SearchOutcome, SearchTask
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ from scipy import stats
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.tune import samplers
-from pipeline.tune.ledger import COMPLETE, FAILED, PRUNED
-from pipeline.tune.samplers import check_sampler, drawn, evolved
+from pipeline.tune.journal.journal import COMPLETE, FAILED, PRUNED
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import MOST_LOOKED_AT, Proposer, with_values
+from pipeline.tune.study import samplers
+from pipeline.tune.study.samplers import check_sampler, drawn, evolved
+from pipeline.tune.study.study import MOST_LOOKED_AT, Proposer, with_values
 
 LR, DECAY, LAYERS, BATCH = "train.lr", "train.weight_decay", "regularizer.spatial_entropy.layers", "train.batch_size"
 NUMBERS: Mapping[str, Any] = {

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SchedulerParams
-from pipeline.tune.course import Course
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Ledger, TrialRecord
-from pipeline.tune.scheduler import CONTINUE, STOP, SearchScheduler
+from pipeline.tune.controller import Course
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Ledger, TrialRecord
+from pipeline.tune.ray.scheduler import CONTINUE, STOP, SearchScheduler
+from pipeline.tune.schedulers.rules import Ladder, make_rule
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.stopping import Ladder, make_rule
 
 NOBODY: Any = None
 """The controller that Ray hands to schedulers; ours never asks it anything."""

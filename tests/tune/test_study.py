@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.tune.ledger import COMPLETE, ENOUGH, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, ENOUGH, FAILED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import EMPTY_SHARE, Proposer
+from pipeline.tune.study.study import EMPTY_SHARE, Proposer
 
 LR, LAYERS, BATCH = "train.lr", "regularizer.spatial_entropy.layers", "train.batch_size"
 SPACE = SearchSpace(

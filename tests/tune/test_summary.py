@@ -13,11 +13,11 @@ from scipy import stats
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.ops.searches import describe_summary
-from pipeline.tune.confirm import Confirmed, choose_best
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.selection.confirm import Confirmed, choose_best
+from pipeline.tune.selection.summary import rung_correlations, summarise
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import Proposer
-from pipeline.tune.summary import rung_correlations, summarise
+from pipeline.tune.study.study import Proposer
 from pipeline.tune.task import Resources, SearchOutcome, SearchTask, Spent
 
 HERE = Path("nowhere")

@@ -13,12 +13,12 @@ from optuna.trial import TrialState, create_trial
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
-from pipeline.tune.confirm import candidates
-from pipeline.tune.extent import runs_at_most, trials_asked
-from pipeline.tune.ledger import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord
+from pipeline.tune.run_counts import runs_at_most, trials_asked
+from pipeline.tune.selection.confirm import candidates
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import Proposer
-from pipeline.tune.untried import Untried
+from pipeline.tune.study.study import Proposer
+from pipeline.tune.study.untried import Untried
 
 LAYERS, FLIP = "regularizer.spatial_entropy.layers", "train.flip"
 BATCH, DECAY, LR = "train.batch_size", "train.weight_decay", "train.lr"

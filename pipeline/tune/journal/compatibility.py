@@ -1,0 +1,67 @@
+"""Whether a search may go on: by what its ledger began with and by what runs it now."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.tune.journal.journal import History
+
+SUPERSEDED = "superseded"
+"""A file of this name in a search's folder says that its user wants a new one of the same kind."""
+
+
+def check_same_code(history: History, header: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a search that other code, or other versions of libraries, began, until its user says so.
+
+    Raises:
+        UserError: it says what has changed and how to decide.
+    """
+    changed = changed_code(history, header)
+    if changed and any(trial.epochs for trial in history.trials.values()):
+        raise UserError(
+            f"the search in {folder} was begun by other code than this; changed since: {', '.join(changed)}.\n"
+            "Trials from before and after may not be comparable. Decide by one of\n"
+            "  sar-search check --resume-anyway    go on with it all the same\n"
+            "  sar-search check --new              begin a new one, and keep the old one as it is"
+        )
+
+
+def changed_code(history: History, header: Mapping[str, Any]) -> list[str]:
+    """Files and packages that differ from those which the search was begun with, or that its user accepted last."""
+    known = history.accepted or history.header
+    return [
+        *_changed(known.get("code", {}), header.get("code", {}), "{0}"),
+        *_changed(known.get("versions", {}), header.get("versions", {}), "{0} {1} -> {2}"),
+    ]
+
+
+def changed_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between the deciding contents of two searches, by dotted path, with both values where short.
+
+    A section that only one of them has, such as a parameter of the space, is named whole.
+    """
+    return list(_differing(before, now, ""))
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], said: str) -> list[str]:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [said.format(name, _short(before.get(name, "none")), _short(now.get(name, "none"))) for name in names]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key in {**before, **now}:
+        path, was, is_now = f"{prefix}{key}", before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            yield from _differing(was, is_now, f"{path}.")
+        elif key not in before and isinstance(is_now, Mapping):
+            yield f"{path} is new"
+        elif key not in now and isinstance(was, Mapping):
+            yield f"{path} is gone"
+        elif was != is_now:
+            yield f"{path} {_short(before.get(key, 'none'))} -> {_short(now.get(key, 'none'))}"

@@ -1,0 +1,1 @@
+"""What a search optimises, its constraints, and the metrics of a trial."""

@@ -1,0 +1,219 @@
+"""What a search is after: its objectives, and the constraints that the setting it names as the best must keep.
+
+val/accuracy, val/loss   at a trial's last epoch
+val/attention/jaccard, val/attention/auroc
+                         of the attention of the last block against the validation images' masks, at the last epoch
+                         (`pipeline.score.locate`; of the head with the highest AUROC on these same images)
+parameters               of the network; known before anything is trained
+latency_ms, images_per_s of a forward pass on the trial's device, measured before its first epoch
+                         (`pipeline.train.latency`)
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.config import Params
+from pipeline.config.schema.search_section import ConstraintsParams
+from pipeline.errors import UserError
+from pipeline.tune.journal.journal import COMPLETE, OBJECTIVE, TrialRecord
+from pipeline.tune.objectives.pareto import dominated_by
+
+JACCARD, AUROC = "val/attention/jaccard", "val/attention/auroc"
+PARAMETERS, LATENCY, THROUGHPUT = "parameters", "latency_ms", "images_per_s"
+LOWER_IS_BETTER = ("val/loss", PARAMETERS, LATENCY)
+OF_ATTENTION, OF_SPEED = (JACCARD, AUROC), (LATENCY, THROUGHPUT)
+
+LIMITED = {
+    "max_parameters": PARAMETERS,
+    "max_latency_ms": LATENCY,
+    "min_images_per_s": THROUGHPUT,
+    "min_attention_jaccard": JACCARD,
+}
+"""The metric that each of `search.constraints` bounds, in the direction in which it gets worse."""
+
+FOR_SEVERAL = ("tpe", "gp", "sobol", "random", "grid")
+"""Samplers that can be used with several objectives."""
+
+
+@dataclass(frozen=True)
+class Goals:
+    """objectives: names of metrics, the first val/accuracy. limits: the worst value allowed, by metric."""
+
+    objectives: tuple[str, ...] = (OBJECTIVE,)
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def several(self) -> bool:
+        return len(self.objectives) > 1
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """Optuna's words, by objective."""
+        return ["minimize" if name in LOWER_IS_BETTER else "maximize" for name in self.objectives]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric that is an objective or bounded, but for val/accuracy and val/loss, which all trials have."""
+        return [name for name in dict.fromkeys((*self.objectives, *self.limits)) if name not in (OBJECTIVE, "val/loss")]
+
+    @property
+    def of_attention(self) -> list[str]:
+        return [name for name in self.metrics if name in OF_ATTENTION]
+
+    @property
+    def of_speed(self) -> list[str]:
+        return [name for name in self.metrics if name in OF_SPEED]
+
+    def values(self, record: TrialRecord) -> list[float]:
+        """The objectives at the last epoch; NaN where one is not there."""
+        return [record.metric(name) for name in self.objectives]
+
+    def maximised(self, values: Sequence[float]) -> list[float]:
+        """Values of the objectives, turned so that more is better of each."""
+        return [
+            -value if name in LOWER_IS_BETTER else value for name, value in zip(self.objectives, values, strict=True)
+        ]
+
+    def violations(self, metric: Callable[[str], float]) -> dict[str, float]:
+        """By how much each limit is broken, as a share of the limit; at 0 or below it is kept. metric: a value by name.
+
+        Shares, since a sampler adds up what is broken: a million parameters and a millisecond have to weigh alike. What
+        is not known (NaN) is left out.
+        """
+        found = {}
+        for name, limit in self.limits.items():
+            value = metric(name)
+            if not math.isnan(value):
+                found[name] = (value - limit if name in LOWER_IS_BETTER else limit - value) / limit
+        return found
+
+    def broken(self, measured: Mapping[str, float]) -> list[str]:
+        """The limits that what is known before the first epoch breaks, each in words. measured: by metric."""
+
+        def metric(name: str) -> float:
+            return measured.get(name, math.nan)
+
+        parameter = {metric_name: name for name, metric_name in LIMITED.items()}
+        return [
+            f"search.constraints.{parameter[name]}: {name} is {shown_metric(name, metric(name))}, allowed: "
+            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {shown_metric(name, self.limits[name])}"
+            for name, amount in self.violations(metric).items()
+            if amount > 0
+        ]
+
+    def keeps(self, record: TrialRecord) -> bool:
+        """Whether every limit is known to be kept."""
+        found = self.violations(record.metric)
+        return len(found) == len(self.limits) and all(amount <= 0 for amount in found.values())
+
+    def front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """Those of the records whose objectives no other one dominates; in their order."""
+        there = [record for record in records if all(map(math.isfinite, self.values(record)))]
+        counts = dominated_by([self.maximised(self.values(record)) for record in there])
+        return [record for record, count in zip(there, counts, strict=True) if not count]
+
+
+ACCURACY_ALONE = Goals()
+
+
+def goals_of(params: Params) -> Goals:
+    """The goals that the parameters name."""
+    return Goals(tuple(params.search.objectives), limits_of(params.search.constraints))
+
+
+def goals_in(content: Mapping[str, Any]) -> Goals:
+    """The goals of a search by what decides it, as its ledger's header has it under `content`."""
+    constraints = ConstraintsParams(**content.get("constraints", {}))
+    return Goals(tuple(content.get("objectives", [OBJECTIVE])), limits_of(constraints))
+
+
+def limits_of(constraints: ConstraintsParams) -> dict[str, float]:
+    """The limits that are given, by metric."""
+    given = {metric: getattr(constraints, name) for name, metric in LIMITED.items()}
+    return {metric: float(limit) for metric, limit in given.items() if limit is not None}
+
+
+def shown_metric(name: str, value: float) -> str:
+    """A value as sentences and tables show it."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if name == PARAMETERS else f"{value:.4f}" if name.startswith("val/") else f"{value:.4g}"
+
+
+def shown_limits(constraints: Mapping[str, float | None]) -> str:
+    """`search.constraints` in words, those that are given."""
+    given = {name: limit for name, limit in constraints.items() if limit is not None}
+    return ", ".join(f"{name} {shown_metric(LIMITED[name], limit)}" for name, limit in given.items())
+
+
+def check_goals(params: Params) -> None:
+    """Refuse objectives that the search cannot be run for as it is set up otherwise.
+
+    Raises:
+        UserError: it names the parameter in the way, and what would do.
+    """
+    search, goals = params.search, goals_of(params)
+    said = f"params.yaml: search.objectives: {', '.join(goals.objectives)}"
+    if len(set(goals.objectives)) < len(goals.objectives):
+        raise UserError(f"{said}: an objective stands there twice.")
+    if goals.objectives[0] != OBJECTIVE:
+        raise UserError(
+            f"{said}: must begin with {OBJECTIVE}, by which the setting that is retrained is chosen from the Pareto "
+            "front. To ask for a least value of another metric, see search.constraints."
+        )
+    if not goals.several:
+        return
+    if search.scheduler.name != "none":
+        raise UserError(
+            f"{said}: several objectives have no order by which a trial could be stopped early, and Optuna takes no "
+            f"intermediate values with them. Set search.scheduler.name: none (it is {search.scheduler.name})."
+        )
+    if search.sampler.name not in FOR_SEVERAL:
+        raise UserError(
+            f"{said}: search.sampler.name: {search.sampler.name} ranks settings by one objective. Use "
+            f"{', '.join(FOR_SEVERAL[:-1])} or {FOR_SEVERAL[-1]}."
+        )
+    if search.budget.patience is not None:
+        raise UserError(
+            f"{said}: search.budget.patience counts trials without a better one, which several objectives do not have. "
+            "Set it to null; search.trials, hours, gpu_hours, cost and target (of val/accuracy) bound such a search."
+        )
+
+
+def beaten(records: Iterable[TrialRecord], goals: Goals) -> str:
+    """Why none of these settings can be named the best: of each constraint, how near the nearest one came."""
+    tried = list(records)
+    lines = []
+    for name, limit in goals.limits.items():
+        known = [record for record in tried if not math.isnan(record.metric(name))]
+        if not known:
+            continue
+        best = min if name in LOWER_IS_BETTER else max
+        nearest = best(known, key=lambda record: record.metric(name))
+        lines.append(
+            f"  {name}: the {'lowest' if name in LOWER_IS_BETTER else 'highest'} was "
+            f"{shown_metric(name, nearest.metric(name))} ({nearest.id}), allowed: "
+            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {shown_metric(name, limit)}"
+        )
+    return "\n".join(lines)
+
+
+def is_result(record: TrialRecord, goals: Goals) -> bool:
+    """Whether a trial has run in full and keeps every constraint."""
+    return record.state == COMPLETE and goals.keeps(record)
+
+
+def goal_words(params: Params) -> dict[str, str]:
+    """Lines of the plan, by their names; none in a search for val/accuracy alone without constraints."""
+    goals, search = goals_of(params), params.search
+    lines = {}
+    if goals.several:
+        pairs = zip(goals.objectives, goals.directions, strict=True)
+        lines["goals"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
+            "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
+        )
+    if goals.limits:
+        lines["within"] = shown_limits(search.constraints.model_dump())
+    return lines

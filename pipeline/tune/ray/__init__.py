@@ -1,0 +1,1 @@
+"""The code that runs a search on Ray Tune."""

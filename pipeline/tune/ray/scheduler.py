@@ -1,0 +1,42 @@
+"""Early stopping on Ray Tune: reports go to the rule of the trial's study, and what is in no study runs to its end."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from pipeline.tune.journal.journal import TrialRecord
+from pipeline.tune.schedulers.rules import StoppingRule
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
+
+CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+class SearchScheduler(FIFOScheduler):
+    """The rules of every study, by its name. What is in no study runs to the end; what has failed stops.
+
+    Trials are known by their ids of the ledger, not Ray's, which change when a search is resumed.
+    """
+
+    def __init__(self, rules: Mapping[str, StoppingRule], epochs: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rules, self._epochs = rules, epochs
+
+    def replay(self, record: TrialRecord, epoch: int, objective: float) -> str:
+        """Enter an epoch of the ledger; CONTINUE, or STOP if the trial would have been stopped there."""
+        return self._decide(record.study, record.id, epoch, objective)
+
+    def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: Mapping[str, Any]) -> str:
+        if result.get("failed") or result.get("infeasible"):
+            return STOP
+        if "measured" in result:
+            return CONTINUE  # of its network, before any epoch
+        return self._decide(trial.config["study"], trial.config["trial"], result["epoch"], result["objective"])
+
+    def _decide(self, study: str | None, trial: str, epoch: int, objective: float) -> str:
+        if study is None:
+            return STOP if epoch >= self._epochs else CONTINUE
+        return STOP if self._rules[study].stops(trial, epoch, objective) else CONTINUE

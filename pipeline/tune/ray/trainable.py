@@ -1,0 +1,156 @@
+"""One trial: a configuration in; a report an epoch, and a checkpoint now and then, out. Runs on Ray's workers."""
+
+import gc
+import math
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from torch import Tensor, nn
+
+from pipeline.assembly import TrainingData, build_run, load_data, train_run
+from pipeline.cluster.connect import here_among_several
+from pipeline.cluster.storage import at_hand
+from pipeline.config import Params
+from pipeline.models.model_config import Weights
+from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint_writer import Background
+from pipeline.train.loop import Diverged
+from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.train_config import MOST_PIECES
+from pipeline.tune.journal.journal import OBJECTIVE
+from pipeline.tune.objectives.objectives import Goals, goals_of
+from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
+from pipeline.tune.ray.placement import find_data
+from pipeline.tune.ray.trial_spec import TrialTask
+from pipeline.tune.schedulers.rules import make_rule
+
+
+def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
+    """Train one setting and report to Ray Tune.
+
+    config: trial (id in the ledger), study (its name, None outside of one), values (by dotted path), seed (None for
+    base.seed), checkpoint (path to go on from, or None), measured (what earlier attempts found before their first
+    epoch). Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and `failed`: None, or why the trial
+    cannot go on. Before the first epoch one may come with `measured`, by metric, and `infeasible`: None, or which
+    constraint the trial breaks, and so is not trained.
+    """
+    torch.set_num_threads(task.threads)
+    params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
+    found = find_data(task.prepared, task.split, task.weights, task.parcel)
+    data = load_data(found.prepared, found.split, params.base.device)
+    if data.device.type == "cuda" and 0 < task.gpus < 1:
+        # Ray counts shares of a GPU but does not enforce them.
+        torch.cuda.set_per_process_memory_fraction(task.gpus)
+    newest = config["checkpoint"]
+    try:
+        try:
+            _train(params, data, config, newest, found.weights)
+            return
+        except Exception as error:
+            if (
+                not (is_out_of_memory(error) and params.search.retry_out_of_memory)
+                or 2 * params.train.accumulate > MOST_PIECES
+            ):
+                raise
+        # Outside of the handler, whose traceback holds on to the tensors that did not fit.
+        gc.collect()
+        if data.device.type == "cuda":
+            torch.cuda.empty_cache()
+        params = params.with_values({"train.accumulate": 2 * params.train.accumulate}, where="a second attempt")
+        _train(params, data, config, newest, found.weights)
+    except Diverged as error:
+        _report_failure(f"diverged: {error}", error.epoch)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = out_of_memory_advice(params.train.config(), device=data.device, gpus=task.gpus)
+        _report_failure(f"out of memory: {advice}", 0)
+
+
+def _train(
+    params: Params,
+    data: TrainingData,
+    config: Mapping[str, Any],
+    checkpoint: str | None,
+    weights: Mapping[str, Weights],
+) -> None:
+    """Train from the newest checkpoint on, if there is one."""
+    seed = params.base.seed if config["seed"] is None else config["seed"]
+    run = build_run(params, data, seed=seed, weights=weights)
+    resume, goals = None, goals_of(params)
+    # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
+    newest = tune.get_checkpoint()
+    kept = at_hand(checkpoint) if checkpoint else nullcontext(None)
+    with newest.as_directory() if newest else kept as folder:
+        if folder is not None:
+            load_weights(Path(folder), run.model)
+            resume = load_state(Path(folder))
+            if resume["epoch"] >= params.train.epochs:
+                # It died between its last checkpoint and the report of it.
+                _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
+                return
+    if resume is None and _breaks_at_once(run.model, data, goals, config):
+        return
+    decisive = _decisive(params) if config["study"] is not None else set()
+    with Background() as background:
+        for epoch in train_run(run, params, data, seed=seed, resume=resume):
+            last = epoch.number == params.train.epochs
+            if epoch.number % params.search.checkpoint_every and not last:
+                background.wait()  # reports are heard in the order of their epochs
+                _report(epoch.number, epoch.metrics)
+                continue
+            metrics = dict(epoch.metrics)
+            if last:
+                metrics |= score_attention(epoch.model, data, goals)
+            sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
+            # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
+            hurry = last or epoch.number in decisive
+            keep = partial(_keep, epoch.number, metrics, sidecar)
+            background.keep(keep, epoch.model, epoch.state(), epoch_seconds=metrics["seconds"], hurry=hurry)
+
+
+def _decisive(params: Params) -> set[int]:
+    """The epochs after which the scheduler may end a trial."""
+    return set(make_rule(params.search.scheduler, params.train.epochs).milestones)
+
+
+def _keep(
+    epoch: int,
+    metrics: Mapping[str, float],
+    sidecar: Mapping[str, Any],
+    weights: nn.Module | Mapping[str, Tensor],
+    state: Mapping[str, Any] | None,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder), weights, sidecar, state=state)
+        _report(epoch, metrics, tune.Checkpoint.from_directory(folder))
+
+
+def _breaks_at_once(model: nn.Module, data: TrainingData, goals: Goals, config: Mapping[str, Any]) -> bool:
+    """Measure what the goals ask for before training, report it, and say whether a constraint forbids the rest.
+
+    Controls and confirmations are trained whatever they measure.
+    """
+    if not goals.of_speed or set(goals.of_speed) <= set(config["measured"]):
+        return False
+    measured = measure_speed(model, data, goals)
+    broken = goals.broken(measured) if config["study"] is not None else []
+    report = {"epoch": 0, "objective": math.nan, "metrics": {}, "failed": None, "measured": measured}
+    tune.report({**report, "infeasible": "; ".join(broken) or None})
+    return bool(broken)
+
+
+def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
+    report = {"epoch": epoch, "objective": metrics[OBJECTIVE], "metrics": dict(metrics), "failed": None}
+    report["node"] = here_among_several()
+    tune.report(report, checkpoint=checkpoint)
+
+
+def _report_failure(reason: str, epoch: int) -> None:
+    tune.report({"epoch": epoch, "objective": float("nan"), "metrics": {}, "failed": reason})

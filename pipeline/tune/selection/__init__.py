@@ -1,0 +1,1 @@
+"""Which configuration is the best, confirmed and written down."""

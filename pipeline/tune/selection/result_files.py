@@ -1,0 +1,220 @@
+"""What a search leaves behind in `results/search/`: the trials, the best setting, a summary, and the study itself.
+
+    trials.csv    a row a run: controls, trials (`control trial`: of the control's own study), confirmations
+    curves.csv    a row an epoch of a trial
+    timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
+    pareto.csv    the trials that ran in full, and the controls, by their objectives; `front`: on the Pareto front
+    best.yaml     the best setting and the controls, as parameters by dotted path; the parameters they were found with
+    metrics.json  the few figures that `dvc metrics` shows
+    summary.json  all of them: counts, epochs spent and saved, best and control values, importances
+    plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
+    study.db      the Optuna study (SQLite; optuna-dashboard opens it)
+
+Which setting is the best is told in `pipeline.tune.selection.confirm`. Values that the search saw choose a setting;
+they never enter the verdict.
+"""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.config import Params, parameters
+from pipeline.tune.journal.journal import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
+from pipeline.tune.objectives.objectives import Goals, goals_of, is_result
+from pipeline.tune.selection.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
+from pipeline.tune.selection.summary import summarise
+from pipeline.tune.table_cells import written
+from pipeline.tune.task import SearchOutcome, SearchTask
+
+DECIDING = (
+    *("base.seed", "model.", "train.", "regularizer."),
+    *(f"search.{name}" for name in ("space", "sampler.", "scheduler.", "points", "warm_start", "objectives")),
+    "search.constraints.",
+)
+"""How the paths begin of what decides which settings are proposed and how they are trained."""
+
+
+def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:
+    """Write every file of the module's list and return the best trial and the summary.
+
+    Raises:
+        UserError: no trial is fit to be the best.
+    """
+    best, tuned = _best_of(METHOD, task, outcome), None
+    if CONTROL_STUDY in outcome.studies:
+        tuned = _best_of(CONTROL_STUDY, task, outcome)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / "trials.csv", [_trial_row(trial, task) for trial in outcome.trials])
+    _write_csv(
+        folder / "curves.csv",
+        [
+            {"trial": trial.id, "epoch": epoch}
+            | {name: value for name, value in trial.epochs[epoch].items() if name != "seconds"}
+            for trial in outcome.trials
+            for epoch in sorted(trial.epochs)
+        ],
+    )
+    _write_csv(
+        folder / "timings.csv",
+        [
+            {
+                "trial": trial.id,
+                "epochs": trial.last_epoch,
+                "training_seconds": round(trial.seconds, 2),
+                "worker_seconds": round(trial.busy_s, 2),
+                "gpu_seconds": round(trial.gpu_s, 2),
+            }
+            for trial in outcome.trials
+        ],
+    )
+    summary = summarise(task, outcome, best, tuned)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
+    _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, goals_of(task.params)))
+    _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params.train.epochs))
+    _write_csv(folder / "pareto.csv", pareto_rows(task, outcome, best.trial))
+    outcome.proposer.save(folder / "study.db")
+    controls = {name: dict(values) for name, values in task.space.controls.items()}
+    if tuned is not None:
+        controls[task.params.retrain.control] = dict(tuned.trial.values)
+    content = {
+        "fingerprint": task.fingerprint,
+        "trial": best.trial.id,
+        "best": dict(best.trial.values),
+        "controls": controls,
+        "against": summary["against"],
+        "parameters": json.loads(json.dumps(deciding_parameters(task.params))),
+    }
+    if "weights" in task.header:
+        content["weights"] = task.header["weights"]
+    write_best(folder, content)
+    return best.trial, summary
+
+
+def write_best(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write best.yaml; `pipeline.ops.results.read_best` reads it."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    # Unescaped, these end a line, and come back as a space.
+    yaml.allow_unicode = not any(mark in json.dumps(content, ensure_ascii=False) for mark in "\x85\u2028\u2029")
+    with (folder / "best.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(dict(content), file)
+
+
+def deciding_parameters(params: Params) -> dict[str, Any]:
+    """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.deciding`), by dotted
+    path.
+    """
+    return {path: params.value(path) for path in parameters() if path.startswith(DECIDING) and path != "train.workers"}
+
+
+def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
+    search = task.params.search
+    others = {METHOD: CONTROL_STUDY, CONTROL_STUDY: METHOD}
+    return choose_best(
+        [trial for trial in outcome.trials if trial.study != others[study]],
+        top=search.confirm.top,
+        seeds=search.confirm.seeds,
+        base_seed=task.params.base.seed,
+        max_empty_share=search.max_empty_share,
+        goals=goals_of(task.params),
+        stopped=outcome.stopped,
+        told_as="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
+    )
+
+
+def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
+    metrics = trial.epochs[trial.last_epoch] if trial.epochs else {}
+    settings = _settings(trial, task)
+    goals = goals_of(task.params)
+    return {
+        "trial": trial.id,
+        "role": "control trial" if trial.study == CONTROL_STUDY else trial.role,
+        "study": trial.study,
+        "seed": task.params.base.seed if trial.seed is None else trial.seed,
+        "state": trial.state,
+        "epochs": trial.last_epoch,
+        "val/accuracy": metrics.get("val/accuracy"),
+        "val/loss": metrics.get("val/loss"),
+        "empty_share": empty_share(trial) if trial.epochs else None,
+        **{name: trial.metric(name) for name in goals.metrics},
+        **({"breaks": ", ".join(_broken(trial, goals))} if goals.limits else {}),
+        **settings,
+        "reason": trial.reason,
+    }
+
+
+def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> list[dict[str, Any]]:
+    """A row for each of the method's trials that ran in full, and each control: its objectives, whether it keeps every
+    constraint, and whether it is on the front or the one chosen. Of a single objective the front is the best alone.
+    """
+    goals, empty = goals_of(task.params), task.params.search.max_empty_share
+    tried = [trial for trial in outcome.trials if trial.study == METHOD and trial.state == COMPLETE]
+    sound = {trial.id for trial in allowed(tried, empty, goals)}
+    front = {trial.id for trial in pareto_front(tried, empty, goals)}
+    return [
+        {
+            "trial": trial.id,
+            "role": trial.role,
+            **dict(zip(goals.objectives, goals.values(trial), strict=True)),
+            "keeps_constraints": str(trial.id in sound if trial.study else goals.keeps(trial)).lower(),
+            "front": str(trial.id in front).lower(),
+            "chosen": str(trial.id == best.id).lower(),
+            **_settings(trial, task),
+        }
+        for trial in [*tried, *(record for record in outcome.trials if record.control and record.epochs)]
+    ]
+
+
+def _settings(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
+    """What a run trained with, as cells."""
+    values = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
+    return {path: written(value, task.space.dimensions.get(path)) for path, value in values.items()}
+
+
+def _broken(trial: TrialRecord, goals: Goals) -> list[str]:
+    return [name for name, amount in goals.violations(trial.metric).items() if amount > 0]
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
+    controls = {name: values["val_accuracy"] for name, values in summary["controls"].items()}
+    return {"val": {"best": summary["best"]["val_accuracy"], **controls}, "epochs": summary["epochs"]["spent"]}
+
+
+def _plot_trials(trials: Sequence[TrialRecord], goals: Goals) -> list[dict[str, Any]]:
+    """Trials by number, with the best that had completed by then."""
+    rows, best = [], math.nan
+    for trial in trials:
+        if trial.study != METHOD or not trial.epochs:
+            continue
+        value = trial.metric(OBJECTIVE)
+        if is_result(trial, goals):
+            best = value if math.isnan(best) else max(best, value)
+        rows.append({"trial": trial.number, "accuracy": value, "best so far": best})
+    return rows
+
+
+def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], epochs: int) -> list[dict[str, Any]]:
+    """Validation accuracy by epoch, of the best trial and of the space's first control."""
+    shown = {"best": best, "control": next(trial for trial in trials if trial.control)}
+    return [
+        {"epoch": epoch} | {name: trial.epochs.get(epoch, {}).get(OBJECTIVE) for name, trial in shown.items()}
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: written(value) for name, value in row.items()})
+    os.replace(partial, path)

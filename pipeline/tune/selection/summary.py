@@ -1,0 +1,155 @@
+"""What a search has come to, in figures: counts, what was spent and saved, values of best and controls, rungs."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+from pipeline.tune.budget import HOUR, Budget
+from pipeline.tune.journal.journal import (
+    COMPLETE,
+    CONFIRMATION,
+    CONTROL_STUDY,
+    FAILED,
+    INFEASIBLE,
+    METHOD,
+    OBJECTIVE,
+    PRUNED,
+    TrialRecord,
+)
+from pipeline.tune.objectives.objectives import Goals, goals_of
+from pipeline.tune.run_counts import control_seeds, trials_asked
+from pipeline.tune.selection.confirm import Confirmed, confirmed, pareto_front
+from pipeline.tune.study.studies import SAME_BUDGET
+from pipeline.tune.task import SearchOutcome, SearchTask
+
+
+def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: Confirmed | None) -> dict[str, Any]:
+    """The content of summary.json. tuned: the best of the control's own study, if there is one."""
+    params = task.params
+    tried = [trial for trial in outcome.trials if trial.study == METHOD]
+    planned = params.train.epochs
+    records = {trial.id: trial for trial in outcome.trials}
+    seeds = control_seeds(params, task.space)
+    controls = {
+        trial.id: _values(goals_of(params), confirmed(trial, records, seeds[trial.id], base_seed=params.base.seed))
+        for trial in outcome.trials
+        if trial.control and trial.epochs
+    }
+    goals = goals_of(params)
+    states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if goals.limits else []))
+    return {
+        "fingerprint": task.fingerprint,
+        "trials": {state: sum(t.state == state for t in tried) for state in states},
+        **_all_tried(task, outcome),
+        "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
+        "stopped_by": outcome.stopped,
+        "trials_asked": trials_asked(task.params, task.space)[METHOD],
+        "epochs": {
+            "spent": sum(trial.last_epoch for trial in outcome.trials),
+            "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
+        },
+        "spent": _spent(task, outcome),
+        "best": {"trial": best.trial.id, **_values(goals, best)},
+        "controls": controls,
+        "against": _against(task, tuned),
+        "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(goals, tuned)},
+        "rung_correlations": rung_correlations(tried, outcome.milestones),
+        "importances": outcome.proposer.importances(),
+        "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
+    } | _of_goals(task, outcome)
+
+
+def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:
+    """Whether the method's study has no setting left to try; nothing of a space without end."""
+    return {} if task.space.size() is None else {"all_settings_tried": outcome.proposer.left == 0}
+
+
+def _of_goals(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    """The constraints, and of several objectives the Pareto front; nothing where neither was asked for."""
+    search, goals = task.params.search, goals_of(task.params)
+    found: dict[str, Any] = {}
+    if goals.limits:
+        limits = search.constraints.model_dump()
+        found["constraints"] = {name: limit for name, limit in limits.items() if limit is not None}
+    if goals.several:
+        tried = [trial for trial in outcome.trials if trial.study == METHOD]
+        front = pareto_front(tried, search.max_empty_share, goals)
+        front.sort(key=lambda trial: -trial.metric(OBJECTIVE))
+        found["objectives"] = dict(zip(goals.objectives, goals.directions, strict=True))
+        found["front"] = [
+            {"trial": trial.id, **dict(zip(goals.objectives, map(_number, goals.values(trial)), strict=True))}
+            for trial in front
+        ]
+    return found
+
+
+def _values(goals: Goals, setting: Confirmed) -> dict[str, Any]:
+    further = [_number(value) for value in setting.further]
+    return {
+        "val_accuracy": _number(setting.first),
+        "val_loss": _number(setting.trial.metric("val/loss")),
+        "further_seeds": further,
+        "further_mean": None if setting.further_mean is None else _number(setting.further_mean),
+        **{name: _number(setting.trial.metric(name)) for name in goals.metrics},
+    }
+
+
+def _spent(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+    """Time by what it went into. A trial stopped early saves what the rest of its epochs would have taken."""
+    pace = _pace(outcome.trials)
+    left = sum(task.params.train.epochs - t.last_epoch for t in outcome.trials if t.state == PRUNED)
+    price = task.params.search.budget.price_per_gpu_hour
+    gpu_s = outcome.spent.gpu_seconds
+    return {
+        "hours": round(outcome.spent.seconds / HOUR, 4),
+        "worker_hours": round(sum(trial.busy_s for trial in outcome.trials) / HOUR, 4),
+        "training_hours": round(sum(trial.seconds for trial in outcome.trials) / HOUR, 4),
+        "worker_hours_saved_by_stopping": round(left * pace / HOUR, 4),
+        "gpu_hours": round(gpu_s / HOUR, 4),
+        "cost": round(Budget(price_per_gpu_hour=price).price(gpu_s), 4) if price else None,
+    }
+
+
+def _pace(trials: Sequence[TrialRecord]) -> float:
+    epochs = sum(len(trial.epochs) for trial in trials)
+    return sum(trial.busy_s for trial in trials) / epochs if epochs else 0.0
+
+
+def _against(task: SearchTask, tuned: Confirmed | None) -> str:
+    """Which control a difference is against, in words."""
+    search, name = task.params.search, task.params.retrain.control
+    trials = trials_asked(task.params, task.space)
+    if tuned is not None:
+        return f"{name}, its recipe tuned over {trials[CONTROL_STUDY]} trials of its own (search.compare: same_budget)"
+    if search.compare == SAME_BUDGET:
+        return (
+            f"{name}, which has nothing to tune in this space; its share of the budget went to {trials[METHOD]} "
+            "further seeds (search.compare: same_budget)"
+        )
+    if task.space.recipe().dimensions:
+        return f"{name}, with the recipe of params.yaml, not tuned (search.compare: recipe)"
+    return f"{name}, with the recipe of params.yaml, which the search does not vary either"
+
+
+def rung_correlations(trials: Sequence[TrialRecord], milestones: Sequence[int]) -> dict[str, dict[str, float | int]]:
+    """Spearman's rank correlation between the objective at each rung and at the last epoch, over completed trials.
+
+    Only those that ran in full have both, so it speaks of the ones that the rungs let through. A rung with fewer than
+    three of them, or with equal values throughout, is left out.
+    """
+    completed = [trial for trial in trials if trial.state == COMPLETE]
+    found: dict[str, dict[str, float | int]] = {}
+    for rung in milestones:
+        pairs = [(t.epochs[rung][OBJECTIVE], t.metric(OBJECTIVE)) for t in completed if rung in t.epochs]
+        early, late = [first for first, _ in pairs], [last for _, last in pairs]
+        if len(pairs) >= 3 and len(set(early)) > 1 and len(set(late)) > 1:
+            correlation = float(stats.spearmanr(early, late).statistic)
+            found[str(rung)] = {"correlation": round(correlation, 4), "trials": len(pairs)}
+    return found
+
+
+def _number(value: float) -> float | None:
+    """A figure for JSON, which has no word for what is not finite."""
+    return value if math.isfinite(value) else None

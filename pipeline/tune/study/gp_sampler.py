@@ -1,0 +1,154 @@
+"""What the values of a search say about the settings, as a smooth surface with noise on it.
+
+A trial's value is its setting's own worth and luck, and the highest of many values is partly luck. A Gaussian process
+(`pipeline.tune.study.gp`) over the space tells the two apart as far as can be: neighbours vouch for each other. From it
+come the proposals of the sampler `noisy_gp`.
+
+A trial that was stopped early counts, at the value that it would have come to: its last one, plus the median of what
+those that went on gained from that epoch to their last. How far these gains differ is how much it is doubted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.gp import Array, Process, believing, fit, log_expected_improvement
+
+MOST = 100
+"""Values that a process learns from, half of them the best and half the newest: its time grows with their cube."""
+CANDIDATES = 400
+"""Points that are compared all over the space, and as many around the best settings."""
+AROUND, REACH, FINER = 3, 0.12, 3
+"""Best settings around which points are drawn; the standard deviation of their distance in a dimension, and by how
+much it shrinks when the search for the best point is refined."""
+FIRST_DOUBT = 2.0
+"""Gains that are made up at first: they differ by half as much as the values do."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A trial, as the surface sees it. point: in the unit cube. curve: finite values by epoch; of a trial that failed,
+    or was never trained, empty. whole: it ran in full. broken: by how much it breaks a constraint, by name; kept at 0
+    or below.
+    """
+
+    point: Sequence[float]
+    curve: Mapping[int, float]
+    whole: bool
+    broken: Mapping[str, float] = field(default_factory=dict)
+
+
+def final_values(seen: Sequence[Seen]) -> tuple[Array, Array]:
+    """Of every trial the value that it has or would have come to, (n,), and the variance of that estimate, (n,).
+
+    A trial without values stands at the worst of the others; if none has any, all stand at 0.
+    """
+    if not any(trial.curve for trial in seen):
+        return np.zeros(len(seen)), np.zeros(len(seen))
+    whole = [trial for trial in seen if trial.whole and trial.curve]
+    values = np.array([trial.curve[max(trial.curve)] if trial.curve else math.nan for trial in seen])
+    doubt = np.zeros(len(seen))
+    last = {max(trial.curve) for trial in seen if trial.curve and not trial.whole}
+    usual = float(np.nanvar(values)) / 4
+    for epoch in sorted(last):
+        here = [not trial.whole and bool(trial.curve) and max(trial.curve) == epoch for trial in seen]
+        gains = np.array([t.curve[max(t.curve)] - t.curve[epoch] for t in whole if epoch in t.curve])
+        values[here] += np.median(gains) if len(gains) else 0.0
+        squares = ((gains - gains.mean()) ** 2).sum() if len(gains) else 0.0
+        doubt[here] = (FIRST_DOUBT * usual + squares) / (FIRST_DOUBT + len(gains))
+    values[np.isnan(values)] = np.nanmin(values)
+    return values, doubt
+
+
+def proposed(space: SearchSpace, seen: Sequence[Seen], running: Sequence[Sequence[float]], *, seed: int) -> Array:
+    """The point of the unit cube to try next, (d,): where the expected improvement is largest.
+
+    Upon what is believed of the best setting, not upon the highest value; times the chance that every constraint is
+    kept. running: points whose values are not known yet.
+    """
+    rng = np.random.default_rng(seed)
+    seen = _fewer(seen)
+    points, words = np.array([trial.point for trial in seen]), _words(space)
+    values, doubt = final_values(seen)
+    process = fit(points, values, doubt=doubt, words=words)
+    known, _ = process.predict(points)
+    kept = np.array([all(amount <= 0 for amount in trial.broken.values()) for trial in seen])
+    if len(running):
+        process = believing(process, np.array(running), values=values, doubt=doubt)
+    limits = _limits(seen, words)
+
+    def worth(at: Array) -> Array:
+        gain = log_expected_improvement(*process.predict(at), float(known[kept].max())) if kept.any() else 0.0
+        return np.asarray(gain + sum(_log_chance(limit, at) for limit in limits))
+
+    best = points[np.argsort(-np.where(kept, known, -np.inf), kind="stable")[:AROUND]]
+    dimensions = len(space.dimensions)
+    near = _near(best[rng.integers(len(best), size=CANDIDATES)], words, REACH, rng)
+    tried = np.vstack([points, np.array(running)]) if len(running) else points
+    candidates = _untried(_in_steps(np.vstack([rng.random((CANDIDATES, dimensions)), near]), space), tried, space)
+    for refinement in (1, 2):
+        top = candidates[np.argmax(worth(candidates))]
+        finer = _near(np.tile(top, (CANDIDATES // 4, 1)), (), REACH / FINER**refinement, rng)
+        candidates = _untried(np.vstack([top, _in_steps(finer, space)]), tried, space)
+    return np.asarray(candidates[np.argmax(worth(candidates))])
+
+
+def _fewer(seen: Sequence[Seen]) -> Sequence[Seen]:
+    """The best and the newest of them, in their order."""
+    if len(seen) <= MOST:
+        return seen
+    half = MOST // 2
+    values, _ = final_values(seen)
+    best = np.argsort(-values[:-half], kind="stable")[:half]
+    return [seen[index] for index in sorted(best.tolist())] + list(seen[-half:])
+
+
+def _words(space: SearchSpace) -> list[int]:
+    return [index for index, spec in enumerate(space.dimensions.values()) if spec["type"] == "categorical"]
+
+
+def _limits(seen: Sequence[Seen], words: Sequence[int]) -> list[Process]:
+    """A process for each constraint that anything breaks."""
+    found = []
+    for name in sorted({name for trial in seen for name, amount in trial.broken.items() if amount > 0}):
+        those = [trial for trial in seen if name in trial.broken]
+        amounts = np.array([trial.broken[name] for trial in those])
+        points = np.array([trial.point for trial in those])
+        found.append(fit(points, amounts, doubt=np.zeros(len(those)), words=words))
+    return found
+
+
+def _log_chance(limit: Process, points: Array) -> Array:
+    """Of keeping a constraint."""
+    mean, spread = limit.predict(points)
+    return np.asarray(stats.norm.logcdf(-mean / spread))
+
+
+def _near(centers: Array, words: Sequence[int], reach: float, rng: np.random.Generator) -> Array:
+    """Points a little off their centers in most dimensions; a category is another one in a fifth of them."""
+    moved = centers + reach * rng.standard_normal(centers.shape) * (rng.random(centers.shape) < 0.6)
+    for word in words:
+        other = rng.random(len(centers)) < 0.2
+        moved[:, word] = np.where(other, rng.random(len(centers)), centers[:, word])
+    return np.clip(moved, 0.0, math.nextafter(1.0, 0.0))
+
+
+def _in_steps(points: Array, space: SearchSpace) -> Array:
+    """Points moved to the middles of the steps that they lie in, where a dimension has steps of equal shares."""
+    moved = points.copy()
+    for index, (spec, steps) in enumerate(zip(space.dimensions.values(), space.steps().values(), strict=True)):
+        if steps is not None and not spec.get("log", False):
+            moved[:, index] = (np.minimum(np.floor(moved[:, index] * steps), steps - 1) + 0.5) / steps
+    return moved
+
+
+def _untried(candidates: Array, points: Array, space: SearchSpace) -> Array:
+    """The candidates that have not been tried, unless they all have; a seed's second run would tell nothing."""
+    if any(steps is None for steps in space.steps().values()):
+        return candidates
+    new = np.abs(candidates[:, None] - points[None]).max(axis=2).min(axis=1) > 1e-9
+    return candidates[new] if new.any() else candidates
