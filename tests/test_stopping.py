@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from checkout import TINY, Checkout
 
-from pipeline.ops.kept import KeptSearch, find_searches
+from pipeline.state.searches import KeptSearch, find_searches
 from pipeline.tune.journal.journal import METHOD
 
 SMALL = TINY | {"train.epochs": 4, "search.trials": 40, "search.confirm.seeds": 1, "search.max_concurrent_trials": 1}

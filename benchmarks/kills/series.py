@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kills.clone import COMMAND, DVC, GCS, RAYLET, STAGE, WORKER, Clone, Process, wait_until
 from kills.tail import Tail
-from pipeline.ops.lockfile import is_whole
+from pipeline.state.dvc_lock import is_whole
 
 START, REPLAY, FIRST, MIDDLE, CONFIRM, END = "start", "replay", "first epochs", "middle", "confirmations", "end"
 ALL = "all"  # of the command's process group, which is whom a terminal interrupts

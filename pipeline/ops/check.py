@@ -13,14 +13,14 @@ from pipeline.ops.agreement import check_noted
 from pipeline.ops.picture_sizes import describe_sizes
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import check_limits, expectation
-from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
-from pipeline.ops.searches import decide, describe_start
 from pipeline.ops.splitting import check_group_by
 from pipeline.ops.up_to_date import done_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.provenance.weights_record import as_recorded
+from pipeline.state.current_search import present_search
+from pipeline.state.search_summary import decide, describe_start
 from pipeline.tune.journal.compatibility import check_same_code
 from pipeline.tune.journal.journal import LEDGER, History, read_history
 from pipeline.tune.ray.placement import look_at_cluster

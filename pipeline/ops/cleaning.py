@@ -28,12 +28,12 @@ from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.config import Params, load_params
 from pipeline.console.tables import size_words
 from pipeline.errors import UserError
-from pipeline.ops.kept import KeptSearch, find_searches, is_held, read_search
-from pipeline.ops.present import present_search
 from pipeline.ops.results import read_best
 from pipeline.ops.source import made_by
 from pipeline.ops.status import size_of, state_words
 from pipeline.provenance.weights_record import kept_folder, noted
+from pipeline.state.current_search import present_search
+from pipeline.state.searches import KeptSearch, find_searches, is_held, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_outside, remove_outside

@@ -2,9 +2,9 @@
 
 from pipeline.console.format import setting_name
 from pipeline.errors import UserError
-from pipeline.ops.kept import find_searches, is_held
 from pipeline.ops.registered import registry_words
 from pipeline.ops.results import BEST, read_best, read_json
+from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData, load_data
 from pipeline.errors import UserError, alone
-from pipeline.ops.test_reads import count_test_read
 from pipeline.provenance.trace import commit
+from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import HASH_TAG, Version
 from pipeline.tracking.store import Store

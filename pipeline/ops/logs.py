@@ -14,10 +14,10 @@ from typing import Any
 from pipeline.cluster.storage import StorageError, exists
 from pipeline.config import load_params
 from pipeline.errors import UserError, shown
-from pipeline.ops.kept import KeptSearch, choose, find_searches, read_search
-from pipeline.ops.present import present_search
 from pipeline.ops.results import RUN_FILE
 from pipeline.ops.status import ENDED, trial_state
+from pipeline.state.current_search import present_search
+from pipeline.state.searches import KeptSearch, choose, find_searches, read_search
 from pipeline.tune.journal.journal import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import shown_metric
 from pipeline.workspace import Workspace

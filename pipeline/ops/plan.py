@@ -22,9 +22,7 @@ from pipeline.ops.goals import (
     check_sizes,
     check_splits,
 )
-from pipeline.ops.kept import place_of
 from pipeline.ops.network import every_setting, try_networks, try_regularizers
-from pipeline.ops.present import present_search
 from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.retrain_resources import plan_resources
 from pipeline.ops.source import check_source_unchanged, preview_source
@@ -34,6 +32,8 @@ from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.trace import versions
 from pipeline.provenance.weights_record import note, record, weights_words
 from pipeline.regularizers.plugin import plugin_hashes
+from pipeline.state.current_search import present_search
+from pipeline.state.searches import place_of
 from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler

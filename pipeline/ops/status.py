@@ -11,8 +11,8 @@ from pipeline.config import Params, load_params
 from pipeline.console.format import setting_name
 from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.errors import UserError
-from pipeline.ops.kept import KeptSearch, Runner, choose, find_searches
-from pipeline.ops.present import Present, present_search
+from pipeline.state.current_search import Present, present_search
+from pipeline.state.searches import KeptSearch, Runner, choose, find_searches
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.journal import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.ops.kept import KeptSearch, find_searches, has_open, is_held, read_search
+from pipeline.state.searches import KeptSearch, find_searches, has_open, is_held, read_search
 from pipeline.tune.journal.journal import COMPLETE, METHOD
 from pipeline.workspace import Workspace
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError, named
-from pipeline.ops.kept import choose, find_searches
-from pipeline.ops.present import present_search
+from pipeline.state.current_search import present_search
+from pipeline.state.searches import choose, find_searches
 from pipeline.tune.journal.journal import LEDGER
 from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
 from pipeline.tune.objectives.parameter_count import parameter_counter

@@ -28,10 +28,10 @@ from pipeline.ops.evaluations import keep_evaluation
 from pipeline.ops.locating import write_class_rows
 from pipeline.ops.logged import log_evaluation, reads_logged
 from pipeline.ops.results import BEST, against_words, read_json
-from pipeline.ops.test_reads import count_test_read
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value
+from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace

@@ -8,8 +8,8 @@ from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import expectation, work_left
 from pipeline.ops.progress import SearchProgress
-from pipeline.ops.searches import describe_start, describe_summary
 from pipeline.ops.tracking import TrackedSearch, search_facts
+from pipeline.state.search_summary import describe_start, describe_summary
 from pipeline.tracking.hooks import told_how_it_ends
 from pipeline.tune.journal.journal import LEDGER, OBJECTIVE, read_history
 from pipeline.tune.objectives.objectives import goals_of

@@ -13,8 +13,8 @@ from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
 from pipeline.ops import cleaning
 from pipeline.ops.cleaning import collect
-from pipeline.ops.kept import find_searches, place_of
 from pipeline.provenance.weights_record import kept_folder, note
+from pipeline.state.searches import find_searches, place_of
 from pipeline.tune.journal.journal import COMPLETE, PRUNED, lock_ledger
 from pipeline.workspace import Workspace
 

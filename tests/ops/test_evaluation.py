@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ops.evaluation import metrics_of
-from pipeline.ops.test_reads import count_test_read
+from pipeline.state.test_reads import count_test_read
 
 
 def test_reads_that_are_known_otherwise_count_where_the_state_is_gone(tmp_path: Path) -> None:

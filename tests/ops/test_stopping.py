@@ -13,8 +13,8 @@ from kept import content_of, ledger_folder, make_workspace, open_search, run, wr
 
 from pipeline.errors import UserError
 from pipeline.ops.describe import describe_results
-from pipeline.ops.kept import read_search
 from pipeline.ops.stopping import stop_search
+from pipeline.state.searches import read_search
 from pipeline.tune.journal.journal import PRUNED
 from pipeline.workspace import Workspace
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
-from pipeline.ops.searches import describe_summary
+from pipeline.state.search_summary import describe_summary
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.selection.confirm import Confirmed, choose_best
 from pipeline.tune.selection.summary import rung_correlations, summarise

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.ops.kept import KeptSearch, find_searches, read_search
+from pipeline.state.searches import KeptSearch, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import FAILED, LEDGER, Ledger, read_history
 from pipeline.tune.run_counts import runs_at_most

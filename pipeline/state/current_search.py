@@ -10,11 +10,11 @@ from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, named
 from pipeline.models.model_config import Weights
-from pipeline.ops.kept import place_of
 from pipeline.ops.source import made_by
 from pipeline.ops.splitting import split_of
 from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.weights_record import noted
+from pipeline.state.searches import place_of
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.ops.lockfile import keep_lock, mend_lock
+from pipeline.state.dvc_lock import keep_lock, mend_lock
 from pipeline.workspace import Workspace
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.ops import leavings
-from pipeline.ops.leavings import is_database, is_entry, mend_leavings
+from pipeline.state import dvc_leftovers
+from pipeline.state.dvc_leftovers import is_database, is_entry, mend_leavings
 from pipeline.workspace import Workspace
 
 STAGES = {
@@ -22,7 +22,7 @@ STAGES = {
 
 @pytest.fixture(autouse=True)
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leavings, "PAUSE_S", 0.0)
+    monkeypatch.setattr(dvc_leftovers, "PAUSE_S", 0.0)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
 
 

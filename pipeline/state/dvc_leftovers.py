@@ -11,7 +11,7 @@ cut off, in words of its own:
     <site cache>/repo/*     databases of hashes and links, that a kill leaves whole and a loss of power may
                             not; what is in them is found again
 
-dvc.lock is `pipeline.ops.lockfile`'s.
+dvc.lock is `pipeline.state.dvc_lock`'s.
 """
 
 import json

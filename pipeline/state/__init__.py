@@ -1,0 +1,1 @@
+"""Searches and counts on disk, read without Ray or torch."""
