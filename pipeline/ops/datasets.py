@@ -10,7 +10,7 @@ from pipeline.data.sources.download import can_be_made
 from pipeline.data.sources.named_dataset import locate
 from pipeline.data.sources.source_config import SourceSettings
 from pipeline.errors import UserError
-from pipeline.ops.source import KNOWN_ROOT
+from pipeline.inputs.source import KNOWN_ROOT
 from pipeline.workspace import Workspace
 
 DIGITS = ("digits", "1,797", "10", "masks", "CC BY 4.0", "comes with scikit-learn")

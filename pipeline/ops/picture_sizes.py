@@ -8,7 +8,7 @@ from pipeline.config import Params
 from pipeline.data.decode.open_image import Size
 from pipeline.data.sources.size_sample import look_at_sizes
 from pipeline.errors import UserError
-from pipeline.ops.source import source_settings
+from pipeline.inputs.source import source_settings
 from pipeline.workspace import Workspace
 
 MUCH = 2.0

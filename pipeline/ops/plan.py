@@ -11,6 +11,8 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, named, shown
+from pipeline.inputs.pretrained import resolve_weights
+from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.ops.goals import (
     check_masks,
@@ -23,9 +25,7 @@ from pipeline.ops.goals import (
     check_splits,
 )
 from pipeline.ops.network import every_setting, try_networks, try_regularizers
-from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.retrain_resources import plan_resources
-from pipeline.ops.source import check_source_unchanged, preview_source
 from pipeline.ops.warm import known_beforehand
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import deciding

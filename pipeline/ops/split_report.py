@@ -14,7 +14,7 @@ from pipeline.data.splits.assignment import ROLES, TRAIN
 from pipeline.data.splits.duplicates import can_be_near
 from pipeline.data.splits.split import Ids
 from pipeline.errors import UserError, named
-from pipeline.ops.splitting import Division
+from pipeline.inputs.data_split import Division
 
 IMBALANCE = 3.0
 """Times that the largest class has to be the smallest one before it is told."""

@@ -6,7 +6,7 @@ from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.sources.download import fetch
 from pipeline.entry import run_stage
-from pipeline.ops.source import note_source, preview_source, remarked, source_settings
+from pipeline.inputs.source import note_source, preview_source, remarked, source_settings
 from pipeline.workspace import Workspace
 
 

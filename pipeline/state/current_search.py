@@ -9,9 +9,9 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, named
+from pipeline.inputs.data_split import split_of
+from pipeline.inputs.source import made_by
 from pipeline.models.model_config import Weights
-from pipeline.ops.source import made_by
-from pipeline.ops.splitting import split_of
 from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.weights_record import noted
 from pipeline.state.searches import place_of

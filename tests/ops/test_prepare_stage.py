@@ -15,7 +15,7 @@ from pictures import picture
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError
-from pipeline.ops.source import check_source_unchanged, preview_source
+from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.stages.prepare import main
 from pipeline.workspace import Workspace
 

@@ -21,10 +21,10 @@ from pipeline.config import Params, load_params
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.split import Split
 from pipeline.errors import UserError
+from pipeline.inputs import pretrained as module
+from pipeline.inputs.pretrained import resolve_weights
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, Weights
-from pipeline.ops import pretrained as module
-from pipeline.ops.pretrained import resolve_weights
 from pipeline.ops.retraining import retrain_jobs
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import deciding

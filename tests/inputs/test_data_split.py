@@ -14,8 +14,8 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.duplicates import Copies, find_copies
 from pipeline.data.splits.split import Split, make_split, read_split
 from pipeline.errors import UserError
-from pipeline.ops import splitting
-from pipeline.ops.splitting import check_group_by, divide, split_of
+from pipeline.inputs import data_split
+from pipeline.inputs.data_split import check_group_by, divide, split_of
 from pipeline.stages.split import main
 from pipeline.workspace import Workspace
 
@@ -197,7 +197,7 @@ def test_copies_are_looked_for_once_for_data_and_distance(tmp_path: Path, monkey
         looked.append(distance)
         return find_copies(images, distance)
 
-    monkeypatch.setattr(splitting, "find_copies", find)
+    monkeypatch.setattr(data_split, "find_copies", find)
     first = divide(workspace, params_of(workspace), prepared).split.split_hash
     assert split_of(workspace, params_of(workspace), prepared).split_hash == first
     assert looked == [4]

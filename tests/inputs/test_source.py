@@ -9,7 +9,7 @@ from pipeline.config import Params
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.errors import UserError
-from pipeline.ops.source import check_source_unchanged, note_source, preview_source, source_settings
+from pipeline.inputs.source import check_source_unchanged, note_source, preview_source, source_settings
 from pipeline.workspace import Workspace
 
 

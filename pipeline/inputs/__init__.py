@@ -1,0 +1,1 @@
+"""From parameters to the data and the weights that they mean."""
