@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.artifacts.stage_results import BEST
 from pipeline.console.format import setting_name
-from pipeline.ops.results import BEST
 
 
 def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:

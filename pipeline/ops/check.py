@@ -5,16 +5,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.artifacts.agreement import check_noted
+from pipeline.artifacts.stage_results import read_best
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.config import Params, parameters
 from pipeline.environment import taken_out
 from pipeline.errors import UserError, alone
 from pipeline.inputs.data_split import check_group_by
-from pipeline.ops.agreement import check_noted
 from pipeline.ops.picture_sizes import describe_sizes
 from pipeline.ops.plan import Plan, make_plan
 from pipeline.ops.preflight import check_limits, expectation
-from pipeline.ops.results import read_best
 from pipeline.ops.up_to_date import done_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.config import Params, load_params
 from pipeline.console.tables import size_words
 from pipeline.errors import UserError
 from pipeline.inputs.source import made_by
-from pipeline.ops.results import read_best
 from pipeline.ops.status import size_of, state_words
 from pipeline.provenance.weights_record import kept_folder, noted
 from pipeline.state.current_search import present_search

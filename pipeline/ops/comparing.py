@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from pipeline.artifacts.evaluations import KeptEvaluation, read_evaluations
 from pipeline.config import load_params
 from pipeline.console.tables import LEFT, RIGHT, table
 from pipeline.errors import UserError, named
-from pipeline.ops.evaluations import KeptEvaluation, read_evaluations
 from pipeline.score.compare import Comparison
 from pipeline.score.family import Member, compare_family
 from pipeline.workspace import Workspace

@@ -1,9 +1,9 @@
 """Parameters and results in words, for the terminal."""
 
+from pipeline.artifacts.stage_results import BEST, read_best, read_json
 from pipeline.console.format import setting_name
 from pipeline.errors import UserError
 from pipeline.ops.registered import registry_words
-from pipeline.ops.results import BEST, read_best, read_json
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
 

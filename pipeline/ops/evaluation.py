@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.ops.locating import baselines, class_rows, differences, locate, mean_scores, usable_masks
-from pipeline.ops.results import BEST
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
 from pipeline.score.locate import LocationScores

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.artifacts.stage_results import read_json, search_run
 from pipeline.config import Params
-from pipeline.ops.results import read_json, search_run
 from pipeline.provenance.code_hash import content_hash
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.single_run import bring_back, has_run, log_run

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.artifacts.stage_results import BEST
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import labels_of
 from pipeline.figures.report import Words
-from pipeline.ops.results import BEST
 from pipeline.score.compare import Comparison
 from pipeline.score.family import Member, compare_classes, mcnemar, p_value, two_way_bootstrap
 

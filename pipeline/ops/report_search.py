@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.artifacts.pareto_front import front_figure
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.ops.pareto import front_figure
 from pipeline.tune.journal.journal import ENOUGH, INFEASIBLE
 from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, shown_limits
 

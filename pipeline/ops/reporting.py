@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.stage_results import BEST, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import setting_name
 from pipeline.data.prepared.encoded import ImageRows
@@ -31,7 +32,6 @@ from pipeline.ops.report_search import (
     search_figures,
     trial_rows,
 )
-from pipeline.ops.results import BEST, read_best, read_json, read_table
 from pipeline.provenance.git import git_trouble
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts.stage_results import search_run
 from pipeline.cluster.checkpoint_store import Epochs
 from pipeline.cluster.connect import Room
 from pipeline.cluster.runtime import run_jobs
@@ -23,7 +24,6 @@ from pipeline.config import Params
 from pipeline.console.format import setting_name
 from pipeline.console.run_progress import Following
 from pipeline.models.model_config import Weights
-from pipeline.ops.results import search_run
 from pipeline.ops.retrain_resources import RunResources, check_share, retrain_resources
 from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.provenance.code_hash import code_hash, content_hash

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, at_hand, exists
 from pipeline.config import Params, parameters
@@ -16,7 +17,6 @@ from pipeline.data.splits.split import one_of_each
 from pipeline.errors import alone
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
 from pipeline.ops.plan import Plan
-from pipeline.ops.results import RUN_FILE
 from pipeline.provenance.trace import trace
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog

@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artifacts.stage_results import read_best, read_json
 from pipeline.errors import UserError
-from pipeline.ops.results import read_best, read_json
 from pipeline.tune.journal.journal import ASKED_TO_FINISH, METHOD
 from pipeline.tune.run_counts import trials_asked
 from pipeline.tune.task import SearchTask

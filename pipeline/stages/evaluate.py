@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.agreement import check_agreement
+from pipeline.artifacts.evaluations import keep_evaluation
+from pipeline.artifacts.stage_results import BEST, against_words, read_json
 from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.console.progress_bar import Bar
 from pipeline.data.splits.split import one_of_each
 from pipeline.entry import run_stage
-from pipeline.ops.agreement import check_agreement
 from pipeline.ops.evaluation import evaluate_run, metrics_of, summarise, write_confusion
-from pipeline.ops.evaluations import keep_evaluation
 from pipeline.ops.locating import write_class_rows
 from pipeline.ops.logged import log_evaluation, reads_logged
-from pipeline.ops.results import BEST, against_words, read_json
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 import pipeline.models
+from pipeline.artifacts.agreement import check_agreement
+from pipeline.artifacts.stage_results import BEST, read_json, search_run
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
-from pipeline.ops.agreement import check_agreement
 from pipeline.ops.card import model_card
 from pipeline.ops.logged import evaluation_run
-from pipeline.ops.results import BEST, read_json, search_run
 from pipeline.provenance.trace import trace
 from pipeline.tracking.registry.versions import register_model
 from pipeline.tracking.store import prepare_store, resolve_store

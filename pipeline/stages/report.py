@@ -5,12 +5,12 @@ The page is put beside the search's run in MLflow too, or the evaluation's where
 
 import os
 
+from pipeline.artifacts.agreement import check_agreement
+from pipeline.artifacts.stage_results import read_json, search_run
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
-from pipeline.ops.agreement import check_agreement
 from pipeline.ops.reporting import gather_report
-from pipeline.ops.results import read_json, search_run
 from pipeline.tracking.single_run import attach, first_there
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace

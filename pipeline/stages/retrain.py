@@ -3,13 +3,13 @@
 import json
 import shutil
 
+from pipeline.artifacts.agreement import check_agreement
+from pipeline.artifacts.stage_results import BEST, method_words, read_best
 from pipeline.config import load_params
 from pipeline.console.format import setting_name
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
-from pipeline.ops.agreement import check_agreement
-from pipeline.ops.results import BEST, method_words, read_best
 from pipeline.ops.retraining import (
     OWN_FILES,
     curves_of,

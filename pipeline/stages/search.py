@@ -3,8 +3,8 @@
 Its working state lies under `state/searches/`, by fingerprint: run again after any interruption, it goes on from there.
 """
 
+from pipeline.artifacts.pareto_front import draw_pareto
 from pipeline.entry import run_stage
-from pipeline.ops.pareto import draw_pareto
 from pipeline.ops.plan import make_plan
 from pipeline.ops.preflight import expectation, work_left
 from pipeline.ops.progress import SearchProgress

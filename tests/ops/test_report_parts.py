@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.artifacts.stage_results import NAMES, against_words, method_words
 from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.ops.report_search import cost_words, early_remarks, looked_at, search_curves, search_figures, trial_rows
-from pipeline.ops.results import NAMES, against_words, method_words
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.compare import compare_arms
 from pipeline.tune.journal.journal import ENOUGH

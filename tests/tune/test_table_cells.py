@@ -10,9 +10,9 @@ from courses import SPACE, WEIGHT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.artifacts.stage_results import read_best
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.ops.results import read_best
 from pipeline.tune.journal.journal import METHOD, Ledger, TrialRecord, read_history
 from pipeline.tune.selection.result_files import _write_csv, write_best
 from pipeline.tune.space import SearchSpace

@@ -98,7 +98,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
 
 
 def write_best(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write best.yaml; `pipeline.ops.results.read_best` reads it."""
+    """Write best.yaml; `pipeline.artifacts.stage_results.read_best` reads it."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     # Unescaped, these end a line, and come back as a space.

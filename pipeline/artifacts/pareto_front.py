@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pipeline.artifacts.stage_results import read_table
 from pipeline.figures.fonts import fit_fonts
 from pipeline.figures.pareto import pareto_figure
-from pipeline.ops.results import read_table
 
 PICTURE = "pareto.png"
 """Its name in results/search/. DVC does not know it, since a search for one objective has none."""

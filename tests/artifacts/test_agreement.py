@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.artifacts.agreement import check_agreement, check_noted
 from pipeline.config import Params, parameters
 from pipeline.errors import UserError
-from pipeline.ops.agreement import check_agreement, check_noted
 from pipeline.provenance.fingerprint import deciding
 from pipeline.stages import evaluate, register, report, retrain
 from pipeline.tune.selection.result_files import deciding_parameters

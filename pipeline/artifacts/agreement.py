@@ -7,10 +7,10 @@ no stage looks, it holds results of other parameters to be up to date.
 import json
 from typing import Any
 
+from pipeline.artifacts.stage_results import BestSetting, read_best
 from pipeline.config import Params
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, alone, shown, told
-from pipeline.ops.results import BestSetting, read_best
 from pipeline.workspace import Workspace
 
 AGAIN = f"`{alone('search')}`"
