@@ -25,7 +25,7 @@ from kills.clone import Clone
 from ray import tune
 
 from pipeline.cluster.runtime import QUIET
-from pipeline.ops.plan import Plan, make_plan
+from pipeline.preflight.plan import Plan, make_plan
 from pipeline.tune.ray import runner
 from pipeline.workspace import find_workspace
 

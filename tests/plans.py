@@ -1,7 +1,7 @@
 """A small search over digits, as the tests of what is told before it know it."""
 
 from pipeline.data.sources.image_source import Preview
-from pipeline.ops.step_cost import StepCost
+from pipeline.preflight.profile import StepCost
 from pipeline.tune.space import SearchSpace
 
 DIGITS = Preview(images=1797, classes=tuple(str(digit) for digit in range(10)), channels=1)

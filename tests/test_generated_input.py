@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from pipeline.config import Params, load_params
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
-from pipeline.ops.plan import make_plan
+from pipeline.preflight.plan import make_plan
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 

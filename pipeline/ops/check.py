@@ -12,10 +12,10 @@ from pipeline.config import Params, parameters
 from pipeline.environment import taken_out
 from pipeline.errors import UserError, alone
 from pipeline.inputs.data_split import check_group_by
-from pipeline.ops.picture_sizes import describe_sizes
-from pipeline.ops.plan import Plan, make_plan
-from pipeline.ops.preflight import check_limits, expectation
-from pipeline.ops.up_to_date import done_search
+from pipeline.preflight.estimate import check_limits, expectation
+from pipeline.preflight.image_sizes import describe_sizes
+from pipeline.preflight.plan import Plan, make_plan
+from pipeline.preflight.up_to_date import done_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.provenance.weights_record import as_recorded

@@ -16,7 +16,7 @@ from pipeline.data.batches.batches import ImageBatches
 from pipeline.data.splits.split import one_of_each
 from pipeline.errors import alone
 from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
-from pipeline.ops.plan import Plan
+from pipeline.preflight.plan import Plan
 from pipeline.provenance.trace import trace
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog

@@ -11,8 +11,8 @@ from checkout import TINY
 from plans import DIGITS, SPACE
 
 from pipeline.config import Params
-from pipeline.ops import pacing, step_cost
-from pipeline.ops.plan import Plan
+from pipeline.preflight import profile, profile_budget
+from pipeline.preflight.plan import Plan
 from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
 
@@ -44,8 +44,8 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture
 def quick_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two timed calls a setting are enough for tests, and none is hurried, however busy the machine is."""
-    monkeypatch.setattr(step_cost, "BUDGET_S", 0.0)
-    monkeypatch.setattr(pacing, "MOST_S", 1e9)
+    monkeypatch.setattr(profile, "BUDGET_S", 0.0)
+    monkeypatch.setattr(profile_budget, "MOST_S", 1e9)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -15,11 +15,11 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, hash_file
-from pipeline.ops import step_cost, up_to_date
 from pipeline.ops.check import run_check, unknown_words
-from pipeline.ops.plan import make_plan
-from pipeline.ops.preflight import Estimate, Work, check_budget, work_left
-from pipeline.ops.up_to_date import Done, done_search, stages_up_to_date
+from pipeline.preflight import profile, up_to_date
+from pipeline.preflight.estimate import Estimate, Work, check_budget, work_left
+from pipeline.preflight.plan import make_plan
+from pipeline.preflight.up_to_date import Done, done_search, stages_up_to_date
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages import prepare, split
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -58,7 +58,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A copy of that checkout."""
-    monkeypatch.setattr(step_cost, "BUDGET_S", 0.0)
+    monkeypatch.setattr(profile, "BUDGET_S", 0.0)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
     return Workspace(tmp_path, tmp_path)
@@ -101,7 +101,7 @@ def test_nothing_is_expected_of_results_that_are_up_to_date(
     (folder / "summary.json").write_text(json.dumps(summary))
     fresh = {"prepare", "split", "search", "retrain"}
     monkeypatch.setattr(up_to_date, "stages_up_to_date", lambda root, stages: frozenset(fresh))
-    monkeypatch.setattr(step_cost, "_measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
     said = told(workspace)
     assert said.endswith("expected  nothing of the search, nor of retraining: what has run is of these parameters")
     assert f"was ended by sar-search stop --finish with 1 of {task.params.search.trials} trials; `sar-search re" in said
@@ -170,7 +170,7 @@ def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
             role = TRIAL if number < plan.params.search.trials else CONTROL
             ledger.start(TrialRecord(f"r{number}", number, {}, role=role))
             ledger.end(f"r{number}", "complete")
-    monkeypatch.setattr(step_cost, "_measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
     assert told(workspace).endswith("expected  nothing of the search: all of its runs have ended")
 
 
@@ -195,7 +195,7 @@ controls:
 def test_check_that_is_not_to_measure_says_so_and_still_refuses_what_it_can(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_cost, "_measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
     assert told(workspace, measured=False).splitlines()[-1].startswith("expected  not measured (--no-measure)")
     set_parameters(workspace.params, {"search.budget.gpu_hours": 1.0})
     with pytest.raises(UserError, match="trials use no GPU here"):

@@ -15,9 +15,9 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import read_digits
 from pipeline.data.splits.split import make_split, write_split
 from pipeline.errors import UserError
-from pipeline.ops import step_cost
-from pipeline.ops.plan import Plan
-from pipeline.ops.step_cost import measure_steps, probe_settings, role_sizes, steps_per_epoch
+from pipeline.preflight import profile
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.profile import measure_steps, probe_settings, role_sizes, steps_per_epoch
 from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -63,7 +63,7 @@ def test_steps_are_those_of_every_setting_with_its_own_network_and_batch(
         weight = objective.weights(given["epoch"])["spatial_entropy"]
         seen.append((len(labels), weight, given["config"].accumulate, torch.get_num_threads()))
 
-    monkeypatch.setattr(step_cost, "take_step", watched)
+    monkeypatch.setattr(profile, "take_step", watched)
     space = replace(SPACE, dimensions={**SPACE.dimensions, "train.batch_size": {"type": "int", "low": 8, "high": 32}})
     resources = Resources(cpus=2, gpus=0.0, at_a_time=1, machine_cpus=2, machine_gpus=0)
     measure_steps(planned({"train.accumulate": 2}, space=space, resources=resources))
@@ -76,13 +76,13 @@ def test_steps_are_augmented_mixed_averaged_and_computed_again_as_the_recipe_say
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    take_step = step_cost.take_step
+    take_step = profile.take_step
 
     def watched(model: Any, objective: Any, optimizer: Any, inputs: Any, labels: Any, **given: Any) -> Any:
         seen.append((labels.shape, model.grad_checkpointing, given["config"].precision))
         return take_step(model, objective, optimizer, inputs, labels, **given)
 
-    monkeypatch.setattr(step_cost, "take_step", watched)
+    monkeypatch.setattr(profile, "take_step", watched)
     recipe = {"mixup": 0.8, "cutmix": 1.0, "augment": "deit", "erasing": 0.25, "precision": "bfloat16"}
     recipe |= {"grad_checkpointing": True, "ema_decay": 0.99, "accumulate": 2}
     plain = measure_steps(planned()).checkpoint_bytes
@@ -98,7 +98,7 @@ def test_steps_are_augmented_mixed_averaged_and_computed_again_as_the_recipe_say
 def test_cost_of_other_batch_sizes_is_told_in_steps_of_the_plan(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_cost, "_timed", lambda *_, **__: 1.0)
+    monkeypatch.setattr(profile, "_timed", lambda *_, **__: 1.0)
     sizes = {"type": "categorical", "choices": [50, 400]}
     space = replace(SPACE, dimensions={"train.batch_size": sizes})
     plan = planned({"train.batch_size": 100}, source=THOUSAND, space=space)
@@ -135,7 +135,7 @@ def test_threads_are_left_as_they_were_when_measuring_fails(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(step_cost, "take_step", broken)
+    monkeypatch.setattr(profile, "take_step", broken)
     torch.set_num_threads(2)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         measure_steps(planned())
@@ -146,20 +146,20 @@ def test_images_are_those_prepared_where_they_fit_and_never_the_tests(planned: C
     plan = planned()
     prepare(plan)
     prepared = open_prepared(plan.workspace.prepared)
-    sample = step_cost._sample(plan, 64, 32, torch.device("cpu"))
-    split = step_cost.read_split(plan.workspace.split, data_hash=prepared.data_hash)
+    sample = profile._sample(plan, 64, 32, torch.device("cpu"))
+    split = profile.read_split(plan.workspace.split, data_hash=prepared.data_hash)
     for role in ("train", "val"):
         own = {image.tobytes() for image in prepared.images[getattr(split, role)]}
         assert {image.tobytes() for image in sample.prepared.images[sample.ids(role)]} <= own
         assert len(np.unique(sample.prepared.labels[sample.ids(role)])) == 10
-    other = step_cost._sample(planned({"prepare.image_size": 16}), 8, 4, torch.device("cpu"))
+    other = profile._sample(planned({"prepare.image_size": 16}), 8, 4, torch.device("cpu"))
     assert other.prepared.images.shape == (12, 16, 16, 1)
     assert other.prepared.classes == DIGITS.classes
     assert (len(other.split.train), len(other.split.val), len(other.split.test)) == (8, 4, 0)
 
 
 def test_images_are_taken_from_all_over_a_role_since_sets_are_often_sorted_by_class() -> None:
-    assert step_cost._spread(np.arange(100, 200), 5).tolist() == [100, 124, 149, 174, 199]
+    assert profile._spread(np.arange(100, 200), 5).tolist() == [100, 124, 149, 174, 199]
 
 
 def test_end_of_the_ranges_that_no_network_has_is_left_out(planned: Callable[..., Plan]) -> None:
@@ -176,7 +176,7 @@ def test_step_that_runs_out_of_memory_is_refused_with_advice(
     def starve(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(step_cost, "take_step", starve)
+    monkeypatch.setattr(profile, "take_step", starve)
     with pytest.raises(
         UserError, match=r"^params\.yaml: .*train\.batch_size 64.*Set train\.accumulate to 2"
     ) as refused:
@@ -190,7 +190,7 @@ def test_temporary_folder_without_room_is_refused_by_name(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(step_cost, "write_checkpoint", full)
+    monkeypatch.setattr(profile, "write_checkpoint", full)
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR"):
         measure_steps(planned())
 

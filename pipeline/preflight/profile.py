@@ -26,8 +26,8 @@ from pipeline.config import Params
 from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
-from pipeline.ops.pacing import FEW, Pace
-from pipeline.ops.plan import Plan
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.profile_budget import FEW, Pace
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.train.checkpoint import write_checkpoint

@@ -12,9 +12,8 @@ import torch
 from plans import COST, TEN_STEPS, THOUSAND
 
 from pipeline.errors import UserError
-from pipeline.ops import preflight
-from pipeline.ops.plan import Plan
-from pipeline.ops.preflight import (
+from pipeline.preflight import estimate
+from pipeline.preflight.estimate import (
     BESIDE,
     START_S,
     Estimate,
@@ -24,7 +23,8 @@ from pipeline.ops.preflight import (
     estimate,
     retraining_seconds,
 )
-from pipeline.ops.retrain_resources import RunResources
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.resources import RunResources
 from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -99,7 +99,7 @@ def test_nothing_to_run_takes_nothing(planned: Callable[..., Plan]) -> None:
 def test_retraining_is_both_arms_with_every_seed_on_train_and_val(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "retrain_resources", lambda params: RunResources(1, 1, 0.0, 4, 4, 0))
+    monkeypatch.setattr(estimate, "retrain_resources", lambda params: RunResources(1, 1, 0.0, 4, 4, 0))
     settings = {**TEN_STEPS, "retrain.seeds": 3}
     # An epoch: ten steps of 0.5 to 1 s, and every second time a checkpoint, written twice. Six runs, four at a time.
     low, high = START_S[0] + 16 * 5.25 * 6 / 4, START_S[1] + 16 * 10.25 * 2 * BESIDE
@@ -206,13 +206,13 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
 
 def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(trials=2, full_runs=2, epochs=3, at_a_time=2, gpus=0.0)
-    found = preflight.preflight(planned(), work, price=1.0, kept_checkpoints=1)
+    found = estimate.preflight(planned(), work, price=1.0, kept_checkpoints=1)
     assert START_S[0] < found.seconds[0] < found.seconds[1] < 600
     assert found.cost is not None
     disk(monkeypatch, 1000)
     with pytest.raises(UserError, match=r"search\.keep_checkpoints"):
-        preflight.preflight(planned(), work, kept_checkpoints=1)
-    monkeypatch.setattr(preflight, "step_cost", lambda *_, **__: replace(COST, memory_bytes=2**60))
-    monkeypatch.setattr(preflight, "_gpu_bytes", lambda _: 2**30)
+        estimate.preflight(planned(), work, kept_checkpoints=1)
+    monkeypatch.setattr(estimate, "step_cost", lambda *_, **__: replace(COST, memory_bytes=2**60))
+    monkeypatch.setattr(estimate, "_gpu_bytes", lambda _: 2**30)
     with pytest.raises(UserError, match=r"train\.accumulate"):
-        preflight.preflight(planned(**on_gpu(1.0)), work)
+        estimate.preflight(planned(**on_gpu(1.0)), work)

@@ -8,7 +8,7 @@ from kept import WEIGHT, content_of, make_workspace, open_search, run, set_param
 from pipeline.config import load_params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
-from pipeline.ops.warm import known_beforehand
+from pipeline.preflight.prior_results import known_beforehand
 from pipeline.tune.journal.journal import COMPLETE
 from pipeline.tune.space import load_space
 from pipeline.tune.study.warm_start import Known

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from plans import COST, SPACE
 
-from pipeline.ops import step_cost as module
-from pipeline.ops.plan import Plan
-from pipeline.ops.step_cost import RECENT_S, StepCost, step_cost
+from pipeline.preflight import profile as module
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.profile import RECENT_S, StepCost, step_cost
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.task import Resources
 

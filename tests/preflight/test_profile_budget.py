@@ -9,17 +9,17 @@ import pytest
 from plans import COST
 from rich.console import Console
 
-from pipeline.ops import preflight, step_cost
-from pipeline.ops.pacing import FEW, LARGE, MOST_S, Pace
-from pipeline.ops.plan import Plan
-from pipeline.ops.preflight import Work
-from pipeline.ops.preflight import preflight as estimated
-from pipeline.ops.step_cost import measure_steps
+from pipeline.preflight import estimate, profile
+from pipeline.preflight.estimate import Work
+from pipeline.preflight.estimate import preflight as estimated
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.profile import measure_steps
+from pipeline.preflight.profile_budget import FEW, LARGE, MOST_S, Pace
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_cost, "BUDGET_S", 0.0)
+    monkeypatch.setattr(profile, "BUDGET_S", 0.0)
 
 
 class Slow:
@@ -30,7 +30,7 @@ class Slow:
         self.steps: list[tuple[float, int]] = []
         self.scored: list[int] = []
         self.each = seconds_per_image
-        take_step, score = step_cost.take_step, step_cost.score
+        take_step, score = profile.take_step, profile.score
 
         def step(model: Any, objective: Any, optimizer: Any, inputs: Any, labels: Any, **given: Any) -> None:
             take_step(model, objective, optimizer, inputs, labels, **given)
@@ -42,10 +42,10 @@ class Slow:
             self.scored.append(len(val))
             return score(model, objective, val, config)
 
-        monkeypatch.setattr(step_cost, "take_step", step)
-        monkeypatch.setattr(step_cost, "score", scoring)
-        monkeypatch.setattr(step_cost.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(step_cost, "Pace", lambda *given: Pace(*given, clock=lambda: self.now))
+        monkeypatch.setattr(profile, "take_step", step)
+        monkeypatch.setattr(profile, "score", scoring)
+        monkeypatch.setattr(profile.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(profile, "Pace", lambda *given: Pace(*given, clock=lambda: self.now))
 
 
 def test_large_network_is_measured_by_a_few_images_the_ends_first(
@@ -111,10 +111,10 @@ def test_terminal_is_told_what_is_measured_and_a_log_is_not() -> None:
 def test_plan_says_that_it_is_an_estimate(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(trials=2, full_runs=2, epochs=3, at_a_time=2, gpus=0.0)
     plan = planned()
-    monkeypatch.setattr(preflight, "step_cost", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64"))
+    monkeypatch.setattr(estimate, "step_cost", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64"))
     lines = estimated(plan, work).describe()
     assert "an estimate, so that measuring ended: steps of 2 images for 64, scaled up" in lines[1]
-    monkeypatch.setattr(preflight, "step_cost", lambda *_, **__: COST)
+    monkeypatch.setattr(estimate, "step_cost", lambda *_, **__: COST)
     assert not any("an estimate" in line for line in estimated(plan, work).describe())
 
 

@@ -14,7 +14,10 @@ from pipeline.errors import UserError, named, shown
 from pipeline.inputs.pretrained import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
-from pipeline.ops.goals import (
+from pipeline.preflight.dry_run import every_setting, try_networks, try_regularizers
+from pipeline.preflight.prior_results import known_beforehand
+from pipeline.preflight.resources import plan_resources
+from pipeline.preflight.validate import (
     check_masks,
     check_mixing,
     check_model_name,
@@ -24,9 +27,6 @@ from pipeline.ops.goals import (
     check_sizes,
     check_splits,
 )
-from pipeline.ops.network import every_setting, try_networks, try_regularizers
-from pipeline.ops.retrain_resources import plan_resources
-from pipeline.ops.warm import known_beforehand
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.trace import versions

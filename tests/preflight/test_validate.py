@@ -11,7 +11,7 @@ from kept import make_workspace
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
-from pipeline.ops.goals import check_masks, check_sizes
+from pipeline.preflight.validate import check_masks, check_sizes
 from pipeline.tune.objectives.objectives import goal_words
 from pipeline.tune.space import SearchSpace
 

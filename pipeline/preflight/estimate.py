@@ -3,7 +3,7 @@
     low    every trial that the scheduler may stop is stopped at the end of the grace period
     high   every trial runs in full
 
-Both are laid over the steps that `pipeline.ops.step_cost` has timed on this machine just before.
+Both are laid over the steps that `pipeline.preflight.profile` has timed on this machine just before.
 """
 
 import math
@@ -17,9 +17,9 @@ from pipeline.cluster.storage import is_s3
 from pipeline.config import Params
 from pipeline.console.tables import size_words
 from pipeline.errors import UserError
-from pipeline.ops.plan import Plan
-from pipeline.ops.retrain_resources import retrain_resources
-from pipeline.ops.step_cost import StepCost, role_sizes, step_cost, steps_per_epoch
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.profile import StepCost, role_sizes, step_cost, steps_per_epoch
+from pipeline.preflight.resources import retrain_resources
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.journal import TRIAL, History
 from pipeline.tune.run_counts import runs_at_most, trials_asked

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config import Params
 from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError
-from pipeline.ops.network import try_network, try_networks, try_regularizers
+from pipeline.preflight.dry_run import try_network, try_networks, try_regularizers
 from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.space import SearchSpace
 

@@ -7,7 +7,7 @@ from pictures import picture, write_archive, write_folder
 
 from pipeline.data.sources.size_sample import look_at_sizes
 from pipeline.data.sources.source_config import SourceSettings
-from pipeline.ops.picture_sizes import size_lines
+from pipeline.preflight.image_sizes import size_lines
 
 FILES = {
     f"{name}/{number}.png": picture(number, (40 + number, 30)) for name in ("cat", "dog") for number in range(5)

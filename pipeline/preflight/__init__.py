@@ -1,0 +1,1 @@
+"""What is validated and measured before work starts."""
