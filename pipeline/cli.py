@@ -195,7 +195,7 @@ def gc(dry_run: bool, keep: int) -> None:
 @click.option("--reason", default=None, help="Why; written down with who and when.")
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
     """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
-    from pipeline.ops.promotion import promote_challenger
+    from pipeline.promotion.promote import promote_challenger
     from pipeline.workspace import find_workspace
 
     for line in promote_challenger(find_workspace(), reason, dry_run=dry_run, version=version):
@@ -206,7 +206,7 @@ def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
 @click.option("--reason", default=None, help="Why; written down with who and when.")
 def rollback(reason: str | None) -> None:
     """Make the champion that was before the present one champion again."""
-    from pipeline.ops.promotion import restore_champion
+    from pipeline.promotion.promote import restore_champion
     from pipeline.workspace import find_workspace
 
     for line in restore_champion(find_workspace(), reason):
@@ -216,7 +216,7 @@ def rollback(reason: str | None) -> None:
 @cli.command()
 def models() -> None:
     """List the registered versions, their aliases, and every move of the champion."""
-    from pipeline.ops.promotion import describe_models
+    from pipeline.promotion.promote import describe_models
     from pipeline.workspace import find_workspace
 
     for line in describe_models(find_workspace()):
@@ -264,7 +264,7 @@ def export(onnx: Path, model: str | None) -> None:
 def ui(port: int) -> None:
     """Open the MLflow UI on this machine, until interrupted."""
     from pipeline.config import load_params
-    from pipeline.ops.promotion import open_store
+    from pipeline.promotion.promote import open_store
     from pipeline.tracking.ui import serve_ui
     from pipeline.workspace import find_workspace
 

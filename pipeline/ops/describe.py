@@ -3,7 +3,7 @@
 from pipeline.artifacts.stage_results import BEST, read_best, read_json
 from pipeline.console.format import setting_name
 from pipeline.errors import UserError
-from pipeline.ops.registered import registry_words
+from pipeline.promotion.registered_version import registry_words
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
 

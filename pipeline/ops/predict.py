@@ -14,7 +14,7 @@ from pipeline.data.system_files import is_leaving
 from pipeline.errors import UserError
 from pipeline.figures.overlay import attention_overlay
 from pipeline.files.user_files import unreadable
-from pipeline.ops.promotion import open_store
+from pipeline.promotion.promote import open_store
 from pipeline.tracking.registry.champion import CHAMPION
 from pipeline.tracking.registry.loading import load_registered
 from pipeline.tracking.registry.weights_download import find_version

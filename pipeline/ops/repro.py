@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.fork_server import nursery
 from pipeline.ops.check import run_check
 from pipeline.ops.describe import describe_results
-from pipeline.ops.registered import MEND, to_mend
+from pipeline.promotion.registered_version import MEND, to_mend
 from pipeline.provenance.git import check_for_dvc, git_trouble
 from pipeline.state.dvc_leftovers import mend_leavings
 from pipeline.state.dvc_lock import keep_lock, mend_lock

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema.result_sections import PromoteParams
-from pipeline.ops.gate import FAILED, PASSED, UNDECIDED, Facts, Rule, judge, outcome_of
-from pipeline.ops.paired import PairedDifference
+from pipeline.promotion.gate import FAILED, PASSED, UNDECIDED, Facts, Rule, judge, outcome_of
+from pipeline.promotion.paired_test import PairedDifference
 
 ARMS = {
     "difference": 0.002,

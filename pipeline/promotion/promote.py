@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, alone
-from pipeline.ops.evidence import comparison_of, latency_ms, recorded, recorded_anew, tag_of, tested_like
-from pipeline.ops.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
-from pipeline.ops.paired import PairedDifference, paired_difference
-from pipeline.ops.registered import MEND, look_up, registered_content
+from pipeline.promotion.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
+from pipeline.promotion.paired_test import PairedDifference, paired_difference
+from pipeline.promotion.predictions import comparison_of, latency_ms, recorded, recorded_anew, tag_of, tested_like
+from pipeline.promotion.registered_version import MEND, look_up, registered_content
 from pipeline.score.classify import classification_scores
 from pipeline.tracking.hooks import PROMOTED, tell
 from pipeline.tracking.registry.champion import DONE, Move, history, move_champion, roll_back

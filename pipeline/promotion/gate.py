@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema.result_sections import PromoteParams
-from pipeline.ops.paired import PairedDifference
+from pipeline.promotion.paired_test import PairedDifference
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from pipeline.config import load_params
 from pipeline.data.splits.split import Split, write_split
 from pipeline.errors import GateRefused, UserError
-from pipeline.ops import promotion
 from pipeline.ops.logged import evaluation_run, reads_logged
-from pipeline.ops.promotion import describe_models, promote_challenger, restore_champion
-from pipeline.ops.registered import registry_words, to_mend
+from pipeline.promotion import promote
+from pipeline.promotion.promote import describe_models, promote_challenger, restore_champion
+from pipeline.promotion.registered_version import registry_words, to_mend
 from pipeline.tracking.registry.champion import history, move_champion
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions
@@ -305,13 +305,13 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
 ) -> None:
     place.register()
     both = threading.Barrier(2)
-    usual: Callable[..., Any] = promotion.move_champion
+    usual: Callable[..., Any] = promote.move_champion
 
     def together(*arguments: Any, **options: Any) -> Any:
         both.wait(60)
         return usual(*arguments, **options)
 
-    monkeypatch.setattr(promotion, "move_champion", together)
+    monkeypatch.setattr(promote, "move_champion", together)
     said: list[str] = []
 
     def go() -> None:
@@ -353,13 +353,13 @@ def test_a_champion_that_moves_while_the_challenger_is_judged_stops_the_promotio
     place.register(wrong=range(40, 45))
     place.promote()
     place.register()
-    usual = promotion.judge
+    usual = promote.judge
 
     def meanwhile(*arguments: Any) -> Any:
         move_champion(place.store, place.name, 1, expected=2, reason="by hand")
         return usual(*arguments)
 
-    monkeypatch.setattr(promotion, "judge", meanwhile)
+    monkeypatch.setattr(promote, "judge", meanwhile)
     with pytest.raises(UserError, match="is version 1 now and was version 2 when this began"):
         place.promote()
     assert place.champion == 1
