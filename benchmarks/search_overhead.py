@@ -29,9 +29,9 @@ from rich.console import Console
 
 from pipeline.cluster.resources import machine_cpus
 from pipeline.cluster.runtime import local_ray
-from pipeline.ops.progress import SearchProgress
-from pipeline.ops.tracking import TrackedSearch
 from pipeline.preflight.plan import make_plan
+from pipeline.stages.search.mlflow_callback import TrackedSearch
+from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.tune.journal.journal import TrialRecord
 from pipeline.tune.ray.runner import run_search
 from pipeline.workspace import find_workspace

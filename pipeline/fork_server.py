@@ -52,7 +52,7 @@ def nursery() -> Iterator[None]:
         return
     code = code_here()
     for stage in STAGES:
-        importlib.import_module(f"{PACKAGE}.{stage}")
+        importlib.import_module(f"{PACKAGE}.{stage}.__main__")
     gc.freeze()  # so that collecting in a copy touches, and thereby copies, less
     with short_folder() as folder:
         with socket.socket(socket.AF_UNIX) as server:
@@ -218,7 +218,7 @@ def _run(stage: str) -> int:
     from pipeline.entry import run_stage
 
     try:
-        run_stage(stage, importlib.import_module(f"{PACKAGE}.{stage}").main)
+        run_stage(stage, importlib.import_module(f"{PACKAGE}.{stage}.__main__").main)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     return 0

@@ -11,7 +11,10 @@ from pipeline.artifacts.agreement import check_agreement, check_noted
 from pipeline.config import Params, parameters
 from pipeline.errors import UserError
 from pipeline.provenance.fingerprint import deciding
-from pipeline.stages import evaluate, register, report, retrain
+from pipeline.stages.evaluate import __main__ as evaluate
+from pipeline.stages.register import __main__ as register
+from pipeline.stages.report import __main__ as report
+from pipeline.stages.retrain import __main__ as retrain
 from pipeline.tune.selection.result_files import deciding_parameters
 from pipeline.workspace import Workspace
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from pipeline.assembly import load_data, load_trained
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.ops.retrain_run import HISTORY, RetrainJob
-from pipeline.ops.retraining import curves_of, retrain_jobs, run_retraining
+from pipeline.stages.retrain.retrain_runs import curves_of, retrain_jobs, run_retraining
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob
 from pipeline.train.loop import predict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

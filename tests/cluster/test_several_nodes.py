@@ -16,9 +16,9 @@ from tiny_search import tiny_task
 
 from pipeline.cluster import connect
 from pipeline.errors import UserError
-from pipeline.ops.retrain_run import HISTORY, RetrainJob
-from pipeline.ops.retraining import retrain_jobs, run_retraining
 from pipeline.preflight.resources import plan_resources
+from pipeline.stages.retrain.retrain_runs import retrain_jobs, run_retraining
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob
 from pipeline.tune.journal.journal import FAILED, STOP_FILE, SearchListener, TrialRecord
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask

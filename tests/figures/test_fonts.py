@@ -16,7 +16,7 @@ from pipeline.figures import fonts
 from pipeline.figures.curves import confusion_figure, difference_figure
 from pipeline.figures.fonts import families_for, fit_fonts, labels_of
 from pipeline.figures.search import parallel_figure, slice_figure
-from pipeline.ops.report_analysis import class_figure
+from pipeline.stages.report.statistics import class_figure
 
 CHINESE = ["猫", "犬"]
 USUAL = families_for("cat")

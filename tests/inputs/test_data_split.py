@@ -16,7 +16,7 @@ from pipeline.data.splits.split import Split, make_split, read_split
 from pipeline.errors import UserError
 from pipeline.inputs import data_split
 from pipeline.inputs.data_split import check_group_by, divide, split_of
-from pipeline.stages.split import main
+from pipeline.stages.split.__main__ import main
 from pipeline.workspace import Workspace
 
 COUNT = 120

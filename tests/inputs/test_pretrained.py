@@ -25,11 +25,11 @@ from pipeline.inputs import pretrained as module
 from pipeline.inputs.pretrained import resolve_weights
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, Weights
-from pipeline.ops.retraining import retrain_jobs
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import deciding
 from pipeline.provenance.weights_record import as_recorded, note, recall, record, weights_words, with_hashed_choices
 from pipeline.regularizers.plugin import plugin_hashes
+from pipeline.stages.retrain.retrain_runs import retrain_jobs
 from pipeline.state.current_search import present_search
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.tune.journal.compatibility import changed_code, changed_content

@@ -21,7 +21,8 @@ from pipeline.preflight.estimate import Estimate, Work, check_budget, work_left
 from pipeline.preflight.plan import make_plan
 from pipeline.preflight.up_to_date import Done, done_search, stages_up_to_date
 from pipeline.provenance.stage_inputs import absent_parameters
-from pipeline.stages import prepare, split
+from pipeline.stages.prepare import __main__ as prepare
+from pipeline.stages.split import __main__ as split
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.tune.journal.journal import (
     ASKED_TO_FINISH,

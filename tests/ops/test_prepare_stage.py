@@ -16,14 +16,14 @@ from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError
 from pipeline.inputs.source import check_source_unchanged, preview_source
-from pipeline.stages.prepare import main
+from pipeline.stages.prepare.__main__ import main
 from pipeline.workspace import Workspace
 
 DIES = """
 import os, signal
 from pipeline.data import writing
 from pipeline.entry import run_stage
-from pipeline.stages.prepare import main
+from pipeline.stages.prepare.__main__ import main
 
 record = writing._record
 

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.stage_results import NAMES, against_words, method_words
-from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
-from pipeline.ops.report_search import cost_words, early_remarks, looked_at, search_curves, search_figures, trial_rows
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.compare import compare_arms
+from pipeline.stages.report.search_content import (
+    cost_words,
+    early_remarks,
+    looked_at,
+    search_curves,
+    search_figures,
+    trial_rows,
+)
+from pipeline.stages.report.statistics import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.tune.journal.journal import ENOUGH
 
 WEIGHT = "regularizer.spatial_entropy.weight"

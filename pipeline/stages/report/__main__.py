@@ -10,7 +10,7 @@ from pipeline.artifacts.stage_results import read_json, search_run
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
-from pipeline.ops.reporting import gather_report
+from pipeline.stages.report.content import gather_report
 from pipeline.tracking.single_run import attach, first_there
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace

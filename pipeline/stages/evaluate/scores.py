@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
-from pipeline.ops.locating import baselines, class_rows, differences, locate, mean_scores, usable_masks
 from pipeline.score.classify import classification_scores
 from pipeline.score.compare import compare_arms
 from pipeline.score.locate import LocationScores
+from pipeline.stages.evaluate.attention_scores import (
+    baselines,
+    class_rows,
+    differences,
+    locate,
+    mean_scores,
+    usable_masks,
+)
 from pipeline.train.loop import predict
 from pipeline.train.similarity_maps import last_block_maps
 

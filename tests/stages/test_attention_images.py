@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.figures.attention import components
-from pipeline.ops.attention_files import SettingMaps, write_attention
+from pipeline.stages.search.attention_images import SettingMaps, write_attention
 
 
 def prepared(*, masks: bool = True) -> Prepared:

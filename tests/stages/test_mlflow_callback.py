@@ -3,7 +3,7 @@
 from copied import ROOT
 
 from pipeline.config import load_params
-from pipeline.ops.tracking import milestones_of, run_name
+from pipeline.stages.search.mlflow_callback import milestones_of, run_name
 from pipeline.tune.journal.journal import CONTROL, TrialRecord
 
 ENTROPY = "regularizer.spatial_entropy"

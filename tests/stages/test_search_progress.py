@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.ops.progress import SearchProgress
+from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.tune.journal.journal import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
 
 

@@ -7,13 +7,13 @@ import pytest
 from copied import ROOT, set_parameters
 
 from pipeline.errors import UserError
-from pipeline.ops.locating import COMPARED, LOCATION
-from pipeline.ops.reporting import ATTENTION_COLUMNS, BASELINES
-from pipeline.ops.reporting import _attention_changes as attention_changes
-from pipeline.ops.reporting import _attention_note as attention_note
-from pipeline.ops.reporting import _attention_rows as attention_rows
 from pipeline.score.maps import trivial_maps
-from pipeline.stages import report
+from pipeline.stages.evaluate.attention_scores import COMPARED, LOCATION
+from pipeline.stages.report import __main__ as report
+from pipeline.stages.report.content import ATTENTION_COLUMNS, BASELINES
+from pipeline.stages.report.content import _attention_changes as attention_changes
+from pipeline.stages.report.content import _attention_note as attention_note
+from pipeline.stages.report.content import _attention_rows as attention_rows
 from pipeline.workspace import Workspace
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.ops.evaluation import metrics_of
+from pipeline.stages.evaluate.scores import metrics_of
 from pipeline.state.test_reads import count_test_read
 
 

@@ -15,9 +15,9 @@ from pipeline.console.format import setting_name
 from pipeline.data.batches.batches import ImageBatches
 from pipeline.data.splits.split import one_of_each
 from pipeline.errors import alone
-from pipeline.ops.attention_files import THRESHOLD, SettingMaps, write_attention
 from pipeline.preflight.plan import Plan
 from pipeline.provenance.trace import trace
+from pipeline.stages.search.attention_images import THRESHOLD, SettingMaps, write_attention
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog
 from pipeline.train.similarity_maps import last_block_maps

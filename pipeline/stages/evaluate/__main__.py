@@ -25,12 +25,12 @@ from pipeline.config import load_params
 from pipeline.console.progress_bar import Bar
 from pipeline.data.splits.split import one_of_each
 from pipeline.entry import run_stage
-from pipeline.ops.evaluation import evaluate_run, metrics_of, summarise, write_confusion
-from pipeline.ops.locating import write_class_rows
-from pipeline.ops.logged import log_evaluation, reads_logged
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.compare import comparison_from, verdict
 from pipeline.score.family import p_value
+from pipeline.stages.evaluate.attention_scores import write_class_rows
+from pipeline.stages.evaluate.mlflow_run import log_evaluation, reads_logged
+from pipeline.stages.evaluate.scores import evaluate_run, metrics_of, summarise, write_confusion
 from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import prepare_store, resolve_store

@@ -21,8 +21,11 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.report import ReportData
-from pipeline.ops.report_analysis import analysis_words, class_figure, class_rows, correct_by_arm
-from pipeline.ops.report_search import (
+from pipeline.provenance.git import git_trouble
+from pipeline.provenance.trace import commit, versions
+from pipeline.score.classify import reliability_bins
+from pipeline.score.compare import comparison_from
+from pipeline.stages.report.search_content import (
     cost_words,
     early_remarks,
     front_figures,
@@ -32,10 +35,7 @@ from pipeline.ops.report_search import (
     search_figures,
     trial_rows,
 )
-from pipeline.provenance.git import git_trouble
-from pipeline.provenance.trace import commit, versions
-from pipeline.score.classify import reliability_bins
-from pipeline.score.compare import comparison_from
+from pipeline.stages.report.statistics import analysis_words, class_figure, class_rows, correct_by_arm
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 

@@ -5,10 +5,10 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 
 from pipeline.artifacts.pareto_front import draw_pareto
 from pipeline.entry import run_stage
-from pipeline.ops.progress import SearchProgress
-from pipeline.ops.tracking import TrackedSearch, search_facts
 from pipeline.preflight.estimate import expectation, work_left
 from pipeline.preflight.plan import make_plan
+from pipeline.stages.search.mlflow_callback import TrackedSearch, search_facts
+from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
 from pipeline.tracking.hooks import told_how_it_ends
 from pipeline.tune.journal.journal import LEDGER, OBJECTIVE, read_history

@@ -1,6 +1,6 @@
 """The model card says what a version is, how good it is, and what its figures do not hold for."""
 
-from pipeline.ops.card import model_card
+from pipeline.stages.register.model_card import model_card
 
 SCORES = {"seeds": [1, 2], "accuracies": [0.91, 0.93], "accuracy": 0.92, "accuracy_sd": 0.0141, "ece": 0.034}
 EVALUATION = {"arms": {"best": SCORES}, "verdict": "No difference shown.", "data_hash": "d" * 64, "test_images": 360, "test_reads": 3, "fingerprint": "f" * 8}  # fmt: skip

@@ -10,7 +10,9 @@ from pipeline.console.format import setting_name
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
-from pipeline.ops.retraining import (
+from pipeline.provenance.trace import trace
+from pipeline.provenance.weights_record import recall
+from pipeline.stages.retrain.retrain_runs import (
     OWN_FILES,
     curves_of,
     is_kept,
@@ -19,8 +21,6 @@ from pipeline.ops.retraining import (
     run_retraining,
     seconds_of,
 )
-from pipeline.provenance.trace import trace
-from pipeline.provenance.weights_record import recall
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace

@@ -17,9 +17,9 @@ from pipeline.artifacts.stage_results import BEST, read_json, search_run
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
-from pipeline.ops.card import model_card
-from pipeline.ops.logged import evaluation_run
 from pipeline.provenance.trace import trace
+from pipeline.stages.evaluate.mlflow_run import evaluation_run
+from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.registry.versions import register_model
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.train.checkpoint import read_sidecar

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from pipeline.assembly import build_run, load_data
 from pipeline.cluster.checkpoint_store import Epochs
 from pipeline.config import Params
-from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one
-from pipeline.ops.retraining import is_kept, retrain_jobs
+from pipeline.stages.retrain.retrain_runs import is_kept, retrain_jobs
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one
 from pipeline.train import checkpoint_writer
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.train.loop import fit

@@ -8,7 +8,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import write_split
 from pipeline.entry import run_stage
 from pipeline.inputs.data_split import REPORT, divide, group_by_content
-from pipeline.ops.split_report import check_no_duplicates, report_lines, split_report, write_report
+from pipeline.stages.split.split_report import check_no_duplicates, report_lines, split_report, write_report
 from pipeline.workspace import Workspace
 
 

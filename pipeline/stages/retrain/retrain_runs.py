@@ -24,11 +24,11 @@ from pipeline.config import Params
 from pipeline.console.format import setting_name
 from pipeline.console.run_progress import Following
 from pipeline.models.model_config import Weights
-from pipeline.ops.retrain_run import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.preflight.resources import RunResources, check_share, retrain_resources
 from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.tune.ray.placement import placed
 from pipeline.workspace import Workspace

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.ops.evaluation import RunEvaluation, summarise
-from pipeline.ops.locating import (
+from pipeline.score.compare import compare_arms
+from pipeline.score.locate import location_scores
+from pipeline.stages.evaluate.attention_scores import (
     COMPARED,
     LOCATION,
     baselines,
@@ -20,8 +21,7 @@ from pipeline.ops.locating import (
     usable_masks,
     write_class_rows,
 )
-from pipeline.score.compare import compare_arms
-from pipeline.score.locate import location_scores
+from pipeline.stages.evaluate.scores import RunEvaluation, summarise
 
 
 def _data(masks: Any = None, **more: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The stage that decodes the pictures once, into data/prepared."""
