@@ -62,7 +62,7 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     if resume_anyway and new:
         raise click.UsageError("--resume-anyway and --new are two answers to one question; give one.")
     check_temporary()  # before imports that take seconds
-    from pipeline.ops.check import run_check
+    from pipeline.commands.check import run_check
     from pipeline.workspace import find_workspace
 
     for line in run_check(find_workspace(), resume_anyway=resume_anyway, new=new, measured=not no_measure):
@@ -74,7 +74,7 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
 def repro(arguments: tuple[str, ...]) -> None:
     """Check, run every stage that is not up to date (`dvc repro`), and say what came out."""
     check_temporary()
-    from pipeline.ops.repro import reproduce
+    from pipeline.commands.repro import reproduce
     from pipeline.workspace import find_workspace
 
     sys.exit(reproduce(find_workspace(), arguments))
@@ -84,7 +84,7 @@ def repro(arguments: tuple[str, ...]) -> None:
 @click.argument("prefix", default="")
 def params(prefix: str) -> None:
     """List the parameters (those that begin with PREFIX): default, what is allowed, what each is for."""
-    from pipeline.ops.describe_params import describe_parameters
+    from pipeline.commands.params import describe_parameters
 
     click.echo(describe_parameters(prefix))
 
@@ -92,7 +92,7 @@ def params(prefix: str) -> None:
 @cli.command()
 def datasets() -> None:
     """List the image sets that prepare.dataset can name: size, classes, masks, licence, whether they are here."""
-    from pipeline.ops.datasets import describe_datasets
+    from pipeline.commands.datasets import describe_datasets
     from pipeline.workspace import find_workspace
 
     for line in describe_datasets(find_workspace()):
@@ -103,7 +103,7 @@ def datasets() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
 def train(settings: tuple[str, ...]) -> None:
     """Train one setting, without a search, and print its epochs."""
-    from pipeline.ops.single import parse_settings, train_once
+    from pipeline.commands.train import parse_settings, train_once
     from pipeline.workspace import find_workspace
 
     for line in train_once(find_workspace(), parse_settings(settings)):
@@ -113,7 +113,7 @@ def train(settings: tuple[str, ...]) -> None:
 @cli.command()
 def results() -> None:
     """Say what the last run found, and where everything is."""
-    from pipeline.ops.describe import describe_results
+    from pipeline.commands.results import describe_results
     from pipeline.workspace import find_workspace
 
     click.echo(describe_results(find_workspace()))
@@ -124,7 +124,7 @@ def results() -> None:
 @click.option("--against", default="", metavar="SEARCH", help="Compare with its best setting, not with the controls.")
 def compare(searches: tuple[str, ...], against: str) -> None:
     """Compare what several searches found on the same test images, corrected for their number (Holm)."""
-    from pipeline.ops.comparing import describe_comparison
+    from pipeline.commands.compare import describe_comparison
     from pipeline.workspace import find_workspace
 
     for line in describe_comparison(find_workspace(), searches, against=against):
@@ -135,7 +135,7 @@ def compare(searches: tuple[str, ...], against: str) -> None:
 @click.argument("search", default="")
 def status(search: str) -> None:
     """List the searches that are kept here, or the trials of the one whose id begins with SEARCH."""
-    from pipeline.ops.status import describe_search, describe_searches
+    from pipeline.commands.status import describe_search, describe_searches
     from pipeline.workspace import find_workspace
 
     workspace = find_workspace()
@@ -151,7 +151,7 @@ def status(search: str) -> None:
 )
 def stop(finish: bool) -> None:
     """Interrupt the search that runs in this checkout, as Ctrl-C would, and wait until it has ended."""
-    from pipeline.ops.stopping import stop_search
+    from pipeline.commands.stop import stop_search
     from pipeline.workspace import find_workspace
 
     for line in stop_search(find_workspace(), finish=finish):
@@ -164,7 +164,7 @@ def stop(finish: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with its epochs as they come, until it has ended.")
 def logs(trial: str, search: str | None, follow: bool) -> None:
     """Say what is known of TRIAL: its setting, how it stands, why it failed, its epochs."""
-    from pipeline.ops.logs import describe_trial
+    from pipeline.commands.logs import describe_trial
     from pipeline.workspace import find_workspace
 
     for line in describe_trial(find_workspace(), trial, search=search, follow=follow):
@@ -182,7 +182,7 @@ def logs(trial: str, search: str | None, follow: bool) -> None:
 )
 def gc(dry_run: bool, keep: int) -> None:
     """Remove from state/ and shared storage what is needed no more: searches, checkpoints, weights, half-made data."""
-    from pipeline.ops.cleaning import collect
+    from pipeline.commands.gc import collect
     from pipeline.workspace import find_workspace
 
     for line in collect(find_workspace(), keep=keep, dry_run=dry_run):
@@ -232,8 +232,8 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
     """Classify picture files (of folders, all files) with the registered model."""
     import json
 
+    from pipeline.commands.predict import classify_files, told
     from pipeline.errors import UserError
-    from pipeline.ops.predict import classify_files, told
     from pipeline.workspace import find_workspace
 
     answers = []
@@ -252,7 +252,7 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
 @click.option("--model", default=None, help=WHICH_MODEL)
 def export(onnx: Path, model: str | None) -> None:
     """Write the registered model as an ONNX file, and check it against torch."""
-    from pipeline.ops.predict import export_model
+    from pipeline.commands.predict import export_model
     from pipeline.workspace import find_workspace
 
     for line in export_model(find_workspace(), onnx, model=model):
@@ -276,7 +276,7 @@ def ui(port: int) -> None:
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="On 127.0.0.1.")
 def dashboard(port: int) -> None:
     """Open the last search's study in optuna-dashboard on this machine, until interrupted."""
-    from pipeline.ops.dashboard import serve_dashboard
+    from pipeline.commands.dashboard import serve_dashboard
     from pipeline.workspace import find_workspace
 
     serve_dashboard(find_workspace(), port)

@@ -317,7 +317,7 @@ def test_searches_are_told_without_waiting_for_engines(checkout: Checkout) -> No
     done = checkout.run(sys.executable, "-X", "importtime", "-m", "pipeline.cli", "status")
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "pipeline.ops.status" in imported
+    assert "pipeline.commands.status" in imported
     assert not {"ray", "torch", "mlflow"} & imported
 
 
@@ -349,7 +349,7 @@ def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> Non
     assert "--set: unknown parameter train.lrr; did you mean train.lr?" in done.err
 
 
-@pytest.mark.parametrize(("name", "room"), [("check", "pipeline.ops.check"), ("repro", "pipeline.ops.repro")])
+@pytest.mark.parametrize(("name", "room"), [("check", "pipeline.commands.check"), ("repro", "pipeline.commands.repro")])
 def test_an_impossible_tmpdir_is_told_before_imports_that_take_seconds(
     name: str, room: str, command: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.train import parse_settings
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError, comma_words
-from pipeline.ops.single import parse_settings
 from pipeline.tune.space import load_space
 from pipeline.tune.study.warm_start import check_points
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.predict import _payload
 from pipeline.config.yaml import read_yaml
 from pipeline.data.decode.open_image import Broken, opened
 from pipeline.data.sources.boxes import read_boxes
@@ -13,7 +14,6 @@ from pipeline.data.splits.groups import read_table
 from pipeline.errors import UserError
 from pipeline.files.user_files import read_given, unreadable
 from pipeline.models.weights import read_weights
-from pipeline.ops.predict import _payload
 
 KINDS = {
     "broken": "a link to what is not there",

@@ -10,8 +10,8 @@ from services import BUCKET
 
 from pipeline.cluster import storage
 from pipeline.cluster.storage import under, write_text
-from pipeline.ops.cleaning import collect
-from pipeline.ops.status import describe_search, describe_searches
+from pipeline.commands.gc import collect
+from pipeline.commands.status import describe_search, describe_searches
 from pipeline.tune.journal.journal import COMPLETE, CONTROL, TRIAL
 from pipeline.tune.journal.remote_files import NOTE, checkpoints_in, read_outside, use_data
 from pipeline.workspace import Workspace

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from kept import content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
 
+from pipeline.commands.logs import describe_trial
 from pipeline.errors import UserError
-from pipeline.ops.logs import describe_trial
 from pipeline.tune.journal.journal import PRUNED, Ledger
 from pipeline.workspace import Workspace
 

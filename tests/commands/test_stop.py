@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock
 from kept import content_of, ledger_folder, make_workspace, open_search, run, write_search
 
+from pipeline.commands.results import describe_results
+from pipeline.commands.stop import stop_search
 from pipeline.errors import UserError
-from pipeline.ops.describe import describe_results
-from pipeline.ops.stopping import stop_search
 from pipeline.state.searches import read_search
 from pipeline.tune.journal.journal import PRUNED
 from pipeline.workspace import Workspace

@@ -11,11 +11,11 @@ import torch
 from checkout import TINY
 from copied import ROOT, set_parameters
 
+from pipeline.commands.check import run_check, unknown_words
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, hash_file
-from pipeline.ops.check import run_check, unknown_words
 from pipeline.preflight import profile, up_to_date
 from pipeline.preflight.estimate import Estimate, Work, check_budget, work_left
 from pipeline.preflight.plan import make_plan

@@ -6,9 +6,9 @@ from typing import get_args
 import pytest
 from miniatures import MINIATURES, put
 
+from pipeline.commands.datasets import describe_datasets
 from pipeline.config import parameters
 from pipeline.data.sources.dataset_registry import KNOWN
-from pipeline.ops.datasets import describe_datasets
 from pipeline.workspace import Workspace
 
 

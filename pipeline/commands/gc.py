@@ -26,11 +26,11 @@ from pathlib import Path
 
 from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError, remove, size
+from pipeline.commands.status import size_of, state_words
 from pipeline.config import Params, load_params
 from pipeline.console.tables import size_words
 from pipeline.errors import UserError
 from pipeline.inputs.source import made_by
-from pipeline.ops.status import size_of, state_words
 from pipeline.provenance.weights_record import kept_folder, noted
 from pipeline.state.current_search import present_search
 from pipeline.state.searches import KeptSearch, find_searches, is_held, read_search

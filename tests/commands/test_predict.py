@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.cli import cli
+from pipeline.commands import predict
+from pipeline.commands.predict import classify_files, export_model, told
 from pipeline.errors import UserError
 from pipeline.figures.overlay import STRENGTH, attention_overlay
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
-from pipeline.ops import predict
-from pipeline.ops.predict import classify_files, export_model, told
 from pipeline.tracking.registry.champion import move_champion
 from pipeline.tracking.registry.export import graph_of
 from pipeline.tracking.registry.loading import load_registered

@@ -15,13 +15,13 @@ import optuna
 import pytest
 from mlflow_server import free_port
 
+from pipeline.commands import dashboard
+from pipeline.commands.dashboard import serve_dashboard
 from pipeline.errors import UserError
-from pipeline.ops import dashboard
-from pipeline.ops.dashboard import serve_dashboard
 from pipeline.workspace import Workspace
 
 PROGRAM = (
-    "import sys; from pathlib import Path; from pipeline.ops.dashboard import serve_dashboard; "
+    "import sys; from pathlib import Path; from pipeline.commands.dashboard import serve_dashboard; "
     "from pipeline.workspace import Workspace; root = Path(sys.argv[1]); "
     "serve_dashboard(Workspace(root, root), int(sys.argv[2]))"
 )

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.commands.check import run_check
+from pipeline.commands.results import describe_results
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import INTERRUPTED
 from pipeline.errors import UserError
 from pipeline.fork_server import nursery
-from pipeline.ops.check import run_check
-from pipeline.ops.describe import describe_results
 from pipeline.promotion.registered_version import MEND, to_mend
 from pipeline.provenance.git import check_for_dvc, git_trouble
 from pipeline.state.dvc_leftovers import mend_leavings

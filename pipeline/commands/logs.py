@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.cluster.storage import StorageError, exists
+from pipeline.commands.status import ENDED, trial_state
 from pipeline.config import load_params
 from pipeline.errors import UserError, shown
-from pipeline.ops.status import ENDED, trial_state
 from pipeline.state.current_search import present_search
 from pipeline.state.searches import KeptSearch, choose, find_searches, read_search
 from pipeline.tune.journal.journal import COMPLETE, TrialRecord

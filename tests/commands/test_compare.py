@@ -11,8 +11,8 @@ import pytest
 from copied import ROOT
 
 from pipeline.artifacts.evaluations import keep_evaluation, read_evaluations
+from pipeline.commands.compare import describe_comparison
 from pipeline.errors import UserError
-from pipeline.ops.comparing import describe_comparison
 from pipeline.score.compare import compare_arms
 from pipeline.score.family import holm, p_value
 from pipeline.workspace import Workspace

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands import repro
 from pipeline.entry import INTERRUPTED
-from pipeline.ops import repro
 from pipeline.workspace import Workspace
 
 

@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock
 from kept import SPACE, content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
 
+from pipeline.commands.status import describe_search, describe_searches, size_of
 from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.errors import UserError
-from pipeline.ops.status import describe_search, describe_searches, size_of
 from pipeline.state.current_search import present_search
 from pipeline.state.searches import find_searches, is_held, read_search
 from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED

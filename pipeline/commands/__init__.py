@@ -1,0 +1,1 @@
+"""The commands of sar-search, a file each; imported by cli.py alone."""
