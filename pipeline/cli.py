@@ -1,4 +1,4 @@
-"""The `sar-search` command. It parses and calls; what it does is done in `pipeline.ops` and the rooms below."""
+"""The `sar-search` command. It parses and calls; what it does is done in `pipeline.commands` and the rooms below."""
 
 import sys
 from pathlib import Path

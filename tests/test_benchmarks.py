@@ -10,10 +10,10 @@ import run_all
 import torch
 from copied import ROOT
 from entropy_released import SIDES
-from entropy_restated import clear_of_the_cut, nasty_maps, random_maps, slow
 from PIL import Image
 from search_quality import asha_of_the_paper
 from simulate import Table
+from support.reference_entropy import clear_of_the_cut, nasty_maps, random_maps, slow
 from torch import Tensor
 from torchvision import transforms
 

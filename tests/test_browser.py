@@ -15,11 +15,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from browser import Browser, chromium
-from checkout import TINY, Checkout
 from copied import environment_of
 from mlflow import MlflowClient
 from mlflow_server import free_port
+from support.browser import Browser, chromium
+from support.checkout import TINY, Checkout
 
 pytestmark = [
     pytest.mark.browser,

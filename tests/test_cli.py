@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from checkout import TINY, Checkout
 from filelock import FileLock
+from support.checkout import TINY, Checkout
 
 from pipeline.cli import main
 

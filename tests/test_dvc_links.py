@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from checkout import TINY, Checkout
+from support.checkout import TINY, Checkout
 
 pytestmark = pytest.mark.slow
 

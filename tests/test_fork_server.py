@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are c
 PARENT = """
 import subprocess, sys, types
 import pipeline.stages
-from pipeline import prefork
+from pipeline import fork_server
 
 def main(workspace):
     import os, time
@@ -27,13 +27,13 @@ def main(workspace):
     (workspace.root / "pid").write_text(str(os.getpid()))
     exec(os.environ["DOES"])
 
-stage = types.ModuleType("pipeline.stages.prepare")
+stage = types.ModuleType("pipeline.stages.prepare.__main__")
 stage.main = main
-sys.modules["pipeline.stages.prepare"] = stage
-prefork.STAGES = ("prepare",)
+sys.modules["pipeline.stages.prepare.__main__"] = stage
+fork_server.STAGES = ("prepare",)
 if __name__ == "__main__":
-    with prefork.nursery():
-        print(prefork.os.environ[prefork.ADDRESS], flush=True)
+    with fork_server.nursery():
+        print(fork_server.os.environ[fork_server.ADDRESS], flush=True)
         sys.stdin.read()
 """
 

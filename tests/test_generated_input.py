@@ -9,8 +9,17 @@ from pathlib import Path
 
 import optuna
 import pytest
-from broken import PARAMS, SPACES, Broken, of_networks, of_params, of_spaces, values_at_bounds, wrong_values
 from hypothesis import HealthCheck, given, settings
+from support.invalid_configs import (
+    PARAMS,
+    SPACES,
+    Broken,
+    of_networks,
+    of_params,
+    of_spaces,
+    values_at_bounds,
+    wrong_values,
+)
 
 from pipeline.config import Params, load_params
 from pipeline.config.yaml import read_yaml

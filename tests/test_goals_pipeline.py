@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import TINY, Checkout
 from mlflow import MlflowClient
+from support.checkout import TINY, Checkout
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -11,8 +11,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from checkout import TINY, Checkout
 from copied import ROOT
+from support.checkout import TINY, Checkout
 
 NASTY = 'a b#c&d;e*[g](h)i,~@!+=^|<j> `k` "l\\m é?'
 """Signs that a shell, make, an address or a pattern reads in its own way."""

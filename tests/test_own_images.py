@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkout import TINY, Checkout
 from mlflow import MlflowClient
-from pictures import encoded, pictures, write_archive, write_folder
 from PIL import Image
+from support.checkout import TINY, Checkout
+from support.picture_sets import encoded, pictures, write_archive, write_folder
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkout import TINY, Checkout
 from mlflow import MlflowClient
 from PIL import Image
 from ruamel.yaml import YAML
+from support.checkout import TINY, Checkout
 
 STAGES = ["prepare", "split", "search", "retrain", "evaluate", "report", "register"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import search_quality
-from courses import Kill, told
 from simulate import Simulation, Table, UnwrittenLedger, make_table, simulate
+from support.simulated_search import Kill, told
 
 from pipeline.config import Params
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, Ledger, TrialRecord

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from courses import Kill, told
 from simulate import Simulation, Table, make_table, simulate
+from support.simulated_search import Kill, told
 from test_simulate import EPOCHS, SAMPLERS, SCHEDULERS, Dies, params, table_for
 
 from pipeline.errors import UserError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkout import TINY, Checkout
+from support.checkout import TINY, Checkout
 
 from pipeline.state.searches import KeptSearch, find_searches
 from pipeline.tune.journal.journal import METHOD

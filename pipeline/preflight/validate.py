@@ -134,6 +134,6 @@ def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
 
 
 def check_model_name(name: str) -> None:
-    """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.track."""
+    """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.tracking."""
     if re.search("[/:'\"`]", name) or not name.strip() or posixpath.normpath(name) in (".", ".."):
         raise UserError(f"params.yaml: register.name: given {shown(name)}; allowed: a name without / : ' \" `")

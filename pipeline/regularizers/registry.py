@@ -1,5 +1,5 @@
 """All methods, by their name under `regularizer` in params.yaml. A new method is its file, a line here and a section in
-`pipeline.sections` that names its constructor's keywords.
+`pipeline.config.schema` that names its constructor's keywords.
 """
 
 from collections.abc import Callable, Mapping

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
-from ray_nodes import Nodes, nodes_of_this_machine  # noqa: F401
-from services import BUCKET
-from tiny_search import tiny_task
+from support.ray_cluster import Nodes, nodes_of_this_machine  # noqa: F401
+from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
+from support.services import BUCKET
+from support.tiny_search import tiny_task
 
 from pipeline.cluster import storage
 from pipeline.errors import UserError

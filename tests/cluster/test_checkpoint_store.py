@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
-from services import BUCKET
+from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
+from support.services import BUCKET
 
 from pipeline.cluster.checkpoint_store import Epochs
 from pipeline.cluster.storage import under, write_text

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
 from mlflow_server import free_port
-from services import BUCKET
+from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
+from support.services import BUCKET
 
 from pipeline.cluster.data_bundle import Parcel, find_parcel, list_parcel, open_parcel, send_parcel
 from pipeline.cluster.source_code import code_digest, stage_code

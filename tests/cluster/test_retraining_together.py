@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from prepared import write_digits
 from safetensors.torch import load_file
+from support.prepared_digits import write_digits
 
 from pipeline.assembly import load_data, load_trained
 from pipeline.config import Params

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_nodes import Nodes, nodes_of_this_machine  # noqa: F401
-from tiny_search import tiny_task
+from support.ray_cluster import Nodes, nodes_of_this_machine  # noqa: F401
+from support.tiny_search import tiny_task
 
 from pipeline.cluster import connect
 from pipeline.errors import UserError

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
 from mlflow_server import free_port
 from pyarrow.fs import S3FileSystem
-from services import BUCKET, S3_KEYS, s3_store
+from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
+from support.services import BUCKET, S3_KEYS, s3_store
 
 from pipeline.cluster import storage
 from pipeline.cluster.storage import StorageError

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import TINY, Checkout
-from services import BUCKET, S3_KEYS, s3_store
+from support.checkout import TINY, Checkout
+from support.services import BUCKET, S3_KEYS, s3_store
 
 from pipeline.cluster.launch.launcher import HANDED
 from pipeline.config.yaml import read_yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
-from hosts import Hosts, what_lacks
+from support.hosts import Hosts, what_lacks
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkout import TINY
 from copied import ROOT, set_parameters
+from support.checkout import TINY
 
 from pipeline.commands.check import run_check, unknown_words
 from pipeline.config import Params

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from miniatures import MINIATURES, put
+from support.miniature_datasets import MINIATURES, put
 
 from pipeline.commands.datasets import describe_datasets
 from pipeline.config import parameters

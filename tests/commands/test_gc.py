@@ -7,9 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from kept import content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
+from support.search_state import (
+    content_of,
+    ledger_folder,
+    make_workspace,
+    open_search,
+    other,
+    run,
+    set_params,
+    write_search,
+)
 
-from pipeline.commands import gc
+from pipeline.commands import gc as module
 from pipeline.commands.gc import collect
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
@@ -88,7 +97,7 @@ def test_search_that_begins_to_run_meanwhile_is_not_touched(
         held.append(lock_ledger(old / "ledger.jsonl"))  # between the look at it and its removal
         return 0
 
-    monkeypatch.setattr(gc, "size_of", size_of)
+    monkeypatch.setattr(module, "size_of", size_of)
     said = gc(workspace)
     held[0].release()
     assert f"kept     state/searches/{old.name}: in use by now" in said
@@ -139,7 +148,7 @@ def test_what_an_interruption_leaves_is_no_search_and_goes_next_time(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(gc.shutil, "rmtree", interrupted)
+        patch.setattr(module.shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gc(workspace)
     assert not old.exists()
@@ -160,7 +169,7 @@ def test_superseded_search_whose_removal_was_interrupted_goes_next_time(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(gc.os, "replace", interrupted)
+        patch.setattr(module.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gc(workspace)
     gc(workspace)
@@ -287,7 +296,7 @@ def test_numbers_of_the_command_are_those_of_the_code() -> None:
     from pipeline.cli import gc as command
 
     (keep,) = [option for option in command.params if option.name == "keep"]
-    assert keep.default == gc.KEEP
+    assert keep.default == module.KEEP
 
 
 def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from_them(workspace: Workspace) -> None:

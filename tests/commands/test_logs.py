@@ -5,7 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kept import content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
+from support.search_state import (
+    content_of,
+    ledger_folder,
+    make_workspace,
+    open_search,
+    other,
+    run,
+    set_params,
+    write_search,
+)
 
 from pipeline.commands.logs import describe_trial
 from pipeline.errors import UserError

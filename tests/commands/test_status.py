@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from kept import SPACE, content_of, ledger_folder, make_workspace, open_search, other, run, set_params, write_search
+from support.search_state import (
+    SPACE,
+    content_of,
+    ledger_folder,
+    make_workspace,
+    open_search,
+    other,
+    run,
+    set_params,
+    write_search,
+)
 
 from pipeline.commands.status import describe_search, describe_searches, size_of
 from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
@@ -253,6 +263,6 @@ def test_names_are_those_of_the_search_itself() -> None:
 
 def test_questions_about_searches_import_no_engine() -> None:
     modules = ["kept", "present", "status", "stopping", "logs", "cleaning"]
-    code = "import json, sys\nfor name in sys.argv[1:]: __import__(f'pipeline.ops.{name}')\nprint(json.dumps(list(sys.modules)))"
+    code = "import json, sys\nfor name in sys.argv[1:]: __import__(f'pipeline.commands.{name}')\nprint(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
     assert not {"ray", "torch", "mlflow"} & set(json.loads(done.stdout))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from kept import content_of, ledger_folder, make_workspace, open_search, run, write_search
+from support.search_state import content_of, ledger_folder, make_workspace, open_search, run, write_search
 
 from pipeline.commands.results import describe_results
 from pipeline.commands.stop import stop_search

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pictures import pictures, write_archive, write_folder
+from support.picture_sets import pictures, write_archive, write_folder
 
 from pipeline.data import archive
 from pipeline.data.archive import Unreadable, list_root, read_files, shown

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import encoded, write_folder
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from support.picture_sets import encoded, write_folder
 
 from pipeline.data.decode.decode import decode_image
 from pipeline.data.decode.open_image import Broken

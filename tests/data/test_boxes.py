@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import encoded, pictures, write_archive, write_folder
 from PIL import Image
+from support.picture_sets import encoded, pictures, write_archive, write_folder
 
 from pipeline.data.decode.masks import draw_boxes
 from pipeline.data.decode.pictures import ORIENTATION

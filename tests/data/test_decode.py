@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import encoded, picture
 from PIL import Image
+from support.picture_sets import encoded, picture
 
 from pipeline.data.archive import Unreadable
 from pipeline.data.decode.decode import Job, decode_all, decode_image

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miniatures import MINIATURES, md5, pack, put
-from offline import refuse_network
+from support.miniature_datasets import MINIATURES, md5, pack, put
+from support.offline import refuse_network
 
 from pipeline.data.sources import download
 from pipeline.data.sources.dataset_registry import KNOWN

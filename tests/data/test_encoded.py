@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, pictures, write_archive, write_folder
 from PIL import Image
+from support.picture_sets import encoded, pictures, write_archive, write_folder
 
 from pipeline.data.prepare import reader
 from pipeline.data.prepare.reader import open_source

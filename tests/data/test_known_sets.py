@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from miniatures import MINIATURES, TEST, TRAIN, jpeg, mask, pack, put
-from pictures import encoded, picture
 from PIL import Image
+from support.miniature_datasets import MINIATURES, TEST, TRAIN, jpeg, mask, pack, put
+from support.picture_sets import encoded, picture
 
 from pipeline.data.decode.decode import decode_image
 from pipeline.data.prepare import reader

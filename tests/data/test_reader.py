@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, picture, pictures, write_archive, write_folder
 from PIL import Image
+from support.picture_sets import encoded, picture, pictures, write_archive, write_folder
 
 from pipeline.data.decode.decode import decode_image
 from pipeline.data.prepare import reader

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept import make_workspace, open_search, set_params
-from networks import SMALL, pictures
 from safetensors.torch import save_file
+from support.search_state import make_workspace, open_search, set_params
+from support.small_networks import SMALL, pictures
 from torch import nn
 
 import pipeline.models

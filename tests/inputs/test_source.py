@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pictures import picture, pictures, write_archive, write_folder
+from support.picture_sets import picture, pictures, write_archive, write_folder
 
 from pipeline.config import Params
 from pipeline.data.prepare.reader import open_source

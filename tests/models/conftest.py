@@ -3,7 +3,7 @@
 from functools import partial
 
 import pytest
-from networks import network
+from support.small_networks import network
 from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.models.tap import SimilarityTap

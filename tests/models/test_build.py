@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import PVT, SWIN
+from support.small_networks import PVT, SWIN
 from torch import nn
 
 from pipeline.models.architecture import describe_network

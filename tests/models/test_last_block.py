@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import PVT, SMALL, SWIN, network, pictures
+from support.small_networks import PVT, SMALL, SWIN, network, pictures
 from timm.layers import DropPath
 from torch import Tensor
 

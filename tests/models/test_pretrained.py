@@ -8,8 +8,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from networks import PVT, SMALL, SWIN, pictures
 from safetensors.torch import save_file
+from support.small_networks import PVT, SMALL, SWIN, pictures
 from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from rows_restated import by_slices
+from support.reference_rows import by_slices
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

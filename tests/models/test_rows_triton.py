@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreted import interpreted
+from support.triton_interpreter import interpreted
 from torch import Tensor
 
 from pipeline.models.rows import pass_key, pass_query, row_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import PVT, SMALL, SWIN, network, pictures, softmaxed
+from support.small_networks import PVT, SMALL, SWIN, network, pictures, softmaxed
 from torch import Tensor
 
 from pipeline.models.model_config import SpatialPriorConfig

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from networks import PVT, SMALL, SWIN, hooks, logits_by_hand, network, pictures
+from support.small_networks import PVT, SMALL, SWIN, hooks, logits_by_hand, network, pictures
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from networks import PVT, SMALL, SWIN, blocks_of, hooks, logits_by_hand, network, pictures, softmaxed, unfused
+from support.small_networks import (
+    PVT,
+    SMALL,
+    SWIN,
+    blocks_of,
+    hooks,
+    logits_by_hand,
+    network,
+    pictures,
+    softmaxed,
+    unfused,
+)
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import captured
-from networks import PVT, SMALL, SWIN, network, pictures, softmaxed
+from support.cuda_graphs import captured
+from support.small_networks import PVT, SMALL, SWIN, network, pictures, softmaxed
 from timm.layers import set_reentrant_ckpt
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from plans import COST, TEN_STEPS, THOUSAND
+from support.example_plans import COST, TEN_STEPS, THOUSAND
 
 from pipeline.errors import UserError
-from pipeline.preflight import estimate
+from pipeline.preflight import estimate as module
 from pipeline.preflight.estimate import (
     BESIDE,
     START_S,
@@ -99,7 +99,7 @@ def test_nothing_to_run_takes_nothing(planned: Callable[..., Plan]) -> None:
 def test_retraining_is_both_arms_with_every_seed_on_train_and_val(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "retrain_resources", lambda params: RunResources(1, 1, 0.0, 4, 4, 0))
+    monkeypatch.setattr(module, "retrain_resources", lambda params: RunResources(1, 1, 0.0, 4, 4, 0))
     settings = {**TEN_STEPS, "retrain.seeds": 3}
     # An epoch: ten steps of 0.5 to 1 s, and every second time a checkpoint, written twice. Six runs, four at a time.
     low, high = START_S[0] + 16 * 5.25 * 6 / 4, START_S[1] + 16 * 10.25 * 2 * BESIDE
@@ -212,7 +212,7 @@ def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], m
     disk(monkeypatch, 1000)
     with pytest.raises(UserError, match=r"search\.keep_checkpoints"):
         estimate.preflight(planned(), work, kept_checkpoints=1)
-    monkeypatch.setattr(estimate, "step_cost", lambda *_, **__: replace(COST, memory_bytes=2**60))
-    monkeypatch.setattr(estimate, "_gpu_bytes", lambda _: 2**30)
+    monkeypatch.setattr(module, "step_cost", lambda *_, **__: replace(COST, memory_bytes=2**60))
+    monkeypatch.setattr(module, "_gpu_bytes", lambda _: 2**30)
     with pytest.raises(UserError, match=r"train\.accumulate"):
         estimate.preflight(planned(**on_gpu(1.0)), work)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pictures import picture, write_archive, write_folder
+from support.picture_sets import picture, write_archive, write_folder
 
 from pipeline.data.sources.size_sample import look_at_sizes
 from pipeline.data.sources.source_config import SourceSettings

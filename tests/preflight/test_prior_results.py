@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from kept import WEIGHT, content_of, make_workspace, open_search, run, set_params, write_search
+from support.search_state import WEIGHT, content_of, make_workspace, open_search, run, set_params, write_search
 
 from pipeline.config import load_params
 from pipeline.data.sources.source_config import Preview

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from plans import COST, SPACE
+from support.example_plans import COST, SPACE
 
 from pipeline.preflight import profile as module
 from pipeline.preflight.plan import Plan

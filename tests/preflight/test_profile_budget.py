@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from plans import COST
 from rich.console import Console
+from support.example_plans import COST
 
 from pipeline.preflight import estimate, profile
 from pipeline.preflight.estimate import Work

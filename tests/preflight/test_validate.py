@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept import make_workspace
+from support.search_state import make_workspace
 
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import PVT, SMALL, SWIN, network, pictures
+from support.small_networks import PVT, SMALL, SWIN, network, pictures
 
 from pipeline.regularizers.registry import METHODS, build_regularizers
 from pipeline.train.objective import Objective

@@ -4,7 +4,7 @@ in float64.
 
 import pytest
 import torch
-from networks import network, pictures
+from support.small_networks import network, pictures
 
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.objective import Objective

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entropy_restated import clear_of_the_cut, fast, nasty_maps, random_maps
+from support.reference_entropy import clear_of_the_cut, fast, nasty_maps, random_maps
 from torch import Tensor
 
 import pipeline.regularizers.kernels.entropy_numba as compiled

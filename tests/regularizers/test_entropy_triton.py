@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from entropy_restated import clear_of_the_cut, nasty_maps, random_maps
-from graphs import captured
-from interpreted import interpreted
+from support.cuda_graphs import captured
+from support.reference_entropy import clear_of_the_cut, nasty_maps, random_maps
+from support.triton_interpreter import interpreted
 from torch import Tensor
 
 from pipeline.regularizers.kernels.entropy_plain import plain_entropy

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import SWIN
+from support.small_networks import SWIN
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows_restated import by_slices
+from support.reference_rows import by_slices
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from brief import CONFIG, images, network
-from doubles import DoubleBatches
-from entropy_restated import clear_of_the_cut, nasty_maps, slow_entropy
-from rows_restated import by_slices
+from support.double_precision import DoubleBatches
+from support.reference_entropy import clear_of_the_cut, nasty_maps, slow_entropy
+from support.reference_rows import by_slices
+from support.tiny_runs import CONFIG, images, network
 from timm.layers import set_reentrant_ckpt
 from torch import Tensor, nn
 from torch.nn import functional as F

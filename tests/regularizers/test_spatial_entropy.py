@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
-from entropy_restated import clear_of_the_cut, fast, flooded, picture, random_maps, serpentine, slow
+from support.reference_entropy import clear_of_the_cut, fast, flooded, picture, random_maps, serpentine, slow
 from torch import Tensor
 
 import pipeline.regularizers.spatial_entropy as module

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from entropy_restated import clear_of_the_cut, picture
 from scipy import ndimage
+from support.reference_entropy import clear_of_the_cut, picture
 from torch import Tensor
 
 from pipeline.regularizers import spatial_entropy as module

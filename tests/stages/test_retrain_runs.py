@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from prepared import write_digits
 from safetensors.torch import load_file
+from support.prepared_digits import write_digits
 
 from pipeline.assembly import build_run, load_data
 from pipeline.cluster.checkpoint_store import Epochs

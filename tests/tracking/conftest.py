@@ -11,7 +11,7 @@ import pytest
 import torch
 from mlflow.entities import Run
 from safetensors.torch import save_file
-from told import Open
+from support.mlflow_search import Open
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from served import images, load, write_network
+from support.model_program import images, load, write_network
 from torch.nn.functional import interpolate
 
 from pipeline.models.build import build_model

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
-from told import Open, play, points, until
+from support.mlflow_search import Open, play, points, until
 
 from pipeline.tracking.pending import legal_name
 from pipeline.tracking.store import Store, client

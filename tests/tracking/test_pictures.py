@@ -13,7 +13,7 @@ import pytest
 import torch
 from mlflow.pyfunc import load_model
 from PIL import Image
-from served import images, load, write_network
+from support.model_program import images, load, write_network
 
 from pipeline.data.decode import pictures
 from pipeline.data.decode.decode import decode_image

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from mlflow.entities import Run
-from told import Open, datasets, play, points, until
+from support.mlflow_search import Open, datasets, play, points, until
 
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog

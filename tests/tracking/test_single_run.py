@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from told import datasets, points
+from support.mlflow_search import datasets, points
 
 from pipeline.errors import UserError
 from pipeline.tracking.dataset_inputs import DataUsed

@@ -9,10 +9,10 @@ from urllib.request import urlopen
 
 import boto3
 import pytest
-from checkout import TINY, Checkout
 from mlflow import MlflowClient
 from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
-from services import BUCKET, PASSWORD, S3_KEYS, TeamServer, postgres_programs, query, team_server
+from support.checkout import TINY, Checkout
+from support.services import BUCKET, PASSWORD, S3_KEYS, TeamServer, postgres_programs, query, team_server
 
 from pipeline.errors import UserError
 from pipeline.tracking.permissions import require_access

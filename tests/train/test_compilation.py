@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from brief import CONFIG, CPU, images, network, sar
-from doubles import DoubleBatches
-from runs import untimed
+from support.double_precision import DoubleBatches
+from support.run_comparison import untimed
+from support.tiny_runs import CONFIG, CPU, images, network, sar
 
 from pipeline.train.compilation import AUTO_STEPS, pays
 from pipeline.train.loop import fit

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doubles import DoubleBatches
-from runs import untimed, weights
+from support.double_precision import DoubleBatches
+from support.run_comparison import untimed, weights
 from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches, Standardisation
@@ -32,7 +32,7 @@ from pipeline.train.rank_info import World
 from pipeline.train.train_config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))  # spawned processes import this file by its name
-from ranks import run_together, save_by_first
+from support.gloo_ranks import run_together, save_by_first
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

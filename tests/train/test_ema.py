@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import SWIN, network, pictures
+from support.small_networks import SWIN, network, pictures
 from torch import Tensor, nn
 
 from pipeline.regularizers.spatial_entropy import SpatialEntropy

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network
+from support.small_networks import network
 from torch import nn
 
 from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice
@@ -47,7 +47,7 @@ def test_real_allocation_beyond_the_limit_of_a_process_is_recognised(kind: str, 
 
 SEARCHES = """
 import gc, torch
-from brief import CONFIG, images, network, sar
+from support.tiny_runs import CONFIG, images, network, sar
 from pipeline.train.loop import fit
 
 begun = [0]

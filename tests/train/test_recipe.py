@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doubles import DoubleBatches
-from networks import PVT, SWIN, network
-from runs import same, untimed, weights
+from support.double_precision import DoubleBatches
+from support.run_comparison import same, untimed, weights
+from support.small_networks import PVT, SWIN, network
 from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches, Standardisation

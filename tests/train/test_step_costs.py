@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from brief import CONFIG, images, network, sar
+from support.tiny_runs import CONFIG, images, network, sar
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.train.cpu.onednn_linear import by_onednn

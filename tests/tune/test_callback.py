@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from courses import Search
+from support.simulated_search import Search
 
 from pipeline.cluster.connect import Room
 from pipeline.tune.controller import Course, Wait

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import LR, SPACE, WEIGHT, WIDE, Clock, Search, told
+from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Clock, Search, told
 
 from pipeline.tune.controller import STOP_FILE, Wait
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord

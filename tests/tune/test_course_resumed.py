@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import WIDE, Clock, Kill, Search, studies, told
+from support.simulated_search import WIDE, Clock, Kill, Search, studies, told
 
 from pipeline.tune.controller import Wait
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, PRUNED, read_history

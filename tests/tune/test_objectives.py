@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import SPACE, WEIGHT, WIDE, Search, told
 from optuna.trial import TrialState, create_trial
+from support.simulated_search import SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_search import tiny_task
+from support.tiny_search import tiny_task
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, PRUNED, SearchListener, TrialRecord

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from courses import LR, SPACE, WEIGHT, WIDE
+from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 
 from pipeline.config import Params
 from pipeline.tune.study.studies import Arm, make_arms, studies_of

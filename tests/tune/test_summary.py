@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import LR, SPACE, WEIGHT, WIDE
 from scipy import stats
+from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import SPACE, WEIGHT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.simulated_search import SPACE, WEIGHT
 
 from pipeline.artifacts.stage_results import read_best
 from pipeline.config import Params

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import Search, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
+from support.simulated_search import Search, told
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams

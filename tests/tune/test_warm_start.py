@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from courses import LR, SPACE, WEIGHT, WIDE, Search, told
+from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded, picture
 from PIL import Image
 from scipy.io import savemat
+from support.picture_sets import encoded, picture
 
 TRAIN, TEST = 4, 2
 """Pictures of each class."""

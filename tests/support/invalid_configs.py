@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config import parameters
 from pipeline.config.yaml import parse_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARAMS = (ROOT / "params.yaml").read_text()
 SPACES = {path.name: path.read_text() for path in sorted((ROOT / "search_spaces").glob("*.yaml"))}
 

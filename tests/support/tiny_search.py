@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkout import TINY
-from prepared import write_digits
+from support.checkout import TINY
+from support.prepared_digits import write_digits
 
 from pipeline.config import Params
 from pipeline.tune.space import load_space
 from pipeline.tune.task import Resources, SearchTask
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"search.sampler.startup_trials": 1, "search.confirm.top": 1, "search.confirm.seeds": 1}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plans import DIGITS, LAYERS, SPACE, THOUSAND, WEIGHT
+from support.example_plans import DIGITS, LAYERS, SPACE, THOUSAND, WEIGHT
 
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import open_prepared

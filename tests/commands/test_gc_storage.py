@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from buckets import s3_environment, s3_store_of_a_module  # noqa: F401
-from kept import content_of, make_workspace, open_search, other, run
 from mlflow_server import free_port
-from services import BUCKET
+from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
+from support.search_state import content_of, make_workspace, open_search, other, run
+from support.services import BUCKET
 
 from pipeline.cluster import storage
 from pipeline.cluster.storage import under, write_text

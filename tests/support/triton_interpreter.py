@@ -1,4 +1,4 @@
-"""The GPU's kernels, run on the CPU by Triton's interpreter: python interpreted.py KERNEL CASES RESULTS
+"""The GPU's kernels, run on the CPU by Triton's interpreter: python triton_interpreter.py KERNEL CASES RESULTS
 
 The interpreter must be asked for before triton is imported, which in a session of tests somebody has done already, so
 this is a process of its own. KERNEL is `module:function`; CASES is a file of torch's with keywords of that function;

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from miniatures import MINIATURES, mask, pack, put
-from offline import refuse_network
-from pictures import picture
+from support.miniature_datasets import MINIATURES, mask, pack, put
+from support.offline import refuse_network
+from support.picture_sets import picture
 
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from services import BUCKET, S3_KEYS, s3_store
+from support.services import BUCKET, S3_KEYS, s3_store
 
 
 @pytest.fixture(scope="module", name="store")

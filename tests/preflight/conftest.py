@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkout import TINY
-from plans import DIGITS, SPACE
+from support.checkout import TINY
+from support.example_plans import DIGITS, SPACE
 
 from pipeline.config import Params
 from pipeline.preflight import profile, profile_budget
