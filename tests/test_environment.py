@@ -45,7 +45,7 @@ from pipeline.environment import settle_environment
 settle_environment(typed=True)
 import mlflow
 from mlflow.tracking._model_registry.utils import get_registry_uri
-from pipeline.provenance.fingerprint import trace
+from pipeline.provenance.trace import trace
 mlflow.set_tracking_uri("sqlite:///here.db")
 print(json.dumps({
     "registry": get_registry_uri(),

@@ -150,7 +150,7 @@ def test_stage_of_other_code_runs_by_itself(nursery: tuple[Path, dict[str, str]]
         copy = other / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
-    (other / "pipeline" / "stages" / "prepare.py").write_text("print('by itself')")
+    (other / "pipeline" / "stages" / "prepare" / "__main__.py").write_text("print('by itself')")
     process = started((folder, environment | {"PYTHONPATH": str(other)}), "pass")
     assert process.communicate()[0] == "by itself\n"
 

@@ -8,10 +8,12 @@ import json
 from typing import Any
 
 from pipeline.artifacts.stage_results import BestSetting, read_best
-from pipeline.config import Params
+from pipeline.config import Params, parameters
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, alone, shown, told
 from pipeline.workspace import Workspace
+
+_ABSENT = object()
 
 AGAIN = f"`{alone('search')}`"
 
@@ -53,8 +55,23 @@ def check_noted(workspace: Workspace, params: Params) -> None:
         noted: dict[str, Any] = stages["search"]["params"]["params.yaml"]
     except (UserError, KeyError, TypeError):
         return
-    if all(path in noted and noted[path] == now for path, (_, now) in _changed(found, params)):
+    if all(_noted(noted, path) == now for path, (_, now) in _changed(found, params)):
         check_agreement(workspace, params)
+
+
+def _noted(noted: dict[str, Any], path: str) -> Any:
+    """The value of a parameter in dvc.lock, by itself or in a section that dvc.yaml lists whole."""
+    if path in noted:
+        return noted[path]
+    section, _, rest = path.partition(".")
+    value = noted.get(section)
+    for key in rest.split("."):
+        if not isinstance(value, dict) or key not in value:
+            # What params.yaml leaves out has its default; a parameter of no section that is listed was not noted.
+            default = parameters()[path].get_default(call_default_factory=True, validated_data={})
+            return json.loads(json.dumps(default)) if section in noted else _ABSENT
+        value = value[key]
+    return value
 
 
 def _changed(found: BestSetting, params: Params) -> list[tuple[str, tuple[Any, Any]]]:

@@ -1,9 +1,9 @@
 """The whole of params.yaml: read, checked, found by dotted path.
 
-`params.yaml` is the only place where a user sets anything, and `pipeline.config.schema` the only place where a parameter is
-defined. `load_params` reads the file (YAML 1.2, as DVC reads it), refuses what it does not know, and returns frozen
-models; their `config()` methods build the plain dataclasses that the rooms below take, so that none of those needs
-pydantic.
+`params.yaml` is the only place where a user sets anything, and `pipeline.config.schema` the only place where a
+parameter is defined. `load_params` reads the file (YAML 1.2, as DVC reads it), refuses what it does not know, and
+returns frozen models; their `config()` methods build the plain dataclasses that the rooms below take, so that none of
+those needs pydantic.
 """
 
 import re

@@ -9,12 +9,18 @@ from typing import Any
 
 import pipeline
 
-DECIDING_ROOMS = (
+HASHED_CODE = (
+    *("compute", "assembly.py", "config", "models", "regularizers", "train", "tune"),
     *("data/augment", "data/batches", "data/prepared"),
-    *("compute", "models", "regularizers", "train", "tune", "assembly.py", "config"),
+    *("score/locate.py", "score/maps.py", "score/overlap.py"),
 )
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
+UNHASHED_CODE = (
+    *("tune/journal", "tune/table_cells.py", "tune/selection/result_files.py", "tune/selection/summary.py"),
+    "tune/ray/placement.py",
+)
+"""What of these rooms decides no result: how a journal is kept, the tables that are written, where trials run."""
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -35,9 +41,11 @@ def code_hashes(plugins: Mapping[str, str] = NONE) -> dict[str, str]:
     plugins: what users' own methods add to them, as `pipeline.regularizers.plugin.plugin_hashes` gives it.
     """
     root = Path(pipeline.__file__).parent
-    entries = [root / name for name in DECIDING_ROOMS]
-    files = [path for entry in entries for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
+    left_out = tuple(root / name for name in UNHASHED_CODE)
     own = {
-        path.relative_to(root.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files
+        path.relative_to(root.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for name in HASHED_CODE
+        for path in (sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name])
+        if not any(path.is_relative_to(entry) for entry in left_out)
     }
     return own | dict(plugins)

@@ -1,11 +1,12 @@
 """What a result can be traced to: commit, code, versions; and the fingerprint of a search."""
 
+import json
 from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
 from typing import Any
 
-from pipeline.config import Params
+from pipeline.config import Params, parameters
 from pipeline.models.model_config import Weights
 from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
@@ -50,6 +51,37 @@ def deciding(
 def fingerprint(content: Mapping[str, Any], generation: int = 0) -> str:
     """The hash of what decides a search's trials (`deciding`), which names the search.
 
+    Parameters at their default are left out, so that one which is added later renames no search. Where a default
+    changes, the code's hash does, and the user is asked.
+
     generation: how many searches of this content came before, which their user wanted to begin anew.
     """
-    return content_hash({**content, "generation": generation} if generation else dict(content))
+    named = _without_defaults(content)
+    return content_hash({**named, "generation": generation} if generation else named)
+
+
+def _without_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    sections = {name: f"{name}." for name in ("model", "train", "regularizer")}
+    sections |= {name: f"search.{name}." for name in ("sampler", "scheduler")}
+    # As JSON has it, which the content comes back from.
+    plain: dict[str, Any] = json.loads(json.dumps(dict(content)))
+    defaults = {
+        path: json.loads(json.dumps(field.get_default(call_default_factory=True, validated_data={})))
+        for path, field in parameters().items()
+    }
+    return plain | {name: _changed(plain[name], path, defaults) for name, path in sections.items() if name in plain}
+
+
+def _changed(section: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a section that differ from their defaults; what is no parameter stays."""
+    changed = {}
+    for key, value in section.items():
+        path = f"{prefix}{key}"
+        if path not in defaults and isinstance(value, Mapping):
+            value = _changed(value, f"{path}.", defaults)
+            if not value:
+                continue
+        elif path in defaults and value == defaults[path]:
+            continue
+        changed[key] = value
+    return changed

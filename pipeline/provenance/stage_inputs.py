@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import parameters
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, named, shown, told
 from pipeline.workspace import Workspace
@@ -55,7 +56,8 @@ def read_inputs(workspace: Workspace, stage: str) -> Inputs:
     stages = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages"))
     declared, tree = _mapping(stages.get(stage)), read_yaml(workspace.params)
     deps = _filled(declared, tree)
-    return Inputs(_values(tree, _listed(declared, "params")), deps, _marks(workspace.root, deps))
+    paths = [path for entry in _listed(declared, "params") for path in _leaves(entry)]
+    return Inputs(_values(tree, paths), deps, _marks(workspace.root, deps))
 
 
 def absent_parameters(workspace: Workspace) -> list[str]:
@@ -69,7 +71,10 @@ def absent_parameters(workspace: Workspace) -> list[str]:
     stages, tree = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages")), read_yaml(workspace.params)
     listed: dict[str, None] = {}
     for declared in map(_mapping, stages.values()):
-        listed |= dict.fromkeys(_listed(declared, "params"))
+        for entry in _listed(declared, "params"):
+            # Of a section that is listed whole, the file may leave parameters out, but not all of them.
+            whole = _value(tree, entry, _ABSENT) is _ABSENT
+            listed |= dict.fromkeys(_leaves(entry) if whole else [entry])
         listed |= dict.fromkeys(name for dep in _listed(declared, "deps") for name in _INTERPOLATED.findall(dep))
     return [path for path in listed if _value(tree, path, _ABSENT) is _ABSENT]
 
@@ -150,6 +155,11 @@ def _filled(declared: Mapping[str, Any], tree: Any) -> tuple[str, ...]:
 def _listed(declared: Mapping[str, Any], key: str) -> list[str]:
     entries = declared.get(key)
     return [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
+
+
+def _leaves(entry: str) -> list[str]:
+    """The parameters of a section that dvc.yaml lists whole; of anything else, itself."""
+    return [path for path in parameters() if path.startswith(f"{entry}.")] or [entry]
 
 
 def _values(tree: Any, paths: Iterable[str]) -> dict[str, Any]:

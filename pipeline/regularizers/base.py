@@ -2,8 +2,8 @@
 
 A method is one file of this room: pure mathematics on tensors, and above it a `Regularizer` whose `needs` tells
 `pipeline.train.objective` what to collect during the forward pass. Adding one is that file, a line in
-`pipeline.regularizers.registry` and its section in `pipeline.config.schema`; a method outside of this package needs neither
-(see `pipeline.regularizers.plugin`).
+`pipeline.regularizers.registry` and its section in `pipeline.config.schema`; a method outside of this package needs
+neither (see `pipeline.regularizers.plugin`).
 
 Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels (of a head in `heads`, else of a token).
 """

@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 from support.checkout import TINY, Checkout
+from support.hosts import Hosts, what_lacks
 from support.services import BUCKET, S3_KEYS, s3_store
 
 from pipeline.cluster.launch.launcher import HANDED
 from pipeline.config.yaml import read_yaml
-
-from support.hosts import Hosts, what_lacks
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 

@@ -262,7 +262,14 @@ def test_names_are_those_of_the_search_itself() -> None:
 
 
 def test_questions_about_searches_import_no_engine() -> None:
-    modules = ["kept", "present", "status", "stopping", "logs", "cleaning"]
-    code = "import json, sys\nfor name in sys.argv[1:]: __import__(f'pipeline.commands.{name}')\nprint(json.dumps(list(sys.modules)))"
+    modules = [
+        "state.searches",
+        "state.current_search",
+        "commands.status",
+        "commands.stop",
+        "commands.logs",
+        "commands.gc",
+    ]
+    code = "import json, sys\nfor name in sys.argv[1:]: __import__(f'pipeline.{name}')\nprint(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
     assert not {"ray", "torch", "mlflow"} & set(json.loads(done.stdout))

@@ -129,7 +129,7 @@ TRIAL = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_loading import batches, children
+from test_prefetch import batches, children
 from pipeline.data.prepared.encoded import EncodedRows
 images = EncodedRows(Path({folder!r}), "images", (6, 5, 3))
 passing = batches(images).shuffled(4, seed=0, epoch=0, workers=2)

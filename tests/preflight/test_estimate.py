@@ -206,13 +206,13 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
 
 def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(trials=2, full_runs=2, epochs=3, at_a_time=2, gpus=0.0)
-    found = estimate.preflight(planned(), work, price=1.0, kept_checkpoints=1)
+    found = module.preflight(planned(), work, price=1.0, kept_checkpoints=1)
     assert START_S[0] < found.seconds[0] < found.seconds[1] < 600
     assert found.cost is not None
     disk(monkeypatch, 1000)
     with pytest.raises(UserError, match=r"search\.keep_checkpoints"):
-        estimate.preflight(planned(), work, kept_checkpoints=1)
+        module.preflight(planned(), work, kept_checkpoints=1)
     monkeypatch.setattr(module, "step_cost", lambda *_, **__: replace(COST, memory_bytes=2**60))
     monkeypatch.setattr(module, "_gpu_bytes", lambda _: 2**30)
     with pytest.raises(UserError, match=r"train\.accumulate"):
-        estimate.preflight(planned(**on_gpu(1.0)), work)
+        module.preflight(planned(**on_gpu(1.0)), work)

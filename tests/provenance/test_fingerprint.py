@@ -1,5 +1,6 @@
 """Claims about fingerprints and traces: what names a search, and what does not."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from copied import ROOT
-from test_dvc import imported_by
+from test_dvc import holds_code, imported_by
 
 import pipeline
 from pipeline.config import Params
@@ -127,7 +128,7 @@ def test_fingerprint_stays_whatever_code_and_versions_run_the_search(
 
 def test_each_generation_of_a_search_has_a_name_of_its_own_and_the_first_that_of_the_content() -> None:
     content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
-    assert fingerprint(content, 0) == fingerprint(content) == content_hash(content)
+    assert fingerprint(content, 0) == fingerprint(content)
     assert len({fingerprint(content, generation) for generation in range(4)}) == 4
     assert fingerprint(content, 2) == fingerprint(dict(content), 2)
 
@@ -152,7 +153,9 @@ def test_code_hash_is_the_same_wherever_the_code_lies(copied_code: Path, monkeyp
     assert code_hash() == there
 
 
-@pytest.mark.parametrize("name", ["train/loop.py", "regularizers/spatial_entropy.py", "tune/study.py", "assembly.py"])
+@pytest.mark.parametrize(
+    "name", ["train/loop.py", "regularizers/spatial_entropy.py", "tune/study/study.py", "assembly.py"]
+)
 def test_code_hash_changes_with_code_that_decides_a_trial(copied_code: Path, name: str) -> None:
     before = code_hash()
     with (copied_code / name).open("a") as file:
@@ -160,7 +163,7 @@ def test_code_hash_changes_with_code_that_decides_a_trial(copied_code: Path, nam
     assert code_hash() != before
 
 
-@pytest.mark.parametrize("name", ["ops/plan.py", "cli.py", "figures/report.py", "track/runs.py"])
+@pytest.mark.parametrize("name", ["preflight/plan.py", "cli.py", "figures/report.py", "tracking/runs.py"])
 def test_code_hash_stays_with_code_that_does_not(copied_code: Path, name: str) -> None:
     before = code_hash()
     with (copied_code / name).open("a") as file:
@@ -264,14 +267,44 @@ def test_two_methods_weights_are_told_apart() -> None:
     assert setting_name(values, short=True) == "spatial_entropy.w=0.1 total_variation.w=0.2 lr=0.002"
 
 
-def test_code_that_makes_batches_is_among_what_decides() -> None:
-    todo, seen = [ROOT / "pipeline" / "data" / "batches.py", ROOT / "pipeline" / "train" / "feed.py"], set()
+ENTRIES = ("tune/ray/trainable.py", "tune/controller.py")
+UNHASHED = {
+    "cluster": "where a file lies and which node runs a trial is not what it finds",
+    "data/names.py": "the split is known by its hash",
+    "data/splits": "the split is known by its hash",
+    "errors.py": "words for people",
+    "files": "how files of users are read; what they say is in the fingerprint",
+    "tune/journal": "how a journal is kept",
+    "tune/table_cells.py": "how values are written into tables",
+    "tune/ray/placement.py": "where trials run",
+}
+"""What the trainable and the controller import and no hash covers, with the reason."""
+
+
+def test_all_code_that_decides_a_trial_is_hashed_or_has_a_reason_not_to_be() -> None:
+    todo, seen = [ROOT / "pipeline" / entry for entry in ENTRIES], set()
     while todo:
         if (file := todo.pop()) not in seen:
             seen.add(file)
             todo += imported_by(file)
-    needed = {file.relative_to(ROOT).as_posix() for file in seen if "data" in file.parts}
-    assert needed <= code_hashes().keys()
+    needed = {file.relative_to(ROOT).as_posix() for file in seen if holds_code(file)}
+    unhashed = needed - code_hashes().keys()
+    excused = {entry: {name for name in unhashed if f"{name}/".startswith(f"pipeline/{entry}/")} for entry in UNHASHED}
+    assert unhashed == set().union(*excused.values())
+    assert all(excused.values()), "a reason for what is not there any more"
+    assert {
+        name for name in code_hashes() if "/journal/" in name or name.endswith(("placement.py", "summary.py"))
+    } == set()
+
+
+def test_parameter_that_is_added_later_renames_no_search() -> None:
+    now = deciding(Params(), SPACE, data_hash="d", split_hash="s")
+    before = json.loads(json.dumps(now))
+    del before["train"]["erasing"]
+    del before["regularizer"]["total_variation"]
+    assert fingerprint(before) == fingerprint(now) == fingerprint(json.loads(json.dumps(now)))
+    del before["model"]["kwargs"]["depth"]  # of a mapping that is one parameter, every entry counts
+    assert fingerprint(before) != fingerprint(now)
 
 
 def test_number_of_workers_that_decode_is_no_part_of_the_fingerprint() -> None:

@@ -156,7 +156,7 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
     script = """
         import torch
         from pipeline.models.rows import Reading
-        from pipeline.regularizers import kernels
+        from pipeline.regularizers.kernels import entropy_numba as kernels
         kernels.compile_ahead()
         names = ("_work_out", "_average", "_at_once", "_read", "_pull", "_add", "_reduce")
         compiled = [getattr(kernels, name) for name in names]

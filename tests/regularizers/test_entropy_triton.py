@@ -90,7 +90,7 @@ def test_kernel_compiles_for_cuda_and_keeps_a_map_in_registers(capability: int) 
         from pathlib import Path
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from pipeline.regularizers import entropy_triton as kernel
+        from pipeline.regularizers.kernels import entropy_triton as kernel
 
         function = kernel._one_map
         for side in (16, 32):

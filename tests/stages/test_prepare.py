@@ -21,7 +21,7 @@ from pipeline.workspace import Workspace
 
 DIES = """
 import os, signal
-from pipeline.data import writing
+from pipeline.data.prepare import writer as writing
 from pipeline.entry import run_stage
 from pipeline.stages.prepare.__main__ import main
 

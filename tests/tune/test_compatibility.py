@@ -88,7 +88,7 @@ def test_ledger_that_knows_no_code_was_begun_by_another(begun: Path) -> None:
     history = read_history(begun)
     history.header = {}
     with pytest.raises(
-        UserError, match=r"changed since: pipeline/train/loop\.py, pipeline/tune/trial\.py, torch none ->"
+        UserError, match=r"changed since: pipeline/train/loop\.py, pipeline/tune/ray/trainable\.py, torch none ->"
     ):
         check_same_code(history, HEADER, begun.parent)
 
