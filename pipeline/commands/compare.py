@@ -6,7 +6,7 @@ from pipeline.artifacts.evaluations import KeptEvaluation, read_evaluations
 from pipeline.config import load_params
 from pipeline.console.tables import LEFT, RIGHT, table
 from pipeline.errors import UserError, named
-from pipeline.score.compare import Comparison
+from pipeline.score.comparison import Comparison
 from pipeline.score.family import Member, compare_family
 from pipeline.workspace import Workspace
 

@@ -26,14 +26,15 @@ from pathlib import Path
 
 from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError, remove, size
-from pipeline.commands.status import size_of, state_words
 from pipeline.config import Params, load_params
 from pipeline.console.tables import size_words
 from pipeline.errors import UserError
 from pipeline.inputs.source import made_by
 from pipeline.provenance.weights_record import kept_folder, noted
 from pipeline.state.current_search import present_search
+from pipeline.state.disk_usage import size_of
 from pipeline.state.searches import KeptSearch, find_searches, is_held, read_search
+from pipeline.state.status_words import state_words
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_outside, remove_outside

@@ -13,11 +13,11 @@ from typing import Any
 
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.cluster.storage import StorageError, exists
-from pipeline.commands.status import ENDED, trial_state
 from pipeline.config import load_params
 from pipeline.errors import UserError, shown
 from pipeline.state.current_search import present_search
 from pipeline.state.searches import KeptSearch, choose, find_searches, read_search
+from pipeline.state.status_words import ENDED, trial_state
 from pipeline.tune.journal.journal import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import shown_metric
 from pipeline.workspace import Workspace

@@ -1,6 +1,5 @@
 """What `sar-search status` says: every search that is kept here in a line, or one of them trial by trial."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from pipeline.console.format import setting_name
 from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.errors import UserError
 from pipeline.state.current_search import Present, present_search
+from pipeline.state.disk_usage import size_of
 from pipeline.state.searches import KeptSearch, Runner, choose, find_searches
+from pipeline.state.status_words import state_words, trial_state
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.journal import (
@@ -23,13 +24,11 @@ from pipeline.tune.journal.journal import (
     OBJECTIVE,
     PRUNED,
     TRIAL,
-    TrialRecord,
 )
 from pipeline.tune.journal.remote_files import read_outside
 from pipeline.tune.objectives.objectives import shown_metric
 from pipeline.workspace import Workspace
 
-ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}
 SHOWN = 8
 
 
@@ -144,37 +143,6 @@ def _trial_rows(search: KeptSearch, runner: Runner | None) -> list[list[str]]:
 def _further_metrics(search: KeptSearch) -> list[str]:
     """What the search looks at beside val/accuracy."""
     return list(dict.fromkeys((*search.goals.objectives[1:], *search.goals.limits)))
-
-
-def state_words(search: KeptSearch, runner: Runner | None) -> str:
-    """What a search is doing: `running 4711`, `unfinished`, ..."""
-    if runner is not None:
-        doing = "finishing" if search.stop_file.exists() else "running"
-        return f"{doing} {runner.pid or 'elsewhere'}"
-    if search.superseded:
-        return "superseded"
-    return "unfinished" if search.open_trials or not search.history.trials else "ended"
-
-
-def trial_state(search: KeptSearch, trial: TrialRecord, runner: Runner | None) -> str:
-    """How a trial stands: how it ended, `running`, or `waiting` for its search to go on with it."""
-    if trial.state is not None:
-        return ENDED[trial.state]
-    return "running" if runner is not None and trial.id in search.at_work else "waiting"
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all that a folder holds, as far as it can be read while others write there."""
-    if not path.is_dir():
-        return path.lstat().st_size if path.exists() else 0
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:
-                continue
-    return total
 
 
 def _sizes(searches: Sequence[KeptSearch]) -> Iterator[str]:

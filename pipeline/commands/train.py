@@ -9,7 +9,7 @@ from pipeline.assembly import build_run, load_data, train_run
 from pipeline.config import load_params
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError, named, shown
-from pipeline.inputs.pretrained import resolve_weights
+from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.workspace import Workspace

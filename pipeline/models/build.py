@@ -9,12 +9,12 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .architecture import KNOWN, UnknownKind, describe_network
+from .architecture import KNOWN, Anatomy, UnknownKind, describe_network
 from .last_block import take_skip_out
-from .model_config import INITS, LAST_BLOCKS, ModelConfig
-from .spatial_prior import add_spatial_prior
+from .model_config import INITS, LAST_BLOCKS, ModelConfig, SpatialPriorConfig
+from .spatial_prior import PositionalConv, PriorAttention, SpatialPrior
 
 __all__ = ["ModelConfig", "build_model"]
 
@@ -67,7 +67,7 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
         if config.last_block == "no_skip":
             take_skip_out(model)
         field = "spatial_prior"
-        add_spatial_prior(model, config.spatial_prior, anatomy)
+        _add_spatial_prior(model, config.spatial_prior, anatomy)
     except ValueError as error:
         raise ValueError(f"{field}: {config.name}: {error}") from None
     return model
@@ -104,6 +104,46 @@ def _create(config: ModelConfig, image_size: tuple[int, int], **fixed: Any) -> A
     if sizeless:
         model.image_size = image_size  # which such a network does not keep; `describe_network` needs it
     return model
+
+
+def _add_spatial_prior(model: Any, config: SpatialPriorConfig, anatomy: Anatomy) -> None:
+    """Put the prior into the first blocks of a Vision Transformer, and the convolutions where they are asked for.
+
+    With `positional_conv` and no block, the network has the convolutions alone: the control of a network with both.
+
+    Raises:
+        ValueError: more blocks than there are, no hidden unit, or a network that the prior cannot be put into.
+    """
+    if config.blocks == 0 and not config.positional_conv:
+        return
+    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
+
+    if anatomy.kind != "vit":
+        raise ValueError(f"the prior is for Vision Transformers, and this is a {type(model).__name__}; take blocks: 0")
+    if not 0 <= config.blocks <= anatomy.blocks:
+        raise ValueError(f"{config.blocks} blocks cannot have the prior in a network of {anatomy.blocks}")
+    if config.hidden is not None and config.hidden < 1:
+        raise ValueError(f"the prior needs at least one hidden unit, not {config.hidden}")
+    if model.dynamic_img_size or not isinstance(model.patch_drop, nn.Identity):
+        raise ValueError("the prior needs every patch of a fixed grid: no dynamic_img_size, no patch_drop_rate")
+    for number, block in enumerate(model.blocks[: config.blocks]):
+        plain: Any = getattr(block, "attn", None)
+        if type(plain) is not Attention:
+            raise ValueError(
+                f"the prior is put into timm's standard attention, and block {number}, a {type(block).__name__}, has "
+                + ("none" if plain is None else f"a {type(plain).__name__}")
+            )
+        prior = SpatialPrior(plain.num_heads, config.hidden or plain.head_dim, anatomy.grid)
+        block.attn = PriorAttention(plain, prior, anatomy.prefix)
+    if config.positional_conv:
+        for block in model.blocks:
+            block.positional_conv = PositionalConv(model.embed_dim, anatomy.grid, anatomy.prefix)
+            block.register_forward_hook(_convolve)
+
+
+def _convolve(block: Any, inputs: Any, output: Tensor) -> Tensor:
+    convolved: Tensor = block.positional_conv(output)
+    return convolved
 
 
 def _reason(error: Exception) -> str:

@@ -20,17 +20,13 @@ release's begins with torch's random weights.
 Shapes: B images, A heads, N = H x W patches, P prefix tokens, T = P + N, D channels.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model_config import SpatialPriorConfig
 from .precision import without_autocast
-
-if TYPE_CHECKING:
-    from .architecture import Anatomy
 
 
 class SpatialPrior(nn.Module):
@@ -118,45 +114,5 @@ class PositionalConv(nn.Module):
 
 
 def is_of_prior(key: str) -> bool:
-    """Whether a key of a network's state is of what `add_spatial_prior` puts into it."""
+    """Whether a key of a network's state is of a spatial prior or of the convolutions beside it."""
     return ".attn.prior." in key or ".positional_conv." in key
-
-
-def add_spatial_prior(model: Any, config: SpatialPriorConfig, anatomy: "Anatomy") -> None:
-    """Put the prior into the first blocks of a Vision Transformer, and the convolutions where they are asked for.
-
-    With `positional_conv` and no block, the network has the convolutions alone: the control of a network with both.
-
-    Raises:
-        ValueError: more blocks than there are, no hidden unit, or a network that the prior cannot be put into.
-    """
-    if config.blocks == 0 and not config.positional_conv:
-        return
-    from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
-
-    if anatomy.kind != "vit":
-        raise ValueError(f"the prior is for Vision Transformers, and this is a {type(model).__name__}; take blocks: 0")
-    if not 0 <= config.blocks <= anatomy.blocks:
-        raise ValueError(f"{config.blocks} blocks cannot have the prior in a network of {anatomy.blocks}")
-    if config.hidden is not None and config.hidden < 1:
-        raise ValueError(f"the prior needs at least one hidden unit, not {config.hidden}")
-    if model.dynamic_img_size or not isinstance(model.patch_drop, nn.Identity):
-        raise ValueError("the prior needs every patch of a fixed grid: no dynamic_img_size, no patch_drop_rate")
-    for number, block in enumerate(model.blocks[: config.blocks]):
-        plain: Any = getattr(block, "attn", None)
-        if type(plain) is not Attention:
-            raise ValueError(
-                f"the prior is put into timm's standard attention, and block {number}, a {type(block).__name__}, has "
-                + ("none" if plain is None else f"a {type(plain).__name__}")
-            )
-        prior = SpatialPrior(plain.num_heads, config.hidden or plain.head_dim, anatomy.grid)
-        block.attn = PriorAttention(plain, prior, anatomy.prefix)
-    if config.positional_conv:
-        for block in model.blocks:
-            block.positional_conv = PositionalConv(model.embed_dim, anatomy.grid, anatomy.prefix)
-            block.register_forward_hook(_convolve)
-
-
-def _convolve(block: Any, inputs: Any, output: Tensor) -> Tensor:
-    convolved: Tensor = block.positional_conv(output)
-    return convolved

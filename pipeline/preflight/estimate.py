@@ -19,7 +19,7 @@ from pipeline.console.tables import size_words
 from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import StepCost, role_sizes, step_cost, steps_per_epoch
-from pipeline.preflight.resources import retrain_resources
+from pipeline.preflight.run_resources import retrain_resources
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.journal import TRIAL, History
 from pipeline.tune.run_counts import runs_at_most, trials_asked

@@ -11,12 +11,12 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, named, shown
-from pipeline.inputs.pretrained import resolve_weights
+from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.preflight.dry_run import every_setting, try_networks, try_regularizers
 from pipeline.preflight.prior_results import known_beforehand
-from pipeline.preflight.resources import plan_resources
+from pipeline.preflight.run_resources import plan_resources
 from pipeline.preflight.validate import (
     check_masks,
     check_mixing,

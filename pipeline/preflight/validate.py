@@ -11,7 +11,7 @@ from pipeline.data.sources.source_config import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, shown
 from pipeline.inputs.source import made_by
-from pipeline.preflight.resources import check_share
+from pipeline.preflight.run_resources import check_share
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.score.locate import can_be_ranked
 from pipeline.tune.objectives.objectives import PARAMETERS, goals_of

@@ -1,6 +1,6 @@
 """What stands beside the primary analysis: p-values, families of comparisons, and descriptions that decide nothing.
 
-The primary analysis is that of `pipeline.score.compare`, one comparison, and is not corrected. Comparisons that are
+The primary analysis is that of `pipeline.score.comparison`, one comparison, and is not corrected. Comparisons that are
 made together, such as one for every class or one for every method, are a family: their p-values are Holm's (1979) and
 their intervals Bonferroni's, which hold all together with the stated confidence.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.score.compare import Comparison, compare_arms
+from pipeline.score.comparison import Comparison, compare_arms
 
 RESAMPLES = 4000
 
@@ -117,7 +117,7 @@ def two_way_bootstrap(
 ) -> tuple[float, float] | None:
     """Quantiles of the difference over seeds resampled in each arm and images resampled once for both.
 
-    It stands beside the primary interval, which is the same idea without its bias (see `pipeline.score.compare`). None
+    It stands beside the primary interval, which is the same idea without its bias (see `pipeline.score.comparison`). None
     with one seed in an arm.
     """
     first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)

@@ -1,15 +1,13 @@
-"""Types of a search: its task, its resources and its outcome. Imports no Ray."""
+"""What a search is given: its task and its resources. Imports neither Ray nor Optuna."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.tune.journal.journal import METHOD, TrialRecord
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.study import Proposer
 
 
 @dataclass(frozen=True)
@@ -45,31 +43,3 @@ class SearchTask:
     resources: Resources
     header: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """seconds: with a driver running, all sessions together. gpu_seconds: of trials, times their share of a GPU."""
-
-    seconds: float
-    gpu_seconds: float
-
-
-@dataclass(frozen=True)
-class SearchOutcome:
-    """What a search has come to.
-
-    trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. milestones: the
-    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None.
-    """
-
-    trials: Sequence[TrialRecord]
-    studies: Mapping[str, Proposer]
-    milestones: Sequence[int]
-    spent: Spent
-    stopped: str | None = None
-
-    @property
-    def proposer(self) -> Proposer:
-        """The method's own study."""
-        return self.studies[METHOD]

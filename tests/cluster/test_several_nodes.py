@@ -16,7 +16,7 @@ from support.tiny_search import tiny_task
 
 from pipeline.cluster import connect
 from pipeline.errors import UserError
-from pipeline.preflight.resources import plan_resources
+from pipeline.preflight.run_resources import plan_resources
 from pipeline.stages.retrain.retrain_runs import retrain_jobs, run_retraining
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob
 from pipeline.tune.journal.journal import FAILED, STOP_FILE, SearchListener, TrialRecord

@@ -13,7 +13,7 @@ from copied import ROOT
 from pipeline.artifacts.evaluations import keep_evaluation, read_evaluations
 from pipeline.commands.compare import describe_comparison
 from pipeline.errors import UserError
-from pipeline.score.compare import compare_arms
+from pipeline.score.comparison import compare_arms
 from pipeline.score.family import holm, p_value
 from pipeline.workspace import Workspace
 

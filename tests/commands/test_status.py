@@ -21,10 +21,11 @@ from support.search_state import (
     write_search,
 )
 
-from pipeline.commands.status import describe_search, describe_searches, size_of
+from pipeline.commands.status import describe_search, describe_searches
 from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
 from pipeline.errors import UserError
 from pipeline.state.current_search import present_search
+from pipeline.state.disk_usage import size_of
 from pipeline.state.searches import find_searches, is_held, read_search
 from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED
 from pipeline.workspace import Workspace

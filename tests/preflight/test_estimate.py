@@ -24,7 +24,7 @@ from pipeline.preflight.estimate import (
     retraining_seconds,
 )
 from pipeline.preflight.plan import Plan
-from pipeline.preflight.resources import RunResources
+from pipeline.preflight.run_resources import RunResources
 from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")

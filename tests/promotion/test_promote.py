@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.artifacts.evaluation_run import evaluation_run, reads_logged
 from pipeline.config import load_params
 from pipeline.data.splits.split import Split, write_split
 from pipeline.errors import GateRefused, UserError
 from pipeline.promotion import promote
 from pipeline.promotion.promote import describe_models, promote_challenger, restore_champion
 from pipeline.promotion.registered_version import registry_words, to_mend
-from pipeline.stages.evaluate.mlflow_run import evaluation_run, reads_logged
 from pipeline.tracking.registry.champion import history, move_champion
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions

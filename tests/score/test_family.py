@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.compare import compare_arms
+from pipeline.score.comparison import compare_arms
 from pipeline.score.family import compare_classes, compare_family, holm, mcnemar, p_value, two_way_bootstrap
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.score.compare import compare_arms
+from pipeline.score.comparison import compare_arms
 from pipeline.score.locate import location_scores
 from pipeline.stages.evaluate.attention_scores import (
     COMPARED,

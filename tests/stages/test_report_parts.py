@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.artifacts.stage_results import NAMES, against_words, method_words
 from pipeline.regularizers.registry import METHODS
-from pipeline.score.compare import compare_arms
+from pipeline.score.comparison import compare_arms
 from pipeline.stages.report.search_content import (
     cost_words,
     early_remarks,

@@ -14,10 +14,11 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.result_files import write_results
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import Proposer
-from pipeline.tune.task import Resources, SearchOutcome, SearchTask, Spent
+from pipeline.tune.task import Resources, SearchTask
 
 LR, WEIGHT = "train.lr", "regularizer.spatial_entropy.weight"
 LAYERS = "regularizer.spatial_entropy.layers"

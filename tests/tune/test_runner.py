@@ -13,9 +13,10 @@ from support.tiny_search import tiny_task
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, PRUNED, SearchListener, TrialRecord
+from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.selection.result_files import write_results
-from pipeline.tune.task import SearchOutcome, SearchTask
+from pipeline.tune.task import SearchTask
 
 pytestmark = pytest.mark.slow
 

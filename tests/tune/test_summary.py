@@ -14,11 +14,12 @@ from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.confirm import Confirmed, choose_best
 from pipeline.tune.selection.summary import rung_correlations, summarise
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import Proposer
-from pipeline.tune.task import Resources, SearchOutcome, SearchTask, Spent
+from pipeline.tune.task import Resources, SearchTask
 
 HERE = Path("nowhere")
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
+from pipeline.artifacts.evaluation_run import log_evaluation, reads_logged
 from pipeline.artifacts.evaluations import keep_evaluation
 from pipeline.artifacts.stage_results import BEST, against_words, read_json
 from pipeline.assembly import load_data
@@ -26,10 +27,9 @@ from pipeline.console.progress_bar import Bar
 from pipeline.data.splits.split import one_of_each
 from pipeline.entry import run_stage
 from pipeline.provenance.trace import commit, trace
-from pipeline.score.compare import comparison_from, verdict
+from pipeline.score.comparison import comparison_from, verdict
 from pipeline.score.family import p_value
 from pipeline.stages.evaluate.attention_scores import write_class_rows
-from pipeline.stages.evaluate.mlflow_run import log_evaluation, reads_logged
 from pipeline.stages.evaluate.scores import evaluate_run, metrics_of, summarise, write_confusion
 from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.dataset_inputs import DataUsed

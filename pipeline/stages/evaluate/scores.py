@@ -16,7 +16,7 @@ from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.score.classify import classification_scores
-from pipeline.score.compare import compare_arms
+from pipeline.score.comparison import compare_arms
 from pipeline.score.locate import LocationScores
 from pipeline.stages.evaluate.attention_scores import (
     baselines,

@@ -13,12 +13,12 @@ import numpy as np
 
 import pipeline.models
 from pipeline.artifacts.agreement import check_agreement
+from pipeline.artifacts.evaluation_run import evaluation_run
 from pipeline.artifacts.stage_results import BEST, read_json, search_run
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
 from pipeline.provenance.trace import trace
-from pipeline.stages.evaluate.mlflow_run import evaluation_run
 from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.registry.versions import register_model
 from pipeline.tracking.store import prepare_store, resolve_store

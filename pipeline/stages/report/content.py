@@ -24,7 +24,7 @@ from pipeline.figures.report import ReportData
 from pipeline.provenance.git import git_trouble
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
-from pipeline.score.compare import comparison_from
+from pipeline.score.comparison import comparison_from
 from pipeline.stages.report.search_content import (
     cost_words,
     early_remarks,

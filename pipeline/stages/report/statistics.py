@@ -11,7 +11,7 @@ from pipeline.artifacts.stage_results import BEST
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import labels_of
 from pipeline.figures.report import Words
-from pipeline.score.compare import Comparison
+from pipeline.score.comparison import Comparison
 from pipeline.score.family import Member, compare_classes, mcnemar, p_value, two_way_bootstrap
 
 Table = NDArray[np.bool_]

@@ -24,7 +24,7 @@ from pipeline.config import Params
 from pipeline.console.format import setting_name
 from pipeline.console.run_progress import Following
 from pipeline.models.model_config import Weights
-from pipeline.preflight.resources import RunResources, check_share, retrain_resources
+from pipeline.preflight.run_resources import RunResources, check_share, retrain_resources
 from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes

@@ -20,11 +20,12 @@ from pipeline.tune.journal.compatibility import check_same_code
 from pipeline.tune.journal.journal import LEDGER, METHOD, STOP_FILE, History, Ledger, SearchListener
 from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
 from pipeline.tune.objectives.parameter_count import parameter_counter
+from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.ray.callback import Recorder
 from pipeline.tune.ray.placement import Place, placed
 from pipeline.tune.ray.trial_spec import TrialTask
 from pipeline.tune.ray.worker_entry import enter_trial
-from pipeline.tune.task import Resources, SearchOutcome, SearchTask, Spent
+from pipeline.tune.task import Resources, SearchTask
 
 MANY = 100_000
 """Trials together at most, as Ray Tune takes it, where nodes come and go: `Room` says how many there are to be."""

@@ -27,10 +27,11 @@ from ruamel.yaml import YAML
 from pipeline.config import Params, parameters
 from pipeline.tune.journal.journal import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.objectives.objectives import Goals, goals_of, is_result
+from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.selection.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
 from pipeline.tune.selection.summary import summarise
 from pipeline.tune.table_cells import written
-from pipeline.tune.task import SearchOutcome, SearchTask
+from pipeline.tune.task import SearchTask
 
 DECIDING = (
     *("base.seed", "model.", "train.", "regularizer."),

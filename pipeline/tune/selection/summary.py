@@ -19,10 +19,11 @@ from pipeline.tune.journal.journal import (
     TrialRecord,
 )
 from pipeline.tune.objectives.objectives import Goals, goals_of
+from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.run_counts import control_seeds, trials_asked
 from pipeline.tune.selection.confirm import Confirmed, confirmed, pareto_front
 from pipeline.tune.study.studies import SAME_BUDGET
-from pipeline.tune.task import SearchOutcome, SearchTask
+from pipeline.tune.task import SearchTask
 
 
 def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: Confirmed | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from pipeline.cluster.connect import Node
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.preflight.resources import check_share, retrain_resources
+from pipeline.preflight.run_resources import check_share, retrain_resources
 
 NODES = [Node("a", "one", "10.0.0.1", 4, 1), Node("b", "two", "10.0.0.2", 4, 2)]
 

@@ -21,8 +21,8 @@ from pipeline.config import Params, load_params
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.split import Split
 from pipeline.errors import UserError
-from pipeline.inputs import pretrained as module
-from pipeline.inputs.pretrained import resolve_weights
+from pipeline.inputs import resolved_weights as module
+from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, Weights
 from pipeline.provenance.code_hash import code_hashes

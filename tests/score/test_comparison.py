@@ -9,7 +9,7 @@ import pytest
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
 
-from pipeline.score.compare import Comparison, compare_arms, comparison_from, verdict
+from pipeline.score.comparison import Comparison, compare_arms, comparison_from, verdict
 
 Floats = NDArray[np.float64]
 

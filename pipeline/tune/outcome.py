@@ -1,0 +1,35 @@
+"""What a search has come to: trials, studies, what it has spent, why it ended. Imports Optuna, and no Ray."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.tune.journal.journal import METHOD, TrialRecord
+from pipeline.tune.study.study import Proposer
+
+
+@dataclass(frozen=True)
+class Spent:
+    """seconds: with a driver running, all sessions together. gpu_seconds: of trials, times their share of a GPU."""
+
+    seconds: float
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What a search has come to.
+
+    trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. milestones: the
+    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None.
+    """
+
+    trials: Sequence[TrialRecord]
+    studies: Mapping[str, Proposer]
+    milestones: Sequence[int]
+    spent: Spent
+    stopped: str | None = None
+
+    @property
+    def proposer(self) -> Proposer:
+        """The method's own study."""
+        return self.studies[METHOD]
