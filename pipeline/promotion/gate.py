@@ -30,7 +30,7 @@ class Facts:
     """What is known of a challenger; accuracies, errors and differences are fractions of 1.
 
     accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
-    comparison of its setting with the control, as `pipeline.score.comparison.Comparison` has it, and the control's name.
+    comparison of its setting with the control (`pipeline.score.comparison.Comparison`), and the control's name.
     pair: the challenger against the champion on the same images; None where there is no champion, whose version
     `champion` is. latency_ms: of one image by itself; None where it was not measured.
     """

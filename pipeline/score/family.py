@@ -117,7 +117,7 @@ def two_way_bootstrap(
 ) -> tuple[float, float] | None:
     """Quantiles of the difference over seeds resampled in each arm and images resampled once for both.
 
-    It stands beside the primary interval, which is the same idea without its bias (see `pipeline.score.comparison`). None
+    It stands beside the primary interval, the same idea without its bias (see `pipeline.score.comparison`). None
     with one seed in an arm.
     """
     first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""One file a DVC stage, each readable as a recipe. `python -m pipeline.stages.NAME` runs one, `dvc repro` all.
+"""One folder a DVC stage, whose `__main__` is its recipe. `python -m pipeline.stages.NAME` runs one, `dvc repro` all.
 
 A stage ends with status 0, with 2 when the user must change something, with 3 when a gate said no, and with 130 when
 it was interrupted.

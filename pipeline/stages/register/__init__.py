@@ -1,1 +1,1 @@
-"""register"""
+"""The stage that registers the retrained model in the MLflow registry."""

@@ -1,1 +1,1 @@
-"""report"""
+"""The stage that writes the page a person reads, results/report."""

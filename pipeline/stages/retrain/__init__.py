@@ -1,1 +1,1 @@
-"""retrain"""
+"""The stage that trains the best setting and its control again, into models."""

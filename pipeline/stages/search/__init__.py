@@ -1,1 +1,1 @@
-"""search"""
+"""The stage that runs the search, into results/search."""
