@@ -1,7 +1,9 @@
 """A user's own method: `regularizer.plugin: my_package.my_module:MyRegularizer`.
 
-The class subclasses `pipeline.regularizers.base.Regularizer`, and its constructor takes `weight` and whatever options
+The class subclasses `pipeline.regularizers.Regularizer`, and its constructor takes `weight` and whatever options
 `regularizer.plugin_options` names, all as keywords:
+
+    from pipeline.regularizers import Features, Needs, Penalty, Regularizer
 
     class MyRegularizer(Regularizer):
         def __init__(self, *, weight: float, sharpness: float = 1.0) -> None:
@@ -33,7 +35,7 @@ from torch import nn
 from pipeline.regularizers.base import Regularizer
 
 SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
-NEEDED = "needed: my_package.my_module:MyRegularizer, a subclass of pipeline.regularizers.base.Regularizer"
+NEEDED = "needed: my_package.my_module:MyRegularizer, a subclass of pipeline.regularizers.Regularizer"
 
 FAILURES = (Exception, SystemExit)
 """What a user's code may fail with. An exit would end the command, with a status that means another thing there."""

@@ -1,4 +1,4 @@
-"""The schedules of every regulariser's weight, importable without torch."""
+"""The schedules of every regulariser's weight: plain numbers."""
 
 import math
 

@@ -324,7 +324,7 @@ def test_source_with_another_grid_is_refused_before_anything_starts(workspace: W
 
 def test_changed_file_of_a_plugin_stops_and_asks(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace.root)
-    code = "from pipeline.regularizers.base import Needs, Penalty, Regularizer\n\n\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float) -> None:\n        super().__init__(weight, Needs(tokens=True))\n\n    def forward(self, features):\n        return Penalty(features.tokens.mean(), {})\n"
+    code = "from pipeline.regularizers import Needs, Penalty, Regularizer\n\n\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float) -> None:\n        super().__init__(weight, Needs(tokens=True))\n\n    def forward(self, features):\n        return Penalty(features.tokens.mean(), {})\n"
     (workspace.root / "checked_mine.py").write_text(code)
     set_parameters(workspace.params, {"regularizer.plugin": "checked_mine:Mine", "regularizer.plugin_weight": 0.1})
     begun(workspace, by_other_code=False)

@@ -1,9 +1,6 @@
 """Claims about what is said of kept searches: how they stand, which goes on, and what they have cost."""
 
-import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -260,17 +257,3 @@ def test_names_are_those_of_the_search_itself() -> None:
     from pipeline.tune.study import studies
 
     assert (METHOD, OBJECTIVE) == (studies.METHOD, trainable.OBJECTIVE)
-
-
-def test_questions_about_searches_import_no_engine() -> None:
-    modules = [
-        "state.searches",
-        "state.current_search",
-        "commands.status",
-        "commands.stop",
-        "commands.logs",
-        "commands.gc",
-    ]
-    code = "import json, sys\nfor name in sys.argv[1:]: __import__(f'pipeline.{name}')\nprint(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
-    assert not {"ray", "torch", "mlflow"} & set(json.loads(done.stdout))

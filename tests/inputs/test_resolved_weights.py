@@ -292,7 +292,7 @@ def test_plugins_source_counts_where_the_plugin_loads_one(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace.root)
-    code = "from pipeline.regularizers.base import Needs, Regularizer\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float, source: str{more}) -> None:\n        super().__init__(weight, Needs())\n    def forward(self, features): ...\n"
+    code = "from pipeline.regularizers import Needs, Regularizer\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float, source: str{more}) -> None:\n        super().__init__(weight, Needs())\n    def forward(self, features): ...\n"
     (workspace.root / "loading_mine.py").write_text(code.format(more=", load_source"))
     (workspace.root / "other_mine.py").write_text(code.format(more=""))
     write_file(workspace.root / "a.safetensors")

@@ -1,7 +1,9 @@
 """Claims about a user's own method: one class in a file of theirs, and a plain word for each way in which it can fail."""
 
 import hashlib
+import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,20 @@ import pytest
 import torch
 from torch import nn
 
+import pipeline.regularizers
 from pipeline.config import Params
+from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.plugin import load_plugin, plugin_source_hash
 from pipeline.regularizers.registry import build_regularizers
 from pipeline.tune.space import load_space
 
+ROOT = Path(__file__).parents[2]
+
 MINE = """
 from torch import nn
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers import Features, Needs, Penalty, Regularizer
 
 class Mine(Regularizer):
     def __init__(self, *, weight: float, strength: float = 1.0) -> None:
@@ -204,3 +210,21 @@ def test_penalty_of_a_plugin_is_what_its_class_says(write: Any) -> None:
     method = built("my_methods:Mine", plugin_options={"strength": 3.0})["plugin"]
     maps = torch.full((2, 1, 2, 3, 3), 2.0)
     assert method(Features(similarity=maps)).loss.item() == 12.0
+
+
+def test_example_of_the_docs_runs_as_it_stands_there(write: Any) -> None:
+    text = (ROOT / "docs" / "methods.md").read_text()
+    text = text.partition("\n## A method of your own\n")[2].partition("\n## ")[0]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
+    parameters, code = (next(block for block in blocks if word in block) for word in ("plugin_weight:", "class "))
+    given = parse_yaml(parameters, "docs/methods.md")["regularizer"]
+    write("my_package/my_module.py", code)
+    method = built(given.pop("plugin"), **given)["plugin"]
+    maps = torch.full((2, 1, 2, 3, 3), 1.5)
+    assert (method.weight, method.needs.similarity) == (given["plugin_weight"], "last")
+    assert method(pipeline.regularizers.Features(similarity=maps)).loss.item() == (1.5 * 2.0) ** 2
+
+
+def test_face_gives_what_the_modules_have() -> None:
+    assert all(hasattr(pipeline.regularizers, name) for name in pipeline.regularizers.__all__)
+    assert pipeline.regularizers.Regularizer is Regularizer
