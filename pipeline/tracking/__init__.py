@@ -1,7 +1,7 @@
 """The record of what was done: runs, models and their versions. MLflow is imported in this room and nowhere else.
 
-`store` finds and checks the place; `runs` writes searches and single runs, through `outbox`; `registry` versions
-models, which `package` packs; `model` is the program that travels with every registered model.
+`store` finds and checks the place; `runs` writes searches and `single_run` other runs, both through `pending`;
+`registry` packs models and versions them.
 """
 
 import os
