@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from ruamel.yaml import YAML
 from support.checkout import TINY, Checkout
+from support.public_names import differences, names_of_run, recorded_names
 
 STAGES = ["prepare", "split", "search", "retrain", "evaluate", "report", "register"]
 
@@ -182,6 +183,11 @@ print(json.dumps([list(answer["name"]), [list(p.values()) for p in answer["proba
         expected = archive["best-seed1"][:5]
     np.testing.assert_allclose(np.array(probabilities), expected, atol=1e-5)
     assert names == [str(label) for label in expected.argmax(1)]
+
+
+def test_names_in_results_runs_and_model_are_the_recorded_ones(done: Checkout) -> None:
+    _, recorded = recorded_names()
+    assert differences(recorded, names_of_run(done.root)) == []
 
 
 def test_second_repro_runs_nothing(done: Checkout) -> None:
