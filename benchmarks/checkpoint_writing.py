@@ -22,8 +22,8 @@ from harness import header, keep, table, time_pairs
 
 from pipeline.assembly import TrainingData, build_run, train_run
 from pipeline.data.splits.split import Split
-from pipeline.train.checkpoint import copied, write_checkpoint
-from pipeline.train.checkpoint_writer import Background
+from pipeline.train.checkpoint import copy_tensors, write_checkpoint
+from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Epoch
 
 SIDES = (
@@ -51,7 +51,7 @@ def keeping(side: str, run: Iterator[Epoch], folder: Path) -> Callable[[], objec
     beside = side == SIDES[2]
 
     def turn() -> None:
-        with Background() as background:
+        with CheckpointWriter() as background:
             for done in islice(run, TURN):
                 if side == SIDES[0]:
                     continue
@@ -61,7 +61,7 @@ def keeping(side: str, run: Iterator[Epoch], folder: Path) -> Callable[[], objec
                 weights: Any = done.model
                 state = done.state()
                 if beside:
-                    weights, state = copied(weights.state_dict()), copied(state)
+                    weights, state = copy_tensors(weights.state_dict()), copy_tensors(state)
                 background.run(partial(write_checkpoint, folder, weights, {}, state=state), beside=beside)
 
     return turn

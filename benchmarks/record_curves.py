@@ -45,7 +45,7 @@ KEPT = {"val/accuracy": "accuracy", "val/loss": "loss", "val/spatial_entropy/emp
 def settings_of(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     """The first so many points of the Sobol sequence, as values by dotted path."""
     points = qmc.Sobol(len(space.dimensions), seed=0).random(count)
-    return [space.decode(space.at(point.tolist())) for point in points]
+    return [space.decode(space.value_at(point.tolist())) for point in points]
 
 
 def recorded_digits() -> TrainingData:

@@ -27,10 +27,10 @@ from harness import Timing, header, keep, table
 from torch import Tensor
 
 from pipeline.assembly import build_run
-from pipeline.train.cpu.onednn_linear import by_onednn
-from pipeline.train.loader import Feed
+from pipeline.train.cpu.onednn_linear import use_onednn_linear
+from pipeline.train.loader import TrainLoader
 from pipeline.train.loop import score, seed_everything
-from pipeline.train.memory import collect_seldom, keep_freed_memory
+from pipeline.train.memory import raise_gc_threshold, retain_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.step import take_step
@@ -79,8 +79,8 @@ def default_run(epochs: int, sar: Mapping[str, object]) -> Iterator[bool]:
     run = build_run(params, data, seed=0)
     train, val = data.batches("train"), data.batches("val")
     steps = -(-len(train) // config.batch_size)
-    feed = Feed(train, config, model=run.model, seed=0)
-    with Objective(run.model, run.regularizers, planned_epochs=epochs) as objective, by_onednn(run.model):
+    feed = TrainLoader(train, config, model=run.model, seed=0)
+    with Objective(run.model, run.regularizers, planned_epochs=epochs) as objective, use_onednn_linear(run.model):
         optimizer = make_optimizer(run.model, config, beside=objective.trainable)
         schedule = make_schedule(optimizer, config, steps)
         for epoch in range(epochs):
@@ -100,8 +100,8 @@ def default_run(epochs: int, sar: Mapping[str, object]) -> Iterator[bool]:
 def measure_epochs(epochs: int) -> dict[str, float]:
     """Milliseconds of every side's epoch, by turns of a step, on one thread."""
     torch.set_num_threads(1)
-    keep_freed_memory()
-    collect_seldom()
+    retain_freed_memory()
+    raise_gc_threshold()
     sides = {name: Side(default_run(WARM_UP + epochs, sar)) for name, sar in SIDES.items()}
     order, going_on = random.Random(0), list(sides.values())
     while any(going_on):

@@ -33,7 +33,7 @@ from urllib.request import Request, urlopen
 from harness import header, keep, table, time_pairs
 from mlflow_server import MlflowServer
 
-from pipeline.tracking.pending import Letter, Postman, now_ms
+from pipeline.tracking.pending import RunUpdate, RunWriter, now_ms
 from pipeline.tracking.runs import SearchLog
 from pipeline.tracking.store import Store, client, experiment_id, prepare_store, resolve_store
 
@@ -92,15 +92,15 @@ class Sides:
 
     def ours_by_epoch(self) -> None:
         store = self._stores["by epoch"]
-        postman = Postman(client(store), experiment_id(store, "benchmark"))
+        postman = RunWriter(client(store), experiment_id(store, "benchmark"))
         for trial in range(self._trials):
-            letter = Letter({"sar.trial": f"{self._turn}-{trial}"}, f"trial {trial}")
+            letter = RunUpdate({"sar.trial": f"{self._turn}-{trial}"}, f"trial {trial}")
             letter.add_params(SETTING)
             for epoch in range(1, EPOCHS + 1):
                 letter.add_metrics(figures(epoch), epoch, now_ms())
-                postman.deliver(letter)
-            letter.end("FINISHED", now_ms())
-            postman.deliver(letter)
+                postman.flush(letter)
+            letter.end_run("FINISHED", now_ms())
+            postman.flush(letter)
 
     def ray(self) -> None:
         with warnings.catch_warnings():
@@ -189,7 +189,7 @@ class RunningSearch:
         began = time.perf_counter()
         for trial in range(trials):
             tell(self.log, f"t{trial:04d}")
-        while self.log.undelivered:
+        while self.log.num_pending:
             time.sleep(0.05)
         self.seconds = time.perf_counter() - began
         self._over = threading.Event()

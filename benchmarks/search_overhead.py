@@ -30,7 +30,7 @@ from rich.console import Console
 from pipeline.cluster.resources import machine_cpus
 from pipeline.cluster.runtime import local_ray
 from pipeline.preflight.plan import make_plan
-from pipeline.stages.search.mlflow_callback import TrackedSearch
+from pipeline.stages.search.mlflow_callback import MlflowCallback
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.tune.journal.journal import TrialRecord
 from pipeline.tune.ray.runner import run_search
@@ -122,7 +122,7 @@ def our_search(folder: Path, trials: int, at_a_time: int) -> Side:
     plan = make_plan(find_workspace(folder))
     task = plan.task()
     quiet = Console(file=io.StringIO())
-    with TrackedSearch(plan, task) as tracked, SearchProgress(trials + 2, 1, console=quiet) as progress:
+    with MlflowCallback(plan, task) as tracked, SearchProgress(trials + 2, 1, console=quiet) as progress:
         clock = Clock()
         run_search(task, [tracked, progress, clock])
     return clock.side(at_a_time)

@@ -20,8 +20,8 @@ from pathlib import Path
 from harness import header, keep, table
 
 from pipeline.config import Params
-from pipeline.tune.controller import Course, Wait
-from pipeline.tune.journal.journal import Ledger, TrialRecord
+from pipeline.tune.controller import SearchController, Wait
+from pipeline.tune.journal.journal import Journal, TrialRecord
 from pipeline.tune.ray.scheduler import STOP
 from pipeline.tune.space import load_space
 
@@ -43,14 +43,16 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
     params = Params().with_values(settings, where="the benchmark")
     space = load_space(ROOT / SPACE, params, shown_as=SPACE)
     times: dict[str, list[float]] = defaultdict(list)
-    with Ledger(folder / "ledger.jsonl", {}) as ledger:
-        course = Course(params, space, ledger, [], fingerprint="scale", folder=folder, gpus=0.0, at_a_time=AT_A_TIME)
+    with Journal(folder / "ledger.jsonl", {}) as ledger:
+        course = SearchController(
+            params, space, ledger, [], fingerprint="scale", folder=folder, gpus=0.0, at_a_time=AT_A_TIME
+        )
         course.replay()
         at_work: dict[str, tuple[TrialRecord, int]] = {}
         while True:
             while len(at_work) < AT_A_TIME:
                 started = time.perf_counter()
-                record = course.next()
+                record = course.next_trial()
                 if record is None or isinstance(record, Wait):
                     break
                 times["propose"].append(1000 * (time.perf_counter() - started))
@@ -67,7 +69,7 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
                 if decision == STOP:
                     del at_work[name]
                     started = time.perf_counter()
-                    course.end(name, course.ending(done + 1))
+                    course.end_trial(name, course.final_state(done + 1))
                     times["end"].append(1000 * (time.perf_counter() - started))
 
 

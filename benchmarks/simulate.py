@@ -20,20 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Params
-from pipeline.tune.controller import Course, Wait
+from pipeline.tune.controller import SearchController, Wait
 from pipeline.tune.journal.journal import (
     FAILED,
     INFEASIBLE,
     METHOD,
     OBJECTIVE,
-    History,
-    Ledger,
-    SearchListener,
+    Journal,
+    SearchCallback,
+    SearchHistory,
     TrialRecord,
 )
 from pipeline.tune.objectives.objectives import LATENCY, PARAMETERS, THROUGHPUT
 from pipeline.tune.ray.scheduler import STOP
-from pipeline.tune.selection.confirm import FIRST_SEED, candidates
+from pipeline.tune.selection.confirm import FIRST_SEED, select_candidates
 from pipeline.tune.space import SearchSpace
 
 MEASURED = (PARAMETERS, LATENCY, THROUGHPUT)
@@ -116,18 +116,18 @@ def make_table(space: SearchSpace, values: Sequence[Mapping[str, Any]], curves: 
     """
     for row, setting in enumerate(values):
         missing = [f"{path} is missing" for path in space.dimensions if path not in setting]
-        problems = [*space.outside(setting), *missing]
+        problems = [*space.values_outside(setting), *missing]
         if problems:
             raise ValueError(f"setting {row} of the table: {problems[0]}")
     points = np.array([space.shares(setting) for setting in values])
     return Table(space, values, {name: np.asarray(curve, dtype=np.float32) for name, curve in curves.items()}, points)
 
 
-class UnwrittenLedger(Ledger):
+class UnwrittenLedger(Journal):
     """A ledger that is kept in memory, by a clock that is set from outside. now: in seconds."""
 
     def __init__(self, *, gpus: float = 0.0) -> None:
-        self.history, self.now = History(), 0.0
+        self.history, self.now = SearchHistory(), 0.0
         self._record({"event": "session", "gpus": gpus})
 
     def _record(self, event: dict[str, Any]) -> None:
@@ -150,18 +150,18 @@ class Ended:
 class Simulation:
     """A simulated search. ended: its runs in the order in which they ended. course: as it was left."""
 
-    course: Course
+    course: SearchController
     ended: list[Ended] = field(default_factory=list)
 
     @property
     def epochs(self) -> int:
         """Trained in the whole search."""
-        return self.course.ledger.history.epochs
+        return self.course.journal.history.epochs
 
     def held(self) -> int | None:
         """The row of the setting that would now be confirmed first; None as long as no trial has completed."""
         tried = [end.record for end in self.ended if end.record.study == METHOD]
-        found = candidates(tried, top=1, max_empty_share=1.0, goals=self.course.goals)
+        found = select_candidates(tried, top=1, max_empty_share=1.0, objectives=self.course.objectives)
         return next((end.row for end in self.ended if found and end.record is found[0]), None)
 
 
@@ -173,8 +173,8 @@ def simulate(
     seed: int = 0,
     recorded_time: bool = False,
     folder: Path | None = None,
-    ledger: Ledger | None = None,
-    listeners: Sequence[SearchListener] = (),
+    ledger: Journal | None = None,
+    listeners: Sequence[SearchCallback] = (),
     space: SearchSpace | None = None,
     enough: Callable[[Simulation], bool] = lambda simulation: False,
 ) -> Simulation:
@@ -191,7 +191,7 @@ def simulate(
     if table.epochs != params.train.epochs:
         raise ValueError(f"the table has {table.epochs} epochs, and train.epochs is {params.train.epochs}")
     ledger = UnwrittenLedger() if ledger is None else ledger
-    course = Course(
+    course = SearchController(
         params,
         table.space if space is None else space,
         ledger,
@@ -202,8 +202,8 @@ def simulate(
         at_a_time=workers,
         count=lambda values: round(float(table.curves[PARAMETERS][row_of(table, params, values), 0, 0])),
     )
-    for arm in course.arms.values():
-        arm.proposer.moved = _Untried(table, arm.name, course)
+    for arm in course.studies.values():
+        arm.adapter.moved = _Untried(table, arm.name, course)
     course.replay()
     simulation = Simulation(course)
     _Workers(simulation, table, workers, seed, recorded_time).run(enough)
@@ -219,12 +219,12 @@ def row_of(table: Table, params: Params, values: Mapping[str, Any]) -> int:
 class _Untried:
     """Moves what a study proposes to the nearest recorded setting that the study has not tried."""
 
-    def __init__(self, table: Table, study: str, course: Course) -> None:
+    def __init__(self, table: Table, study: str, course: SearchController) -> None:
         self._table, self._study, self._course = table, study, course
         self._rows: dict[str, int] = {}
 
     def __call__(self, proposed: Mapping[str, Any]) -> Mapping[str, Any]:
-        for record in self._course.ledger.trials.values():
+        for record in self._course.journal.trials.values():
             if record.study == self._study and record.id not in self._rows:
                 self._rows[record.id] = self._table.nearest(record.values)
         return self._table.values[self._table.nearest(proposed, but=set(self._rows.values()))]
@@ -250,14 +250,14 @@ class _Workers:
             if not self._due:
                 return
             self._now, _, record, row, epoch = heapq.heappop(self._due)
-            ledger = self._simulation.course.ledger
+            ledger = self._simulation.course.journal
             if isinstance(ledger, UnwrittenLedger):
                 ledger.now = self._now
             self._epoch(record, row, epoch)
 
     def _start(self) -> None:
         while self._free:
-            record = self._simulation.course.next()
+            record = self._simulation.course.next_trial()
             if record is None or isinstance(record, Wait):
                 return
             row = row_of(self._table, self._simulation.course.params, record.values)
@@ -268,11 +268,11 @@ class _Workers:
     def _breaks_at_once(self, record: TrialRecord, row: int) -> bool:
         """Measure what a trial measures before its first epoch, and end it if it breaks a constraint."""
         course = self._simulation.course
-        if wanted := [name for name in course.goals.of_speed if name not in record.measured]:
-            course.ledger.measured(record.id, {name: self._metric(name, record, row, 1) for name in wanted})
-        broken = course.goals.broken(record.measured) if record.study is not None else []
+        if wanted := [name for name in course.objectives.speed_metrics if name not in record.measured]:
+            course.journal.measured(record.id, {name: self._metric(name, record, row, 1) for name in wanted})
+        broken = course.objectives.explain_infeasible(record.measured) if record.study is not None else []
         if broken:
-            course.end(record.id, INFEASIBLE, "; ".join(broken))
+            course.end_trial(record.id, INFEASIBLE, "; ".join(broken))
             self._simulation.ended.append(Ended(self._now, self._simulation.epochs, record, row))
         return bool(broken)
 
@@ -284,7 +284,7 @@ class _Workers:
         course = self._simulation.course
         value = self._metric(OBJECTIVE, record, row, epoch)
         if math.isnan(value):
-            course.end(record.id, FAILED, f"diverged: in epoch {epoch}")
+            course.end_trial(record.id, FAILED, f"diverged: in epoch {epoch}")
             return self._ended(record, row)
         # As Ray does: the scheduler decides first, and the callbacks hear of it then.
         decision = course.scheduler.replay(record, epoch, value)
@@ -292,7 +292,7 @@ class _Workers:
         course.report(record.id, epoch, {name: self._metric(name, record, row, epoch) for name in metrics})
         if decision != STOP:
             return self._train(record, row, epoch + 1)
-        course.end(record.id, course.ending(epoch))
+        course.end_trial(record.id, course.final_state(epoch))
         self._ended(record, row)
 
     def _ended(self, record: TrialRecord, row: int) -> None:

@@ -26,10 +26,10 @@ from harness import header, keep, table
 from pipeline.assembly import TrainingData, build_run, load_data
 from pipeline.config import Params, load_params
 from pipeline.train.checkpoint import load_state, load_weights, write_checkpoint
-from pipeline.train.cpu.onednn_linear import by_onednn
-from pipeline.train.loader import Feed
+from pipeline.train.cpu.onednn_linear import use_onednn_linear
+from pipeline.train.loader import TrainLoader
 from pipeline.train.loop import score
-from pipeline.train.memory import keep_freed_memory
+from pipeline.train.memory import retain_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
 from pipeline.train.step import take_step
@@ -85,7 +85,7 @@ class Trial:
     def measure(self, folder: Path) -> dict[str, float]:
         """CPU seconds by piece; `a steady step` among them."""
         self.run.model.train()
-        with self.objective, by_onednn(self.run.model):
+        with self.objective, use_onednn_linear(self.run.model):
             first = cpu_seconds(self._step)
             steps = [cpu_seconds(self._step) for _ in range(2 * self.in_epoch)]
             self.spent["a steady step"] = statistics.median(steps)
@@ -110,7 +110,7 @@ class Trial:
         self.in_epoch = -(-len(self.train) // self.config.batch_size)
 
     def _begin(self) -> None:
-        feed = Feed(self.train, self.config, model=self.run.model, seed=0)
+        feed = TrainLoader(self.train, self.config, model=self.run.model, seed=0)
         self.objective = Objective(self.run.model, self.run.regularizers, planned_epochs=self.config.epochs)
         self.optimizer = make_optimizer(self.run.model, self.config, beside=self.objective.trainable)
         make_schedule(self.optimizer, self.config, self.in_epoch)
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    retain_freed_memory()
     rounds: list[dict[str, float]] = []
     said = ""
     with tempfile.TemporaryDirectory(prefix="trial-") as temporary:

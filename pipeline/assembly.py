@@ -21,7 +21,7 @@ from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.models.build import ModelConfig, build_model
 from pipeline.models.model_config import Weights, hash_file
-from pipeline.models.pretrained import Fit, fit_weights
+from pipeline.models.pretrained import AdaptedWeights, adapt_weights
 from pipeline.models.source_network import load_source
 from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
@@ -71,7 +71,7 @@ def load_data(prepared: Path, split: Path, device: str) -> TrainingData:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A fresh network on its device with the regularisers of a setting, and what its checkpoints say of it."""
 
     model: nn.Module
@@ -86,7 +86,7 @@ def build_run(
     seed: int,
     scaled_by: str = "train",
     weights: Mapping[str, Weights] = NO_WEIGHTS,
-) -> Run:
+) -> TrainingRun:
     """Build the network of `params` with weights drawn from `seed`, or what it is to begin from, and its regularisers.
 
     weights: what every specification of pretrained weights was resolved to when the search began, by specification.
@@ -122,11 +122,11 @@ def build_run(
     if params.model.pretrained is not None:
         source = weights[params.model.pretrained]
         sidecar["pretrained"] = {"spec": source.spec, "resolved": source.resolved, "sha256": source.sha256}
-    return Run(model.to(data.device), regularizers_of(params, weights), sidecar)
+    return TrainingRun(model.to(data.device), regularizers_from_params(params, weights), sidecar)
 
 
 def train_run(
-    run: Run, params: Params, data: TrainingData, *, seed: int, resume: Mapping[str, Any] | None = None
+    run: TrainingRun, params: Params, data: TrainingData, *, seed: int, resume: Mapping[str, Any] | None = None
 ) -> Iterator[Epoch]:
     """Train on the role train, scored on val after every epoch, as a trial is; see `pipeline.train.loop.fit`."""
     return fit(
@@ -140,7 +140,7 @@ def train_run(
     )
 
 
-def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> Fit | None:
+def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> AdaptedWeights | None:
     """The weights that a setting's network begins from, adapted to it; None if all of it is fresh.
 
     model: the network of `params`, which may be on the meta device.
@@ -152,12 +152,12 @@ def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weigh
     if spec is None:
         return None
     try:
-        return fit_weights(model, _tensors_of(spec, weights))
+        return adapt_weights(model, _tensors_of(spec, weights))
     except ValueError as error:
         raise UserError(f"model.pretrained: {spec}: {error}") from None
 
 
-def regularizers_of(params: Params, weights: Mapping[str, Weights] = NO_WEIGHTS) -> dict[str, Regularizer]:
+def regularizers_from_params(params: Params, weights: Mapping[str, Weights] = NO_WEIGHTS) -> dict[str, Regularizer]:
     """The methods of a setting that have a weight or are watched. weights: as of `build_run`.
 
     Raises:

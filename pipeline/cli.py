@@ -8,7 +8,7 @@ import click
 
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import run_entry
-from pipeline.environment import settle_environment
+from pipeline.environment import clean_environment
 from pipeline.files.paths import expand_home
 
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
@@ -29,7 +29,7 @@ class FilePath(click.Path):
 
 def main() -> None:
     """Entry point of `sar-search`."""
-    settle_environment(typed=True)
+    clean_environment(typed=True)
     run_entry(_parse_and_call)
 
 
@@ -100,13 +100,13 @@ def datasets() -> None:
 
 
 @cli.command()
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
-def train(settings: tuple[str, ...]) -> None:
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
+def train(overrides: tuple[str, ...]) -> None:
     """Train one setting, without a search, and print its epochs."""
-    from pipeline.commands.train import parse_settings, train_once
+    from pipeline.commands.train import parse_assignments, train_once
     from pipeline.workspace import find_workspace
 
-    for line in train_once(find_workspace(), parse_settings(settings)):
+    for line in train_once(find_workspace(), parse_assignments(overrides)):
         click.echo(line)
 
 
@@ -182,10 +182,10 @@ def logs(trial: str, search: str | None, follow: bool) -> None:
 )
 def gc(dry_run: bool, keep: int) -> None:
     """Remove from state/ and shared storage what is needed no more: searches, checkpoints, weights, half-made data."""
-    from pipeline.commands.gc import collect
+    from pipeline.commands.gc import collect_garbage
     from pipeline.workspace import find_workspace
 
-    for line in collect(find_workspace(), keep=keep, dry_run=dry_run):
+    for line in collect_garbage(find_workspace(), keep=keep, dry_run=dry_run):
         click.echo(line)
 
 
@@ -232,7 +232,7 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
     """Classify picture files (of folders, all files) with the registered model."""
     import json
 
-    from pipeline.commands.predict import classify_files, told
+    from pipeline.commands.predict import classify_files, format_prediction
     from pipeline.errors import UserError
     from pipeline.workspace import find_workspace
 
@@ -240,7 +240,7 @@ def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays
     for answer in classify_files(find_workspace(), images, model=model, overlays=overlays):
         answers.append(answer)
         if not as_json:
-            click.echo(told(answer))
+            click.echo(format_prediction(answer))
     if as_json:
         click.echo(json.dumps(answers, indent=1))
     if failed := sum(answer["error"] is not None for answer in answers):

@@ -89,7 +89,7 @@ def run_entry(work: Callable[[], object]) -> None:
         sys.exit(INTERRUPTED)
 
 
-def tell_interrupted_imports() -> None:
+def report_interrupted_imports() -> None:
     """Have an interruption that comes while a stage's imports still run, before `run_stage`, told as any other."""
     usual = sys.excepthook
 

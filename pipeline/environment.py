@@ -94,7 +94,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _taken: list[str] = []
 
 
-def settle_environment(variables: MutableMapping[str, str] = os.environ, *, typed: bool = False) -> list[str]:
+def clean_environment(variables: MutableMapping[str, str] = os.environ, *, typed: bool = False) -> list[str]:
     """Take out what would lead elsewhere, and let no proxy come between this machine and itself. Which were taken out.
 
     typed: by a person, as against a stage that DVC starts.
@@ -111,7 +111,7 @@ def settle_environment(variables: MutableMapping[str, str] = os.environ, *, type
     return found
 
 
-def taken_out() -> list[str]:
+def removed_variables() -> list[str]:
     """The variables that were taken out of this process's environment."""
     return list(_taken)
 

@@ -28,7 +28,7 @@ class GateRefused(UserError):
     exit_code = 3
 
 
-def alone(*stages: str) -> str:
+def single_item_command(*stages: str) -> str:
     """What to type to have stages done again, and them alone: forced, DVC would do all that come before them too.
 
     Those are trainings, and a read of the test set.
@@ -36,11 +36,11 @@ def alone(*stages: str) -> str:
     return f"dvc repro --single-item --force {' '.join(stages)}"
 
 
-def shown(value: Any, longest: int = 80) -> str:
+def format_value(value: Any, longest: int = 80) -> str:
     """A value of a YAML file on one line of at most `longest` characters, however long or deep it is."""
     text = repr(value[:longest]) if isinstance(value, str) else _rendered(value, longest)
     # The inner rendering stops at about the right place; a text that was cut has lost its closing quote with its end.
-    return cut(text, longest)
+    return truncate(text, longest)
 
 
 def comma_words(value: Any) -> str:
@@ -49,7 +49,7 @@ def comma_words(value: Any) -> str:
         return next((words for key, item in value.items() if (words := stray_words(key, item) or _within(item))), "")
     if not isinstance(value, str) or not _COMMA.fullmatch(value.strip()):
         return ""
-    return f" (a decimal comma; write {cut(value.strip().replace(',', '.'), 40)}, with a point)"
+    return f" (a decimal comma; write {truncate(value.strip().replace(',', '.'), 40)}, with a point)"
 
 
 def _within(item: Any) -> str:
@@ -68,17 +68,17 @@ def stray_words(key: Any, value: Any) -> str:
     return " (within { } a comma ends a value; write a decimal point, as in 0.01)" if number and value is None else ""
 
 
-def cut(text: str, longest: int) -> str:
+def truncate(text: str, longest: int) -> str:
     """The beginning of a text that is too long."""
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def named(path: str, longest: int = 120) -> str:
+def quote_name(path: str, longest: int = 120) -> str:
     """A name that a user gave, as it is where it can be read on one line, else quoted and shortened."""
-    return path if path.isprintable() and path == path.strip() and len(path) <= longest else shown(path, longest)
+    return path if path.isprintable() and path == path.strip() and len(path) <= longest else format_value(path, longest)
 
 
-def told(lines: Iterable[str], most: int = 12) -> str:
+def join_lines(lines: Iterable[str], most: int = 12) -> str:
     """Mistakes as one message, a line each; of very many the first."""
     listed = list(lines)
     more = [f"and {len(listed) - most + 1:,} more mistakes"] if len(listed) > most else []
@@ -90,9 +90,9 @@ def _rendered(value: Any, room: int) -> str:
     if room <= 0:
         return "..."
     if isinstance(value, Mapping):
-        return "{" + _joined((_pair(key, item, room) for key, item in value.items()), room) + "}"
+        return "{" + _join((_pair(key, item, room) for key, item in value.items()), room) + "}"
     if isinstance(value, list | tuple | set):
-        return "[" + _joined((_rendered(item, room - 1) for item in value), room) + "]"
+        return "[" + _join((_rendered(item, room - 1) for item in value), room) + "]"
     if isinstance(value, str):
         return json.dumps(value[:room])
     if value is None or isinstance(value, bool | float):
@@ -105,7 +105,7 @@ def _pair(key: Any, value: Any, room: int) -> str:
     return f"{name}: {_rendered(value, room - len(name) - 2)}"
 
 
-def _joined(parts: Iterable[str], room: int) -> str:
+def _join(parts: Iterable[str], room: int) -> str:
     taken: list[str] = []
     for part in parts:  # made one by one, so that what does not fit is never rendered
         taken.append(part)

@@ -42,7 +42,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
-def nursery() -> Iterator[None]:
+def fork_server() -> Iterator[None]:
     """Inside, stages begin as copies of a process made here. Imports all stages.
 
     To be entered before anything is computed, since threads do not survive a fork. Does nothing but on Linux.
@@ -50,7 +50,7 @@ def nursery() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    code = code_here()
+    code = source_state()
     for stage in STAGES:
         importlib.import_module(f"{PACKAGE}.{stage}.__main__")
     gc.freeze()  # so that collecting in a copy touches, and thereby copies, less
@@ -75,7 +75,7 @@ def nursery() -> Iterator[None]:
             os.environ.pop(ADDRESS, None)
 
 
-def run_in_copy() -> None:
+def delegate_to_server() -> None:
     """Run the stage that this process was started for in a copy of the nursery, and end as it does.
 
     Returns where that cannot be: there is no nursery, or it is of other code.
@@ -86,7 +86,7 @@ def run_in_copy() -> None:
         return
     request = {
         "stage": module.removeprefix(f"{PACKAGE}."),
-        "code": code_here(),
+        "code": source_state(),
         "argv": words[words.index(module) :],
         "path": sys.path,
         "folder": os.getcwd(),
@@ -105,16 +105,16 @@ def run_in_copy() -> None:
         return
     if answer is not None and "pid" in answer:
         connection.settimeout(None)
-        _accompany(answer["pid"], connection)
+        _wait_for_fork(answer["pid"], connection)
 
 
-def code_here() -> list[list[Any]]:
+def source_state() -> list[list[Any]]:
     """What tells this package's files from those of another time: path, size and time of change of each."""
     found = ((path, path.stat()) for path in sorted(Path(__file__).parent.rglob("*.py")))
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in found]
 
 
-def _accompany(pid: int, connection: socket.socket) -> NoReturn:
+def _wait_for_fork(pid: int, connection: socket.socket) -> NoReturn:
     """Be to whoever watches this process what the copy is."""
 
     def pass_on(number: int, _: object) -> None:
@@ -163,7 +163,7 @@ def _answer(connection: socket.socket, server: socket.socket, parent: socket.soc
         if pid == 0:
             server.close()
             parent.close()
-            _become(request, files, connection)
+            _run_as_fork(request, files, connection)
     finally:
         for file in files:  # or whoever reads what the stage writes would wait for this process too
             os.close(file)
@@ -182,7 +182,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _become(request: Mapping[str, Any], files: list[int], connection: socket.socket) -> NoReturn:
+def _run_as_fork(request: Mapping[str, Any], files: list[int], connection: socket.socket) -> NoReturn:
     """The copy: run the stage as if it had been started by itself, and end the process."""
     status = 1
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import UserError, named
+from pipeline.errors import UserError, quote_name
 
 UNFIT = {
     ":": "has a colon, at which PATH and PYTHONPATH are cut",
@@ -148,7 +148,7 @@ def _check_path(root: Path) -> None:
     if reason is None and not all(sign.isprintable() for sign in path):  # also bytes that are no UTF-8
         reason = "has a sign that cannot be printed, which databases and addresses do not take"
     if reason is not None:
-        raise UserError(f"{named(path, 400)}: its path {reason}. Rename the folder, or move the checkout.")
+        raise UserError(f"{quote_name(path, 400)}: its path {reason}. Rename the folder, or move the checkout.")
 
 
 def _anchor(root: Path) -> Path:

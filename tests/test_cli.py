@@ -121,16 +121,16 @@ def test_check_refuses_a_wrong_space(checkout: Checkout, refused: Callable[..., 
 
 
 PLUGIN = """
-from pipeline.regularizers import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers import Features, RequiredFeatures, RegularizerOutput, Regularizer
 
 class Mine(Regularizer):
     def __init__(self, *, weight: float, strength: float = 1.0) -> None:
-        super().__init__(weight, Needs(similarity="last"))
+        super().__init__(weight, RequiredFeatures(similarity="last"))
         self.strength = strength
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         loss = self.strength * features.similarity.square().mean()
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 """
 
 

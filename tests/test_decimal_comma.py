@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.train import parse_settings
+from pipeline.commands.train import parse_assignments
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError, comma_words
 from pipeline.tune.space import load_space
@@ -37,7 +37,7 @@ def test_in_braces_of_params(tmp_path: Path) -> None:
 
 def test_in_settings_by_hand() -> None:
     with pytest.raises(UserError) as refused:
-        Params().with_values(parse_settings(["train.lr=0,01"]), where="--set")
+        Params().with_values(parse_assignments(["train.lr=0,01"]), where="--set")
     assert str(refused.value).startswith(f"--set: train.lr: given '0,01' {WRITE}")
 
 

@@ -13,7 +13,7 @@ import pytest
 from copied import ROOT
 
 from pipeline.cli import FilePath
-from pipeline.environment import KEPT, TAKEN_OUT, settle_environment
+from pipeline.environment import KEPT, TAKEN_OUT, clean_environment
 from pipeline.errors import UserError
 from pipeline.provenance.trace import commit
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -41,8 +41,8 @@ ELSEWHERE = {
 ASKED = """
 import json, os, sys
 from pathlib import Path
-from pipeline.environment import settle_environment
-settle_environment(typed=True)
+from pipeline.environment import clean_environment
+clean_environment(typed=True)
 import mlflow
 from mlflow.tracking._model_registry.utils import get_registry_uri
 from pipeline.provenance.trace import trace
@@ -79,8 +79,8 @@ def test_no_package_is_led_elsewhere_by_what_an_entry_finds_in_its_environment(t
 
 def test_a_stage_of_an_experiment_keeps_the_experiments_name_and_a_command_does_not() -> None:
     variables = {"DVC_EXP_NAME": "mild-gulf", "DVC_ROOT": "/elsewhere", "PATH": "/bin"}
-    assert settle_environment(dict(variables)) == ["DVC_ROOT"]
-    assert settle_environment(dict(variables), typed=True) == ["DVC_EXP_NAME", "DVC_ROOT"]
+    assert clean_environment(dict(variables)) == ["DVC_ROOT"]
+    assert clean_environment(dict(variables), typed=True) == ["DVC_EXP_NAME", "DVC_ROOT"]
 
 
 @pytest.mark.parametrize("command", [["pipeline.cli", "status"], ["pipeline.stages.split"]], ids=["command", "stage"])
@@ -101,7 +101,7 @@ def test_credentials_caches_and_addresses_that_the_plan_tells_stay() -> None:
     kept = {"MLFLOW_TRACKING_URI": "http://h", "MLFLOW_TRACKING_TOKEN": "t", "RAY_ADDRESS": "auto", "HF_HOME": "/h"}
     kept |= {"GIT_CONFIG_COUNT": "0", "DVC_SITE_CACHE_DIR": "/s", "CUDA_VISIBLE_DEVICES": "", "AWS_ACCESS_KEY_ID": "k"}
     variables = dict(kept)
-    assert settle_environment(variables, typed=True) == []
+    assert clean_environment(variables, typed=True) == []
     assert kept.items() <= variables.items()
 
 
@@ -140,7 +140,7 @@ def test_a_server_on_loopback_is_asked_past_every_proxy(tmp_path: Path, monkeypa
         store = resolve_store(f"http://127.0.0.1:{server.server_port}", tmp_path)
         with pytest.raises(UserError, match=r"no answer by way of the proxy http://127\.0\.0\.1:9.*NO_PROXY=127"):
             prepare_store(store, timeout_s=5)
-        settle_environment()
+        clean_environment()
         with pytest.raises(UserError, match="404"):  # it is asked, and is no MLflow
             prepare_store(store, timeout_s=5)
         assert any(path.startswith("/api") for path in server.asked)  # type: ignore[attr-defined]

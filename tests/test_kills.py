@@ -10,7 +10,7 @@ from copied import ROOT
 from kill_search import run_series
 from kills.verify import Findings, verify_ledger
 
-from pipeline.tune.journal.journal import Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import Journal, TrialRecord, read_history
 
 
 @pytest.mark.slow
@@ -71,10 +71,10 @@ def test_series_allows_the_epoch_in_progress_to_be_trained_again() -> None:
 def test_epoch_that_a_kill_made_repeat_stays_as_it_was_first_reported(tmp_path: Path) -> None:
     """The study, the rungs and MLflow have had the first one; the other differs in its seconds at least."""
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path, {}) as ledger:
+    with Journal(path, {}) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
-    with Ledger(path, {}) as ledger:
+    with Journal(path, {}) as ledger:
         ledger.resume("t0000")
         ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 2.0})
     assert read_history(path).trials["t0000"].epochs == {1: {"val/accuracy": 0.5, "seconds": 1.0}}

@@ -96,12 +96,12 @@ def test_workers_start_by_a_python_whose_path_a_shell_would_take_apart(tmp_path:
 
 def test_workers_that_never_start_are_noticed(tmp_path: Path) -> None:
     log = tmp_path / "raylet.err"
-    assert runtime._stillborn(log) == []
+    assert runtime._worker_start_failure(log) == []
     line = "(raylet) worker_pool.cc:660: Some workers of the worker process(1) have not registered within the timeout. "
     dead = line + "The process is dead, probably it crashed during start.\n"
     log.write_text("bash: no such file\n" + 3 * dead + line + "The process is still alive.\n")
-    assert runtime._stillborn(log) == []
+    assert runtime._worker_start_failure(log) == []
     log.write_text("bash: no such file\n" + 4 * dead)
-    (said,) = runtime._stillborn(log)
+    (said,) = runtime._worker_start_failure(log)
     assert "bash: no such file" in said
     assert str(tmp_path) in said

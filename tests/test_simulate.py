@@ -13,7 +13,7 @@ from simulate import Simulation, Table, UnwrittenLedger, make_table, simulate
 from support.simulated_search import Kill, told
 
 from pipeline.config import Params
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, Ledger, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, Journal, TrialRecord
 from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.samplers import check_sampler
@@ -58,7 +58,7 @@ COMBINATIONS = [
 def recorded(space: SearchSpace, *, rows: int = 40, nan: tuple[int, ...] = ()) -> Table:
     """A made-up table: better towards the middle of every dimension, and with every epoch; a little luck by seed."""
     rng = np.random.default_rng(0)
-    values = [space.decode(space.at(list(rng.random(len(space.dimensions))))) for _ in range(rows)]
+    values = [space.decode(space.value_at(list(rng.random(len(space.dimensions))))) for _ in range(rows)]
     points = np.array([space.shares(each) for each in values])
     good = 0.9 - ((points - 0.5) ** 2).sum(axis=1)
     curves = good[:, None, None] - 0.3 / np.arange(1, EPOCHS + 1) + 0.01 * rng.standard_normal((rows, SEEDS, EPOCHS))
@@ -128,16 +128,16 @@ def test_search_that_was_broken_off_goes_on_as_the_unharmed_one(
     again: Simulation | None = None
     for after in (EPOCHS + 11, 9, 7, 9999):
         # A replayed epoch is told to listeners too, so the count is of those that come on top.
-        with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+        with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
             before = ledger.history.epochs
             try:
                 again = simulate(asked, table, ledger=ledger, listeners=[Dies(before + after)])
             except Kill:
                 continue
     assert again is not None
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
         assert ledger.history.sessions == 5
-        assert told(list(ledger.trials.values())) == told(list(whole.course.ledger.trials.values()))
+        assert told(list(ledger.trials.values())) == told(list(whole.course.journal.trials.values()))
 
 
 def test_same_seed_gives_the_same_search_and_another_seed_of_the_table_other_results() -> None:
@@ -244,4 +244,4 @@ def test_budget_of_hours_ends_a_simulated_search_by_simulated_time() -> None:
     assert found.course.stopped is not None
     assert "search.budget.hours" in found.course.stopped
     assert 80 <= found.ended[-1].at <= 100
-    assert isinstance(found.course.ledger, UnwrittenLedger)
+    assert isinstance(found.course.journal, UnwrittenLedger)

@@ -11,8 +11,8 @@ from support.simulated_search import Kill, told
 from test_simulate import EPOCHS, SAMPLERS, SCHEDULERS, Dies, params, table_for
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, Ledger, TrialRecord
-from pipeline.tune.objectives.objectives import JACCARD, LATENCY, PARAMETERS, check_goals, goals_of
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, Journal, TrialRecord
+from pipeline.tune.objectives.objectives import JACCARD, LATENCY, PARAMETERS, check_objectives, objectives_from_params
 from pipeline.tune.selection.confirm import choose_best, pareto_front
 
 OBJECTIVES = {"one": ["val/accuracy"], "two": ["val/accuracy", LATENCY], "three": ["val/accuracy", JACCARD, PARAMETERS]}
@@ -51,7 +51,7 @@ def asked(sampler: str, scheduler: str, objectives: str, limits: str, **more: An
 
 
 def tried(found: Simulation) -> list[TrialRecord]:
-    return [record for record in found.course.ledger.trials.values() if record.study == METHOD]
+    return [record for record in found.course.journal.trials.values() if record.study == METHOD]
 
 
 COMBINATIONS = [
@@ -79,30 +79,32 @@ def test_combination_runs_and_names_nothing_that_breaks_a_constraint(
     sampler: str, scheduler: str, objectives: str, limits: str
 ) -> None:
     setting = asked(sampler, scheduler, objectives, limits)
-    check_goals(setting)
-    goals = goals_of(setting)
+    check_objectives(setting)
+    goals = objectives_from_params(setting)
     found = simulate(setting, table(sampler), workers=2)
     records = tried(found)
     assert len(records) == 8
-    assert all(record.state is not None for record in found.course.ledger.trials.values())
+    assert all(record.state is not None for record in found.course.journal.trials.values())
     for record in records:
         breaks_before = any(
             record.metric(name) > limit for name, limit in goals.limits.items() if name in (PARAMETERS, LATENCY)
         )
         assert (record.state == INFEASIBLE) == breaks_before == (not record.epochs)
         assert (record.reason is not None) == breaks_before
-    confirmed = {record.of for record in found.course.ledger.trials.values() if record.role == CONFIRMATION}
+    confirmed = {record.of for record in found.course.journal.trials.values() if record.role == CONFIRMATION}
     named = [record for record in records if record.id in confirmed]
     assert len(named) == 1
-    assert goals.keeps(named[0])
-    best = choose_best(found.course.asked_for(), top=1, seeds=1, base_seed=0, max_empty_share=0.05, goals=goals)
+    assert goals.is_feasible(named[0])
+    best = choose_best(
+        found.course.requested_trials(), top=1, seeds=1, base_seed=0, max_empty_share=0.05, objectives=goals
+    )
     assert best.trial.id == named[0].id
 
 
 @pytest.mark.parametrize(("sampler", "scheduler", "objectives"), REFUSED)
 def test_combination_that_cannot_be_is_refused_in_a_sentence(sampler: str, scheduler: str, objectives: str) -> None:
     with pytest.raises(UserError) as said:
-        check_goals(asked(sampler, scheduler, objectives, "free"))
+        check_objectives(asked(sampler, scheduler, objectives, "free"))
     what = (
         "search.scheduler.name: none (it is " if scheduler != "none" else f"{sampler} ranks settings by one objective"
     )
@@ -135,22 +137,24 @@ def test_search_that_was_broken_off_goes_on_as_the_unharmed_one(
     setting, recorded = asked(sampler, scheduler, objectives, limits), table(sampler)
     whole = simulate(setting, recorded)
     for after in (EPOCHS + 5, 9, 7, 9999):
-        with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+        with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
             try:
                 simulate(setting, recorded, ledger=ledger, listeners=[Dies(ledger.history.epochs + after)])
             except Kill:
                 continue
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
         assert ledger.history.sessions == 5
-        assert told(list(ledger.trials.values())) == told(list(whole.course.ledger.trials.values()))
-        assert [r.measured for r in ledger.trials.values()] == [r.measured for r in whole.course.ledger.trials.values()]
+        assert told(list(ledger.trials.values())) == told(list(whole.course.journal.trials.values()))
+        assert [r.measured for r in ledger.trials.values()] == [
+            r.measured for r in whole.course.journal.trials.values()
+        ]
 
 
 def test_ledger_cut_after_any_line_leads_to_the_same_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
     limits = {"search__constraints__max_latency_ms": 6.0, "search__constraints__max_parameters": 500}
     setting, recorded = asked("tpe", "none", "two", "free", search__trials=5, **limits), table("tpe")
-    with Ledger(tmp_path / "whole" / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "whole" / "ledger.jsonl", {}) as ledger:
         simulate(setting, recorded, ledger=ledger)
         whole = told(list(ledger.trials.values()))
     lines = (tmp_path / "whole" / "ledger.jsonl").read_bytes().splitlines(keepends=True)
@@ -159,7 +163,7 @@ def test_ledger_cut_after_any_line_leads_to_the_same_search(tmp_path: Path, monk
         path = tmp_path / str(cut) / "ledger.jsonl"
         path.parent.mkdir()
         path.write_bytes(b"".join(lines[:cut]))
-        with Ledger(path, {}) as ledger:
+        with Journal(path, {}) as ledger:
             simulate(setting, recorded, ledger=ledger)
             assert told(list(ledger.trials.values())) == whole
 
@@ -169,25 +173,28 @@ def test_extended_search_is_the_one_that_was_asked_for_at_once() -> None:
     at_once = simulate(asked("tpe", "none", "two", "parameters", search__trials=12), recorded)
     for trials in (6, 12):
         found = simulate(asked("tpe", "none", "two", "parameters", search__trials=trials), recorded, ledger=ledger)
-        ledger = found.course.ledger
+        ledger = found.course.journal
     assert told(tried(found)) == told(tried(at_once))
 
 
 def test_chosen_is_the_best_of_the_front_by_accuracy_and_the_front_is_what_nothing_dominates() -> None:
     setting = asked("tpe", "none", "three", "latency", search__trials=20)
-    found, goals = simulate(setting, table("tpe")), goals_of(setting)
-    sound = [record for record in tried(found) if record.state == COMPLETE and goals.keeps(record)]
+    found, goals = simulate(setting, table("tpe")), objectives_from_params(setting)
+    sound = [record for record in tried(found) if record.state == COMPLETE and goals.is_feasible(record)]
     signs = (1, 1, -1)
 
     def beats(one: TrialRecord, other: TrialRecord) -> bool:
-        pairs = [(s * a, s * b) for s, a, b in zip(signs, goals.values(one), goals.values(other), strict=True)]
+        pairs = [
+            (s * a, s * b)
+            for s, a, b in zip(signs, goals.objective_values(one), goals.objective_values(other), strict=True)
+        ]
         return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
     expected = {one.id for one in sound if not any(beats(other, one) for other in sound)}
     assert {record.id for record in pareto_front(tried(found), 0.05, goals)} == expected
     assert 1 < len(expected) < len(sound)
-    (confirmed,) = {r.of for r in found.course.ledger.trials.values() if r.role == CONFIRMATION and r.of != "baseline"}
-    assert confirmed == max(expected, key=lambda name: found.course.ledger.trials[name].metric("val/accuracy"))
+    (confirmed,) = {r.of for r in found.course.journal.trials.values() if r.role == CONFIRMATION and r.of != "baseline"}
+    assert confirmed == max(expected, key=lambda name: found.course.journal.trials[name].metric("val/accuracy"))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow), "cmaes"])
@@ -223,7 +230,12 @@ def test_search_in_which_nothing_keeps_a_constraint_says_how_near_it_came() -> N
     least = min(tried(found), key=lambda record: record.metric(LATENCY))
     with pytest.raises(UserError) as said:
         choose_best(
-            found.course.asked_for(), top=1, seeds=1, base_seed=0, max_empty_share=0.05, goals=goals_of(setting)
+            found.course.requested_trials(),
+            top=1,
+            seeds=1,
+            base_seed=0,
+            max_empty_share=0.05,
+            objectives=objectives_from_params(setting),
         )
     lines = str(said.value).splitlines()
     assert lines[0].startswith("no setting that the search tried keeps search.constraints: 8 were not trained")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from support.checkout import TINY, Checkout
 
-from pipeline.state.searches import KeptSearch, find_searches
+from pipeline.state.searches import SearchState, find_searches
 from pipeline.tune.journal.journal import METHOD
 
 SMALL = TINY | {"train.epochs": 4, "search.trials": 40, "search.confirm.seeds": 1, "search.max_concurrent_trials": 1}
 
 
-def _wait_for(checkout: Checkout, process: "subprocess.Popen[str]", seen: Callable[[KeptSearch], bool]) -> None:
+def _wait_for(checkout: Checkout, process: "subprocess.Popen[str]", seen: Callable[[SearchState], bool]) -> None:
     """Wait until the search runs and shows something."""
     end = time.monotonic() + 240
     while time.monotonic() < end:
@@ -27,7 +27,7 @@ def _wait_for(checkout: Checkout, process: "subprocess.Popen[str]", seen: Callab
     raise AssertionError("the search did not come that far")
 
 
-def _of_method(search: KeptSearch, *states: str | None) -> int:
+def _of_method(search: SearchState, *states: str | None) -> int:
     return sum(trial.study == METHOD and trial.state in states for trial in search.trials)
 
 

@@ -17,7 +17,7 @@ from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.registry import METHODS
-from pipeline.train.loader import Feed
+from pipeline.train.loader import TrainLoader
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
 
@@ -59,7 +59,9 @@ def feeds(setting: Setting) -> Iterator[Comparison]:
         for device in (torch.device("cpu"), setting.device):
             images = made_images(count, side, device, seed=setting.seed, classes=CLASSES)
             stain(device)
-            made.append(list(map(flat, map(list, Feed(images, config, model=model, seed=setting.seed).epoch(1)))))
+            made.append(
+                list(map(flat, map(list, TrainLoader(images, config, model=model, seed=setting.seed).epoch(1))))
+            )
         name = ", ".join(f"{key} {value}" for key, value in changes.items()) or "none"
         for number, (expected, found) in enumerate(zip(*made, strict=True)):
             yield Comparison(f"{name}: batch {number}", found, expected, 1e-5)

@@ -13,7 +13,7 @@ from gpu_parts.checking import Comparison, poisoned, spread_keys
 from gpu_parts.reference import clear, entropies, nasty
 from gpu_parts.setting import Report, Setting
 from gpu_parts.timing import captured
-from pipeline.models.rows import pass_key, pass_query, split_projected
+from pipeline.models.rows import key_passthrough, query_passthrough, split_projected
 
 Check = Callable[[Setting], Iterator[Comparison]]
 
@@ -150,8 +150,8 @@ def rows_beside_attention(setting: Setting) -> Iterator[Comparison]:
             def derived(leaf: Tensor, fused: bool, mean_from: int | None = mean_from) -> tuple[Tensor, Tensor]:
                 query, key, value = split_projected(leaf, 3, heads)
                 if fused:
-                    query, asking = pass_query(query, mean_from, channels**-0.5)
-                    key, row = pass_key(key, asking, 1)
+                    query, asking = query_passthrough(query, mean_from, channels**-0.5)
+                    key, row = key_passthrough(key, asking, 1)
                     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
                 else:
                     asking = query[:, :, 0] if mean_from is None else query[:, :, mean_from:].mean(2)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gpu_parts.setting import Report, Setting
 from gpu_parts.timing import Work, by_turns, captured
-from pipeline.models.rows import asking_query, pass_key, pass_query, row_of, split_projected
+from pipeline.models.rows import attention_row, key_passthrough, pooled_query, query_passthrough, split_projected
 
 
 def run(setting: Setting, report: Report) -> None:
@@ -27,14 +27,14 @@ def run(setting: Setting, report: Report) -> None:
 
     def ours() -> Tensor:
         query, key, value = split_projected(leaf, 3, heads)
-        query, asking = pass_query(query, None, scale)
-        key, row = pass_key(key, asking, 1)
+        query, asking = query_passthrough(query, None, scale)
+        key, row = key_passthrough(key, asking, 1)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return torch.autograd.grad((mixed, row), leaf, (above, into_row))[0]
 
     def slices() -> Tensor:
         query, key, value = split_projected(leaf, 3, heads)
-        row = row_of(key, asking_query(query, None) * scale, 1)
+        row = attention_row(key, pooled_query(query, None) * scale, 1)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return torch.autograd.grad((mixed, row), leaf, (above, into_row))[0]
 

@@ -19,7 +19,7 @@ from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
-from pipeline.train.loader import Feed
+from pipeline.train.loader import TrainLoader
 from pipeline.train.memory import is_out_of_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
@@ -102,7 +102,7 @@ class OurSteps:
             how: dict[str, Any] = {"backend": "aot_eager"} if setting.small else {"mode": compiled}
             self.model.compile(dynamic=False, **how)
         self.optimizer = make_optimizer(self.model, config, beside=self.objective.trainable)
-        self._batches = whole_batches(Feed(train, config, model=self.model, seed=setting.seed), case.batch)
+        self._batches = whole_batches(TrainLoader(train, config, model=self.model, seed=setting.seed), case.batch)
         self.inputs, self.labels = next(self._batches)
         self._fixed = fixed
 
@@ -123,7 +123,7 @@ class OurSteps:
         return take_step(self.model, self.objective, self.optimizer, inputs, labels, epoch=half, config=self.config)
 
 
-def whole_batches(feed: Feed, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def whole_batches(feed: TrainLoader, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Epoch after epoch without end; a smaller last batch of an epoch is left out."""
     for epoch in count():
         yield from ((inputs, labels) for inputs, labels in feed.epoch(epoch) if len(labels) == size)

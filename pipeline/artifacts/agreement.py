@@ -7,15 +7,15 @@ no stage looks, it holds results of other parameters to be up to date.
 import json
 from typing import Any
 
-from pipeline.artifacts.stage_results import BestSetting, read_best
+from pipeline.artifacts.stage_results import BestConfig, read_best
 from pipeline.config import Params, parameters
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import UserError, alone, shown, told
+from pipeline.errors import UserError, format_value, join_lines, single_item_command
 from pipeline.workspace import Workspace
 
 _ABSENT = object()
 
-AGAIN = f"`{alone('search')}`"
+AGAIN = f"`{single_item_command('search')}`"
 
 
 def check_agreement(workspace: Workspace, params: Params, fingerprint: str | None = None) -> None:
@@ -36,14 +36,17 @@ def check_agreement(workspace: Workspace, params: Params, fingerprint: str | Non
             "Run `dvc repro` without naming a stage."
         )
     if changed := _changed(found, params):
-        lines = [f"params.yaml: {path}: {shown(was, 60)} then, {shown(now, 60)} now" for path, (was, now) in changed]
+        lines = [
+            f"params.yaml: {path}: {format_value(was, 60)} then, {format_value(now, 60)} now"
+            for path, (was, now) in changed
+        ]
         raise UserError(
-            f"{path}: found with other parameters than those of now:\n{told(lines)}\n"
+            f"{path}: found with other parameters than those of now:\n{join_lines(lines)}\n"
             f"Put them back; or run {AGAIN} to search with those of now, and then the same command again."
         )
 
 
-def check_noted(workspace: Workspace, params: Params) -> None:
+def check_dvc_lock(workspace: Workspace, params: Params) -> None:
     """Refuse to take results for up to date because DVC does: it may have noted parameters that they are not of.
 
     Raises:
@@ -74,6 +77,6 @@ def _noted(noted: dict[str, Any], path: str) -> Any:
     return value
 
 
-def _changed(found: BestSetting, params: Params) -> list[tuple[str, tuple[Any, Any]]]:
+def _changed(found: BestConfig, params: Params) -> list[tuple[str, tuple[Any, Any]]]:
     now = {path: json.loads(json.dumps(params.value(path))) for path in found.parameters}
     return [(path, (was, now[path])) for path, was in found.parameters.items() if was != now[path]]

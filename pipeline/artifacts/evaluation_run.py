@@ -7,8 +7,8 @@ from pipeline.artifacts.stage_results import read_json, search_run
 from pipeline.config import Params
 from pipeline.provenance.code_hash import content_hash
 from pipeline.tracking.dataset_inputs import DataUsed
-from pipeline.tracking.single_run import bring_back, has_run, log_run
-from pipeline.tracking.store import Store, client, reported
+from pipeline.tracking.single_run import has_run, log_run, restore_run
+from pipeline.tracking.store import Store, as_user_error, client
 from pipeline.workspace import Workspace
 
 KIND_TAG = "sar.kind"
@@ -55,7 +55,7 @@ def reads_logged(store: Store, params: Params, data_hash: str) -> int:
         UserError: the store fails.
     """
     registry = client(store)
-    with reported(store, "counting evaluations"):
+    with as_user_error(store, "counting evaluations"):
         experiment = registry.get_experiment_by_name(params.experiment)
         if experiment is None:
             return 0
@@ -74,10 +74,10 @@ def evaluation_run(
         UserError: the store fails.
     """
     run, folder = str(evaluation["mlflow_run"]), workspace.results / "evaluate"
-    with reported(store, f"looking for the run {run}"):
+    with as_user_error(store, f"looking for the run {run}"):
         there = has_run(client(store), run)
     if not there:
         metrics = read_json(folder / "metrics.json", made_by="evaluate")
         run = log_evaluation(store, params, evaluation, metrics, workspace, tags)
-    bring_back(store, run, folder, file=PREDICTIONS)
+    restore_run(store, run, folder, file=PREDICTIONS)
     return run

@@ -20,14 +20,14 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 from pipeline.provenance.code_hash import content_hash
 
 FOLDER = "evaluations"
 
 
 @dataclass(frozen=True)
-class KeptEvaluation:
+class StoredEvaluation:
     """One search's evaluation. method, setting, control, against: in words. test: hash of test images and their labels.
 
     time: seconds since 1970. best, control_correct: (seeds, images).
@@ -51,7 +51,7 @@ class KeptEvaluation:
         return self.fingerprint[:8]
 
 
-def keep_evaluation(
+def store_evaluation(
     state: Path,
     summary: Mapping[str, Any],
     retrained: Mapping[str, Any],
@@ -87,7 +87,7 @@ def keep_evaluation(
     return folder
 
 
-def read_evaluations(state: Path) -> list[KeptEvaluation]:
+def read_evaluations(state: Path) -> list[StoredEvaluation]:
     """Every evaluation that is kept, the newest first.
 
     Raises:
@@ -97,14 +97,15 @@ def read_evaluations(state: Path) -> list[KeptEvaluation]:
     return sorted((_read(folder) for folder in folders), key=lambda kept: -kept.time)
 
 
-def _read(folder: Path) -> KeptEvaluation:
+def _read(folder: Path) -> StoredEvaluation:
     try:
         content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         # Opened here, so that it is closed where it turns out to be broken.
         with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
-            return KeptEvaluation(**content, best=archive["best"], control_correct=archive["control"])
+            return StoredEvaluation(**content, best=archive["best"], control_correct=archive["control"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
-            f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; `{alone('evaluate')}` "
+            f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "
+            f"`{single_item_command('evaluate')}` "
             "keeps that of the present results anew, and counts as a read of the test set."
         ) from None

@@ -37,7 +37,7 @@ def front_figure(folder: Path, summary: Mapping[str, Any], *, title: str = "") -
     return pareto_figure(settings, objectives, title=title)
 
 
-def draw_pareto(folder: Path, summary: Mapping[str, Any]) -> None:
+def write_pareto_figure(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write the figure beside the results; one of an earlier search goes."""
     (folder / PICTURE).unlink(missing_ok=True)
     figure = front_figure(folder, summary, title="Pareto front of the search")

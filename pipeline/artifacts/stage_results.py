@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 
 BEST = "best"
 """Name of the arm that has the best setting; the other arm has its control's name."""
@@ -27,7 +27,7 @@ RUN_FILE = "mlflow_run"
 
 
 @dataclass(frozen=True)
-class BestSetting:
+class BestConfig:
     """best.yaml, read back. best: values of the best trial; controls: values by control name.
 
     weights: what the search's specifications of pretrained weights were resolved to, as
@@ -54,7 +54,7 @@ class BestSetting:
         return self.controls[name]
 
 
-def read_best(folder: Path) -> BestSetting:
+def read_best(folder: Path) -> BestConfig:
     """Read best.yaml of `results/search/`.
 
     Raises:
@@ -65,7 +65,7 @@ def read_best(folder: Path) -> BestSetting:
         raise UserError(f"{path}: not there. Run `dvc repro search` first.")
     content = read_yaml(path)
     try:
-        return BestSetting(
+        return BestConfig(
             content["fingerprint"],
             content["trial"],
             content["best"],
@@ -75,14 +75,14 @@ def read_best(folder: Path) -> BestSetting:
             content.get("parameters", {}),
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a search's result ({error}). Run `{alone('search')}`.") from None
+        raise UserError(f"{path}: not a search's result ({error}). Run `{single_item_command('search')}`.") from None
 
 
 def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     """A stage's JSON file.
 
     Raises:
-        UserError: it is not there or broken; `made_by` is the stage to run.
+        UserError: it is not there or broken; `manifest_if_current` is the stage to run.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: not there. Run `dvc repro {made_by}` first.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run `{alone(made_by)}`.") from None
+        raise UserError(f"{path}: cannot be read ({error}). Run `{single_item_command(made_by)}`.") from None
     return content
 
 
@@ -99,7 +99,7 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
     """The rows of a stage's CSV file.
 
     Raises:
-        UserError: it is not there; `made_by` is the stage to run.
+        UserError: it is not there; `manifest_if_current` is the stage to run.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -108,7 +108,7 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Run `dvc repro {made_by}` first.") from None
 
 
-def method_words(best: Mapping[str, Mapping[str, Any]], control: Mapping[str, Mapping[str, Any]]) -> str:
+def describe_method(best: Mapping[str, Mapping[str, Any]], control: Mapping[str, Mapping[str, Any]]) -> str:
     """What the best setting trains with that its control does not: `SAR`, `SAR and total variation`.
 
     Both are the configurations of every method by its name (`RegularizerParams.configs`).
@@ -118,7 +118,7 @@ def method_words(best: Mapping[str, Mapping[str, Any]], control: Mapping[str, Ma
     return " and ".join(words) or "the best setting"
 
 
-def against_words(against: str) -> str:
+def describe_control(against: str) -> str:
     """What best.yaml says of the control, as short as a sentence has room for: no parameters' names, no clauses."""
     return against.partition(" (")[0].partition(", which")[0]
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cluster.storage import (
-    at_hand,
     copy_in,
     exists,
     is_s3,
-    listed,
+    join,
+    list_dir,
+    local_copy,
     read_text,
     remove,
     remove_file,
-    under,
     write_text,
 )
 
@@ -31,7 +31,7 @@ PREFIX = "epoch-"
 
 
 @dataclass(frozen=True)
-class Epochs:
+class CheckpointStore:
     """The checkpoints of one run. place: an absolute path, or an address in a bucket.
 
     Raises:
@@ -47,21 +47,21 @@ class Epochs:
         if not done:
             yield 0, None
             return
-        with at_hand(self._at(done)) as folder:
+        with local_copy(self._at(done)) as folder:
             yield done, folder
 
     def done(self) -> int:
         """The last epoch of which there is a checkpoint; 0 without any."""
-        return max((epoch for epoch in self._epochs() if exists(under(self._at(epoch), COMPLETE))), default=0)
+        return max((epoch for epoch in self._epochs() if exists(join(self._at(epoch), COMPLETE))), default=0)
 
     @contextmanager
-    def adding(self, epoch: int) -> Iterator[Path]:
+    def write(self, epoch: int) -> Iterator[Path]:
         """An empty folder of this machine to write the checkpoint after an epoch into; kept when the block ends."""
         if is_s3(self.place):
             with tempfile.TemporaryDirectory(prefix="sar-search-") as made:
                 yield Path(made)
                 for file in sorted(Path(made).iterdir(), key=lambda path: path.name == COMPLETE):
-                    copy_in(file, under(self._at(epoch), file.name))
+                    copy_in(file, join(self._at(epoch), file.name))
         else:
             partial = Path(self.place) / f"partial-{os.getpid()}"
             shutil.rmtree(partial, ignore_errors=True)
@@ -88,12 +88,12 @@ class Epochs:
         remove([self.place])
 
     def _epochs(self) -> list[int]:
-        names = [address.rpartition("/")[2] for address in listed(self.place)]
+        names = [address.rpartition("/")[2] for address in list_dir(self.place)]
         return [int(name.removeprefix(PREFIX)) for name in names if name.startswith(PREFIX)]
 
     def _at(self, epoch: int) -> str:
-        return under(self.place, f"{PREFIX}{epoch:06d}")
+        return join(self.place, f"{PREFIX}{epoch:06d}")
 
     @property
     def _note(self) -> str:
-        return under(self.place, FAILED)
+        return join(self.place, FAILED)

@@ -15,7 +15,7 @@ import ray
 
 from pipeline.cluster.runtime import QUIET
 from pipeline.cluster.source_code import stage_code
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, format_value
 
 ON_WORKERS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_CHDIR_TO_TRIAL_DIR", "RAY_USAGE_STATS_ENABLED")
 """Those of `QUIET` that Ray reads in the workers, which do not have this process's environment."""
@@ -48,7 +48,9 @@ def cluster_address(asked: str | None) -> str | None:
 
 
 @contextmanager
-def joined(address: str, plugins: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def connect_to_cluster(
+    address: str, plugins: Iterable[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Be a driver of the cluster at an address. plugins: as of `stage_code`. environment: further variables of workers.
 
     Raises:
@@ -61,7 +63,7 @@ def joined(address: str, plugins: Iterable[str] = (), environment: Mapping[str, 
         stage_code(Path(staged), plugins)
         sent: dict[str, Any] = {"working_dir": staged, "env_vars": {name: QUIET[name] for name in ON_WORKERS}}
         if environment:
-            sent["worker_process_setup_hook"] = _setting(dict(environment))
+            sent["worker_process_setup_hook"] = _variable_setter(dict(environment))
         try:
             ray.init(
                 address=address,
@@ -77,7 +79,7 @@ def joined(address: str, plugins: Iterable[str] = (), environment: Mapping[str, 
         ray.shutdown()
 
 
-def _setting(variables: Mapping[str, str]) -> Callable[[], None]:
+def _variable_setter(variables: Mapping[str, str]) -> Callable[[], None]:
     """What a worker does as it starts. Ray logs the variables that it sets on every node; these may be keys."""
 
     def set_variables() -> None:
@@ -99,17 +101,17 @@ def nodes() -> list[Node]:
     return sorted(alive, key=lambda node: node.name)
 
 
-def size_of(address: str) -> list[Node]:
+def cluster_nodes(address: str) -> list[Node]:
     """The nodes of the cluster at an address, joined only to ask.
 
     Raises:
         UserError: as `joined`.
     """
-    with joined(address):
+    with connect_to_cluster(address):
         return nodes()
 
 
-def here_among_several() -> str | None:
+def driver_among_nodes() -> str | None:
     """The node that this worker is on, as a short name; None on a Ray of one machine alone, or without one."""
     if not ray.is_initialized():  # or asking would start one
         return None
@@ -119,7 +121,7 @@ def here_among_several() -> str | None:
     return f"{address} {ray.get_runtime_context().get_node_id()[:6]}"
 
 
-class Room:
+class Capacity:
     """How many runs fit on the cluster now. Nodes come and go; it is asked many times a second and looks seldom."""
 
     def __init__(self, cpus: int, gpus: float, most: int | None = None) -> None:
@@ -128,18 +130,18 @@ class Room:
         self._refused: set[str] = set()
 
     @property
-    def refused(self) -> list[str]:
+    def excluded(self) -> list[str]:
         """Ids of the nodes that will not do."""
         return sorted(self._refused)
 
-    def refuse(self, node: str) -> bool:
+    def exclude_node(self, node: str) -> bool:
         """Count no longer what would fit on a node. Whether that is new."""
         new = node not in self._refused
         self._refused.add(node)
         self._looked = float("-inf")
         return new
 
-    def now(self) -> int:
+    def free_slots(self) -> int:
         """What fits, or `most` if one was given: what does not fit yet is what a cluster grows by."""
         if self._most is not None:
             return self._most
@@ -155,7 +157,9 @@ def _require_answer(address: str) -> None:
         return
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"search.cluster.address: given {shown(address)}; allowed: auto, or the head's host:port")
+        raise UserError(
+            f"search.cluster.address: given {format_value(address)}; allowed: auto, or the head's host:port"
+        )
     try:
         with socket.create_connection((host, int(port)), timeout=ANSWER_S):
             pass

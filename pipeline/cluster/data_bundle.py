@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from filelock import FileLock
 
-from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, under, write_text
+from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, join, write_text
 from pipeline.errors import UserError
 
 PIECE_BYTES = 64 * 2**20
@@ -32,7 +32,7 @@ WHOLE = ".whole"
 
 
 @dataclass(frozen=True)
-class Parcel:
+class DataBundle:
     """Files that runs read. key: hash of what they are. origins: where each lies on the driver's machine, by name.
 
     sizes: in bytes. hashes: of small files. pieces: references into Ray's object store, empty where none were put.
@@ -43,7 +43,7 @@ class Parcel:
     origins: Mapping[str, Path]
     sizes: Mapping[str, int]
     hashes: Mapping[str, str]
-    pieces: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    chunks: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     shared: str | None = None
 
     @property
@@ -51,98 +51,98 @@ class Parcel:
         return sum(self.sizes.values())
 
 
-def list_parcel(files: Mapping[str, Path]) -> Parcel:
+def make_bundle(files: Mapping[str, Path]) -> DataBundle:
     """A parcel of which nothing has been sent. files: by name, which may have folders in it."""
     sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
     hashes = {name: _sha256(path) for name, path in sorted(files.items()) if sizes[name] <= HASHED_BYTES}
     key = hashlib.sha256(repr((sorted(sizes.items()), sorted(hashes.items()))).encode()).hexdigest()[:16]
-    return Parcel(key, dict(files), sizes, hashes)
+    return DataBundle(key, dict(files), sizes, hashes)
 
 
-def send_parcel(parcel: Parcel, *, limit_bytes: int, storage: str | None) -> Parcel:
+def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) -> DataBundle:
     """Put a parcel where nodes can get it: into the object store, or, above the limit, into the shared storage.
 
     Raises:
         UserError: it is too large to be sent, and there is no storage.
     """
-    if parcel.bytes <= limit_bytes:
-        pieces = {name: tuple(_put(path)) for name, path in parcel.origins.items()}
-        return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, pieces)
+    if bundle.bytes <= limit_bytes:
+        pieces = {name: tuple(_put(path)) for name, path in bundle.origins.items()}
+        return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, pieces)
     if storage is None:
         raise UserError(
-            f"params.yaml: search.cluster.ship_limit_mb: the data are {parcel.bytes / 1e6:,.0f} MB, more than the "
+            f"params.yaml: search.cluster.ship_limit_mb: the data are {bundle.bytes / 1e6:,.0f} MB, more than the "
             f"{limit_bytes / 1e6:,.0f} MB that are sent to nodes, and not every node shares this checkout. Name a "
             "folder that every node shares, or a bucket, in search.cluster.storage, or raise the limit."
         )
-    place = place_in(storage, parcel)
-    if not exists(under(place, WHOLE)):
-        for name, origin in parcel.origins.items():
-            copy_in(origin, under(place, name))
-        write_text(under(place, WHOLE), "")
-    return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, place)
+    place = place_in(storage, bundle)
+    if not exists(join(place, WHOLE)):
+        for name, origin in bundle.origins.items():
+            copy_in(origin, join(place, name))
+        write_text(join(place, WHOLE), "")
+    return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, {}, place)
 
 
-def place_in(storage: str, parcel: Parcel) -> str:
+def place_in(storage: str, bundle: DataBundle) -> str:
     """Where a parcel lies in storage, if it is put there."""
-    return under(storage, "data", parcel.key)
+    return join(storage, "data", bundle.key)
 
 
-def find_parcel(parcel: Parcel) -> Mapping[str, Path] | None:
+def find_bundle(bundle: DataBundle) -> Mapping[str, Path] | None:
     """Where this node has a parcel's files without being sent them, by name; None if it does not have all of them."""
-    for place in _places(parcel):
-        if all(_is_same(path, parcel, name) for name, path in place.items()):
+    for place in _places(bundle):
+        if all(_is_same(path, bundle, name) for name, path in place.items()):
             return place
     return None
 
 
-def open_parcel(parcel: Parcel) -> Mapping[str, Path]:
+def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
     """Where this node has a parcel's files, by name; unpacked first if need be, once a node.
 
     Raises:
         UserError: it has not got them, and they were not sent.
     """
-    here = find_parcel(parcel)
+    here = find_bundle(bundle)
     if here is not None:
         return here
-    if not parcel.pieces and parcel.shared is None:
+    if not bundle.chunks and bundle.shared is None:
         raise UserError(f"{os.uname().nodename} has not got the data: they were neither sent nor put into storage.")
     folder = _own_folder()
-    with FileLock(folder / f"{parcel.key}.lock"):
-        if not (folder / parcel.key / WHOLE).is_file():
-            _unpack(parcel, folder)
-    return {name: folder / parcel.key / name for name in parcel.sizes}
+    with FileLock(folder / f"{bundle.key}.lock"):
+        if not (folder / bundle.key / WHOLE).is_file():
+            _unpack(bundle, folder)
+    return {name: folder / bundle.key / name for name in bundle.sizes}
 
 
-def _unpack(parcel: Parcel, folder: Path) -> None:
-    whole, partial = folder / parcel.key, folder / f"{parcel.key}.partial"
+def _unpack(bundle: DataBundle, folder: Path) -> None:
+    whole, partial = folder / bundle.key, folder / f"{bundle.key}.partial"
     for left in (whole, partial):
         shutil.rmtree(left, ignore_errors=True)
-    for name in parcel.sizes:
+    for name in bundle.sizes:
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        if parcel.shared is not None:
-            copy_out(under(parcel.shared, name), partial / name)
+        if bundle.shared is not None:
+            copy_out(join(bundle.shared, name), partial / name)
             continue
         with (partial / name).open("wb") as file:
-            for piece in parcel.pieces[name]:
+            for piece in bundle.chunks[name]:
                 file.write(ray.get(piece))
     (partial / WHOLE).touch()
     partial.rename(whole)
 
 
-def _places(parcel: Parcel) -> Iterator[Mapping[str, Path]]:
-    yield parcel.origins
-    if parcel.shared is not None and not is_s3(parcel.shared):
-        yield {name: Path(parcel.shared) / name for name in parcel.sizes}
+def _places(bundle: DataBundle) -> Iterator[Mapping[str, Path]]:
+    yield bundle.origins
+    if bundle.shared is not None and not is_s3(bundle.shared):
+        yield {name: Path(bundle.shared) / name for name in bundle.sizes}
     own = _own_place()
     if _is_ours(own):
-        yield {name: own / parcel.key / name for name in parcel.sizes}
+        yield {name: own / bundle.key / name for name in bundle.sizes}
 
 
-def _is_same(path: Path, parcel: Parcel, name: str) -> bool:
+def _is_same(path: Path, bundle: DataBundle, name: str) -> bool:
     try:
-        if path.stat().st_size != parcel.sizes[name]:
+        if path.stat().st_size != bundle.sizes[name]:
             return False
-        return name not in parcel.hashes or _sha256(path) == parcel.hashes[name]
+        return name not in bundle.hashes or _sha256(path) == bundle.hashes[name]
     except OSError:
         return False
 

@@ -15,23 +15,31 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.connect import nodes
-from pipeline.cluster.nodes import Answer, Wanted, listed_alone, look_around, own_versions, problems, with_token
+from pipeline.cluster.nodes import (
+    NodeRequirements,
+    NodeResult,
+    find_problems,
+    inspect_node,
+    list_once,
+    own_versions,
+    with_token,
+)
 from pipeline.cluster.source_code import code_digest
-from pipeline.cluster.storage import StorageError, remove_file, under, write_text
+from pipeline.cluster.storage import StorageError, join, remove_file, write_text
 
 NODE_LABEL = "ray.io/node-id"
 """The label that Ray gives every node, by which runs are kept away from one."""
 
 
 @dataclass(frozen=True)
-class Admission:
+class AdmissionRules:
     """What nodes that join later are held against. known: ids of those that have been looked at. driver: its node.
 
     name, secret: of the driver's token file in storage. versions, code: the driver's.
     """
 
-    wanted: Wanted
-    known: frozenset[str]
+    requirements: NodeRequirements
+    checked_nodes: frozenset[str]
     driver: str
     name: str
     secret: str
@@ -48,7 +56,7 @@ class Refusal:
 
 
 @contextmanager
-def admitting(wanted: Wanted, answers: Sequence[Answer]) -> Iterator[Admission]:
+def make_admission_rules(wanted: NodeRequirements, answers: Sequence[NodeResult]) -> Iterator[AdmissionRules]:
     """Keep a token in storage by which nodes can show that they share it. answers: of the nodes that are there now.
 
     Raises:
@@ -57,11 +65,11 @@ def admitting(wanted: Wanted, answers: Sequence[Answer]) -> Iterator[Admission]:
     name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
     driver: str = ray.get_runtime_context().get_node_id()
     known = frozenset(answer.node.id for answer in answers)
-    token = under(wanted.storage, name)
+    token = join(wanted.storage, name)
     write_text(token, secret)
     try:
-        alone = Wanted(listed_alone(wanted.parcel), wanted.storage, wanted.sendable, wanted.gpus, wanted.grows)
-        yield Admission(alone, known, driver, name, secret, own_versions(), code_digest())
+        alone = NodeRequirements(list_once(wanted.bundle), wanted.storage, wanted.sendable, wanted.gpus, wanted.grows)
+        yield AdmissionRules(alone, known, driver, name, secret, own_versions(), code_digest())
     finally:
         with suppress(OSError, StorageError):
             remove_file(token)
@@ -71,34 +79,34 @@ _admitted: set[str] = set()
 """Secrets of the admissions that this process's node has passed: a worker runs many trials."""
 
 
-def refused_here(admission: Admission) -> Refusal | None:
+def check_this_node(admission: AdmissionRules) -> Refusal | None:
     """On a worker: why runs must not be on its node; None if it is as the others are."""
     here: str = ray.get_runtime_context().get_node_id()
-    if here in admission.known or admission.secret in _admitted:
+    if here in admission.checked_nodes or admission.secret in _admitted:
         return None
     node = next((node for node in nodes() if node.id == here), None)
     if node is None:  # it has been declared dead, and its runs are being started elsewhere
         return Refusal(here, [f"node {here[:6]}: the cluster has given it up"])
     try:
         asked = _drivers_clock(admission)
-        seen = look_around(admission.wanted.storage, admission.name, admission.wanted.parcel)
-        answer = with_token(Answer(node, seen, "", asked, _drivers_clock(admission)), admission.secret)
+        seen = inspect_node(admission.requirements.storage, admission.name, admission.requirements.bundle)
+        answer = with_token(NodeResult(node, seen, "", asked, _drivers_clock(admission)), admission.secret)
     except Exception as error:  # whatever a node cannot do, this is about that node
         why = " ".join(str(error).split())[-300:]
         return Refusal(here, [f"{node.name}: cannot run our code: {type(error).__name__}: {why}"])
-    wrong = problems([answer], admission.wanted, here=admission.versions, code=admission.code)
+    wrong = find_problems([answer], admission.requirements, here=admission.versions, code=admission.code)
     if wrong:
         return Refusal(here, wrong)
     _admitted.add(admission.secret)
     return None
 
 
-def away_from(refused: Sequence[str]) -> dict[str, str]:
+def exclude_selector(refused: Sequence[str]) -> dict[str, str]:
     """A label selector that keeps runs away from nodes, by their ids; empty for none."""
     return {NODE_LABEL: f"!in({','.join(sorted(refused))})"} if refused else {}
 
 
-def _drivers_clock(admission: Admission) -> float:
+def _drivers_clock(admission: AdmissionRules) -> float:
     pinned = NodeAffinitySchedulingStrategy(admission.driver, soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": pinned}
     remote: Any = ray.remote(**options)(_clock)

@@ -19,10 +19,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.connect import Node, nodes
-from pipeline.cluster.data_bundle import Parcel, find_parcel
+from pipeline.cluster.data_bundle import DataBundle, find_bundle
 from pipeline.cluster.source_code import code_digest
-from pipeline.cluster.storage import StorageError, exists, read_text, remove_file, under, write_text
-from pipeline.errors import UserError, told
+from pipeline.cluster.storage import StorageError, exists, join, read_text, remove_file, write_text
+from pipeline.errors import UserError, join_lines
 
 ANSWER_S = 120.0
 """How long a node may take to answer; a cold one unpacks the code and starts a worker first."""
@@ -37,13 +37,13 @@ PACKAGES = ("ray", "torch", "timm", "numpy")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NodeRequirements:
     """What every node is compared with. parcel: the data. storage: address of where checkpoints go. gpus: of one trial.
 
     sendable: whether nodes that do not have the data can be given them. grows: whether nodes may be yet to come.
     """
 
-    parcel: Parcel
+    bundle: DataBundle
     storage: str
     sendable: bool
     gpus: float
@@ -51,7 +51,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeReport:
     """What a node has said. versions: of Python and packages. code: `code_digest`. clock: seconds, by its own.
 
     free: bytes for temporary files. cuda: GPUs that torch sees. data: whether it has the files as they are.
@@ -71,48 +71,48 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Answer:
+class NodeResult:
     """A node's answer, and the driver's clock before and after. seen: None if there was none, with the reason why."""
 
     node: Node
-    seen: Seen | None
+    report: NodeReport | None
     why: str
     asked: float
     answered: float
 
 
-def look_around(storage: str, name: str, parcel: Parcel) -> Seen:
+def inspect_node(storage: str, name: str, bundle: DataBundle) -> NodeReport:
     """Look at the machine that this runs on. name: of the driver's token file in storage."""
     import torch
 
     token, wrote = "", None
     try:
-        token = read_text(under(storage, name))
+        token = read_text(join(storage, name))
     except (OSError, StorageError) as error:
-        token = f"cannot be read: {_words(error)}"
-    probe = under(storage, f"{name}-{secrets.token_hex(4)}")
+        token = f"cannot be read: {_describe(error)}"
+    probe = join(storage, f"{name}-{secrets.token_hex(4)}")
     try:
         # Without the driver's file this is another storage, and stays as it was found.
-        if exists(under(storage, name)):
+        if exists(join(storage, name)):
             write_text(probe, "")
             remove_file(probe)
     except (OSError, StorageError) as error:
-        wrote = _words(error)
+        wrote = _describe(error)
     temporary = tempfile.gettempdir()
-    return Seen(
+    return NodeReport(
         versions=own_versions(),
         code=code_digest(),
         clock=time.time(),
         free=shutil.disk_usage(temporary).free,
         temporary=temporary,
         cuda=torch.cuda.device_count(),
-        data=find_parcel(parcel) is not None,
+        data=find_bundle(bundle) is not None,
         token=token,
         wrote=wrote,
     )
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).partition(": ")[2] or str(error)
 
 
@@ -121,33 +121,33 @@ def own_versions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
-def look_at_nodes(wanted: Wanted) -> list[Answer]:
+def inspect_nodes(wanted: NodeRequirements) -> list[NodeResult]:
     """Have every node of the cluster look around, and wait for all of them.
 
     Raises:
         UserError: storage cannot be written here.
     """
     name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
-    token = under(wanted.storage, name)
+    token = join(wanted.storage, name)
     try:
         write_text(token, secret)
     except (OSError, StorageError) as error:
-        raise UserError(f"{wanted.storage}: cannot be written here ({_words(error)}).") from None
+        raise UserError(f"{wanted.storage}: cannot be written here ({_describe(error)}).") from None
     try:
-        answers = _ask(wanted.storage, name, wanted.parcel)
+        answers = _ask(wanted.storage, name, wanted.bundle)
     finally:
         with suppress(OSError, StorageError):
             remove_file(token)
     return [with_token(answer, secret) for answer in answers]
 
 
-def _ask(storage: str, name: str, parcel: Parcel) -> list[Answer]:
-    listed = listed_alone(parcel)
+def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
+    listed = list_once(bundle)
     asked, waiting = {}, {}
     for node in nodes():
         pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
         options: dict[str, Any] = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": pinned}
-        remote: Any = ray.remote(**options)(look_around)
+        remote: Any = ray.remote(**options)(inspect_node)
         asked[node.id] = time.time()
         waiting[remote.remote(storage, name, listed)] = node
     answers, until = [], time.monotonic() + ANSWER_S
@@ -155,44 +155,46 @@ def _ask(storage: str, name: str, parcel: Parcel) -> list[Answer]:
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, until - time.monotonic()))
         if not done:
             late = f"has not answered within {ANSWER_S:.0f} s; look at its raylet's logs"
-            answers += [Answer(node, None, late, 0.0, 0.0) for node in waiting.values()]
+            answers += [NodeResult(node, None, late, 0.0, 0.0) for node in waiting.values()]
             break
         node = waiting.pop(done[0])
         try:
-            answers.append(Answer(node, ray.get(done[0]), "", asked[node.id], time.time()))
+            answers.append(NodeResult(node, ray.get(done[0]), "", asked[node.id], time.time()))
         except Exception as error:  # whatever a node cannot do, this is about that node
             why = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
-            answers.append(Answer(node, None, f"cannot run our code: {type(error).__name__}: {why}", 0.0, 0.0))
+            answers.append(NodeResult(node, None, f"cannot run our code: {type(error).__name__}: {why}", 0.0, 0.0))
     return sorted(answers, key=lambda answer: answer.node.name)
 
 
-def listed_alone(parcel: Parcel) -> Parcel:
+def list_once(bundle: DataBundle) -> DataBundle:
     """A parcel without what was sent of it, to be looked for."""
-    return Parcel(parcel.key, parcel.origins, parcel.sizes, parcel.hashes, {}, parcel.shared)
+    return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, {}, bundle.shared)
 
 
-def with_token(answer: Answer, secret: str) -> Answer:
+def with_token(answer: NodeResult, secret: str) -> NodeResult:
     """The answer with an empty token where it was the driver's."""
-    if answer.seen is None:
+    if answer.report is None:
         return answer
-    right = answer.seen.token == secret
-    said = "" if right else answer.seen.token if answer.seen.token.startswith("cannot") else "is another one"
-    return Answer(
+    right = answer.report.token == secret
+    said = "" if right else answer.report.token if answer.report.token.startswith("cannot") else "is another one"
+    return NodeResult(
         answer.node,
-        Seen(**{**vars(answer.seen), "token": said}),
+        NodeReport(**{**vars(answer.report), "token": said}),
         answer.why,
         answer.asked,
         answer.answered,
     )
 
 
-def problems(answers: Iterable[Answer], wanted: Wanted, *, here: Mapping[str, str], code: str) -> list[str]:
+def find_problems(
+    answers: Iterable[NodeResult], wanted: NodeRequirements, *, here: Mapping[str, str], code: str
+) -> list[str]:
     """What is wrong with the nodes, a line each. here, code: versions and digest of the driver."""
-    return [f"{answer.node.name}: {said}" for answer in answers for said in _wrong(answer, wanted, here, code)]
+    return [f"{answer.node.name}: {said}" for answer in answers for said in _find_problem(answer, wanted, here, code)]
 
 
-def _wrong(answer: Answer, wanted: Wanted, here: Mapping[str, str], code: str) -> list[str]:
-    seen, said = answer.seen, []
+def _find_problem(answer: NodeResult, wanted: NodeRequirements, here: Mapping[str, str], code: str) -> list[str]:
+    seen, said = answer.report, []
     if seen is None:
         return [answer.why]
     for name, version in here.items():
@@ -212,7 +214,7 @@ def _wrong(answer: Answer, wanted: Wanted, here: Mapping[str, str], code: str) -
         said.append(f"{wanted.storage}: cannot be written there ({seen.wrote})")
     if not seen.data and not wanted.sendable:
         said.append("it does not have the data; see search.cluster.storage and search.cluster.ship_limit_mb")
-    needed = SPARE_BYTES + (0 if seen.data else wanted.parcel.bytes)
+    needed = SPARE_BYTES + (0 if seen.data else wanted.bundle.bytes)
     if seen.free < needed:
         said.append(f"{seen.temporary}: {seen.free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed")
     if wanted.gpus and answer.node.gpus and not seen.cuda:
@@ -220,16 +222,16 @@ def _wrong(answer: Answer, wanted: Wanted, here: Mapping[str, str], code: str) -
     return said
 
 
-def check_nodes(wanted: Wanted) -> Sequence[Answer]:
+def check_nodes(wanted: NodeRequirements) -> Sequence[NodeResult]:
     """Look at every node and refuse to go on where one of them would fail.
 
     Raises:
         UserError: what is wrong, a line for each node and fault.
     """
-    answers = look_at_nodes(wanted)
-    wrong = problems(answers, wanted, here=own_versions(), code=code_digest())
+    answers = inspect_nodes(wanted)
+    wrong = find_problems(answers, wanted, here=own_versions(), code=code_digest())
     if wanted.gpus and not wanted.grows and not any(answer.node.gpus for answer in answers):
         wrong.append("no node has a GPU, and a trial takes one (search.gpus_per_trial)")
     if wrong:
-        raise UserError("the cluster's nodes are not ready:\n" + told(wrong, most=40))
+        raise UserError("the cluster's nodes are not ready:\n" + join_lines(wrong, most=40))
     return answers

@@ -18,7 +18,7 @@ import ray
 import pipeline
 from pipeline.compute.limits import usable_memory
 from pipeline.compute.temp_dirs import BELOW_RAY, ROOM, has_room, short_folder
-from pipeline.errors import UserError, cut
+from pipeline.errors import UserError, truncate
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -154,7 +154,7 @@ def _noticing_deaths() -> Iterator[None]:
                 for name, _ in node.dead_processes()
                 if name in VITAL
             )
-            dead.extend(_stillborn(log))
+            dead.extend(_worker_start_failure(log))
             if dead:
                 _thread.interrupt_main()
                 return
@@ -170,7 +170,7 @@ def _noticing_deaths() -> Iterator[None]:
         left.set()
 
 
-def _stillborn(log: Path) -> list[str]:
+def _worker_start_failure(log: Path) -> list[str]:
     """What is wrong, if workers cannot start; empty otherwise. log: where Ray writes what ends them."""
     try:
         with log.open("rb") as file:
@@ -181,7 +181,9 @@ def _stillborn(log: Path) -> list[str]:
     if sum(bool(STILLBORN.search(line)) for line in lines) < ENOUGH_STILLBORN:
         return []
     said = next((line for line in reversed(lines) if line.strip() and "worker_pool" not in line), "nothing")
-    return [f"Ray's workers die before they can work; the last that was said: {cut(said, 300)} (more in {log.parent})"]
+    return [
+        f"Ray's workers die before they can work; the last that was said: {truncate(said, 300)} (more in {log.parent})"
+    ]
 
 
 def _lead_workers_to_this_code() -> None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError, cut, named, shown
+from pipeline.errors import UserError, format_value, quote_name, truncate
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem, S3FileSystem
@@ -54,7 +54,7 @@ def is_s3(address: str) -> bool:
     return address.startswith(SCHEME)
 
 
-def under(address: str, *names: str) -> str:
+def join(address: str, *names: str) -> str:
     """An address below another one."""
     return "/".join([address.rstrip("/"), *names])
 
@@ -70,7 +70,7 @@ def filesystem_of(address: str) -> "tuple[FileSystem | None, str]":
     """The file system of an address, and the path in it, as Ray Tune takes them; None for the machine's own."""
     if not is_s3(address):
         return None, address
-    return _patient(), _key(address)
+    return _with_retries(), _key(address)
 
 
 def address_of(checkpoint: Any) -> str:
@@ -87,7 +87,7 @@ def check_storage(address: str, *, named_by: str) -> None:
     """
     if "://" in address and not is_s3(address):
         raise StorageError(
-            f"{named_by}: {named(address)}: neither a folder nor s3://bucket/prefix, which are what can be used."
+            f"{named_by}: {quote_name(address)}: neither a folder nor s3://bucket/prefix, which are what can be used."
         )
     if not is_s3(address):
         if not Path(address).is_dir():
@@ -95,7 +95,7 @@ def check_storage(address: str, *, named_by: str) -> None:
         return
     bucket = _key(address).partition("/")[0]
     if not re.fullmatch(BUCKET, bucket):
-        raise StorageError(f"{named_by}: {shown(bucket)} is no name of a bucket; give s3://bucket/prefix.")
+        raise StorageError(f"{named_by}: {format_value(bucket)} is no name of a bucket; give s3://bucket/prefix.")
     if _endpoint() and not _has_credentials():
         raise StorageError(
             f"{named_by}: {address}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where you "
@@ -103,7 +103,7 @@ def check_storage(address: str, *, named_by: str) -> None:
         )
     from pyarrow.fs import FileType
 
-    with _asking(address, f"{named_by}: "):
+    with _storage_errors(address, f"{named_by}: "):
         found = _s3().get_file_info(bucket)
     if found.type == FileType.NotFound:
         raise StorageError(
@@ -118,7 +118,7 @@ def exists(address: str) -> bool:
         return os.path.exists(address)
     from pyarrow.fs import FileType
 
-    with _asking(address):
+    with _storage_errors(address):
         return bool(_s3().get_file_info(_key(address)).type != FileType.NotFound)
 
 
@@ -126,7 +126,7 @@ def read_bytes(address: str) -> bytes:
     """Raises OSError or StorageError if it cannot be read."""
     if not is_s3(address):
         return Path(address).read_bytes()
-    with _asking(address), _s3().open_input_stream(_key(address)) as file:
+    with _storage_errors(address), _s3().open_input_stream(_key(address)) as file:
         return bytes(file.read())
 
 
@@ -141,7 +141,7 @@ def write_text(address: str, text: str) -> None:
         Path(address).parent.mkdir(parents=True, exist_ok=True)
         Path(address).write_text(text)
         return
-    with _asking(address), _s3().open_output_stream(_key(address)) as file:
+    with _storage_errors(address), _s3().open_output_stream(_key(address)) as file:
         file.write(text.encode())
 
 
@@ -151,14 +151,14 @@ def copy_in(source: Path, address: str) -> None:
         Path(address).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, address)
         return
-    _copy(address, str(source), _key(address), destination_filesystem=_patient())
+    _copy(address, str(source), _key(address), destination_filesystem=_with_retries())
 
 
 def copy_out(address: str, target: Path) -> None:
     """Copy a file, or all of a folder, to this machine."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_s3(address):
-        _copy(address, _key(address), str(target), source_filesystem=_patient())
+        _copy(address, _key(address), str(target), source_filesystem=_with_retries())
     elif Path(address).is_dir():
         shutil.copytree(address, target, dirs_exist_ok=True)
     else:
@@ -166,7 +166,7 @@ def copy_out(address: str, target: Path) -> None:
 
 
 @contextmanager
-def at_hand(address: str) -> Iterator[Path]:
+def local_copy(address: str) -> Iterator[Path]:
     """A folder of storage as one of this machine: itself, or a copy that goes on leaving."""
     if not is_s3(address):
         yield Path(address)
@@ -176,13 +176,13 @@ def at_hand(address: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def listed(address: str, depth: int = 1) -> list[str]:
+def list_dir(address: str, depth: int = 1) -> list[str]:
     """The addresses that lie so many steps below this one, in their order; none if there is nothing."""
     if not is_s3(address):
         return sorted(str(path) for path in Path(address).glob("/".join("*" * depth)))
     root = _key(address)
     steps = {"/".join(path[len(root) + 1 :].split("/")[:depth]) for path, _ in _walk(address)}
-    return sorted(under(address, step) for step in steps if step.count("/") == depth - 1)
+    return sorted(join(address, step) for step in steps if step.count("/") == depth - 1)
 
 
 def size(address: str) -> int:
@@ -216,11 +216,11 @@ def remove(addresses: Sequence[str]) -> None:
         }
         remote = [folder for folder in remote if folder in held]
     for folder in remote:
-        with suppress(FileNotFoundError), _asking(folder):
+        with suppress(FileNotFoundError), _storage_errors(folder):
             _s3().delete_dir(_key(folder))
 
 
-def let_go(addresses: Sequence[str]) -> None:
+def remove_best_effort(addresses: Sequence[str]) -> None:
     """Remove folders, as `remove`; where storage does not do it now, `sar-search gc` will."""
     with suppress(StorageError):
         remove(addresses)
@@ -232,7 +232,7 @@ def remove_file(address: str) -> None:
         if not is_s3(address):
             Path(address).unlink()
             return
-        with _asking(address):
+        with _storage_errors(address):
             _s3().delete_file(_key(address))
 
 
@@ -240,7 +240,7 @@ def _walk(address: str) -> list[tuple[str, int]]:
     """Path and size of every file below an address of S3, empty marks of folders among them."""
     from pyarrow.fs import FileSelector, FileType
 
-    with _asking(address):
+    with _storage_errors(address):
         found = _s3().get_file_info(FileSelector(_key(address), recursive=True, allow_not_found=True))
     return [(info.path, info.size) for info in found if info.type == FileType.File]
 
@@ -249,7 +249,7 @@ def _copy(address: str, source: str, target: str, **filesystems: Any) -> None:
     from pyarrow.fs import LocalFileSystem, copy_files
 
     whole = {"source_filesystem": LocalFileSystem(), "destination_filesystem": LocalFileSystem()} | filesystems
-    with _asking(address):
+    with _storage_errors(address):
         # Uploads by several threads of pyarrow have been seen to hang: apache/arrow issue 32372.
         copy_files(source, target, **whole, chunk_size=64 * 2**20, use_threads="source_filesystem" in filesystems)
 
@@ -264,15 +264,15 @@ def _endpoint() -> str | None:
 
 def _s3(tries: int = TRIES) -> "S3FileSystem":
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return _opened(_endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"), tries)
+    return _open_filesystem(_endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"), tries)
 
 
-def _patient() -> "S3FileSystem":
+def _with_retries() -> "S3FileSystem":
     return _s3(PATIENT_TRIES)
 
 
 @lru_cache(maxsize=8)
-def _opened(endpoint: str | None, region: str | None, key: str | None, tries: int) -> "S3FileSystem":
+def _open_filesystem(endpoint: str | None, region: str | None, key: str | None, tries: int) -> "S3FileSystem":
     """key: only tells file systems apart; pyarrow looks credentials up itself."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
@@ -300,7 +300,7 @@ def _has_credentials() -> bool:
 
 
 @contextmanager
-def _asking(address: str, before: str = "") -> Iterator[None]:
+def _storage_errors(address: str, before: str = "") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -321,4 +321,4 @@ def _why(said: str) -> str:
         return f"{where} does not let {had} in. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do."
     if "HTTP status 301" in said:
         return "the bucket is in another region. Set AWS_REGION to its region."
-    return f"{where} could not do it ({cut(' '.join(said.split()), 300)})."
+    return f"{where} could not do it ({truncate(' '.join(said.split()), 300)})."

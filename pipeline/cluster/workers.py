@@ -19,10 +19,10 @@ import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipeline.cluster.checkpoint_store import Epochs
+from pipeline.cluster.checkpoint_store import CheckpointStore
 from pipeline.cluster.storage import filesystem_of
 from pipeline.errors import UserError
-from pipeline.train.rank_info import World
+from pipeline.train.rank_info import RankInfo
 
 Job = TypeVar("Job")
 
@@ -31,10 +31,10 @@ SIOCGIFADDR = 0x8915
 
 
 def train_together(
-    work: Callable[[Job, World], None],
+    work: Callable[[Job, RankInfo], None],
     job: Job,
     *,
-    epochs: Epochs,
+    epochs: CheckpointStore,
     name: str,
     workers: int,
     cpus: int,
@@ -106,7 +106,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], at_a_time: Ca
         yield index
 
 
-def _run(work: Callable[[Job, World], None], job: Job, epochs: Epochs) -> None:
+def _run(work: Callable[[Job, RankInfo], None], job: Job, epochs: CheckpointStore) -> None:
     """In a worker. What a user must change is noted, since a worker that raises is started again, to no avail."""
     if epochs.failure() is not None:
         return
@@ -115,7 +115,7 @@ def _run(work: Callable[[Job, World], None], job: Job, epochs: Epochs) -> None:
         torch.cuda.set_device(device)  # what is told to go to "cuda" goes there
     context = train.get_context()
     try:
-        work(job, World(context.get_world_rank(), context.get_world_size()))
+        work(job, RankInfo(context.get_world_rank(), context.get_world_size()))
     except UserError as error:
         epochs.note_failure(str(error))
         raise

@@ -5,25 +5,25 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.artifacts.agreement import check_noted
+from pipeline.artifacts.agreement import check_dvc_lock
 from pipeline.artifacts.stage_results import read_best
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.config import Params, parameters
-from pipeline.environment import taken_out
-from pipeline.errors import UserError, alone
+from pipeline.environment import removed_variables
+from pipeline.errors import UserError, single_item_command
 from pipeline.inputs.data_split import check_group_by
-from pipeline.preflight.estimate import check_limits, expectation
+from pipeline.preflight.estimate import check_limits, describe_estimate
 from pipeline.preflight.image_sizes import describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
-from pipeline.preflight.up_to_date import done_search
+from pipeline.preflight.up_to_date import finished_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.provenance.weights_record import as_recorded
-from pipeline.state.current_search import present_search
-from pipeline.state.search_summary import decide, describe_start
+from pipeline.state.current_search import current_search
+from pipeline.state.search_summary import decide_on_changed_code, describe_start
 from pipeline.tune.journal.compatibility import check_same_code
-from pipeline.tune.journal.journal import LEDGER, History, read_history
-from pipeline.tune.ray.placement import look_at_cluster
+from pipeline.tune.journal.journal import JOURNAL, SearchHistory, read_history
+from pipeline.tune.ray.placement import inspect_cluster
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 
@@ -49,22 +49,22 @@ def run_check(
     check_listed(workspace, plan.params)
     plan.check_source_unchanged()
     check_weights_unchanged(plan)
-    check_noted(workspace, plan.params)
+    check_dvc_lock(workspace, plan.params)
     check_group_by(workspace, plan.params)
     yield plan.describe()
-    if ignored := taken_out():
+    if ignored := removed_variables():
         yield f"{'ignored':<10}{', '.join(ignored)}: would lead elsewhere than params.yaml says (docs/environment.md)"
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
-    task, done = plan.present_task(), None
+    task, done = plan.current_task(), None
     if task is not None:
         if resume_anyway or new:
-            yield decide(task, new=new)
-            task = plan.present_task() or task  # another one, if it is to begin anew
-        check_same_code(read_history(task.folder / LEDGER), task.header, task.folder)
-        done = None if afresh or resume_anyway or new else done_search(task, workspace.results)
-        yield f"search {task.folder.name[:8]}: {done.how}" if done else describe_start(task, workspace.searches)
+            yield decide_on_changed_code(task, new=new)
+            task = plan.current_task() or task  # another one, if it is to begin anew
+        check_same_code(read_history(task.folder / JOURNAL), task.header, task.folder)
+        done = None if afresh or resume_anyway or new else finished_search(task, workspace.results)
+        yield f"search {task.folder.name[:8]}: {done.reason}" if done else describe_start(task, workspace.searches)
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
     if plan.resources.address is not None:
@@ -78,7 +78,7 @@ def run_check(
         check_limits(plan.params, gpus=plan.resources.gpus)
         yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"
         return
-    yield from expectation(plan, History() if task is None else read_history(task.folder / LEDGER))
+    yield from describe_estimate(plan, SearchHistory() if task is None else read_history(task.folder / JOURNAL))
 
 
 def unknown_words(unknown: Sequence[str], used: str) -> str:
@@ -116,7 +116,7 @@ def check_cluster(plan: Plan, task: SearchTask | None) -> Iterator[str]:
         UserError: what is wrong with them, for all at once.
     """
     made = task is not None and task.split.is_file()
-    for answer in look_at_cluster(task or plan.task_without_data(), data=made):
+    for answer in inspect_cluster(task or plan.task_without_data(), data=made):
         node = answer.node
         yield f"{'node':<10}{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs"
 
@@ -133,7 +133,7 @@ def check_weights_unchanged(plan: Plan) -> None:
         return
     then = as_recorded(plan.pretrained, found.weights)
     changed = [spec for spec, each in then.items() if each.sha256 != plan.pretrained[spec].sha256]
-    present = present_search(plan.workspace, plan.params, then) if changed else None
+    present = current_search(plan.workspace, plan.params, then) if changed else None
     if present is None or present.folder.name != found.fingerprint[:16]:
         return  # another parameter has changed as well, which DVC sees
     spec = changed[0]
@@ -142,6 +142,7 @@ def check_weights_unchanged(plan: Plan) -> None:
     raise UserError(
         f"{spec}: its weights are not those that results/ were made with: sha256 {was['sha256'][:8]} then, "
         f"{now.sha256[:8]} now{means}, and DVC does not see that by itself.\n"
-        f"Run `{alone('search')}` to search with those of now, and then this again; or put the others back, by "
+        f"Run `{single_item_command('search')}` to search with those of now, and then this again; or put the others "
+        "back, by "
         "the file or, of a registered model, by naming its version."
     )

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.artifacts.evaluations import KeptEvaluation, read_evaluations
+from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations
 from pipeline.config import load_params
-from pipeline.console.tables import LEFT, RIGHT, table
-from pipeline.errors import UserError, named
+from pipeline.console.tables import LEFT, RIGHT, format_table
+from pipeline.errors import UserError, quote_name
 from pipeline.score.comparison import Comparison
 from pipeline.score.family import Member, compare_family
 from pipeline.workspace import Workspace
@@ -58,7 +58,7 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     confidence, margin = params.evaluate.confidence, params.evaluate.margin
     family = compare_family(tables, confidence=confidence)
     rows = [_row(each, member, reference, confidence, margin) for each, member in zip(compared, family, strict=True)]
-    yield from table(COLUMNS, rows, gives_way="setting")
+    yield from format_table(COLUMNS, rows, gives_way="setting")
     yield ""
     yield from _notes(compared, family, confidence)
     if others:
@@ -66,7 +66,7 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
 
 
 def _row(
-    each: KeptEvaluation, member: Member, reference: KeptEvaluation | None, confidence: float, margin: float
+    each: StoredEvaluation, member: Member, reference: StoredEvaluation | None, confidence: float, margin: float
 ) -> list[str]:
     found = member.comparison
     name = each.control if reference is None else reference.id
@@ -96,7 +96,7 @@ def _shown(found: Comparison, p_holm: float | None, confidence: float, margin: f
     return f"not enough data (finds {100 * (found.detectable_difference or 0.0):.1f})"
 
 
-def _notes(compared: Sequence[KeptEvaluation], family: Sequence[Member], confidence: float) -> Iterator[str]:
+def _notes(compared: Sequence[StoredEvaluation], family: Sequence[Member], confidence: float) -> Iterator[str]:
     images, reads = family[0].comparison.images, max(each.test_reads for each in compared)
     made = sum(member.p is not None for member in family)
     yield (
@@ -115,13 +115,13 @@ def _notes(compared: Sequence[KeptEvaluation], family: Sequence[Member], confide
         yield f"{_ids(alone)}: {'; '.join(notes)}."
 
 
-def _named(prefix: str, kept: Sequence[KeptEvaluation]) -> KeptEvaluation:
-    found = [each for each in kept if each.fingerprint.startswith(prefix)]
+def _named(prefix: str, evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
+    found = [each for each in evaluations if each.fingerprint.startswith(prefix)]
     if len(found) != 1:
         several = "fits several searches" if found else "is the beginning of no search that has been evaluated"
-        raise UserError(f"{named(prefix)} {several}; those that have been: {_ids(kept)}")
+        raise UserError(f"{quote_name(prefix)} {several}; those that have been: {_ids(evaluations)}")
     return found[0]
 
 
-def _ids(kept: Sequence[KeptEvaluation]) -> str:
-    return ", ".join(each.id for each in kept)
+def _ids(evaluations: Sequence[StoredEvaluation]) -> str:
+    return ", ".join(each.id for each in evaluations)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import Params, load_params
-from pipeline.console.tables import LEFT, RIGHT, table
-from pipeline.data.sources.dataset_registry import KNOWN, KnownSet
+from pipeline.console.tables import LEFT, RIGHT, format_table
+from pipeline.data.sources.dataset_registry import DATASETS, DatasetInfo
 from pipeline.data.sources.download import can_be_made
-from pipeline.data.sources.named_dataset import locate
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.sources.named_dataset import locate_dataset
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.errors import UserError
 from pipeline.inputs.source import KNOWN_ROOT
 from pipeline.workspace import Workspace
@@ -24,8 +24,8 @@ def describe_datasets(workspace: Workspace) -> Iterator[str]:
     """
     roots, asked = _roots(workspace)
     columns = {"dataset": LEFT, "images": RIGHT, "classes": RIGHT, "objects": LEFT, "licence": LEFT, "here": LEFT}
-    rows = [DIGITS, OWN, *(_row(name, known, roots, workspace, asked) for name, known in KNOWN.items())]
-    yield from table(columns, rows, gives_way="licence")
+    rows = [DIGITS, OWN, *(_row(name, known, roots, workspace, asked) for name, known in DATASETS.items())]
+    yield from format_table(columns, rows, gives_way="licence")
     yield ""
     yield "Set prepare.dataset in params.yaml; prepare.download: true fetches what is not here and can be fetched."
     yield "Licences are a word each: the set's own page has the terms. Layouts and addresses: docs/datasets.md"
@@ -38,18 +38,18 @@ def _roots(workspace: Workspace) -> tuple[list[Path], str]:
     except UserError:  # which is for `sar-search check` to say
         params = Params()
     prepare = params.prepare
-    own = [] if prepare.root is None or prepare.dataset not in KNOWN else [workspace.root / prepare.root]
+    own = [] if prepare.root is None or prepare.dataset not in DATASETS else [workspace.root / prepare.root]
     return [*own, workspace.anchor / KNOWN_ROOT], prepare.dataset
 
 
-def _row(name: str, known: KnownSet, roots: list[Path], workspace: Workspace, asked: str) -> tuple[str, ...]:
+def _row(name: str, entry: DatasetInfo, roots: list[Path], workspace: Workspace, asked: str) -> tuple[str, ...]:
     here = "by hand (docs/datasets.md)"
-    if known.host:
-        here = f"to fetch, {known.bytes / 1e9:.1f} GB"
+    if entry.host:
+        here = f"to fetch, {entry.bytes / 1e9:.1f} GB"
     for root in reversed(roots):
         shown = str(root.relative_to(workspace.anchor)) if root.is_relative_to(workspace.anchor) else str(root)
-        if locate(name, root) is not None or (name == asked and root.is_file()):
+        if locate_dataset(name, root) is not None or (name == asked and root.is_file()):
             here = f"in {shown}"
-        elif can_be_made(SourceSettings(name, 8, root)):
+        elif can_be_made(SourceConfig(name, 8, root)):
             here = f"as archives in {shown}"
-    return name, f"{known.images:,}", f"{known.classes:,}", known.objects or "-", known.licence, here
+    return name, f"{entry.images:,}", f"{entry.classes:,}", entry.objects or "-", entry.licence, here

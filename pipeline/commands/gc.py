@@ -27,17 +27,17 @@ from pathlib import Path
 from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.config import Params, load_params
-from pipeline.console.tables import size_words
+from pipeline.console.tables import format_size
 from pipeline.errors import UserError
-from pipeline.inputs.source import made_by
-from pipeline.provenance.weights_record import kept_folder, noted
-from pipeline.state.current_search import present_search
+from pipeline.inputs.source import manifest_if_current
+from pipeline.provenance.weights_record import cache_folder, read_note
+from pipeline.state.current_search import current_search
 from pipeline.state.disk_usage import size_of
-from pipeline.state.searches import KeptSearch, find_searches, is_held, read_search
-from pipeline.state.status_words import state_words
+from pipeline.state.searches import SearchState, find_searches, is_held, read_search
+from pipeline.state.status_words import describe_state
 from pipeline.tune.journal.compatibility import SUPERSEDED
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, LEDGER, OBJECTIVE, TrialRecord, lock_ledger
-from pipeline.tune.journal.remote_files import checkpoint_folders, read_outside, remove_outside
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, JOURNAL, OBJECTIVE, TrialRecord, lock_journal
+from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
 from pipeline.workspace import Workspace
 
 KEEP = 3
@@ -61,7 +61,7 @@ class Removal:
     remove: Callable[[], None]
 
 
-def collect(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) -> Iterator[str]:
+def collect_garbage(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) -> Iterator[str]:
     """Remove what is not needed, a line each, and say what it came to. keep: how many old searches stay.
 
     Raises:
@@ -88,13 +88,13 @@ def collect(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) ->
                     continue
             total, count = total + item.size, count + 1
             doing = "would go" if dry_run else "removed"
-            yield f"{doing:<8} {size_words(item.size):>8}  {_shown(item.path, workspace)}: {item.why}"
+            yield f"{doing:<8} {format_size(item.size):>8}  {_shown(item.path, workspace)}: {item.why}"
         if not count:
             yield "nothing to remove"
         elif dry_run:
-            yield f"{size_words(total)} in all; nothing has been removed (--dry-run)"
+            yield f"{format_size(total)} in all; nothing has been removed (--dry-run)"
         else:
-            yield f"{size_words(total)} in all"
+            yield f"{format_size(total)} in all"
 
 
 def _shown(path: Path | str, workspace: Workspace) -> str:
@@ -115,7 +115,7 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         for folder in unneeded_weights(workspace, going):
             why = "fetched weights that nothing here began from"
             yield Removal(folder, why, size_of(folder), partial(discard, folder, folder.parent))
-        yield from _retrained(workspace)
+        yield from _retrained_weights(workspace)
         yield from _half_made(workspace, params)
     else:
         yield "kept     retrained weights, fetched ones and half-made data: a stage is running, which may want them"
@@ -151,14 +151,14 @@ def _purge(gone: Path) -> None:
 
 
 def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Removal | str]:
-    present = present_search(workspace, params)
+    present = current_search(workspace, params)
     found = find_searches(workspace.searches)
     yield from (f"kept     {reason}" for reason in found.unreadable)
     used = _used_by_results(workspace)
     old = []
     for search in found.searches:
         if search.runner() is not None:
-            yield f"kept     {_shown(search.folder, workspace)}: {state_words(search, search.runner())}"
+            yield f"kept     {_shown(search.folder, workspace)}: {describe_state(search, search.runner())}"
         elif (present and search.folder == present.folder) or search.folder.name == used[:16]:
             yield from _checkpoints(search, params)
         else:
@@ -169,10 +169,10 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
     for search in old[:keep]:
         yield from _checkpoints(search, params)
     for search in old[keep:]:
-        how = f"{search.history.header.get('set', '?')}, {state_words(search, None)}"
+        how = f"{search.history.header.get('set', '?')}, {describe_state(search, None)}"
         why = f"search of {how}, not among the {keep} newest" if keep else f"search of {how}"
         try:
-            outside = read_outside(search.folder)
+            outside = read_remote_files(search.folder)
             held = size_of(search.folder) + (outside.bytes if outside else 0)
         except StorageError as error:
             yield f"kept     {_shown(search.folder, workspace)}: {error}"
@@ -188,12 +188,12 @@ def _used_by_results(workspace: Workspace) -> str:
         return ""
 
 
-def _remove_search(search: KeptSearch) -> None:
+def _remove_search(search: SearchState) -> None:
     root = search.folder.parent
     with _locked(search):
         # First what is found by a note in the folder.
-        if (outside := read_outside(search.folder)) is not None:
-            remove_outside(outside)
+        if (outside := read_remote_files(search.folder)) is not None:
+            remove_remote_files(outside)
         if not search.superseded:
             discard(search.folder, root)
             return
@@ -201,25 +201,25 @@ def _remove_search(search: KeptSearch) -> None:
         # the next gc finds the rest by.
         gone = _place(root, search.folder.name)
         gone.mkdir()
-        for entry in sorted(search.folder.iterdir(), key=lambda path: path.name == LEDGER):
+        for entry in sorted(search.folder.iterdir(), key=lambda path: path.name == JOURNAL):
             if entry.name not in (SUPERSEDED, search.lock.name):
                 os.replace(entry, gone / entry.name)
         _purge(gone)
 
 
 @contextmanager
-def _locked(search: KeptSearch) -> Iterator[None]:
-    lock = lock_ledger(search.ledger)
+def _locked(search: SearchState) -> Iterator[None]:
+    lock = lock_journal(search.journal)
     try:
         yield
     finally:
         lock.release()
 
 
-def _checkpoints(search: KeptSearch, params: Params) -> Iterator[Removal | str]:
+def _checkpoints(search: SearchState, params: Params) -> Iterator[Removal | str]:
     """Checkpoints that nothing goes on from and that are none of the best. Of a search that has not ended, none go."""
     try:
-        for place in _unneeded(search, params):
+        for place in _unneeded_checkpoints(search, params):
             why = f"checkpoint of {_end(place)[1]}, neither a control nor among the best of search {search.id}"
             held = size_of(place) if isinstance(place, Path) else size(place)
             yield Removal(place, why, held, partial(_remove_checkpoint, search, params, place))
@@ -227,10 +227,10 @@ def _checkpoints(search: KeptSearch, params: Params) -> Iterator[Removal | str]:
         yield f"kept     checkpoints of search {search.id}: {error}"
 
 
-def _remove_checkpoint(search: KeptSearch, params: Params, place: Path | str) -> None:
+def _remove_checkpoint(search: SearchState, params: Params, place: Path | str) -> None:
     with _locked(search):
         # It may have gone on between the look at it and the lock.
-        if place not in _unneeded(read_search(search.folder), params):
+        if place not in _unneeded_checkpoints(read_search(search.folder), params):
             raise UserError(f"{place}: is needed.")
         if isinstance(place, Path):
             discard(place, search.folder.parent)
@@ -238,12 +238,12 @@ def _remove_checkpoint(search: KeptSearch, params: Params, place: Path | str) ->
             remove([place])
 
 
-def _unneeded(search: KeptSearch, params: Params) -> list[Path | str]:
+def _unneeded_checkpoints(search: SearchState, params: Params) -> list[Path | str]:
     """Folders here and addresses in shared storage."""
     if search.open_trials:
         return []
     here = (folder for folder in search.folder.glob("ray/start-*/*/checkpoint_*") if folder.is_dir())
-    outside = read_outside(search.folder)
+    outside = read_remote_files(search.folder)
     there: list[Path | str] = [*sorted(here), *(checkpoint_folders(outside) if outside else ())]
     ends = {_end(place) for place in there}
     needed = {_end(trial.checkpoint) for trial in _needed(search, params, ends) if trial.checkpoint}
@@ -255,7 +255,7 @@ def _end(checkpoint: Path | str) -> tuple[str, ...]:
     return tuple(str(checkpoint).split("/")[-3:])
 
 
-def _needed(search: KeptSearch, params: Params, there: Collection[tuple[str, ...]]) -> Iterator[TrialRecord]:
+def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ...]]) -> Iterator[TrialRecord]:
     """Controls, settings that were confirmed, and as many of the best as the search itself keeps.
 
     there: the ends of the checkpoints that there are.
@@ -270,7 +270,7 @@ def _needed(search: KeptSearch, params: Params, there: Collection[tuple[str, ...
     yield from (trial for trial in search.trials if trial.control or trial.id in confirmed)
 
 
-def _retrained(workspace: Workspace) -> Iterator[Removal | str]:
+def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
     root = workspace.state / "retrain"
     folders = _folders(root)
     if folders and not (workspace.results / "retrain" / "retrain.json").exists():
@@ -297,8 +297,8 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
     with suppress(UserError):
         known.append(read_best(workspace.results / "search").weights)
     hashes = {each["sha256"] for recorded in known for each in recorded.values()}
-    hashes |= {each.sha256 for each in noted(workspace).values()}
-    needed = {kept_folder(workspace, sha256) for sha256 in hashes}
+    hashes |= {each.sha256 for each in read_note(workspace).values()}
+    needed = {cache_folder(workspace, sha256) for sha256 in hashes}
     return [folder for folder in _folders(workspace.state / "pretrained") if folder not in needed]
 
 
@@ -312,7 +312,7 @@ def _sidecar(folder: Path) -> bytes | None:
 
 def _half_made(workspace: Workspace, params: Params) -> Iterator[Removal]:
     root = workspace.state / "prepare"
-    for folder in _folders(root) if made_by(workspace, params) else []:
+    for folder in _folders(root) if manifest_if_current(workspace, params) else []:
         yield Removal(folder, "half-made data; data/prepared is whole", size_of(folder), partial(discard, folder, root))
 
 

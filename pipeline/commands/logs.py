@@ -14,12 +14,12 @@ from typing import Any
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.cluster.storage import StorageError, exists
 from pipeline.config import load_params
-from pipeline.errors import UserError, shown
-from pipeline.state.current_search import present_search
-from pipeline.state.searches import KeptSearch, choose, find_searches, read_search
+from pipeline.errors import UserError, format_value
+from pipeline.state.current_search import current_search
+from pipeline.state.searches import SearchState, choose_search, find_searches, read_search
 from pipeline.state.status_words import ENDED, trial_state
 from pipeline.tune.journal.journal import COMPLETE, TrialRecord
-from pipeline.tune.objectives.objectives import shown_metric
+from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
 
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds")
@@ -53,55 +53,55 @@ def describe_trial(
         yield from _aligned([_row(epoch, metrics) for epoch, metrics in sorted(trial.epochs.items())])
 
 
-def _chosen(workspace: Workspace, prefix: str | None) -> KeptSearch:
+def _chosen(workspace: Workspace, prefix: str | None) -> SearchState:
     searches = find_searches(workspace.searches).searches
     if prefix is not None:
-        return choose(searches, prefix)
+        return choose_search(searches, prefix)
     if not searches:
         raise UserError(f"no searches yet in {workspace.searches}; `make repro` begins one.")
     running = [kept for kept in searches if kept.runner() is not None]
     if running or len(searches) == 1:
         return (running or searches)[0]
     try:
-        present = present_search(workspace, load_params(workspace.params))
+        present = current_search(workspace, load_params(workspace.params))
     except UserError:
         present = None
     asked_for = [kept for kept in searches if present and kept.folder == present.folder]
     return (asked_for or searches)[0]
 
 
-def _trial(kept: KeptSearch, name: str) -> TrialRecord:
-    trials = kept.history.trials
+def _trial(search: SearchState, name: str) -> TrialRecord:
+    trials = search.history.trials
     if name in trials:
         return trials[name]
     near = difflib.get_close_matches(name, trials, n=3, cutoff=0.4)
-    meant = f"did you mean {', '.join(near)}?" if near else f"`sar-search status {kept.id}` lists them."
-    raise UserError(f"search {kept.id} has no trial {shown(name)}; {meant} Another search: --search ID.")
+    meant = f"did you mean {', '.join(near)}?" if near else f"`sar-search status {search.id}` lists them."
+    raise UserError(f"search {search.id} has no trial {format_value(name)}; {meant} Another search: --search ID.")
 
 
-def _head(kept: KeptSearch, trial: TrialRecord) -> Iterator[str]:
-    header = kept.history.header
+def _head(search: SearchState, trial: TrialRecord) -> Iterator[str]:
+    header = search.history.header
     what = f" of {trial.of}" if trial.of else ""
-    yield f"{'trial':<{WIDTH}}{trial.id}, {trial.role}{what}, of search {kept.id} ({header.get('set', '?')})"
+    yield f"{'trial':<{WIDTH}}{trial.id}, {trial.role}{what}, of search {search.id} ({header.get('set', '?')})"
     names: list[tuple[str, Any]] = list(trial.values.items()) or [("params.yaml's", "")]
     for index, (path, value) in enumerate(names):
         yield f"{'' if index else 'setting':<{WIDTH}}{path} {value}".rstrip()
     seed = header.get("content", {}).get("seed", "?") if trial.seed is None else trial.seed
     yield f"{'seed':<{WIDTH}}{seed}"
-    yield f"{'state':<{WIDTH}}{_state(kept, trial)}"
+    yield f"{'state':<{WIDTH}}{_state(search, trial)}"
     for index, line in enumerate((trial.reason or "").splitlines()):
         yield f"{'' if index else 'reason':<{WIDTH}}{line}"
     for index, (metric, value) in enumerate(trial.measured.items()):
-        yield f"{'' if index else 'measured':<{WIDTH}}{metric} {shown_metric(metric, value)}"
+        yield f"{'' if index else 'measured':<{WIDTH}}{metric} {format_metric(metric, value)}"
     yield f"{'time':<{WIDTH}}{trial.seconds:.1f} s of training, {trial.busy_s:.1f} s of a worker"
     yield f"{'checkpoint':<{WIDTH}}{_checkpoint(trial)}"
-    if (kept.folder / RUN_FILE).exists():
-        parent = (kept.folder / RUN_FILE).read_text().strip()
+    if (search.folder / RUN_FILE).exists():
+        parent = (search.folder / RUN_FILE).read_text().strip()
         yield f"{'MLflow':<{WIDTH}}a run named {trial.id} ..., under its search's run {parent}"
 
 
-def _state(kept: KeptSearch, trial: TrialRecord) -> str:
-    state = trial_state(kept, trial, kept.runner())
+def _state(search: SearchState, trial: TrialRecord) -> str:
+    state = trial_state(search, trial, search.runner())
     if trial.state == COMPLETE:
         return f"ran in full, {trial.last_epoch} epochs"
     return f"{state} after epoch {trial.last_epoch}" if trial.epochs else f"{state}, no epoch yet"
@@ -133,12 +133,12 @@ def _aligned(rows: list[list[str]]) -> Iterator[str]:
         yield "  ".join(text.rjust(max(7, len(name))) for text, name in zip(row, ["epoch", *METRICS], strict=True))
 
 
-def _follow(kept: KeptSearch, trial: TrialRecord, wait: Callable[[float], None]) -> Iterator[str]:
+def _follow(search: SearchState, trial: TrialRecord, wait: Callable[[float], None]) -> Iterator[str]:
     """Every epoch in the order in which they came and come, and at last why no more will."""
     last = 0
-    tail = _Tail(kept.ledger, trial.id)
+    tail = _Tail(search.journal, trial.id)
     while True:
-        runs = kept.runner() is not None  # asked before reading, so that nothing is missed of what it wrote at last
+        runs = search.runner() is not None  # asked before reading, so that nothing is missed of what it wrote at last
         for event in tail.read():
             if event["event"] == "epoch":
                 last = event["epoch"]
@@ -149,9 +149,9 @@ def _follow(kept: KeptSearch, trial: TrialRecord, wait: Callable[[float], None])
                 return
         if not runs:
             # The process that runs it may be a later one than that which did when it was first looked at.
-            kept = read_search(kept.folder)
-            if kept.runner() is None:
-                yield f"no process runs search {kept.id} now; run again, it takes {trial.id} up from its checkpoint"
+            search = read_search(search.folder)
+            if search.runner() is None:
+                yield f"no process runs search {search.id} now; run again, it takes {trial.id} up from its checkpoint"
                 return
         wait(POLL_S)
 

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import load_params
-from pipeline.data.decode.pictures import BadImage, read_image
+from pipeline.data.decode.pictures import UndecodableImage, read_image
 from pipeline.data.system_files import is_leaving
 from pipeline.errors import UserError
 from pipeline.figures.overlay import attention_overlay
-from pipeline.files.user_files import unreadable
+from pipeline.files.user_files import why_unreadable
 from pipeline.promotion.promote import open_store
 from pipeline.tracking.registry.champion import CHAMPION
 from pipeline.tracking.registry.loading import load_registered
@@ -71,7 +71,7 @@ def classify_files(
             yield answer
 
 
-def told(answer: Mapping[str, Any]) -> str:
+def format_prediction(answer: Mapping[str, Any]) -> str:
     """One answer as a line: file, class, probability, and the next most probable class."""
     if answer["error"] is not None:
         return f"{answer['image']}  error: {answer['error']}"
@@ -128,7 +128,7 @@ def _expanded(files: Sequence[Path]) -> list[Path]:
 
 def _payload(file: Path) -> bytes | str:
     """A file's bytes, or why there are none."""
-    if (why := unreadable(file)) is not None:
+    if (why := why_unreadable(file)) is not None:
         return f"cannot be read ({why})"
     try:
         if file.stat().st_size > LARGEST:
@@ -150,6 +150,6 @@ def _overlay(
     try:
         picture = attention_overlay(read_image(payload, 3, OVERLAY_SIDE, bit_depth), row["attention"])
         Image.fromarray(picture).save(path)
-    except (OSError, BadImage) as error:
+    except (OSError, UndecodableImage) as error:
         raise UserError(f"{path}: cannot be written ({error})") from None
     return path

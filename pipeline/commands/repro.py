@@ -17,11 +17,11 @@ from pipeline.commands.results import describe_results
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import INTERRUPTED
 from pipeline.errors import UserError
-from pipeline.fork_server import nursery
-from pipeline.promotion.registered_version import MEND, to_mend
-from pipeline.provenance.git import check_for_dvc, git_trouble
-from pipeline.state.dvc_leftovers import mend_leavings
-from pipeline.state.dvc_lock import keep_lock, mend_lock
+from pipeline.fork_server import fork_server
+from pipeline.promotion.registered_version import MEND, advice
+from pipeline.provenance.git import check_for_dvc, git_problem
+from pipeline.state.dvc_leftovers import remove_leftovers
+from pipeline.state.dvc_lock import keep_lock, repair_lock
 from pipeline.workspace import Workspace
 
 SHELLS = ("sh", "bash", "zsh", "dash", "ash", "ksh", "fish")
@@ -39,24 +39,24 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     """
     check_temporary()
     # The nursery first: the lock is this process's alone, and would be in the hands of its copies too.
-    with nursery(), workspace.locked("make repro", lock="repro"):
+    with fork_server(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it
         check_for_dvc(workspace.root)
-        for mended in (mend_lock(workspace), *mend_leavings(workspace)):
+        for mended in (repair_lock(workspace), *remove_leftovers(workspace)):
             if mended:
                 print(mended, flush=True)
         keep_lock(workspace)
         print("checking the parameters, and what they will take", flush=True)
         for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(line, flush=True)
-        if trouble := git_trouble(workspace.root):
+        if trouble := git_problem(workspace.root):
             print(f"{'git':<10}{trouble}. Runs are logged without a commit.", flush=True)
         workspace.stage_status.write_text("    ")
         whole = all(argument.startswith("-") for argument in arguments) and not DRY & set(arguments)
         status = _dvc(["repro", *arguments], workspace.root)
         keep_lock(workspace)
-        if status == 0 and whole and (why := _to_mend(workspace)):
+        if status == 0 and whole and (why := _registry_advice(workspace)):
             print(f"registering again, from models/ and results/: {why}", flush=True)
             status = _dvc(MEND.split()[1:], workspace.root)
             keep_lock(workspace)
@@ -86,9 +86,9 @@ def _is_forced(arguments: Sequence[str]) -> bool:
     return any(each == "--force" or re.fullmatch("-[a-zA-Z]*f[a-zA-Z]*", each) for each in arguments)
 
 
-def _to_mend(workspace: Workspace) -> str:
+def _registry_advice(workspace: Workspace) -> str:
     with suppress(UserError):  # a store that does not answer now; the results say so
-        return to_mend(workspace)
+        return advice(workspace)
     return ""
 
 

@@ -1,9 +1,9 @@
 """Parameters and results in words, for the terminal."""
 
 from pipeline.artifacts.stage_results import BEST, read_best, read_json
-from pipeline.console.format import setting_name
+from pipeline.console.format import config_name
 from pipeline.errors import UserError
-from pipeline.promotion.registered_version import registry_words
+from pipeline.promotion.registered_version import describe_registry
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
 
@@ -42,7 +42,7 @@ def describe_results(workspace: Workspace) -> str:
         spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
         lines.append(
             f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
-            f"    {setting_name(dict(setting))}"
+            f"    {config_name(dict(setting))}"
         )
     summary = read_json(results / "search" / "summary.json", made_by="search")
     reads = evaluation["test_reads"]
@@ -53,7 +53,7 @@ def describe_results(workspace: Workspace) -> str:
         f"report     {results / 'report' / 'index.html'}",
         f"trials     {results / 'search' / 'trials.csv'}",
         f"weights    {workspace.models}",
-        f"registry   {registry_words(workspace)}",
+        f"registry   {describe_registry(workspace)}",
         "MLflow     `make ui`",
     ]
     return "\n".join(lines)

@@ -7,13 +7,13 @@ from typing import Any
 
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
-from pipeline.console.format import setting_name
-from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
+from pipeline.console.format import config_name
+from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
-from pipeline.state.current_search import Present, present_search
+from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.disk_usage import size_of
-from pipeline.state.searches import KeptSearch, Runner, choose, find_searches
-from pipeline.state.status_words import state_words, trial_state
+from pipeline.state.searches import Runner, SearchState, choose_search, find_searches
+from pipeline.state.status_words import describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.journal import (
@@ -25,8 +25,8 @@ from pipeline.tune.journal.journal import (
     PRUNED,
     TRIAL,
 )
-from pipeline.tune.journal.remote_files import read_outside
-from pipeline.tune.objectives.objectives import shown_metric
+from pipeline.tune.journal.remote_files import read_remote_files
+from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
 
 SHOWN = 8
@@ -53,7 +53,7 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
     yield from (f"not listed: {reason}" for reason in found.unreadable)
 
 
-def _searches_table(searches: list[KeptSearch], params: Params | None, present: Present | None) -> list[str]:
+def _searches_table(searches: list[SearchState], params: Params | None, current: CurrentSearch | None) -> list[str]:
     price = params.search.budget.price_per_gpu_hour if params else 0.0
     gpus = any(search.history.gpu_seconds for search in searches)
     columns = {" search": LEFT, "of": LEFT, "state": LEFT}
@@ -61,13 +61,13 @@ def _searches_table(searches: list[KeptSearch], params: Params | None, present: 
     columns |= dict.fromkeys(["GPU-h", "cost"] if gpus and price else ["GPU-h"] if gpus else [], RIGHT)
     columns |= dict.fromkeys(("size", "heard"), RIGHT)
     rows = []
-    for search, held in zip(searches, _sizes(searches), strict=True):
+    for search, held in zip(searches, _describe_sizes(searches), strict=True):
         counts, again, best = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values()), search.best
         untrained = counts.pop(INFEASIBLE)
         row = {
-            " search": ("*" if present and present.folder == search.folder else " ") + search.id,
+            " search": ("*" if current and current.folder == search.folder else " ") + search.id,
             "of": f"{search.history.header.get('set', '?')}, {Path(_space_file(search)).stem}",
-            "state": state_words(search, search.runner()),
+            "state": describe_state(search, search.runner()),
             "trials": "/".join(map(str, counts.values()))
             + (f" {untrained} inf" if untrained else "")
             + (f"+{again}" if again else ""),
@@ -76,10 +76,10 @@ def _searches_table(searches: list[KeptSearch], params: Params | None, present: 
             "GPU-h": f"{search.history.gpu_seconds / HOUR:.2f}",
             "cost": f"{Budget(price_per_gpu_hour=price).price(search.history.gpu_seconds):.2f}",
             "size": held,
-            "heard": age_words(time.time() - search.heard),
+            "heard": format_age(time.time() - search.last_seen),
         }
         rows.append([row[name] for name in columns])
-    return table(columns, rows, gives_way="of")
+    return format_table(columns, rows, gives_way="of")
 
 
 def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
@@ -89,7 +89,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         UserError: none, or several, have an id that begins with `prefix`.
     """
     params, present, _ = _parameters(workspace)
-    search = choose(find_searches(workspace.searches).searches, prefix)
+    search = choose_search(find_searches(workspace.searches).searches, prefix)
     history, runner, best = search.history, search.runner(), search.best
     price = params.search.budget.price_per_gpu_hour if params else 0.0
     spent = f"{history.seconds / HOUR:.2f} hours in {_plural(history.sessions, 'session')}"
@@ -99,19 +99,19 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     counts = _counts(search, TRIAL)
     lines = {
         "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}",
-        "state": f"{state_words(search, runner)}; last heard of {age_words(time.time() - search.heard)} ago",
+        "state": f"{describe_state(search, runner)}; last heard of {format_age(time.time() - search.last_seen)} ago",
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
         + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
         + f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
-        "best": f"{best.id}, {OBJECTIVE} {best.metric(OBJECTIVE):.4f}    {setting_name(best.values)}"
+        "best": f"{best.id}, {OBJECTIVE} {best.metric(OBJECTIVE):.4f}    {config_name(best.values)}"
         if best
         else "none has run in full yet",
         "spent": spent,
-        "folder": f"{search.folder} ({size_words(size_of(search.folder))})",
+        "folder": f"{search.folder} ({format_size(size_of(search.folder))})",
     }
-    if (outside := read_outside(search.folder)) is not None and outside.checkpoints:
+    if (outside := read_remote_files(search.folder)) is not None and outside.checkpoints:
         try:
-            held = size_words(outside.bytes)
+            held = format_size(outside.bytes)
         except StorageError as error:
             held = str(error)
         lines["storage"] = f"{', '.join(outside.checkpoints)} ({held})"
@@ -121,10 +121,10 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     yield ""
     columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
-    yield from table(columns | {"setting": LEFT}, _trial_rows(search, runner), gives_way="setting")
+    yield from format_table(columns | {"setting": LEFT}, _trial_rows(search, runner), gives_way="setting")
 
 
-def _trial_rows(search: KeptSearch, runner: Runner | None) -> list[list[str]]:
+def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
     return [
         [
             trial.id,
@@ -132,62 +132,62 @@ def _trial_rows(search: KeptSearch, runner: Runner | None) -> list[list[str]]:
             trial_state(search, trial, runner),
             str(trial.last_epoch),
             f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-",
-            *(shown_metric(name, trial.metric(name)) for name in _further_metrics(search)),
+            *(format_metric(name, trial.metric(name)) for name in _further_metrics(search)),
             f"{trial.seconds:.1f}",
-            setting_name(trial.values),
+            config_name(trial.values),
         ]
         for trial in search.trials
     ]
 
 
-def _further_metrics(search: KeptSearch) -> list[str]:
+def _further_metrics(search: SearchState) -> list[str]:
     """What the search looks at beside val/accuracy."""
-    return list(dict.fromkeys((*search.goals.objectives[1:], *search.goals.limits)))
+    return list(dict.fromkeys((*search.objectives.objectives[1:], *search.objectives.limits)))
 
 
-def _sizes(searches: Sequence[KeptSearch]) -> Iterator[str]:
+def _describe_sizes(searches: Sequence[SearchState]) -> Iterator[str]:
     """What each search takes, here and in shared storage. A store that does not answer is asked once."""
     away = False
     for search in searches:
-        outside, held = read_outside(search.folder), size_of(search.folder)
+        outside, held = read_remote_files(search.folder), size_of(search.folder)
         try:
             if outside is not None and outside.checkpoints and away:
                 raise StorageError("asked before")
-            yield size_words(held + (outside.bytes if outside else 0))
+            yield format_size(held + (outside.bytes if outside else 0))
         except StorageError:
             away = True
-            yield f"> {size_words(held)}"
+            yield f"> {format_size(held)}"
 
 
-def _counts(search: KeptSearch, role: str) -> dict[str | None, int]:
+def _counts(search: SearchState, role: str) -> dict[str | None, int]:
     states = [trial.state for trial in search.trials if trial.role == role]
     return {state: states.count(state) for state in (COMPLETE, PRUNED, FAILED, None, INFEASIBLE)}
 
 
-def _against(search: KeptSearch, present: Present) -> str:
-    if search.folder == present.folder:
+def _against(search: SearchState, current: CurrentSearch) -> str:
+    if search.folder == current.folder:
         return "the next run goes on with it"
     content: Mapping[str, Any] = search.history.header.get("content", {})
-    changed = changed_content(content, present.content)
+    changed = changed_content(content, current.content)
     if not changed:
         return "ask for the same, which was begun anew"
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
     return f"have changed since: {', '.join(changed[:SHOWN])}{more}"
 
 
-def _parameters(workspace: Workspace) -> tuple[Params | None, Present | None, str]:
+def _parameters(workspace: Workspace) -> tuple[Params | None, CurrentSearch | None, str]:
     """What is asked for now, as far as it can be told, and why not: searches can be looked at all the same."""
     params = None
     try:
         params = load_params(workspace.params)
-        present = present_search(workspace, params)
+        present = current_search(workspace, params)
     except UserError:
         return params, None, "params.yaml or its space has a mistake, so none is marked *: see `sar-search check`"
     why = "" if present else "the data of params.yaml are still to be prepared; which search goes on is known then"
     return params, present, why
 
 
-def _space_file(search: KeptSearch) -> str:
+def _space_file(search: SearchState) -> str:
     return str(search.history.header.get("space_file", "?"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.state.searches import KeptSearch, find_searches, has_open, is_held, read_search
+from pipeline.state.searches import SearchState, find_searches, is_held, process_has_open, read_search
 from pipeline.tune.journal.journal import COMPLETE, METHOD
 from pipeline.workspace import Workspace
 
@@ -34,7 +34,7 @@ def stop_search(workspace: Workspace, *, finish: bool, patience: float = PATIENC
             search.stop_file.touch()
         except OSError as error:
             raise UserError(f"{search.stop_file}: cannot be written ({error.strerror}).") from None
-        running = sum(trial.id in search.at_work for trial in search.open_trials)
+        running = sum(trial.id in search.running_trials for trial in search.open_trials)
         yield (
             f"search {search.id} starts no further trials. What runs ({running} now) goes on to its end; then the best "
             "are\nconfirmed, and the pipeline goes on with what there is. `sar-search status` says how far it is."
@@ -45,7 +45,7 @@ def stop_search(workspace: Workspace, *, finish: bool, patience: float = PATIENC
     yield f"it has ended; {unended} of its runs had not, and will go on from their last checkpoints.\n{GO_ON}"
 
 
-def running_search(workspace: Workspace) -> KeptSearch:
+def running_search(workspace: Workspace) -> SearchState:
     """The search that runs in this checkout.
 
     Raises:
@@ -66,7 +66,7 @@ def running_search(workspace: Workspace) -> KeptSearch:
     )
 
 
-def _interrupt(search: KeptSearch, patience: float) -> Iterator[str]:
+def _interrupt(search: SearchState, patience: float) -> Iterator[str]:
     runner = search.runner()
     pid = None if runner is None else runner.pid
     if pid is None:
@@ -80,7 +80,7 @@ def _interrupt(search: KeptSearch, patience: float) -> Iterator[str]:
         return  # it has just ended
     try:
         # A number may have become another process's; what the handle stands for cannot.
-        if not has_open(pid, search.lock):
+        if not process_has_open(pid, search.lock):
             return
         if _ignores_interruptions(pid):
             raise UserError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
-def compiled(function: Kernel) -> Kernel:
+def compile_kernel(function: Kernel) -> Kernel:
     """A function for numba to compile, without Python's lock and with exact arithmetic.
 
     What it calls must stand in its own module: numba does not notice a change elsewhere.
@@ -23,7 +23,7 @@ def compiled(function: Kernel) -> Kernel:
     return _compiled(function, False)
 
 
-def compiled_in_any_order(function: Kernel) -> Kernel:
+def compile_reassociating_kernel(function: Kernel) -> Kernel:
     """As `compiled`, but sums are taken in whatever order is fast on this processor, as torch's own are."""
     return _compiled(function, {"reassoc", "contract"})
 

@@ -31,14 +31,14 @@ def short_folder() -> Iterator[Path]:
     Raises:
         UserError: there is no place for it.
     """
-    folder = tempfile.mkdtemp(prefix="sar-", dir=short_place())
+    folder = tempfile.mkdtemp(prefix="sar-", dir=short_socket_path())
     try:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def short_place() -> str:
+def short_socket_path() -> str:
     """Where temporary files go, or, if that is too long a path for sockets, the first other place that will do.
 
     Raises:
@@ -60,7 +60,7 @@ def has_room(place: str, below: int) -> bool:
     return len(os.fsencode(place)) + below <= ROOM
 
 
-def give_sockets_room() -> None:
+def set_socket_folder() -> None:
     """Have multiprocessing of this process, and of those that it starts, put sockets where their addresses have room.
 
     Does nothing where TMPDIR is short. multiprocessing removes the folder itself.
@@ -69,7 +69,7 @@ def give_sockets_room() -> None:
         return
     import multiprocessing.util
 
-    before, tempfile.tempdir = tempfile.tempdir, short_place()
+    before, tempfile.tempdir = tempfile.tempdir, short_socket_path()
     try:
         multiprocessing.util.get_temp_dir()  # made once in a process, and kept
     finally:

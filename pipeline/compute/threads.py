@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-def spread(work: Callable[..., None], count: int, *given: Any, least: int = 1) -> None:
+def spread_over_threads(work: Callable[..., None], count: int, *given: Any, least: int = 1) -> None:
     """Call work(begin, end, *given) for 0 .. count, in one part for each thread; it should run without Python's lock.
 
     least: how many a thread of its own pays for. Raises what a part raises.

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.config.messages import dotted, explain, unknown
+from pipeline.config.messages import dotted_path, explain, unknown_key_message
 from pipeline.config.schema.data_sections import BaseParams, PrepareParams, SplitParams
 from pipeline.config.schema.regularizer_sections import RegularizerParams
 from pipeline.config.schema.result_sections import (
@@ -30,7 +30,7 @@ from pipeline.config.schema.search_section import SearchParams
 from pipeline.config.schema.section import Section
 from pipeline.config.schema.training_sections import ModelParams, TrainParams
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import UserError, told
+from pipeline.errors import UserError, join_lines
 
 
 class Params(Section):
@@ -77,7 +77,7 @@ class Params(Section):
         """
         tree = self.model_dump(by_alias=True)
         for path, value in values.items():
-            _require_known(path, where)
+            _require_parameter(path, where)
             node = tree
             *parents, leaf = path.split(".")
             for key in parents:
@@ -91,7 +91,7 @@ class Params(Section):
         Raises:
             UserError: no such parameter.
         """
-        _require_known(path, "parameters")
+        _require_parameter(path, "parameters")
         node: Any = self.model_dump(by_alias=True)
         for key in path.split("."):
             node = node[key]
@@ -124,14 +124,14 @@ def _leaves(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldI
             yield path, field
 
 
-def _require_known(path: str, where: str) -> None:
+def _require_parameter(path: str, where: str) -> None:
     if path not in parameters():
         raise UserError(f"{where}: {unknown_parameter(path)}")
 
 
 def unknown_parameter(path: str) -> str:
     """The sentence about a path that is not a parameter, with the nearest one that is."""
-    return unknown(path, list(parameters()))
+    return unknown_key_message(path, list(parameters()))
 
 
 def _validated(tree: Any, where: str) -> Params:
@@ -142,7 +142,7 @@ def _validated(tree: Any, where: str) -> Params:
     except ValidationError as error:
         # A value that no member of a union takes is reported once a member; one line a parameter says it.
         lines = {
-            dotted(problem["loc"], parameters()): explain(problem, tree, parameters())
+            dotted_path(problem["loc"], parameters()): explain(problem, tree, parameters())
             for problem in reversed(error.errors())
         }
-        raise UserError(told(f"{where}: {line}" for line in reversed(lines.values()))) from None
+        raise UserError(join_lines(f"{where}: {line}" for line in reversed(lines.values()))) from None

@@ -9,22 +9,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pipeline.errors import comma_words, named, shown, stray_words
+from pipeline.errors import comma_words, format_value, quote_name, stray_words
 
 
-def unknown(path: str, known: list[str]) -> str:
+def unknown_key_message(path: str, valid: list[str]) -> str:
     """The sentence about a path that is not a parameter, with the nearest one that is."""
-    if any(name.startswith(path + ".") for name in known):
-        below = [name for name in known if name.startswith(path + ".")]
+    if any(name.startswith(path + ".") for name in valid):
+        below = [name for name in valid if name.startswith(path + ".")]
         return f"{path} is a group, not a parameter; it holds {', '.join(below)}"
-    nearest = _nearest(path, known)
-    return f"unknown parameter {named(path)}" + (f"; did you mean {nearest}?" if nearest else "")
+    nearest = _nearest(path, valid)
+    return f"unknown parameter {quote_name(path)}" + (f"; did you mean {nearest}?" if nearest else "")
 
 
-def _nearest(path: str, known: list[str]) -> str | None:
+def _nearest(path: str, valid: list[str]) -> str | None:
     # A typo usually leaves the other parts of the path right, so the last part is compared first, with its neighbours.
     parent, _, leaf = path.rpartition(".")
-    names = [*known, *dict.fromkeys(part for name in known for part in _prefixes(name))]
+    names = [*valid, *dict.fromkeys(part for name in valid for part in _prefixes(name))]
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     if close := difflib.get_close_matches(leaf, siblings, n=1):
         return siblings[close[0]]
@@ -46,11 +46,11 @@ _TYPES = {"int_type": "a whole number", "float_type": "a number", "string_type":
 _TYPES |= {"dict_type": "a mapping", "model_type": "a mapping of names to values", "list_type": "a list"}
 
 
-def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) -> str:
+def explain(problem: ErrorDetails, tree: Any, valid: Mapping[str, FieldInfo]) -> str:
     """One line about one mistake: dotted path, what was given, what is allowed."""
-    path = dotted(problem["loc"], known)
+    path = dotted_path(problem["loc"], valid)
     kind, given = problem["type"], problem["input"]
-    if path in known:
+    if path in valid:
         given = tree
         for key in path.split("."):
             given = given[key]
@@ -58,25 +58,27 @@ def explain(problem: ErrorDetails, tree: Any, known: Mapping[str, FieldInfo]) ->
         if inside and isinstance(given, Mapping) and inside[0] in given:
             given = {inside[0]: given[inside[0]]}
     if kind == "extra_forbidden":
-        return unknown(path, list(known))
-    if kind == "invalid_key" and path not in known:
+        return unknown_key_message(path, list(valid))
+    if kind == "invalid_key" and path not in valid:
         above = problem["loc"][:-1]
         beside = reduce(lambda mapping, part: mapping[part], above, tree)
-        return unknown(".".join([*map(str, above), shown(given)]), list(known)) + stray_words(given, beside.get(given))
+        return unknown_key_message(".".join([*map(str, above), format_value(given)]), list(valid)) + stray_words(
+            given, beside.get(given)
+        )
     if not path:
-        return f"a mapping of sections is needed, given {shown(given)}"
+        return f"a mapping of sections is needed, given {format_value(given)}"
     if kind == "value_error":
-        return f"{path}: given {shown(given)}; {problem['msg'].removeprefix('Value error, ')}"
-    field = known.get(path)
+        return f"{path}: given {format_value(given)}; {problem['msg'].removeprefix('Value error, ')}"
+    field = valid.get(path)
     allowed = allowed_values(field) if field else _TYPES.get(kind, problem["msg"])
-    return f"{path}: given {shown(given)}{comma_words(given)}; allowed: {allowed}"
+    return f"{path}: given {format_value(given)}{comma_words(given)}; allowed: {allowed}"
 
 
-def dotted(location: tuple[int | str, ...], known: Collection[str]) -> str:
+def dotted_path(location: tuple[int | str, ...], valid: Collection[str]) -> str:
     """The parameter's path in pydantic's location, which goes on with names of union members and list indices."""
     for end in range(len(location), 0, -1):
         path = ".".join(str(part) for part in location[:end])
-        if path in known:
+        if path in valid:
             return path
     return ".".join(str(part) for part in location)
 

@@ -14,9 +14,9 @@ from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from pipeline.errors import IN_LISTS, UserError, named, shown, stray_words
-from pipeline.files.text_tables import NotText, decode_text
-from pipeline.files.user_files import read_given
+from pipeline.errors import IN_LISTS, UserError, format_value, quote_name, stray_words
+from pipeline.files.text_tables import UndecodableText, decode_text
+from pipeline.files.user_files import read_user_file
 
 DIGITS = 250
 """Longer whole numbers do not fit in a float, and Python refuses to print some of them."""
@@ -41,12 +41,12 @@ def read_yaml(path: Path, *, for_dvc: bool = False) -> Any:
         UserError: the file cannot be read or is not YAML.
     """
     try:
-        text = decode_text(read_given(path), utf8_only=for_dvc)
+        text = decode_text(read_user_file(path), utf8_only=for_dvc)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run this in the folder that holds dvc.yaml and params.yaml.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except NotText as error:
+    except UndecodableText as error:
         raise UserError(f"{path}, line {error.line}: cannot be read: {error.what}") from None
     return parse_yaml(text, str(path))
 
@@ -73,7 +73,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         advice = next((f"; {advice}" for start, advice in _ADVICE.items() if problem.startswith(start)), "")
         line_of = f"{where}, line {mark.line + 1}" if mark is not None else where
-        raise UserError(f"{line_of}: not valid YAML: {named(problem, 300)}{advice}") from None
+        raise UserError(f"{line_of}: not valid YAML: {quote_name(problem, 300)}{advice}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: lists or mappings stand too deep in one another") from None
 
@@ -83,7 +83,7 @@ def _refuse_split(node: SequenceNode) -> None:
     plain = [item.value if isinstance(item, ScalarNode) and not item.style else "" for item in node.value]
     for before, after, item in zip(plain, plain[1:], node.value[1:], strict=False):
         if _WHOLE.fullmatch(before) and _PADDED.fullmatch(after):
-            problem = f"found {named(after)} after {named(before)}{IN_LISTS}"
+            problem = f"found {quote_name(after)} after {quote_name(before)}{IN_LISTS}"
             raise ConstructorError(None, None, problem, item.start_mark)
 
 
@@ -98,7 +98,9 @@ class _Constructor(SafeConstructor):
         try:
             value = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            problem = f"{shown(node.value)} cannot be read ({named(str(error))}); if it is text, put it in quotes"
+            problem = (
+                f"{format_value(node.value)} cannot be read ({quote_name(str(error))}); if it is text, put it in quotes"
+            )
             raise ConstructorError(None, None, problem, node.start_mark) from None
         if isinstance(value, str) and (found := _UNSTORABLE.search(value)):
             raise ConstructorError(None, None, f"text must not hold {found[0]!r}", node.start_mark)
@@ -108,6 +110,9 @@ class _Constructor(SafeConstructor):
         # ruamel's prints both values in full, however long they are.
         if key in mapping:
             raise ConstructorError(
-                None, None, f'found duplicate key "{named(str(key))}"{stray_words(key, value)}', key_node.start_mark
+                None,
+                None,
+                f'found duplicate key "{quote_name(str(key))}"{stray_words(key, value)}',
+                key_node.start_mark,
             )
         return True

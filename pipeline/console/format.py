@@ -8,7 +8,7 @@ SHORT = {"weight": "w", "threshold": "t"}
 """Parameters that come in every name."""
 
 
-def setting_name(values: Mapping[str, Any], *, short: bool = False) -> str:
+def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
     """A setting as a name: `weight=0.012 layers=last`, or for a narrow list `w=0.012 layers=last`."""
     leaves = Counter(path.rpartition(".")[2] for path in values)
     words = []
@@ -16,10 +16,10 @@ def setting_name(values: Mapping[str, Any], *, short: bool = False) -> str:
         parent, _, leaf = path.rpartition(".")
         # Two methods' weights are told apart by their methods.
         method = f"{parent.rpartition('.')[2]}." if leaves[leaf] > 1 else ""
-        words.append(f"{method}{SHORT.get(leaf, leaf) if short else leaf}={short_value(value)}")
+        words.append(f"{method}{SHORT.get(leaf, leaf) if short else leaf}={format_value_short(value)}")
     return " ".join(words)
 
 
-def short_value(value: Any) -> str:
+def format_value_short(value: Any) -> str:
     """A value as names show it, numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

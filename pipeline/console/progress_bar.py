@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 HEARTBEAT_S = 10.0
 
 
-class Bar:
+class ProgressBar:
     """Call it with how many are done and of how many. Use as a context manager around the work.
 
     In a log nothing is said of work that takes less than a heartbeat.
@@ -24,17 +24,17 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task(doing, total=None)
-        self._doing, self._clock, self._spoke = doing, clock, clock()
+        self._doing, self._clock, self._last_printed = doing, clock, clock()
 
     def __call__(self, done: int, total: int) -> None:
         if self._console.is_terminal:
             self._progress.update(self._task, completed=done, total=total)
-        elif self._clock() - self._spoke > HEARTBEAT_S:
-            self._spoke = self._clock()
+        elif self._clock() - self._last_printed > HEARTBEAT_S:
+            self._last_printed = self._clock()
             self._console.print(f"{self._doing}: {done:,} of {total:,}")
 
     def __enter__(self) -> Self:
-        self._spoke = self._clock()
+        self._last_printed = self._clock()
         if self._console.is_terminal:
             self._progress.start()
         return self

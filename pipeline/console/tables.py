@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from pipeline.errors import cut
+from pipeline.errors import truncate
 
 LEFT, RIGHT = "left", "right"
-LEAST = 8
+MIN_WIDTH = 8
 """A column that gives way keeps so many characters."""
 
 
-def table(
+def format_table(
     columns: Mapping[str, str], rows: Sequence[Sequence[str]], *, gives_way: str, width: int | None = None
 ) -> list[str]:
     """Lines of a table. columns: LEFT or RIGHT by heading. gives_way: the column that is cut where a line is too long.
@@ -26,11 +26,11 @@ def table(
     if room is not None:
         index = list(columns).index(gives_way)
         over = sum(widths) + 2 * (len(widths) - 1) - room
-        widths[index] = max(min(LEAST, widths[index]), widths[index] - max(0, over))
+        widths[index] = max(min(MIN_WIDTH, widths[index]), widths[index] - max(0, over))
     sides = list(columns.values())
     lines = [
         "  ".join(
-            cut(text, size).rjust(size) if side == RIGHT else cut(text, size).ljust(size)
+            truncate(text, size).rjust(size) if side == RIGHT else truncate(text, size).ljust(size)
             for text, size, side in zip(row, widths, sides, strict=True)
         ).rstrip()
         for row in grid
@@ -42,7 +42,7 @@ def _terminal() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def size_words(size: float) -> str:
+def format_size(size: float) -> str:
     """A number of bytes in three digits: `1.2 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
@@ -51,7 +51,7 @@ def size_words(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def age_words(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """How long ago: `12 s`, `3 min`, `5 h`, `2 d`."""
     for unit, longest in (("s", 60), ("min", 60), ("h", 48)):
         if seconds < longest:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from pipeline.data.system_files import is_leaving, kinds_of
+from pipeline.data.system_files import is_leaving, leaving_kinds
 from pipeline.errors import UserError
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
@@ -44,7 +44,7 @@ class Listing:
     files: tuple[tuple[str, int], ...]
     folders: tuple[str, ...]
     identity: str
-    leavings: Mapping[str, int] = field(default_factory=dict)
+    leftovers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ Payload = bytes | str | Unreadable
 """A file's bytes, or the path to read them from."""
 
 
-def shown(name: str) -> str:
+def format_names(name: str) -> str:
     """A name as it can be printed: bytes that are not UTF-8, and signs that steer a terminal, are escaped."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
@@ -76,11 +76,11 @@ def list_root(root: Path, cache: Path | None = None) -> Listing:
         identity = _archive_identity(root)
     except OSError as error:
         raise UserError(
-            f"params.yaml: prepare.root: {shown(str(root))}: {error.strerror or error}. Set it to the folder or "
+            f"params.yaml: prepare.root: {format_names(str(root))}: {error.strerror or error}. Set it to the folder or "
             "archive of your pictures; a relative path starts at the checkout."
         ) from None
     kept = cache / f"listing-{identity[:16]}.json" if cache else None
-    return (kept and _kept_listing(kept, identity)) or _list_archive(root, identity, kept)
+    return (kept and _cached_listing(kept, identity)) or _list_archive(root, identity, kept)
 
 
 def read_files(root: Path, wanted: Container[str]) -> Iterator[tuple[str, Payload]]:
@@ -103,7 +103,9 @@ def _list_folder(root: Path) -> Listing:
     while todo:
         folder = todo.pop()
         if folder.count("/") >= MAX_DEPTH:
-            raise UserError(f"{shown(str(root / folder))}: more than {MAX_DEPTH} folders deep; a link in a circle?")
+            raise UserError(
+                f"{format_names(str(root / folder))}: more than {MAX_DEPTH} folders deep; a link in a circle?"
+            )
         try:
             with os.scandir(root / folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
@@ -111,14 +113,15 @@ def _list_folder(root: Path) -> Listing:
             if not folder:
                 raise
             raise UserError(
-                f"{shown(str(root / folder))}: this folder cannot be listed ({error.strerror or error}). Make it "
+                f"{format_names(str(root / folder))}: this folder cannot be listed ({error.strerror or error}). Make "
+                "it "
                 "readable, or take it out."
             ) from None
         below = []
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if is_leaving(entry.name):
-                left.append(shown(entry.name))
+                left.append(format_names(entry.name))
                 continue
             there = None
             try:
@@ -133,51 +136,54 @@ def _list_folder(root: Path) -> Listing:
             digest.update(repr((name, there and (there.st_size, there.st_mtime_ns))).encode())
         folders += below
         todo += reversed(below)
-    return Listing(tuple(files), tuple(folders), digest.hexdigest(), kinds_of(left))
+    return Listing(tuple(files), tuple(folders), digest.hexdigest(), leaving_kinds(left))
 
 
 def _archive_identity(root: Path) -> str:
     there = root.stat()
     if not stat.S_ISREG(there.st_mode) or not root.name.lower().endswith(SUFFIXES):
         raise UserError(
-            f"params.yaml: prepare.root: {shown(str(root))}: neither a folder nor an archive of a kind that can be "
+            f"params.yaml: prepare.root: {format_names(str(root))}: neither a folder nor an archive of a kind that "
+            "can be "
             f"read ({', '.join(SUFFIXES)})."
         )
     content = repr((str(root), there.st_size, there.st_mtime_ns))
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _list_archive(root: Path, identity: str, kept: Path | None) -> Listing:
+def _list_archive(root: Path, identity: str, cached: Path | None) -> Listing:
     files: dict[str, int] = {}
     folders: dict[str, None] = {}
     left: dict[str, str] = {}
     for member in _members(root):
         parts = tuple(member.name.split("/"))
         if (place := next((place for place, part in enumerate(parts) if is_leaving(part)), None)) is not None:
-            left["/".join(parts[: place + 1])] = shown(parts[place])
+            left["/".join(parts[: place + 1])] = format_names(parts[place])
             continue
         last = len(parts) + member.is_folder
         folders |= dict.fromkeys("/".join(parts[:end]) for end in range(1, last))
         if not member.is_folder:
             if member.name in files:
-                raise UserError(f"{shown(str(root))}: holds {shown(member.name)} twice. Make the archive again.")
+                raise UserError(
+                    f"{format_names(str(root))}: holds {format_names(member.name)} twice. Make the archive again."
+                )
             files[member.name] = member.size
-    listing = Listing(tuple(files.items()), tuple(folders), identity, kinds_of(left.values()))
-    if kept:
+    listing = Listing(tuple(files.items()), tuple(folders), identity, leaving_kinds(left.values()))
+    if cached:
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(f".{os.getpid()}.partial")
-            content = {"files": listing.files, "folders": listing.folders, "leavings": dict(listing.leavings)}
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = cached.with_suffix(f".{os.getpid()}.partial")
+            content = {"files": listing.files, "folders": listing.folders, "leavings": dict(listing.leftovers)}
             partial.write_text(json.dumps(content))
-            partial.replace(kept)
+            partial.replace(cached)
         except OSError:
             pass  # it only saves time
     return listing
 
 
-def _kept_listing(kept: Path, identity: str) -> Listing | None:
+def _cached_listing(cached: Path, identity: str) -> Listing | None:
     try:
-        content = json.loads(kept.read_text())
+        content = json.loads(cached.read_text())
         files = tuple((str(name), int(size)) for name, size in content["files"])
         leavings = {str(name): int(count) for name, count in content["leavings"].items()}
         return Listing(files, tuple(str(name) for name in content["folders"]), identity, leavings)
@@ -205,14 +211,16 @@ def _members(root: Path) -> Iterator[_Member]:
                 yield member._replace(name="/".join(parts))
     except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{shown(str(root))}: cannot be read as an archive ({shown(str(error))}). Is it whole, and does its ending "
+            f"{format_names(str(root))}: cannot be read as an archive ({format_names(str(error))}). Is it whole, and "
+            "does its ending "
             "say what it is?"
         ) from None
 
 
 def _refuse(root: Path, name: str, what: str) -> None:
     raise UserError(
-        f"{shown(str(root))}: {shown(name)}: {what}. Nothing of it was written. Make an archive of plain files, or "
+        f"{format_names(str(root))}: {format_names(name)}: {what}. Nothing of it was written. Make an archive of "
+        "plain files, or "
         "unpack it where you trust it and set prepare.root to that folder."
     )
 
@@ -237,7 +245,8 @@ def _limit(root: Path) -> int:
 
 def _refuse_bomb(root: Path) -> None:
     raise UserError(
-        f"{shown(str(root))}: expands to more than {MAX_EXPANSION} times its size, which no archive of pictures does "
+        f"{format_names(str(root))}: expands to more than {MAX_EXPANSION} times its size, which no archive of "
+        "pictures does "
         "(a decompression bomb?). If you trust it, unpack it and set prepare.root to the folder."
     )
 
@@ -300,7 +309,9 @@ def _zip_members(root: Path) -> Iterator[_Member]:
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 _refuse(root, member.filename, "a link or a device")
             if member.flag_bits & 1:
-                raise UserError(f"{shown(str(root))}: is encrypted. Unpack it and set prepare.root to the folder.")
+                raise UserError(
+                    f"{format_names(str(root))}: is encrypted. Unpack it and set prepare.root to the folder."
+                )
             name = names[member.filename]
             yield _Member(name, member.is_dir(), member.file_size, _zip_reader(archive, member))
 
@@ -323,8 +334,10 @@ def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     unknown = [name for name in unknown if not any(is_leaving(part) for part in name.split("/"))]
     if unknown:
         raise UserError(
-            f"{shown(str(root))}: names in an old code page, which the archive does not tell: {len(unknown):,}, such "
-            f"as {', '.join(shown(name) for name in unknown[:3])}. Unpack it with the code page of the system that "
+            f"{format_names(str(root))}: names in an old code page, which the archive does not tell: "
+            f"{len(unknown):,}, such "
+            f"as {', '.join(format_names(name) for name in unknown[:3])}. Unpack it with the code page of the system "
+            "that "
             "made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set prepare.root to that folder, or make it "
             "again with names in UTF-8."
         )

@@ -11,21 +11,21 @@ from typing import Generic, TypeVar
 _Value = TypeVar("_Value")
 
 
-def composed(name: str) -> str:
+def normalize_name(name: str) -> str:
     """The name with each accented letter as one sign."""
     return unicodedata.normalize("NFC", name)
 
 
-def key_of(name: str) -> str:
+def name_key(name: str) -> str:
     """What all spellings of a name, or of each part of a path, have in common."""
     parts = (part.strip().rstrip(". ") or part for part in name.replace("\\", "/").split("/"))
-    return composed("/".join(parts).lower())  # and not casefold, to which ss is a spelling of ß
+    return normalize_name("/".join(parts).lower())  # and not casefold, to which ss is a spelling of ß
 
 
 def class_key(name: str) -> str:
-    """As `key_of`, of a class: letters are classes of their own, A another than a."""
-    bare = composed(name.strip().rstrip(". ") or name)
-    return bare if len(bare) == 1 else key_of(name)
+    """As `name_key`, of a class: letters are classes of their own, A another than a."""
+    bare = normalize_name(name.strip().rstrip(". ") or name)
+    return bare if len(bare) == 1 else name_key(name)
 
 
 def spelled_twice(names: Iterable[str]) -> list[list[str]]:
@@ -42,15 +42,15 @@ class Names(Generic[_Value]):
     def __init__(self, values: Mapping[str, _Value]) -> None:
         self._by_key: dict[str, set[str]] = {}
         for name in values:
-            self._by_key.setdefault(key_of(name), set()).add(name)
+            self._by_key.setdefault(name_key(name), set()).add(name)
         self._values = values
 
     def find(self, name: str) -> str | None:
         """The name among these that is meant, or None: there is none, or several that it is the spelling of."""
         if name in self._values:
             return name
-        meant = self._by_key.get(key_of(name), set())
-        alike = [each for each in meant if composed(each) == composed(name)]
+        meant = self._by_key.get(name_key(name), set())
+        alike = [each for each in meant if normalize_name(each) == normalize_name(name)]
         meant = set(alike) or meant
         return next(iter(meant)) if len(meant) == 1 else None
 

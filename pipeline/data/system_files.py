@@ -32,12 +32,12 @@ def is_leaving(name: str) -> bool:
     return name == OLD_RECYCLER or bool({folded, folded.rstrip(" .")} & NAMES) or PATTERN.fullmatch(folded) is not None
 
 
-def kinds_of(names: Iterable[str]) -> dict[str, int]:
+def leaving_kinds(names: Iterable[str]) -> dict[str, int]:
     """How many there are of each kind; macOS has a `._name` beside every file."""
     return dict(Counter("._*" if name.startswith("._") else name for name in names).most_common())
 
 
-def told(kinds: Mapping[str, int]) -> str:
+def describe_system_files(kinds: Mapping[str, int]) -> str:
     """A line about what was left out."""
     some = [name if count == 1 else f"{name} ({count:,})" for name, count in list(kinds.items())[:SHOWN]]
     more = f" and {len(kinds) - SHOWN:,} more" if len(kinds) > SHOWN else ""

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION
-from pipeline.figures.fonts import fit_fonts, labels_of
+from pipeline.figures.fonts import display_labels, fit_fonts
 
 _WIDTH = 7.5  # inches; at 120 dots an inch the 900 pixels a report gives its figures
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -126,7 +126,7 @@ def confusion_figure(confusion: ArrayLike, classes: Sequence[str], *, title: str
     figure.colorbar(image, ax=axes, label="share of the true class (%)", shrink=0.8)
     step = math.ceil(len(classes) / _NAMED_CLASSES)
     ticks = range(0, len(classes), step)
-    labels = labels_of(classes)
+    labels = display_labels(classes)
     names = [labels.texts[tick] for tick in ticks]
     turned = len(classes) > 12 or max((len(name) for name in names), default=0) > 3
     axes.set_xticks(ticks, names, rotation=90 if turned else 0, fontfamily=labels.families, parse_math=False)

@@ -36,7 +36,7 @@ class Labels:
     numbered: bool = False
 
 
-def labels_of(names: Sequence[str]) -> Labels:
+def display_labels(names: Sequence[str]) -> Labels:
     """How these names are drawn: all of them as they are, or all by number."""
     families = families_for("".join(names))
     if families is None:

@@ -30,7 +30,7 @@ _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
 _SCALES = {"val/accuracy": 100.0, "parameters": 1e-6}
 
 
-def pareto_figure(settings: Sequence[Setting], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
+def pareto_figure(configs: Sequence[Setting], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
     """Draw the first objective against each other one; None with fewer than two objectives or without a front.
 
     objectives: "maximize" or "minimize" by name; an arrow at the axis says where better lies. Filled marks are the
@@ -38,7 +38,7 @@ def pareto_figure(settings: Sequence[Setting], objectives: Mapping[str, str], *,
     pale ones are dominated, crosses break a constraint, diamonds are controls, and a star is the one that was chosen.
     """
     names = list(objectives)
-    drawn = [each for each in settings if all(math.isfinite(each[name]) for name in names)]
+    drawn = [each for each in configs if all(math.isfinite(each[name]) for name in names)]
     if len(names) < 2 or not any(each["front"] for each in drawn):
         return None
     columns = min(_ABREAST, len(names) - 1)
@@ -62,15 +62,15 @@ def pareto_figure(settings: Sequence[Setting], objectives: Mapping[str, str], *,
     return figure
 
 
-def _draw(axes: Axes, settings: Sequence[Setting], across: str, up: str, *, step: str | None) -> None:
+def _draw(axes: Axes, configs: Sequence[Setting], across: str, up: str, *, step: str | None) -> None:
     def at(chosen: Sequence[Setting]) -> tuple[list[float], list[float]]:
         return [_scaled(across, each[across]) for each in chosen], [_scaled(up, each[up]) for each in chosen]
 
-    tried = [each for each in settings if not each["control"]]
+    tried = [each for each in configs if not each["control"]]
     front = sorted((each for each in tried if each["front"]), key=lambda each: float(each[across]))
     dominated = [each for each in tried if each["keeps"] and not each["front"]]
     broken = [each for each in tried if not each["keeps"]]
-    controls = [each for each in settings if each["control"]]
+    controls = [each for each in configs if each["control"]]
     if step is not None:
         axes.plot(*at(front), color=BLUE, linewidth=1, drawstyle=step, zorder=2)
     kinds: list[tuple[str, Sequence[Setting], dict[str, Any]]] = [

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from pipeline.figures import short_names
-from pipeline.figures.fonts import fit_fonts, labels_of
+from pipeline.figures.fonts import display_labels, fit_fonts
 
 Row = Mapping[str, Any]
 Words = Sequence[tuple[str, str]]
@@ -102,12 +102,12 @@ def render_report(data: ReportData) -> str:
         signed=_signed,
         deviation=_deviation,
         change=_change,
-        setting=_setting,
+        setting=_format_config,
         duration=duration,
         picture=_picture,
     )
     shown = shown_trials(data.trials)
-    numbered = data.classes is not None and labels_of([str(row["class"]) for row in data.classes]).numbered
+    numbered = data.classes is not None and display_labels([str(row["class"]) for row in data.classes]).numbered
     columns = short_names(name for trial in shown for name in trial["parameters"])
     return environment.get_template("report.html.j2").render(
         data=data, trials=shown, columns=columns, more_trials=len(data.trials) - len(shown), numbered=numbered
@@ -145,7 +145,7 @@ def _deviation(share: float | None) -> str:
     return _ABSENT if share is None or math.isnan(share) else f"\N{PLUS-MINUS SIGN} {100 * share:.2f}"
 
 
-def _setting(value: Any) -> str:
+def _format_config(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import named
+from pipeline.errors import quote_name
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -23,7 +23,7 @@ MARKS = {
 DELIMITERS = (",", ";", "\t", "|")
 
 
-class NotText(ValueError):
+class UndecodableText(ValueError):
     """Bytes that are no text in a known encoding. line: where. what: is wrong there, and what to do."""
 
     def __init__(self, line: int, what: str) -> None:
@@ -43,12 +43,12 @@ def decode_text(content: bytes, *, utf8_only: bool = False) -> str:
         ((name, len(mark)) for mark, name in MARKS.items() if content.startswith(mark)), ("utf-8", 0)
     )
     if utf8_only and encoding != "utf-8":
-        raise NotText(1, f"it is {encoding.upper()}")
+        raise UndecodableText(1, f"it is {encoding.upper()}")
     try:
         return content[start:].decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, start + error.start) + 1
-        raise NotText(line, f"byte 0x{error.object[error.start]:02x} is not {encoding.upper()}") from None
+        raise UndecodableText(line, f"byte 0x{error.object[error.start]:02x} is not {encoding.upper()}") from None
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ def _columns(given: Sequence[str], needed: Sequence[str]) -> tuple[str, ...]:
     columns = tuple(name if name in needed else plain.get(_plain(name), name) for name in given)
     if missing := [name for name in needed if name not in columns]:
         raise ValueError(
-            f"its first line must name the columns {', '.join(needed)}; it has {named(', '.join(given))}, and no "
+            f"its first line must name the columns {', '.join(needed)}; it has {quote_name(', '.join(given))}, and no "
             f"{', '.join(missing)}"
         )
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise ValueError(f"its first line has {named(twice[0])} twice")
+        raise ValueError(f"its first line has {quote_name(twice[0])} twice")
     return columns
 
 

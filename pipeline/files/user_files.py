@@ -14,7 +14,7 @@ NO_FILES = {
 }
 
 
-def unreadable(path: str | Path) -> str | None:
+def why_unreadable(path: str | Path) -> str | None:
     """Why a file cannot be read; None: it can be."""
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
@@ -35,12 +35,12 @@ def unreadable(path: str | Path) -> str | None:
     return None
 
 
-def read_given(path: Path) -> bytes:
+def read_user_file(path: Path) -> bytes:
     """The bytes of a file that a user hands in.
 
     Raises:
         FileNotFoundError: there is none of that name. OSError: it cannot be read; its `strerror` says why in words.
     """
-    if (why := unreadable(path)) is not None:
+    if (why := why_unreadable(path)) is not None:
         raise OSError(errno.EINVAL if os.path.lexists(path) else errno.ENOENT, why, str(path))
     return path.read_bytes()

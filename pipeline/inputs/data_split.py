@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import Prepared
-from pipeline.data.splits.duplicates import Copies, find_copies
+from pipeline.data.splits.duplicates import Duplicates, find_duplicates
 from pipeline.data.splits.groups import (
     WHERE,
     Groups,
@@ -23,7 +23,7 @@ from pipeline.data.splits.groups import (
     read_table,
 )
 from pipeline.data.splits.split import Split, make_split
-from pipeline.errors import UserError, alone, named
+from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.workspace import Workspace
 
 REPORT = "split_report.json"
@@ -33,7 +33,7 @@ COPIES_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitInputs:
     """A split and what it was made of. names: of the images' files, by row, None for sets that were no files.
 
     copies: None where they were not looked for. moved: images that went into train because of their copies.
@@ -42,11 +42,11 @@ class Division:
     split: Split
     names: tuple[str, ...] | None
     groups: Groups | None
-    copies: Copies | None
+    copies: Duplicates | None
     moved: int = 0
 
 
-def split_of(workspace: Workspace, params: Params, prepared: Prepared) -> Split:
+def compute_split(workspace: Workspace, params: Params, prepared: Prepared) -> Split:
     """Roles of a prepared set's images.
 
     Raises:
@@ -54,11 +54,11 @@ def split_of(workspace: Workspace, params: Params, prepared: Prepared) -> Split:
     """
     groups = _groups(workspace, params, file_names(workspace.prepared, prepared))
     if params.split.duplicates != "move":
-        return _made(params, prepared, groups)
-    return _made(params, prepared, groups, known_copies(workspace, params, prepared))
+        return _read_report(params, prepared, groups)
+    return _read_report(params, prepared, groups, recorded_duplicates(workspace, params, prepared))
 
 
-def divide(workspace: Workspace, params: Params, prepared: Prepared) -> Division:
+def prepare_split(workspace: Workspace, params: Params, prepared: Prepared) -> SplitInputs:
     """Roles of a prepared set's images, with what is to be told of them.
 
     Raises:
@@ -67,29 +67,29 @@ def divide(workspace: Workspace, params: Params, prepared: Prepared) -> Division
     """
     names = file_names(workspace.prepared, prepared)
     groups = _groups(workspace, params, names)
-    split = _made(params, prepared, groups)
+    split = _read_report(params, prepared, groups)
     if params.split.duplicates == "ignore":
-        return Division(split, names, groups, None)
-    copies = known_copies(workspace, params, prepared)
+        return SplitInputs(split, names, groups, None)
+    copies = recorded_duplicates(workspace, params, prepared)
     if params.split.duplicates != "move":
-        return Division(split, names, groups, copies)
+        return SplitInputs(split, names, groups, copies)
     whole = params.with_values({"split.train_fraction": 1.0}, where="split")
-    before, after = _made(whole, prepared, groups), _made(whole, prepared, groups, copies)
+    before, after = _read_report(whole, prepared, groups), _read_report(whole, prepared, groups, copies)
     moved = len(after.train) - len(before.train)
-    return Division(_made(params, prepared, groups, copies), names, groups, copies, moved)
+    return SplitInputs(_read_report(params, prepared, groups, copies), names, groups, copies, moved)
 
 
-def known_copies(workspace: Workspace, params: Params, prepared: Prepared) -> Copies:
+def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared) -> Duplicates:
     """The copies among a prepared set's images; looked for once, since that takes seconds, and kept in `state/`."""
     path = workspace.state / "split" / "copies.json"
     key = f"{COPIES_FORMAT} {prepared.data_hash} {params.split.duplicate_distance}"
     try:
         kept = json.loads(path.read_text())
         if kept["key"] == key:
-            return Copies(*(np.array(kept[kind], dtype=np.int64).reshape(-1, 2) for kind in ("exact", "near")))
+            return Duplicates(*(np.array(kept[kind], dtype=np.int64).reshape(-1, 2) for kind in ("exact", "near")))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or one that a crash has left
-    copies = find_copies(prepared.images, params.split.duplicate_distance)
+    copies = find_duplicates(prepared.images, params.split.duplicate_distance)
     content = {"key": key, "exact": copies.exact.tolist(), "near": copies.near.tolist()}
     with suppress(OSError):  # a full disk costs the next one its seconds, no more
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def known_copies(workspace: Workspace, params: Params, prepared: Prepared) -> Co
     return copies
 
 
-def _made(params: Params, prepared: Prepared, groups: Groups | None, copies: Copies | None = None) -> Split:
+def _read_report(params: Params, prepared: Prepared, groups: Groups | None, copies: Duplicates | None = None) -> Split:
     return make_split(
         prepared.labels,
         val_fraction=params.split.val_fraction,
@@ -125,9 +125,11 @@ def file_names(folder: Path, prepared: Prepared) -> tuple[str, ...] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run `{alone('prepare')}`.") from None
+        raise UserError(f"{path}: cannot be read ({error}). Run `{single_item_command('prepare')}`.") from None
     if not isinstance(names, list) or len(names) != len(prepared.labels):
-        raise UserError(f"{path}: does not name {len(prepared.labels):,} images. Run `{alone('prepare')}`.")
+        raise UserError(
+            f"{path}: does not name {len(prepared.labels):,} images. Run `{single_item_command('prepare')}`."
+        )
     return tuple(str(name) for name in names)
 
 
@@ -183,6 +185,7 @@ def check_group_by(workspace: Workspace, params: Params) -> None:
         return
     if made_by["given"] == given and made_by != group_by_content(workspace, params):
         raise UserError(
-            f"{named(given)}: has changed since data/split.json was made by it, and DVC does not see that by itself.\n"
-            f"Run `{alone('split')}`, and then this again."
+            f"{quote_name(given)}: has changed since data/split.json was made by it, and DVC does not see that by "
+            "itself.\n"
+            f"Run `{single_item_command('split')}`, and then this again."
         )

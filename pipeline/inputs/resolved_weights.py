@@ -18,7 +18,7 @@ import timm
 from safetensors.torch import save_file
 
 from pipeline.config import Params
-from pipeline.errors import UserError, named
+from pipeline.errors import UserError, quote_name
 from pipeline.models.model_config import Weights, hash_file
 from pipeline.models.source_network import fetch_timm
 from pipeline.models.weights import SUFFIXES
@@ -29,21 +29,21 @@ from pipeline.provenance.weights_record import (
     PRETRAINED,
     SOURCE,
     WEIGHTS,
+    cache_folder,
     find_local,
-    kept_folder,
 )
-from pipeline.regularizers.plugin import takes_source
+from pipeline.regularizers.plugin import accepts_source
 from pipeline.tracking.registry.weights_download import fetch_checkpoint, find_version
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 
 SIDECAR = "checkpoint.json"
-KEPT = "kept.json"
+CACHE_FOLDER = "kept.json"
 """What is noted beside kept weights: what they were fetched as, and the network that they are of."""
 
 
-def resolve_weights(workspace: Workspace, settings: Iterable[tuple[str, Params]]) -> dict[str, Weights]:
+def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]]) -> dict[str, Weights]:
     """Everything that these settings begin from or are guided by, by its specification.
 
     settings: with who asks for each. What has to be fetched is kept in `state/pretrained/` and not fetched again.
@@ -52,24 +52,26 @@ def resolve_weights(workspace: Workspace, settings: Iterable[tuple[str, Params]]
         UserError: something is not there or cannot be had; says who asks for it, and what to do.
     """
     found: dict[str, Weights] = {}
-    for where, setting in settings:
-        for path, spec in _named(setting):
+    for where, setting in configs:
+        for path, spec in _parse_spec(setting):
             if spec in found:
                 continue
             try:
-                found[spec] = _resolved(workspace, spec, setting)
+                found[spec] = _resolve(workspace, spec, setting)
             except (UserError, ValueError) as error:
-                raise UserError(f"{where}: {path}: {named(spec)}: {error}") from None
+                raise UserError(f"{where}: {path}: {quote_name(spec)}: {error}") from None
             except OSError as error:
-                raise UserError(f"{where}: {path}: {named(spec)}: cannot be read, or kept in state/: {error}") from None
+                raise UserError(
+                    f"{where}: {path}: {quote_name(spec)}: cannot be read, or kept in state/: {error}"
+                ) from None
     return found
 
 
-def _named(setting: Params) -> Iterator[tuple[str, str]]:
+def _parse_spec(config: Params) -> Iterator[tuple[str, str]]:
     """The weights that a setting uses, with the parameter that names them."""
-    if setting.model.pretrained is not None:
-        yield PRETRAINED, setting.model.pretrained
-    regularizer = setting.regularizer
+    if config.model.pretrained is not None:
+        yield PRETRAINED, config.model.pretrained
+    regularizer = config.regularizer
     guided, plugin, option = (
         regularizer.guided_transfer,
         regularizer.used_plugin,
@@ -77,20 +79,20 @@ def _named(setting: Params) -> Iterator[tuple[str, str]]:
     )
     if guided.source is not None and (guided.weight or guided.watch):
         yield SOURCE, guided.source
-    if plugin and isinstance(option, str) and takes_source(plugin):
+    if plugin and isinstance(option, str) and accepts_source(plugin):
         yield OPTIONS, option
 
 
-def _resolved(workspace: Workspace, spec: str, params: Params) -> Weights:
+def _resolve(workspace: Workspace, spec: str, params: Params) -> Weights:
     if spec.startswith("models:"):
         store = resolve_store(params.tracking.uri, workspace.anchor)
         prepare_store(store)
-        return _registered(workspace, spec, store)
+        return _fetch_registered(workspace, spec, store)
     path = find_local(workspace, spec)
     if path is None and (spec.endswith(SUFFIXES) or "/" in spec):
         raise ValueError(f"there is no such file or folder in {workspace.root}")
     if path is None:
-        return _of_timm(workspace, spec)
+        return _fetch_from_timm(workspace, spec)
     for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
         if path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
@@ -112,7 +114,7 @@ def _network_of(checkpoint: Path) -> dict[str, Any]:
     return {key: sidecar[key] for key in DESCRIBED}
 
 
-def _registered(workspace: Workspace, spec: str, store: Store) -> Weights:
+def _fetch_registered(workspace: Workspace, spec: str, store: Store) -> Weights:
     name, version = find_version(store, spec)
 
     def fetch(folder: Path) -> Mapping[str, Any]:
@@ -120,25 +122,25 @@ def _registered(workspace: Workspace, spec: str, store: Store) -> Weights:
         os.replace(checkpoint / WEIGHTS, folder / WEIGHTS)
         return {key: read_sidecar(checkpoint)[key] for key in DESCRIBED}
 
-    kept = _kept(workspace, f"models:/{name}/{version} of {store.shown}", fetch)
+    kept = _cached(workspace, f"models:/{name}/{version} of {store.shown}", fetch)
     return replace(kept, spec=spec, resolved=f"version {version}")
 
 
-def _of_timm(workspace: Workspace, spec: str) -> Weights:
+def _fetch_from_timm(workspace: Workspace, spec: str) -> Weights:
     def fetch(folder: Path) -> Mapping[str, Any]:
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in fetch_timm(spec).items()}
         save_file(tensors, folder / WEIGHTS)
         return {"timm": spec}
 
     # What a name means could change with timm's release.
-    kept = _kept(workspace, f"{spec} of timm {timm.__version__}", fetch)
+    kept = _cached(workspace, f"{spec} of timm {timm.__version__}", fetch)
     return replace(kept, spec=spec, resolved=f"timm {timm.__version__}")
 
 
-def _kept(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], Mapping[str, Any]]) -> Weights:
+def _cached(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], Mapping[str, Any]]) -> Weights:
     """What has been fetched as this before, or is now. fetch: leaves the file in a folder and returns the network."""
     root = workspace.state / "pretrained"
-    for notes in sorted(root.glob(f"*/{KEPT}")):
+    for notes in sorted(root.glob(f"*/{CACHE_FOLDER}")):
         known = json.loads(notes.read_text())
         if known["fetched_as"] == fetched_as and (notes.parent / WEIGHTS).is_file():
             return Weights("", str(notes.parent / WEIGHTS), known["sha256"], "", known["network"])
@@ -149,9 +151,9 @@ def _kept(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], Mapping
         network = dict(fetch(ready))
         sha256 = hash_file(ready / WEIGHTS)
         known = {"fetched_as": fetched_as, "sha256": sha256, "network": network}
-        (ready / KEPT).write_text(json.dumps(known, indent=1) + "\n")
+        (ready / CACHE_FOLDER).write_text(json.dumps(known, indent=1) + "\n")
         shutil.rmtree(ready / "fetched", ignore_errors=True)
-        folder = kept_folder(workspace, sha256)
+        folder = cache_folder(workspace, sha256)
         shutil.rmtree(folder, ignore_errors=True)  # the same weights, fetched as something else
         os.replace(ready, folder)
     return Weights("", str(folder / WEIGHTS), sha256, "", network)

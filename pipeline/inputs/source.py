@@ -13,18 +13,18 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.data.sources.dataset_registry import KNOWN
-from pipeline.data.sources.image_source import preview
-from pipeline.data.sources.source_config import NotThere, Preview, SourceSettings
-from pipeline.errors import UserError, alone
+from pipeline.data.sources.dataset_registry import DATASETS
+from pipeline.data.sources.image_source import preview_dataset
+from pipeline.data.sources.source_config import DatasetNotFound, Preview, SourceConfig
+from pipeline.errors import UserError, single_item_command
 from pipeline.workspace import Workspace
 
-KEPT_NOTES = 50
+NOTES_FILE = 50
 KNOWN_ROOT = "datasets"
 """Where known sets are looked for and fetched to, in the checkout that state belongs to, if prepare.root is null."""
 
 
-def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
+def source_config(workspace: Workspace, params: Params) -> SourceConfig:
     """The settings of the source, its root looked for in the checkout and then where the checkout's state is.
 
     The two differ under `dvc exp run --temp`, whose copy of the checkout lacks what git does not know.
@@ -33,13 +33,13 @@ def source_settings(workspace: Workspace, params: Params) -> SourceSettings:
         UserError: the root lies where the pipeline writes.
     """
     prepare = params.prepare
-    root = workspace.anchor / KNOWN_ROOT if prepare.dataset in KNOWN else None
+    root = workspace.anchor / KNOWN_ROOT if prepare.dataset in DATASETS else None
     if prepare.root is not None:
         root = workspace.root / prepare.root
         if not os.path.exists(root):  # unlike Path's, it takes names of any length
             root = workspace.anchor / prepare.root
         _check_place(workspace, root, prepare.root)
-    return SourceSettings(
+    return SourceConfig(
         dataset=prepare.dataset,
         image_size=prepare.image_size,
         root=root,
@@ -67,13 +67,13 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
     Raises:
         UserError: the source cannot be used.
     """
-    settings = source_settings(workspace, params)
+    settings = source_config(workspace, params)
     try:
-        return preview(settings)
+        return preview_dataset(settings)
     except UserError as error:
-        if not isinstance(error, NotThere) and (settings.root is None or os.path.exists(settings.root)):
+        if not isinstance(error, DatasetNotFound) and (settings.root is None or os.path.exists(settings.root)):
             raise
-        made = made_by(workspace, params)
+        made = manifest_if_current(workspace, params)
         if made is None:
             raise
         return Preview(made["images"], tuple(made["classes"]), made["channels"], made.get("test_images"))
@@ -86,11 +86,11 @@ def note_source(workspace: Workspace, params: Params, source: Preview, data_hash
     notes[data_hash] = {"identity": source.identity, "images": source.images, "prepare": _options(params)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(dict(list(notes.items())[-KEPT_NOTES:]), indent=1) + "\n")
+    partial.write_text(json.dumps(dict(list(notes.items())[-NOTES_FILE:]), indent=1) + "\n")
     partial.replace(path)
 
 
-def remarked(manifest: Mapping[str, Any]) -> Iterator[str]:
+def describe_warnings(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Lines about what was odd in a set that has just been prepared, each with the names of some files."""
     originals = manifest.get("original_labels")
     if originals is not None and originals != list(range(len(originals))):
@@ -109,7 +109,7 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
     Raises:
         UserError: they are; it says how to prepare anew.
     """
-    made = made_by(workspace, params)
+    made = manifest_if_current(workspace, params)
     if made is None or not source.identity:
         return
     note = _notes(workspace).get(made["data_hash"])
@@ -117,7 +117,7 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
         raise UserError(
             f"{params.prepare.root or KNOWN_ROOT}: has changed since data/prepared was made from it "
             f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not see that by itself.\n"
-            f"Run `{alone('prepare')}`, and then this again; it takes what is there now."
+            f"Run `{single_item_command('prepare')}`, and then this again; it takes what is there now."
         )
 
 
@@ -125,7 +125,7 @@ def _options(params: Params) -> dict[str, Any]:
     return params.prepare.model_dump(exclude={"download"})  # which does not change what is made
 
 
-def made_by(workspace: Workspace, params: Params) -> dict[str, Any] | None:
+def manifest_if_current(workspace: Workspace, params: Params) -> dict[str, Any] | None:
     """The manifest of data/prepared, if these parameters made it."""
     try:
         manifest = dict(open_prepared(workspace.prepared).manifest)

@@ -22,7 +22,7 @@ from .model_config import LayerSpec, resolve_layers
 from .rows import split_projected
 from .spatial_prior import PriorAttention
 
-KNOWN = "Vision Transformers (ViT, DeiT, DINOv2, ...), Swin and PVTv2"
+SUPPORTED = "Vision Transformers (ViT, DeiT, DINOv2, ...), Swin and PVTv2"
 
 
 class UnknownKind(ValueError):
@@ -30,7 +30,7 @@ class UnknownKind(ValueError):
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Architecture:
     """What the rest of the pipeline needs to know of a network.
 
     kind: "vit", "swin" or "pvt". blocks: how many, counted through all stages. grid: (H, W) of the patch tokens that
@@ -70,7 +70,7 @@ class Anatomy:
         return layers
 
 
-def describe_network(model: nn.Module) -> Anatomy:
+def describe_network(model: nn.Module) -> Architecture:
     """The anatomy of a network of timm, at the image size that it was built for.
 
     Raises:
@@ -80,7 +80,7 @@ def describe_network(model: nn.Module) -> Anatomy:
     kind, embedding, width = _kind(model), network.patch_embed, int(network.num_features)
     if kind == "vit":
         blocks, channels = len(network.blocks), _input_channels(model)
-        return Anatomy(
+        return Architecture(
             kind,
             blocks,
             (int(embedding.grid_size[0]), int(embedding.grid_size[1])),
@@ -98,13 +98,15 @@ def describe_network(model: nn.Module) -> Anatomy:
         rows, columns = stages[-1].output_resolution
         inputs = (_input_channels(model), int(embedding.img_size[0]), int(embedding.img_size[1]))
         # Its stages pad what they cannot halve, or cut into windows.
-        return Anatomy(kind, sum(depths), (rows, columns), _pair(embedding.patch_size), 0, False, last, width, inputs)
+        return Architecture(
+            kind, sum(depths), (rows, columns), _pair(embedding.patch_size), 0, False, last, width, inputs
+        )
     # PVTv2 takes images of any size and keeps none: `build_model` notes it; timm's own networks are of their weights'.
     rows, columns = getattr(model, "image_size", None) or network.pretrained_cfg["input_size"][-2:]
     inputs = (_input_channels(model), int(rows), int(columns))
     for halving in (4, *[2] * (len(depths) - 1)):  # its convolutions pad, so what is left over counts as a whole one
         rows, columns = -(-rows // halving), -(-columns // halving)
-    return Anatomy(kind, sum(depths), (rows, columns), (1, 1), 0, False, last, width, inputs)
+    return Architecture(kind, sum(depths), (rows, columns), (1, 1), 0, False, last, width, inputs)
 
 
 def _pair(sizes: Any) -> tuple[int, int]:
@@ -127,7 +129,9 @@ def _kind(model: nn.Module) -> str:
     for kind, known in kinds.items():
         if isinstance(model, known):
             return kind
-    raise UnknownKind(f"{type(model).__name__} has no blocks of patch tokens that can be read; what has are {KNOWN}")
+    raise UnknownKind(
+        f"{type(model).__name__} has no blocks of patch tokens that can be read; what has are {SUPPORTED}"
+    )
 
 
 def list_blocks(model: nn.Module) -> list[Any]:
@@ -142,7 +146,7 @@ def list_blocks(model: nn.Module) -> list[Any]:
     return [block for stage in getattr(network, "layers", None) or network.stages for block in stage.blocks]
 
 
-class Listener(Protocol):
+class QKCallback(Protocol):
     """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with.
 
     `projected` is asked before both, with what queries, keys and values are views of, (B, T, 3 A D).
@@ -155,8 +159,8 @@ class Listener(Protocol):
     def key(self, key: Tensor) -> Tensor | None: ...
 
 
-def watch_similarity(
-    model: nn.Module, block: int, listener: Listener, *, projected: bool = False
+def hook_similarity(
+    model: nn.Module, block: int, callback: QKCallback, *, projected: bool = False
 ) -> list[RemovableHandle]:
     """Have a block's queries, and then its keys, told to a listener in every forward pass, after their norms.
 
@@ -175,8 +179,8 @@ def watch_similarity(
 
         def split(module: nn.Module, inputs: Any, output: Tensor) -> None:
             query, key, _ = split_projected(output, 3, heads)
-            listener.query(query)
-            listener.key(key)
+            callback.query(query)
+            callback.key(key)
 
         return [attention.qkv.register_forward_hook(split)]
     if kind == "pvt":
@@ -187,20 +191,20 @@ def watch_similarity(
             )
 
         def tell_query(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            listener.query(split_projected(output, 1, heads)[0])
+            callback.query(split_projected(output, 1, heads)[0])
 
         def tell_key(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            listener.key(split_projected(output, 2, heads)[0])
+            callback.key(split_projected(output, 2, heads)[0])
 
         return [attention.q.register_forward_hook(tell_query), attention.kv.register_forward_hook(tell_key)]
     # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on.
     handles = []
     if projected and gives_projected(model, block):
-        handles.append(attention.qkv.register_forward_hook(lambda module, inputs, output: listener.projected(output)))
+        handles.append(attention.qkv.register_forward_hook(lambda module, inputs, output: callback.projected(output)))
     return [
         *handles,
-        attention.q_norm.register_forward_hook(lambda module, inputs, output: listener.query(output)),
-        attention.k_norm.register_forward_hook(lambda module, inputs, output: listener.key(output)),
+        attention.q_norm.register_forward_hook(lambda module, inputs, output: callback.query(output)),
+        attention.k_norm.register_forward_hook(lambda module, inputs, output: callback.key(output)),
     ]
 
 
@@ -222,7 +226,7 @@ def passes_through(model: nn.Module) -> bool:
     return _kind(model) == "vit"
 
 
-def heads_of(model: nn.Module, block: int) -> int:
+def num_heads(model: nn.Module, block: int) -> int:
     """How many heads a block's attention has.
 
     Raises:
@@ -231,12 +235,12 @@ def heads_of(model: nn.Module, block: int) -> int:
     return int(_attention(model, block).num_heads)
 
 
-def scale_of(model: nn.Module, block: int) -> float:
+def attention_scale(model: nn.Module, block: int) -> float:
     """What a block's attention multiplies its logits with: 1 / sqrt(D)."""
     return float(_attention(model, block).scale)
 
 
-def watch_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
+def hook_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
     """Have `keep` given what the heads of a block put out, (B, A, T, D), in every forward pass.
 
     That is before anything joins the heads: the projection, and the norm and the gate that some have before it.
@@ -256,7 +260,7 @@ def watch_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) ->
     return [after.register_forward_pre_hook(hook)]
 
 
-def watch_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
+def hook_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
     """Have `keep` given the patch tokens after the final norm in every forward pass, (B, N, D)."""
     network: Any = model
     kind, prefix = _kind(model), int(getattr(model, "num_prefix_tokens", 0))
@@ -271,7 +275,7 @@ def watch_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[Remov
     return [last.register_forward_hook(hook)]
 
 
-def watch_grid(model: nn.Module, keep: Callable[[tuple[int, int]], None]) -> list[RemovableHandle]:
+def hook_grid(model: nn.Module, keep: Callable[[tuple[int, int]], None]) -> list[RemovableHandle]:
     """Have `keep` given the final grid (H, W) of every forward pass, in networks where it depends on the images."""
     network: Any = model
     kind = _kind(model)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architecture import KNOWN, Anatomy, UnknownKind, describe_network
-from .last_block import take_skip_out
+from .architecture import SUPPORTED, Architecture, UnknownKind, describe_network
+from .last_block import remove_skip
 from .model_config import INITS, LAST_BLOCKS, ModelConfig, SpatialPriorConfig
 from .spatial_prior import PositionalConv, PriorAttention, SpatialPrior
 
@@ -50,7 +50,9 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
     try:
         anatomy = describe_network(model)
     except UnknownKind:
-        raise ValueError(f"name: {config.name} is a {type(model).__name__}; what can be built are {KNOWN}") from None
+        raise ValueError(
+            f"name: {config.name} is a {type(model).__name__}; what can be built are {SUPPORTED}"
+        ) from None
     rows, columns = anatomy.grid
     if rows * columns < 1 or len(anatomy.stage) < 1:
         raise ValueError(
@@ -65,7 +67,7 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
     field = "last_block"
     try:
         if config.last_block == "no_skip":
-            take_skip_out(model)
+            remove_skip(model)
         field = "spatial_prior"
         _add_spatial_prior(model, config.spatial_prior, anatomy)
     except ValueError as error:
@@ -97,7 +99,7 @@ def _create(config: ModelConfig, image_size: tuple[int, int], **fixed: Any) -> A
         if reason.startswith("Invalid pretrained tag"):
             at = "name"
         if "'img_size'" in reason:
-            at, reason = "name", f"{reason}; what can be built are {KNOWN}"
+            at, reason = "name", f"{reason}; what can be built are {SUPPORTED}"
         raise ValueError(
             f"{at}: {config.name} cannot be built with {_brief(str(dict(config.kwargs)))}: {reason}"
         ) from error
@@ -106,7 +108,7 @@ def _create(config: ModelConfig, image_size: tuple[int, int], **fixed: Any) -> A
     return model
 
 
-def _add_spatial_prior(model: Any, config: SpatialPriorConfig, anatomy: Anatomy) -> None:
+def _add_spatial_prior(model: Any, config: SpatialPriorConfig, architecture: Architecture) -> None:
     """Put the prior into the first blocks of a Vision Transformer, and the convolutions where they are asked for.
 
     With `positional_conv` and no block, the network has the convolutions alone: the control of a network with both.
@@ -118,10 +120,10 @@ def _add_spatial_prior(model: Any, config: SpatialPriorConfig, anatomy: Anatomy)
         return
     from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
 
-    if anatomy.kind != "vit":
+    if architecture.kind != "vit":
         raise ValueError(f"the prior is for Vision Transformers, and this is a {type(model).__name__}; take blocks: 0")
-    if not 0 <= config.blocks <= anatomy.blocks:
-        raise ValueError(f"{config.blocks} blocks cannot have the prior in a network of {anatomy.blocks}")
+    if not 0 <= config.blocks <= architecture.blocks:
+        raise ValueError(f"{config.blocks} blocks cannot have the prior in a network of {architecture.blocks}")
     if config.hidden is not None and config.hidden < 1:
         raise ValueError(f"the prior needs at least one hidden unit, not {config.hidden}")
     if model.dynamic_img_size or not isinstance(model.patch_drop, nn.Identity):
@@ -133,11 +135,11 @@ def _add_spatial_prior(model: Any, config: SpatialPriorConfig, anatomy: Anatomy)
                 f"the prior is put into timm's standard attention, and block {number}, a {type(block).__name__}, has "
                 + ("none" if plain is None else f"a {type(plain).__name__}")
             )
-        prior = SpatialPrior(plain.num_heads, config.hidden or plain.head_dim, anatomy.grid)
-        block.attn = PriorAttention(plain, prior, anatomy.prefix)
+        prior = SpatialPrior(plain.num_heads, config.hidden or plain.head_dim, architecture.grid)
+        block.attn = PriorAttention(plain, prior, architecture.prefix)
     if config.positional_conv:
         for block in model.blocks:
-            block.positional_conv = PositionalConv(model.embed_dim, anatomy.grid, anatomy.prefix)
+            block.positional_conv = PositionalConv(model.embed_dim, architecture.grid, architecture.prefix)
             block.register_forward_hook(_convolve)
 
 

@@ -40,16 +40,16 @@ def unused_without_skip(model: Any) -> tuple[str, ...]:
     blocks = getattr(model, "blocks", None)
     if blocks is None or not isinstance(blocks[-1], NoSkipBlock):
         return ()
-    return names_of_skip(model)
+    return skip_parameter_names(model)
 
 
-def names_of_skip(model: Any) -> tuple[str, ...]:
+def skip_parameter_names(model: Any) -> tuple[str, ...]:
     """Beginnings of the keys that only a standard last block has."""
     last = len(getattr(model, "blocks", ())) - 1
     return f"blocks.{last}.norm2.", f"blocks.{last}.ls1."
 
 
-def take_skip_out(model: Any) -> None:
+def remove_skip(model: Any) -> None:
     """Replace the last block of a Vision Transformer by one without skip, with the same weights.
 
     Raises:

@@ -17,15 +17,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from .architecture import describe_network
-from .last_block import names_of_skip, unused_without_skip
+from .last_block import skip_parameter_names, unused_without_skip
 from .spatial_prior import is_of_prior
-from .weights import few, times
+from .weights import abbreviate, format_shape
 
 INPUT = "patch_embed.proj.weight"
 
 
 @dataclass(frozen=True)
-class Fit:
+class AdaptedWeights:
     """tensors: what goes into the network. notes: what was adapted or stays fresh, in words."""
 
     tensors: Mapping[str, Tensor]
@@ -36,7 +36,7 @@ class Fit:
         model.load_state_dict(dict(self.tensors), strict=False)
 
 
-def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
+def adapt_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> AdaptedWeights:
     """Adapt weights to a network that is to be trained further. The network, which may be on the meta device, stays.
 
     Raises:
@@ -57,11 +57,13 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Fit:
     unexpected = [key for key in adapted if key not in own]
     reshaped = [key for key in adapted if key in own and adapted[key].shape != own[key].shape]
     if missing or unexpected or reshaped:
-        shapes = [f"{key} ({times(adapted[key].shape)}, here {times(own[key].shape)})" for key in reshaped]
+        shapes = [
+            f"{key} ({format_shape(adapted[key].shape)}, here {format_shape(own[key].shape)})" for key in reshaped
+        ]
         listed = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-        said = "; ".join(f"{what} {few(keys)}" for what, keys in listed.items() if keys)
+        said = "; ".join(f"{what} {abbreviate(keys)}" for what, keys in listed.items() if keys)
         raise ValueError(f"the weights are of another network: {said}. {_advice(model, missing, unexpected)}")
-    return Fit(adapted, tuple(notes))
+    return AdaptedWeights(adapted, tuple(notes))
 
 
 def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -77,10 +79,10 @@ def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
     kept = {key for key in tensors if key in adapted}
     if "pos_embed" in kept and adapted["pos_embed"].shape != tensors["pos_embed"].shape:
         here = describe_network(model).grid
-        notes.append(f"position embeddings resized from {times(grid)} to {times(here)}")
+        notes.append(f"position embeddings resized from {format_shape(grid)} to {format_shape(here)}")
     if INPUT in kept and adapted[INPUT].shape != tensors[INPUT].shape:
         before, now = tensors[INPUT].shape[2:], adapted[INPUT].shape[2:]
-        notes.append(f"patch kernels resized from {times(before)} to {times(now)} pixels")
+        notes.append(f"patch kernels resized from {format_shape(before)} to {format_shape(now)} pixels")
     biases = [key for key in kept if key.endswith("relative_position_bias_table")]
     if any(adapted[key].shape != tensors[key].shape for key in biases):
         notes.append("relative position biases resized")
@@ -145,7 +147,7 @@ def _fresh_head(own: Mapping[str, Tensor], adapted: Mapping[str, Tensor], head: 
 
 
 def _advice(model: nn.Module, missing: list[str], unexpected: list[str]) -> str:
-    if missing and not unexpected and all(key.startswith(names_of_skip(model)) for key in missing):
+    if missing and not unexpected and all(key.startswith(skip_parameter_names(model)) for key in missing):
         return "They are of a network whose last block has no skip: set model.last_block: no_skip"
     if unexpected and not missing and all(is_of_prior(key) for key in unexpected):
         return "They are of a network with a spatial prior: set model.spatial_prior as it was"

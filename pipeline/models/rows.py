@@ -23,7 +23,7 @@ from .precision import without_autocast
 
 
 @dataclass(frozen=True)
-class Reading:
+class RowSpec:
     """How a block's rows are read. heads: of its attention. mean_from: the query is the mean of those from this token
     on; None: the first token's. first: the first token of the keys. scale: of the products.
     """
@@ -33,12 +33,12 @@ class Reading:
     first: int
     scale: float
 
-    def asked(self, tokens: int) -> tuple[int, int]:
+    def with_query(self, tokens: int) -> tuple[int, int]:
         """The tokens whose mean query asks, from and up to, of so many."""
         return (0, 1) if self.mean_from is None else (self.mean_from, tokens)
 
 
-def pass_query(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
+def query_passthrough(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
     """The queries (B, A, T, D) to go on with, and the asking one, (B, A, D), in float32 or, of such, float64.
 
     first: the asking one is the mean of the queries from this token on; None: the first token's query. scale: what it
@@ -55,29 +55,29 @@ def split_projected(projected: Tensor, parts: int, heads: int) -> tuple[Tensor, 
     return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def pass_key(key: Tensor, asking: Tensor, first: int) -> tuple[Tensor, Tensor]:
+def key_passthrough(key: Tensor, query: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """The keys (B, A, T, D) to go on with, and the products of `asking` (B, A, D) with those from token `first` on.
 
     The products are (B, A, S), in `asking`'s precision.
     """
-    passed, row = _Key.apply(key, asking, first)  # type: ignore[no-untyped-call]
+    passed, row = _Key.apply(key, query, first)  # type: ignore[no-untyped-call]
     return passed, row
 
 
-def asking_query(query: Tensor, first: int | None) -> Tensor:
-    """What `pass_query` gives as the asking one, before it is scaled, by plain operations."""
+def pooled_query(query: Tensor, first: int | None) -> Tensor:
+    """What `query_passthrough` gives as the asking one, before it is scaled, by plain operations."""
     exact = query.dtype if query.dtype == torch.float64 else torch.float32
     return query[:, :, 0].to(exact) if first is None else query[:, :, first:].to(exact).mean(dim=2)
 
 
-def row_of(key: Tensor, asking: Tensor, first: int) -> Tensor:
-    """What `pass_key` gives as the products, by plain operations."""
-    keys = key[:, :, first:].to(asking.dtype)
+def attention_row(key: Tensor, query: Tensor, first: int) -> Tensor:
+    """What `key_passthrough` gives as the products, by plain operations."""
+    keys = key[:, :, first:].to(query.dtype)
     with without_autocast(key.device):
         # On a CPU, products as matrices would copy the keys into another order first: three times slower.
         if key.device.type == "cpu":
-            return (keys * asking[:, :, None]).sum(-1)
-        return torch.einsum("bad,band->ban", asking, keys)
+            return (keys * query[:, :, None]).sum(-1)
+        return torch.einsum("bad,band->ban", query, keys)
 
 
 @cache
@@ -91,13 +91,13 @@ class _Query(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.first, ctx.scale, ctx.shape, ctx.dtype = first, scale, query.shape, query.dtype
-        return query, asking_query(query, first) * scale
+        return query, pooled_query(query, first) * scale
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor | None, asking: Tensor | None) -> tuple[Tensor | None, None, None]:
-        if asking is None:
+    def backward(ctx: Any, above: Tensor | None, query: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if query is None:
             return above, None, None
-        share = asking * (ctx.scale if ctx.first is None else ctx.scale / (ctx.shape[2] - ctx.first))
+        share = query * (ctx.scale if ctx.first is None else ctx.scale / (ctx.shape[2] - ctx.first))
         start, stop = (0, 1) if ctx.first is None else (ctx.first, ctx.shape[2])
         share = share[:, :, None].expand(-1, -1, stop - start, -1)
         return _joined(above, share, start, ctx), None, None
@@ -105,14 +105,14 @@ class _Query(torch.autograd.Function):
 
 class _Key(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, key: Tensor, asking: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, key: Tensor, query: Tensor, first: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.key, ctx.asking, ctx.first, ctx.shape, ctx.dtype = key, asking, first, key.shape, key.dtype
+        ctx.key, ctx.asking, ctx.first, ctx.shape, ctx.dtype = key, query, first, key.shape, key.dtype
         if _fits_triton(key):
             from .rows_triton import triton_row
 
-            return key, triton_row(key, asking, first)
-        return key, row_of(key, asking, first)
+            return key, triton_row(key, query, first)
+        return key, attention_row(key, query, first)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:

@@ -24,31 +24,31 @@ WIDEST = 256
 """Channels of a head; more would not stay in registers."""
 
 
-def triton_row(key: Tensor, asking: Tensor, first: int) -> Tensor:
+def triton_row(key: Tensor, query: Tensor, first: int) -> Tensor:
     """Products of `asking` (B, A, D) float32 with the keys (B, A, T, D) from token `first` on: (B, A, S) float32."""
     images, heads, tokens, channels = key.shape
-    asking = asking.contiguous()
+    query = query.contiguous()
     row = torch.empty(images, heads, tokens - first, dtype=torch.float32, device=key.device)
     _products[(images * heads,)](
-        key, *key.stride(), asking, row, heads, first, tokens - first, channels, *_blocks(tokens - first, channels)
+        key, *key.stride(), query, row, heads, first, tokens - first, channels, *_blocks(tokens - first, channels)
     )
     return row
 
 
-def triton_row_gradients(into_key: Tensor, key: Tensor, asking: Tensor, row: Tensor, first: int) -> Tensor:
+def triton_row_gradients(into_key: Tensor, key: Tensor, query: Tensor, row: Tensor, first: int) -> Tensor:
     """The gradient (B, A, D) by `asking`; that by the keys is added to `into_key` (B, A, T, D) in place.
 
     row: (B, A, S), the gradient by the products. into_key: no two of its elements one in memory.
     """
     images, heads, tokens, channels = key.shape
-    asking, row = asking.contiguous(), row.contiguous()
-    into_asking = torch.empty_like(asking)
+    query, row = query.contiguous(), row.contiguous()
+    into_asking = torch.empty_like(query)
     _gradients[(images * heads,)](
         into_key,
         *into_key.stride(),
         key,
         *key.stride(),
-        asking,
+        query,
         row,
         into_asking,
         heads,
@@ -72,7 +72,7 @@ def _products(
     key_head,
     key_token,
     key_channel,
-    asking,
+    query,
     row,
     heads,
     first,
@@ -83,7 +83,7 @@ def _products(
 ):
     place = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, channel_block)
-    asked = tl.load(asking + place * channels + channel, mask=channel < channels, other=0.0)
+    asked = tl.load(query + place * channels + channel, mask=channel < channels, other=0.0)
     start = key + (place // heads) * key_image + (place % heads) * key_head + first * key_token
     for begin in range(0, tokens, token_block):
         token = begin + tl.arange(0, token_block)
@@ -105,9 +105,9 @@ def _gradients(
     key_head,
     key_token,
     key_channel,
-    asking,
+    query,
     row,
-    into_asking,
+    into_query,
     heads,
     first,
     tokens,
@@ -118,7 +118,7 @@ def _gradients(
     place = tl.program_id(0).to(tl.int64)
     image, head = place // heads, place % heads
     channel = tl.arange(0, channel_block)
-    asked = tl.load(asking + place * channels + channel, mask=channel < channels, other=0.0)
+    asked = tl.load(query + place * channels + channel, mask=channel < channels, other=0.0)
     start = key + image * key_image + head * key_head + first * key_token
     target = into_key + image * into_image + head * into_head + first * into_token
     total = tl.zeros((channel_block,), tl.float32)
@@ -132,4 +132,4 @@ def _gradients(
         found = tl.load(target + at, mask=there, other=0.0).to(tl.float32)
         added = found + above[:, None] * asked[None, :]
         tl.store(target + at, added.to(into_key.dtype.element_ty), mask=there)
-    tl.store(into_asking + place * channels + channel, total, mask=channel < channels)
+    tl.store(into_query + place * channels + channel, total, mask=channel < channels)

@@ -14,7 +14,7 @@ from .architecture import describe_network
 from .build import build_model
 from .model_config import ModelConfig, SpatialPriorConfig, Weights
 from .pretrained import INPUT
-from .weights import few
+from .weights import abbreviate
 
 
 def load_source(
@@ -60,7 +60,7 @@ def fetch_timm(name: str) -> dict[str, Tensor]:
         if said.startswith(("Invalid pretrained tag", "No pretrained weights")):
             there = timm.list_pretrained(name.partition(".")[0] + ".*")
             raise ValueError(
-                f"timm has no such weights; it has {few(there) if there else 'none of this model'}"
+                f"timm has no such weights; it has {abbreviate(there) if there else 'none of this model'}"
             ) from None
         raise ValueError(
             f"timm could not get these weights ({said}). Without a connection name a file in its place: a .safetensors "
@@ -112,6 +112,6 @@ def _load_exactly(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         "of another shape": [key for key in own if key in tensors and own[key].shape != tensors[key].shape],
     }
     if any(wrong.values()):
-        listed = "; ".join(f"{what} {few(keys)}" for what, keys in wrong.items() if keys)
+        listed = "; ".join(f"{what} {abbreviate(keys)}" for what, keys in wrong.items() if keys)
         raise ValueError(f"the weights are of another network: {listed}")
     network.load_state_dict(dict(tensors))

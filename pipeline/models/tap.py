@@ -24,19 +24,19 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .architecture import (
+    attention_scale,
     describe_network,
     gives_projected,
-    heads_of,
+    hook_grid,
+    hook_heads,
+    hook_similarity,
+    hook_tokens,
     list_blocks,
+    num_heads,
     passes_through,
-    scale_of,
-    watch_grid,
-    watch_heads,
-    watch_similarity,
-    watch_tokens,
 )
 from .model_config import LayerSpec
-from .rows import Reading, asking_query, pass_key, pass_query, row_of
+from .rows import RowSpec, attention_row, key_passthrough, pooled_query, query_passthrough
 
 QUERIES = ("cls", "mean")
 
@@ -44,25 +44,23 @@ QUERIES = ("cls", "mean")
 Found = TypeVar("Found", covariant=True)
 
 
-class OnTheWay(Protocol[Found]):
+class QKVTransform(Protocol[Found]):
     """Makes something of a block's rows from what its attention projects tokens to.
 
     Is given queries, keys and values side by side, (B, T, 3 A D), how the rows are read, and the grid, (H, W). Returns
     what the attention goes on with, and what was found; None for what it does not take.
     """
 
-    def __call__(
-        self, projected: Tensor, reading: Reading, grid: tuple[int, int], /
-    ) -> tuple[Tensor, Found] | None: ...
+    def __call__(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int], /) -> tuple[Tensor, Found] | None: ...
 
 
 class _Tap:
     """What all taps share: they follow forward passes until they are removed, and give what the latest one left."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._anatomy = describe_network(model)
-        self.grid = self._anatomy.grid
-        self._kept: dict[int, Any] = {}
+        self._architecture = describe_network(model)
+        self.grid = self._architecture.grid
+        self._results: dict[int, Any] = {}
         self._wanted = 1
         self.running = False
         self._with_gradient = False
@@ -71,7 +69,7 @@ class _Tap:
     def _attach(self, model: nn.Module) -> None:
         """Begin to follow the network. Comes last in making a tap, so that a refusal leaves the network as it was."""
         self._handles += [
-            *watch_grid(model, self._note_grid),
+            *hook_grid(model, self._note_grid),
             model.register_forward_pre_hook(self._begin),
             model.register_forward_hook(self._end, always_call=True),
         ]
@@ -95,12 +93,12 @@ class _Tap:
                 f"block {layer} runs without gradients inside a pass with them, as reentrant gradient checkpointing "
                 "does; a tap would cut its gradients off: use timm's default, use_reentrant=False"
             )
-        self._kept[layer] = found
+        self._results[layer] = found
 
     def _found(self) -> list[Any]:
-        if len(self._kept) < self._wanted:
+        if len(self._results) < self._wanted:
             raise RuntimeError("no forward pass has filled the tap; run the network first")
-        return [self._kept[layer] for layer in sorted(self._kept)]
+        return [self._results[layer] for layer in sorted(self._results)]
 
     def _on_grid(self, count: int) -> tuple[int, int]:
         height, width = self.grid
@@ -110,7 +108,7 @@ class _Tap:
 
     def clear(self) -> None:
         """Forget the last forward pass, and with it the activations that it left here."""
-        self._kept.clear()
+        self._results.clear()
 
     def remove(self) -> None:
         """Take the hooks out of the network. What was collected stays readable."""
@@ -148,37 +146,37 @@ class SimilarityTap(_Tap):
         query: str = "cls",
         *,
         with_cls: bool = False,
-        rows: OnTheWay[Tensor] | None = None,
-        reduce: OnTheWay[Any] | None = None,
+        rows: QKVTransform[Tensor] | None = None,
+        reduce: QKVTransform[Any] | None = None,
     ) -> None:
         super().__init__(model)
         if query not in QUERIES:
             raise ValueError(f"unknown query {query!r}; known: {', '.join(QUERIES)}")
         if with_cls and query != "cls":
             raise ValueError(f"the CLS token's product with itself goes with query 'cls', not {query!r}")
-        if query == "cls" and not self._anatomy.has_cls:
+        if query == "cls" and not self._architecture.has_cls:
             raise ValueError(
                 f"{type(model).__name__} has no CLS token, whose query the similarity maps would be made of; query "
                 "'mean' takes the patches' queries"
             )
-        self.layers = self._anatomy.resolve(layers)
+        self.layers = self._architecture.resolve(layers)
         self.query = query
         self.expected = True
         whole = all(gives_projected(model, layer) for layer in self.layers)
         # In the order in which they are asked. What is reduced leaves no map, so it is all blocks or none.
-        self.ways = [way for way in (reduce if whole else None, rows) if way is not None]
-        self.ways_to_rows = [rows] if rows is not None else []
+        self.fast_paths = [way for way in (reduce if whole else None, rows) if way is not None]
+        self.fast_row_paths = [rows] if rows is not None else []
         self._with_cls = with_cls
         self._wanted = len(self.layers)
         # Tokens before `first` are in no map; `mean_from`: as `rows.pass_query` has it.
-        self.first = 0 if with_cls else self._anatomy.prefix
-        self.mean_from = None if query == "cls" else self._anatomy.prefix
+        self.first = 0 if with_cls else self._architecture.prefix
+        self.mean_from = None if query == "cls" else self._architecture.prefix
         passes = passes_through(model)
         try:
             for layer in self.layers:
-                reading = Reading(heads_of(model, layer), self.mean_from, self.first, scale_of(model, layer))
+                reading = RowSpec(num_heads(model, layer), self.mean_from, self.first, attention_scale(model, layer))
                 reader = _Reader(self, layer, reading, passes)
-                self._handles += watch_similarity(model, layer, reader, projected=bool(self.ways))
+                self._handles += hook_similarity(model, layer, reader, projected=bool(self.fast_paths))
         except ValueError:
             self.remove()
             raise
@@ -194,7 +192,7 @@ class SimilarityTap(_Tap):
             RuntimeError: no forward pass since the tap was made or cleared, or one whose rows were reduced.
             ValueError: the tokens of that pass do not fill the grid of the patch embedding.
         """
-        rows, left_out = self._rows(), self._anatomy.prefix - self.first
+        rows, left_out = self._rows(), self._architecture.prefix - self.first
         if left_out:
             rows = [row[..., left_out:] for row in rows]
         images, heads, patches = rows[0].shape
@@ -228,7 +226,7 @@ class SimilarityTap(_Tap):
 
     def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
         """The products of one block by plain operations, (B, A, S), of the tokens from `first` on."""
-        return row_of(key, asking_query(query, self.mean_from) * scale, self.first)
+        return attention_row(key, pooled_query(query, self.mean_from) * scale, self.first)
 
 
 class _Reader:
@@ -240,19 +238,19 @@ class _Reader:
     out at once: what it is made of is much.
     """
 
-    def __init__(self, tap: SimilarityTap, layer: int, reading: Reading, passes: bool) -> None:
-        self._tap, self._layer, self._reading, self._passes = tap, layer, reading, passes
+    def __init__(self, tap: SimilarityTap, layer: int, spec: RowSpec, passes: bool) -> None:
+        self._tap, self._layer, self._spec, self._passes = tap, layer, spec, passes
         self._waiting: list[Tensor] = []
         self._is_read = False  # in this pass, from what was projected
 
     def projected(self, projected: Tensor) -> Tensor | None:
         tap, self._is_read = self._tap, False
         if torch.is_grad_enabled():
-            ways: Sequence[OnTheWay[Any]] = tap.ways if self._on_the_way() else ()
+            ways: Sequence[QKVTransform[Any]] = tap.fast_paths if self._on_the_way() else ()
         else:
-            ways = tap.ways_to_rows if tap.running and not torch.compiler.is_compiling() else ()
+            ways = tap.fast_row_paths if tap.running and not torch.compiler.is_compiling() else ()
         for way in ways:
-            found = way(projected, self._reading, tap.grid)
+            found = way(projected, self._spec, tap.grid)
             if found is not None:
                 self._is_read = True
                 tap.keep(self._layer, found[1])
@@ -265,7 +263,7 @@ class _Reader:
         if not self._on_the_way():
             self._waiting[:] = [query]
             return None
-        query, asking = pass_query(query, self._reading.mean_from, self._reading.scale)
+        query, asking = query_passthrough(query, self._spec.mean_from, self._spec.scale)
         self._waiting[:] = [asking]
         return query
 
@@ -274,10 +272,10 @@ class _Reader:
             return None
         asking = self._waiting.pop()
         if self._on_the_way():
-            key, row = pass_key(key, asking, self._reading.first)
+            key, row = key_passthrough(key, asking, self._spec.first)
             self._tap.keep(self._layer, row)
             return key
-        pair = asking, key, self._reading.scale
+        pair = asking, key, self._spec.scale
         self._tap.keep(self._layer, pair if torch.is_grad_enabled() else self._tap.row(*pair))
         return None
 
@@ -297,11 +295,11 @@ class HeadTap(_Tap):
 
     def __init__(self, model: nn.Module, layers: LayerSpec) -> None:
         super().__init__(model)
-        self.layers = self._anatomy.resolve(layers)
+        self.layers = self._architecture.resolve(layers)
         self._wanted = len(self.layers)
         try:
             for layer in self.layers:
-                self._handles += watch_heads(model, layer, partial(self.keep, layer))
+                self._handles += hook_heads(model, layer, partial(self.keep, layer))
         except ValueError:
             self.remove()
             raise
@@ -329,7 +327,7 @@ class TokenTap(_Tap):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._handles += watch_tokens(model, partial(self.keep, self._anatomy.blocks))
+        self._handles += hook_tokens(model, partial(self.keep, self._architecture.blocks))
         self._attach(model)
 
     def tokens(self) -> Tensor:

@@ -47,13 +47,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"is a broken or unfinished file of weights ({_brief(error)})") from None
     tensors = _unprefixed(_unwrapped(content))
     if odd := [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"holds no network's state alone: {few(odd)} {'is' if len(odd) == 1 else 'are'} no tensor")
+        raise ValueError(
+            f"holds no network's state alone: {abbreviate(odd)} {'is' if len(odd) == 1 else 'are'} no tensor"
+        )
     if not tensors:
         raise ValueError("holds no tensors")
     return tensors
 
 
-def few(names: Sequence[str], most: int = 4) -> str:
+def abbreviate(names: Sequence[str], most: int = 4) -> str:
     """The first of many names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -95,6 +97,6 @@ def _brief(error: Exception) -> str:
     return (str(error).strip().partition("\n")[0] or type(error).__name__)[:200]
 
 
-def times(sizes: Sequence[int]) -> str:
+def format_shape(sizes: Sequence[int]) -> str:
     """Sizes in words: `3 x 12 x 12`."""
     return " x ".join(str(int(size)) for size in sizes)

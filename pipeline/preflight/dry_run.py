@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from pipeline.assembly import NO_WEIGHTS, fit_pretrained, regularizers_of
+from pipeline.assembly import NO_WEIGHTS, fit_pretrained, regularizers_from_params
 from pipeline.config import Params, parameters
 from pipeline.data.sources.image_source import Preview
-from pipeline.errors import UserError, cut, shown, told
-from pipeline.models.architecture import Anatomy, describe_network
+from pipeline.errors import UserError, format_value, join_lines, truncate
+from pipeline.models.architecture import Architecture, describe_network
 from pipeline.models.build import build_model
 from pipeline.models.model_config import Weights
 from pipeline.models.tap import SimilarityTap, TokenTap
@@ -42,22 +42,22 @@ BYTES_A_WEIGHT = 16
 class Network:
     """weights: how many there are. anatomy: its blocks, grid and tokens. notes: how pretrained weights were adapted."""
 
-    weights: int
-    anatomy: Anatomy
+    num_parameters: int
+    architecture: Architecture
     notes: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
         """Blocks, through all stages."""
-        return self.anatomy.blocks
+        return self.architecture.blocks
 
     @property
     def grid(self) -> tuple[int, int]:
         """(H, W) of the patch tokens that the head sees."""
-        return self.anatomy.grid
+        return self.architecture.grid
 
 
-def try_networks(
+def check_networks(
     params: Params,
     space: SearchSpace,
     source: Preview,
@@ -72,22 +72,22 @@ def try_networks(
         UserError: one of them cannot be trained, or lacks blocks that are to be regularised; says who asks for it.
     """
 
-    def tried(setting: Params, where: str) -> Network:
-        return try_network(setting, where, len(source.classes), source.channels, device, pretrained)
+    def tried(config: Params, where: str) -> Network:
+        return check_network(config, where, len(source.classes), source.channels, device, pretrained)
 
     base = tried(params, "params.yaml")
-    _check_layers("params.yaml", params, base.anatomy, space)
+    _check_layers("params.yaml", params, base.architecture, space)
     for name, values in space.controls.items():
         where = f"{space.file}: controls.{name}"
         setting = params.with_values(values, where=where)
         same = (setting.model, setting.train) == (params.model, params.train)
         network = base if same else tried(setting, where)
-        _check_layers(where, setting, network.anatomy)
+        _check_layers(where, setting, network.architecture)
     searched = [path for path in space.dimensions if path.startswith(MODEL) and path not in NOT_SHAPING]
     for choice in itertools.product(*(_values(space.dimensions[path]) for path in searched)):
         setting = params.with_values(dict(zip(searched, choice, strict=True)), where=space.file)
         network = base if setting.model == params.model else tried(setting, space.file)
-        _check_choices(setting, space, network.anatomy)
+        _check_choices(setting, space, network.architecture)
     return base
 
 
@@ -97,55 +97,55 @@ def _values(dimension: Mapping[str, Any]) -> Sequence[Any]:
     return ends
 
 
-def _check_choices(setting: Params, space: SearchSpace, anatomy: Anatomy) -> None:
+def _check_choices(config: Params, space: SearchSpace, architecture: Architecture) -> None:
     """Every choice of layers must exist in a network of this anatomy, and no two may be the same blocks."""
     for path in LAYERS:
         if path in space.dimensions:
             choices = space.dimensions[path]["choices"]
-        elif _is_used(path, setting, space):
-            choices = [setting.value(path)]
+        elif _is_used(path, config, space):
+            choices = [config.value(path)]
         else:
             continue
         seen: dict[tuple[int, ...], Any] = {}
         for spec in choices:
-            blocks = _blocks(space.file, path, spec, anatomy)
+            blocks = _blocks(space.file, path, spec, architecture)
             if blocks in seen:
                 raise UserError(
                     f"{space.file}: {path}: {seen[blocks]!r} and {spec!r} are the same blocks {list(blocks)} in a "
-                    f"network of {anatomy.blocks}; leave one out."
+                    f"network of {architecture.blocks}; leave one out."
                 )
             seen[blocks] = spec
 
 
-def _check_layers(where: str, setting: Params, anatomy: Anatomy, space: SearchSpace | None = None) -> None:
+def _check_layers(where: str, config: Params, architecture: Architecture, space: SearchSpace | None = None) -> None:
     """The layers of every method that is on, or that the space may turn on, must exist; all that do not are told."""
     problems = []
     for path in LAYERS:
-        if _is_used(path, setting, space):
+        if _is_used(path, config, space):
             try:
-                _blocks(where, path, setting.value(path), anatomy)
+                _blocks(where, path, config.value(path), architecture)
             except UserError as error:
                 problems.append(str(error))
     if problems:
-        raise UserError(told(problems))
+        raise UserError(join_lines(problems))
 
 
-def _is_used(path: str, setting: Params, space: SearchSpace | None) -> bool:
+def _is_used(path: str, config: Params, space: SearchSpace | None) -> bool:
     """Whether the method that has this parameter is on, or the space varies something else of it."""
     section = path.rpartition(".")[0]
     dimensions = {} if space is None else space.dimensions
     varied = path not in dimensions and any(each.startswith(f"{section}.") for each in dimensions)
-    return varied or bool(setting.value(f"{section}.weight") or setting.value(f"{section}.watch"))
+    return varied or bool(config.value(f"{section}.weight") or config.value(f"{section}.watch"))
 
 
-def _blocks(where: str, path: str, spec: Any, anatomy: Anatomy) -> tuple[int, ...]:
+def _blocks(where: str, path: str, spec: Any, architecture: Architecture) -> tuple[int, ...]:
     try:
-        return anatomy.resolve(spec if isinstance(spec, str) else tuple(spec))
+        return architecture.resolve(spec if isinstance(spec, str) else tuple(spec))
     except ValueError as error:
-        raise UserError(f"{where}: {path}: {cut(str(error), 300)}.") from None
+        raise UserError(f"{where}: {path}: {truncate(str(error), 300)}.") from None
 
 
-def try_network(
+def check_network(
     params: Params,
     where: str,
     num_classes: int,
@@ -231,11 +231,13 @@ def _check_depth(params: Params, where: str) -> None:
         given = params.model.kwargs.get(key)
         blocks = sum(given) if isinstance(given, list) else given
         if isinstance(blocks, int) and blocks > MOST_BLOCKS:
-            raise UserError(f"{where}: model.kwargs: given {key} {shown(given)}; allowed: at most {MOST_BLOCKS} blocks")
+            raise UserError(
+                f"{where}: model.kwargs: given {key} {format_value(given)}; allowed: at most {MOST_BLOCKS} blocks"
+            )
 
 
 def _not_run(params: Params, where: str, error: Exception) -> UserError:
-    given, reason = shown(params.model.kwargs, 300), cut(str(error).strip().partition("\n")[0], 300)
+    given, reason = format_value(params.model.kwargs, 300), truncate(str(error).strip().partition("\n")[0], 300)
     return UserError(f"{where}: model.kwargs: {params.model.name} can be built with {given}, but not run: {reason}")
 
 
@@ -244,15 +246,16 @@ def _check_memory(network: Network, where: str, device: str) -> None:
         there = torch.cuda.get_device_properties(torch.device(device)).total_memory
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = network.weights * BYTES_A_WEIGHT
+    needed = network.num_parameters * BYTES_A_WEIGHT
     if needed > there:
         raise UserError(
-            f"{where}: model.name and model.kwargs: {network.weights:,} weights take {needed / 2**30:,.0f} GiB to "
+            f"{where}: model.name and model.kwargs: {network.num_parameters:,} weights take {needed / 2**30:,.0f} GiB "
+            "to "
             f"train, but there are {there / 2**30:,.0f} here ({device}); take a smaller network"
         )
 
 
-def try_regularizers(
+def check_regularizers(
     params: Params, space: SearchSpace, source: Preview, weights: Mapping[str, Weights] = NO_WEIGHTS
 ) -> None:
     """Prepare the regularisers of params.yaml, of every control and of what the space can ask for.
@@ -264,12 +267,12 @@ def try_regularizers(
         UserError: one of them cannot be had, or not with its network; says who asks for it.
     """
     tried: list[Params] = []
-    for where, setting in every_setting(params, space):
+    for where, setting in representative_configs(params, space):
         if any(each.model == setting.model and each.regularizer == setting.regularizer for each in tried):
             continue
         tried.append(setting)
         try:
-            methods = regularizers_of(setting, weights)
+            methods = regularizers_from_params(setting, weights)
             if any(method.active for method in methods.values()):
                 side, classes = setting.prepare.image_size, len(source.classes)
                 with torch.device("meta"):
@@ -281,10 +284,10 @@ def try_regularizers(
                     )
                 Objective(model, methods, planned_epochs=setting.train.epochs).close()
         except (UserError, ValueError) as error:
-            raise UserError(told(f"{where}: {line}" for line in str(error).splitlines())) from None
+            raise UserError(join_lines(f"{where}: {line}" for line in str(error).splitlines())) from None
 
 
-def every_setting(params: Params, space: SearchSpace) -> Iterator[tuple[str, Params]]:
+def representative_configs(params: Params, space: SearchSpace) -> Iterator[tuple[str, Params]]:
     """Settings in which every choice of regulariser and network occurs, with all weights as high as they go."""
     yield "params.yaml", params
     for name, values in space.controls.items():

@@ -15,14 +15,14 @@ import torch
 
 from pipeline.cluster.storage import is_s3
 from pipeline.config import Params
-from pipeline.console.tables import size_words
+from pipeline.console.tables import format_size
 from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
-from pipeline.preflight.profile import StepCost, role_sizes, step_cost, steps_per_epoch
+from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch
 from pipeline.preflight.run_resources import retrain_resources
 from pipeline.train.memory import out_of_memory_advice
-from pipeline.tune.journal.journal import TRIAL, History
-from pipeline.tune.run_counts import runs_at_most, trials_asked
+from pipeline.tune.journal.journal import TRIAL, SearchHistory
+from pipeline.tune.run_counts import max_runs, requested_trials
 from pipeline.tune.schedulers.rules import make_rule
 
 START_S = (8.0, 30.0)
@@ -38,7 +38,7 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Work:
+class RemainingWork:
     """What is to be run. trials: those the scheduler may stop. full_runs: controls and confirmation runs, which it may
     not. epochs: of a full run. at_a_time: runs together. gpus: share of a GPU of one run, 0 without.
     """
@@ -46,7 +46,7 @@ class Work:
     trials: int
     full_runs: int
     epochs: int
-    at_a_time: int
+    max_concurrent: int
     gpus: float
 
 
@@ -78,25 +78,25 @@ class Estimate:
         return lines + ([f"{' ' * 10}{_duration(self.retraining)} for retraining"] if self.retraining else [])
 
 
-def preflight(
-    plan: Plan, work: Work, *, price: float | None = None, kept_checkpoints: int = 5, recent: bool = False
+def estimate_search(
+    plan: Plan, work: RemainingWork, *, price: float | None = None, num_checkpoints: int = 5, recent: bool = False
 ) -> Estimate:
     """Measure a few steps, refuse what memory or disk cannot do, and tell what the search will take.
 
     price: as of `estimate`. kept_checkpoints: how many checkpoints the search leaves on disk. recent: as of
-    `step_cost`.
+    `profile_steps`.
 
     Raises:
         UserError: a training step, or the checkpoints, do not fit.
     """
-    cost = step_cost(plan, recent=recent)
+    cost = profile_steps(plan, recent=recent)
     check_memory(cost, plan)
-    check_disk(cost, plan, kept_checkpoints)
+    check_disk(cost, plan, num_checkpoints)
     found = estimate(plan, cost, work, price=price)
     return replace(found, retraining=retraining_seconds(plan, cost), estimated=cost.estimated)
 
 
-def estimate(plan: Plan, cost: StepCost, work: Work, *, price: float | None = None) -> Estimate:
+def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | None = None) -> Estimate:
     """Lay the measured cost of a step over the work.
 
     price: of an hour of one GPU, or, where runs take no GPU, of an hour of this machine.
@@ -110,16 +110,16 @@ def estimate(plan: Plan, cost: StepCost, work: Work, *, price: float | None = No
     epoch = _epoch_seconds(plan, cost)
     if not runs:
         return Estimate((0.0, 0.0), epoch, (0.0, 0.0) if work.gpus else None, None if price is None else (0.0, 0.0))
-    lasting, grace = _lasting_trials(plan, work), plan.params.search.scheduler.grace_period
+    lasting, grace = _full_length_trials(plan, work), plan.params.search.scheduler.grace_period
     epochs = (lasting + work.full_runs) * work.epochs + (work.trials - lasting) * min(grace, work.epochs)
     longest = work.epochs if lasting + work.full_runs else min(grace, work.epochs)
-    rounds = -(-runs // work.at_a_time)
+    rounds = -(-runs // work.max_concurrent)
     seconds = (
-        START_S[0] + epoch[0] * max(epochs / work.at_a_time, longest),
-        START_S[1] + epoch[1] * rounds * work.epochs * _slowing(work),
+        START_S[0] + epoch[0] * max(epochs / work.max_concurrent, longest),
+        START_S[1] + epoch[1] * rounds * work.epochs * _slowdown(work),
     )
     hours = (seconds[0] / 3600, seconds[1] / 3600)
-    held = work.gpus * min(work.at_a_time, runs)
+    held = work.gpus * min(work.max_concurrent, runs)
     gpu_hours = (hours[0] * held, hours[1] * held) if work.gpus else None
     paid = gpu_hours or hours
     return Estimate(seconds, epoch, gpu_hours, None if price is None else (paid[0] * price, paid[1] * price))
@@ -137,12 +137,14 @@ def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
         return None
     there = retrain_resources(params)
     runs = 2 * retrain.seeds
-    at_a_time = min(runs, retrain.max_concurrent_runs or runs, there.workers_at_a_time)
-    work = Work(trials=0, full_runs=runs, epochs=params.train.epochs, at_a_time=at_a_time, gpus=there.gpus)
+    at_a_time = min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent_workers)
+    work = RemainingWork(
+        trials=0, full_runs=runs, epochs=params.train.epochs, max_concurrent=at_a_time, gpus=there.gpus
+    )
     steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
     writing = 2 * cost.seconds_per_checkpoint / params.search.checkpoint_every
     low, high = (work.epochs * (steps * step + writing) for step in cost.seconds_per_step)
-    return START_S[0] + low * runs / at_a_time, START_S[1] + high * -(-runs // at_a_time) * _slowing(work)
+    return START_S[0] + low * runs / at_a_time, START_S[1] + high * -(-runs // at_a_time) * _slowdown(work)
 
 
 def check_memory(cost: StepCost, plan: Plan) -> None:
@@ -162,11 +164,11 @@ def check_memory(cost: StepCost, plan: Plan) -> None:
     if cost.memory_bytes > there:
         advice = out_of_memory_advice(plan.params.train.config(), device=torch.device(plan.device), gpus=gpus)
         raise UserError(
-            f"params.yaml: {advice} It needs {size_words(cost.memory_bytes)}; there are {size_words(there)}."
+            f"params.yaml: {advice} It needs {format_size(cost.memory_bytes)}; there are {format_size(there)}."
         )
 
 
-def check_disk(cost: StepCost, plan: Plan, kept_checkpoints: int) -> None:
+def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:
     """Refuse a search whose checkpoints, those kept and those of the running trials, would fill the disk.
 
     Raises:
@@ -177,15 +179,16 @@ def check_disk(cost: StepCost, plan: Plan, kept_checkpoints: int) -> None:
         if is_s3(storage):  # whose room nobody can tell
             return
         place = Path(storage).expanduser()
-    folder = _existing(place)
-    running = plan.resources.at_a_time
-    held = kept_checkpoints + running
+    folder = _existing_parent(place)
+    running = plan.resources.max_concurrent
+    held = num_checkpoints + running
     needed, free = MARGIN * held * cost.checkpoint_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{place}: {size_words(free)} are free there, and {held} checkpoints of "
-            f"{size_words(cost.checkpoint_bytes)} ({kept_checkpoints} kept, {running} of running trials) need "
-            f"{size_words(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the checkout "
+            f"{place}: {format_size(free)} are free there, and {held} checkpoints of "
+            f"{format_size(cost.checkpoint_bytes)} ({num_checkpoints} kept, {running} of running trials) need "
+            f"{format_size(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the "
+            "checkout "
             "to a disk that has more."
         )
 
@@ -197,23 +200,23 @@ def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
     return steps * cost.seconds_per_step[0] + rest, steps * cost.seconds_per_step[1] + rest
 
 
-def _lasting_trials(plan: Plan, work: Work) -> int:
+def _full_length_trials(plan: Plan, work: RemainingWork) -> int:
     """How many trials would run in full, if the scheduler let through as few as it can."""
     rule = make_rule(plan.params.search.scheduler, work.epochs)
-    return math.ceil(max(work.trials * rule.lasting_share, min(work.trials, 1)))
+    return math.ceil(max(work.trials * rule.survival_fraction, min(work.trials, 1)))
 
 
-def _slowing(work: Work) -> float:
+def _slowdown(work: RemainingWork) -> float:
     if 0 < work.gpus < 1:
-        return float(min(work.at_a_time, int(1 / work.gpus + 1e-9)))
-    return BESIDE if work.at_a_time > 1 and not work.gpus else 1.0
+        return float(min(work.max_concurrent, int(1 / work.gpus + 1e-9)))
+    return BESIDE if work.max_concurrent > 1 and not work.gpus else 1.0
 
 
 def _gpu_bytes(device: str) -> int:
     return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
 
-def _existing(folder: Path) -> Path:
+def _existing_parent(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
@@ -232,7 +235,7 @@ def _span(low: float, high: float, *, digits: int) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def expectation(plan: Plan, history: History, *, recent: bool = False) -> list[str]:
+def describe_estimate(plan: Plan, history: SearchHistory, *, recent: bool = False) -> list[str]:
     """What is left of the search will take, in lines; a few real steps are timed, unless nothing is left.
 
     history: of the search, as far as it has come. recent: what a check of the last minutes has timed for the same plan
@@ -241,28 +244,28 @@ def expectation(plan: Plan, history: History, *, recent: bool = False) -> list[s
     Raises:
         UserError: as of `measure`.
     """
-    work = work_left(plan, history)
+    work = remaining_work(plan, history)
     if not work.trials + work.full_runs:
         return [f"{'expected':<10}nothing of the search: all of its runs have ended"]
     return measure(plan, work, recent=recent).describe()
 
 
-def work_left(plan: Plan, history: History) -> Work:
+def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
     """The runs that the search has at most, less those that have ended."""
     params, resources = plan.params, plan.resources
-    trials = sum(trials_asked(params, plan.space).values())
+    trials = sum(requested_trials(params, plan.space).values())
     ended = [trial for trial in history.trials.values() if trial.state is not None]
     tried = sum(trial.role == TRIAL for trial in ended)
-    return Work(
+    return RemainingWork(
         trials=max(0, trials - tried),
-        full_runs=max(0, runs_at_most(params, plan.space) - trials - (len(ended) - tried)),
+        full_runs=max(0, max_runs(params, plan.space) - trials - (len(ended) - tried)),
         epochs=params.train.epochs,
-        at_a_time=resources.at_a_time,
+        max_concurrent=resources.max_concurrent,
         gpus=resources.gpus,
     )
 
 
-def measure(plan: Plan, work: Work, *, recent: bool = False) -> Estimate:
+def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimate:
     """Time a few real steps and compare what the work will take with memory, disk and budget.
 
     recent: as of `expectation`.
@@ -272,7 +275,7 @@ def measure(plan: Plan, work: Work, *, recent: bool = False) -> Estimate:
     """
     params, resources = plan.params, plan.resources
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    found = preflight(plan, work, price=price, kept_checkpoints=params.search.keep_checkpoints, recent=recent)
+    found = estimate_search(plan, work, price=price, num_checkpoints=params.search.keep_checkpoints, recent=recent)
     check_budget(params, found, gpus=resources.gpus)
     return found
 

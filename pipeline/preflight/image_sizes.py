@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from pipeline.config import Params
 from pipeline.data.decode.open_image import Size
-from pipeline.data.sources.size_sample import look_at_sizes
+from pipeline.data.sources.size_sample import sample_sizes
 from pipeline.errors import UserError
-from pipeline.inputs.source import source_settings
+from pipeline.inputs.source import source_config
 from pipeline.workspace import Workspace
 
 MUCH = 2.0
@@ -22,7 +22,7 @@ USUAL_SIDE, USUAL_PATCH, SMALL_STEP = 224, 16, 4
 def describe_sizes(workspace: Workspace, params: Params) -> list[str]:
     """Lines about the sizes of some pictures, and about what is lost of them; none where they cannot be looked at."""
     try:
-        sizes = look_at_sizes(source_settings(workspace, params))
+        sizes = sample_sizes(source_config(workspace, params))
     except UserError:  # told already where that is an error, and none where data/prepared is there
         return []
     return size_lines(sizes, params.prepare.image_size) if sizes else []

@@ -10,13 +10,13 @@ from pipeline.config import Params, load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import read_split
-from pipeline.errors import UserError, named, shown
+from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
-from pipeline.preflight.dry_run import every_setting, try_networks, try_regularizers
-from pipeline.preflight.prior_results import known_beforehand
-from pipeline.preflight.run_resources import plan_resources
+from pipeline.preflight.dry_run import check_networks, check_regularizers, representative_configs
+from pipeline.preflight.prior_results import load_prior_results
+from pipeline.preflight.run_resources import trial_resources
 from pipeline.preflight.validate import (
     check_masks,
     check_mixing,
@@ -28,23 +28,23 @@ from pipeline.preflight.validate import (
     check_splits,
 )
 from pipeline.provenance.code_hash import code_hashes
-from pipeline.provenance.fingerprint import deciding
+from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.provenance.trace import versions
-from pipeline.provenance.weights_record import note, record, weights_words
+from pipeline.provenance.weights_record import describe_weights, to_record, write_note
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.state.current_search import present_search
-from pipeline.state.searches import place_of
+from pipeline.state.current_search import current_search
+from pipeline.state.searches import search_directory
 from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD
-from pipeline.tune.objectives.objectives import check_goals, goal_words
-from pipeline.tune.run_counts import further_runs, runs_at_most, trials_asked
+from pipeline.tune.objectives.objectives import check_objectives, describe_objectives
+from pipeline.tune.run_counts import max_confirmation_runs, max_runs, requested_trials
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.tune.study.samplers import check_sampler
-from pipeline.tune.study.studies import studies_of
-from pipeline.tune.study.warm_start import Known, check_points
+from pipeline.tune.study.studies import num_studies
+from pipeline.tune.study.warm_start import PriorResult, check_points
 from pipeline.tune.task import Resources, SearchTask
 from pipeline.workspace import Workspace
 
@@ -64,12 +64,12 @@ class Plan:
     store: Store
     device: str
     source: Preview
-    weights: int
+    num_parameters: int
     depth: int
     grid: tuple[int, int]
     pretrained: Mapping[str, Weights] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    known: tuple[Known, ...] = ()
+    prior_results: tuple[PriorResult, ...] = ()
 
     @property
     def images(self) -> int:
@@ -80,7 +80,7 @@ class Plan:
         """The plan in lines for a person."""
         params, resources, search = self.params, self.resources, self.params.search
         side, epochs = params.prepare.image_size, params.train.epochs
-        runs = runs_at_most(params, self.space)
+        runs = max_runs(params, self.space)
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
         source = self.source
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
@@ -88,63 +88,65 @@ class Plan:
         lines = {
             "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
             f"{len(source.classes)} classes{test}",
-            "model": f"{params.model.name}: {self.weights:,} weights, {self.depth} blocks, "
+            "model": f"{params.model.name}: {self.num_parameters:,} weights, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
-            "search": f"{self._trials_words()} and {controls} ({', '.join(self.space.controls)}) over "
+            "search": f"{self._describe_trials()} and {controls} ({', '.join(self.space.controls)}) over "
             f"{', '.join(self.space.dimensions)}",
             "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
-            f"{search.scheduler.name}{self._beforehand_words()}",
-            **goal_words(params),
-            "confirm": self._confirm_words(),
-            "budget": self._budget_words(),
-            "together": f"{resources.at_a_time} trials at a time, each {resources.cpus} CPU{gpus}, of "
-            f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._where_words()}",
+            f"{search.scheduler.name}{self._describe_prior_results()}",
+            **describe_objectives(params),
+            "confirm": self._describe_confirmation(),
+            "budget": self._describe_budget(),
+            "together": f"{resources.max_concurrent} trials at a time, each {resources.cpus} CPU{gpus}, of "
+            f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._describe_place()}",
             "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs"
-            f"{self._workers_words()}",
+            f"{self._describe_workers()}",
             "results": f"{self.workspace.results} and {self.workspace.models}",
             "state": f"{self.workspace.state} (survives interruptions)",
             "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
         }
-        words = weights_words(self.pretrained, params.model.pretrained, self.notes)
+        words = describe_weights(self.pretrained, params.model.pretrained, self.notes)
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[1:1] = [("", note) for note in source.notes]
         return "\n".join(f"{name:<10}{text}" for name, text in listed)
 
-    def _trials_words(self) -> str:
+    def _describe_trials(self) -> str:
         """How many trials, and where that is fewer than asked for, why."""
-        asked, trials = self.params.search.trials, trials_asked(self.params, self.space)
+        asked, trials = self.params.search.trials, requested_trials(self.params, self.space)
         method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
         every = f", every setting that the space has (search.trials: {asked})" if method < asked else ""
         control = f"; {own}, every setting, of {self.params.retrain.control}'s own study" if own < asked else ""
         return f"{method} trial{'s' * (method != 1)}{every}{control}{',' * bool(every or control)}"
 
-    def _where_words(self) -> str:
+    def _describe_place(self) -> str:
         resources = self.resources
-        return "here" if resources.address is None else f"on {resources.nodes} nodes of {named(resources.address)}"
+        return "here" if resources.address is None else f"on {resources.nodes} nodes of {quote_name(resources.address)}"
 
-    def _workers_words(self) -> str:
+    def _describe_workers(self) -> str:
         workers = self.params.retrain.workers_per_run
         return f", {workers} workers a run" if workers > 1 else ""
 
-    def _beforehand_words(self) -> str:
+    def _describe_prior_results(self) -> str:
         search = self.params.search
         points = f"; first {', '.join(search.points)}" if search.points else ""
-        known = f"; {len(self.known)} results of {search.warm_start} known beforehand" if self.known else ""
+        known = (
+            f"; {len(self.prior_results)} results of {search.warm_start} known beforehand" if self.prior_results else ""
+        )
         return points + known
 
-    def _confirm_words(self) -> str:
+    def _describe_confirmation(self) -> str:
         search = self.params.search
-        if not further_runs(self.params, self.space):
+        if not max_confirmation_runs(self.params, self.space):
             return "nothing: the best trial is taken at its word (search.confirm.seeds: 0)"
-        trials = trials_asked(self.params, self.space)[METHOD]
-        tuned = " of each study" if studies_of(self.params, self.space) == 2 else ""
+        trials = requested_trials(self.params, self.space)[METHOD]
+        tuned = " of each study" if num_studies(self.params, self.space) == 2 else ""
         return (
             f"the {min(search.confirm.top, trials)} best{tuned} and the controls with further seeds: at most "
-            f"{further_runs(self.params, self.space)} runs"
+            f"{max_confirmation_runs(self.params, self.space)} runs"
         )
 
-    def _budget_words(self) -> str:
+    def _describe_budget(self) -> str:
         budget = self.params.search.budget.model_dump()
         limits = [f"{name} {value:g}" for name, value in budget.items() if value]
         return ", ".join(limits) or "no limit but the number of trials"
@@ -166,15 +168,15 @@ class Plan:
         prepared = open_prepared(self.workspace.prepared)
         split = read_split(self.workspace.split, data_hash=prepared.data_hash)
         hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
-        return self._task(deciding(self.params, self.space.content(), **hashes, weights=self.pretrained))
+        return self._task(fingerprint_content(self.params, self.space.content(), **hashes, weights=self.pretrained))
 
-    def present_task(self) -> SearchTask | None:
+    def current_task(self) -> SearchTask | None:
         """The search that will run, also while the split on disk is of other parameters; None before its data are made.
 
         Raises:
             UserError: the data cannot be split as the parameters ask.
         """
-        present = present_search(self.workspace, self.params, self.pretrained)
+        present = current_search(self.workspace, self.params, self.pretrained)
         return None if present is None else self._task(present.content)
 
     def task_without_data(self) -> SearchTask:
@@ -182,7 +184,7 @@ class Plan:
         return self._task({})
 
     def _task(self, content: Mapping[str, Any]) -> SearchTask:
-        name, folder = place_of(self.workspace.searches, content)
+        name, folder = search_directory(self.workspace.searches, content)
         return SearchTask(
             params=self.params,
             space=self.space,
@@ -199,14 +201,14 @@ class Plan:
                 "code": code_hashes(self._plugins()),
                 "versions": versions(),
             }
-            | ({"weights": record(self.pretrained)} if self.pretrained else {})
-            | ({"known": list(self.known)} if self.known else {}),
+            | ({"weights": to_record(self.pretrained)} if self.pretrained else {})
+            | ({"known": list(self.prior_results)} if self.prior_results else {}),
             weights=self.pretrained,
         )
 
     def _plugins(self) -> dict[str, str]:
         """The hashes of the users' own methods that a setting can ask for."""
-        used = {setting.regularizer.used_plugin for _, setting in every_setting(self.params, self.space)}
+        used = {setting.regularizer.used_plugin for _, setting in representative_configs(self.params, self.space)}
         return plugin_hashes(sorted(each for each in used if each))
 
 
@@ -220,10 +222,10 @@ def make_plan(workspace: Workspace) -> Plan:
     space = load_space(_space_path(workspace, params), params, shown_as=params.search.space)
     if params.retrain.control not in space.controls:
         known = ", ".join(space.controls)
-        given = shown(params.retrain.control)
+        given = format_value(params.retrain.control)
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
     check_schedule(params)
-    check_goals(params)
+    check_objectives(params)
     check_sampler(params, space)
     check_points(params, space)
     check_rates(params, space)
@@ -240,16 +242,16 @@ def make_plan(workspace: Workspace) -> Plan:
             "params.yaml: train.compile: always needs a C++ compiler on a CPU, and there is no g++ or clang++ on the "
             "PATH (CXX names another); install one, or set it to auto."
         )
-    resources = plan_resources(params)
+    resources = trial_resources(params)
     source = preview_source(workspace, params)
-    beforehand = known_beforehand(workspace, params, space, source)
+    beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)
     workspace.check_writable()
-    pretrained = resolve_weights(workspace, every_setting(params, space))
-    note(workspace, pretrained)
-    network = try_networks(params, space, source, str(device), pretrained)
+    pretrained = resolve_weights(workspace, representative_configs(params, space))
+    write_note(workspace, pretrained)
+    network = check_networks(params, space, source, str(device), pretrained)
     check_sizes(params, space, source)
-    try_regularizers(params, space, source, pretrained)
+    check_regularizers(params, space, source, pretrained)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     require_access(store, experiment=params.experiment, model=params.model_name)
@@ -261,12 +263,12 @@ def make_plan(workspace: Workspace) -> Plan:
         store=store,
         device=str(device),
         source=source,
-        weights=network.weights,
+        num_parameters=network.num_parameters,
         depth=network.depth,
         grid=network.grid,
         pretrained=pretrained,
         notes=network.notes,
-        known=tuple(beforehand),
+        prior_results=tuple(beforehand),
     )
 
 
@@ -276,6 +278,7 @@ def _space_path(workspace: Workspace, params: Params) -> Path:
         spaces = (workspace.root / "search_spaces").glob("*.yaml")
         there = sorted(str(each.relative_to(workspace.root)) for each in spaces if each.is_file())
         raise UserError(
-            f"params.yaml: search.space: no file {named(params.search.space)}; there are {', '.join(there) or 'none'}"
+            f"params.yaml: search.space: no file {quote_name(params.search.space)}; there are "
+            f"{', '.join(there) or 'none'}"
         )
     return path

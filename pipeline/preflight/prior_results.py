@@ -4,18 +4,18 @@ from collections.abc import Sequence
 
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
-from pipeline.errors import UserError, named
-from pipeline.state.current_search import present_search
-from pipeline.state.searches import choose, find_searches
-from pipeline.tune.journal.journal import LEDGER
-from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
+from pipeline.errors import UserError, quote_name
+from pipeline.state.current_search import current_search
+from pipeline.state.searches import choose_search, find_searches
+from pipeline.tune.journal.journal import JOURNAL
+from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.warm_start import Known, known_in, known_of
+from pipeline.tune.study.warm_start import PriorResult, results_from_csv, results_from_search
 from pipeline.workspace import Workspace
 
 
-def known_beforehand(workspace: Workspace, params: Params, space: SearchSpace, data: Preview) -> list[Known]:
+def load_prior_results(workspace: Workspace, params: Params, space: SearchSpace, data: Preview) -> list[PriorResult]:
     """What the sampler of a new search is given to learn from; nothing if none is asked for. data: what is searched on.
 
     A search that has begun has its own copy: then it does not matter whether the source is still there.
@@ -26,27 +26,27 @@ def known_beforehand(workspace: Workspace, params: Params, space: SearchSpace, d
     source = params.search.warm_start
     if source is None:
         return []
-    where = f"params.yaml: search.warm_start: {named(source)}"
+    where = f"params.yaml: search.warm_start: {quote_name(source)}"
     try:
         if source.endswith(".csv"):
-            return _counted(known_in(workspace.root / source, params, space, where=where), params, data)
+            return _describe_count(results_from_csv(workspace.root / source, params, space, where=where), params, data)
         try:
-            search = choose(find_searches(workspace.searches).searches, source)
+            search = choose_search(find_searches(workspace.searches).searches, source)
         except UserError as error:
             raise UserError(f"{where}: {error} Or give a file whose name ends in .csv.") from None
-        return _counted(known_of(search.history, params, space, where=where), params, data)
+        return _describe_count(results_from_search(search.history, params, space, where=where), params, data)
     except UserError:
-        present = present_search(workspace, params)
-        if present is not None and (present.folder / LEDGER).exists():
+        present = current_search(workspace, params)
+        if present is not None and (present.folder / JOURNAL).exists():
             return []
         raise
 
 
-def _counted(known: Sequence[Known], params: Params, data: Preview) -> list[Known]:
+def _describe_count(results: Sequence[PriorResult], params: Params, data: Preview) -> list[PriorResult]:
     """With the parameters of their networks, where the goals ask for them: those can be told of any setting."""
-    if PARAMETERS not in goals_of(params).metrics:
-        return list(known)
+    if PARAMETERS not in objectives_from_params(params).metrics:
+        return list(results)
     count = parameter_counter(params, num_classes=len(data.classes), channels=data.channels)
     return [
-        {**each, "metrics": {**each.get("metrics", {}), PARAMETERS: float(count(each["values"]))}} for each in known
+        {**each, "metrics": {**each.get("metrics", {}), PARAMETERS: float(count(each["values"]))}} for each in results
     ]

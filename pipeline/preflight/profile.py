@@ -21,21 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.assembly import Run, TrainingData, build_run
+from pipeline.assembly import TrainingData, TrainingRun, build_run
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
-from pipeline.preflight.profile_budget import FEW, Pace
+from pipeline.preflight.profile_budget import FEW, ProfileBudget
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.train.checkpoint import write_checkpoint
-from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.ema import make_average
-from pipeline.train.loader import Feed
+from pipeline.train.loader import TrainLoader
 from pipeline.train.loop import score
-from pipeline.train.memory import checkpointed, is_out_of_memory, keep_freed_memory, out_of_memory_advice
+from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice, retain_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
 from pipeline.train.step import take_step
@@ -100,14 +100,14 @@ def measure_steps(plan: Plan) -> StepCost:
         UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network
             can be built with none of the settings.
     """
-    settings = probe_settings(plan.space)
+    settings = probe_configs(plan.space)
     probes: list[_Probe] = []
     left_out = 0
     device = torch.device(plan.device)
-    with _as_a_trial(plan.resources.cpus, device), Pace(_operations(plan, device), len(settings)) as pace:
-        for index in pace.order():
+    with _as_a_trial(plan.resources.cpus, device), ProfileBudget(_operations(plan, device), len(settings)) as pace:
+        for index in pace.order_configs():
             params = plan.params.with_values(settings[index], where=plan.space.file)
-            if not pace.begin(enough=bool(probes)):
+            if not pace.begin_config(enough=bool(probes)):
                 left_out += 1
                 continue
             try:
@@ -135,7 +135,7 @@ def measure_steps(plan: Plan) -> StepCost:
 def _operations(plan: Plan, device: torch.device) -> float | None:
     """About how many a step is, forward and backward; None on a GPU, where whole steps are weighed, and soon over."""
     size = min(plan.params.train.batch_size, role_sizes(plan)[0])
-    return 6.0 * plan.weights * plan.grid[0] * plan.grid[1] * size if device.type == "cpu" else None
+    return 6.0 * plan.num_parameters * plan.grid[0] * plan.grid[1] * size if device.type == "cpu" else None
 
 
 def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
@@ -146,7 +146,7 @@ def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
     return " and ".join(parts)
 
 
-def probe_settings(space: SearchSpace) -> list[Mapping[str, Any]]:
+def probe_configs(space: SearchSpace) -> list[Mapping[str, Any]]:
     """The settings to measure: the first controls, and of every dimension the low end or first choice, and the other.
 
     Costs mostly grow along a dimension (blocks, sizes, batch), so the corners enclose most of what trials will cost.
@@ -176,7 +176,7 @@ def steps_per_epoch(plan: Plan) -> int:
 
 
 def _measure(
-    plan: Plan, params: Params, device: torch.device, pace: Pace, *, seconds: float, weigh: bool
+    plan: Plan, params: Params, device: torch.device, pace: ProfileBudget, *, seconds: float, weigh: bool
 ) -> _Probe | None:
     """Measure one setting for about so many seconds; None if the network cannot be built with it.
 
@@ -184,14 +184,14 @@ def _measure(
     """
     images, val_images = role_sizes(plan)
     batch = min(params.train.batch_size, images)
-    size = pace.images(batch, params.train.accumulate)
-    data = _sample(plan, size, min(val_images, FEW if pace.hurried else SCORED_IMAGES), device)
+    size = pace.num_images(batch, params.train.accumulate)
+    data = _sample(plan, size, min(val_images, FEW if pace.is_limited else SCORED_IMAGES), device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     config = params.train.config()
     try:
         run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained)
-        feed = Feed(data.batches("train"), config, model=run.model, seed=0)
+        feed = TrainLoader(data.batches("train"), config, model=run.model, seed=0)
         average = make_average(run.model, config)
         objective = Objective(run.model, run.regularizers, planned_epochs=config.epochs)
     except (UserError, ValueError):
@@ -207,28 +207,28 @@ def _measure(
         if average is not None:
             average.update(run.model, next(taken_so_far))
 
-    with objective, checkpointed(run.model, config.grad_checkpointing), by_onednn(run.model):
+    with objective, checkpointed(run.model, config.grad_checkpointing), use_onednn_linear(run.model):
         drawn, taken_so_far = _endless(feed), itertools.count(1)
         run.model.train()
-        first = _timed(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
-        pace.took(first)
-        if pace.hurried:
-            taken = first if first > pace.left / 3 else _timed(step, device, first, least=1, most=3)
+        first = _time_calls(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
+        pace.record_step(first)
+        if pace.is_limited:
+            taken = first if first > pace.seconds_left / 3 else _time_calls(step, device, first, least=1, most=3)
             val = _sample(plan, size, min(val_images, FEW), device).batches("val")
             scored = taken / size * len(val) / 3  # forward alone, which is all that can be said once the time is over
-            if pace.left > scored:
-                scored = _timed(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
+            if pace.seconds_left > scored:
+                scored = _time_calls(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
         else:
             score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
             run.model.train()
-            taken = _timed(step, device, seconds * 0.7, most=40)
-            scored = _timed(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
+            taken = _time_calls(step, device, seconds * 0.7, most=40)
+            scored = _time_calls(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
     memory = None
     if device.type == "cuda":
         # The sample's images are on the device by now; a trial has those of its whole roles there.
         absent = images + val_images - size - len(val)
         memory = torch.cuda.max_memory_allocated(device) + absent * int(data.prepared.images[0].nbytes)
-    if pace.hurried and not weigh:
+    if pace.is_limited and not weigh:
         return _Probe(taken * -(-images // size), scored / len(val), memory, 0, 0.0, size, batch)
     started = time.perf_counter()
     state = {"epoch": 1, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
@@ -239,7 +239,7 @@ def _measure(
     return _Probe(taken * -(-images // size), scored / len(val), memory, written, writing, size, batch)
 
 
-def _timed(work: Any, device: torch.device, seconds: float, *, most: int, least: int = 2) -> float:
+def _time_calls(work: Any, device: torch.device, seconds: float, *, most: int, least: int = 2) -> float:
     """Median seconds of a call, over as many calls as fit into `seconds`: `least` and `most` bound them."""
     times: list[float] = []
     while len(times) < least or (len(times) < most and sum(times) < seconds):
@@ -251,7 +251,7 @@ def _timed(work: Any, device: torch.device, seconds: float, *, most: int, least:
     return statistics.median(times)
 
 
-def _endless(feed: Feed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _endless(feed: TrainLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for epoch in itertools.count():
         yield from feed.epoch(epoch)
 
@@ -285,7 +285,7 @@ def _rows_of(prepared: Prepared, rows: Ids) -> Prepared:
     return Prepared(prepared.images[rows], prepared.labels[rows], None, prepared.manifest)
 
 
-def _checkpoint_bytes(run: Run, state: Mapping[str, Any]) -> int:
+def _checkpoint_bytes(run: TrainingRun, state: Mapping[str, Any]) -> int:
     """Size of a checkpoint that is really written, where trials write theirs before Ray takes them over."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -302,7 +302,7 @@ def _checkpoint_bytes(run: Run, state: Mapping[str, Any]) -> int:
 def _as_a_trial(threads: int, device: torch.device) -> Iterator[None]:
     """Have as many threads as a trial, and leave threads, random streams and the GPU's memory as they were."""
     before = torch.get_num_threads()
-    keep_freed_memory()
+    retain_freed_memory()
     on_gpu = device.type == "cuda"
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
@@ -314,7 +314,7 @@ def _as_a_trial(threads: int, device: torch.device) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def step_cost(plan: Plan, *, recent: bool = False) -> StepCost:
+def profile_steps(plan: Plan, *, recent: bool = False) -> StepCost:
     """What a training step of the plan costs on this machine, measured now.
 
     recent: take a measurement of the last minutes where there is one of the same plan, machine and code.
@@ -346,9 +346,9 @@ def _key(plan: Plan) -> str:
     return sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _read(kept: Path, key: str) -> StepCost | None:
+def _read(cache: Path, key: str) -> StepCost | None:
     try:
-        found = json.loads(kept.read_text())
+        found = json.loads(cache.read_text())
         # A clock that was set back makes it none of the last minutes.
         if found["key"] != key or not 0 <= time.time() - found["at"] < RECENT_S:
             return None

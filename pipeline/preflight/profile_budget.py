@@ -20,7 +20,7 @@ FEW = 2
 """Images of a step of a large network; fewer cannot be mixed."""
 
 
-class Pace:
+class ProfileBudget:
     """The time that measuring has. Use as a context manager around it; on a terminal it says what is being measured.
 
     operations: of a step; None where steps are to stay whole. settings: how many there are to measure.
@@ -29,57 +29,57 @@ class Pace:
     def __init__(
         self,
         operations: float | None,
-        settings: int,
+        num_configs: int,
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._whole, self.hurried = operations is None, (operations or 0.0) > LARGE
-        self._settings, self._clock, self._began = settings, clock, clock()
+        self._whole, self.is_limited = operations is None, (operations or 0.0) > LARGE
+        self._num_configs, self._clock, self._began = num_configs, clock, clock()
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._status = Status("", console=self._console)
         self._measured, self._longest = 0, 0.0
         self._started: float | None = None
 
-    def order(self) -> list[int]:
+    def order_configs(self) -> list[int]:
         """Settings by the order in which they are measured: in a hurry, those that enclose the others come first."""
-        everything = list(range(self._settings))
-        return [0, *everything[:0:-1]] if self.hurried else everything
+        everything = list(range(self._num_configs))
+        return [0, *everything[:0:-1]] if self.is_limited else everything
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds."""
         return MOST_S - (self._clock() - self._began)
 
-    def begin(self, *, enough: bool) -> bool:
+    def begin_config(self, *, enough: bool) -> bool:
         """Whether there is time for another setting, by what the others took. enough: one has been measured, without
         which nothing can be told.
         """
-        left = self.left
+        left = self.seconds_left
         if self._started is not None:
             self._longest = max(self._longest, self._started - left)
         self._started = left
         if enough and left <= self._longest:
             return False
         self._measured += 1
-        few = ", a few images at a time" if self.hurried else ""
+        few = ", a few images at a time" if self.is_limited else ""
         self._status.update(
-            f"measuring what training takes: setting {self._measured} of {self._settings}{few}; "
+            f"measuring what training takes: setting {self._measured} of {self._num_configs}{few}; "
             f"{max(left, 1):.0f} s at most (--no-measure leaves it out)"
         )
         return True
 
     def share(self) -> float:
         """Seconds that the setting being measured may take."""
-        return max(0.0, self.left) / (self._settings - self._measured + 1)
+        return max(0.0, self.seconds_left) / (self._num_configs - self._measured + 1)
 
-    def took(self, seconds: float) -> None:
+    def record_step(self, seconds: float) -> None:
         """Hurry from now on if the first step of a setting took more than half of its share."""
-        self.hurried |= not self._whole and seconds > self.share() / 2
+        self.is_limited |= not self._whole and seconds > self.share() / 2
 
-    def images(self, batch: int, pieces: int) -> int:
+    def num_images(self, batch: int, micro_batches: int) -> int:
         """Images of a step, of a batch that is run in so many pieces."""
-        return min(batch, max(FEW, pieces)) if self.hurried else batch
+        return min(batch, max(FEW, micro_batches)) if self.is_limited else batch
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

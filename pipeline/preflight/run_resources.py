@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cluster.connect import Node, cluster_address, size_of
+from pipeline.cluster.connect import Node, cluster_address, cluster_nodes
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
 from pipeline.config import Params
 from pipeline.errors import UserError
@@ -20,7 +20,7 @@ class RunResources:
     workers: int
     cpus: int
     gpus: float
-    workers_at_a_time: int
+    max_concurrent_workers: int
     machine_cpus: int
     machine_gpus: int
     address: str | None = None
@@ -37,7 +37,7 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Ru
         cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
         there = [Node("", "this machine", "", cpus, gpus)]
     else:
-        there = size_of(address) if there is None else there
+        there = cluster_nodes(address) if there is None else there
         cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
     each = default_gpus(retrain.gpus_per_run, 0 if params.base.device == "cpu" else gpus)
     if retrain.workers_per_run > 1 and 0 < each < 1:
@@ -52,11 +52,11 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Ru
     fit = sum(node.fit(retrain.cpus_per_run, each) for node in there)
     grows = address is not None and params.search.max_concurrent_trials is not None
     if fit < retrain.workers_per_run and not grows:
-        raise UserError(_no_room(params, there, each, fit))
+        raise UserError(_explain_no_capacity(params, there, each, fit))
     return RunResources(retrain.workers_per_run, retrain.cpus_per_run, each, fit, cpus, gpus, address)
 
 
-def check_share(workers: int, *, batch_size: int, accumulate: int, where: str) -> None:
+def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where: str) -> None:
     """Refuse workers that would have no image to train on.
 
     Raises:
@@ -70,7 +70,7 @@ def check_share(workers: int, *, batch_size: int, accumulate: int, where: str) -
         )
 
 
-def _no_room(params: Params, there: Sequence[Node], gpus: float, fit: int) -> str:
+def _explain_no_capacity(params: Params, there: Sequence[Node], gpus: float, fit: int) -> str:
     retrain = params.retrain
     machines = ", ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in there)
     if retrain.workers_per_run == 1:
@@ -82,7 +82,7 @@ def _no_room(params: Params, there: Sequence[Node], gpus: float, fit: int) -> st
     )
 
 
-def plan_resources(params: Params) -> Resources:
+def trial_resources(params: Params) -> Resources:
     """What trials take and how many run at a time on this machine.
 
     Raises:
@@ -112,7 +112,7 @@ def plan_resources(params: Params) -> Resources:
     return Resources(
         cpus=search.cpus_per_trial,
         gpus=each,
-        at_a_time=min(fit, search.max_concurrent_trials or fit),
+        max_concurrent=min(fit, search.max_concurrent_trials or fit),
         machine_cpus=cpus,
         machine_gpus=gpus,
     )
@@ -124,7 +124,7 @@ def _cluster_resources(params: Params, address: str) -> Resources:
     Raises:
         UserError: it cannot be joined, or a trial fits on none of its nodes and none are to come.
     """
-    search, there = params.search, size_of(address)
+    search, there = params.search, cluster_nodes(address)
     cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))
     each = default_gpus(search.gpus_per_trial, 0 if params.base.device == "cpu" else gpus)
     fit = sum(node.fit(search.cpus_per_trial, each) for node in there)
@@ -139,7 +139,7 @@ def _cluster_resources(params: Params, address: str) -> Resources:
     return Resources(
         cpus=search.cpus_per_trial,
         gpus=each,
-        at_a_time=search.max_concurrent_trials or fit,
+        max_concurrent=search.max_concurrent_trials or fit,
         machine_cpus=cpus,
         machine_gpus=gpus,
         address=address,

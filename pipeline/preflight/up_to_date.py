@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.artifacts.stage_results import read_best, read_json
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import ASKED_TO_FINISH, METHOD
-from pipeline.tune.run_counts import trials_asked
+from pipeline.tune.run_counts import requested_trials
 from pipeline.tune.task import SearchTask
 
 SEARCH = ("prepare", "split", "search")
@@ -19,14 +19,14 @@ GO_ON = "`sar-search repro --single-item --force search` and then `make repro` g
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedSearch:
     """A search whose results are those asked for. how: it came to its end, in words. retrained: so is retraining."""
 
-    how: str
+    reason: str
     retrained: bool
 
 
-def done_search(task: SearchTask, results: Path) -> Done | None:
+def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
     """The search, if a run would leave it and its results as they are; None if not, or if DVC cannot tell now.
 
     results: the folder results/.
@@ -42,10 +42,10 @@ def done_search(task: SearchTask, results: Path) -> Done | None:
         return None
     how, stopped = "has ended", summary["stopped_by"]
     if stopped:
-        tried, asked = sum(summary["trials"].values()), trials_asked(task.params, task.space)[METHOD]
+        tried, asked = sum(summary["trials"].values()), requested_trials(task.params, task.space)[METHOD]
         how = f"was ended by {stopped} with {tried} of {asked} trials"
         how += f"; {GO_ON}" if stopped == ASKED_TO_FINISH else ""
-    return Done(how, "retrain" in left_alone)
+    return FinishedSearch(how, "retrain" in left_alone)
 
 
 def stages_up_to_date(root: Path, stages: tuple[str, ...]) -> frozenset[str]:

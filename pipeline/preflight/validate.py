@@ -9,12 +9,12 @@ from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.source_config import Preview
 from pipeline.data.splits.split import read_split
-from pipeline.errors import UserError, shown
-from pipeline.inputs.source import made_by
-from pipeline.preflight.run_resources import check_share
+from pipeline.errors import UserError, format_value
+from pipeline.inputs.source import manifest_if_current
+from pipeline.preflight.run_resources import check_batch_shards
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.score.locate import can_be_ranked
-from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
+from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import MODEL, parameter_counter
 from pipeline.tune.space import SearchSpace
 from pipeline.workspace import Workspace
@@ -57,8 +57,8 @@ def check_masks(workspace: Workspace, params: Params) -> None:
     Raises:
         UserError: the set has no masks, or none of its validation images has a usable one.
     """
-    wanted = goals_of(params).of_attention
-    if not wanted or made_by(workspace, params) is None:
+    wanted = objectives_from_params(params).attention_metrics
+    if not wanted or manifest_if_current(workspace, params) is None:
         return
     prepared = open_prepared(workspace.prepared)
     said = f"params.yaml: search: {', '.join(wanted)}"
@@ -118,7 +118,7 @@ def check_mixing(params: Params, space: SearchSpace) -> None:
 
 def check_shares(params: Params, space: SearchSpace) -> None:
     """Whatever setting is found best, each of several workers must have images of its batches."""
-    check_share(
+    check_batch_shards(
         params.retrain.workers_per_run,
         batch_size=min(_ends(space, "train.batch_size", params)),
         accumulate=max(_ends(space, "train.accumulate", params)),
@@ -136,4 +136,4 @@ def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
 def check_model_name(name: str) -> None:
     """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.tracking."""
     if re.search("[/:'\"`]", name) or not name.strip() or posixpath.normpath(name) in (".", ".."):
-        raise UserError(f"params.yaml: register.name: given {shown(name)}; allowed: a name without / : ' \" `")
+        raise UserError(f"params.yaml: register.name: given {format_value(name)}; allowed: a name without / : ' \" `")

@@ -21,12 +21,12 @@ class Rule:
 
     name: str
     outcome: str
-    said: str
-    needed: str = ""
+    detail: str
+    to_decide: str = ""
 
 
 @dataclass(frozen=True)
-class Facts:
+class GateInputs:
     """What is known of a challenger; accuracies, errors and differences are fractions of 1.
 
     accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
@@ -46,38 +46,41 @@ class Facts:
     latency_ms: float | None
 
 
-def judge(facts: Facts, params: PromoteParams) -> list[Rule]:
+def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
     """Every rule of the gate, in the order in which they are told."""
     return [
-        _accuracy(facts, params),
-        _champion(facts, params),
-        _control(facts, params),
-        _calibration(facts, params),
-        _latency(facts, params),
+        _accuracy(inputs, params),
+        _champion(inputs, params),
+        _control(inputs, params),
+        _calibration(inputs, params),
+        _latency(inputs, params),
     ]
 
 
-def outcome_of(rules: Sequence[Rule]) -> str:
+def overall_outcome(rules: Sequence[Rule]) -> str:
     """The worst of the rules' outcomes: failed before undecided, undecided before passed."""
     found = {rule.outcome for rule in rules}
     return FAILED if FAILED in found else UNDECIDED if UNDECIDED in found else PASSED
 
 
-def _accuracy(facts: Facts, params: PromoteParams) -> Rule:
+def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
     if params.min_accuracy is None:
-        passed, bound = facts.accuracy > facts.commonest, f"above {_percent(facts.commonest)}, the most frequent class"
+        passed, bound = (
+            inputs.accuracy > inputs.commonest,
+            f"above {_percent(inputs.commonest)}, the most frequent class",
+        )
     else:
-        passed, bound = facts.accuracy >= params.min_accuracy, f"at least {_percent(params.min_accuracy)}"
-    said = f"{_percent(facts.accuracy)} on {facts.images:,} test images; needed: {bound}"
+        passed, bound = inputs.accuracy >= params.min_accuracy, f"at least {_percent(params.min_accuracy)}"
+    said = f"{_percent(inputs.accuracy)} on {inputs.images:,} test images; needed: {bound}"
     return Rule("accuracy", PASSED if passed else FAILED, said)
 
 
-def _champion(facts: Facts, params: PromoteParams) -> Rule:
-    if facts.pair is None:
+def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
+    if inputs.pair is None:
         return Rule("champion", PASSED, "there is none yet to compare with")
-    pair, margin = facts.pair, params.margin
+    pair, margin = inputs.pair, params.margin
     said = (
-        f"{_points(pair.difference)} against version {facts.champion} on the same {pair.images:,} images "
+        f"{_points(pair.difference)} against version {inputs.champion} on the same {pair.images:,} images "
         f"({_interval(pair.low, pair.high, pair.confidence)}; each alone is right on {pair.only_first} and "
         f"{pair.only_second}); needed: not worse by more than {_points(margin).lstrip('+')}"
     )
@@ -92,13 +95,13 @@ def _champion(facts: Facts, params: PromoteParams) -> Rule:
     return Rule("champion", UNDECIDED, said, needed)
 
 
-def _control(facts: Facts, params: PromoteParams) -> Rule:
-    arms, margin = facts.arms, params.margin
+def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
+    arms, margin = inputs.arms, params.margin
     if params.control == "any":
         return Rule("control", PASSED, "not asked for (promote.control: any)")
     difference, low, high = arms["difference"], arms["low"], arms["high"]
     wanted = "better" if params.control == "better" else f"not worse by more than {_points(margin).lstrip('+')}"
-    said = f"{_points(difference)} against {facts.control}"
+    said = f"{_points(difference)} against {inputs.control}"
     if low is None or high is None:
         said += f", without an interval: {arms['note']}; needed: {wanted}"
         return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
@@ -116,19 +119,21 @@ def _control(facts: Facts, params: PromoteParams) -> Rule:
     return Rule("control", UNDECIDED, said, f"about {seeds:,} seeds an arm (retrain.seeds) on {images:,} test images")
 
 
-def _calibration(facts: Facts, params: PromoteParams) -> Rule:
-    said = f"expected calibration error {_percent(facts.ece)}"
+def _calibration(inputs: GateInputs, params: PromoteParams) -> Rule:
+    said = f"expected calibration error {_percent(inputs.ece)}"
     if params.max_ece is None:
         return Rule("calibration", PASSED, f"{said}; no bound (promote.max_ece)")
-    passed = facts.ece <= params.max_ece
+    passed = inputs.ece <= params.max_ece
     return Rule("calibration", PASSED if passed else FAILED, f"{said}; needed: at most {_percent(params.max_ece)}")
 
 
-def _latency(facts: Facts, params: PromoteParams) -> Rule:
-    if params.max_latency_ms is None or facts.latency_ms is None:
+def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
+    if params.max_latency_ms is None or inputs.latency_ms is None:
         return Rule("latency", PASSED, "not measured (promote.max_latency_ms)")
-    passed = facts.latency_ms <= params.max_latency_ms
-    said = f"{facts.latency_ms:.1f} ms an image by itself on this machine; needed: at most {params.max_latency_ms:g} ms"
+    passed = inputs.latency_ms <= params.max_latency_ms
+    said = (
+        f"{inputs.latency_ms:.1f} ms an image by itself on this machine; needed: at most {params.max_latency_ms:g} ms"
+    )
     return Rule("latency", PASSED if passed else FAILED, said)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData, load_data
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 from pipeline.provenance.trace import commit
 from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
@@ -24,11 +24,11 @@ from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
 BATCH = 256
-REGISTER = f"run `{alone('register')}`, which writes them down"
+REGISTER = f"run `{single_item_command('register')}`, which writes them down"
 
 
 @dataclass(frozen=True)
-class Tested:
+class CorrectOnTest:
     """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known."""
 
     ids: NDArray[np.int64]
@@ -37,7 +37,7 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class TestPredictions:
     """What `evaluate` recorded of a version: ids (N,), labels (N,), probabilities (N, C)."""
 
     ids: NDArray[np.int64]
@@ -45,7 +45,7 @@ class Recorded:
     probabilities: NDArray[np.float32]
 
 
-def tag_of(version: Version, name: str) -> str:
+def version_tag(version: Version, name: str) -> str:
     """A tag that register gives every version.
 
     Raises:
@@ -56,49 +56,49 @@ def tag_of(version: Version, name: str) -> str:
     return value
 
 
-def recorded(store: Store, version: Version) -> Recorded | None:
+def recorded_predictions(store: Store, version: Version) -> TestPredictions | None:
     """The predictions that `evaluate` made with a version's weights; None where they are not to be had any more.
 
     Raises:
         UserError: a version without the tags that lead to them, or a store that fails.
     """
-    found = fetch_predictions(store, tag_of(version, "sar.evaluation_run"))
-    run = tag_of(version, "sar.retrain_folder")
+    found = fetch_predictions(store, version_tag(version, "sar.evaluation_run"))
+    run = version_tag(version, "sar.retrain_folder")
     if found is None or not {"ids", "labels", run} <= found.keys():
         return None
-    return Recorded(found["ids"], found["labels"], found[run])
+    return TestPredictions(found["ids"], found["labels"], found[run])
 
 
-def same_test(one: Version, other: Version) -> bool:
+def is_same_test(one: Version, other: Version) -> bool:
     """Whether two versions were tested on the same images: the same data, and the same split of them."""
     names = ("sar.data_hash", "sar.split_hash")
     return all(one.tags.get(name) and one.tags.get(name) == other.tags.get(name) for name in names)
 
 
-def tested_like(
+def predictions_on_same_test(
     workspace: Workspace, store: Store, name: str, champion: Version, challenger: Version, device: str
-) -> Tested:
+) -> CorrectOnTest:
     """The champion on the challenger's test images.
 
     Raises:
         UserError: it has to be run on them, and the data here are others, or it does not take such images.
     """
-    if same_test(champion, challenger):
-        found = recorded(store, champion)
+    if is_same_test(champion, challenger):
+        found = recorded_predictions(store, champion)
         if found is not None:
             how = "as recorded when it was evaluated"
-            return Tested(found.ids, found.probabilities.argmax(1) == found.labels, how)
+            return CorrectOnTest(found.ids, found.probabilities.argmax(1) == found.labels, how)
     key = "-".join(
-        tag_of(version, tag)[:16]
+        version_tag(version, tag)[:16]
         for version, tag in ((champion, HASH_TAG), (challenger, "sar.data_hash"), (challenger, "sar.split_hash"))
     )
     kept = workspace.state / "promote" / f"{key}.npz"
     how = "evaluated anew on the present test images"
-    if not same_test(champion, challenger):
+    if not is_same_test(champion, challenger):
         how += ", of which its own training may have seen some, in its favour"
     if kept.exists():
         with np.load(kept) as archive:
-            return Tested(archive["ids"], archive["correct"], how)
+            return CorrectOnTest(archive["ids"], archive["correct"], how)
     data, answers = _run(workspace, store, name, champion, challenger, device)
     ids = np.asarray(data.split.test)
     # By name: another version may know other classes, or know them in another order.
@@ -107,10 +107,10 @@ def tested_like(
     partial = kept.with_suffix(".partial.npz")
     np.savez_compressed(partial, ids=ids, correct=correct)
     partial.replace(kept)
-    return Tested(ids, correct, how)
+    return CorrectOnTest(ids, correct, how)
 
 
-def recorded_anew(workspace: Workspace, store: Store, name: str, challenger: Version, device: str) -> Recorded:
+def predict_again(workspace: Workspace, store: Store, name: str, challenger: Version, device: str) -> TestPredictions:
     """What `recorded` would give, of the challenger, by running it on the present test images, which is counted.
 
     Raises:
@@ -119,7 +119,7 @@ def recorded_anew(workspace: Workspace, store: Store, name: str, challenger: Ver
     data, answers = _run(workspace, store, name, challenger, challenger, device)
     shares = [[row[each] for each in data.prepared.classes] for row in answers["probabilities"]]
     test = data.split.test
-    return Recorded(np.asarray(test), np.asarray(data.prepared.labels[test]), np.array(shares, np.float32))
+    return TestPredictions(np.asarray(test), np.asarray(data.prepared.labels[test]), np.array(shares, np.float32))
 
 
 def _run(
@@ -129,7 +129,7 @@ def _run(
     data = load_data(workspace.prepared, workspace.split, device)
     here = {"sar.data_hash": data.prepared.data_hash, "sar.split_hash": data.split.split_hash}
     for tag, present in here.items():
-        if tag_of(challenger, tag) != present:
+        if version_tag(challenger, tag) != present:
             raise UserError(
                 f"version {challenger.version} was tested on other images than those here ({tag.removeprefix('sar.')} "
                 f"{challenger.tags[tag][:8]}, here {present[:8]}), so version {version.version} cannot be tested on "
@@ -162,14 +162,14 @@ def latency_ms(store: Store, name: str, version: int, side: int, channels: int, 
     return 1000 * float(np.median(taken[3:]))
 
 
-def comparison_of(version: Version) -> dict[str, Any]:
+def compare_predictions(version: Version) -> dict[str, Any]:
     """The comparison of a version's setting with its control, the control's name with it, as register wrote it down.
 
     Raises:
         UserError: it has none.
     """
     try:
-        content: dict[str, Any] = json.loads(tag_of(version, "sar.comparison"))
+        content: dict[str, Any] = json.loads(version_tag(version, "sar.comparison"))
     except ValueError:
         raise UserError(f"version {version.version} has a tag sar.comparison that is not JSON\n  {REGISTER}") from None
     return content

@@ -8,14 +8,21 @@ from dataclasses import asdict
 import numpy as np
 
 from pipeline.config import Params, load_params
-from pipeline.errors import GateRefused, UserError, alone
-from pipeline.promotion.gate import FAILED, PASSED, Facts, Rule, judge, outcome_of
+from pipeline.errors import GateRefused, UserError, single_item_command
+from pipeline.promotion.gate import FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
 from pipeline.promotion.paired_test import PairedDifference, paired_difference
-from pipeline.promotion.predictions import comparison_of, latency_ms, recorded, recorded_anew, tag_of, tested_like
-from pipeline.promotion.registered_version import MEND, look_up, registered_content
+from pipeline.promotion.predictions import (
+    compare_predictions,
+    latency_ms,
+    predict_again,
+    predictions_on_same_test,
+    recorded_predictions,
+    version_tag,
+)
+from pipeline.promotion.registered_version import MEND, find_registered_version, registered_json
 from pipeline.score.classify import classification_scores
-from pipeline.tracking.hooks import PROMOTED, tell
-from pipeline.tracking.registry.champion import DONE, Move, history, move_champion, roll_back
+from pipeline.tracking.hooks import PROMOTED, run_hook
+from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
 from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, Version, require_whole, versions
 from pipeline.tracking.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
@@ -51,16 +58,16 @@ def promote_challenger(
         _require_that_of_results(workspace, params)
     listed = {each.version: each for each in versions(store, name)}
     _, champion = history(store, name)
-    challenger = _wanted(listed, name, version)
+    challenger = _find_version(listed, name, version)
     if challenger.version == champion:
         yield f"models:/{name}@champion is version {champion} already"
         return
     require_whole(store, name, challenger.version, doing=f"looking at version {challenger.version} of {name!r}")
-    facts, how = _facts(workspace, params, store, name, challenger, listed.get(champion or 0))
-    rules = judge(facts, params.promote)
-    outcome = outcome_of(rules)
+    facts, how = _gate_inputs(workspace, params, store, name, challenger, listed.get(champion or 0))
+    rules = evaluate_gate(facts, params.promote)
+    outcome = overall_outcome(rules)
     yield f"version {challenger.version} of {name} against {f'version {champion}' if champion else 'no champion'}{how}"
-    yield from (f"{rule.outcome:10} {rule.name}: {rule.said}" for rule in rules)
+    yield from (f"{rule.outcome:10} {rule.name}: {rule.detail}" for rule in rules)
     _note(workspace, name, challenger.version, champion, rules, reason, dry_run=dry_run)
     if outcome != PASSED:
         raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
@@ -71,12 +78,12 @@ def promote_challenger(
     if facts.pair:
         gate |= {key: round(getattr(facts.pair, key), 4) for key in ("difference", "low", "high")}
     move = move_champion(store, name, challenger.version, expected=champion, reason=reason, gate=gate)
-    yield from _moved(name, move)
+    yield from _describe_change(name, move)
     told = {"model": name, "version": move.after, "previous": move.before or "", "reason": reason or ""}
-    tell(params.tracking, PROMOTED, told, workspace.root)
+    run_hook(params.tracking, PROMOTED, told, workspace.root)
 
 
-def _wanted(listed: Mapping[int, Version], name: str, version: int | None) -> Version:
+def _find_version(listed: Mapping[int, Version], name: str, version: int | None) -> Version:
     if version is None:
         found = next((each for each in listed.values() if CHALLENGER in each.aliases), None)
         if found is None:
@@ -92,7 +99,7 @@ def _require_that_of_results(workspace: Workspace, params: Params) -> None:
     Raises:
         UserError: the registry's challenger is another one, or the store has lost it.
     """
-    found = look_up(workspace, params)
+    found = find_registered_version(workspace, params)
     if found is None:
         return
     if found.name != params.model_name:
@@ -116,7 +123,7 @@ def restore_champion(workspace: Workspace, reason: str | None) -> Iterator[str]:
         UserError: none to go back to, or a store that fails.
     """
     name = load_params(workspace.params).model_name
-    yield from _moved(name, roll_back(open_store(workspace), name, reason=reason))
+    yield from _describe_change(name, roll_back(open_store(workspace), name, reason=reason))
 
 
 def describe_models(workspace: Workspace) -> Iterator[str]:
@@ -127,7 +134,7 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     """
     name, store = load_params(workspace.params).model_name, open_store(workspace)
     listed, (moves, _) = versions(store, name), history(store, name)
-    content = registered_content(workspace)
+    content = registered_json(workspace)
     shown = (content["version"], content["hash"]) if content and content["name"] == name else None
     ours = next((each for each in listed if (each.version, each.tags.get(HASH_TAG)) == shown), None)
     yield f"{name} at {store.shown}"
@@ -150,31 +157,31 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
         yield f"{move.at[:16].replace('T', ' ')}  {move.action:8} {way}  by {move.by}{reason}{undone}"
 
 
-def _facts(
+def _gate_inputs(
     workspace: Workspace, params: Params, store: Store, name: str, challenger: Version, champion: Version | None
-) -> tuple[Facts, str]:
-    own = recorded(store, challenger)
+) -> tuple[GateInputs, str]:
+    own = recorded_predictions(store, challenger)
     if own is None:
-        own = recorded_anew(workspace, store, name, challenger, params.base.device)
+        own = predict_again(workspace, store, name, challenger, params.base.device)
     scores = classification_scores(own.probabilities, own.labels)
     pair: PairedDifference | None = None
     how = ""
     if champion is not None:
-        other = tested_like(workspace, store, name, champion, challenger, params.base.device)
+        other = predictions_on_same_test(workspace, store, name, champion, challenger, params.base.device)
         if not np.array_equal(other.ids, own.ids):
             raise UserError(
                 f"versions {challenger.version} and {champion.version} were tested on different images, although "
-                f"their tags name one split\n  run `{alone('evaluate', 'register')}`"
+                f"their tags name one split\n  run `{single_item_command('evaluate', 'register')}`"
             )
         right = own.probabilities.argmax(1) == own.labels
         pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
         how = f", {other.how}"
-    arms = comparison_of(challenger)
+    arms = compare_predictions(challenger)
     latency = None
     if params.promote.max_latency_ms is not None:
-        side, channels = (int(part) for part in tag_of(challenger, "sar.input").split("x")[1:])
+        side, channels = (int(part) for part in version_tag(challenger, "sar.input").split("x")[1:])
         latency = latency_ms(store, name, challenger.version, side, channels)
-    return Facts(
+    return GateInputs(
         accuracy=scores.accuracy,
         ece=scores.ece,
         images=len(own.labels),
@@ -193,13 +200,13 @@ def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule
     lines = [f"version {version} of {name} {begin}; {stays}"]
     for rule in rules:
         if rule.outcome != PASSED:
-            lines.append(f"  {rule.name} {rule.outcome}: {rule.said}")
-        if rule.needed:
-            lines.append(f"    enough would be {rule.needed}")
+            lines.append(f"  {rule.name} {rule.outcome}: {rule.detail}")
+        if rule.to_decide:
+            lines.append(f"    enough would be {rule.to_decide}")
     return "\n".join(lines)
 
 
-def _moved(name: str, move: Move) -> Iterator[str]:
+def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:
     before = f", before it version {move.before}" if move.before else ", the first"
     yield f"models:/{name}@champion is version {move.after} now{before}"
     if move.state != DONE:
@@ -220,6 +227,11 @@ def _note(
     path = workspace.state / "promotions.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     line = {"time": time.time(), "by": user_name(), "name": name, "version": version, "champion": champion}
-    line |= {"outcome": outcome_of(rules), "dry_run": dry_run, "reason": reason, "rules": [asdict(r) for r in rules]}
+    line |= {
+        "outcome": overall_outcome(rules),
+        "dry_run": dry_run,
+        "reason": reason,
+        "rules": [asdict(r) for r in rules],
+    }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params, load_params
-from pipeline.errors import UserError, alone
-from pipeline.tracking.registry.version_status import Standing, standing_of
+from pipeline.errors import UserError, single_item_command
+from pipeline.tracking.registry.version_status import VersionStatus, version_status
 from pipeline.tracking.store import Store, resolve_store
 from pipeline.workspace import Workspace
 
-MEND = alone("register")
+MEND = single_item_command("register")
 """Registers what is in models/ and results/ again, and makes it the challenger; trains nothing."""
 
 
@@ -23,14 +23,14 @@ UNREADABLE = "does not say which version was registered"
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredVersion:
     """What `results/register/registered.json` says, and how that stands in the store of params.yaml."""
 
     name: str
     version: int
     model_hash: str
     store: Store
-    standing: Standing
+    status: VersionStatus
 
     @property
     def model(self) -> str:
@@ -39,22 +39,22 @@ class Registered:
     @property
     def lost(self) -> str:
         """What the store lacks, in words; "" if nothing."""
-        if not self.standing.there:
+        if not self.status.exists:
             return f"{self.store.shown} has no {self.model} such as results/ is of"
-        if self.standing.fault:
-            return f"the files of {self.model} are {self.standing.fault} where {self.store.shown} keeps them"
-        if self.standing.challenger is None:
+        if self.status.fault:
+            return f"the files of {self.model} are {self.status.fault} where {self.store.shown} keeps them"
+        if self.status.challenger is None:
             return f"no version of {self.name} is called challenger in {self.store.shown}"
         return ""
 
     @property
     def other(self) -> int | None:
         """The version that is challenger in place of this one."""
-        return self.standing.challenger if self.standing.challenger not in (None, self.version) else None
+        return self.status.challenger if self.status.challenger not in (None, self.version) else None
 
     @property
     def other_words(self) -> str:
-        made_by = f" ({self.standing.made_by})" if self.standing.made_by else ""
+        made_by = f" ({self.status.made_by})" if self.status.made_by else ""
         return f"the registry's challenger is version {self.other}{made_by}, not {self.model}, which results/ is of"
 
     def of_this_checkout(self, workspace: Workspace) -> bool:
@@ -62,7 +62,7 @@ class Registered:
         return self.store.database is not None and self.store.database.is_relative_to(workspace.anchor)
 
 
-def registered_content(workspace: Workspace) -> dict[str, Any] | None:
+def registered_json(workspace: Workspace) -> dict[str, Any] | None:
     """The content of registered.json; None where nothing has been registered from here, or the file is not whole."""
     try:
         content = json.loads(_note(workspace).read_text(encoding="utf-8"))
@@ -75,24 +75,24 @@ def _note(workspace: Workspace) -> Path:
     return workspace.results / "register" / "registered.json"
 
 
-def look_up(workspace: Workspace, params: Params | None = None) -> Registered | None:
+def find_registered_version(workspace: Workspace, params: Params | None = None) -> RegisteredVersion | None:
     """What results/ says was registered, and how it stands; None where nothing has been.
 
     Raises:
         UserError: params.yaml is wrong, or the store does not answer.
     """
-    content = registered_content(workspace)
+    content = registered_json(workspace)
     if content is None:
         return None
     store = resolve_store((params or load_params(workspace.params)).tracking.uri, workspace.anchor)
     name, version, model_hash = content["name"], content["version"], content["hash"]
-    return Registered(name, version, model_hash, store, standing_of(store, name, version, model_hash))
+    return RegisteredVersion(name, version, model_hash, store, version_status(store, name, version, model_hash))
 
 
-def registry_words(workspace: Workspace) -> str:
+def describe_registry(workspace: Workspace) -> str:
     """For `results`: what of the registry is in agreement with it, and what to type where it is not."""
     try:
-        found = look_up(workspace)
+        found = find_registered_version(workspace)
     except UserError as error:
         return f"cannot be asked whether it still has what was registered: {error}"
     if found is None:
@@ -109,7 +109,7 @@ def registry_words(workspace: Workspace) -> str:
     return f"models:/{found.name}@challenger, version {found.version}: promote it with `sar-search promote`"
 
 
-def to_mend(workspace: Workspace) -> str:
+def advice(workspace: Workspace) -> str:
     """Why `register` should be done again although DVC takes it for done, in words; "" where it should not.
 
     Where several people share a server, an alias that another of them has moved stays where it is.
@@ -117,7 +117,7 @@ def to_mend(workspace: Workspace) -> str:
     Raises:
         UserError: the store does not answer.
     """
-    found = look_up(workspace)
+    found = find_registered_version(workspace)
     if found is None:
         return f"{_note(workspace)} {UNREADABLE}" if _note(workspace).exists() else ""
     if found.other and not found.lost and found.of_this_checkout(workspace):

@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.config import Params, parameters
 from pipeline.models.model_config import Weights
 from pipeline.provenance.code_hash import content_hash
-from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, with_hashed_choices, with_hashes
+from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, hash_choices, replace_by_hashes
 
 
-def deciding(
+def fingerprint_content(
     params: Params,
     space: Mapping[str, Any],
     *,
@@ -31,14 +31,16 @@ def deciding(
     dump, known = params.model_dump(by_alias=True), weights or {}
     limits = {name: limit for name, limit in dump["search"]["constraints"].items() if limit is not None}
     del dump["train"]["workers"]  # how fast images come, not which
-    for path, value in with_hashes({path: params.value(path) for path in (PRETRAINED, SOURCE, OPTIONS)}, known).items():
+    for path, value in replace_by_hashes(
+        {path: params.value(path) for path in (PRETRAINED, SOURCE, OPTIONS)}, known
+    ).items():
         *parents, leaf = path.split(".")
         reduce(getitem, parents, dump)[leaf] = value
     return {
         "data": data_hash,
         "split": split_hash,
         "seed": params.base.seed,
-        "space": with_hashed_choices(space, known) if known else dict(space),
+        "space": hash_choices(space, known) if known else dict(space),
         **{section: dump[section] for section in ("model", "train", "regularizer")},
         "sampler": dump["search"]["sampler"],
         "scheduler": dump["search"]["scheduler"],
@@ -69,16 +71,16 @@ def _without_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
         path: json.loads(json.dumps(field.get_default(call_default_factory=True, validated_data={})))
         for path, field in parameters().items()
     }
-    return plain | {name: _changed(plain[name], path, defaults) for name, path in sections.items() if name in plain}
+    return plain | {name: _non_default(plain[name], path, defaults) for name, path in sections.items() if name in plain}
 
 
-def _changed(section: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _non_default(section: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a section that differ from their defaults; what is no parameter stays."""
     changed = {}
     for key, value in section.items():
         path = f"{prefix}{key}"
         if path not in defaults and isinstance(value, Mapping):
-            value = _changed(value, f"{path}.", defaults)
+            value = _non_default(value, f"{path}.", defaults)
             if not value:
                 continue
         elif path in defaults and value == defaults[path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 
-def ask_git(root: Path, *arguments: str) -> str:
+def run_git(root: Path, *arguments: str) -> str:
     """What git answers in a checkout.
 
     Raises:
@@ -24,10 +24,10 @@ def ask_git(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def git_trouble(root: Path) -> str | None:
+def git_problem(root: Path) -> str | None:
     """Why git cannot tell the checkout's commit; None: it can."""
     try:
-        ask_git(root, "rev-parse", "--verify", "HEAD")
+        run_git(root, "rev-parse", "--verify", "HEAD")
     except UserError as error:
         return str(error)
     return None
@@ -36,7 +36,7 @@ def git_trouble(root: Path) -> str | None:
 def unknown_files(root: Path, *paths: str) -> list[str]:
     """The YAML files that git does not know of these files and folders; none where git says nothing."""
     try:
-        listed = ask_git(root, "ls-files", "-z", "--others", "--", *paths)
+        listed = run_git(root, "ls-files", "-z", "--others", "--", *paths)
     except UserError:
         return []
     return [name for name in listed.split("\0") if name.endswith(".yaml")]

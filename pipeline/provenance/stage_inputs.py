@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.config import parameters
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import UserError, named, shown, told
+from pipeline.errors import UserError, format_value, join_lines, quote_name
 from pipeline.workspace import Workspace
 
 READ_WHOLE = (".py", ".yaml", ".json", ".csv")
@@ -118,7 +118,7 @@ def check_unchanged(workspace: Workspace, stage: str, began: Inputs) -> None:
             break
     if found:
         raise UserError(
-            f"changed while the stage {stage} ran:\n{told(found)}\n"
+            f"changed while the stage {stage} ran:\n{join_lines(found)}\n"
             "What the stage made is of what stood there when it began, and DVC would note it as of what stands there "
             "now; so it ends as failed, and nothing is noted. Run the same command again; with everything put back, "
             "it goes on from what has run."
@@ -131,18 +131,18 @@ def _changes(workspace: Workspace, began: Inputs) -> list[str]:
     except UserError as error:
         return [str(error)]
     lines = [
-        f"params.yaml: {path}: {shown(was, 60)} when it began, {shown(params[path], 60)} now"
+        f"params.yaml: {path}: {format_value(was, 60)} when it began, {format_value(params[path], 60)} now"
         for path, was in began.params.items()
         if was != params[path] and repr(was) != repr(params[path])  # a NaN differs from itself
     ]
     files = _marks(workspace.root, began.deps)
     for path in sorted(began.files.keys() | files.keys()):
         if path not in files:
-            lines.append(f"{named(path)}: no longer there")
+            lines.append(f"{quote_name(path)}: no longer there")
         elif path not in began.files:
-            lines.append(f"{named(path)}: new")
+            lines.append(f"{quote_name(path)}: new")
         elif files[path] != began.files[path]:
-            lines.append(f"{named(path)}: another content")
+            lines.append(f"{quote_name(path)}: another content")
     return lines
 
 

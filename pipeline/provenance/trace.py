@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.provenance.code_hash import code_hash
-from pipeline.provenance.git import ask_git
+from pipeline.provenance.git import run_git
 
 DECIDING_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
 
@@ -20,8 +20,8 @@ def versions() -> dict[str, str]:
 def commit(root: Path) -> str:
     """The checkout's commit, with `+changes` when tracked files differ from it; `unknown` where git does not tell."""
     try:
-        head = ask_git(root, "rev-parse", "HEAD").strip()
-        changed = ask_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock").strip()
+        head = run_git(root, "rev-parse", "HEAD").strip()
+        changed = run_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock").strip()
     except UserError:
         return "unknown"
     return head + ("+changes" if changed else "")

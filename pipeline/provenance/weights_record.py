@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.errors import UserError, alone, named
+from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.files.paths import expand_home
 from pipeline.models.model_config import Weights, hash_file
 from pipeline.workspace import Workspace
@@ -30,7 +30,7 @@ DESCRIBED = ("model", "num_classes", "image_size", "channels")
 """What of a checkpoint's sidecar says which network it is."""
 
 
-def kept_folder(workspace: Workspace, sha256: str) -> Path:
+def cache_folder(workspace: Workspace, sha256: str) -> Path:
     """Where weights are kept that are no file of the user's own."""
     return workspace.state / "pretrained" / sha256[:16]
 
@@ -38,7 +38,7 @@ def kept_folder(workspace: Workspace, sha256: str) -> Path:
 def find_local(workspace: Workspace, spec: str) -> Path | None:
     """The file, or a folder's weights, at a path of a specification: in the checkout, or where its state is."""
     for root in (workspace.root, workspace.anchor):
-        path = root / _expanded(spec)
+        path = root / _expand(spec)
         if os.path.isdir(path):  # unlike Path's, they take names of any length
             return path / WEIGHTS
         if os.path.isfile(path):
@@ -46,32 +46,32 @@ def find_local(workspace: Workspace, spec: str) -> Path | None:
     return None
 
 
-def with_hashes(values: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
+def replace_by_hashes(values: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
     """Values by dotted path, weights by their hash in the place of where they are."""
-    return {path: _hashed(path, value, weights) for path, value in values.items()}
+    return {path: _replace_by_hash(path, value, weights) for path, value in values.items()}
 
 
-def with_hashed_choices(space: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
+def hash_choices(space: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
     """A space's content, in which weights go by their hash; choices by both, since trials are known by their choice."""
     dimensions = {}
     for path, dimension in space["parameters"].items():
-        hashes = [_hashed(path, choice, weights) for choice in dimension.get("choices", [])]
+        hashes = [_replace_by_hash(path, choice, weights) for choice in dimension.get("choices", [])]
         same = hashes == dimension.get("choices", [])
         dimensions[path] = dimension if same else {**dimension, "weights": hashes}
-    controls = {name: with_hashes(values, weights) for name, values in space["controls"].items()}
+    controls = {name: replace_by_hashes(values, weights) for name, values in space["controls"].items()}
     return {**space, "parameters": dimensions, "controls": controls}
 
 
-def _hashed(path: str, given: Any, weights: Mapping[str, Weights]) -> Any:
+def _replace_by_hash(path: str, given: Any, weights: Mapping[str, Weights]) -> Any:
     value = given
     if path == OPTIONS and isinstance(value, Mapping) and value.get(OPTION) in weights:
         return {**value, OPTION: _source_hash(weights[value[OPTION]])}
-    if path not in (PRETRAINED, SOURCE) or not isinstance(value, str) or (value := _expanded(value)) not in weights:
+    if path not in (PRETRAINED, SOURCE) or not isinstance(value, str) or (value := _expand(value)) not in weights:
         return given
     return weights[value].sha256 if path == PRETRAINED else _source_hash(weights[value])
 
 
-def _expanded(spec: str) -> str:
+def _expand(spec: str) -> str:
     """As the parameters have it; a space's choices and a plugin's options are as they were written."""
     try:
         return expand_home(spec)
@@ -87,7 +87,7 @@ def _source_hash(weights: Weights) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def record(weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
+def to_record(weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
     """What specifications were resolved to, for ledger and results: without paths, which differ between machines."""
     return {
         spec: {"sha256": each.sha256, "resolved": each.resolved, "network": _plain(each.network)}
@@ -99,8 +99,8 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def recall(
-    workspace: Workspace, recorded: Mapping[str, Mapping[str, Any]], settings: Iterable[Params]
+def from_record(
+    workspace: Workspace, recorded: Mapping[str, Mapping[str, Any]], configs: Iterable[Params]
 ) -> dict[str, Weights]:
     """The very weights that a search has recorded, of those that these settings use.
 
@@ -108,12 +108,12 @@ def recall(
         UserError: the search had no such weights, or they have changed or gone since; says what to do.
     """
     found = {}
-    for spec in dict.fromkeys(spec for setting in settings for spec in _used_by(setting, recorded)):
+    for spec in dict.fromkeys(spec for setting in configs for spec in _used_by(setting, recorded)):
         if spec not in recorded:
             raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
         known = recorded[spec]
-        sha256, anew = known["sha256"], f"or search anew: `{alone('search')}`, and then this again."
-        kept = kept_folder(workspace, sha256) / WEIGHTS
+        sha256, anew = known["sha256"], f"or search anew: `{single_item_command('search')}`, and then this again."
+        kept = cache_folder(workspace, sha256) / WEIGHTS
         path = kept if kept.is_file() else find_local(workspace, spec)
         if path is None or not path.is_file():
             raise UserError(f"{spec}: its weights (sha256 {sha256[:8]}) are there no more. Bring them back, {anew}")
@@ -134,26 +134,26 @@ def _used_by(params: Params, recorded: Mapping[str, Any]) -> list[str]:
     return specs + ([option] if isinstance(option, str) and option in recorded else [])
 
 
-def weights_words(weights: Mapping[str, Weights], begins: str | None, notes: Iterable[str]) -> list[str]:
+def describe_weights(weights: Mapping[str, Weights], begins: str | None, notes: Iterable[str]) -> list[str]:
     """A line for each, first the one that the network of params.yaml begins from, with how it was adapted to it."""
     words = []
     for spec, each in sorted(weights.items(), key=lambda item: item[0] != begins):
-        means = f"{named(spec)} -> {each.resolved}" if each.resolved else named(spec)
+        means = f"{quote_name(spec)} -> {each.resolved}" if each.resolved else quote_name(spec)
         words.append("; ".join([f"{means}, sha256 {each.sha256[:8]}", *(notes if spec == begins else ())]))
     return words
 
 
-def note(workspace: Workspace, weights: Mapping[str, Weights]) -> None:
+def write_note(workspace: Workspace, weights: Mapping[str, Weights]) -> None:
     """Note what was resolved last."""
     if not weights and not _notes(workspace).exists():
         return
     _notes(workspace).parent.mkdir(parents=True, exist_ok=True)
     partial = _notes(workspace).with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(record(weights), indent=1) + "\n")
+    partial.write_text(json.dumps(to_record(weights), indent=1) + "\n")
     partial.replace(_notes(workspace))
 
 
-def noted(workspace: Workspace) -> dict[str, Weights]:
+def read_note(workspace: Workspace) -> dict[str, Weights]:
     """What was noted last; their paths are left out."""
     try:
         notes = json.loads(_notes(workspace).read_text())

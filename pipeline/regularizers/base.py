@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from pipeline.models.architecture import describe_network
 from pipeline.models.model_config import LayerSpec
-from pipeline.models.rows import Reading
+from pipeline.models.rows import RowSpec
 from pipeline.models.tap import run_to_block
 from pipeline.regularizers.regularizer_config import SCHEDULES, weight_at
 
 
 @dataclass(frozen=True)
-class Needs:
+class RequiredFeatures:
     """What a regulariser wants collected in the forward pass.
 
     similarity: the blocks whose similarity maps it reads, or None. query: whose query they are of, "cls" or "mean" (of
@@ -62,7 +62,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Penalty:
+class RegularizerOutput:
     """A regulariser's answer. loss: scalar, unweighted. monitors: detached scalars by name, to be averaged."""
 
     loss: Tensor
@@ -83,9 +83,11 @@ class Regularizer(nn.Module, ABC):
     """
 
     total_over_workers: Callable[[Tensor], Tensor] | None = None
-    unit: float = 1
+    count_unit: float = 1
 
-    def __init__(self, weight: float, needs: Needs, *, schedule: str = "warmup_cosine", watch: bool = False) -> None:
+    def __init__(
+        self, weight: float, needs: RequiredFeatures, *, schedule: str = "warmup_cosine", watch: bool = False
+    ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule: unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
@@ -115,26 +117,26 @@ class Regularizer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         """The unweighted loss of one batch and what is worth watching; computed outside of autocast.
 
         Several workers may share a batch: their losses and monitors are then averaged by the number of their images,
-        which is right for means over images. What is divided by another count is divided by `over_batch` of it.
+        which is right for means over images. What is divided by another count is divided by `global_count` of it.
         """
 
-    def reduce(self, projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, Any] | None:
+    def fused_forward(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, Any] | None:
         """A shorter way than `forward`, for a method of similarity maps that has one: what it makes of a single layer.
 
-        Asked layer by layer during passes with gradients, as `pipeline.models.tap.OnTheWay` says; what is found goes
-        to `join`. None, as here: the method wants its features. It takes all layers in a pass, or none.
+        Asked layer by layer during passes with gradients, as `pipeline.models.tap.QKVTransform` says; what is found
+        goes to `join`. None, as here: the method wants its features. It takes all layers in a pass, or none.
         """
         return None
 
-    def join(self, layers: Sequence[Any]) -> Penalty:
+    def combine_layers(self, layers: Sequence[Any]) -> RegularizerOutput:
         """What `forward` would return, of what `reduce` found in each layer."""
         raise NotImplementedError(f"{type(self).__name__} reduces layers and does not join them")
 
-    def over_batch(self, counts: Tensor) -> Tensor:
+    def global_count(self, counts: Tensor) -> Tensor:
         """What to divide by, so that a mean over `counts` things of these images becomes one over the whole batch's.
 
         counts: of things that are unevenly spread over images, such as maps that are not empty; any shape. Returns

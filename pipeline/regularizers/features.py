@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.models.tap import HeadTap, OnTheWay, SimilarityTap, TokenTap
-from pipeline.regularizers.base import Features, Needs, at_least_float32
+from pipeline.models.tap import HeadTap, QKVTransform, SimilarityTap, TokenTap
+from pipeline.regularizers.base import Features, RequiredFeatures, at_least_float32
 from pipeline.regularizers.projected_rows import pass_projected
 
 
@@ -19,7 +19,7 @@ class Collector:
         ValueError: the network cannot give what is needed. No tap is then left in it.
     """
 
-    def __init__(self, model: nn.Module, needs: Needs, reduce: OnTheWay[Any] | None = None) -> None:
+    def __init__(self, model: nn.Module, needs: RequiredFeatures, reduce: QKVTransform[Any] | None = None) -> None:
         self._needs = needs
         self._similarity: SimilarityTap | None = None
         self._heads: HeadTap | None = None

@@ -15,10 +15,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.architecture import describe_network, heads_of
+from pipeline.models.architecture import describe_network, num_heads
 from pipeline.models.model_config import LayerSpec
-from pipeline.models.weights import times
-from pipeline.regularizers.base import Features, Frozen, Needs, Penalty, Regularizer, at_least_float32
+from pipeline.models.weights import format_shape
+from pipeline.regularizers.base import (
+    Features,
+    Frozen,
+    Regularizer,
+    RegularizerOutput,
+    RequiredFeatures,
+    at_least_float32,
+)
 from pipeline.regularizers.features import Collector
 
 REDUCTIONS = ("mean", "sum")
@@ -47,7 +54,7 @@ class GuidedTransfer(Regularizer):
         watch: bool = False,
         load_source: Callable[[str], nn.Module] | None = None,
     ) -> None:
-        needs = Needs(similarity=layers, with_cls=with_cls, inputs=True)
+        needs = RequiredFeatures(similarity=layers, with_cls=with_cls, inputs=True)
         super().__init__(weight, needs, schedule=schedule, watch=watch)
         self.layers = layers
         if source is None or load_source is None:
@@ -75,11 +82,11 @@ class GuidedTransfer(Regularizer):
         except ValueError as error:
             raise ValueError(f"source: {self.source}: {error}") from None
         _check_alike(model, source, self.layers, inputs_shape, name=self.source)
-        collector = Collector(source, Needs(similarity=self.layers, with_cls=self.needs.with_cls))
+        collector = Collector(source, RequiredFeatures(similarity=self.layers, with_cls=self.needs.with_cls))
         deepest = max(describe_network(source).resolve(self.layers))
         self._frozen = Frozen(source, beside=model, until=deepest), collector
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         if self._frozen is None:
             raise RuntimeError("guided transfer has not been prepared for a network")
         if features.similarity is None or features.inputs is None:
@@ -88,7 +95,7 @@ class GuidedTransfer(Regularizer):
         frozen(features.inputs)
         loss = guided_transfer(_rows(features), _rows(collector.features()), reduction=self.reduction)
         collector.clear()
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 
 
 def guided_transfer(target: Tensor, source: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -134,8 +141,8 @@ def _check_alike(
     taken = describe_network(source).inputs
     if taken != inputs_shape:
         raise ValueError(
-            f"source: {name} takes images of {times(taken)} (channels, height, width), but these are "
-            f"{times(inputs_shape)}; {advice}, and prepare.image_size"
+            f"source: {name} takes images of {format_shape(taken)} (channels, height, width), but these are "
+            f"{format_shape(inputs_shape)}; {advice}, and prepare.image_size"
         )
 
 
@@ -153,6 +160,6 @@ def _described(model: nn.Module, layers: LayerSpec) -> tuple[str, str, str]:
     """How many blocks are compared, the grid, and the heads of those blocks."""
     anatomy = describe_network(model)
     chosen = anatomy.resolve(layers)
-    heads = [heads_of(model, layer) for layer in chosen]
+    heads = [num_heads(model, layer) for layer in chosen]
     counted = str(heads[0]) if len(set(heads)) == 1 else str(heads)
-    return str(len(chosen)), times(anatomy.grid), counted
+    return str(len(chosen)), format_shape(anatomy.grid), counted

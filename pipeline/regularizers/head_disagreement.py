@@ -12,9 +12,16 @@ output is 0 has no direction: it counts as a cosine of 0, without a gradient.
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.architecture import describe_network, heads_of
+from pipeline.models.architecture import describe_network, num_heads
 from pipeline.models.model_config import LayerSpec
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32, named_network
+from pipeline.regularizers.base import (
+    Features,
+    Regularizer,
+    RegularizerOutput,
+    RequiredFeatures,
+    at_least_float32,
+    named_network,
+)
 
 NO_DIRECTION = 1e-8
 """A head whose output is shorter than this counts as 0."""
@@ -29,7 +36,7 @@ class HeadDisagreement(Regularizer):
     def __init__(
         self, *, weight: float, layers: LayerSpec = "last", schedule: str = "warmup_cosine", watch: bool = False
     ) -> None:
-        super().__init__(weight, Needs(heads=layers), schedule=schedule, watch=watch)
+        super().__init__(weight, RequiredFeatures(heads=layers), schedule=schedule, watch=watch)
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
         """Refuse blocks of a single head.
@@ -39,17 +46,17 @@ class HeadDisagreement(Regularizer):
         """
         assert self.needs.heads is not None
         for layer in describe_network(model).resolve(self.needs.heads):
-            if (heads := heads_of(model, layer)) < 2:
+            if (heads := num_heads(model, layer)) < 2:
                 raise ValueError(
                     f"head disagreement compares heads, but block {layer} of {named_network(model)} has {heads}; give "
                     "the network at least 2 (model.kwargs: num_heads), or choose other layers"
                 )
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         if features.heads is None:
             raise ValueError("head disagreement needs the outputs of heads, and none were collected")
         alike = head_agreement(features.heads)  # (B, L)
-        return Penalty(alike.mean(dim=0).sum(), {"value": alike.detach().mean()})
+        return RegularizerOutput(alike.mean(dim=0).sum(), {"value": alike.detach().mean()})
 
 
 def head_agreement(outputs: Tensor) -> Tensor:

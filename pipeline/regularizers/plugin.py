@@ -3,16 +3,16 @@
 The class subclasses `pipeline.regularizers.Regularizer`, and its constructor takes `weight` and whatever options
 `regularizer.plugin_options` names, all as keywords:
 
-    from pipeline.regularizers import Features, Needs, Penalty, Regularizer
+    from pipeline.regularizers import Features, RequiredFeatures, RegularizerOutput, Regularizer
 
     class MyRegularizer(Regularizer):
         def __init__(self, *, weight: float, sharpness: float = 1.0) -> None:
-            super().__init__(weight, Needs(similarity="last"))
+            super().__init__(weight, RequiredFeatures(similarity="last"))
             self.sharpness = sharpness
 
-        def forward(self, features: Features) -> Penalty:
+        def forward(self, features: Features) -> RegularizerOutput:
             loss = features.similarity.square().mean() * self.sharpness
-            return Penalty(loss, {"value": loss.detach()})
+            return RegularizerOutput(loss, {"value": loss.detach()})
 
 A constructor that also names `load_source` is given the function that loads a pretrained network by its specification,
 which must be the option `source`: it is resolved before anything starts, as that of guided transfer is.
@@ -85,7 +85,7 @@ def build_plugin(
     """
     method: Callable[..., Regularizer] = load_plugin(spec)
     try:
-        built = method(weight=weight, **options, **asked_for(method, {"load_source": load_source}))
+        built = method(weight=weight, **options, **requested_features(method, {"load_source": load_source}))
     except FAILURES as error:  # a user's constructor may fail in any way
         raise ValueError(f"plugin_options: {spec} does not take {dict(options)}: {_said(error)}") from error
     if not hasattr(built, "needs"):
@@ -94,15 +94,15 @@ def build_plugin(
     return built
 
 
-def asked_for(method: Callable[..., Any], services: Mapping[str, Any]) -> dict[str, Any]:
+def requested_features(method: Callable[..., Any], services: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the services that a constructor names among its parameters."""
     return {name: value for name, value in services.items() if name in inspect.signature(method).parameters}
 
 
-def takes_source(spec: str) -> bool:
+def accepts_source(spec: str) -> bool:
     """Whether a plugin loads a pretrained network; not one that cannot be imported, which is told elsewhere."""
     try:
-        return bool(asked_for(load_plugin(spec), {"load_source": None}))
+        return bool(requested_features(load_plugin(spec), {"load_source": None}))
     except ValueError:
         return False
 

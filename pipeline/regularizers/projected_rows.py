@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.models.rows import Reading, asking_query, split_projected
+from pipeline.models.rows import RowSpec, pooled_query, split_projected
 
 FEWEST_KEYS = 2_000
 """Batches of fewer keys, of all heads, are left to torch: importing numba costs a process half a second."""
@@ -26,15 +26,15 @@ FEWEST_KEYS = 2_000
 Reals = NDArray[np.floating]
 
 
-def pass_projected(projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+def pass_projected(projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
     """What to go on with, (B, T, 3 A D), and the products (B, A, S); None for what is left to torch.
 
     projected: queries, keys and values side by side, (B, T, 3 A D), without norms to come. The products are in its
     precision, whatever the grid.
     """
-    if not fits_kernels(projected, reading):
+    if not fits_kernels(projected, spec):
         return None
-    passed, row = _Projected.apply(projected, reading)  # type: ignore[no-untyped-call]
+    passed, row = _Projected.apply(projected, spec)  # type: ignore[no-untyped-call]
     return passed, row
 
 
@@ -49,12 +49,12 @@ def pass_reduced(projected: Tensor, reduce: Callable[[Reals], tuple[Reals, Any]]
     return passed, value, found
 
 
-def fits_kernels(projected: Tensor, reading: Reading) -> bool:
+def fits_kernels(projected: Tensor, spec: RowSpec) -> bool:
     """Whether the kernels take what was projected, (B, T, 3 A D), and it is worth their import."""
     if not projected.is_cpu or projected.dtype not in (torch.float32, torch.float64) or not projected.is_contiguous():
         return False
     images, tokens, _ = projected.shape
-    return images * tokens * reading.heads >= FEWEST_KEYS
+    return images * tokens * spec.heads >= FEWEST_KEYS
 
 
 @cache
@@ -72,11 +72,11 @@ def scalar_of(found: Reals, place: int) -> Tensor:
 
 class _Projected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, projected: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, projected: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         # Outside autograd's record, as in `pipeline.models.rows`, for the same reason.
-        ctx.projected, ctx.reading = projected, reading
-        return projected, torch.from_numpy(kernels().read_rows(_array(projected), reading))
+        ctx.projected, ctx.reading = projected, spec
+        return projected, torch.from_numpy(kernels().read_rows(_array(projected), spec))
 
     @staticmethod
     def backward(ctx: Any, above: Tensor | None, row: Tensor | None) -> tuple[Tensor | None, None]:
@@ -126,13 +126,13 @@ def _array(tensor: Tensor) -> Reals:
     return array
 
 
-def _by_plain_operations(projected: Tensor, row: Tensor, reading: Reading) -> Tensor:
+def _by_plain_operations(projected: Tensor, row: Tensor, spec: RowSpec) -> Tensor:
     """What rows (B, A, S) add to the gradient by what was projected, itself differentiable."""
-    query, key, _ = split_projected(projected, 3, reading.heads)
-    tokens, first = key.shape[2], reading.first
-    start, stop = reading.asked(tokens)
-    asking = asking_query(query, reading.mean_from) * reading.scale
-    into_asking = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (reading.scale / (stop - start))
+    query, key, _ = split_projected(projected, 3, spec.heads)
+    tokens, first = key.shape[2], spec.first
+    start, stop = spec.with_query(tokens)
+    asking = pooled_query(query, spec.mean_from) * spec.scale
+    into_asking = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (spec.scale / (stop - start))
     into_query = functional.pad(into_asking.expand(-1, -1, stop - start, -1), (0, 0, start, tokens - stop))
     into_key = functional.pad(row[..., None] * asking[:, :, None], (0, 0, first, 0))
     stacked = torch.stack((into_query, into_key, torch.zeros_like(key)))

@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.guided_transfer import GuidedTransfer
 from pipeline.regularizers.head_disagreement import HeadDisagreement
-from pipeline.regularizers.plugin import asked_for, build_plugin
+from pipeline.regularizers.plugin import build_plugin, requested_features
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.regularizers.total_variation import TotalVariation
@@ -41,7 +41,7 @@ def build_regularizers(
             continue
         make: Callable[..., Regularizer] = build_plugin if name == "plugin" else METHODS[name]
         try:
-            built[name] = make(**config, **asked_for(make, {"load_source": load_source}))
+            built[name] = make(**config, **requested_features(make, {"load_source": load_source}))
         except ValueError as error:
             # A plugin's parameters stand beside each other, plugin and plugin_options; a method's in its section.
             raise ValueError(f"regularizer.{error}" if name == "plugin" else f"regularizer.{name}.{error}") from error

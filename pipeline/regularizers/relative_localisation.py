@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.architecture import describe_network
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32, named_network
+from pipeline.regularizers.base import (
+    Features,
+    Regularizer,
+    RegularizerOutput,
+    RequiredFeatures,
+    at_least_float32,
+    named_network,
+)
 
 FORMS = ("paper", "code")
 HIDDEN = 512
@@ -43,7 +50,7 @@ class RelativeLocalisation(Regularizer):
         schedule: str = "warmup_cosine",
         watch: bool = False,
     ) -> None:
-        super().__init__(weight, Needs(tokens=True), schedule=schedule, watch=watch)
+        super().__init__(weight, RequiredFeatures(tokens=True), schedule=schedule, watch=watch)
         if form not in FORMS:
             raise ValueError(f"form: unknown form {form!r}; known: {', '.join(FORMS)}")
         if pairs < 1:
@@ -72,7 +79,7 @@ class RelativeLocalisation(Regularizer):
         dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         self.predictor = offset_predictor(anatomy.width).to(dtype)
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         if features.tokens is None:
             raise ValueError("relative localisation needs the final tokens, and none were collected")
         if self.predictor is None:
@@ -81,7 +88,7 @@ class RelativeLocalisation(Regularizer):
         images, rows, columns, _ = tokens.shape
         places = torch.randint(rows * columns, (2, images, self.pairs), device=tokens.device)
         loss = relative_localisation(tokens, places, self.predictor, form=self.form)
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 
 
 def offset_predictor(channels: int) -> nn.Sequential:

@@ -33,8 +33,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.models.model_config import LayerSpec
-from pipeline.models.rows import Reading, has_triton
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+from pipeline.models.rows import RowSpec, has_triton
+from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
 from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 from pipeline.regularizers.projected_rows import fits_kernels, kernels, pass_reduced, scalar_of
 
@@ -64,45 +64,45 @@ class SpatialEntropy(Regularizer):
         schedule: str = "warmup_cosine",
         watch: bool = True,
     ) -> None:
-        super().__init__(weight, Needs(similarity=layers, query=query), schedule=schedule, watch=watch)
+        super().__init__(weight, RequiredFeatures(similarity=layers, query=query), schedule=schedule, watch=watch)
         self.threshold = threshold
         self.connectivity = connectivity
 
-    def reduce(self, projected: Tensor, reading: Reading, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
+    def reduce(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
         """On a CPU, all of it: from what is projected to the layer's mean entropy, and back."""
         images, tokens, _ = projected.shape
-        pixels = tokens - reading.first
-        if pixels != grid[0] * grid[1] or images * reading.heads * pixels < FEWEST_PIXELS:
+        pixels = tokens - spec.first
+        if pixels != grid[0] * grid[1] or images * spec.heads * pixels < FEWEST_PIXELS:
             return None
-        if self.total_over_workers is not None or not fits_kernels(projected, reading):
+        if self.total_over_workers is not None or not fits_kernels(projected, spec):
             return None
-        given = reading, grid[1], self.threshold, self.connectivity, self.unit
+        given = spec, grid[1], self.threshold, self.connectivity, self.count_unit
         passed, loss, means = pass_reduced(projected, lambda array: kernels().reduce_rows(array, *given))
         return passed, _Layer(loss, means)
 
-    def join(self, layers: Sequence["_Layer"]) -> Penalty:
+    def join(self, layers: Sequence["_Layer"]) -> RegularizerOutput:
         loss, means = layers[0].loss, layers[0].means
         if len(layers) > 1:
             loss = sum((each.loss for each in layers[1:]), loss)
             _, values, empty_shares, filled = np.array([each.means for each in layers], np.float64).T
-            value = np.dot(values, filled) / max(filled.sum(), self.unit)
+            value = np.dot(values, filled) / max(filled.sum(), self.count_unit)
             means = np.array([0, value, empty_shares.mean()], means.dtype)
-        return Penalty(loss, {"value": scalar_of(means, 1), "empty_share": scalar_of(means, 2)})
+        return RegularizerOutput(loss, {"value": scalar_of(means, 1), "empty_share": scalar_of(means, 2)})
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         maps = features.similarity
         if maps is None:
             raise ValueError("spatial entropy needs similarity maps, and none were collected")
         if self.total_over_workers is None and _fits_numba(maps):
-            loss, *monitors = _MeanEntropy.apply(maps, self.threshold, self.connectivity, self.unit)  # type: ignore[no-untyped-call]
-            return Penalty(loss, dict(zip(("value", "empty_share"), monitors, strict=True)))
+            loss, *monitors = _MeanEntropy.apply(maps, self.threshold, self.connectivity, self.count_unit)  # type: ignore[no-untyped-call]
+            return RegularizerOutput(loss, dict(zip(("value", "empty_share"), monitors, strict=True)))
         entropy, empty = entropy_and_empty(maps, threshold=self.threshold, connectivity=self.connectivity)
         filled = ~empty
         # (B, L, A) -> (L,); a layer whose maps are all empty adds 0. Empty maps have entropy 0 and so add nothing.
-        counts = self.over_batch(filled.sum(dim=(0, 2))).to(entropy.dtype)
-        by_layer = entropy.sum(dim=(0, 2)) / counts.clamp(min=self.unit)
-        value = entropy.detach().sum() / counts.sum().clamp(min=self.unit)
-        return Penalty(by_layer.sum(), {"value": value, "empty_share": empty.to(entropy.dtype).mean()})
+        counts = self.global_count(filled.sum(dim=(0, 2))).to(entropy.dtype)
+        by_layer = entropy.sum(dim=(0, 2)) / counts.clamp(min=self.count_unit)
+        value = entropy.detach().sum() / counts.sum().clamp(min=self.count_unit)
+        return RegularizerOutput(by_layer.sum(), {"value": value, "empty_share": empty.to(entropy.dtype).mean()})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ trained on CIFAR, so useful weights are small (1e-6 to 1e-2). A single row, colu
 from torch import Tensor
 
 from pipeline.models.model_config import LayerSpec
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer, at_least_float32
+from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures, at_least_float32
 
 
 class TotalVariation(Regularizer):
@@ -31,13 +31,13 @@ class TotalVariation(Regularizer):
         schedule: str = "warmup_cosine",
         watch: bool = False,
     ) -> None:
-        super().__init__(weight, Needs(similarity=layers, query=query), schedule=schedule, watch=watch)
+        super().__init__(weight, RequiredFeatures(similarity=layers, query=query), schedule=schedule, watch=watch)
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         if features.similarity is None:
             raise ValueError("total variation needs similarity maps, and none were collected")
         variation = total_variation(features.similarity)  # (B, L, A)
-        return Penalty(variation.mean(dim=(0, 2)).sum(), {"value": variation.detach().mean()})
+        return RegularizerOutput(variation.mean(dim=(0, 2)).sum(), {"value": variation.detach().mean()})
 
 
 def total_variation(similarity: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def can_be_ranked(masks: ArrayLike) -> bool:
     return bool(((masks == 1).any(axis=(1, 2)) & (masks == 0).any(axis=(1, 2))).any())
 
 
-def trivial_baselines(
+def baseline_scores(
     masks: ArrayLike, grid: tuple[int, int], *, heads: int, seed: int, mass: float = 0.6
 ) -> dict[str, LocationScores]:
     """Score the kinds of attention of `trivial_maps`, on `grid` (H, W) with `heads` heads, against masks (B, h, w).

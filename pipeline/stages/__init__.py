@@ -8,13 +8,13 @@ import sys
 
 from pipeline.compute.limits import limit_threads
 from pipeline.compute.user import settle_user
-from pipeline.entry import tell_interrupted_imports
-from pipeline.environment import settle_environment
-from pipeline.fork_server import run_in_copy
+from pipeline.entry import report_interrupted_imports
+from pipeline.environment import clean_environment
+from pipeline.fork_server import delegate_to_server
 
 if sys.argv[:1] == ["-m"]:  # `python -m` is about to import one of them, which takes seconds
-    settle_environment()  # before any package reads it
-    run_in_copy()
+    clean_environment()  # before any package reads it
+    delegate_to_server()
     limit_threads()
     settle_user()
-    tell_interrupted_imports()
+    report_interrupted_imports()

@@ -8,28 +8,28 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.errors import UserError, named
-from pipeline.inputs.data_split import split_of
-from pipeline.inputs.source import made_by
+from pipeline.errors import UserError, quote_name
+from pipeline.inputs.data_split import compute_split
+from pipeline.inputs.source import manifest_if_current
 from pipeline.models.model_config import Weights
-from pipeline.provenance.fingerprint import deciding
-from pipeline.provenance.weights_record import noted
-from pipeline.state.searches import place_of
+from pipeline.provenance.fingerprint import fingerprint_content
+from pipeline.provenance.weights_record import read_note
+from pipeline.state.searches import search_directory
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Present:
+class CurrentSearch:
     """content: what decides it. folder: its own, which may not exist yet."""
 
     content: Mapping[str, Any]
     folder: Path
 
 
-def present_search(
+def current_search(
     workspace: Workspace, params: Params, weights: Mapping[str, Weights] | None = None
-) -> Present | None:
+) -> CurrentSearch | None:
     """What the parameters ask for; None while data/prepared is not what they ask for.
 
     The split is made anew: data/split.json may still be that of other parameters. weights: what pretrained weights were
@@ -40,13 +40,15 @@ def present_search(
     """
     path = workspace.root / params.search.space
     if not path.is_file():
-        raise UserError(f"params.yaml: search.space: no file {named(params.search.space)}")
+        raise UserError(f"params.yaml: search.space: no file {quote_name(params.search.space)}")
     space = load_space(path, params, shown_as=params.search.space)
-    if made_by(workspace, params) is None:
+    if manifest_if_current(workspace, params) is None:
         return None
     prepared = open_prepared(workspace.prepared)
-    split_hash = split_of(workspace, params, prepared).split_hash
-    known = noted(workspace) if weights is None else weights
-    content = deciding(params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash, weights=known)
-    _, folder = place_of(workspace.searches, content)
-    return Present(json.loads(json.dumps(content)), folder)
+    split_hash = compute_split(workspace, params, prepared).split_hash
+    known = read_note(workspace) if weights is None else weights
+    content = fingerprint_content(
+        params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash, weights=known
+    )
+    _, folder = search_directory(workspace.searches, content)
+    return CurrentSearch(json.loads(json.dumps(content)), folder)

@@ -33,7 +33,7 @@ SLACK_S = 2.0
 """By which the clocks of processes and files may differ."""
 
 
-def mend_leavings(workspace: Workspace) -> list[str]:
+def remove_leftovers(workspace: Workspace) -> list[str]:
     """Remove what is cut off, and locks of processes that have ended. Returns what was done, a line a kind."""
     folder = workspace.root / ".dvc"
     if not folder.is_dir():
@@ -46,7 +46,7 @@ def mend_leavings(workspace: Workspace) -> list[str]:
     if count := _remove(_databases(folder), is_database):
         said.append(f"cut off databases of DVC's hashes: {count} removed; it hashes anew")
     for lock in (folder / "tmp" / "rwlock", folder / "tmp" / "exps" / "rwlock"):
-        if lock.exists() and _mend_rwlock(lock):
+        if lock.exists() and _repair_rwlock(lock):
             said.append(f"{lock.relative_to(workspace.root)}: freed of what a DVC that was killed had left in it")
     return said
 
@@ -88,12 +88,12 @@ def _databases(folder: Path) -> Iterator[Path]:
     from dvc.dirs import site_cache_dir
 
     # DVC names a checkout's by a hash of its own; what is cut off is of no use to any.
-    for path in Path(site_cache_dir(_setting(folder, "core", "site_cache_dir"))).glob("repo/*/**/*.db"):
+    for path in Path(site_cache_dir(_config_value(folder, "core", "site_cache_dir"))).glob("repo/*/**/*.db"):
         if path.is_file() and os.access(path, os.W_OK):
             yield path
 
 
-def _setting(folder: Path, section: str, name: str) -> Any:
+def _config_value(folder: Path, section: str, name: str) -> Any:
     from dvc.config import Config, ConfigError
 
     try:
@@ -103,7 +103,7 @@ def _setting(folder: Path, section: str, name: str) -> Any:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    named = _setting(folder, "cache", "dir")
+    named = _config_value(folder, "cache", "dir")
     cache = Path(folder, named) if named else folder / "cache"
     for path in (cache / "runs").glob("*/*/*"):
         if path.is_file():
@@ -139,7 +139,7 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _mend_rwlock(path: Path) -> bool:
+def _repair_rwlock(path: Path) -> bool:
     """Take out of a file of locks what no living process can have put there. Returns whether anything was."""
     from dvc.lock import LockError, make_lock
 

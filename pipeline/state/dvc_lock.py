@@ -30,7 +30,7 @@ def is_whole(lock: Path) -> bool:
     return True
 
 
-def mend_lock(workspace: Workspace) -> str | None:
+def repair_lock(workspace: Workspace) -> str | None:
     """Put a whole lock file in the place of one that was cut off, or none. Returns what was done, if anything.
 
     Raises:
@@ -53,7 +53,7 @@ def mend_lock(workspace: Workspace) -> str | None:
 
 
 def keep_lock(workspace: Workspace) -> None:
-    """Keep a copy of the lock file for `mend_lock`, if it is whole."""
+    """Keep a copy of the lock file for `repair_lock`, if it is whole."""
     lock = workspace.root / "dvc.lock"
     if lock.exists() and is_whole(lock):
         workspace.state.mkdir(parents=True, exist_ok=True)

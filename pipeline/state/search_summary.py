@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.state.searches import KeptSearch, find_searches, read_search
+from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
-from pipeline.tune.journal.journal import FAILED, LEDGER, Ledger, read_history
-from pipeline.tune.run_counts import runs_at_most
+from pipeline.tune.journal.journal import FAILED, JOURNAL, Journal, read_history
+from pipeline.tune.run_counts import max_runs
 from pipeline.tune.task import SearchTask
 
 SHOWN = 6
@@ -21,13 +21,13 @@ def describe_start(task: SearchTask, searches: Path) -> str:
         UserError: its ledger cannot be read.
     """
     name = f"search {task.folder.name[:8]}"
-    history = read_history(task.folder / LEDGER)
+    history = read_history(task.folder / JOURNAL)
     if history.trials:
         ended = sum(trial.state is not None for trial in history.trials.values())
         failed = sum(trial.state == FAILED for trial in history.trials.values())
-        total = max(runs_at_most(task.params, task.space), len(history.trials))
+        total = max(max_runs(task.params, task.space), len(history.trials))
         return (
-            f"{name}: {_running_words(read_search(task.folder)) or 'goes on'}"
+            f"{name}: {_describe_runner(read_search(task.folder)) or 'goes on'}"
             f"; {ended} of at most {total} runs have ended"
             + (f", {failed} of them failed" if failed else "")
             + f"; {history.seconds / 3600:.2f} hours spent so far"
@@ -40,7 +40,7 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     return f"{name}: new; since search {before.id} changed: {shown or 'nothing; its user wanted it anew'}"
 
 
-def _running_words(search: KeptSearch) -> str:
+def _describe_runner(search: SearchState) -> str:
     runner = search.runner()
     if runner is None:
         return ""
@@ -77,7 +77,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n-> results/search"
 
 
-def decide(task: SearchTask, *, new: bool) -> str:
+def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:
     """Take the user's word on a search that other code began, and say what will happen.
 
     new: begin another one in its place; else go on with it all the same.
@@ -85,13 +85,13 @@ def decide(task: SearchTask, *, new: bool) -> str:
     Raises:
         UserError: there is no such search, or another process runs it.
     """
-    history = read_history(task.folder / LEDGER)
+    history = read_history(task.folder / JOURNAL)
     changed = changed_code(history, task.header)
     if not history.header or not changed:
         return "no search of these settings was begun by other code; there is nothing to decide"
     if new:
         (task.folder / SUPERSEDED).write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"))
         return f"a new search begins with the next run; {task.folder} stays as it is"
-    with Ledger(task.folder / LEDGER, task.header) as ledger:
+    with Journal(task.folder / JOURNAL, task.header) as ledger:
         ledger.accept(task.header["code"], task.header["versions"])
     return f"search {task.folder.name[:8]} goes on, though these have changed: {', '.join(changed)}"

@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, format_value
 from pipeline.provenance.fingerprint import fingerprint
 from pipeline.tune.journal.compatibility import SUPERSEDED
-from pipeline.tune.journal.journal import LEDGER, METHOD, OBJECTIVE, STOP_FILE, History, TrialRecord, read_history
-from pipeline.tune.objectives.objectives import Goals, goals_in, is_result
+from pipeline.tune.journal.journal import (
+    JOURNAL,
+    METHOD,
+    OBJECTIVE,
+    STOP_FILE,
+    SearchHistory,
+    TrialRecord,
+    read_history,
+)
+from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_content
 
 ID_LENGTH = 8
 
@@ -29,7 +37,7 @@ class Runner(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KeptSearch:
+class SearchState:
     """A search on disk.
 
     heard: when its last line was written. pid: of the last process that opened its ledger, None if it never said.
@@ -37,22 +45,22 @@ class KeptSearch:
     """
 
     folder: Path
-    history: History
-    heard: float
+    history: SearchHistory
+    last_seen: float
     pid: int | None
-    at_work: frozenset[str]
+    running_trials: frozenset[str]
 
     @property
     def id(self) -> str:
         return self.folder.name[:ID_LENGTH]
 
     @property
-    def ledger(self) -> Path:
-        return self.folder / LEDGER
+    def journal(self) -> Path:
+        return self.folder / JOURNAL
 
     @property
     def lock(self) -> Path:
-        return self.ledger.with_suffix(".lock")
+        return self.journal.with_suffix(".lock")
 
     @property
     def stop_file(self) -> Path:
@@ -63,8 +71,8 @@ class KeptSearch:
         return (self.folder / SUPERSEDED).exists()
 
     @property
-    def goals(self) -> Goals:
-        return goals_in(self.history.header.get("content", {}))
+    def objectives(self) -> Objectives:
+        return objectives_from_content(self.history.header.get("content", {}))
 
     @property
     def trials(self) -> Sequence[TrialRecord]:
@@ -78,27 +86,27 @@ class KeptSearch:
     @property
     def best(self) -> TrialRecord | None:
         """The completed trial of the method's study with the highest val/accuracy so far that keeps the constraints."""
-        ran = [trial for trial in self.trials if trial.study == METHOD and is_result(trial, self.goals)]
+        ran = [trial for trial in self.trials if trial.study == METHOD and is_valid_result(trial, self.objectives)]
         return max(ran, key=lambda trial: trial.metric(OBJECTIVE), default=None)
 
     def runner(self) -> Runner | None:
         """The process that runs it now; None if there is none."""
-        if self.pid is not None and has_open(self.pid, self.lock):
+        if self.pid is not None and process_has_open(self.pid, self.lock):
             return Runner(self.pid)
         return Runner(None) if is_held(self.lock) else None
 
 
-class Found(NamedTuple):
+class FoundSearches(NamedTuple):
     """searches: the newest first. unreadable: what is wrong with the ledgers that cannot be read."""
 
-    searches: list[KeptSearch]
+    searches: list[SearchState]
     unreadable: list[str]
 
 
-def find_searches(folder: Path) -> Found:
+def find_searches(folder: Path) -> FoundSearches:
     """Every search that lies under `folder`. One that is being removed or has not begun is left out."""
     found, unreadable = [], []
-    for ledger in folder.glob(f"*/{LEDGER}"):
+    for ledger in folder.glob(f"*/{JOURNAL}"):
         try:
             search = read_search(ledger.parent)
         except UserError as error:
@@ -106,24 +114,24 @@ def find_searches(folder: Path) -> Found:
             continue
         if search.history.header:
             found.append(search)
-    return Found(sorted(found, key=lambda search: -search.heard), sorted(unreadable))
+    return FoundSearches(sorted(found, key=lambda search: -search.last_seen), sorted(unreadable))
 
 
-def read_search(folder: Path) -> KeptSearch:
+def read_search(folder: Path) -> SearchState:
     """A search as it is now.
 
     Raises:
         UserError: its ledger cannot be read.
     """
-    ledger = folder / LEDGER
+    ledger = folder / JOURNAL
     try:
         history = read_history(ledger)
         heard, pid, at_work = _last_session(ledger.read_bytes()) if history.header else (0.0, None, frozenset[str]())
     except OSError as error:
         if not ledger.exists():  # it has just been removed
-            return KeptSearch(folder, History(), 0.0, None, frozenset())
+            return SearchState(folder, SearchHistory(), 0.0, None, frozenset())
         raise UserError(f"{ledger}: cannot be read ({error.strerror}).") from None
-    return KeptSearch(folder, history, heard, pid, at_work)
+    return SearchState(folder, history, heard, pid, at_work)
 
 
 def _last_session(content: bytes) -> tuple[float, int | None, frozenset[str]]:
@@ -138,7 +146,7 @@ def _last_session(content: bytes) -> tuple[float, int | None, frozenset[str]]:
     return float(json.loads(lines[-1]).get("time", 0.0)), pid, frozenset(at_work)
 
 
-def choose(searches: Sequence[KeptSearch], prefix: str) -> KeptSearch:
+def choose_search(searches: Sequence[SearchState], prefix: str) -> SearchState:
     """The search whose id begins like this.
 
     Raises:
@@ -149,11 +157,11 @@ def choose(searches: Sequence[KeptSearch], prefix: str) -> KeptSearch:
         return matching[0]
     there = ", ".join(search.id for search in matching or searches) or "none yet"
     if matching:
-        raise UserError(f"search {shown(prefix)}: several begin so: {there}. Give more of its digits.")
-    raise UserError(f"search {shown(prefix)}: none begins so; there are {there}. See `sar-search status`.")
+        raise UserError(f"search {format_value(prefix)}: several begin so: {there}. Give more of its digits.")
+    raise UserError(f"search {format_value(prefix)}: none begins so; there are {there}. See `sar-search status`.")
 
 
-def place_of(searches: Path, content: Mapping[str, Any]) -> tuple[str, Path]:
+def search_directory(searches: Path, content: Mapping[str, Any]) -> tuple[str, Path]:
     """Fingerprint and folder of the search of this content: the first that its user has not wanted to begin anew."""
     for generation in itertools.count():
         name = fingerprint(content, generation)
@@ -183,7 +191,7 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def has_open(pid: int, file: Path) -> bool:
+def process_has_open(pid: int, file: Path) -> bool:
     """Whether a process of this machine has a file open. Who has not got a lock does not keep its file open."""
     try:
         there = file.stat()

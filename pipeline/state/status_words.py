@@ -1,12 +1,12 @@
 """How a search and a trial stand, in a word or two."""
 
-from pipeline.state.searches import KeptSearch, Runner
+from pipeline.state.searches import Runner, SearchState
 from pipeline.tune.journal.journal import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
 
 ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}
 
 
-def state_words(search: KeptSearch, runner: Runner | None) -> str:
+def describe_state(search: SearchState, runner: Runner | None) -> str:
     """What a search is doing: `running 4711`, `unfinished`, ..."""
     if runner is not None:
         doing = "finishing" if search.stop_file.exists() else "running"
@@ -16,8 +16,8 @@ def state_words(search: KeptSearch, runner: Runner | None) -> str:
     return "unfinished" if search.open_trials or not search.history.trials else "ended"
 
 
-def trial_state(search: KeptSearch, trial: TrialRecord, runner: Runner | None) -> str:
+def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) -> str:
     """How a trial stands: how it ended, `running`, or `waiting` for its search to go on with it."""
     if trial.state is not None:
         return ENDED[trial.state]
-    return "running" if runner is not None and trial.id in search.at_work else "waiting"
+    return "running" if runner is not None and trial.id in search.running_trials else "waiting"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 
-def count_test_read(state: Path, data_hash: str, *, commit: str, models: int, known: int = 0) -> int:
+def count_test_read(state: Path, data_hash: str, *, commit: str, models: int, prior_reads: int = 0) -> int:
     """Write down that the test set is read now, and return how often it has been, this time included.
 
     known: reads before this one that are known otherwise, should state/ have been removed.
@@ -18,7 +18,7 @@ def count_test_read(state: Path, data_hash: str, *, commit: str, models: int, kn
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"data_hash": data_hash, "time": time.time(), "commit": commit, "models": models}) + "\n")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return max(known + 1, sum(_hash_read(line) == data_hash for line in lines))
+    return max(prior_reads + 1, sum(_hash_read(line) == data_hash for line in lines))
 
 
 def _hash_read(line: str) -> str | None:

@@ -23,12 +23,12 @@ LONGEST = 2000
 """Characters of a fact: an environment has little room."""
 
 
-def tell(tracking: TrackingParams, event: str, facts: Mapping[str, object], folder: Path) -> None:
+def run_hook(tracking: TrackingParams, event: str, variables: Mapping[str, object], folder: Path) -> None:
     """Run the command of an event, if there is one, in `folder`. facts: by name, as in `best_accuracy`."""
     commands = {FINISHED: tracking.on_finished, FAILED: tracking.on_failed, PROMOTED: tracking.on_promoted}
     if not (command := commands[event]):
         return
-    told = {f"SAR_{name.upper()}": str(value).replace("\0", "")[:LONGEST] for name, value in facts.items()}
+    told = {f"SAR_{name.upper()}": str(value).replace("\0", "")[:LONGEST] for name, value in variables.items()}
     environment = {**os.environ, "SAR_EVENT": event, **told}
     try:
         done = subprocess.run(
@@ -43,14 +43,14 @@ def tell(tracking: TrackingParams, event: str, facts: Mapping[str, object], fold
 
 
 @contextmanager
-def told_how_it_ends(tracking: TrackingParams, facts: dict[str, object], folder: Path) -> Iterator[dict[str, object]]:
+def notify_on_exit(tracking: TrackingParams, variables: dict[str, object], folder: Path) -> Iterator[dict[str, object]]:
     """Tell FINISHED or FAILED when the block ends, with the facts that it has added by then.
 
     An interruption is neither: whoever interrupted knows.
     """
     try:
-        yield facts
+        yield variables
     except Exception as error:
-        tell(tracking, FAILED, {**facts, "reason": error or type(error).__name__}, folder)
+        run_hook(tracking, FAILED, {**variables, "reason": error or type(error).__name__}, folder)
         raise
-    tell(tracking, FINISHED, facts, folder)
+    run_hook(tracking, FINISHED, variables, folder)

@@ -23,7 +23,7 @@ NONFINITE = "sar.nonfinite."
 
 
 @dataclass
-class Letter:
+class RunUpdate:
     """One run's undelivered news. identity: the tags that no other run of the experiment has, by which it is found.
 
     metrics: (name, value, step, time in ms); a step of None is the last one that the run has seen.
@@ -74,23 +74,23 @@ class Letter:
             else:
                 self.tags.setdefault(legal_name(NONFINITE + key), str(self.last_step if step is None else step))
 
-    def end(self, status: str, time_ms: int) -> None:
+    def end_run(self, status: str, time_ms: int) -> None:
         """The run has ended, with MLflow's `status`."""
         self.status, self.ended_ms = status, time_ms
 
     def discard(self, parts: Iterable[str]) -> int:
         """Take the parts off the letter undelivered, and say how many things they held."""
-        before = self.pending
+        before = self.num_pending
         self.reopen = False
         for part in parts:
             if part == "status":
                 self.status = None
             else:
                 getattr(self, part).clear()
-        return before - self.pending
+        return before - self.num_pending
 
     @property
-    def pending(self) -> int:
+    def num_pending(self) -> int:
         """How many things are still to be told."""
         parts = (self.tags, self.params, self.metrics, self.datasets, self.artifacts)
         return (
@@ -101,13 +101,13 @@ class Letter:
         )
 
 
-class Postman:
+class RunWriter:
     """Delivers letters to one experiment. `steps`: what to call, in this order, and the parts of a letter it tells."""
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
         self.client = client
         self.experiment = experiment
-        self.steps: tuple[tuple[Callable[[Letter], None], tuple[str, ...]], ...] = (
+        self.steps: tuple[tuple[Callable[[RunUpdate], None], tuple[str, ...]], ...] = (
             (self.open, ("metrics", "params", "tags", "datasets", "artifacts", "status")),
             (self.send_batch, ("metrics", "params", "tags")),
             (self.send_datasets, ("datasets",)),
@@ -115,10 +115,10 @@ class Postman:
             (self.send_status, ("status",)),
         )
 
-    def deliver(self, letter: Letter) -> None:
+    def flush(self, update: RunUpdate) -> None:
         """Tell everything; what was told is taken off the letter, also when a later step fails."""
         for step, _ in self.steps:
-            step(letter)
+            step(update)
 
     def find(self, tags: Mapping[str, str]) -> list[Run]:
         """The runs with these tags, the newest first."""
@@ -135,71 +135,71 @@ class Postman:
             if not (token := page.token):
                 return found
 
-    def open(self, letter: Letter) -> None:
+    def open(self, update: RunUpdate) -> None:
         """Find the letter's run, or make it."""
-        if letter.is_open:
+        if update.is_open:
             return
-        if letter.run_id is None and letter.asked and (found := self.find(letter.identity)):
-            letter.run_id = str(found[0].info.run_id)  # made by a call whose answer never came
-        if letter.run_id is not None:
-            self._reopen(letter, self.client.get_run(letter.run_id))
+        if update.run_id is None and update.asked and (found := self.find(update.identity)):
+            update.run_id = str(found[0].info.run_id)  # made by a call whose answer never came
+        if update.run_id is not None:
+            self._reopen(update, self.client.get_run(update.run_id))
             return
-        letter.asked = True
-        tags = {**letter.tags, **letter.identity}
-        run = self.client.create_run(self.experiment, letter.started_ms, tags, letter.name)
-        letter.run_id = str(run.info.run_id)
-        letter.stored_status, letter.stored_tags, letter.history = "RUNNING", tags, {}
-        letter.tags.clear()
-        letter.is_open = letter.ran = True
+        update.asked = True
+        tags = {**update.tags, **update.identity}
+        run = self.client.create_run(self.experiment, update.started_ms, tags, update.name)
+        update.run_id = str(run.info.run_id)
+        update.stored_status, update.stored_tags, update.history = "RUNNING", tags, {}
+        update.tags.clear()
+        update.is_open = update.ran = True
 
-    def _reopen(self, letter: Letter, run: Run) -> None:
-        letter.stored_status = str(run.info.status)
-        letter.stored_tags = dict(run.data.tags)
-        letter.stored_metrics = tuple(run.data.metrics)
-        letter.stored_params = set(run.data.params)
-        letter.is_open = True
+    def _reopen(self, update: RunUpdate, run: Run) -> None:
+        update.stored_status = str(run.info.status)
+        update.stored_tags = dict(run.data.tags)
+        update.stored_metrics = tuple(run.data.metrics)
+        update.stored_params = set(run.data.params)
+        update.is_open = True
 
-    def send_batch(self, letter: Letter) -> None:
+    def send_batch(self, update: RunUpdate) -> None:
         """Metrics, parameters and tags that MLflow does not have yet, in as few calls as it allows."""
-        assert letter.run_id is not None
-        if letter.metrics and letter.history is None:
-            letter.history = self._read_history(letter.run_id, letter.stored_metrics)
-            letter.last_step = max((step for _, step in letter.history), default=0)
+        assert update.run_id is not None
+        if update.metrics and update.history is None:
+            update.history = self._read_history(update.run_id, update.stored_metrics)
+            update.last_step = max((step for _, step in update.history), default=0)
         metrics: dict[tuple[str, int], Metric] = {}
-        known = letter.history or {}
-        for key, value, step, time_ms in letter.metrics:
-            letter.last_step = max(letter.last_step, step or 0)
-            at = letter.last_step if step is None else step
+        known = update.history or {}
+        for key, value, step, time_ms in update.metrics:
+            update.last_step = max(update.last_step, step or 0)
+            at = update.last_step if step is None else step
             if known.get((key, at)) != value:
                 metrics[key, at] = Metric(key, value, time_ms, at)
-        letter.ran |= bool(metrics)
-        if letter.stored_status != "RUNNING" and (letter.reopen or (metrics and STATE_TAG in letter.stored_tags)):
-            self.client.update_run(letter.run_id, status="RUNNING")
-            letter.stored_status = "RUNNING"
-            if STATE_TAG in letter.stored_tags:
-                letter.tags.setdefault(STATE_TAG, "running")
-        elif letter.stored_status != "RUNNING" and letter.tags.get(STATE_TAG) == "running":
-            del letter.tags[STATE_TAG]  # so far only what is known was told again, which does not open it
-        tags = {key: value for key, value in letter.tags.items() if letter.stored_tags.get(key) != value}
-        for key in [key for key in tags if key.startswith(NONFINITE) and key in letter.stored_tags]:
+        update.ran |= bool(metrics)
+        if update.stored_status != "RUNNING" and (update.reopen or (metrics and STATE_TAG in update.stored_tags)):
+            self.client.update_run(update.run_id, status="RUNNING")
+            update.stored_status = "RUNNING"
+            if STATE_TAG in update.stored_tags:
+                update.tags.setdefault(STATE_TAG, "running")
+        elif update.stored_status != "RUNNING" and update.tags.get(STATE_TAG) == "running":
+            del update.tags[STATE_TAG]  # so far only what is known was told again, which does not open it
+        tags = {key: value for key, value in update.tags.items() if update.stored_tags.get(key) != value}
+        for key in [key for key in tags if key.startswith(NONFINITE) and key in update.stored_tags]:
             del tags[key]  # the first epoch stays
         # Parameters cannot be changed: a second value would be refused, and the metrics of its batch with it.
-        params = {key: value for key, value in letter.params.items() if key not in letter.stored_params}
+        params = {key: value for key, value in update.params.items() if key not in update.stored_params}
         if metrics or params or tags:
             self.client.log_batch(
-                letter.run_id,
+                update.run_id,
                 metrics=list(metrics.values()),
                 params=[Param(key, value) for key, value in params.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
-        if letter.history is not None:
-            letter.history.update({place: float(metric.value) for place, metric in metrics.items()})
-        letter.stored_tags |= tags
-        letter.stored_params |= params.keys()
-        letter.reopen = False
-        letter.metrics.clear()
-        letter.params.clear()
-        letter.tags.clear()
+        if update.history is not None:
+            update.history.update({place: float(metric.value) for place, metric in metrics.items()})
+        update.stored_tags |= tags
+        update.stored_params |= params.keys()
+        update.reopen = False
+        update.metrics.clear()
+        update.params.clear()
+        update.tags.clear()
 
     def _read_history(self, run_id: str, metrics: Iterable[str]) -> dict[tuple[str, int], float]:
         return {
@@ -208,28 +208,28 @@ class Postman:
             for point in self.client.get_metric_history(run_id, key)
         }
 
-    def send_datasets(self, letter: Letter) -> None:
+    def send_datasets(self, update: RunUpdate) -> None:
         """What the run has read."""
-        if letter.datasets:
-            self.client.log_inputs(_id(letter), letter.datasets)
-            letter.datasets.clear()
+        if update.datasets:
+            self.client.log_inputs(_id(update), update.datasets)
+            update.datasets.clear()
 
-    def send_artifacts(self, letter: Letter) -> None:
+    def send_artifacts(self, update: RunUpdate) -> None:
         """Files and folders, one by one, so that an interruption repeats one of them only."""
-        while letter.artifacts:
-            source, place = letter.artifacts[0]
+        while update.artifacts:
+            source, place = update.artifacts[0]
             if source.is_dir():
-                self.client.log_artifacts(_id(letter), str(source), place)
+                self.client.log_artifacts(_id(update), str(source), place)
             else:
-                self.client.log_artifact(_id(letter), str(source), place)
-            del letter.artifacts[0]
+                self.client.log_artifact(_id(update), str(source), place)
+            del update.artifacts[0]
 
-    def send_status(self, letter: Letter) -> None:
+    def send_status(self, update: RunUpdate) -> None:
         """How the run ended, unless it is known."""
-        if letter.status is not None and letter.status != letter.stored_status:
-            self.client.set_terminated(_id(letter), letter.status, letter.ended_ms)
-            letter.stored_status = letter.status
-        letter.status = None
+        if update.status is not None and update.status != update.stored_status:
+            self.client.set_terminated(_id(update), update.status, update.ended_ms)
+            update.stored_status = update.status
+        update.status = None
 
 
 def now_ms() -> int:
@@ -245,6 +245,6 @@ def legal_name(name: str) -> str:
     return re.sub("[/.]", "_", plain) if odd else plain
 
 
-def _id(letter: Letter) -> str:
-    assert letter.run_id is not None
-    return letter.run_id
+def _id(update: RunUpdate) -> str:
+    assert update.run_id is not None
+    return update.run_id

@@ -2,7 +2,7 @@
 
 from mlflow.exceptions import MlflowException
 
-from pipeline.tracking.store import KIND, Store, client, impatient, reported, require_artifacts
+from pipeline.tracking.store import KIND, Store, as_user_error, client, require_artifacts, short_timeouts
 
 FILLED_BY = {"sar.filled_by": "sar-search"}
 
@@ -19,15 +19,15 @@ def require_access(store: Store, *, experiment: str, model: str, timeout_s: floa
     if store.database:
         return
     registry = client(store)
-    with impatient(timeout_s):
-        with reported(store, f"writing to the experiment {experiment!r}"):
+    with short_timeouts(timeout_s):
+        with as_user_error(store, f"writing to the experiment {experiment!r}"):
             found = registry.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage == "active":
                 for key, value in KIND.items():
                     registry.set_experiment_tag(found.experiment_id, key, value)
         if found is not None:
             require_artifacts(store, experiment, str(found.artifact_location))
-        with reported(store, f"writing to the registered model {model!r}"):
+        with as_user_error(store, f"writing to the registered model {model!r}"):
             try:
                 registry.get_registered_model(model)
                 for key, value in FILLED_BY.items():

@@ -22,8 +22,8 @@ from typing import Self
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.dataset_inputs import DataUsed, dataset_inputs
-from pipeline.tracking.pending import PARENT_TAG, STATE_TAG, Letter, Postman, now_ms
-from pipeline.tracking.store import Store, client, experiment_id, is_away, reported, user_name
+from pipeline.tracking.pending import PARENT_TAG, STATE_TAG, RunUpdate, RunWriter, now_ms
+from pipeline.tracking.store import Store, as_user_error, client, experiment_id, is_unreachable, user_name
 
 KIND_TAG = "sar.kind"
 FINGERPRINT_TAG = "sar.fingerprint"
@@ -33,14 +33,14 @@ STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "inf
 """How MLflow calls the end of a trial. A pruned trial has done what it should; the tag `sar.state` tells it apart."""
 
 LONGEST_PAUSE_S = 30.0
-WORDLESS_S = 5.0
+SILENT_WAIT_S = 5.0
 """How long `close` waits before it says what for."""
 
 PATIENCE_S = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
 """How long `close` waits for a store that is away. A search that has finished is not run again, so nobody would tell
 its end later; one that was interrupted is, and whoever interrupted it wants it gone."""
 
-LASTING = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
+PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
 """MLflow's errors that asking again cannot mend, such as a run that somebody has deleted."""
 
 _log = logging.getLogger(__name__)
@@ -73,23 +73,23 @@ class SearchLog:
     ) -> None:
         self._store = store
         self._flush_s = flush_s
-        self._parent = Letter({KIND_TAG: "search", FINGERPRINT_TAG: fingerprint}, name)
+        self._parent = RunUpdate({KIND_TAG: "search", FINGERPRINT_TAG: fingerprint}, name)
         self._parent.add_params(params)
         self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(), **(tags or {})})
         self._parent.datasets += dataset_inputs(datasets)
         self._ids: dict[str, str] = {}  # of trials that are not in self._letters
         self._open: set[str] = set()
-        with reported(store, f"opening the search {name!r}"):
-            self._postman = Postman(client(store), experiment_id(store, experiment))
-            if found := self._postman.find(self._parent.identity):
-                self._take_up(str(found[0].info.run_id))
-            self._postman.deliver(self._parent)
+        with as_user_error(store, f"opening the search {name!r}"):
+            self._writer = RunWriter(client(store), experiment_id(store, experiment))
+            if found := self._writer.find(self._parent.identity):
+                self._take_over_run(str(found[0].info.run_id))
+            self._writer.flush(self._parent)
         assert self._parent.run_id is not None
         self.run_id: str = self._parent.run_id
 
         # From here on only the thread touches letters, ids and what is open.
-        self._letters: dict[str, Letter] = {}
-        self._notes: SimpleQueue[tuple[str | None, Callable[[Letter], None]]] = SimpleQueue()
+        self._updates: dict[str, RunUpdate] = {}
+        self._notes: SimpleQueue[tuple[str | None, Callable[[RunUpdate], None]]] = SimpleQueue()
         self._lost = 0
         self._outage = False
         self._closing = False
@@ -104,18 +104,18 @@ class SearchLog:
         """A trial starts, or goes on. params: by their dotted paths."""
         fixed, labels, started = {key: str(value) for key, value in params.items()}, dict(tags or {}), now_ms()
 
-        def note(letter: Letter) -> None:
-            letter.name, letter.started_ms, letter.status, letter.ended_ms = name, started, None, None
-            letter.add_params(fixed)
-            letter.add_tags({STATE_TAG: "running", **labels})
+        def note(update: RunUpdate) -> None:
+            update.name, update.started_ms, update.status, update.ended_ms = name, started, None, None
+            update.add_params(fixed)
+            update.add_tags({STATE_TAG: "running", **labels})
             self._open.add(trial_id)
 
-        self._tell(trial_id, note)
+        self._enqueue(trial_id, note)
 
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """What a trial has reached after `epoch`, which becomes MLflow's step."""
         values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
-        self._tell(trial_id, lambda letter: letter.add_metrics(values, epoch, time_ms))
+        self._enqueue(trial_id, lambda update: update.add_metrics(values, epoch, time_ms))
 
     def end_trial(
         self,
@@ -134,28 +134,28 @@ class SearchLog:
         values = {key: float(value) for key, value in (metrics or {}).items()}
         labels, time_ms = {STATE_TAG: state, **(tags or {})}, now_ms()
 
-        def note(letter: Letter) -> None:
-            letter.add_metrics(values, None, time_ms)
-            letter.add_tags(labels)
-            letter.end(STATUS[state], time_ms)
+        def note(update: RunUpdate) -> None:
+            update.add_metrics(values, None, time_ms)
+            update.add_tags(labels)
+            update.end_run(STATUS[state], time_ms)
             self._open.discard(trial_id)
 
-        self._tell(trial_id, note)
+        self._enqueue(trial_id, note)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Metrics of the search as a whole."""
         values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
-        self._tell(None, lambda letter: letter.add_metrics(values, step, time_ms))
+        self._enqueue(None, lambda update: update.add_metrics(values, step, time_ms))
 
     def log_artifacts(self, trial_id: str | None, folder: Path) -> None:
         """The files in `folder`, of a trial or (None) of the search. They must stay as they are until `close`."""
-        self._tell(trial_id, lambda letter: letter.artifacts.append((folder, None)))
+        self._enqueue(trial_id, lambda update: update.artifacts.append((folder, None)))
 
     @property
-    def undelivered(self) -> int:
+    def num_pending(self) -> int:
         """How many things the store has not been told: values, parameters, tags, artifacts, ends of runs."""
-        letters = [self._parent, *self._letters.copy().values()]
-        return self._lost + self._notes.qsize() + sum(letter.pending for letter in letters)
+        letters = [self._parent, *self._updates.copy().values()]
+        return self._lost + self._notes.qsize() + sum(letter.num_pending for letter in letters)
 
     def close(self, status: str = "FINISHED", *, timeout_s: float | None = None) -> int:
         """End the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
@@ -165,21 +165,21 @@ class SearchLog:
         """
         if not self._closing:
             time_ms, timeout_s = now_ms(), PATIENCE_S[status] if timeout_s is None else timeout_s
-            self._tell(None, lambda letter: letter.end(status, time_ms))
+            self._enqueue(None, lambda update: update.end_run(status, time_ms))
             self._closing = True
             self._wake.set()
-            self._thread.join(min(timeout_s, WORDLESS_S))
-            if self._thread.is_alive() and timeout_s > WORDLESS_S:
-                where, count = self._store.shown, self.undelivered
+            self._thread.join(min(timeout_s, SILENT_WAIT_S))
+            if self._thread.is_alive() and timeout_s > SILENT_WAIT_S:
+                where, count = self._store.shown, self.num_pending
                 _log.warning("waiting up to %.0f s for %s to take %d entries of the search", timeout_s, where, count)
-                self._thread.join(timeout_s - WORDLESS_S)
+                self._thread.join(timeout_s - SILENT_WAIT_S)
             if self._thread.is_alive():
                 self._given_up = True
                 self._wake.set()
                 self._thread.join(1.0)
-            if self.undelivered:
-                _log.error("%d entries of the search did not reach %s", self.undelivered, self._store.shown)
-        return self.undelivered
+            if self.num_pending:
+                _log.error("%d entries of the search did not reach %s", self.num_pending, self._store.shown)
+        return self.num_pending
 
     def __enter__(self) -> Self:
         return self
@@ -190,29 +190,29 @@ class SearchLog:
         interrupted = kind is not None and not issubclass(kind, Exception)
         self.close("KILLED" if interrupted else "FAILED" if kind else "FINISHED")
 
-    def _tell(self, trial_id: str | None, note: Callable[[Letter], None]) -> None:
+    def _enqueue(self, trial_id: str | None, note: Callable[[RunUpdate], None]) -> None:
         if self._closing:
             raise RuntimeError("the record of this search is closed")
         self._notes.put((trial_id, note))
 
-    def _take_up(self, run_id: str) -> None:
+    def _take_over_run(self, run_id: str) -> None:
         """Go on with the search's run of an earlier process, and with its trials."""
         self._parent.run_id = run_id
-        self._postman.open(self._parent)
-        for run in reversed(self._postman.find({PARENT_TAG: run_id, KIND_TAG: "trial"})):
+        self._writer.open(self._parent)
+        for run in reversed(self._writer.find({PARENT_TAG: run_id, KIND_TAG: "trial"})):
             self._ids[run.data.tags[TRIAL_TAG]] = str(run.info.run_id)
             if run.info.status not in ("FINISHED", "FAILED", "KILLED"):
                 self._open.add(run.data.tags[TRIAL_TAG])
 
-    def _letter(self, trial_id: str | None) -> Letter:
+    def _update_of(self, trial_id: str | None) -> RunUpdate:
         if trial_id is None:
             return self._parent
-        if trial_id not in self._letters:
+        if trial_id not in self._updates:
             identity = {PARENT_TAG: self.run_id, KIND_TAG: "trial", TRIAL_TAG: trial_id}
-            letter = Letter(identity, trial_id, run_id=self._ids.pop(trial_id, None))
+            letter = RunUpdate(identity, trial_id, run_id=self._ids.pop(trial_id, None))
             letter.add_tags({"mlflow.user": user_name()})
-            self._letters[trial_id] = letter
-        return self._letters[trial_id]
+            self._updates[trial_id] = letter
+        return self._updates[trial_id]
 
     def _work(self) -> None:
         pause = backoff = self._flush_s
@@ -220,14 +220,14 @@ class SearchLog:
             self._wake.wait(pause)
             self._wake.clear()
             closing = self._closing
-            self._take_in()
+            self._take_updates()
             if closing:
                 for trial_id in tuple(self._open):
-                    self._letter(trial_id).add_tags({STATE_TAG: "interrupted"})
-                    self._letter(trial_id).end("KILLED", now_ms())
+                    self._update_of(trial_id).add_tags({STATE_TAG: "interrupted"})
+                    self._update_of(trial_id).end_run("KILLED", now_ms())
                 self._open.clear()
             started = time.monotonic()
-            delivered = self._deliver()
+            delivered = self._flush()
             if closing and (delivered or self._given_up):
                 return
             if delivered:
@@ -238,54 +238,54 @@ class SearchLog:
                 backoff = min(2 * backoff, LONGEST_PAUSE_S)
                 pause = min(backoff, 2.0) if closing else backoff
 
-    def _take_in(self) -> None:
+    def _take_updates(self) -> None:
         while True:
             try:
                 trial_id, note = self._notes.get_nowait()
             except Empty:
                 return
-            note(self._letter(trial_id))
+            note(self._update_of(trial_id))
 
-    def _deliver(self) -> bool:
+    def _flush(self) -> bool:
         """Deliver every letter, the search's own last; False when the store does not answer."""
-        for trial_id, letter in list(self._letters.items()):
-            if not self._deliver_letter(letter):
+        for trial_id, letter in list(self._updates.items()):
+            if not self._flush_update(letter):
                 # To the end of the line: should this letter alone be the trouble, the others still get through.
-                self._letters[trial_id] = self._letters.pop(trial_id)
+                self._updates[trial_id] = self._updates.pop(trial_id)
                 return False
             if letter.ran and self._parent.stored_status != "RUNNING":
                 self._parent.reopen = True
             if letter.is_open and letter.ended_ms is not None:
                 assert letter.run_id is not None
                 self._ids[trial_id] = letter.run_id
-                del self._letters[trial_id]
+                del self._updates[trial_id]
         parent = self._parent
         if parent.stored_status == "FINISHED" and not parent.reopen and parent.status != "FINISHED":
             # Nothing was trained: it was told again, perhaps broken off at that, and is finished all the same. DVC may
             # have its results in its cache and never run it again.
             parent.status = None
-        if not self._deliver_letter(parent):
+        if not self._flush_update(parent):
             return False
         if self._outage:
             _log.info("%s answers again; the record of the search is complete", self._store.shown)
             self._outage = False
         return True
 
-    def _deliver_letter(self, letter: Letter) -> bool:
-        if not letter.pending:
+    def _flush_update(self, update: RunUpdate) -> bool:
+        if not update.num_pending:
             return True
-        for step, parts in self._postman.steps:
+        for step, parts in self._writer.steps:
             try:
-                step(letter)
+                step(update)
             except Exception as error:  # whatever a store or a network comes up with, this thread goes on
-                if _may_pass(error):
+                if _is_temporary(error):
                     self._warn(error)
                     return False
-                self._lost += letter.discard(parts)
-                if not letter.has_lost:  # once a run: one that somebody deleted would fail at every delivery
-                    _log.error("part of the record of %s is lost: %s", letter.name, self._store.reason(error))
-                letter.has_lost = True
-                if not letter.is_open:
+                self._lost += update.discard(parts)
+                if not update.has_lost:  # once a run: one that somebody deleted would fail at every delivery
+                    _log.error("part of the record of %s is lost: %s", update.name, self._store.reason(error))
+                update.has_lost = True
+                if not update.is_open:
                     break
         return True
 
@@ -297,8 +297,8 @@ class SearchLog:
         self._outage = True
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     """Whether asking again later may work: the store is away, not the question wrong."""
     if isinstance(error, MlflowException):
-        return error.error_code not in LASTING
-    return is_away(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))
+        return error.error_code not in PERMANENT_ERRORS
+    return is_unreachable(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))

@@ -7,8 +7,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.dataset_inputs import DataUsed, dataset_inputs
-from pipeline.tracking.pending import PARENT_TAG, Letter, Postman, now_ms
-from pipeline.tracking.store import Store, client, experiment_id, reported, user_name
+from pipeline.tracking.pending import PARENT_TAG, RunUpdate, RunWriter, now_ms
+from pipeline.tracking.store import Store, as_user_error, client, experiment_id, user_name
 
 KEY_TAG = "sar.key"
 
@@ -37,7 +37,7 @@ def log_run(
     Raises:
         UserError: the store fails; a run that was begun is completed by the next call with its key.
     """
-    letter = Letter({KEY_TAG: key}, name)
+    letter = RunUpdate({KEY_TAG: key}, name)
     letter.add_params(params)
     labels = {PARENT_TAG: parent_run_id} if parent_run_id else {}
     letter.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
@@ -48,15 +48,15 @@ def log_run(
     letter.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
     letter.datasets += dataset_inputs(datasets)
     letter.started_ms = time_ms - round(1000 * seconds)
-    letter.end("FINISHED", time_ms)
-    with reported(store, f"logging the run {name!r}"):
-        postman = Postman(client(store), experiment_id(store, experiment))
+    letter.end_run("FINISHED", time_ms)
+    with as_user_error(store, f"logging the run {name!r}"):
+        postman = RunWriter(client(store), experiment_id(store, experiment))
         found = postman.find(letter.identity)
         for run in found:
             if run.info.status == "FINISHED":
                 return str(run.info.run_id)
         letter.run_id = str(found[0].info.run_id) if found else None
-        postman.deliver(letter)
+        postman.flush(letter)
     assert letter.run_id is not None
     return letter.run_id
 
@@ -71,25 +71,25 @@ def has_run(registry: MlflowClient, run_id: str) -> bool:
         return False
 
 
-def first_there(store: Store, runs: Sequence[str]) -> str | None:
+def find_first(store: Store, runs: Sequence[str]) -> str | None:
     """The first of these runs that the store has; a store that was moved or emptied has none.
 
     Raises:
         UserError: the store fails.
     """
     registry = client(store)
-    with reported(store, "looking for the runs of these results"):
+    with as_user_error(store, "looking for the runs of these results"):
         return next((run for run in runs if has_run(registry, run)), None)
 
 
-def bring_back(store: Store, run_id: str, folder: Path, *, file: str) -> None:
+def restore_run(store: Store, run_id: str, folder: Path, *, file: str) -> None:
     """Put the files of a folder among a run's artifacts again where one of them is missing there.
 
     Raises:
         UserError: the store fails.
     """
     registry = client(store)
-    with reported(store, f"looking for {file} of the run {run_id}"):
+    with as_user_error(store, f"looking for {file} of the run {run_id}"):
         if file not in {each.path for each in registry.list_artifacts(run_id)}:
             registry.log_artifacts(run_id, str(folder))
 
@@ -100,5 +100,5 @@ def attach(store: Store, run_id: str, file: Path, *, folder: str) -> None:
     Raises:
         UserError: the store fails, or the run is gone.
     """
-    with reported(store, f"logging {file.name} to the run {run_id}"):
+    with as_user_error(store, f"logging {file.name} to the run {run_id}"):
         client(store).log_artifact(run_id, str(file), folder)

@@ -31,7 +31,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
-from pipeline.errors import UserError, shown
+from pipeline.errors import UserError, format_value
 from pipeline.files.paths import SQLITE, database_path, database_uri, expand_home
 from pipeline.tracking.moved_store import ARTIFACTS, settle_addresses
 
@@ -103,12 +103,14 @@ def resolve_store(uri: str | None, root: Path) -> Store:
             raise UserError(f"{where}: a database in memory forgets the search; give a file, as in {SQLITE}mlflow.db")
         if "?" in given:
             raise UserError(
-                f"{where}: {shown(given)}: a database's address takes no options; end it before the question mark, or "
+                f"{where}: {format_value(given)}: a database's address takes no options; end it before the question "
+                "mark, or "
                 "write %3F for one in the path"
             )
         if path.startswith("/~"):
             raise UserError(
-                f"{where}: {shown(given)}: names a folder {path.split('/')[1]!r} in the root; of a home folder, write "
+                f"{where}: {format_value(given)}: names a folder {path.split('/')[1]!r} in the root; of a home "
+                "folder, write "
                 f"{SQLITE}{path[1:]}"
             )
         try:
@@ -132,7 +134,7 @@ def resolve_store(uri: str | None, root: Path) -> Store:
         return store
     if parts.scheme.partition("+")[0] == "sqlite":
         rest = given.partition("://")[2].removeprefix("/")
-        raise UserError(f"{where}: {shown(given)}: write {SQLITE}{rest or 'FILE'}")
+        raise UserError(f"{where}: {format_value(given)}: write {SQLITE}{rest or 'FILE'}")
     # The name of a file, such as "mlruns", is what remains from MLflow's former file stores.
     hint = (
         "MLflow keeps no runs in plain folders any more"
@@ -187,7 +189,7 @@ def experiment_id(store: Store, name: str) -> str:
     registry = client(store)
     if store.database:
         settle_addresses(store.database, store.root)
-    with reported(store, f"opening the experiment {name!r}"):
+    with as_user_error(store, f"opening the experiment {name!r}"):
         found = registry.get_experiment_by_name(name)
         if found is None:
             location = _artifact_folder(store, name).as_uri() if store.database else None
@@ -227,7 +229,7 @@ def require_artifacts(store: Store, name: str, location: str) -> None:
 
 
 @contextmanager
-def reported(store: Store, doing: str) -> Iterator[None]:
+def as_user_error(store: Store, doing: str) -> Iterator[None]:
     """Turn what MLflow raises inside the block into a UserError that says what was being done, and where."""
     try:
         yield
@@ -252,14 +254,14 @@ def refusal(store: Store, error: Exception) -> tuple[str, str]:
     return said, ""
 
 
-def is_away(error: Exception) -> bool:
+def is_unreachable(error: Exception) -> bool:
     """Whether an S3 store that is written to directly did not answer; boto3's errors are no OSErrors."""
     module = sys.modules.get("botocore.exceptions")
     return module is not None and isinstance(error, module.HTTPClientError)
 
 
 @contextmanager
-def current(store: Store) -> Iterator[None]:
+def as_global_store(store: Store) -> Iterator[None]:
     """Inside the block the store is MLflow's global one, where a version's source is looked up, whatever the client."""
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
     mlflow.set_tracking_uri(store.uri)
@@ -333,7 +335,7 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
             proxy = _proxy_to(parts)
             raise UserError(f"{problem}: no answer{proxy} ({store.reason(reason)})\n  {advice}") from None
     try:
-        with impatient(timeout_s):
+        with short_timeouts(timeout_s):
             client(store).search_experiments(max_results=1)
     except MlflowException as error:
         said, known = refusal(store, error)
@@ -341,7 +343,7 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
 
 
 @contextmanager
-def impatient(timeout_s: float) -> Iterator[None]:
+def short_timeouts(timeout_s: float) -> Iterator[None]:
     """MLflow asks once and waits `timeout_s`, where it would otherwise go on for minutes."""
     settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s)))}
     before = {key: os.environ.get(key) for key in settings}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.files.paths import SQLITE
 from pipeline.loopback import HOST, serve_page
-from pipeline.tracking.store import Store, client, reported
+from pipeline.tracking.store import Store, as_user_error, client
 
 TRAINING = "workflowType=machine_learning"
 """Without this the UI opens an experiment among its pages for language models, which hide the list of runs."""
@@ -33,10 +33,10 @@ def serve_ui(store: Store, port: int, experiment: str) -> None:
     try:
         serve_page(what, command, port=port, page=page, target="ui", environment=environment)
     finally:
-        take_away_stray(store.uri, store.database)
+        remove_stray_folder(store.uri, store.database)
 
 
-def take_away_stray(uri: str, database: Path) -> None:
+def remove_stray_folder(uri: str, database: Path) -> None:
     """Remove the empty folder that MLflow's server makes of an encoded address as written, beside the right one."""
     folder = Path(uri.removeprefix(SQLITE)).parent
     with suppress(OSError):  # not empty, so it is somebody's
@@ -47,6 +47,6 @@ def take_away_stray(uri: str, database: Path) -> None:
 
 def page_of(store: Store, experiment: str) -> str:
     """Where in the UI the runs of an experiment are listed; the list of experiments while there is none."""
-    with reported(store, f"looking for the experiment {experiment!r}"):
+    with as_user_error(store, f"looking for the experiment {experiment!r}"):
         found = client(store).get_experiment_by_name(experiment)
     return f"#/experiments/{found.experiment_id}/runs?{TRAINING}" if found else "#/experiments"

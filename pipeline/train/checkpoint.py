@@ -54,7 +54,7 @@ def write_checkpoint(
     (folder / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **sidecar}, indent=2) + "\n")
 
 
-def copied(tree: Any) -> Any:
+def copy_tensors(tree: Any) -> Any:
     """Mappings, lists and tuples of tensors and plain values, with copies on the CPU of all tensors.
 
     For whoever writes a checkpoint while training goes on and changes the tensors themselves.
@@ -62,9 +62,9 @@ def copied(tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, Mapping):
-        return {key: copied(value) for key, value in tree.items()}
+        return {key: copy_tensors(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(copied(value) for value in tree)
+        return type(tree)(copy_tensors(value) for value in tree)
     return tree
 
 

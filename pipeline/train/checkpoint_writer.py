@@ -13,14 +13,14 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from pipeline.train.checkpoint import copied
+from pipeline.train.checkpoint import copy_tensors
 
 LEAST_S = 0.2
 LEAST_SHARE = 0.02
 """A piece that takes more than both, in seconds and as a share of an epoch, is worth a thread."""
 
 
-class Background:
+class CheckpointWriter:
     """The pieces of one run, in their order. At the end of the block all have ended.
 
     An error of a piece is raised by whatever is asked next. So is its SystemExit, with which Ray ends a trial.
@@ -31,40 +31,40 @@ class Background:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def pays(self, epoch_seconds: float) -> bool:
+    def is_worth_a_thread(self, epoch_seconds: float) -> bool:
         """Whether the last piece took long enough, beside an epoch of so many seconds, to be worth a thread."""
         self.wait()
         return self._seconds > max(LEAST_S, LEAST_SHARE * epoch_seconds)
 
-    def keep(
+    def save(
         self,
-        piece: Callable[[nn.Module | Mapping[str, Tensor], Mapping[str, Any] | None], None],
+        write: Callable[[nn.Module | Mapping[str, Tensor], Mapping[str, Any] | None], None],
         model: nn.Module,
         state: Mapping[str, Any] | None,
         *,
         epoch_seconds: float,
-        hurry: bool,
+        blocking: bool,
     ) -> None:
         """Have a checkpoint written by piece(weights, state): of copies in a thread where that pays, else at once.
 
         epoch_seconds: of the epoch that it is of. hurry: it must be there when this returns.
         """
-        beside = not hurry and self.pays(epoch_seconds)
+        beside = not blocking and self.is_worth_a_thread(epoch_seconds)
         weights: nn.Module | Mapping[str, Tensor] = model
         if beside:
-            weights, state = copied(model.state_dict()), copied(state)
-        self.run(partial(piece, weights, state), beside=beside)
+            weights, state = copy_tensors(model.state_dict()), copy_tensors(state)
+        self.run(partial(write, weights, state), beside=beside)
 
-    def run(self, piece: Callable[[], None], *, beside: bool) -> None:
+    def run(self, write: Callable[[], None], *, beside: bool) -> None:
         """Do a piece once the one before has ended: in a thread, or, not beside, before this returns.
 
         A piece in a thread must not touch what training changes.
         """
         self.wait()
         if not beside:
-            self._timed(piece)
+            self._timed(write)
             return
-        self._thread = threading.Thread(target=self._kept, args=(piece,), daemon=True)
+        self._thread = threading.Thread(target=self._capture_error, args=(write,), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -88,13 +88,13 @@ class Background:
             if error is None:
                 raise  # else training's own error is told
 
-    def _kept(self, piece: Callable[[], None]) -> None:
+    def _capture_error(self, write: Callable[[], None]) -> None:
         try:
-            self._timed(piece)
+            self._timed(write)
         except BaseException as error:
             self._error = error
 
-    def _timed(self, piece: Callable[[], None]) -> None:
+    def _timed(self, write: Callable[[], None]) -> None:
         started = time.perf_counter()
-        piece()
+        write()
         self._seconds = time.perf_counter() - started

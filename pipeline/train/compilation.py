@@ -14,7 +14,7 @@ AUTO_STEPS = 2000
 """A run on CUDA that takes fewer steps is not compiled under `auto`: minutes of compiling would be most of it."""
 
 
-def pays(config: TrainConfig, device: torch.device, steps: int) -> bool:
+def is_worth_compiling(config: TrainConfig, device: torch.device, steps: int) -> bool:
     """Whether a run of so many steps is to be compiled.
 
     Under `auto` on a CPU never (docs/performance.md has the figures). Networks whose blocks are computed again
@@ -32,12 +32,12 @@ def lacks_compiler(device: torch.device) -> bool:
 
 
 @contextmanager
-def compiled(model: nn.Module, config: TrainConfig, *, device: torch.device, steps: int) -> Iterator[None]:
+def compile_network(model: nn.Module, config: TrainConfig, *, device: torch.device, steps: int) -> Iterator[None]:
     """Inside, the network is compiled when it is first called, its taps with it, if that pays over so many steps.
 
     Taps are made before. Every size of batch is compiled for itself; an epoch has two at most.
     """
-    if not pays(config, device, steps):
+    if not is_worth_compiling(config, device, steps):
         yield
         return
     model.compile(dynamic=False)
@@ -48,7 +48,7 @@ def compiled(model: nn.Module, config: TrainConfig, *, device: torch.device, ste
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
+def original_network() -> Iterator[None]:
     """Inside, compiled networks run as if they were not: for scoring, whose few batches do not pay a compilation."""
     with torch.compiler.set_stance("force_eager"):
         yield

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.train.objective import Objective, StepLoss
-from pipeline.train.rank_info import Share, World
+from pipeline.train.rank_info import BatchShard, RankInfo
 
 
 class SharedObjective:
@@ -37,26 +37,26 @@ class SharedObjective:
         unused = any(True for _ in objective.trainable.parameters())
         step: Any = _Step(model, objective)
         self._step = DistributedDataParallel(step, find_unused_parameters=unused, **_buffers_left_alone())
-        self._share: Share | None = None
-        self._piece = 0
+        self._share: BatchShard | None = None
+        self._micro_batch = 0
 
     @property
     def trainable(self) -> nn.ModuleDict:
         """As `Objective.trainable`."""
         return self._objective.trainable
 
-    def begin(self, share: Share) -> None:
+    def begin(self, share: BatchShard) -> None:
         """The next steps are the pieces of this share of a batch."""
-        self._share, self._piece = share, 0
+        self._share, self._micro_batch = share, 0
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
         """As `Objective.step`, of this worker's part of the next piece."""
         assert self._share is not None
-        own, whole = self._share.sizes[self._piece], self._share.wholes[self._piece]
-        self._piece += 1
+        own, whole = self._share.sizes[self._micro_batch], self._share.wholes[self._micro_batch]
+        self._micro_batch += 1
         self._objective.count_over_workers(lambda counts: _total_of(counts, own, whole), unit=own / whole or 1.0)
         try:
-            with nullcontext() if self._piece == len(self._share.sizes) else self._step.no_sync():
+            with nullcontext() if self._micro_batch == len(self._share.sizes) else self._step.no_sync():
                 total, logits, monitors = self._step(inputs, labels, epoch)
         finally:
             self._objective.count_over_workers(None)
@@ -70,14 +70,14 @@ def total(values: Tensor) -> Tensor:
     return summed
 
 
-def agreed(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """What rank 0 says; the others' own values are not looked at."""
     said = [value]
     dist.broadcast_object_list(said)
     return said[0]
 
 
-def streams_of(world: World | None) -> tuple[int, ...]:
+def streams_of(world: RankInfo | None) -> tuple[int, ...]:
     """What makes a worker's random streams its own; nothing for the first one, or a single one."""
     return (world.rank,) if world is not None and world.rank else ()
 

@@ -32,7 +32,7 @@ class WeightAverage:
         self._ema.update(model, step=step)
 
     @contextmanager
-    def lent_to(self, model: nn.Module) -> Iterator[None]:
+    def swapped_into(self, model: nn.Module) -> Iterator[None]:
         """The network, its taps included, has the averaged weights inside, and afterwards its own, bit for bit."""
         _exchange(model, self.model)
         try:

@@ -9,13 +9,13 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from pipeline.data.augment.augment import Augmentation
-from pipeline.data.augment.rng import MIXING, borrowed_streams
+from pipeline.data.augment.rng import MIXING, isolated_rng
 from pipeline.data.batches.batches import ImageBatches
-from pipeline.train.rank_info import Share
+from pipeline.train.rank_info import BatchShard
 from pipeline.train.train_config import TrainConfig
 
 
-class Feed:
+class TrainLoader:
     """Training batches, epoch by epoch.
 
     model: says how many classes there are. seed: of the order, of the augmentation and of the mixing. shares: of every
@@ -32,7 +32,7 @@ class Feed:
         *,
         model: nn.Module,
         seed: int,
-        shares: Sequence[Share] | None = None,
+        shares: Sequence[BatchShard] | None = None,
     ) -> None:
         self._images, self._config, self._seed, self._shares = images, config, seed, shares
         self._augmentation = make_augmentation(config, channels=images.channels)
@@ -55,7 +55,7 @@ class Feed:
             if self._mixer is None:
                 yield inputs, labels
                 continue
-            with borrowed_streams() as seed:
+            with isolated_rng() as seed:
                 seed(self._seed, epoch, MIXING, step)
                 mixed = mix(self._mixer, inputs, labels)
             yield mixed if self._shares is None else _own(self._shares[step], mixed)
@@ -71,7 +71,7 @@ class Feed:
         return np.concatenate([share.rows, (share.images - 1 - share.rows)[::-1]])
 
 
-def _own(share: Share, mixed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _own(share: BatchShard, mixed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return mixed[0][: len(share.rows)], mixed[1][: len(share.rows)]
 
 

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer, device_of
-from pipeline.train.compilation import compiled, uncompiled
-from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.compilation import compile_network, original_network
+from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.distributed import SharedObjective, streams_of, total
 from pipeline.train.ema import make_average
-from pipeline.train.loader import Feed
-from pipeline.train.memory import checkpointed, collect_seldom, keep_freed_memory
+from pipeline.train.loader import TrainLoader
+from pipeline.train.memory import checkpointed, raise_gc_threshold, retain_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
-from pipeline.train.rank_info import World
+from pipeline.train.rank_info import RankInfo
 from pipeline.train.step import accuracy, take_step
 from pipeline.train.train_config import TrainConfig
 
@@ -78,7 +78,7 @@ def fit(
     regularizers: Mapping[str, Regularizer] | None = None,
     seed: int = 0,
     resume: Mapping[str, Any] | None = None,
-    world: World | None = None,
+    world: RankInfo | None = None,
 ) -> Iterator[Epoch]:
     """Train a network and yield every finished epoch.
 
@@ -99,11 +99,11 @@ def fit(
         ValueError: the network cannot give what a regulariser needs, or what the recipe asks for.
     """
     methods = dict(regularizers or {})
-    keep_freed_memory()
-    collect_seldom()
+    retain_freed_memory()
+    raise_gc_threshold()
     steps = -(-len(train) // config.batch_size)
     shares = None if world is None else world.shares(len(train), config.batch_size, config.accumulate)
-    feed = Feed(train, config, model=model, seed=seed, shares=shares)
+    feed = TrainLoader(train, config, model=model, seed=seed, shares=shares)
     average = make_average(model, config)  # of the weights that the model has been given
     if resume is not None and "model" in resume:
         model.load_state_dict(resume["model"])
@@ -113,8 +113,8 @@ def fit(
     with (
         objective,
         checkpointed(model, config.grad_checkpointing),
-        by_onednn(model),
-        compiled(model, config, device=device_of(model), steps=steps * config.epochs),
+        use_onednn_linear(model),
+        compile_network(model, config, device=device_of(model), steps=steps * config.epochs),
     ):
         optimizer = make_optimizer(model, config, beside=objective.trainable)
         schedule = make_schedule(optimizer, config, steps)
@@ -143,7 +143,7 @@ def fit(
             metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
             if val is not None:
-                with average.lent_to(model) if average is not None else nullcontext():
+                with average.swapped_into(model) if average is not None else nullcontext():
                     scores = score(model, objective, val, config)
                 metrics |= {f"val/{name}": value for name, value in scores.items()}
             metrics["seconds"] = time.perf_counter() - started
@@ -161,7 +161,7 @@ def score(model: nn.Module, objective: Objective, images: ImageBatches, config: 
     means = _Means()
     # Whoever cuts batches for want of memory has none to spare here.
     size = -(-max(256, config.batch_size) // config.accumulate)
-    with by_onednn(model), uncompiled():
+    with use_onednn_linear(model), original_network():
         for inputs, labels in images.in_order(size, workers=config.workers):
             logits, monitors = objective.score(inputs, labels)
             means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.train.train_config import MOST_PIECES, TrainConfig
+from pipeline.train.train_config import MAX_MICRO_BATCHES, TrainConfig
 
 SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -37,7 +37,7 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Of glibc's `mallopt` (malloc.h)."""
 
 
-def keep_freed_memory() -> bool:
+def retain_freed_memory() -> bool:
     """Have glibc keep the tensors' memory between steps instead of giving it back; returns whether it does.
 
     A tensor of more than 128 KiB is otherwise a mapping of its own, whose pages the kernel clears anew in every step:
@@ -51,7 +51,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(MMAP_THRESHOLD, KEPT_BYTES) and mallopt(TRIM_THRESHOLD, KEPT_BYTES))
 
 
-def collect_seldom() -> None:
+def raise_gc_threshold() -> None:
     """Have Python look for objects that only refer to each other after thousands of new ones, not after 700.
 
     A step makes hundreds of objects and lets go of all of them, which needs no search, and three steps of four began
@@ -91,8 +91,8 @@ def out_of_memory_advice(
     if pieces > 1:
         held += f" in pieces of {images} (train.accumulate {config.accumulate})"
     changes = []
-    if images > 1 and config.accumulate < MOST_PIECES:
-        more = min(2 * config.accumulate, config.batch_size, MOST_PIECES)
+    if images > 1 and config.accumulate < MAX_MICRO_BATCHES:
+        more = min(2 * config.accumulate, config.batch_size, MAX_MICRO_BATCHES)
         changes.append(f"set train.accumulate to {more}, which holds fewer images at a time and takes the same steps")
     if not config.grad_checkpointing:
         changes.append("set train.grad_checkpointing to true, which takes more time for the same steps")

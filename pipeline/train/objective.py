@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.models.architecture import describe_network
 from pipeline.models.precision import without_autocast
-from pipeline.regularizers.base import Penalty, Regularizer, at_least_float32, device_of
+from pipeline.regularizers.base import Regularizer, RegularizerOutput, at_least_float32, device_of
 from pipeline.regularizers.features import Collector
 
 
@@ -102,7 +102,7 @@ class Objective:
     def count_over_workers(self, total: Callable[[Tensor], Tensor] | None, unit: float = 1) -> None:
         """What `Regularizer.over_batch` and `unit` of every method are until the next call; None: a single worker's."""
         for method in self._regularizers.values():
-            method.total_over_workers, method.unit = total, unit
+            method.total_over_workers, method.count_unit = total, unit
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """What the methods have learnt, by method; those that learn nothing are left out."""
@@ -122,18 +122,18 @@ class Objective:
             torch.default_generator.manual_seed(int(words[0] >> 1))  # torch takes 63 bits
             try:
                 method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
-                self._collectors[name] = Collector(self._model, method.needs, method.reduce)
+                self._collectors[name] = Collector(self._model, method.needs, method.fused_forward)
             except ValueError as error:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
-    def _penalty(self, name: str, inputs: Tensor) -> Penalty:
+    def _penalty(self, name: str, inputs: Tensor) -> RegularizerOutput:
         method, collector = self._regularizers[name], self._collectors[name]
         reduced = collector.reduced()
         if reduced is not None:
-            return method.join(reduced)
+            return method.combine_layers(reduced)
         with without_autocast(inputs.device):
-            penalty: Penalty = method(collector.features(inputs))
+            penalty: RegularizerOutput = method(collector.features(inputs))
         return penalty
 
     def _forget(self) -> None:

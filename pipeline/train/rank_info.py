@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """What one worker runs of one batch.
 
     rows: places in the batch, int64, piece after piece. sizes: images of each piece that are this worker's; 0 where the
@@ -32,13 +32,13 @@ class Share:
 
 
 @dataclass(frozen=True)
-class World:
+class RankInfo:
     """One of several workers. rank: which, counted from 0. size: how many."""
 
     rank: int
     size: int
 
-    def share(self, images: int, accumulate: int) -> Share:
+    def share(self, images: int, accumulate: int) -> BatchShard:
         """This worker's part of a batch of so many images, which is run in `accumulate` pieces.
 
         A batch of fewer images than pieces is run image by image, as `pipeline.train.step.take_step` does, and the rows
@@ -47,8 +47,10 @@ class World:
         pieces = np.array_split(np.arange(images), min(accumulate, images))
         parts = [np.array_split(piece, self.size)[self.rank] for piece in pieces]
         rows = [part if len(part) else piece[:1] for part, piece in zip(parts, pieces, strict=True)]
-        return Share(np.concatenate(rows), tuple(map(len, parts)), tuple(len(piece) for piece in pieces), self.size)
+        return BatchShard(
+            np.concatenate(rows), tuple(map(len, parts)), tuple(len(piece) for piece in pieces), self.size
+        )
 
-    def shares(self, images: int, batch_size: int, accumulate: int) -> list[Share]:
+    def shares(self, images: int, batch_size: int, accumulate: int) -> list[BatchShard]:
         """This worker's part of every batch of an epoch over so many images; the last batch may be smaller."""
         return [self.share(min(batch_size, images - start), accumulate) for start in range(0, images, batch_size)]

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from pipeline.train.distributed import SharedObjective
 from pipeline.train.objective import Objective
-from pipeline.train.rank_info import Share
+from pipeline.train.rank_info import BatchShard
 from pipeline.train.train_config import TrainConfig
 
 
@@ -22,7 +22,7 @@ def take_step(
     *,
     epoch: int,
     config: TrainConfig,
-    share: Share | None = None,
+    share: BatchShard | None = None,
 ) -> dict[str, Tensor]:
     """One step of the optimizer on one batch, run in `config.accumulate` pieces as equal as can be.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MOST_PIECES = 64
+MAX_MICRO_BATCHES = 64
 """A batch is run in at most so many pieces."""
 
 

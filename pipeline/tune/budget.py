@@ -61,7 +61,7 @@ class BestSoFar:
 
 
 @dataclass(frozen=True)
-class Account:
+class BudgetState:
     """Where a search stands.
 
     seconds, gpu_seconds: spent. owed_epochs: of what runs. owed_runs: whole runs that must follow when all of that has
@@ -72,12 +72,12 @@ class Account:
 
     seconds: float
     gpu_seconds: float
-    owed_epochs: int
-    owed_runs: int
+    pending_epochs: int
+    pending_runs: int
     trial_epochs: int
-    epoch_s: float | None
+    seconds_per_epoch: float | None
     gpus: float
-    at_a_time: int
+    max_concurrent: int
     best: float | None = None
     since_best: int = 0
 
@@ -85,24 +85,24 @@ class Account:
     def seconds_to_come(self) -> float:
         """Until one more run, which starts now, what runs, and what must follow have ended."""
         # However many run together, a run takes as long as it takes, and what follows waits for the last of them.
-        now = max((self.owed_epochs + self.trial_epochs) / self.at_a_time, self.trial_epochs)
-        waves = math.ceil(self.owed_runs / self.at_a_time)
-        return (now + waves * self.trial_epochs) * (self.epoch_s or 0.0)
+        now = max((self.pending_epochs + self.trial_epochs) / self.max_concurrent, self.trial_epochs)
+        waves = math.ceil(self.pending_runs / self.max_concurrent)
+        return (now + waves * self.trial_epochs) * (self.seconds_per_epoch or 0.0)
 
     @property
     def gpu_seconds_to_come(self) -> float:
-        epochs = self.owed_epochs + (self.owed_runs + 1) * self.trial_epochs
-        return epochs * (self.epoch_s or 0.0) * self.gpus
+        epochs = self.pending_epochs + (self.pending_runs + 1) * self.trial_epochs
+        return epochs * (self.seconds_per_epoch or 0.0) * self.gpus
 
 
-def why_stop(budget: Budget, account: Account) -> str | None:
+def exhausted_limit(budget: Budget, state: BudgetState) -> str | None:
     """The limit for which no further trial may start, by its parameter's name and in words; None to go on."""
-    if budget.target is not None and account.best is not None and account.best >= budget.target:
-        return f"search.budget.target: {account.best:.4f} reached {budget.target:g}"
-    if budget.patience is not None and account.since_best >= budget.patience:
-        return f"search.budget.patience: {account.since_best} trials in a row were no better"
-    if budget.hours is not None and account.seconds + account.seconds_to_come > budget.hours * HOUR:
-        return f"search.budget.hours: {account.seconds / HOUR:.2f} of {budget.hours:g} hours spent or promised"
-    if (limit := budget.gpu_limit) is not None and account.gpu_seconds + account.gpu_seconds_to_come > limit[0]:
-        return f"search.budget.{limit[1]}: {account.gpu_seconds / HOUR:.2f} GPU-hours spent, the rest promised"
+    if budget.target is not None and state.best is not None and state.best >= budget.target:
+        return f"search.budget.target: {state.best:.4f} reached {budget.target:g}"
+    if budget.patience is not None and state.since_best >= budget.patience:
+        return f"search.budget.patience: {state.since_best} trials in a row were no better"
+    if budget.hours is not None and state.seconds + state.seconds_to_come > budget.hours * HOUR:
+        return f"search.budget.hours: {state.seconds / HOUR:.2f} of {budget.hours:g} hours spent or promised"
+    if (limit := budget.gpu_limit) is not None and state.gpu_seconds + state.gpu_seconds_to_come > limit[0]:
+        return f"search.budget.{limit[1]}: {state.gpu_seconds / HOUR:.2f} GPU-hours spent, the rest promised"
     return None

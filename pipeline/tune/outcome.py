@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.tune.journal.journal import METHOD, TrialRecord
-from pipeline.tune.study.study import Proposer
+from pipeline.tune.study.study import StudyAdapter
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class SearchOutcome:
     """
 
     trials: Sequence[TrialRecord]
-    studies: Mapping[str, Proposer]
-    milestones: Sequence[int]
+    studies: Mapping[str, StudyAdapter]
+    rung_epochs: Sequence[int]
     spent: Spent
     stopped: str | None = None
 
     @property
-    def proposer(self) -> Proposer:
+    def adapter(self) -> StudyAdapter:
         """The method's own study."""
         return self.studies[METHOD]

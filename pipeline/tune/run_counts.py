@@ -3,13 +3,13 @@
 from pipeline.config import Params
 from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.studies import SAME_BUDGET, studies_of
+from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 
 
-def trials_asked(params: Params, space: SearchSpace) -> dict[str, int]:
+def requested_trials(params: Params, space: SearchSpace) -> dict[str, int]:
     """Trials by study: `search.trials`, or as many as its space has settings, since none is tried twice."""
     spaces = {METHOD: space}
-    if studies_of(params, space) == 2:
+    if num_studies(params, space) == 2:
         spaces[CONTROL_STUDY] = space.recipe()
     sizes = {name: of.size() for name, of in spaces.items()}
     return {name: min(params.search.trials, size or params.search.trials) for name, size in sizes.items()}
@@ -19,22 +19,22 @@ def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:
     """Further seeds by control. A control that has nothing to tune gets its budget in seeds."""
     search = params.search
     seeds = dict.fromkeys(space.controls, search.confirm.seeds)
-    if search.compare == SAME_BUDGET and studies_of(params, space) == 1:
-        seeds[params.retrain.control] = max(search.confirm.seeds, trials_asked(params, space)[METHOD])
+    if search.compare == SAME_BUDGET and num_studies(params, space) == 1:
+        seeds[params.retrain.control] = max(search.confirm.seeds, requested_trials(params, space)[METHOD])
     return seeds
 
 
-def candidate_runs_at_most(params: Params, space: SearchSpace) -> int:
+def max_candidate_runs(params: Params, space: SearchSpace) -> int:
     """How many confirmations of the best settings there are at most."""
     confirm = params.search.confirm
-    return sum(min(confirm.top, trials) for trials in trials_asked(params, space).values()) * confirm.seeds
+    return sum(min(confirm.top, trials) for trials in requested_trials(params, space).values()) * confirm.seeds
 
 
-def further_runs(params: Params, space: SearchSpace) -> int:
+def max_confirmation_runs(params: Params, space: SearchSpace) -> int:
     """How many confirmations there are at most."""
-    return sum(control_seeds(params, space).values()) + candidate_runs_at_most(params, space)
+    return sum(control_seeds(params, space).values()) + max_candidate_runs(params, space)
 
 
-def runs_at_most(params: Params, space: SearchSpace) -> int:
+def max_runs(params: Params, space: SearchSpace) -> int:
     """How many runs a search has at most: trials, controls and confirmations."""
-    return len(space.controls) + sum(trials_asked(params, space).values()) + further_runs(params, space)
+    return len(space.controls) + sum(requested_trials(params, space).values()) + max_confirmation_runs(params, space)

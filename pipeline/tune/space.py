@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from pipeline.config import Params, parameters, unknown_parameter
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import IN_LISTS, UserError, comma_words, named, shown, stray_words, told
+from pipeline.errors import IN_LISTS, UserError, comma_words, format_value, join_lines, quote_name, stray_words
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
@@ -64,7 +64,7 @@ class SearchSpace:
             if path in values
         }
 
-    def at(self, shares: Sequence[float]) -> dict[str, Any]:
+    def value_at(self, shares: Sequence[float]) -> dict[str, Any]:
         """Encoded values at a point of the unit cube: shares, in [0, 1), of the way through the dimensions' ranges."""
         distributions = self.distributions()
         return {
@@ -77,7 +77,7 @@ class SearchSpace:
         encoded = self.encode(values)
         return [_share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
 
-    def share(self, path: str, value: Any) -> float:
+    def size_fraction(self, path: str, value: Any) -> float:
         """Of one encoded value, how far it is through its dimension's range."""
         return _share_of(_distribution(self.dimensions[path]), value)
 
@@ -90,16 +90,16 @@ class SearchSpace:
         counts = [count for count in self.steps().values() if count is not None]
         return math.prod(counts) if len(counts) == len(self.dimensions) else None
 
-    def outside(self, values: Mapping[str, Any]) -> list[str]:
+    def values_outside(self, values: Mapping[str, Any]) -> list[str]:
         """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""
         problems = [
-            f"{named(str(path))}: no dimension of {self.file}; its dimensions: {', '.join(self.dimensions)}"
+            f"{quote_name(str(path))}: no dimension of {self.file}; its dimensions: {', '.join(self.dimensions)}"
             for path in values
             if path not in self.dimensions
         ]
         for path, distribution in self.distributions().items():
             if path in values and not _holds(distribution, _label(values[path])):
-                given = f"{shown(values[path])}{comma_words(values[path])}"
+                given = f"{format_value(values[path])}{comma_words(values[path])}"
                 problems.append(f"{path}: given {given}; {self.file} allows {_allowed(distribution)}")
         return problems
 
@@ -125,7 +125,7 @@ def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
     if not isinstance(content, dict):
         raise UserError(f"{shown_as}: a mapping with `parameters` and `controls` is needed.")
     problems = [
-        f"unknown key {shown(key)}; known: parameters, controls"
+        f"unknown key {format_value(key)}; known: parameters, controls"
         for key in content
         if key not in ("parameters", "controls")
     ]
@@ -138,11 +138,11 @@ def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
         controls = {}
     for name, dimension in dimensions.items():
         found = _dimension_problems(str(name), dimension, params)
-        problems += [f"{named(str(name))}: {text.removeprefix(f'{name}: ')}" for text in found]
+        problems += [f"{quote_name(str(name))}: {text.removeprefix(f'{name}: ')}" for text in found]
     for name, values in controls.items():
-        problems += [f"controls.{named(str(name))}: {text}" for text in _control_problems(name, values, params)]
+        problems += [f"controls.{quote_name(str(name))}: {text}" for text in _control_problems(name, values, params)]
     if problems:
-        raise UserError(told(f"{shown_as}: {problem}" for problem in problems))
+        raise UserError(join_lines(f"{shown_as}: {problem}" for problem in problems))
     return SearchSpace(shown_as, dimensions, controls)
 
 
@@ -154,11 +154,11 @@ def _dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
     if path in NOT_SEARCHABLE:
         return [f"cannot be searched: {NOT_SEARCHABLE[path]}"]
     if not isinstance(dimension, dict) or dimension.get("type") not in list(KEYS):
-        return [f"given {shown(dimension)}; needed: a mapping with type: one of {', '.join(KEYS)}"]
+        return [f"given {format_value(dimension)}; needed: a mapping with type: one of {', '.join(KEYS)}"]
     kind = dimension["type"]
     known = ", ".join(sorted(KEYS[kind]))
     problems = [
-        f"unknown key {shown(key)} of a {kind} dimension{stray_words(key, value)}; known: {known}"
+        f"unknown key {format_value(key)} of a {kind} dimension{stray_words(key, value)}; known: {known}"
         for key, value in dimension.items()
         if key not in KEYS[kind] | {"type"}
     ]
@@ -169,14 +169,14 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
     number = (int,) if dimension["type"] == "int" else (int, float)
     for key in ("low", "high"):
         if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
-            given = f"{shown(dimension.get(key))}{comma_words(dimension.get(key))}"
+            given = f"{format_value(dimension.get(key))}{comma_words(dimension.get(key))}"
             return [f"{key}: given {given}; needed: a {'whole ' * (number == (int,))}number"]
     low, high, step = dimension["low"], dimension["high"], dimension.get("step")
     if not low < high:
         return [f"low {low} must be below high {high}"]
     log = dimension.get("log", False)
     if not isinstance(log, bool):
-        return [f"log: given {shown(log)}; allowed: true or false"]
+        return [f"log: given {format_value(log)}; allowed: true or false"]
     if log and low <= 0:
         return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
     if step is not None:
@@ -185,7 +185,7 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
         fits = fits and (high - low) / step <= MOST_STEPS
         if log or not fits:
             allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
-            return [f"step: given {shown(step)}{comma_words(step)}; allowed: {allowed}"]
+            return [f"step: given {format_value(step)}{comma_words(step)}; allowed: {allowed}"]
         rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
         if rest:  # Optuna would lower `high` by itself, and only warn
             last = float(Fraction(str(high)) - rest)
@@ -199,14 +199,14 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
 def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
     choices = dimension.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
-        return [f"choices: given {shown(choices)}; needed: a list of at least two values"]
+        return [f"choices: given {format_value(choices)}; needed: a list of at least two values"]
     # What is no value of the parameter may also be nothing that can be compared, such as a list that holds itself.
     hint = IN_LISTS if _may_be_split(path, choices) else ""
     problems = [f"{problem}{hint}" for problem in _value_problems(path, choices, params)]
     if not problems and len({_label(choice) for choice in choices}) < len(choices):
         return [f"choices: a value stands there twice{hint}"]
     if not problems and hint and len(choices) % 2 == 0 and choices not in (sorted(choices), sorted(choices)[::-1]):
-        return [f"choices: given {shown(choices)}{hint}; if whole numbers are meant, write them in order"]
+        return [f"choices: given {format_value(choices)}{hint}; if whole numbers are meant, write them in order"]
     return problems
 
 
@@ -221,7 +221,7 @@ def _control_problems(name: Any, values: Any, params: Params) -> list[str]:
     if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best" or TRIAL_NAME.fullmatch(name):
         return ["a control's name is lower-case letters, digits and _, begins with a letter, and not `best` or `t0001`"]
     if not isinstance(values, dict):
-        return [f"given {shown(values)}; needed: a mapping of parameters to values"]
+        return [f"given {format_value(values)}; needed: a mapping of parameters to values"]
     problems = []
     for path, value in values.items():
         if not str(path).startswith(SEARCHABLE) and path in parameters():

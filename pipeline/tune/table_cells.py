@@ -13,7 +13,7 @@ from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError
 
 
-def written(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:
+def format_cell(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:
     """A value as a cell has it. dimension: of the space, where the value is one of it."""
     choices = [] if dimension is None else dimension.get("choices", [])
     if any(_same(value, choice) for choice in choices) and len(set(map(_plain, choices))) < len(choices):
@@ -21,7 +21,7 @@ def written(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:
     return _plain(value) if value is None or isinstance(value, float) else value
 
 
-def read_value(text: str, dimension: Mapping[str, Any]) -> Any:
+def parse_cell(text: str, dimension: Mapping[str, Any]) -> Any:
     """The inverse of `written`, for a dimension's cell; the text itself where it is no value of its kind."""
     if "choices" in dimension:
         return _choice(text, dimension)
@@ -50,7 +50,7 @@ def _same(value: Any, choice: Any) -> bool:
 def _choice(text: str, dimension: Mapping[str, Any]) -> Any:
     choices: Sequence[Any] = dimension["choices"]
     for choice in choices:
-        if str(written(choice, dimension)) == text:
+        if str(format_cell(choice, dimension)) == text:
             return choice
     # Spreadsheets write truth values in capitals.
     truths = [choice for choice in choices if isinstance(choice, bool) and str(choice).lower() == text.strip().lower()]

@@ -19,7 +19,7 @@ class Resources:
 
     cpus: int
     gpus: float
-    at_a_time: int
+    max_concurrent: int
     machine_cpus: int
     machine_gpus: int
     address: str | None = None

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.artifacts.agreement import check_agreement, check_noted
+from pipeline.artifacts.agreement import check_agreement, check_dvc_lock
 from pipeline.config import Params, parameters
 from pipeline.errors import UserError
-from pipeline.provenance.fingerprint import deciding
+from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.stages.evaluate import __main__ as evaluate
 from pipeline.stages.register import __main__ as register
 from pipeline.stages.report import __main__ as report
 from pipeline.stages.retrain import __main__ as retrain
-from pipeline.tune.selection.result_files import deciding_parameters
+from pipeline.tune.selection.result_files import fingerprint_parameters
 from pipeline.workspace import Workspace
 
 OURS = Params()
@@ -27,7 +27,7 @@ def _found(workspace: Workspace, params: Params = OURS, fingerprint: str = "f00d
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"fingerprint": fingerprint, "trial": "t0000", "best": {}, "controls": {}}
     with path.open("w") as file:
-        found = json.loads(json.dumps(deciding_parameters(params)))
+        found = json.loads(json.dumps(fingerprint_parameters(params)))
         YAML(typ="safe", pure=True).dump(content | {"parameters": found}, file)
 
 
@@ -39,8 +39,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_parameters_that_are_kept_are_those_that_name_a_search() -> None:
-    content = deciding(OURS, {}, data_hash="d", split_hash="s")
-    kept = deciding_parameters(OURS)
+    content = fingerprint_content(OURS, {}, data_hash="d", split_hash="s")
+    kept = fingerprint_parameters(OURS)
     sections = {
         "base": {"seed": content["seed"]},
         **{name: content[name] for name in ("model", "train", "regularizer")},
@@ -89,22 +89,22 @@ def test_results_that_say_nothing_of_their_parameters_are_left_to_dvc(workspace:
     path = workspace.results / "search" / "best.yaml"
     path.write_text("{fingerprint: f, trial: t, best: {}, controls: {}}\n")
     check_agreement(workspace, OTHER)
-    check_noted(workspace, OTHER)
+    check_dvc_lock(workspace, OTHER)
 
 
 @pytest.mark.parametrize("noted", [9, 8], ids=["dvc takes them for those of now", "dvc sees it"])
 def test_results_that_dvc_takes_for_those_of_other_parameters_are_refused(noted: int, workspace: Workspace) -> None:
     _found(workspace)
-    check_noted(workspace, OTHER)  # there is no dvc.lock
+    check_dvc_lock(workspace, OTHER)  # there is no dvc.lock
     params = {"train.epochs": noted, "search.points": OTHER.search.points, "train.lr": 0.002}
     lock = {"stages": {"search": {"cmd": "x", "params": {"params.yaml": params}}}}
     (workspace.root / "dvc.lock").write_text(json.dumps(lock))
     if noted == 8:
-        check_noted(workspace, OTHER)
+        check_dvc_lock(workspace, OTHER)
         return
     with pytest.raises(UserError, match=r"train\.epochs: 8 then, 9 now"):
-        check_noted(workspace, OTHER)
-    check_noted(workspace, OURS)
+        check_dvc_lock(workspace, OTHER)
+    check_dvc_lock(workspace, OURS)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from support.tiny_search import tiny_task
 
 from pipeline.cluster import storage
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import SearchListener, TrialRecord
-from pipeline.tune.journal.remote_files import read_outside
+from pipeline.tune.journal.journal import SearchCallback, TrialRecord
+from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask
 
@@ -33,7 +33,7 @@ def _task(nodes: Nodes, folder: Path, **settings: Any) -> SearchTask:
     return tiny_task(folder, asked | dotted, address=nodes.address, nodes=3, at_a_time=2)
 
 
-class _Interrupted(SearchListener):
+class _Interrupted(SearchCallback):
     """An interruption once two trials have a checkpoint."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,12 +76,12 @@ def test_search_is_interrupted_and_goes_on_from_checkpoints_in_the_bucket(nodes:
     assert any(name in began for name in kept)
     assert len({event["node"] for event in after if event["event"] == "epoch"}) == 2
 
-    outside = read_outside(task.folder)
+    outside = read_remote_files(task.folder)
     assert outside is not None
     (root,) = outside.checkpoints
-    there = {place.split("/")[-2] for place in storage.listed(root, 3) if "checkpoint_" in place}
+    there = {place.split("/")[-2] for place in storage.list_dir(root, 3) if "checkpoint_" in place}
     assert there == {"baseline", "paper", max(outcome.trials[2:], key=lambda trial: trial.metric("val/accuracy")).id}
-    assert not [name for name in storage.listed(f"s3://{BUCKET}/sar") if ".sar-search-" in name]
+    assert not [name for name in storage.list_dir(f"s3://{BUCKET}/sar") if ".sar-search-" in name]
     assert not (task.folder / "ray").exists()
 
 
@@ -104,6 +104,6 @@ def test_secrets_of_the_bucket_are_in_no_file(
     assert any(path.name.startswith("raylet") for path in looked_at)
     holding = [path for path in looked_at if b"unmistakable" in path.read_bytes()]
     assert holding == []
-    kept = [place for place in storage.listed(f"s3://{BUCKET}/sar/searches", 3) if place.endswith((".json", ".pkl"))]
+    kept = [place for place in storage.list_dir(f"s3://{BUCKET}/sar/searches", 3) if place.endswith((".json", ".pkl"))]
     assert kept
     assert not [place for place in kept if "unmistakable" in storage.read_bytes(place).decode(errors="replace")]

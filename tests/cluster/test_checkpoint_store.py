@@ -6,13 +6,13 @@ import pytest
 from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
 from support.services import BUCKET
 
-from pipeline.cluster.checkpoint_store import Epochs
-from pipeline.cluster.storage import under, write_text
+from pipeline.cluster.checkpoint_store import CheckpointStore
+from pipeline.cluster.storage import join, write_text
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def epochs(request: pytest.FixtureRequest, s3: str, tmp_path: Path) -> Epochs:
-    return Epochs(under(str(tmp_path) if request.param == "folder" else f"s3://{BUCKET}", "retrain", "abc"))
+def epochs(request: pytest.FixtureRequest, s3: str, tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(join(str(tmp_path) if request.param == "folder" else f"s3://{BUCKET}", "retrain", "abc"))
 
 
 def write(folder: Path, text: str) -> None:
@@ -20,17 +20,17 @@ def write(folder: Path, text: str) -> None:
     (folder / "checkpoint.json").write_text("{}")
 
 
-def write_and_fail(epochs: Epochs, epoch: int) -> None:
-    with epochs.adding(epoch) as folder:
+def write_and_fail(epochs: CheckpointStore, epoch: int) -> None:
+    with epochs.write(epoch) as folder:
         write(folder, "second")
         raise OSError("full")
 
 
-def test_newest_checkpoint_is_found_and_older_ones_go(epochs: Epochs) -> None:
+def test_newest_checkpoint_is_found_and_older_ones_go(epochs: CheckpointStore) -> None:
     with epochs.newest() as found:
         assert found == (0, None)
     for epoch in (1, 2, 10):
-        with epochs.adding(epoch) as folder:
+        with epochs.write(epoch) as folder:
             assert not list(folder.iterdir())
             write(folder, str(epoch))
     assert epochs.done() == 10
@@ -45,12 +45,12 @@ def test_newest_checkpoint_is_found_and_older_ones_go(epochs: Epochs) -> None:
     epochs.clear()  # there is nothing left to remove
 
 
-def test_checkpoint_that_was_cut_off_is_none(epochs: Epochs) -> None:
-    with epochs.adding(1) as folder:
+def test_checkpoint_that_was_cut_off_is_none(epochs: CheckpointStore) -> None:
+    with epochs.write(1) as folder:
         write(folder, "whole")
-    write_text(under(epochs.place, "epoch-000002", "weights"), "cut off")
+    write_text(join(epochs.place, "epoch-000002", "weights"), "cut off")
     assert epochs.done() == 1
-    with epochs.adding(2) as folder:
+    with epochs.write(2) as folder:
         write(folder, "whole again")
     with epochs.newest() as (done, found):
         assert done == 2
@@ -59,7 +59,7 @@ def test_checkpoint_that_was_cut_off_is_none(epochs: Epochs) -> None:
     epochs.clear()
 
 
-def test_failure_is_noted_until_it_is_forgotten(epochs: Epochs) -> None:
+def test_failure_is_noted_until_it_is_forgotten(epochs: CheckpointStore) -> None:
     epochs.forget_failure()
     assert epochs.failure() is None
     epochs.note_failure("train.lr is too high")
@@ -68,8 +68,8 @@ def test_failure_is_noted_until_it_is_forgotten(epochs: Epochs) -> None:
     assert epochs.failure() is None
 
 
-def test_nothing_is_kept_of_a_checkpoint_whose_writing_failed(epochs: Epochs) -> None:
-    with epochs.adding(1) as folder:
+def test_nothing_is_kept_of_a_checkpoint_whose_writing_failed(epochs: CheckpointStore) -> None:
+    with epochs.write(1) as folder:
         write(folder, "first")
     with pytest.raises(OSError, match="full"):
         write_and_fail(epochs, 2)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cluster.connect import Node, cluster_address, joined, nodes
+from pipeline.cluster.connect import Node, cluster_address, connect_to_cluster, nodes
 from pipeline.cluster.runtime import local_ray
 from pipeline.errors import UserError
 
@@ -10,14 +10,14 @@ from pipeline.errors import UserError
 def test_cluster_that_does_not_answer_is_told_at_once() -> None:
     with (
         pytest.raises(UserError, match=r"search\.cluster\.address: 127\.0\.0\.1:1: nothing answers"),
-        joined("127.0.0.1:1"),
+        connect_to_cluster("127.0.0.1:1"),
     ):
         pass
 
 
 @pytest.mark.parametrize("address", ["head", "head:", "head:port", "ray://head:10001", ":99999"])
 def test_address_that_is_none_is_told(address: str) -> None:
-    with pytest.raises(UserError, match="allowed: auto, or the head's host:port"), joined(address):
+    with pytest.raises(UserError, match="allowed: auto, or the head's host:port"), connect_to_cluster(address):
         pass
 
 

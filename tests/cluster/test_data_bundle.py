@@ -8,13 +8,13 @@ from mlflow_server import free_port
 from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
 from support.services import BUCKET
 
-from pipeline.cluster.data_bundle import Parcel, find_parcel, list_parcel, open_parcel, send_parcel
+from pipeline.cluster.data_bundle import DataBundle, find_bundle, make_bundle, open_bundle, send_bundle
 from pipeline.cluster.source_code import code_digest, stage_code
 from pipeline.errors import UserError
 
 
 @pytest.fixture
-def parcel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parcel:
+def parcel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataBundle:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     files = {"prepared/images.npy": b"x" * 3_000_000, "prepared/manifest.json": b"{}", "split.json": b"[1]"}
     here = {}
@@ -22,64 +22,64 @@ def parcel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parcel:
         here[name] = tmp_path / "here" / name
         here[name].parent.mkdir(parents=True, exist_ok=True)
         here[name].write_bytes(content)
-    return list_parcel(here)
+    return make_bundle(here)
 
 
-def _elsewhere(parcel: Parcel) -> Parcel:
+def _elsewhere(parcel: DataBundle) -> DataBundle:
     """The same parcel as a node sees it that does not have the driver's folders."""
     return dataclasses.replace(parcel, origins={name: Path("/nowhere") / name for name in parcel.origins})
 
 
-def test_files_that_are_where_the_driver_has_them_are_read_there(parcel: Parcel) -> None:
-    assert find_parcel(parcel) == parcel.origins
+def test_files_that_are_where_the_driver_has_them_are_read_there(parcel: DataBundle) -> None:
+    assert find_bundle(parcel) == parcel.origins
 
 
 @pytest.mark.parametrize("name", ["prepared/manifest.json", "split.json"])
-def test_files_of_another_content_are_not_taken_for_these(parcel: Parcel, name: str) -> None:
+def test_files_of_another_content_are_not_taken_for_these(parcel: DataBundle, name: str) -> None:
     parcel.origins[name].write_bytes(b"?" * parcel.sizes[name])
-    assert find_parcel(parcel) is None
+    assert find_bundle(parcel) is None
 
 
-def test_large_file_of_another_size_is_not_taken_for_this_one(parcel: Parcel) -> None:
+def test_large_file_of_another_size_is_not_taken_for_this_one(parcel: DataBundle) -> None:
     parcel.origins["prepared/images.npy"].write_bytes(b"x")
-    assert find_parcel(parcel) is None
+    assert find_bundle(parcel) is None
 
 
-def test_data_above_the_limit_go_through_storage_once(parcel: Parcel, tmp_path: Path) -> None:
-    sent = send_parcel(parcel, limit_bytes=10, storage=str(tmp_path / "shared"))
-    found = open_parcel(_elsewhere(sent))
+def test_data_above_the_limit_go_through_storage_once(parcel: DataBundle, tmp_path: Path) -> None:
+    sent = send_bundle(parcel, limit_bytes=10, storage=str(tmp_path / "shared"))
+    found = open_bundle(_elsewhere(sent))
     assert all(path.is_relative_to(tmp_path / "shared") for path in found.values())
     assert {n: p.read_bytes() for n, p in found.items()} == {n: p.read_bytes() for n, p in parcel.origins.items()}
     written = found["split.json"].stat().st_mtime_ns
-    again = send_parcel(parcel, limit_bytes=10, storage=str(tmp_path / "shared"))
-    assert open_parcel(_elsewhere(again))["split.json"].stat().st_mtime_ns == written
+    again = send_bundle(parcel, limit_bytes=10, storage=str(tmp_path / "shared"))
+    assert open_bundle(_elsewhere(again))["split.json"].stat().st_mtime_ns == written
 
 
 def test_data_above_the_limit_are_fetched_out_of_a_bucket_once_a_node(
-    parcel: Parcel, s3: str, monkeypatch: pytest.MonkeyPatch
+    parcel: DataBundle, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = send_parcel(parcel, limit_bytes=10, storage=f"s3://{BUCKET}/sar")
+    sent = send_bundle(parcel, limit_bytes=10, storage=f"s3://{BUCKET}/sar")
     contents = {name: path.read_bytes() for name, path in parcel.origins.items()}
-    found = open_parcel(_elsewhere(sent))
+    found = open_bundle(_elsewhere(sent))
     assert {name: path.read_bytes() for name, path in found.items()} == contents
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    assert open_parcel(_elsewhere(sent)) == found
+    assert open_bundle(_elsewhere(sent)) == found
 
 
-def test_data_above_the_limit_are_refused_without_storage(parcel: Parcel) -> None:
+def test_data_above_the_limit_are_refused_without_storage(parcel: DataBundle) -> None:
     with pytest.raises(UserError, match=r"search\.cluster\.ship_limit_mb: the data are 3 MB"):
-        send_parcel(parcel, limit_bytes=10, storage=None)
+        send_bundle(parcel, limit_bytes=10, storage=None)
 
 
-def test_data_that_are_nowhere_are_an_error_and_never_silence(parcel: Parcel) -> None:
-    assert find_parcel(_elsewhere(parcel)) is None
+def test_data_that_are_nowhere_are_an_error_and_never_silence(parcel: DataBundle) -> None:
+    assert find_bundle(_elsewhere(parcel)) is None
     with pytest.raises(UserError, match="has not got the data"):
-        open_parcel(_elsewhere(parcel))
+        open_bundle(_elsewhere(parcel))
 
 
-def test_parcel_of_other_data_has_another_key(parcel: Parcel) -> None:
+def test_parcel_of_other_data_has_another_key(parcel: DataBundle) -> None:
     parcel.origins["split.json"].write_bytes(b"[2]")
-    assert list_parcel(parcel.origins).key != parcel.key
+    assert make_bundle(parcel.origins).key != parcel.key
 
 
 def test_code_that_is_sent_is_this_code_and_the_users_own_module(

@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from pipeline.cluster.connect import Node
-from pipeline.cluster.data_bundle import Parcel
-from pipeline.cluster.nodes import Answer, Seen, Wanted, problems
+from pipeline.cluster.data_bundle import DataBundle
+from pipeline.cluster.nodes import NodeReport, NodeRequirements, NodeResult, find_problems
 
 HERE = {"Python": "3.12.1", "torch": "2.15.0"}
 NODE = Node("ab" * 14, "far (10.0.0.2, ababab)", "10.0.0.2", 8, 0)
-GOOD = Seen(
+GOOD = NodeReport(
     versions=HERE, code="c0de", clock=1000.0, free=10**11, temporary="/tmp", cuda=0, data=True, token="", wrote=None
 )
-PARCEL = Parcel("key", {"images.npy": Path("images.npy")}, {"images.npy": 5 * 10**9}, {})
+PARCEL = DataBundle("key", {"images.npy": Path("images.npy")}, {"images.npy": 5 * 10**9}, {})
 
 
 def _said(*, sendable: bool = True, gpus: float = 0.0, there: float = 0.0, **seen: Any) -> list[str]:
     node = dataclasses.replace(NODE, gpus=there)
-    answer = Answer(node, dataclasses.replace(GOOD, **seen), "", asked=990.0, answered=1010.0)
-    return problems([answer], Wanted(PARCEL, "/shared", sendable, gpus), here=HERE, code="c0de")
+    answer = NodeResult(node, dataclasses.replace(GOOD, **seen), "", asked=990.0, answered=1010.0)
+    return find_problems([answer], NodeRequirements(PARCEL, "/shared", sendable, gpus), here=HERE, code="c0de")
 
 
 def test_good_node_gives_no_line() -> None:
@@ -56,6 +56,6 @@ def test_clock_that_is_off_by_less_than_a_minute_is_none_of_ours() -> None:
 
 
 def test_node_that_says_nothing_is_told() -> None:
-    answer = Answer(NODE, None, "has not answered within 120 s", 0.0, 0.0)
-    said = problems([answer], Wanted(PARCEL, "/shared", True, 0.0), here=HERE, code="c0de")
+    answer = NodeResult(NODE, None, "has not answered within 120 s", 0.0, 0.0)
+    said = find_problems([answer], NodeRequirements(PARCEL, "/shared", True, 0.0), here=HERE, code="c0de")
     assert said == ["far (10.0.0.2, ababab): has not answered within 120 s"]

@@ -16,7 +16,7 @@ from support.prepared_digits import write_digits
 from pipeline.assembly import load_data, load_trained
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.stages.retrain.retrain_runs import curves_of, retrain_jobs, run_retraining
+from pipeline.stages.retrain.retrain_runs import learning_curves, retrain_jobs, run_retraining
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob
 from pipeline.train.loop import predict
 
@@ -76,7 +76,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RetrainJob:
 
 
 def assert_same(one: RetrainJob, other: RetrainJob, **tolerance: float) -> None:
-    for first, second in zip(curves_of(one.folder), curves_of(other.folder), strict=True):
+    for first, second in zip(learning_curves(one.folder), learning_curves(other.folder), strict=True):
         assert second == pytest.approx(first, rel=1e-3, abs=1e-4)
     assert accuracy(one) == accuracy(other)
     assert one.folder.name != other.folder.name or one.folder == other.folder

@@ -16,10 +16,10 @@ from support.tiny_search import tiny_task
 
 from pipeline.cluster import connect
 from pipeline.errors import UserError
-from pipeline.preflight.run_resources import plan_resources
+from pipeline.preflight.run_resources import trial_resources
 from pipeline.stages.retrain.retrain_runs import retrain_jobs, run_retraining
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob
-from pipeline.tune.journal.journal import FAILED, STOP_FILE, SearchListener, TrialRecord
+from pipeline.tune.journal.journal import FAILED, STOP_FILE, SearchCallback, TrialRecord
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask
 
@@ -31,7 +31,7 @@ def _task(nodes: Nodes, folder: Path, **settings: Any) -> SearchTask:
     return tiny_task(folder, {"search.trials": 2, "search.confirm.seeds": 0} | dotted, address=nodes.address, nodes=3)
 
 
-class _Once(SearchListener):
+class _Once(SearchCallback):
     """Does something once, on the report of an epoch. at: when it had been done."""
 
     def __init__(self, when: Callable[[TrialRecord], bool], act: Callable[[TrialRecord], object]) -> None:
@@ -124,7 +124,7 @@ def test_data_that_a_node_does_not_have_are_sent_to_it_once(nodes: Nodes, tmp_pa
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from pipeline.cluster.data_bundle import list_parcel, open_parcel, send_parcel
+    from pipeline.cluster.data_bundle import make_bundle, open_bundle, send_bundle
 
     nodes.leave_only(0)
     temporary = [tmp_path / "one", tmp_path / "two"]
@@ -136,11 +136,11 @@ def test_data_that_a_node_does_not_have_are_sent_to_it_once(nodes: Nodes, tmp_pa
     kept = origin.read_bytes()
 
     def read(parcel: Any) -> tuple[str, int, int]:
-        path = open_parcel(parcel)["prepared/images.npy"]
+        path = open_bundle(parcel)["prepared/images.npy"]
         return str(path), path.stat().st_ino, path.stat().st_size
 
-    with connect.joined(nodes.address):
-        parcel = send_parcel(list_parcel({"prepared/images.npy": origin}), limit_bytes=10**9, storage=None)
+    with connect.connect_to_cluster(nodes.address):
+        parcel = send_bundle(make_bundle({"prepared/images.npy": origin}), limit_bytes=10**9, storage=None)
         origin.unlink()
         found = [
             ray.get(
@@ -219,12 +219,17 @@ def test_node_that_joins_later_and_will_not_do_gets_no_trial_and_costs_none_a_fa
 def test_plan_counts_what_fits_on_the_nodes_and_refuses_what_fits_on_none(nodes: Nodes, tmp_path: Path) -> None:
     nodes.leave_only(2)
     params = _task(nodes, tmp_path, search__cluster__address=nodes.address).params
-    resources = plan_resources(params)
-    assert (resources.address, resources.nodes, resources.at_a_time, resources.machine_cpus) == (nodes.address, 3, 2, 2)
+    resources = trial_resources(params)
+    assert (resources.address, resources.nodes, resources.max_concurrent, resources.machine_cpus) == (
+        nodes.address,
+        3,
+        2,
+        2,
+    )
     with pytest.raises(UserError, match="a trial takes 2 CPUs and 0 GPUs, and no node of"):
-        plan_resources(params.with_values({"search.cpus_per_trial": 2}, where="the test"))
+        trial_resources(params.with_values({"search.cpus_per_trial": 2}, where="the test"))
     growing = {"search.cpus_per_trial": 2, "search.max_concurrent_trials": 5}
-    assert plan_resources(params.with_values(growing, where="the test")).at_a_time == 5
+    assert trial_resources(params.with_values(growing, where="the test")).max_concurrent == 5
 
 
 def test_gpu_that_is_asked_for_where_no_node_has_one_is_told(nodes: Nodes, tmp_path: Path) -> None:

@@ -23,43 +23,43 @@ def place(request: pytest.FixtureRequest, s3: str, tmp_path: Path) -> str:
 
 def _fill(place: str, *names: str) -> None:
     for name in names:
-        storage.write_text(storage.under(place, name), name)
+        storage.write_text(storage.join(place, name), name)
 
 
 def test_what_was_written_is_there_and_can_be_read(place: str) -> None:
     assert not storage.exists(place)
     _fill(place, "one/two")
-    assert storage.read_text(storage.under(place, "one", "two")) == "one/two"
+    assert storage.read_text(storage.join(place, "one", "two")) == "one/two"
     assert storage.exists(place)
-    assert storage.exists(storage.under(place, "one"))
-    assert not storage.exists(storage.under(place, "on"))
+    assert storage.exists(storage.join(place, "one"))
+    assert not storage.exists(storage.join(place, "on"))
     with pytest.raises(FileNotFoundError):
-        storage.read_text(storage.under(place, "three"))
+        storage.read_text(storage.join(place, "three"))
 
 
 def test_listing_gives_what_lies_so_many_steps_below(place: str) -> None:
     _fill(place, "start-0/t1/checkpoint_0/weights", "start-0/t2/checkpoint_1/weights", "start-1/log")
-    assert storage.listed(place) == [storage.under(place, name) for name in ("start-0", "start-1")]
+    assert storage.list_dir(place) == [storage.join(place, name) for name in ("start-0", "start-1")]
     expected = ["start-0/t1/checkpoint_0", "start-0/t2/checkpoint_1"]
-    assert storage.listed(place, 3) == [storage.under(place, name) for name in expected]
-    assert storage.listed(storage.under(place, "none")) == []
+    assert storage.list_dir(place, 3) == [storage.join(place, name) for name in expected]
+    assert storage.list_dir(storage.join(place, "none")) == []
 
 
 def test_removing_takes_what_was_named_and_nothing_that_begins_alike(place: str) -> None:
     names = ["start-0/t1/checkpoint_1/w", "start-0/t1/checkpoint_10/w", "start-0/t2/checkpoint_1/w"]
     _fill(place, *names)
-    gone = [storage.under(place, "start-0/t1/checkpoint_1"), storage.under(place, "start-0/t1/checkpoint_7")]
+    gone = [storage.join(place, "start-0/t1/checkpoint_1"), storage.join(place, "start-0/t1/checkpoint_7")]
     storage.remove(gone)
     storage.remove(gone[:1])
-    left = storage.listed(place, 3)
-    assert left == [storage.under(place, name.removesuffix("/w")) for name in sorted(names)[1:]]
+    left = storage.list_dir(place, 3)
+    assert left == [storage.join(place, name.removesuffix("/w")) for name in sorted(names)[1:]]
 
 
 def test_of_many_those_that_are_there_go(place: str) -> None:
     _fill(place, *(f"start-{number % 3}/t{number}/checkpoint_0/w" for number in range(12)))
-    addresses = [storage.under(place, f"start-{n % 3}/t{n}/checkpoint_0") for n in range(2, 40)]
+    addresses = [storage.join(place, f"start-{n % 3}/t{n}/checkpoint_0") for n in range(2, 40)]
     storage.remove(addresses)
-    assert storage.listed(place, 3) == [storage.under(place, f"start-{n}/t{n}/checkpoint_0") for n in range(2)]
+    assert storage.list_dir(place, 3) == [storage.join(place, f"start-{n}/t{n}/checkpoint_0") for n in range(2)]
 
 
 def test_size_is_that_of_everything_below(place: str) -> None:
@@ -71,10 +71,10 @@ def test_size_is_that_of_everything_below(place: str) -> None:
 def test_copies_come_back_as_they_were(place: str, tmp_path: Path) -> None:
     content = os.urandom(300_000)
     (tmp_path / "here").write_bytes(content)
-    storage.copy_in(tmp_path / "here", storage.under(place, "folder", "deep", "file"))
-    storage.copy_out(storage.under(place, "folder", "deep", "file"), tmp_path / "back" / "file")
+    storage.copy_in(tmp_path / "here", storage.join(place, "folder", "deep", "file"))
+    storage.copy_out(storage.join(place, "folder", "deep", "file"), tmp_path / "back" / "file")
     assert (tmp_path / "back" / "file").read_bytes() == content
-    with storage.at_hand(storage.under(place, "folder")) as folder:
+    with storage.local_copy(storage.join(place, "folder")) as folder:
         assert (folder / "deep" / "file").read_bytes() == content
 
 

@@ -17,9 +17,9 @@ from pipeline.errors import UserError
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, hash_file
 from pipeline.preflight import profile, up_to_date
-from pipeline.preflight.estimate import Estimate, Work, check_budget, work_left
+from pipeline.preflight.estimate import Estimate, RemainingWork, check_budget, remaining_work
 from pipeline.preflight.plan import make_plan
-from pipeline.preflight.up_to_date import Done, done_search, stages_up_to_date
+from pipeline.preflight.up_to_date import FinishedSearch, finished_search, stages_up_to_date
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages.prepare import __main__ as prepare
 from pipeline.stages.split import __main__ as split
@@ -27,14 +27,14 @@ from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.tune.journal.journal import (
     ASKED_TO_FINISH,
     CONTROL,
-    LEDGER,
+    JOURNAL,
     TRIAL,
-    History,
-    Ledger,
+    Journal,
+    SearchHistory,
     TrialRecord,
     read_history,
 )
-from pipeline.tune.run_counts import runs_at_most
+from pipeline.tune.run_counts import max_runs
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 
@@ -69,7 +69,7 @@ def begun(workspace: Workspace, *, by_other_code: bool = True) -> SearchTask:
     """A search with one epoch trained, begun by another version of this code."""
     task = make_plan(workspace).task()
     code = {"pipeline/tune/ray/trainable.py": "0" * 8} if by_other_code else task.header["code"]
-    with Ledger(task.folder / LEDGER, {**task.header, "code": code}) as ledger:
+    with Journal(task.folder / JOURNAL, {**task.header, "code": code}) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
     return task
@@ -81,11 +81,11 @@ def told(workspace: Workspace, **answer: bool) -> str:
 
 def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> None:
     plan = make_plan(workspace)
-    name, runs = plan.task().folder.name[:8], runs_at_most(plan.params, plan.space)
+    name, runs = plan.task().folder.name[:8], max_runs(plan.params, plan.space)
     assert f"search {name}: new" in told(workspace, measured=False)
     task = begun(workspace, by_other_code=False)
     assert f"search {name}: goes on; 0 of at most {runs} runs have ended" in told(workspace, measured=False)
-    with Ledger(task.folder / LEDGER, task.header):
+    with Journal(task.folder / JOURNAL, task.header):
         said = told(workspace, measured=False)
         assert f"search {name}: is running now, by process {os.getpid()}; 0 of at most {runs} runs have ended" in said
 
@@ -108,12 +108,12 @@ def test_nothing_is_expected_of_results_that_are_up_to_date(
     assert f"was ended by sar-search stop --finish with 1 of {task.params.search.trials} trials; `sar-search re" in said
     fresh.remove("retrain")
     (folder / "summary.json").write_text(json.dumps(summary | {"stopped_by": None}))
-    assert done_search(task, workspace.results) == Done("has ended", retrained=False)
+    assert finished_search(task, workspace.results) == FinishedSearch("has ended", retrained=False)
     fresh.remove("split")
-    assert done_search(task, workspace.results) is None
+    assert finished_search(task, workspace.results) is None
     fresh.add("split")
     (folder / "best.yaml").write_text(json.dumps(best | {"fingerprint": "another"}))
-    assert done_search(task, workspace.results) is None
+    assert finished_search(task, workspace.results) is None
 
 
 def test_dvc_is_asked_which_stages_it_would_leave(tmp_path: Path) -> None:
@@ -151,14 +151,16 @@ def ended(name: str, role: str = TRIAL, state: str | None = "complete") -> Trial
 
 def test_what_is_left_of_a_search_is_what_has_not_ended(workspace: Workspace) -> None:
     plan = make_plan(workspace)
-    trials, full = plan.params.search.trials, runs_at_most(plan.params, plan.space) - plan.params.search.trials
-    assert work_left(plan, History()) == Work(trials, full, plan.params.train.epochs, plan.resources.at_a_time, 0.0)
+    trials, full = plan.params.search.trials, max_runs(plan.params, plan.space) - plan.params.search.trials
+    assert remaining_work(plan, SearchHistory()) == RemainingWork(
+        trials, full, plan.params.train.epochs, plan.resources.max_concurrent, 0.0
+    )
     some = [ended("t0000"), ended("t0001", state="pruned"), ended("t0002", state=None), ended("baseline", CONTROL)]
-    left = work_left(plan, History(trials={trial.id: trial for trial in some}))
+    left = remaining_work(plan, SearchHistory(trials={trial.id: trial for trial in some}))
     assert (left.trials, left.full_runs) == (trials - 2, full - 1)
     # Another session had more trials than are asked for now.
     many = {f"t{number:04}": ended(f"t{number:04}") for number in range(trials + 5)}
-    assert work_left(plan, History(trials=many)).trials == 0
+    assert remaining_work(plan, SearchHistory(trials=many)).trials == 0
 
 
 def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
@@ -166,8 +168,8 @@ def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
 ) -> None:
     plan = make_plan(workspace)
     task = plan.task()
-    with Ledger(task.folder / LEDGER, task.header) as ledger:
-        for number in range(runs_at_most(plan.params, plan.space)):
+    with Journal(task.folder / JOURNAL, task.header) as ledger:
+        for number in range(max_runs(plan.params, plan.space)):
             role = TRIAL if number < plan.params.search.trials else CONTROL
             ledger.start(TrialRecord(f"r{number}", number, {}, role=role))
             ledger.end(f"r{number}", "complete")
@@ -188,7 +190,7 @@ controls:
     set_parameters(workspace.params, asked)
     plan = make_plan(workspace).describe()
     assert "4 trials, every setting that the space has (search.trials: 10); 2, every setting, of baseline's own" in plan
-    assert work_left(make_plan(workspace), History()).trials == 4 + 2
+    assert remaining_work(make_plan(workspace), SearchHistory()).trials == 4 + 2
     set_parameters(workspace.params, {"search.trials": 4, "search.compare": "recipe"})
     assert "    4 trials and 1 control (baseline)" in make_plan(workspace).describe()
 
@@ -215,7 +217,7 @@ def test_search_is_that_of_the_parameters_and_not_of_a_split_made_by_earlier_one
     old = make_plan(workspace).task()
     set_parameters(workspace.params, {"split.val_fraction": 0.3})
     plan = make_plan(workspace)
-    present = plan.present_task()
+    present = plan.current_task()
     assert present is not None
     assert present.folder != old.folder
     split.main(workspace)
@@ -229,7 +231,7 @@ def test_search_of_other_code_waits_for_its_users_word(workspace: Workspace) -> 
         told(workspace)
     for needed in ("pipeline/tune/ray/trainable.py", "--resume-anyway", "--new", str(task.folder)):
         assert needed in str(refused.value)
-    assert read_history(task.folder / LEDGER).trials["t0000"].epochs
+    assert read_history(task.folder / JOURNAL).trials["t0000"].epochs
 
 
 def test_search_of_other_code_goes_on_when_its_user_says_so(workspace: Workspace) -> None:
@@ -247,7 +249,7 @@ def test_new_search_begins_beside_the_old_one_when_its_user_says_so(workspace: W
     new = make_plan(workspace).task()
     assert new.folder != old.folder
     assert f"search {new.folder.name[:8]}: new" in said
-    assert read_history(old.folder / LEDGER).trials["t0000"].epochs
+    assert read_history(old.folder / JOURNAL).trials["t0000"].epochs
     assert f"search {new.folder.name[:8]}: new" in told(workspace), "the answer was forgotten"
 
 
@@ -324,7 +326,7 @@ def test_source_with_another_grid_is_refused_before_anything_starts(workspace: W
 
 def test_changed_file_of_a_plugin_stops_and_asks(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace.root)
-    code = "from pipeline.regularizers import Needs, Penalty, Regularizer\n\n\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float) -> None:\n        super().__init__(weight, Needs(tokens=True))\n\n    def forward(self, features):\n        return Penalty(features.tokens.mean(), {})\n"
+    code = "from pipeline.regularizers import RequiredFeatures, RegularizerOutput, Regularizer\n\n\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float) -> None:\n        super().__init__(weight, RequiredFeatures(tokens=True))\n\n    def forward(self, features):\n        return RegularizerOutput(features.tokens.mean(), {})\n"
     (workspace.root / "checked_mine.py").write_text(code)
     set_parameters(workspace.params, {"regularizer.plugin": "checked_mine:Mine", "regularizer.plugin_weight": 0.1})
     begun(workspace, by_other_code=False)
@@ -338,15 +340,15 @@ def test_changed_file_of_a_plugin_stops_and_asks(workspace: Workspace, monkeypat
 
 def test_answer_where_nothing_is_asked_changes_nothing(workspace: Workspace) -> None:
     task = begun(workspace, by_other_code=False)
-    before = (task.folder / LEDGER).read_bytes()
+    before = (task.folder / JOURNAL).read_bytes()
     assert "there is nothing to decide" in told(workspace, new=True)
-    assert (task.folder / LEDGER).read_bytes() == before
+    assert (task.folder / JOURNAL).read_bytes() == before
     assert make_plan(workspace).task().folder == task.folder
 
 
 def test_answer_does_not_touch_a_search_that_is_running(workspace: Workspace) -> None:
     task = begun(workspace)
-    with Ledger(task.folder / LEDGER, task.header), pytest.raises(UserError, match="another process"):
+    with Journal(task.folder / JOURNAL, task.header), pytest.raises(UserError, match="another process"):
         told(workspace, resume_anyway=True)
     with pytest.raises(UserError, match="begun by other code"):
         told(workspace)

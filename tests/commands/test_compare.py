@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from copied import ROOT
 
-from pipeline.artifacts.evaluations import keep_evaluation, read_evaluations
+from pipeline.artifacts.evaluations import read_evaluations, store_evaluation
 from pipeline.commands.compare import describe_comparison
 from pipeline.errors import UserError
 from pipeline.score.comparison import compare_arms
@@ -35,7 +35,7 @@ def keep(
 ) -> tuple[Any, Any]:
     best, control = table(0.7 + gain, ord(letter), seeds), table(0.7, 1, seeds)
     summary = {"fingerprint": letter * 64, "method": f"method {letter}", "control": "baseline", "data_hash": "d"}
-    keep_evaluation(
+    store_evaluation(
         workspace.state,
         summary | {"test_reads": 3},
         {"setting": "weight=0.1", "against": against},

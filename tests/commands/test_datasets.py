@@ -8,7 +8,7 @@ from support.miniature_datasets import MINIATURES, put
 
 from pipeline.commands.datasets import describe_datasets
 from pipeline.config import parameters
-from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.workspace import Workspace
 
 
@@ -24,7 +24,7 @@ def rows(workspace: Workspace) -> dict[str, str]:
 
 def test_every_set_that_can_be_named_is_listed(workspace: Workspace) -> None:
     found = rows(workspace)
-    assert set(get_args(parameters()["prepare.dataset"].annotation)) == {"digits", "image_folder", *KNOWN}
+    assert set(get_args(parameters()["prepare.dataset"].annotation)) == {"digits", "image_folder", *DATASETS}
     assert set(get_args(parameters()["prepare.dataset"].annotation)) <= set(found)
     assert "7,349       37  trimaps" in found["oxford_pets"]
     assert "CC BY-SA 4.0" in found["oxford_pets"]

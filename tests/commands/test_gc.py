@@ -19,12 +19,12 @@ from support.search_state import (
 )
 
 from pipeline.commands import gc as module
-from pipeline.commands.gc import collect
+from pipeline.commands.gc import collect_garbage
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
-from pipeline.provenance.weights_record import kept_folder, note
-from pipeline.state.searches import find_searches, place_of
-from pipeline.tune.journal.journal import COMPLETE, PRUNED, lock_ledger
+from pipeline.provenance.weights_record import cache_folder, write_note
+from pipeline.state.searches import find_searches, search_directory
+from pipeline.tune.journal.journal import COMPLETE, PRUNED, lock_journal
 from pipeline.workspace import Workspace
 
 
@@ -34,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def gc(workspace: Workspace, *, keep: int = 0, dry_run: bool = False) -> str:
-    return "\n".join(collect(workspace, keep=keep, dry_run=dry_run))
+    return "\n".join(collect_garbage(workspace, keep=keep, dry_run=dry_run))
 
 
 def write_old(workspace: Workspace, count: int) -> list[Path]:
@@ -94,10 +94,10 @@ def test_search_that_begins_to_run_meanwhile_is_not_touched(
     held = []
 
     def size_of(path: Path) -> int:
-        held.append(lock_ledger(old / "ledger.jsonl"))  # between the look at it and its removal
+        held.append(lock_journal(old / "ledger.jsonl"))  # between the look at it and its removal
         return 0
 
-    monkeypatch.setattr(module, "size_of", size_of)
+    monkeypatch.setattr(module, "cluster_nodes", size_of)
     said = gc(workspace)
     held[0].release()
     assert f"kept     state/searches/{old.name}: in use by now" in said
@@ -130,12 +130,12 @@ def test_search_that_cannot_be_read_stays_for_its_user(workspace: Workspace) -> 
 def test_superseded_search_leaves_its_mark_so_that_its_successor_is_found(workspace: Workspace) -> None:
     first = write_search(workspace)
     (first / "superseded").touch()
-    name, second = place_of(workspace.searches, content_of(workspace))
+    name, second = search_directory(workspace.searches, content_of(workspace))
     assert second != first
     gc(workspace)
     assert find_searches(workspace.searches).searches == []
     assert {path.name for path in first.iterdir()} <= {"superseded", "ledger.lock"}
-    assert place_of(workspace.searches, content_of(workspace)) == (name, second)
+    assert search_directory(workspace.searches, content_of(workspace)) == (name, second)
 
 
 def test_what_an_interruption_leaves_is_no_search_and_goes_next_time(
@@ -283,7 +283,7 @@ def test_test_reads_and_tracking_store_are_never_touched(workspace: Workspace) -
 
 def test_gc_keeps_stages_out_while_it_removes(workspace: Workspace) -> None:
     write_old(workspace, 2)
-    lines = collect(workspace, keep=0)
+    lines = collect_garbage(workspace, keep=0)
     next(lines)
     with pytest.raises(UserError, match="sar-search gc, process"), workspace.locked("retrain"):
         pass
@@ -301,12 +301,12 @@ def test_numbers_of_the_command_are_those_of_the_code() -> None:
 
 def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from_them(workspace: Workspace) -> None:
     hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("old", "mine", "found", "noted", "nobody")}
-    folders = {name: kept_folder(workspace, sha256) for name, sha256 in hashes.items()}
+    folders = {name: cache_folder(workspace, sha256) for name, sha256 in hashes.items()}
     for folder in folders.values():
         folder.mkdir(parents=True)
         (folder / "weights.safetensors").write_bytes(b"x")
     weights = {name: {name: {"sha256": sha256, "resolved": "", "network": None}} for name, sha256 in hashes.items()}
-    note(workspace, {"noted": Weights("noted", "", hashes["noted"])})
+    write_note(workspace, {"noted": Weights("noted", "", hashes["noted"])})
     content = content_of(workspace)
     for seed, name in ((0, "mine"), (1, "old")):
         folder = write_search(workspace, other(content, seed))

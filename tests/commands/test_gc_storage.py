@@ -9,11 +9,11 @@ from support.search_state import content_of, make_workspace, open_search, other,
 from support.services import BUCKET
 
 from pipeline.cluster import storage
-from pipeline.cluster.storage import under, write_text
-from pipeline.commands.gc import collect
+from pipeline.cluster.storage import join, write_text
+from pipeline.commands.gc import collect_garbage
 from pipeline.commands.status import describe_search, describe_searches
 from pipeline.tune.journal.journal import COMPLETE, CONTROL, TRIAL
-from pipeline.tune.journal.remote_files import NOTE, checkpoints_in, read_outside, use_data
+from pipeline.tune.journal.remote_files import NOTE, list_checkpoints, mark_in_use, read_remote_files
 from pipeline.workspace import Workspace
 
 
@@ -30,7 +30,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def gc(workspace: Workspace, *, keep: int = 0, dry_run: bool = False) -> str:
-    return "\n".join(collect(workspace, keep=keep, dry_run=dry_run))
+    return "\n".join(collect_garbage(workspace, keep=keep, dry_run=dry_run))
 
 
 def _search(workspace: Workspace, place: str, seed: int | None = None, *, ended: bool = True) -> Path:
@@ -38,31 +38,31 @@ def _search(workspace: Workspace, place: str, seed: int | None = None, *, ended:
     content = content_of(workspace)
     with open_search(workspace, content if seed is None else other(content, seed)) as ledger:
         folder = Path(ledger._file.name).parent
-        root = checkpoints_in(place, folder)
-        use_data(under(place, "data", "d"), folder)
-        write_text(under(place, "data", "d", ".whole"), "")
+        root = list_checkpoints(place, folder)
+        mark_in_use(join(place, "data", "d"), folder)
+        write_text(join(place, "data", "d", ".whole"), "")
         for number, name in enumerate(["baseline", "t0000", "t0001", "t0002"]):
             role = TRIAL if number else CONTROL
-            checkpoint = under(root, "start-0", name, "checkpoint_000000")
-            write_text(under(checkpoint, "weights"), "w" * 1000)
+            checkpoint = join(root, "start-0", name, "checkpoint_000000")
+            write_text(join(checkpoint, "weights"), "w" * 1000)
             state = COMPLETE if ended or number < 3 else None
             run(ledger, name, epochs=2, state=state, accuracy=0.5 + 0.1 * number, checkpoint=checkpoint, role=role)
     return folder
 
 
 def _left(place: str, folder: Path) -> list[str]:
-    outside = read_outside(folder)
+    outside = read_remote_files(folder)
     return [
-        held.split("/")[-2] for root in (outside.checkpoints if outside else ()) for held in storage.listed(root, 3)
+        held.split("/")[-2] for root in (outside.checkpoints if outside else ()) for held in storage.list_dir(root, 3)
     ]
 
 
 def test_checkpoints_in_storage_go_but_for_those_of_controls_and_of_the_best(workspace: Workspace, place: str) -> None:
     mine, unended = _search(workspace, place), _search(workspace, place, 1, ended=False)
-    before = sorted(storage.listed(place, 5))
+    before = sorted(storage.list_dir(place, 5))
     said = gc(workspace, keep=1, dry_run=True)
     assert said.count("would go") == 2
-    assert sorted(storage.listed(place, 5)) == before
+    assert sorted(storage.list_dir(place, 5)) == before
     assert gc(workspace, keep=1).count("removed ") == 2
     assert _left(place, mine) == ["baseline", "t0002"]
     assert _left(place, unended) == ["baseline", "t0000", "t0001", "t0002"]
@@ -71,11 +71,11 @@ def test_checkpoints_in_storage_go_but_for_those_of_controls_and_of_the_best(wor
 def test_search_goes_with_what_it_has_in_storage_and_nothing_of_others_does(workspace: Workspace, place: str) -> None:
     mine, old = _search(workspace, place), _search(workspace, place, 1)
     # Another checkout's, of the same search, and what lies there besides.
-    theirs = under(place, "searches", f"{old.name}-0123abcd")
-    write_text(under(theirs, "start-0", "t0000", "checkpoint_000000", "weights"), "w")
-    write_text(under(place, "data", "other", "images.npy"), "x")
-    write_text(under(place, "letters", "to-my-aunt"), "x")
-    outside = read_outside(old)
+    theirs = join(place, "searches", f"{old.name}-0123abcd")
+    write_text(join(theirs, "start-0", "t0000", "checkpoint_000000", "weights"), "w")
+    write_text(join(place, "data", "other", "images.npy"), "x")
+    write_text(join(place, "letters", "to-my-aunt"), "x")
+    outside = read_remote_files(old)
     assert outside is not None
     said = gc(workspace, dry_run=True)
     assert f"state/searches/{old.name}" in said
@@ -84,7 +84,7 @@ def test_search_goes_with_what_it_has_in_storage_and_nothing_of_others_does(work
     assert not old.exists()
     assert not storage.exists(outside.checkpoints[0])
     assert _left(place, mine) == ["baseline", "t0002"]
-    for name in (theirs, under(place, "data", "other"), under(place, "data", "d"), under(place, "letters")):
+    for name in (theirs, join(place, "data", "other"), join(place, "data", "d"), join(place, "letters")):
         assert storage.exists(name), name
 
 
@@ -92,16 +92,16 @@ def test_data_in_storage_go_with_the_last_search_that_uses_them(workspace: Works
     for seed in (1, 2):
         _search(workspace, place, seed)
     gc(workspace, keep=1)
-    assert storage.exists(under(place, "data", "d"))
+    assert storage.exists(join(place, "data", "d"))
     gc(workspace)
-    assert not storage.exists(under(place, "data", "d"))
+    assert not storage.exists(join(place, "data", "d"))
 
 
 def test_note_that_cannot_be_read_removes_nothing_from_storage(workspace: Workspace, place: str) -> None:
     old = _search(workspace, place, 1)
     (old / NOTE).write_text("{")
     gc(workspace)
-    assert len(storage.listed(under(place, "searches"), 4)) == 4
+    assert len(storage.list_dir(join(place, "searches"), 4)) == 4
 
 
 @pytest.mark.slow
@@ -123,6 +123,6 @@ def test_search_stays_while_its_bucket_does_not_answer(
 def test_status_counts_what_lies_in_storage(workspace: Workspace, place: str) -> None:
     folder = _search(workspace, place)
     said = "\n".join(describe_search(workspace, folder.name))
-    outside = read_outside(folder)
+    outside = read_remote_files(folder)
     assert outside is not None
     assert f"storage {outside.checkpoints[0]} (4.0 kB)" in said

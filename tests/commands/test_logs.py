@@ -18,7 +18,7 @@ from support.search_state import (
 
 from pipeline.commands.logs import describe_trial
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import PRUNED, Ledger
+from pipeline.tune.journal.journal import PRUNED, Journal
 from pipeline.workspace import Workspace
 
 
@@ -116,7 +116,7 @@ def follow(workspace: Workspace, name: str, *steps: Callable[[], None]) -> list[
     return lines[lines.index("") + 2 :]
 
 
-def report(ledger: Ledger, name: str, epoch: int) -> Callable[[], None]:
+def report(ledger: Journal, name: str, epoch: int) -> Callable[[], None]:
     return lambda: ledger.report(name, epoch, {"val/accuracy": epoch / 8})
 
 

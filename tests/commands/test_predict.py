@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from pipeline.cli import cli
 from pipeline.commands import predict
-from pipeline.commands.predict import classify_files, export_model, told
+from pipeline.commands.predict import classify_files, export_model, format_prediction
 from pipeline.errors import UserError
 from pipeline.figures.overlay import STRENGTH, attention_overlay
 from pipeline.models.build import build_model
@@ -92,9 +92,9 @@ def test_files_and_folders_are_classified_by_the_champion(
 def test_batches_change_nothing(
     workspace: Workspace, pictures: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = [told(each) for each in classify_files(workspace, [pictures[0]])]
+    whole = [format_prediction(each) for each in classify_files(workspace, [pictures[0]])]
     monkeypatch.setattr(predict, "BATCH", 2)
-    assert [told(each) for each in classify_files(workspace, [pictures[0]])] == whole
+    assert [format_prediction(each) for each in classify_files(workspace, [pictures[0]])] == whole
 
 
 def test_the_command_prints_a_line_an_image_and_fails_where_one_is_none(
@@ -234,4 +234,4 @@ def test_the_exported_file_answers_as_torch_does(
 
 def test_a_line_of_an_answer_names_the_runner_up() -> None:
     answer = {"image": "a.png", "name": "cat", "probability": 0.7, "probabilities": {"cat": 0.7, "dog": 0.2, "elk": 0.1}, "error": None}  # fmt: skip
-    assert told(answer) == "a.png  cat  0.700  (then dog 0.200)"
+    assert format_prediction(answer) == "a.png  cat  0.700  (then dog 0.200)"

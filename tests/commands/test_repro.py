@@ -21,8 +21,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
     monkeypatch.setattr(repro, "run_check", checked)
     monkeypatch.setattr(repro, "describe_results", lambda workspace: "the verdict")
-    monkeypatch.setattr(repro, "git_trouble", lambda root: None)  # tests/ops/test_git.py has the real one
-    monkeypatch.setattr(repro, "nursery", nullcontext)  # tests/test_fork_server.py has the real one
+    monkeypatch.setattr(repro, "git_problem", lambda root: None)  # tests/ops/test_git.py has the real one
+    monkeypatch.setattr(repro, "fork_server", nullcontext)  # tests/test_fork_server.py has the real one
     return Workspace(tmp_path, tmp_path)
 
 
@@ -150,7 +150,7 @@ def test_what_the_store_has_lost_is_registered_again_when_the_whole_pipeline_was
 ) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(repro, "_dvc", lambda arguments, root: asked.append(arguments) or 0)
-    monkeypatch.setattr(repro, "to_mend", lambda workspace: "the store has no version 1")
+    monkeypatch.setattr(repro, "advice", lambda workspace: "the store has no version 1")
     assert repro.reproduce(workspace, arguments) == 0
     assert asked[1:] == ([["repro", "--single-item", "--force", "register"]] if again else [])
     assert ("registering again, from models/ and results/: the store has no version 1" in capsys.readouterr().out) == (

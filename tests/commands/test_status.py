@@ -19,9 +19,9 @@ from support.search_state import (
 )
 
 from pipeline.commands.status import describe_search, describe_searches
-from pipeline.console.tables import LEFT, RIGHT, age_words, size_words, table
+from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
-from pipeline.state.current_search import present_search
+from pipeline.state.current_search import current_search
 from pipeline.state.disk_usage import size_of
 from pipeline.state.searches import find_searches, is_held, read_search
 from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED
@@ -93,7 +93,7 @@ def test_split_of_the_parameters_decides_and_not_the_one_on_disk(workspace: Work
 def present(workspace: Workspace) -> Path:
     from pipeline.config import load_params
 
-    found = present_search(workspace, load_params(workspace.params))
+    found = current_search(workspace, load_params(workspace.params))
     assert found is not None
     return found.folder
 
@@ -222,19 +222,19 @@ def test_lines_of_the_table_fit_in_eighty_columns(workspace: Workspace) -> None:
     (workspace.root / "search_spaces" / "sar.yaml").write_text(text)
     write_search(workspace)
     columns = dict.fromkeys(("id", "of"), LEFT) | {"size": RIGHT}
-    lines = table(columns, [["7a64c473", "a set of a very long name", "1.2 MB"]], gives_way="of", width=30)
+    lines = format_table(columns, [["7a64c473", "a set of a very long name", "1.2 MB"]], gives_way="of", width=30)
     assert lines == ["id        of              size", "7a64c473  a set of ...  1.2 MB"]
     assert max(map(len, said(workspace).splitlines())) <= 80
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (1_234_567, "1.2 MB"), (999_600_000, "1.0 GB"), (5e13, "50.0 TB")])  # fmt: skip
 def test_size_is_told_in_few_digits(size: float, words: str) -> None:
-    assert size_words(size) == words
+    assert format_size(size) == words
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(-5, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (40 * 3600, "40 h"), (72 * 3600, "3 d")])  # fmt: skip
 def test_age_is_told_in_one_unit(seconds: float, words: str) -> None:
-    assert age_words(seconds) == words
+    assert format_age(seconds) == words
 
 
 def test_size_is_that_of_all_files_below(tmp_path: Path) -> None:

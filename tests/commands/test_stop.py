@@ -21,13 +21,13 @@ from pipeline.workspace import Workspace
 SEARCH = """
 import json, signal, sys, time
 from pathlib import Path
-from pipeline.tune.journal.journal import Ledger, TrialRecord
+from pipeline.tune.journal.journal import Journal, TrialRecord
 how = sys.argv[3]
 if how == "ignores":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 if how == "lingers":
     signal.signal(signal.SIGINT, lambda *_: None)
-with Ledger(Path(sys.argv[1]), json.loads(sys.argv[2])) as ledger:
+with Journal(Path(sys.argv[1]), json.loads(sys.argv[2])) as ledger:
     ledger.resume("t0003")
     try:
         print("ready", flush=True)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.compute.temp_dirs import BELOW_RAY, ROOM, check_temporary, give_sockets_room, short_folder, short_place
+from pipeline.compute.temp_dirs import (
+    BELOW_RAY,
+    ROOM,
+    check_temporary,
+    set_socket_folder,
+    short_folder,
+    short_socket_path,
+)
 from pipeline.errors import UserError
 
 
@@ -54,9 +61,9 @@ def test_own_folder_is_short_private_and_goes(
 def test_short_tmpdir_is_the_place(temporary: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         temporary(Path(folder))
-        assert short_place() == folder
+        assert short_socket_path() == folder
         os.chmod(folder, 0o777)  # others could take away what is made there
-        assert short_place() != folder
+        assert short_socket_path() != folder
 
 
 def test_multiprocessing_gets_room_for_its_sockets(tmp_path: Path, long_folder: Callable[[int], Path]) -> None:
@@ -64,7 +71,7 @@ def test_multiprocessing_gets_room_for_its_sockets(tmp_path: Path, long_folder: 
     script = """
 import numpy as np, os, tempfile
 from pathlib import Path
-from pipeline.data.batches.prefetch import decoded_batches
+from pipeline.data.batches.prefetch import prefetch_batches
 
 class Rows:
     shape = (4, 2, 2, 3)
@@ -72,7 +79,7 @@ class Rows:
         return np.ones((len(rows), 2, 2, 3), dtype=np.uint8)
 
 batches = [np.arange(2), np.arange(2)]
-print(sum(int(batch.sum()) for batch in decoded_batches(Rows(), batches, workers=1)), tempfile.gettempdir())
+print(sum(int(batch.sum()) for batch in prefetch_batches(Rows(), batches, workers=1)), tempfile.gettempdir())
 """
     folder = long_folder(100)
     environment = {**os.environ, "TMPDIR": str(folder)}
@@ -84,7 +91,7 @@ print(sum(int(batch.sum()) for batch in decoded_batches(Rows(), batches, workers
 def test_multiprocessing_is_left_alone_where_it_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing.util, "get_temp_dir", lambda: pytest.fail("was asked"))
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
-    give_sockets_room()
+    set_socket_folder()
 
 
 def test_tmpdir_that_can_be_written_passes(tmp_path: Path, temporary: Callable[[Path], None]) -> None:

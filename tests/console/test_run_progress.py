@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from pipeline.cluster.storage import StorageError
-from pipeline.console.run_progress import HEARTBEAT_S, Following
+from pipeline.console.run_progress import HEARTBEAT_S, RunProgress
 
 
 class Counted:
@@ -16,11 +16,11 @@ class Counted:
     def __init__(self, *, terminal: bool = False) -> None:
         self.now, self.done, self.paper = 1000.0, 0, io.StringIO()
         self.console = Console(file=self.paper, width=120, force_terminal=terminal, highlight=False)
-        self.following = Following(40, lambda: self.done, console=self.console, clock=lambda: self.now, look_s=3600)
+        self.following = RunProgress(40, lambda: self.done, console=self.console, clock=lambda: self.now, look_s=3600)
 
     def look(self, *, done: int, after: float = 0.0) -> None:
         self.now, self.done = self.now + after, done
-        self.following.look()
+        self.following.update()
 
     @property
     def said(self) -> list[str]:
@@ -55,9 +55,9 @@ def test_storage_that_does_not_answer_leaves_the_line_as_it_was() -> None:
     def fail() -> int:
         raise StorageError("it does not answer")
 
-    failing = Following(40, fail, console=runs.console, clock=lambda: 0.0, look_s=3600)
+    failing = RunProgress(40, fail, console=runs.console, clock=lambda: 0.0, look_s=3600)
     with failing:
-        failing.look()
+        failing.update()
     assert runs.said == []
 
 
@@ -77,7 +77,7 @@ def test_thread_looks_by_itself_and_ends_with_the_work() -> None:
         looks.append(time.monotonic())
         return len(looks)
 
-    following = Following(40, count, console=Console(file=io.StringIO()), look_s=0.01)
+    following = RunProgress(40, count, console=Console(file=io.StringIO()), look_s=0.01)
     with following:
         _wait(lambda: len(looks) >= 3)
     seen = len(looks)

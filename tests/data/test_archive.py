@@ -9,9 +9,9 @@ import pytest
 from support.picture_sets import pictures, write_archive, write_folder
 
 from pipeline.data import archive
-from pipeline.data.archive import Unreadable, list_root, read_files, shown
-from pipeline.data.sources.image_source import preview
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.archive import Unreadable, format_names, list_root, read_files
+from pipeline.data.sources.image_source import preview_dataset
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.errors import UserError
 
 FILES = pictures({"cat": 2, "dog": 1}) | {".hidden": b"x", "__MACOSX/cat/0.png": b"x", "cat/Thumbs.db": b"x"}
@@ -168,11 +168,11 @@ def test_names_that_are_not_utf_8_are_kept_and_shown_escaped(tmp_path: Path) -> 
     for root in (tar, folder):
         assert list_root(root, tmp_path / "cache").files == ((name, 1),)
         assert list_root(root, tmp_path / "cache").files == ((name, 1),)
-    assert shown(name) == r"cat/\xff.png"
+    assert format_names(name) == r"cat/\xff.png"
 
 
 def test_names_cannot_steer_the_terminal() -> None:
-    assert shown("a\x1b[31m\nb") == r"a\x1b[31m\nb"
+    assert format_names("a\x1b[31m\nb") == r"a\x1b[31m\nb"
 
 
 def test_links_between_folders_that_go_round_in_circles_are_refused(tmp_path: Path) -> None:
@@ -228,11 +228,11 @@ def test_what_systems_leave_is_no_class_and_no_picture_and_is_named(tmp_path: Pa
         found = list_root(root, tmp_path / "cache")
         assert sorted(name for name, _ in found.files) == sorted(files)
         assert found.folders == ("cat", "dog")
-        assert found.leavings["@eaDir"] == 2
-        assert found.leavings[".DS_Store"] == 2
-        assert {"$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "._*"} <= set(found.leavings)
-        assert sum(found.leavings.values()) == len(LEFT)
-    (line,) = preview(SourceSettings("image_folder", 8, root)).notes
+        assert found.leftovers["@eaDir"] == 2
+        assert found.leftovers[".DS_Store"] == 2
+        assert {"$RECYCLE.BIN", "System Volume Information", "lost+found", "__MACOSX", "._*"} <= set(found.leftovers)
+        assert sum(found.leftovers.values()) == len(LEFT)
+    (line,) = preview_dataset(SourceConfig("image_folder", 8, root)).notes
     assert line.startswith("left out, as hidden or left by a system: ")
     assert "@eaDir (2)" in line
     assert line.endswith("more")
@@ -244,7 +244,7 @@ def test_what_systems_leave_is_no_class_and_no_picture_and_is_named(tmp_path: Pa
 def test_ordinary_names_are_kept(tmp_path: Path, name: str) -> None:
     found = list_root(write_folder(tmp_path / "set", pictures({name: 1})))
     assert found.folders == (name,)
-    assert not found.leavings
+    assert not found.leftovers
 
 
 def _zip_of(path: Path, encoding: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.data.augment.augment import Augmentation, EpochAugmenter
 from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.batches.image_store import Pixels
+from pipeline.data.batches.image_store import ImageStore
 from pipeline.data.prepared.prepared import Prepared
 
 CPU = torch.device("cpu")
@@ -97,11 +97,11 @@ def test_standardisation_takes_the_moments_of_the_ids_alone_block_by_block(monke
 def test_set_is_held_in_gpu_memory_only_where_it_takes_a_small_share(monkeypatch: pytest.MonkeyPatch) -> None:
     images = noise(10, 4, 4, 1)
     held = []
-    monkeypatch.setattr(Pixels, "_copied", lambda self: held.append(len(self._ids)))
+    monkeypatch.setattr(ImageStore, "_copied", lambda self: held.append(len(self._ids)))
     for free in (5 * 16 * 10, 5 * 16 * 10 - 6):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**9))
-        Pixels(images, np.arange(10), torch.device("cuda"))
-    Pixels(images, np.arange(10), CPU)
+        ImageStore(images, np.arange(10), torch.device("cuda"))
+    ImageStore(images, np.arange(10), CPU)
     assert held == [10]
 
 
@@ -113,7 +113,7 @@ def test_numba_is_imported_by_who_augments_and_by_nobody_else() -> None:
 def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
-    from pipeline.compute.compiled import compiled
+    from pipeline.compute.compiled import compile_kernel
 
     plain, asked = numba.njit, []
 
@@ -130,7 +130,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.Monk
     def double(value: int) -> int:
         return 2 * value
 
-    assert compiled(double)(21) == 42
+    assert compile_kernel(double)(21) == 42
     assert [options.get("cache", False) for options in asked] == [True, False]
 
 

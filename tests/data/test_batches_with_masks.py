@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.augment.augment import Augmentation
-from pipeline.data.augment.mask_kernels import moved_masks
-from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, ROTATE, changes
+from pipeline.data.augment.mask_kernels import shift_masks
+from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, ROTATE, draw_operations
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 
@@ -72,9 +72,9 @@ def test_masks_follow_crops_turns_and_shears(monkeypatch: pytest.MonkeyPatch) ->
             plain[:, 41 + 4 * layer] = (numbers[which] + 0.5) / 15
         with monkeypatch.context() as patched:
             patched.setattr(module, "OPERATIONS", OPERATIONS)
-            return changes(plain, sides, flip=flip)
+            return draw_operations(plain, sides, flip=flip)
 
-    monkeypatch.setattr("pipeline.data.augment.augment.changes", renumbered)
+    monkeypatch.setattr("pipeline.data.augment.augment.draw_operations", renumbered)
     agreed, outside = [], 0
     for image, _, mask in drawn(Augmentation("deit")):
         known = mask != 255
@@ -87,8 +87,8 @@ def test_masks_follow_crops_turns_and_shears(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_each_mask_is_resized_and_turned_as_pillow_does_it() -> None:
     masks = np.random.default_rng(0).integers(0, 2, (200, 30, 22), dtype=np.uint8)
-    asked = changes(np.random.default_rng(1).random((200, DRAWS)), (30, 22), flip=True)
-    ours = moved_masks(masks, np.arange(200), asked)
+    asked = draw_operations(np.random.default_rng(1).random((200, DRAWS)), (30, 22), flip=True)
+    ours = shift_masks(masks, np.arange(200), asked)
     equal, moved = [], set()
     for index, mask in enumerate(masks):
         top, left, tall, wide = asked.boxes[index].tolist()

@@ -13,12 +13,12 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from support.picture_sets import encoded, write_folder
 
 from pipeline.data.decode.decode import decode_image
-from pipeline.data.decode.open_image import Broken
-from pipeline.data.decode.pictures import PNG, BadImage, deep_values, depth_of, read_image
+from pipeline.data.decode.open_image import UnreadableImage
+from pipeline.data.decode.pictures import PNG, UndecodableImage, deep_values, depth_of, read_image
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import Prepared, open_prepared
-from pipeline.data.sources.image_source import SourceSettings
+from pipeline.data.sources.image_source import SourceConfig
 from pipeline.errors import UserError
 
 SIDE = 4
@@ -56,7 +56,7 @@ def level(payload: bytes, bit_depth: int | None = None) -> int:
     # Of one picture alone nothing says whether it is that dark.
     with Image.open(io.BytesIO(payload)) as image:
         depth = depth_of(image, bit_depth)
-    known = bit_depth if depth is None or depth.told else depth.bits
+    known = bit_depth if depth is None or depth.declared else depth.bits
     np.testing.assert_array_equal(pixels, read_image(payload, 3, SIDE, known))
     (found,) = np.unique(pixels)
     return int(found)
@@ -64,7 +64,7 @@ def level(payload: bytes, bit_depth: int | None = None) -> int:
 
 def prepared(root: Path, files: dict[str, bytes], bit_depth: int | None = None, skip_broken: bool = False) -> Prepared:
     folder = root.with_name("prepared")
-    settings = SourceSettings("image_folder", SIDE, write_folder(root, files), root.name, bit_depth=bit_depth)
+    settings = SourceConfig("image_folder", SIDE, write_folder(root, files), root.name, bit_depth=bit_depth)
     write_prepared(open_source(settings, workers=1), folder, work=root.with_name("work"), skip_broken=skip_broken)
     return open_prepared(folder)
 
@@ -122,9 +122,9 @@ def test_the_parameter_says_what_the_file_does_not(image: Image.Image, bits: int
     ],
 )
 def test_values_without_a_meaning_are_refused(payload: bytes, bits: int | None, says: str) -> None:
-    with pytest.raises(Broken, match=says):
+    with pytest.raises(UnreadableImage, match=says):
         decode_image(payload, SIDE, bit_depth=bits)
-    with pytest.raises(BadImage, match=says):
+    with pytest.raises(UndecodableImage, match=says):
         read_image(payload, 3, SIDE, bits)
 
 
@@ -197,7 +197,7 @@ def test_the_highest_value_in_a_pgms_header_is_white(white: int, bit_depth: int 
 
 
 def test_a_pgm_of_another_white_than_was_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Broken, match=r"header says that 1,023 is white, .* is 12, where 4,095 is"):
+    with pytest.raises(UnreadableImage, match=r"header says that 1,023 is white, .* is 12, where 4,095 is"):
         decode_image(pgm(9, 1023), SIDE, bit_depth=12)
     assert level(pgm(2048, 65_535), 12) == 128  # the room for its values, and not their white
     with pytest.raises(UserError, match=r"6 PPM pictures of 16 bits.*\(12 bits hold them"):

@@ -13,7 +13,7 @@ from pipeline.data.decode.pictures import ORIENTATION
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import Prepared, open_prepared
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.errors import UserError
 
 SIDE = 8
@@ -24,7 +24,7 @@ HEADER = "file,left,top,right,bottom\n"
 def prepared(root: Path, *, skip_broken: bool = False) -> Prepared:
     folder = root.with_name(root.name + "-prepared")
     write_prepared(
-        open_source(SourceSettings("image_folder", SIDE, root, root.name), workers=1), folder, skip_broken=skip_broken
+        open_source(SourceConfig("image_folder", SIDE, root, root.name), workers=1), folder, skip_broken=skip_broken
     )
     return open_prepared(folder)
 

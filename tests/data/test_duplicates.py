@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.splits.duplicates import Copies, find_copies, near_pairs, perceptual_hashes
+from pipeline.data.splits.duplicates import Duplicates, find_duplicates, near_pairs, perceptual_hashes
 
 Images = NDArray[np.uint8]
 
@@ -22,7 +22,7 @@ def scenes(count: int, side: int = 64, channels: int = 3, seed: int = 0) -> Imag
     return np.stack([np.asarray(Image.fromarray(c).resize((side, side))) for c in coarse])
 
 
-def clusters(copies: Copies, count: int) -> list[list[int]]:
+def clusters(copies: Duplicates, count: int) -> list[list[int]]:
     """Rows that are copies of each other, two or more."""
     of = copies.clusters(count)
     return [rows for label in range(of.max() + 1) if len(rows := np.flatnonzero(of == label).tolist()) > 1]
@@ -55,7 +55,7 @@ def test_pairs_connect_what_comparing_all_with_all_connects(distance: int) -> No
         pairs = near_pairs(hashes, distance)
         assert all((int(hashes[a]) ^ int(hashes[b])).bit_count() <= distance for a, b in pairs)
         assert (pairs[:, 0] < pairs[:, 1]).all()
-        found = Copies(np.zeros((0, 2), dtype=np.int64), pairs).clusters(count)
+        found = Duplicates(np.zeros((0, 2), dtype=np.int64), pairs).clusters(count)
         assert same_partition(found, slow_clusters(hashes, distance))
 
 
@@ -68,7 +68,7 @@ def test_exact_copies_are_found_at_any_size(channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 5, 5, channels)).astype(np.uint8)
     images[[7, 12]] = images[3]
     images[19] = images[0]
-    copies = find_copies(images, 4)
+    copies = find_duplicates(images, 4)
     assert copies.exact.tolist() == [[3, 7], [3, 12], [0, 19]]
     assert copies.near.shape == (0, 2)
     assert clusters(copies, 20) == [[0, 19], [3, 7, 12]]
@@ -92,7 +92,7 @@ def altered(image: Images, how: str) -> Images:
 def test_near_copies_are_those_that_a_person_would_take_for_the_same(how: str, found: bool) -> None:
     images = scenes(60)
     images[59] = altered(images[0], how)
-    copies = find_copies(images, 4)
+    copies = find_duplicates(images, 4)
     assert len(copies.exact) == 0
     assert clusters(copies, 60) == ([[0, 59]] if found else [])
 
@@ -102,7 +102,7 @@ def test_exact_copies_are_linked_with_near_ones_over_their_first_row() -> None:
     images[20] = images[4]
     images[25] = images[4]
     images[25, 0, 0] += 1
-    copies = find_copies(images, 4)
+    copies = find_duplicates(images, 4)
     assert copies.exact.tolist() == [[4, 20]]
     assert copies.near.tolist() == [[4, 25]]
     assert clusters(copies, 30) == [[4, 20, 25]]
@@ -114,15 +114,15 @@ def test_near_copies_are_looked_for_from_32_pixels_on_and_not_at_distance_0() ->
         images = scenes(2, side=side)
         images[1] = images[0]
         images[1, 0, 0, 0] ^= 1
-        assert (len(find_copies(images, distance).near) == 1) == looked_for
+        assert (len(find_duplicates(images, distance).near) == 1) == looked_for
 
 
 def test_plain_pictures_are_not_near_copies_of_each_other() -> None:
     images = np.repeat(np.arange(10, dtype=np.uint8) * 20, 64 * 64).reshape(10, 64, 64, 1)
     images[:, 0, 0] += 5
-    assert len(find_copies(images, 4).near) == 0
+    assert len(find_duplicates(images, 4).near) == 0
     images[:, ::2] += 30  # stripes, which are structure
-    assert clusters(find_copies(images, 4), 10) == [list(range(10))]
+    assert clusters(find_duplicates(images, 4), 10) == [list(range(10))]
 
 
 def test_large_pictures_have_the_hash_of_their_smaller_selves() -> None:

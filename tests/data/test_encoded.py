@@ -15,7 +15,7 @@ from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.encoded import EncodedRows
 from pipeline.data.prepared.prepared import Prepared, open_prepared
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.errors import UserError
 
 SIDE = 8
@@ -27,7 +27,7 @@ BYTES = 9 * SIDE * SIDE * 4
 
 def prepared(root: Path, limit: int | None = 0, *, skip_broken: bool = False) -> Prepared:
     folder = root.with_name(root.name + f"-{limit}")
-    source = open_source(SourceSettings("image_folder", SIDE, root, root.name, array_limit=limit), workers=1)
+    source = open_source(SourceConfig("image_folder", SIDE, root, root.name, array_limit=limit), workers=1)
     write_prepared(source, folder, work=root.with_name("work"), skip_broken=skip_broken)
     return open_prepared(folder)
 
@@ -147,7 +147,7 @@ def test_executor_that_is_handed_in_decodes_and_is_left_running(tmp_path: Path) 
     root = write_folder(tmp_path / "set", FILES)
     expected = prepared(root).data_hash
     with ThreadPoolExecutor(2) as executor:
-        chosen = SourceSettings("image_folder", SIDE, root, "set", array_limit=0)
+        chosen = SourceConfig("image_folder", SIDE, root, "set", array_limit=0)
         made = write_prepared(open_source(chosen, executor=executor, workers=2), tmp_path / "other")
         assert made["data_hash"] == expected
         assert executor.submit(lambda: 5).result() == 5
@@ -166,6 +166,6 @@ def test_chunks_in_flight_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return super().submit(*args, **kwargs)
 
     with Counting(2) as executor:
-        for _ in open_source(SourceSettings("image_folder", SIDE, root, "set"), executor=executor, workers=2).read(0):
+        for _ in open_source(SourceConfig("image_folder", SIDE, root, "set"), executor=executor, workers=2).read(0):
             waiting -= 1
     assert 2 < most <= 2 * reader.LOOK_AHEAD + 1

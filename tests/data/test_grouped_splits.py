@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.data.splits.assignment import bring_together, joined
+from pipeline.data.splits.assignment import move_duplicates_to_train, union_clusters
 from pipeline.data.splits.groups import Groups
 from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError
@@ -157,14 +157,14 @@ def test_class_whose_groups_are_needed_elsewhere_is_named() -> None:
 
 def test_clusters_are_joined_over_either_kind_of_tie() -> None:
     one, other = np.array([0, 0, 1, 2, 3]), np.array([9, 4, 4, 7, 7])
-    found = joined(one, other)
+    found = union_clusters(one, other)
     assert (found[:, None] == found[None]).tolist() == (np.array([0, 0, 0, 1, 1])[:, None] == np.array([0, 0, 0, 1, 1])[None]).tolist()  # fmt: skip
 
 
 def test_clusters_in_several_roles_go_into_train_and_no_others_move() -> None:
     roles = np.array([2, 1, 0, 2, 2, 1, 1, 0], dtype=np.int8)
     clusters = np.array([0, 0, 1, 1, 2, 3, 3, 4])
-    assert bring_together(roles, clusters).tolist() == [0, 0, 0, 0, 2, 1, 1, 0]
+    assert move_duplicates_to_train(roles, clusters).tolist() == [0, 0, 0, 0, 2, 1, 1, 0]
 
 
 def test_copies_in_several_roles_are_moved_into_train_alone() -> None:

@@ -20,7 +20,7 @@ FILES = (
 def test_first_group_of_the_pattern_names_the_group_across_classes() -> None:
     groups = groups_by_pattern(r"/([a-z]+)_(\d)|$", FILES)
     assert groups.names == ("ada", "rex")
-    assert groups.of.tolist() == [1, 1, 0, 2 + 3, 1]  # a file that matches without the group is on its own
+    assert groups.group_ids.tolist() == [1, 1, 0, 2 + 3, 1]  # a file that matches without the group is on its own
     assert [groups.named(group) for group in (0, 5)] == ["ada", "image 3, on its own"]
 
 
@@ -67,7 +67,7 @@ def test_both_kinds_of_table_name_the_same_groups(tmp_path: Path, name: str) -> 
     path = write(tmp_path / name, json.dumps(OBJECT) if name.endswith("json") else "\ufeff" + CSV)
     groups = groups_from_table(path, FILES, shown_as=name)
     assert groups.names == ("a", "r")
-    assert groups.of.tolist() == [1, 1, 0, 2 + 3, 1]
+    assert groups.group_ids.tolist() == [1, 1, 0, 2 + 3, 1]
     assert groups.unused == ()
 
 
@@ -137,7 +137,7 @@ def test_paths_and_groups_are_found_in_another_spelling(tmp_path: Path) -> None:
     )
     path = write(tmp_path / "g.csv", content.replace(",", ";"))
     groups = groups_from_table(path, FILES, shown_as="g.csv")
-    assert groups.of.tolist()[0] == groups.of.tolist()[1] == groups.of.tolist()[4]
+    assert groups.group_ids.tolist()[0] == groups.group_ids.tolist()[1] == groups.group_ids.tolist()[4]
     assert len(groups.names) == 2
     assert not groups.unused
 
@@ -145,5 +145,5 @@ def test_paths_and_groups_are_found_in_another_spelling(tmp_path: Path) -> None:
 def test_letters_are_groups_of_their_own_and_ss_is_no_other_case_of_sz() -> None:
     names = ("A", "a", "ß", "ss", "Rex", "rex")
     found = groups_by_pattern("^(.*)$", names)
-    assert len(set(found.of.tolist())) == 5
-    assert found.of[4] == found.of[5]
+    assert len(set(found.group_ids.tolist())) == 5
+    assert found.group_ids[4] == found.group_ids[5]

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.sources.image_source import SOURCES, Source, SourceSettings, preview, read_digits
+from pipeline.data.sources.image_source import SOURCES, ArraySource, SourceConfig, preview_dataset, read_digits
 from pipeline.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def digits() -> Source:
+def digits() -> ArraySource:
     return read_digits(12)
 
 
-def test_digits_are_1797_labelled_images_of_the_asked_size(digits: Source) -> None:
+def test_digits_are_1797_labelled_images_of_the_asked_size(digits: ArraySource) -> None:
     assert digits.images.shape == (1797, 12, 12, 1)
     assert digits.images.dtype == np.uint8
     assert digits.labels.shape == (1797,)
@@ -23,7 +23,7 @@ def test_digits_are_1797_labelled_images_of_the_asked_size(digits: Source) -> No
     assert digits.classes == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 
 
-def test_digits_use_the_whole_range_of_grey(digits: Source) -> None:
+def test_digits_use_the_whole_range_of_grey(digits: ArraySource) -> None:
     assert digits.images.min() == 0
     assert digits.images.max() == 255
 
@@ -35,7 +35,7 @@ def test_digits_of_their_own_size_are_the_scans_themselves() -> None:
     np.testing.assert_array_equal(read_digits(8).images[..., 0], np.rint(scans / 16 * 255))
 
 
-def test_masks_of_digits_are_where_the_ink_is(digits: Source) -> None:
+def test_masks_of_digits_are_where_the_ink_is(digits: ArraySource) -> None:
     assert digits.masks is not None
     assert digits.masks.shape == (1797, 12, 12)
     assert digits.masks.dtype == np.uint8
@@ -44,14 +44,14 @@ def test_masks_of_digits_are_where_the_ink_is(digits: Source) -> None:
     assert digits.masks.reshape(1797, -1).any(axis=1).all()
 
 
-def test_digits_say_where_they_come_from(digits: Source) -> None:
+def test_digits_say_where_they_come_from(digits: ArraySource) -> None:
     assert "scikit-learn" in digits.origin
     assert digits.licence == "CC BY 4.0"
 
 
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_preview_of_a_source_is_what_reading_it_gives(name: str) -> None:
-    told, source = preview(SourceSettings(name, 8)), SOURCES[name](8)
+    told, source = preview_dataset(SourceConfig(name, 8)), SOURCES[name](8)
     assert source.name == name
     assert told.images == len(source.images)
     assert told.classes == source.classes
@@ -60,6 +60,6 @@ def test_preview_of_a_source_is_what_reading_it_gives(name: str) -> None:
 
 def test_root_and_dataset_must_fit_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: not for prepare\.dataset: digits"):
-        preview(SourceSettings("digits", 8, tmp_path))
+        preview_dataset(SourceConfig("digits", 8, tmp_path))
     with pytest.raises(UserError, match=r"params\.yaml: prepare\.root: is null, but prepare\.dataset is image_folder"):
-        preview(SourceSettings("image_folder", 8))
+        preview_dataset(SourceConfig("image_folder", 8))

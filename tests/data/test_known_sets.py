@@ -16,11 +16,11 @@ from pipeline.data.prepare import reader
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import Prepared, open_prepared
-from pipeline.data.sources.dataset_registry import KNOWN
-from pipeline.data.sources.image_source import preview
+from pipeline.data.sources.dataset_registry import DATASETS
+from pipeline.data.sources.image_source import preview_dataset
 from pipeline.data.sources.imagenet100 import IDS
-from pipeline.data.sources.named_dataset import locate
-from pipeline.data.sources.source_config import NotThere, SourceSettings
+from pipeline.data.sources.named_dataset import locate_dataset
+from pipeline.data.sources.source_config import DatasetNotFound, SourceConfig
 from pipeline.errors import UserError
 
 SIDE = 8
@@ -60,11 +60,11 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def settings(dataset: str, root: Path, **more: Any) -> SourceSettings:
-    return SourceSettings(dataset, SIDE, root, root.name, **more)
+def settings(dataset: str, root: Path, **more: Any) -> SourceConfig:
+    return SourceConfig(dataset, SIDE, root, root.name, **more)
 
 
-def prepared(chosen: SourceSettings, tmp_path: Path, *, skip_broken: bool = False) -> Prepared:
+def prepared(chosen: SourceConfig, tmp_path: Path, *, skip_broken: bool = False) -> Prepared:
     folder = tmp_path / "prepared"
     write_prepared(open_source(chosen, workers=1), folder, work=tmp_path / "work", skip_broken=skip_broken)
     return open_prepared(folder)
@@ -81,14 +81,14 @@ def test_set_is_prepared_in_its_own_layout(
 ) -> None:
     MINIATURES[dataset](root, monkeypatch)
     chosen = settings(dataset, root)
-    told, found = preview(chosen), prepared(chosen, tmp_path)
+    told, found = preview_dataset(chosen), prepared(chosen, tmp_path)
     kinds = len(CLASSES[dataset])
     assert found.classes == told.classes == CLASSES[dataset]
     assert len(found.images) == told.images == kinds * (TRAIN + TEST)
     assert np.bincount(found.labels).tolist() == [TRAIN + TEST] * kinds
     assert found.manifest["original_labels"] == ORIGINALS.get(dataset, list(range(kinds)))
     assert found.manifest["dataset"] == dataset
-    assert found.manifest["licence"] == KNOWN[dataset].licence
+    assert found.manifest["licence"] == DATASETS[dataset].licence
     assert "torchvision" in found.manifest["versions"]
     if dataset == "eurosat":
         assert found.test is None
@@ -97,8 +97,8 @@ def test_set_is_prepared_in_its_own_layout(
         assert found.test is not None
         assert told.test_images == found.manifest["test_images"] == kinds * TEST
         assert found.test.tolist() == [False] * kinds * TRAIN + [True] * kinds * TEST
-    assert (found.masks is not None) == bool(KNOWN[dataset].objects)
-    assert found.manifest.get("masks_from", "") == KNOWN[dataset].objects
+    assert (found.masks is not None) == bool(DATASETS[dataset].objects)
+    assert found.manifest.get("masks_from", "") == DATASETS[dataset].objects
     assert "skipped" not in found.manifest
     names = json.loads((tmp_path / "prepared" / "files.json").read_text())
     if (root / names[0]).is_file():
@@ -115,7 +115,7 @@ def test_pixels_of_sets_without_files_are_torchvisions(
     MINIATURES[dataset](root, monkeypatch)
     kind = {"cifar10": datasets.CIFAR10, "svhn": datasets.SVHN, "stl10": datasets.STL10}[dataset]
     side = 96 if dataset == "stl10" else 32
-    found = prepared(SourceSettings(dataset, side, root, "sets"), tmp_path)
+    found = prepared(SourceConfig(dataset, side, root, "sets"), tmp_path)
     theirs = (
         [kind(root, train=train) for train in (True, False)]
         if dataset == "cifar10"
@@ -133,7 +133,7 @@ def test_archive_of_a_set_gives_the_same_data(
     MINIATURES[dataset](root, monkeypatch)
     expected = prepared(settings(dataset, root), tmp_path).data_hash
     archive = pack(root, tmp_path / "set.tar")
-    assert preview(settings(dataset, archive)).classes == CLASSES[dataset]
+    assert preview_dataset(settings(dataset, archive)).classes == CLASSES[dataset]
     assert prepared(settings(dataset, archive), tmp_path).data_hash == expected
 
 
@@ -144,7 +144,7 @@ def test_undecided_pixels_of_masks_stay_undecided(
     dataset: str, expected: list[int], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     MINIATURES[dataset](root, monkeypatch)
-    found = prepared(SourceSettings(dataset, 10, root, "sets"), tmp_path)
+    found = prepared(SourceConfig(dataset, 10, root, "sets"), tmp_path)
     assert found.masks is not None
     # Of 12 columns, the first and the last are cut off.
     assert found.masks[0][0].tolist() == [0, 0, 255, 255, 255, 1, 1, 1, 1, 1]
@@ -191,8 +191,8 @@ def test_warts_of_real_pets_are_prepared_and_named(root: Path, tmp_path: Path, m
 def test_root_may_be_the_sets_own_folder_or_hold_it_in_another(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     MINIATURES["oxford_pets"](root / "more", monkeypatch)
     for named in (root, root / "more", root / "more" / "oxford-iiit-pet"):
-        assert locate("oxford_pets", named) == root / "more"
-    assert locate("oxford_pets", root / "more" / "oxford-iiit-pet" / "images") is None
+        assert locate_dataset("oxford_pets", named) == root / "more"
+    assert locate_dataset("oxford_pets", root / "more" / "oxford-iiit-pet" / "images") is None
 
 
 def test_imagenet100_takes_the_published_classes_or_those_of_a_file(
@@ -202,7 +202,7 @@ def test_imagenet100_takes_the_published_classes_or_those_of_a_file(
     ids = IDS.split()
     assert len(set(ids)) == len(ids) == 100
     with pytest.raises(UserError, match="98 of 100 classes are not in imagenet100: n02488291"):
-        preview(settings("imagenet100", root))
+        preview_dataset(settings("imagenet100", root))
     chosen = put(tmp_path / "classes.txt", "# two of them\nn02869837\nn01440764 tench\n")
     found = prepared(settings("imagenet100", root, class_list=chosen), tmp_path)
     assert found.manifest["original_labels"] == ["n01440764", "n02869837"]
@@ -210,21 +210,21 @@ def test_imagenet100_takes_the_published_classes_or_those_of_a_file(
     for content, said in (("n02869837\n", "fewer than two"), (b"n01440764 caf\xe9\n", "cannot be read")):
         put(chosen, content)
         with pytest.raises(UserError, match=rf"prepare\.class_list: .*{said}"):
-            preview(settings("imagenet100", root, class_list=chosen))
+            preview_dataset(settings("imagenet100", root, class_list=chosen))
 
 
-@pytest.mark.parametrize("dataset", KNOWN)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_set_that_is_not_there_is_told_with_its_layout_and_where_to_get_it(dataset: str, root: Path) -> None:
-    with pytest.raises(NotThere) as refusal:
-        preview(settings(dataset, root))
+    with pytest.raises(DatasetNotFound) as refusal:
+        preview_dataset(settings(dataset, root))
     said = str(refusal.value)
     assert refusal.value.exit_code == 2
     assert f"sets: {dataset} (" in said
-    assert KNOWN[dataset].layout in said
+    assert DATASETS[dataset].layout in said
     assert "prepare.root" in said
-    assert ("prepare.download: true" in said) == bool(KNOWN[dataset].host)
-    assert KNOWN[dataset].host in said
-    assert KNOWN[dataset].get in said
+    assert ("prepare.download: true" in said) == bool(DATASETS[dataset].host)
+    assert DATASETS[dataset].host in said
+    assert DATASETS[dataset].get in said
 
 
 def test_set_that_is_damaged_is_told_in_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_set_that_is_damaged_is_told_in_a_line(root: Path, monkeypatch: pytest.M
     with pytest.raises(
         UserError, match=r"sets: CIFAR-10 is there, but cannot be read \(RuntimeError: .*corrupted.*Is it whole"
     ):
-        preview(settings("cifar10", root))
+        preview_dataset(settings("cifar10", root))
 
 
 def test_class_in_test_that_train_lacks_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_class_in_test_that_train_lacks_is_told(root: Path, monkeypatch: pytest.
     test = root / "oxford-iiit-pet/annotations/test.txt"
     test.write_text(test.read_text() + "Bengal_1 2 1 1\n")
     with pytest.raises(UserError, match="test has classes that train does not have: Bengal"):
-        preview(settings("oxford_pets", root))
+        preview_dataset(settings("oxford_pets", root))
 
 
 @pytest.mark.parametrize("split", ["trainval", "test"])
@@ -250,7 +250,7 @@ def test_picture_that_is_listed_twice_is_told(split: str, root: Path, monkeypatc
     listed = root / f"oxford-iiit-pet/annotations/{split}.txt"
     listed.write_text(listed.read_text() + "Abyssinian_trainval1 1 1 1\n")
     with pytest.raises(UserError, match=r"lists oxford-iiit-pet/images/Abyssinian_trainval1\.jpg more than once"):
-        preview(settings("oxford_pets", root))
+        preview_dataset(settings("oxford_pets", root))
 
 
 def test_broken_pictures_and_trimaps_are_refused_or_left_out(
@@ -284,7 +284,7 @@ def test_killed_preparation_of_a_set_goes_on(root: Path, tmp_path: Path, monkeyp
         chosen = settings("oxford_pets", root, array_limit=limit)
         expected = prepared(chosen, tmp_path / "once").data_hash
         began: list[int] = []
-        read = reader.Pictures.read
+        read = reader.ImageFiles.read
 
         def dying(self: Any, start: int, read: Any = read, began: list[int] = began) -> Any:
             began.append(start)
@@ -294,7 +294,7 @@ def test_killed_preparation_of_a_set_goes_on(root: Path, tmp_path: Path, monkeyp
                 yield block
 
         with monkeypatch.context() as patch:
-            patch.setattr(reader.Pictures, "read", dying)
+            patch.setattr(reader.ImageFiles, "read", dying)
             for _ in range(2):
                 with pytest.raises(KeyboardInterrupt):
                     prepared(chosen, tmp_path)

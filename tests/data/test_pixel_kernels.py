@@ -11,8 +11,8 @@ from timm.data import auto_augment
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pictures
 
-from pipeline.data.augment.pixel_kernels import changed
-from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, Changes, changes
+from pipeline.data.augment.pixel_kernels import augment_batch
+from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, Operations, draw_operations
 
 FILL = np.array([124, 7, 250], dtype=np.uint8)
 TOLERANCE = 0 if platform.machine() == "x86_64" else 1
@@ -33,11 +33,11 @@ def images(height: int, width: int) -> NDArray[np.uint8]:
     return np.stack([*noise, *nasty]).astype(np.uint8)
 
 
-def whole(count: int, height: int, width: int, operation: int = -1, values: Any = (1, 0, 0, 0, 1, 0)) -> Changes:
+def whole(count: int, height: int, width: int, operation: int = -1, values: Any = (1, 0, 0, 0, 1, 0)) -> Operations:
     """Nothing but one operation, on every image."""
     boxes = np.broadcast_to(np.array([0, 0, height, width]), (count, 4)).copy()
     numbers = np.array([[operation, -1]] * count)
-    return Changes(boxes, np.zeros(count, dtype=bool), numbers, np.broadcast_to(np.asarray(values, dtype=float), (count, 2, 6)).copy())  # fmt: skip
+    return Operations(boxes, np.zeros(count, dtype=bool), numbers, np.broadcast_to(np.asarray(values, dtype=float), (count, 2, 6)).copy())  # fmt: skip
 
 
 def close(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:
@@ -61,9 +61,11 @@ def test_operation_gives_what_timms_gives_at_every_magnitude(name: str, sides: t
             draws = np.zeros((1, DRAWS))
             draws[0, -8:] = [(number + 0.5) / 15, 0.0, 0.5, sign, 0.0, 1.0, 0.5, 0.5]
             monkeypatch.setattr("pipeline.data.augment.rand_augment.MAGNITUDE", magnitude)
-            drawn = changes(draws, sides, flip=True)
+            drawn = draw_operations(draws, sides, flip=True)
             assert drawn.operations.tolist() == [[number, -1]]
-            ours = changed(given, np.arange(len(given)), whole(len(given), *sides, number, drawn.values[0, 0]), FILL)
+            ours = augment_batch(
+                given, np.arange(len(given)), whole(len(given), *sides, number, drawn.values[0, 0]), FILL
+            )
             assert close(ours, theirs), (magnitude, sign)
 
 
@@ -80,17 +82,17 @@ def test_crop_is_resized_as_pillow_does_it_and_mirrored(sides: tuple[int, int]) 
             asked = whole(len(given), *sides)
             asked.boxes[:] = top, left, tall, wide
             asked.mirrored[:] = mirrored
-            assert close(changed(given, np.arange(len(given)), asked, FILL), shown), (top, left, tall, wide)
+            assert close(augment_batch(given, np.arange(len(given)), asked, FILL), shown), (top, left, tall, wide)
 
 
 def test_grey_images_are_worked_on_as_coloured_ones() -> None:
     grey = images(20, 14)[..., :1]
-    drawn = changes(np.random.default_rng(0).random((len(grey), DRAWS)), (20, 14), flip=True)
+    drawn = draw_operations(np.random.default_rng(0).random((len(grey), DRAWS)), (20, 14), flip=True)
     drawn.operations[:] = np.random.default_rng(1).integers(0, 15, drawn.operations.shape)
     drawn.values[..., 0] = np.clip(drawn.values[..., 0], 1, 4)
     rows = np.arange(len(grey))
     assert np.array_equal(
-        changed(grey, rows, drawn, FILL), changed(np.repeat(grey, 3, axis=-1), rows, drawn, FILL)[..., :1]
+        augment_batch(grey, rows, drawn, FILL), augment_batch(np.repeat(grey, 3, axis=-1), rows, drawn, FILL)[..., :1]
     )
 
 
@@ -98,19 +100,19 @@ def test_each_image_has_changes_of_its_own_and_the_set_stays_as_it_is() -> None:
     given = images(16, 16)
     kept = given.copy()
     rows = np.array([3, 3, 0, 9, 3])
-    drawn = changes(np.random.default_rng(2).random((5, DRAWS)), (16, 16), flip=True)
-    together = changed(given, rows, drawn, FILL)
+    drawn = draw_operations(np.random.default_rng(2).random((5, DRAWS)), (16, 16), flip=True)
+    together = augment_batch(given, rows, drawn, FILL)
     for place, row in enumerate(rows):
-        alone = Changes(*(each[place : place + 1] for each in (drawn.boxes, drawn.mirrored, drawn.operations, drawn.values)))  # fmt: skip
-        assert np.array_equal(changed(given, np.array([row]), alone, FILL)[0], together[place])
+        alone = Operations(*(each[place : place + 1] for each in (drawn.boxes, drawn.mirrored, drawn.operations, drawn.values)))  # fmt: skip
+        assert np.array_equal(augment_batch(given, np.array([row]), alone, FILL)[0], together[place])
     assert not np.array_equal(together[0], together[1])
     assert np.array_equal(given, kept)
 
 
 def test_images_are_cropped_then_mirrored_then_put_through_both_operations() -> None:
     given = np.repeat(images(24, 30), 6, axis=0)
-    drawn = changes(np.random.default_rng(5).random((len(given), DRAWS)), (24, 30), flip=True)
-    ours = changed(given, np.arange(len(given)), drawn, FILL)
+    drawn = draw_operations(np.random.default_rng(5).random((len(given), DRAWS)), (24, 30), flip=True)
+    ours = augment_batch(given, np.arange(len(given)), drawn, FILL)
     done = 0
     for index, image in enumerate(given):
         top, left, tall, wide = drawn.boxes[index].tolist()

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.data.augment.augment import Augmentation
 from pipeline.data.batches import prefetch
 from pipeline.data.batches.batches import ImageBatches, Standardisation, standardisation
-from pipeline.data.batches.prefetch import decoded
+from pipeline.data.batches.prefetch import decode_rows
 from pipeline.data.prepared.encoded import EncodedRows
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.errors import UserError
@@ -85,7 +85,7 @@ def test_threads_decode_the_rows_in_their_order(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        assert np.array_equal(decoded(images, rows), images[rows])
+        assert np.array_equal(decode_rows(images, rows), images[rows])
         assert standardisation(images, rows) == standardisation(images[rows])
     finally:
         torch.set_num_threads(before)
@@ -177,8 +177,8 @@ def test_small_shared_memory_gets_no_more_workers_than_it_holds(
     for free, expected in ((0, 0), (of_a_worker - 1, 0), (2 * of_a_worker, 2), (9 * of_a_worker, 3)):
         monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         before, found = children(), []
-        passed = prefetch.decoded_batches(images, rows, workers=3)
+        passed = prefetch.prefetch_batches(images, rows, workers=3)
         found.append(next(passed))
         assert len(children() - before) == expected
         found.extend(passed)
-        np.testing.assert_array_equal(np.concatenate(found), decoded(images, np.arange(COUNT)))
+        np.testing.assert_array_equal(np.concatenate(found), decode_rows(images, np.arange(COUNT)))

@@ -9,14 +9,14 @@ import pytest
 
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.data.sources.image_source import Source
+from pipeline.data.sources.image_source import ArraySource
 from pipeline.errors import UserError
 
 
-def source() -> Source:
+def source() -> ArraySource:
     """Six 4 x 5 colour images of three classes."""
     rng = np.random.default_rng(0)
-    return Source(
+    return ArraySource(
         name="made up",
         images=rng.integers(0, 256, size=(6, 4, 5, 3), dtype=np.uint8),
         labels=np.array([0, 1, 2, 0, 1, 0], dtype=np.int64),

@@ -14,7 +14,7 @@ from timm.data import auto_augment
 from timm.data import transforms as timm_transforms
 from timm.data.transforms_factory import transforms_imagenet_train
 
-from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, ROTATE, changes
+from pipeline.data.augment.rand_augment import DRAWS, OPERATIONS, ROTATE, draw_operations
 from pipeline.data.augment.rng import PIXELS, uniform_draws
 
 SIDES = [(32, 32), (20, 50), (60, 12), (5, 4)]
@@ -56,7 +56,7 @@ class Driven:
 def test_crop_is_timms_with_the_same_draws(sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     crop, _, _ = timms(sides)
     draws = drawn(2000)
-    ours = changes(draws, sides, flip=True).boxes
+    ours = draw_operations(draws, sides, flip=True).boxes
     picture = Image.new("RGB", sides[::-1])
     theirs = []
     for row in draws:
@@ -74,7 +74,7 @@ def test_operations_get_from_timm_what_they_get_here_with_the_same_draws(sides: 
     assert [each.name for each in rand_augment.ops] == list(OPERATIONS)
     assert rand_augment.num_layers == 2
     draws = drawn(1500)
-    ours = changes(draws, sides, flip=True)
+    ours = draw_operations(draws, sides, flip=True)
     seen = set()
     for row, numbers, values in zip(draws, ours.operations, ours.values, strict=True):
         for layer in range(2):
@@ -106,18 +106,18 @@ def _argument(number: int, values: NDArray[np.float64], sides: tuple[int, int]) 
 
 
 def test_operations_and_mirrors_come_as_often_as_timms() -> None:
-    ours = changes(drawn(40000), (32, 32), flip=True)
+    ours = draw_operations(drawn(40000), (32, 32), flip=True)
     counts = np.bincount(ours.operations.ravel() + 1, minlength=16)
     assert stats.chisquare(counts, 80000 * np.array([0.5] + [1 / 30] * 15)).pvalue > 1e-3
     both = np.histogram2d(*ours.operations.T, bins=16)[0]
     assert stats.chi2_contingency(both).pvalue > 1e-3
     assert 0.49 < ours.mirrored.mean() < 0.51
-    assert not changes(drawn(100), (32, 32), flip=False).mirrored.any()
+    assert not draw_operations(drawn(100), (32, 32), flip=False).mirrored.any()
 
 
 def test_crops_and_magnitudes_are_distributed_as_timms() -> None:
     crop, _, rand_augment = timms((64, 64))
-    ours = changes(drawn(6000), (64, 64), flip=True)
+    ours = draw_operations(drawn(6000), (64, 64), flip=True)
     state = random.getstate()
     random.seed(0)
     theirs = np.array([crop.get_params(Image.new("RGB", (64, 64)), crop.scale, crop.ratio) for _ in range(6000)])
@@ -136,7 +136,7 @@ def test_crops_and_magnitudes_are_distributed_as_timms() -> None:
 
 def test_crop_has_a_pixel_even_where_an_eighth_of_the_image_is_less() -> None:
     for sides in ((1, 1), (1, 2), (2, 2), (1, 40)):
-        top, left, height, width = changes(drawn(500), sides, flip=True).boxes.T
+        top, left, height, width = draw_operations(drawn(500), sides, flip=True).boxes.T
         assert height.min() == width.min() == 1
         assert (top + height).max() <= sides[0]
         assert (left + width).max() <= sides[1]

@@ -12,10 +12,10 @@ from support.picture_sets import encoded, picture, pictures, write_archive, writ
 
 from pipeline.data.decode.decode import decode_image
 from pipeline.data.prepare import reader
-from pipeline.data.prepare.reader import Pictures, open_source
+from pipeline.data.prepare.reader import ImageFiles, open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import Prepared, open_prepared
-from pipeline.data.sources.image_source import Block, SourceSettings, preview
+from pipeline.data.sources.image_source import DecodedBatch, SourceConfig, preview_dataset
 from pipeline.errors import UserError
 
 SIDE = 8
@@ -23,8 +23,8 @@ FILES = pictures({"cat": 4, "dog": 3})
 SPLIT = pictures({"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 1})
 
 
-def settings(root: Path) -> SourceSettings:
-    return SourceSettings("image_folder", SIDE, root, root.name)
+def settings(root: Path) -> SourceConfig:
+    return SourceConfig("image_folder", SIDE, root, root.name)
 
 
 def prepared(root: Path, *, workers: int = 1, skip_broken: bool = False) -> Prepared:
@@ -74,7 +74,7 @@ def test_worker_processes_give_the_same_data(tmp_path: Path, monkeypatch: pytest
 
 def test_preview_tells_what_is_prepared(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", SPLIT)
-    told, found = preview(settings(root)), prepared(root)
+    told, found = preview_dataset(settings(root)), prepared(root)
     assert told.images == len(found.images) == 9
     assert told.classes == found.classes
     assert told.channels == found.channels
@@ -132,7 +132,7 @@ def test_files_that_were_refused_are_not_decoded_again_once_they_may_be_skipped(
     root = write_folder(tmp_path / "set", FILES | BROKEN)
     with pytest.raises(UserError):
         prepared(root)
-    monkeypatch.setattr(Pictures, "read", lambda self, start: pytest.fail("read again"))
+    monkeypatch.setattr(ImageFiles, "read", lambda self, start: pytest.fail("read again"))
     assert len(prepared(root, skip_broken=True).images) == 6
 
 
@@ -164,16 +164,16 @@ class Killed(BaseException):
 def killed_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> list[int]:
     """Make reading die after so many blocks; returns where readings began."""
     began: list[int] = []
-    read = Pictures.read
+    read = ImageFiles.read
 
-    def dying(self: Pictures, start: int) -> Iterator[Block]:
+    def dying(self: ImageFiles, start: int) -> Iterator[DecodedBatch]:
         began.append(start)
         for index, block in enumerate(read(self, start)):
             if index == blocks:
                 raise Killed
             yield block
 
-    monkeypatch.setattr(Pictures, "read", dying)
+    monkeypatch.setattr(ImageFiles, "read", dying)
     return began
 
 
@@ -260,7 +260,7 @@ def test_progress_is_told_up_to_the_end(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_chunks_are_small_where_pictures_are_large(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", FILES)
-    source = open_source(SourceSettings("image_folder", 1024, root, "set"))
+    source = open_source(SourceConfig("image_folder", 1024, root, "set"))
     assert [len(block.images) for block in source.read(0)] == [2, 2, 2, 1]
 
 

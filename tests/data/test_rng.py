@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline.data.augment.rng import _STEP, _mixed, borrowed_streams, uniform_draws
+from pipeline.data.augment.rng import _STEP, _mixed, isolated_rng, uniform_draws
 
 
 def drawn() -> tuple[float, float, float]:
@@ -20,7 +20,7 @@ def states() -> list[Any]:
 
 
 def test_draws_are_those_of_the_numbers_whatever_was_drawn_before() -> None:
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(1, 2, 3)
         first = drawn()
         seed(1, 2, 4)
@@ -28,7 +28,7 @@ def test_draws_are_those_of_the_numbers_whatever_was_drawn_before() -> None:
         seed(1, 2, 3)
         assert drawn() == first
     drawn()
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(1, 2, 3)
         assert drawn() == first
     assert all(a != b for a, b in zip(first, other, strict=True))
@@ -36,7 +36,7 @@ def test_draws_are_those_of_the_numbers_whatever_was_drawn_before() -> None:
 
 def test_streams_are_put_back_even_after_an_error() -> None:
     before = states()
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(7)
         drawn()
     assert states() == before
@@ -46,7 +46,7 @@ def test_streams_are_put_back_even_after_an_error() -> None:
 
 
 def broken() -> None:
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(7)
         raise ZeroDivisionError
 

@@ -14,13 +14,13 @@ import pytest
 from pipeline.data.prepare import row_files
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.data.sources.image_source import Source
+from pipeline.data.sources.image_source import ArraySource
 from pipeline.errors import UserError
 
 
-def source(value: int = 0) -> Source:
+def source(value: int = 0) -> ArraySource:
     rng = np.random.default_rng(value)
-    return Source(
+    return ArraySource(
         name="made up",
         images=rng.integers(0, 256, size=(5, 4, 4, 3), dtype=np.uint8),
         labels=np.array([0, 1, 0, 1, 1], dtype=np.int64),
@@ -59,7 +59,7 @@ def test_own_test_split_is_part_of_the_data(earlier: Path, tmp_path: Path) -> No
 def _full(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     error = OSError(errno.ENOSPC, "No space left on device")
     if where == "rows":
-        monkeypatch.setattr(row_files.Rows, "write", lambda *a: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(row_files.NpyRowWriter, "write", lambda *a: (_ for _ in ()).throw(error))
     elif where == "sync":
         monkeypatch.setattr(os, "fsync", lambda *a: (_ for _ in ()).throw(error))
     else:
@@ -94,7 +94,7 @@ def test_lack_of_space_is_told_before_anything_is_decoded(
     usage = namedtuple("usage", "total used free")
     large = np.broadcast_to(np.uint8(0), (5, 10_000, 13_333, 3))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, 400_000))
-    monkeypatch.setattr(Source, "read", lambda self, start: pytest.fail("read"))
+    monkeypatch.setattr(ArraySource, "read", lambda self, start: pytest.fail("read"))
     with pytest.raises(UserError, match=r"the prepared images need 2\.0 GB, and 0\.4 MB are free there"):
         write_prepared(replace(source(1), images=large, masks=None), earlier, work=tmp_path / "work")
     assert not (tmp_path / "work").exists() or not list((tmp_path / "work").glob("*/images.npy"))

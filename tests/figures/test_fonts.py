@@ -14,7 +14,7 @@ from matplotlib.text import Text
 
 from pipeline.figures import fonts
 from pipeline.figures.curves import confusion_figure, difference_figure
-from pipeline.figures.fonts import families_for, fit_fonts, labels_of
+from pipeline.figures.fonts import display_labels, families_for, fit_fonts
 from pipeline.figures.search import parallel_figure, slice_figure
 from pipeline.stages.report.statistics import class_figure
 
@@ -72,7 +72,7 @@ def ticks(figure: Figure) -> list[str]:
 
 @pytest.mark.parametrize("names", [["cat", "dog"], ["Bär", "кот"], ["γάτα", "a"], []])
 def test_usual_names_are_drawn_as_ever(names: list[str]) -> None:
-    labels = labels_of(names)
+    labels = display_labels(names)
     assert labels.texts == tuple(names)
     assert labels.families == USUAL
     assert not labels.numbered
@@ -96,7 +96,7 @@ def test_without_a_font_all_classes_are_numbered_and_it_is_said(names: list[str]
 
 
 def test_a_font_that_has_the_signs_is_taken(chinese: str) -> None:
-    labels = labels_of([*CHINESE, "cat"])
+    labels = display_labels([*CHINESE, "cat"])
     assert labels.texts == (*CHINESE, "cat")
     assert labels.families == (*(USUAL or ()), chinese)
     figure = confusion_figure(np.eye(3), [*CHINESE, "cat"])
@@ -119,15 +119,15 @@ def test_any_text_of_a_figure_gets_its_font_or_its_codes(chinese: str) -> None:
 def test_scripts_that_need_shaping_are_numbered_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert families_for("قط") is not None or not fonts.SHAPES  # the usual font has Arabic
     monkeypatch.setattr(fonts, "SHAPES", False)
-    assert labels_of(["قط", "כלב"]).numbered
-    assert labels_of(["हाथी"]).numbered
+    assert display_labels(["قط", "כלב"]).numbered
+    assert display_labels(["हाथी"]).numbered
 
 
 def test_a_damaged_font_is_passed_over(bare: font_manager.FontManager, chinese: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.ttf"
     broken.write_bytes(b"no font")
     bare.ttflist.insert(0, font_manager.FontEntry(fname=str(broken), name="Broken", style="normal", weight=400))
-    assert labels_of(CHINESE).families[-1] == chinese
+    assert display_labels(CHINESE).families[-1] == chinese
 
 
 DOLLARS = ["$a__1$", r"$\frac$", "$5 bill$", "x_$y$", "a", "US $5", r"a\$ $"]
@@ -155,7 +155,7 @@ def test_dollars_make_no_formula(kind: str) -> None:
 
 def test_a_name_between_dollars_gets_its_font(chinese: str) -> None:
     names = ["$猫$", r"$\犬$"]
-    assert labels_of(names).families[-1] == chinese
+    assert display_labels(names).families[-1] == chinese
     drawn(confusion_figure(np.eye(2), names))
     drawn(difference_figure([(name, 0.1, 0.0, 0.2) for name in names]))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.files.text_tables import NotText, Table, decode_text, parse_table
+from pipeline.files.text_tables import Table, UndecodableText, decode_text, parse_table
 
 PLAIN = "file,left,share\na.png,1,0.5\nb.png,2,1e-3\n"
 ROWS = [("a.png", 1.0, 0.5), ("b.png", 2.0, 0.001)]
@@ -42,7 +42,7 @@ def test_both_orders_of_bytes_are_known_by_their_mark(mark: bytes) -> None:
 
 
 def test_another_code_page_is_told_with_its_line() -> None:
-    with pytest.raises(NotText, match="line 2: byte 0xfc is not UTF-8; save it as UTF-8 text"):
+    with pytest.raises(UndecodableText, match="line 2: byte 0xfc is not UTF-8; save it as UTF-8 text"):
         decode_text("a\nfür\n".encode("cp1252"))
 
 

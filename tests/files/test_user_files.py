@@ -8,11 +8,11 @@ import pytest
 
 from pipeline.commands.predict import _payload
 from pipeline.config.yaml import read_yaml
-from pipeline.data.decode.open_image import Broken, opened
+from pipeline.data.decode.open_image import UnreadableImage, open_image
 from pipeline.data.sources.boxes import read_boxes
 from pipeline.data.splits.groups import read_table
 from pipeline.errors import UserError
-from pipeline.files.user_files import read_given, unreadable
+from pipeline.files.user_files import read_user_file, why_unreadable
 from pipeline.models.weights import read_weights
 
 KINDS = {
@@ -48,11 +48,11 @@ def test_what_is_no_file_is_told_by_all_that_read_one(tmp_path: Path, kind: str)
     def refused(name: str) -> Path:
         return made(tmp_path / name, kind)
 
-    assert KINDS[kind] in str(unreadable(refused("any")))
+    assert KINDS[kind] in str(why_unreadable(refused("any")))
     with pytest.raises(OSError, match=KINDS[kind]):
-        read_given(tmp_path / "any")
-    with pytest.raises(Broken, match=KINDS[kind]):
-        opened(str(refused("1.png")), lambda image: image)
+        read_user_file(tmp_path / "any")
+    with pytest.raises(UnreadableImage, match=KINDS[kind]):
+        open_image(str(refused("1.png")), lambda image: image)
     with pytest.raises(UserError, match=rf"boxes\.csv: cannot be read \({KINDS[kind]}"):
         read_boxes(refused("boxes.csv").parent, "boxes.csv", ("cat/1.png",))
     with pytest.raises(UserError, match=rf"g\.csv: cannot be read \({KINDS[kind]}"):
@@ -67,6 +67,6 @@ def test_what_is_no_file_is_told_by_all_that_read_one(tmp_path: Path, kind: str)
 def test_files_and_links_to_them_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "link").symlink_to("file")
-    assert read_given(tmp_path / "link") == b"x"
+    assert read_user_file(tmp_path / "link") == b"x"
     with pytest.raises(FileNotFoundError, match="No such file"):
-        read_given(tmp_path / "other")
+        read_user_file(tmp_path / "other")

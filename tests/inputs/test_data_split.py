@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pipeline.config import Params, load_params
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.data.splits.duplicates import Copies, find_copies
+from pipeline.data.splits.duplicates import Duplicates, find_duplicates
 from pipeline.data.splits.split import Split, make_split, read_split
 from pipeline.errors import UserError
 from pipeline.inputs import data_split
-from pipeline.inputs.data_split import check_group_by, divide, split_of
+from pipeline.inputs.data_split import check_group_by, compute_split, prepare_split
 from pipeline.stages.split.__main__ import main
 from pipeline.workspace import Workspace
 
@@ -75,7 +75,9 @@ def test_pattern_keeps_animals_whole_and_is_told(tmp_path: Path, capsys: pytest.
     made = read_split(workspace.split, data_hash="d")
     animals = [set((ids // 4).tolist()) for ids in (made.train, made.val, made.test)]
     assert not animals[0] & animals[1] | animals[0] & animals[2] | animals[1] & animals[2]
-    assert split_of(workspace, params_of(workspace), open_prepared(workspace.prepared)).split_hash == made.split_hash
+    assert (
+        compute_split(workspace, params_of(workspace), open_prepared(workspace.prepared)).split_hash == made.split_hash
+    )
 
 
 def write_table(workspace: Workspace, extra: str = "") -> None:
@@ -178,13 +180,15 @@ def test_copies_in_several_roles_are_moved_into_train(tmp_path: Path, capsys: An
     made = read_split(workspace.split, data_hash="d")
     assert set(made.train) == {*plain.train, *plain.test[:2], plain.val[0]}
     assert report["duplicates"]["exact"]["test"] == report["duplicates"]["near"]["val"] == 0
-    assert split_of(workspace, params_of(workspace), open_prepared(workspace.prepared)).split_hash == made.split_hash
+    assert (
+        compute_split(workspace, params_of(workspace), open_prepared(workspace.prepared)).split_hash == made.split_hash
+    )
 
 
 def test_number_of_moved_images_does_not_depend_on_the_share_of_train(tmp_path: Path) -> None:
     workspace, _ = with_copies(tmp_path, "move")
     params = params_of(workspace).with_values({"split.train_fraction": 0.5}, where="here")
-    division = divide(workspace, params, open_prepared(workspace.prepared))
+    division = prepare_split(workspace, params, open_prepared(workspace.prepared))
     assert division.moved == 3
     assert len(division.split.train) == 39
 
@@ -193,20 +197,20 @@ def test_copies_are_looked_for_once_for_data_and_distance(tmp_path: Path, monkey
     workspace, _ = with_copies(tmp_path, "move")
     prepared, looked = open_prepared(workspace.prepared), []
 
-    def find(images: NDArray[np.uint8], distance: int) -> Copies:
+    def find(images: NDArray[np.uint8], distance: int) -> Duplicates:
         looked.append(distance)
-        return find_copies(images, distance)
+        return find_duplicates(images, distance)
 
-    monkeypatch.setattr(data_split, "find_copies", find)
-    first = divide(workspace, params_of(workspace), prepared).split.split_hash
-    assert split_of(workspace, params_of(workspace), prepared).split_hash == first
+    monkeypatch.setattr(data_split, "find_duplicates", find)
+    first = prepare_split(workspace, params_of(workspace), prepared).split.split_hash
+    assert compute_split(workspace, params_of(workspace), prepared).split_hash == first
     assert looked == [4]
-    split_of(workspace, params_of(workspace).with_values({"split.duplicate_distance": 3}, where="here"), prepared)
+    compute_split(workspace, params_of(workspace).with_values({"split.duplicate_distance": 3}, where="here"), prepared)
     other = dataclasses.replace(prepared, manifest=dict(prepared.manifest) | {"data_hash": "e"})
-    split_of(workspace, params_of(workspace), other)
+    compute_split(workspace, params_of(workspace), other)
     (kept,) = (workspace.state / "split").iterdir()
     kept.write_bytes(kept.read_bytes()[:20])
-    assert split_of(workspace, params_of(workspace), other).split_hash == first
+    assert compute_split(workspace, params_of(workspace), other).split_hash == first
     assert looked == [4, 3, 4, 4]
 
 

@@ -16,7 +16,7 @@ from support.small_networks import SMALL, pictures
 from torch import nn
 
 import pipeline.models
-from pipeline.assembly import TrainingData, build_run, load_trained, regularizers_of
+from pipeline.assembly import TrainingData, build_run, load_trained, regularizers_from_params
 from pipeline.config import Params, load_params
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.split import Split
@@ -26,15 +26,22 @@ from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, Weights
 from pipeline.provenance.code_hash import code_hashes
-from pipeline.provenance.fingerprint import deciding
-from pipeline.provenance.weights_record import as_recorded, note, recall, record, weights_words, with_hashed_choices
+from pipeline.provenance.fingerprint import fingerprint_content
+from pipeline.provenance.weights_record import (
+    as_recorded,
+    describe_weights,
+    from_record,
+    hash_choices,
+    to_record,
+    write_note,
+)
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.stages.retrain.retrain_runs import retrain_jobs
-from pipeline.state.current_search import present_search
+from pipeline.state.current_search import current_search
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.tune.journal.compatibility import changed_code, changed_content
-from pipeline.tune.journal.journal import History
-from pipeline.tune.ray.runner import _known_before
+from pipeline.tune.journal.journal import SearchHistory
+from pipeline.tune.ray.runner import _weights_by_original_spec
 from pipeline.workspace import Workspace
 
 with warnings.catch_warnings():
@@ -108,7 +115,7 @@ def resolved(workspace: Workspace, params: Params) -> dict[str, Weights]:
 
 def content(params: Params, weights: dict[str, Weights], space: dict[str, Any] | None = None) -> dict[str, Any]:
     given = space or {"parameters": {}, "controls": {}}
-    return json.loads(json.dumps(deciding(params, given, data_hash="d", split_hash="s", weights=weights)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(fingerprint_content(params, given, data_hash="d", split_hash="s", weights=weights)))  # type: ignore[no-any-return]
 
 
 def data(classes: int = 3) -> TrainingData:
@@ -285,14 +292,14 @@ def test_weights_of_controls_and_choices_are_in_the_fingerprint(workspace: Works
     said = [each.split()[0] for each in changed_content(*before)]
     assert said == ["space.parameters.model.pretrained.weights", "space.controls.plain.model.pretrained"]
     assert before[0]["space"]["parameters"]["model.pretrained"]["choices"] == choices
-    assert with_hashed_choices(space, {}) == space
+    assert hash_choices(space, {}) == space
 
 
 def test_plugins_source_counts_where_the_plugin_loads_one(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workspace.root)
-    code = "from pipeline.regularizers import Needs, Regularizer\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float, source: str{more}) -> None:\n        super().__init__(weight, Needs())\n    def forward(self, features): ...\n"
+    code = "from pipeline.regularizers import RequiredFeatures, Regularizer\nclass Mine(Regularizer):\n    def __init__(self, *, weight: float, source: str{more}) -> None:\n        super().__init__(weight, RequiredFeatures())\n    def forward(self, features): ...\n"
     (workspace.root / "loading_mine.py").write_text(code.format(more=", load_source"))
     (workspace.root / "other_mine.py").write_text(code.format(more=""))
     write_file(workspace.root / "a.safetensors")
@@ -300,7 +307,7 @@ def test_plugins_source_counts_where_the_plugin_loads_one(
     loading = setting(**options, regularizer__plugin="loading_mine:Mine")
     assert list(weights := resolved(workspace, loading)) == ["a.safetensors"]
     assert content(loading, weights)["regularizer"]["plugin_options"] == {"source": weights["a.safetensors"].sha256}
-    assert recall(workspace, record(weights), [loading]).keys() == weights.keys()
+    assert from_record(workspace, to_record(weights), [loading]).keys() == weights.keys()
     assert resolved(workspace, setting(**options, regularizer__plugin="other_mine:Mine")) == {}
 
 
@@ -310,7 +317,7 @@ def test_changed_plugin_is_changed_code(workspace: Workspace, monkeypatch: pytes
     before = code_hashes(plugin_hashes(["hashed_mine:Mine"]))
     (workspace.root / "hashed_mine.py").write_text("two")
     after = code_hashes(plugin_hashes(["hashed_mine:Mine"]))
-    assert changed_code(History(header={"code": before}), {"code": after}) == ["plugin hashed_mine"]
+    assert changed_code(SearchHistory(header={"code": before}), {"code": after}) == ["plugin hashed_mine"]
     assert "plugin hashed_mine" not in code_hashes()
 
 
@@ -319,9 +326,9 @@ def test_present_search_is_that_of_the_weights_that_were_resolved_last(workspace
     set_params(workspace, {"model": {"kwargs": SMALL, "pretrained": "a.safetensors"}})
     params = load_params(workspace.params)
     weights = resolved(workspace, params)
-    assert present_search(workspace, params) != present_search(workspace, params, weights)
-    note(workspace, weights)
-    known, told = present_search(workspace, params), present_search(workspace, params, weights)
+    assert current_search(workspace, params) != current_search(workspace, params, weights)
+    write_note(workspace, weights)
+    known, told = current_search(workspace, params), current_search(workspace, params, weights)
     assert known is not None
     assert told is not None
     assert known.folder == told.folder
@@ -333,8 +340,8 @@ def test_present_search_is_that_of_the_weights_that_were_resolved_last(workspace
 def test_trials_begun_with_the_old_place_of_a_file_get_it_from_the_new_one() -> None:
     now = {"new.pth": Weights("new.pth", "/there/new.pth", "f00d")}
     begun = {"old.pth": {"sha256": "f00d"}, "gone.pth": {"sha256": "beef"}}
-    assert _known_before(History(header={"weights": begun}), now) == {"old.pth": now["new.pth"]}
-    assert _known_before(History(header={}), now) == {}
+    assert _weights_by_original_spec(SearchHistory(header={"weights": begun}), now) == {"old.pth": now["new.pth"]}
+    assert _weights_by_original_spec(SearchHistory(header={}), now) == {}
 
 
 # What training begins from.
@@ -388,12 +395,12 @@ def test_file_that_has_changed_since_it_was_resolved_is_refused(workspace: Works
 def test_source_of_guided_transfer_is_what_was_resolved(workspace: Workspace) -> None:
     write_folder(workspace.root / "source", 5)
     params = setting(regularizer__guided_transfer__source="source", regularizer__guided_transfer__weight=0.1)
-    method: Any = regularizers_of(params, resolved(workspace, params))["guided_transfer"]
+    method: Any = regularizers_from_params(params, resolved(workspace, params))["guided_transfer"]
     method.prepare(network(1), inputs_shape=(1, 12, 12))
     frozen: nn.Module = method._frozen[0].network
     assert torch.equal(frozen.get_parameter("blocks.0.attn.qkv.weight"), network(5).blocks[0].attn.qkv.weight)
     with pytest.raises(ValueError, match="source: source: was not resolved"):
-        regularizers_of(params)["guided_transfer"].prepare(network(1), inputs_shape=(1, 12, 12))
+        regularizers_from_params(params)["guided_transfer"].prepare(network(1), inputs_shape=(1, 12, 12))
 
 
 # What retraining begins from.
@@ -403,13 +410,13 @@ def test_source_of_guided_transfer_is_what_was_resolved(workspace: Workspace) ->
 def searched(workspace: Workspace) -> tuple[Workspace, Params, dict[str, Any]]:
     write_file(workspace.root / "mine.safetensors")
     params = setting("mine.safetensors")
-    return workspace, params, json.loads(json.dumps(record(resolved(workspace, params))))
+    return workspace, params, json.loads(json.dumps(to_record(resolved(workspace, params))))
 
 
 def test_retraining_finds_the_weights_of_the_search_again(searched: Any) -> None:
     workspace, params, recorded = searched
-    assert recall(workspace, recorded, [params]) == resolved(workspace, params)
-    assert recall(workspace, recorded, [setting()]) == {}
+    assert from_record(workspace, recorded, [params]) == resolved(workspace, params)
+    assert from_record(workspace, recorded, [setting()]) == {}
     assert str(workspace.root) not in json.dumps(recorded)
 
 
@@ -419,12 +426,12 @@ def test_retraining_from_weights_that_have_changed_or_gone_is_refused(searched: 
     with pytest.raises(
         UserError, match=r"^mine.safetensors: has changed since the search .*dvc repro --single-item --force search"
     ):
-        recall(workspace, recorded, [params])
+        from_record(workspace, recorded, [params])
     (workspace.root / "mine.safetensors").unlink()
     with pytest.raises(UserError, match=r"^mine.safetensors: its weights .* are there no more"):
-        recall(workspace, recorded, [params])
+        from_record(workspace, recorded, [params])
     with pytest.raises(UserError, match=r"the search had no such weights. Run `dvc repro search`"):
-        recall(workspace, {}, [params])
+        from_record(workspace, {}, [params])
 
 
 def test_retraining_takes_what_an_alias_meant_and_asks_nobody(
@@ -436,12 +443,12 @@ def test_retraining_takes_what_an_alias_meant_and_asks_nobody(
     weights = resolved(workspace, params)
     registered(store, tmp_path, "asked", 3)
     promote(store, "asked")
-    assert recall(workspace, record(weights), [params]) == weights
+    assert from_record(workspace, to_record(weights), [params]) == weights
 
 
 def test_retrained_runs_of_other_weights_are_others(searched: Any) -> None:
     workspace, params, recorded = searched
-    weights = recall(workspace, recorded, [params])
+    weights = from_record(workspace, recorded, [params])
     other = {spec: Weights(spec, each.path, "0" * 64) for spec, each in weights.items()}
     folders = set()
     for known in (weights, weights, other):
@@ -462,12 +469,12 @@ def test_weights_are_told_in_a_line_each_that_of_the_network_first() -> None:
         "mine.pth": Weights("mine.pth", "/there", "beef" * 16),
         "models:/sar@champion": Weights("models:/sar@champion", "/there", "f00d" * 16, "version 3"),
     }
-    assert weights_words(weights, "models:/sar@champion", ["head fresh (10 classes, they had 3)"]) == [
+    assert describe_weights(weights, "models:/sar@champion", ["head fresh (10 classes, they had 3)"]) == [
         "models:/sar@champion -> version 3, sha256 f00df00d; head fresh (10 classes, they had 3)",
         "mine.pth, sha256 beefbeef",
     ]
 
 
 def test_nothing_is_noted_in_a_checkout_that_never_had_weights(tmp_path: Path) -> None:
-    note(Workspace(tmp_path, tmp_path), {})
+    write_note(Workspace(tmp_path, tmp_path), {})
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from pipeline.config import Params
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.errors import UserError
-from pipeline.inputs.source import check_source_unchanged, note_source, preview_source, source_settings
+from pipeline.inputs.source import check_source_unchanged, note_source, preview_source, source_config
 from pipeline.workspace import Workspace
 
 
@@ -26,7 +26,7 @@ def params(**prepare: object) -> Params:
 def prepare(workspace: Workspace, chosen: Params) -> None:
     """What the stage does."""
     found = preview_source(workspace, chosen)
-    source = open_source(source_settings(workspace, chosen))
+    source = open_source(source_config(workspace, chosen))
     manifest = write_prepared(source, workspace.prepared, work=workspace.state / "prepare")
     note_source(workspace, chosen, found, manifest["data_hash"])
 
@@ -35,10 +35,10 @@ def test_relative_root_starts_at_the_checkout_and_then_where_its_state_is(tmp_pa
     workspace = Workspace(tmp_path / "copy", tmp_path / "checkout")
     for root in (workspace.root, workspace.anchor):
         root.mkdir()
-    assert source_settings(workspace, params()).root == tmp_path / "checkout" / "photos"
+    assert source_config(workspace, params()).root == tmp_path / "checkout" / "photos"
     (tmp_path / "copy" / "photos").mkdir()
-    assert source_settings(workspace, params()).root == tmp_path / "copy" / "photos"
-    assert source_settings(workspace, params(root="/photos")).root == Path("/photos")
+    assert source_config(workspace, params()).root == tmp_path / "copy" / "photos"
+    assert source_config(workspace, params(root="/photos")).root == Path("/photos")
 
 
 @pytest.mark.parametrize("root", ["photos", "photos.tar"])
@@ -93,4 +93,4 @@ def test_torn_notes_are_no_hindrance(workspace: Workspace) -> None:
 @pytest.mark.parametrize("root", ["data/photos", "data/prepared", "state", "results/../models/x.tar"])
 def test_root_where_the_pipeline_writes_is_refused(workspace: Workspace, root: str) -> None:
     with pytest.raises(UserError, match=r"prepare\.root: .* lies in \w+/, which the pipeline writes"):
-        source_settings(workspace, params(root=root))
+        source_config(workspace, params(root=root))

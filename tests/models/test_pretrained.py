@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig, Weights
-from pipeline.models.pretrained import fit_weights
+from pipeline.models.pretrained import adapt_weights
 from pipeline.models.source_network import fetch_timm, load_source
 from pipeline.models.weights import read_weights
 
@@ -45,7 +45,7 @@ def state(model: Any) -> dict[str, Tensor]:
 
 
 def begun(model: Any, tensors: dict[str, Tensor]) -> tuple[str, ...]:
-    fit = fit_weights(model, tensors)
+    fit = adapt_weights(model, tensors)
     fit.load(model)
     return fit.notes
 
@@ -208,7 +208,7 @@ def test_plain_weights_load_into_a_last_block_without_skip() -> None:
 def test_weights_without_skip_are_refused_by_a_standard_network_with_the_keys_and_what_to_set() -> None:
     tensors = state(built(last_block="no_skip"))
     with pytest.raises(ValueError, match=r"missing blocks.2.norm2.weight, blocks.2.norm2.bias. .*last_block: no_skip"):
-        fit_weights(built(seed=1), tensors)
+        adapt_weights(built(seed=1), tensors)
 
 
 def test_plain_weights_load_beside_a_spatial_prior_which_stays_fresh() -> None:
@@ -218,7 +218,7 @@ def test_plain_weights_load_beside_a_spatial_prior_which_stays_fresh() -> None:
     assert torch.equal(network.blocks[0].attn.prior.inner.weight, fresh.blocks[0].attn.prior.inner.weight)
     assert torch.equal(network.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
     with pytest.raises(ValueError, match=r"unexpected blocks.0.attn.prior\..* and \d+ more.*set model.spatial_prior"):
-        fit_weights(built(), state(network))
+        adapt_weights(built(), state(network))
 
 
 def test_prior_that_has_been_learnt_goes_on() -> None:
@@ -237,7 +237,7 @@ def test_keys_that_are_missing_unexpected_or_of_another_shape_are_listed() -> No
     network = built(seed=1)
     before = state(network)
     with pytest.raises(ValueError, match="of another network") as refused:
-        fit_weights(network, tensors)
+        adapt_weights(network, tensors)
     for said in (
         "missing norm.weight;",
         "unexpected extra.0, extra.1, extra.2, extra.3 and 5 more;",
@@ -252,19 +252,19 @@ def test_other_tokens_beside_the_patches_are_refused_with_what_they_are() -> Non
     with pytest.raises(
         ValueError, match=r"embeddings of 36 tokens cannot be resized: they are not 1 and a square grid"
     ):
-        fit_weights(built(), state(built(kwargs=SMALL | {"class_token": False, "global_pool": "avg"})))
+        adapt_weights(built(), state(built(kwargs=SMALL | {"class_token": False, "global_pool": "avg"})))
 
 
 def test_fit_needs_no_more_than_the_shapes_of_a_network() -> None:
     with torch.device("meta"):
         network = built(side=16, classes=10)
-    assert len(fit_weights(network, state(built())).notes) == 2
+    assert len(adapt_weights(network, state(built())).notes) == 2
 
 
 def test_fit_draws_nothing() -> None:
     network, tensors = built(side=16, classes=10), state(built())
     before = torch.get_rng_state()
-    fit_weights(network, tensors).load(network)
+    adapt_weights(network, tensors).load(network)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.models.rows import pass_key, pass_query
+from pipeline.models.rows import key_passthrough, query_passthrough
 
 SHAPE = (3, 2, 6, 4)
 QUERIES = [None, 1, 2]
@@ -24,8 +24,8 @@ def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 
 
 def read(query: Tensor, key: Tensor, mean_from: int | None, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    query, asking = pass_query(query, mean_from, 0.5)
-    key, row = pass_key(key, asking, first)
+    query, asking = query_passthrough(query, mean_from, 0.5)
+    key, row = key_passthrough(key, asking, first)
     return query, key, row
 
 

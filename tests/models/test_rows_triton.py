@@ -14,7 +14,7 @@ import torch
 from support.triton_interpreter import interpreted
 from torch import Tensor
 
-from pipeline.models.rows import pass_key, pass_query, row_of
+from pipeline.models.rows import attention_row, key_passthrough, query_passthrough
 
 pytest.importorskip("triton", reason="triton comes with torch on Linux alone")
 
@@ -46,7 +46,7 @@ def asking_of(key: Tensor) -> Tensor:
 def test_products_are_those_of_plain_operations(tmp_path: Path) -> None:
     cases = [{"key": key, "asking": asking_of(key), "first": first} for key, first in CASES]
     for case, found in zip(cases, interpreted(cases, tmp_path, ROW), strict=True):
-        torch.testing.assert_close(found, row_of(**case), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, attention_row(**case), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_are_those_of_plain_operations_and_join_what_is_there(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_kernels_compile_for_cuda_without_a_device_and_add_nothing_atomically(ca
         shared = dict(asking="*fp32", row="*fp32", heads="i32", first="i32", tokens="i32", channels="i32")
         for function, kinds in (
             (rows_triton._products, key | shared),
-            (rows_triton._gradients, into | key | shared | dict(into_asking="*fp32")),
+            (rows_triton._gradients, into | key | shared | dict(into_query="*fp32")),
         ):
             chosen = dict(token_block=64, channel_block=64)
             kinds = dict.fromkeys(function.arg_names, "constexpr") | kinds
@@ -99,8 +99,8 @@ def test_kernels_compile_for_cuda_without_a_device_and_add_nothing_atomically(ca
 def test_on_a_gpu_values_and_gradients_are_those_on_the_cpu(dtype: torch.dtype) -> None:
     def derived(device: str) -> list[Tensor]:
         query, key = (drawn(2, 3, 50, 64, dtype=dtype, seed=seed).to(device).requires_grad_() for seed in (3, 4))
-        passed, asking = pass_query(query, None, 1.0)
-        through, row = pass_key(key, asking / 8, 1)
+        passed, asking = query_passthrough(query, None, 1.0)
+        through, row = key_passthrough(key, asking / 8, 1)
         loss = row.pow(2).sum() + (passed.float() * through.float()).sum()
         return [each.detach().cpu() for each in (row, *torch.autograd.grad(loss, (query, key)))]
 

@@ -12,7 +12,7 @@ from timm.layers import set_reentrant_ckpt
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pipeline.models.architecture import describe_network, heads_of
+from pipeline.models.architecture import describe_network, num_heads
 from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap, run_to_block
 
@@ -168,7 +168,7 @@ def test_anatomy_says_what_images_a_network_takes_and_how_wide_its_tokens_are(
     with TokenTap(model) as tap:
         model(pictures(*image_size))
         assert tap.tokens().shape[-1] == anatomy.width
-    assert heads_of(model, anatomy.blocks - 1) == 2
+    assert num_heads(model, anatomy.blocks - 1) == 2
 
 
 # Compiling.

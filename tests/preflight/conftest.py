@@ -28,7 +28,7 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
                 {"base.device": "cpu", "train.batch_size": 64, **TINY, **(changes or {})}, where="the test"
             ),
             "space": SPACE,
-            "resources": Resources(cpus=1, gpus=0.0, at_a_time=2, machine_cpus=2, machine_gpus=0),
+            "resources": Resources(cpus=1, gpus=0.0, max_concurrent=2, machine_cpus=2, machine_gpus=0),
             "store": SimpleNamespace(),
             "device": "cpu",
             "source": DIGITS,

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config import Params
 from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError
-from pipeline.preflight.dry_run import try_network, try_networks, try_regularizers
+from pipeline.preflight.dry_run import check_network, check_networks, check_regularizers
 from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.space import SearchSpace
 
@@ -25,7 +25,7 @@ def setting(**values: Any) -> Params:
 
 
 def tried(params: Params, dimensions: dict[str, Any] | None = None, controls: dict[str, Any] | None = None) -> Any:
-    return try_networks(params, SearchSpace("space.yaml", dimensions or {}, controls or {}), DIGITS, "cpu")
+    return check_networks(params, SearchSpace("space.yaml", dimensions or {}, controls or {}), DIGITS, "cpu")
 
 
 def test_network_is_told_with_its_weights_blocks_and_grid() -> None:
@@ -79,20 +79,20 @@ def test_network_without_a_cls_token_is_refused_only_where_a_method_asks_for_its
 ) -> None:
     watch, query = "regularizer.spatial_entropy.watch", "regularizer.spatial_entropy.query"
     params = setting(model__name=name, model__kwargs=kwargs, prepare__image_size=24)
-    assert try_network(params, "test", 10, 1, "cpu").anatomy.query == "mean"
+    assert check_network(params, "test", 10, 1, "cpu").architecture.query == "mean"
     with pytest.raises(
         UserError, match=r"^params.yaml: regularizer.spatial_entropy: \w+ has no CLS token.*query 'mean'"
     ):
-        try_regularizers(params, SearchSpace("space.yaml", {}, {}), DIGITS)
+        check_regularizers(params, SearchSpace("space.yaml", {}, {}), DIGITS)
     for values in ({watch: False}, {query: "mean"}):
-        try_regularizers(params.with_values(values, where="test"), SearchSpace("space.yaml", {}, {}), DIGITS)
+        check_regularizers(params.with_values(values, where="test"), SearchSpace("space.yaml", {}, {}), DIGITS)
 
 
 def test_network_that_a_method_cannot_read_is_refused_where_the_space_chooses_it() -> None:
     names = {"model.name": {"type": "categorical", "choices": ["vit_tiny_patch16_224", "vit_base_patch16_gap_224"]}}
     params = setting(prepare__image_size=24)
     with pytest.raises(UserError, match=r"^space.yaml: regularizer.spatial_entropy: \w+ has no CLS token"):
-        try_regularizers(params, SearchSpace("space.yaml", names, {}), DIGITS)
+        check_regularizers(params, SearchSpace("space.yaml", names, {}), DIGITS)
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [("swin_tiny_patch4_window7_224", SWIN), ("pvt_v2_b0", PVT)])
@@ -123,7 +123,7 @@ def test_layers_of_a_method_that_is_off_are_not_asked_of_the_network(name: str, 
 def test_too_many_blocks_in_stages_are_refused_before_they_are_built() -> None:
     params = setting(model__name="pvt_v2_b0", model__kwargs={"depths": [1, 10**9]})
     with pytest.raises(UserError, match=r"given depths .*; allowed: at most 1000 blocks"):
-        try_network(params, "test", 10, 1, "cpu")
+        check_network(params, "test", 10, 1, "cpu")
 
 
 class Images:
@@ -167,10 +167,10 @@ def test_recipe_that_the_network_or_the_images_cannot_have_is_refused_wherever_i
     assert tried(setting(train__grad_checkpointing=True, train__mixup=0.8, train__augment="deit")).depth == 3
     many = Preview(images=10, classes=("a", "b"), channels=4)
     with pytest.raises(UserError, match=r"^here: train\.augment deit is for images of 1 or 3 channels, not 4"):
-        try_network(setting(train__augment="deit"), "here", 2, many.channels, "cpu")
+        check_network(setting(train__augment="deit"), "here", 2, many.channels, "cpu")
     monkeypatch.delattr("timm.models.vision_transformer.VisionTransformer.set_grad_checkpointing")
     with pytest.raises(UserError, match=r"^here: train\.grad_checkpointing: VisionTransformer has no blocks"):
-        try_network(setting(train__grad_checkpointing=True), "here", 10, 1, "cpu")
+        check_network(setting(train__grad_checkpointing=True), "here", 10, 1, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ def test_recipe_that_the_network_or_the_images_cannot_have_is_refused_wherever_i
 def test_patches_that_leave_rows_or_columns_over_are_refused(patch_size: Any, side: int, said: str) -> None:
     kwargs = {"patch_size": patch_size, "embed_dim": 16, "depth": 2, "num_heads": 2}
     with pytest.raises(UserError, match=said):
-        try_network(setting(model__kwargs=kwargs, prepare__image_size=side), "here", 10, 1, "cpu")
+        check_network(setting(model__kwargs=kwargs, prepare__image_size=side), "here", 10, 1, "cpu")
 
 
 def test_patches_that_are_no_squares_are_taken_where_they_cover_the_image() -> None:
     kwargs = {"patch_size": [2, 4], "embed_dim": 16, "depth": 2, "num_heads": 2}
-    found = try_network(setting(model__kwargs=kwargs, prepare__image_size=8), "here", 10, 1, "cpu")
-    assert found.anatomy.grid == (4, 2)
+    found = check_network(setting(model__kwargs=kwargs, prepare__image_size=8), "here", 10, 1, "cpu")
+    assert found.architecture.grid == (4, 2)

@@ -17,7 +17,7 @@ from pipeline.preflight.estimate import (
     BESIDE,
     START_S,
     Estimate,
-    Work,
+    RemainingWork,
     check_disk,
     check_memory,
     estimate,
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("quick_steps")
 
 def test_estimate_is_what_can_be_worked_out_by_hand(planned: Callable[..., Plan]) -> None:
     plan = planned({**TEN_STEPS, "search.scheduler.grace_period": 4}, source=THOUSAND)
-    found = estimate(plan, COST, Work(trials=12, full_runs=2, epochs=16, at_a_time=2, gpus=0.0))
+    found = estimate(plan, COST, RemainingWork(trials=12, full_runs=2, epochs=16, max_concurrent=2, gpus=0.0))
     # An epoch: eight steps of 0.5 to 1 s, 200 images of 0.01 s, and every second time a checkpoint, written twice.
     assert found.epoch == (4 + 2 + 0.25, 8 + 2 + 0.25)
     # Rungs at 4 and 8 let a half through each: 3 of 12 trials and 2 controls run 16 epochs, 9 trials run 4.
@@ -46,19 +46,19 @@ def test_estimate_is_what_can_be_worked_out_by_hand(planned: Callable[..., Plan]
 
 def test_without_a_scheduler_every_trial_runs_in_full(planned: Callable[..., Plan]) -> None:
     plan = planned({**TEN_STEPS, "search.scheduler.name": "none"}, source=THOUSAND)
-    found = estimate(plan, COST, Work(trials=3, full_runs=0, epochs=16, at_a_time=1, gpus=0.0))
+    found = estimate(plan, COST, RemainingWork(trials=3, full_runs=0, epochs=16, max_concurrent=1, gpus=0.0))
     assert found.seconds == pytest.approx((START_S[0] + 3 * 16 * 6.25, START_S[1] + 3 * 16 * 10.25))
 
 
 def test_search_is_no_shorter_than_its_longest_run(planned: Callable[..., Plan]) -> None:
     plan = planned(TEN_STEPS, source=THOUSAND)
-    found = estimate(plan, COST, Work(trials=2, full_runs=1, epochs=16, at_a_time=8, gpus=0.0))
+    found = estimate(plan, COST, RemainingWork(trials=2, full_runs=1, epochs=16, max_concurrent=8, gpus=0.0))
     assert found.seconds[0] == pytest.approx(START_S[0] + 16 * 6.25)
 
 
 def test_grace_as_long_as_a_run_stops_nothing(planned: Callable[..., Plan]) -> None:
     plan = planned({**TEN_STEPS, "search.scheduler.grace_period": 16}, source=THOUSAND)
-    found = estimate(plan, COST, Work(trials=5, full_runs=0, epochs=16, at_a_time=1, gpus=0.0))
+    found = estimate(plan, COST, RemainingWork(trials=5, full_runs=0, epochs=16, max_concurrent=1, gpus=0.0))
     assert found.seconds[0] == pytest.approx(START_S[0] + 5 * 16 * 6.25)
 
 
@@ -67,19 +67,21 @@ def test_gpu_hours_and_cost_follow_the_gpus_held(
     planned: Callable[..., Plan], gpus: float, at_a_time: int, slowing: int, held: float
 ) -> None:
     plan = planned(TEN_STEPS, source=THOUSAND)
-    found = estimate(plan, COST, Work(trials=7, full_runs=1, epochs=16, at_a_time=at_a_time, gpus=gpus), price=3.0)
+    found = estimate(
+        plan, COST, RemainingWork(trials=7, full_runs=1, epochs=16, max_concurrent=at_a_time, gpus=gpus), price=3.0
+    )
     assert found.seconds[1] == pytest.approx(START_S[1] + -(-8 // at_a_time) * 16 * 10.25 * slowing)
     assert found.gpu_hours == pytest.approx(tuple(seconds / 3600 * held for seconds in found.seconds))
     assert found.cost == pytest.approx(tuple(seconds / 3600 * held * 3.0 for seconds in found.seconds))
 
 
 def test_gpus_that_no_run_needs_are_not_counted(planned: Callable[..., Plan]) -> None:
-    found = estimate(planned(), COST, Work(trials=1, full_runs=1, epochs=3, at_a_time=8, gpus=1.0))
+    found = estimate(planned(), COST, RemainingWork(trials=1, full_runs=1, epochs=3, max_concurrent=8, gpus=1.0))
     assert found.gpu_hours == pytest.approx(tuple(seconds / 3600 * 2 for seconds in found.seconds))
 
 
 def test_price_without_gpus_is_of_the_machine(planned: Callable[..., Plan]) -> None:
-    found = estimate(planned(), COST, Work(4, 1, 3, 2, 0.0), price=2.0)
+    found = estimate(planned(), COST, RemainingWork(4, 1, 3, 2, 0.0), price=2.0)
     assert found.cost == pytest.approx(tuple(seconds / 3600 * 2.0 for seconds in found.seconds))
 
 
@@ -87,12 +89,12 @@ def test_low_is_below_high_for_any_work(planned: Callable[..., Plan]) -> None:
     plan = planned(TEN_STEPS, source=THOUSAND)
     flat = replace(COST, seconds_per_step=(1.0, 1.0))
     for trials, full, at_a_time in ((1, 0, 1), (1, 1, 4), (7, 3, 3), (1000, 2, 16), (0, 5, 2)):
-        found = estimate(plan, flat, Work(trials, full, 16, at_a_time, 1.0))
+        found = estimate(plan, flat, RemainingWork(trials, full, 16, at_a_time, 1.0))
         assert 0 < found.seconds[0] < found.seconds[1]
 
 
 def test_nothing_to_run_takes_nothing(planned: Callable[..., Plan]) -> None:
-    found = estimate(planned(), COST, Work(0, 0, 16, 2, 1.0), price=2.0)
+    found = estimate(planned(), COST, RemainingWork(0, 0, 16, 2, 1.0), price=2.0)
     assert (found.seconds, found.gpu_hours, found.cost) == ((0.0, 0.0),) * 3
 
 
@@ -189,15 +191,15 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
 ) -> None:
     # Five kept and two of running trials, of 1 MB each, twice.
     asked = disk(monkeypatch, 14_000_000)
-    check_disk(COST, planned(), kept_checkpoints=5)
+    check_disk(COST, planned(), num_checkpoints=5)
     assert asked == [tmp_path]  # state/ is not there yet
     disk(monkeypatch, 13_999_999)
     elsewhere = replace(planned().resources, address="head:6379")
-    check_disk(COST, planned({"search.cluster.storage": "s3://bucket/x"}, resources=elsewhere), kept_checkpoints=5)
+    check_disk(COST, planned({"search.cluster.storage": "s3://bucket/x"}, resources=elsewhere), num_checkpoints=5)
     with pytest.raises(UserError, match="/shared: 14 MB are free"):
-        check_disk(COST, planned({"search.cluster.storage": "/shared"}, resources=elsewhere), kept_checkpoints=5)
+        check_disk(COST, planned({"search.cluster.storage": "/shared"}, resources=elsewhere), num_checkpoints=5)
     with pytest.raises(UserError) as refused:
-        check_disk(COST, planned(), kept_checkpoints=5)
+        check_disk(COST, planned(), num_checkpoints=5)
     assert str(refused.value) == (
         f"{tmp_path / 'state'}: 14 MB are free there, and 7 checkpoints of 1.0 MB (5 kept, 2 of running trials) need 14 MB "
         "with room to spare. Lower search.keep_checkpoints, free space, or move the checkout to a disk that has more."
@@ -205,14 +207,14 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
 
 
 def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work(trials=2, full_runs=2, epochs=3, at_a_time=2, gpus=0.0)
-    found = module.preflight(planned(), work, price=1.0, kept_checkpoints=1)
+    work = RemainingWork(trials=2, full_runs=2, epochs=3, max_concurrent=2, gpus=0.0)
+    found = module.estimate_search(planned(), work, price=1.0, num_checkpoints=1)
     assert START_S[0] < found.seconds[0] < found.seconds[1] < 600
     assert found.cost is not None
     disk(monkeypatch, 1000)
     with pytest.raises(UserError, match=r"search\.keep_checkpoints"):
-        module.preflight(planned(), work, kept_checkpoints=1)
-    monkeypatch.setattr(module, "step_cost", lambda *_, **__: replace(COST, memory_bytes=2**60))
+        module.estimate_search(planned(), work, num_checkpoints=1)
+    monkeypatch.setattr(module, "profile_steps", lambda *_, **__: replace(COST, memory_bytes=2**60))
     monkeypatch.setattr(module, "_gpu_bytes", lambda _: 2**30)
     with pytest.raises(UserError, match=r"train\.accumulate"):
-        module.preflight(planned(**on_gpu(1.0)), work)
+        module.estimate_search(planned(**on_gpu(1.0)), work)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from support.picture_sets import picture, write_archive, write_folder
 
-from pipeline.data.sources.size_sample import look_at_sizes
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.sources.size_sample import sample_sizes
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.preflight.image_sizes import size_lines
 
 FILES = {
@@ -17,10 +17,10 @@ FILES = {
 @pytest.mark.parametrize("kind", ["set", "set.zip", "set.tar.xz"])
 def test_some_pictures_of_a_set_are_looked_at(tmp_path: Path, kind: str) -> None:
     root = (write_folder if kind == "set" else write_archive)(tmp_path / kind, FILES)
-    settings = SourceSettings("image_folder", 8, root)
-    assert sorted(look_at_sizes(settings)) == sorted((30, 40 + number) for number in range(5) for _ in range(2))
-    assert 2 <= len(look_at_sizes(settings, most=4)) <= 4
-    assert look_at_sizes(SourceSettings("digits", 8)) == []
+    settings = SourceConfig("image_folder", 8, root)
+    assert sorted(sample_sizes(settings)) == sorted((30, 40 + number) for number in range(5) for _ in range(2))
+    assert 2 <= len(sample_sizes(settings, most=4)) <= 4
+    assert sample_sizes(SourceConfig("digits", 8)) == []
 
 
 def test_what_is_lost_of_photographs_is_told_with_what_to_set() -> None:

@@ -8,19 +8,19 @@ from support.search_state import WEIGHT, content_of, make_workspace, open_search
 from pipeline.config import load_params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
-from pipeline.preflight.prior_results import known_beforehand
+from pipeline.preflight.prior_results import load_prior_results
 from pipeline.tune.journal.journal import COMPLETE
 from pipeline.tune.space import load_space
-from pipeline.tune.study.warm_start import Known
+from pipeline.tune.study.warm_start import PriorResult
 from pipeline.workspace import Workspace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)
 
 
-def known(workspace: Workspace) -> list[Known]:
+def known(workspace: Workspace) -> list[PriorResult]:
     params = load_params(workspace.params)
     space = load_space(workspace.root / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
-    return known_beforehand(workspace, params, space, DIGITS)
+    return load_prior_results(workspace, params, space, DIGITS)
 
 
 def asked(workspace: Workspace, source: str, **train: float) -> None:

@@ -10,11 +10,11 @@ from rich.console import Console
 from support.example_plans import COST
 
 from pipeline.preflight import estimate, profile
-from pipeline.preflight.estimate import Work
-from pipeline.preflight.estimate import preflight as estimated
+from pipeline.preflight.estimate import RemainingWork
+from pipeline.preflight.estimate import estimate_search as estimated
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import measure_steps
-from pipeline.preflight.profile_budget import FEW, LARGE, MOST_S, Pace
+from pipeline.preflight.profile_budget import FEW, LARGE, MOST_S, ProfileBudget
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ class Slow:
         monkeypatch.setattr(profile, "take_step", step)
         monkeypatch.setattr(profile, "score", scoring)
         monkeypatch.setattr(profile.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(profile, "Pace", lambda *given: Pace(*given, clock=lambda: self.now))
+        monkeypatch.setattr(profile, "ProfileBudget", lambda *given: ProfileBudget(*given, clock=lambda: self.now))
 
 
 def test_large_network_is_measured_by_a_few_images_the_ends_first(
@@ -86,39 +86,39 @@ def test_network_that_turns_out_to_be_slow_is_measured_by_less_from_then_on(
 
 def test_steps_on_a_gpu_stay_whole_since_they_are_weighed() -> None:
     clock = iter([0.0, 1.0, 30.0, 40.0])
-    pace = Pace(None, 3, clock=lambda: next(clock))
-    assert pace.begin(enough=False)
-    pace.took(10.0)
-    assert pace.images(512, 1) == 512
-    assert not pace.begin(enough=True)
+    pace = ProfileBudget(None, 3, clock=lambda: next(clock))
+    assert pace.begin_config(enough=False)
+    pace.record_step(10.0)
+    assert pace.num_images(512, 1) == 512
+    assert not pace.begin_config(enough=True)
 
 
 def test_pieces_of_a_batch_have_an_image_each() -> None:
-    assert Pace(2 * LARGE, 1).images(64, 8) == 8
-    assert Pace(2 * LARGE, 1).images(1, 1) == 1
-    assert Pace(LARGE / 2, 1).images(64, 8) == 64
+    assert ProfileBudget(2 * LARGE, 1).num_images(64, 8) == 8
+    assert ProfileBudget(2 * LARGE, 1).num_images(1, 1) == 1
+    assert ProfileBudget(LARGE / 2, 1).num_images(64, 8) == 64
 
 
 def test_terminal_is_told_what_is_measured_and_a_log_is_not() -> None:
     for terminal in (True, False):
         out = io.StringIO()
-        with Pace(2 * LARGE, 4, console=Console(file=out, force_terminal=terminal, width=200)) as pace:
-            pace.begin(enough=False)
+        with ProfileBudget(2 * LARGE, 4, console=Console(file=out, force_terminal=terminal, width=200)) as pace:
+            pace.begin_config(enough=False)
         assert ("setting 1 of 4, a few images at a time" in out.getvalue()) is terminal
         assert ("--no-measure" in out.getvalue()) is terminal
 
 
 def test_plan_says_that_it_is_an_estimate(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work(trials=2, full_runs=2, epochs=3, at_a_time=2, gpus=0.0)
+    work = RemainingWork(trials=2, full_runs=2, epochs=3, max_concurrent=2, gpus=0.0)
     plan = planned()
-    monkeypatch.setattr(estimate, "step_cost", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64"))
+    monkeypatch.setattr(estimate, "profile_steps", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64"))
     lines = estimated(plan, work).describe()
     assert "an estimate, so that measuring ended: steps of 2 images for 64, scaled up" in lines[1]
-    monkeypatch.setattr(estimate, "step_cost", lambda *_, **__: COST)
+    monkeypatch.setattr(estimate, "profile_steps", lambda *_, **__: COST)
     assert not any("an estimate" in line for line in estimated(plan, work).describe())
 
 
 def test_ends_are_measured_first_only_in_a_hurry() -> None:
-    assert Pace(2 * LARGE, 4).order() == [0, 3, 2, 1]
-    assert Pace(0.0, 4).order() == [0, 1, 2, 3]
-    assert Pace(2 * LARGE, 1).order() == [0]
+    assert ProfileBudget(2 * LARGE, 4).order_configs() == [0, 3, 2, 1]
+    assert ProfileBudget(0.0, 4).order_configs() == [0, 1, 2, 3]
+    assert ProfileBudget(2 * LARGE, 1).order_configs() == [0]

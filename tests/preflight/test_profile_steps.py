@@ -17,7 +17,7 @@ from pipeline.data.splits.split import make_split, write_split
 from pipeline.errors import UserError
 from pipeline.preflight import profile
 from pipeline.preflight.plan import Plan
-from pipeline.preflight.profile import measure_steps, probe_settings, role_sizes, steps_per_epoch
+from pipeline.preflight.profile import measure_steps, probe_configs, role_sizes, steps_per_epoch
 from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -65,7 +65,7 @@ def test_steps_are_those_of_every_setting_with_its_own_network_and_batch(
 
     monkeypatch.setattr(profile, "take_step", watched)
     space = replace(SPACE, dimensions={**SPACE.dimensions, "train.batch_size": {"type": "int", "low": 8, "high": 32}})
-    resources = Resources(cpus=2, gpus=0.0, at_a_time=1, machine_cpus=2, machine_gpus=0)
+    resources = Resources(cpus=2, gpus=0.0, max_concurrent=1, machine_cpus=2, machine_gpus=0)
     measure_steps(planned({"train.accumulate": 2}, space=space, resources=resources))
     wanted = [(64, 0.0, 2, 2), (64, 0.01, 2, 2), (8, 0.01, 2, 2), (32, 1.0, 2, 2)]
     assert list(dict.fromkeys(seen)) == wanted
@@ -98,7 +98,7 @@ def test_steps_are_augmented_mixed_averaged_and_computed_again_as_the_recipe_say
 def test_cost_of_other_batch_sizes_is_told_in_steps_of_the_plan(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile, "_timed", lambda *_, **__: 1.0)
+    monkeypatch.setattr(profile, "_time_calls", lambda *_, **__: 1.0)
     sizes = {"type": "categorical", "choices": [50, 400]}
     space = replace(SPACE, dimensions={"train.batch_size": sizes})
     plan = planned({"train.batch_size": 100}, source=THOUSAND, space=space)
@@ -107,14 +107,14 @@ def test_cost_of_other_batch_sizes_is_told_in_steps_of_the_plan(
 
 
 def test_settings_measured_are_the_controls_and_both_ends_of_every_dimension() -> None:
-    assert probe_settings(SPACE) == [
+    assert probe_configs(SPACE) == [
         {WEIGHT: 0.0},
         {WEIGHT: 0.01, LAYERS: "last"},
         {WEIGHT: 0.01, LAYERS: "last"},
         {WEIGHT: 1.0, LAYERS: "all"},
     ]
     many = replace(SPACE, controls={f"c{number}": {} for number in range(9)})
-    assert len(probe_settings(many)) == 6
+    assert len(probe_configs(many)) == 6
 
 
 def test_threads_and_random_streams_are_left_as_they_were(planned: Callable[..., Plan]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from pipeline.cluster.connect import Node
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.preflight.run_resources import check_share, retrain_resources
+from pipeline.preflight.run_resources import check_batch_shards, retrain_resources
 
 NODES = [Node("a", "one", "10.0.0.1", 4, 1), Node("b", "two", "10.0.0.2", 4, 2)]
 
@@ -19,9 +19,11 @@ def params(**settings: Any) -> Params:
 
 def test_workers_may_be_on_several_nodes_and_take_a_gpu_each_by_default() -> None:
     found = retrain_resources(params(workers_per_run=3), NODES)
-    assert (found.workers, found.cpus, found.gpus, found.workers_at_a_time) == (3, 1, 1.0, 3)
+    assert (found.workers, found.cpus, found.gpus, found.max_concurrent_workers) == (3, 1, 1.0, 3)
     assert found.address == "10.0.0.1:6379"
-    assert retrain_resources(params(workers_per_run=4, cpus_per_run=2, gpus_per_run=0), NODES).workers_at_a_time == 4
+    assert (
+        retrain_resources(params(workers_per_run=4, cpus_per_run=2, gpus_per_run=0), NODES).max_concurrent_workers == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,9 @@ def test_every_worker_must_have_an_image_of_every_piece(
 ) -> None:
     given = {"batch_size": batch_size, "accumulate": accumulate, "where": "params.yaml"}
     if fits:
-        check_share(workers, **given)
+        check_batch_shards(workers, **given)
         return
     with pytest.raises(
         UserError, match=f"retrain.workers_per_run: given {workers}, but a batch has {batch_size} images"
     ):
-        check_share(workers, **given)
+        check_batch_shards(workers, **given)

@@ -12,7 +12,7 @@ from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.preflight.validate import check_masks, check_sizes
-from pipeline.tune.objectives.objectives import goal_words
+from pipeline.tune.objectives.objectives import describe_objectives
 from pipeline.tune.space import SearchSpace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)
@@ -75,9 +75,9 @@ def test_attention_is_refused_as_a_goal_where_the_data_have_no_masks_or_none_of_
 
 
 def test_goals_are_told_in_the_plan_where_there_are_any() -> None:
-    assert goal_words(Params()) == {}
+    assert describe_objectives(Params()) == {}
     asked = params(search__objectives=TWO, search__constraints__max_parameters=5e6)
-    assert goal_words(asked) == {
+    assert describe_objectives(asked) == {
         "goals": "maximize val/accuracy, maximize val/attention/jaccard; of the Pareto front, the best by val/accuracy "
         "is confirmed and retrained",
         "within": "max_parameters 5,000,000",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema.result_sections import PromoteParams
-from pipeline.promotion.gate import FAILED, PASSED, UNDECIDED, Facts, Rule, judge, outcome_of
+from pipeline.promotion.gate import FAILED, PASSED, UNDECIDED, GateInputs, Rule, evaluate_gate, overall_outcome
 from pipeline.promotion.paired_test import PairedDifference
 
 ARMS = {
@@ -19,7 +19,7 @@ ARMS = {
     "detectable_difference": 0.012,
     "note": None,
 }
-GOOD = Facts(
+GOOD = GateInputs(
     accuracy=0.97,
     ece=0.02,
     images=360,
@@ -36,15 +36,15 @@ def pair(low: float, high: float) -> PairedDifference:
     return PairedDifference((low + high) / 2, low, high, 0.95, 360, 6, 6)
 
 
-def rule(name: str, facts: Facts = GOOD, **params: Any) -> Rule:
-    return next(each for each in judge(facts, PromoteParams(**params)) if each.name == name)
+def rule(name: str, facts: GateInputs = GOOD, **params: Any) -> Rule:
+    return next(each for each in evaluate_gate(facts, PromoteParams(**params)) if each.name == name)
 
 
 def test_a_good_challenger_passes_every_rule() -> None:
-    rules = judge(GOOD, PromoteParams(max_latency_ms=10.0))
+    rules = evaluate_gate(GOOD, PromoteParams(max_latency_ms=10.0))
     assert [each.name for each in rules] == ["accuracy", "champion", "control", "calibration", "latency"]
     assert {each.outcome for each in rules} == {PASSED}
-    assert outcome_of(rules) == PASSED
+    assert overall_outcome(rules) == PASSED
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_good_challenger_passes_every_rule() -> None:
 def test_accuracy_has_a_floor(accuracy: float, bound: float | None, outcome: str, said: str) -> None:
     found = rule("accuracy", replace(GOOD, accuracy=accuracy), min_accuracy=bound)
     assert found.outcome == outcome
-    assert said in found.said
+    assert said in found.detail
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_against_the_champion_the_whole_interval_counts(low: float, high: float,
 
 def test_too_few_images_for_the_margin_are_told_with_what_would_be_enough() -> None:
     found = rule("champion", replace(GOOD, pair=pair(-0.019, 0.019)))
-    assert "against version 3 on the same 360 images (95 % interval -1.9 to +1.9 points" in found.said
-    assert found.needed.startswith("about 3,036 test images if both are equally good, or a promote.margin above 1.9")
-    assert "further seeds would not tell" in found.needed
+    assert "against version 3 on the same 360 images (95 % interval -1.9 to +1.9 points" in found.detail
+    assert found.to_decide.startswith("about 3,036 test images if both are equally good, or a promote.margin above 1.9")
+    assert "further seeds would not tell" in found.to_decide
 
 
 def test_a_wider_margin_decides() -> None:
@@ -107,16 +107,16 @@ def test_the_comparison_with_the_control_is_required_as_asked(
 def test_a_comparison_that_cannot_tell_says_how_many_seeds_and_images_could() -> None:
     arms = ARMS | {"low": -0.018, "high": 0.022, "detectable_difference": 0.03}
     found = rule("control", replace(GOOD, arms=arms))
-    assert found.needed == "about 36 seeds an arm (retrain.seeds) on 3,240 test images"
+    assert found.to_decide == "about 36 seeds an arm (retrain.seeds) on 3,240 test images"
     better = rule("control", replace(GOOD, arms=arms | {"difference": 0.015}), control="better")
-    assert better.needed == "about 16 seeds an arm (retrain.seeds) on 1,440 test images"
+    assert better.to_decide == "about 16 seeds an arm (retrain.seeds) on 1,440 test images"
 
 
 def test_without_an_interval_the_control_is_undecided() -> None:
     arms = ARMS | {"low": None, "high": None, "detectable_difference": None, "note": "with one seed there is none"}
     found = rule("control", replace(GOOD, arms=arms))
-    assert (found.outcome, "with one seed" in found.said) == (UNDECIDED, True)
-    assert "at least 2 seeds" in found.needed
+    assert (found.outcome, "with one seed" in found.detail) == (UNDECIDED, True)
+    assert "at least 2 seeds" in found.to_decide
 
 
 @pytest.mark.parametrize(("bound", "outcome"), [(0.02, PASSED), (0.019, FAILED), (None, PASSED)])
@@ -134,4 +134,4 @@ def test_latency_has_a_bound(bound: float | None, outcome: str) -> None:
     [([PASSED, PASSED], PASSED), ([PASSED, UNDECIDED], UNDECIDED), ([UNDECIDED, FAILED, PASSED], FAILED)],
 )
 def test_one_rule_that_fails_or_cannot_tell_decides(outcomes: list[str], whole: str) -> None:
-    assert outcome_of([Rule("x", each, "") for each in outcomes]) == whole
+    assert overall_outcome([Rule("x", each, "") for each in outcomes]) == whole

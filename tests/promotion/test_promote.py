@@ -21,7 +21,7 @@ from pipeline.data.splits.split import Split, write_split
 from pipeline.errors import GateRefused, UserError
 from pipeline.promotion import promote
 from pipeline.promotion.promote import describe_models, promote_challenger, restore_champion
-from pipeline.promotion.registered_version import registry_words, to_mend
+from pipeline.promotion.registered_version import advice, describe_registry
 from pipeline.tracking.registry.champion import history, move_champion
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions
@@ -353,13 +353,13 @@ def test_a_champion_that_moves_while_the_challenger_is_judged_stops_the_promotio
     place.register(wrong=range(40, 45))
     place.promote()
     place.register()
-    usual = promote.judge
+    usual = promote.evaluate_gate
 
     def meanwhile(*arguments: Any) -> Any:
         move_champion(place.store, place.name, 1, expected=2, reason="by hand")
         return usual(*arguments)
 
-    monkeypatch.setattr(promote, "judge", meanwhile)
+    monkeypatch.setattr(promote, "evaluate_gate", meanwhile)
     with pytest.raises(UserError, match="is version 1 now and was version 2 when this began"):
         place.promote()
     assert place.champion == 1
@@ -375,7 +375,7 @@ def test_another_version_than_that_of_results_is_not_judged_unless_it_is_named(p
         place.promote()
     assert f"--version {1}" in str(refused.value)
     assert "dvc repro --single-item --force register" in str(refused.value)
-    assert "challenger is version 2" in registry_words(place.workspace)
+    assert "challenger is version 2" in describe_registry(place.workspace)
     assert place.champion is None
     assert place.promote(version=1)[-1].endswith("is version 1 now, the first")
     assert place.promote(version=2)[-1].endswith("is version 2 now, before it version 1")
@@ -386,11 +386,11 @@ def test_another_version_than_that_of_results_is_not_judged_unless_it_is_named(p
 
 
 def test_where_store_and_results_agree_nothing_is_to_mend(place: Place) -> None:
-    assert to_mend(place.workspace) == ""
+    assert advice(place.workspace) == ""
     place.register()
     place.show(1)
-    assert to_mend(place.workspace) == ""
-    assert registry_words(place.workspace).endswith("@challenger, version 1: promote it with `sar-search promote`")
+    assert advice(place.workspace) == ""
+    assert describe_registry(place.workspace).endswith("@challenger, version 1: promote it with `sar-search promote`")
     assert place.promote()[-1].endswith("is version 1 now, the first")
 
 
@@ -398,9 +398,9 @@ def test_an_alias_that_another_has_moved_is_moved_back_only_in_ones_own_database
     place.register()
     place.show(1)
     place.register(wrong=range(40, 41))
-    assert to_mend(place.workspace) == ""  # the tests' store is another's
+    assert advice(place.workspace) == ""  # the tests' store is another's
     own = Workspace(place.workspace.root, place.store.root)
-    assert "challenger is version 2" in to_mend(own)
+    assert "challenger is version 2" in advice(own)
 
 
 @pytest.mark.parametrize("lost", ["version", "content", "alias", "store", "empty store", "files", "weights", "byte"])
@@ -429,8 +429,8 @@ def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Plac
     else:
         _damage(place, 1, lost)
         said = "the files of version 1 of .* are damaged"
-    assert re.search(said, to_mend(place.workspace))
-    assert re.search(f"{said}.*`sar-search repro` registers it again", registry_words(place.workspace))
+    assert re.search(said, advice(place.workspace))
+    assert re.search(f"{said}.*`sar-search repro` registers it again", describe_registry(place.workspace))
     elsewhere = place.workspace.root / "elsewhere.db"
     assert not elsewhere.exists() or elsewhere.stat().st_size == 0  # asking makes none
     with pytest.raises(UserError, match=said):
@@ -443,8 +443,10 @@ def test_a_note_of_what_was_registered_that_says_nothing_is_to_be_written_again(
     place.show(1)
     note = place.workspace.results / "register" / "registered.json"
     note.write_bytes(content.encode("latin-1"))
-    assert to_mend(place.workspace) == f"{note} does not say which version was registered"
-    assert registry_words(place.workspace).startswith(f"{note} does not say which version was registered: `sar-search")
+    assert advice(place.workspace) == f"{note} does not say which version was registered"
+    assert describe_registry(place.workspace).startswith(
+        f"{note} does not say which version was registered: `sar-search"
+    )
 
 
 def test_no_version_becomes_champion_whose_files_are_not_those_that_were_registered(place: Place) -> None:
@@ -512,7 +514,7 @@ def test_a_store_that_does_not_answer_keeps_results_from_nobody(place: Place) ->
     place.register()
     place.show(1)
     place.workspace.params.write_text(json.dumps({"tracking": {"uri": "http://127.0.0.1:9"}}))
-    assert registry_words(place.workspace).startswith("cannot be asked whether it still has what was registered")
+    assert describe_registry(place.workspace).startswith("cannot be asked whether it still has what was registered")
 
 
 def _damage(place: Place, version: int, how: str) -> None:

@@ -13,9 +13,9 @@ from test_dvc import holds_code, imported_by
 
 import pipeline
 from pipeline.config import Params
-from pipeline.console.format import setting_name
+from pipeline.console.format import config_name
 from pipeline.provenance.code_hash import code_hash, code_hashes, content_hash
-from pipeline.provenance.fingerprint import deciding, fingerprint
+from pipeline.provenance.fingerprint import fingerprint, fingerprint_content
 from pipeline.provenance.trace import commit, trace, versions
 
 SPACE = {"parameters": {"train.lr": {"type": "float", "low": 0.1, "high": 1.0}}, "controls": {"baseline": {}}}
@@ -23,7 +23,7 @@ SPACE = {"parameters": {"train.lr": {"type": "float", "low": 0.1, "high": 1.0}},
 
 def named(changes: dict[str, Any] | None = None, *, space: Any = SPACE, data: str = "d", split: str = "s") -> str:
     params = Params().with_values(changes or {}, where="")
-    return fingerprint(deciding(params, space, data_hash=data, split_hash=split))
+    return fingerprint(fingerprint_content(params, space, data_hash=data, split_hash=split))
 
 
 def test_fingerprint_is_a_hash_that_stays() -> None:
@@ -66,14 +66,14 @@ def test_docs_name_all_that_the_fingerprint_is_made_of_and_nothing_else(page: st
     given = {"points": {"mine": {"train.lr": 0.2}}, "warm_start": "7a64c473", "constraints.max_parameters": 5e6}
     given |= {"objectives": ["val/accuracy", "parameters"]}
     params = Params().with_values({f"search.{name}": value for name, value in given.items()}, where="the test")
-    content = deciding(params, SPACE, data_hash="d", split_hash="s")
+    content = fingerprint_content(params, SPACE, data_hash="d", split_hash="s")
     assert {name.removeprefix("the ").strip("`") for name in named_there} == {key.replace("_", " ") for key in content}
     assert " `train` (but for `workers`)" in said
     assert set(params.train.model_dump()) - set(content["train"]) == {"workers"}
 
 
 def test_points_warm_starts_and_goals_that_are_not_given_are_no_part_of_the_fingerprint() -> None:
-    content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
+    content = fingerprint_content(Params(), SPACE, data_hash="d", split_hash="s")
     assert not content.keys() & {"points", "warm_start", "objectives", "constraints"}
 
 
@@ -127,7 +127,7 @@ def test_fingerprint_stays_whatever_code_and_versions_run_the_search(
 
 
 def test_each_generation_of_a_search_has_a_name_of_its_own_and_the_first_that_of_the_content() -> None:
-    content = deciding(Params(), SPACE, data_hash="d", split_hash="s")
+    content = fingerprint_content(Params(), SPACE, data_hash="d", split_hash="s")
     assert fingerprint(content, 0) == fingerprint(content)
     assert len({fingerprint(content, generation) for generation in range(4)}) == 4
     assert fingerprint(content, 2) == fingerprint(dict(content), 2)
@@ -257,14 +257,14 @@ def test_setting_is_named_by_the_last_part_of_each_path() -> None:
         "a.layers": [0, 1],
         "b.n": 12345,
     }
-    assert setting_name(values) == "weight=0.0123 clip_grad=None layers=[0, 1] n=12345"
-    assert setting_name({}) == ""
+    assert config_name(values) == "weight=0.0123 clip_grad=None layers=[0, 1] n=12345"
+    assert config_name({}) == ""
 
 
 def test_two_methods_weights_are_told_apart() -> None:
     values = {"regularizer.spatial_entropy.weight": 0.1, "regularizer.total_variation.weight": 0.2, "train.lr": 0.002}
-    assert setting_name(values) == "spatial_entropy.weight=0.1 total_variation.weight=0.2 lr=0.002"
-    assert setting_name(values, short=True) == "spatial_entropy.w=0.1 total_variation.w=0.2 lr=0.002"
+    assert config_name(values) == "spatial_entropy.weight=0.1 total_variation.weight=0.2 lr=0.002"
+    assert config_name(values, short=True) == "spatial_entropy.w=0.1 total_variation.w=0.2 lr=0.002"
 
 
 ENTRIES = ("tune/ray/trainable.py", "tune/controller.py")
@@ -298,7 +298,7 @@ def test_all_code_that_decides_a_trial_is_hashed_or_has_a_reason_not_to_be() -> 
 
 
 def test_parameter_that_is_added_later_renames_no_search() -> None:
-    now = deciding(Params(), SPACE, data_hash="d", split_hash="s")
+    now = fingerprint_content(Params(), SPACE, data_hash="d", split_hash="s")
     before = json.loads(json.dumps(now))
     del before["train"]["erasing"]
     del before["regularizer"]["total_variation"]
@@ -310,5 +310,5 @@ def test_parameter_that_is_added_later_renames_no_search() -> None:
 def test_number_of_workers_that_decode_is_no_part_of_the_fingerprint() -> None:
     hashes = {"data_hash": "d", "split_hash": "s"}
     more = Params().with_values({"train.workers": 3}, where="the test")
-    assert deciding(Params(), {}, **hashes) == deciding(more, {}, **hashes)
+    assert fingerprint_content(Params(), {}, **hashes) == fingerprint_content(more, {}, **hashes)
     assert "workers" in Params().model_dump()["train"], "it was taken out of the parameters themselves"

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cluster.launch.launcher import _archive
 from pipeline.errors import UserError
-from pipeline.provenance.git import ask_git, check_for_dvc, git_trouble, unknown_files
+from pipeline.provenance.git import check_for_dvc, git_problem, run_git, unknown_files
 from pipeline.provenance.trace import commit
 
 
@@ -40,13 +40,13 @@ def of_another(checkout: Path) -> Path:
 
 
 def test_nothing_is_wrong_with_a_checkout_of_ones_own(checkout: Path) -> None:
-    assert git_trouble(checkout) is None
-    assert commit(checkout) == ask_git(checkout, "rev-parse", "HEAD").strip()
+    assert git_problem(checkout) is None
+    assert commit(checkout) == run_git(checkout, "rev-parse", "HEAD").strip()
     check_for_dvc(checkout)
 
 
 def test_checkout_of_another_user_is_told_with_what_to_type(of_another: Path) -> None:
-    said = git_trouble(of_another)
+    said = git_problem(of_another)
     assert said is not None
     assert "belongs to another user" in said
     assert f"git config --global --add safe.directory {of_another}" in said
@@ -61,7 +61,7 @@ def test_checkout_of_another_user_is_told_with_what_to_type(of_another: Path) ->
 def test_what_is_typed_then_helps(of_another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     subprocess.run(["git", "config", "--global", "--add", "safe.directory", str(of_another)], check=True)
-    assert git_trouble(of_another) is None
+    assert git_problem(of_another) is None
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def test_what_is_typed_then_helps(of_another: Path, tmp_path: Path, monkeypatch:
 def test_other_reasons_are_told_as_what_they_are(made: str, said: str, tmp_path: Path) -> None:
     if made == "empty":
         _git(tmp_path, "init", "-q")
-    assert git_trouble(tmp_path) == f"{tmp_path}: {said}"
+    assert git_problem(tmp_path) == f"{tmp_path}: {said}"
     assert commit(tmp_path) == "unknown"
 
 
 def test_machine_without_git_is_told(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(checkout))
-    assert git_trouble(checkout) == "git is not installed"
+    assert git_problem(checkout) == "git is not installed"
     assert commit(checkout) == "unknown"
 
 
@@ -103,4 +103,4 @@ def test_archive_that_was_unpacked_without_git_is_told_before_dvc_starts(tmp_pat
 def test_folder_inside_a_larger_repository_is_taken(checkout: Path) -> None:
     (checkout / "below" / ".dvc").mkdir(parents=True)
     check_for_dvc(checkout / "below")
-    assert git_trouble(checkout / "below") is None
+    assert git_problem(checkout / "below") is None

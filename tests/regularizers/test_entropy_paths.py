@@ -155,7 +155,7 @@ def test_small_batches_do_not_import_numba() -> None:
 def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
     script = """
         import torch
-        from pipeline.models.rows import Reading
+        from pipeline.models.rows import RowSpec
         from pipeline.regularizers.kernels import entropy_numba as kernels
         kernels.compile_ahead()
         names = ("_work_out", "_average", "_at_once", "_read", "_pull", "_add", "_reduce")
@@ -169,7 +169,7 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
             if grad:
                 penalty.loss.backward()
         from pipeline.regularizers.projected_rows import pass_projected
-        reading, projected = Reading(4, None, 1, 0.25), torch.randn(64, 37, 192, requires_grad=True)
+        reading, projected = RowSpec(4, None, 1, 0.25), torch.randn(64, 37, 192, requires_grad=True)
         for scalar in (
             lambda: pass_projected(projected, reading, (6, 6))[1].square().sum(),
             lambda: SpatialEntropy(weight=0.1).reduce(projected, reading, (6, 6))[1].loss,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
-from pipeline.regularizers.base import Features, Penalty
+from pipeline.regularizers.base import Features, RegularizerOutput
 from pipeline.regularizers.features import Collector
 from pipeline.regularizers.guided_transfer import GuidedTransfer, guided_transfer
 
@@ -82,10 +82,10 @@ def method(source: nn.Module | None, **options: Any) -> GuidedTransfer:
     return GuidedTransfer(weight=1.0, source="the/source", load_source=load, **options)
 
 
-def answer(guided: GuidedTransfer, target: nn.Module, images: Tensor) -> Penalty:
+def answer(guided: GuidedTransfer, target: nn.Module, images: Tensor) -> RegularizerOutput:
     collector = Collector(target, guided.needs)
     target(images)
-    penalty: Penalty = guided(collector.features(images))
+    penalty: RegularizerOutput = guided(collector.features(images))
     collector.remove()
     return penalty
 

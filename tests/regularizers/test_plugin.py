@@ -25,18 +25,18 @@ ROOT = Path(__file__).parents[2]
 
 MINE = """
 from torch import nn
-from pipeline.regularizers import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers import Features, RequiredFeatures, RegularizerOutput, Regularizer
 
 class Mine(Regularizer):
     def __init__(self, *, weight: float, strength: float = 1.0) -> None:
-        super().__init__(weight, Needs(similarity="last"), schedule="constant")
+        super().__init__(weight, RequiredFeatures(similarity="last"), schedule="constant")
         if strength < 0:
             raise ValueError("strength is below 0")
         self.strength = strength
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         loss = self.strength * features.similarity.square().mean()
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 
 class Guided(Mine):
     def __init__(self, *, weight: float, load_source) -> None:
@@ -50,7 +50,7 @@ class Forgetful(Regularizer):
 
 class Unfinished(Regularizer):
     def __init__(self, *, weight: float) -> None:
-        super().__init__(weight, Needs())
+        super().__init__(weight, RequiredFeatures())
 
 class Network(nn.Module): ...
 

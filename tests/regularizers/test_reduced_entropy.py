@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data.batches.batches import ImageBatches
-from pipeline.models.rows import Reading, split_projected
+from pipeline.models.rows import RowSpec, split_projected
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
@@ -49,7 +49,7 @@ def asked_for(maps: Tensor) -> Tensor:
 
 
 def reduced(method: SpatialEntropy, projected: Tensor, mean_from: int | None = None) -> tuple[Tensor, Any]:
-    found = method.reduce(projected, Reading(HEADS, mean_from, 1, 0.5), GRID)
+    found = method.reduce(projected, RowSpec(HEADS, mean_from, 1, 0.5), GRID)
     assert found is not None
     return found
 
@@ -165,7 +165,7 @@ def test_second_derivative_is_refused_and_that_of_what_passes_is_not() -> None:
 
 
 def test_what_is_no_case_for_it_is_left_to_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, reading = SpatialEntropy(weight=0.1), Reading(HEADS, None, 1, 0.5)
+    method, reading = SpatialEntropy(weight=0.1), RowSpec(HEADS, None, 1, 0.5)
     projected = noise(torch.float32)
     assert method.reduce(projected, reading, (SIDE, SIDE + 1)) is None  # the maps then say what is wrong
     for other in (projected.bfloat16(), projected.transpose(0, 1), projected.to("meta")):
@@ -198,7 +198,7 @@ def test_step_is_the_one_over_maps(layers: str, query: str, way: str, monkeypatc
                 asked.append(found is not None)
                 return found
 
-            patch.setattr(SpatialEntropy, "reduce", watched if shorter else Regularizer.reduce)
+            patch.setattr(SpatialEntropy, "fused_forward", watched if shorter else Regularizer.fused_forward)
             torch.manual_seed(0)
             model = network().to(inputs.dtype).train()
             model.set_grad_checkpointing(way == "recomputed")

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.locate import location_scores, pick_head, trivial_baselines
+from pipeline.score.locate import baseline_scores, location_scores, pick_head
 from pipeline.score.maps import attention_from_similarity, top_mass
 from pipeline.score.overlap import attention_auroc, attention_average_precision, attention_jaccard
 
@@ -167,7 +167,7 @@ def test_trivial_baselines_say_what_they_are() -> None:
     masks = np.zeros((60, 24, 24), dtype=np.uint8)
     masks[:, 6:18, 6:18] = 1
     masks[:, :2] = 255
-    rows = trivial_baselines(masks, (12, 12), heads=4, seed=0)
+    rows = baseline_scores(masks, (12, 12), heads=4, seed=0)
     share = 144 / (22 * 24)
     assert set(rows) == {"random", "uniform", "centre", "all_on"}
     assert rows["all_on"].jaccard_best_head == pytest.approx(share)
@@ -191,14 +191,14 @@ def test_centre_baseline_is_a_gaussian_of_a_quarter_of_the_side() -> None:
         attention[i, j] = math.exp(-(((i + 0.5 - 2) / (4 / 4)) ** 2 + ((j + 0.5 - 3) / (6 / 4)) ** 2) / 2)
     attention /= attention.sum()
     expected = np.mean([slow_scores(attention, mask) for mask in masks], axis=0)
-    centre = trivial_baselines(masks, grid, heads=1, seed=0)["centre"]
+    centre = baseline_scores(masks, grid, heads=1, seed=0)["centre"]
     assert (centre.jaccard_fixed_head, centre.auroc, centre.average_precision) == pytest.approx(tuple(expected))
 
 
 def test_random_baseline_depends_on_its_seed_alone() -> None:
     masks = np.zeros((5, 8, 8), dtype=np.uint8)
     masks[:, :3] = 1
-    one, same, other = (trivial_baselines(masks, (8, 8), heads=2, seed=seed)["random"].auroc for seed in (1, 1, 2))
+    one, same, other = (baseline_scores(masks, (8, 8), heads=2, seed=seed)["random"].auroc for seed in (1, 1, 2))
     assert one == same != other
 
 

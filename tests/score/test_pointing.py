@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.data.decode.masks import draw_boxes
-from pipeline.score.locate import by_class, location_scores, trivial_baselines
+from pipeline.score.locate import baseline_scores, by_class, location_scores
 from pipeline.score.maps import attention_from_similarity
 from pipeline.score.overlap import attention_energy, cover, pointing_game
 
@@ -171,7 +171,7 @@ def test_uniform_attention_scores_the_share_of_the_object() -> None:
     masks[:, 12:, 6:18] = 1
     masks[:, :2] = 255
     share = 144 / (22 * 24)
-    rows = trivial_baselines(masks, (12, 12), heads=3, seed=0)
+    rows = baseline_scores(masks, (12, 12), heads=3, seed=0)
     for name in ("uniform", "all_on"):
         found = rows[name]
         assert (found.pointing_game, found.energy, found.energy_best_head) == pytest.approx((share, share, share))

@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.figures.attention import components
-from pipeline.stages.search.attention_images import SettingMaps, write_attention
+from pipeline.stages.search.attention_images import ConfigMaps, write_attention
 
 
 def prepared(*, masks: bool = True) -> Prepared:
@@ -17,10 +17,10 @@ def prepared(*, masks: bool = True) -> Prepared:
     return Prepared(images, np.arange(6), np.ones((6, 8, 8), np.uint8) if masks else None, {}, None)
 
 
-def settings(*names: str) -> list[SettingMaps]:
+def settings(*names: str) -> list[ConfigMaps]:
     rng = np.random.default_rng(1)
     return [
-        SettingMaps(name, f"{name}: w=1", 0.2 * place, rng.normal(size=(2, 3, 4, 4)).astype(np.float32))
+        ConfigMaps(name, f"{name}: w=1", 0.2 * place, rng.normal(size=(2, 3, 4, 4)).astype(np.float32))
         for place, name in enumerate(names)
     ]
 
@@ -55,4 +55,4 @@ def test_one_setting_alone_has_nothing_beside_it_and_no_masks_are_none(tmp_path:
 @pytest.mark.parametrize("count", [1, 8])
 def test_pictures_take_any_number_of_heads(tmp_path: Path, count: int) -> None:
     maps = np.random.default_rng(0).normal(size=(1, count, 4, 4)).astype(np.float32)
-    write_attention(tmp_path, prepared(), [2], [SettingMaps("best", "", 0.0, maps)])
+    write_attention(tmp_path, prepared(), [2], [ConfigMaps("best", "", 0.0, maps)])

@@ -3,7 +3,7 @@
 from copied import ROOT
 
 from pipeline.config import load_params
-from pipeline.stages.search.mlflow_callback import milestones_of, run_name
+from pipeline.stages.search.mlflow_callback import run_name, rung_marks
 from pipeline.tune.journal.journal import CONTROL, TrialRecord
 
 ENTROPY = "regularizer.spatial_entropy"
@@ -23,5 +23,5 @@ def test_two_methods_weights_are_told_apart() -> None:
 
 def test_rungs_are_those_of_the_scheduler() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert milestones_of(params) == [3, 6]
-    assert milestones_of(params.with_values({"search.scheduler.name": "none"}, where="here")) == []
+    assert rung_marks(params) == [3, 6]
+    assert rung_marks(params.with_values({"search.scheduler.name": "none"}, where="here")) == []

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.artifacts.stage_results import NAMES, against_words, method_words
+from pipeline.artifacts.stage_results import NAMES, describe_control, describe_method
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.comparison import compare_arms
 from pipeline.stages.report.search_content import (
-    cost_words,
+    describe_cost,
     early_remarks,
-    looked_at,
+    plotted_trials,
     search_curves,
     search_figures,
     trial_rows,
 )
-from pipeline.stages.report.statistics import analysis_words, class_figure, class_rows, correct_by_arm
-from pipeline.tune.journal.journal import ENOUGH
+from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
+from pipeline.tune.journal.journal import MAX_CONCURRENT_REACHED
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 
@@ -96,9 +96,12 @@ def test_captions_say_over_which_trials_a_figure_speaks() -> None:
     assert captions[3].startswith("Rung survival")
     assert "over the 3 trials that ran in full, so few that it says little: epoch 2: 0.50" in captions[3]
     assert captions[1].endswith("Importances are drawn from 10 on.")
-    enough = [ROWS[1] | {"trial": f"t{index:04d}"} for index in range(ENOUGH)]
+    enough = [ROWS[1] | {"trial": f"t{index:04d}"} for index in range(MAX_CONCURRENT_REACHED)]
     captions = [
-        caption for caption, _ in search_figures(enough, found_of({}, {"2": {"correlation": 0.5, "trials": ENOUGH}}))
+        caption
+        for caption, _ in search_figures(
+            enough, found_of({}, {"2": {"correlation": 0.5, "trials": MAX_CONCURRENT_REACHED}})
+        )
     ]
     assert not any("drawn from" in caption or "says little" in caption for caption in captions)
     # Without any, nothing is claimed.
@@ -135,23 +138,23 @@ def test_curves_take_confirmations_as_further_seeds() -> None:
 
 
 def test_what_was_looked_at_and_spent_is_counted() -> None:
-    said = looked_at(SUMMARY, ROWS)
+    said = plotted_trials(SUMMARY, ROWS)
     assert said.startswith("4 trials (2 complete, 1 pruned, 1 failed), 1 control and 1 confirmations, all of them on")
-    assert "2 trials of the control's own study" in looked_at(SUMMARY, [*ROWS, *[row("c", "control trial", "complete", 4, 0.1, 0.0)] * 2])  # fmt: skip
-    cost = dict(cost_words(SUMMARY, {"seconds": 90.0, "runs": [{}, {}]}))
+    assert "2 trials of the control's own study" in plotted_trials(SUMMARY, [*ROWS, *[row("c", "control trial", "complete", 4, 0.1, 0.0)] * 2])  # fmt: skip
+    cost = dict(describe_cost(SUMMARY, {"seconds": 90.0, "runs": [{}, {}]}))
     assert cost["search, by the clock"] == "30 min"
     assert cost["saved by stopping early"] == "2 epochs, about 3 min"
     assert cost["retraining"] == "2 min for 2 runs"
     assert not any("GPU" in name or "money" in name for name in cost)
     paid = {**SUMMARY, "spent": SUMMARY["spent"] | {"gpu_hours": 2.0, "cost": 5.0}}
-    assert dict(cost_words(paid, {"seconds": 1, "runs": []}))["search, money"].startswith("5.00")
+    assert dict(describe_cost(paid, {"seconds": 1, "runs": []}))["search, money"].startswith("5.00")
 
 
 def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> None:
     correct = correct_by_arm(predictions(), "plain")
     assert correct["best"].astype(int).tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1]]
     comparison = compare_arms(correct["best"], correct["plain"])
-    words = dict(analysis_words(comparison, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+    words = dict(describe_analysis(comparison, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
     assert "not corrected" in words["primary, named beforehand"]
     assert "within 2.0 points" in words["no difference"]
     assert f"{100 * comparison.difference:+.2f} points, interval" in words["found"]
@@ -160,12 +163,12 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
     wide, tight = (replace(comparison, low=-width, high=width) for width in (0.9, 0.0001))
     for primary, said in ((wide, True), (tight, False)):
-        words = dict(analysis_words(primary, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+        words = dict(describe_analysis(primary, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
         assert ("too narrow" in words["plain bootstrap, seeds and images"]) == said
         assert "decides nothing" in words["plain bootstrap, seeds and images"]
     assert "3 test images are right with the best setting alone, 0 with" in words["two fixed networks"]
     one = {arm: table[:, [0, 2]] for arm, table in correct.items()}
-    words = dict(analysis_words(comparison, one, "plain", margin=0.02, seed=0, looked="7 trials"))
+    words = dict(describe_analysis(comparison, one, "plain", margin=0.02, seed=0, looked="7 trials"))
     assert "1 test image is right with the best setting alone" in words["two fixed networks"]
     assert words["looked at before"] == "7 trials."
 
@@ -173,7 +176,7 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
 def test_one_seed_gives_no_interval_and_says_so() -> None:
     correct = {arm: table[:1] for arm, table in correct_by_arm(predictions(), "plain").items()}
     comparison = compare_arms(correct["best"], correct["plain"])
-    words = dict(analysis_words(comparison, correct, "plain", margin=0.02, seed=0, looked=""))
+    words = dict(describe_analysis(comparison, correct, "plain", margin=0.02, seed=0, looked=""))
     assert "without an interval: with one seed in an arm" in words["found"]
     assert not {"could be found", "plain bootstrap, seeds and images", "secondary, paired t over seeds"} & set(words)
 
@@ -202,16 +205,16 @@ def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:
     assert set(NAMES) == set(METHODS)
     off: dict[str, dict[str, Any]] = {name: {"weight": 0.0} for name in ("spatial_entropy", "total_variation")}
     off["plugin"] = {"weight": 0.0, "spec": "mine:Mine"}
-    assert method_words(off | {"spatial_entropy": {"weight": 0.1}}, off) == "SAR"
+    assert describe_method(off | {"spatial_entropy": {"weight": 0.1}}, off) == "SAR"
     both = {"spatial_entropy": {"weight": 0.1}, "total_variation": {"weight": 1.0}}
-    assert method_words(off | both, off) == "SAR and total variation"
-    assert method_words(off | both, off | {"spatial_entropy": {"weight": 0.2}}) == "total variation"
-    assert method_words(off | {"plugin": {"weight": 1.0, "spec": "mine:Mine"}}, off) == "the plugin mine:Mine"
-    assert method_words(off, off) == "the best setting"
+    assert describe_method(off | both, off) == "SAR and total variation"
+    assert describe_method(off | both, off | {"spatial_entropy": {"weight": 0.2}}) == "total variation"
+    assert describe_method(off | {"plugin": {"weight": 1.0, "spec": "mine:Mine"}}, off) == "the plugin mine:Mine"
+    assert describe_method(off, off) == "the best setting"
 
 
 def test_the_verdict_says_shortly_what_it_is_against() -> None:
     tuned = "baseline, its recipe tuned over 12 trials of its own (search.compare: same_budget)"
-    assert against_words(tuned) == "baseline, its recipe tuned over 12 trials of its own"
+    assert describe_control(tuned) == "baseline, its recipe tuned over 12 trials of its own"
     plain = "baseline, with the recipe of params.yaml, which the search does not vary either"
-    assert against_words(plain) == "baseline, with the recipe of params.yaml"
+    assert describe_control(plain) == "baseline, with the recipe of params.yaml"

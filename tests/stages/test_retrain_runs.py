@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from support.prepared_digits import write_digits
 
 from pipeline.assembly import build_run, load_data
-from pipeline.cluster.checkpoint_store import Epochs
+from pipeline.cluster.checkpoint_store import CheckpointStore
 from pipeline.config import Params
-from pipeline.stages.retrain.retrain_runs import is_kept, retrain_jobs
+from pipeline.stages.retrain.retrain_runs import is_finished, retrain_jobs
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one
 from pipeline.train import checkpoint_writer
 from pipeline.train.checkpoint import read_sidecar
@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tmp_path: Path, decay: float) -> None:
     params = Params().with_values({**TINY, "train.ema_decay": decay}, where="test")
     dump: dict[str, Any] = params.model_dump(by_alias=True)
-    epochs = Epochs(str(tmp_path / "epochs"))
+    epochs = CheckpointStore(str(tmp_path / "epochs"))
     job = RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "model", epochs=epochs)
     retrain_one(job)
     loaded = load_data(job.prepared, job.split, "cpu")
@@ -65,17 +65,17 @@ def test_further_seeds_leave_what_is_trained_of_the_earlier_ones(tmp_path: Path)
     for job in jobs(2):
         job.folder.mkdir(parents=True)
         (job.folder / "checkpoint.json").touch()
-    assert [is_kept(job) for job in jobs(3)] == [True, True, False]
+    assert [is_finished(job) for job in jobs(3)] == [True, True, False]
 
 
-class Breaking(Epochs):
+class Breaking(CheckpointStore):
     """Storage that is gone when the checkpoint of an epoch is to be written. place: of the others."""
 
     @contextmanager
     def adding(self, epoch: int) -> Iterator[Path]:
         if epoch == 4:
             raise OSError("gone")
-        with super().adding(epoch) as folder:
+        with super().write(epoch) as folder:
             yield folder
 
 
@@ -90,14 +90,14 @@ def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_wei
     dump: dict[str, Any] = Params().with_values(settings, where="test").model_dump(by_alias=True)
     place = str(tmp_path / "broken.epochs")
 
-    def job(epochs: Epochs) -> RetrainJob:
+    def job(epochs: CheckpointStore) -> RetrainJob:
         return RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "x", epochs=epochs)
 
-    retrain_one(job(whole := Epochs(str(tmp_path / "whole.epochs"))))
+    retrain_one(job(whole := CheckpointStore(str(tmp_path / "whole.epochs"))))
     with pytest.raises(OSError, match="gone"):
         retrain_one(job(Breaking(place)))
-    assert Epochs(place).done() == reached
-    retrain_one(job(broken := Epochs(place)))
+    assert CheckpointStore(place).done() == reached
+    retrain_one(job(broken := CheckpointStore(place)))
     with whole.newest() as (_, first), broken.newest() as (done, second):
         assert done == 5
         assert first is not None

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.stages.evaluate.scores import metrics_of
+from pipeline.stages.evaluate.scores import flat_metrics
 from pipeline.state.test_reads import count_test_read
 
 
 def test_reads_that_are_known_otherwise_count_where_the_state_is_gone(tmp_path: Path) -> None:
-    assert count_test_read(tmp_path, "a", commit="c", models=2, known=4) == 5
+    assert count_test_read(tmp_path, "a", commit="c", models=2, prior_reads=4) == 5
     assert count_test_read(tmp_path, "a", commit="c", models=2) == 2
 
 
@@ -30,6 +30,6 @@ def test_metrics_hold_what_attention_scores_where_it_was_scored() -> None:
     scores = {"auroc": 0.8, "pointing_game": 0.7, "energy": 0.6, "jaccard_best_head": 0.5}
     comparison = {"accuracy": 0.0, "difference": 0.01, "low": None, "high": None}
     summary = {"comparison": comparison, "arms": {"best": arm(scores), "baseline": arm(None)}}
-    test = metrics_of(summary, "baseline")["test"]
+    test = flat_metrics(summary, "baseline")["test"]
     assert test["best"] == {"accuracy": 0.9, "ece": 0.1, "nll": 0.3, "auroc": 0.8, "pointing_game": 0.7, "energy": 0.6}
     assert test["control"] == {"accuracy": 0.9, "ece": 0.1, "nll": 0.3}

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pipeline.state import dvc_leftovers
-from pipeline.state.dvc_leftovers import is_database, is_entry, mend_leavings
+from pipeline.state.dvc_leftovers import is_database, is_entry, remove_leftovers
 from pipeline.workspace import Workspace
 
 STAGES = {
@@ -52,7 +52,7 @@ def test_what_dvc_has_written_is_left_alone(ran: Path) -> None:
     files = [path for path in sorted((ran / ".dvc").rglob("*")) if path.is_file() and path.suffix != ".lock"]
     before = {path: path.read_bytes() for path in files}
     assert len(_entries(ran)) == 2
-    assert mend_leavings(Workspace(ran, ran)) == []
+    assert remove_leftovers(Workspace(ran, ran)) == []
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -76,7 +76,7 @@ def test_dvc_goes_on_after_it_was_killed_while_writing_its_cache_of_runs(ran: Pa
     left = entry if name == "its own" else entry.with_name(name)
     left.write_bytes(content[:cut])
     try:
-        said = mend_leavings(Workspace(ran, ran))
+        said = remove_leftovers(Workspace(ran, ran))
         assert said == ["half-written entries in DVC's cache of runs: 1 removed; what they stood for runs again"]
         assert not left.exists()
     finally:
@@ -91,7 +91,7 @@ def test_real_dvc_stops_at_a_half_written_entry_and_goes_on_once_it_is_mended(ra
     broken = _dvc(ran, "repro")
     assert broken.returncode != 0
     assert "failed to reproduce 'first': 'outs'" in broken.stderr
-    assert mend_leavings(Workspace(ran, ran))
+    assert remove_leftovers(Workspace(ran, ran))
     mended = _dvc(ran, "repro")
     assert mended.returncode == 0, mended.stderr
     assert "is cached" in mended.stdout + mended.stderr
@@ -110,7 +110,7 @@ def test_file_of_locks_is_mended_at_every_length(tmp_path: Path) -> None:
     content = json.dumps({"write": {"/a": _holder(2**22 + 1)}, "read": {"/b": [_holder(2**22 + 1)]}})
     for length in range(len(content) + 1):
         lock.write_text(content[:length])
-        assert mend_leavings(Workspace(tmp_path, tmp_path)) == [
+        assert remove_leftovers(Workspace(tmp_path, tmp_path)) == [
             ".dvc/tmp/rwlock: freed of what a DVC that was killed had left in it"
         ]
         with rwlock(str(lock.parent), localfs, "dvc repro", ["/b"], ["/a"], False):
@@ -122,7 +122,7 @@ def test_locks_of_living_processes_stay(tmp_path: Path) -> None:
     lock.parent.mkdir(parents=True)
     content = json.dumps({"read": {}, "write": {"/a": _holder(os.getpid())}})
     lock.write_text(content)
-    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+    assert remove_leftovers(Workspace(tmp_path, tmp_path)) == []
     assert lock.read_text() == content
 
 
@@ -134,7 +134,7 @@ def test_lock_whose_holders_number_is_another_processs_by_now_is_freed(tmp_path:
     lock.write_text(json.dumps({"read": {"/b": [mine]}, "write": {"/a": mine}}))
     before = psutil.Process().create_time() - 60
     os.utime(lock, (before, before))
-    assert mend_leavings(Workspace(tmp_path, tmp_path))
+    assert remove_leftovers(Workspace(tmp_path, tmp_path))
     assert json.loads(lock.read_text()) == {"read": {}, "write": {}}
 
 
@@ -145,7 +145,7 @@ def test_file_of_locks_that_a_dvc_is_writing_is_left_to_it(tmp_path: Path) -> No
     lock.parent.mkdir(parents=True)
     lock.write_text("{")
     with make_lock(str(lock) + ".lock"):
-        assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+        assert remove_leftovers(Workspace(tmp_path, tmp_path)) == []
     assert lock.read_text() == "{"
 
 
@@ -157,15 +157,17 @@ def test_records_of_experiments_are_removed_where_they_are_cut_off(path: str, tm
     record.parent.mkdir(parents=True)
     content = json.dumps({"git_url": "file:///a", "status": 1, "name": None})
     record.write_text(content)
-    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+    assert remove_leftovers(Workspace(tmp_path, tmp_path)) == []
     for length in range(len(content)):
         record.write_text(content[:length])
-        assert mend_leavings(Workspace(tmp_path, tmp_path)) == ["half-written records of DVC's experiments: 1 removed"]
+        assert remove_leftovers(Workspace(tmp_path, tmp_path)) == [
+            "half-written records of DVC's experiments: 1 removed"
+        ]
         assert not record.exists()
 
 
 def test_folder_without_dvc_is_no_fault(tmp_path: Path) -> None:
-    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+    assert remove_leftovers(Workspace(tmp_path, tmp_path)) == []
 
 
 def test_databases_that_were_cut_off_are_removed(tmp_path: Path) -> None:
@@ -177,14 +179,14 @@ def test_databases_that_were_cut_off_are_removed(tmp_path: Path) -> None:
     database.close()
     (tmp_path / ".dvc").mkdir()
     content = path.read_bytes()
-    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+    assert remove_leftovers(Workspace(tmp_path, tmp_path)) == []
     for length in [*range(1, 200, 7), *range(200, len(content), 799)]:
         path.write_bytes(content[:length])
         assert not is_database(path), length
     path.with_name("cache.db-wal").touch()
-    assert mend_leavings(Workspace(tmp_path, tmp_path)) == [
+    assert remove_leftovers(Workspace(tmp_path, tmp_path)) == [
         "cut off databases of DVC's hashes: 1 removed; it hashes anew"
     ]
     assert list(path.parent.glob("*.db")) == []
     path.touch()
-    assert mend_leavings(Workspace(tmp_path, tmp_path)) == []
+    assert remove_leftovers(Workspace(tmp_path, tmp_path)) == []

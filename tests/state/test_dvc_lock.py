@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.state.dvc_lock import keep_lock, mend_lock
+from pipeline.state.dvc_lock import keep_lock, repair_lock
 from pipeline.workspace import Workspace
 
 
@@ -35,13 +35,13 @@ def workspace(tmp_path: Path) -> Workspace:
 def test_whole_file_is_left_alone_and_kept(workspace: Workspace, written: str) -> None:
     lock = workspace.root / "dvc.lock"
     lock.write_text(written)
-    assert mend_lock(workspace) is None
+    assert repair_lock(workspace) is None
     keep_lock(workspace)
     assert lock.read_text() == (workspace.state / "dvc.lock").read_text() == written
 
 
 def test_no_file_is_no_fault(workspace: Workspace) -> None:
-    assert mend_lock(workspace) is None
+    assert repair_lock(workspace) is None
     keep_lock(workspace)
     assert not (workspace.root / "dvc.lock").exists()
 
@@ -57,7 +57,7 @@ def test_file_that_was_cut_off_gives_way_to_the_one_before(
         keep_lock(workspace)
     cut = written[: written.index(until) + len(until)]
     lock.write_text(cut)
-    said = mend_lock(workspace)
+    said = repair_lock(workspace)
     assert said is not None
     assert "dvc.lock was cut off" in said
     assert (workspace.state / "dvc.lock.broken").read_text() == cut
@@ -78,5 +78,5 @@ def test_marks_of_a_merge_are_the_users_to_settle(workspace: Workspace, written:
     lock = workspace.root / "dvc.lock"
     lock.write_text(f"<<<<<<< ours\n{written}=======\n{written}>>>>>>> theirs\n")
     with pytest.raises(UserError, match="git checkout --ours"):
-        mend_lock(workspace)
+        repair_lock(workspace)
     assert lock.exists()

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipeline.train.rank_info import World
+from pipeline.train.rank_info import RankInfo
 
 
 def run_together(work: Callable[..., None], size: int, *given: Any) -> None:
@@ -29,11 +29,11 @@ def _begin(rank: int, work: Callable[..., None], size: int, port: int, given: tu
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     try:
-        work(World(rank, size), *given)
+        work(RankInfo(rank, size), *given)
     finally:
         dist.destroy_process_group()
 
 
-def save_by_first(world: World, value: Any, path: Path) -> None:
+def save_by_first(world: RankInfo, value: Any, path: Path) -> None:
     if world.rank == 0:
         torch.save(value, path)

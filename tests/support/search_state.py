@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.config import load_params
 from pipeline.data.splits.split import make_split
-from pipeline.provenance.fingerprint import deciding, fingerprint
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, Ledger, TrialRecord
+from pipeline.provenance.fingerprint import fingerprint, fingerprint_content
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, Journal, TrialRecord
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 
@@ -47,15 +47,15 @@ def content_of(workspace: Workspace) -> dict[str, Any]:
     params = load_params(workspace.params)
     split = make_split(LABELS, val_fraction=params.split.val_fraction, test_fraction=params.split.test_fraction, seed=0)
     space = load_space(workspace.root / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
-    return deciding(params, space.content(), data_hash="d", split_hash=split.split_hash)
+    return fingerprint_content(params, space.content(), data_hash="d", split_hash=split.split_hash)
 
 
-def open_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Ledger:
+def open_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Journal:
     """The ledger of a search; of the one that params.yaml asks for, unless its content is given."""
     content = content_of(workspace) if content is None else content
     name = fingerprint(content)
     header = {"fingerprint": name, "set": "digits", "space_file": "search_spaces/sar.yaml", "content": content}
-    return Ledger(workspace.searches / name[:16] / "ledger.jsonl", header, gpus=gpus)
+    return Journal(workspace.searches / name[:16] / "ledger.jsonl", header, gpus=gpus)
 
 
 def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Path:
@@ -70,12 +70,12 @@ def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None,
         return ledger_folder(ledger)
 
 
-def ledger_folder(ledger: Ledger) -> Path:
+def ledger_folder(ledger: Journal) -> Path:
     return Path(ledger._file.name).parent
 
 
 def run(
-    ledger: Ledger,
+    ledger: Journal,
     name: str,
     *,
     epochs: int,

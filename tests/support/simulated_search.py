@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
-from pipeline.tune.controller import Course, Wait
-from pipeline.tune.journal.journal import FAILED, Ledger, SearchListener, TrialRecord
+from pipeline.tune.controller import SearchController, Wait
+from pipeline.tune.journal.journal import FAILED, Journal, SearchCallback, TrialRecord
 from pipeline.tune.ray.scheduler import STOP
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import EMPTY_SHARE
@@ -60,7 +60,7 @@ class Kill(BaseException):
 
 
 @dataclass
-class Heard(SearchListener):
+class Heard(SearchCallback):
     """A listener that writes down what it is told."""
 
     said: list[tuple[str, str]] = field(default_factory=list)
@@ -112,13 +112,13 @@ class Search:
         return self.folder / "ledger.jsonl"
 
     @contextmanager
-    def session(self, *, at_a_time: int = 1, **settings: Any) -> Iterator[Course]:
+    def session(self, *, at_a_time: int = 1, **settings: Any) -> Iterator[SearchController]:
         """A course, replayed. settings: by parameter's name with `__` for the dots, on top of the search's own."""
         dotted = {name.replace("__", "."): value for name, value in settings.items()}
         params = Params().with_values({**SMALL, **self.settings, **dotted}, where="the test")
         self.heard, self.starts = Heard(), []
-        with Ledger(self.ledger, {}, gpus=self.gpus) as ledger:
-            course = Course(
+        with Journal(self.ledger, {}, gpus=self.gpus) as ledger:
+            course = SearchController(
                 params,
                 self.space,
                 ledger,
@@ -129,19 +129,19 @@ class Search:
                 at_a_time=at_a_time,
             )
             course.replay()
-            self.left = course.left
+            self.left = course.max_remaining
             yield course
-            self.outcome, self.stopped = course.asked_for(), course.stopped
+            self.outcome, self.stopped = course.requested_trials(), course.stopped
 
-    def run(self, *, at_a_time: int = 1, kill_at: int | None = None, **settings: Any) -> Course:
+    def run(self, *, at_a_time: int = 1, kill_at: int | None = None, **settings: Any) -> SearchController:
         """A session to its end. kill_at: the epoch, of all that it trains, after whose report it dies."""
         with self.session(at_a_time=at_a_time, **settings) as course:
-            if course.left:
+            if course.max_remaining:
                 self.drive(course, at_a_time=at_a_time, kill_at=kill_at)
             assert len(self.starts) <= self.left  # Ray would not have asked for more
         return course
 
-    def drive(self, course: Course, *, at_a_time: int = 1, kill_at: int | None = None) -> None:
+    def drive(self, course: SearchController, *, at_a_time: int = 1, kill_at: int | None = None) -> None:
         """What Ray's loop and its workers do, an epoch of everything that runs at a time."""
         place = self.folder / "ray" / f"start-{len(list((self.folder / 'ray').glob('start-*')))}"
         place.mkdir(parents=True)
@@ -149,7 +149,7 @@ class Search:
         trained = itertools.count(1)
         while True:
             while len(at_work) < at_a_time:
-                record = course.next()
+                record = course.next_trial()
                 if isinstance(record, Wait):
                     assert at_work, "waits for what never ends"
                     break
@@ -168,11 +168,11 @@ class Search:
                 if next(trained) == kill_at:
                     raise Kill
 
-    def _epoch(self, course: Course, place: Path, record: TrialRecord, epoch: int) -> bool:
+    def _epoch(self, course: SearchController, place: Path, record: TrialRecord, epoch: int) -> bool:
         """Train an epoch of a run; whether it has ended."""
         why = self.fails(record, epoch)
         if why is not None:
-            course.end(record.id, FAILED, why)
+            course.end_trial(record.id, FAILED, why)
             return True
         value = self.results(record, epoch)
         metrics = {"val/accuracy": value, "val/loss": 1 - value, "val/spatial_entropy/empty_share": self.empty(record)}
@@ -185,7 +185,7 @@ class Search:
             if old != new:
                 shutil.rmtree(old)  # Ray keeps one
         if decision == STOP:
-            course.end(record.id, course.ending(epoch))
+            course.end_trial(record.id, course.final_state(epoch))
         return decision == STOP
 
     def killed(self, *, kill_at: int, **settings: Any) -> None:
@@ -211,12 +211,12 @@ def told(records: list[TrialRecord]) -> list[Any]:
     return [(r.id, r.number, r.role, r.study, r.seed, r.of, r.values, r.state, r.reason, r.epochs) for r in records]
 
 
-def studies(course: Course) -> dict[str, Any]:
+def studies(course: SearchController) -> dict[str, Any]:
     """What Optuna knows of every study's trials, but for its notes on how it came to propose them."""
     return {
         name: [
             (t.number, t.state.name, t.params, t.value, t.intermediate_values, t.system_attrs.get(CONSTRAINT))
-            for t in arm.proposer._study.get_trials(deepcopy=False)
+            for t in arm.adapter._study.get_trials(deepcopy=False)
         ]
-        for name, arm in course.arms.items()
+        for name, arm in course.studies.items()
     }

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
 from pipeline.tracking.registry import champion
-from pipeline.tracking.registry.champion import Move, earlier_champion, history, move_champion, roll_back
+from pipeline.tracking.registry.champion import ChampionChange, earlier_champion, history, move_champion, roll_back
 from pipeline.tracking.registry.versions import versions
 from pipeline.tracking.store import Store, client
 
@@ -127,7 +127,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(store: Store, 
 
 def test_a_lock_that_is_held_is_told(store: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(champion, "LOCK_WAIT_S", 0.05)
-    with champion._alone(store, "here"), pytest.raises(UserError, match=r"another process holds .*champion.lock"):
+    with champion._exclusive(store, "here"), pytest.raises(UserError, match=r"another process holds .*champion.lock"):
         move_champion(store, name, 1, expected=None, reason=None)
 
 
@@ -181,13 +181,13 @@ def test_on_a_server_the_earlier_claim_wins(
 def test_a_claim_that_is_written_between_two_looks_is_seen(
     store: Store, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[Move] = []
+    done: list[ChampionChange] = []
 
     def rival(called: str) -> None:
         if called == "get_model_version" and not done:
             at = datetime.now(UTC) - timedelta(seconds=1)
             key = f"{champion.PREFIX}{at:%Y%m%dT%H%M%S.%fZ}-0"
-            done.append(Move(key, "promote", None, 3, "ann", at.isoformat(), "", {}, "intended"))
+            done.append(ChampionChange(key, "promote", None, 3, "ann", at.isoformat(), "", {}, "intended"))
             champion._write(client(store), name, done[0])
 
     monkeypatch.setattr(champion, "client", lambda store: Interrupted(store, rival))
@@ -201,7 +201,7 @@ def test_a_claim_of_one_who_died_is_given_up_after_a_while(
     store: Store, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = datetime.now(UTC)
-    dead = Move(f"{champion.PREFIX}0", "promote", None, 3, "ann", at.isoformat(), "", {}, "intended")
+    dead = ChampionChange(f"{champion.PREFIX}0", "promote", None, 3, "ann", at.isoformat(), "", {}, "intended")
     champion._write(client(store), name, dead)
     with pytest.raises(UserError, match="ann is moving"):
         move_champion(store, name, 1, expected=None, reason=None)

@@ -101,7 +101,7 @@ def test_an_outage_delays_the_record_and_loses_nothing(
         until(lambda: outage.refused > 2)
         log.end_trial("z", "complete")
         outage.on = False
-    assert log.undelivered == 0
+    assert log.num_pending == 0
     assert points(store, runs()["trial z"], "loss") == [(1, 1.0), (2, 0.5)]
     assert points(store, runs()["trial c"], "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert [each.path for each in client(store).list_artifacts(runs()["trial z"].info.run_id)] == ["map.txt"]
@@ -126,7 +126,7 @@ def test_what_an_outage_keeps_back_is_counted_and_told_by_the_next_search(
     outage.on = False
     with open_search() as log:
         play(log)
-    assert log.undelivered == 0
+    assert log.num_pending == 0
     assert runs()["trial a"].data.metrics.keys() == {"loss", "accuracy", "best"}
     assert runs()["a search"].info.status == "FINISHED"
 
@@ -170,7 +170,7 @@ def test_a_run_that_somebody_deletes_holds_up_no_other(
         log.start_trial("b", "trial b", {})
         log.end_trial("b", "complete")
     assert runs()["trial b"].info.status == "FINISHED"
-    assert log.undelivered > 0
+    assert log.num_pending > 0
     assert len([each for each in caplog.records if "trial a is lost" in each.message]) == 1
 
 
@@ -196,7 +196,7 @@ def test_what_is_too_long_or_oddly_named_is_written_all_the_same(
         log.start_trial("a", "trial a", {"long": "y" * 9000, **{f"p{k}": k for k in range(250)}})
         log.log_epoch("a", 1, {"accuracy (%)": 50.0})
     run = runs()["trial a"]
-    assert log.undelivered == 0
+    assert log.num_pending == 0
     assert run.data.params["long"] == "y" * 6000
     assert runs()["a search"].data.tags["long"] == "x" * 8000
     assert len(run.data.params) == 251
@@ -231,7 +231,7 @@ def test_a_trials_files_are_kept_and_a_missing_folder_costs_only_itself(
     assert [each.path for each in client(store).list_artifacts(log.run_id, "maps")] == ["maps/one.txt"]
     assert runs()["trial a"].info.status == "FINISHED"
     assert runs()["trial a"].data.metrics == {"best": 1.0}
-    assert log.undelivered == 1
+    assert log.num_pending == 1
 
 
 def test_a_closed_record_takes_nothing_more(open_search: Open) -> None:

@@ -17,7 +17,7 @@ from support.model_program import images, load, write_network
 
 from pipeline.data.decode import pictures
 from pipeline.data.decode.decode import decode_image
-from pipeline.data.decode.pictures import BadImage, read_image
+from pipeline.data.decode.pictures import UndecodableImage, read_image
 from pipeline.models.architecture import describe_network
 from pipeline.models.tap import SimilarityTap
 from pipeline.tracking.registry.model import ImageClassifier
@@ -97,20 +97,20 @@ def test_a_grey_picture_of_the_right_size_is_taken_as_it_is() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_told(given: Any, says: str) -> None:
-    with pytest.raises(BadImage, match=says):
+    with pytest.raises(UndecodableImage, match=says):
         read_image(given, 1, 12)
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
-    with pytest.raises(BadImage, match="10 x 10 pixels; at most 99"):
+    with pytest.raises(UndecodableImage, match="10 x 10 pixels; at most 99"):
         read_image(encoded(np.zeros((10, 10, 1), np.uint8)), 1, 12)
-    with pytest.raises(BadImage, match="10 x 10 pixels; at most 99"):
+    with pytest.raises(UndecodableImage, match="10 x 10 pixels; at most 99"):
         read_image(np.zeros((10, 10), np.uint8), 1, 12)
 
 
 def test_picture_files_go_with_one_or_three_channels() -> None:
-    with pytest.raises(BadImage, match="2 channels"):
+    with pytest.raises(UndecodableImage, match="2 channels"):
         read_image(encoded(images(1)[0]), 2, 12)
 
 

@@ -38,7 +38,7 @@ def test_trials_are_nested_with_parameters_curves_and_how_they_ended(
     assert parent.data.metrics == {"best.accuracy": 0.3}
     assert parent.data.tags["mlflow.note.content"] == "what it is about"
     assert [each.dataset.name for each in datasets(parent)] == ["digits"]
-    assert log.undelivered == 0
+    assert log.num_pending == 0
 
 
 def test_telling_a_search_again_doubles_and_changes_nothing(
@@ -68,7 +68,7 @@ def test_a_resumed_trial_goes_on_where_it_was(
     with open_search() as log:
         log.start_trial("a", "trial a", {"train.lr": 0.1})
         log.log_epoch("a", 1, {"loss": 1.0})
-        until(lambda: log.undelivered == 0)
+        until(lambda: log.num_pending == 0)
         assert runs()["trial a"].data.tags["sar.state"] == "interrupted"  # so far it has done nothing new
         log.log_epoch("a", 2, {"loss": 0.5})
         until(lambda: runs()["trial a"].data.tags["sar.state"] == "running")
@@ -96,7 +96,7 @@ def test_a_trial_that_starts_again_with_other_parameters_loses_no_metrics(
         until(lambda: "trial a" in runs())
         log.start_trial("a", "trial a", {"train.lr": 0.2})
         log.log_epoch("a", 1, {"loss": 1.0})
-    assert log.undelivered == 0
+    assert log.num_pending == 0
     assert runs()["trial a"].data.metrics == {"loss": 1.0}
     assert runs()["trial a"].data.params == {"train.lr": "0.1"}
 
@@ -159,7 +159,7 @@ def test_finished_search_that_is_told_again_stays_finished_whatever_breaks_that_
     again = open_search()
     _tell_a_finished_trial(again)
     again.log_metrics({"epochs_spent": 2.0})
-    until(lambda: again.undelivered == 0)
+    until(lambda: again.num_pending == 0)
     assert runs()["a search"].info.status == "FINISHED", "a process killed here would have left it running"
     assert again.close("KILLED") == 0
     assert {run.info.status for run in runs().values()} == {"FINISHED"}

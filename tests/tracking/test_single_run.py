@@ -13,7 +13,7 @@ from support.mlflow_search import datasets, points
 
 from pipeline.errors import UserError
 from pipeline.tracking.dataset_inputs import DataUsed
-from pipeline.tracking.single_run import attach, first_there, log_run
+from pipeline.tracking.single_run import attach, find_first, log_run
 from pipeline.tracking.store import Store, client
 
 
@@ -38,8 +38,8 @@ def test_a_run_that_is_gone_is_told(store: Store, experiment: str, tmp_path: Pat
 def test_of_runs_the_first_that_is_there_is_taken(store: Store, experiment: str) -> None:
     made = [log_run(store, experiment=experiment, key=key, name=key, params={}, metrics={}) for key in "ab"]
     client(store).delete_run(made[0])
-    assert first_there(store, ["0" * 32, *made]) == made[1]
-    assert first_there(store, ["0" * 32, made[0]]) is None
+    assert find_first(store, ["0" * 32, *made]) == made[1]
+    assert find_first(store, ["0" * 32, made[0]]) is None
 
 
 def test_a_run_lasts_as_long_as_what_it_tells_of_took(store: Store, experiment: str) -> None:

@@ -31,7 +31,7 @@ from pipeline.tracking.store import (
     prepare_store,
     resolve_store,
 )
-from pipeline.tracking.ui import take_away_stray
+from pipeline.tracking.ui import remove_stray_folder
 
 
 def test_the_default_is_a_file_in_the_checkout_wherever_the_command_runs(
@@ -371,11 +371,11 @@ def test_what_mlflows_own_server_leaves_beside_a_checkout_goes_with_it(tmp_path:
     stray = Path(store.uri.removeprefix("sqlite:///")).parent
     assert store.database
     stray.mkdir(parents=True)
-    take_away_stray(store.uri, store.database)
+    remove_stray_folder(store.uri, store.database)
     assert list(tmp_path.iterdir()) == []
     stray.mkdir(parents=True)
     (stray / "mine").touch()
-    take_away_stray(store.uri, store.database)
+    remove_stray_folder(store.uri, store.database)
     assert (stray / "mine").exists()
 
 

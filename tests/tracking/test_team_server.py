@@ -104,7 +104,7 @@ def test_a_searchs_record_is_whole_in_postgresql_and_its_files_lie_in_s3(
                     log.log_epoch(trial, epoch, {"loss": float("nan") if epoch == 7 else 1 / epoch, "acc": epoch})
                 log.end_trial(trial, "complete", tags={"sar.reason": "é" * 6000})
             log.log_artifacts("a", tmp_path / "pictures")
-        assert log.undelivered == 0
+        assert log.num_pending == 0
     runs = {run.info.run_name: run for run in client(store).search_runs([experiment_id(store, "whole")])}
     assert set(runs) == {"a search", "trial a", "trial b"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -137,7 +137,7 @@ def test_a_permission_that_is_taken_away_during_a_search_loses_nothing(
         again.start_trial("a", "trial a", {})
         again.log_epoch("a", 1, {"loss": 1.0})
         again.end_trial("a", "complete")
-    assert again.undelivered == 0
+    assert again.num_pending == 0
 
 
 def test_an_s3_store_that_this_machine_writes_to_itself_takes_files_and_says_what_is_wrong(

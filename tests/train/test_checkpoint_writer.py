@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.train import checkpoint_writer as module
-from pipeline.train.checkpoint import copied
-from pipeline.train.checkpoint_writer import Background
+from pipeline.train.checkpoint import copy_tensors
+from pipeline.train.checkpoint_writer import CheckpointWriter
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 def test_piece_beside_goes_on_while_its_caller_does(gate: threading.Event) -> None:
     done: list[str] = []
-    with Background() as background:
+    with CheckpointWriter() as background:
         background.run(lambda: (gate.wait(10), done.append("piece"))[0], beside=True)
         done.append("training")
         gate.set()
@@ -34,7 +34,7 @@ def test_piece_beside_goes_on_while_its_caller_does(gate: threading.Event) -> No
 
 def test_piece_not_beside_is_done_when_the_call_returns() -> None:
     done: list[int] = []
-    background = Background()
+    background = CheckpointWriter()
     background.run(lambda: done.append(threading.get_ident()), beside=False)
     assert done == [threading.get_ident()]
 
@@ -43,7 +43,7 @@ def test_piece_not_beside_is_done_when_the_call_returns() -> None:
 def test_next_piece_waits_for_the_one_before(gate: threading.Event, beside: bool) -> None:
     done: list[str] = []
     threading.Timer(0.1, gate.set).start()
-    with Background() as background:
+    with CheckpointWriter() as background:
         background.run(lambda: (gate.wait(10), done.append("first"))[0], beside=True)
         background.run(lambda: done.append("second"), beside=beside)
     assert done == ["first", "second"]
@@ -51,14 +51,14 @@ def test_next_piece_waits_for_the_one_before(gate: threading.Event, beside: bool
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), SystemExit(0)])
 def test_error_of_a_piece_is_raised_by_what_is_asked_next(error: BaseException) -> None:
-    asked: list[Callable[[Background], object]] = [
+    asked: list[Callable[[CheckpointWriter], object]] = [
         lambda background: background.run(lambda: pytest.fail("not to be done"), beside=False),
-        lambda background: background.pays(1.0),
+        lambda background: background.is_worth_a_thread(1.0),
         lambda background: background.wait(),
         lambda background: background.__exit__(None, None, None),
     ]
     for ask in asked:
-        background = Background()
+        background = CheckpointWriter()
         background.run(raising(error), beside=True)
         with pytest.raises(type(error)):
             ask(background)
@@ -66,7 +66,7 @@ def test_error_of_a_piece_is_raised_by_what_is_asked_next(error: BaseException) 
 
 
 def diverging_beside(error: BaseException) -> None:
-    with Background() as background:
+    with CheckpointWriter() as background:
         background.run(raising(error), beside=True)
         raise ValueError("diverged")
 
@@ -87,13 +87,13 @@ def test_thread_pays_for_pieces_that_take_long_by_themselves_and_beside_the_epoc
 ) -> None:
     times = iter([100.0, 100.0 + took])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))
-    background = Background()
+    background = CheckpointWriter()
     background.run(lambda: None, beside=False)
-    assert background.pays(epoch) is pays
+    assert background.is_worth_a_thread(epoch) is pays
 
 
 def test_nothing_pays_before_the_first_piece_was_timed() -> None:
-    assert not Background().pays(1.0)
+    assert not CheckpointWriter().is_worth_a_thread(1.0)
 
 
 def test_copies_of_tensors_stay_as_they_were() -> None:
@@ -102,7 +102,7 @@ def test_copies_of_tensors_stay_as_they_were() -> None:
         "state": {0: {"exp_avg": weight, "step": torch.tensor(3.0)}},
         "groups": [{"betas": (0.9, 0.99), "lr": None}],
     }
-    copy = copied(tree)
+    copy = copy_tensors(tree)
     with torch.no_grad():
         weight.add_(1)
     assert copy["groups"] == [{"betas": (0.9, 0.99), "lr": None}]

@@ -10,7 +10,7 @@ from support.double_precision import DoubleBatches
 from support.run_comparison import untimed
 from support.tiny_runs import CONFIG, CPU, images, network, sar
 
-from pipeline.train.compilation import AUTO_STEPS, pays
+from pipeline.train.compilation import AUTO_STEPS, is_worth_compiling
 from pipeline.train.loop import fit
 
 CUDA = torch.device("cuda")
@@ -29,7 +29,7 @@ CUDA = torch.device("cuda")
     ],
 )
 def test_what_is_compiled(how: str, device: torch.device, steps: int, again: bool, expected: bool) -> None:
-    assert pays(replace(CONFIG, compile=how, grad_checkpointing=again), device, steps) is expected
+    assert is_worth_compiling(replace(CONFIG, compile=how, grad_checkpointing=again), device, steps) is expected
 
 
 def trained(how: str) -> list[dict[str, float]]:

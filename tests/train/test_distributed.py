@@ -20,7 +20,7 @@ from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
 from pipeline.regularizers.head_disagreement import HeadDisagreement
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
@@ -28,7 +28,7 @@ from pipeline.regularizers.total_variation import TotalVariation
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
 from pipeline.train.distributed import check_shareable
 from pipeline.train.loop import Diverged, fit
-from pipeline.train.rank_info import World
+from pipeline.train.rank_info import RankInfo
 from pipeline.train.train_config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))  # spawned processes import this file by its name
@@ -56,7 +56,7 @@ RECIPE = TrainConfig(
 class Pairs(RelativeLocalisation):
     """Relative localisation with the same pairs for every image: its own draws are each worker's own."""
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             first = torch.randint(9, (2, 1, self.pairs))
@@ -66,7 +66,7 @@ class Pairs(RelativeLocalisation):
         assert self.predictor is not None
         places = first.expand(-1, len(features.tokens), -1)
         loss = relative_localisation(features.tokens, places, self.predictor)
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 
 
 class HalfEmpty(SpatialEntropy):
@@ -76,9 +76,9 @@ class HalfEmpty(SpatialEntropy):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.needs = Needs(similarity="all", inputs=True)
+        self.needs = RequiredFeatures(similarity="all", inputs=True)
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         assert features.similarity is not None
         assert features.inputs is not None
         dark = features.inputs[:, 0, 0, 0] < 0.0
@@ -124,7 +124,7 @@ def network() -> nn.Module:
     return build_model(tiny, num_classes=2, image_size=(12, 12), channels=1).double()
 
 
-def trained(case: str, world: World | None = None, **more: Any) -> dict[str, Any]:
+def trained(case: str, world: RankInfo | None = None, **more: Any) -> dict[str, Any]:
     names, recipe = CASES[case]
     model = network()
     given = {"regularizers": {name: METHODS[name]() for name in names}, "seed": 3, "val": images(10)} | more
@@ -132,14 +132,14 @@ def trained(case: str, world: World | None = None, **more: Any) -> dict[str, Any
     return {"metrics": [untimed(epoch) for epoch in epochs], "weights": weights(epochs[-1].model)}
 
 
-def trained_by_halves(world: World | None = None) -> dict[str, Tensor]:
+def trained_by_halves(world: RankInfo | None = None) -> dict[str, Tensor]:
     """The weights of a run in bfloat16."""
     model = network().float()
     *_, last = fit(model, images(kind=ImageBatches), replace(RECIPE, **HALF), seed=3, world=world)
     return weights(last.model)
 
 
-def train_all(world: World, folder: Path) -> None:
+def train_all(world: RankInfo, folder: Path) -> None:
     for case in CASES:
         save_by_first(world, trained(case, world), folder / f"{case}.pt")
     save_by_first(world, trained_by_halves(world), folder / "halves.pt")
@@ -147,7 +147,7 @@ def train_all(world: World, folder: Path) -> None:
     diverging(world, folder)
 
 
-def resume(world: World, folder: Path) -> None:
+def resume(world: RankInfo, folder: Path) -> None:
     """Train the case `averaged` with a break after its first epoch."""
     names, recipe = CASES["averaged"]
     config = replace(RECIPE, **recipe)
@@ -171,17 +171,17 @@ def resume(world: World, folder: Path) -> None:
     save_by_first(world, weights(last.model), folder / "resumed.pt")
 
 
-def diverging(world: World, folder: Path) -> None:
+def diverging(world: RankInfo, folder: Path) -> None:
     """Every worker is told that the run has diverged, though one of them alone has seen it."""
 
     class Once(Regularizer):
         def __init__(self) -> None:
-            super().__init__(1.0, Needs(tokens=True), schedule="constant")
+            super().__init__(1.0, RequiredFeatures(tokens=True), schedule="constant")
 
-        def forward(self, features: Features) -> Penalty:
+        def forward(self, features: Features) -> RegularizerOutput:
             assert features.tokens is not None
             loss = features.tokens.square().mean() * (float("inf") if world.rank else 1.0)
-            return Penalty(loss, {})
+            return RegularizerOutput(loss, {})
 
     try:
         list(fit(network(), images(), RECIPE, regularizers={"once": Once()}, seed=3, world=world))
@@ -236,7 +236,7 @@ def test_all_workers_hear_that_a_run_has_diverged(together: Path) -> None:
 def test_shares_are_the_batch_and_are_cut_into_pieces_as_a_step_cuts_them(
     count: int, accumulate: int, size: int
 ) -> None:
-    shares = [World(rank, size).share(count, accumulate) for rank in range(size)]
+    shares = [RankInfo(rank, size).share(count, accumulate) for rank in range(size)]
     pieces = [piece.tolist() for piece in torch.arange(count).tensor_split(min(accumulate, count))]
     cuts = [torch.from_numpy(share.rows).tensor_split(min(accumulate, len(share.rows))) for share in shares]
     for number, piece in enumerate(pieces):
@@ -250,7 +250,7 @@ def test_shares_are_the_batch_and_are_cut_into_pieces_as_a_step_cuts_them(
 
 
 def test_every_batch_of_an_epoch_has_its_share() -> None:
-    shares = World(1, 2).shares(29, 8, 2)
+    shares = RankInfo(1, 2).shares(29, 8, 2)
     assert [share.images for share in shares] == [8, 8, 8, 5]
     assert [share.sizes for share in shares] == [(2, 2), (2, 2), (2, 2), (1, 1)]
 

@@ -11,10 +11,10 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.data.augment.rng import MIXING, borrowed_streams
+from pipeline.data.augment.rng import MIXING, isolated_rng
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
-from pipeline.train.loader import Feed, make_augmentation, make_mixer, mix
+from pipeline.train.loader import TrainLoader, make_augmentation, make_mixer, mix
 from pipeline.train.train_config import TrainConfig
 
 PLAIN = TrainConfig(4, 8, 2e-3, 0.0, 1, 0.1, 0.0, None)
@@ -32,7 +32,7 @@ def images(count: int = 27) -> ImageBatches:
 
 
 def fed(config: TrainConfig, *, epoch: int = 2, seed: int = 3) -> list[tuple[Tensor, Tensor]]:
-    return list(Feed(images(), config, model=Classes(), seed=seed).epoch(epoch))
+    return list(TrainLoader(images(), config, model=Classes(), seed=seed).epoch(epoch))
 
 
 def equal(first: list[tuple[Tensor, ...]], second: list[tuple[Tensor, ...]]) -> bool:
@@ -71,11 +71,11 @@ def test_batches_are_mixed_by_seed_epoch_and_step_alone() -> None:
 def test_batch_of_an_even_size_is_mixed_as_timm_does_it_by_itself() -> None:
     inputs, labels = next(images().in_order(8))
     reference = Mixup(0.8, 1.0, prob=1.0, switch_prob=0.5, label_smoothing=0.1, num_classes=5)
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(3, 2, MIXING, 0)
         wanted = reference(inputs.clone(), labels)
     mixer = make_mixer(MIXED, Classes())
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(3, 2, MIXING, 0)
         found = mix(mixer, inputs.clone(), labels)
     assert torch.equal(found[0], wanted[0])
@@ -88,7 +88,7 @@ def test_batch_of_an_even_size_is_mixed_as_timm_does_it_by_itself() -> None:
 def test_every_image_meets_its_mirror_in_the_batch_and_none_is_lost(recipe: dict[str, float], count: int) -> None:
     inputs, labels = next(images().in_order(count))
     mixer = make_mixer(replace(MIXED, label_smoothing=0.0, **recipe), Classes())
-    with borrowed_streams() as seed:
+    with isolated_rng() as seed:
         seed(11)
         mixed, shares = mix(mixer, inputs.clone(), labels)
     assert mixed.shape == inputs.shape

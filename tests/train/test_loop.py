@@ -22,7 +22,7 @@ from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.loop import Diverged, Epoch, choose_device, fit, predict, score, seed_everything
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer, make_schedule
@@ -335,7 +335,7 @@ def test_run_in_whole_batches_is_to_the_bit_the_plain_loop(clip_grad: float | No
     plain, tested = network(), network()
     optimizer = make_optimizer(plain, config)
     schedule = make_schedule(optimizer, config, 4)
-    with Objective(plain, methods(), planned_epochs=4) as objective, by_onednn(plain):
+    with Objective(plain, methods(), planned_epochs=4) as objective, use_onednn_linear(plain):
         for epoch in range(4):
             seed_everything(3, epoch)
             for step, (inputs, labels) in enumerate(batches(TRAIN).shuffled(8, seed=3, epoch=epoch)):

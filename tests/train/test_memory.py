@@ -178,11 +178,11 @@ def test_checkpointing_of_gradients_is_on_inside_alone_and_refused_where_it_cann
 
 KEPT = """
 import resource, sys, torch
-from pipeline.train.memory import keep_freed_memory
+from pipeline.train.memory import retain_freed_memory
 
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
-    assert keep_freed_memory()
+    assert retain_freed_memory()
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

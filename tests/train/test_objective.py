@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.models.build import build_model
 from pipeline.models.model_config import LayerSpec, ModelConfig
-from pipeline.regularizers.base import Features, Needs, Penalty, Regularizer
+from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.train.objective import Objective
 
@@ -21,14 +21,14 @@ class MeanSquare(Regularizer):
     """The mean square of the similarity maps it asks for, or 2 if it asks for none; remembers what it was given."""
 
     def __init__(self, weight: float, layers: LayerSpec | None = "last", **more: Any) -> None:
-        super().__init__(weight, Needs(similarity=layers), **more)
+        super().__init__(weight, RequiredFeatures(similarity=layers), **more)
         self.given: list[Features] = []
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         self.given.append(features)
         maps = features.similarity
         loss = torch.tensor(2.0) if maps is None else maps.square().mean()
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 
 
 @pytest.fixture
@@ -175,18 +175,18 @@ def test_refused_objective_leaves_no_tap_in_the_network(model: nn.Module) -> Non
 class Learner(Regularizer):
     """Has a weight of its own to train, and asks for whatever it is told to."""
 
-    def __init__(self, weight: float = 1.0, needs: Needs | None = None, **more: Any) -> None:
-        super().__init__(weight, needs or Needs(tokens=True, inputs=True), **more)
+    def __init__(self, weight: float = 1.0, needs: RequiredFeatures | None = None, **more: Any) -> None:
+        super().__init__(weight, needs or RequiredFeatures(tokens=True, inputs=True), **more)
         self.given: list[Features] = []
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
         self.seen = inputs_shape
         self.scale = nn.Linear(16, 1).to(next(model.parameters()).dtype)
 
-    def forward(self, features: Features) -> Penalty:
+    def forward(self, features: Features) -> RegularizerOutput:
         self.given.append(features)
         loss = torch.zeros(()) if features.tokens is None else self.scale(features.tokens).square().mean()
-        return Penalty(loss, {"value": loss.detach()})
+        return RegularizerOutput(loss, {"value": loss.detach()})
 
 
 def test_method_that_is_neither_weighted_nor_watched_costs_nothing(model: nn.Module, inputs: Tensor) -> None:
@@ -200,8 +200,8 @@ def test_method_that_is_neither_weighted_nor_watched_costs_nothing(model: nn.Mod
 
 
 def test_method_gets_what_it_needs_and_nothing_else(model: nn.Module, inputs: Tensor) -> None:
-    everything = Needs(similarity="all", heads="last", tokens=True, inputs=True, with_cls=True)
-    methods = {"all": Learner(needs=everything), "none": Learner(needs=Needs())}
+    everything = RequiredFeatures(similarity="all", heads="last", tokens=True, inputs=True, with_cls=True)
+    methods = {"all": Learner(needs=everything), "none": Learner(needs=RequiredFeatures())}
     with Objective(model, methods, planned_epochs=4) as objective:
         objective.step(inputs, LABELS, epoch=1)
     given = methods["all"].given[0]
@@ -226,7 +226,7 @@ def test_prepare_is_told_the_shape_of_the_images(model: nn.Module) -> None:
     other = build_model(ModelConfig("pvt_v2_b0", small, "xavier", 0.0), num_classes=3, image_size=(24, 16), channels=2)
     Objective(other, {"learner": method}, planned_epochs=2).close()
     assert method.seen == (2, 24, 16)
-    plain = Learner(needs=Needs())
+    plain = Learner(needs=RequiredFeatures())
     Objective(nn.Linear(2, 2), {"learner": plain}, planned_epochs=2).close()
     assert plain.seen == ()
 
@@ -270,11 +270,11 @@ def test_methods_are_computed_in_float32_under_autocast(model: nn.Module, inputs
     model, inputs = model.float(), inputs.float()
 
     class Asking(Learner):
-        def forward(self, features: Features) -> Penalty:
+        def forward(self, features: Features) -> RegularizerOutput:
             seen.append(torch.is_autocast_enabled("cpu"))
             return super().forward(features)
 
-    method = Asking(needs=Needs(similarity="all", heads="all", tokens=True, with_cls=True))
+    method = Asking(needs=RequiredFeatures(similarity="all", heads="all", tokens=True, with_cls=True))
     with Objective(model, {"asking": method}, planned_epochs=4) as objective:
         with torch.autocast("cpu", torch.bfloat16):
             step = objective.step(inputs, LABELS, epoch=1)

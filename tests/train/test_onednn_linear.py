@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.train.cpu import onednn_linear
-from pipeline.train.cpu.onednn_linear import by_onednn, has_onednn
+from pipeline.train.cpu.onednn_linear import has_onednn, use_onednn_linear
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="torch was built without oneDNN")
 
@@ -46,7 +46,7 @@ def test_products_and_gradients_are_those_of_double_precision(
     torch.manual_seed(0)
     layer, inputs, above = layer_of(inside, outside, bias), whole(*shape, inside), whole(*shape, outside)
     exact = gradients(copy.deepcopy(layer).double(), inputs.double(), above.double())
-    with by_onednn(layer):
+    with use_onednn_linear(layer):
         assert type(layer) is not nn.Linear
         found = gradients(layer, inputs, above)
         transposed = gradients(layer, inputs.transpose(0, -2), above.transpose(0, -2).contiguous())
@@ -61,7 +61,7 @@ def test_products_and_gradients_are_those_of_double_precision(
 def test_nothing_is_computed_for_what_needs_no_gradient() -> None:
     layer = nn.Linear(4, 3)
     layer.weight.requires_grad_(False)
-    with by_onednn(layer):
+    with use_onednn_linear(layer):
         layer(torch.randn(2, 4)).sum().backward()
     assert layer.weight.grad is None
     assert layer.bias.grad is not None
@@ -75,7 +75,7 @@ class Derived(nn.Linear):
 @needs_onednn
 def test_other_precisions_and_other_classes_are_computed_as_ever() -> None:
     inputs, layer, derived = torch.randn(5, 4), nn.Linear(4, 3), Derived(4, 3)
-    with by_onednn(nn.Sequential(layer, derived)):
+    with use_onednn_linear(nn.Sequential(layer, derived)):
         with torch.autocast("cpu", torch.bfloat16):
             half = layer(inputs)
         own = derived(inputs)
@@ -90,7 +90,7 @@ def test_other_precisions_and_other_classes_are_computed_as_ever() -> None:
 @needs_onednn
 def test_copy_made_inside_has_weights_of_its_own() -> None:
     layer = nn.Linear(4, 3)
-    with by_onednn(layer):
+    with use_onednn_linear(layer):
         other = copy.deepcopy(layer)
         with torch.no_grad():
             other.weight.zero_()
@@ -101,14 +101,14 @@ def test_copy_made_inside_has_weights_of_its_own() -> None:
 def test_without_onednn_everything_is_as_ever(monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     layer = nn.Linear(4, 3)
-    with by_onednn(layer):
+    with use_onednn_linear(layer):
         assert type(layer) is nn.Linear
 
 
 @needs_onednn
 def test_class_is_put_back_after_an_error() -> None:
     layer = nn.Linear(4, 3)
-    with pytest.raises(RuntimeError), by_onednn(layer):
+    with pytest.raises(RuntimeError), use_onednn_linear(layer):
         layer(torch.ones(1, 5))
     assert type(layer) is nn.Linear
 
@@ -131,7 +131,7 @@ def test_first_token_of_each_image_is_computed_from_a_copy_of_its_own(monkeypatc
         return [out, *torch.autograd.grad((out * above).sum(), (tokens, layer.weight, layer.bias))]
 
     expected = computed()
-    with by_onednn(layer):
+    with use_onednn_linear(layer):
         found = computed()
     assert asked
     assert all(asked)

@@ -27,7 +27,7 @@ from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy, spatial_entropy
 from pipeline.regularizers.total_variation import TotalVariation
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.loader import Feed
+from pipeline.train.loader import TrainLoader
 from pipeline.train.loop import Diverged, Epoch, fit, score, seed_everything
 from pipeline.train.memory import checkpointed
 from pipeline.train.objective import Objective
@@ -190,7 +190,7 @@ def test_everything_runs_on_a_gpu_on_the_images_that_a_cpu_would_have_made(tmp_p
     for config in (EVERYTHING, replace(EVERYTHING, augment="light")):
         model = network(drop_path=0.3).cuda()
         here, there = (
-            list(Feed(batches(TRAIN, device=device), config, model=model, seed=3).epoch(1))
+            list(TrainLoader(batches(TRAIN, device=device), config, model=model, seed=3).epoch(1))
             for device in ("cpu", "cuda")
         )
         for (inputs, shares), (other, others) in zip(here, there, strict=True):
@@ -212,7 +212,7 @@ def mixed_step(accumulate: int, **recipe: Any) -> tuple[dict[str, Tensor], dict[
     """A regularised step on the first mixed batch, in float64: gradients, monitors, inputs and shares."""
     model = network().double().train()
     config = replace(PLAIN, mixup=0.8, cutmix=1.0, accumulate=accumulate, **recipe)
-    inputs, shares = next(Feed(batches(TRAIN), config, model=model, seed=0).epoch(1))
+    inputs, shares = next(TrainLoader(batches(TRAIN), config, model=model, seed=0).epoch(1))
     inputs, shares = inputs.double(), shares.double()
     with Objective(model, {"sar": METHODS["spatial_entropy"]()}, planned_epochs=4, label_smoothing=0.1) as objective:
         monitors = take_step(model, objective, make_optimizer(model, config), inputs, shares, epoch=1, config=config)

@@ -14,7 +14,7 @@ import torch
 from support.tiny_runs import CONFIG, images, network, sar
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.train.cpu.onednn_linear import by_onednn
+from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.loop import fit
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
@@ -82,7 +82,7 @@ def step_of(weight: float, depth: int = 2) -> Callable[[], Any]:
     inputs, labels = next(images(8).in_order(8))
 
     def step() -> None:
-        with by_onednn(model):
+        with use_onednn_linear(model):
             take_step(model, objective, optimizer, inputs, labels, epoch=1, config=CONFIG)
 
     step()

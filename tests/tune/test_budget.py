@@ -5,44 +5,51 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.tune.budget import HOUR, Account, BestSoFar, Budget, why_stop
+from pipeline.tune.budget import HOUR, BestSoFar, Budget, BudgetState, exhausted_limit
 
-FRESH = Account(
-    seconds=0.0, gpu_seconds=0.0, owed_epochs=0, owed_runs=0, trial_epochs=10, epoch_s=None, gpus=0.5, at_a_time=1
+FRESH = BudgetState(
+    seconds=0.0,
+    gpu_seconds=0.0,
+    pending_epochs=0,
+    pending_runs=0,
+    trial_epochs=10,
+    seconds_per_epoch=None,
+    gpus=0.5,
+    max_concurrent=1,
 )
 """Before the first epoch. In the tests an epoch takes 36 s, so that a trial of ten takes a tenth of an hour."""
 
 NO_LIMIT = Budget()
 
 
-def account(**changes: float | None) -> Account:
+def account(**changes: float | None) -> BudgetState:
     return replace(FRESH, **{"epoch_s": 36.0, **changes})  # type: ignore[arg-type]
 
 
 def test_search_without_a_limit_never_stops() -> None:
-    assert why_stop(NO_LIMIT, FRESH) is None
+    assert exhausted_limit(NO_LIMIT, FRESH) is None
     spent = account(seconds=1e9, gpu_seconds=1e9, owed_epochs=10**6, best=1.0, since_best=10**6)
-    assert why_stop(NO_LIMIT, spent) is None
-    assert why_stop(Budget(price_per_gpu_hour=3.0), spent) is None
+    assert exhausted_limit(NO_LIMIT, spent) is None
+    assert exhausted_limit(Budget(price_per_gpu_hour=3.0), spent) is None
 
 
 @pytest.mark.parametrize("limits", [{"hours": 1e-9}, {"gpu_hours": 1e-9}, {"cost": 1e-9, "price_per_gpu_hour": 1.0}])
 def test_first_trial_starts_before_any_pace_is_known(limits: dict[str, float]) -> None:
-    assert why_stop(Budget(**limits), FRESH) is None
+    assert exhausted_limit(Budget(**limits), FRESH) is None
 
 
 def test_hours_stop_when_one_more_trial_would_not_end_within_them() -> None:
     budget = Budget(hours=1.0)
-    assert why_stop(budget, account(seconds=0.9 * HOUR)) is None
-    said = why_stop(budget, account(seconds=0.9 * HOUR + 1))
+    assert exhausted_limit(budget, account(seconds=0.9 * HOUR)) is None
+    said = exhausted_limit(budget, account(seconds=0.9 * HOUR + 1))
     assert said == "search.budget.hours: 0.90 of 1 hours spent or promised"
 
 
 def test_what_is_owed_counts_as_spent() -> None:
     budget = Budget(hours=1.0)
-    assert why_stop(budget, account(seconds=0.4 * HOUR, owed_epochs=20, owed_runs=3)) is None
+    assert exhausted_limit(budget, account(seconds=0.4 * HOUR, owed_epochs=20, owed_runs=3)) is None
     for more in (account(seconds=0.4 * HOUR, owed_epochs=21, owed_runs=3), account(seconds=0.5 * HOUR, owed_runs=5)):
-        assert why_stop(budget, more) is not None
+        assert exhausted_limit(budget, more) is not None
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 3, 8])
@@ -50,61 +57,61 @@ def test_no_number_of_workers_makes_a_run_shorter_and_what_follows_waits_for_it(
     # Three confirmations, in waves, each of which takes as long as a run.
     hours = {1: 0.4, 2: 0.3, 3: 0.2, 8: 0.2}[at_a_time]
     waiting = account(owed_runs=3, at_a_time=at_a_time)
-    assert why_stop(Budget(hours=hours + 0.001), waiting) is None
-    assert why_stop(Budget(hours=hours - 0.001), waiting) is not None
+    assert exhausted_limit(Budget(hours=hours + 0.001), waiting) is None
+    assert exhausted_limit(Budget(hours=hours - 0.001), waiting) is not None
 
 
 def test_more_trials_at_a_time_promise_less_time_and_as_many_gpu_hours() -> None:
     alone, many = account(owed_epochs=190, at_a_time=1), account(owed_epochs=190, at_a_time=8)
-    assert why_stop(Budget(hours=1.0), alone) is not None
-    assert why_stop(Budget(hours=1.0), many) is None
+    assert exhausted_limit(Budget(hours=1.0), alone) is not None
+    assert exhausted_limit(Budget(hours=1.0), many) is None
     for same in (alone, many):
-        assert why_stop(Budget(gpu_hours=1.0), same) is None
-        assert why_stop(Budget(gpu_hours=0.99), same) is not None
+        assert exhausted_limit(Budget(gpu_hours=1.0), same) is None
+        assert exhausted_limit(Budget(gpu_hours=0.99), same) is not None
 
 
 def test_gpu_hours_count_a_trials_share() -> None:
     # A trial of 0.1 hours on half a GPU: 0.05 GPU-hours.
-    assert why_stop(Budget(gpu_hours=1.0), account(gpu_seconds=0.95 * HOUR)) is None
-    said = why_stop(Budget(gpu_hours=1.0), account(gpu_seconds=0.96 * HOUR))
+    assert exhausted_limit(Budget(gpu_hours=1.0), account(gpu_seconds=0.95 * HOUR)) is None
+    said = exhausted_limit(Budget(gpu_hours=1.0), account(gpu_seconds=0.96 * HOUR))
     assert said == "search.budget.gpu_hours: 0.96 GPU-hours spent, the rest promised"
 
 
 def test_cost_is_gpu_hours_at_a_price() -> None:
     budget = Budget(cost=3.0, price_per_gpu_hour=1.5)
     assert budget.price(2 * HOUR) == 3.0
-    assert why_stop(budget, account(gpu_seconds=1.95 * HOUR)) is None
-    said = why_stop(budget, account(gpu_seconds=1.96 * HOUR))
+    assert exhausted_limit(budget, account(gpu_seconds=1.95 * HOUR)) is None
+    said = exhausted_limit(budget, account(gpu_seconds=1.96 * HOUR))
     assert said == "search.budget.cost: 1.96 GPU-hours spent, the rest promised"
 
 
 def test_cost_without_a_price_is_no_limit() -> None:
-    assert why_stop(Budget(cost=1.0), account(gpu_seconds=1e9)) is None
+    assert exhausted_limit(Budget(cost=1.0), account(gpu_seconds=1e9)) is None
     assert Budget(cost=1.0).gpu_limit is None
     assert Budget().price(1e9) == 0.0
 
 
 @pytest.mark.parametrize(("cost", "named"), [(1.0, "cost"), (100.0, "gpu_hours")])
 def test_tighter_of_the_two_gpu_limits_is_the_one_that_is_named(cost: float, named: str) -> None:
-    said = why_stop(Budget(gpu_hours=10.0, cost=cost, price_per_gpu_hour=1.0), account(gpu_seconds=10 * HOUR))
+    said = exhausted_limit(Budget(gpu_hours=10.0, cost=cost, price_per_gpu_hour=1.0), account(gpu_seconds=10 * HOUR))
     assert said is not None
     assert said.startswith(f"search.budget.{named}: ")
 
 
 def test_trials_without_a_gpu_spend_no_gpu_hours() -> None:
-    assert why_stop(Budget(gpu_hours=0.001), account(gpus=0.0, owed_epochs=1000)) is None
+    assert exhausted_limit(Budget(gpu_hours=0.001), account(gpus=0.0, owed_epochs=1000)) is None
 
 
 @pytest.mark.parametrize(("best", "stops"), [(None, False), (0.8999, False), (0.9, True), (0.95, True)])
 def test_target_is_reached_by_what_is_as_good(best: float | None, stops: bool) -> None:
-    said = why_stop(Budget(target=0.9), account(best=best))
+    said = exhausted_limit(Budget(target=0.9), account(best=best))
     assert (said is not None) == stops
     assert said in (None, f"search.budget.target: {best:.4f} reached 0.9" if best else None)
 
 
 @pytest.mark.parametrize(("since", "stops"), [(0, False), (3, False), (4, True), (5, True)])
 def test_patience_ends_with_so_many_trials_that_were_no_better(since: int, stops: bool) -> None:
-    said = why_stop(Budget(patience=4), account(best=0.5, since_best=since))
+    said = exhausted_limit(Budget(patience=4), account(best=0.5, since_best=since))
     assert said == (f"search.budget.patience: {since} trials in a row were no better" if stops else None)
 
 

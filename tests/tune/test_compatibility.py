@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.compatibility import changed_code, changed_content, check_same_code
-from pipeline.tune.journal.journal import History, Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import Journal, SearchHistory, TrialRecord, read_history
 
 HEADER: dict[str, Any] = {
     "code": {"pipeline/train/loop.py": "aaa", "pipeline/tune/ray/trainable.py": "bbb"},
@@ -20,7 +20,7 @@ OTHER: dict[str, Any] = {"code": {**HEADER["code"], "pipeline/train/loop.py": "c
 def begun(tmp_path: Path) -> Path:
     """The ledger of a search that has reported an epoch."""
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         ledger.report("t0000", 1, {"val/accuracy": 0.5})
     return path
@@ -58,7 +58,7 @@ def test_files_that_came_or_went_are_changes(begun: Path) -> None:
 
 def test_search_without_an_epoch_has_nothing_that_could_differ(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         check_same_code(ledger.history, OTHER, tmp_path)
         ledger.report("t0000", 1, {})
@@ -67,7 +67,7 @@ def test_search_without_an_epoch_has_nothing_that_could_differ(tmp_path: Path) -
 
 
 def test_what_its_user_accepted_is_what_the_next_change_is_told_against(begun: Path) -> None:
-    with Ledger(begun, OTHER) as ledger:
+    with Journal(begun, OTHER) as ledger:
         ledger.accept(OTHER["code"], OTHER["versions"])
     check_same_code(read_history(begun), OTHER, begun.parent)
     # Back to what began it is a change too, since there may be epochs of both by now.
@@ -75,13 +75,13 @@ def test_what_its_user_accepted_is_what_the_next_change_is_told_against(begun: P
 
 
 def test_header_stays_that_of_the_code_that_began_it(begun: Path) -> None:
-    with Ledger(begun, OTHER):
+    with Journal(begun, OTHER):
         pass
     assert read_history(begun).header["code"] == HEADER["code"]
 
 
 def test_search_that_is_not_there_yet_differs_from_nothing(tmp_path: Path) -> None:
-    check_same_code(History(), HEADER, tmp_path)
+    check_same_code(SearchHistory(), HEADER, tmp_path)
 
 
 def test_ledger_that_knows_no_code_was_begun_by_another(begun: Path) -> None:

@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
-from pipeline.tune.selection.confirm import candidates, choose_best, confirmations, confirmed, empty_share
+from pipeline.tune.selection.confirm import (
+    choose_best,
+    confirm_results,
+    confirmation_runs,
+    empty_share,
+    select_candidates,
+)
 
 
 def trial(
@@ -30,7 +36,7 @@ def trial(
 
 def again(of: TrialRecord, *accuracies: float | None, base_seed: int = 0) -> list[TrialRecord]:
     """Confirmations that ended with these accuracies; None for one that failed."""
-    runs = confirmations(of, len(accuracies), base_seed=base_seed)
+    runs = confirmation_runs(of, len(accuracies), base_seed=base_seed)
     for run, accuracy in zip(runs, accuracies, strict=True):
         run.state, run.epochs = COMPLETE, {2: {"val/accuracy": accuracy or 0.0, "val/loss": 1.0}}
         if accuracy is None:
@@ -89,45 +95,47 @@ def test_share_of_empty_maps_is_the_largest_of_any_method_at_the_last_epoch() ->
 
 def test_candidates_are_the_best_allowed_ones_best_first() -> None:
     trials = [trial(0, 0.6), trial(1, 0.9, empty=0.5), trial(2, 0.8), trial(3, 0.8), trial(None, 1.0), trial(4, 0.7)]
-    found = candidates(trials, top=3, max_empty_share=0.05)
+    found = select_candidates(trials, top=3, max_empty_share=0.05)
     assert [record.id for record in found] == ["t0002", "t0003", "t0004"]
-    assert len(candidates(trials, top=1000, max_empty_share=0.05)) == 4
-    assert candidates([], top=3, max_empty_share=0.05) == []
+    assert len(select_candidates(trials, top=1000, max_empty_share=0.05)) == 4
+    assert select_candidates([], top=3, max_empty_share=0.05) == []
 
 
 def test_confirmations_repeat_the_setting_with_seeds_that_retraining_never_uses() -> None:
-    runs = confirmations(trial(7), 2, base_seed=5)
+    runs = confirmation_runs(trial(7), 2, base_seed=5)
     assert [(run.id, run.seed) for run in runs] == [("t0007-seed1006", 1006), ("t0007-seed1007", 1007)]
     for run in runs:
         assert (run.role, run.of, run.number, run.study, run.state) == (CONFIRMATION, "t0007", None, None, None)
         assert run.values == trial(7).values
-    assert confirmations(trial(7), 0, base_seed=5) == []
+    assert confirmation_runs(trial(7), 0, base_seed=5) == []
     # Retraining takes base.seed + 1 to base.seed + 1000 at most.
-    assert min(run.seed or 0 for run in confirmations(trial(7), 100, base_seed=0)) > 1000
+    assert min(run.seed or 0 for run in confirmation_runs(trial(7), 100, base_seed=0)) > 1000
 
 
 def test_more_seeds_keep_those_that_were_there() -> None:
-    few, more = confirmations(trial(0), 2, base_seed=0), confirmations(trial(0), 4, base_seed=0)
+    few, more = confirmation_runs(trial(0), 2, base_seed=0), confirmation_runs(trial(0), 4, base_seed=0)
     assert [run.id for run in more[:2]] == [run.id for run in few]
 
 
 def test_confirmed_setting_has_the_mean_over_all_seeds_and_over_the_further_ones() -> None:
     record = trial(0, 0.9)
-    found = confirmed(record, {run.id: run for run in again(record, 0.6, 0.75)}, 2, base_seed=0)
-    assert (found.first, found.further) == (0.9, (0.6, 0.75))
+    found = confirm_results(record, {run.id: run for run in again(record, 0.6, 0.75)}, 2, base_seed=0)
+    assert (found.search_value, found.confirmation_values) == (0.9, (0.6, 0.75))
     assert found.mean == 0.75
-    assert found.further_mean == 0.675
+    assert found.confirmation_mean == 0.675
 
 
 def test_confirmations_that_are_still_to_come_do_not_count() -> None:
     record = trial(0, 0.9)
     runs = again(record, 0.6, 0.75)
     runs[1].state = None
-    assert confirmed(record, {run.id: run for run in runs}, 2, base_seed=0).further == (0.6,)
-    assert confirmed(record, {}, 2, base_seed=0).further_mean is None
-    assert confirmed(record, {}, 2, base_seed=0).mean == 0.9
+    assert confirm_results(record, {run.id: run for run in runs}, 2, base_seed=0).confirmation_values == (0.6,)
+    assert confirm_results(record, {}, 2, base_seed=0).confirmation_mean is None
+    assert confirm_results(record, {}, 2, base_seed=0).mean == 0.9
     # Nor do those of seeds that are no longer asked for.
-    assert confirmed(record, {run.id: run for run in again(record, 0.6, 0.75)}, 1, base_seed=0).further == (0.6,)
+    assert confirm_results(
+        record, {run.id: run for run in again(record, 0.6, 0.75)}, 1, base_seed=0
+    ).confirmation_values == (0.6,)
 
 
 def test_lucky_candidate_loses_to_the_one_that_is_better_over_all_seeds() -> None:

@@ -10,7 +10,7 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Clock, Search, tol
 
 from pipeline.tune.controller import STOP_FILE, Wait
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
-from pipeline.tune.run_counts import control_seeds, further_runs, runs_at_most
+from pipeline.tune.run_counts import control_seeds, max_confirmation_runs, max_runs
 
 
 @pytest.fixture(autouse=True)
@@ -55,15 +55,15 @@ def test_confirmations_run_to_the_end_and_repeat_their_setting(search: Search) -
 def test_controls_are_confirmed_while_the_last_trials_run_and_the_best_settings_wait_for_them(search: Search) -> None:
     with search.session(at_a_time=8) as course:
         assert started(course, 6) == ["baseline", "t0000", "t0001", "t0002", "t0003", "baseline-seed1001"]
-        assert course.next() == Wait()
+        assert course.next_trial() == Wait()
         for name in ("t0000", "t0001", "t0002"):
             for epoch in range(1, 5):
                 course.report(name, epoch, {"val/accuracy": 0.5})
-            course.end(name, COMPLETE)
-            assert course.next() == Wait()
-        course.end("t0003", FAILED, "out of memory")
+            course.end_trial(name, COMPLETE)
+            assert course.next_trial() == Wait()
+        course.end_trial("t0003", FAILED, "out of memory")
         assert started(course, 2) == ["t0000-seed1001", "t0001-seed1001"]
-        assert course.next() == Wait()  # while runs are at work, one of them may have to be handed out again
+        assert course.next_trial() == Wait()  # while runs are at work, one of them may have to be handed out again
 
 
 def test_search_without_further_seeds_ends_with_its_trials(search: Search) -> None:
@@ -73,19 +73,19 @@ def test_search_without_further_seeds_ends_with_its_trials(search: Search) -> No
 
 
 def test_search_that_has_ended_has_nothing_left(search: Search) -> None:
-    before = told(search.run().asked_for())
+    before = told(search.run().requested_trials())
     course = search.run(at_a_time=4)
     assert search.left == 0
     assert search.starts == []
-    assert told(course.asked_for()) == before
-    assert course.next() is None
+    assert told(course.requested_trials()) == before
+    assert course.next_trial() is None
 
 
 def test_failed_trial_is_kept_out_of_what_the_sampler_learns_from(tmp_path: Path) -> None:
     search = Search(tmp_path, fails=lambda record, epoch: "diverged" if record.id == "t0001" and epoch == 3 else None)
     search.results = lambda record, epoch: 0.9 if record.id == "t0001" else 0.5 + 0.01 * epoch
     course = search.run(search__scheduler__name="none")
-    trials = course.arms["search"].proposer._study.get_trials()
+    trials = course.studies["search"].adapter._study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert trials[1].value is None
     record = search.outcome[2]
@@ -96,7 +96,7 @@ def test_failed_trial_is_kept_out_of_what_the_sampler_learns_from(tmp_path: Path
 def test_trial_that_leaves_maps_empty_is_a_violated_constraint_and_no_candidate(tmp_path: Path) -> None:
     search = Search(tmp_path, empty=lambda record: 0.25 if record.id == "t0000" else 0.05)
     course = search.run(search__scheduler__name="none")
-    trials = course.arms["search"].proposer._study.get_trials()
+    trials = course.studies["search"].adapter._study.get_trials()
     kept = [value for trial in trials for key, value in trial.system_attrs.items() if key.endswith(":empty_share")]
     assert kept == [pytest.approx(0.2), 0.0, 0.0, 0.0]
     assert not any(record.of == "t0000" for record in search.outcome)
@@ -131,7 +131,7 @@ def test_control_has_a_study_of_its_own_with_as_many_trials_in_turn_with_the_met
 def test_control_with_nothing_to_tune_gets_its_budget_in_seeds(tmp_path: Path) -> None:
     search = Search(tmp_path, {"search.compare": "same_budget"})
     course = search.run()
-    assert list(course.arms) == ["search"]
+    assert list(course.studies) == ["search"]
     assert [record.seed for record in search.outcome if record.of == "baseline"] == [1001, 1002, 1003, 1004]
     assert control_seeds(course.params, SPACE) == {"baseline": 4}
     assert control_seeds(course.params.with_values({"search.confirm.seeds": 9}, where=""), SPACE) == {"baseline": 9}
@@ -139,13 +139,13 @@ def test_control_with_nothing_to_tune_gets_its_budget_in_seeds(tmp_path: Path) -
 
 def test_comparison_may_change_from_one_session_to_the_next(tmp_path: Path) -> None:
     search = Search(tmp_path, space=WIDE)
-    first = search.run().asked_for()
+    first = search.run().requested_trials()
     search.run(search__compare="same_budget")
     assert [name for name in search.starts if name[0] == "c"][:4] == ["c0000", "c0001", "c0002", "c0003"]
     assert not any(name.startswith("t") for name in search.starts)
     again = search.run(search__compare="recipe")
     assert search.starts == []
-    assert told(again.asked_for()) == told(first)
+    assert told(again.requested_trials()) == told(first)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_runs_at_most_are_those_that_a_search_without_limits_makes(
 ) -> None:
     search = Search(tmp_path, {"search.compare": compare, "search.scheduler.name": "none"}, space)
     course = search.run(at_a_time=3)
-    assert further_runs(course.params, space) == further
-    assert runs_at_most(course.params, space) == runs == len(search.starts)
+    assert max_confirmation_runs(course.params, space) == further
+    assert max_runs(course.params, space) == runs == len(search.starts)
 
 
 # Limits.
@@ -197,7 +197,7 @@ def test_hours_end_the_search_so_that_what_is_owed_fits(tmp_path: Path, monkeypa
     course = search.run(search__budget__hours=1.0)
     assert len([record for record in search.outcome if record.study]) == 21
     assert len(search.outcome) == 25
-    assert course.ledger.history.seconds == 3600.0
+    assert course.journal.history.seconds == 3600.0
     assert search.stopped == "search.budget.hours: 0.88 of 1 hours spent or promised"
 
 
@@ -208,7 +208,7 @@ def test_budget_is_never_exceeded_and_confirmations_are_within_it(
 ) -> None:
     budget = {f"search.budget.{name}": value for name, value in limit.items()}
     search = Search(tmp_path, {"search.trials": 1000, **budget}, clock=Clock(monkeypatch), epoch_s=20.0, gpus=0.5)
-    history = search.run(at_a_time=at_a_time).ledger.history
+    history = search.run(at_a_time=at_a_time).journal.history
     spent = {"hours": history.seconds, "gpu_hours": history.gpu_seconds, "cost": 2 * history.gpu_seconds}
     name, most = next(iter(limit.items()))
     assert 0.6 * most < spent[name] / 3600 <= most
@@ -224,7 +224,7 @@ def test_trial_that_was_stopped_early_owes_nothing(tmp_path: Path, monkeypatch: 
     # Of a hundred epochs the control, the first trial and three confirmations take twenty, and other trials two each;
     # the last of these is started while a whole run still fits.
     assert len([record for record in search.outcome if record.state == PRUNED]) == 39
-    assert course.ledger.history.seconds <= 3600.0
+    assert course.journal.history.seconds <= 3600.0
 
 
 def test_larger_budget_goes_on_with_a_search_that_a_smaller_one_ended(
@@ -240,7 +240,7 @@ def test_larger_budget_goes_on_with_a_search_that_a_smaller_one_ended(
     assert search.left == 0
     course = search.run(search__budget__hours=1.0)
     assert few < len([record for record in search.outcome if record.study]) < 30
-    assert course.ledger.history.seconds <= 3600.0
+    assert course.journal.history.seconds <= 3600.0
     search.run()
     assert search.stopped is None
     unharmed = Search(tmp_path / "b", settings)

@@ -43,7 +43,7 @@ def test_ledger_cut_after_any_line_leads_to_the_records_of_the_unharmed_search(
     whole = Search(tmp_path / "whole", CUT[compare], WIDE, fails=fails)
     course = whole.run()
     expected, expected_studies = told(whole.outcome), studies(course)
-    proposed = [trial.system_attrs for trial in course.arms["search"].proposer._study.get_trials()]
+    proposed = [trial.system_attrs for trial in course.studies["search"].adapter._study.get_trials()]
     assert any("tpe:relative_params:0" in attrs for attrs in proposed)  # so proposals depend on results
     assert {record.state for record in whole.outcome} >= {COMPLETE, "failed"}
     lines = whole.ledger.read_bytes().splitlines(keepends=True)
@@ -242,7 +242,7 @@ def test_waiting_is_for_something_in_a_session_that_only_has_unfinished_trials(t
     search.killed(kill_at=7, at_a_time=5)
     with search.session(at_a_time=5) as course:
         count = 0
-        while not isinstance(record := course.next(), Wait) and record is not None:
+        while not isinstance(record := course.next_trial(), Wait) and record is not None:
             count += 1
         assert count > 0
         assert isinstance(record, Wait)

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from pipeline.tune.study import gp
-from pipeline.tune.study.gp import Array, Process, believing, fit, log_expected_improvement
+from pipeline.tune.study.gp import Array, GaussianProcess, condition_on_fantasies, fit, log_expected_improvement
 
 WORDS = [2]
 
@@ -30,7 +30,7 @@ def covariance(one: Array, other: Array, parameters: Array) -> float:
     return math.exp(parameters[-2]) * (1 + r + r * r / 3) * math.exp(-r)
 
 
-def restated(process: Process, values: Array, doubt: Array, at: Array) -> tuple[Array, Array]:
+def restated(process: GaussianProcess, values: Array, doubt: Array, at: Array) -> tuple[Array, Array]:
     """Equations 2.25 and 2.26, with the inverse."""
     center, scale, parameters = values.mean(), values.std(), process.parameters
     seen = process.points
@@ -45,7 +45,7 @@ def restated(process: Process, values: Array, doubt: Array, at: Array) -> tuple[
 
 def test_prediction_is_that_of_the_equations() -> None:
     points, values, doubt = data()
-    process = fit(points, values, doubt=doubt, words=WORDS)
+    process = fit(points, values, noise_var=doubt, words=WORDS)
     at = data(20)[0][12:]
     mean, spread = process.predict(at)
     expected_mean, expected_spread = restated(process, values, doubt, at)
@@ -85,9 +85,9 @@ def test_cost_is_the_density_of_the_values_and_of_the_parameters_beforehand() ->
 def test_doubted_value_moves_the_surface_less() -> None:
     points, values, doubt = data()
     values[3] += 0.2
-    trusting = fit(points, values, doubt=doubt, words=WORDS).predict(points[3:4])[0][0]
+    trusting = fit(points, values, noise_var=doubt, words=WORDS).predict(points[3:4])[0][0]
     doubt[3] = 0.1
-    doubting = fit(points, values, doubt=doubt, words=WORDS).predict(points[3:4])[0][0]
+    doubting = fit(points, values, noise_var=doubt, words=WORDS).predict(points[3:4])[0][0]
     assert doubting < trusting
 
 
@@ -116,8 +116,8 @@ def test_expected_improvement_keeps_its_order_where_it_underflows() -> None:
 
 def test_point_that_is_running_is_surer_and_moves_nothing() -> None:
     points, values, doubt = data()
-    process, at = fit(points, values, doubt=doubt, words=WORDS), np.array([[0.9, 0.1, 0.5]])
-    told = believing(process, at, values=values, doubt=doubt)
+    process, at = fit(points, values, noise_var=doubt, words=WORDS), np.array([[0.9, 0.1, 0.5]])
+    told = condition_on_fantasies(process, at, values=values, noise_var=doubt)
     grid = data(40)[0]
     assert told.predict(grid)[0] == pytest.approx(process.predict(grid)[0], abs=1e-6)
     assert told.predict(at)[1][0] < process.predict(at)[1][0]
@@ -125,6 +125,6 @@ def test_point_that_is_running_is_surer_and_moves_nothing() -> None:
 
 def test_equal_values_are_no_error() -> None:
     points, _, doubt = data()
-    mean, spread = fit(points, np.full(12, 0.5), doubt=doubt, words=WORDS).predict(points)
+    mean, spread = fit(points, np.full(12, 0.5), noise_var=doubt, words=WORDS).predict(points)
     assert mean == pytest.approx(0.5)
     assert np.isfinite(spread).all()

@@ -17,7 +17,7 @@ from pipeline.tune.journal.journal import (
     CONTROL,
     FAILED,
     PRUNED,
-    Ledger,
+    Journal,
     TrialRecord,
     read_history,
 )
@@ -39,7 +39,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def write_search(path: Path) -> dict[str, TrialRecord]:
     """Trials and a control in every state, written through a ledger in 13 lines; gives what it then holds."""
-    with Ledger(path, HEADER, gpus=0.5) as ledger:
+    with Journal(path, HEADER, gpus=0.5) as ledger:
         ledger.start(TrialRecord("baseline", None, {"train.lr": 0.1}, role=CONTROL))
         values = {"train.lr": 0.2, "regularizer.spatial_entropy.layers": [0, 2]}
         ledger.start(TrialRecord("t0000", 0, values, study="search"))
@@ -58,7 +58,7 @@ def write_search(path: Path) -> dict[str, TrialRecord]:
 
 def test_ledger_replays_what_was_written(path: Path) -> None:
     written = write_search(path)
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert list(ledger.trials) == ["baseline", "t0000", "t0001", "t0002", "t0000-seed1001"]
         assert repr(ledger.trials) == repr(written)  # NaN is not equal to itself
     first = written["t0000"]
@@ -75,19 +75,19 @@ def test_ledger_replays_what_was_written(path: Path) -> None:
 
 def test_ledger_goes_on_where_it_was_closed(path: Path) -> None:
     write_search(path)
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         ledger.report("t0002", 1, {"val/accuracy": 1.0})
         ledger.end("t0002", COMPLETE)
     kinds = [event["event"] for event in events(path)]
     assert (kinds.count("search"), kinds.count("session")) == (1, 2)
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert ledger.trials["t0002"].state == COMPLETE
         assert ledger.trials["t0002"].epochs == {1: {"val/accuracy": 1.0}}
         assert ledger.trials["t0000"].state == PRUNED
 
 
 def test_ledger_begins_with_what_the_search_is(path: Path) -> None:
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert ledger.trials == {}
     first, session = events(path)
     assert (first["event"], first["format"], first["fingerprint"]) == ("search", 2, "abc")
@@ -96,7 +96,7 @@ def test_ledger_begins_with_what_the_search_is(path: Path) -> None:
 
 
 def test_every_event_is_on_disk_before_the_call_returns(path: Path) -> None:
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         assert [event["event"] for event in events(path)] == ["search", "session", "started"]
         ledger.report("t0000", 1, {"val/accuracy": 0.5})
@@ -104,12 +104,12 @@ def test_every_event_is_on_disk_before_the_call_returns(path: Path) -> None:
 
 
 def test_epoch_that_is_reported_again_stays_as_it_was_first_reported(path: Path) -> None:
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         for accuracy in (0.5, 0.75):
             ledger.report("t0000", 1, {"val/accuracy": accuracy, "seconds": 2.0})
         assert ledger.trials["t0000"].metric("val/accuracy") == 0.5
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert ledger.trials["t0000"].epochs == {1: {"val/accuracy": 0.5, "seconds": 2.0}}
         assert ledger.trials["t0000"].seconds == 2.0
 
@@ -118,7 +118,7 @@ def test_last_line_that_a_crash_tore_is_dropped_and_cut_off(path: Path) -> None:
     write_search(path)
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"event": "ended", "trial": "t00')
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert path.read_bytes().startswith(whole + b'{"event": "session"')
         ledger.end("t0002", COMPLETE)
     assert [event["event"] for event in events(path)[13:]] == ["session", "ended"]
@@ -130,7 +130,7 @@ def test_reader_passes_over_a_torn_line_and_leaves_the_file_as_it_is(path: Path)
     path.write_bytes(torn)
     assert read_history(path).trials["t0002"].state is None
     assert path.read_bytes() == torn
-    assert read_history(path, mend=True).trials["t0002"].state is None
+    assert read_history(path, repair=True).trials["t0002"].state is None
     assert path.read_bytes() == torn[: torn.rfind(b"\n") + 1]
 
 
@@ -138,14 +138,14 @@ def test_reader_passes_over_a_torn_line_and_leaves_the_file_as_it_is(path: Path)
 def test_line_without_its_end_is_dropped_however_much_of_it_is_there(path: Path, lost: int) -> None:
     write_search(path)
     path.write_bytes(path.read_bytes()[:-lost])
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert list(ledger.trials) == ["baseline", "t0000", "t0001", "t0002"]
 
 
 def test_ledger_whose_only_line_is_torn_begins_anew(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b'{"event": "sea')
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert ledger.trials == {}
     assert events(path)[0]["event"] == "search"
 
@@ -170,7 +170,7 @@ def test_broken_line_in_the_middle_is_told_with_its_number(path: Path, broken: b
 def test_ledger_of_another_format_is_told_and_left_alone(path: Path, first: str, said: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(first + "\n")
-    for opened in (lambda: Ledger(path, HEADER), lambda: read_history(path)):
+    for opened in (lambda: Journal(path, HEADER), lambda: read_history(path)):
         with pytest.raises(UserError, match=rf"written by another version of sar-search \({said}\)\. Move .* away"):
             opened()
     assert path.read_text() == first + "\n"
@@ -181,7 +181,7 @@ def test_ledger_that_does_not_begin_with_what_the_search_is_is_told(path: Path, 
     path.parent.mkdir(parents=True)
     path.write_text(first + "\n")
     with pytest.raises(UserError, match="line 1 is broken"):
-        Ledger(path, HEADER)
+        Journal(path, HEADER)
 
 
 @pytest.mark.parametrize(
@@ -207,29 +207,29 @@ def test_line_that_is_no_event_of_a_known_trial_is_told(path: Path, line: str) -
     with path.open("a") as file:
         file.write(line + "\n")
     with pytest.raises(UserError, match="line 14 is broken"):
-        Ledger(path, HEADER)
+        Journal(path, HEADER)
     # The lock goes too, so that the mended ledger can be opened by this process.
     path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:13]) + b"\n")
-    Ledger(path, HEADER).close()
+    Journal(path, HEADER).close()
 
 
 def test_second_writer_is_refused_while_the_first_lives(path: Path) -> None:
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         with pytest.raises(UserError, match="another process is running this search"):
-            Ledger(path, HEADER)
+            Journal(path, HEADER)
         ledger.start(TrialRecord("t0000", 0, {}))
-    with Ledger(path, HEADER) as ledger:
+    with Journal(path, HEADER) as ledger:
         assert list(ledger.trials) == ["t0000"]
 
 
 def test_writer_of_another_process_is_noticed_too(path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.errors import UserError; "
-        "from pipeline.tune.journal.journal import Ledger\n"
-        "try: Ledger(Path(sys.argv[1]), {})\n"
+        "from pipeline.tune.journal.journal import Journal\n"
+        "try: Journal(Path(sys.argv[1]), {})\n"
         "except UserError as error: print(error)"
     )
-    with Ledger(path, HEADER):
+    with Journal(path, HEADER):
         said = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert "another process is running this search" in said.stdout, said.stderr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tune.journal.journal import COMPLETE, CONTROL, PRUNED, Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import COMPLETE, CONTROL, PRUNED, Journal, TrialRecord, read_history
 
 
 class Clock:
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 def session(path: Path, clock: Clock, *, gpus: float = 0.0, jump: Callable[[], None] = lambda: None) -> None:
     """A session of 60 seconds: a trial at work from 10 on, with epochs at 30 and 50 and its end at 60."""
-    with Ledger(path, {}, gpus=gpus) as ledger:
+    with Journal(path, {}, gpus=gpus) as ledger:
         name = f"t{len(ledger.trials):04d}"
         clock.sleep(10)
         ledger.start(TrialRecord(name, len(ledger.trials), {}))
@@ -96,7 +96,7 @@ def test_session_that_was_killed_counts_up_to_its_last_line(path: Path, clock: C
     assert history.seconds == 30.0
     assert history.trials["t0000"].busy_s == 20.0
     clock.sleep(500)
-    with Ledger(path, {}) as ledger:
+    with Journal(path, {}) as ledger:
         clock.sleep(3)
         ledger.resume("t0000")
         clock.sleep(4)
@@ -106,9 +106,9 @@ def test_session_that_was_killed_counts_up_to_its_last_line(path: Path, clock: C
 
 
 def test_trial_that_waits_for_a_worker_after_an_interruption_is_not_busy(path: Path, clock: Clock) -> None:
-    with Ledger(path, {}) as ledger:
+    with Journal(path, {}) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
-    with Ledger(path, {}) as ledger:
+    with Journal(path, {}) as ledger:
         clock.sleep(100)
         ledger.end("t0000", PRUNED)  # told by the replayed rungs, without a worker
     assert read_history(path).trials["t0000"].busy_s == 0.0
@@ -116,11 +116,11 @@ def test_trial_that_waits_for_a_worker_after_an_interruption_is_not_busy(path: P
 
 def test_gpu_seconds_are_of_the_share_that_a_trial_had_in_each_session(path: Path, clock: Clock) -> None:
     session(path, clock, gpus=0.25)
-    with Ledger(path, {}, gpus=2.0) as ledger:
+    with Journal(path, {}, gpus=2.0) as ledger:
         ledger.start(TrialRecord("t0001", 1, {}))
         clock.sleep(10)
         ledger.report("t0001", 1, {})
-    with Ledger(path, {}, gpus=0.0) as ledger:
+    with Journal(path, {}, gpus=0.0) as ledger:
         ledger.resume("t0001")
         clock.sleep(1000)
         ledger.end("t0001", COMPLETE)
@@ -131,7 +131,7 @@ def test_gpu_seconds_are_of_the_share_that_a_trial_had_in_each_session(path: Pat
 
 
 def test_trials_at_the_same_time_are_each_busy(path: Path, clock: Clock) -> None:
-    with Ledger(path, {}, gpus=0.5) as ledger:
+    with Journal(path, {}, gpus=0.5) as ledger:
         ledger.start(TrialRecord("baseline", None, {}, role=CONTROL))
         ledger.start(TrialRecord("t0000", 0, {}))
         clock.sleep(10)
@@ -148,7 +148,7 @@ def test_trials_at_the_same_time_are_each_busy(path: Path, clock: Clock) -> None
 
 def test_history_kept_while_writing_is_the_one_that_is_read_again(path: Path, clock: Clock) -> None:
     session(path, clock, gpus=0.5)
-    with Ledger(path, {}, gpus=0.5) as ledger:
+    with Journal(path, {}, gpus=0.5) as ledger:
         clock.sleep(5)
         ledger.accept({"pipeline/train/loop.py": "abc"}, {"torch": "2"})
         ledger.start(TrialRecord("t0001", 1, {}))
@@ -158,7 +158,7 @@ def test_history_kept_while_writing_is_the_one_that_is_read_again(path: Path, cl
 
 
 def test_what_its_user_accepted_last_is_kept(path: Path) -> None:
-    with Ledger(path, {"code": {"a": "1"}, "versions": {}}) as ledger:
+    with Journal(path, {"code": {"a": "1"}, "versions": {}}) as ledger:
         assert ledger.history.accepted is None
         ledger.accept({"a": "2"}, {"torch": "2.0"})
         ledger.accept({"a": "3"}, {"torch": "2.1"})

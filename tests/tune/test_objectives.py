@@ -15,17 +15,17 @@ from pipeline.tune.objectives.objectives import (
     LATENCY,
     LIMITED,
     PARAMETERS,
-    Goals,
-    check_goals,
-    goals_in,
-    goals_of,
-    shown_limits,
+    Objectives,
+    check_objectives,
+    format_limits,
+    objectives_from_content,
+    objectives_from_params,
 )
 from pipeline.tune.objectives.parameter_count import parameter_counter
-from pipeline.tune.selection.confirm import candidates, choose_best
+from pipeline.tune.selection.confirm import choose_best, select_candidates
 from pipeline.tune.study.study import with_values
 
-TWO = Goals(("val/accuracy", LATENCY), {PARAMETERS: 1000.0, "images_per_s": 50.0})
+TWO = Objectives(("val/accuracy", LATENCY), {PARAMETERS: 1000.0, "images_per_s": 50.0})
 
 
 def params(**settings: Any) -> Params:
@@ -43,10 +43,13 @@ def ran(number: int, accuracy: float, *, state: str = COMPLETE, **measured: floa
 
 def test_goals_come_from_the_parameters_and_from_what_decides_a_search() -> None:
     setting = params(search__objectives=["val/accuracy", "parameters"], search__constraints__max_latency_ms=3.0)
-    expected = Goals(("val/accuracy", "parameters"), {LATENCY: 3.0})
-    assert goals_of(setting) == expected
-    assert goals_in({"objectives": ["val/accuracy", "parameters"], "constraints": {"max_latency_ms": 3.0}}) == expected
-    assert goals_in({}) == goals_of(Params()) == Goals()
+    expected = Objectives(("val/accuracy", "parameters"), {LATENCY: 3.0})
+    assert objectives_from_params(setting) == expected
+    assert (
+        objectives_from_content({"objectives": ["val/accuracy", "parameters"], "constraints": {"max_latency_ms": 3.0}})
+        == expected
+    )
+    assert objectives_from_content({}) == objectives_from_params(Params()) == Objectives()
     assert set(LIMITED) == set(Params().search.constraints.model_dump())
     assert expected.directions == ["maximize", "minimize"]
     assert expected.metrics == ["parameters", LATENCY]
@@ -57,7 +60,7 @@ def test_violations_are_shares_of_the_limit_in_the_direction_that_gets_worse() -
     found = TWO.violations(lambda name: measured.get(name, math.nan))
     assert found == pytest.approx({PARAMETERS: 0.5, "images_per_s": 0.2})
     assert TWO.violations(lambda name: {PARAMETERS: 500.0}.get(name, math.nan)) == {PARAMETERS: -0.5}
-    assert TWO.broken(measured) == [
+    assert TWO.explain_infeasible(measured) == [
         "search.constraints.max_parameters: parameters is 1,500, allowed: at most 1,000",
         "search.constraints.min_images_per_s: images_per_s is 40, allowed: at least 50",
     ]
@@ -65,10 +68,10 @@ def test_violations_are_shares_of_the_limit_in_the_direction_that_gets_worse() -
 
 def test_constraint_is_kept_at_its_limit_and_not_where_it_is_not_known() -> None:
     at_limit = ran(0, 0.5, parameters=1000.0, images_per_s=50.0)
-    assert TWO.keeps(at_limit)
-    assert not TWO.keeps(ran(1, 0.5, parameters=1000.0))
-    assert not TWO.keeps(ran(2, 0.5, parameters=1000.1, images_per_s=50.0))
-    assert TWO.broken(at_limit.measured) == []
+    assert TWO.is_feasible(at_limit)
+    assert not TWO.is_feasible(ran(1, 0.5, parameters=1000.0))
+    assert not TWO.is_feasible(ran(2, 0.5, parameters=1000.1, images_per_s=50.0))
+    assert TWO.explain_infeasible(at_limit.measured) == []
 
 
 def test_front_leaves_out_what_is_dominated_or_has_no_value() -> None:
@@ -78,27 +81,27 @@ def test_front_leaves_out_what_is_dominated_or_has_no_value() -> None:
         ran(2, 0.7, latency_ms=1.0),
         ran(3, 0.95),
     ]
-    assert [record.id for record in TWO.front(records)] == ["t0000", "t0002"]
+    assert [record.id for record in TWO.pareto_front(records)] == ["t0000", "t0002"]
 
 
 def test_candidates_keep_every_constraint_and_with_several_objectives_are_on_the_front() -> None:
-    goals = Goals(limits={LATENCY: 2.0})
+    goals = Objectives(limits={LATENCY: 2.0})
     records = [ran(0, 0.9, latency_ms=3.0), ran(1, 0.8, latency_ms=2.0), ran(2, 0.7, latency_ms=1.9)]
-    found = candidates(records, top=3, max_empty_share=0.0, goals=goals)
+    found = select_candidates(records, top=3, max_empty_share=0.0, objectives=goals)
     assert [record.id for record in found] == ["t0001", "t0002"]
-    two = Goals(("val/accuracy", LATENCY))
+    two = Objectives(("val/accuracy", LATENCY))
     records.append(ran(3, 0.85, latency_ms=1.5))
-    found = candidates(records, top=3, max_empty_share=0.0, goals=two)
+    found = select_candidates(records, top=3, max_empty_share=0.0, objectives=two)
     assert [record.id for record in found] == ["t0000", "t0003"]
 
 
 def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
-    goals = Goals(limits={PARAMETERS: 1000.0, "val/attention/jaccard": 0.5})
+    goals = Objectives(limits={PARAMETERS: 1000.0, "val/attention/jaccard": 0.5})
     trained = ran(0, 0.9, parameters=900.0)
     trained.epochs[1]["val/attention/jaccard"] = 0.25
     records = [trained, ran(1, math.nan, state=INFEASIBLE, parameters=2000.0)]
     with pytest.raises(UserError) as said:
-        choose_best(records, top=1, seeds=0, base_seed=0, max_empty_share=1.0, goals=goals)
+        choose_best(records, top=1, seeds=0, base_seed=0, max_empty_share=1.0, objectives=goals)
     assert str(said.value).splitlines() == [
         "no setting that the search tried keeps search.constraints: 1 were not trained since they break one, 1 ran in "
         "full.",
@@ -135,13 +138,13 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
 )
 def test_objectives_that_do_not_go_with_the_rest_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as refused:
-        check_goals(params(**settings))
+        check_objectives(params(**settings))
     assert said in str(refused.value)
     assert str(refused.value).startswith("params.yaml: search.objectives: ")
 
 
 def test_limits_are_told_in_words() -> None:
-    assert shown_limits({"max_parameters": 5e6, "max_latency_ms": None, "min_attention_jaccard": 0.3}) == (
+    assert format_limits({"max_parameters": 5e6, "max_latency_ms": None, "min_attention_jaccard": 0.3}) == (
         "max_parameters 5,000,000, min_attention_jaccard 0.3000"
     )
 

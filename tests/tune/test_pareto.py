@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.tune.objectives import pareto
-from pipeline.tune.objectives.pareto import dominated_by
+from pipeline.tune.objectives.pareto import count_dominating
 
 
 def restated(values: list[list[float]]) -> list[int]:
@@ -32,9 +32,9 @@ def test_dominated_by_counts_what_is_nowhere_worse_and_somewhere_better(
     monkeypatch.setattr(pareto, "ROWS_AT_ONCE", 7)
     # Few different values, so that there are equal ones.
     values = np.random.default_rng(objectives).integers(0, 5, (count, objectives)).astype(float).tolist()
-    assert dominated_by(values).tolist() == restated(values)
+    assert count_dominating(values).tolist() == restated(values)
 
 
 def test_equal_settings_do_not_dominate_each_other_and_of_none_there_is_no_front() -> None:
-    assert dominated_by([[1.0, 2.0], [1.0, 2.0]]).tolist() == [0, 0]
-    assert dominated_by([]).tolist() == []
+    assert count_dominating([[1.0, 2.0], [1.0, 2.0]]).tolist() == [0, 0]
+    assert count_dominating([]).tolist() == []

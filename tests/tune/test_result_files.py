@@ -17,7 +17,7 @@ from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILE
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.result_files import write_results
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.study import Proposer
+from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.task import Resources, SearchTask
 
 LR, WEIGHT = "train.lr", "regularizer.spatial_entropy.weight"
@@ -54,12 +54,12 @@ def searched(*, seconds: float = 2.0) -> tuple[SearchTask, SearchOutcome]:
     low_rate could not be confirmed any more.
     """
     params = Params().with_values({"train.epochs": 3, "search.confirm.seeds": 1}, where="")
-    proposer = Proposer(SPACE, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
+    proposer = StudyAdapter(SPACE, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
     records = [
         TrialRecord(name, None, dict(values), state=COMPLETE, role=CONTROL) for name, values in SPACE.controls.items()
     ]
     for state in (COMPLETE, PRUNED, FAILED, COMPLETE):
-        number, values = proposer.propose()
+        number, values = proposer.ask()
         records.append(TrialRecord(f"t{number:04d}", number, values, state=state, study="search"))
     records[4].reason = "diverged, in epoch 1"
     for of in (records[0], records[2], records[5]):
@@ -77,7 +77,7 @@ def searched(*, seconds: float = 2.0) -> tuple[SearchTask, SearchOutcome]:
             }
         record.busy_s, record.gpu_s = length * (seconds + 1), length * (seconds + 1) / 2
         if record.number is not None:
-            proposer.finish(record.number, record.state or "", record.metric("val/accuracy"), constraints={})
+            proposer.tell(record.number, record.state or "", record.metric("val/accuracy"), constraints={})
     nowhere = Path("nowhere")
     task = SearchTask(params, SPACE, "f00d" * 16, nowhere, nowhere, nowhere, Resources(1, 0, 1, 1, 0))
     spent = Spent(3600.0, sum(record.gpu_s for record in records))
@@ -226,7 +226,7 @@ def same_budget(*, completed: bool = True) -> tuple[SearchTask, SearchOutcome]:
     tuned.epochs = {epoch: {"val/accuracy": 0.3 * epoch, "val/loss": 0.5} for epoch in range(1, 4)}
     tuned.state = COMPLETE if completed else PRUNED
     trials = [*outcome.trials, tuned]
-    return task, replace(outcome, trials=trials, studies={**outcome.studies, "control_study": outcome.proposer})
+    return task, replace(outcome, trials=trials, studies={**outcome.studies, "control_study": outcome.adapter})
 
 
 def test_tuned_control_takes_the_place_of_the_one_that_was_not_tuned(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from pipeline.config.schema.search_section import SchedulerParams
-from pipeline.tune.schedulers.rules import FEWEST, GrowingLadder, Ladder, Ladders, MedianRule, StoppingRule, make_rule
+from pipeline.tune.schedulers.rules import ASHA, MIN_TRIALS, PASHA, Hyperband, MedianStopping, StoppingRule, make_rule
 
 RULES = ("asha", "hyperband", "pasha", "median", "none")
 Report = tuple[str, int, float]
@@ -94,25 +94,25 @@ def test_trial_ends_at_its_last_epoch_and_a_failed_one_is_nobodys_to_stop(name: 
 
 def test_no_rule_stops_nobody() -> None:
     of = rule("none")
-    assert of.milestones == []
+    assert of.rung_epochs == []
     assert all(epoch == 16 or not of.stops(f"t{n:04d}", epoch, -n) for n in range(9) for epoch in range(1, 17))
 
 
 def test_hyperband_has_a_ladder_from_every_rung_and_trials_in_the_published_shares() -> None:
     of = rule("hyperband", epochs=81, grace_period=1, reduction_factor=3.0)
-    assert isinstance(of, Ladders)
-    assert [ladder.milestones for ladder in of.ladders] == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [27], []]
-    turn = [of.ladders.index(of.of(f"t{number:04d}")) for number in range(143)]
+    assert isinstance(of, Hyperband)
+    assert [ladder.rung_epochs for ladder in of.brackets] == [[1, 3, 9, 27], [3, 9, 27], [9, 27], [27], []]
+    turn = [of.brackets.index(of.of(f"t{number:04d}")) for number in range(143)]
     assert [turn.count(index) for index in range(5)] == [81, 34, 15, 8, 5]  # table 1 of the paper
     assert of.of("t0143") is of.of("t0000")
 
 
 def test_each_ladder_of_hyperband_compares_its_own_trials_alone() -> None:
     of, reports = rule("hyperband"), lived(rule("hyperband"), seed=2)
-    assert isinstance(of, Ladders)
+    assert isinstance(of, Hyperband)
     said = decisions(of, reports)
-    for ladder in of.ladders:
-        alone = Ladder(ladder.milestones, 2.0, 16)
+    for ladder in of.brackets:
+        alone = ASHA(ladder.rung_epochs, 2.0, 16)
         own = [index for index, (trial, _, _) in enumerate(reports) if of.of(trial) is ladder]
         assert [said[index] for index in own] == decisions(alone, [reports[index] for index in own])
 
@@ -130,7 +130,7 @@ def median_restated(reports: list[Report], grace_period: int, epochs: int) -> li
             if name != trial and epoch in curve and epoch >= grace_period
         ]
         best = np.nanmax([*told[trial].values(), -np.inf])
-        below = len(means) >= FEWEST and best < np.nanmedian(means)
+        below = len(means) >= MIN_TRIALS and best < np.nanmedian(means)
         said.append(bool(epoch >= epochs or (epoch >= grace_period and below)))
     return said
 
@@ -144,7 +144,7 @@ def test_median_rule_decides_as_its_definition(seed: int) -> None:
 
 
 def test_median_rule_waits_for_three_others() -> None:
-    of = MedianRule(2, 16)
+    of = MedianStopping(2, 16)
     for number in range(3):
         assert not any(of.stops(f"t{number:04d}", epoch, 0.5 - 0.1 * number) for epoch in (1, 2))
     assert not of.stops("t0003", 1, 0.1)
@@ -162,8 +162,8 @@ def climb(of: StoppingRule, trial: str, *values: float) -> int:
 
 def test_pasha_lets_none_but_the_leader_past_its_ceiling() -> None:
     of = rule("pasha")
-    assert isinstance(of, GrowingLadder)
-    assert of.milestones == [2, 4, 8]
+    assert isinstance(of, PASHA)
+    assert of.rung_epochs == [2, 4, 8]
     assert climb(of, "t0000", 0.5, 0.5, 0.5, 0.5) == 16  # nobody was better yet
     assert climb(of, "t0001", 0.6, 0.6, 0.6, 0.6) == 16
     assert climb(of, "t0002", 0.57, 0.57, 0.57, 0.57) == 4  # ASHA would have let it go on
@@ -173,7 +173,7 @@ def test_pasha_lets_none_but_the_leader_past_its_ceiling() -> None:
 
 def test_pasha_raises_its_ceiling_when_trials_change_places() -> None:
     of = rule("pasha")
-    assert isinstance(of, GrowingLadder)
+    assert isinstance(of, PASHA)
     climb(of, "t0000", 0.5, 0.8, 0.8, 0.8)
     assert of.ceiling == 1
     assert climb(of, "t0001", 0.6, 0.7, 0.7, 0.7) == 4  # it was ahead at epoch 2: ASHA stops it, being the lower half
@@ -184,7 +184,7 @@ def test_pasha_raises_its_ceiling_when_trials_change_places() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_pasha_sees_a_change_of_places_exactly_where_a_pair_has_changed_them(seed: int) -> None:
     dice = random.Random(seed)
-    of = GrowingLadder([2, 4], 2.0, 16)
+    of = PASHA([2, 4], 2.0, 16)
     spread = dice.choice([0.01, 0.05, 0.3])
     for number in range(12):
         start = dice.random()
@@ -198,6 +198,6 @@ def test_pasha_sees_a_change_of_places_exactly_where_a_pair_has_changed_them(see
 
 @pytest.mark.parametrize(("name", "share"), [("asha", 1 / 8), ("pasha", 0.0), ("median", 0.0), ("none", 1.0)])
 def test_share_that_lasts_is_that_of_the_rungs(name: str, share: float) -> None:
-    assert rule(name).lasting_share == share
+    assert rule(name).survival_fraction == share
     if name != "median":
-        assert rule(name, grace_period=16).lasting_share == 1.0
+        assert rule(name, grace_period=16).survival_fraction == 1.0

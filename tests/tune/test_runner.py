@@ -12,7 +12,7 @@ import pytest
 from support.tiny_search import tiny_task
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, PRUNED, SearchListener, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, PRUNED, SearchCallback, TrialRecord
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.selection.result_files import write_results
@@ -71,7 +71,7 @@ def test_search_accounts_for_its_time(at_once: SearchOutcome) -> None:
     assert 0 < sum(trial.seconds for trial in at_once.trials) < sum(trial.busy_s for trial in at_once.trials)
     assert sum(trial.busy_s for trial in at_once.trials) < at_once.spent.seconds  # one at a time
     assert at_once.spent.gpu_seconds == 0.0
-    assert at_once.milestones == [2]
+    assert at_once.rung_epochs == [2]
     assert at_once.stopped is None
 
 
@@ -94,10 +94,10 @@ def test_search_that_has_more_trials_than_asked_for_answers_with_the_first(
     fewer = _trials(task, "at-once", 2)
     assert _told(list(fewer.trials)[:4]) == _told(list(at_once.trials)[:4])
     assert [trial.of for trial in fewer.trials[4:5]] == ["baseline"]
-    assert fewer.proposer.proposed == 2
+    assert fewer.adapter.proposed == 2
 
 
-class _Dies(SearchListener):
+class _Dies(SearchCallback):
     """The driver's end, after the second epoch of a trial."""
 
     def replayed(self) -> None: ...
@@ -125,7 +125,7 @@ def test_trial_that_was_broken_off_goes_on_from_its_checkpoint_with_the_curve_of
     assert epochs == [1, 2, 2, 3]
 
 
-class _FillsTheDisk(SearchListener):
+class _FillsTheDisk(SearchCallback):
     """Once the first trial has ended, nothing more goes onto the disk that holds the search."""
 
     def __init__(self, disk: Path) -> None:

@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, FAILED, PRUNED
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import samplers
-from pipeline.tune.study.samplers import check_sampler, drawn, evolved
-from pipeline.tune.study.study import MOST_LOOKED_AT, Proposer, with_values
+from pipeline.tune.study.samplers import check_sampler, sample_blind, sample_cmaes
+from pipeline.tune.study.study import MAX_VISIBLE_TRIALS, StudyAdapter, with_values
 
 LR, DECAY, LAYERS, BATCH = "train.lr", "train.weight_decay", "regularizer.spatial_entropy.layers", "train.batch_size"
 NUMBERS: Mapping[str, Any] = {
@@ -74,7 +74,9 @@ def test_other_samplers_take_every_space(name: str) -> None:
 
 def test_grid_proposes_every_combination_once_in_an_order_of_its_seed() -> None:
     of = space(STEPS, WORDS)
-    orders = [[of.decode(drawn("grid", of, seed=seed, number=number)) for number in range(48)] for seed in (0, 1)]
+    orders = [
+        [of.decode(sample_blind("grid", of, seed=seed, number=number)) for number in range(48)] for seed in (0, 1)
+    ]
     expected = {(batch, decay, layers) for batch, decay, layers in product((16, 32, 48, 64), (0, 1, 2, 3), "abc")}
     for order in orders:
         names = {"last": "a", "[0, 1]": "b", "all": "c"}
@@ -87,7 +89,7 @@ def test_sobol_is_even_over_the_space_and_random_is_not() -> None:
     of = space(NUMBERS)
 
     def filled(name: str) -> int:
-        shares = [of.shares(of.decode(drawn(name, of, seed=0, number=number))) for number in range(16)]
+        shares = [of.shares(of.decode(sample_blind(name, of, seed=0, number=number))) for number in range(16)]
         return len({(int(4 * x), int(4 * y)) for x, y in shares})
 
     assert filled("sobol") == 16  # one in each of 4 x 4 fields
@@ -99,26 +101,26 @@ def test_sobol_is_even_over_the_space_and_random_is_not() -> None:
 def test_point_of_the_unit_cube_comes_back_from_its_values(shares: list[float]) -> None:
     of = space(NUMBERS, WORDS, STEPS, {"train.epochs_like": {"type": "int", "low": 2, "high": 300, "log": True}})
     of = SearchSpace(of.file, dict(list(of.dimensions.items())[:4]) | {"n": of.dimensions["train.epochs_like"]}, {})
-    encoded = of.at(shares)
+    encoded = of.value_at(shares)
     for path, distribution in of.distributions().items():
         assert distribution._contains(distribution.to_internal_repr(encoded[path]))
-    again = of.at(of.shares(of.decode(encoded)))
+    again = of.value_at(of.shares(of.decode(encoded)))
     for path, value in encoded.items():
         assert again[path] == (pytest.approx(value) if isinstance(value, float) else value)
 
 
-def proposer(of: SearchSpace, name: str, **given: Any) -> Proposer:
+def proposer(of: SearchSpace, name: str, **given: Any) -> StudyAdapter:
     start = {key: given.pop(key) for key in ("startup_trials", "start") if key in given}
-    return Proposer(of, SamplerParams(name=name, **start), seed=0, name="abc", **given)  # type: ignore[arg-type]
+    return StudyAdapter(of, SamplerParams(name=name, **start), seed=0, name="abc", **given)  # type: ignore[arg-type]
 
 
 RECIPE: Mapping[str, Any] = {LR: 0.01, DECAY: 0.5, LAYERS: [0, 1]}
 
 
 def test_start_from_a_recipe_begins_with_it_and_draws_what_it_does_not_say_evenly() -> None:
-    of, even = space(NUMBERS, WORDS), [drawn("sobol", space(NUMBERS, WORDS), seed=0, number=n) for n in range(9)]
+    of, even = space(NUMBERS, WORDS), [sample_blind("sobol", space(NUMBERS, WORDS), seed=0, number=n) for n in range(9)]
     study = proposer(of, "tpe", startup_trials=100, recipe={LR: 0.01})
-    found = [of.encode(study.propose()[1]) for _ in range(9)]
+    found = [of.encode(study.ask()[1]) for _ in range(9)]
     assert found[0] == even[0] | {LR: 0.01}
     assert [found[n] == even[n] for n in range(9)] == [n % 3 == 2 for n in range(9)]
     assert [{**values, LR: None} for values in found] == [{**values, LR: None} for values in even]
@@ -126,10 +128,10 @@ def test_start_from_a_recipe_begins_with_it_and_draws_what_it_does_not_say_evenl
 
 def test_draws_around_a_recipe_are_normal_within_the_range_and_a_category_is_the_recipes_in_half_of_them() -> None:
     of = space(NUMBERS, WORDS)
-    found = [samplers.drawn_around(of, of.decode(of.encode(RECIPE)), seed=3, number=n) for n in range(1, 1537)]
+    found = [samplers.sample_near_recipe(of, of.decode(of.encode(RECIPE)), seed=3, number=n) for n in range(1, 1537)]
     around = [values for number, values in enumerate(found, 1) if number % 3 != 2]
     rate = [(math.log10(values[LR]) + 3) / 3 for values in around]  # of .001 to 1
-    reach = samplers.REACH
+    reach = samplers.LOCAL_STD
     for shares, center in ((rate, 1 / 3), ([values[DECAY] / 0.5 for values in around], 1.0)):
         expected = stats.truncnorm(-center / reach, (1 - center) / reach, center, reach)
         assert stats.kstest(shares, expected.cdf).statistic < 0.04
@@ -141,16 +143,16 @@ def test_draws_around_a_recipe_are_normal_within_the_range_and_a_category_is_the
 
 def test_draws_around_a_recipe_are_of_the_space_where_there_are_steps() -> None:
     of = space(STEPS)
-    found = [samplers.drawn_around(of, {BATCH: 48, DECAY: 0.1}, seed=0, number=number) for number in range(60)]
+    found = [samplers.sample_near_recipe(of, {BATCH: 48, DECAY: 0.1}, seed=0, number=number) for number in range(60)]
     assert found[0] == {BATCH: 48, DECAY: 0.1}
-    assert all(of.outside(values) == [] for values in found)
+    assert all(of.values_outside(values) == [] for values in found)
     assert {values[BATCH] for values in found} == {16, 32, 48, 64}
 
 
 def test_what_a_point_leaves_out_is_the_recipes_which_is_the_first_setting_after_it() -> None:
     of = space(NUMBERS, WORDS)
     study = proposer(of, "tpe", points=[{DECAY: 0.2}], recipe=RECIPE)
-    (_, point), (_, first) = study.propose(), study.propose()
+    (_, point), (_, first) = study.ask(), study.ask()
     assert point == {**RECIPE, DECAY: 0.2}
     assert first == RECIPE
 
@@ -160,7 +162,7 @@ def test_start_from_a_recipe_is_the_even_one_where_the_space_has_nothing_of_it()
         found = {}
         for start in ("recipe", "sobol"):
             study = proposer(space(NUMBERS, WORDS), "tpe", start=start, startup_trials=100, points=points)
-            found[start] = [study.propose()[1] for _ in range(8)]
+            found[start] = [study.ask()[1] for _ in range(8)]
         assert found["recipe"] == found["sobol"]
 
 
@@ -168,13 +170,13 @@ def goodness(values: Mapping[str, Any]) -> float:
     return 1 - (math.log10(values[LR]) + 1.5) ** 2 - (values[DECAY] - 0.1) ** 2 * 10
 
 
-def play(study: Proposer, count: int) -> list[dict[str, Any]]:
+def play(study: StudyAdapter, count: int) -> list[dict[str, Any]]:
     found = []
     for _ in range(count):
-        number, values = study.propose()
+        number, values = study.ask()
         found.append(values)
         study.report(number, 4, goodness(values))
-        study.finish(number, COMPLETE, goodness(values), constraints={})
+        study.tell(number, COMPLETE, goodness(values), constraints={})
     return found
 
 
@@ -185,14 +187,14 @@ def test_what_learns_gets_better_than_its_start(name: str, trials: int) -> None:
 
 
 def test_start_is_the_sobol_sequence_until_enough_trials_have_ended_however_many_run() -> None:
-    of, start = space(NUMBERS), [drawn("sobol", space(NUMBERS), seed=0, number=number) for number in range(8)]
+    of, start = space(NUMBERS), [sample_blind("sobol", space(NUMBERS), seed=0, number=number) for number in range(8)]
     study = proposer(of, "tpe", startup_trials=2)  # there is nothing of a recipe in this space
-    assert [of.encode(study.propose()[1]) for _ in range(8)] == start
+    assert [of.encode(study.ask()[1]) for _ in range(8)] == start
     study = proposer(of, "tpe", startup_trials=2, start="sobol", recipe={LR: 0.5})
-    assert [of.encode(study.propose()[1]) for _ in range(8)] == start
+    assert [of.encode(study.ask()[1]) for _ in range(8)] == start
     study = proposer(of, "tpe", startup_trials=2)
     assert [of.encode(values) for values in play(study, 3)][:2] == start[:2]
-    assert of.encode(study.propose()[1]) not in start
+    assert of.encode(study.ask()[1]) not in start
 
 
 def test_points_come_first_and_what_one_leaves_out_is_drawn() -> None:
@@ -202,13 +204,13 @@ def test_points_come_first_and_what_one_leaves_out_is_drawn() -> None:
     assert found[0] == points[0]
     assert found[1][LR] == 0.01
     assert 0 <= found[1][DECAY] <= 0.5
-    assert found[1][DECAY] == of.decode(drawn("sobol", of, seed=0, number=1))[DECAY]
+    assert found[1][DECAY] == of.decode(sample_blind("sobol", of, seed=0, number=1))[DECAY]
     # A grid is complete all the same.
     steps = space(STEPS)
     study, seen = proposer(steps, "grid", points=[{BATCH: 16, DECAY: 0.1}]), []
     for _ in range(17):
-        number, values = study.propose()
-        study.finish(number, COMPLETE, 0.0, constraints={})
+        number, values = study.ask()
+        study.tell(number, COMPLETE, 0.0, constraints={})
         seen.append((values[BATCH], round(values[DECAY], 3)))
     assert len(set(seen[1:])) == 16
 
@@ -254,14 +256,14 @@ def test_cmaes_depends_on_the_order_of_results_alone_and_ranks_what_ran_longer_h
     def told(scale: float, stopped_at: float) -> dict[str, Any]:
         trials = []
         for number in range(12):
-            values = of.decode(drawn("sobol", of, seed=0, number=number))
+            values = of.decode(sample_blind("sobol", of, seed=0, number=number))
             early = number % 3 == 0
             curve = {4: stopped_at} if early else {4: 0.1, 16: scale * goodness(values)}
             state = TrialState.PRUNED if early else TrialState.COMPLETE
             trial = stopped(values, curve, of, state=state)
             trial.number = number
             trials.append(trial)
-        return evolved(of, trials, seed=1)
+        return sample_cmaes(of, trials, seed=1)
 
     assert told(1.0, 0.1) == told(7.0, 0.1) == told(1.0, 99.0)
     assert told(1.0, 0.1) != told(-1.0, 0.1)
@@ -269,10 +271,10 @@ def test_cmaes_depends_on_the_order_of_results_alone_and_ranks_what_ran_longer_h
 
 def test_sampler_is_shown_the_best_and_the_newest_of_many_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     study = proposer(space(NUMBERS), "random")
-    play(study, MOST_LOOKED_AT + 60)
-    shown = [trial.number for trial in study._looked_at()]
-    assert len(shown) == MOST_LOOKED_AT
-    newest = list(range(160, MOST_LOOKED_AT + 60))
+    play(study, MAX_VISIBLE_TRIALS + 60)
+    shown = [trial.number for trial in study._visible_trials()]
+    assert len(shown) == MAX_VISIBLE_TRIALS
+    newest = list(range(160, MAX_VISIBLE_TRIALS + 60))
     assert shown[-100:] == newest
     values = [trial.value for trial in study._study.get_trials()]
     older = sorted(range(160), key=lambda number: values[number])[-100:]
@@ -283,7 +285,7 @@ def test_known_results_count_towards_the_start_and_are_no_trials_of_the_study() 
     of = space(NUMBERS)
     known = [
         stopped(of.decode(params), {16: goodness(of.decode(params))}, of, state=TrialState.COMPLETE)
-        for params in (drawn("sobol", of, seed=3, number=number) for number in range(20))
+        for params in (sample_blind("sobol", of, seed=3, number=number) for number in range(20))
     ]
     study = proposer(of, "tpe", startup_trials=10, known=known)
     warm = play(study, 8)
@@ -298,18 +300,18 @@ def test_setting_that_failed_is_told_to_the_noisy_process() -> None:
     """The best settings fail, as those with the highest learning rates may; Optuna's samplers look at no failure."""
     study, failed = proposer(space(NUMBERS), "noisy_gp", startup_trials=6), 0
     for number in range(24):
-        _, values = study.propose()
+        _, values = study.ask()
         fails = values[LR] > 0.2
         if number >= 16:
             failed += fails
         study.report(number, 4, 0.5 + values[LR])
-        study.finish(number, FAILED if fails else COMPLETE, 0.5 + values[LR], constraints={})
+        study.tell(number, FAILED if fails else COMPLETE, 0.5 + values[LR], constraints={})
     assert failed <= 4
 
 
 def test_pruned_trial_without_a_report_is_nothing_to_learn_from() -> None:
     study = proposer(space(NUMBERS), "gp", startup_trials=1)
     for state in (PRUNED, COMPLETE):
-        number, _ = study.propose()
-        study.finish(number, state, 0.5, constraints={})
-    assert study.propose()[0] == 2
+        number, _ = study.ask()
+        study.tell(number, state, 0.5, constraints={})
+    assert study.ask()[0] == 2

@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SchedulerParams
-from pipeline.tune.controller import Course
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Ledger, TrialRecord
+from pipeline.tune.controller import SearchController
+from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Journal, TrialRecord
 from pipeline.tune.ray.scheduler import CONTINUE, STOP, SearchScheduler
-from pipeline.tune.schedulers.rules import Ladder, make_rule
+from pipeline.tune.schedulers.rules import ASHA, make_rule
 from pipeline.tune.space import SearchSpace
 
 NOBODY: Any = None
@@ -40,21 +40,21 @@ def result(epoch: int, objective: float, *, failed: str | None = None) -> dict[s
     return {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "failed": failed}
 
 
-def search(**settings: Any) -> tuple[SearchScheduler, Ladder]:
+def search(**settings: Any) -> tuple[SearchScheduler, ASHA]:
     """A scheduler of two studies, and the rungs of the method's own."""
     method = asha_rule(**settings)
     studies = {"search": method, "control_study": asha_rule(**settings)}
     return SearchScheduler(studies, settings.get("epochs", 16)), method
 
 
-def asha_rule(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> Ladder:
+def asha_rule(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> ASHA:
     settings = {"grace_period": grace_period, "reduction_factor": reduction_factor}
     rule = make_rule(SchedulerParams(name="asha", **settings), epochs)
-    assert isinstance(rule, Ladder)
+    assert isinstance(rule, ASHA)
     return rule
 
 
-def rungs(of: Ladder) -> dict[float, dict[str, float]]:
+def rungs(of: ASHA) -> dict[float, dict[str, float]]:
     """What the rungs hold: objectives by trial, by epoch."""
     return {rung.epoch: dict(rung.values) for rung in of.rungs}
 
@@ -161,10 +161,10 @@ def test_trial_that_ray_gives_up_is_forgotten_and_its_rungs_stay() -> None:
 
 
 def test_milestones_are_the_epochs_at_which_trials_are_compared() -> None:
-    assert asha_rule().milestones == [4, 8]
-    assert asha_rule(epochs=17).milestones == [4, 8, 16]
-    assert asha_rule(epochs=16, grace_period=16).milestones == []
-    assert asha_rule(epochs=27, grace_period=1, reduction_factor=3.0).milestones == [1, 3, 9]
+    assert asha_rule().rung_epochs == [4, 8]
+    assert asha_rule(epochs=17).rung_epochs == [4, 8, 16]
+    assert asha_rule(epochs=16, grace_period=16).rung_epochs == []
+    assert asha_rule(epochs=27, grace_period=1, reduction_factor=3.0).rung_epochs == [1, 3, 9]
 
 
 def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
@@ -179,7 +179,7 @@ def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
     assert rungs(method) == {4: {"t0000": 0.5}, 8: {"t0000": 0.1}}
 
 
-def lived(ledger: Ledger) -> tuple[SearchScheduler, Ladder]:
+def lived(ledger: Journal) -> tuple[SearchScheduler, ASHA]:
     """A search with two controls, seven trials and an interruption, its reports written into a ledger."""
     asha, method = search()
     ends = {"baseline": (0.1, 16), "paper": (0.2, 7)}
@@ -195,7 +195,7 @@ def lived(ledger: Ledger) -> tuple[SearchScheduler, Ladder]:
     return asha, method
 
 
-def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, Ladder]:
+def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, ASHA]:
     """A fresh scheduler after the ledger's reports, in the order of the epochs, as the search replays them."""
     asha, method = search()
     for epoch in range(1, 17):
@@ -206,9 +206,9 @@ def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, Ladder
 
 
 def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
         _, live = lived(ledger)
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
         _, again = replayed(ledger.trials)
         states = {name: of.state for name, of in ledger.trials.items()}
     assert states["t0002"] == PRUNED  # so the rungs have done something
@@ -219,7 +219,7 @@ def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None
 
 
 def test_search_goes_on_after_a_replay_as_the_live_one_does(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
         live = lived(ledger)
         again = replayed(ledger.trials)
     for asha, _ in (live, again):
@@ -247,7 +247,7 @@ def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
 def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path, interrupted: int) -> None:
     space = SearchSpace("space.yaml", {"train.lr": {"type": "float", "low": 0.01, "high": 1.0}}, {"baseline": {}})
     params = Params().with_values({"train.epochs": 16, "search.trials": 2}, where="")
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
         for number in (0, 1):
             ledger.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search"))
         # The second was faster, and found the rung at epoch 4 empty; the first came then, and was the better one.
@@ -256,11 +256,13 @@ def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path,
             assert run(live, name, objective, last=interrupted) == interrupted
             for epoch in range(1, interrupted + 1):
                 ledger.report(name, epoch, {"val/accuracy": objective})
-    with Ledger(tmp_path / "ledger.jsonl", {}) as ledger:
-        course = Course(params, space, ledger, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2)
+    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+        course = SearchController(
+            params, space, ledger, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2
+        )
         course.replay()
         assert {name: of.state for name, of in ledger.trials.items()} == {"t0000": None, "t0001": None}
-        queued = [course.next() for _ in range(3)]
+        queued = [course.next_trial() for _ in range(3)]
         assert [of.id for of in queued if isinstance(of, TrialRecord)] == ["baseline", "t0000", "t0001"]
 
 

@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, ENOUGH, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.journal import COMPLETE, FAILED, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.study import EMPTY_SHARE, Proposer
+from pipeline.tune.study.study import EMPTY_SHARE, StudyAdapter
 
 LR, LAYERS, BATCH = "train.lr", "regularizer.spatial_entropy.layers", "train.batch_size"
 SPACE = SearchSpace(
@@ -26,9 +26,9 @@ SPACE = SearchSpace(
 )
 
 
-def proposer(*, sampler: str = "tpe", seed: int = 0, startup_trials: int = 3) -> Proposer:
+def proposer(*, sampler: str = "tpe", seed: int = 0, startup_trials: int = 3) -> StudyAdapter:
     params = SamplerParams(name=sampler, startup_trials=startup_trials)
-    return Proposer(SPACE, params, seed=seed, name="abc")
+    return StudyAdapter(SPACE, params, seed=seed, name="abc")
 
 
 def accuracy(values: dict[str, Any], epoch: int = 4) -> float:
@@ -36,11 +36,11 @@ def accuracy(values: dict[str, Any], epoch: int = 4) -> float:
     return 0.9 - 0.1 * (math.log10(values[LR]) + 1.5) ** 2 - 0.05 * (values[LAYERS] != "all") - 0.2 / epoch
 
 
-def play(study: Proposer, count: int) -> list[TrialRecord]:
+def play(study: StudyAdapter, count: int) -> list[TrialRecord]:
     """Proposals one after the other, the third stopped after two epochs and the fifth failed after one."""
     records = []
     for _ in range(count):
-        number, values = study.propose()
+        number, values = study.ask()
         record = TrialRecord(f"t{number:04d}", number, values)
         record.state = {2: PRUNED, 4: FAILED}.get(number, COMPLETE)
         for epoch in range(1, {2: 2, 4: 1}.get(number, 4) + 1):
@@ -51,18 +51,18 @@ def play(study: Proposer, count: int) -> list[TrialRecord]:
     return records
 
 
-def end(study: Proposer, record: TrialRecord) -> None:
+def end(study: StudyAdapter, record: TrialRecord) -> None:
     assert record.number is not None
     assert record.state is not None
     constraints = {EMPTY_SHARE: 0.01 * record.number - 0.03}
-    study.finish(record.number, record.state, record.metric("val/accuracy"), constraints=constraints)
+    study.tell(record.number, record.state, record.metric("val/accuracy"), constraints=constraints)
 
 
-def rebuilt(records: list[TrialRecord], **settings: Any) -> Proposer:
+def rebuilt(records: list[TrialRecord], **settings: Any) -> StudyAdapter:
     """A study made of records, as the search does on resuming: all trials first, then their epochs, then their ends."""
     study = proposer(**settings)
     for record in records:
-        study.restore(record)
+        study.replay(record)
     for epoch in range(1, 5):
         for record in records:
             if epoch in record.epochs:
@@ -100,9 +100,9 @@ def test_tpe_learns_from_results_and_random_does_not() -> None:
     def second_half(sampler: str, sign: float) -> list[dict[str, Any]]:
         study, values = proposer(sampler=sampler), []
         for _ in range(8):
-            number, proposed = study.propose()
+            number, proposed = study.ask()
             values.append(proposed)
-            study.finish(number, COMPLETE, sign * accuracy(proposed), constraints={})
+            study.tell(number, COMPLETE, sign * accuracy(proposed), constraints={})
         assert len({value[LR] for value in values[:3]}) == 3
         return values[3:]
 
@@ -127,14 +127,14 @@ def test_search_extended_from_4_to_8_proposes_what_8_at_once_do() -> None:
 
 
 def test_study_rebuilt_with_a_trial_still_running_proposes_the_same_next() -> None:
-    def asked_while_one_runs(study: Proposer, running: int) -> dict[str, Any]:
-        _, values = study.propose()
+    def asked_while_one_runs(study: StudyAdapter, running: int) -> dict[str, Any]:
+        _, values = study.ask()
         study.report(running, 2, 0.5)
         return values
 
     unbroken = proposer()
     records = play(unbroken, 5)
-    number, values = unbroken.propose()
+    number, values = unbroken.ask()
     unbroken.report(number, 1, 0.3)
     running = TrialRecord("t0005", number, values, epochs={1: {"val/accuracy": 0.3}})
     expected = asked_while_one_runs(unbroken, 5)
@@ -144,19 +144,19 @@ def test_study_rebuilt_with_a_trial_still_running_proposes_the_same_next() -> No
 def test_restoring_out_of_order_is_told() -> None:
     records = play(proposer(), 2)
     with pytest.raises(UserError, match="the ledger has no trial 0"):
-        proposer().restore(records[1])
+        proposer().replay(records[1])
 
 
 def test_epoch_reported_again_is_ignored(tmp_path: Path) -> None:
     study = proposer()
-    number, _ = study.propose()
+    number, _ = study.ask()
     for value in (0.25, 0.75):
         study.report(number, 1, value)
-    study.finish(number, PRUNED, 0.25, constraints={})
+    study.tell(number, PRUNED, 0.25, constraints={})
     assert saved(study, tmp_path)[0].intermediate_values == {1: 0.25}
 
 
-def saved(study: Proposer, folder: Path) -> list[optuna.trial.FrozenTrial]:
+def saved(study: StudyAdapter, folder: Path) -> list[optuna.trial.FrozenTrial]:
     path = folder / "study.db"
     study.save(path)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
@@ -223,10 +223,10 @@ def test_setting_with_too_many_empty_maps_is_avoided_by_the_next_proposals() -> 
     def share_of_all(constrained: bool) -> int:
         study, count = proposer(startup_trials=4), 0
         for _ in range(16):
-            number, values = study.propose()
+            number, values = study.ask()
             count += values[LAYERS] == "all"
             amount = 0.5 if constrained and values[LAYERS] == "all" else -0.05
-            study.finish(number, COMPLETE, accuracy(values), constraints={EMPTY_SHARE: amount})
+            study.tell(number, COMPLETE, accuracy(values), constraints={EMPTY_SHARE: amount})
         return count
 
     assert share_of_all(constrained=True) < share_of_all(constrained=False)
@@ -234,7 +234,7 @@ def test_setting_with_too_many_empty_maps_is_avoided_by_the_next_proposals() -> 
 
 def test_importances_are_shares_of_every_dimension_once_enough_trials_completed() -> None:
     study = proposer(sampler="random")
-    play(study, ENOUGH + 1)  # of which two do not complete
+    play(study, MAX_CONCURRENT_REACHED + 1)  # of which two do not complete
     assert study.importances() == {}
     play(study, 1)
     shares = study.importances()
@@ -244,7 +244,7 @@ def test_importances_are_shares_of_every_dimension_once_enough_trials_completed(
 
 def test_importances_of_equal_results_are_not_told() -> None:
     study = proposer(sampler="random")
-    for _ in range(ENOUGH):
-        number, _ = study.propose()
-        study.finish(number, COMPLETE, 0.5, constraints={})
+    for _ in range(MAX_CONCURRENT_REACHED):
+        number, _ = study.ask()
+        study.tell(number, COMPLETE, 0.5, constraints={})
     assert study.importances() == {}

@@ -15,10 +15,10 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
-from pipeline.tune.selection.confirm import Confirmed, choose_best
+from pipeline.tune.selection.confirm import ConfirmedResult, choose_best
 from pipeline.tune.selection.summary import rung_correlations, summarise
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.study import Proposer
+from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.task import Resources, SearchTask
 
 HERE = Path("nowhere")
@@ -59,13 +59,13 @@ def searched(space: SearchSpace = SPACE, **settings: Any) -> tuple[SearchTask, S
         again("t0000", 1002, 0.1, state=FAILED),
     ]
     trials[-1] = again("t0000", 1002, 0.2, 0.3, 0.4, 0.75)
-    proposer = Proposer(space, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
+    proposer = StudyAdapter(space, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
     spent = Spent(7200.0, sum(record.gpu_s for record in trials))
     task = SearchTask(params, space, "f00d" * 16, HERE, HERE, HERE, Resources(1, 0.5, 1, 1, 1))
     return task, SearchOutcome(trials, {"search": proposer}, [2], spent, None)
 
 
-def best_of(task: SearchTask, outcome: SearchOutcome) -> Confirmed:
+def best_of(task: SearchTask, outcome: SearchOutcome) -> ConfirmedResult:
     confirm = task.params.search.confirm
     return choose_best(outcome.trials, top=confirm.top, seeds=confirm.seeds, base_seed=0, max_empty_share=1.0)
 
@@ -158,7 +158,7 @@ def test_control_is_told_in_words(space: SearchSpace, compare: str, words: str) 
 
 def test_tuned_control_is_told_in_words_and_with_its_values() -> None:
     task, outcome = searched(WIDE, search__compare="same_budget")
-    tuned = Confirmed(trial("c0001", 0.1, 0.2, 0.3, 0.5), 0.5, (0.25, 0.5))
+    tuned = ConfirmedResult(trial("c0001", 0.1, 0.2, 0.3, 0.5), 0.5, (0.25, 0.5))
     found = summarise(task, outcome, best_of(task, outcome), tuned)
     assert found["against"] == ("baseline, its recipe tuned over 4 trials of its own (search.compare: same_budget)")
     assert found["tuned_control"] == {
@@ -240,8 +240,8 @@ def test_space_that_is_tried_to_its_end_is_told() -> None:
     flips = SearchSpace("space.yaml", {"train.flip": {"type": "categorical", "choices": [True, False]}}, SPACE.controls)
     task, outcome = searched(flips)
     assert summary_of(task, outcome)["all_settings_tried"] is False
-    outcome.proposer.propose()
-    outcome.proposer.propose()
+    outcome.adapter.ask()
+    outcome.adapter.ask()
     assert summary_of(task, outcome)["all_settings_tried"] is True
     found = summary_of(task, outcome)
     assert "every setting of the space has been tried" in describe_summary(found)

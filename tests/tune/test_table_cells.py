@@ -13,11 +13,11 @@ from support.simulated_search import SPACE, WEIGHT
 from pipeline.artifacts.stage_results import read_best
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import METHOD, Ledger, TrialRecord, read_history
+from pipeline.tune.journal.journal import METHOD, Journal, TrialRecord, read_history
 from pipeline.tune.selection.result_files import _write_csv, write_best
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.warm_start import known_in
-from pipeline.tune.table_cells import read_value, written
+from pipeline.tune.study.warm_start import results_from_csv
+from pipeline.tune.table_cells import format_cell, parse_cell
 
 NASTY = ["on", "off", "yes", "no", "null", "~", "true", "True", "None", "1e3", "007", "0x1f", "0o7", "1_000", "1:30"]
 NASTY += [
@@ -67,18 +67,20 @@ def through_csv(folder: Path, cells: list[Any]) -> list[str]:
 def test_choices_come_back_from_a_table(tmp_path_factory: pytest.TempPathFactory, choices: list[Any]) -> None:
     spec = {"type": "categorical", "choices": choices}
     folder = tmp_path_factory.getbasetemp()
-    for choice, text in zip(choices, through_csv(folder, [written(choice, spec) for choice in choices]), strict=True):
-        assert same(read_value(text, spec), choice)
+    for choice, text in zip(
+        choices, through_csv(folder, [format_cell(choice, spec) for choice in choices]), strict=True
+    ):
+        assert same(parse_cell(text, spec), choice)
 
 
 @settings(max_examples=100, deadline=None)
 @given(value=st.floats(allow_nan=False, allow_infinity=False), whole=st.integers(-(10**18), 10**18))
 def test_numbers_come_back_from_a_table(tmp_path_factory: pytest.TempPathFactory, value: float, whole: int) -> None:
-    texts = through_csv(tmp_path_factory.getbasetemp(), [written(value), written(whole), float(whole % 1000)])
-    assert same(read_value(texts[0], {"type": "float"}), value)
-    assert same(read_value(texts[1], {"type": "int"}), whole)
-    assert same(read_value(texts[1], {"type": "float"}), float(whole))
-    assert same(read_value(texts[2], {"type": "int"}), whole % 1000)
+    texts = through_csv(tmp_path_factory.getbasetemp(), [format_cell(value), format_cell(whole), float(whole % 1000)])
+    assert same(parse_cell(texts[0], {"type": "float"}), value)
+    assert same(parse_cell(texts[1], {"type": "int"}), whole)
+    assert same(parse_cell(texts[1], {"type": "float"}), float(whole))
+    assert same(parse_cell(texts[2], {"type": "int"}), whole % 1000)
 
 
 @settings(max_examples=150, deadline=None)
@@ -93,7 +95,7 @@ def test_settings_come_back_from_best_yaml_and_from_the_ledger(
     assert same(best.controls, {"baseline": values})
     ledger = folder / "ledger.jsonl"
     ledger.unlink(missing_ok=True)
-    with Ledger(ledger, {}) as opened:
+    with Journal(ledger, {}) as opened:
         opened.start(TrialRecord("t0000", 0, values, study=METHOD))
     assert same(dict(read_history(ledger).trials["t0000"].values), values)
 
@@ -110,7 +112,7 @@ def test_table_of_a_spreadsheet_is_known(tmp_path: Path, separator: str, encodin
         ["1", f"5{point}0E-1", "FALSE"],
     ]
     (tmp_path / "t.csv").write_bytes("\r\n".join(separator.join(row) for row in rows).encode(encoding))
-    known = known_in(tmp_path / "t.csv", Params(), of, where="here")
+    known = results_from_csv(tmp_path / "t.csv", Params(), of, where="here")
     assert [each["values"] for each in known] == [
         {WEIGHT: 0.25, "train.flip": True},
         {WEIGHT: 1.0, "train.flip": False},
@@ -121,6 +123,6 @@ def test_table_of_a_spreadsheet_is_known(tmp_path: Path, separator: str, encodin
 def test_decimal_comma_in_a_table_whose_commas_separate_is_told(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f'{WEIGHT},val/accuracy\n"0,25","0,5"\n')
     with pytest.raises(UserError) as refused:
-        known_in(tmp_path / "t.csv", Params(), SPACE, where="here")
+        results_from_csv(tmp_path / "t.csv", Params(), SPACE, where="here")
     assert f"{WEIGHT}: given '0,25' (a decimal comma; write 0.25, with a point)" in str(refused.value)
     assert "val/accuracy: given '0,5' (a decimal comma; write 0.5, with a point)" in str(refused.value)

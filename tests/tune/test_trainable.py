@@ -20,7 +20,7 @@ from pipeline.train import checkpoint_writer
 from pipeline.train.loop import Diverged
 from pipeline.tune.ray import trainable as module
 from pipeline.tune.ray.trainable import run_trial
-from pipeline.tune.ray.trial_spec import TrialTask
+from pipeline.tune.ray.trial_spec import TrialSpec
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -62,7 +62,7 @@ class Worker:
         **settings: Any,
     ) -> None:
         params = Params().with_values({"train.epochs": 3, "base.seed": 7, **settings}, where="")
-        task = TrialTask(params.model_dump(by_alias=True), self.folder, self.folder, 1, 0.0, weights=self.weights)
+        task = TrialSpec(params.model_dump(by_alias=True), self.folder, self.folder, 1, 0.0, weights=self.weights)
         config = {"trial": "t0000", "study": study, "values": values or {}, "checkpoint": checkpoint, "seed": seed}
         config["measured"] = measured or {}
         run_trial(config, task)

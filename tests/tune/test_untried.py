@@ -14,10 +14,10 @@ from support.simulated_search import Search, told
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord
-from pipeline.tune.run_counts import runs_at_most, trials_asked
-from pipeline.tune.selection.confirm import candidates
+from pipeline.tune.run_counts import max_runs, requested_trials
+from pipeline.tune.selection.confirm import select_candidates
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.study import Proposer
+from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.untried import Untried
 
 LAYERS, FLIP = "regularizer.spatial_entropy.layers", "train.flip"
@@ -70,7 +70,7 @@ def test_search_tries_every_setting_of_a_small_space_once_and_ends(tmp_path: Pat
     repeated = [record.of for record in search.outcome if record.role == CONFIRMATION and record.of != "baseline"]
     assert len(set(repeated)) == 2
     params = Params().with_values({"search.sampler.name": name, "search.trials": 40}, where="here")
-    assert runs_at_most(params, of) == 1 + 16 + (1 + 2) * params.search.confirm.seeds
+    assert max_runs(params, of) == 1 + 16 + (1 + 2) * params.search.confirm.seeds
 
 
 def test_what_failed_or_breaks_a_constraint_is_not_tried_again(tmp_path: Path) -> None:
@@ -80,13 +80,13 @@ def test_what_failed_or_breaks_a_constraint_is_not_tried_again(tmp_path: Path) -
     search.run()
     assert len(settings_of(search.outcome)) == len(set(settings_of(search.outcome))) == 4
     assert sum(record.state == FAILED for record in search.outcome if record.study == METHOD) == 2
-    study = Proposer(of, SamplerParams(name="tpe", startup_trials=1), seed=0, name="abc")
+    study = StudyAdapter(of, SamplerParams(name="tpe", startup_trials=1), seed=0, name="abc")
     seen = []
     for _ in range(4):
-        number, values = study.propose()
+        number, values = study.ask()
         seen.append(values)
-        study.finish(number, INFEASIBLE, math.nan, constraints={"parameters": 1.0})
-    assert study.to_propose(5) == 0
+        study.tell(number, INFEASIBLE, math.nan, constraints={"parameters": 1.0})
+    assert study.num_to_propose(5) == 0
     assert all(seen.count(values) == 1 for values in seen)
 
 
@@ -110,7 +110,7 @@ def test_the_controls_own_study_ends_with_its_own_settings(tmp_path: Path) -> No
     assert len(settings_of(search.outcome)) == len(set(settings_of(search.outcome))) == 12
     own = settings_of(search.outcome, CONTROL_STUDY)
     assert len(own) == len(set(own)) == 8
-    assert trials_asked(Params().with_values(asked, where="here"), of) == {METHOD: 12, CONTROL_STUDY: 8}
+    assert requested_trials(Params().with_values(asked, where="here"), of) == {METHOD: 12, CONTROL_STUDY: 8}
 
 
 @pytest.mark.parametrize("name", ["tpe", "grid", "sobol"])
@@ -125,8 +125,8 @@ def test_points_of_the_user_come_first_and_count_as_tried(name: str) -> None:
     ]
     recipe = {FLIP: True, BATCH: 3}
     sampler = SamplerParams(name=name, startup_trials=2)
-    study = Proposer(of, sampler, seed=0, name="abc", points=points, recipe=recipe)
-    found = [study.propose()[1] for _ in range(16)]
+    study = StudyAdapter(of, sampler, seed=0, name="abc", points=points, recipe=recipe)
+    found = [study.ask()[1] for _ in range(16)]
     assert found[0] == points[0]
     assert all(point.items() <= values.items() for point, values in zip(points, found, strict=False))
     assert all(found.count(values) == 1 for values in found)
@@ -140,11 +140,11 @@ def test_results_of_a_warm_start_are_tried_last_but_where_the_user_names_them() 
         for each in values[:3]
     ]
     params = SamplerParams(name="tpe", startup_trials=1)
-    study = Proposer(of, params, seed=0, name="abc", known=known)
-    assert study.propose()[1] == values[3]
-    assert [each in values[:3] for each in (study.propose()[1] for _ in range(3))] == [True] * 3
-    named = Proposer(of, params, seed=0, name="abc", known=known, points=[values[1]])
-    assert named.propose()[1] == values[1]
+    study = StudyAdapter(of, params, seed=0, name="abc", prior_trials=known)
+    assert study.ask()[1] == values[3]
+    assert [each in values[:3] for each in (study.ask()[1] for _ in range(3))] == [True] * 3
+    named = StudyAdapter(of, params, seed=0, name="abc", prior_trials=known, points=[values[1]])
+    assert named.ask()[1] == values[1]
 
 
 def test_corner_that_an_endless_space_is_drawn_to_is_proposed_once() -> None:
@@ -162,9 +162,9 @@ def test_corner_that_an_endless_space_is_drawn_to_is_proposed_once() -> None:
 def test_steps_that_rounding_has_moved_are_the_same_step() -> None:
     untried = Untried(space({DECAY: STEPS[DECAY], BATCH: STEPS[BATCH]}))
     untried.add({DECAY: 3 * 0.1, BATCH: 2})
-    assert untried.repeats({DECAY: 0.3, BATCH: 2})
+    assert untried.is_repeat({DECAY: 0.3, BATCH: 2})
     untried.add({DECAY: -0.0, BATCH: 2})
-    assert untried.repeats({DECAY: 0.0, BATCH: 2})
+    assert untried.is_repeat({DECAY: 0.0, BATCH: 2})
     assert untried.left == 14
 
 
@@ -176,15 +176,15 @@ def test_replacement_is_new_and_the_nearest_and_keeps_what_is_fixed(data: st.Dat
     untried = Untried(of)
     for _ in range(data.draw(st.integers(0, 60))):
         shares = data.draw(st.lists(st.floats(0, 0.999), min_size=len(of.dimensions), max_size=len(of.dimensions)))
-        untried.add(of.at(shares))
-    start = of.at([0.4] * len(of.dimensions))
+        untried.add(of.value_at(shares))
+    start = of.value_at([0.4] * len(of.dimensions))
     untried.add(start)
     if untried.left == 0:
         return
     found = untried.nearest(start, seed=1)
     assert untried.new(found)
     assert found == untried.nearest(start, seed=1)
-    assert not of.outside(of.decode(found))
+    assert not of.values_outside(of.decode(found))
     kept = untried.nearest(start, seed=1, fixed=[LAYERS])
     assert untried.new(kept)
     if large:
@@ -201,7 +201,7 @@ def test_nearest_is_a_neighbour() -> None:
 
 def test_trials_of_a_space_without_end_are_as_many_as_asked_for() -> None:
     params = Params().with_values({"search.trials": 500}, where="here")
-    assert trials_asked(params, space(WORDS, NUMBERS)) == {METHOD: 500}
+    assert requested_trials(params, space(WORDS, NUMBERS)) == {METHOD: 500}
 
 
 def test_completed_trials_of_one_setting_are_one_candidate() -> None:
@@ -211,4 +211,4 @@ def test_completed_trials_of_one_setting_are_one_candidate() -> None:
         return record
 
     records = [ran(0, True, 0.9), ran(1, True, 0.9), ran(2, False, 0.5)]
-    assert [each.id for each in candidates(records, top=2, max_empty_share=1.0)] == ["t0000", "t0002"]
+    assert [each.id for each in select_candidates(records, top=2, max_empty_share=1.0)] == ["t0000", "t0002"]

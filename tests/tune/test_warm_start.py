@@ -9,10 +9,10 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, History, Ledger, TrialRecord
-from pipeline.tune.objectives.objectives import goals_of
+from pipeline.tune.journal.journal import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, Journal, SearchHistory, TrialRecord
+from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.warm_start import as_trials, check_points, known_in, known_of
+from pipeline.tune.study.warm_start import as_trials, check_points, results_from_csv, results_from_search
 
 WORDS = SearchSpace(
     "words.yaml",
@@ -35,10 +35,10 @@ def params(**settings: Any) -> Params:
     return Params().with_values({"train.epochs": 4} | dotted, where="the test")
 
 
-def earlier(folder: Path, space: SearchSpace = WIDE, *, weight: float = 0.1, epochs: int = 4) -> History:
+def earlier(folder: Path, space: SearchSpace = WIDE, *, weight: float = 0.1, epochs: int = 4) -> SearchHistory:
     """A search of two completed trials, one stopped, one failed, one open, and a control."""
     header = {"content": {"space": space.content(), "train": {"epochs": epochs}}}
-    with Ledger(folder / "ledger.jsonl", header) as ledger:
+    with Journal(folder / "ledger.jsonl", header) as ledger:
         ledger.start(TrialRecord("baseline", None, {WEIGHT: 0.0}, role=CONTROL))
         states = [COMPLETE, PRUNED, COMPLETE, FAILED, None]
         for number, state in enumerate(states):
@@ -52,7 +52,7 @@ def earlier(folder: Path, space: SearchSpace = WIDE, *, weight: float = 0.1, epo
 
 
 def test_ended_trials_of_an_earlier_search_are_known_with_their_curves(tmp_path: Path) -> None:
-    known = known_of(earlier(tmp_path), params(), WIDE, where="here")
+    known = results_from_search(earlier(tmp_path), params(), WIDE, where="here")
     assert [each["state"] for each in known] == [COMPLETE, PRUNED, COMPLETE]
     assert [each["values"][LR] for each in known] == [0.01, 0.02, 0.03]
     assert known[1]["curve"] == [[1, 0.11], [2, pytest.approx(0.21)]]
@@ -71,9 +71,10 @@ def refusal(work: Any, *arguments: Any, **named: Any) -> str:
 def test_search_of_another_space_is_refused_by_the_parameter(tmp_path: Path) -> None:
     history = earlier(tmp_path)
     assert (
-        refusal(known_of, history, params(), SPACE, where="here") == f"here: it varied {LR}, which space.yaml does not"
+        refusal(results_from_search, history, params(), SPACE, where="here")
+        == f"here: it varied {LR}, which space.yaml does not"
     )
-    said = refusal(known_of, history, params(), WORDS, where="here").splitlines()
+    said = refusal(results_from_search, history, params(), WORDS, where="here").splitlines()
     assert said[1:] == [
         "here: it did not vary regularizer.spatial_entropy.layers, which words.yaml does",
         "here: it did not vary train.batch_size, which words.yaml does",
@@ -81,10 +82,10 @@ def test_search_of_another_space_is_refused_by_the_parameter(tmp_path: Path) -> 
 
 
 def test_search_of_other_epochs_or_outside_of_the_ranges_is_refused(tmp_path: Path) -> None:
-    said = refusal(known_of, earlier(tmp_path), params(train__epochs=5), WIDE, where="here")
+    said = refusal(results_from_search, earlier(tmp_path), params(train__epochs=5), WIDE, where="here")
     assert said == "here: its trials have 4 epochs, and train.epochs is 5."
     outside = earlier(tmp_path / "2", weight=2.0)
-    said = refusal(known_of, outside, params(), WIDE, where="here")
+    said = refusal(results_from_search, outside, params(), WIDE, where="here")
     assert (
         said == f"here: none of its 3 trials lies within space.yaml: {WEIGHT}: given 2.0; space.yaml allows 0.003 to 1"
     )
@@ -92,8 +93,8 @@ def test_search_of_other_epochs_or_outside_of_the_ranges_is_refused(tmp_path: Pa
 
 def test_search_without_results_is_refused(tmp_path: Path) -> None:
     header = {"content": {"space": WIDE.content(), "train": {"epochs": 4}}}
-    with Ledger(tmp_path / "ledger.jsonl", header) as ledger:
-        assert "nothing to learn from" in refusal(known_of, ledger.history, params(), WIDE, where="here")
+    with Journal(tmp_path / "ledger.jsonl", header) as ledger:
+        assert "nothing to learn from" in refusal(results_from_search, ledger.history, params(), WIDE, where="here")
 
 
 def written(path: Path, *rows: dict[str, Any]) -> Path:
@@ -109,7 +110,7 @@ ROW = {WEIGHT: 0.1, "regularizer.spatial_entropy.layers": [0, 1], "train.batch_s
 
 def test_rows_of_a_table_are_known_as_completed_trials(tmp_path: Path) -> None:
     rows = [ROW, ROW | {WEIGHT: 1, "regularizer.spatial_entropy.layers": "last", "val/accuracy": "1e-1"}]
-    known = known_in(written(tmp_path / "t.csv", *rows), params(), WORDS, where="t.csv")
+    known = results_from_csv(written(tmp_path / "t.csv", *rows), params(), WORDS, where="t.csv")
     assert [each["values"] for each in known] == [
         {WEIGHT: 0.1, "regularizer.spatial_entropy.layers": [0, 1], "train.batch_size": 16},
         {WEIGHT: 1.0, "regularizer.spatial_entropy.layers": "last", "train.batch_size": 16},
@@ -124,7 +125,7 @@ def test_of_a_searchs_own_table_completed_trials_are_known(tmp_path: Path) -> No
         {"role": "trial", "state": "pruned", **ROW, "val/accuracy": 0.1},
         {"role": "confirmation", "state": "complete", **ROW},
     ]
-    assert len(known_in(written(tmp_path / "t.csv", *rows), params(), WORDS, where="t.csv")) == 1
+    assert len(results_from_csv(written(tmp_path / "t.csv", *rows), params(), WORDS, where="t.csv")) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,26 +146,28 @@ def test_row_that_is_not_of_the_space_is_refused_by_line_and_parameter(
     tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
     path = written(tmp_path / "t.csv", ROW, ROW | changed)
-    found = refusal(known_in, path, params(), WORDS, where="t.csv")
+    found = refusal(results_from_csv, path, params(), WORDS, where="t.csv")
     assert found.replace('"', "'") == said.replace('"', "'")
 
 
 def test_a_table_that_a_spreadsheet_saved_is_the_same(tmp_path: Path) -> None:
     path = written(tmp_path / "t.csv", ROW)
-    plain = known_in(path, params(), WORDS, where="t.csv")
+    plain = results_from_csv(path, params(), WORDS, where="t.csv")
     with path.open(newline="", encoding="utf-8") as file:
         lines = [[cell.replace(".", ",") if cell[:1].isdigit() else cell for cell in row] for row in csv.reader(file)]
     with path.open("w", newline="", encoding="utf-16") as file:
         csv.writer(file, delimiter=";").writerows(lines)
-    assert known_in(path, params(), WORDS, where="t.csv") == plain
+    assert results_from_csv(path, params(), WORDS, where="t.csv") == plain
 
 
 def test_table_that_lacks_a_column_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "t.csv", {key: value for key, value in ROW.items() if key != WEIGHT})
-    assert refusal(known_in, path, params(), WORDS, where="t.csv").startswith(f"t.csv: no column {WEIGHT}; needed")
-    assert "cannot be read" in refusal(known_in, tmp_path / "none.csv", params(), WORDS, where="none.csv")
+    assert refusal(results_from_csv, path, params(), WORDS, where="t.csv").startswith(
+        f"t.csv: no column {WEIGHT}; needed"
+    )
+    assert "cannot be read" in refusal(results_from_csv, tmp_path / "none.csv", params(), WORDS, where="none.csv")
     (tmp_path / "empty.csv").write_text("")
-    assert "it is empty" in refusal(known_in, tmp_path / "empty.csv", params(), WORDS, where="empty.csv")
+    assert "it is empty" in refusal(results_from_csv, tmp_path / "empty.csv", params(), WORDS, where="empty.csv")
 
 
 def test_point_outside_of_the_space_is_refused_by_its_name() -> None:
@@ -178,13 +181,13 @@ def test_point_outside_of_the_space_is_refused_by_its_name() -> None:
 
 def begun(folder: Path, known: Any, **settings: Any) -> Search:
     """A search whose ledger begins with what it knows, as the runner makes it."""
-    with Ledger(folder / "ledger.jsonl", {"known": known}):
+    with Journal(folder / "ledger.jsonl", {"known": known}):
         pass
     return Search(folder, settings, WIDE)
 
 
 def test_search_learns_from_what_its_ledger_begins_with_however_often_it_is_broken_off(tmp_path: Path) -> None:
-    known = known_of(earlier(tmp_path / "earlier"), params(), WIDE, where="here")
+    known = results_from_search(earlier(tmp_path / "earlier"), params(), WIDE, where="here")
     settings = {"search.trials": 5, "search.sampler.startup_trials": 3}
     warm = begun(tmp_path / "warm", known, **settings)
     warm.run()
@@ -220,9 +223,9 @@ GOALS = {
 def test_rows_of_a_table_have_the_other_objectives_and_what_constraints_bound(tmp_path: Path) -> None:
     rows = [ROW | {"latency_ms": 2.0, "parameters": 150}, ROW | {"latency_ms": 3.0, "parameters": ""}]
     asked = params(**GOALS)
-    known = known_in(written(tmp_path / "t.csv", *rows), asked, WORDS, where="t.csv")
+    known = results_from_csv(written(tmp_path / "t.csv", *rows), asked, WORDS, where="t.csv")
     assert [each["metrics"] for each in known] == [{"latency_ms": 2.0, "parameters": 150.0}, {"latency_ms": 3.0}]
-    first, second = as_trials(known, WORDS, goals_of(asked))
+    first, second = as_trials(known, WORDS, objectives_from_params(asked))
     assert (first.values, second.values) == ([0.8, 2.0], [0.8, 3.0])
     assert first.constraints == {"parameters": 0.5}
     assert second.constraints == {}
@@ -230,11 +233,13 @@ def test_rows_of_a_table_have_the_other_objectives_and_what_constraints_bound(tm
 
 def test_table_without_a_column_or_a_value_for_every_objective_is_refused(tmp_path: Path) -> None:
     asked = params(**GOALS)
-    said = refusal(known_in, written(tmp_path / "t.csv", ROW), asked, WORDS, where="t.csv")
+    said = refusal(results_from_csv, written(tmp_path / "t.csv", ROW), asked, WORDS, where="t.csv")
     assert said == (
         "t.csv: no column latency_ms; needed: one for each parameter of words.yaml, and val/accuracy, latency_ms."
     )
-    said = refusal(known_in, written(tmp_path / "u.csv", ROW | {"latency_ms": "fast"}), asked, WORDS, where="u.csv")
+    said = refusal(
+        results_from_csv, written(tmp_path / "u.csv", ROW | {"latency_ms": "fast"}), asked, WORDS, where="u.csv"
+    )
     assert said.replace('"', "'") == "u.csv: line 2: latency_ms: given 'fast'; needed: a number"
 
 
@@ -242,11 +247,11 @@ def test_search_without_one_of_the_objectives_is_refused_and_one_with_them_gives
     tmp_path: Path,
 ) -> None:
     history, asked = earlier(tmp_path), params(**GOALS)
-    said = refusal(known_of, history, asked, WIDE, where="here")
+    said = refusal(results_from_search, history, asked, WIDE, where="here")
     assert said.startswith("here: its trials have no latency_ms, which search.objectives names; ")
     for number, trial in enumerate(history.trials.values()):
         trial.measured = {"latency_ms": 1.0 + number, "parameters": 50.0}
-    trials = as_trials(known_of(history, asked, WIDE, where="here"), WIDE, goals_of(asked))
+    trials = as_trials(results_from_search(history, asked, WIDE, where="here"), WIDE, objectives_from_params(asked))
     assert [trial.values for trial in trials] == [[pytest.approx(0.4), 2.0], [pytest.approx(0.42), 4.0]]
     assert [trial.constraints for trial in trials] == [{"parameters": -0.5}] * 2
     assert not any(trial.intermediate_values for trial in trials)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.yaml import read_yaml
-from pipeline.errors import UserError, named, told
+from pipeline.errors import UserError, join_lines, quote_name
 from pipeline.workspace import Workspace
 
 FOLDER = "~/sar-search"
@@ -52,13 +52,13 @@ def open_cluster(workspace: Workspace, name: str) -> Cluster:
     known = {path.stem.removeprefix("ray-"): path for path in sorted((workspace.root / "docker").glob("ray-*.yaml"))}
     file = known.get(name, Path(name).expanduser())
     if not file.is_file():
-        raise UserError(f"no cluster {named(name)}: name a file, or one of {', '.join(known) or 'none'}")
+        raise UserError(f"no cluster {quote_name(name)}: name a file, or one of {', '.join(known) or 'none'}")
     content = read_yaml(file)
     if not isinstance(content, Mapping) or not isinstance(content.get("provider"), Mapping):
         raise UserError(f"{file}: not a cluster's file: it has no provider")
     missing = list(dict.fromkeys(f"{file.name}: {path}: fill in {what}" for path, what in _unfilled(content, "")))
     if missing:
-        raise UserError(told(missing))
+        raise UserError(join_lines(missing))
     return Cluster(file.absolute(), content, workspace.root)
 
 
@@ -83,7 +83,7 @@ def run_launcher(command: Sequence[str], cluster: Cluster) -> "subprocess.Comple
     return subprocess.run(command, cwd=cluster.root, capture_output=True, text=True)
 
 
-def say_to_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dict[str, str]:
+def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dict[str, str]:
     """What each of one's own machines says to a command, or why it says nothing; by address."""
     auth = cluster.content["auth"]
     key = ["-i", str(Path(auth["ssh_private_key"]).expanduser())] if "ssh_private_key" in auth else []
@@ -119,7 +119,7 @@ def head_process(cluster: Cluster, command: str) -> "subprocess.Popen[str]":
     )
 
 
-def say_to_head(cluster: Cluster, command: str) -> list[str]:
+def run_on_head(cluster: Cluster, command: str) -> list[str]:
     """What the head says to a command.
 
     Raises:

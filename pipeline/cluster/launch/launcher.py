@@ -25,13 +25,13 @@ from pipeline.cluster.launch.cluster_files import (
     head_process,
     launcher,
     run_launcher,
-    say_to_each,
-    say_to_head,
+    run_on_each,
+    run_on_head,
 )
 from pipeline.cluster.storage import worker_environment
 from pipeline.config import load_params
-from pipeline.errors import UserError, told
-from pipeline.provenance.git import ask_git
+from pipeline.errors import UserError, join_lines
+from pipeline.provenance.git import run_git
 
 LOG, PID, STATUS = (f"state/cluster-repro.{name}" for name in ("log", "pid", "status"))
 """On the head: what the run says, its process, and, once it has ended, its exit status."""
@@ -96,11 +96,11 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
     Raises:
         UserError: the head cannot be reached, or the run failed; what it left stays on the head.
     """
-    state = say_to_head(cluster, _state_command())
+    state = run_on_head(cluster, _state_command())
     if state[-1:] != ["runs"]:
         _send_checkout(cluster)
-        _hand_over(cluster)
-        say_to_head(cluster, _start_command(arguments))
+        _send_data(cluster)
+        run_on_head(cluster, _start_command(arguments))
     else:
         yield "a run is there already; this watches it"
     status = yield from _watch(cluster)
@@ -113,7 +113,7 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
         raise UserError(
             f"the run on the head ended with status {status}. Mend what it says, and type the same again to go on."
         )
-    yield f"brought back: {', '.join(_bring_back(cluster))}"
+    yield f"brought back: {', '.join(_fetch_results(cluster))}"
 
 
 def status(cluster: Cluster) -> Iterator[str]:
@@ -123,9 +123,9 @@ def status(cluster: Cluster) -> Iterator[str]:
         UserError: the head cannot be reached.
     """
     yield from _nodes(cluster) or ["no node answers"]
-    state = say_to_head(cluster, _state_command())
+    state = run_on_head(cluster, _state_command())
     yield f"run: {state[-1] if state else 'none'}"
-    yield from say_to_head(cluster, f"tail -n 5 {LOG} 2>/dev/null || true")
+    yield from run_on_head(cluster, f"tail -n 5 {LOG} 2>/dev/null || true")
 
 
 def down(cluster: Cluster) -> Iterator[str]:
@@ -138,7 +138,7 @@ def down(cluster: Cluster) -> Iterator[str]:
     left = []
     if cluster.own_machines:
         # `ray down` leaves what it cannot reach through the head, and processes that it did not start.
-        asked = say_to_each(cluster, cluster.own_machines, _stop_command())
+        asked = run_on_each(cluster, cluster.own_machines, _stop_command())
         left = [f"{address}: {said}" for address, said in asked.items() if said]
     else:
         for kind in ("get-head-ip", "get-worker-ips"):
@@ -146,7 +146,7 @@ def down(cluster: Cluster) -> Iterator[str]:
             addresses = re.findall(r"^\d+\.\d+\.\d+\.\d+$", found.stdout, flags=re.MULTILINE)
             left += [f"{address}: still there; end it in the provider's console" for address in addresses]
     if left:
-        raise UserError("not everything is down:\n" + told(left))
+        raise UserError("not everything is down:\n" + join_lines(left))
     yield f"{cluster.file.name} is down; nothing of it is left running"
 
 
@@ -161,9 +161,9 @@ def check_reachable(cluster: Cluster) -> None:
         f"test -x {FOLDER}/.venv/bin/python || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' "
         "|| echo it has no Python 3.11 or newer"
     )
-    asked = say_to_each(cluster, cluster.own_machines, needs)
+    asked = run_on_each(cluster, cluster.own_machines, needs)
     if wrong := [f"{address}: {said}" for address, said in asked.items() if said]:
-        raise UserError(f"{cluster.file.name}: machines that cannot take part:\n" + told(wrong, most=40))
+        raise UserError(f"{cluster.file.name}: machines that cannot take part:\n" + join_lines(wrong, most=40))
 
 
 def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
@@ -174,7 +174,7 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
         "set -- $SSH_CONNECTION; ip -o address show scope global 2>/dev/null | "
         'awk -v own=$3 \'{sub("/.*", "", $4); if ($4 != own) print $4}\''
     )
-    for address, said in say_to_each(cluster, cluster.own_machines, others).items():
+    for address, said in run_on_each(cluster, cluster.own_machines, others).items():
         if said:
             yield (
                 f"note: {address} is also {said.replace('; ', ', ')}, where Ray listens too (the token is asked for): "
@@ -184,15 +184,15 @@ def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
 
 def print_nodes() -> None:
     """Print the nodes of the cluster that this machine is the head of, a line each. Run there."""
-    from pipeline.cluster.connect import size_of
+    from pipeline.cluster.connect import cluster_nodes
 
-    for node in size_of("auto"):
+    for node in cluster_nodes("auto"):
         print(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs")
 
 
 def _nodes(cluster: Cluster) -> list[str]:
     try:
-        return say_to_head(
+        return run_on_head(
             cluster, "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'"
         )
     except UserError:
@@ -202,7 +202,7 @@ def _nodes(cluster: Cluster) -> list[str]:
 def _runs(cluster: Cluster) -> bool:
     """Whether a run is at work; not where there is no head yet."""
     try:
-        return say_to_head(cluster, _state_command())[-1:] == ["runs"]
+        return run_on_head(cluster, _state_command())[-1:] == ["runs"]
     except UserError:
         return False
 
@@ -226,7 +226,7 @@ def _start_command(arguments: Sequence[str]) -> str:
     )
 
 
-def _hand_over(cluster: Cluster) -> None:
+def _send_data(cluster: Cluster) -> None:
     """Send the head what leads to a bucket, in a file for its user alone: others could see the words of a command."""
     variables = worker_environment(load_params(cluster.root / "params.yaml").search.cluster.storage)
     if not variables:
@@ -268,7 +268,7 @@ def _watch(cluster: Cluster) -> Generator[str, None, int]:
             ours = ours or line.rstrip("\r\n") == MARK
         process.wait()
         try:
-            state = say_to_head(cluster, _state_command())[-1]
+            state = run_on_head(cluster, _state_command())[-1]
         except UserError:
             lost += 1
             if lost > 5:
@@ -284,7 +284,7 @@ def _send_checkout(cluster: Cluster) -> None:
     with _archive(cluster.root) as archive:
         copy_by_launcher(cluster, "rsync-up", str(archive), "~/sar-search.tar")
     kept = " ".join(f"--exclude=/{name}" for name in STAYS)
-    say_to_head(
+    run_on_head(
         cluster,
         "rm -rf ~/sar-search.new && mkdir ~/sar-search.new && tar -xf ~/sar-search.tar -C ~/sar-search.new && "
         f"rsync -a --delete {kept} ~/sar-search.new/ {FOLDER}/ && "
@@ -296,7 +296,7 @@ def _send_checkout(cluster: Cluster) -> None:
 def _archive(root: Path) -> Iterator[Path]:
     """A tar file of the checkout, with no more of its history than the commit, and nothing of git's own settings."""
     try:
-        listed = ask_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        listed = run_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     except UserError as error:
         raise UserError(f"{error}. `cluster repro` sends what git knows.") from None
     with tempfile.TemporaryDirectory() as folder:
@@ -315,10 +315,10 @@ def _archive(root: Path) -> Iterator[Path]:
         yield path
 
 
-def _bring_back(cluster: Cluster) -> list[str]:
+def _fetch_results(cluster: Cluster) -> list[str]:
     """Put what the run left in place of what is here, each folder whole or not at all. Returns what there was."""
     # Given targets, the run has made a part of these alone.
-    back = say_to_head(cluster, f"tar -cvf ~/sar-search-back.tar $(ls -d {' '.join(BACK)} 2>/dev/null)")
+    back = run_on_head(cluster, f"tar -cvf ~/sar-search-back.tar $(ls -d {' '.join(BACK)} 2>/dev/null)")
     there = [name for name in BACK if any(line.rstrip("/") == name for line in back)]
     with tempfile.TemporaryDirectory(dir=cluster.root, prefix=".cluster-") as folder:
         path = Path(folder) / "back.tar"
@@ -330,5 +330,5 @@ def _bring_back(cluster: Cluster) -> list[str]:
             if here.is_dir():
                 shutil.rmtree(here)
             (Path(folder) / name).replace(here)
-    say_to_head(cluster, "rm -f ~/sar-search-back.tar")
+    run_on_head(cluster, "rm -f ~/sar-search-back.tar")
     return there

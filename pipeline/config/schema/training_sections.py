@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.config.schema.section import PathText, Section
 from pipeline.models.model_config import ModelConfig, SpatialPriorConfig
-from pipeline.train.train_config import MOST_PIECES, TrainConfig
+from pipeline.train.train_config import MAX_MICRO_BATCHES, TrainConfig
 
 
 class SpatialPriorParams(Section):
@@ -85,7 +85,7 @@ class TrainParams(Section):
     accumulate: int = Field(
         1,
         ge=1,
-        le=MOST_PIECES,
+        le=MAX_MICRO_BATCHES,
         description="Pieces that a batch is run in, whose gradients add up to its own: more take less memory and more "
         "time, and the optimizer's steps stay those of the whole batch.",
     )

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from pipeline.data.augment.rand_augment import DRAWS, Changes, changes
-from pipeline.data.augment.rng import ERASING, PIXELS, SHIFTS, borrowed_streams, uniform_draws
+from pipeline.data.augment.rand_augment import DRAWS, Operations, draw_operations
+from pipeline.data.augment.rng import ERASING, PIXELS, SHIFTS, isolated_rng, uniform_draws
 
 KINDS = ("none", "light", "deit")
 
@@ -89,9 +89,9 @@ class EpochAugmenter:
         images: (N, H, W, C) uint8, of which `rows` (B,) have the ids.
         """
         # Who does not augment need not wait for numba.
-        from pipeline.data.augment.pixel_kernels import changed
+        from pipeline.data.augment.pixel_kernels import augment_batch
 
-        made = changed(images, rows, self._changes(ids, (images.shape[1], images.shape[2])), self._fill)
+        made = augment_batch(images, rows, self._changes(ids, (images.shape[1], images.shape[2])), self._fill)
         return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous()
 
     @property
@@ -111,10 +111,10 @@ class EpochAugmenter:
         images: (N, H, W, C) uint8, of which `rows` (B,) have the ids. levels (C, 256): what each grey level becomes.
         Returns (B, C, H, W) float32, bit for bit what the two would give.
         """
-        from pipeline.data.augment.crop_kernels import moved  # here for the same reason
+        from pipeline.data.augment.crop_kernels import shift_and_normalise  # here for the same reason
 
         down, across = self._shifts(ids, (images.shape[1], images.shape[2]), torch.device("cpu"))
-        return torch.from_numpy(moved(images, rows, down.numpy(), across.numpy(), levels))
+        return torch.from_numpy(shift_and_normalise(images, rows, down.numpy(), across.numpy(), levels))
 
     def masks(self, masks: NDArray[np.uint8], rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Masks (N, H, W) uint8, of which `rows` (B,) have the ids, moved as their images are: (B, H, W).
@@ -125,9 +125,9 @@ class EpochAugmenter:
             down, across = self._shifts(ids, (masks.shape[1], masks.shape[2]), torch.device("cpu"))
             return np.asarray(masks[rows[:, None, None], down.numpy()[:, :, None], across.numpy()[:, None, :]])
         if self._augmentation.kind == "deit":
-            from pipeline.data.augment.mask_kernels import moved_masks  # here for the same reason
+            from pipeline.data.augment.mask_kernels import shift_masks  # here for the same reason
 
-            return moved_masks(masks, rows, self._changes(ids, (masks.shape[1], masks.shape[2])))
+            return shift_masks(masks, rows, self._changes(ids, (masks.shape[1], masks.shape[2])))
         return np.asarray(masks[rows])
 
     def erase(self, inputs: Tensor, ids: NDArray[np.int64]) -> Tensor:
@@ -137,7 +137,7 @@ class EpochAugmenter:
         chosen = uniform_draws([*self._stream, ERASING], ids, 1)[:, 0] < self._augmentation.erasing
         # The noise is drawn on the CPU, so that it is the same on every device.
         erase: Any = RandomErasing(1.0, mode="pixel", device="cpu")  # type: ignore[no-untyped-call]
-        with borrowed_streams() as seed:
+        with isolated_rng() as seed:
             for place in chosen.nonzero()[0].tolist():
                 seed(*self._stream, ERASING, int(ids[place]))
                 erase(inputs[place])
@@ -163,9 +163,9 @@ class EpochAugmenter:
         drawn = np.random.default_rng([*self._stream, SHIFTS]).random((self._images, 3), dtype=np.float32)
         return drawn
 
-    def _changes(self, ids: NDArray[np.int64], sides: tuple[int, int]) -> Changes:
+    def _changes(self, ids: NDArray[np.int64], sides: tuple[int, int]) -> Operations:
         drawn = uniform_draws([*self._stream, PIXELS], ids, DRAWS)
-        return changes(drawn, sides, flip=self._augmentation.flip)
+        return draw_operations(drawn, sides, flip=self._augmentation.flip)
 
     @cached_property
     def _fill(self) -> NDArray[np.uint8]:
@@ -173,9 +173,9 @@ class EpochAugmenter:
         return np.array([min(255, round(255 * each)) for each in mean], dtype=np.uint8)
 
 
-def _reflected(drawn: Tensor, side: int) -> Tensor:
+def _reflected(draws: Tensor, side: int) -> Tensor:
     """Which pixel of `side` each of an image shifted by -reach .. reach shows, (B, side), from draws (B,) in 0 .. 1."""
     reach = min(max(1, side // 8), side - 1)
-    shift = (drawn * (2 * reach + 1)).long().clamp_(max=2 * reach) - reach
-    index = (torch.arange(side, device=drawn.device) + shift[:, None]).abs()
+    shift = (draws * (2 * reach + 1)).long().clamp_(max=2 * reach) - reach
+    index = (torch.arange(side, device=draws.device) + shift[:, None]).abs()
     return (side - 1) - ((side - 1) - index).abs()

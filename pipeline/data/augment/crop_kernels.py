@@ -6,11 +6,11 @@ Shapes: N images of a set, B of a batch, H x W pixels, C channels.
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compute.compiled import compiled, frozen
-from pipeline.compute.threads import spread
+from pipeline.compute.compiled import compile_kernel, frozen
+from pipeline.compute.threads import spread_over_threads
 
 
-def moved(
+def shift_and_normalise(
     images: NDArray[np.uint8],
     rows: NDArray[np.int64],
     down: NDArray[np.int64],
@@ -26,12 +26,12 @@ def moved(
     out = np.empty((count, images.shape[3], height, across.shape[1]), dtype=np.float32)
     source, places = frozen(images), rows.astype(np.uint64)
     lines, columns = down.astype(np.uint64), across.astype(np.uint64)
-    spread(lambda begin, end: _move(source, places, lines, columns, levels, out, begin, end), count)
+    spread_over_threads(lambda begin, end: _move(source, places, lines, columns, levels, out, begin, end), count)
     return out
 
 
 # Indices are unsigned, so that numba need not look for negative ones.
-@compiled
+@compile_kernel
 def _move(
     images: NDArray[np.uint8],
     rows: NDArray[np.uint64],

@@ -8,9 +8,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compute.compiled import compiled, frozen
-from pipeline.compute.threads import spread
-from pipeline.data.augment.rand_augment import ROTATE, SHEAR_X, Changes
+from pipeline.compute.compiled import compile_kernel, frozen
+from pipeline.compute.threads import spread_over_threads
+from pipeline.data.augment.rand_augment import ROTATE, SHEAR_X, Operations
 
 UNDECIDED = 255
 """What is moved in from outside of a mask: nobody knows what was there."""
@@ -18,7 +18,7 @@ UNDECIDED = 255
 Masks = NDArray[np.uint8]
 
 
-def moved_masks(masks: Masks, rows: NDArray[np.int64], changes: Changes) -> Masks:
+def shift_masks(masks: Masks, rows: NDArray[np.int64], changes: Operations) -> Masks:
     """The masks `rows` (B,) of a set (N, H, W) uint8, cropped, mirrored and moved as the changes say: (B, H, W).
 
     What changes colours alone leaves them as they are.
@@ -26,14 +26,14 @@ def moved_masks(masks: Masks, rows: NDArray[np.int64], changes: Changes) -> Mask
     out = np.empty((len(rows), *masks.shape[1:]), dtype=np.uint8)
     moves = (changes.operations == ROTATE) | (changes.operations >= SHEAR_X)
     source = frozen(masks)
-    spread(
+    spread_over_threads(
         lambda begin, end: _move(source, rows, changes.boxes, changes.mirrored, moves, changes.values, out, begin, end),
         len(rows),
     )
     return out
 
 
-@compiled
+@compile_kernel
 def _move(
     masks: Masks,
     rows: NDArray[np.int64],

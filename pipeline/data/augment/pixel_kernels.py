@@ -11,14 +11,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compute.compiled import compiled, frozen
-from pipeline.compute.threads import spread
-from pipeline.data.augment.rand_augment import Changes
+from pipeline.compute.compiled import compile_kernel, frozen
+from pipeline.compute.threads import spread_over_threads
+from pipeline.data.augment.rand_augment import Operations
 
 Image = NDArray[np.uint8]
 
 
-def changed(images: Image, rows: NDArray[np.int64], changes: Changes, fill: NDArray[np.uint8]) -> Image:
+def augment_batch(images: Image, rows: NDArray[np.int64], changes: Operations, fill: NDArray[np.uint8]) -> Image:
     """The images `rows` (B,) of a set (N, H, W, C) uint8, C of 1 or 3, changed: (B, H, W, C) uint8.
 
     fill (3,) uint8: the colour of what is moved in from outside. A grey image is worked on as one of three channels.
@@ -26,11 +26,11 @@ def changed(images: Image, rows: NDArray[np.int64], changes: Changes, fill: NDAr
     out = np.empty((len(rows), *images.shape[1:]), dtype=np.uint8)
     asked = changes.boxes, changes.mirrored, changes.operations, changes.values
     source = frozen(images)
-    spread(lambda begin, end: _change(source, rows, *asked, fill, out, begin, end), len(rows))
+    spread_over_threads(lambda begin, end: _change(source, rows, *asked, fill, out, begin, end), len(rows))
     return out
 
 
-@compiled
+@compile_kernel
 def _cubic(x: float) -> float:
     x = abs(x)
     if x < 1.0:
@@ -38,7 +38,7 @@ def _cubic(x: float) -> float:
     return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0
 
 
-@compiled
+@compile_kernel
 def _weights(inside: int, outside: int, bounds: NDArray[np.int64], taps: NDArray[np.int32]) -> None:
     """Fill in, for each place outside, where inside it begins and ends to look, and its taps in 2^-22.
 
@@ -59,12 +59,12 @@ def _weights(inside: int, outside: int, bounds: NDArray[np.int64], taps: NDArray
             taps[place, tap] = int(share * 4194304.0 + (0.5 if share >= 0.0 else -0.5))
 
 
-@compiled
+@compile_kernel
 def _clipped(total: int) -> int:
     return min(255, max(0, total >> 22))
 
 
-@compiled
+@compile_kernel
 def _resized(
     cut: Image, mirror: bool, bounds: NDArray[np.int64], taps: NDArray[np.int32], between: Image, out: Image
 ) -> None:
@@ -99,14 +99,14 @@ def _resized(
             shown[y, place] = _clipped(sums[place])
 
 
-@compiled
+@compile_kernel
 def _along(a: float, b: float, c: float, d: float, t: float) -> float:
     # Levels may come as unsigned numbers, whose differences would not be negative.
     p, q, r, s = float(a), float(b), float(c), float(d)
     return q + t * ((r - p) + t * ((2.0 * (p - q) + r - s) + t * (q - p - r + s)))
 
 
-@compiled
+@compile_kernel
 def _moved(image: Image, matrix: NDArray[np.float64], fill: NDArray[np.uint8], out: Image) -> None:
     """An affine transform, bicubic; what lies outside of the image has the colour `fill`."""
     height, width, _ = image.shape
@@ -137,7 +137,7 @@ def _moved(image: Image, matrix: NDArray[np.float64], fill: NDArray[np.uint8], o
                 out[y, x, channel] = int(min(255.0, max(0.0, value)))
 
 
-@compiled
+@compile_kernel
 def _table(image: Image, operation: int, value: float, table: NDArray[np.uint8]) -> None:
     """What an operation that looks at each pixel's level alone makes of every level, table (3, 256)."""
     counts = np.zeros((3, 256), dtype=np.int64)
@@ -173,12 +173,12 @@ def _table(image: Image, operation: int, value: float, table: NDArray[np.uint8])
             table[channel, level] = made
 
 
-@compiled
+@compile_kernel
 def _grey(image: Image, y: int, x: int) -> int:
     return int(image[y, x, 0] * 19595 + image[y, x, 1] * 38470 + image[y, x, 2] * 7471 + 32768) >> 16
 
 
-@compiled
+@compile_kernel
 def _blended(image: Image, operation: int, factor: float, out: Image) -> None:
     """An image mixed with its grey one (7), its mean grey (8), black (9) or its smoothed one (10)."""
     height, width, _ = image.shape
@@ -212,7 +212,7 @@ def _blended(image: Image, operation: int, factor: float, out: Image) -> None:
                 out[y, x, channel] = int(min(np.float32(255.0), max(np.float32(0.0), mixed)))
 
 
-@compiled
+@compile_kernel
 def _change(
     images: Image,
     rows: NDArray[np.int64],

@@ -34,7 +34,7 @@ operation which, whether, magnitude and sign."""
 
 
 @dataclass(frozen=True)
-class Changes:
+class Operations:
     """What is done to each image.
 
     boxes (B, 4) int64: top, left, height and width of the crop. mirrored (B,) bool. operations (B, 2) int64: numbers of
@@ -49,7 +49,7 @@ class Changes:
     values: NDArray[np.float64]
 
 
-def changes(draws: NDArray[np.float64], sides: tuple[int, int], *, flip: bool) -> Changes:
+def draw_operations(draws: NDArray[np.float64], sides: tuple[int, int], *, flip: bool) -> Operations:
     """From draws (B, `DRAWS`) in 0 .. 1 and the images' (H, W)."""
     from scipy.special import ndtri  # here, so that who augments otherwise needs no scipy
 
@@ -59,7 +59,7 @@ def changes(draws: NDArray[np.float64], sides: tuple[int, int], *, flip: bool) -
     numbers = np.where(whether <= 0.5, (which * len(OPERATIONS)).astype(np.int64), -1)
     levels = np.clip(MAGNITUDE + DEVIATION * ndtri(level), 0.0, LARGEST) / LARGEST
     values = _values(numbers, levels, np.where(sign > 0.5, -1.0, 1.0), sides)
-    return Changes(boxes, (mirror[:, 0] < 0.5) & flip, numbers, values)
+    return Operations(boxes, (mirror[:, 0] < 0.5) & flip, numbers, values)
 
 
 def _boxes(draws: NDArray[np.float64], sides: tuple[int, int]) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ SHIFTS, PIXELS, ERASING, MIXING = range(1, 5)
 
 
 @contextmanager
-def borrowed_streams() -> Iterator[Callable[..., None]]:
+def isolated_rng() -> Iterator[Callable[..., None]]:
     """Python's, numpy's and torch's global streams (of the CPU), borrowed.
 
     Gives a function that seeds all three from whole numbers of 0 or more; they are put back at the end.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.augment.augment import Augmentation, EpochAugmenter
-from pipeline.data.batches.image_store import Pixels, Source, blocks, rows_of
+from pipeline.data.batches.image_store import ImageStore, Source, blocks, indexed_rows
 from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.prepared.prepared import Prepared
 
@@ -36,7 +36,7 @@ def standardisation(images: ImageRows, ids: NDArray[np.int64] | None = None) -> 
     rows = np.arange(len(images)) if ids is None else ids
     counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
     for block in blocks(images, len(rows)):
-        pixels = rows_of(images, rows[block])
+        pixels = indexed_rows(images, rows[block])
         for channel, count in enumerate(counts):
             # Histograms give the exact moments without a float copy, and in blocks without any copy of the set.
             count += np.bincount(pixels[..., channel].ravel(), minlength=256)
@@ -62,7 +62,7 @@ class ImageBatches:
     ) -> None:
         self._ids = np.asarray(ids, dtype=np.int64)
         self._scale, self._device = scale, device
-        self._pixels, self._masks = Pixels(prepared.images, self._ids, device), prepared.masks
+        self._pixels, self._masks = ImageStore(prepared.images, self._ids, device), prepared.masks
         self._labels = torch.from_numpy(np.ascontiguousarray(prepared.labels[self._ids])).to(device)
         self._mean = torch.tensor(scale.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(scale.std, device=device).view(1, -1, 1, 1)
@@ -130,7 +130,7 @@ class ImageBatches:
         augmenter = self._augmenter(augmentation or Augmentation(), seed, epoch)
         for places, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers):
             ids = self._ids[places]
-            masks = rows_of(self._masks, ids)
+            masks = indexed_rows(self._masks, ids)
             moved = augmenter.masks(masks, np.arange(len(ids)), ids)
             yield inputs, labels, torch.from_numpy(moved).to(self._device)
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.batches.prefetch import decoded, decoded_batches
+from pipeline.data.batches.prefetch import decode_rows, prefetch_batches
 from pipeline.data.prepared.encoded import ImageRows
 
 Source = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -27,7 +27,7 @@ GPU_SHARE = 0.2
 BLOCK_BYTES = 64 * 2**20
 
 
-class Pixels:
+class ImageStore:
     """The images `ids` (n,) of a set, images (N, H, W, C) uint8, for batches on a device."""
 
     def __init__(self, images: ImageRows, ids: NDArray[np.int64], device: torch.device) -> None:
@@ -51,7 +51,7 @@ class Pixels:
                 yield self._images, self._ids[places]
             return
         chosen = [self._ids[places] for places in batches]
-        with closing(decoded_batches(self._images, chosen, workers=workers)) as made:
+        with closing(prefetch_batches(self._images, chosen, workers=workers)) as made:
             for images in made:
                 yield images, np.arange(len(images))
 
@@ -82,9 +82,9 @@ def blocks(images: ImageRows, count: int) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def rows_of(images: ImageRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+def indexed_rows(images: ImageRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The rows (n,) of images or masks, read or decoded, (n, ...) uint8."""
-    return np.asarray(images[rows]) if isinstance(images, np.ndarray) else decoded(images, rows)
+    return np.asarray(images[rows]) if isinstance(images, np.ndarray) else decode_rows(images, rows)
 
 
 def _row_bytes(images: ImageRows) -> int:

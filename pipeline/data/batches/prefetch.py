@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.compute.temp_dirs import give_sockets_room
-from pipeline.compute.threads import spread
+from pipeline.compute.temp_dirs import set_socket_folder
+from pipeline.compute.threads import spread_over_threads
 from pipeline.data.prepared.encoded import EncodedRows
 from pipeline.errors import UserError
 
@@ -34,7 +34,7 @@ PARENT_DEATH_SIGNAL = 1
 """Linux's PR_SET_PDEATHSIG."""
 
 
-def decoded(images: EncodedRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+def decode_rows(images: EncodedRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The rows (B,), (B, H, W, C) uint8, by as many threads as torch may use.
 
     Raises:
@@ -45,11 +45,11 @@ def decoded(images: EncodedRows, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     def part(begin: int, end: int) -> None:
         found[begin:end] = images[rows[begin:end]]
 
-    spread(part, len(rows))
+    spread_over_threads(part, len(rows))
     return found
 
 
-def decoded_batches(
+def prefetch_batches(
     images: EncodedRows, batches: Sequence[NDArray[np.int64]], *, workers: int = 0
 ) -> Generator[NDArray[np.uint8], None, None]:
     """Each batch of rows (B,), (B, H, W, C) uint8, in the order of the batches.
@@ -63,7 +63,7 @@ def decoded_batches(
     workers = min(workers, _room_for(images, batches))
     if not workers:
         for rows in batches:
-            yield decoded(images, rows)
+            yield decode_rows(images, rows)
         return
     iterator = _begun(images, batches, min(workers, max(1, len(batches))))
     try:
@@ -85,7 +85,7 @@ def _room_for(images: EncodedRows, batches: Sequence[NDArray[np.int64]]) -> int:
 
 
 def _begun(images: EncodedRows, batches: Sequence[NDArray[np.int64]], workers: int) -> Any:
-    give_sockets_room()  # by which workers hand over their batches
+    set_socket_folder()  # by which workers hand over their batches
     with warnings.catch_warnings():
         # Python's, of forks beside threads: a worker takes no lock of theirs, it reads files and decodes them.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")

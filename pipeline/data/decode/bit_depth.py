@@ -14,22 +14,22 @@ USUAL = (1, 8, 10, 12, 14, 16, 20, 24, 32)
 """Bits that cameras and scanners give."""
 
 
-class Measured(NamedTuple):
+class BitDepth(NamedTuple):
     """The depth of one picture of more than 8 bits a channel, the highest of its values, and the format of its file."""
 
     bits: int
-    told: bool
+    declared: bool
     highest: int
     is_grey: bool = True
     format: str = ""
 
 
-def measured(image: Image.Image, depth: Depth) -> Measured:
+def measure_bit_depth(image: Image.Image, depth: Depth) -> BitDepth:
     """What is to be known of a loaded picture for the whole set's sake."""
-    return Measured(depth.bits, depth.told, highest_of(image, depth), depth.is_grey, image.format or "")
+    return BitDepth(depth.bits, depth.declared, highest_of(image, depth), depth.is_grey, image.format or "")
 
 
-def described(depth: Depth) -> str:
+def describe_bit_depths(depth: Depth) -> str:
     """The remark about a picture of that depth."""
     if depth.is_grey:
         return f"made RGB from grey of {depth.bits} bits, 0 to {depth.white:,}"
@@ -41,12 +41,12 @@ Kind = tuple[int, bool, bool, str]
 
 
 @dataclass
-class Depths:
+class BitDepths:
     """The depths found in a set, by kind: how many files, their highest value, the first names."""
 
     found: dict[Kind, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, pictures: Iterable[tuple[Measured, str]]) -> None:
+    def add(self, pictures: Iterable[tuple[BitDepth, str]]) -> None:
         for (bits, told, highest, is_grey, kind), name in pictures:
             entry = self.found.setdefault((bits, told, is_grey, kind), {"files": 0, "highest": 0, "first": []})
             entry["files"] += 1
@@ -59,12 +59,12 @@ class Depths:
         return [[list(kind), entry] for kind, entry in self.found.items()]
 
     @classmethod
-    def of(cls, entries: Iterable[Any]) -> "Depths":
+    def of(cls, entries: Iterable[Any]) -> "BitDepths":
         """From such entries again."""
         return cls({(int(bits), bool(told), bool(grey), str(kind)): dict(entry)
                     for (bits, told, grey, kind), entry in entries})  # fmt: skip
 
-    def settled(self, given: int | None) -> int | None:
+    def resolve(self, given: int | None) -> int | None:
         """The one depth of the set's grey pictures of more than 8 bits; None where it has none.
 
         given: prepare.bit_depth, which is then taken.

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.decode.bit_depth import Measured, described, measured
+from pipeline.data.decode.bit_depth import BitDepth, describe_bit_depths, measure_bit_depth
 from pipeline.data.decode.masks import Box, Meaning, decode_mask, draw_boxes
-from pipeline.data.decode.open_image import Broken, Content, Size, opened, upright_size
+from pipeline.data.decode.open_image import Content, Size, UnreadableImage, open_image, upright_size
 from pipeline.data.decode.pictures import Depth, depth_of, draft, loaded_turn, upright_square
 
 SUFFIXES_OF = {"JPEG": "jpg jpeg", "MPO": "jpg jpeg mpo", "TIFF": "tif tiff", "PPM": "ppm pgm pbm pnm"}
@@ -32,7 +32,7 @@ A model that was trained on them sees these very pixels whenever they are read.
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeTask:
     """One file to decode. row: of the prepared set. boxes: of what is in the picture, to be drawn as its mask.
     bit_depth: of grey pictures of more than 8 bits; None: what the file says.
     """
@@ -58,12 +58,12 @@ class Decoded:
 
     pixels: list[NDArray[np.uint8] | bytes | str]
     sizes: list[Size]
-    remarks: list[tuple[str, ...]] = field(default_factory=list)
-    drawn: dict[int, NDArray[np.uint8] | bytes | str] = field(default_factory=dict)
-    depths: dict[int, Measured] = field(default_factory=dict)
+    warnings: list[tuple[str, ...]] = field(default_factory=list)
+    masks_of_boxes: dict[int, NDArray[np.uint8] | bytes | str] = field(default_factory=dict)
+    depths: dict[int, BitDepth] = field(default_factory=dict)
 
 
-def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
+def decode_all(jobs: Sequence[DecodeTask], side: int, encode: bool = False) -> Decoded:
     """Decode every job; a broken file never stops the others. encode: give files of the squares, not arrays."""
     done = Decoded([], [])
     for place, job in enumerate(jobs):
@@ -72,7 +72,7 @@ def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
             if job.is_mask:
                 array, size = decode_mask(job.payload, side, job.meaning, remarks=remarks)
             else:
-                depths: list[Measured] = []
+                depths: list[BitDepth] = []
                 array, size = decode_image(
                     job.payload, side, name=job.name, remarks=remarks, bit_depth=job.bit_depth, depths=depths
                 )
@@ -82,11 +82,11 @@ def decode_all(jobs: Sequence[Job], side: int, encode: bool = False) -> Decoded:
             done.sizes.append(size)
             if job.boxes is not None and not job.is_mask:
                 mask = draw_boxes(job.boxes, size, side)
-                done.drawn[place] = _encoded(mask) if encode and not isinstance(mask, str) else mask
-        except Broken as error:
+                done.masks_of_boxes[place] = _encoded(mask) if encode and not isinstance(mask, str) else mask
+        except UnreadableImage as error:
             done.pixels.append(str(error))
             done.sizes.append((0, 0))
-        done.remarks.append(tuple(remarks))
+        done.warnings.append(tuple(remarks))
     return done
 
 
@@ -97,10 +97,10 @@ def decode_image(
     name: str = "",
     remarks: list[str] | None = None,
     bit_depth: int | None = None,
-    depths: list[Measured] | None = None,
+    depths: list[BitDepth] | None = None,
 ) -> tuple[NDArray[np.uint8], Size]:
     """A picture as (side, side, 3) uint8, and its own size. remarks: gets what is odd about it, given its name.
-    bit_depth: as of `Job`. depths: gets the depth of a picture of more than 8 bits a channel.
+    bit_depth: as of `DecodeTask`. depths: gets the depth of a picture of more than 8 bits a channel.
 
     Raises:
         Broken: it cannot be read, is no picture, or has more pixels than Pillow thinks sane.
@@ -118,10 +118,10 @@ def decode_image(
             remarks.extend(_remarks(image, name, turn, depth))
         square = np.asarray(upright_square(image, side, turn, depth), dtype=np.uint8)
         if depths is not None and depth is not None:
-            depths.append(measured(image, depth))
+            depths.append(measure_bit_depth(image, depth))
         return square, upright_size(width, height, turn)
 
-    return opened(payload, decode)
+    return open_image(payload, decode)
 
 
 def _encoded(array: NDArray[np.uint8]) -> bytes:
@@ -142,7 +142,7 @@ def _remarks(image: Image.Image, name: str, turn: Image.Transpose | None, depth:
     if image.has_transparency_data:
         found.append("transparency laid on white")
     if depth is not None:
-        found.append(described(depth))
+        found.append(describe_bit_depths(depth))
     elif image.mode != "RGB":
         found.append(f"made RGB from {MODES.get(image.mode, image.mode)}")
     if turn is not None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.decode.open_image import Broken, Content, Size, opened, upright_size
+from pipeline.data.decode.open_image import Content, Size, UnreadableImage, open_image, upright_size
 from pipeline.data.decode.pictures import central_square, loaded_turn
 
 Box = tuple[float, float, float, float]
@@ -50,7 +50,7 @@ def decode_mask(
         upright = square if turn is None else square.transpose(turn)
         return np.asarray(upright, dtype=np.uint8), upright_size(*image.size, turn)
 
-    return opened(payload, decode)
+    return open_image(payload, decode)
 
 
 def _cut_out(image: Image.Image, values: NDArray[np.integer]) -> NDArray[np.uint8] | None:
@@ -62,7 +62,7 @@ def _cut_out(image: Image.Image, values: NDArray[np.integer]) -> NDArray[np.uint
         return None
     kept = alpha > 127
     if np.unique(values[kept]).tolist() == [0, 255]:
-        raise Broken("is transparent in part, and black and white in the rest: save it without transparency")
+        raise UnreadableImage("is transparent in part, and black and white in the rest: save it without transparency")
     return kept.astype(np.uint8)
 
 
@@ -98,7 +98,7 @@ def draw_boxes(boxes: Sequence[Box], size: Size, side: int) -> NDArray[np.uint8]
 def _meant(values: NDArray[np.integer], meaning: Meaning) -> NDArray[np.uint8]:
     if meaning == "trimap":
         if not np.isin(values, (1, 2, 3)).all():
-            raise Broken("a trimap has the values 1, 2 and 3 alone")
+            raise UnreadableImage("a trimap has the values 1, 2 and 3 alone")
         return np.choose(values - 1, np.array([1, 0, 255], dtype=np.uint8))
     undecided = values == 255
     if meaning == "object" and not (values[~undecided] != 0).any():

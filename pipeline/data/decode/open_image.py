@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.archive import Payload, Unreadable
-from pipeline.data.decode.pictures import TURNS, BadImage, with_picture
-from pipeline.files.user_files import unreadable
+from pipeline.data.decode.pictures import TURNS, UndecodableImage, with_picture
+from pipeline.files.user_files import why_unreadable
 
 Size = tuple[int, int]
 """(H, W) of a picture as it is to be looked at, in pixels."""
@@ -22,42 +22,42 @@ Content = Payload | NDArray[np.uint8]
 _Result = TypeVar("_Result")
 
 
-class Broken(Exception):
+class UnreadableImage(Exception):
     """A file that is no picture; says why."""
 
 
-def opened(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Result:
+def open_image(payload: Content, decode: Callable[[Image.Image], _Result]) -> _Result:
     """What `decode` makes of a picture file, or of pixels.
 
     Raises:
         Broken: whatever is wrong with the file, in words.
     """
     if isinstance(payload, Unreadable):
-        raise Broken(payload.reason)
+        raise UnreadableImage(payload.reason)
     if isinstance(payload, np.ndarray):
         return decode(Image.fromarray(payload))
-    if isinstance(payload, str) and (why := unreadable(payload)) is not None:
-        raise Broken(why)
+    if isinstance(payload, str) and (why := why_unreadable(payload)) is not None:
+        raise UnreadableImage(why)
     try:
         if not (len(payload) if isinstance(payload, bytes) else os.stat(payload).st_size):
-            raise Broken("an empty file")
+            raise UnreadableImage("an empty file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return with_picture(payload, decode)
-    except Broken:
+    except UnreadableImage:
         raise
-    except BadImage as error:
-        raise Broken(str(error)) from None
+    except UndecodableImage as error:
+        raise UnreadableImage(str(error)) from None
     except UnidentifiedImageError:
-        raise Broken("not a picture, or of a kind that is not read") from None
+        raise UnreadableImage("not a picture, or of a kind that is not read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise Broken(f"more than {most} million pixels (a decompression bomb?)") from None
+        raise UnreadableImage(f"more than {most} million pixels (a decompression bomb?)") from None
     except Exception as error:
         # Decoders meet damaged bytes with errors of any type.
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Broken(f"damaged ({said or type(error).__name__})") from None
+        raise UnreadableImage(f"damaged ({said or type(error).__name__})") from None
 
 
 def upright_size(width: int, height: int, turn: Image.Transpose | None) -> Size:

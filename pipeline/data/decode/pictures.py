@@ -48,7 +48,7 @@ SIXTEEN_BITS = 65_535
 _Result = TypeVar("_Result")
 
 
-class BadImage(ValueError):
+class UndecodableImage(ValueError):
     """One image that cannot be classified; says why. The others of its request can be."""
 
 
@@ -60,7 +60,7 @@ class Depth(NamedTuple):
     """
 
     bits: int
-    told: bool = False
+    declared: bool = False
     is_grey: bool = True
     scaled_from: int | None = None
 
@@ -91,26 +91,26 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise BadImage("neither numbers nor base64 of a picture file") from None
+        raise UndecodableImage("neither numbers nor base64 of a picture file") from None
 
 
 def _decoded(payload: bytes, channels: int, side: int, bit_depth: int | None) -> np.ndarray:
     if channels not in (1, 3):
-        raise BadImage(f"this model takes {channels} channels, which picture files do not have; give numbers")
+        raise UndecodableImage(f"this model takes {channels} channels, which picture files do not have; give numbers")
     if not payload:
-        raise BadImage("an empty file")
+        raise UndecodableImage("an empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return with_picture(payload, lambda image: _square(image, channels, side, bit_depth))
-    except BadImage:
+    except UndecodableImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage("not a picture, or of a kind that is not read") from None
+        raise UndecodableImage("not a picture, or of a kind that is not read") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"more than {MOST_PIXELS:,} pixels") from None
+        raise UndecodableImage(f"more than {MOST_PIXELS:,} pixels") from None
     except Exception as error:  # decoders meet damaged bytes with errors of any type
-        raise BadImage(f"damaged ({str(error) or type(error).__name__})") from None
+        raise UndecodableImage(f"damaged ({str(error) or type(error).__name__})") from None
 
 
 def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result]) -> _Result:
@@ -126,7 +126,7 @@ def with_picture(content: bytes | str, decode: Callable[[Image.Image], _Result])
             file = io.BytesIO(_bare(content, without)) if without or isinstance(content, bytes) else content
             with Image.open(file, formats=FORMATS) as image:
                 return decode(image)
-        except BadImage:
+        except UndecodableImage:
             raise
         except ValueError:
             if without == TEXTS or not _is_png(content):
@@ -162,8 +162,13 @@ def _square(image: Image.Image, channels: int, side: int, bit_depth: int | None)
     depth = depth_of(image, bit_depth)
     draft(image, side)
     square = upright_square(image, side, loaded_turn(image), depth)
-    if depth is not None and depth.is_grey and not depth.told and (high := highest_of(image, depth)) <= depth.white / 2:
-        raise BadImage(
+    if (
+        depth is not None
+        and depth.is_grey
+        and not depth.declared
+        and (high := highest_of(image, depth)) <= depth.white / 2
+    ):
+        raise UndecodableImage(
             f"grey of {depth.bits} bits with no value above {high:,} of {depth.white:,}: it would be dark, or black, "
             "and the model's training set, which had no such pictures, does not say what the values mean; save it with "
             "8 bits"
@@ -185,27 +190,27 @@ def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         if bit_depth is None:
-            raise BadImage(
+            raise UndecodableImage(
                 "its pixels are fractions, whose range is unknown; save it with 8 or 16 bits, or set prepare.bit_depth "
                 "(fractions from 0 to 1: 1)"
             )
-        return Depth(bit_depth, told=True)
+        return Depth(bit_depth, declared=True)
     if image.mode.startswith("I"):
         if image.format == "PPM" and (white := _white_of_pgm(image.tile[0])) != SIXTEEN_BITS:
             return _pgm_depth(white, bit_depth)
         if bit_depth is not None:
-            return Depth(bit_depth, told=True)
+            return Depth(bit_depth, declared=True)
         if image.format != "TIFF":
             return Depth(16)
         return _tiff_depth(tags)
     if image.format not in ("PNG", "TIFF") or not any(";16" in _raw_mode(tile) for tile in image.tile):
         return None
     if bit_depth not in (None, 16):
-        raise BadImage(
+        raise UndecodableImage(
             f"colours of 16 bits, of which the upper 8 are read, and prepare.bit_depth is {bit_depth}; save it with 8 "
             "bits a channel"
         )
-    return Depth(16, told=bit_depth is not None, is_grey=False)
+    return Depth(16, declared=bit_depth is not None, is_grey=False)
 
 
 def _raw_mode(tile: Any) -> str:
@@ -223,11 +228,11 @@ def _pgm_depth(white: int, bit_depth: int | None) -> Depth:
     """The depth of a PGM that names its white; of 16 bits as Pillow scales it, of fewer as the file has its values."""
     bits = white.bit_length() if white & (white + 1) == 0 else 16
     if bit_depth not in (None, bits, 16):
-        raise BadImage(
+        raise UndecodableImage(
             f"its header says that {white:,} is white, and prepare.bit_depth is {bit_depth}, where "
             f"{(1 << bit_depth) - 1:,} is; save it anew with that in its header"
         )
-    return Depth(16, told=True) if 16 in (bits, bit_depth) else Depth(bits, told=True, scaled_from=white)
+    return Depth(16, declared=True) if 16 in (bits, bit_depth) else Depth(bits, declared=True, scaled_from=white)
 
 
 def _tiff_depth(tags: Any) -> Depth:
@@ -238,8 +243,8 @@ def _tiff_depth(tags: Any) -> Depth:
         highest = int(first) if isinstance(first, int | float) and first == first // 1 else 0
         # The tag may also hold what this one picture reaches to; a range is that of so many bits.
         if 0 < highest < 2**room - 1 and highest & (highest + 1) == 0:
-            return Depth(highest.bit_length(), told=True)
-    return Depth(room, told=room not in (15, 16, 31, 32))
+            return Depth(highest.bit_length(), declared=True)
+    return Depth(room, declared=room not in (15, 16, 31, 32))
 
 
 def highest_of(image: Image.Image, depth: Depth) -> int:
@@ -313,11 +318,11 @@ def _to_eight_bits(image: Image.Image, depth: Depth) -> np.ndarray:
     """Grey values as uint8, the whole of the depth's range on 0 to 255: Pillow would clip them at 255."""
     values, white = deep_values(image, depth), depth.white
     if not np.isfinite(values).all():
-        raise BadImage("has pixels that are no numbers")
+        raise UndecodableImage("has pixels that are no numbers")
     low, high = values.min(), values.max()
     if low < 0 or high > white:
         beyond = f"below 0, such as {low:,}" if low < 0 else f"above {white:,}, such as {high:,}"
-        raise BadImage(f"has values {beyond}, and 0 to {white:,} are those of {depth.bits} bits")
+        raise UndecodableImage(f"has values {beyond}, and 0 to {white:,} are those of {depth.bits} bits")
     if getattr(image, "tag_v2", {}).get(WHITE_OR_BLACK_FIRST) == 0:
         values = white - values
     if image.mode == "F":
@@ -332,17 +337,17 @@ def _numbers(given: Any, channels: int) -> np.ndarray:
         # Of JSON come lists, or arrays of objects that hold them.
         pixels = np.array(given.tolist() if isinstance(given, np.ndarray) and given.dtype == object else given)
     except ValueError:
-        raise BadImage(f"{wanted}; its rows are of different lengths") from None
+        raise UndecodableImage(f"{wanted}; its rows are of different lengths") from None
     if pixels.ndim == 2 and channels == 1:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[-1] != channels or 0 in pixels.shape:
-        raise BadImage(f"{wanted}, not {tuple(pixels.shape)}")
+        raise UndecodableImage(f"{wanted}, not {tuple(pixels.shape)}")
     _require_size(*pixels.shape[:2])
     if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
-        raise BadImage(f"{wanted}; it holds others")
+        raise UndecodableImage(f"{wanted}; it holds others")
     return pixels.astype(np.uint8)
 
 
 def _require_size(height: int, width: int) -> None:
     if height * width > MOST_PIXELS:
-        raise BadImage(f"{height:,} x {width:,} pixels; at most {MOST_PIXELS:,} are taken")
+        raise UndecodableImage(f"{height:,} x {width:,} pixels; at most {MOST_PIXELS:,} are taken")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.prepared.prepared import FORMAT
-from pipeline.data.sources.image_source import BrokenFile, ImageSource
+from pipeline.data.sources.image_source import ImageSource, UnreadableFile
 
 LIBRARIES = ("numpy", "pillow", "torchvision", "scikit-learn")
 """Those that pixels and labels come through."""
@@ -19,7 +19,7 @@ NAMED = 20
 
 
 @dataclass
-class Remarks:
+class Warnings:
     """What was odd, by kind: of how many files, and the names of the first."""
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Remarks:
         return {kind: {"files": self.counts[kind], "first": self.first[kind]} for kind in sorted(self.counts)}
 
     @classmethod
-    def of(cls, entries: Mapping[str, Any]) -> "Remarks":
+    def of(cls, entries: Mapping[str, Any]) -> "Warnings":
         """From such entries again."""
         return cls(
             {kind: int(found["files"]) for kind, found in entries.items()},
@@ -45,12 +45,12 @@ class Remarks:
         )
 
 
-def manifest_of(
+def make_manifest(
     source: ImageSource,
     keep: NDArray[np.bool_],
-    broken: Sequence[BrokenFile],
+    broken: Sequence[UnreadableFile],
     hashes: Mapping[str, str],
-    remarks: Remarks,
+    remarks: Warnings,
 ) -> dict[str, Any]:
     """The manifest of the rows that are kept (N,). hashes: of each array, by its name."""
     counts = np.bincount(source.labels[keep], minlength=len(source.classes))

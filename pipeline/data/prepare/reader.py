@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compute.limits import usable_cpus
-from pipeline.data.archive import Unreadable, read_files, shown
-from pipeline.data.decode.decode import Decoded, Job, decode_all, start_worker
+from pipeline.data.archive import Unreadable, format_names, read_files
+from pipeline.data.decode.decode import Decoded, DecodeTask, decode_all, start_worker
 from pipeline.data.decode.open_image import Content, Size
 from pipeline.data.sources.boxes import read_boxes
-from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import (
     SOURCES,
-    Block,
-    BrokenFile,
+    DecodedBatch,
     ImageSource,
-    SourceSettings,
+    SourceConfig,
+    UnreadableFile,
     list_image_folder,
-    preview,
+    preview_dataset,
 )
-from pipeline.data.sources.named_dataset import Catalogue, read_catalogue
+from pipeline.data.sources.named_dataset import NamedDataset, read_catalogue
 from pipeline.errors import UserError
 
 CHUNK_FILES, CHUNK_BYTES = 256, 8 * 2**20
@@ -42,9 +42,7 @@ LOOK_AHEAD = 3
 """Chunks in flight for each worker: enough to keep it busy, few enough to keep memory flat."""
 
 
-def open_source(
-    settings: SourceSettings, *, workers: int | None = None, executor: Executor | None = None
-) -> ImageSource:
+def open_source(config: SourceConfig, *, workers: int | None = None, executor: Executor | None = None) -> ImageSource:
     """The source that the settings name, ready to be read.
 
     workers: processes that decode; None: one a core. executor: what decodes in their stead, `workers` tasks at a time;
@@ -52,23 +50,23 @@ def open_source(
     too, if the pictures lie in an archive, or in a folder that those see.
 
     Raises:
-        UserError: as `pipeline.data.sources.image_source.preview`.
+        UserError: as `pipeline.data.sources.image_source.preview_dataset`.
     """
-    if settings.dataset in SOURCES:
-        preview(settings)
-        return SOURCES[settings.dataset](settings.image_size)
-    known = settings.dataset in KNOWN
-    return Pictures(
-        settings, read_catalogue(settings) if known else _own_pictures(settings), workers or usable_cpus(), executor
+    if config.dataset in SOURCES:
+        preview_dataset(config)
+        return SOURCES[config.dataset](config.image_size)
+    known = config.dataset in DATASETS
+    return ImageFiles(
+        config, read_catalogue(config) if known else _own_pictures(config), workers or usable_cpus(), executor
     )
 
 
-def _own_pictures(settings: SourceSettings) -> Catalogue:
-    listing, layout = list_image_folder(settings)
-    assert settings.root is not None
+def _own_pictures(config: SourceConfig) -> NamedDataset:
+    listing, layout = list_image_folder(config)
+    assert config.root is not None
     wanted = {*layout.names, *layout.masks}
-    return Catalogue(
-        root=settings.root,
+    return NamedDataset(
+        root=config.root,
         files=tuple(file for file in listing.files if file[0] in wanted),
         names=layout.names,
         classes=layout.classes,
@@ -76,22 +74,22 @@ def _own_pictures(settings: SourceSettings) -> Catalogue:
         test=layout.test,
         identity=listing.identity,
         masks=layout.masks,
-        boxes=read_boxes(settings.root, layout.boxes, layout.names, layout.wrapper) if layout.boxes else None,
+        boxes=read_boxes(config.root, layout.boxes, layout.names, layout.wrapper) if layout.boxes else None,
     )
 
 
-class Pictures:
+class ImageFiles:
     """The pictures of a catalogue.
 
     Files are read in the catalogue's order, which for an archive is its own: each block names the rows it is for.
     """
 
     def __init__(
-        self, settings: SourceSettings, catalogue: Catalogue, workers: int, executor: Executor | None = None
+        self, config: SourceConfig, catalogue: NamedDataset, workers: int, executor: Executor | None = None
     ) -> None:
-        self._dataset, self._root, self._side = settings.dataset, catalogue.root, settings.image_size
+        self._dataset, self._root, self._side = config.dataset, catalogue.root, config.image_size
         self._catalogue, self._workers, self._executor = catalogue, workers, executor
-        self._bit_depth = settings.bit_depth
+        self._bit_depth = config.bit_depth
         row_of = {name: (row, False) for row, name in enumerate(catalogue.names)}
         row_of |= {name: (row, True) for name, row in catalogue.masks.items()}
         folders = {name.rpartition("/")[0] for name in catalogue.masks}
@@ -99,7 +97,7 @@ class Pictures:
         files = catalogue.files or tuple((name, 0) for name in catalogue.names)
         self._files = [(name, size, *row_of[name]) for name, size in files]
         bytes_each = self._side**2 * (3 + self.has_masks)
-        self._encoded = settings.array_limit is not None and bytes_each * len(catalogue.names) > settings.array_limit
+        self._encoded = config.array_limit is not None and bytes_each * len(catalogue.names) > config.array_limit
 
     @property
     def name(self) -> str:
@@ -107,13 +105,13 @@ class Pictures:
 
     @property
     def origin(self) -> str:
-        known = KNOWN.get(self._dataset)
-        found = shown(self._root.name)
+        known = DATASETS.get(self._dataset)
+        found = format_names(self._root.name)
         return f"pictures in {found}" if known is None else f"{known.title}, as found in {found}"
 
     @property
     def licence(self) -> str:
-        known = KNOWN.get(self._dataset)
+        known = DATASETS.get(self._dataset)
         return "not known: the user's own pictures" if known is None else known.licence
 
     @property
@@ -138,7 +136,7 @@ class Pictures:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(shown(name) for name in self._catalogue.names)
+        return tuple(format_names(name) for name in self._catalogue.names)
 
     @property
     def steps(self) -> int:
@@ -164,7 +162,7 @@ class Pictures:
             entries["masks_from"] = "boxes" if drawn else "trimaps" if trimaps else "masks"
         return entries
 
-    def read(self, start: int) -> Iterator[Block]:
+    def read(self, start: int) -> Iterator[DecodedBatch]:
         """Decode the files after the first `start`, in order, on every core.
 
         Raises:
@@ -175,10 +173,10 @@ class Pictures:
             yield self._block(done, jobs, decoded)
             done += len(jobs)
 
-    def _chunks(self, start: int) -> Iterator[list[Job]]:
+    def _chunks(self, start: int) -> Iterator[list[DecodeTask]]:
         most = max(1, min(CHUNK_FILES, CHUNK_BYTES // (3 * self._side**2)))
         meaning, boxes = self._catalogue.meaning, self._catalogue.boxes or {}
-        chunk: list[Job] = []
+        chunk: list[DecodeTask] = []
         held = 0
         for (name, _, row, is_mask), payload in self._payloads(start):
             size = (
@@ -188,7 +186,7 @@ class Pictures:
                 yield chunk
                 chunk, held = [], 0
             drawn = None if is_mask else boxes.get(row)
-            chunk.append(Job(row, is_mask, payload, name, meaning, drawn, self._bit_depth))
+            chunk.append(DecodeTask(row, is_mask, payload, name, meaning, drawn, self._bit_depth))
             held += size
         if chunk:
             yield chunk
@@ -209,12 +207,14 @@ class Pictures:
         for file in there:
             name, payload = next(found, (None, b""))
             if name != file[0]:
-                raise UserError(f"{shown(str(self._root))}: has changed while it was read. Run `dvc repro` again.")
+                raise UserError(
+                    f"{format_names(str(self._root))}: has changed while it was read. Run `dvc repro` again."
+                )
             yield file, payload
         for file in files[len(there) :]:
             yield file, Unreadable("not in the archive")
 
-    def _decoded(self, chunks: Iterator[list[Job]]) -> Iterator[tuple[list[tuple[int, bool]], Decoded]]:
+    def _decoded(self, chunks: Iterator[list[DecodeTask]]) -> Iterator[tuple[list[tuple[int, bool]], Decoded]]:
         if self._executor is None and (self._is_small() or self._workers == 1):
             for jobs in chunks:
                 yield [(job.row, job.is_mask) for job in jobs], decode_all(jobs, self._side, self._encoded)
@@ -233,7 +233,8 @@ class Pictures:
                     yield rows, future.result()
             except BrokenProcessPool:
                 raise UserError(
-                    f"{shown(str(self._root))}: a process that decodes pictures was ended, most likely for want of "
+                    f"{format_names(str(self._root))}: a process that decodes pictures was ended, most likely for "
+                    "want of "
                     "memory. Free some and run the same command again: it goes on from here."
                 ) from None
             finally:
@@ -255,28 +256,28 @@ class Pictures:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _block(self, start: int, jobs: Sequence[tuple[int, bool]], decoded: Decoded) -> Block:
-        images, masks = _Gathered(), _Gathered()
-        broken: list[BrokenFile] = []
+    def _block(self, start: int, jobs: Sequence[tuple[int, bool]], decoded: Decoded) -> DecodedBatch:
+        images, masks = _RowBuffer(), _RowBuffer()
+        broken: list[UnreadableFile] = []
         remarks: list[tuple[str, str]] = []
-        depths = [(depth, shown(self._files[start + place][0])) for place, depth in decoded.depths.items()]
+        depths = [(depth, format_names(self._files[start + place][0])) for place, depth in decoded.depths.items()]
         for place, (row, is_mask) in enumerate(jobs):
-            name, found = shown(self._files[start + place][0]), decoded.pixels[place]
-            remarks += [(remark, name) for remark in decoded.remarks[place]]
+            name, found = format_names(self._files[start + place][0]), decoded.pixels[place]
+            remarks += [(remark, name) for remark in decoded.warnings[place]]
             if row == NO_ROW:
                 # Looked at, so that it can be said what is left out.
                 remarks.append((f"in no split, left out{' (' + found + ')' if isinstance(found, str) else ''}", name))
                 continue
             if isinstance(found, str):
-                broken.append(BrokenFile(row, is_mask, name, found))
+                broken.append(UnreadableFile(row, is_mask, name, found))
                 continue
             (masks if is_mask else images).add(row, found, decoded.sizes[place])
-            drawn = decoded.drawn.get(place)
+            drawn = decoded.masks_of_boxes.get(place)
             if isinstance(drawn, str):
-                broken.append(BrokenFile(row, True, f"the boxes of {name}", drawn))
+                broken.append(UnreadableFile(row, True, f"the boxes of {name}", drawn))
             elif drawn is not None:
                 masks.add(row, drawn, decoded.sizes[place])
-        return Block(
+        return DecodedBatch(
             start + len(jobs),
             images.row_numbers(), images.stacked(self.shape), images.all_sizes(),
             masks.row_numbers(), masks.stacked(self.shape[:2]), masks.all_sizes(),
@@ -284,7 +285,7 @@ class Pictures:
         )  # fmt: skip
 
 
-class _Gathered:
+class _RowBuffer:
     """Squares of one kind, arrays or files, on their way into a block."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Array files that are written row by row, in any order and in several goes.
 
-`Rows` is a .npy file of its final length. `Files` keeps an encoded file for each row instead: all of them one after
-another in <name>.bin, and in <name>.index.npy (N, 2) int64 where each begins and its length, 0 where there is none.
-Both are written and not mapped: a full disk is then an error, and not the end of the process.
+`NpyRowWriter` is a .npy file of its final length. `BlobWriter` keeps an encoded file for each row instead: all of them
+one after another in <name>.bin, and in <name>.index.npy (N, 2) int64 where each begins and its length, 0 where there
+is none. Both are written and not mapped: a full disk is then an error, and not the end of the process.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pipeline.data.prepared.encoded import index_of
 COPY_ROWS_BYTES = 8 * 2**20
 
 
-class Rows:
+class NpyRowWriter:
     """An array file that is written row by row, in any order."""
 
     def __init__(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
@@ -60,12 +60,12 @@ class Rows:
         os.fsync(self._file.fileno())
 
 
-class Files:
+class BlobWriter:
     """Encoded files by row. count: rows. end: bytes of <name>.bin that are right; what lies beyond is cut off."""
 
     def __init__(self, folder: Path, name: str, count: int, end: int = 0) -> None:
         self._path, self.end = folder / f"{name}.bin", end
-        self._index = Rows(index_of(folder, name), np.int64, (count, 2))
+        self._index = NpyRowWriter(index_of(folder, name), np.int64, (count, 2))
 
     def __enter__(self) -> Self:
         self._file: IO[bytes] = self._path.open("r+b" if self._path.exists() else "w+b", buffering=0)
@@ -93,10 +93,10 @@ class Files:
         self._index.sync()
 
 
-def write_all(file: IO[bytes], piece: memoryview) -> None:
+def write_all(file: IO[bytes], chunk: memoryview) -> None:
     """Write every byte; a file without a buffer may take fewer at a time."""
-    while len(piece):
-        piece = piece[file.write(piece) :]
+    while len(chunk):
+        chunk = chunk[file.write(chunk) :]
 
 
 def copy_rows(path: Path, to: Path, keep: NDArray[np.bool_]) -> None:
@@ -104,7 +104,7 @@ def copy_rows(path: Path, to: Path, keep: NDArray[np.bool_]) -> None:
     array = np.load(path, mmap_mode="r")
     rows = np.flatnonzero(keep)
     step = max(1, COPY_ROWS_BYTES // int(array[0].nbytes))
-    with Rows(to, array.dtype, (len(rows), *array.shape[1:])) as copy:
+    with NpyRowWriter(to, array.dtype, (len(rows), *array.shape[1:])) as copy:
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             copy.write(np.arange(start, start + len(part), dtype=np.int64), array[part])

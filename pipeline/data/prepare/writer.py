@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.decode.bit_depth import Depths
-from pipeline.data.prepare.manifest import Remarks, manifest_of
-from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, Files, Rows, copy_rows, hash_file, hash_files
+from pipeline.data.decode.bit_depth import BitDepths
+from pipeline.data.prepare.manifest import Warnings, make_manifest
+from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, BlobWriter, NpyRowWriter, copy_rows, hash_file, hash_files
 from pipeline.data.prepared.encoded import index_of
 from pipeline.data.prepared.prepared import FORMAT
-from pipeline.data.sources.image_source import Block, BrokenFile, ImageSource
+from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
 
 RECORD_EVERY_S = 2.0
@@ -59,7 +59,7 @@ def write_prepared(
         state = _fill(source, place, on_progress)
         if state.broken and not skip_broken:
             raise UserError(_refusal(state.broken, source.steps))
-        bit_depth = state.depths.settled(source.details.get("bit_depth"))
+        bit_depth = state.depths.resolve(source.details.get("bit_depth"))
         manifest = _complete(source, place, state, bit_depth)
         _publish(place / "whole", folder)
         shutil.rmtree(place, ignore_errors=True)
@@ -82,10 +82,10 @@ class _State:
     """How far a work folder is right. ends: bytes of each file of encoded rows."""
 
     done: int = 0
-    broken: list[BrokenFile] = field(default_factory=list)
-    remarks: Remarks = field(default_factory=Remarks)
+    broken: list[UnreadableFile] = field(default_factory=list)
+    remarks: Warnings = field(default_factory=Warnings)
     ends: dict[str, int] = field(default_factory=dict)
-    depths: Depths = field(default_factory=Depths)
+    depths: BitDepths = field(default_factory=BitDepths)
 
 
 def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -115,11 +115,12 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
         _start(source, place)
     count = len(source.labels)
     with ExitStack() as stack:
-        arrays: dict[str, Rows | Files] = {name: stack.enter_context(Rows(place / f"{name}.npy", *spec))
-                                           for name, spec in _arrays(source).items()}  # fmt: skip
-        arrays |= {name: stack.enter_context(Files(place, name, count, state.ends.get(name, 0)))
+        arrays: dict[str, NpyRowWriter | BlobWriter] = {}
+        for name, spec in _arrays(source).items():
+            arrays[name] = stack.enter_context(NpyRowWriter(place / f"{name}.npy", *spec))
+        arrays |= {name: stack.enter_context(BlobWriter(place, name, count, state.ends.get(name, 0)))
                    for name in _encoded(source)}  # fmt: skip
-        if not state.done and isinstance(masks := arrays.get("masks"), Rows):
+        if not state.done and isinstance(masks := arrays.get("masks"), NpyRowWriter):
             _fill_undecided(masks, source)
         spoke = time.monotonic()
         try:
@@ -157,7 +158,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _fill_undecided(masks: Rows, source: ImageSource) -> None:
+def _fill_undecided(masks: NpyRowWriter, source: ImageSource) -> None:
     height, width, _ = source.shape
     count, step = len(source.labels), max(1, COPY_ROWS_BYTES // (height * width))
     for start in range(0, count, step):
@@ -165,7 +166,7 @@ def _fill_undecided(masks: Rows, source: ImageSource) -> None:
         masks.write(rows, np.full((len(rows), height, width), 255, dtype=np.uint8))
 
 
-def _write_block(block: Block, arrays: dict[str, Any]) -> None:
+def _write_block(block: DecodedBatch, arrays: dict[str, Any]) -> None:
     arrays["images"].write(block.image_rows, block.image_files or block.images)
     if "masks" in arrays:
         arrays["masks"].write(block.mask_rows, block.mask_files or block.masks)
@@ -173,10 +174,10 @@ def _write_block(block: Block, arrays: dict[str, Any]) -> None:
         arrays["sizes"].write(2 * block.mask_rows + 1, block.mask_sizes)
 
 
-def _record(place: Path, state: _State, arrays: dict[str, Rows | Files]) -> None:
+def _record(place: Path, state: _State, arrays: dict[str, NpyRowWriter | BlobWriter]) -> None:
     for array in arrays.values():
         array.sync()
-    ends = {name: array.end for name, array in arrays.items() if isinstance(array, Files)}
+    ends = {name: array.end for name, array in arrays.items() if isinstance(array, BlobWriter)}
     broken = [asdict(file) for file in state.broken]
     content = {"done": state.done, "broken": broken, "remarks": state.remarks.entries(), "ends": ends}
     content["depths"] = state.depths.entries()
@@ -198,13 +199,15 @@ def _recorded(source: ImageSource, place: Path) -> _State:
         ends = {name: int(content["ends"][name]) for name in _encoded(source)}
         if any((place / f"{name}.bin").stat().st_size < end for name, end in ends.items()):
             return _State()
-        broken = [BrokenFile(**file) for file in content["broken"]]
-        return _State(int(content["done"]), broken, Remarks.of(content["remarks"]), ends, Depths.of(content["depths"]))
+        broken = [UnreadableFile(**file) for file in content["broken"]]
+        return _State(
+            int(content["done"]), broken, Warnings.of(content["remarks"]), ends, BitDepths.of(content["depths"])
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return _State()
 
 
-def _misfits(source: ImageSource, place: Path, broken: list[BrokenFile]) -> list[BrokenFile]:
+def _misfits(source: ImageSource, place: Path, broken: list[UnreadableFile]) -> list[UnreadableFile]:
     """Masks that are not of their picture's size, so that nobody can say what in it they mean."""
     if not source.has_masks:
         return []
@@ -213,7 +216,7 @@ def _misfits(source: ImageSource, place: Path, broken: list[BrokenFile]) -> list
     rows = np.flatnonzero(known & (sizes[:, 0] != sizes[:, 1]).any(axis=1))
     names = source.names
     return [
-        BrokenFile(
+        UnreadableFile(
             row=int(row),
             is_mask=True,
             name=f"the mask of {names[row] if names else row}",
@@ -223,7 +226,7 @@ def _misfits(source: ImageSource, place: Path, broken: list[BrokenFile]) -> list
     ]
 
 
-def _refusal(broken: list[BrokenFile], files: int) -> str:
+def _refusal(broken: list[UnreadableFile], files: int) -> str:
     lines = [f"{len(broken):,} of {files:,} files cannot be used:"]
     lines += [f"  {file.name}: {file.reason}" for file in broken[:SHOWN_BROKEN]]
     if len(broken) > SHOWN_BROKEN:
@@ -258,8 +261,8 @@ def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | 
         np.save(whole / "test.npy", source.test[keep])
         hashes["test"] = hash_file(whole / "test.npy")
     if source.names is not None:
-        (whole / "files.json").write_text(json.dumps(_kept_names(source.names, keep), indent=0) + "\n")
-    manifest = manifest_of(source, keep, broken, hashes, state.remarks)
+        (whole / "files.json").write_text(json.dumps(_selected_names(source.names, keep), indent=0) + "\n")
+    manifest = make_manifest(source, keep, broken, hashes, state.remarks)
     if bit_depth is not None:
         manifest["bit_depth"] = bit_depth
     (whole / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
@@ -273,16 +276,16 @@ def _blank_masks(source: ImageSource, place: Path, rows: NDArray[np.int64]) -> N
     if not len(rows):
         return
     if source.encoded:
-        with Rows(index_of(place, "masks"), np.int64, (len(source.labels), 2)) as index:
+        with NpyRowWriter(index_of(place, "masks"), np.int64, (len(source.labels), 2)) as index:
             index.write(rows, np.zeros((len(rows), 2), dtype=np.int64))
         return
     dtype, shape = _arrays(source)["masks"]
-    with Rows(place / "masks.npy", dtype, shape) as masks:
+    with NpyRowWriter(place / "masks.npy", dtype, shape) as masks:
         for row in rows:
             masks.write(np.array([row]), np.full((1, *shape[1:]), 255, dtype=np.uint8))
 
 
-def _kept_names(names: tuple[str, ...], keep: NDArray[np.bool_]) -> list[str]:
+def _selected_names(names: tuple[str, ...], keep: NDArray[np.bool_]) -> list[str]:
     return [name for name, kept in zip(names, keep, strict=True) if kept]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 
 
 def index_of(folder: Path, name: str) -> Path:
@@ -88,7 +88,9 @@ class EncodedRows:
 
     def _damaged(self, row: int, said: str) -> UserError:
         first = said.strip().splitlines()[0] if said.strip() else "cannot be decoded"
-        return UserError(f"{self._folder / self._name}.bin: row {row} is damaged ({first}). Run `{alone('prepare')}`.")
+        return UserError(
+            f"{self._folder / self._name}.bin: row {row} is damaged ({first}). Run `{single_item_command('prepare')}`."
+        )
 
 
 ImageRows = NDArray[np.uint8] | EncodedRows

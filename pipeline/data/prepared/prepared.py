@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.prepared.encoded import EncodedRows, ImageRows
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 
 FORMAT = 1
 
@@ -86,7 +86,7 @@ def open_prepared(folder: Path) -> Prepared:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: not there. Run `dvc repro prepare` first.") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: not a prepared set ({error}). Run `{alone('prepare')}`.") from None
+        raise UserError(f"{folder}: not a prepared set ({error}). Run `{single_item_command('prepare')}`.") from None
     return Prepared(images, labels, arrays.get("masks"), manifest, arrays.get("test"))
 
 

@@ -9,12 +9,12 @@ row outside. A picture may have several lines; one without any is undecided all 
 
 from pathlib import Path
 
-from pipeline.data.archive import Unreadable, read_files, shown
+from pipeline.data.archive import Unreadable, format_names, read_files
 from pipeline.data.decode.masks import Box
 from pipeline.data.names import Names
-from pipeline.errors import UserError, told
+from pipeline.errors import UserError, join_lines
 from pipeline.files.text_tables import decode_text, parse_table
-from pipeline.files.user_files import read_given
+from pipeline.files.user_files import read_user_file
 
 HEADER = ["file", "left", "top", "right", "bottom"]
 
@@ -26,10 +26,10 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "")
     Raises:
         UserError: the file cannot be read, or has lines that are no box of one of the pictures.
     """
-    where = f"{shown(str(root))}: {shown(name)}: cannot be read"
+    where = f"{format_names(str(root))}: {format_names(name)}: cannot be read"
     try:
         if root.is_dir():
-            content: object = read_given(root / name)
+            content: object = read_user_file(root / name)
         else:
             content = next((payload for _, payload in read_files(root, {name})), b"")
     except OSError as error:
@@ -52,11 +52,11 @@ def read_boxes(root: Path, name: str, names: tuple[str, ...], wrapper: str = "")
             left, top, right, bottom = (table.number(cells[side]) for side in HEADER[1:])
             boxes[row] = (*boxes.get(row, ()), (left, top, right, bottom))
         except KeyError:
-            wrong.append(f"{shown(name)}, line {number}: no picture {shown(cells['file'])}")
+            wrong.append(f"{format_names(name)}, line {number}: no picture {format_names(cells['file'])}")
         except ValueError:
-            wrong.append(f"{shown(name)}, line {number}: needs a file and four numbers")
+            wrong.append(f"{format_names(name)}, line {number}: needs a file and four numbers")
     if wrong:
-        raise UserError(f"{shown(str(root))}:\n" + told(wrong, 10))
+        raise UserError(f"{format_names(str(root))}:\n" + join_lines(wrong, 10))
     return boxes
 
 

@@ -11,52 +11,52 @@ import shutil
 from pathlib import Path
 from urllib.error import URLError
 
-from pipeline.data.archive import shown
-from pipeline.data.sources.dataset_registry import KNOWN, KnownSet
-from pipeline.data.sources.named_dataset import locate
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.archive import format_names
+from pipeline.data.sources.dataset_registry import DATASETS, DatasetInfo
+from pipeline.data.sources.named_dataset import locate_dataset
+from pipeline.data.sources.source_config import SourceConfig
 from pipeline.data.sources.torchvision_datasets import READERS
 from pipeline.errors import UserError
 
 
-def fetch(settings: SourceSettings) -> None:
+def fetch(config: SourceConfig) -> None:
     """Fetch or unpack a named set that is missing, if the settings allow it and it can be.
 
     Raises:
         UserError: it cannot be reached, or what came is damaged; nothing half-written is left.
     """
-    if settings.dataset not in KNOWN or not can_be_made(settings):
+    if config.dataset not in DATASETS or not can_be_made(config):
         return
-    known, root = KNOWN[settings.dataset], settings.root
+    known, root = DATASETS[config.dataset], config.root
     assert root is not None
-    place = root / f".{settings.dataset}.partial"
+    place = root / f".{config.dataset}.partial"
     try:
         _tidy(place, known)
         place.mkdir(parents=True, exist_ok=True)
         found = _archives_there(known, root)
         _unpack(found, place)
-        READERS[settings.dataset](place, settings.download and not found)
+        READERS[config.dataset](place, config.download and not found)
     except Exception as error:
         shutil.rmtree(place, ignore_errors=True)
-        raise UserError(_told(settings, known, error)) from None
+        raise UserError(_describe_archives(config, known, error)) from None
     for name in known.archives:
         if name not in known.markers:
             (place / name).unlink(missing_ok=True)
     _merge(place, root)
 
 
-def can_be_made(settings: SourceSettings) -> bool:
+def can_be_made(config: SourceConfig) -> bool:
     """Whether the set is missing, and `fetch` would try to make it."""
-    known, root = KNOWN[settings.dataset], settings.root
-    if root is None or root.is_file() or locate(settings.dataset, root) is not None:
+    known, root = DATASETS[config.dataset], config.root
+    if root is None or root.is_file() or locate_dataset(config.dataset, root) is not None:
         return False
-    return bool(known.host and settings.download) or bool(_archives_there(known, root))
+    return bool(known.host and config.download) or bool(_archives_there(known, root))
 
 
-def _archives_there(known: KnownSet, root: Path) -> dict[str, Path]:
+def _archives_there(entry: DatasetInfo, root: Path) -> dict[str, Path]:
     """Where each archive lies, if all of them lie in the root, or where torchvision would put them."""
     found = {}
-    for name in known.archives:
+    for name in entry.archives:
         there = next((path for path in (root / name, root / Path(name).name) if path.is_file()), None)
         if there is None:
             return {}
@@ -80,9 +80,9 @@ def _unpack(found: dict[str, Path], place: Path) -> None:
             extract_archive(path, to.parent)
 
 
-def _tidy(place: Path, known: KnownSet) -> None:
+def _tidy(place: Path, entry: DatasetInfo) -> None:
     """Remove what an earlier fetch left, but for archives whose checksum will be compared."""
-    keep = {place / name for name in known.archives if known.verified}
+    keep = {place / name for name in entry.archives if entry.verified}
     for folder, _, files in os.walk(place, topdown=False):
         for name in files:
             if Path(folder) / name not in keep:
@@ -104,20 +104,20 @@ def _merge(place: Path, root: Path) -> None:
     place.rmdir()
 
 
-def _told(settings: SourceSettings, known: KnownSet, error: Exception) -> str:
-    where = f"{shown(settings.root_shown or str(settings.root))}: {settings.dataset} ({known.title})"
-    said = shown(str(getattr(error, "reason", None) or error)).replace("\n", " ")[:200] or type(error).__name__
+def _describe_archives(config: SourceConfig, entry: DatasetInfo, error: Exception) -> str:
+    where = f"{format_names(config.root_shown or str(config.root))}: {config.dataset} ({entry.title})"
+    said = format_names(str(getattr(error, "reason", None) or error)).replace("\n", " ")[:200] or type(error).__name__
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{where}: no space left for it. Free some and run the same command again."
     if isinstance(error, PermissionError):
         return f"{where}: cannot be written there ({said}). Name a folder that can in prepare.root."
     if isinstance(error, URLError | ConnectionError | TimeoutError):
         return (
-            f"{where}: cannot be fetched from {known.host} ({said}). Is this machine without a network? Then fetch it "
-            f"elsewhere and put it under prepare.root as {known.layout}, or the archives themselves: "
-            f"{', '.join(known.archives)}. Nothing half-written was left."
+            f"{where}: cannot be fetched from {entry.host} ({said}). Is this machine without a network? Then fetch it "
+            f"elsewhere and put it under prepare.root as {entry.layout}, or the archives themselves: "
+            f"{', '.join(entry.archives)}. Nothing half-written was left."
         )
     return (
         f"{where}: cannot be made of what was fetched or lies there ({type(error).__name__}: {said}). An archive is "
-        f"most likely cut short: remove it ({', '.join(known.archives)}) and run the same command again."
+        f"most likely cut short: remove it ({', '.join(entry.archives)}) and run the same command again."
     )

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.archive import Listing, shown
-from pipeline.data.names import Names, class_key, composed, key_of, spelled_twice
+from pipeline.data.archive import Listing, format_names
+from pipeline.data.names import Names, class_key, name_key, normalize_name, spelled_twice
 from pipeline.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -64,7 +64,9 @@ def arrange(listing: Listing, root: str) -> Layout:
     tables = [name for folder in (base, *outer) for name in tree.files(folder) if _plain(name) == BOXES]
     boxes = tables[0] if tables else ""
     if len(sayings := [*tables, f"{masks}/"] if has_masks else tables) > 1:
-        raise UserError(f"{root}: has {' and '.join(map(shown, sayings))}: one of them must say where the objects are.")
+        raise UserError(
+            f"{root}: has {' and '.join(map(format_names, sayings))}: one of them must say where the objects are."
+        )
     _check_tops(tree, base, tops, root)
     _check_spellings(tops, root)
     roles = _roles(tree, tops, root)
@@ -122,18 +124,18 @@ def _last(path: str) -> str:
 
 
 def _class_name(folder: str) -> str:
-    return composed(shown(_last(folder)))
+    return normalize_name(format_names(_last(folder)))
 
 
 def _plain(path: str) -> str:
     """The name of a folder or file that this module knows by its name."""
-    return key_of(_last(path))
+    return name_key(_last(path))
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
-    return ", ".join(shown(name) for name in listed[:most]) + more
+    return ", ".join(format_names(name) for name in listed[:most]) + more
 
 
 def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:
@@ -156,7 +158,7 @@ def _check_no_masks(tree: _Tree, masks: str, classes: list[str], root: str) -> N
     stems = {_stem(name) for folder in classes for name in tree.files_below(folder)}
     if same := [name for name in tree.files(masks) if _is_picture(name) and _stem(name) in stems]:
         raise UserError(
-            f"{root}: {shown(masks)}/ has pictures of the same names as the classes' pictures: {len(same):,} "
+            f"{root}: {format_names(masks)}/ has pictures of the same names as the classes' pictures: {len(same):,} "
             f"({_some(same, 3)}). If they are masks, put each into a folder as its picture's, "
             "masks/<class>/<name>.png; if it is a class, give the folder another name."
         )
@@ -198,7 +200,7 @@ def _check_class_folders(tree: _Tree, folders: list[str], root: str) -> None:
 
 def _check_spellings(folders: list[str], root: str) -> None:
     """Refuse class folders side by side whose names are one to a person."""
-    if doubled := spelled_twice(shown(_last(folder)) for folder in folders):
+    if doubled := spelled_twice(format_names(_last(folder)) for folder in folders):
         some = "; ".join(" and ".join(repr(name) for name in group) for group in doubled[:3])
         raise UserError(
             f"{root}: class folders whose names are one name but for letter case, an accent that is written in another "
@@ -241,9 +243,13 @@ def _mask_rows(tree: _Tree, base: str, masks: str, names: tuple[str, ...], root:
             lost.append(mask)
         elif len(owners) > 1:
             both = _some(names[row] for row in owners)
-            raise UserError(f"{root}: {shown(mask)}: belongs to more than one picture ({both}); rename one of them.")
+            raise UserError(
+                f"{root}: {format_names(mask)}: belongs to more than one picture ({both}); rename one of them."
+            )
         elif owners[0] in masked:
-            raise UserError(f"{root}: {shown(mask)}: another mask of {shown(names[owners[0]])}; take one of them out.")
+            raise UserError(
+                f"{root}: {format_names(mask)}: another mask of {format_names(names[owners[0]])}; take one of them out."
+            )
         else:
             found[mask] = owners[0]
             masked.add(owners[0])

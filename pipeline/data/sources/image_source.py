@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.archive import Listing, list_root, shown
-from pipeline.data.decode.bit_depth import Measured
-from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.archive import Listing, format_names, list_root
+from pipeline.data.decode.bit_depth import BitDepth
+from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.download import can_be_made
 from pipeline.data.sources.image_folder import Layout, arrange
 from pipeline.data.sources.named_dataset import read_catalogue
-from pipeline.data.sources.source_config import NotThere
+from pipeline.data.sources.source_config import DatasetNotFound
 from pipeline.data.sources.source_config import Preview as Preview
-from pipeline.data.sources.source_config import SourceSettings as SourceSettings
-from pipeline.data.system_files import told
+from pipeline.data.sources.source_config import SourceConfig as SourceConfig
+from pipeline.data.system_files import describe_system_files
 from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
-class BrokenFile:
+class UnreadableFile:
     """A file that could not be decoded. row: of the picture that it is, or is the mask of."""
 
     row: int
@@ -36,7 +36,7 @@ class BrokenFile:
 
 
 @dataclass(frozen=True)
-class Block:
+class DecodedBatch:
     """Some rows of a source. done: files that have been read once this block is written, counted from the first.
 
     images: (n, H, W, C) uint8 at image_rows (n,). masks: (m, H, W) uint8 at mask_rows (m,). image_sizes (n, 2) and
@@ -52,11 +52,11 @@ class Block:
     mask_rows: NDArray[np.int64]
     masks: NDArray[np.uint8]
     mask_sizes: NDArray[np.int32]
-    broken: tuple[BrokenFile, ...] = ()
+    broken: tuple[UnreadableFile, ...] = ()
     image_files: tuple[bytes, ...] = ()
     mask_files: tuple[bytes, ...] = ()
     remarks: tuple[tuple[str, str], ...] = ()
-    depths: tuple[tuple[Measured, str], ...] = ()
+    depths: tuple[tuple[BitDepth, str], ...] = ()
 
 
 class ImageSource(Protocol):
@@ -96,13 +96,13 @@ class ImageSource(Protocol):
     @property
     def details(self) -> Mapping[str, Any]: ...
 
-    def read(self, start: int) -> Iterator[Block]:
+    def read(self, start: int) -> Iterator[DecodedBatch]:
         """The blocks after the first `start` files, which have been read before."""
         ...
 
 
 @dataclass(frozen=True)
-class Source:
+class ArraySource:
     """A labelled image set in memory.
 
     images: (N, H, W, C) uint8. labels: (N,) int64 in 0 .. len(classes) - 1. masks: (N, H, W) uint8 with 0 background,
@@ -147,13 +147,13 @@ class Source:
     def details(self) -> Mapping[str, Any]:
         return {"masks_from": "masks"} if self.has_masks else {}
 
-    def read(self, start: int) -> Iterator[Block]:
+    def read(self, start: int) -> Iterator[DecodedBatch]:
         """All that is left, in one block."""
         rows = np.arange(start, len(self.images), dtype=np.int64)
         unknown = np.zeros((len(rows), 2), dtype=np.int32)
         height, width, _ = self.shape
         masks = self.masks[start:] if self.masks is not None else np.zeros((0, height, width), dtype=np.uint8)
-        yield Block(
+        yield DecodedBatch(
             done=len(self.images),
             image_rows=rows,
             images=self.images[start:],
@@ -164,7 +164,7 @@ class Source:
         )
 
 
-def read_digits(image_size: int) -> Source:
+def read_digits(image_size: int) -> ArraySource:
     """scikit-learn's 1,797 scanned digits (8 x 8, 17 grey levels), enlarged bilinearly; the ink is the mask.
 
     The ink is where the enlarged scan is above a quarter of full black: thin strokes stay whole there, and the object
@@ -176,7 +176,7 @@ def read_digits(image_size: int) -> Source:
     full_black = 16.0
     scans = np.asarray(bundle.images, dtype=np.float32) / full_black * 255.0
     images = np.stack([_enlarged(scan, image_size) for scan in scans])
-    return Source(
+    return ArraySource(
         name="digits",
         images=images[..., None],
         labels=np.asarray(bundle.target, dtype=np.int64),
@@ -193,63 +193,61 @@ def _enlarged(scan: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
     return enlarged
 
 
-SOURCES: dict[str, Callable[[int], Source]] = {"digits": read_digits}
+SOURCES: dict[str, Callable[[int], ArraySource]] = {"digits": read_digits}
 """Readers of the sources that fit in memory; each takes the side of the prepared images in pixels."""
 
 
-def preview(settings: SourceSettings) -> Preview:
+def preview_dataset(config: SourceConfig) -> Preview:
     """What a source will give, told from names alone. Of a named set that is to be fetched, what it is known for.
 
     Raises:
         UserError: the root is not given, not there, or not laid out as it must be.
     """
-    if settings.class_list is not None and settings.dataset not in KNOWN:
-        raise UserError(
-            f"params.yaml: prepare.class_list: not for prepare.dataset: {settings.dataset}; set it to null."
-        )
-    if settings.dataset in SOURCES:
-        if settings.root is not None:
+    if config.class_list is not None and config.dataset not in DATASETS:
+        raise UserError(f"params.yaml: prepare.class_list: not for prepare.dataset: {config.dataset}; set it to null.")
+    if config.dataset in SOURCES:
+        if config.root is not None:
             raise UserError(
-                f"params.yaml: prepare.root: not for prepare.dataset: {settings.dataset}, which comes with a library; "
+                f"params.yaml: prepare.root: not for prepare.dataset: {config.dataset}, which comes with a library; "
                 "set it to null."
             )
         return Preview(images=1797, classes=tuple(str(digit) for digit in range(10)), channels=1, identity="digits")
-    if settings.dataset in KNOWN:
-        return _preview_known(settings)
-    listing, layout = list_image_folder(settings)
+    if config.dataset in DATASETS:
+        return _preview_named(config)
+    listing, layout = list_image_folder(config)
     return Preview(
         images=len(layout.names),
         classes=layout.classes,
         channels=3,
         test_images=int(layout.test.sum()) if layout.test is not None else None,
         identity=listing.identity,
-        notes=(told(listing.leavings),) if listing.leavings else (),
+        notes=(describe_system_files(listing.leftovers),) if listing.leftovers else (),
     )
 
 
-def _preview_known(settings: SourceSettings) -> Preview:
+def _preview_named(config: SourceConfig) -> Preview:
     try:
-        found = read_catalogue(settings)
-    except NotThere:
-        if not can_be_made(settings):
+        found = read_catalogue(config)
+    except DatasetNotFound:
+        if not can_be_made(config):
             raise
-        known = KNOWN[settings.dataset]
+        known = DATASETS[config.dataset]
         names = tuple(f"class {number}" for number in range(known.classes))
         return Preview(known.images, names, 3, known.test_images)
     test = int(found.test.sum()) if found.test is not None else None
     return Preview(len(found.names), found.classes, 3, test, found.identity)
 
 
-def list_image_folder(settings: SourceSettings) -> tuple[Listing, Layout]:
+def list_image_folder(config: SourceConfig) -> tuple[Listing, Layout]:
     """Names and layout of the user's pictures.
 
     Raises:
         UserError: as `preview`.
     """
-    if settings.root is None:
+    if config.root is None:
         raise UserError(
             "params.yaml: prepare.root: is null, but prepare.dataset is image_folder. Set it to the folder or archive "
             "of your pictures."
         )
-    listing = list_root(settings.root, settings.cache)
-    return listing, arrange(listing, shown(settings.root_shown or str(settings.root)))
+    listing = list_root(config.root, config.cache)
+    return listing, arrange(listing, format_names(config.root_shown or str(config.root)))

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.archive import Listing, list_root, read_files, shown
+from pipeline.data.archive import Listing, format_names, list_root, read_files
 from pipeline.data.decode.masks import Box, Meaning
 from pipeline.data.names import Names
-from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_folder import IMAGE_SUFFIXES
 from pipeline.data.sources.imagenet100 import IDS
-from pipeline.data.sources.source_config import NotThere, SourceSettings
-from pipeline.data.sources.split_listing import Original, Part
+from pipeline.data.sources.source_config import DatasetNotFound, SourceConfig
+from pipeline.data.sources.split_listing import Original, SplitListing
 from pipeline.data.sources.torchvision_datasets import READERS
 from pipeline.errors import UserError
 from pipeline.files.text_tables import decode_text
-from pipeline.files.user_files import read_given
+from pipeline.files.user_files import read_user_file
 
 LISTED = ("oxford_pets", "flowers102", "stanford_cars", "fgvc_aircraft", "dtd", "food101")
 """Sets that mean to list every picture that they bring."""
@@ -36,7 +36,7 @@ MEANINGS: dict[str, Meaning] = {"oxford_pets": "trimap", "voc2012": "classes"}
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class NamedDataset:
     """N rows: training pictures before test pictures.
 
     root: a folder or an archive. files: names under it and sizes in bytes (-1: unknown), in the order of reading; empty
@@ -61,9 +61,9 @@ class Catalogue:
     unlisted: tuple[str, ...] = ()
 
 
-def locate(dataset: str, root: Path) -> Path | None:
+def locate_dataset(dataset: str, root: Path) -> Path | None:
     """The folder that a named set's markers lie under: the root, the one above it, or one in it."""
-    markers = KNOWN[dataset].markers
+    markers = DATASETS[dataset].markers
     try:
         below = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
@@ -73,44 +73,44 @@ def locate(dataset: str, root: Path) -> Path | None:
     return next((place for place in (root, *above, *below) if all((place / name).exists() for name in markers)), None)
 
 
-def read_catalogue(settings: SourceSettings) -> Catalogue:
+def read_catalogue(config: SourceConfig) -> NamedDataset:
     """The rows of the named set that the settings ask for.
 
     Raises:
         NotThere: it is not under the root.
         UserError: it is there, but damaged or laid out in another way; test has classes that train lacks.
     """
-    dataset, root = settings.dataset, settings.root
+    dataset, root = config.dataset, config.root
     assert root is not None
     if root.is_file():
-        listing = list_root(root, settings.cache)
+        listing = list_root(root, config.cache)
         with _skeleton(root, listing) as folder:
-            place = locate(dataset, folder)
+            place = locate_dataset(dataset, folder)
             if place is None:
-                raise _not_there(settings)
-            parts = _chosen(_read(settings, place), settings)
-            return _catalogue(settings, parts, folder, listing)
-    place = locate(dataset, root)
+                raise _not_there(config)
+            parts = _chosen(_read(config, place), config)
+            return _catalogue(config, parts, folder, listing)
+    place = locate_dataset(dataset, root)
     if place is None:
-        raise _not_there(settings)
-    return _catalogue(settings, _chosen(_read(settings, place), settings), place, None)
+        raise _not_there(config)
+    return _catalogue(config, _chosen(_read(config, place), config), place, None)
 
 
-def _read(settings: SourceSettings, place: Path) -> list[Part]:
-    known = KNOWN[settings.dataset]
+def _read(config: SourceConfig, place: Path) -> list[SplitListing]:
+    known = DATASETS[config.dataset]
     try:
-        return READERS[settings.dataset](place, False)
+        return READERS[config.dataset](place, False)
     except Exception as error:  # label files of any format are read in there, with errors of any type
-        said = f"{type(error).__name__}: {shown(str(error))}".replace("\n", " ")[:300]
-        where = shown(settings.root_shown or str(settings.root))
+        said = f"{type(error).__name__}: {format_names(str(error))}".replace("\n", " ")[:300]
+        where = format_names(config.root_shown or str(config.root))
         raise UserError(
             f"{where}: {known.title} is there, but cannot be read ({said}). Is it whole? Needed: {known.layout}"
         ) from None
 
 
-def _not_there(settings: SourceSettings) -> NotThere:
-    known, where = KNOWN[settings.dataset], shown(settings.root_shown or str(settings.root))
-    lines = [f"{where}: {settings.dataset} ({known.title}) is not there. Needed under it: {known.layout}."]
+def _not_there(config: SourceConfig) -> DatasetNotFound:
+    known, where = DATASETS[config.dataset], format_names(config.root_shown or str(config.root))
+    lines = [f"{where}: {config.dataset} ({known.title}) is not there. Needed under it: {known.layout}."]
     if known.host:
         lines.append(
             f"Put it there, or set prepare.download: true in params.yaml to fetch {known.bytes / 1e9:.1f} GB from "
@@ -118,7 +118,7 @@ def _not_there(settings: SourceSettings) -> NotThere:
         )
     else:
         lines.append(f"Where to get it: {known.get}. Elsewhere already? Name the folder or archive in prepare.root.")
-    return NotThere("\n".join(lines))
+    return DatasetNotFound("\n".join(lines))
 
 
 @contextmanager
@@ -137,19 +137,19 @@ def _skeleton(root: Path, listing: Listing) -> Iterator[Path]:
         yield folder
 
 
-def _chosen(parts: list[Part], settings: SourceSettings) -> list[Part]:
+def _chosen(parts: list[SplitListing], config: SourceConfig) -> list[SplitListing]:
     """The rows of the classes that a list names."""
-    wanted: list[str] | None = IDS.split() if settings.dataset == "imagenet100" else None
-    if settings.class_list is not None:
-        wanted = _listed(settings.class_list)
+    wanted: list[str] | None = IDS.split() if config.dataset == "imagenet100" else None
+    if config.class_list is not None:
+        wanted = _listed(config.class_list)
     if wanted is None:
         return parts
     by_name = {name: label for part in parts for label, name in part.classes.items()}
     there = Names(by_name | {str(label): label for part in parts for label in part.classes})
     if lacking := [name for name in wanted if there.find(name) is None]:
         raise UserError(
-            f"prepare.class_list: {len(lacking):,} of {len(wanted):,} classes are not in {settings.dataset}: "
-            f"{', '.join(shown(name) for name in lacking[:5])}"
+            f"prepare.class_list: {len(lacking):,} of {len(wanted):,} classes are not in {config.dataset}: "
+            f"{', '.join(format_names(name) for name in lacking[:5])}"
         )
     labels = {there[name] for name in wanted}
     return [_rows_of(part, [row for row, label in enumerate(part.labels) if label in labels]) for part in parts]
@@ -157,19 +157,21 @@ def _chosen(parts: list[Part], settings: SourceSettings) -> list[Part]:
 
 def _listed(path: Path) -> list[str]:
     try:
-        lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(read_given(path)).splitlines()]
+        lines = [line.partition("#")[0].strip(" \t\r\"',;") for line in decode_text(read_user_file(path)).splitlines()]
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"params.yaml: prepare.class_list: {shown(str(path))}: cannot be read ({said}).") from None
+        raise UserError(
+            f"params.yaml: prepare.class_list: {format_names(str(path))}: cannot be read ({said})."
+        ) from None
     wanted = [line for line in dict.fromkeys(lines) if line]
     if len(wanted) < 2:
-        raise UserError(f"params.yaml: prepare.class_list: {shown(str(path))}: names fewer than two classes.")
+        raise UserError(f"params.yaml: prepare.class_list: {format_names(str(path))}: names fewer than two classes.")
     return wanted
 
 
-def _rows_of(part: Part, rows: list[int]) -> Part:
+def _rows_of(part: SplitListing, rows: list[int]) -> SplitListing:
     pictures = part.pictures[rows] if isinstance(part.pictures, np.ndarray) else [part.pictures[row] for row in rows]
-    return Part(
+    return SplitListing(
         part.is_test,
         pictures,
         [part.labels[row] for row in rows],
@@ -179,9 +181,9 @@ def _rows_of(part: Part, rows: list[int]) -> Part:
     )
 
 
-def _catalogue(settings: SourceSettings, parts: list[Part], folder: Path, listing: Listing | None) -> Catalogue:
+def _catalogue(config: SourceConfig, parts: list[SplitListing], folder: Path, listing: Listing | None) -> NamedDataset:
     parts = sorted(parts, key=lambda part: part.is_test)
-    where = shown(settings.root_shown or str(settings.root))
+    where = format_names(config.root_shown or str(config.root))
     originals = _originals(parts, where)
     label = {original: index for index, original in enumerate(originals)}
     classes = {original: name for part in parts for original, name in part.classes.items()}
@@ -197,7 +199,9 @@ def _catalogue(settings: SourceSettings, parts: list[Part], folder: Path, listin
         names = tuple(str(path)[start:] for part in parts for path in part.pictures)
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise UserError(f"{where}: lists {shown(twice)} more than once, in one split or in two. Is it the set itself?")
+        raise UserError(
+            f"{where}: lists {format_names(twice)} more than once, in one split or in two. Is it the set itself?"
+        )
     masks: dict[str, int] = {}
     boxes: dict[int, tuple[Box, ...]] = {}
     row = 0
@@ -205,10 +209,10 @@ def _catalogue(settings: SourceSettings, parts: list[Part], folder: Path, listin
         masks |= {path[start:]: row + index for index, path in enumerate(part.masks or ())}
         boxes |= {row + index: each for index, each in enumerate(part.boxes or ()) if each is not None}
         row += len(part.labels)
-    unlisted = _unlisted(names, masks, folder) if settings.dataset in LISTED and settings.class_list is None else ()
+    unlisted = _unlisted(names, masks, folder) if config.dataset in LISTED and config.class_list is None else ()
     files = () if pixels else _files((*names, *unlisted), masks, folder, listing)
     told = repr(
-        (settings.dataset, str(settings.root), listing and listing.identity, originals, [classes[o] for o in originals])
+        (config.dataset, str(config.root), listing and listing.identity, originals, [classes[o] for o in originals])
     )
     digest = hashlib.sha256(told.encode("utf-8", "surrogateescape"))
     digest.update(labels.tobytes() + is_test.tobytes())
@@ -218,8 +222,8 @@ def _catalogue(settings: SourceSettings, parts: list[Part], folder: Path, listin
         for name, _ in files:
             digest.update(_stamp(folder / name).encode("utf-8", "surrogateescape"))
     digest.update(repr(sorted(boxes.items())).encode() if boxes else b"")
-    return Catalogue(
-        root=folder if listing is None else settings.root or folder,
+    return NamedDataset(
+        root=folder if listing is None else config.root or folder,
         files=files,
         names=names,
         classes=tuple(classes[original] for original in originals),
@@ -229,13 +233,13 @@ def _catalogue(settings: SourceSettings, parts: list[Part], folder: Path, listin
         masks=masks,
         boxes=boxes if any(part.boxes is not None for part in parts) else None,
         originals=originals,
-        meaning=MEANINGS.get(settings.dataset, "object"),
+        meaning=MEANINGS.get(config.dataset, "object"),
         pixels=pixels,
         unlisted=unlisted,
     )
 
 
-def _originals(parts: list[Part], where: str) -> tuple[Original, ...]:
+def _originals(parts: list[SplitListing], where: str) -> tuple[Original, ...]:
     """The labels that occur, in their order."""
     trained = Counter(label for part in parts if not part.is_test for label in part.labels)
     names = {label: name for part in parts for label, name in part.classes.items()}

@@ -4,35 +4,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.data.archive import Payload, read_files
-from pipeline.data.decode.open_image import Broken, Size, opened
-from pipeline.data.sources.dataset_registry import KNOWN
+from pipeline.data.decode.open_image import Size, UnreadableImage, open_image
+from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import SOURCES, list_image_folder
 from pipeline.data.sources.named_dataset import read_catalogue
-from pipeline.data.sources.source_config import SourceSettings
+from pipeline.data.sources.source_config import SourceConfig
 
 LOOKED_AT = 64
 
 
-def look_at_sizes(settings: SourceSettings, most: int = LOOKED_AT) -> list[Size]:
+def sample_sizes(config: SourceConfig, most: int = LOOKED_AT) -> list[Size]:
     """(H, W) in pixels of some pictures, as they lie in their files; none of a set that comes with a library.
 
     Those of a folder are spread over the set. An archive's are its first: what lies behind has to be read through.
 
     Raises:
-        UserError: as `pipeline.data.sources.image_source.preview`.
+        UserError: as `pipeline.data.sources.image_source.preview_dataset`.
     """
-    if settings.dataset in SOURCES:
+    if config.dataset in SOURCES:
         return []
-    if settings.dataset in KNOWN:
-        found = read_catalogue(settings)
+    if config.dataset in DATASETS:
+        found = read_catalogue(config)
         if found.pixels:
             return [(piece.shape[1], piece.shape[2]) for piece in found.pixels]
         root, names, order = found.root, found.names, [name for name, _ in found.files]
     else:
-        listing, layout = list_image_folder(settings)
-        if settings.root is None:
+        listing, layout = list_image_folder(config)
+        if config.root is None:
             return []
-        root, names, order = settings.root, layout.names, [name for name, _ in listing.files]
+        root, names, order = config.root, layout.names, [name for name, _ in listing.files]
     return list(_sizes(_some(root, names, order, most)))
 
 
@@ -54,6 +54,6 @@ def _some(root: Path, names: Sequence[str], order: Sequence[str], most: int) -> 
 def _sizes(payloads: Iterator[Payload]) -> Iterator[Size]:
     for payload in payloads:
         try:
-            yield opened(payload, lambda image: (image.height, image.width))
-        except Broken:
+            yield open_image(payload, lambda image: (image.height, image.width))
+        except UnreadableImage:
             continue  # which is for `prepare` to say

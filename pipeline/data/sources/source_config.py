@@ -6,12 +6,12 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 
-class NotThere(UserError):
+class DatasetNotFound(UserError):
     """A source that is not where it is looked for."""
 
 
 @dataclass(frozen=True)
-class SourceSettings:
+class SourceConfig:
     """Where images come from. image_size: side of the prepared squares, in pixels. root: folder or archive of the
     files, None for a source that has none.
 

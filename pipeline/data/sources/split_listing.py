@@ -13,7 +13,7 @@ Original = int | str
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitListing:
     """A split of n pictures.
 
     pictures: paths, or pixels (n, H, W, 3) uint8. labels: n, as the set has them. classes: names by such label. masks:

@@ -6,10 +6,10 @@ Its `test` has no labels, so `val` is its test split. Boxes are given by their f
 from pathlib import Path
 
 from pipeline.data.decode.masks import Box
-from pipeline.data.sources.split_listing import Original, Part
+from pipeline.data.sources.split_listing import Original, SplitListing
 
 
-def read_tiny_imagenet(root: Path, download: bool) -> list[Part]:
+def read_tiny_imagenet(root: Path, download: bool) -> list[SplitListing]:
     """Its two labelled splits, with a box for each picture. download: cannot be done.
 
     Raises:
@@ -33,8 +33,10 @@ def read_tiny_imagenet(root: Path, download: bool) -> list[Part]:
     return [_part(False, train, classes), _part(True, val, classes)]
 
 
-def _part(is_test: bool, rows: list[tuple[str, Original, tuple[Box, ...]]], classes: dict[Original, str]) -> Part:
-    return Part(is_test, [path for path, _, _ in rows], [label for _, label, _ in rows], classes,
+def _part(
+    is_test: bool, rows: list[tuple[str, Original, tuple[Box, ...]]], classes: dict[Original, str]
+) -> SplitListing:
+    return SplitListing(is_test, [path for path, _, _ in rows], [label for _, label, _ in rows], classes,
                 boxes=[boxes for _, _, boxes in rows])  # fmt: skip
 
 

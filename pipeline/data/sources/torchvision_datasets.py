@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pipeline.data.sources.split_listing import Original, Part
+from pipeline.data.sources.split_listing import Original, SplitListing
 from pipeline.data.sources.tiny_imagenet import read_tiny_imagenet
 
-Reader = Callable[[Path, bool], list[Part]]
+Reader = Callable[[Path, bool], list[SplitListing]]
 
 
 def _datasets() -> Any:
@@ -28,87 +28,95 @@ def _numbered(names: Sequence[str]) -> dict[Original, str]:
 
 
 def _cifar(kind: str) -> Reader:
-    def read(root: Path, download: bool) -> list[Part]:
+    def read(root: Path, download: bool) -> list[SplitListing]:
         found = [getattr(_datasets(), kind)(root, train=train, download=download) for train in (True, False)]
-        return [Part(not part.train, part.data, part.targets, _numbered(part.classes)) for part in found]
+        return [SplitListing(not part.train, part.data, part.targets, _numbered(part.classes)) for part in found]
 
     return read
 
 
-def _svhn(root: Path, download: bool) -> list[Part]:
+def _svhn(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("train", "test"):
         found = _datasets().SVHN(root, split=split, download=download)
         parts.append(
-            Part(split == "test", found.data.transpose(0, 2, 3, 1), found.labels.tolist(), _numbered("0123456789"))
+            SplitListing(
+                split == "test", found.data.transpose(0, 2, 3, 1), found.labels.tolist(), _numbered("0123456789")
+            )
         )
     return parts
 
 
-def _stl10(root: Path, download: bool) -> list[Part]:
+def _stl10(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("train", "test"):
         found = _datasets().STL10(root, split=split, download=download)
         parts.append(
-            Part(split == "test", found.data.transpose(0, 2, 3, 1), found.labels.tolist(), _numbered(found.classes))
+            SplitListing(
+                split == "test", found.data.transpose(0, 2, 3, 1), found.labels.tolist(), _numbered(found.classes)
+            )
         )
     return parts
 
 
-def _flowers102(root: Path, download: bool) -> list[Part]:
+def _flowers102(root: Path, download: bool) -> list[SplitListing]:
     found = {split: _datasets().Flowers102(root, split=split, download=download) for split in ("train", "val", "test")}
-    return [Part(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
+    return [SplitListing(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
             for split, part in found.items()]  # fmt: skip
 
 
-def _oxford_pets(root: Path, download: bool) -> list[Part]:
+def _oxford_pets(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("trainval", "test"):
         found = _datasets().OxfordIIITPet(root, split=split, target_types="segmentation", download=download)
         # torchvision names the labels that occur in the split, in their order.
         classes: dict[Original, str] = dict(zip(sorted(set(found._labels)), found.classes, strict=True))
-        parts.append(Part(split == "test", _paths(found._images), found._labels, classes, masks=_paths(found._segs)))
+        parts.append(
+            SplitListing(split == "test", _paths(found._images), found._labels, classes, masks=_paths(found._segs))
+        )
     return parts
 
 
-def _stanford_cars(root: Path, download: bool) -> list[Part]:
+def _stanford_cars(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("train", "test"):
         found = _datasets().StanfordCars(root, split=split)
         paths, labels = zip(*found._samples, strict=True)
-        parts.append(Part(split == "test", paths, [int(label) for label in labels], _numbered(found.classes)))
+        parts.append(SplitListing(split == "test", paths, [int(label) for label in labels], _numbered(found.classes)))
     return parts
 
 
-def _fgvc_aircraft(root: Path, download: bool) -> list[Part]:
+def _fgvc_aircraft(root: Path, download: bool) -> list[SplitListing]:
     found = {split: _datasets().FGVCAircraft(root, split=split, download=download) for split in ("trainval", "test")}
-    return [Part(split == "test", part._image_files, part._labels, _numbered(part.classes))
+    return [SplitListing(split == "test", part._image_files, part._labels, _numbered(part.classes))
             for split, part in found.items()]  # fmt: skip
 
 
-def _dtd(root: Path, download: bool) -> list[Part]:
+def _dtd(root: Path, download: bool) -> list[SplitListing]:
     parts = []
     for split in ("train", "val", "test"):
         found = _datasets().DTD(root, split=split, download=download)
         # torchvision numbers the classes of each split by themselves; their names are the same in all.
         names = [found.classes[label] for label in found._labels]
-        parts.append(Part(split == "test", _paths(found._image_files), names, {name: name for name in found.classes}))
+        parts.append(
+            SplitListing(split == "test", _paths(found._image_files), names, {name: name for name in found.classes})
+        )
     return parts
 
 
-def _food101(root: Path, download: bool) -> list[Part]:
+def _food101(root: Path, download: bool) -> list[SplitListing]:
     found = {split: _datasets().Food101(root, split=split, download=download) for split in ("train", "test")}
-    return [Part(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
+    return [SplitListing(split == "test", _paths(part._image_files), part._labels, _numbered(part.classes))
             for split, part in found.items()]  # fmt: skip
 
 
-def _eurosat(root: Path, download: bool) -> list[Part]:
+def _eurosat(root: Path, download: bool) -> list[SplitListing]:
     found = _datasets().EuroSAT(root, download=download)
     paths, labels = zip(*found.samples, strict=True)
-    return [Part(False, paths, labels, _numbered(found.classes))]
+    return [SplitListing(False, paths, labels, _numbered(found.classes))]
 
 
-def _imagenet(root: Path, download: bool) -> list[Part]:
+def _imagenet(root: Path, download: bool) -> list[SplitListing]:
     """Labels are WordNet ids. torchvision unpacks the archives in the root where the folders are not there."""
     parts = []
     for split in ("train", "val"):
@@ -117,11 +125,11 @@ def _imagenet(root: Path, download: bool) -> list[Part]:
             wnid: f"{wnid} {names[0]}" for wnid, names in zip(found.wnids, found.classes, strict=True)
         }
         labels = [found.wnids[label] for _, label in found.samples]
-        parts.append(Part(split == "val", [path for path, _ in found.samples], labels, classes))
+        parts.append(SplitListing(split == "val", [path for path, _ in found.samples], labels, classes))
     return parts
 
 
-def _voc2012(root: Path, download: bool) -> list[Part]:
+def _voc2012(root: Path, download: bool) -> list[SplitListing]:
     """The images with segmentation, each of the class whose box in it is the largest."""
     parts = []
     for split in ("train", "val"):
@@ -130,7 +138,7 @@ def _voc2012(root: Path, download: bool) -> list[Part]:
         folder = Path(found.root) / "VOCdevkit" / "VOC2012" / "Annotations"
         labels: list[Original] = [_largest_object(folder / f"{Path(path).stem}.xml") for path in found.images]
         classes: dict[Original, str] = {name: str(name) for name in labels}
-        parts.append(Part(split == "val", found.images, labels, classes, masks=found.masks))
+        parts.append(SplitListing(split == "val", found.images, labels, classes, masks=found.masks))
     return parts
 
 

@@ -17,12 +17,12 @@ ROLES = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 
 
-def share_of(fraction: float, count: int, *, leave: int) -> int:
+def fraction_to_count(fraction: float, count: int, *, leave: int) -> int:
     """A share of some images: at least one of them, and so many left."""
     return min(max(1, round(fraction * count)), count - leave)
 
 
-def class_named(label: int, classes: Sequence[str] | None) -> str:
+def find_class(label: int, classes: Sequence[str] | None) -> str:
     """A class as messages have it."""
     return str(label) if classes is None else classes[label]
 
@@ -38,8 +38,8 @@ def draw_images(
     roles = np.full(count, TRAIN, dtype=np.int8)
     for order in orders.values():
         free = order if own_test is None else order[~own_test[order]]
-        test = share_of(shares["test"], len(free), leave=2) if own_test is None else 0
-        val = share_of(shares["val"], len(free) - test, leave=1)
+        test = fraction_to_count(shares["test"], len(free), leave=2) if own_test is None else 0
+        val = fraction_to_count(shares["val"], len(free) - test, leave=1)
         roles[free[:test]], roles[free[test : test + val]] = TEST, VAL
     if own_test is not None:
         roles[own_test] = TEST
@@ -68,7 +68,7 @@ def draw_groups(
     free = np.arange(len(labels)) if own_test is None else np.flatnonzero(~own_test)
     if own_test is not None:
         _check_own_test_whole(groups, own_test)
-    _, of = np.unique(groups.of[free], return_inverse=True)
+    _, of = np.unique(groups.group_ids[free], return_inverse=True)
     used = [VAL, TRAIN] if own_test is not None else [TEST, VAL, TRAIN]
     counts = csr_array(coo_array((np.ones(len(free), np.int64), (of, labels[free]))))
     assignment = _Assignment(counts, _wanted(labels[free], counts.shape[1], shares, own_test is not None), seed)
@@ -81,7 +81,7 @@ def draw_groups(
         for role in used:
             if not assignment.cover(label, role):
                 raise UserError(
-                    f"{WHERE}: class {class_named(label, classes)} cannot be in {ROLES[role]} without being missed in "
+                    f"{WHERE}: class {find_class(label, classes)} cannot be in {ROLES[role]} without being missed in "
                     f"another role: its {sizes[label]} groups have images of other classes too, and those need them "
                     "elsewhere. Make groups smaller, or give that class more of them."
                 )
@@ -91,23 +91,23 @@ def draw_groups(
     return roles
 
 
-def connected(first: Ids, second: Ids, count: int) -> Ids:
+def component_numbers(first: Ids, second: Ids, count: int) -> Ids:
     """A number (count,) for every node, the same for those that edges from first (E,) to second (E,) connect."""
     graph = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
     numbers: Ids = connected_components(graph, directed=False)[1].astype(np.int64)
     return numbers
 
 
-def joined(one: Ids, other: Ids) -> Ids:
+def union_clusters(one: Ids, other: Ids) -> Ids:
     """Clusters (N,) of what is connected by equal numbers in one (N,) or in the other (N,)."""
     offset = int(one.max(initial=-1)) + 1
     _, other = np.unique(other, return_inverse=True)
     size = offset + int(other.max(initial=-1)) + 1
     # A node a number, an edge an image.
-    return connected(one, offset + other, size)[one]
+    return component_numbers(one, offset + other, size)[one]
 
 
-def bring_together(roles: Roles, clusters: Ids) -> Roles:
+def move_duplicates_to_train(roles: Roles, clusters: Ids) -> Roles:
     """Roles (N,) after every cluster (N,) that was in several roles has gone into train as a whole."""
     lowest, highest = (np.full(clusters.max() + 1, start, dtype=np.int8) for start in (TEST, TRAIN))
     np.minimum.at(lowest, clusters, roles)
@@ -171,7 +171,7 @@ def _wanted(
 
 
 def _check_own_test_whole(groups: Groups, own_test: NDArray[np.bool_]) -> None:
-    both = np.intersect1d(groups.of[own_test], groups.of[~own_test])
+    both = np.intersect1d(groups.group_ids[own_test], groups.group_ids[~own_test])
     if len(both):
         listed = ", ".join(groups.named(int(group)) for group in both[:5]) + (", ..." if len(both) > 5 else "")
         raise UserError(
@@ -189,10 +189,10 @@ def _too_few(
     used: Sequence[int],
     classes: Sequence[str] | None,
 ) -> str:
-    listed = ", ".join(groups.named(int(group)) for group in np.unique(groups.of[free[labels == label]]))
+    listed = ", ".join(groups.named(int(group)) for group in np.unique(groups.group_ids[free[labels == label]]))
     has = f"{size} group{'s' * (size != 1)}"
     uses = "train, val and test" if TEST in used else "train and val"
     return (
-        f"{WHERE}: class {class_named(label, classes)} has {has} ({listed}); each class needs at least {len(used)}, "
+        f"{WHERE}: class {find_class(label, classes)} has {has} ({listed}); each class needs at least {len(used)}, "
         f"one each in {uses}."
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.prepared.encoded import ImageRows
-from pipeline.data.splits.assignment import connected
+from pipeline.data.splits.assignment import component_numbers
 
 BITS = 64
 SMALLEST_SIDE = 32
@@ -27,7 +27,7 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Copies:
+class Duplicates:
     """Pairs of rows that are copies of each other, (P, 2) int64 each, the smaller row first.
 
     exact: enough pairs to connect all rows of the same content. near: enough to connect the rows whose hashes are no
@@ -40,10 +40,10 @@ class Copies:
     def clusters(self, count: int, *, near: bool = True) -> Ids:
         """A number (count,) for every row, the same for those that are connected."""
         pairs = np.concatenate([self.exact, self.near]) if near else self.exact
-        return connected(pairs[:, 0], pairs[:, 1], count)
+        return component_numbers(pairs[:, 0], pairs[:, 1], count)
 
 
-def find_copies(images: ImageRows, distance: int) -> Copies:
+def find_duplicates(images: ImageRows, distance: int) -> Duplicates:
     """Copies among images (N, H, W, C) uint8.
 
     distance: bits, of 64, in which the hashes of near copies may differ; 0: exact copies alone. Pictures smaller than
@@ -51,11 +51,11 @@ def find_copies(images: ImageRows, distance: int) -> Copies:
     """
     exact = _exact(images)
     if not can_be_near(images, distance):
-        return Copies(exact, np.zeros((0, 2), dtype=np.int64))
+        return Duplicates(exact, np.zeros((0, 2), dtype=np.int64))
     # One row of each content is enough, and the fewer are hashed the better.
     rows = np.setdiff1d(np.arange(len(images)), exact[:, 1])
     hashes, known = perceptual_hashes(images, rows)
-    return Copies(exact, rows[known][near_pairs(hashes[known], distance)])
+    return Duplicates(exact, rows[known][near_pairs(hashes[known], distance)])
 
 
 def can_be_near(images: ImageRows, distance: int) -> bool:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.names import Names, class_key, composed
-from pipeline.errors import UserError, named
+from pipeline.data.names import Names, class_key, normalize_name
+from pipeline.errors import UserError, quote_name
 from pipeline.files.text_tables import decode_text, parse_table
-from pipeline.files.user_files import read_given
+from pipeline.files.user_files import read_user_file
 
 WHERE = "params.yaml: split.group_by"
 TABLES = (".csv", ".json")
@@ -29,12 +29,14 @@ class Groups:
     groups that were named, by number. unused: entries of the file that no image has.
     """
 
-    of: NDArray[np.int64]
+    group_ids: NDArray[np.int64]
     names: tuple[str, ...]
     unused: tuple[str, ...] = ()
 
     def named(self, group: int) -> str:
-        return named(self.names[group]) if group < len(self.names) else f"image {group - len(self.names)}, on its own"
+        return (
+            quote_name(self.names[group]) if group < len(self.names) else f"image {group - len(self.names)}, on its own"
+        )
 
 
 def is_table(group_by: str) -> bool:
@@ -51,10 +53,10 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UserError(f"{WHERE}: {named(pattern)}: not a regular expression ({error}).") from None
+        raise UserError(f"{WHERE}: {quote_name(pattern)}: not a regular expression ({error}).") from None
     if not compiled.groups:
         raise UserError(
-            f"{WHERE}: {named(pattern)}: has no group. Put what names the group into parentheses, as in "
+            f"{WHERE}: {quote_name(pattern)}: has no group. Put what names the group into parentheses, as in "
             r"animal(\d+)_; or name a .csv or .json file."
         )
     return compiled
@@ -76,7 +78,7 @@ def groups_by_pattern(pattern: str, files: Sequence[str]) -> Groups:
         every = len(missing) == len(files)
         how = "Names are those in data/prepared/files.json" if every else "To leave such images on their own, append |$"
         raise UserError(
-            f"{WHERE}: {named(pattern)}: is not found in the names of {_count(missing, files)} images "
+            f"{WHERE}: {quote_name(pattern)}: is not found in the names of {_count(missing, files)} images "
             f"({_some(missing)}). {how}."
         )
     return _numbered([match.group(1) if match else None for match in found])
@@ -94,7 +96,7 @@ def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Gro
     table = read_table(path, shown_as=shown_as)
     meant = Names(table)
     found = [meant.find(name) for name in files]
-    missing = [composed(name) for name, entry in zip(files, found, strict=True) if entry is None]
+    missing = [normalize_name(name) for name, entry in zip(files, found, strict=True) if entry is None]
     known = set(found)
     unused = tuple(name for name in table if name not in known)
     if missing:
@@ -104,7 +106,7 @@ def groups_from_table(path: Path, files: Sequence[str], *, shown_as: str) -> Gro
             "are those in data/prepared/files.json; an empty group leaves an image on its own."
         )
     groups = _numbered([table[name] for name in found if name is not None])
-    return Groups(groups.of, groups.names, unused)
+    return Groups(groups.group_ids, groups.names, unused)
 
 
 def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
@@ -113,16 +115,16 @@ def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
     Raises:
         UserError: as `groups_from_table`, but for the images that are not in it.
     """
-    where = f"{WHERE}: {named(shown_as)}"
+    where = f"{WHERE}: {quote_name(shown_as)}"
     read: Callable[[Path], Iterable[tuple[str, str | None]]] = (
         _csv_rows if path.name.lower().endswith(".csv") else _json_rows
     )
     table: dict[str, str | None] = {}
     try:
         for written, group in read(path):
-            name = composed(written)
+            name = normalize_name(written)
             if table.setdefault(name, group) != group:
-                raise ValueError(f"{named(name)} is in two groups, {table[name]} and {group}")
+                raise ValueError(f"{quote_name(name)} is in two groups, {table[name]} and {group}")
     except FileNotFoundError:
         raise UserError(f"{where}: no such file.") from None
     except OSError as error:
@@ -135,25 +137,25 @@ def read_table(path: Path, *, shown_as: str) -> dict[str, str | None]:
 
 
 def _csv_rows(path: Path) -> Iterable[tuple[str, str | None]]:
-    for _, cells in parse_table(decode_text(read_given(path)), ("path", "group")).rows:
+    for _, cells in parse_table(decode_text(read_user_file(path)), ("path", "group")).rows:
         yield cells["path"].strip().removeprefix("./"), cells["group"].strip()
 
 
 def _json_rows(path: Path) -> Iterable[tuple[str, str | None]]:
     # As pairs, because a dict would keep the last of a path's groups without a word.
-    content = json.loads(decode_text(read_given(path)), object_pairs_hook=lambda pairs: pairs)
+    content = json.loads(decode_text(read_user_file(path)), object_pairs_hook=lambda pairs: pairs)
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
         raise ValueError("it must hold one object, of groups by path")
     for name, group in content:
         if group is not None and (isinstance(group, bool) or not isinstance(group, str | int)):
-            raise ValueError(f"the group of {named(name)} is neither text nor a whole number")
+            raise ValueError(f"the group of {quote_name(name)} is neither text nor a whole number")
         yield name, None if group is None else str(group)
 
 
 def _numbered(groups: Sequence[str | None]) -> Groups:
     """Numbers for the groups, in the order of their names; images on their own get the ones after."""
     spelled: dict[str, str] = {}  # of several spellings of one name, the first
-    for group in sorted({composed(group) for group in groups if group}):
+    for group in sorted({normalize_name(group) for group in groups if group}):
         spelled.setdefault(class_key(group), group)
     names = tuple(sorted(spelled.values()))
     number = {class_key(name): index for index, name in enumerate(names)}
@@ -166,4 +168,4 @@ def _count(some: Sequence[str], files: Sequence[str]) -> str:
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(named(name, 80) for name in names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(quote_name(name, 80) for name in names[:most]) + (", ..." if len(names) > most else "")

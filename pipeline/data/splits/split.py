@@ -19,15 +19,15 @@ from pipeline.data.splits.assignment import (
     TEST,
     VAL,
     Ids,
-    bring_together,
-    class_named,
     draw_groups,
     draw_images,
-    joined,
-    share_of,
+    find_class,
+    fraction_to_count,
+    move_duplicates_to_train,
+    union_clusters,
 )
 from pipeline.data.splits.groups import Groups
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 
 __all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
 
@@ -90,21 +90,21 @@ def make_split(
     else:
         roles = draw_groups(labels, groups, shares, own_test, seed=seed, classes=classes)
     if copies is not None:
-        roles = bring_together(roles, copies if groups is None else joined(copies, groups.of))
+        roles = move_duplicates_to_train(roles, copies if groups is None else union_clusters(copies, groups.group_ids))
         _check_nothing_lost(labels, roles, own_test is not None, classes)
     parts: dict[str, list[Ids]] = {role: [] for role in ROLES}
     for order in orders.values():
         for number, role in enumerate(ROLES):
             kept = order[roles[order] == number]
-            parts[role].append(kept if role == "test" else kept[: share_of(train_fraction, len(kept), leave=0)])
+            parts[role].append(
+                kept if role == "test" else kept[: fraction_to_count(train_fraction, len(kept), leave=0)]
+            )
     return Split(**{role: np.sort(np.concatenate(ids)) for role, ids in parts.items()})
 
 
 def _check_test_is_trained(unseen: NDArray[np.int64], classes: Sequence[str] | None) -> None:
     if len(unseen):
-        named = ", ".join(class_named(int(label), classes) for label in unseen[:5]) + (
-            " ..." if len(unseen) > 5 else ""
-        )
+        named = ", ".join(find_class(int(label), classes) for label in unseen[:5]) + (" ..." if len(unseen) > 5 else "")
         raise UserError(f"the test set has classes that train does not have: {named}.")
 
 
@@ -113,7 +113,7 @@ def _check_count(count: int, label: int, own_test: bool, classes: Sequence[str] 
     if count < needed:
         where = " outside the test set" if own_test else ""
         raise UserError(
-            f"class {class_named(label, classes)} has {count} image{'' if count == 1 else 's'}{where}; "
+            f"class {find_class(label, classes)} has {count} image{'' if count == 1 else 's'}{where}; "
             f"each class needs at least {needed}, one each to {uses} on."
         )
 
@@ -128,7 +128,7 @@ def _check_nothing_lost(
         if len(lost):
             raise UserError(
                 f"params.yaml: split.duplicates: move: would leave no {ROLES[role]} images of class "
-                f"{class_named(int(lost[0]), classes)}: all of them have copies in another role, or belong with such. "
+                f"{find_class(int(lost[0]), classes)}: all of them have copies in another role, or belong with such. "
                 "Remove copies from the set, lower split.duplicate_distance, or set split.duplicates: report."
             )
 
@@ -156,13 +156,13 @@ def read_split(path: Path, *, data_hash: str) -> Split:
     except FileNotFoundError:
         raise UserError(f"{path}: not there. Run `dvc repro split` first.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a split ({error}). Run `{alone('split')}`.") from None
+        raise UserError(f"{path}: not a split ({error}). Run `{single_item_command('split')}`.") from None
     if made_of != data_hash:
         raise UserError(f"{path}: made of other data than data/prepared holds. Run `dvc repro split`.")
     return split
 
 
-def one_of_each(ids: Ids, labels: NDArray[np.int64], count: int) -> list[int]:
+def examples_by_class(ids: Ids, labels: NDArray[np.int64], count: int) -> list[int]:
     """`count` of the ids (or all), going round the classes, always the same ones for the same split."""
     by_class: dict[int, list[int]] = {}
     for index in ids:

@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.compute.compiled import compiled, compiled_in_any_order
-from pipeline.compute.threads import spread
-from pipeline.models.rows import Reading
+from pipeline.compute.compiled import compile_kernel, compile_reassociating_kernel
+from pipeline.compute.threads import spread_over_threads
+from pipeline.models.rows import RowSpec
 from pipeline.regularizers.kernels.entropy_plain import NEARLY_CONSTANT
 
 FEWEST_PIXELS = 50_000
@@ -109,23 +109,23 @@ def means_of(
     return means, out[2]
 
 
-def read_rows(projected: Reals, reading: Reading) -> Reals:
+def read_rows(projected: Reals, spec: RowSpec) -> Reals:
     """The rows (B, A, S) of the tokens from `reading.first` on, in the precision of `projected`.
 
     projected: (B, T, 3 A D), queries, keys and values side by side, contiguous, float32 or float64.
     """
     images, tokens, width = projected.shape
-    row = np.empty((images, reading.heads, tokens - reading.first), projected.dtype)
-    given = projected, *reading.asked(tokens), reading.first, reading.scale, row
+    row = np.empty((images, spec.heads, tokens - spec.first), projected.dtype)
+    given = projected, *spec.with_query(tokens), spec.first, spec.scale, row
     if projected.size < 2 * FEWEST_VALUES:  # which no two threads would share
         _read(0, images, *given)
     else:
-        spread(_read, images, *given, least=_images(tokens * width))
+        spread_over_threads(_read, images, *given, least=_images(tokens * width))
     return row
 
 
 @dataclass(frozen=True)
-class Back:
+class RowGradient:
     """What leads from a function of rows back to what was projected, (B, T, 3 A D), without that being kept.
 
     gradient: the function's by the rows, (B, A, S). queries: (2, B, A, D), the asking ones, scaled, and what they are
@@ -134,50 +134,50 @@ class Back:
 
     gradient: Reals
     queries: Reals
-    reading: Reading
+    spec: RowSpec
 
     def add_to(self, above: Reals, times: float = 1.0) -> None:
         """Add the function's gradient so many times to `above`, one by what was projected: contiguous, of its shape."""
         images, tokens, width = above.shape
-        given = above, self.gradient, self.queries, *self.reading.asked(tokens), self.reading.first, times
+        given = above, self.gradient, self.queries, *self.spec.with_query(tokens), self.spec.first, times
         if above.size < 2 * FEWEST_VALUES:
             _add(0, images, *given)
         else:
-            spread(_add, images, *given, least=_images(tokens * width))
+            spread_over_threads(_add, images, *given, least=_images(tokens * width))
 
 
-def way_back(projected: Reals, gradient: Reals, reading: Reading) -> Back:
+def rows_backward(projected: Reals, gradient: Reals, spec: RowSpec) -> RowGradient:
     """From a gradient by the rows, (B, A, S), that `read_rows` reads of what was projected."""
     images, tokens, width = projected.shape
-    queries = _queries(projected, reading)
-    given = projected, gradient, *reading.asked(tokens), reading.first, reading.scale, queries
+    queries = _queries(projected, spec)
+    given = projected, gradient, *spec.with_query(tokens), spec.first, spec.scale, queries
     if projected.size < 2 * FEWEST_VALUES:
         _pull(0, images, *given)
     else:
-        spread(_pull, images, *given, least=_images(tokens * width))
-    return Back(gradient, queries, reading)
+        spread_over_threads(_pull, images, *given, least=_images(tokens * width))
+    return RowGradient(gradient, queries, spec)
 
 
 def reduce_rows(
-    projected: Reals, reading: Reading, width: int, threshold: float, connectivity: int, least: float
-) -> tuple[Reals, Back]:
+    projected: Reals, spec: RowSpec, width: int, threshold: float, connectivity: int, least: float
+) -> tuple[Reals, RowGradient]:
     """`means_of` of the maps that `read_rows`' rows are, of one layer, in one call where no two threads would share it.
 
     Returns the means, (4,), and the way back from the first.
     """
     images, tokens, _ = projected.shape
-    heads, pixels = reading.heads, tokens - reading.first
+    heads, pixels = spec.heads, tokens - spec.first
     if max(projected.size / FEWEST_VALUES, images * heads * pixels / FEWEST_PIXELS) >= 2:
-        single = read_rows(projected, reading).reshape(-1, pixels)
+        single = read_rows(projected, spec).reshape(-1, pixels)
         means, gradient = means_of(single, width, 1, heads, threshold, connectivity, least=least, with_gradient=True)
-        return means, way_back(projected, gradient.reshape(images, heads, pixels), reading)
+        return means, rows_backward(projected, gradient.reshape(images, heads, pixels), spec)
     means, gradient = np.empty(4, projected.dtype), np.empty((images, heads, pixels), projected.dtype)
-    queries = _queries(projected, reading)
+    queries = _queries(projected, spec)
     _reduce(
         projected,
-        *reading.asked(tokens),
-        reading.first,
-        reading.scale,
+        *spec.with_query(tokens),
+        spec.first,
+        spec.scale,
         width,
         float(threshold),
         connectivity == 8,
@@ -187,20 +187,20 @@ def reduce_rows(
         queries,
         means,
     )
-    return means, Back(gradient, queries, reading)
+    return means, RowGradient(gradient, queries, spec)
 
 
-def _queries(projected: Reals, reading: Reading) -> Reals:
+def _queries(projected: Reals, spec: RowSpec) -> Reals:
     images, _, width = projected.shape
-    return np.empty((2, images, reading.heads, width // (3 * reading.heads)), projected.dtype)
+    return np.empty((2, images, spec.heads, width // (3 * spec.heads)), projected.dtype)
 
 
 def compile_ahead() -> None:
     """Compile for float32 and keep that, so that no search spends these seconds; part of the installation."""
     for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
         fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
-    projected, reading = np.zeros((1, 2, 3), np.float32), Reading(1, None, 1, 1.0)
-    way_back(projected, read_rows(projected, reading), reading).add_to(np.zeros_like(projected))
+    projected, reading = np.zeros((1, 2, 3), np.float32), RowSpec(1, None, 1, 1.0)
+    rows_backward(projected, read_rows(projected, reading), reading).add_to(np.zeros_like(projected))
     reduce_rows(projected, reading, 1, 0.0, 8, 1)
 
 
@@ -233,10 +233,10 @@ def _entropies(
 ) -> None:
     # numba keeps what it compiled while this file is the same, so a constant of another one must come as an argument.
     given = maps, width, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT, entropy, empty, gradient
-    spread(_work_out, len(maps), *given, least=-(-FEWEST_PIXELS // maps.shape[1]))
+    spread_over_threads(_work_out, len(maps), *given, least=-(-FEWEST_PIXELS // maps.shape[1]))
 
 
-@compiled
+@compile_kernel
 def _work_out(
     begin: int,
     end: int,
@@ -282,7 +282,7 @@ def _work_out(
             _write(gradient[place], centred, pull, factor, runs, first, last, slope)
 
 
-@compiled
+@compile_kernel
 def _average(
     entropy: Reals,
     empty: NDArray[np.bool_],
@@ -317,7 +317,7 @@ def _average(
     means[2], means[3] = 1.0 - filled / len(entropy), filled
 
 
-@compiled
+@compile_kernel
 def _at_once(
     maps: Reals,
     width: int,
@@ -339,7 +339,7 @@ def _at_once(
     _average(entropy, empty, gradient, layers, heads, least, with_gradient, means)
 
 
-@compiled
+@compile_kernel
 def _centre(single: Reals, centred: NDArray[np.float64]) -> float:
     """Fill in a map less its mean; returns its population standard deviation."""
     # Four sums side by side: one alone would wait for each addition.
@@ -367,7 +367,7 @@ def _centre(single: Reals, centred: NDArray[np.float64]) -> float:
     return math.sqrt(((a + b) + (c + d)) / count)
 
 
-@compiled
+@compile_kernel
 def _find_runs(
     centred: NDArray[np.float64],
     cut: float,
@@ -413,7 +413,7 @@ def _find_runs(
     return runs
 
 
-@compiled
+@compile_kernel
 def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
     """Make two runs one component, under the earlier of their roots."""
     while parent[one] != one:
@@ -428,7 +428,7 @@ def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
         parent[one] = other
 
 
-@compiled
+@compile_kernel
 def _share_out(runs: int, total: float, parent: NDArray[np.int64], mass: NDArray[np.float64]) -> float:
     """The entropy of the components' shares; leaves every run its root, and every root the logarithm of its share."""
     for run in range(runs):
@@ -445,7 +445,7 @@ def _share_out(runs: int, total: float, parent: NDArray[np.int64], mass: NDArray
     return value
 
 
-@compiled
+@compile_kernel
 def _write(
     out: Reals,
     centred: NDArray[np.float64],
@@ -465,7 +465,7 @@ def _write(
             out[at] = base - factor * centred[at]
 
 
-@compiled_in_any_order
+@compile_reassociating_kernel
 def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: int, scale: float, row: Reals) -> None:
     images, tokens, width = projected.shape
     heads = row.shape[1]
@@ -484,7 +484,7 @@ def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: 
                 row[image, head, token - first] = summed
 
 
-@compiled_in_any_order
+@compile_reassociating_kernel
 def _pull(
     begin: int,
     end: int,
@@ -513,7 +513,7 @@ def _pull(
                     pull[at] += weight * key[at]
 
 
-@compiled_in_any_order
+@compile_reassociating_kernel
 def _add(
     begin: int, end: int, above: Reals, share: Reals, queries: Reals, start: int, stop: int, first: int, times: float
 ) -> None:
@@ -535,21 +535,21 @@ def _add(
                     out[at] += pull[at] * times
 
 
-@compiled_in_any_order
-def _ask(image: Reals, start: int, stop: int, factor: float, asking: Reals) -> None:
+@compile_reassociating_kernel
+def _ask(image: Reals, start: int, stop: int, factor: float, query: Reals) -> None:
     """Fill in the mean query of some tokens, by head, scaled. factor: the scale over the number of tokens."""
-    asking[:] = 0
-    heads, channels = asking.shape
+    query[:] = 0
+    heads, channels = query.shape
     for token in range(start, stop):
         for head in range(heads):
             for at in range(channels):
-                asking[head, at] += image[token, 0, head, at]
+                query[head, at] += image[token, 0, head, at]
     for head in range(heads):
         for at in range(channels):
-            asking[head, at] *= factor
+            query[head, at] *= factor
 
 
-@compiled
+@compile_kernel
 def _reduce(
     projected: Reals,
     start: int,

@@ -19,18 +19,18 @@ import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
 from pipeline.artifacts.evaluation_run import log_evaluation, reads_logged
-from pipeline.artifacts.evaluations import keep_evaluation
-from pipeline.artifacts.stage_results import BEST, against_words, read_json
+from pipeline.artifacts.evaluations import store_evaluation
+from pipeline.artifacts.stage_results import BEST, describe_control, read_json
 from pipeline.assembly import load_data
 from pipeline.config import load_params
-from pipeline.console.progress_bar import Bar
-from pipeline.data.splits.split import one_of_each
+from pipeline.console.progress_bar import ProgressBar
+from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import comparison_from, verdict
 from pipeline.score.family import p_value
 from pipeline.stages.evaluate.attention_scores import write_class_rows
-from pipeline.stages.evaluate.scores import evaluate_run, metrics_of, summarise, write_confusion
+from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, summarise, write_confusion
 from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -52,17 +52,17 @@ def main(workspace: Workspace) -> None:
         data_hash,
         commit=commit(workspace.root),
         models=len(retrained["runs"]),
-        known=reads_logged(store, params, data_hash),
+        prior_reads=reads_logged(store, params, data_hash),
     )
     runs = []
-    with Bar("networks evaluated") as progress:
+    with ProgressBar("networks evaluated") as progress:
         for run in retrained["runs"]:
             runs.append(evaluate_run(workspace.models / run["folder"], run, data))
             progress(len(runs), len(retrained["runs"]))
     summary = summarise(runs, data, control=control, confidence=params.evaluate.confidence, seed=params.base.seed)
     comparison = comparison_from(summary["comparison"])
     what = retrained.get("method", "the best setting")
-    against = against_words(retrained.get("against", ""))
+    against = describe_control(retrained.get("against", ""))
     summary |= {
         "control": control,
         "fingerprint": retrained["fingerprint"],
@@ -72,7 +72,7 @@ def main(workspace: Workspace) -> None:
         "p": p_value(comparison),
         "verdict": verdict(comparison, what=what, margin=params.evaluate.margin, against=against),
     }
-    metrics = metrics_of(summary, control)
+    metrics = flat_metrics(summary, control)
     folder = workspace.results / "evaluate"
     folder.mkdir(parents=True, exist_ok=True)
     test = data.split.test
@@ -83,12 +83,12 @@ def main(workspace: Workspace) -> None:
         arm: np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm])
         for arm in (BEST, control)
     }
-    keep_evaluation(
+    store_evaluation(
         workspace.state, summary, retrained, ids=test, labels=labels, best=correct[BEST], control=correct[control]
     )
     write_confusion(folder / "confusion.csv", runs, data)
     write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))
-    shown = one_of_each(test, data.prepared.labels, params.report.attention_images)
+    shown = examples_by_class(test, data.prepared.labels, params.report.attention_images)
     rows = np.searchsorted(test, shown)
     maps: Any = {run.name: run.maps[rows] for run in runs}
     np.savez_compressed(folder / "attention.npz", ids=shown, **maps)

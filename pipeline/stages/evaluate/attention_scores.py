@@ -14,11 +14,11 @@ from pipeline.assembly import TrainingData
 from pipeline.score.family import compare_family
 from pipeline.score.locate import (
     LocationScores,
+    baseline_scores,
     by_class,
     can_be_ranked,
     location_scores,
     pick_head,
-    trivial_baselines,
 )
 
 LOCATION = (
@@ -50,7 +50,7 @@ def locate(val_maps: Maps, test_maps: Maps, masks: tuple[Masks, Masks]) -> Locat
 def baselines(maps: Maps, masks: tuple[Masks, Masks], seed: int) -> dict[str, LocationScores]:
     """The trivial baselines by name, on the grid and with the heads of maps (n, A, H, W)."""
     _, heads, rows, columns = maps.shape
-    return trivial_baselines(masks[1], (rows, columns), heads=heads, seed=seed)
+    return baseline_scores(masks[1], (rows, columns), heads=heads, seed=seed)
 
 
 def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:

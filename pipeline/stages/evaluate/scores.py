@@ -70,7 +70,7 @@ def summarise(
     comparison = compare_arms(correct[BEST], correct[control], confidence=confidence)
     masks = usable_masks(data)
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
-    shown = {arm: _located([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
+    shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
     shown |= {f"blind: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),
@@ -82,7 +82,7 @@ def summarise(
     }
 
 
-def metrics_of(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
+def flat_metrics(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
     """The few numbers that `dvc metrics` and MLflow show; fractions of 1."""
     comparison = summary["comparison"]
     figures: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
     scores = [classification_scores(run.probabilities, labels) for run in runs]
     accuracies = np.array([score.accuracy for score in scores])
     by_class = np.stack([score.per_class_accuracy for score in scores])
-    located = _located(runs)
+    located = _location_scores(runs)
     return {
         "seeds": [run.seed for run in runs],
         "accuracies": accuracies.tolist(),
@@ -127,5 +127,5 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
     }
 
 
-def _located(runs: Sequence[RunEvaluation]) -> list[LocationScores]:
+def _location_scores(runs: Sequence[RunEvaluation]) -> list[LocationScores]:
     return [run.location for run in runs if run.location is not None]

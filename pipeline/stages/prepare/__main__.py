@@ -1,23 +1,23 @@
 """prepare: a source -> `data/prepared/` (see `pipeline.data.prepared.prepared`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
-from pipeline.console.progress_bar import Bar
+from pipeline.console.progress_bar import ProgressBar
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.sources.download import fetch
 from pipeline.entry import run_stage
-from pipeline.inputs.source import note_source, preview_source, remarked, source_settings
+from pipeline.inputs.source import describe_warnings, note_source, preview_source, source_config
 from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
     """Read the source that the parameters name and write it in prepared form."""
     params = load_params(workspace.params)
-    settings = source_settings(workspace, params)
+    settings = source_config(workspace, params)
     fetch(settings)
     found = preview_source(workspace, params)
     source = open_source(settings)
-    with Bar("preparing") as bar:
+    with ProgressBar("preparing") as bar:
         manifest = write_prepared(
             source,
             workspace.prepared,
@@ -26,7 +26,7 @@ def main(workspace: Workspace) -> None:
             on_progress=bar,
         )
     note_source(workspace, params, found, manifest["data_hash"])
-    for line in (*found.notes, *remarked(manifest)):
+    for line in (*found.notes, *describe_warnings(manifest)):
         print(line)
     skipped = f", {len(manifest['skipped']):,} broken files left out" if "skipped" in manifest else ""
     print(

@@ -11,7 +11,7 @@ from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
 from pipeline.stages.report.content import gather_report
-from pipeline.tracking.single_run import attach, first_there
+from pipeline.tracking.single_run import attach, find_first
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
@@ -30,7 +30,7 @@ def main(workspace: Workspace) -> None:
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, path)
     runs = [search_run(workspace.state, evaluation["fingerprint"]), evaluation["mlflow_run"]]
-    run = first_there(store, [each for each in runs if each])
+    run = find_first(store, [each for each in runs if each])
     if run is None:
         print(f"{store.shown} has lost the runs that the page is of; `dvc repro -sf search` tells the search again")
     else:

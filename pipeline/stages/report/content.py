@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.stage_results import BEST, read_best, read_json, read_table
 from pipeline.config import Params
-from pipeline.console.format import setting_name
+from pipeline.console.format import config_name
 from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.figures.attention import comparison_figure
@@ -21,21 +21,21 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.report import ReportData
-from pipeline.provenance.git import git_trouble
+from pipeline.provenance.git import git_problem
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
 from pipeline.score.comparison import comparison_from
 from pipeline.stages.report.search_content import (
-    cost_words,
+    describe_cost,
     early_remarks,
     front_figures,
-    goal_remarks,
-    looked_at,
+    objective_remarks,
+    plotted_trials,
     search_curves,
     search_figures,
     trial_rows,
 )
-from pipeline.stages.report.statistics import analysis_words, class_figure, class_rows, correct_by_arm
+from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.workspace import Workspace
 
@@ -79,10 +79,10 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         evaluation, prepared.classes, predictions["labels"], correct, control, confidence=comparison.confidence
     )
     remarks = [
-        f"Best setting: {setting_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
+        f"Best setting: {config_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
         f"The control is {summary['against']}.",
         *early_remarks(summary),
-        *goal_remarks(summary),
+        *objective_remarks(summary),
     ]
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
         remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")
@@ -95,13 +95,13 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         difference=difference_figure(
             [("best - control", comparison.difference, comparison.low, comparison.high)], margin=params.evaluate.margin
         ),
-        analysis=analysis_words(
+        analysis=describe_analysis(
             comparison,
             correct,
             control,
             margin=params.evaluate.margin,
             seed=params.base.seed,
-            looked=looked_at(summary, rows),
+            looked=plotted_trials(summary, rows),
         ),
         test_reads=evaluation["test_reads"],
         attention=_attention_rows(evaluation, arms),
@@ -124,12 +124,12 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
         attention_figures=_pictures(workspace, retrained, prepared.images, prepared.masks, control, found.best),
-        commit=_known(workspace),
+        commit=_commit(workspace),
         data_hash=evaluation["data_hash"],
         fingerprint=evaluation["fingerprint"],
         command="make repro",
         versions=versions(),
-        cost=cost_words(summary, retrained),
+        cost=describe_cost(summary, retrained),
         seconds=3600 * float(summary["spent"]["training_hours"]) + float(retrained["seconds"]),
     )
 
@@ -213,8 +213,8 @@ def _pictures(
     return [("Test images; last block; the first seed of the best setting and of its control.", figure)]
 
 
-def _known(workspace: Workspace) -> str | None:
-    if trouble := git_trouble(workspace.root):
+def _commit(workspace: Workspace) -> str | None:
+    if trouble := git_problem(workspace.root):
         print(f"{trouble}. The report names no commit.", file=sys.stderr)
         return None
     return commit(workspace.root)

@@ -12,8 +12,8 @@ from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.tune.journal.journal import ENOUGH, INFEASIBLE
-from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, shown_limits
+from pipeline.tune.journal.journal import INFEASIBLE, MAX_CONCURRENT_REACHED
+from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, format_limits
 
 GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {
@@ -53,8 +53,8 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]
     hollow = f"; hollow: {pruned} stopped early, at the accuracy they had by then" if pruned else ""
     shares = {name.removeprefix("regularizer."): share for name, share in summary["importances"].items()}
     scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.get("logarithmic", [])}
-    agreed = _agreement(summary["rung_correlations"])
-    few = "" if complete >= ENOUGH else f" Importances are drawn from {ENOUGH} on."
+    agreed = _rank_agreement(summary["rung_correlations"])
+    few = "" if complete >= MAX_CONCURRENT_REACHED else f" Importances are drawn from {MAX_CONCURRENT_REACHED} on."
     drawn = [
         (
             f"Parallel coordinates of {over}, coloured by validation accuracy{others}.",
@@ -67,13 +67,13 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]
     return [(caption, figure) for caption, figure in drawn if figure is not None]
 
 
-def _agreement(correlations: Mapping[str, Mapping[str, Any]]) -> str:
+def _rank_agreement(correlations: Mapping[str, Mapping[str, Any]]) -> str:
     """How well the rungs have foretold the end, in words; nothing where no rung can be judged."""
     if not correlations:
         return ""
     said = ", ".join(f"epoch {rung}: {found['correlation']:.2f}" for rung, found in correlations.items())
     trials = max(int(found["trials"]) for found in correlations.values())
-    little = ", so few that it says little" if trials < ENOUGH else ""
+    little = ", so few that it says little" if trials < MAX_CONCURRENT_REACHED else ""
     return f" Rank correlation with the last epoch, over the {trials} trials that ran in full{little}: {said}."
 
 
@@ -101,7 +101,7 @@ def early_remarks(summary: Mapping[str, Any]) -> list[str]:
     return [f"The search was ended early by {summary['stopped_by']}, with {tried}{of} trials."]
 
 
-def goal_remarks(summary: Mapping[str, Any]) -> list[str]:
+def objective_remarks(summary: Mapping[str, Any]) -> list[str]:
     """Sentences about several objectives and constraints; none where neither was asked for."""
     remarks = []
     if "front" in summary:
@@ -111,7 +111,7 @@ def goal_remarks(summary: Mapping[str, Any]) -> list[str]:
             "front, of which the best by validation accuracy was taken."
         )
     if limits := summary.get("constraints"):
-        remarks.append(f"The best setting keeps search.constraints ({shown_limits(limits)}); controls need not.")
+        remarks.append(f"The best setting keeps search.constraints ({format_limits(limits)}); controls need not.")
     return remarks
 
 
@@ -135,7 +135,7 @@ def search_curves(
     return learning_curves(series, ylabel="validation accuracy (%)") if series else None
 
 
-def cost_words(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Words:
+def describe_cost(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Words:
     """What the search and the retraining have taken."""
     spent, epochs = summary["spent"], summary["epochs"]
     words = [
@@ -155,7 +155,7 @@ def cost_words(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Word
     return words
 
 
-def looked_at(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
+def plotted_trials(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
     """How many results were looked at before the test set was, in a sentence."""
     counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items() if count) or "none"
     of_control = sum(row["role"] == "control trial" for row in rows)

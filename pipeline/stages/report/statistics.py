@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.stage_results import BEST
 from pipeline.figures.curves import difference_figure
-from pipeline.figures.fonts import labels_of
+from pipeline.figures.fonts import display_labels
 from pipeline.figures.report import Words
 from pipeline.score.comparison import Comparison
 from pipeline.score.family import Member, compare_classes, mcnemar, p_value, two_way_bootstrap
@@ -30,7 +30,7 @@ def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dic
     }
 
 
-def analysis_words(
+def describe_analysis(
     comparison: Comparison, correct: Mapping[str, Table], control: str, *, margin: float, seed: int, looked: str
 ) -> Words:
     """What was to be found out and how, and what stands beside it, as (name, sentence) pairs."""
@@ -115,7 +115,7 @@ def class_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Figure] | None
         return None
     most = sorted(changed, key=lambda row: -abs(row["change"]))[:CHANGES_SHOWN]
     drawn = [row for row in changed if row in most]
-    labels = labels_of([row["class"] for row in rows])
+    labels = display_labels([row["class"] for row in rows])
     label = dict(zip((row["class"] for row in rows), labels.texts, strict=True))
     figure = difference_figure([(label[row["class"]], row["change"], row["low"], row["high"]) for row in drawn])
     which = f"the {len(drawn)} classes that changed most" if len(drawn) < len(changed) else "every class"

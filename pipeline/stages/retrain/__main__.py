@@ -4,18 +4,18 @@ import json
 import shutil
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.stage_results import BEST, method_words, read_best
+from pipeline.artifacts.stage_results import BEST, describe_method, read_best
 from pipeline.config import load_params
-from pipeline.console.format import setting_name
+from pipeline.console.format import config_name
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
 from pipeline.provenance.trace import trace
-from pipeline.provenance.weights_record import recall
+from pipeline.provenance.weights_record import from_record
 from pipeline.stages.retrain.retrain_runs import (
     OWN_FILES,
-    curves_of,
-    is_kept,
+    is_finished,
+    learning_curves,
     log_retraining,
     retrain_jobs,
     run_retraining,
@@ -42,15 +42,15 @@ def main(workspace: Workspace) -> None:
         split=workspace.split,
         hashes=[prepared.data_hash, split.split_hash],
         state=workspace.state,
-        weights=recall(workspace, found.weights, settings),
+        weights=from_record(workspace, found.weights, settings),
     )
-    kept = sum(is_kept(job) for job in jobs)
+    kept = sum(is_finished(job) for job in jobs)
     done = f", {kept} of them done before" if kept else ""
     print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs{done}", flush=True)
     if kept < len(jobs):
         print("starting Ray; a run's line comes when it has ended", flush=True)
     for count, job in enumerate(run_retraining(params, jobs), start=1):
-        last = curves_of(job.folder)[-1]
+        last = learning_curves(job.folder)[-1]
         print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)
     for job in jobs:
         shutil.copytree(
@@ -65,8 +65,8 @@ def main(workspace: Workspace) -> None:
     content = {
         "fingerprint": found.fingerprint,
         "control": params.retrain.control,
-        "method": method_words(*(setting.regularizer.configs() for setting in settings)),
-        "setting": setting_name(dict(found.best)),
+        "method": describe_method(*(setting.regularizer.configs() for setting in settings)),
+        "setting": config_name(dict(found.best)),
         "against": found.against,
         "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],
         "seconds": round(sum(seconds_of(job.folder) for job in jobs), 1),

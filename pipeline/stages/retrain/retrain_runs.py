@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.stage_results import search_run
-from pipeline.cluster.checkpoint_store import Epochs
-from pipeline.cluster.connect import Room
+from pipeline.cluster.checkpoint_store import CheckpointStore
+from pipeline.cluster.connect import Capacity
 from pipeline.cluster.runtime import run_jobs
-from pipeline.cluster.storage import under
+from pipeline.cluster.storage import join
 from pipeline.config import Params
-from pipeline.console.format import setting_name
-from pipeline.console.run_progress import Following
+from pipeline.console.format import config_name
+from pipeline.console.run_progress import RunProgress
 from pipeline.models.model_config import Weights
-from pipeline.preflight.run_resources import RunResources, check_share, retrain_resources
+from pipeline.preflight.run_resources import RunResources, check_batch_shards, retrain_resources
 from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.train.checkpoint import read_sidecar
-from pipeline.tune.ray.placement import placed
+from pipeline.tune.ray.placement import open_runtime
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def retrain_jobs(
     for seed in seeds:
         for arm, values in arms.items():
             setting = params.with_values(values, where=arm)
-            check_share(workers, batch_size=setting.train.batch_size, accumulate=setting.train.accumulate, where=arm)
+            check_batch_shards(
+                workers, batch_size=setting.train.batch_size, accumulate=setting.train.accumulate, where=arm
+            )
             deciding = {section: dump[section] for section in ("model", "train", "regularizer")}
             begins = {spec: each.sha256 for spec, each in (weights or {}).items()}
             code = code_hash(_plugins(setting))
@@ -90,7 +92,7 @@ def retrain_jobs(
     return jobs
 
 
-def is_kept(job: RetrainJob) -> bool:
+def is_finished(job: RetrainJob) -> bool:
     """Whether the run has been finished before: with fewer seeds, or by a stage that was interrupted."""
     return (job.folder / "checkpoint.json").exists()
 
@@ -101,21 +103,21 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
     Raises:
         UserError: a run diverged or ran out of memory, workers were lost too often, or there is no place for the runs.
     """
-    missing = [job for job in jobs if not is_kept(job)]
+    missing = [job for job in jobs if not is_finished(job)]
     yield from (job for job in jobs if job not in missing)
     if not missing:
         return
     resources = retrain_resources(params)
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
-    with placed(_task(params, missing, resources)) as place:
+    with open_runtime(_task(params, missing, resources)) as place:
         ready = []
         for job in missing:
-            epochs = Epochs(under(place.checkpoints, job.folder.name))
-            ready.append(dataclasses.replace(job, parcel=place.parcel, epochs=epochs))
-        room = None if place.room is None else Room(resources.cpus, resources.gpus)
-        with Following(len(ready) * params.train.epochs, lambda: sum(_trained(params, job) for job in ready)):
+            epochs = CheckpointStore(join(place.checkpoints, job.folder.name))
+            ready.append(dataclasses.replace(job, bundle=place.bundle, epochs=epochs))
+        room = None if place.room is None else Capacity(resources.cpus, resources.gpus)
+        with RunProgress(len(ready) * params.train.epochs, lambda: sum(_trained_epochs(params, job) for job in ready)):
             for index in _run_all(params, ready, resources, room):
-                _bring_home(ready[index])
+                _download_checkpoint(ready[index])
                 yield missing[index]
 
 
@@ -124,21 +126,23 @@ def seconds_of(folder: Path) -> float:
     return seconds_in(folder)
 
 
-def curves_of(folder: Path) -> list[dict[str, float]]:
+def learning_curves(folder: Path) -> list[dict[str, float]]:
     """The curves that a run's checkpoint holds, a mapping by epoch with `epoch` in it."""
     curves: list[dict[str, float]] = read_sidecar(folder)["curves"]
     return curves
 
 
-def _trained(params: Params, job: RetrainJob) -> int:
+def _trained_epochs(params: Params, job: RetrainJob) -> int:
     """Epochs that a run has behind it, of which there is a checkpoint."""
-    if is_kept(job):
+    if is_finished(job):
         return params.train.epochs
     assert job.epochs is not None
     return job.epochs.done()
 
 
-def _run_all(params: Params, jobs: Sequence[RetrainJob], resources: RunResources, room: Room | None) -> Iterator[int]:
+def _run_all(
+    params: Params, jobs: Sequence[RetrainJob], resources: RunResources, room: Capacity | None
+) -> Iterator[int]:
     most, failures = params.retrain.max_concurrent_runs, params.search.max_failures
     if resources.workers == 1:
         done = run_jobs(retrain_one, jobs, cpus=resources.cpus, gpus=resources.gpus, at_a_time=most, failures=failures)
@@ -147,7 +151,7 @@ def _run_all(params: Params, jobs: Sequence[RetrainJob], resources: RunResources
     from pipeline.cluster.workers import side_by_side, train_together  # Ray Train takes seconds to import
 
     def fits() -> int:
-        there = resources.workers_at_a_time if room is None else room.now()
+        there = resources.max_concurrent_workers if room is None else room.free_slots()
         return min(most or len(jobs), there // resources.workers)
 
     def run(job: RetrainJob) -> None:
@@ -182,12 +186,12 @@ def _task(params: Params, jobs: Sequence[RetrainJob], resources: RunResources) -
     )
 
 
-def _plugins(setting: Params) -> dict[str, str]:
-    plugin = setting.regularizer.used_plugin
+def _plugins(config: Params) -> dict[str, str]:
+    plugin = config.regularizer.used_plugin
     return plugin_hashes([plugin] if plugin else [])
 
 
-def _bring_home(job: RetrainJob) -> None:
+def _download_checkpoint(job: RetrainJob) -> None:
     """Move a finished run's last checkpoint to where finished runs are kept."""
     assert job.epochs is not None
     partial = job.folder.with_name(job.folder.name + ".partial")
@@ -217,12 +221,14 @@ def log_retraining(
     parent = search_run(workspace.state, fingerprint)
     runs = {}
     for job in jobs:
-        curves = [(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in curves_of(job.folder)]
+        curves = [
+            (int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in learning_curves(job.folder)
+        ]
         runs[job.name] = log_run(
             store,
             experiment=params.experiment,
             key=f"retrain/{job.folder.name}/{job.name}/{fingerprint[:16]}",
-            name=f"retrain {job.name} {setting_name(dict(job.values), short=True)}",
+            name=f"retrain {job.name} {config_name(dict(job.values), short=True)}",
             params={**job.values, "seed": job.seed, "trained_on": "train+val"},
             metrics={},
             curves=curves,

@@ -7,23 +7,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cluster.checkpoint_store import Epochs
-from pipeline.cluster.connect import here_among_several
-from pipeline.cluster.data_bundle import Parcel
+from pipeline.cluster.checkpoint_store import CheckpointStore
+from pipeline.cluster.connect import driver_among_nodes
+from pipeline.cluster.data_bundle import DataBundle
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
-from pipeline.train.checkpoint_writer import Background
+from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-from pipeline.train.rank_info import World
-from pipeline.tune.ray.placement import find_data
+from pipeline.train.rank_info import RankInfo
+from pipeline.tune.ray.placement import locate_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.assembly import Run, TrainingData
+    from pipeline.assembly import TrainingData, TrainingRun
 
 HISTORY = "history.json"
 """File beside a checkpoint: the time that it took, and where it was trained. It stays out of the checkpoint itself: the
@@ -49,15 +49,15 @@ class RetrainJob:
     threads: int
     folder: Path
     weights: Mapping[str, Weights] = field(default_factory=dict)
-    epochs: Epochs | None = None
-    parcel: Parcel | None = None
+    epochs: CheckpointStore | None = None
+    bundle: DataBundle | None = None
 
     @property
     def name(self) -> str:
         return f"{self.arm}-seed{self.seed}"
 
 
-def retrain_one(job: RetrainJob, world: World | None = None) -> None:
+def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
     """Train one arm with one seed, from its newest checkpoint on; the last one's sidecar holds the curves by epoch.
 
     world: of several workers, this one; the first writes the checkpoints.
@@ -71,7 +71,7 @@ def retrain_one(job: RetrainJob, world: World | None = None) -> None:
 
     torch.set_num_threads(job.threads)
     params = Params.model_validate(job.params).with_values(job.values, where=job.name)
-    found = find_data(job.prepared, job.split, job.weights, job.parcel)
+    found = locate_data(job.prepared, job.split, job.weights, job.bundle)
     data = load_data(found.prepared, found.split, params.base.device)
     run = build_run(params, data, seed=job.seed, scaled_by=ROLE, weights=found.weights)
     if world is not None:
@@ -102,10 +102,10 @@ def seconds_in(folder: Path) -> float:
     return seconds
 
 
-def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", world: World | None) -> None:
+def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingData", world: RankInfo | None) -> None:
     assert job.epochs is not None
     with job.epochs.newest() as (done, folder):
-        _agree_on(done, world)
+        _broadcast(done, world)
         curves: list[dict[str, float]] = []
         history: dict[str, Any] = {"seconds": 0.0, "parts": []}
         resume = None
@@ -114,7 +114,7 @@ def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", wo
                 return
             load_weights(folder, run.model)
             resume, curves, history = load_state(folder), read_sidecar(folder)["curves"], _history_in(folder)
-    history["parts"].append({"after": done, "node": here_among_several()})
+    history["parts"].append({"after": done, "node": driver_among_nodes()})
     images = data.batches(ROLE, scaled_by=ROLE)
     epochs = fit(
         run.model,
@@ -125,7 +125,7 @@ def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", wo
         resume=resume,
         world=world,
     )
-    with Background() as background:
+    with CheckpointWriter() as background:
         for epoch in epochs:
             own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
             curves.append({"epoch": epoch.number, **own})
@@ -134,25 +134,25 @@ def _train(job: RetrainJob, params: Params, run: "Run", data: "TrainingData", wo
             if (last or epoch.number % params.search.checkpoint_every == 0) and (world is None or world.rank == 0):
                 said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE}
                 said["curves"] = list(curves)
-                keep = partial(_keep, job.epochs, epoch.number, said, json.dumps(history))
+                keep = partial(_save_checkpoint, job.epochs, epoch.number, said, json.dumps(history))
                 state = None if last else epoch.state()
-                background.keep(keep, epoch.model, state, epoch_seconds=epoch.metrics["seconds"], hurry=last)
+                background.save(keep, epoch.model, state, epoch_seconds=epoch.metrics["seconds"], blocking=last)
 
 
-def _keep(
-    epochs: Epochs,
+def _save_checkpoint(
+    epochs: CheckpointStore,
     epoch: int,
     sidecar: Mapping[str, Any],
     history: str,
     weights: "nn.Module | Mapping[str, Tensor]",
     state: Mapping[str, Any] | None,
 ) -> None:
-    with epochs.adding(epoch) as folder:
+    with epochs.write(epoch) as folder:
         (folder / HISTORY).write_text(history + "\n")
         write_checkpoint(folder, weights, sidecar, state=state)
 
 
-def _agree_on(done: int, world: World | None) -> None:
+def _broadcast(done: int, world: RankInfo | None) -> None:
     """All workers go on from one checkpoint, or stop at once: two that do not would train two networks.
 
     Raises:
@@ -160,13 +160,13 @@ def _agree_on(done: int, world: World | None) -> None:
     """
     if world is None:
         return
-    from pipeline.train.distributed import agreed
+    from pipeline.train.distributed import broadcast_from_rank0
 
-    if (first := agreed(done)) != done:
+    if (first := broadcast_from_rank0(done)) != done:
         raise RuntimeError(f"worker {world.rank} has found a checkpoint of epoch {done}, the first one of {first}")
 
 
-def _check_shareable(run: "Run") -> None:
+def _check_shareable(run: "TrainingRun") -> None:
     from pipeline.train.distributed import check_shareable
 
     try:

@@ -3,18 +3,18 @@
 Its working state lies under `state/searches/`, by fingerprint: run again after any interruption, it goes on from there.
 """
 
-from pipeline.artifacts.pareto_front import draw_pareto
+from pipeline.artifacts.pareto_front import write_pareto_figure
 from pipeline.entry import run_stage
-from pipeline.preflight.estimate import expectation, work_left
+from pipeline.preflight.estimate import describe_estimate, remaining_work
 from pipeline.preflight.plan import make_plan
-from pipeline.stages.search.mlflow_callback import TrackedSearch, search_facts
+from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
-from pipeline.tracking.hooks import told_how_it_ends
-from pipeline.tune.journal.journal import LEDGER, OBJECTIVE, read_history
-from pipeline.tune.objectives.objectives import goals_of
+from pipeline.tracking.hooks import notify_on_exit
+from pipeline.tune.journal.journal import JOURNAL, OBJECTIVE, read_history
+from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.ray.runner import run_search
-from pipeline.tune.run_counts import runs_at_most
+from pipeline.tune.run_counts import max_runs
 from pipeline.tune.selection.result_files import write_results
 from pipeline.workspace import Workspace
 
@@ -25,24 +25,24 @@ def main(workspace: Workspace) -> None:
     task = plan.task()
     print(plan.describe())
     print(describe_start(task, workspace.searches))
-    history = read_history(task.folder / LEDGER)
-    for line in expectation(plan, history, recent=True):
+    history = read_history(task.folder / JOURNAL)
+    for line in describe_estimate(plan, history, recent=True):
         print(line, flush=True)
-    left = work_left(plan, history)
+    left = remaining_work(plan, history)
     if left.trials + left.full_runs:
         print("starting Ray; the first epochs come when its workers have begun", flush=True)
-    total, params = runs_at_most(plan.params, plan.space), plan.params
-    facts = search_facts(plan, task)
+    total, params = max_runs(plan.params, plan.space), plan.params
+    facts = search_variables(plan, task)
     with (
-        told_how_it_ends(params.tracking, facts, workspace.root),
-        TrackedSearch(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs, goals=goals_of(params)) as progress,
+        notify_on_exit(params.tracking, facts, workspace.root),
+        MlflowCallback(plan, task) as tracked,
+        SearchProgress(total, params.train.epochs, objectives=objectives_from_params(params)) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
         print("writing the results", flush=True)
         folder = workspace.results / "search"
         best, summary = write_results(task, outcome, folder)
-        draw_pareto(folder, summary)
+        write_pareto_figure(folder, summary)
         controls = [trial for trial in outcome.trials if trial.control]
         controls.sort(key=lambda trial: trial.id != params.retrain.control)
         tracked.finish(best, controls, summary, folder)

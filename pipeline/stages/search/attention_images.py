@@ -23,7 +23,7 @@ THRESHOLD = "regularizer.spatial_entropy.threshold"
 
 
 @dataclass(frozen=True)
-class SettingMaps:
+class ConfigMaps:
     """A setting's similarity maps (n, A, h, w) of the images shown. name: `best` or a control's. threshold: its cut."""
 
     name: str
@@ -33,7 +33,7 @@ class SettingMaps:
 
 
 def write_attention(
-    folder: Path, prepared: Prepared, shown: Sequence[int], settings: Sequence[SettingMaps]
+    folder: Path, prepared: Prepared, shown: Sequence[int], configs: Sequence[ConfigMaps]
 ) -> Mapping[str, Path]:
     """Write the files of the module's list and return, by setting, the folder that holds its own.
 
@@ -45,7 +45,7 @@ def write_attention(
     raw = {"ids": ids, "labels": np.asarray(prepared.labels)[ids], "images": images}
     raw |= {} if masks is None else {"masks": masks}
     folders = {}
-    for setting in settings:
+    for setting in configs:
         folders[setting.name] = folder / setting.name
         place = folders[setting.name] / "attention"
         place.mkdir(parents=True, exist_ok=True)
@@ -54,15 +54,15 @@ def write_attention(
         figure.savefig(place / "validation_images.png", dpi=DPI)
         arrays: dict[str, Any] = {**raw, **_arrays(setting)}
         np.savez_compressed(place / "validation_images.npz", **arrays)
-    if len(settings) > 1:
+    if len(configs) > 1:
         folders["all"] = folder / "all"
         place = folders["all"] / "attention"
         place.mkdir(parents=True, exist_ok=True)
-        threshold = settings[0].threshold
-        names = ", ".join(setting.name for setting in settings)
+        threshold = configs[0].threshold
+        names = ", ".join(setting.name for setting in configs)
         figure = comparison_figure(
             images,
-            {setting.name: setting.maps for setting in settings},
+            {setting.name: setting.maps for setting in configs},
             masks=masks,
             threshold=threshold,
             title=f"{names}: cut at {threshold:.2g} standard deviations above the mean",
@@ -72,12 +72,12 @@ def write_attention(
     return folders
 
 
-def _arrays(setting: SettingMaps) -> dict[str, NDArray[Any]]:
-    flat = setting.maps.reshape(-1, *setting.maps.shape[-2:])
-    labels = np.stack([components(each, setting.threshold) for each in flat]).reshape(setting.maps.shape)
+def _arrays(config: ConfigMaps) -> dict[str, NDArray[Any]]:
+    flat = config.maps.reshape(-1, *config.maps.shape[-2:])
+    labels = np.stack([components(each, config.threshold) for each in flat]).reshape(config.maps.shape)
     return {
-        "similarity": setting.maps,
+        "similarity": config.maps,
         "components": labels.astype(np.int16),
-        "attention": attention(setting.maps).astype(np.float32),
-        "threshold": np.array(setting.threshold),
+        "attention": attention(config.maps).astype(np.float32),
+        "threshold": np.array(config.threshold),
     }

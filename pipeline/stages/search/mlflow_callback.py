@@ -9,20 +9,20 @@ from typing import Any, Self
 
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.assembly import load_data, load_trained
-from pipeline.cluster.storage import StorageError, at_hand, exists
+from pipeline.cluster.storage import StorageError, exists, local_copy
 from pipeline.config import Params, parameters
-from pipeline.console.format import setting_name
+from pipeline.console.format import config_name
 from pipeline.data.batches.batches import ImageBatches
-from pipeline.data.splits.split import one_of_each
-from pipeline.errors import alone
+from pipeline.data.splits.split import examples_by_class
+from pipeline.errors import single_item_command
 from pipeline.preflight.plan import Plan
 from pipeline.provenance.trace import trace
-from pipeline.stages.search.attention_images import THRESHOLD, SettingMaps, write_attention
+from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write_attention
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog
 from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.journal.journal import COMPLETE, TrialRecord
-from pipeline.tune.objectives.objectives import goal_words, goals_of
+from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
 from pipeline.tune.schedulers.rules import make_rule
 from pipeline.tune.task import SearchTask
 
@@ -30,15 +30,15 @@ DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 """Sections whose parameters are the same for all trials, unless the space varies them."""
 
 
-class TrackedSearch:
-    """Follows a search (see `pipeline.tune.journal.journal.SearchListener`) and writes it to MLflow from a queue."""
+class MlflowCallback:
+    """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`) and writes it to MLflow from a queue."""
 
     def __init__(self, plan: Plan, task: SearchTask) -> None:
         params = plan.params
         data = load_data(task.prepared, task.split, params.base.device)
         self._tags = trace(plan.workspace.root, data.prepared.data_hash) | {"sar.fingerprint": task.fingerprint}
-        self._milestones = milestones_of(params)
-        self._goals = goals_of(params)
+        self._rung_epochs = rung_marks(params)
+        self._objectives = objectives_from_params(params)
         self._params, self._plan, self._task, self._data = params, plan, task, data
         self._pictures = (
             task.folder / "pictures"
@@ -95,9 +95,9 @@ class TrackedSearch:
         assert trial.state is not None
         tags = {"sar.best": "false"} | ({"sar.reason": trial.reason} if trial.reason else {})
         if trial.study is not None:
-            tags["sar.rung"] = str(sum(trial.last_epoch >= milestone for milestone in self._milestones))
-        if self._goals.limits and trial.state == COMPLETE:
-            tags["sar.keeps_constraints"] = str(self._goals.keeps(trial)).lower()
+            tags["sar.rung"] = str(sum(trial.last_epoch >= milestone for milestone in self._rung_epochs))
+        if self._objectives.limits and trial.state == COMPLETE:
+            tags["sar.keeps_constraints"] = str(self._objectives.is_feasible(trial)).lower()
         self._log.end_trial(trial.id, trial.state, tags=tags, metrics=trial.measured)
 
     def finish(
@@ -126,21 +126,21 @@ class TrackedSearch:
     def _draw(self, trials: Mapping[str, TrialRecord]) -> None:
         """Log the attention of trials, by what they are, the best first; those without a checkpoint are left out."""
         prepared = self._data.prepared
-        shown = one_of_each(self._data.split.val, prepared.labels, self._params.tracking.attention_images)
+        shown = examples_by_class(self._data.split.val, prepared.labels, self._params.tracking.attention_images)
         images = ImageBatches(prepared, shown, self._data.scale("train"), self._data.device)
         settings = []
         for name, trial in trials.items():
             try:
                 if trial.checkpoint is None or not exists(trial.checkpoint):
                     raise StorageError("none is left")
-                with at_hand(trial.checkpoint) as folder:
+                with local_copy(trial.checkpoint) as folder:
                     model, _ = load_trained(folder, self._data.device)
             except StorageError as error:
                 print(f"no checkpoint of {trial.id}, so its attention is not drawn: {error}", file=sys.stderr)
                 continue
             threshold = float(trial.values.get(THRESHOLD, self._params.value(THRESHOLD)))
             title = f"{name}: {run_name(trial)}"
-            settings.append(SettingMaps(name, title, threshold, last_block_maps(model, images)))
+            settings.append(ConfigMaps(name, title, threshold, last_block_maps(model, images)))
         if not settings:
             return
         shutil.rmtree(self._pictures, ignore_errors=True)
@@ -154,7 +154,7 @@ class TrackedSearch:
         shutil.rmtree(self._pictures, ignore_errors=True)
         if missing:
             # DVC takes a search that has finished for done, and would not run it again by itself.
-            again = alone("search") if status == "FINISHED" else "the same command"
+            again = single_item_command("search") if status == "FINISHED" else "the same command"
             print(
                 f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to tell them, run "
                 f"{again} once it answers (nothing is trained again)",
@@ -173,16 +173,16 @@ class TrackedSearch:
 
 def run_name(trial: TrialRecord) -> str:
     """A trial's name in a list of runs: `w=0.012 layers=last t=0.3 (t0007)`, of a control `baseline w=0`."""
-    setting = setting_name(trial.values, short=True)
+    setting = config_name(trial.values, short=True)
     return f"{trial.id} {setting}" if trial.control else f"{setting} ({trial.id})"
 
 
-def milestones_of(params: Params) -> list[int]:
+def rung_marks(params: Params) -> list[int]:
     """The epochs at which a search of these parameters compares trials; none without early stopping."""
-    return make_rule(params.search.scheduler, params.train.epochs).milestones
+    return make_rule(params.search.scheduler, params.train.epochs).rung_epochs
 
 
-def search_facts(plan: Plan, task: SearchTask) -> dict[str, object]:
+def search_variables(plan: Plan, task: SearchTask) -> dict[str, object]:
     """What a hook is told of a search that has begun."""
     return {
         "fingerprint": task.fingerprint,
@@ -201,7 +201,7 @@ def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> st
         "what": f"{search.trials} trials over {', '.join(plan.space.dimensions)} ({plan.space.file}), with the "
         f"controls {', '.join(plan.space.controls)}; {search.sampler.name} with {search.scheduler.name}, "
         f"{params.train.epochs} epochs a trial",
-        **goal_words(params),
+        **describe_objectives(params),
         "on what": f"{params.set_name}: {plan.images:,} images of {params.prepare.image_size} pixels a side, "
         f"{params.model.name}; data `{tags['sar.data_hash'][:12]}`",
         "command": "`make repro`, or `dvc repro search` for this part alone",

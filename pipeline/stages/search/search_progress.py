@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.console.format import setting_name
-from pipeline.console.run_progress import HEARTBEAT_S, left_words
+from pipeline.console.format import config_name
+from pipeline.console.run_progress import HEARTBEAT_S, format_time_left
 from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
-from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Goals, is_result, shown_metric
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
 
 
 class SearchProgress:
-    """Follows a search (see `pipeline.tune.journal.journal.SearchListener`). Use as a context manager around it.
+    """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`). Use as a context manager around it.
 
     total: trials and controls asked for. epochs: planned for each. goals: what they are to reach.
     """
@@ -26,23 +26,23 @@ class SearchProgress:
         total: int,
         epochs: int,
         *,
-        goals: Goals = ACCURACY_ALONE,
+        objectives: Objectives = ACCURACY_ALONE,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._goals = goals
+        self._objectives = objectives
         self._total, self._epochs, self._clock = total, epochs, clock
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._trials: dict[str, TrialRecord] = {}
         self._replayed = 0
         self._started: float | None = None
         self._first_epoch: float | None = None
-        self._spoke = 0.0
+        self._last_printed = 0.0
         self._live = Live(get_renderable=self._status, console=self._console, refresh_per_second=2, transient=True)
 
     def replayed(self) -> None:
         """What was told so far came from the ledger; from now on epochs are trained, and the clock runs."""
-        self._started = self._spoke = self._clock()
+        self._started = self._last_printed = self._clock()
         if self._trials:
             ended = sum(trial.state is not None for trial in self._trials.values())
             self._say(f"going on from the ledger: {ended} of {self._total} trials have ended")
@@ -56,22 +56,22 @@ class SearchProgress:
         if self._first_epoch is None:
             # Workers spend seconds on imports before this, which the pace of training must not be judged by.
             self._first_epoch, self._replayed = self._clock(), self._trained()
-        if not self._console.is_terminal and self._clock() - self._spoke > HEARTBEAT_S:
-            self._spoke = self._clock()
+        if not self._console.is_terminal and self._clock() - self._last_printed > HEARTBEAT_S:
+            self._last_printed = self._clock()
             self._say(self._status())
 
     def trial_ended(self, trial: TrialRecord) -> None:
         if self._started is None:
             return
-        self._spoke = self._clock()
+        self._last_printed = self._clock()
         said = {COMPLETE: "ran in full", PRUNED: f"stopped after epoch {trial.last_epoch}"}
         said[INFEASIBLE] = f"not trained: {trial.reason}"
         outcome = said.get(trial.state or "", f"failed: {_last_line(trial.reason)}")
         value = f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-"
         ended = sum(t.state is not None for t in self._trials.values())
-        further = dict.fromkeys((*self._goals.objectives[1:], *self._goals.limits))
-        value += "".join(f", {name} {shown_metric(name, trial.metric(name))}" for name in further)
-        self._say(f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {setting_name(trial.values)}")
+        further = dict.fromkeys((*self._objectives.objectives[1:], *self._objectives.limits))
+        value += "".join(f", {name} {format_metric(name, trial.metric(name))}" for name in further)
+        self._say(f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {config_name(trial.values)}")
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
         """Say so at once, and count to what is still to come."""
@@ -97,12 +97,12 @@ class SearchProgress:
             f"{len(self._trials) - ended} running",
             f"epoch {self._trained()} of at most {self._at_most()}",
         ]
-        tried = [trial for trial in trials if trial.study == METHOD and is_result(trial, self._goals)]
+        tried = [trial for trial in trials if trial.study == METHOD and is_valid_result(trial, self._objectives)]
         if tried:
             best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
             parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")
         if (left := self.seconds_left()) is not None:
-            parts.append(left_words(left))
+            parts.append(format_time_left(left))
         return Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
 
     def seconds_left(self) -> float | None:

@@ -7,7 +7,7 @@ from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import write_split
 from pipeline.entry import run_stage
-from pipeline.inputs.data_split import REPORT, divide, group_by_content
+from pipeline.inputs.data_split import REPORT, group_by_content, prepare_split
 from pipeline.stages.split.split_report import check_no_duplicates, report_lines, split_report, write_report
 from pipeline.workspace import Workspace
 
@@ -16,7 +16,7 @@ def main(workspace: Workspace) -> None:
     """Divide the prepared images into roles, and say what is out of the ordinary."""
     params = load_params(workspace.params)
     prepared = open_prepared(workspace.prepared)
-    division = divide(workspace, params, prepared)
+    division = prepare_split(workspace, params, prepared)
     report = split_report(division, prepared, params, group_by_content(workspace, params))
     check_no_duplicates(report)
     write_split(division.split, workspace.split, data_hash=prepared.data_hash, seed=params.base.seed)

@@ -13,8 +13,8 @@ from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.assignment import ROLES, TRAIN
 from pipeline.data.splits.duplicates import can_be_near
 from pipeline.data.splits.split import Ids
-from pipeline.errors import UserError, named
-from pipeline.inputs.data_split import Division
+from pipeline.errors import UserError, quote_name
+from pipeline.inputs.data_split import SplitInputs
 
 IMBALANCE = 3.0
 """Times that the largest class has to be the smallest one before it is told."""
@@ -25,7 +25,7 @@ LISTED = 1000
 REFUSED = 5
 
 
-def split_report(division: Division, prepared: Prepared, params: Params, group_by: Mapping[str, Any] | None) -> Any:
+def split_report(division: SplitInputs, prepared: Prepared, params: Params, group_by: Mapping[str, Any] | None) -> Any:
     """The report as plain data: images by role and class, groups, copies. group_by: what the groups were made by."""
     split = division.split
     counts = {
@@ -33,7 +33,7 @@ def split_report(division: Division, prepared: Prepared, params: Params, group_b
     }
     grouped = None
     if division.groups is not None and group_by is not None:
-        alone = int((division.groups.of >= len(division.groups.names)).sum())
+        alone = int((division.groups.group_ids >= len(division.groups.names)).sum())
         grouped = {**group_by, "groups": len(division.groups.names), "images_on_their_own": alone}
         grouped |= {"unused_entries": list(division.groups.unused[:LISTED])}
     return {
@@ -46,7 +46,7 @@ def split_report(division: Division, prepared: Prepared, params: Params, group_b
     }
 
 
-def _duplicates(division: Division, prepared: Prepared, params: Params) -> dict[str, Any]:
+def _duplicates(division: SplitInputs, prepared: Prepared, params: Params) -> dict[str, Any]:
     told: dict[str, Any] = {"action": params.split.duplicates, "distance": params.split.duplicate_distance}
     copies = division.copies
     if copies is None:
@@ -54,24 +54,24 @@ def _duplicates(division: Division, prepared: Prepared, params: Params) -> dict[
     count = len(prepared.labels)
     roles = _roles_of(division, count)
     exact, both = copies.clusters(count, near=False), copies.clusters(count)
-    of_exact = _told(exact, copies.exact, roles, prepared.labels, division.names)
+    of_exact = _describe(exact, copies.exact, roles, prepared.labels, division.names)
     # An image with an exact copy elsewhere is told as that alone.
     of_near = None
     if can_be_near(prepared.images, params.split.duplicate_distance):
-        of_near = _told(both, copies.near, roles, prepared.labels, division.names)
+        of_near = _describe(both, copies.near, roles, prepared.labels, division.names)
         for key in ("test", "val"):
             of_near[key] -= of_exact[key]
     return told | {"moved": division.moved, "exact": of_exact, "near": of_near}
 
 
-def _roles_of(division: Division, count: int) -> NDArray[np.int8]:
+def _roles_of(division: SplitInputs, count: int) -> NDArray[np.int8]:
     roles = np.full(count, -1, dtype=np.int8)
     for number, role in enumerate(ROLES):
         roles[getattr(division.split, role)] = number
     return roles
 
 
-def _told(
+def _describe(
     clusters: Ids, pairs: Ids, roles: NDArray[np.int8], labels: NDArray[np.int64], names: Sequence[str] | None
 ) -> dict[str, Any]:
     """test: test images that train or val has too; val: val images that train has; pairs: the first of them."""
@@ -115,7 +115,7 @@ def check_no_duplicates(report: Mapping[str, Any]) -> None:
 
 def _pair(pair: Sequence[Sequence[str]]) -> str:
     (one, its_role), (other, other_role) = pair
-    return f"{named(one)} ({its_role}) = {named(other)} ({other_role})"
+    return f"{quote_name(one)} ({its_role}) = {quote_name(other)} ({other_role})"
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +126,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         alone = grouped["images_on_their_own"]
         yield f"{grouped['groups']:,} groups stay whole" + (f", {_images(alone)} on their own" if alone else "")
         if unused := len(grouped["unused_entries"]):
-            yield f"{named(grouped['given'])} names {_images(unused)} that the set does not have"
+            yield f"{quote_name(grouped['given'])} names {_images(unused)} that the set does not have"
     yield from _class_lines(report["classes"])
     if found.get("moved"):
         yield f"{_images(found['moved'])} moved into train, having copies in another role or belonging with such"
@@ -141,12 +141,12 @@ def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     totals = {name: sum(counts.values()) for name, counts in classes.items()}
     most, least = max(totals, key=lambda name: totals[name]), min(totals, key=lambda name: totals[name])
     if totals[most] >= IMBALANCE * totals[least]:
-        yield f"imbalanced: {named(most)} has {totals[most]:,} images, {named(least)} {totals[least]:,}"
+        yield f"imbalanced: {quote_name(most)} has {totals[most]:,} images, {quote_name(least)} {totals[least]:,}"
     for role in ROLES[TRAIN + 1 :]:
         # The set's own test split may lack a class; the others have each of them.
         few = [name for name, counts in classes.items() if counts[role] < FEW]
         if few:
-            shown = ", ".join(f"{named(name)} {classes[name][role]}" for name in few[:SHOWN])
+            shown = ", ".join(f"{quote_name(name)} {classes[name][role]}" for name in few[:SHOWN])
             more = ", ..." if len(few) > SHOWN else ""
             yield f"{len(few):,} class{'es' * (len(few) != 1)} with fewer than {FEW} {role} images ({shown}{more})"
 

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
 from pipeline.tracking.registry.versions import read_model, require_whole
-from pipeline.tracking.store import Store, client, reported, user_name
+from pipeline.tracking.store import Store, as_user_error, client, user_name
 
 CHAMPION = "champion"
 PREFIX = "sar.champion."
@@ -42,7 +42,7 @@ LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True)
-class Move:
+class ChampionChange:
     """A move of `champion`, as the trail has it. before: None where there was no champion; at: UTC, ISO 8601.
 
     state: "intended" while it is under way or was interrupted, then "done" or "abandoned". gate: what the gate found.
@@ -68,7 +68,7 @@ def move_champion(
     reason: str | None,
     action: str = PROMOTE,
     gate: Mapping[str, Any] = NO_GATE,
-) -> Move:
+) -> ChampionChange:
     """Make a version champion, if `expected` (None: no version) still is, and write down who did it, when and why.
 
     The result's state is "intended" where the alias has moved and the trail could not be finished.
@@ -79,7 +79,7 @@ def move_champion(
     """
     registry = client(store)
     doing = f"moving {CHAMPION} of {name!r} to version {version}"
-    with _alone(store, doing):
+    with _exclusive(store, doing):
         moves, champion = _read(store, registry, name)
         _require(expected, champion, name)
         _require_no_rival(store, [each for each in moves if each.state == INTENDED], name)
@@ -87,9 +87,9 @@ def move_champion(
         key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}"
         said = (reason or "")[:LONGEST_REASON]
         at = now.isoformat(timespec="seconds")
-        move = Move(key, action, champion, version, user_name(), at, said, dict(gate), INTENDED)
-        with reported(store, doing):
-            _settle(registry, name, moves, champion)
+        move = ChampionChange(key, action, champion, version, user_name(), at, said, dict(gate), INTENDED)
+        with as_user_error(store, doing):
+            _finish_open_changes(registry, name, moves, champion)
             registry.get_model_version(name, str(version))
             _write(registry, name, move)
         moves, champion = _read(store, registry, name)
@@ -98,10 +98,10 @@ def move_champion(
             open_before = [each for each in moves if each.state == INTENDED and each.key < key]
             _require_no_rival(store, open_before, name)
         except UserError:
-            with reported(store, doing):
+            with as_user_error(store, doing):
                 _write(registry, name, replace(move, state=ABANDONED))
             raise
-        _point(store, registry, move, name)
+        _set_alias(store, registry, move, name)
         try:
             _finish(registry, name, move)
         except (MlflowException, OSError):
@@ -109,7 +109,7 @@ def move_champion(
     return replace(move, state=DONE)
 
 
-def roll_back(store: Store, name: str, *, reason: str | None) -> Move:
+def roll_back(store: Store, name: str, *, reason: str | None) -> ChampionChange:
     """Make the champion that was before the present one champion again.
 
     Raises:
@@ -128,17 +128,17 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> Move:
     return move_champion(store, name, earlier, expected=champion, reason=reason, action=ROLLBACK)
 
 
-def history(store: Store, name: str) -> tuple[list[Move], int | None]:
+def history(store: Store, name: str) -> tuple[list[ChampionChange], int | None]:
     """Every move of `champion`, the oldest first, and which version it is. Only what came to be has the state "done".
 
     Raises:
         UserError: no such model, or a store that fails.
     """
     moves, champion = _read(store, client(store), name)
-    return _judged(moves, champion), champion
+    return _with_outcome(moves, champion), champion
 
 
-def earlier_champion(moves: Sequence[Move], champion: int) -> int | None:
+def earlier_champion(moves: Sequence[ChampionChange], champion: int) -> int | None:
     """The version that was champion before the present one: a rollback takes back a move, and so does a second one.
 
     Where the alias was moved by other hands than ours, the champion that the trail knew before that counts.
@@ -160,20 +160,20 @@ def earlier_champion(moves: Sequence[Move], champion: int) -> int | None:
     return before[-1] if before else None
 
 
-def _read(store: Store, registry: MlflowClient, name: str) -> tuple[list[Move], int | None]:
+def _read(store: Store, registry: MlflowClient, name: str) -> tuple[list[ChampionChange], int | None]:
     model = read_model(store, registry, name)
     moves = []
     for key, value in sorted(model.tags.items()):
         if key.startswith(PREFIX):
             try:
-                moves.append(Move(**{**json.loads(value), "key": key}))
+                moves.append(ChampionChange(**{**json.loads(value), "key": key}))
             except (ValueError, TypeError):
                 continue  # not one of ours
     champion = model.aliases.get(CHAMPION)
     return moves, None if champion is None else int(champion)
 
 
-def _judged(moves: Sequence[Move], champion: int | None) -> list[Move]:
+def _with_outcome(moves: Sequence[ChampionChange], champion: int | None) -> list[ChampionChange]:
     """The moves, those that were left open called done or abandoned: done is the last one, if the alias is there."""
     found = []
     for place, move in enumerate(moves):
@@ -182,20 +182,22 @@ def _judged(moves: Sequence[Move], champion: int | None) -> list[Move]:
     return found
 
 
-def _settle(registry: MlflowClient, name: str, moves: Sequence[Move], champion: int | None) -> None:
-    for move, judged in zip(moves, _judged(moves, champion), strict=True):
+def _finish_open_changes(
+    registry: MlflowClient, name: str, moves: Sequence[ChampionChange], champion: int | None
+) -> None:
+    for move, judged in zip(moves, _with_outcome(moves, champion), strict=True):
         if move.state == INTENDED and judged.state == DONE:
             _finish(registry, name, move)
         elif move.state == INTENDED:
             _write(registry, name, judged)
 
 
-def _write(registry: MlflowClient, name: str, move: Move) -> None:
+def _write(registry: MlflowClient, name: str, move: ChampionChange) -> None:
     content = {key: value for key, value in asdict(move).items() if key != "key"}
     registry.set_registered_model_tag(name, move.key, json.dumps(content))
 
 
-def _finish(registry: MlflowClient, name: str, move: Move) -> None:
+def _finish(registry: MlflowClient, name: str, move: ChampionChange) -> None:
     """The tags of the version, then the note, which is open as long as anything is left to do."""
     tags = {"action": move.action, "by": move.by, "at": move.at, "reason": move.reason}
     tags |= {"previous": str(move.before or ""), "gate": json.dumps(dict(move.gate))}
@@ -204,7 +206,7 @@ def _finish(registry: MlflowClient, name: str, move: Move) -> None:
     _write(registry, name, replace(move, state=DONE))
 
 
-def _point(store: Store, registry: MlflowClient, move: Move, name: str) -> None:
+def _set_alias(store: Store, registry: MlflowClient, move: ChampionChange, name: str) -> None:
     try:
         registry.set_registered_model_alias(name, CHAMPION, str(move.after))
     except (MlflowException, OSError) as error:
@@ -231,7 +233,7 @@ def _require(expected: int | None, champion: int | None, name: str) -> None:
         )
 
 
-def _require_no_rival(store: Store, open_moves: Sequence[Move], name: str) -> None:
+def _require_no_rival(store: Store, open_moves: Sequence[ChampionChange], name: str) -> None:
     """Refuse a move beside one that is under way. Beside a database file the lock has seen to that."""
     for each in [] if store.database else open_moves:
         if (datetime.now(UTC) - datetime.fromisoformat(each.at)).total_seconds() < CLAIM_S:
@@ -242,7 +244,7 @@ def _require_no_rival(store: Store, open_moves: Sequence[Move], name: str) -> No
 
 
 @contextmanager
-def _alone(store: Store, doing: str) -> Iterator[None]:
+def _exclusive(store: Store, doing: str) -> Iterator[None]:
     if store.database is None:
         yield
         return

@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 INSTALL = "install them into the environment: pip install -e '.[onnx]'"
 
 
-class Answering(nn.Module):
+class PredictionModule(nn.Module):
     """A network between its preprocessing and its softmax: (B, H, W, C) uint8 -> (B, classes) float32."""
 
     mean: Tensor
@@ -44,7 +44,7 @@ def graph_of(classifier: Any) -> tuple[Any, Tensor]:
     Raises:
         UserError: torch cannot export this network.
     """
-    answering = Answering(classifier.network.cpu(), classifier.mean.cpu(), classifier.std.cpu()).eval()
+    answering = PredictionModule(classifier.network.cpu(), classifier.mean.cpu(), classifier.std.cpu()).eval()
     height, width = classifier.image_size
     draw = np.random.default_rng(0).integers(0, 256, (3, height, width, classifier.channels), dtype=np.uint8)
     images = torch.from_numpy(draw)

@@ -8,7 +8,7 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.tracking.store import Store, client, current
+from pipeline.tracking.store import Store, as_global_store, client
 
 
 def load_registered(store: Store, name: str, version: int) -> Any:
@@ -22,7 +22,7 @@ def load_registered(store: Store, name: str, version: int) -> Any:
         warnings.simplefilter("ignore")  # MLflow, when first imported, warns of its own type hints
         from mlflow import pyfunc
     try:
-        with current(store):
+        with as_global_store(store):
             return pyfunc.load_model(what)
     except (MlflowException, OSError) as error:
         raise UserError(f"{what}: fetching it from {store.shown} failed\n  {store.reason(error)}") from None

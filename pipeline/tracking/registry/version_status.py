@@ -7,27 +7,27 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking.moved_store import is_empty
-from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, fault_of
-from pipeline.tracking.store import Store, client, impatient, reported
+from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, find_fault
+from pipeline.tracking.store import Store, as_user_error, client, short_timeouts
 
 
 @dataclass(frozen=True)
-class Standing:
+class VersionStatus:
     """What a store has of a version. there: the version, of that content; fault: what its files are, "" where whole.
 
     challenger: the version that has the alias, None where none has; made_by: what its tags say of where it comes from.
     """
 
-    there: bool
+    exists: bool
     fault: str
     challenger: int | None
     made_by: str = ""
 
 
-NOTHING = Standing(False, "", None)
+NOTHING = VersionStatus(False, "", None)
 
 
-def standing_of(store: Store, name: str, version: int, model_hash: str) -> Standing:
+def version_status(store: Store, name: str, version: int, model_hash: str) -> VersionStatus:
     """How the version of a model stands. Makes nothing, no database either.
 
     Raises:
@@ -36,7 +36,7 @@ def standing_of(store: Store, name: str, version: int, model_hash: str) -> Stand
     if store.database and is_empty(store.database):
         return NOTHING
     registry = client(store)
-    with impatient(10.0), reported(store, f"looking for version {version} of {name!r}"):
+    with short_timeouts(10.0), as_user_error(store, f"looking for version {version} of {name!r}"):
         try:
             aliases = registry.get_registered_model(name).aliases
         except MlflowException as error:
@@ -45,11 +45,11 @@ def standing_of(store: Store, name: str, version: int, model_hash: str) -> Stand
             return NOTHING
         found = _version(registry, name, str(version))
         there = found is not None and found.tags.get(HASH_TAG) == model_hash
-        fault = fault_of(store, found, fetch=False) if found is not None and there else ""
+        fault = find_fault(store, found, fetch=False) if found is not None and there else ""
         if (number := aliases.get(CHALLENGER)) is None:
-            return Standing(there, fault, None)
+            return VersionStatus(there, fault, None)
         other = _version(registry, name, str(number))
-        return Standing(there, fault, int(number), _made_by(other) if other else "")
+        return VersionStatus(there, fault, int(number), _made_by(other) if other else "")
 
 
 def _version(registry: MlflowClient, name: str, number: str) -> ModelVersion | None:

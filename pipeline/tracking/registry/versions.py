@@ -21,10 +21,10 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from pipeline.errors import UserError, alone
+from pipeline.errors import UserError, single_item_command
 from pipeline.tracking.registry.package import hash_model, hash_packed, pack, require_portable
 from pipeline.tracking.single_run import has_run
-from pipeline.tracking.store import Store, client, current, experiment_id, reported
+from pipeline.tracking.store import Store, as_global_store, as_user_error, client, experiment_id
 
 CHALLENGER = "challenger"
 HASH_TAG = "sar.model_hash"
@@ -91,7 +91,7 @@ def register_model(
     require_portable(code)
     model_hash = hash_model(checkpoint, code)
     registry = client(store)
-    with reported(store, f"registering the model {name!r}"):
+    with as_user_error(store, f"registering the model {name!r}"):
         _create_name(registry, name)
         found = registry.search_model_versions(f"name = '{name}' and tags.`{HASH_TAG}` = '{model_hash}'")
         ready = {int(each.version): each for each in found if each.status == "READY"}
@@ -101,20 +101,20 @@ def register_model(
             number = max(ready)
             for key, value in tags.items():
                 registry.set_model_version_tag(name, str(number), key, value)
-            if fault_of(store, ready[number], fetch=True):
+            if find_fault(store, ready[number], fetch=True):
                 _fill(registry, registry.get_logged_model(str(ready[number].source).removeprefix("models:/")), content)
-            registry.update_model_version(name, str(number), description=_shortened(model_card))
+            registry.update_model_version(name, str(number), description=_shorten(model_card))
         else:
             if run_id and not has_run(registry, run_id):
                 run_id, lost = None, run_id
             model_id = _upload(store, name, run_id, content)
-            with current(store):
+            with as_global_store(store):
                 created = registry.create_model_version(
                     name,
                     f"models:/{model_id}",
                     run_id=run_id,
                     tags={**tags, HASH_TAG: model_hash},
-                    description=_shortened(model_card),
+                    description=_shorten(model_card),
                     model_id=model_id,
                 )
             number = int(created.version)
@@ -130,7 +130,7 @@ def versions(store: Store, name: str) -> list[Version]:
     """
     registry = client(store)
     aliases = {alias: int(number) for alias, number in read_model(store, registry, name).aliases.items()}
-    with reported(store, f"listing the versions of {name!r}"):
+    with as_user_error(store, f"listing the versions of {name!r}"):
         page = registry.search_model_versions(f"name = '{name}'")
         found = list(page)
         while page.token:
@@ -203,7 +203,7 @@ def _fill(registry: MlflowClient, logged: LoggedModel, content: Mapping[str, Any
         registry.log_model_artifacts(model_id, str(Path(temporary) / "model"))
 
 
-def fault_of(store: Store, version: ModelVersion, *, fetch: bool) -> str:
+def find_fault(store: Store, version: ModelVersion, *, fetch: bool) -> str:
     """What is wrong with a version's files where its store has them: GONE, DAMAGED (not those registered), or "".
 
     fetch: fetch those of a server to look into them; else they are only listed. Files on this machine are looked into.
@@ -222,7 +222,7 @@ def fault_of(store: Store, version: ModelVersion, *, fetch: bool) -> str:
             return "" if hash_packed(Path(url2pathname(place.path))) == wanted else DAMAGED
         if not fetch:
             return ""
-        with tempfile.TemporaryDirectory() as temporary, current(store):
+        with tempfile.TemporaryDirectory() as temporary, as_global_store(store):
             folder = download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=store.uri)
             return "" if hash_packed(Path(folder)) == wanted else DAMAGED
     except (UserError, FileNotFoundError, TypeError):  # a checkpoint.json of another form too
@@ -235,15 +235,16 @@ def require_whole(store: Store, name: str, version: int, *, doing: str) -> None:
     Raises:
         UserError: its files are gone or damaged, or the store fails.
     """
-    with reported(store, doing):
-        fault = fault_of(store, client(store).get_model_version(name, str(version)), fetch=True)
+    with as_user_error(store, doing):
+        fault = find_fault(store, client(store).get_model_version(name, str(version)), fetch=True)
     if fault:
         raise UserError(
             f"the files of version {version} of {name} are {fault} where {store.shown} keeps them\n"
-            f"  in the checkout that made it, `{alone('register')}` brings them back from models/ (nothing is trained)"
+            f"  in the checkout that made it, `{single_item_command('register')}` brings them back from models/ "
+            "(nothing is trained)"
         )
 
 
-def _shortened(card: str) -> str:
+def _shorten(card: str) -> str:
     end = "\n\n(The whole card is in the model's folder.)"
     return card if len(card) <= CARD_LIMIT else card[: CARD_LIMIT - len(end)] + end

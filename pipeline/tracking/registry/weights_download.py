@@ -7,7 +7,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
-from pipeline.tracking.store import Store, client, current
+from pipeline.tracking.store import Store, as_global_store, client
 
 SPEC = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -43,7 +43,7 @@ def fetch_checkpoint(store: Store, name: str, version: int, folder: Path) -> Pat
         ValueError: a model that was not registered by this pipeline. UserError: the store fails.
     """
     try:
-        with current(store):
+        with as_global_store(store):
             fetched = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(folder))
     except (MlflowException, OSError) as error:
         raise UserError(

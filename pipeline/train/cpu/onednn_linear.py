@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 @contextmanager
-def by_onednn(model: nn.Module) -> Iterator[None]:
+def use_onednn_linear(model: nn.Module) -> Iterator[None]:
     """Inside, the network's linear layers on a CPU compute by oneDNN; afterwards by torch's own way again.
 
     Where torch was built without oneDNN, and on any other device, nothing changes. Layers of other classes, even

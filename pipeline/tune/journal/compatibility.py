@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import History
+from pipeline.tune.journal.journal import SearchHistory
 
 SUPERSEDED = "superseded"
 """A file of this name in a search's folder says that its user wants a new one of the same kind."""
 
 
-def check_same_code(history: History, header: Mapping[str, Any], folder: Path) -> None:
+def check_same_code(history: SearchHistory, header: Mapping[str, Any], folder: Path) -> None:
     """Refuse to go on with a search that other code, or other versions of libraries, began, until its user says so.
 
     Raises:
@@ -27,7 +27,7 @@ def check_same_code(history: History, header: Mapping[str, Any], folder: Path) -
         )
 
 
-def changed_code(history: History, header: Mapping[str, Any]) -> list[str]:
+def changed_code(history: SearchHistory, header: Mapping[str, Any]) -> list[str]:
     """Files and packages that differ from those which the search was begun with, or that its user accepted last."""
     known = history.accepted or history.header
     return [

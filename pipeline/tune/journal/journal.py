@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 
 FORMAT = 2
 
-LEDGER = "ledger.jsonl"
+JOURNAL = "ledger.jsonl"
 """A ledger's name in a search's folder."""
 STOP_FILE = "stop"
 """A file of this name beside it asks the search to start no further trials, and to end with what it has."""
@@ -37,7 +37,7 @@ COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasib
 
 OBJECTIVE = "val/accuracy"
 """The metric that a search maximises; with several objectives, the first of them."""
-ENOUGH = 10
+MAX_CONCURRENT_REACHED = 10
 """Completed trials from which on figures over them (importances, rank correlations) say more than chance does."""
 
 METHOD, CONTROL_STUDY = "search", "control_study"
@@ -95,7 +95,7 @@ class TrialRecord:
         return last.get(name, self.measured.get(name, float("nan")))
 
 
-class SearchListener(Protocol):
+class SearchCallback(Protocol):
     """What may follow a search. Called on the driver's loop, so it must return at once."""
 
     def replayed(self) -> None:
@@ -110,7 +110,7 @@ class SearchListener(Protocol):
 
 
 @dataclass
-class History:
+class SearchHistory:
     """What a ledger holds.
 
     header: the first line's, with what decides the search. accepted: the code and versions that its user has accepted
@@ -188,7 +188,7 @@ class History:
             raise ValueError(f"no event {kind!r}")
 
 
-class Ledger:
+class Journal:
     """A ledger opened for writing. history: what it holds, kept up to date.
 
     header: what decides the search, for a new ledger's first line. gpus: a trial's share of a GPU in this session.
@@ -199,9 +199,9 @@ class Ledger:
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, gpus: float = 0.0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_ledger(path)
+        self._lock = lock_journal(path)
         try:
-            self.history = read_history(path, mend=True)
+            self.history = read_history(path, repair=True)
             self._file = path.open("ab")
             self._opened = time.monotonic()
             if not self.history.header:
@@ -265,7 +265,7 @@ class Ledger:
         self.close()
 
 
-def lock_ledger(path: Path) -> FileLock:
+def lock_journal(path: Path) -> FileLock:
     """Become the one writer of a ledger. The lock goes with the process.
 
     Raises:
@@ -281,14 +281,14 @@ def lock_ledger(path: Path) -> FileLock:
     return lock
 
 
-def read_history(path: Path, *, mend: bool = False) -> History:
+def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
     """What a ledger holds; nothing if there is no file. mend: cut a torn last line off the file (its writer may).
 
     Raises:
         UserError: a broken line that is not the last, or a ledger of another format.
     """
-    history = History()
-    for number, event in _lines(path, mend=mend):
+    history = SearchHistory()
+    for number, event in _lines(path, repair=repair):
         if number == 1 and isinstance(event, dict) and event.get("event") == "search" and event.get("format") != FORMAT:
             raise UserError(
                 f"{path}: written by another version of sar-search (format {event.get('format', 'unknown')}, not "
@@ -307,12 +307,12 @@ def read_history(path: Path, *, mend: bool = False) -> History:
     return history
 
 
-def _lines(path: Path, *, mend: bool) -> Iterator[tuple[int, Any]]:
+def _lines(path: Path, *, repair: bool) -> Iterator[tuple[int, Any]]:
     if not path.exists():
         return
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if mend and len(whole) < len(content):
+    if repair and len(whole) < len(content):
         os.truncate(path, len(whole))
     for number, line in enumerate(whole.splitlines(), start=1):
         try:

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.cluster.storage import exists, listed, remove, remove_file, size, under, write_text
+from pipeline.cluster.storage import exists, join, list_dir, remove, remove_file, size, write_text
 
 NOTE = "outside.json"
 USERS = "users"
 
 
 @dataclass(frozen=True)
-class Outside:
+class RemoteFiles:
     """id: this search's, in this checkout. checkpoints, data: addresses of its folders there, the newest last."""
 
     id: str
@@ -35,33 +35,33 @@ class Outside:
         return sum(size(address) for address in self.checkpoints)
 
 
-def read_outside(folder: Path) -> Outside | None:
+def read_remote_files(folder: Path) -> RemoteFiles | None:
     """The note of a search; None if it has never put anything elsewhere, or its note cannot be read."""
     try:
         noted = json.loads((folder / NOTE).read_text())
-        return Outside(str(noted["id"]), tuple(noted["checkpoints"]), tuple(noted["data"]))
+        return RemoteFiles(str(noted["id"]), tuple(noted["checkpoints"]), tuple(noted["data"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def checkpoints_in(storage: str, folder: Path) -> str:
+def list_checkpoints(storage: str, folder: Path) -> str:
     """Where a search's checkpoints go in storage; noted."""
     noted = _noted(folder)
-    place = under(storage, "searches", f"{folder.name}-{noted.id}")
+    place = join(storage, "searches", f"{folder.name}-{noted.id}")
     if place not in noted.checkpoints:
         _write(folder, replace(noted, checkpoints=(*noted.checkpoints, place)))
     return place
 
 
-def use_data(place: str, folder: Path) -> None:
+def mark_in_use(place: str, folder: Path) -> None:
     """Note, and mark there, that a search uses data that lie in storage."""
     noted = _noted(folder)
     if place not in noted.data:
         _write(folder, replace(noted, data=(*noted.data, place)))
-    write_text(under(place, USERS, noted.id), "")
+    write_text(join(place, USERS, noted.id), "")
 
 
-def remove_outside(outside: Outside) -> None:
+def remove_remote_files(outside: RemoteFiles) -> None:
     """Remove a search's checkpoints from storage, and data that nobody else uses.
 
     Raises:
@@ -69,22 +69,22 @@ def remove_outside(outside: Outside) -> None:
     """
     remove(outside.checkpoints)
     for place in outside.data:
-        remove_file(under(place, USERS, outside.id))
-        if exists(place) and not listed(under(place, USERS)):
+        remove_file(join(place, USERS, outside.id))
+        if exists(place) and not list_dir(join(place, USERS)):
             remove([place])
 
 
-def checkpoint_folders(outside: Outside) -> Iterator[str]:
+def checkpoint_folders(outside: RemoteFiles) -> Iterator[str]:
     """Addresses of all its checkpoints that are there. Raises StorageError if they cannot be listed."""
     for root in outside.checkpoints:
-        yield from (place for place in listed(root, 3) if place.rpartition("/")[2].startswith("checkpoint_"))
+        yield from (place for place in list_dir(root, 3) if place.rpartition("/")[2].startswith("checkpoint_"))
 
 
-def _noted(folder: Path) -> Outside:
-    return read_outside(folder) or Outside(secrets.token_hex(4))
+def _noted(folder: Path) -> RemoteFiles:
+    return read_remote_files(folder) or RemoteFiles(secrets.token_hex(4))
 
 
-def _write(folder: Path, outside: Outside) -> None:
+def _write(folder: Path, outside: RemoteFiles) -> None:
     partial = folder / f"{NOTE}.partial"
     partial.write_text(json.dumps(asdict(outside), indent=1) + "\n")
     partial.replace(folder / NOTE)

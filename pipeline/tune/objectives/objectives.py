@@ -18,7 +18,7 @@ from pipeline.config import Params
 from pipeline.config.schema.search_section import ConstraintsParams
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, OBJECTIVE, TrialRecord
-from pipeline.tune.objectives.pareto import dominated_by
+from pipeline.tune.objectives.pareto import count_dominating
 
 JACCARD, AUROC = "val/attention/jaccard", "val/attention/auroc"
 PARAMETERS, LATENCY, THROUGHPUT = "parameters", "latency_ms", "images_per_s"
@@ -38,14 +38,14 @@ FOR_SEVERAL = ("tpe", "gp", "sobol", "random", "grid")
 
 
 @dataclass(frozen=True)
-class Goals:
+class Objectives:
     """objectives: names of metrics, the first val/accuracy. limits: the worst value allowed, by metric."""
 
     objectives: tuple[str, ...] = (OBJECTIVE,)
     limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def several(self) -> bool:
+    def is_multi_objective(self) -> bool:
         return len(self.objectives) > 1
 
     @property
@@ -59,14 +59,14 @@ class Goals:
         return [name for name in dict.fromkeys((*self.objectives, *self.limits)) if name not in (OBJECTIVE, "val/loss")]
 
     @property
-    def of_attention(self) -> list[str]:
+    def attention_metrics(self) -> list[str]:
         return [name for name in self.metrics if name in OF_ATTENTION]
 
     @property
-    def of_speed(self) -> list[str]:
+    def speed_metrics(self) -> list[str]:
         return [name for name in self.metrics if name in OF_SPEED]
 
-    def values(self, record: TrialRecord) -> list[float]:
+    def objective_values(self, record: TrialRecord) -> list[float]:
         """The objectives at the last epoch; NaN where one is not there."""
         return [record.metric(name) for name in self.objectives]
 
@@ -89,7 +89,7 @@ class Goals:
                 found[name] = (value - limit if name in LOWER_IS_BETTER else limit - value) / limit
         return found
 
-    def broken(self, measured: Mapping[str, float]) -> list[str]:
+    def explain_infeasible(self, measured: Mapping[str, float]) -> list[str]:
         """The limits that what is known before the first epoch breaks, each in words. measured: by metric."""
 
         def metric(name: str) -> float:
@@ -97,64 +97,64 @@ class Goals:
 
         parameter = {metric_name: name for name, metric_name in LIMITED.items()}
         return [
-            f"search.constraints.{parameter[name]}: {name} is {shown_metric(name, metric(name))}, allowed: "
-            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {shown_metric(name, self.limits[name])}"
+            f"search.constraints.{parameter[name]}: {name} is {format_metric(name, metric(name))}, allowed: "
+            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {format_metric(name, self.limits[name])}"
             for name, amount in self.violations(metric).items()
             if amount > 0
         ]
 
-    def keeps(self, record: TrialRecord) -> bool:
+    def is_feasible(self, record: TrialRecord) -> bool:
         """Whether every limit is known to be kept."""
         found = self.violations(record.metric)
         return len(found) == len(self.limits) and all(amount <= 0 for amount in found.values())
 
-    def front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    def pareto_front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
         """Those of the records whose objectives no other one dominates; in their order."""
-        there = [record for record in records if all(map(math.isfinite, self.values(record)))]
-        counts = dominated_by([self.maximised(self.values(record)) for record in there])
+        there = [record for record in records if all(map(math.isfinite, self.objective_values(record)))]
+        counts = count_dominating([self.maximised(self.objective_values(record)) for record in there])
         return [record for record, count in zip(there, counts, strict=True) if not count]
 
 
-ACCURACY_ALONE = Goals()
+ACCURACY_ALONE = Objectives()
 
 
-def goals_of(params: Params) -> Goals:
+def objectives_from_params(params: Params) -> Objectives:
     """The goals that the parameters name."""
-    return Goals(tuple(params.search.objectives), limits_of(params.search.constraints))
+    return Objectives(tuple(params.search.objectives), limits_from_params(params.search.constraints))
 
 
-def goals_in(content: Mapping[str, Any]) -> Goals:
+def objectives_from_content(content: Mapping[str, Any]) -> Objectives:
     """The goals of a search by what decides it, as its ledger's header has it under `content`."""
     constraints = ConstraintsParams(**content.get("constraints", {}))
-    return Goals(tuple(content.get("objectives", [OBJECTIVE])), limits_of(constraints))
+    return Objectives(tuple(content.get("objectives", [OBJECTIVE])), limits_from_params(constraints))
 
 
-def limits_of(constraints: ConstraintsParams) -> dict[str, float]:
+def limits_from_params(constraints: ConstraintsParams) -> dict[str, float]:
     """The limits that are given, by metric."""
     given = {metric: getattr(constraints, name) for name, metric in LIMITED.items()}
     return {metric: float(limit) for metric, limit in given.items() if limit is not None}
 
 
-def shown_metric(name: str, value: float) -> str:
+def format_metric(name: str, value: float) -> str:
     """A value as sentences and tables show it."""
     if math.isnan(value):
         return "-"
     return f"{value:,.0f}" if name == PARAMETERS else f"{value:.4f}" if name.startswith("val/") else f"{value:.4g}"
 
 
-def shown_limits(constraints: Mapping[str, float | None]) -> str:
+def format_limits(constraints: Mapping[str, float | None]) -> str:
     """`search.constraints` in words, those that are given."""
     given = {name: limit for name, limit in constraints.items() if limit is not None}
-    return ", ".join(f"{name} {shown_metric(LIMITED[name], limit)}" for name, limit in given.items())
+    return ", ".join(f"{name} {format_metric(LIMITED[name], limit)}" for name, limit in given.items())
 
 
-def check_goals(params: Params) -> None:
+def check_objectives(params: Params) -> None:
     """Refuse objectives that the search cannot be run for as it is set up otherwise.
 
     Raises:
         UserError: it names the parameter in the way, and what would do.
     """
-    search, goals = params.search, goals_of(params)
+    search, goals = params.search, objectives_from_params(params)
     said = f"params.yaml: search.objectives: {', '.join(goals.objectives)}"
     if len(set(goals.objectives)) < len(goals.objectives):
         raise UserError(f"{said}: an objective stands there twice.")
@@ -163,7 +163,7 @@ def check_goals(params: Params) -> None:
             f"{said}: must begin with {OBJECTIVE}, by which the setting that is retrained is chosen from the Pareto "
             "front. To ask for a least value of another metric, see search.constraints."
         )
-    if not goals.several:
+    if not goals.is_multi_objective:
         return
     if search.scheduler.name != "none":
         raise UserError(
@@ -182,11 +182,11 @@ def check_goals(params: Params) -> None:
         )
 
 
-def beaten(records: Iterable[TrialRecord], goals: Goals) -> str:
+def violated(records: Iterable[TrialRecord], objectives: Objectives) -> str:
     """Why none of these settings can be named the best: of each constraint, how near the nearest one came."""
     tried = list(records)
     lines = []
-    for name, limit in goals.limits.items():
+    for name, limit in objectives.limits.items():
         known = [record for record in tried if not math.isnan(record.metric(name))]
         if not known:
             continue
@@ -194,26 +194,26 @@ def beaten(records: Iterable[TrialRecord], goals: Goals) -> str:
         nearest = best(known, key=lambda record: record.metric(name))
         lines.append(
             f"  {name}: the {'lowest' if name in LOWER_IS_BETTER else 'highest'} was "
-            f"{shown_metric(name, nearest.metric(name))} ({nearest.id}), allowed: "
-            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {shown_metric(name, limit)}"
+            f"{format_metric(name, nearest.metric(name))} ({nearest.id}), allowed: "
+            f"{'at most' if name in LOWER_IS_BETTER else 'at least'} {format_metric(name, limit)}"
         )
     return "\n".join(lines)
 
 
-def is_result(record: TrialRecord, goals: Goals) -> bool:
+def is_valid_result(record: TrialRecord, objectives: Objectives) -> bool:
     """Whether a trial has run in full and keeps every constraint."""
-    return record.state == COMPLETE and goals.keeps(record)
+    return record.state == COMPLETE and objectives.is_feasible(record)
 
 
-def goal_words(params: Params) -> dict[str, str]:
+def describe_objectives(params: Params) -> dict[str, str]:
     """Lines of the plan, by their names; none in a search for val/accuracy alone without constraints."""
-    goals, search = goals_of(params), params.search
+    goals, search = objectives_from_params(params), params.search
     lines = {}
-    if goals.several:
+    if goals.is_multi_objective:
         pairs = zip(goals.objectives, goals.directions, strict=True)
         lines["goals"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
             "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
         )
     if goals.limits:
-        lines["within"] = shown_limits(search.constraints.model_dump())
+        lines["within"] = format_limits(search.constraints.model_dump())
     return lines

@@ -7,7 +7,7 @@ ROWS_AT_ONCE = 512
 """Settings that are compared with all others in one step; bounds the memory that this takes."""
 
 
-def dominated_by(values: ArrayLike) -> NDArray[np.int64]:
+def count_dominating(values: ArrayLike) -> NDArray[np.int64]:
     """How many others dominate each setting, (n,): 0 on the Pareto front.
 
     values: (n, objectives), all to be maximised, finite. One dominates another that it is nowhere worse than, and

@@ -5,36 +5,37 @@ from torch import nn
 from pipeline.assembly import TrainingData
 from pipeline.errors import UserError
 from pipeline.score.locate import location_scores, pick_head
-from pipeline.train.compilation import uncompiled
+from pipeline.train.compilation import original_network
 from pipeline.train.latency import images_per_s, latency_ms
 from pipeline.train.similarity_maps import last_block_maps
-from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, Goals
+from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, Objectives
 
 
-def measure_speed(model: nn.Module, data: TrainingData, goals: Goals) -> dict[str, float]:
+def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
     """What the goals ask for of a network's speed, on the device that it lies on."""
     height, width = data.prepared.images.shape[1:3]
     measures = {LATENCY: latency_ms, THROUGHPUT: images_per_s}
-    return {name: measures[name](model, (height, width), data.prepared.channels) for name in goals.of_speed}
+    return {name: measures[name](model, (height, width), data.prepared.channels) for name in objectives.speed_metrics}
 
 
-def score_attention(model: nn.Module, data: TrainingData, goals: Goals) -> dict[str, float]:
+def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
     """What the goals ask for of a trained network's attention against the masks of the validation images.
 
     Raises:
         UserError: the data have no masks.
         ValueError: none of these masks holds both object and background.
     """
-    if not goals.of_attention:
+    if not objectives.attention_metrics:
         return {}
     if data.prepared.masks is None:  # as of data that came back from DVC's cache, of which nobody noted what made them
         raise UserError(
-            f"params.yaml: search: {', '.join(goals.of_attention)}: attention is scored against masks, and the "
+            f"params.yaml: search: {', '.join(objectives.attention_metrics)}: attention is scored against masks, and "
+            "the "
             "prepared set has none. Leave it out of search.objectives and search.constraints, or give masks or boxes."
         )
     masks = data.prepared.masks[data.split.val]
-    with uncompiled():
+    with original_network():
         maps = last_block_maps(model, data.batches("val"))
     found = location_scores(maps, masks, head=pick_head(maps, masks))
     scores = {JACCARD: found.jaccard_fixed_head, AUROC: found.auroc}
-    return {name: float(scores[name] or 0.0) for name in goals.of_attention}
+    return {name: float(scores[name] or 0.0) for name in objectives.attention_metrics}

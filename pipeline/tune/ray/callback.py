@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from pipeline.cluster.connect import Room
+from pipeline.cluster.connect import Capacity
 from pipeline.cluster.storage import address_of
-from pipeline.errors import UserError, told
-from pipeline.tune.controller import Course
+from pipeline.errors import UserError, join_lines
+from pipeline.tune.controller import SearchController
 from pipeline.tune.journal.journal import FAILED, INFEASIBLE
 from pipeline.tune.ray.worker_entry import REFUSED
 
@@ -27,16 +27,16 @@ LOOK_S = 2.0
 FULL = "No space left on device"
 
 
-class Recorder(tune.Callback):
+class JournalCallback(tune.Callback):
     """Writes what happens to trials into the search. Runs on Ray Tune's loop.
 
     room: of a cluster, on which trials may have to wait for a place, which is not time that they take; else None.
     broke: what the search cannot go on from, though no trial is to blame, such as a full disk.
     """
 
-    def __init__(self, course: Course, room: Room | None = None) -> None:
-        self._course, self._room = course, room
-        self.broke: Exception | None = None
+    def __init__(self, controller: SearchController, room: Capacity | None = None) -> None:
+        self._controller, self._room = controller, room
+        self.fatal_error: Exception | None = None
         self._failures: Counter[str] = Counter()
         self._looked = 0.0
 
@@ -44,81 +44,81 @@ class Recorder(tune.Callback):
         # Ray asks for the next trial only when one has ended, which may be hours away.
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
-            with self.watched():
-                self._course.notice_stop()
+            with self.capture_fatal():
+                self._controller.check_stop_request()
 
     def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         if self._room is not None:
-            with self.watched():
-                self._course.ledger.resume(trial.config["trial"])
+            with self.capture_fatal():
+                self._controller.journal.resume(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", result: dict[str, Any], **info: Any
     ) -> None:
         if "measured" in result:
-            with self.watched():
-                self._course.ledger.measured(trial.config["trial"], result["measured"])
+            with self.capture_fatal():
+                self._controller.journal.measured(trial.config["trial"], result["measured"])
         elif not result["failed"]:
-            with self.watched():
-                self._course.report(trial.config["trial"], result["epoch"], result["metrics"], result.get("node"))
+            with self.capture_fatal():
+                self._controller.report(trial.config["trial"], result["epoch"], result["metrics"], result.get("node"))
 
     def on_checkpoint(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
     ) -> None:
-        with self.watched():
-            self._course.checkpoint(trial.config["trial"], address_of(checkpoint))
+        with self.capture_fatal():
+            self._controller.checkpoint(trial.config["trial"], address_of(checkpoint))
 
     def on_trial_complete(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         result = trial.last_result
-        with self.watched():
+        with self.capture_fatal():
             if REFUSED in result:
                 self._leave(trial.config["trial"], result[REFUSED])
             elif result.get("failed"):
-                self._course.end(trial.config["trial"], FAILED, result["failed"])
+                self._controller.end_trial(trial.config["trial"], FAILED, result["failed"])
             elif result.get("infeasible"):
-                self._course.end(trial.config["trial"], INFEASIBLE, result["infeasible"])
+                self._controller.end_trial(trial.config["trial"], INFEASIBLE, result["infeasible"])
             else:
-                self._course.end(trial.config["trial"], self._course.ending(result.get("epoch", 0)))
+                self._controller.end_trial(trial.config["trial"], self._controller.final_state(result.get("epoch", 0)))
 
     def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         """A worker died, and the trial will start again; where there is no room, in vain."""
-        with self.watched():
+        with self.capture_fatal():
             self._check_room(_reason(trial))
 
     def on_trial_error(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         said, name = _reason(trial), trial.config["trial"]
-        with self.watched():
+        with self.capture_fatal():
             self._check_room(said)
             # Where a worker dies between two trials, Ray tells of it twice, and takes the second time for the last one.
             self._failures[name] += trial.run_metadata.num_failures
             if 0 < self._failures[name] <= trial.max_failures:
-                self._course.again(name)
+                self._controller.requeue(name)
                 return
-            self._course.end(name, FAILED, said[-2000:])
+            self._controller.end_trial(name, FAILED, said[-2000:])
 
     def _leave(self, name: str, refused: Mapping[str, Any]) -> None:
         """Hand a trial out again, away from a node that will not do, and say so once for the node."""
         assert self._room is not None
-        if self._room.refuse(refused["node"]):
-            print(told(f"not used: {line}" for line in refused["why"]), file=sys.stderr, flush=True)
-        self._course.again(name)
+        if self._room.exclude_node(refused["node"]):
+            print(join_lines(f"not used: {line}" for line in refused["why"]), file=sys.stderr, flush=True)
+        self._controller.requeue(name)
 
     def _check_room(self, said: str) -> None:
-        if FULL in said or not _has_room(self._course.folder):
+        if FULL in said or not _has_room(self._controller.folder):
             raise UserError(
-                f"the disk that holds {self._course.folder}, or the workers' temporary files, is full. Free some "
+                f"the disk that holds {self._controller.folder}, or the workers' temporary files, is full. Free some "
                 "space, and run the same command again; what had finished is kept."
             )
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def capture_fatal(self) -> Iterator[None]:
         """Keep what the search cannot go on from, since Ray wraps it or only makes a note of it."""
-        if self.broke is not None:
-            raise self.broke
+        if self.fatal_error is not None:
+            raise self.fatal_error
         try:
             yield
         except (UserError, OSError) as error:
-            self.broke = error
+            self.fatal_error = error
             raise
 
 

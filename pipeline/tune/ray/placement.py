@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.cluster.connect import Room, joined
-from pipeline.cluster.data_bundle import Parcel, list_parcel, open_parcel, place_in, send_parcel
-from pipeline.cluster.late_nodes import Admission, admitting
-from pipeline.cluster.nodes import Answer, Wanted, check_nodes
+from pipeline.cluster.connect import Capacity, connect_to_cluster
+from pipeline.cluster.data_bundle import DataBundle, make_bundle, open_bundle, place_in, send_bundle
+from pipeline.cluster.late_nodes import AdmissionRules, make_admission_rules
+from pipeline.cluster.nodes import NodeRequirements, NodeResult, check_nodes
 from pipeline.cluster.runtime import local_ray
 from pipeline.cluster.storage import check_storage, worker_environment
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.tune.journal.remote_files import checkpoints_in, use_data
+from pipeline.tune.journal.remote_files import list_checkpoints, mark_in_use
 
 MEGABYTE = 10**6
 
@@ -55,7 +55,7 @@ class Placeable(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class Runtime:
     """Where trials run and leave their checkpoints.
 
     checkpoints: the address of the folder for them. parcel: their data, where nodes may have to be sent them. room: how
@@ -63,13 +63,13 @@ class Place:
     """
 
     checkpoints: str
-    parcel: Parcel | None = None
-    room: Room | None = None
-    admission: Admission | None = None
+    bundle: DataBundle | None = None
+    room: Capacity | None = None
+    admission: AdmissionRules | None = None
 
 
 @dataclass(frozen=True)
-class Found:
+class LocalData:
     """Where a trial finds what it reads on the node that it runs on."""
 
     prepared: Path
@@ -78,7 +78,7 @@ class Found:
 
 
 @contextmanager
-def placed(task: Placeable) -> Iterator[Place]:
+def open_runtime(task: Placeable) -> Iterator[Runtime]:
     """Start Ray here, or join the cluster, look at its nodes and send them the data.
 
     Raises:
@@ -87,58 +87,58 @@ def placed(task: Placeable) -> Iterator[Place]:
     resources = task.resources
     if resources.address is None:
         with local_ray(resources.machine_cpus, resources.machine_gpus):
-            yield Place(str(task.folder / "ray"))
+            yield Runtime(str(task.folder / "ray"))
         return
     cluster, storage = task.params.search.cluster, _storage(task)
-    with joined(resources.address, _plugins(task), worker_environment(storage)):
+    with connect_to_cluster(resources.address, _plugins(task), worker_environment(storage)):
         parcel = _listed(task)
         wanted = _wanted(task, parcel)
         answers = check_nodes(wanted)
         # Nodes that join later may lack what those of now have; where several have it, the checkout is a shared one.
-        shared = len(answers) > 1 and all(answer.seen and answer.seen.data for answer in answers)
+        shared = len(answers) > 1 and all(answer.report and answer.report.data for answer in answers)
         if not shared or parcel.bytes <= cluster.ship_limit_mb * MEGABYTE:
             limit = cluster.ship_limit_mb * MEGABYTE
             if storage is not None and parcel.bytes > limit:
-                use_data(place_in(storage, parcel), task.folder)
-            parcel = send_parcel(parcel, limit_bytes=limit, storage=storage)
-        room = Room(resources.cpus, resources.gpus, task.params.search.max_concurrent_trials)
-        checkpoints = checkpoints_in(storage, task.folder) if storage else str(task.folder / "ray")
-        wanted = dataclasses.replace(wanted, parcel=parcel, sendable=bool(parcel.pieces or parcel.shared))
-        with admitting(wanted, answers) as admission:
-            yield Place(checkpoints, parcel, room, admission)
+                mark_in_use(place_in(storage, parcel), task.folder)
+            parcel = send_bundle(parcel, limit_bytes=limit, storage=storage)
+        room = Capacity(resources.cpus, resources.gpus, task.params.search.max_concurrent_trials)
+        checkpoints = list_checkpoints(storage, task.folder) if storage else str(task.folder / "ray")
+        wanted = dataclasses.replace(wanted, bundle=parcel, sendable=bool(parcel.chunks or parcel.shared))
+        with make_admission_rules(wanted, answers) as admission:
+            yield Runtime(checkpoints, parcel, room, admission)
 
 
-def look_at_cluster(task: Placeable, *, data: bool = True) -> Sequence[Answer]:
+def inspect_cluster(task: Placeable, *, data: bool = True) -> Sequence[NodeResult]:
     """Look at the cluster's nodes as `placed` does, and start nothing. data: whether they have been prepared.
 
     Raises:
         UserError: as `placed`.
     """
     assert task.resources.address is not None
-    with joined(task.resources.address, _plugins(task), worker_environment(_storage(task))):
-        return check_nodes(_wanted(task, _listed(task) if data else list_parcel({})))
+    with connect_to_cluster(task.resources.address, _plugins(task), worker_environment(_storage(task))):
+        return check_nodes(_wanted(task, _listed(task) if data else make_bundle({})))
 
 
-def find_data(prepared: Path, split: Path, weights: Mapping[str, Weights], parcel: Parcel | None) -> Found:
+def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bundle: DataBundle | None) -> LocalData:
     """Where this node has a search's data and pretrained weights; unpacked first, if they had to be sent.
 
     Raises:
-        UserError: as `open_parcel`.
+        UserError: as `open_bundle`.
     """
-    if parcel is None:
-        return Found(prepared, split, weights)
-    files = open_parcel(parcel)
+    if bundle is None:
+        return LocalData(prepared, split, weights)
+    files = open_bundle(bundle)
     moved = {spec: dataclasses.replace(each, path=str(files[_weights_name(each)])) for spec, each in weights.items()}
-    return Found(files[f"{PREPARED}/manifest.json"].parent, files[SPLIT], moved)
+    return LocalData(files[f"{PREPARED}/manifest.json"].parent, files[SPLIT], moved)
 
 
 PREPARED, SPLIT = "prepared", "split.json"
 
 
-def _listed(task: Placeable) -> Parcel:
+def _listed(task: Placeable) -> DataBundle:
     files = {f"{PREPARED}/{path.name}": path for path in task.prepared.iterdir() if path.is_file()}
     files |= {SPLIT: task.split}
-    return list_parcel(files | {_weights_name(each): Path(each.path) for each in task.weights.values()})
+    return make_bundle(files | {_weights_name(each): Path(each.path) for each in task.weights.values()})
 
 
 def _weights_name(weights: Weights) -> str:
@@ -151,16 +151,16 @@ def _storage(task: Placeable) -> str | None:
     return asked if asked is None or "://" in asked else str(Path(asked).expanduser().absolute())
 
 
-def _wanted(task: Placeable, parcel: Parcel) -> Wanted:
+def _wanted(task: Placeable, bundle: DataBundle) -> NodeRequirements:
     cluster, storage = task.params.search.cluster, _storage(task)
-    sendable = parcel.bytes <= cluster.ship_limit_mb * MEGABYTE or storage is not None
+    sendable = bundle.bytes <= cluster.ship_limit_mb * MEGABYTE or storage is not None
     if storage is not None:
         check_storage(storage, named_by="params.yaml: search.cluster.storage")
     else:
         there = next(folder for folder in (task.folder, *task.folder.parents) if folder.is_dir())
         storage = str(there)  # nothing is made by a check
     grows = task.params.search.max_concurrent_trials is not None
-    return Wanted(parcel, storage, sendable, task.resources.gpus, grows)
+    return NodeRequirements(bundle, storage, sendable, task.resources.gpus, grows)
 
 
 def _plugins(task: Placeable) -> list[str]:

@@ -10,28 +10,28 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
-from pipeline.cluster.connect import Room
-from pipeline.cluster.late_nodes import away_from
-from pipeline.cluster.storage import exists, filesystem_of, let_go, listed, under
+from pipeline.cluster.connect import Capacity
+from pipeline.cluster.late_nodes import exclude_selector
+from pipeline.cluster.storage import exists, filesystem_of, join, list_dir, remove_best_effort
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.models.model_config import Weights
-from pipeline.tune.controller import Course, Wait
+from pipeline.tune.controller import SearchController, Wait
 from pipeline.tune.journal.compatibility import check_same_code
-from pipeline.tune.journal.journal import LEDGER, METHOD, STOP_FILE, History, Ledger, SearchListener
-from pipeline.tune.objectives.objectives import PARAMETERS, goals_of
+from pipeline.tune.journal.journal import JOURNAL, METHOD, STOP_FILE, Journal, SearchCallback, SearchHistory
+from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.outcome import SearchOutcome, Spent
-from pipeline.tune.ray.callback import Recorder
-from pipeline.tune.ray.placement import Place, placed
-from pipeline.tune.ray.trial_spec import TrialTask
+from pipeline.tune.ray.callback import JournalCallback
+from pipeline.tune.ray.placement import Runtime, open_runtime
+from pipeline.tune.ray.trial_spec import TrialSpec
 from pipeline.tune.ray.worker_entry import enter_trial
 from pipeline.tune.task import Resources, SearchTask
 
-MANY = 100_000
-"""Trials together at most, as Ray Tune takes it, where nodes come and go: `Room` says how many there are to be."""
+UNLIMITED = 100_000
+"""Trials together at most, as Ray Tune takes it, where nodes come and go: `Capacity` says how many there are to be."""
 
 
-def run_search(task: SearchTask, listeners: Sequence[SearchListener]) -> SearchOutcome:
+def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchOutcome:
     """Run, or go on with, a search until everything that was asked for has ended, or its budget is spent.
 
     What the ledger holds is told to the listeners first, so that they end up with the whole search. Interrupting it at
@@ -42,52 +42,56 @@ def run_search(task: SearchTask, listeners: Sequence[SearchListener]) -> SearchO
             is full.
     """
     resources = task.resources
-    with Ledger(task.folder / LEDGER, task.header, gpus=resources.gpus) as ledger:
+    with Journal(task.folder / JOURNAL, task.header, gpus=resources.gpus) as ledger:
         check_same_code(ledger.history, task.header, task.folder)
         (task.folder / STOP_FILE).unlink(missing_ok=True)
-        course = Course(
+        course = SearchController(
             task.params,
             task.space,
             ledger,
-            listeners,
+            callbacks,
             fingerprint=task.fingerprint,
             folder=task.folder,
             gpus=resources.gpus,
-            at_a_time=resources.at_a_time,
+            at_a_time=resources.max_concurrent,
             count=_counter(task),
         )
         course.replay()
-        if course.left:
-            with placed(task) as place:
+        if course.max_remaining:
+            with open_runtime(task) as place:
                 _run(task, course, place)
         spent = Spent(ledger.history.seconds, ledger.history.gpu_seconds)
-        arms = {name: arm.proposer for name, arm in course.arms.items()}
-        return SearchOutcome(course.asked_for(), arms, course.arms[METHOD].rule.milestones, spent, course.stopped)
+        arms = {name: arm.adapter for name, arm in course.studies.items()}
+        return SearchOutcome(
+            course.requested_trials(), arms, course.studies[METHOD].rule.rung_epochs, spent, course.stopped
+        )
 
 
-def _run(task: SearchTask, course: Course, place: Place) -> None:
+def _run(task: SearchTask, controller: SearchController, place: Runtime) -> None:
     params, resources = task.params, task.resources
-    shared = TrialTask(
+    shared = TrialSpec(
         params.model_dump(by_alias=True),
         task.prepared,
         task.split,
         threads=resources.cpus,
         gpus=resources.gpus,
-        weights={**_known_before(course.ledger.history, task.weights), **task.weights},
-        parcel=place.parcel,
+        weights={**_weights_by_original_spec(controller.journal.history, task.weights), **task.weights},
+        bundle=place.bundle,
         admission=place.admission,
     )
-    trainable = tune.with_resources(tune.with_parameters(enter_trial, task=shared), partial(_takes, resources))
+    trainable = tune.with_resources(
+        tune.with_parameters(enter_trial, task=shared), partial(_trial_resources, resources)
+    )
     storage, path = filesystem_of(place.checkpoints)
     _keep_keys_out_of_logs()
-    recorder = Recorder(course, place.room)
+    recorder = JournalCallback(controller, place.room)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_Queue(course, recorder, place.room),
-            scheduler=course.scheduler,
+            search_alg=QueueSearcher(controller, recorder, place.room),
+            scheduler=controller.scheduler,
             num_samples=-1,  # as many as the queue has: a run that Ray gave up too early is handed out again
-            max_concurrent_trials=MANY if place.room else resources.at_a_time,
+            max_concurrent_trials=UNLIMITED if place.room else resources.max_concurrent,
             # A fresh process costs seconds of imports a trial.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["folder"],
@@ -108,8 +112,8 @@ def _run(task: SearchTask, course: Course, place: Place) -> None:
         tuner.fit()
     except Exception:
         # Ray wraps what its loop meets; what a user can mend was kept as it was.
-        if recorder.broke is not None:
-            raise recorder.broke from None
+        if recorder.fatal_error is not None:
+            raise recorder.fatal_error from None
         raise
 
 
@@ -119,22 +123,22 @@ def _keep_keys_out_of_logs() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}
 
 
-def _takes(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+def _trial_resources(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
     """What a trial takes, and which nodes it is kept away from."""
-    away = away_from(config["away_from"])
+    away = exclude_selector(config["away_from"])
     options: dict[str, Any] = {"bundle_label_selector": [away]} if away else {}
     return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}], **options)
 
 
 def _counter(task: SearchTask) -> Callable[[Mapping[str, Any]], int] | None:
     """Counts the parameters of settings, where the search's goals ask for them."""
-    if PARAMETERS not in goals_of(task.params).metrics:
+    if PARAMETERS not in objectives_from_params(task.params).metrics:
         return None
     prepared = open_prepared(task.prepared)
     return parameter_counter(task.params, num_classes=len(prepared.classes), channels=prepared.channels)
 
 
-def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str, Weights]:
+def _weights_by_original_spec(history: SearchHistory, weights: Mapping[str, Weights]) -> dict[str, Weights]:
     """Weights by the specification that the search was begun with: a file that has been moved since is the same one,
     and trials that had been started have its old place in their settings.
     """
@@ -145,21 +149,21 @@ def _known_before(history: History, weights: Mapping[str, Weights]) -> dict[str,
 
 def _ray_name(checkpoints: str) -> str:
     """A name for Ray's own folder that no earlier start of this search has used. Empty ones of these are removed."""
-    there = [address.rpartition("start-")[2] for address in listed(checkpoints)]
+    there = [address.rpartition("start-")[2] for address in list_dir(checkpoints)]
     starts = sorted(int(number) for number in there if number.isdecimal())
-    held = [address.split("/")[-3:] for address in listed(checkpoints, 3)]
+    held = [address.split("/")[-3:] for address in list_dir(checkpoints, 3)]
     filled = {start for start, _, name in held if name.startswith("checkpoint_")}
-    let_go([under(checkpoints, f"start-{n}") for n in starts[:-1] if f"start-{n}" not in filled])
+    remove_best_effort([join(checkpoints, f"start-{n}") for n in starts[:-1] if f"start-{n}" not in filled])
     return f"start-{starts[-1] + 1 if starts else 0}"
 
 
-class _Queue(Searcher):
+class QueueSearcher(Searcher):
     """Ray Tune's way to ask for the next trial."""
 
-    def __init__(self, course: Course, recorder: Recorder, room: Room | None) -> None:
+    def __init__(self, controller: SearchController, callback: JournalCallback, room: Capacity | None) -> None:
         super().__init__(metric="objective", mode="max")
-        self._course = course
-        self._recorder = recorder
+        self._controller = controller
+        self._callback = callback
         self._room = room
         self._given: Counter[str] = Counter()
 
@@ -167,15 +171,15 @@ class _Queue(Searcher):
         """The next trial's configuration (see `pipeline.tune.ray.trainable.run_trial`), FINISHED, or None to be asked
         later.
         """
-        if self._room is not None and self._course.at_work >= self._room.now():
+        if self._room is not None and self._controller.num_running >= self._room.free_slots():
             return None
-        with self._recorder.watched():
-            record = self._course.next()
+        with self._callback.capture_fatal():
+            record = self._controller.next_trial()
         if record is None:
             return Searcher.FINISHED
         if isinstance(record, Wait):
             return None
-        with self._recorder.watched():
+        with self._callback.capture_fatal():
             checkpoint = record.checkpoint if record.checkpoint and exists(record.checkpoint) else None
         self._given[record.id] += 1
         times = self._given[record.id]
@@ -187,7 +191,7 @@ class _Queue(Searcher):
             "seed": record.seed,
             "values": record.values,
             "checkpoint": checkpoint,
-            "away_from": self._room.refused if self._room else [],
+            "away_from": self._room.excluded if self._room else [],
             "measured": record.measured,
         }
 

@@ -14,24 +14,24 @@ from ray import tune
 from torch import Tensor, nn
 
 from pipeline.assembly import TrainingData, build_run, load_data, train_run
-from pipeline.cluster.connect import here_among_several
-from pipeline.cluster.storage import at_hand
+from pipeline.cluster.connect import driver_among_nodes
+from pipeline.cluster.storage import local_copy
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
 from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
-from pipeline.train.checkpoint_writer import Background
+from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-from pipeline.train.train_config import MOST_PIECES
+from pipeline.train.train_config import MAX_MICRO_BATCHES
 from pipeline.tune.journal.journal import OBJECTIVE
-from pipeline.tune.objectives.objectives import Goals, goals_of
+from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
-from pipeline.tune.ray.placement import find_data
-from pipeline.tune.ray.trial_spec import TrialTask
+from pipeline.tune.ray.placement import locate_data
+from pipeline.tune.ray.trial_spec import TrialSpec
 from pipeline.tune.schedulers.rules import make_rule
 
 
-def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
+def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
     """Train one setting and report to Ray Tune.
 
     config: trial (id in the ledger), study (its name, None outside of one), values (by dotted path), seed (None for
@@ -42,7 +42,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
     """
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
-    found = find_data(task.prepared, task.split, task.weights, task.parcel)
+    found = locate_data(task.prepared, task.split, task.weights, task.bundle)
     data = load_data(found.prepared, found.split, params.base.device)
     if data.device.type == "cuda" and 0 < task.gpus < 1:
         # Ray counts shares of a GPU but does not enforce them.
@@ -55,7 +55,7 @@ def run_trial(config: Mapping[str, Any], task: TrialTask) -> None:
         except Exception as error:
             if (
                 not (is_out_of_memory(error) and params.search.retry_out_of_memory)
-                or 2 * params.train.accumulate > MOST_PIECES
+                or 2 * params.train.accumulate > MAX_MICRO_BATCHES
             ):
                 raise
         # Outside of the handler, whose traceback holds on to the tensors that did not fit.
@@ -83,10 +83,10 @@ def _train(
     """Train from the newest checkpoint on, if there is one."""
     seed = params.base.seed if config["seed"] is None else config["seed"]
     run = build_run(params, data, seed=seed, weights=weights)
-    resume, goals = None, goals_of(params)
+    resume, goals = None, objectives_from_params(params)
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
     newest = tune.get_checkpoint()
-    kept = at_hand(checkpoint) if checkpoint else nullcontext(None)
+    kept = local_copy(checkpoint) if checkpoint else nullcontext(None)
     with newest.as_directory() if newest else kept as folder:
         if folder is not None:
             load_weights(Path(folder), run.model)
@@ -95,10 +95,10 @@ def _train(
                 # It died between its last checkpoint and the report of it.
                 _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
                 return
-    if resume is None and _breaks_at_once(run.model, data, goals, config):
+    if resume is None and _is_infeasible(run.model, data, goals, config):
         return
-    decisive = _decisive(params) if config["study"] is not None else set()
-    with Background() as background:
+    decisive = _rung_epochs(params) if config["study"] is not None else set()
+    with CheckpointWriter() as background:
         for epoch in train_run(run, params, data, seed=seed, resume=resume):
             last = epoch.number == params.train.epochs
             if epoch.number % params.search.checkpoint_every and not last:
@@ -111,16 +111,16 @@ def _train(
             sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
             # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
             hurry = last or epoch.number in decisive
-            keep = partial(_keep, epoch.number, metrics, sidecar)
-            background.keep(keep, epoch.model, epoch.state(), epoch_seconds=metrics["seconds"], hurry=hurry)
+            keep = partial(_save_checkpoint, epoch.number, metrics, sidecar)
+            background.save(keep, epoch.model, epoch.state(), epoch_seconds=metrics["seconds"], blocking=hurry)
 
 
-def _decisive(params: Params) -> set[int]:
+def _rung_epochs(params: Params) -> set[int]:
     """The epochs after which the scheduler may end a trial."""
-    return set(make_rule(params.search.scheduler, params.train.epochs).milestones)
+    return set(make_rule(params.search.scheduler, params.train.epochs).rung_epochs)
 
 
-def _keep(
+def _save_checkpoint(
     epoch: int,
     metrics: Mapping[str, float],
     sidecar: Mapping[str, Any],
@@ -132,15 +132,15 @@ def _keep(
         _report(epoch, metrics, tune.Checkpoint.from_directory(folder))
 
 
-def _breaks_at_once(model: nn.Module, data: TrainingData, goals: Goals, config: Mapping[str, Any]) -> bool:
+def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Mapping[str, Any]) -> bool:
     """Measure what the goals ask for before training, report it, and say whether a constraint forbids the rest.
 
     Controls and confirmations are trained whatever they measure.
     """
-    if not goals.of_speed or set(goals.of_speed) <= set(config["measured"]):
+    if not objectives.speed_metrics or set(objectives.speed_metrics) <= set(config["measured"]):
         return False
-    measured = measure_speed(model, data, goals)
-    broken = goals.broken(measured) if config["study"] is not None else []
+    measured = measure_speed(model, data, objectives)
+    broken = objectives.explain_infeasible(measured) if config["study"] is not None else []
     report = {"epoch": 0, "objective": math.nan, "metrics": {}, "failed": None, "measured": measured}
     tune.report({**report, "infeasible": "; ".join(broken) or None})
     return bool(broken)
@@ -148,7 +148,7 @@ def _breaks_at_once(model: nn.Module, data: TrainingData, goals: Goals, config: 
 
 def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
     report = {"epoch": epoch, "objective": metrics[OBJECTIVE], "metrics": dict(metrics), "failed": None}
-    report["node"] = here_among_several()
+    report["node"] = driver_among_nodes()
     tune.report(report, checkpoint=checkpoint)
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.data_bundle import Parcel
-from pipeline.cluster.late_nodes import Admission
+from pipeline.cluster.data_bundle import DataBundle
+from pipeline.cluster.late_nodes import AdmissionRules
 from pipeline.models.model_config import Weights
 
 
 @dataclass(frozen=True)
-class TrialTask:
+class TrialSpec:
     """What all trials of a search share. params: as in params.yaml.
 
     threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
@@ -26,5 +26,5 @@ class TrialTask:
     threads: int
     gpus: float
     weights: Mapping[str, Weights] = field(default_factory=dict)
-    parcel: Parcel | None = None
-    admission: Admission | None = None
+    bundle: DataBundle | None = None
+    admission: AdmissionRules | None = None

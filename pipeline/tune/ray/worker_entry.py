@@ -5,16 +5,16 @@ from typing import Any
 
 from ray import tune
 
-from pipeline.cluster.late_nodes import refused_here
-from pipeline.tune.ray.trial_spec import TrialTask
+from pipeline.cluster.late_nodes import check_this_node
+from pipeline.tune.ray.trial_spec import TrialSpec
 
 REFUSED = "refused"
 """In a report: the node that the trial must leave, and why; it has not begun."""
 
 
-def enter_trial(config: Mapping[str, Any], task: TrialTask) -> None:
+def enter_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
     """Run a trial (see `pipeline.tune.ray.trainable.run_trial`), unless its node will not do, which is reported."""
-    refusal = refused_here(task.admission) if task.admission else None
+    refusal = check_this_node(task.admission) if task.admission else None
     if refusal is not None:
         why = {"node": refusal.node, "why": list(refusal.why)}
         tune.report({"epoch": 0, "objective": float("nan"), "metrics": {}, "failed": "refused", REFUSED: why})

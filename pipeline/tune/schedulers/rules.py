@@ -23,7 +23,7 @@ from typing import Protocol
 
 from pipeline.config.schema.search_section import SchedulerParams
 
-FEWEST = 3
+MIN_TRIALS = 3
 """Other trials that the median rule wants to see at an epoch before it stops anyone there."""
 
 
@@ -34,10 +34,10 @@ class StoppingRule(Protocol):
     """
 
     @property
-    def milestones(self) -> list[int]: ...
+    def rung_epochs(self) -> list[int]: ...
 
     @property
-    def lasting_share(self) -> float: ...
+    def survival_fraction(self) -> float: ...
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         """Take a report in, which may be NaN; whether the trial ends with it, as it does at the last epoch."""
@@ -48,13 +48,13 @@ def make_rule(scheduler: SchedulerParams, epochs: int) -> StoppingRule:
     """The rule that the parameters name, for trials of so many epochs."""
     grace, factor = min(scheduler.grace_period, epochs), scheduler.reduction_factor
     if scheduler.name == "none":
-        return Ladder([], factor, epochs)
+        return ASHA([], factor, epochs)
     if scheduler.name == "median":
-        return MedianRule(grace, epochs)
+        return MedianStopping(grace, epochs)
     rungs = rung_epochs(grace, factor, epochs)
     if scheduler.name == "hyperband":
-        return Ladders([Ladder(rungs[first:], factor, epochs) for first in range(len(rungs) + 1)], factor)
-    return GrowingLadder(rungs, factor, epochs) if scheduler.name == "pasha" else Ladder(rungs, factor, epochs)
+        return Hyperband([ASHA(rungs[first:], factor, epochs) for first in range(len(rungs) + 1)], factor)
+    return PASHA(rungs, factor, epochs) if scheduler.name == "pasha" else ASHA(rungs, factor, epochs)
 
 
 def rung_epochs(grace_period: int, factor: float, epochs: int) -> list[float]:
@@ -90,7 +90,7 @@ class Rung:
         return self._ordered[-1] if self._ordered else math.nan
 
 
-class Ladder:
+class ASHA:
     """ASHA. rungs: their epochs, ascending."""
 
     def __init__(self, rungs: Sequence[float], factor: float, epochs: int) -> None:
@@ -98,11 +98,11 @@ class Ladder:
         self._keep, self._epochs = 1 - 1 / factor, epochs
 
     @property
-    def milestones(self) -> list[int]:
+    def rung_epochs(self) -> list[int]:
         return [int(rung.epoch) for rung in self.rungs]
 
     @property
-    def lasting_share(self) -> float:
+    def survival_fraction(self) -> float:
         return float((1 - self._keep) ** len(self.rungs))
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
@@ -121,36 +121,36 @@ class Ladder:
         return next(at, None)
 
 
-class Ladders:
+class Hyperband:
     """Hyperband's ladders, the one with the most rungs first; a trial's is decided by its number."""
 
-    def __init__(self, ladders: Sequence[Ladder], factor: float) -> None:
-        self.ladders = ladders
-        most = len(ladders) - 1
+    def __init__(self, brackets: Sequence[ASHA], factor: float) -> None:
+        self.brackets = brackets
+        most = len(brackets) - 1
         # With n halvings to come, a ladder begins with ceil((most + 1) / (n + 1) * factor^n) trials.
         self._turns = [
             index
-            for index in range(len(ladders))
+            for index in range(len(brackets))
             for _ in range(math.ceil((most + 1) / (most - index + 1) * factor ** (most - index)))
         ]
 
     @property
-    def milestones(self) -> list[int]:
-        return self.ladders[0].milestones
+    def rung_epochs(self) -> list[int]:
+        return self.brackets[0].rung_epochs
 
     @property
-    def lasting_share(self) -> float:
-        return math.fsum(self.ladders[turn].lasting_share for turn in self._turns) / len(self._turns)
+    def survival_fraction(self) -> float:
+        return math.fsum(self.brackets[turn].survival_fraction for turn in self._turns) / len(self._turns)
 
-    def of(self, trial: str) -> Ladder:
+    def of(self, trial: str) -> ASHA:
         (number,) = re.findall(r"\d+", trial)
-        return self.ladders[self._turns[int(number) % len(self._turns)]]
+        return self.brackets[self._turns[int(number) % len(self._turns)]]
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         return self.of(trial).stops(trial, epoch, objective)
 
 
-class GrowingLadder(Ladder):
+class PASHA(ASHA):
     """ASHA under a ceiling, at first its second rung. ceiling: its index among the rungs, their number if none."""
 
     def __init__(self, rungs: Sequence[float], factor: float, epochs: int) -> None:
@@ -160,7 +160,7 @@ class GrowingLadder(Ladder):
         self._steps: list[dict[str, float]] = [{} for _ in self.rungs]
 
     @property
-    def lasting_share(self) -> float:
+    def survival_fraction(self) -> float:
         return 0.0 if self.rungs else 1.0
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
@@ -204,7 +204,7 @@ class GrowingLadder(Ladder):
         return False
 
 
-class MedianRule:
+class MedianStopping:
     """The median rule, from the grace period on, over what the others were at the same epoch."""
 
     def __init__(self, grace_period: int, epochs: int) -> None:
@@ -214,11 +214,11 @@ class MedianRule:
         self._best: dict[str, float] = {}
 
     @property
-    def milestones(self) -> list[int]:
+    def rung_epochs(self) -> list[int]:
         return list(range(self._grace, self._epochs))
 
     @property
-    def lasting_share(self) -> float:
+    def survival_fraction(self) -> float:
         return 0.0
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
@@ -236,7 +236,7 @@ class MedianRule:
         self._sums[trial] = (total + objective, count + 1)
         others, median = len(here.values), here.quantile(0.5)
         here.enter(trial, (total + objective) / (count + 1))
-        return others >= FEWEST and self._best.get(trial, math.nan) < median
+        return others >= MIN_TRIALS and self._best.get(trial, math.nan) < median
 
 
 def _median(values: Iterable[float]) -> float:

@@ -14,39 +14,43 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
-from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Goals, beaten
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, violated
 
 FIRST_SEED = 1000
 """Added to base.seed: retraining uses the seeds that follow it, so these two never meet."""
 
 
-def candidates(
-    trials: Iterable[TrialRecord], *, top: int, max_empty_share: float, goals: Goals = ACCURACY_ALONE
+def select_candidates(
+    trials: Iterable[TrialRecord], *, top: int, max_empty_share: float, objectives: Objectives = ACCURACY_ALONE
 ) -> list[TrialRecord]:
     """The `top` completed trials by last-epoch validation accuracy (ties: lower loss, then earlier), best first; of
     those of the same setting, the best alone.
 
     Of those in `pareto_front` alone, if there are several objectives; else of those that `allowed` lets through.
     """
-    found = pareto_front(trials, max_empty_share, goals) if goals.several else allowed(trials, max_empty_share, goals)
+    found = (
+        pareto_front(trials, max_empty_share, objectives)
+        if objectives.is_multi_objective
+        else is_allowed(trials, max_empty_share, objectives)
+    )
     different: dict[str, TrialRecord] = {}
     for trial in sorted(found, key=_rank, reverse=True):
         different.setdefault(json.dumps(trial.values, sort_keys=True, default=str), trial)
     return list(different.values())[:top]
 
 
-def allowed(trials: Iterable[TrialRecord], max_empty_share: float, goals: Goals) -> list[TrialRecord]:
+def is_allowed(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
     """The completed trials whose share of empty maps is allowed, and that keep every constraint."""
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
-    return [trial for trial in completed if empty_share(trial) <= max_empty_share and goals.keeps(trial)]
+    return [trial for trial in completed if empty_share(trial) <= max_empty_share and objectives.is_feasible(trial)]
 
 
-def pareto_front(trials: Iterable[TrialRecord], max_empty_share: float, goals: Goals) -> list[TrialRecord]:
+def pareto_front(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
     """Those of the `allowed` trials that no other one of them dominates."""
-    return goals.front(allowed(trials, max_empty_share, goals))
+    return objectives.pareto_front(is_allowed(trials, max_empty_share, objectives))
 
 
-def confirmations(of: TrialRecord, seeds: int, *, base_seed: int) -> list[TrialRecord]:
+def confirmation_runs(of: TrialRecord, seeds: int, *, base_seed: int) -> list[TrialRecord]:
     """The runs that repeat a trial or control with further seeds."""
     numbers = [base_seed + FIRST_SEED + index for index in range(1, seeds + 1)]
     return [
@@ -56,31 +60,33 @@ def confirmations(of: TrialRecord, seeds: int, *, base_seed: int) -> list[TrialR
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class ConfirmedResult:
     """A setting with its values by seed. first: the search's own; further: of the confirmations, none if not asked."""
 
     trial: TrialRecord
-    first: float
-    further: tuple[float, ...]
+    search_value: float
+    confirmation_values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
         """Over all seeds; -inf if any of them failed, since a setting that fails with another seed is no best one."""
-        values = (self.first, *self.further)
+        values = (self.search_value, *self.confirmation_values)
         # fsum, since a plain sum depends on the order of the values, and a tie must not be broken by rounding.
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
 
     @property
-    def further_mean(self) -> float | None:
+    def confirmation_mean(self) -> float | None:
         """Over the further seeds; None without any."""
-        return math.fsum(self.further) / len(self.further) if self.further else None
+        return math.fsum(self.confirmation_values) / len(self.confirmation_values) if self.confirmation_values else None
 
 
-def confirmed(of: TrialRecord, records: Mapping[str, TrialRecord], seeds: int, *, base_seed: int) -> Confirmed:
+def confirm_results(
+    of: TrialRecord, records: Mapping[str, TrialRecord], seeds: int, *, base_seed: int
+) -> ConfirmedResult:
     """A setting with those of its confirmations that have ended; one that failed counts as NaN."""
-    runs = [records.get(run.id) for run in confirmations(of, seeds, base_seed=base_seed)]
+    runs = [records.get(run.id) for run in confirmation_runs(of, seeds, base_seed=base_seed)]
     values = [run.metric(OBJECTIVE) if run.state == COMPLETE else math.nan for run in runs if run and run.state]
-    return Confirmed(of, of.metric(OBJECTIVE), tuple(values))
+    return ConfirmedResult(of, of.metric(OBJECTIVE), tuple(values))
 
 
 def choose_best(
@@ -90,10 +96,10 @@ def choose_best(
     seeds: int,
     base_seed: int,
     max_empty_share: float,
-    goals: Goals = ACCURACY_ALONE,
+    objectives: Objectives = ACCURACY_ALONE,
     stopped: str | None = None,
-    told_as: str = "the search",
-) -> Confirmed:
+    label: str = "the search",
+) -> ConfirmedResult:
     """The best setting, as the module says. trials: every record, confirmations among them.
 
     stopped: why the search ended early, if it did; told_as: what the trials are of. Both are for messages.
@@ -102,11 +108,11 @@ def choose_best(
         UserError: no trial completed, none has an allowed share of empty maps or keeps the constraints, or no candidate
             was confirmed.
     """
-    found = candidates(trials, top=top, max_empty_share=max_empty_share, goals=goals)
+    found = select_candidates(trials, top=top, max_empty_share=max_empty_share, objectives=objectives)
     if not found:
-        raise _nothing_found(trials, max_empty_share, goals, stopped, told_as)
+        raise _nothing_found(trials, max_empty_share, objectives, stopped, label)
     records = {trial.id: trial for trial in trials}
-    tested = [confirmed(trial, records, seeds, base_seed=base_seed) for trial in found]
+    tested = [confirm_results(trial, records, seeds, base_seed=base_seed) for trial in found]
     sound = [candidate for candidate in tested if candidate.mean > -math.inf]
     if not sound:
         raise UserError(
@@ -114,8 +120,8 @@ def choose_best(
             "learning rate or the weights in the space, or raise search.confirm.top."
         )
     # A search that its budget ended early may have confirmed some candidates only; means of fewer seeds are luckier.
-    most = max(len(candidate.further) for candidate in sound)
-    whole = [candidate for candidate in sound if len(candidate.further) == most]
+    most = max(len(candidate.confirmation_values) for candidate in sound)
+    whole = [candidate for candidate in sound if len(candidate.confirmation_values) == most]
     return max(whole, key=lambda candidate: (candidate.mean, *_rank(candidate.trial)))
 
 
@@ -131,15 +137,15 @@ def _rank(trial: TrialRecord) -> tuple[float, float, int]:
 
 
 def _nothing_found(
-    trials: Sequence[TrialRecord], max_empty_share: float, goals: Goals, stopped: str | None, told_as: str
+    trials: Sequence[TrialRecord], max_empty_share: float, objectives: Objectives, stopped: str | None, label: str
 ) -> UserError:
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
     untrained = [trial for trial in trials if trial.number is not None and trial.state == INFEASIBLE]
-    if (completed or untrained) and not any(goals.keeps(trial) for trial in completed):
+    if (completed or untrained) and not any(objectives.is_feasible(trial) for trial in completed):
         learn = " With search.warm_start the new search learns from what ran in full." if completed else ""
         return UserError(
-            f"no setting that {told_as} tried keeps search.constraints: {len(untrained)} were not trained since they "
-            f"break one, {len(completed)} ran in full.\n{beaten([*completed, *untrained], goals)}\n"
+            f"no setting that {label} tried keeps search.constraints: {len(untrained)} were not trained since they "
+            f"break one, {len(completed)} ran in full.\n{violated([*completed, *untrained], objectives)}\n"
             f"What was tried is kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
         )
     if completed:
@@ -155,4 +161,4 @@ def _nothing_found(
     said = "\n".join(f"  {reason}" for reason in sorted(reasons)[:3]) or f"  {nothing}"
     if stopped is not None:
         said += f"\n  ended early by {stopped}"
-    return UserError(f"no trial of {told_as} completed:\n{said}\nChange params.yaml or the space and run again.")
+    return UserError(f"no trial of {label} completed:\n{said}\nChange params.yaml or the space and run again.")

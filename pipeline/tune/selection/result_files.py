@@ -26,11 +26,11 @@ from ruamel.yaml import YAML
 
 from pipeline.config import Params, parameters
 from pipeline.tune.journal.journal import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
-from pipeline.tune.objectives.objectives import Goals, goals_of, is_result
+from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.selection.confirm import Confirmed, allowed, choose_best, empty_share, pareto_front
+from pipeline.tune.selection.confirm import ConfirmedResult, choose_best, empty_share, is_allowed, pareto_front
 from pipeline.tune.selection.summary import summarise
-from pipeline.tune.table_cells import written
+from pipeline.tune.table_cells import format_cell
 from pipeline.tune.task import SearchTask
 
 DECIDING = (
@@ -77,10 +77,10 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     summary = summarise(task, outcome, best, tuned)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
-    _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, goals_of(task.params)))
+    _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, objectives_from_params(task.params)))
     _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params.train.epochs))
     _write_csv(folder / "pareto.csv", pareto_rows(task, outcome, best.trial))
-    outcome.proposer.save(folder / "study.db")
+    outcome.adapter.save(folder / "study.db")
     controls = {name: dict(values) for name, values in task.space.controls.items()}
     if tuned is not None:
         controls[task.params.retrain.control] = dict(tuned.trial.values)
@@ -90,7 +90,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
         "best": dict(best.trial.values),
         "controls": controls,
         "against": summary["against"],
-        "parameters": json.loads(json.dumps(deciding_parameters(task.params))),
+        "parameters": json.loads(json.dumps(fingerprint_parameters(task.params))),
     }
     if "weights" in task.header:
         content["weights"] = task.header["weights"]
@@ -108,14 +108,14 @@ def write_best(folder: Path, content: Mapping[str, Any]) -> None:
         yaml.dump(dict(content), file)
 
 
-def deciding_parameters(params: Params) -> dict[str, Any]:
-    """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.deciding`), by dotted
-    path.
+def fingerprint_parameters(params: Params) -> dict[str, Any]:
+    """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.fingerprint_content`), by
+    dotted path.
     """
     return {path: params.value(path) for path in parameters() if path.startswith(DECIDING) and path != "train.workers"}
 
 
-def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
+def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> ConfirmedResult:
     search = task.params.search
     others = {METHOD: CONTROL_STUDY, CONTROL_STUDY: METHOD}
     return choose_best(
@@ -124,16 +124,16 @@ def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> Confirmed:
         seeds=search.confirm.seeds,
         base_seed=task.params.base.seed,
         max_empty_share=search.max_empty_share,
-        goals=goals_of(task.params),
+        objectives=objectives_from_params(task.params),
         stopped=outcome.stopped,
-        told_as="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
+        label="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
     )
 
 
 def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     metrics = trial.epochs[trial.last_epoch] if trial.epochs else {}
-    settings = _settings(trial, task)
-    goals = goals_of(task.params)
+    settings = _configurations(trial, task)
+    goals = objectives_from_params(task.params)
     return {
         "trial": trial.id,
         "role": "control trial" if trial.study == CONTROL_STUDY else trial.role,
@@ -155,32 +155,32 @@ def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> 
     """A row for each of the method's trials that ran in full, and each control: its objectives, whether it keeps every
     constraint, and whether it is on the front or the one chosen. Of a single objective the front is the best alone.
     """
-    goals, empty = goals_of(task.params), task.params.search.max_empty_share
+    goals, empty = objectives_from_params(task.params), task.params.search.max_empty_share
     tried = [trial for trial in outcome.trials if trial.study == METHOD and trial.state == COMPLETE]
-    sound = {trial.id for trial in allowed(tried, empty, goals)}
+    sound = {trial.id for trial in is_allowed(tried, empty, goals)}
     front = {trial.id for trial in pareto_front(tried, empty, goals)}
     return [
         {
             "trial": trial.id,
             "role": trial.role,
-            **dict(zip(goals.objectives, goals.values(trial), strict=True)),
-            "keeps_constraints": str(trial.id in sound if trial.study else goals.keeps(trial)).lower(),
+            **dict(zip(goals.objectives, goals.objective_values(trial), strict=True)),
+            "keeps_constraints": str(trial.id in sound if trial.study else goals.is_feasible(trial)).lower(),
             "front": str(trial.id in front).lower(),
             "chosen": str(trial.id == best.id).lower(),
-            **_settings(trial, task),
+            **_configurations(trial, task),
         }
         for trial in [*tried, *(record for record in outcome.trials if record.control and record.epochs)]
     ]
 
 
-def _settings(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
+def _configurations(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     """What a run trained with, as cells."""
     values = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
-    return {path: written(value, task.space.dimensions.get(path)) for path, value in values.items()}
+    return {path: format_cell(value, task.space.dimensions.get(path)) for path, value in values.items()}
 
 
-def _broken(trial: TrialRecord, goals: Goals) -> list[str]:
-    return [name for name, amount in goals.violations(trial.metric).items() if amount > 0]
+def _broken(trial: TrialRecord, objectives: Objectives) -> list[str]:
+    return [name for name, amount in objectives.violations(trial.metric).items() if amount > 0]
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,14 +188,14 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"val": {"best": summary["best"]["val_accuracy"], **controls}, "epochs": summary["epochs"]["spent"]}
 
 
-def _plot_trials(trials: Sequence[TrialRecord], goals: Goals) -> list[dict[str, Any]]:
+def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[dict[str, Any]]:
     """Trials by number, with the best that had completed by then."""
     rows, best = [], math.nan
     for trial in trials:
         if trial.study != METHOD or not trial.epochs:
             continue
         value = trial.metric(OBJECTIVE)
-        if is_result(trial, goals):
+        if is_valid_result(trial, objectives):
             best = value if math.isnan(best) else max(best, value)
         rows.append({"trial": trial.number, "accuracy": value, "best so far": best})
     return rows
@@ -217,5 +217,5 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: written(value) for name, value in row.items()})
+            writer.writerow({name: format_cell(value) for name, value in row.items()})
     os.replace(partial, path)

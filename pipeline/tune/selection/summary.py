@@ -18,15 +18,17 @@ from pipeline.tune.journal.journal import (
     PRUNED,
     TrialRecord,
 )
-from pipeline.tune.objectives.objectives import Goals, goals_of
+from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.run_counts import control_seeds, trials_asked
-from pipeline.tune.selection.confirm import Confirmed, confirmed, pareto_front
+from pipeline.tune.run_counts import control_seeds, requested_trials
+from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results, pareto_front
 from pipeline.tune.study.studies import SAME_BUDGET
 from pipeline.tune.task import SearchTask
 
 
-def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: Confirmed | None) -> dict[str, Any]:
+def summarise(
+    task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult, tuned: ConfirmedResult | None
+) -> dict[str, Any]:
     """The content of summary.json. tuned: the best of the control's own study, if there is one."""
     params = task.params
     tried = [trial for trial in outcome.trials if trial.study == METHOD]
@@ -34,11 +36,13 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
     records = {trial.id: trial for trial in outcome.trials}
     seeds = control_seeds(params, task.space)
     controls = {
-        trial.id: _values(goals_of(params), confirmed(trial, records, seeds[trial.id], base_seed=params.base.seed))
+        trial.id: _values(
+            objectives_from_params(params), confirm_results(trial, records, seeds[trial.id], base_seed=params.base.seed)
+        )
         for trial in outcome.trials
         if trial.control and trial.epochs
     }
-    goals = goals_of(params)
+    goals = objectives_from_params(params)
     states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if goals.limits else []))
     return {
         "fingerprint": task.fingerprint,
@@ -46,7 +50,7 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
         **_all_tried(task, outcome),
         "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
         "stopped_by": outcome.stopped,
-        "trials_asked": trials_asked(task.params, task.space)[METHOD],
+        "trials_asked": requested_trials(task.params, task.space)[METHOD],
         "epochs": {
             "spent": sum(trial.last_epoch for trial in outcome.trials),
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
@@ -56,44 +60,44 @@ def summarise(task: SearchTask, outcome: SearchOutcome, best: Confirmed, tuned: 
         "controls": controls,
         "against": _against(task, tuned),
         "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(goals, tuned)},
-        "rung_correlations": rung_correlations(tried, outcome.milestones),
-        "importances": outcome.proposer.importances(),
+        "rung_correlations": rung_correlations(tried, outcome.rung_epochs),
+        "importances": outcome.adapter.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
-    } | _of_goals(task, outcome)
+    } | _of_objectives(task, outcome)
 
 
 def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:
     """Whether the method's study has no setting left to try; nothing of a space without end."""
-    return {} if task.space.size() is None else {"all_settings_tried": outcome.proposer.left == 0}
+    return {} if task.space.size() is None else {"all_settings_tried": outcome.adapter.num_left == 0}
 
 
-def _of_goals(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     """The constraints, and of several objectives the Pareto front; nothing where neither was asked for."""
-    search, goals = task.params.search, goals_of(task.params)
+    search, goals = task.params.search, objectives_from_params(task.params)
     found: dict[str, Any] = {}
     if goals.limits:
         limits = search.constraints.model_dump()
         found["constraints"] = {name: limit for name, limit in limits.items() if limit is not None}
-    if goals.several:
+    if goals.is_multi_objective:
         tried = [trial for trial in outcome.trials if trial.study == METHOD]
         front = pareto_front(tried, search.max_empty_share, goals)
         front.sort(key=lambda trial: -trial.metric(OBJECTIVE))
         found["objectives"] = dict(zip(goals.objectives, goals.directions, strict=True))
         found["front"] = [
-            {"trial": trial.id, **dict(zip(goals.objectives, map(_number, goals.values(trial)), strict=True))}
+            {"trial": trial.id, **dict(zip(goals.objectives, map(_number, goals.objective_values(trial)), strict=True))}
             for trial in front
         ]
     return found
 
 
-def _values(goals: Goals, setting: Confirmed) -> dict[str, Any]:
-    further = [_number(value) for value in setting.further]
+def _values(objectives: Objectives, confirmed: ConfirmedResult) -> dict[str, Any]:
+    further = [_number(value) for value in confirmed.confirmation_values]
     return {
-        "val_accuracy": _number(setting.first),
-        "val_loss": _number(setting.trial.metric("val/loss")),
+        "val_accuracy": _number(confirmed.search_value),
+        "val_loss": _number(confirmed.trial.metric("val/loss")),
         "further_seeds": further,
-        "further_mean": None if setting.further_mean is None else _number(setting.further_mean),
-        **{name: _number(setting.trial.metric(name)) for name in goals.metrics},
+        "further_mean": None if confirmed.confirmation_mean is None else _number(confirmed.confirmation_mean),
+        **{name: _number(confirmed.trial.metric(name)) for name in objectives.metrics},
     }
 
 
@@ -118,10 +122,10 @@ def _pace(trials: Sequence[TrialRecord]) -> float:
     return sum(trial.busy_s for trial in trials) / epochs if epochs else 0.0
 
 
-def _against(task: SearchTask, tuned: Confirmed | None) -> str:
+def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
     """Which control a difference is against, in words."""
     search, name = task.params.search, task.params.retrain.control
-    trials = trials_asked(task.params, task.space)
+    trials = requested_trials(task.params, task.space)
     if tuned is not None:
         return f"{name}, its recipe tuned over {trials[CONTROL_STUDY]} trials of its own (search.compare: same_budget)"
     if search.compare == SAME_BUDGET:
@@ -134,7 +138,7 @@ def _against(task: SearchTask, tuned: Confirmed | None) -> str:
     return f"{name}, with the recipe of params.yaml, which the search does not vary either"
 
 
-def rung_correlations(trials: Sequence[TrialRecord], milestones: Sequence[int]) -> dict[str, dict[str, float | int]]:
+def rung_correlations(trials: Sequence[TrialRecord], rung_epochs: Sequence[int]) -> dict[str, dict[str, float | int]]:
     """Spearman's rank correlation between the objective at each rung and at the last epoch, over completed trials.
 
     Only those that ran in full have both, so it speaks of the ones that the rungs let through. A rung with fewer than
@@ -142,7 +146,7 @@ def rung_correlations(trials: Sequence[TrialRecord], milestones: Sequence[int]) 
     """
     completed = [trial for trial in trials if trial.state == COMPLETE]
     found: dict[str, dict[str, float | int]] = {}
-    for rung in milestones:
+    for rung in rung_epochs:
         pairs = [(t.epochs[rung][OBJECTIVE], t.metric(OBJECTIVE)) for t in completed if rung in t.epochs]
         early, late = [first for first, _ in pairs], [last for _, last in pairs]
         if len(pairs) >= 3 and len(set(early)) > 1 and len(set(late)) > 1:

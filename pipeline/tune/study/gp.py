@@ -31,11 +31,11 @@ JITTER = 1e-6
 
 
 @dataclass(frozen=True)
-class Process:
+class GaussianProcess:
     """A process that has seen its values. points: (n, d). words: dimensions that are categories."""
 
     points: Array
-    words: Sequence[int]
+    categorical_dims: Sequence[int]
     parameters: Array
     _center: float
     _scale: float
@@ -45,31 +45,33 @@ class Process:
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Means and standard deviations of what is to be learned, without noise, at (m, d) points: (m,) each."""
         variance = math.exp(self.parameters[-2])
-        across = variance * _correlation(_squares(points, self.points, self.words), self.parameters)[0]
+        across = variance * _correlation(_squares(points, self.points, self.categorical_dims), self.parameters)[0]
         explained = linalg.solve_triangular(self._factor, across.T, lower=True)
         spread = np.sqrt(np.maximum(variance - (explained**2).sum(axis=0), 1e-10))
         return self._center + self._scale * (across @ self._weights), self._scale * spread
 
 
-def fit(points: Array, values: Array, *, doubt: Array, words: Sequence[int] = ()) -> Process:
+def fit(points: Array, values: Array, *, noise_var: Array, words: Sequence[int] = ()) -> GaussianProcess:
     """The process of the largest posterior density.
 
     points: (n, d) in the unit cube. values: (n,), all finite. doubt: (n,), variances of single values beyond the noise
     that all of them have. words: dimensions that are categories.
     """
     center, scale = float(values.mean()), float(values.std()) or 1.0
-    standard, doubt = (values - center) / scale, doubt / scale**2
+    standard, noise_var = (values - center) / scale, noise_var / scale**2
     squares = _squares(points, points, words)
     dimensions = points.shape[1]
     start = np.array([LENGTH[0]] * dimensions + [VARIANCE[0], NOISE[0]])
     bounds = [BOUNDS["length"]] * dimensions + [BOUNDS["variance"], BOUNDS["noise"]]
     found = optimize.minimize(
-        _cost, start, (squares, standard, doubt), "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": STEPS}
+        _cost, start, (squares, standard, noise_var), "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": STEPS}
     )
-    return _informed(points, words, found.x, standard, doubt, center, scale)
+    return _informed(points, words, found.x, standard, noise_var, center, scale)
 
 
-def believing(process: Process, further: Array, *, values: Array, doubt: Array) -> Process:
+def condition_on_fantasies(
+    process: GaussianProcess, further: Array, *, values: Array, noise_var: Array
+) -> GaussianProcess:
     """The process as if it had seen its own predictions at `further` (m, d) points: surer there, and no wiser.
 
     values, doubt: what it was fitted to.
@@ -77,9 +79,9 @@ def believing(process: Process, further: Array, *, values: Array, doubt: Array) 
     expected, _ = process.predict(further)
     center, scale = process._center, process._scale
     standard = (np.concatenate([values, expected]) - center) / scale
-    doubt = np.concatenate([doubt, np.zeros(len(further))]) / scale**2
+    noise_var = np.concatenate([noise_var, np.zeros(len(further))]) / scale**2
     points = np.vstack([process.points, further])
-    return _informed(points, process.words, process.parameters, standard, doubt, center, scale)
+    return _informed(points, process.categorical_dims, process.parameters, standard, noise_var, center, scale)
 
 
 def log_expected_improvement(mean: Array, spread: Array, best: float) -> Array:
@@ -96,12 +98,18 @@ def log_expected_improvement(mean: Array, spread: Array, best: float) -> Array:
 
 
 def _informed(
-    points: Array, words: Sequence[int], parameters: Array, standard: Array, doubt: Array, center: float, scale: float
-) -> Process:
+    points: Array,
+    words: Sequence[int],
+    parameters: Array,
+    standard: Array,
+    noise_var: Array,
+    center: float,
+    scale: float,
+) -> GaussianProcess:
     correlation, _ = _correlation(_squares(points, points, words), parameters)
-    factor = linalg.cholesky(_covariance(correlation, parameters, doubt), lower=True)
+    factor = linalg.cholesky(_covariance(correlation, parameters, noise_var), lower=True)
     weights = linalg.cho_solve((factor, True), standard)
-    return Process(points, words, parameters, center, scale, factor, weights)
+    return GaussianProcess(points, words, parameters, center, scale, factor, weights)
 
 
 def _squares(left: Array, right: Array, words: Sequence[int]) -> Array:
@@ -120,16 +128,16 @@ def _correlation(squares: Array, parameters: Array) -> tuple[Array, Array]:
     return (1 + steps + 5 / 3 * distance2) * decay, 5 / 3 * (1 + steps) * decay
 
 
-def _covariance(correlation: Array, parameters: Array, doubt: Array) -> Array:
+def _covariance(correlation: Array, parameters: Array, noise_var: Array) -> Array:
     variance, noise = np.exp(parameters[-2:])
-    return np.asarray(variance * correlation + np.diag(noise + doubt + JITTER))
+    return np.asarray(variance * correlation + np.diag(noise + noise_var + JITTER))
 
 
-def _cost(parameters: Array, squares: Array, standard: Array, doubt: Array) -> tuple[float, Array]:
+def _cost(parameters: Array, squares: Array, standard: Array, noise_var: Array) -> tuple[float, Array]:
     """Minus the logarithm of the posterior density, but for a constant, and its gradient."""
     correlation, slope = _correlation(squares, parameters)
     try:
-        factor = linalg.cholesky(_covariance(correlation, parameters, doubt), lower=True)
+        factor = linalg.cholesky(_covariance(correlation, parameters, noise_var), lower=True)
     except linalg.LinAlgError:
         return 1e9, np.zeros_like(parameters)
     weights = linalg.cho_solve((factor, True), standard)

@@ -16,21 +16,21 @@ import numpy as np
 from scipy import stats
 
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.gp import Array, Process, believing, fit, log_expected_improvement
+from pipeline.tune.study.gp import Array, GaussianProcess, condition_on_fantasies, fit, log_expected_improvement
 
-MOST = 100
+MAX_OBSERVATIONS = 100
 """Values that a process learns from, half of them the best and half the newest: its time grows with their cube."""
 CANDIDATES = 400
 """Points that are compared all over the space, and as many around the best settings."""
 AROUND, REACH, FINER = 3, 0.12, 3
 """Best settings around which points are drawn; the standard deviation of their distance in a dimension, and by how
 much it shrinks when the search for the best point is refined."""
-FIRST_DOUBT = 2.0
+INITIAL_NOISE_VAR = 2.0
 """Gains that are made up at first: they differ by half as much as the values do."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """A trial, as the surface sees it. point: in the unit cube. curve: finite values by epoch; of a trial that failed,
     or was never trained, empty. whole: it ran in full. broken: by how much it breaks a constraint, by name; kept at 0
     or below.
@@ -42,44 +42,46 @@ class Seen:
     broken: Mapping[str, float] = field(default_factory=dict)
 
 
-def final_values(seen: Sequence[Seen]) -> tuple[Array, Array]:
+def final_values(observations: Sequence[Observation]) -> tuple[Array, Array]:
     """Of every trial the value that it has or would have come to, (n,), and the variance of that estimate, (n,).
 
     A trial without values stands at the worst of the others; if none has any, all stand at 0.
     """
-    if not any(trial.curve for trial in seen):
-        return np.zeros(len(seen)), np.zeros(len(seen))
-    whole = [trial for trial in seen if trial.whole and trial.curve]
-    values = np.array([trial.curve[max(trial.curve)] if trial.curve else math.nan for trial in seen])
-    doubt = np.zeros(len(seen))
-    last = {max(trial.curve) for trial in seen if trial.curve and not trial.whole}
+    if not any(trial.curve for trial in observations):
+        return np.zeros(len(observations)), np.zeros(len(observations))
+    whole = [trial for trial in observations if trial.whole and trial.curve]
+    values = np.array([trial.curve[max(trial.curve)] if trial.curve else math.nan for trial in observations])
+    doubt = np.zeros(len(observations))
+    last = {max(trial.curve) for trial in observations if trial.curve and not trial.whole}
     usual = float(np.nanvar(values)) / 4
     for epoch in sorted(last):
-        here = [not trial.whole and bool(trial.curve) and max(trial.curve) == epoch for trial in seen]
+        here = [not trial.whole and bool(trial.curve) and max(trial.curve) == epoch for trial in observations]
         gains = np.array([t.curve[max(t.curve)] - t.curve[epoch] for t in whole if epoch in t.curve])
         values[here] += np.median(gains) if len(gains) else 0.0
         squares = ((gains - gains.mean()) ** 2).sum() if len(gains) else 0.0
-        doubt[here] = (FIRST_DOUBT * usual + squares) / (FIRST_DOUBT + len(gains))
+        doubt[here] = (INITIAL_NOISE_VAR * usual + squares) / (INITIAL_NOISE_VAR + len(gains))
     values[np.isnan(values)] = np.nanmin(values)
     return values, doubt
 
 
-def proposed(space: SearchSpace, seen: Sequence[Seen], running: Sequence[Sequence[float]], *, seed: int) -> Array:
+def propose(
+    space: SearchSpace, observations: Sequence[Observation], running: Sequence[Sequence[float]], *, seed: int
+) -> Array:
     """The point of the unit cube to try next, (d,): where the expected improvement is largest.
 
     Upon what is believed of the best setting, not upon the highest value; times the chance that every constraint is
     kept. running: points whose values are not known yet.
     """
     rng = np.random.default_rng(seed)
-    seen = _fewer(seen)
-    points, words = np.array([trial.point for trial in seen]), _words(space)
-    values, doubt = final_values(seen)
-    process = fit(points, values, doubt=doubt, words=words)
+    observations = _fewer(observations)
+    points, words = np.array([trial.point for trial in observations]), _categorical_dims(space)
+    values, doubt = final_values(observations)
+    process = fit(points, values, noise_var=doubt, words=words)
     known, _ = process.predict(points)
-    kept = np.array([all(amount <= 0 for amount in trial.broken.values()) for trial in seen])
+    kept = np.array([all(amount <= 0 for amount in trial.broken.values()) for trial in observations])
     if len(running):
-        process = believing(process, np.array(running), values=values, doubt=doubt)
-    limits = _limits(seen, words)
+        process = condition_on_fantasies(process, np.array(running), values=values, noise_var=doubt)
+    limits = _limits(observations, words)
 
     def worth(at: Array) -> Array:
         gain = log_expected_improvement(*process.predict(at), float(known[kept].max())) if kept.any() else 0.0
@@ -97,32 +99,32 @@ def proposed(space: SearchSpace, seen: Sequence[Seen], running: Sequence[Sequenc
     return np.asarray(candidates[np.argmax(worth(candidates))])
 
 
-def _fewer(seen: Sequence[Seen]) -> Sequence[Seen]:
+def _fewer(observations: Sequence[Observation]) -> Sequence[Observation]:
     """The best and the newest of them, in their order."""
-    if len(seen) <= MOST:
-        return seen
-    half = MOST // 2
-    values, _ = final_values(seen)
+    if len(observations) <= MAX_OBSERVATIONS:
+        return observations
+    half = MAX_OBSERVATIONS // 2
+    values, _ = final_values(observations)
     best = np.argsort(-values[:-half], kind="stable")[:half]
-    return [seen[index] for index in sorted(best.tolist())] + list(seen[-half:])
+    return [observations[index] for index in sorted(best.tolist())] + list(observations[-half:])
 
 
-def _words(space: SearchSpace) -> list[int]:
+def _categorical_dims(space: SearchSpace) -> list[int]:
     return [index for index, spec in enumerate(space.dimensions.values()) if spec["type"] == "categorical"]
 
 
-def _limits(seen: Sequence[Seen], words: Sequence[int]) -> list[Process]:
+def _limits(observations: Sequence[Observation], words: Sequence[int]) -> list[GaussianProcess]:
     """A process for each constraint that anything breaks."""
     found = []
-    for name in sorted({name for trial in seen for name, amount in trial.broken.items() if amount > 0}):
-        those = [trial for trial in seen if name in trial.broken]
+    for name in sorted({name for trial in observations for name, amount in trial.broken.items() if amount > 0}):
+        those = [trial for trial in observations if name in trial.broken]
         amounts = np.array([trial.broken[name] for trial in those])
         points = np.array([trial.point for trial in those])
-        found.append(fit(points, amounts, doubt=np.zeros(len(those)), words=words))
+        found.append(fit(points, amounts, noise_var=np.zeros(len(those)), words=words))
     return found
 
 
-def _log_chance(limit: Process, points: Array) -> Array:
+def _log_chance(limit: GaussianProcess, points: Array) -> Array:
     """Of keeping a constraint."""
     mean, spread = limit.predict(points)
     return np.asarray(stats.norm.logcdf(-mean / spread))

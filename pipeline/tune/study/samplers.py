@@ -33,12 +33,12 @@ from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tune.space import SearchSpace
 
-BLIND = ("random", "sobol", "grid")
+NON_ADAPTIVE = ("random", "sobol", "grid")
 """Samplers that look at no result."""
-MOST_GRID = 1_000_000
-REACH = 0.15
+MAX_GRID = 1_000_000
+LOCAL_STD = 0.15
 """Standard deviation of draws around the recipe, as a share of a dimension's range."""
-ANYWHERE = 3
+GLOBAL_EVERY = 3
 """Of so many draws around the recipe one is from all over the space instead."""
 
 
@@ -70,20 +70,20 @@ def _check_grid(space: SearchSpace, said: str) -> None:
             "`step`, or `choices`; or use sobol, which covers such a space evenly."
         )
     points = space.size() or 0
-    if points > MOST_GRID:
-        raise UserError(f"{said}: {space.file} has {points:,} combinations, more than {MOST_GRID:,}. Use sobol.")
+    if points > MAX_GRID:
+        raise UserError(f"{said}: {space.file} has {points:,} combinations, more than {MAX_GRID:,}. Use sobol.")
 
 
-def drawn(name: str, space: SearchSpace, *, seed: int, number: int) -> dict[str, Any]:
+def sample_blind(name: str, space: SearchSpace, *, seed: int, number: int) -> dict[str, Any]:
     """The encoded values of a blind sampler at a place of its sequence."""
     if name == "grid":
         steps = [count or 1 for count in space.steps().values()]
         order = _grid_order(seed, math.prod(steps))
         place = np.unravel_index(int(order[number % len(order)]), steps)
-        return space.at([(int(index) + 0.5) / count for index, count in zip(place, steps, strict=True)])
+        return space.value_at([(int(index) + 0.5) / count for index, count in zip(place, steps, strict=True)])
     if name == "random":
-        return space.at(np.random.default_rng([seed, number]).random(len(space.dimensions)).tolist())
-    return space.at(_sobol(space, seed=seed, number=number))
+        return space.value_at(np.random.default_rng([seed, number]).random(len(space.dimensions)).tolist())
+    return space.value_at(_sobol(space, seed=seed, number=number))
 
 
 @lru_cache(maxsize=4)
@@ -102,7 +102,7 @@ def _sobol(space: SearchSpace, *, seed: int, number: int) -> list[float]:
     return point
 
 
-def drawn_around(
+def sample_near_recipe(
     space: SearchSpace, recipe: Mapping[str, Any], *, seed: int, number: int, first: int = 0
 ) -> dict[str, Any]:
     """The encoded values of a start from the recipe: itself, then draws around it, and some from all over the space.
@@ -114,10 +114,10 @@ def drawn_around(
     first: the number of the recipe itself, before which are points of the user's.
     """
     point = _sobol(space, seed=seed, number=number)
-    anywhere = space.at(point)
+    anywhere = space.value_at(point)
     if number == first:
         return anywhere | space.encode(recipe)
-    if number % ANYWHERE == ANYWHERE - 1:
+    if number % GLOBAL_EVERY == GLOBAL_EVERY - 1:
         return anywhere
     centers = space.shares(space.decode(anywhere | space.encode(recipe)))
     for index, (path, spec) in enumerate(space.dimensions.items()):
@@ -127,10 +127,10 @@ def drawn_around(
         if spec["type"] == "categorical":
             point[index] = center if share < 0.5 else 2 * share - 1
         else:
-            low, high = special.ndtr(-center / REACH), special.ndtr((1 - center) / REACH)
-            near = center + REACH * float(special.ndtri(low + share * (high - low)))
+            low, high = special.ndtr(-center / LOCAL_STD), special.ndtr((1 - center) / LOCAL_STD)
+            near = center + LOCAL_STD * float(special.ndtri(low + share * (high - low)))
             point[index] = min(max(near, 0.0), math.nextafter(1.0, 0.0))
-    return space.at(point)
+    return space.value_at(point)
 
 
 def make_sampler(name: str, *, seed: int) -> BaseSampler:
@@ -140,7 +140,7 @@ def make_sampler(name: str, *, seed: int) -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=1)
 
 
-def evolved(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> dict[str, Any]:
+def sample_cmaes(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> dict[str, Any]:
     """CMA-ES's next encoded values. trials: that have ended, by number.
 
     A generation is so many trials in the order of their numbers. CMA-ES looks at ranks alone: a trial that ran longer
@@ -152,7 +152,7 @@ def evolved(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> 
     bounds = np.tile([0.0, 1.0], (dimensions, 1))
     optimizer = CMA(mean=np.full(dimensions, 0.5), sigma=0.3, bounds=bounds, seed=seed)
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    worst_first = sorted(ended, key=merit)
+    worst_first = sorted(ended, key=rank_key)
     place = {trial.number: -index for index, trial in enumerate(worst_first)}
     size = optimizer.population_size
     for first in range(0, len(ended) - size + 1, size):
@@ -160,10 +160,10 @@ def evolved(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> 
         points = [np.array(space.shares(space.decode(trial.params))) for trial in generation]
         optimizer.tell([(point, float(place[trial.number])) for point, trial in zip(points, generation, strict=True)])
     optimizer._rng.seed(seed)
-    return space.at(np.clip(optimizer.ask(), 0.0, math.nextafter(1.0, 0.0)).tolist())
+    return space.value_at(np.clip(optimizer.ask(), 0.0, math.nextafter(1.0, 0.0)).tolist())
 
 
-def merit(trial: FrozenTrial) -> tuple[float, bool, int, float]:
+def rank_key(trial: FrozenTrial) -> tuple[float, bool, int, float]:
     """What trials are ordered by, the best last: by how much they break constraints, whether they ran in full, how far
     they came, their last value.
     """

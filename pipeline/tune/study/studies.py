@@ -6,17 +6,17 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
-from pipeline.tune.objectives.objectives import goals_of
+from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.schedulers.rules import StoppingRule, make_rule
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.study import Proposer
-from pipeline.tune.study.warm_start import Known, as_trials
+from pipeline.tune.study.study import StudyAdapter
+from pipeline.tune.study.warm_start import PriorResult, as_trials
 
 SAME_BUDGET = "same_budget"
 
 
 @dataclass
-class Arm:
+class StudyWithRule:
     """A study and its stopping rule.
 
     name: METHOD or CONTROL_STUDY. prefix: of its trials' ids. fixed: values that all have.
@@ -24,58 +24,60 @@ class Arm:
 
     name: str
     prefix: str
-    proposer: Proposer
+    adapter: StudyAdapter
     rule: StoppingRule
     fixed: Mapping[str, Any]
 
-    def propose(self) -> TrialRecord:
+    def ask(self) -> TrialRecord:
         """The next trial."""
-        number, values = self.proposer.propose()
-        return TrialRecord(self.id_of(number), number, {**values, **self.fixed}, role=TRIAL, study=self.name)
+        number, values = self.adapter.ask()
+        return TrialRecord(self.trial_id(number), number, {**values, **self.fixed}, role=TRIAL, study=self.name)
 
-    def id_of(self, number: int) -> str:
+    def trial_id(self, number: int) -> str:
         return f"{self.prefix}{number:04d}"
 
 
-def make_arms(params: Params, space: SearchSpace, fingerprint: str, known: Sequence[Known] = ()) -> dict[str, Arm]:
+def make_studies(
+    params: Params, space: SearchSpace, fingerprint: str, prior_results: Sequence[PriorResult] = ()
+) -> dict[str, StudyWithRule]:
     """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed.
 
     known: results that the method's own study has beforehand.
     """
-    arms = {METHOD: _arm(METHOD, "t", params, space, fingerprint, {}, known)}
+    arms = {METHOD: _make_study(METHOD, "t", params, space, fingerprint, {}, prior_results)}
     recipe = space.recipe()
-    if studies_of(params, space) == 2:
+    if num_studies(params, space) == 2:
         # What the recipe varies is tuned, also where the control has a value of its own for it.
         control = space.controls[params.retrain.control]
         fixed = {path: value for path, value in control.items() if path not in recipe.dimensions}
-        arms[CONTROL_STUDY] = _arm(CONTROL_STUDY, "c", params, recipe, fingerprint, fixed)
+        arms[CONTROL_STUDY] = _make_study(CONTROL_STUDY, "c", params, recipe, fingerprint, fixed)
     return arms
 
 
-def studies_of(params: Params, space: SearchSpace) -> int:
+def num_studies(params: Params, space: SearchSpace) -> int:
     """1, or 2 where the control has a study of its own: if it is asked for, and something is left to tune."""
     return 2 if params.search.compare == SAME_BUDGET and space.recipe().dimensions else 1
 
 
-def _arm(
+def _make_study(
     name: str,
     prefix: str,
     params: Params,
     space: SearchSpace,
     fingerprint: str,
     fixed: Mapping[str, Any],
-    known: Sequence[Known] = (),
-) -> Arm:
-    search, goals = params.search, goals_of(params)
+    prior_results: Sequence[PriorResult] = (),
+) -> StudyWithRule:
+    search, goals = params.search, objectives_from_params(params)
     recipe = {path: params.value(path) for path in space.recipe().dimensions}
-    proposer = Proposer(
+    proposer = StudyAdapter(
         space,
         search.sampler,
         seed=params.base.seed,
         name=fingerprint[:12] if name == METHOD else f"{fingerprint[:12]}-{name}",
         points=list(search.points.values()) if name == METHOD else (),
-        recipe={path: value for path, value in recipe.items() if not space.outside({path: value})},
-        known=as_trials(known, space, goals),
-        goals=goals,
+        recipe={path: value for path, value in recipe.items() if not space.values_outside({path: value})},
+        prior_trials=as_trials(prior_results, space, goals),
+        objectives=goals,
     )
-    return Arm(name, prefix, proposer, make_rule(search.scheduler, params.train.epochs), fixed)
+    return StudyWithRule(name, prefix, proposer, make_rule(search.scheduler, params.train.epochs), fixed)

@@ -18,12 +18,19 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.paths import database_uri
-from pipeline.tune.journal.journal import COMPLETE, ENOUGH, INFEASIBLE, PRUNED, TrialRecord
-from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Goals
-from pipeline.tune.objectives.pareto import dominated_by
+from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
+from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.gp_sampler import Seen, proposed
-from pipeline.tune.study.samplers import BLIND, drawn, drawn_around, evolved, make_sampler, merit
+from pipeline.tune.study.gp_sampler import Observation, propose
+from pipeline.tune.study.samplers import (
+    NON_ADAPTIVE,
+    make_sampler,
+    rank_key,
+    sample_blind,
+    sample_cmaes,
+    sample_near_recipe,
+)
 from pipeline.tune.study.untried import Untried
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, INFEASIBLE: TrialState.PRUNED}
@@ -32,12 +39,12 @@ EMPTY_SHARE = "empty_share"
 """Constraint of the study: the share of empty maps beyond what is allowed."""
 CONSTRAINTS = "constraints:"
 """What Optuna's notes of constraints begin with."""
-MOST_LOOKED_AT = 200
+MAX_VISIBLE_TRIALS = 200
 """Ended trials that a sampler learns from, half of them the best and half the newest: its time stays the same however
 many there are."""
 
 
-class _Shown(FrozenTrial):  # type: ignore[misc]
+class _UncheckedTrial(FrozenTrial):  # type: ignore[misc]
     """A trial that a sampler is shown. Optuna checks and deeply copies what enters a study, which took most of a
     proposal's time; these have been checked when they entered the search's own, and nobody changes them.
     """
@@ -48,13 +55,13 @@ class _Shown(FrozenTrial):  # type: ignore[misc]
         shown.__class__ = cls
         return shown
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shown":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_UncheckedTrial":
         return copy.copy(self)
 
     def _validate(self) -> None: ...
 
 
-class Proposer:
+class StudyAdapter:
     """Proposes settings and learns from results.
 
     goals: the objectives; with several, nothing is learned from values before the last epoch.
@@ -75,25 +82,27 @@ class Proposer:
         name: str,
         points: Sequence[Mapping[str, Any]] = (),
         recipe: Mapping[str, Any] = MappingProxyType({}),
-        known: Sequence[FrozenTrial] = (),
-        goals: Goals = ACCURACY_ALONE,
+        prior_trials: Sequence[FrozenTrial] = (),
+        objectives: Objectives = ACCURACY_ALONE,
     ) -> None:
         # Without this, optuna prints a line for every study and trial, between the lines of our own progress.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._distributions: dict[str, BaseDistribution] = space.distributions()
         self._sampler, self._seed = sampler, seed
-        self._name, self._goals = name, goals
-        self._study = optuna.create_study(directions=goals.directions, study_name=name)
+        self._name, self._objectives = name, objectives
+        self._study = optuna.create_study(directions=objectives.directions, study_name=name)
         self._recipe = recipe
-        self._points, self._known = points, [_Shown.of(trial) for trial in known]
+        self._points, self._prior_trials = points, [_UncheckedTrial.of(trial) for trial in prior_trials]
         self._untried = Untried(space)
-        for trial in known:
-            self._untried.add_known(trial.params)
-        self._learned = len(known)
-        self._seen: list[tuple[int, Seen]] = []
+        for trial in prior_trials:
+            self._untried.add_prior(trial.params)
+        self._learned = len(prior_trials)
+        self._observed: list[tuple[int, Observation]] = []
         if sampler.name == "noisy_gp":
-            self._seen = [(number - len(known), self._as_seen(trial)) for number, trial in enumerate(known)]
+            self._observed = [
+                (number - len(prior_trials), self._as_observation(trial)) for number, trial in enumerate(prior_trials)
+            ]
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
         self._reported: dict[int, set[int]] = {}
@@ -101,7 +110,7 @@ class Proposer:
         self._ended: list[FrozenTrial] = []
         self.proposed = 0
 
-    def propose(self) -> tuple[int, dict[str, Any]]:
+    def ask(self) -> tuple[int, dict[str, Any]]:
         """The next setting: its number and its values by dotted path."""
         number = self.proposed
         params, notes = self._new(number)
@@ -111,20 +120,20 @@ class Proposer:
         return number, self._space.decode(params)
 
     @property
-    def left(self) -> int | None:
+    def num_left(self) -> int | None:
         """How many settings have not been proposed; None where there is no end of them."""
         return self._untried.left
 
-    def to_propose(self, trials: int) -> int:
+    def num_to_propose(self, trials: int) -> int:
         """How many are still to be proposed of so many trials: no more than there are settings."""
         more = max(0, trials - self.proposed)
-        return more if self.left is None else min(more, self.left)
+        return more if self.num_left is None else min(more, self.num_left)
 
     def _new(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """As of `_choose`, but a setting that has been proposed already gives way to one that has not."""
         params, notes = self._choose(number)
         wanted = self._points[number] if number < len(self._points) else {}
-        if self._untried.repeats(params) if wanted else not self._untried.new(params):
+        if self._untried.is_repeat(params) if wanted else not self._untried.new(params):
             seed = int(np.random.SeedSequence([self._seed, number, 1]).generate_state(1)[0])
             return self._untried.nearest(params, seed=seed, fixed=wanted.keys()), {}
         return params, notes
@@ -132,26 +141,28 @@ class Proposer:
     def _choose(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Encoded values, and what the sampler notes about them."""
         sampler, count = self._sampler, len(self._points)
-        start = sampler.name if sampler.name in BLIND else sampler.start
+        start = sampler.name if sampler.name in NON_ADAPTIVE else sampler.start
         if number < count:
-            rest = drawn("random" if start == "random" else "sobol", self._space, seed=self._seed, number=number)
+            rest = sample_blind("random" if start == "random" else "sobol", self._space, seed=self._seed, number=number)
             recipe = self._space.encode(self._recipe) if start == "recipe" else {}
             return rest | recipe | self._space.encode(self._points[number]), {}
-        if sampler.name in BLIND or self._learned < sampler.startup_trials:
+        if sampler.name in NON_ADAPTIVE or self._learned < sampler.startup_trials:
             if start == "recipe":
-                return drawn_around(self._space, self._recipe, seed=self._seed, number=number, first=count), {}
+                return sample_near_recipe(self._space, self._recipe, seed=self._seed, number=number, first=count), {}
             if start == "grid":
                 return self._next_of_grid(number - count), {}
-            return drawn(start, self._space, seed=self._seed, number=number), {}
+            return sample_blind(start, self._space, seed=self._seed, number=number), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if sampler.name == "cmaes":
-            return evolved(self._space, [*self._known, *self._ended], seed=seed), {}
+            return sample_cmaes(self._space, [*self._prior_trials, *self._ended], seed=seed), {}
         if sampler.name == "noisy_gp":
             running = [self._space.shares(self._space.decode(self._open[each].params)) for each in sorted(self._open)]
-            best = proposed(self._space, [seen for _, seen in self._seen], running, seed=seed)
-            return self._space.at(best.tolist()), {}
-        study = optuna.create_study(directions=self._goals.directions, sampler=make_sampler(sampler.name, seed=seed))
-        study.add_trials(self._looked_at())
+            best = propose(self._space, [seen for _, seen in self._observed], running, seed=seed)
+            return self._space.value_at(best.tolist()), {}
+        study = optuna.create_study(
+            directions=self._objectives.directions, sampler=make_sampler(sampler.name, seed=seed)
+        )
+        study.add_trials(self._visible_trials())
         # Optuna's Gaussian process divides 0 by 0 where one point is better than all others by orders of magnitude, as
         # under constraints that little keeps; it goes on from that point alone then.
         with np.errstate(invalid="ignore"):
@@ -163,7 +174,7 @@ class Proposer:
         """The first combination from a place of the grid's order on, and around its end, that is new."""
         size = self._space.size() or 1
         for index in range(place, place + size):
-            params = drawn("grid", self._space, seed=self._seed, number=index)
+            params = sample_blind("grid", self._space, seed=self._seed, number=index)
             if self._untried.new(params):
                 break
         return params
@@ -186,7 +197,7 @@ class Proposer:
         self.proposed += 1
         return number
 
-    def restore(self, record: TrialRecord) -> None:
+    def replay(self, record: TrialRecord) -> None:
         """Take over a trial of the ledger, as running; follow with `report` and `finish`. In order of the numbers."""
         number = self._add(self._space.encode(record.values), {})
         if number != record.number:
@@ -196,26 +207,26 @@ class Proposer:
         """An intermediate value. One that was reported already is ignored."""
         if epoch not in self._reported[number]:
             self._reported[number].add(epoch)
-            if not self._goals.several:  # Optuna has no intermediate values of several objectives
+            if not self._objectives.is_multi_objective:  # Optuna has no intermediate values of several objectives
                 self._open[number].report(value, epoch)
 
-    def finish(self, number: int, state: str, *values: float, constraints: Mapping[str, float]) -> None:
+    def tell(self, number: int, state: str, *values: float, constraints: Mapping[str, float]) -> None:
         """The end of a trial. values: of the objectives at its last epoch. constraints: feasible at 0 or below."""
         trial = self._open.pop(number)
         del self._reported[number]
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
         told = _STATES.get(state, TrialState.FAIL)
-        if told is TrialState.COMPLETE and self._goals.several and not all(map(math.isfinite, values)):
+        if told is TrialState.COMPLETE and self._objectives.is_multi_objective and not all(map(math.isfinite, values)):
             told = TrialState.FAIL
         ended = self._study.tell(trial, list(values) if told is TrialState.COMPLETE else None, state=told)
         if self._sampler.name == "noisy_gp":
-            insort(self._seen, (number, self._as_seen(ended)), key=lambda pair: pair[0])
+            insort(self._observed, (number, self._as_observation(ended)), key=lambda pair: pair[0])
         if told is not TrialState.FAIL:
-            insort(self._ended, _Shown.of(ended), key=lambda trial: trial.number)
+            insort(self._ended, _UncheckedTrial.of(ended), key=lambda trial: trial.number)
             self._learned += 1
 
-    def _as_seen(self, trial: FrozenTrial) -> Seen:
+    def _as_observation(self, trial: FrozenTrial) -> Observation:
         """As the surface sees an ended trial. Unlike Optuna's samplers it learns from one that failed, too: what always
         proposes where the most is expected would come back to it.
         """
@@ -224,30 +235,32 @@ class Proposer:
         if trial.state == TrialState.COMPLETE and not curve:
             curve = {1: float(trial.value or 0.0)}
         point = self._space.shares(self._space.decode(trial.params))
-        return Seen(point, curve, trial.state == TrialState.COMPLETE, _constraints(trial))
+        return Observation(point, curve, trial.state == TrialState.COMPLETE, _constraints(trial))
 
-    def _looked_at(self) -> list[FrozenTrial]:
+    def _visible_trials(self) -> list[FrozenTrial]:
         """What a sampler is shown: results, and what is running, in the order of the numbers."""
-        shown = [*self._known, *self._ended]
-        if len(shown) > MOST_LOOKED_AT:
-            half = MOST_LOOKED_AT // 2
+        shown = [*self._prior_trials, *self._ended]
+        if len(shown) > MAX_VISIBLE_TRIALS:
+            half = MAX_VISIBLE_TRIALS // 2
             older = self._ordered(shown[:-half])[-half:]
             kept = {id(trial) for trial in (*older, *shown[-half:])}
             shown = [trial for trial in shown if id(trial) in kept]
         if self._sampler.name == "gp":
-            shown = with_values(shown, self._goals)
+            shown = with_values(shown, self._objectives)
         running = [
-            _Shown.of(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions))
+            _UncheckedTrial.of(
+                create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions)
+            )
             for _, trial in sorted(self._open.items())
         ]
         return shown + running
 
     def _ordered(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Ended trials, the best last; with several objectives, those that the fewest others dominate."""
-        if not self._goals.several:
-            return sorted(trials, key=merit)
+        if not self._objectives.is_multi_objective:
+            return sorted(trials, key=rank_key)
         whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        counts = dominated_by([self._goals.maximised(trial.values) for trial in whole])
+        counts = count_dominating([self._objectives.maximised(trial.values) for trial in whole])
         dominators = {id(trial): int(count) for trial, count in zip(whole, counts, strict=True)}
         return sorted(trials, key=lambda trial: (-_violation(trial), -dominators.get(id(trial), len(trials))))
 
@@ -256,9 +269,9 @@ class Proposer:
         there are fewer than `ENOUGH` of them, whose shares would be chance.
         """
         completed = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(completed) < ENOUGH or len({trial.values[0] for trial in completed}) < 2:
+        if len(completed) < MAX_CONCURRENT_REACHED or len({trial.values[0] for trial in completed}) < 2:
             return {}
-        target = (lambda trial: trial.values[0]) if self._goals.several else None
+        target = (lambda trial: trial.values[0]) if self._objectives.is_multi_objective else None
         found = optuna.importance.get_param_importances(self._study, target=target)
         return {name: float(share) for name, share in found.items()}
 
@@ -267,14 +280,14 @@ class Proposer:
         partial = path.with_name(path.name + ".partial")
         partial.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(database_uri(partial))
-        copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._goals.directions)
+        copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._objectives.directions)
         copy.add_trials(self._study.get_trials(deepcopy=False))
         storage.remove_session()
         storage.engine.dispose()
         os.replace(partial, path)
 
 
-def with_values(trials: Sequence[FrozenTrial], goals: Goals = ACCURACY_ALONE) -> list[FrozenTrial]:
+def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY_ALONE) -> list[FrozenTrial]:
     """Trials that were stopped early as if they had run in full, at the value that they would have come to.
 
     A Gaussian process learns from final values alone. Estimated is the value at which a trial was stopped, plus the
@@ -283,11 +296,11 @@ def with_values(trials: Sequence[FrozenTrial], goals: Goals = ACCURACY_ALONE) ->
     at the median of the others', since a process of it has to be fitted to all trials.
     """
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    worst = [min(column) for column in zip(*(goals.maximised(trial.values) for trial in whole), strict=True)]
+    worst = [min(column) for column in zip(*(objectives.maximised(trial.values) for trial in whole), strict=True)]
     seen = []
     for trial in trials:
         if trial.state == TrialState.PRUNED:
-            values = goals.maximised(worst) if _violation(trial) > 0 and worst else None
+            values = objectives.maximised(worst) if _violation(trial) > 0 and worst else None
             last = max(trial.intermediate_values, default=None)
             if last is not None and not math.isnan(trial.intermediate_values[last]):
                 gains = [t.values[0] - t.intermediate_values[last] for t in whole if last in t.intermediate_values]

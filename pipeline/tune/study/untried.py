@@ -37,15 +37,15 @@ class Untried:
         self._counts = list(space.steps().values())
         self._size = space.size()
         self._proposed: set[Key] = set()
-        self._known: set[Key] = set()
+        self._prior_keys: set[Key] = set()
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Count a setting as proposed."""
         self._proposed.add(self._key(values))
 
-    def add_known(self, values: Mapping[str, Any]) -> None:
+    def add_prior(self, values: Mapping[str, Any]) -> None:
         """Avoid a setting while there are others."""
-        self._known.add(self._key(values))
+        self._prior_keys.add(self._key(values))
 
     @property
     def left(self) -> int | None:
@@ -56,7 +56,7 @@ class Untried:
         """Whether a setting may be proposed."""
         return self._key(values) not in self._avoided()
 
-    def repeats(self, values: Mapping[str, Any]) -> bool:
+    def is_repeat(self, values: Mapping[str, Any]) -> bool:
         """Whether this search has proposed a setting."""
         return self._key(values) in self._proposed
 
@@ -71,12 +71,12 @@ class Untried:
         rng, avoided = np.random.default_rng(seed), self._avoided()
         if self._size is not None and self._size <= max(ENUMERATED, 4 * len(avoided)):
             return self._compared(values, avoided, fixed, rng)
-        return self._drawn(values, avoided, fixed, rng)
+        return self._sample(values, avoided, fixed, rng)
 
     def _avoided(self) -> Collection[Key]:
-        if not self._known:
+        if not self._prior_keys:
             return self._proposed
-        both = self._proposed | self._known
+        both = self._proposed | self._prior_keys
         return self._proposed if len(both) == self._size else both
 
     def _key(self, values: Mapping[str, Any]) -> Key:
@@ -106,7 +106,7 @@ class Untried:
         places = np.unravel_index(int(index), counts)
         return {path: self._value(path, int(place)) for path, place in zip(self._distributions, places, strict=True)}
 
-    def _drawn(
+    def _sample(
         self, values: Mapping[str, Any], avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
     ) -> dict[str, Any]:
         center = np.array(self._space.shares(self._space.decode(values)))
@@ -118,7 +118,7 @@ class Untried:
                 if reach < 1:
                     moved = np.clip(center + reach * rng.standard_normal(len(center)), 0.0, math.nextafter(1.0, 0.0))
                     point = np.where(words, np.where(rng.random(len(center)) < reach, point, center), moved)
-                found = self._space.at(point.tolist())
+                found = self._space.value_at(point.tolist())
                 if widening < WIDENINGS:
                     found |= {path: values[path] for path in fixed}
                 if self._key(found) not in avoided:
@@ -127,7 +127,7 @@ class Untried:
 
     def _share(self, path: str, index: int) -> float:
         value = self._value(path, index)
-        return self._space.share(path, value)
+        return self._space.size_fraction(path, value)
 
     def _value(self, path: str, index: int) -> Any:
         distribution = self._distributions[path]

@@ -13,21 +13,21 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.config import Params
-from pipeline.errors import UserError, comma_words, named, shown, told
+from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
 from pipeline.files.text_tables import decode_text, parse_table
-from pipeline.files.user_files import read_given
-from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED, History
-from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Goals, goals_of
+from pipeline.files.user_files import read_user_file
+from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED, SearchHistory
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, objectives_from_params
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.table_cells import read_value
+from pipeline.tune.table_cells import parse_cell
 
-Known = Mapping[str, Any]
+PriorResult = Mapping[str, Any]
 """values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its val/accuracy, ascending. metrics:
 what is known of the search's other objectives, and of what its constraints bound, by name; absent if that is nothing.
 """
 
 
-def known_of(history: History, params: Params, space: SearchSpace, *, where: str) -> list[Known]:
+def results_from_search(history: SearchHistory, params: Params, space: SearchSpace, *, where: str) -> list[PriorResult]:
     """The ended trials of an earlier search's own study; those outside of this space's ranges are left out.
 
     Raises:
@@ -39,7 +39,7 @@ def known_of(history: History, params: Params, space: SearchSpace, *, where: str
     epochs = content.get("train", {}).get("epochs")
     if epochs != params.train.epochs:
         raise UserError(f"{where}: its trials have {epochs} epochs, and train.epochs is {params.train.epochs}.")
-    goals = goals_of(params)
+    goals = objectives_from_params(params)
     found = []
     for trial in history.trials.values():
         if trial.study != METHOD or trial.state not in (COMPLETE, PRUNED) or not trial.epochs:
@@ -56,7 +56,7 @@ def known_of(history: History, params: Params, space: SearchSpace, *, where: str
     return _inside(found, space, where)
 
 
-def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> list[Known]:
+def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: str) -> list[PriorResult]:
     """The rows of a CSV file with a column for each dimension, and one for each objective, such as `val/accuracy`.
 
     What constraints bound is taken from columns of these names, if they are there.
@@ -68,13 +68,13 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
         UserError: it cannot be read, lacks a column, or a row is not of the space; the message names it.
     """
     try:
-        table = parse_table(decode_text(read_given(path)))
+        table = parse_table(decode_text(read_user_file(path)))
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror or error}).") from None
     except ValueError as error:
         raise UserError(f"{where}: cannot be read ({error}).") from None
     columns = table.columns if table.rows else ()
-    goals = goals_of(params)
+    goals = objectives_from_params(params)
     if missing := [name for name in (*space.dimensions, *goals.objectives) if name not in columns]:
         raise UserError(
             f"{where}: no column {', '.join(missing)}; needed: one for each parameter of {space.file}, and "
@@ -85,37 +85,39 @@ def known_in(path: Path, params: Params, space: SearchSpace, *, where: str) -> l
         row = {name: table.figure(cell) for name, cell in cells.items()}
         if row.get("role", "trial") != "trial" or row.get("state", COMPLETE) != COMPLETE:
             continue
-        values = {path: read_value(row[path], spec) for path, spec in space.dimensions.items()}
-        problems += [f"{where}: line {number}: {problem}" for problem in space.outside(values)]
+        values = {path: parse_cell(row[path], spec) for path, spec in space.dimensions.items()}
+        problems += [f"{where}: line {number}: {problem}" for problem in space.values_outside(values)]
         metric = partial(_figure, row)
         problems += [
-            f"{where}: line {number}: {name}: given {shown(row[name])}{comma_words(row[name])}; needed: a number"
+            f"{where}: line {number}: {name}: given {format_value(row[name])}{comma_words(row[name])}; needed: a number"
             for name in goals.objectives
             if not math.isfinite(metric(name))
         ]
         curve = [[params.train.epochs, metric(OBJECTIVE)]]
         found.append({"values": values, "state": COMPLETE, "curve": curve} | _others(goals, metric))
     if problems:
-        raise UserError(told(problems))
+        raise UserError(join_lines(problems))
     return _inside(found, space, where)
 
 
-def as_trials(known: Iterable[Known], space: SearchSpace, goals: Goals = ACCURACY_ALONE) -> list[FrozenTrial]:
+def as_trials(
+    results: Iterable[PriorResult], space: SearchSpace, objectives: Objectives = ACCURACY_ALONE
+) -> list[FrozenTrial]:
     """As Optuna has them. With several objectives, only those that ran in full: the others have not all of them."""
     states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
     trials = []
-    for each in known:
+    for each in results:
         metrics = {**each.get("metrics", {}), OBJECTIVE: each["curve"][-1][1]}
-        if not math.isfinite(metrics[OBJECTIVE]) or (goals.several and each["state"] != COMPLETE):
+        if not math.isfinite(metrics[OBJECTIVE]) or (objectives.is_multi_objective and each["state"] != COMPLETE):
             continue
-        curve = {} if goals.several else {int(epoch): float(value) for epoch, value in each["curve"]}
+        curve = {} if objectives.is_multi_objective else {int(epoch): float(value) for epoch, value in each["curve"]}
         trial = create_trial(
             state=states[each["state"]],
-            values=[metrics[name] for name in goals.objectives] if each["state"] == COMPLETE else None,
+            values=[metrics[name] for name in objectives.objectives] if each["state"] == COMPLETE else None,
             params=space.encode(each["values"]),
             distributions=space.distributions(),
             intermediate_values=curve,
-            constraints=goals.violations(partial(_known, metrics)),
+            constraints=objectives.violations(partial(_prior_result, metrics)),
         )
         trials.append(trial)
     return trials
@@ -128,9 +130,9 @@ def check_points(params: Params, space: SearchSpace) -> None:
         UserError: every mistake, each with the point and the parameter.
     """
     problems = [
-        f"params.yaml: search.points.{named(name)}: {problem}"
+        f"params.yaml: search.points.{quote_name(name)}: {problem}"
         for name, point in params.search.points.items()
-        for problem in space.outside(point)
+        for problem in space.values_outside(point)
     ]
     whole: dict[str, str] = {}
     for name, point in params.search.points.items():
@@ -139,23 +141,23 @@ def check_points(params: Params, space: SearchSpace) -> None:
         first = whole.setdefault(repr(sorted(space.encode(point).items())), name)
         if first != name:
             problems.append(
-                f"params.yaml: search.points.{named(name)}: the same setting as {named(first)}; leave one out"
+                f"params.yaml: search.points.{quote_name(name)}: the same setting as {quote_name(first)}; leave one out"
             )
     if problems:
-        raise UserError(told(problems))
+        raise UserError(join_lines(problems))
 
 
-def _known(metrics: Mapping[str, float], name: str) -> float:
+def _prior_result(metrics: Mapping[str, float], name: str) -> float:
     return metrics.get(name, math.nan)
 
 
-def _lacking(goals: Goals, metric: Callable[[str], float]) -> list[str]:
-    return [name for name in goals.objectives if not math.isfinite(metric(name))]
+def _lacking(objectives: Objectives, metric: Callable[[str], float]) -> list[str]:
+    return [name for name in objectives.objectives if not math.isfinite(metric(name))]
 
 
-def _others(goals: Goals, metric: Callable[[str], float]) -> dict[str, Any]:
+def _others(objectives: Objectives, metric: Callable[[str], float]) -> dict[str, Any]:
     """What is known beside the curve; nothing in a search for val/accuracy alone without constraints."""
-    names = dict.fromkeys((*goals.objectives[1:], *goals.limits))
+    names = dict.fromkeys((*objectives.objectives[1:], *objectives.limits))
     there = {name: metric(name) for name in names if math.isfinite(metric(name))}
     return {"metrics": there} if there else {}
 
@@ -172,14 +174,14 @@ def _check_names(theirs: Mapping[str, Mapping[str, Any]], space: SearchSpace, wh
     problems = [f"{where}: it varied {path}, which {space.file} does not" for path in theirs if path not in ours]
     problems += [f"{where}: it did not vary {path}, which {space.file} does" for path in ours if path not in theirs]
     if problems:
-        raise UserError(told(problems))
+        raise UserError(join_lines(problems))
 
 
-def _inside(found: Sequence[Known], space: SearchSpace, where: str) -> list[Known]:
-    inside = [each for each in found if not space.outside(each["values"])]
+def _inside(found: Sequence[PriorResult], space: SearchSpace, where: str) -> list[PriorResult]:
+    inside = [each for each in found if not space.values_outside(each["values"])]
     if inside:
         return inside
     if not found:
         raise UserError(f"{where}: no trial of it has ended; there is nothing to learn from.")
-    why = space.outside(found[0]["values"])[0]
+    why = space.values_outside(found[0]["values"])[0]
     raise UserError(f"{where}: none of its {len(found)} trials lies within {space.file}: {why}")
