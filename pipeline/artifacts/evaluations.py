@@ -94,7 +94,7 @@ def read_evaluations(state: Path) -> list[StoredEvaluation]:
         UserError: one of them cannot be read.
     """
     folders = [path for path in (state / FOLDER).glob("*") if path.is_dir() and path.suffix != ".partial"]
-    return sorted((_read(folder) for folder in folders), key=lambda kept: -kept.time)
+    return sorted((_read(folder) for folder in folders), key=lambda stored: -stored.time)
 
 
 def _read(folder: Path) -> StoredEvaluation:
