@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from pipeline.compute.temp_dirs import short_folder
 
-ADDRESS = "SAR_SEARCH_NURSERY"
+ADDRESS = "SAR_SEARCH_FORK_SERVER"
 """Environment variable with the nursery's socket."""
 
 PACKAGE = "pipeline.stages"

@@ -32,7 +32,7 @@ stage.main = main
 sys.modules["pipeline.stages.prepare.__main__"] = stage
 fork_server.STAGES = ("prepare",)
 if __name__ == "__main__":
-    with fork_server.nursery():
+    with fork_server.fork_server():
         print(fork_server.os.environ[fork_server.ADDRESS], flush=True)
         sys.stdin.read()
 """
@@ -48,7 +48,7 @@ def nursery(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         address = parent.stdout.readline().strip()
-        yield tmp_path, environment | {"SAR_SEARCH_NURSERY": address, "WORD": "hello"}
+        yield tmp_path, environment | {"SAR_SEARCH_FORK_SERVER": address, "WORD": "hello"}
         parent.communicate()
 
 
@@ -157,6 +157,6 @@ def test_stage_of_other_code_runs_by_itself(nursery: tuple[Path, dict[str, str]]
 
 def test_stage_without_a_nursery_runs_by_itself(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['-m']; import pipeline.stages; print('by itself')"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SAR_SEARCH_NURSERY": str(tmp_path / "none")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SAR_SEARCH_FORK_SERVER": str(tmp_path / "none")}
     command = [sys.executable, "-c", code, "pipeline.stages.prepare"]
     assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout == "by itself\n"

@@ -20,6 +20,9 @@ __all__ = ["ModelConfig", "build_model"]
 
 RESERVED = {"img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "checkpoint_path"}
 RESERVED |= {"device", "dtype", "model_name"}
+# What makes something else than a classifier of it, or says how timm makes it.
+RESERVED |= {"features_only", "out_indices", "feature_cls", "kwargs_filter", "pretrained_cfg", "pretrained_cfg_overlay"}
+RESERVED |= {"pretrained_strict", "cache_dir", "scriptable", "exportable", "no_jit"}
 
 
 def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int, int], channels: int) -> Any:
@@ -43,7 +46,8 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
     reserved = RESERVED & set(config.kwargs)
     if reserved:
         raise ValueError(
-            f"kwargs: {', '.join(sorted(reserved))} cannot be given as keywords: other parameters set them"
+            f"kwargs: {', '.join(sorted(reserved))} cannot be given as keywords: other parameters set them, or "
+            "they are not the network's"
         )
     _check_patch_size(config.kwargs.get("patch_size", 1))
     model = _create(config, image_size, num_classes=num_classes, in_chans=channels, drop_path_rate=config.drop_path)

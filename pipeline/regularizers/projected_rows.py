@@ -87,7 +87,9 @@ class _Projected(torch.autograd.Function):
             return share if above is None else above + share, None
         # Asking is much cheaper than having torch make contiguous what is.
         rows = _array(row if row.is_contiguous() else row.contiguous())
-        return _joined(above, ctx.projected.shape, kernels().way_back(_array(ctx.projected), rows, ctx.reading)), None
+        return _joined(
+            above, ctx.projected.shape, kernels().rows_backward(_array(ctx.projected), rows, ctx.reading)
+        ), None
 
 
 class _Reduced(torch.autograd.Function):

@@ -68,7 +68,7 @@ class SpatialEntropy(Regularizer):
         self.threshold = threshold
         self.connectivity = connectivity
 
-    def reduce(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
+    def fused_forward(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
         """On a CPU, all of it: from what is projected to the layer's mean entropy, and back."""
         images, tokens, _ = projected.shape
         pixels = tokens - spec.first
@@ -80,7 +80,7 @@ class SpatialEntropy(Regularizer):
         passed, loss, means = pass_reduced(projected, lambda array: kernels().reduce_rows(array, *given))
         return passed, _Layer(loss, means)
 
-    def join(self, layers: Sequence["_Layer"]) -> RegularizerOutput:
+    def combine_layers(self, layers: Sequence["_Layer"]) -> RegularizerOutput:
         loss, means = layers[0].loss, layers[0].means
         if len(layers) > 1:
             loss = sum((each.loss for each in layers[1:]), loss)

@@ -97,7 +97,7 @@ def test_search_that_begins_to_run_meanwhile_is_not_touched(
         held.append(lock_journal(old / "ledger.jsonl"))  # between the look at it and its removal
         return 0
 
-    monkeypatch.setattr(module, "cluster_nodes", size_of)
+    monkeypatch.setattr(module, "size_of", size_of)
     said = gc(workspace)
     held[0].release()
     assert f"kept     state/searches/{old.name}: in use by now" in said

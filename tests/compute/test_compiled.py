@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 KERNEL = """
-from pipeline.compute.compiled import compiled
+from pipeline.compute.compiled import compile_kernel
 
-@compiled
+@compile_kernel
 def half(number):
     return number / 2
 """

@@ -102,6 +102,7 @@ def test_drop_path_rises_from_0_to_its_value_in_the_last_block() -> None:
         (config({"dept": 3}), "knows no keyword 'dept'"),
         (config({"img_size": 32, "in_chans": 3}), "img_size, in_chans cannot be given as keywords"),
         (config({"drop_path_rate": 0.1}), "drop_path_rate cannot be given as keywords"),
+        (config({"features_only": 1}), "^kwargs: features_only cannot be given as keywords"),
         (config({"num_heads": 3}), "divisible"),
         (config({"num_heads": 0}), "cannot be built"),
         *(

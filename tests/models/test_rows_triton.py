@@ -44,7 +44,7 @@ def asking_of(key: Tensor) -> Tensor:
 
 
 def test_products_are_those_of_plain_operations(tmp_path: Path) -> None:
-    cases = [{"key": key, "asking": asking_of(key), "first": first} for key, first in CASES]
+    cases = [{"key": key, "query": asking_of(key), "first": first} for key, first in CASES]
     for case, found in zip(cases, interpreted(cases, tmp_path, ROW), strict=True):
         torch.testing.assert_close(found, attention_row(**case), rtol=1e-5, atol=1e-5)
 
@@ -54,19 +54,19 @@ def test_gradients_are_those_of_plain_operations_and_join_what_is_there(tmp_path
     for key, first in CASES:
         row = drawn(*key.shape[:2], key.shape[2] - first, dtype=torch.float32, seed=2)
         above = keys(*key.shape, key.dtype).flip(0).transpose(1, 2).contiguous().transpose(1, 2)
-        cases.append({"into_key": above, "key": key, "asking": asking_of(key), "row": row, "first": first})
+        cases.append({"into_key": above, "key": key, "query": asking_of(key), "row": row, "first": first})
     expected = []
     for case in cases:
-        key, asking = case["key"].double().requires_grad_(), case["asking"].double().requires_grad_()
+        key, asking = case["key"].double().requires_grad_(), case["query"].double().requires_grad_()
         (key[:, :, case["first"] :] @ asking[..., None])[..., 0].backward(case["row"].double())
         assert key.grad is not None
         assert asking.grad is not None
         expected.append((case["into_key"].double() + key.grad, asking.grad))
     found = interpreted(cases, tmp_path, GRADIENTS)
-    for case, into_asking, (by_key, by_asking) in zip(cases, found, expected, strict=True):
+    for case, into_query, (by_key, by_asking) in zip(cases, found, expected, strict=True):
         rounding = torch.finfo(case["key"].dtype).eps
         torch.testing.assert_close(case["into_key"].double(), by_key, rtol=rounding, atol=rounding)
-        torch.testing.assert_close(into_asking.double(), by_asking, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(into_query.double(), by_asking, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -80,7 +80,7 @@ def test_kernels_compile_for_cuda_without_a_device_and_add_nothing_atomically(ca
 
         key = dict(key="*bf16", key_image="i32", key_head="i32", key_token="i32", key_channel="i32")
         into = {{name.replace("key", "into", 1) if "_" in name else "into_key": kind for name, kind in key.items()}}
-        shared = dict(asking="*fp32", row="*fp32", heads="i32", first="i32", tokens="i32", channels="i32")
+        shared = dict(query="*fp32", row="*fp32", heads="i32", first="i32", tokens="i32", channels="i32")
         for function, kinds in (
             (rows_triton._products, key | shared),
             (rows_triton._gradients, into | key | shared | dict(into_query="*fp32")),

@@ -32,7 +32,7 @@ def planned(tmp_path: Path) -> Callable[..., Plan]:
             "store": SimpleNamespace(),
             "device": "cpu",
             "source": DIGITS,
-            "weights": 1,
+            "num_parameters": 1,
             "depth": 3,
             "grid": (6, 6),
         }

@@ -31,14 +31,16 @@ def tried(params: Params, dimensions: dict[str, Any] | None = None, controls: di
 def test_network_is_told_with_its_weights_blocks_and_grid() -> None:
     found = tried(setting())
     assert (found.depth, found.grid) == (3, (6, 6))
-    assert found.weights == sum(each.numel() for each in network().parameters()) + 7 * 17  # ten classes, not three
+    assert (
+        found.num_parameters == sum(each.numel() for each in network().parameters()) + 7 * 17
+    )  # ten classes, not three
 
 
 def test_weights_of_the_prior_and_of_the_convolutions_count() -> None:
     plain, prior = tried(setting()), tried(setting(model__spatial_prior__blocks=2))
-    assert prior.weights - plain.weights == 2 * (3 * 16 + 16 + 2)
+    assert prior.num_parameters - plain.num_parameters == 2 * (3 * 16 + 16 + 2)
     conv = tried(setting(model__spatial_prior__positional_conv=True))
-    assert conv.weights - plain.weights == 3 * 16 * 10
+    assert conv.num_parameters - plain.num_parameters == 3 * 16 * 10
 
 
 def test_prior_in_more_blocks_than_there_are_is_refused_wherever_it_is_asked_for() -> None:

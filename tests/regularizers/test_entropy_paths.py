@@ -172,7 +172,7 @@ def test_kernels_are_compiled_ahead_for_what_training_calls() -> None:
         reading, projected = RowSpec(4, None, 1, 0.25), torch.randn(64, 37, 192, requires_grad=True)
         for scalar in (
             lambda: pass_projected(projected, reading, (6, 6))[1].square().sum(),
-            lambda: SpatialEntropy(weight=0.1).reduce(projected, reading, (6, 6))[1].loss,
+            lambda: SpatialEntropy(weight=0.1).fused_forward(projected, reading, (6, 6))[1].loss,
         ):
             scalar().backward()
         assert [len(kernel.signatures) for kernel in compiled] == before and all(before), before

@@ -49,7 +49,7 @@ def asked_for(maps: Tensor) -> Tensor:
 
 
 def reduced(method: SpatialEntropy, projected: Tensor, mean_from: int | None = None) -> tuple[Tensor, Any]:
-    found = method.reduce(projected, RowSpec(HEADS, mean_from, 1, 0.5), GRID)
+    found = method.fused_forward(projected, RowSpec(HEADS, mean_from, 1, 0.5), GRID)
     assert found is not None
     return found
 
@@ -86,7 +86,7 @@ def test_entropy_of_a_block_and_its_gradient_are_those_of_the_definition(
     projected = noise(dtype)
     passed, layer = reduced(method, projected, mean_from)
     assert torch.equal(passed, projected)
-    penalty = method.join([layer])
+    penalty = method.combine_layers([layer])
     exact = projected.detach().double().requires_grad_()
     expected, filled = by_definition(exact, method, mean_from)
     torch.testing.assert_close(penalty.loss.double(), expected, rtol=1e-5, atol=1e-6)
@@ -108,7 +108,7 @@ def test_nasty_maps_count_as_they_do_by_definition(threshold: float) -> None:
     maps = maps[: len(maps) // HEADS * HEADS]
     method = SpatialEntropy(weight=0.1, threshold=threshold)
     projected = asked_for(maps)
-    penalty = method.join([reduced(method, projected)[1]])
+    penalty = method.combine_layers([reduced(method, projected)[1]])
     expected, filled = by_definition(projected.detach().double(), method, None, clear=False)
     assert len(filled) < len(maps)
     torch.testing.assert_close(penalty.loss.double(), expected, rtol=1e-5, atol=1e-5)
@@ -118,7 +118,7 @@ def test_nasty_maps_count_as_they_do_by_definition(threshold: float) -> None:
 def test_maps_that_are_all_empty_come_to_nothing() -> None:
     method = SpatialEntropy(weight=0.1)
     projected = asked_for(torch.ones(4, *GRID))
-    penalty = method.join([reduced(method, projected)[1]])
+    penalty = method.combine_layers([reduced(method, projected)[1]])
     found = penalty.loss.detach(), penalty.monitors["value"], penalty.monitors["empty_share"]
     assert [float(each) for each in found] == [0, 0, 1]
     (gradient,) = torch.autograd.grad(penalty.loss, projected)
@@ -129,7 +129,7 @@ def test_layers_add_up_and_their_monitors_are_over_all_maps() -> None:
     method = SpatialEntropy(weight=0.1, layers="all")
     half = torch.stack([torch.ones(GRID), *torch.randn(3, *GRID, generator=torch.Generator().manual_seed(1))])
     blocks = [noise(torch.float32), asked_for(half), asked_for(torch.ones(4, *GRID))]
-    penalty = method.join([reduced(method, each)[1] for each in blocks])
+    penalty = method.combine_layers([reduced(method, each)[1] for each in blocks])
     means = [by_definition(each.detach().double(), method, None) for each in blocks]
     entropies = torch.stack([entropy for _, filled in means for entropy in filled])
     assert len(entropies) == 6 + 3
@@ -167,13 +167,13 @@ def test_second_derivative_is_refused_and_that_of_what_passes_is_not() -> None:
 def test_what_is_no_case_for_it_is_left_to_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     method, reading = SpatialEntropy(weight=0.1), RowSpec(HEADS, None, 1, 0.5)
     projected = noise(torch.float32)
-    assert method.reduce(projected, reading, (SIDE, SIDE + 1)) is None  # the maps then say what is wrong
+    assert method.fused_forward(projected, reading, (SIDE, SIDE + 1)) is None  # the maps then say what is wrong
     for other in (projected.bfloat16(), projected.transpose(0, 1), projected.to("meta")):
-        assert method.reduce(other, reading, GRID) is None
+        assert method.fused_forward(other, reading, GRID) is None
     method.total_over_workers = lambda counts: counts  # the mean is then over several workers' maps
-    assert method.reduce(projected, reading, GRID) is None
+    assert method.fused_forward(projected, reading, GRID) is None
     monkeypatch.undo()
-    assert SpatialEntropy(weight=0.1).reduce(projected, reading, GRID) is None  # too few to import numba for
+    assert SpatialEntropy(weight=0.1).fused_forward(projected, reading, GRID) is None  # too few to import numba for
 
 
 @pytest.mark.parametrize("layers", ["last", "all"])
@@ -191,7 +191,7 @@ def test_step_is_the_one_over_maps(layers: str, query: str, way: str, monkeypatc
 
     def step(shorter: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
         with monkeypatch.context() as patch:
-            own = SpatialEntropy.reduce
+            own = SpatialEntropy.fused_forward
 
             def watched(self: SpatialEntropy, *given: Any) -> Any:
                 found = own(self, *given)
@@ -221,7 +221,7 @@ def test_step_is_the_one_over_maps(layers: str, query: str, way: str, monkeypatc
 
 def test_tap_without_gradients_or_not_expected_to_be_asked_has_maps() -> None:
     model, (inputs, _) = network().train(), next(images(8).in_order(8))
-    with SimilarityTap(model, "all", reduce=SpatialEntropy(weight=0.1).reduce) as tap:
+    with SimilarityTap(model, "all", reduce=SpatialEntropy(weight=0.1).fused_forward) as tap:
         with torch.no_grad():
             model(inputs)
         assert tap.reduced() is None
@@ -253,7 +253,7 @@ def test_reentrant_checkpointing_is_refused_as_ever() -> None:
     set_reentrant_ckpt(True)
     try:
         with (
-            SimilarityTap(model, "all", reduce=SpatialEntropy(weight=0.1).reduce),
+            SimilarityTap(model, "all", reduce=SpatialEntropy(weight=0.1).fused_forward),
             pytest.raises(RuntimeError, match="use_reentrant=False"),
         ):
             model(next(images(8).in_order(8))[0].requires_grad_())

@@ -72,7 +72,7 @@ class Breaking(CheckpointStore):
     """Storage that is gone when the checkpoint of an epoch is to be written. place: of the others."""
 
     @contextmanager
-    def adding(self, epoch: int) -> Iterator[Path]:
+    def write(self, epoch: int) -> Iterator[Path]:
         if epoch == 4:
             raise OSError("gone")
         with super().write(epoch) as folder:

@@ -23,12 +23,12 @@ NO_LIMIT = Budget()
 
 
 def account(**changes: float | None) -> BudgetState:
-    return replace(FRESH, **{"epoch_s": 36.0, **changes})  # type: ignore[arg-type]
+    return replace(FRESH, **{"seconds_per_epoch": 36.0, **changes})  # type: ignore[arg-type]
 
 
 def test_search_without_a_limit_never_stops() -> None:
     assert exhausted_limit(NO_LIMIT, FRESH) is None
-    spent = account(seconds=1e9, gpu_seconds=1e9, owed_epochs=10**6, best=1.0, since_best=10**6)
+    spent = account(seconds=1e9, gpu_seconds=1e9, pending_epochs=10**6, best=1.0, since_best=10**6)
     assert exhausted_limit(NO_LIMIT, spent) is None
     assert exhausted_limit(Budget(price_per_gpu_hour=3.0), spent) is None
 
@@ -47,8 +47,11 @@ def test_hours_stop_when_one_more_trial_would_not_end_within_them() -> None:
 
 def test_what_is_owed_counts_as_spent() -> None:
     budget = Budget(hours=1.0)
-    assert exhausted_limit(budget, account(seconds=0.4 * HOUR, owed_epochs=20, owed_runs=3)) is None
-    for more in (account(seconds=0.4 * HOUR, owed_epochs=21, owed_runs=3), account(seconds=0.5 * HOUR, owed_runs=5)):
+    assert exhausted_limit(budget, account(seconds=0.4 * HOUR, pending_epochs=20, pending_runs=3)) is None
+    for more in (
+        account(seconds=0.4 * HOUR, pending_epochs=21, pending_runs=3),
+        account(seconds=0.5 * HOUR, pending_runs=5),
+    ):
         assert exhausted_limit(budget, more) is not None
 
 
@@ -56,13 +59,13 @@ def test_what_is_owed_counts_as_spent() -> None:
 def test_no_number_of_workers_makes_a_run_shorter_and_what_follows_waits_for_it(at_a_time: int) -> None:
     # Three confirmations, in waves, each of which takes as long as a run.
     hours = {1: 0.4, 2: 0.3, 3: 0.2, 8: 0.2}[at_a_time]
-    waiting = account(owed_runs=3, at_a_time=at_a_time)
+    waiting = account(pending_runs=3, max_concurrent=at_a_time)
     assert exhausted_limit(Budget(hours=hours + 0.001), waiting) is None
     assert exhausted_limit(Budget(hours=hours - 0.001), waiting) is not None
 
 
 def test_more_trials_at_a_time_promise_less_time_and_as_many_gpu_hours() -> None:
-    alone, many = account(owed_epochs=190, at_a_time=1), account(owed_epochs=190, at_a_time=8)
+    alone, many = account(pending_epochs=190, max_concurrent=1), account(pending_epochs=190, max_concurrent=8)
     assert exhausted_limit(Budget(hours=1.0), alone) is not None
     assert exhausted_limit(Budget(hours=1.0), many) is None
     for same in (alone, many):
@@ -99,7 +102,7 @@ def test_tighter_of_the_two_gpu_limits_is_the_one_that_is_named(cost: float, nam
 
 
 def test_trials_without_a_gpu_spend_no_gpu_hours() -> None:
-    assert exhausted_limit(Budget(gpu_hours=0.001), account(gpus=0.0, owed_epochs=1000)) is None
+    assert exhausted_limit(Budget(gpu_hours=0.001), account(gpus=0.0, pending_epochs=1000)) is None
 
 
 @pytest.mark.parametrize(("best", "stops"), [(None, False), (0.8999, False), (0.9, True), (0.95, True)])

@@ -24,7 +24,7 @@ def search(tmp_path: Path) -> Search:
 
 
 def started(course: Any, count: int) -> list[str]:
-    records = [course.next() for _ in range(count)]
+    records = [course.next_trial() for _ in range(count)]
     assert all(isinstance(record, TrialRecord) for record in records)
     return [record.id for record in records]
 

@@ -287,7 +287,7 @@ def test_known_results_count_towards_the_start_and_are_no_trials_of_the_study() 
         stopped(of.decode(params), {16: goodness(of.decode(params))}, of, state=TrialState.COMPLETE)
         for params in (sample_blind("sobol", of, seed=3, number=number) for number in range(20))
     ]
-    study = proposer(of, "tpe", startup_trials=10, known=known)
+    study = proposer(of, "tpe", startup_trials=10, prior_trials=known)
     warm = play(study, 8)
     cold = play(proposer(of, "tpe", startup_trials=10), 8)
     assert study.proposed == 8

@@ -228,7 +228,7 @@ def test_rung_that_some_trials_did_not_report_counts_the_others() -> None:
 def test_summary_has_a_correlation_for_every_rung_of_the_methods_trials() -> None:
     task, outcome = searched()
     further = [trial("t0004", 0.2, 0.3, 0.6, 0.7), trial("c0000", 0.9, 0.9, 0.0, 0.0)]
-    outcome = replace(outcome, trials=[*outcome.trials, *further], milestones=[1, 2])
+    outcome = replace(outcome, trials=[*outcome.trials, *further], rung_epochs=[1, 2])
     found = summarise(task, outcome, best_of(task, outcome), None)["rung_correlations"]
     assert {rung: entry["trials"] for rung, entry in found.items()} == {"1": 3, "2": 3}
     assert found["1"] == {"correlation": 0.0, "trials": 3}

@@ -119,7 +119,7 @@ class ImageClassifier(PythonModel):
             for place, given in enumerate(batch):
                 try:
                     read = self.pictures.read_image(given, self.channels, self.image_size[0], self.bit_depth)
-                except self.pictures.BadImage as error:
+                except self.pictures.UndecodableImage as error:
                     rows[place]["error"] = str(error)
                 else:
                     good.append(place)
