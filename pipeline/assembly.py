@@ -72,7 +72,7 @@ def load_data(prepared: Path, split: Path, device: str) -> TrainingData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A fresh network on its device with the regularisers of a setting, and what its checkpoints say of it."""
+    """A fresh network on its device with the regularisers of a configuration, and what its checkpoints say of it."""
 
     model: nn.Module
     regularizers: Mapping[str, Regularizer]
@@ -141,7 +141,7 @@ def train_run(
 
 
 def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> AdaptedWeights | None:
-    """The weights that a setting's network begins from, adapted to it; None if all of it is fresh.
+    """The weights that a configuration's network begins from, adapted to it; None if all of it is fresh.
 
     model: the network of `params`, which may be on the meta device.
 
@@ -158,7 +158,7 @@ def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weigh
 
 
 def regularizers_from_params(params: Params, weights: Mapping[str, Weights] = NO_WEIGHTS) -> dict[str, Regularizer]:
-    """The methods of a setting that have a weight or are watched. weights: as of `build_run`.
+    """The methods of a configuration that have a weight or are watched. weights: as of `build_run`.
 
     Raises:
         UserError: one of them cannot be had as it is configured.

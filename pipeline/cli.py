@@ -56,7 +56,7 @@ def cli() -> None:
 @cli.command()
 @click.option("--resume-anyway", is_flag=True, help="Go on with a search that other code or versions began.")
 @click.option("--new", is_flag=True, help="Begin a new search in place of one that other code or versions began.")
-@click.option("--no-measure", is_flag=True, help="Time no steps; what the search will take is not told then.")
+@click.option("--no-measure", is_flag=True, help="Time no steps; the plan then lacks what the search will take.")
 def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     """Validate params.yaml and the search space, print the plan and what it will take; start nothing."""
     if resume_anyway and new:
@@ -102,7 +102,7 @@ def datasets() -> None:
 @cli.command()
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
 def train(overrides: tuple[str, ...]) -> None:
-    """Train one setting, without a search, and print its epochs."""
+    """Train one configuration, without a search, and print its epochs."""
     from pipeline.commands.train import parse_assignments, train_once
     from pipeline.workspace import find_workspace
 
@@ -121,7 +121,7 @@ def results() -> None:
 
 @cli.command()
 @click.argument("searches", nargs=-1, metavar="[SEARCH]...")
-@click.option("--against", default="", metavar="SEARCH", help="Compare with its best setting, not with the controls.")
+@click.option("--against", default="", metavar="SEARCH", help="Compare with its best configuration, not the controls.")
 def compare(searches: tuple[str, ...], against: str) -> None:
     """Compare what several searches found on the same test images, corrected for their number (Holm)."""
     from pipeline.commands.compare import describe_comparison
@@ -134,7 +134,7 @@ def compare(searches: tuple[str, ...], against: str) -> None:
 @cli.command()
 @click.argument("search", default="")
 def status(search: str) -> None:
-    """List the searches that are kept here, or the trials of the one whose id begins with SEARCH."""
+    """List the searches of this checkout, or the trials of the one whose id begins with SEARCH."""
     from pipeline.commands.status import describe_search, describe_searches
     from pipeline.workspace import find_workspace
 
@@ -163,7 +163,7 @@ def stop(finish: bool) -> None:
 @click.option("--search", default=None, metavar="ID", help="[default: the one that runs, or of params.yaml]")
 @click.option("-f", "--follow", is_flag=True, help="Go on with its epochs as they come, until it has ended.")
 def logs(trial: str, search: str | None, follow: bool) -> None:
-    """Say what is known of TRIAL: its setting, how it stands, why it failed, its epochs."""
+    """Say what is known of TRIAL: its configuration, how it stands, why it failed, its epochs."""
     from pipeline.commands.logs import describe_trial
     from pipeline.workspace import find_workspace
 

@@ -1,12 +1,12 @@
-"""Stages that begin as copies of one process that has imported everything, in place of importing it anew for each.
+"""Fork server: stages begin as forks of one process that has imported everything, in place of importing it anew.
 
-`sar-search repro` keeps such a process, the nursery, beside DVC. A stage that DVC starts (`python -m
-pipeline.stages.NAME`) asks it for a copy of itself, which runs the stage with the caller's files, folder, environment
-and attitude to interruptions. The caller passes signals on and ends as the copy did, and when the caller dies, so does
-the copy. Where there is no nursery, or it is of other code by now, the stage imports and runs by itself.
+`sar-search repro` starts such a process beside DVC. A stage that DVC starts (`python -m pipeline.stages.NAME`) asks it
+for a fork of itself, which runs the stage with the caller's files, folder, environment and attitude to interruptions.
+The caller passes signals on and ends as the copy did, and when the caller dies, so does the copy. Where there is no
+fork server, or it is of other code by now, the stage imports and runs by itself.
 
-The nursery computes nothing, so that its copies have no threads to miss. It ends with the process that made it, or with
-the stage that then still runs.
+The fork server computes nothing, so that its copies have no threads to miss. It ends with the process that made it, or
+with the stage that then still runs.
 """
 
 import atexit
@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from pipeline.compute.temp_dirs import short_folder
 
 ADDRESS = "SAR_SEARCH_FORK_SERVER"
-"""Environment variable with the nursery's socket."""
+"""Environment variable with the fork server's socket."""
 
 PACKAGE = "pipeline.stages"
 STAGES = ("prepare", "split", "search", "retrain", "evaluate", "report", "register")
@@ -56,7 +56,7 @@ def fork_server() -> Iterator[None]:
     gc.freeze()  # so that collecting in a copy touches, and thereby copies, less
     with short_folder() as folder:
         with socket.socket(socket.AF_UNIX) as server:
-            path = str(folder / "nursery")
+            path = str(folder / "server")
             server.bind(path)
             server.listen()
             mine, theirs = socket.socketpair()
@@ -69,16 +69,16 @@ def fork_server() -> Iterator[None]:
         theirs.close()
         os.environ[ADDRESS] = path
         try:
-            with mine:  # whose end the nursery notices, were it by SIGKILL
+            with mine:  # whose end the fork server notices, were it by SIGKILL
                 yield
         finally:
             os.environ.pop(ADDRESS, None)
 
 
 def delegate_to_server() -> None:
-    """Run the stage that this process was started for in a copy of the nursery, and end as it does.
+    """Run the stage that this process was started for in a copy of the fork server, and end as it does.
 
-    Returns where that cannot be: there is no nursery, or it is of other code.
+    Returns where that cannot be: there is no fork server, or it is of other code.
     """
     path, words = os.environ.get(ADDRESS), sys.orig_argv
     module = next((word for word in words if word.removeprefix(f"{PACKAGE}.") in STAGES), None)
@@ -140,7 +140,7 @@ def _wait_for_fork(pid: int, connection: socket.socket) -> NoReturn:
 
 
 def _serve(server: socket.socket, parent: socket.socket, code: object) -> NoReturn:
-    """The nursery: answer one stage after the other, until the parent has ended."""
+    """The fork server: answer one stage after the other, until the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(Exception):
         while True:

@@ -1,4 +1,7 @@
-"""docs/glossary.md: each word is defined and used, and the words that it rules out are in no name of pipeline/."""
+"""docs/glossary.md: each word is defined and used, and the words that it rules out are in no name of pipeline/.
+
+Those that only this project ever used are in no text either: module docstrings, help, parameters, docs.
+"""
 
 import ast
 import re
@@ -7,8 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 from support.defined_names import defined_names, names_in, words_of
+
+from pipeline.cli import cli
+from pipeline.commands.params import describe_parameters
 
 ROOT = Path(__file__).parents[1]
 GLOSSARY = ROOT / "docs" / "glossary.md"
@@ -31,6 +38,12 @@ SOURCES = {
 
 STAYING = {("pipeline/artifacts/evaluations.py", "setting")}
 """Fields that are the keys of a state file, and so cannot be called otherwise: of state/evaluations/*/evaluation.json."""
+
+PRIVATE = {"course", "ladder", "ledger", "nursery", "parcel", "postman", "proposer"}
+"""Banned words that are in no text either. The other banned ones have ordinary meanings: a letter, a piece, a setting."""
+
+STILL_SAID = {"pipeline/tune/schedulers/rules.py"}
+"""Modules whose docstrings wait for another change of the same lines."""
 
 
 class Entry(NamedTuple):
@@ -103,6 +116,36 @@ def test_no_banned_word_is_in_a_name() -> None:
     )
 
 
+def texts() -> Iterator[tuple[str, str]]:
+    """Where each text stands and what it says; of code, the docstrings of modules."""
+    for page in [*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "params.yaml"]:
+        if page != GLOSSARY:
+            yield page.name, page.read_text(encoding="utf-8")
+    for file in sorted(ROOT.glob("pipeline/**/*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        yield file.relative_to(ROOT).as_posix(), ast.get_docstring(tree) or ""
+    for name, command in _commands(cli, "sar-search"):
+        yield name, command.get_help(click.Context(command))
+    yield "sar-search params", describe_parameters("")
+
+
+def test_private_words_are_in_no_text() -> None:
+    pattern = re.compile(rf"\b(?:{'|'.join(sorted(PRIVATE))})s?\b", re.IGNORECASE)
+    found = [(where, sorted(set(pattern.findall(text)))) for where, text in texts() if pattern.search(text)]
+    assert [each for each in found if each[0] not in STILL_SAID] == []
+
+
+def test_private_words_are_banned_ones() -> None:
+    assert banned_words().keys() >= PRIVATE
+
+
+def test_texts_are_of_every_kind() -> None:
+    said = dict(texts())
+    assert {"design.md", "params.yaml", "pipeline/tune/controller.py", "sar-search cluster up"} <= said.keys()
+    assert "Train one configuration" in said["sar-search train"]
+    assert "Configurations tried" in said["sar-search params"]
+
+
 def test_what_stays_is_still_there() -> None:
     present = {(each.file.relative_to(ROOT).as_posix(), each.name) for each in defined_names(ROOT / "pipeline")}
     assert present >= STAYING
@@ -150,6 +193,12 @@ def test_names_that_source_defines_are_found(source: str, found: set[str]) -> No
 )
 def test_identifier_is_split_by_underscores_and_capitals(name: str, words: list[str]) -> None:
     assert words_of(name) == words
+
+
+def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    for each, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, f"{name} {each}")
 
 
 def _squeezed(text: str) -> str:

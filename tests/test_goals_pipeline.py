@@ -63,7 +63,7 @@ def test_plan_says_what_is_searched_for_and_within_what(done: Checkout) -> None:
     said = done.search("check")
     assert said.returncode == 0, said.stderr
     assert (
-        "goals     maximize val/accuracy, maximize val/attention/jaccard, maximize images_per_s; of the" in said.stdout
+        "objectives maximize val/accuracy, maximize val/attention/jaccard, maximize images_per_s; of the" in said.stdout
     )
     assert "within    max_parameters 15,000, max_latency_ms 1e+04" in said.stdout
     assert "; first large, small; 3 results of mine.csv known beforehand" in said.stdout
@@ -100,7 +100,7 @@ def test_front_is_in_a_table_a_figure_the_summary_and_the_report(done: Checkout)
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
     page = (done.root / "results/report/index.html").read_text()
     assert "Pareto front over val/accuracy, val/attention/jaccard, images_per_s" in page
-    assert "The best setting keeps search.constraints (max_parameters 15,000" in page
+    assert "The best configuration keeps search.constraints (max_parameters 15,000" in page
 
 
 def test_mlflow_has_the_measures_the_states_and_the_figure(done: Checkout) -> None:
@@ -160,7 +160,7 @@ def test_constraint_that_nothing_keeps_is_refused_before_and_told_after(done: Ch
     done.set({"search.constraints.max_parameters": None, "search.constraints.max_latency_ms": 0.0001})
     failed = done.run(sys.executable, "-m", "pipeline.stages.search")
     assert failed.returncode == 2, failed.stderr[-2000:]
-    assert "no setting that the search tried keeps search.constraints: 2 were not trained" in failed.stderr
+    assert "no configuration that the search tried keeps search.constraints: 2 were not trained" in failed.stderr
     assert "latency_ms: the lowest was" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert "0/0/0/0 2 inf" in done.search("status").stdout

@@ -106,7 +106,9 @@ def test_combination_that_cannot_be_is_refused_in_a_sentence(sampler: str, sched
     with pytest.raises(UserError) as said:
         check_objectives(asked(sampler, scheduler, objectives, "free"))
     what = (
-        "search.scheduler.name: none (it is " if scheduler != "none" else f"{sampler} ranks settings by one objective"
+        "search.scheduler.name: none (it is "
+        if scheduler != "none"
+        else f"{sampler} ranks configurations by one objective"
     )
     assert what in str(said.value)
     assert str(said.value).startswith("params.yaml: search.objectives: val/accuracy, ")
@@ -238,6 +240,6 @@ def test_search_in_which_nothing_keeps_a_constraint_says_how_near_it_came() -> N
             objectives=objectives_from_params(setting),
         )
     lines = str(said.value).splitlines()
-    assert lines[0].startswith("no setting that the search tried keeps search.constraints: 8 were not trained")
+    assert lines[0].startswith("no configuration that the search tried keeps search.constraints: 8 were not trained")
     assert lines[1] == f"  latency_ms: the lowest was {least.metric(LATENCY):.4g} ({least.id}), allowed: at most 0.5"
     assert math.isfinite(least.metric(LATENCY))

@@ -19,9 +19,10 @@ AGAIN = f"`{single_item_command('search')}`"
 
 
 def check_agreement(workspace: Workspace, params: Params, fingerprint: str | None = None) -> None:
-    """Refuse to build on a best setting that was found with other parameters than those of now.
+    """Refuse to build on a best configuration that was found with other parameters than those of now.
 
-    fingerprint: that of the search which what is built on says it comes from; None: that is the best setting itself.
+    fingerprint: that of the search which what is built on says it comes from; None: that is the best configuration
+    itself.
 
     Raises:
         UserError: it is not of these parameters, or not of that search.

@@ -28,7 +28,8 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """One search's evaluation. method, setting, control, against: in words. test: hash of test images and their labels.
+    """One search's evaluation. method, setting, control, against: in words. test: hash of test images and their
+    labels.
 
     time: seconds since 1970. best, control_correct: (seeds, images).
     """

@@ -11,7 +11,7 @@ from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, single_item_command
 
 BEST = "best"
-"""Name of the arm that has the best setting; the other arm has its control's name."""
+"""Name of the arm that has the best configuration; the other arm has its control's name."""
 
 NAMES = {
     "spatial_entropy": "SAR",
@@ -109,13 +109,13 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
 
 
 def describe_method(best: Mapping[str, Mapping[str, Any]], control: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the best setting trains with that its control does not: `SAR`, `SAR and total variation`.
+    """What the best configuration trains with that its control does not: `SAR`, `SAR and total variation`.
 
     Both are the configurations of every method by its name (`RegularizerParams.configs`).
     """
     added = [name for name, each in best.items() if each["weight"] > 0 and not control.get(name, {}).get("weight")]
     words = [f"the plugin {best[name]['spec']}" if name == "plugin" else NAMES[name] for name in added]
-    return " and ".join(words) or "the best setting"
+    return " and ".join(words) or "the best configuration"
 
 
 def describe_control(against: str) -> str:

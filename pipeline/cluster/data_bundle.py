@@ -1,7 +1,7 @@
 """Data on every node. Git ignores what DVC makes, so a node has it only if it shares the checkout, or is sent it.
 
-A *parcel* names the files that trials read. A node that has the same files in the same place, because the checkout is
-shared, reads them there. Small parcels go through Ray's object store, one copy a node, and are written once a node to
+A *bundle* names the files that trials read. A node that has the same files in the same place, because the checkout is
+shared, reads them there. Small bundles go through Ray's object store, one copy a node, and are written once a node to
 its temporary folder, where the trials of the node map them together. Large ones go once to the storage that all nodes
 share, and are read from there; out of a bucket, every node fetches them once into its temporary folder.
 """
@@ -35,7 +35,7 @@ WHOLE = ".whole"
 class DataBundle:
     """Files that runs read. key: hash of what they are. origins: where each lies on the driver's machine, by name.
 
-    sizes: in bytes. hashes: of small files. pieces: references into Ray's object store, empty where none were put.
+    sizes: in bytes. hashes: of small files. chunks: references into Ray's object store, empty where none were put.
     shared: address of a copy in storage, or None.
     """
 
@@ -52,7 +52,7 @@ class DataBundle:
 
 
 def make_bundle(files: Mapping[str, Path]) -> DataBundle:
-    """A parcel of which nothing has been sent. files: by name, which may have folders in it."""
+    """A bundle of which nothing has been sent. files: by name, which may have folders in it."""
     sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
     hashes = {name: _sha256(path) for name, path in sorted(files.items()) if sizes[name] <= HASHED_BYTES}
     key = hashlib.sha256(repr((sorted(sizes.items()), sorted(hashes.items()))).encode()).hexdigest()[:16]
@@ -60,7 +60,7 @@ def make_bundle(files: Mapping[str, Path]) -> DataBundle:
 
 
 def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) -> DataBundle:
-    """Put a parcel where nodes can get it: into the object store, or, above the limit, into the shared storage.
+    """Put a bundle where nodes can get it: into the object store, or, above the limit, into the shared storage.
 
     Raises:
         UserError: it is too large to be sent, and there is no storage.
@@ -83,12 +83,12 @@ def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) ->
 
 
 def place_in(storage: str, bundle: DataBundle) -> str:
-    """Where a parcel lies in storage, if it is put there."""
+    """Where a bundle lies in storage, if it is put there."""
     return join(storage, "data", bundle.key)
 
 
 def find_bundle(bundle: DataBundle) -> Mapping[str, Path] | None:
-    """Where this node has a parcel's files without being sent them, by name; None if it does not have all of them."""
+    """Where this node has a bundle's files without being sent them, by name; None if it does not have all of them."""
     for place in _places(bundle):
         if all(_is_same(path, bundle, name) for name, path in place.items()):
             return place
@@ -96,7 +96,7 @@ def find_bundle(bundle: DataBundle) -> Mapping[str, Path] | None:
 
 
 def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
-    """Where this node has a parcel's files, by name; unpacked first if need be, once a node.
+    """Where this node has a bundle's files, by name; unpacked first if need be, once a node.
 
     Raises:
         UserError: it has not got them, and they were not sent.

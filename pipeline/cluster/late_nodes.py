@@ -33,7 +33,8 @@ NODE_LABEL = "ray.io/node-id"
 
 @dataclass(frozen=True)
 class AdmissionRules:
-    """What nodes that join later are held against. known: ids of those that have been looked at. driver: its node.
+    """What nodes that join later are held against. checked_nodes: ids of those that have been checked. driver: its
+    node.
 
     name, secret: of the driver's token file in storage. versions, code: the driver's.
     """

@@ -38,7 +38,7 @@ PACKAGES = ("ray", "torch", "timm", "numpy")
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What every node is compared with. parcel: the data. storage: address of where checkpoints go. gpus: of one trial.
+    """What every node is compared with. bundle: the data. storage: address of where checkpoints go. gpus: of one trial.
 
     sendable: whether nodes that do not have the data can be given them. grows: whether nodes may be yet to come.
     """
@@ -72,7 +72,7 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class NodeResult:
-    """A node's answer, and the driver's clock before and after. seen: None if there was none, with the reason why."""
+    """A node's answer, and the driver's clock before and after. report: None if there was none, with the reason why."""
 
     node: Node
     report: NodeReport | None
@@ -167,7 +167,7 @@ def _ask(storage: str, name: str, bundle: DataBundle) -> list[NodeResult]:
 
 
 def list_once(bundle: DataBundle) -> DataBundle:
-    """A parcel without what was sent of it, to be looked for."""
+    """A bundle without what was sent of it, to be looked for."""
     return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, {}, bundle.shared)
 
 

@@ -27,7 +27,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
-    # Our own progress and ledger stand in for Ray Tune's tables, loggers, snapshots and interrupt handling.
+    # Our own progress and journal stand in for Ray Tune's tables, loggers, snapshots and interrupt handling.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -2,7 +2,7 @@
 
 All that tells the two apart is here. S3 is spoken by pyarrow, which Ray Tune and MLflow bring along. Credentials are
 found as everywhere: in AWS_* variables, in `~/.aws`, or by the machine's role; another store than Amazon's is named by
-AWS_ENDPOINT_URL. A store that does not answer is told within seconds. Nothing here imports Ray.
+AWS_ENDPOINT_URL. A store that does not answer is reported within seconds. Nothing here imports Ray.
 """
 
 import os

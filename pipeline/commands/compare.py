@@ -13,7 +13,7 @@ from pipeline.workspace import Workspace
 COLUMNS = {
     "search": LEFT,
     "method": LEFT,
-    "setting": LEFT,
+    "configuration": LEFT,
     "seeds": RIGHT,
     "accuracy": RIGHT,
     "against": LEFT,
@@ -25,10 +25,10 @@ COLUMNS = {
 
 
 def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, against: str = "") -> Iterator[str]:
-    """A table with a line for each search: its best setting against its own control, on the same test images.
+    """A table with a line for each search: its best configuration against its own control, on the same test images.
 
     searches: beginnings of their ids; none: all that were tested on the images of the newest. against: the beginning
-    of one's id whose best setting all others are compared with, instead of their controls.
+    of one's id whose best configuration all others are compared with, instead of their controls.
 
     Raises:
         UserError: nothing is kept, an id fits none or several, or the ones asked for were tested on different images.
@@ -58,7 +58,7 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     confidence, margin = params.evaluate.confidence, params.evaluate.margin
     family = compare_family(tables, confidence=confidence)
     rows = [_row(each, member, reference, confidence, margin) for each, member in zip(compared, family, strict=True)]
-    yield from format_table(COLUMNS, rows, gives_way="setting")
+    yield from format_table(COLUMNS, rows, gives_way="configuration")
     yield ""
     yield from _notes(compared, family, confidence)
     if others:

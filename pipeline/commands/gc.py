@@ -1,7 +1,7 @@
 """What `sar-search gc` removes: state that nothing here needs any more.
 
     old searches      all but the one that params.yaml asks for, the one that results/ came from, those that run, and
-                      the newest few; ones that cannot be read stay for their user to mend
+                      the newest few; ones that cannot be read stay for their user to repair
     checkpoints       of searches that have ended: all but those of controls and of the best trials
     retrained weights that models/ does not hold, and checkpoints of runs that were begun before; none while there are
                       no results to tell by
@@ -197,7 +197,7 @@ def _remove_search(search: SearchState) -> None:
         if not search.superseded:
             discard(search.folder, root)
             return
-        # Its mark must stay, or the search that took its place would not be found. The ledger goes last: it is what
+        # Its mark must stay, or the search that took its place would not be found. The journal goes last: it is what
         # the next gc finds the rest by.
         gone = _place(root, search.folder.name)
         gone.mkdir()
@@ -251,12 +251,12 @@ def _unneeded_checkpoints(search: SearchState, params: Params) -> list[Path | st
 
 
 def _end(checkpoint: Path | str) -> tuple[str, ...]:
-    """A checkpoint's start, trial and number: a checkout that has been moved has its old place in the ledger."""
+    """A checkpoint's start, trial and number: a checkout that has been moved has its old place in the journal."""
     return tuple(str(checkpoint).split("/")[-3:])
 
 
 def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ...]]) -> Iterator[TrialRecord]:
-    """Controls, settings that were confirmed, and as many of the best as the search itself keeps.
+    """Controls, configurations that were confirmed, and as many of the best as the search itself keeps.
 
     there: the ends of the checkpoints that there are.
     """

@@ -1,7 +1,7 @@
-"""What `sar-search logs` says of a trial: its setting, how it stands, and its epochs, also as they come.
+"""What `sar-search logs` says of a trial: its configuration, how it stands, and its epochs, also as they come.
 
-All of it comes from the ledger, the reason of a failure too. What a worker printed is not kept: Ray writes it under its
-own temporary folder, by worker and not by trial.
+All of it comes from the journal, the reason of a failure too. What a worker printed is not kept: Ray writes it under
+its own temporary folder, by worker and not by trial.
 """
 
 import difflib
@@ -85,7 +85,7 @@ def _head(search: SearchState, trial: TrialRecord) -> Iterator[str]:
     yield f"{'trial':<{WIDTH}}{trial.id}, {trial.role}{what}, of search {search.id} ({header.get('set', '?')})"
     names: list[tuple[str, Any]] = list(trial.values.items()) or [("params.yaml's", "")]
     for index, (path, value) in enumerate(names):
-        yield f"{'' if index else 'setting':<{WIDTH}}{path} {value}".rstrip()
+        yield f"{'' if index else 'configuration':<{WIDTH}}{path} {value}".rstrip()
     seed = header.get("content", {}).get("seed", "?") if trial.seed is None else trial.seed
     yield f"{'seed':<{WIDTH}}{seed}"
     yield f"{'state':<{WIDTH}}{_state(search, trial)}"
@@ -157,7 +157,7 @@ def _follow(search: SearchState, trial: TrialRecord, wait: Callable[[float], Non
 
 
 class _Tail:
-    """A trial's lines in a ledger, each once. A line without its end is left to the next reading."""
+    """A trial's lines in a journal, each once. A line without its end is left to the next reading."""
 
     def __init__(self, path: Path, trial: str) -> None:
         self._path, self._trial = path, trial

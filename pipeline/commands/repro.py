@@ -38,7 +38,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
     check_temporary()
-    # The nursery first: the lock is this process's alone, and would be in the hands of its copies too.
+    # The fork server first: the lock is this process's alone, and would be in the hands of its copies too.
     with fork_server(), workspace.locked("make repro", lock="repro"):
         with workspace.locked("make repro"):
             pass  # a stage may have outlived the command that started it

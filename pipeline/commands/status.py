@@ -1,4 +1,4 @@
-"""What `sar-search status` says: every search that is kept here in a line, or one of them trial by trial."""
+"""What `sar-search status` says: every search of this checkout in a line, or one of them trial by trial."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
     columns = {" search": LEFT, "of": LEFT, "state": LEFT}
     columns |= dict.fromkeys(("trials", "best", "hours"), RIGHT)
     columns |= dict.fromkeys(["GPU-h", "cost"] if gpus and price else ["GPU-h"] if gpus else [], RIGHT)
-    columns |= dict.fromkeys(("size", "heard"), RIGHT)
+    columns |= dict.fromkeys(("size", "last seen"), RIGHT)
     rows = []
     for search, held in zip(searches, _describe_sizes(searches), strict=True):
         counts, again, best = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values()), search.best
@@ -76,7 +76,7 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
             "GPU-h": f"{search.history.gpu_seconds / HOUR:.2f}",
             "cost": f"{Budget(price_per_gpu_hour=price).price(search.history.gpu_seconds):.2f}",
             "size": held,
-            "heard": format_age(time.time() - search.last_seen),
+            "last seen": format_age(time.time() - search.last_seen),
         }
         rows.append([row[name] for name in columns])
     return format_table(columns, rows, gives_way="of")
@@ -99,7 +99,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     counts = _counts(search, TRIAL)
     lines = {
         "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}",
-        "state": f"{describe_state(search, runner)}; last heard of {format_age(time.time() - search.last_seen)} ago",
+        "state": f"{describe_state(search, runner)}; last seen {format_age(time.time() - search.last_seen)} ago",
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
         + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
         + f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
@@ -121,7 +121,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     yield ""
     columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
-    yield from format_table(columns | {"setting": LEFT}, _trial_rows(search, runner), gives_way="setting")
+    yield from format_table(columns | {"configuration": LEFT}, _trial_rows(search, runner), gives_way="configuration")
 
 
 def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Training one setting by hand, without Ray and without leaving anything behind."""
+"""Training one configuration by hand, without Ray and without leaving anything behind."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def parse_assignments(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def train_once(workspace: Workspace, overrides: Mapping[str, Any]) -> Iterator[str]:
-    """Train the setting on train, score it on val, and yield a line an epoch.
+    """Train the configuration on train, score it on val, and yield a line an epoch.
 
     Raises:
         UserError: a wrong parameter, data not prepared, a network that cannot be built, weights that cannot be had, a

@@ -1,7 +1,7 @@
 """What of this machine the process may use: cores and memory, by its affinity and by its container's limits.
 
 A container is limited by control groups, in files of the kernel's: a quota of processor time and a limit of memory, of
-the process's own group and of every group around it. A process is not told of them in any other way; one that begins
+the process's own group and of every group around it. A process does not learn of them in any other way; one that begins
 a thread for each of the 64 cores that it sees, and is given the time of 2, runs slower than one with two threads.
 """
 

@@ -1,6 +1,6 @@
 """Folders for what is temporary: one whose path is short enough for sockets, and TMPDIR, checked.
 
-The address of a Unix socket has room for 107 bytes. Ray, multiprocessing and the nursery of stages put theirs below
+The address of a Unix socket has room for 107 bytes. Ray, multiprocessing and the fork server of stages put theirs below
 TMPDIR, which may be longer by itself; where it is, they get a folder elsewhere.
 """
 

@@ -1,4 +1,4 @@
-"""YAML 1.2 files that people write, read so that whatever is wrong is told in a line: where, what, what to do.
+"""YAML 1.2 files that people write, read so that whatever is wrong is reported in a line: where, what, what to do.
 
 1e-3 is a number there and off a text, as they are for DVC.
 """
@@ -88,7 +88,7 @@ def _refuse_split(node: SequenceNode) -> None:
 
 
 class _Constructor(SafeConstructor):
-    """ruamel's, but every node that no value can be made of is told with its line, and in no more than a line."""
+    """ruamel's, but every node that no value can be made of is reported with its line, and in no more than a line."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > DIGITS:

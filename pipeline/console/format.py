@@ -9,7 +9,7 @@ SHORT = {"weight": "w", "threshold": "t"}
 
 
 def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
-    """A setting as a name: `weight=0.012 layers=last`, or for a narrow list `w=0.012 layers=last`."""
+    """A configuration as a name: `weight=0.012 layers=last`, or for a narrow list `w=0.012 layers=last`."""
     leaves = Counter(path.rpartition(".")[2] for path in values)
     words = []
     for path, value in values.items():

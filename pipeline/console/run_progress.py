@@ -1,4 +1,4 @@
-"""Progress of runs that tell nothing themselves: their epochs are counted now and then, on a thread."""
+"""Progress of runs that report nothing themselves: their epochs are counted now and then, on a thread."""
 
 import threading
 import time

@@ -38,7 +38,7 @@ class Listing:
     """Names in a root, with `/` between the parts, hidden files and the leavings of desktops left out.
 
     files: name and size in bytes, in the order in which they are read. folders: names, also of empty ones. identity: a
-    hash that changes when a name, a size or a time of change does. leavings: what was left out, by kind: how many.
+    hash that changes when a name, a size or a time of change does. leftovers: what was left out, by kind: how many.
     """
 
     files: tuple[tuple[str, int], ...]

@@ -1,6 +1,6 @@
-"""The Pareto figure of a search for several objectives: which settings no other one is better than in all of them.
+"""The Pareto figure of a search for several objectives: which configurations no other one beats in all of them.
 
-A setting is a mapping with the objectives' values by name, "trial", "control", "front", "chosen" and "keeps" (the
+A configuration is a mapping with the objectives' values by name, "trial", "control", "front", "chosen" and "keeps" (the
 constraints).
 """
 
@@ -34,8 +34,9 @@ def pareto_figure(configs: Sequence[Setting], objectives: Mapping[str, str], *, 
     """Draw the first objective against each other one; None with fewer than two objectives or without a front.
 
     objectives: "maximize" or "minimize" by name; an arrow at the axis says where better lies. Filled marks are the
-    front, joined by steps where there are two objectives (between two settings there is nothing but the worse of both);
-    pale ones are dominated, crosses break a constraint, diamonds are controls, and a star is the one that was chosen.
+    front, joined by steps where there are two objectives (between two configurations there is nothing but the worse of
+    both); pale ones are dominated, crosses break a constraint, diamonds are controls, and a star is the one that was
+    chosen.
     """
     names = list(objectives)
     drawn = [each for each in configs if all(math.isfinite(each[name]) for name in names)]

@@ -1,4 +1,4 @@
-"""Figures of a search: which settings did well, what seems to have mattered, and how many trials each epoch saw.
+"""Figures of a search: which configurations did well, what seems to have mattered, and how many trials each epoch saw.
 
 A trial is a mapping with "state" (complete, pruned or failed), "accuracy" (a fraction, None without one), "epochs" and
 "parameters" (by short name, numbers or words). Controls and confirmations are left to the caller to leave out. A trial

@@ -44,9 +44,9 @@ CACHE_FOLDER = "kept.json"
 
 
 def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]]) -> dict[str, Weights]:
-    """Everything that these settings begin from or are guided by, by its specification.
+    """Everything that these configurations begin from or are guided by, by its specification.
 
-    settings: with who asks for each. What has to be fetched is kept in `state/pretrained/` and not fetched again.
+    configs: with who asks for each. What has to be fetched is kept in `state/pretrained/` and not fetched again.
 
     Raises:
         UserError: something is not there or cannot be had; says who asks for it, and what to do.
@@ -68,7 +68,7 @@ def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]])
 
 
 def _parse_spec(config: Params) -> Iterator[tuple[str, str]]:
-    """The weights that a setting uses, with the parameter that names them."""
+    """The weights that a configuration uses, with the parameter that names them."""
     if config.model.pretrained is not None:
         yield PRETRAINED, config.model.pretrained
     regularizer = config.regularizer

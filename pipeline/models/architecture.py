@@ -1,4 +1,4 @@
-"""What the pipeline reads out of timm's networks: their anatomy, and where in them its taps sit.
+"""Architecture of timm's networks, as far as the pipeline reads it: blocks, tokens, grids, and where the taps sit.
 
 timm's modules and attributes may be renamed; what depends on their names to look into a network stands in this file
 (`last_block` and `spatial_prior`, which rebuild blocks, know theirs). Three kinds of network are known:
@@ -71,7 +71,7 @@ class Architecture:
 
 
 def describe_network(model: nn.Module) -> Architecture:
-    """The anatomy of a network of timm, at the image size that it was built for.
+    """The architecture of a network of timm, at the image size that it was built for.
 
     Raises:
         UnknownKind: a network of another kind, which has no blocks that a tap could read.
@@ -162,7 +162,7 @@ class QKCallback(Protocol):
 def hook_similarity(
     model: nn.Module, block: int, callback: QKCallback, *, projected: bool = False
 ) -> list[RemovableHandle]:
-    """Have a block's queries, and then its keys, told to a listener in every forward pass, after their norms.
+    """Have a hook called with a block's queries, and then its keys, in every forward pass, after their norms.
 
     It is given views and nothing is computed here, so that gradient checkpointing finds the operations that it expects.
     What it gives back is taken where `passes_through` says so, and lost elsewhere. projected: whether it is also asked
@@ -222,7 +222,7 @@ def gives_projected(model: nn.Module, block: int) -> bool:
 
 
 def passes_through(model: nn.Module) -> bool:
-    """Whether a network's attentions go on with what a listener to their queries and keys gives back."""
+    """Whether a network's attentions go on with what a hook on their queries and keys returns."""
     return _kind(model) == "vit"
 
 

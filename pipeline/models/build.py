@@ -26,7 +26,7 @@ RESERVED |= {"pretrained_strict", "cache_dir", "scriptable", "exportable", "no_j
 
 
 def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int, int], channels: int) -> Any:
-    """A network with fresh weights, drawn from torch's global random stream; `anatomy` says which kinds there are.
+    """A network with fresh weights, drawn from torch's global random stream; `architecture` says which kinds there are.
 
     image_size: (H, W) in pixels; channels: of the input images.
 

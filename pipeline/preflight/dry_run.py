@@ -40,7 +40,9 @@ BYTES_A_WEIGHT = 16
 
 @dataclass(frozen=True)
 class Network:
-    """weights: how many there are. anatomy: its blocks, grid and tokens. notes: how pretrained weights were adapted."""
+    """num_parameters: how many weights it has. architecture: its blocks, grid and tokens. notes: how pretrained weights
+    were adapted.
+    """
 
     num_parameters: int
     architecture: Architecture
@@ -98,7 +100,7 @@ def _values(dimension: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _check_choices(config: Params, space: SearchSpace, architecture: Architecture) -> None:
-    """Every choice of layers must exist in a network of this anatomy, and no two may be the same blocks."""
+    """Every choice of layers must exist in a network of this architecture, and no two may be the same blocks."""
     for path in LAYERS:
         if path in space.dimensions:
             choices = space.dimensions[path]["choices"]
@@ -153,7 +155,7 @@ def check_network(
     device: str,
     pretrained: Mapping[str, Weights] = NO_WEIGHTS,
 ) -> Network:
-    """The network of a setting, if it can be trained with the tap in place.
+    """The network of a configuration, if it can be trained with the tap in place.
 
     Raises:
         UserError: it cannot be built, run, tapped or kept in memory, or is not the one that its weights are of; begins
@@ -288,7 +290,7 @@ def check_regularizers(
 
 
 def representative_configs(params: Params, space: SearchSpace) -> Iterator[tuple[str, Params]]:
-    """Settings in which every choice of regulariser and network occurs, with all weights as high as they go."""
+    """Configurations in which every choice of regulariser and network occurs, with all weights as high as they go."""
     yield "params.yaml", params
     for name, values in space.controls.items():
         where = f"{space.file}: controls.{name}"

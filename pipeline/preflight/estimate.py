@@ -1,4 +1,5 @@
-"""What a search will take, told before it starts: time, GPU-hours, money; and refusals where memory or disk cannot do.
+"""Estimate of what a search will take, made before it starts: time, GPU-hours, money; and refusals where memory or disk
+cannot do.
 
     low    every trial that the scheduler may stop is stopped at the end of the grace period
     high   every trial runs in full
@@ -40,7 +41,7 @@ Range = tuple[float, float]
 @dataclass(frozen=True)
 class RemainingWork:
     """What is to be run. trials: those the scheduler may stop. full_runs: controls and confirmation runs, which it may
-    not. epochs: of a full run. at_a_time: runs together. gpus: share of a GPU of one run, 0 without.
+    not. epochs: of a full run. max_concurrent: runs together. gpus: share of a GPU of one run, 0 without.
     """
 
     trials: int
@@ -101,10 +102,10 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
 
     price: of an hour of one GPU, or, where runs take no GPU, of an hour of this machine.
 
-    The low end takes the cheapest setting, and all trials but those that outlive every rung of the scheduler to be
-    stopped at its first; the runs fill what runs at a time without gaps. The high end takes the dearest setting, full
-    runs alone, in rounds, and neighbours that slow each other: by `BESIDE` on CPU cores, and on a GPU that is shared by
-    the number that share it, as if one alone could fill it.
+    The low end takes the cheapest configuration, and all trials but those that outlive every rung of the scheduler to
+    be stopped at its first; the runs fill what runs at a time without gaps. The high end takes the dearest
+    configuration, full runs alone, in rounds, and neighbours that slow each other: by `BESIDE` on CPU cores, and on a
+    GPU that is shared by the number that share it, as if one alone could fill it.
     """
     runs = work.trials + work.full_runs
     epoch = _epoch_seconds(plan, cost)

@@ -1,4 +1,4 @@
-"""What becomes of the pictures at prepare.image_size, told before they are prepared."""
+"""Describes what becomes of the pictures at prepare.image_size, before they are prepared."""
 
 import math
 import statistics

@@ -51,7 +51,7 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. weights: number of the network's parameters. grid: (H, W) of patches.
+    """What a run will do. num_parameters: of the network. grid: (H, W) of patches.
 
     pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
     are adapted to its network, in words. known: results that the sampler has beforehand.
@@ -109,14 +109,14 @@ class Plan:
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[1:1] = [("", note) for note in source.notes]
-        return "\n".join(f"{name:<10}{text}" for name, text in listed)
+        return "\n".join(f"{name:<9} {text}" for name, text in listed)
 
     def _describe_trials(self) -> str:
         """How many trials, and where that is fewer than asked for, why."""
         asked, trials = self.params.search.trials, requested_trials(self.params, self.space)
         method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
-        every = f", every setting that the space has (search.trials: {asked})" if method < asked else ""
-        control = f"; {own}, every setting, of {self.params.retrain.control}'s own study" if own < asked else ""
+        every = f", every configuration that the space has (search.trials: {asked})" if method < asked else ""
+        control = f"; {own}, every configuration, of {self.params.retrain.control}'s own study" if own < asked else ""
         return f"{method} trial{'s' * (method != 1)}{every}{control}{',' * bool(every or control)}"
 
     def _describe_place(self) -> str:
@@ -207,7 +207,7 @@ class Plan:
         )
 
     def _plugins(self) -> dict[str, str]:
-        """The hashes of the users' own methods that a setting can ask for."""
+        """The hashes of the users' own methods that a configuration can ask for."""
         used = {setting.regularizer.used_plugin for _, setting in representative_configs(self.params, self.space)}
         return plugin_hashes(sorted(each for each in used if each))
 

@@ -1,4 +1,4 @@
-"""What `search.warm_start` means: an earlier search that is kept here, or a table."""
+"""What `search.warm_start` means: an earlier search of this checkout, or a table."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,9 @@ def load_prior_results(workspace: Workspace, params: Params, space: SearchSpace,
 
 
 def _describe_count(results: Sequence[PriorResult], params: Params, data: Preview) -> list[PriorResult]:
-    """With the parameters of their networks, where the goals ask for them: those can be told of any setting."""
+    """With the parameters of their networks, where the objectives ask for them: those are known of any
+    configuration.
+    """
     if PARAMETERS not in objectives_from_params(params).metrics:
         return list(results)
     count = parameter_counter(params, num_classes=len(data.classes), channels=data.channels)

@@ -46,7 +46,7 @@ RECENT_S = 600.0
 
 
 BUDGET_S = 2.0
-"""Seconds that the timed steps of all settings take together; a network whose steps are slow takes more."""
+"""Seconds that the timed steps of all configurations take together; a network whose steps are slow takes more."""
 
 
 MOST_CONTROLS = 4
@@ -59,11 +59,11 @@ SCORED_IMAGES = 256
 class StepCost:
     """What training costs here.
 
-    seconds_per_step: (low, high), of the cheapest and of the dearest setting measured, a step being one of
-    `train.batch_size` images. seconds_per_val_image: of scoring, the mean of the settings. memory_bytes: most that a
-    setting's step held on the GPU, with the images of train and val that lie there; None on a CPU. checkpoint_bytes:
-    of one checkpoint on disk, optimizer included. seconds_per_checkpoint: of writing it once. estimated: in words, what
-    was measured of less than a trial does; empty if nothing was.
+    seconds_per_step: (low, high), of the cheapest and of the dearest configuration measured, a step being one of
+    `train.batch_size` images. seconds_per_val_image: of scoring, the mean of the configurations. memory_bytes: most
+    that a configuration's step held on the GPU, with the images of train and val that lie there; None on a CPU.
+    checkpoint_bytes: of one checkpoint on disk, optimizer included. seconds_per_checkpoint: of writing it once.
+    estimated: in words, what was measured of less than a trial does; empty if nothing was.
     """
 
     seconds_per_step: tuple[float, float]
@@ -76,8 +76,8 @@ class StepCost:
 
 @dataclass(frozen=True)
 class _Probe:
-    """What one setting's measurement found. epoch: seconds of training on every training image. step: images of a step
-    that was timed, batch: of one of a trial.
+    """What one configuration's measurement found. epoch: seconds of training on every training image. step: images of a
+    step that was timed, batch: of one of a trial.
     """
 
     epoch: float
@@ -98,7 +98,7 @@ def measure_steps(plan: Plan) -> StepCost:
 
     Raises:
         UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network
-            can be built with none of the settings.
+            can be built with none of the configurations.
     """
     settings = probe_configs(plan.space)
     probes: list[_Probe] = []
@@ -139,15 +139,16 @@ def _operations(plan: Plan, device: torch.device) -> float | None:
 
 
 def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
-    """In words, what was measured of less than a trial does. left_out: settings."""
+    """In words, what was measured of less than a trial does. left_out: configurations."""
     parts = [f"steps of {probe.step} images for {probe.batch}" for probe in probes if probe.step < probe.batch][:1]
     if left_out:
-        parts.append(f"{len(probes)} of {len(probes) + left_out} settings")
+        parts.append(f"{len(probes)} of {len(probes) + left_out} configurations")
     return " and ".join(parts)
 
 
 def probe_configs(space: SearchSpace) -> list[Mapping[str, Any]]:
-    """The settings to measure: the first controls, and of every dimension the low end or first choice, and the other.
+    """The configurations to measure: the first controls, and of every dimension the low end or first choice, and the
+    other.
 
     Costs mostly grow along a dimension (blocks, sizes, batch), so the corners enclose most of what trials will cost.
     """
@@ -178,7 +179,7 @@ def steps_per_epoch(plan: Plan) -> int:
 def _measure(
     plan: Plan, params: Params, device: torch.device, pace: ProfileBudget, *, seconds: float, weigh: bool
 ) -> _Probe | None:
-    """Measure one setting for about so many seconds; None if the network cannot be built with it.
+    """Measure one configuration for about so many seconds; None if the network cannot be built with it.
 
     weigh: its checkpoint too, also in a hurry.
     """

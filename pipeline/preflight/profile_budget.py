@@ -1,7 +1,8 @@
 """How long measuring may take: about 20 s in all, also where a single step of the network takes as long.
 
 Of a network that is large for a CPU, steps of a few images are timed in place of whole batches, fewer images are
-scored, and settings are left out when the time is over; all of it is scaled up, and the plan calls it an estimate.
+scored, and configurations are left out when the time is over; all of it is scaled up, and the plan calls it an
+estimate.
 """
 
 import time
@@ -23,7 +24,8 @@ FEW = 2
 class ProfileBudget:
     """The time that measuring has. Use as a context manager around it; on a terminal it says what is being measured.
 
-    operations: of a step; None where steps are to stay whole. settings: how many there are to measure.
+    operations: of a step; None where steps are to stay whole. num_configs: how many configurations there are to
+    measure.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class ProfileBudget:
         self._started: float | None = None
 
     def order_configs(self) -> list[int]:
-        """Settings by the order in which they are measured: in a hurry, those that enclose the others come first."""
+        """Configurations by the order in which they are measured: in a hurry, those that enclose the others come
+        first.
+        """
         everything = list(range(self._num_configs))
         return [0, *everything[:0:-1]] if self.is_limited else everything
 
@@ -52,8 +56,8 @@ class ProfileBudget:
         return MOST_S - (self._clock() - self._began)
 
     def begin_config(self, *, enough: bool) -> bool:
-        """Whether there is time for another setting, by what the others took. enough: one has been measured, without
-        which nothing can be told.
+        """Whether there is time for another configuration, by what the others took. enough: one has been measured,
+        without which nothing can be told.
         """
         left = self.seconds_left
         if self._started is not None:
@@ -64,21 +68,21 @@ class ProfileBudget:
         self._measured += 1
         few = ", a few images at a time" if self.is_limited else ""
         self._status.update(
-            f"measuring what training takes: setting {self._measured} of {self._num_configs}{few}; "
+            f"measuring what training takes: configuration {self._measured} of {self._num_configs}{few}; "
             f"{max(left, 1):.0f} s at most (--no-measure leaves it out)"
         )
         return True
 
     def share(self) -> float:
-        """Seconds that the setting being measured may take."""
+        """Seconds that the configuration being measured may take."""
         return max(0.0, self.seconds_left) / (self._num_configs - self._measured + 1)
 
     def record_step(self, seconds: float) -> None:
-        """Hurry from now on if the first step of a setting took more than half of its share."""
+        """Hurry from now on if the first step of a configuration took more than half of its share."""
         self.is_limited |= not self._whole and seconds > self.share() / 2
 
     def num_images(self, batch: int, micro_batches: int) -> int:
-        """Images of a step, of a batch that is run in so many pieces."""
+        """Images of a step, of a batch that is run in so many micro-batches."""
         return min(batch, max(FEW, micro_batches)) if self.is_limited else batch
 
     def __enter__(self) -> Self:

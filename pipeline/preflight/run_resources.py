@@ -14,7 +14,8 @@ from pipeline.tune.task import Resources
 class RunResources:
     """workers: of a run. cpus, gpus: of each worker. machine_cpus, machine_gpus: what Ray may use here.
 
-    workers_at_a_time: for how many there is room. address: of the cluster that runs them, None for this machine alone.
+    max_concurrent_workers: for how many there is room. address: of the cluster that runs them, None for this machine
+    alone.
     """
 
     workers: int
@@ -60,10 +61,10 @@ def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where:
     """Refuse workers that would have no image to train on.
 
     Raises:
-        UserError: a batch, or each of the pieces that it is run in, has fewer images than there are workers.
+        UserError: a batch, or each of the micro-batches that it is run in, has fewer images than there are workers.
     """
     if workers > 1 and workers * accumulate > batch_size:
-        pieces = f" in {accumulate} pieces (train.accumulate)" if accumulate > 1 else ""
+        pieces = f" in {accumulate} micro-batches (train.accumulate)" if accumulate > 1 else ""
         raise UserError(
             f"{where}: retrain.workers_per_run: given {workers}, but a batch has {batch_size} images"
             f"{pieces}, too few for each worker to have one; lower it, or raise train.batch_size."

@@ -31,8 +31,8 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
     limit = params.search.constraints.max_parameters
     if PARAMETERS in params.search.objectives and not any(path.startswith(MODEL) for path in space.dimensions):
         raise UserError(
-            f"params.yaml: search.objectives: {PARAMETERS}: {space.file} varies nothing of the model, so every setting "
-            "has as many. Leave it out, or vary model.kwargs."
+            f"params.yaml: search.objectives: {PARAMETERS}: {space.file} varies nothing of the model, so every "
+            "configuration has as many. Leave it out, or vary model.kwargs."
         )
     if limit is None:
         return
@@ -51,8 +51,8 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
 
 
 def check_masks(workspace: Workspace, params: Params) -> None:
-    """Refuse goals that are about attention against masks where the data have none; while no data are prepared, this
-    cannot be told, and the search says it when it begins.
+    """Refuse objectives that are about attention against masks where the data have none; while no data are prepared,
+    this cannot be told, and the search says it when it begins.
 
     Raises:
         UserError: the set has no masks, or none of its validation images has a usable one.
@@ -96,7 +96,7 @@ def check_splits(params: Params) -> None:
 
 
 def check_rates(params: Params, space: SearchSpace) -> None:
-    """No setting may end at a higher learning rate than its peak: its schedule would rise."""
+    """No configuration may end at a higher learning rate than its peak: its schedule would rise."""
     settings = {"params.yaml": params}
     for name, values in space.controls.items():
         settings[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
@@ -117,7 +117,7 @@ def check_mixing(params: Params, space: SearchSpace) -> None:
 
 
 def check_shares(params: Params, space: SearchSpace) -> None:
-    """Whatever setting is found best, each of several workers must have images of its batches."""
+    """Whatever configuration is found best, each of several workers must have images of its batches."""
     check_batch_shards(
         params.retrain.workers_per_run,
         batch_size=min(_ends(space, "train.batch_size", params)),

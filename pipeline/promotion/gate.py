@@ -17,7 +17,9 @@ PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 
 @dataclass(frozen=True)
 class Rule:
-    """What came of one rule. said: the figures and the bound; needed: what would decide it, of an undecided one."""
+    """What came of one rule. detail: the figures and the bound; to_decide: what would decide it, of an undecided
+    one.
+    """
 
     name: str
     outcome: str
@@ -30,7 +32,7 @@ class GateInputs:
     """What is known of a challenger; accuracies, errors and differences are fractions of 1.
 
     accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
-    comparison of its setting with the control (`pipeline.score.comparison.Comparison`), and the control's name.
+    comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), and the control's name.
     pair: the challenger against the champion on the same images; None where there is no champion, whose version
     `champion` is. latency_ms: of one image by itself; None where it was not measured.
     """

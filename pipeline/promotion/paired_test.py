@@ -9,7 +9,7 @@ Price, Journal of Educational and Behavioral Statistics 37, 2012), which adds on
 
 It is narrower than that of two separate test sets wherever the models fail on the same images, and does not collapse
 where they differ on none. It speaks of these two networks on other images of the same kind. The noise of training is
-not in it: that another network of the same setting, trained with another seed, does better or worse is what
+not in it: that another network of the same configuration, trained with another seed, does better or worse is what
 `pipeline.score.comparison` asks of arms of several seeds.
 """
 

@@ -163,7 +163,8 @@ def latency_ms(store: Store, name: str, version: int, side: int, channels: int, 
 
 
 def compare_predictions(version: Version) -> dict[str, Any]:
-    """The comparison of a version's setting with its control, the control's name with it, as register wrote it down.
+    """The comparison of a version's configuration with its control, the control's name with it, as register wrote it
+    down.
 
     Raises:
         UserError: it has none.

@@ -22,7 +22,7 @@ def fingerprint_content(
 ) -> dict[str, Any]:
     """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
     where they are given, also the points that come first, what is known beforehand, objectives beside val/accuracy and
-    constraints: these two decide which settings are proposed, and which of them are trained.
+    constraints: these two decide which configurations are proposed, and which of them are trained.
 
     space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
     they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by

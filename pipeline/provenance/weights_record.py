@@ -88,7 +88,7 @@ def _source_hash(weights: Weights) -> str:
 
 
 def to_record(weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
-    """What specifications were resolved to, for ledger and results: without paths, which differ between machines."""
+    """What specifications were resolved to, for journal and results: without paths, which differ between machines."""
     return {
         spec: {"sha256": each.sha256, "resolved": each.resolved, "network": _plain(each.network)}
         for spec, each in weights.items()
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
 def from_record(
     workspace: Workspace, recorded: Mapping[str, Mapping[str, Any]], configs: Iterable[Params]
 ) -> dict[str, Weights]:
-    """The very weights that a search has recorded, of those that these settings use.
+    """The very weights that a search has recorded, of those that these configurations use.
 
     Raises:
         UserError: the search had no such weights, or they have changed or gone since; says what to do.
@@ -127,7 +127,7 @@ def from_record(
 
 
 def _used_by(params: Params, recorded: Mapping[str, Any]) -> list[str]:
-    """The specifications that a setting uses; of a plugin's option only the record knows whether it is one."""
+    """The specifications that a configuration uses; of a plugin's option only the record knows whether it is one."""
     guided, option = params.regularizer.guided_transfer, params.regularizer.plugin_options.get(OPTION)
     specs = [params.model.pretrained] if params.model.pretrained else []
     specs += [guided.source] if guided.source and (guided.weight or guided.watch) else []

@@ -72,8 +72,9 @@ class RegularizerOutput:
 class Regularizer(nn.Module, ABC):
     """Base of all methods. A subclass names its own options as keywords of its constructor, beside `weight`.
 
-    weight: peak of the schedule. needs: what the forward pass must provide. schedule: one of `settings.SCHEDULES`.
-    watch: whether the method's monitors are taken on validation images even at weight 0; at any other they always are.
+    weight: peak of the schedule. needs: what the forward pass must provide. schedule: one of
+    `regularizer_config.SCHEDULES`. watch: whether the method's monitors are taken on validation images even at weight
+    0; at any other they always are.
 
     Parameters that `prepare` registers are trained with the network and go on from its checkpoints. A frozen network
     belongs into a `Frozen`, where neither the optimizer nor a checkpoint finds it.

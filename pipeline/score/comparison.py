@@ -1,9 +1,10 @@
 """Is one arm better than the other, and how sure can we be with this few seeds and images?
 
-An arm is one setting retrained with several seeds and tested on the same images as the other arm. The primary analysis
-is fixed here, beforehand: the difference of the two arms' seed means, with an interval that covers both sources of
-chance, the training (another seed gives another network) and the test set (other images give another accuracy).
-Comparing one network of each arm on the images alone ignores the first and calls 8 to 41 % of equal arms different.
+An arm is one configuration retrained with several seeds and tested on the same images as the other arm. The primary
+analysis is fixed here, beforehand: the difference of the two arms' seed means, with an interval that covers both
+sources of chance, the training (another seed gives another network) and the test set (other images give another
+accuracy). Comparing one network of each arm on the images alone ignores the first and calls 8 to 41 % of equal arms
+different.
 
 The usual tool is a two-way bootstrap: seeds resampled within each arm, images resampled once for both. With three to
 ten seeds it is too narrow, twice over: resampling S values gives (S - 1)/S of the variance of their mean, and quantiles

@@ -37,7 +37,8 @@ class Member:
 class McNemar:
     """Two fixed networks on the same images: how many only the first got right, how many only the second.
 
-    p: of the exact test that both counts come from a fair coin. It speaks of these two networks, not of two settings.
+    p: of the exact test that both counts come from a fair coin. It speaks of these two networks, not of two
+    configurations.
     """
 
     only_first: int

@@ -1,4 +1,4 @@
-"""The search that params.yaml would go on with, told without a plan: that one builds networks and takes its time."""
+"""Search that params.yaml would go on with, found without a plan: that one builds networks and takes its time."""
 
 import json
 from collections.abc import Mapping

@@ -18,7 +18,7 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     """Whether a search is new or goes on; if it is new, what it differs in from the one before.
 
     Raises:
-        UserError: its ledger cannot be read.
+        UserError: its journal cannot be read.
     """
     name = f"search {task.folder.name[:8]}"
     history = read_history(task.folder / JOURNAL)
@@ -69,9 +69,11 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     ]
     if front := summary.get("front"):
         names = ", ".join(summary["objectives"])
-        lines.insert(1, f"Pareto front over {names}: {len(front)} settings, of which this has the best val/accuracy")
+        lines.insert(
+            1, f"Pareto front over {names}: {len(front)} configurations, of which this has the best val/accuracy"
+        )
     if summary.get("all_settings_tried"):
-        lines.insert(1, "every setting of the space has been tried")
+        lines.insert(1, "every configuration of the space has been tried")
     if summary["stopped_by"]:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
     return "\n".join(lines) + "\n-> results/search"
@@ -88,7 +90,7 @@ def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:
     history = read_history(task.folder / JOURNAL)
     changed = changed_code(history, task.header)
     if not history.header or not changed:
-        return "no search of these settings was begun by other code; there is nothing to decide"
+        return "no search of these parameters was begun by other code; there is nothing to decide"
     if new:
         (task.folder / SUPERSEDED).write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"))
         return f"a new search begins with the next run; {task.folder} stays as it is"

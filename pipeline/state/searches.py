@@ -1,4 +1,4 @@
-"""The searches that are kept under `state/searches/`: what their ledgers hold, and which process runs one.
+"""Searches stored under `state/searches/`: what their journals hold, and which process runs one.
 
 Nothing here writes or waits, and nothing imports Ray or torch: questions about searches are answered at once, also
 while they run.
@@ -40,8 +40,8 @@ class Runner(NamedTuple):
 class SearchState:
     """A search on disk.
 
-    heard: when its last line was written. pid: of the last process that opened its ledger, None if it never said.
-    at_work: ids of the trials that this process has started, or gone on with.
+    last_seen: when its last line was written. pid: of the last process that opened its journal, None if it never said.
+    running_trials: ids of the trials that this process has started, or gone on with.
     """
 
     folder: Path
@@ -97,7 +97,7 @@ class SearchState:
 
 
 class FoundSearches(NamedTuple):
-    """searches: the newest first. unreadable: what is wrong with the ledgers that cannot be read."""
+    """searches: the newest first. unreadable: what is wrong with the journals that cannot be read."""
 
     searches: list[SearchState]
     unreadable: list[str]
@@ -121,7 +121,7 @@ def read_search(folder: Path) -> SearchState:
     """A search as it is now.
 
     Raises:
-        UserError: its ledger cannot be read.
+        UserError: its journal cannot be read.
     """
     ledger = folder / JOURNAL
     try:
@@ -135,7 +135,7 @@ def read_search(folder: Path) -> SearchState:
 
 
 def _last_session(content: bytes) -> tuple[float, int | None, frozenset[str]]:
-    """Of a ledger that has been read: its last line's time, and the last session's process and trials."""
+    """Of a journal that has been read: its last line's time, and the last session's process and trials."""
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     sessions = [index for index, line in enumerate(lines) if b'"event": "session"' in line]
     at_work = set()

@@ -11,7 +11,7 @@ from pathlib import Path
 def count_test_read(state: Path, data_hash: str, *, commit: str, models: int, prior_reads: int = 0) -> int:
     """Write down that the test set is read now, and return how often it has been, this time included.
 
-    known: reads before this one that are known otherwise, should state/ have been removed.
+    prior_reads: reads before this one that are known otherwise, should state/ have been removed.
     """
     path = state / "test_reads.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

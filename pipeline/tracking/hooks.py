@@ -1,8 +1,8 @@
-"""Commands of the user's that are told when a search has finished or failed, or a model was promoted.
+"""User commands that run when a search has finished or failed, or a model was promoted.
 
 Each is a line for the shell in params.yaml (`tracking.on_finished` and so on), run in the checkout's folder with the
 facts in its environment: SAR_EVENT, and each fact by its name, such as SAR_FINGERPRINT. What a command does cannot
-change what has happened: one that fails or hangs is told on stderr, and that is all.
+change what has happened: one that fails or hangs is reported on stderr, and that is all.
 """
 
 import os
@@ -24,7 +24,7 @@ LONGEST = 2000
 
 
 def run_hook(tracking: TrackingParams, event: str, variables: Mapping[str, object], folder: Path) -> None:
-    """Run the command of an event, if there is one, in `folder`. facts: by name, as in `best_accuracy`."""
+    """Run the command of an event, if there is one, in `folder`. variables: by name, as in `best_accuracy`."""
     commands = {FINISHED: tracking.on_finished, FAILED: tracking.on_failed, PROMOTED: tracking.on_promoted}
     if not (command := commands[event]):
         return

@@ -1,7 +1,7 @@
-"""What is still to be told to MLflow about a run, and the few calls that tell it.
+"""Pending updates of an MLflow run, and the calls that send them.
 
 Every call may be made again after its answer was lost: a run is looked for before it is made a second time, parameters
-and metrics that are there already are left out. So whatever interrupts a delivery, the next one completes it.
+and metrics that are there already are left out. So whatever interrupts the sending, the next attempt completes it.
 """
 
 import math
@@ -24,11 +24,12 @@ NONFINITE = "sar.nonfinite."
 
 @dataclass
 class RunUpdate:
-    """One run's undelivered news. identity: the tags that no other run of the experiment has, by which it is found.
+    """What the store has not got of one run. identity: the tags that no other run of the experiment has, by which it is
+    found.
 
     metrics: (name, value, step, time in ms); a step of None is the last one that the run has seen.
     artifacts: (file or folder, folder inside the run's artifacts). status: MLflow's, once the run has ended. reopen: it
-    goes on after it had ended. ran: something new was told of it.
+    goes on after it had ended. ran: something new was logged of it.
     """
 
     identity: Mapping[str, str]
@@ -79,7 +80,7 @@ class RunUpdate:
         self.status, self.ended_ms = status, time_ms
 
     def discard(self, parts: Iterable[str]) -> int:
-        """Take the parts off the letter undelivered, and say how many things they held."""
+        """Take the parts off the update without sending them, and say how many things they held."""
         before = self.num_pending
         self.reopen = False
         for part in parts:
@@ -91,7 +92,7 @@ class RunUpdate:
 
     @property
     def num_pending(self) -> int:
-        """How many things are still to be told."""
+        """How many things are still to be sent."""
         parts = (self.tags, self.params, self.metrics, self.datasets, self.artifacts)
         return (
             sum(len(part) for part in parts)
@@ -102,7 +103,7 @@ class RunUpdate:
 
 
 class RunWriter:
-    """Delivers letters to one experiment. `steps`: what to call, in this order, and the parts of a letter it tells."""
+    """Sends updates to one experiment. `steps`: what to call, in this order, and the parts of an update it sends."""
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
         self.client = client
@@ -116,7 +117,7 @@ class RunWriter:
         )
 
     def flush(self, update: RunUpdate) -> None:
-        """Tell everything; what was told is taken off the letter, also when a later step fails."""
+        """Send everything; what was sent is taken off the update, also when a later step fails."""
         for step, _ in self.steps:
             step(update)
 
@@ -136,7 +137,7 @@ class RunWriter:
                 return found
 
     def open(self, update: RunUpdate) -> None:
-        """Find the letter's run, or make it."""
+        """Find the update's run, or make it."""
         if update.is_open:
             return
         if update.run_id is None and update.asked and (found := self.find(update.identity)):

@@ -1,8 +1,8 @@
 """A search in MLflow: one run with its trials nested under it. Single runs are written by
 `pipeline.tracking.single_run`.
 
-A search writes through a queue: the calls that tell something return at once, a background thread of the driver
-delivers in batches, and when the store does not answer the search goes on while its record waits.
+A search writes through a queue: calls that log something return at once, a background thread of the driver
+sends in batches, and when the store does not answer the search goes on while its record waits.
 
     with SearchLog(store, experiment="digits", fingerprint="1f3a", name="sar", description="", params={}) as log:
         log.start_trial("a1", "trial 1", {"train.lr": 0.001})
@@ -37,7 +37,7 @@ SILENT_WAIT_S = 5.0
 """How long `close` waits before it says what for."""
 
 PATIENCE_S = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
-"""How long `close` waits for a store that is away. A search that has finished is not run again, so nobody would tell
+"""How long `close` waits for a store that is away. A search that has finished is not run again, so nobody would log
 its end later; one that was interrupted is, and whoever interrupted it wants it gone."""
 
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
@@ -87,7 +87,7 @@ class SearchLog:
         assert self._parent.run_id is not None
         self.run_id: str = self._parent.run_id
 
-        # From here on only the thread touches letters, ids and what is open.
+        # From here on only the thread touches updates, ids and what is open.
         self._updates: dict[str, RunUpdate] = {}
         self._notes: SimpleQueue[tuple[str | None, Callable[[RunUpdate], None]]] = SimpleQueue()
         self._lost = 0
@@ -153,7 +153,7 @@ class SearchLog:
 
     @property
     def num_pending(self) -> int:
-        """How many things the store has not been told: values, parameters, tags, artifacts, ends of runs."""
+        """How many things the store has not got: values, parameters, tags, artifacts, ends of runs."""
         letters = [self._parent, *self._updates.copy().values()]
         return self._lost + self._notes.qsize() + sum(letter.num_pending for letter in letters)
 
@@ -161,7 +161,7 @@ class SearchLog:
         """End the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
 
         Waits up to `timeout_s` (None: `PATIENCE_S` of the status) until everything is delivered, and returns how much
-        was not; what the search itself keeps can be told again when it is resumed.
+        was not; what the search itself keeps can be logged again when it is resumed.
         """
         if not self._closing:
             time_ms, timeout_s = now_ms(), PATIENCE_S[status] if timeout_s is None else timeout_s
@@ -247,10 +247,10 @@ class SearchLog:
             note(self._update_of(trial_id))
 
     def _flush(self) -> bool:
-        """Deliver every letter, the search's own last; False when the store does not answer."""
+        """Send every update, the search's own last; False when the store does not answer."""
         for trial_id, letter in list(self._updates.items()):
             if not self._flush_update(letter):
-                # To the end of the line: should this letter alone be the trouble, the others still get through.
+                # To the end of the line: should this update alone be the trouble, the others still get through.
                 self._updates[trial_id] = self._updates.pop(trial_id)
                 return False
             if letter.ran and self._parent.stored_status != "RUNNING":
@@ -261,7 +261,7 @@ class SearchLog:
                 del self._updates[trial_id]
         parent = self._parent
         if parent.stored_status == "FINISHED" and not parent.reopen and parent.status != "FINISHED":
-            # Nothing was trained: it was told again, perhaps broken off at that, and is finished all the same. DVC may
+            # Nothing was trained: it was logged anew, perhaps broken off at that, and is finished all the same. DVC may
             # have its results in its cache and never run it again.
             parent.status = None
         if not self._flush_update(parent):

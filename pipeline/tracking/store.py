@@ -1,7 +1,7 @@
-"""Where runs and models are kept: the MLflow store, found and checked before any work starts, and its experiments.
+"""Tracking store of MLflow, found and checked before any work starts, and its experiments.
 
 Two kinds are taken: a database file on this machine (sqlite:///...) and an MLflow server (http, https). Who asks is
-told by MLflow's own environment variables, never by params.yaml; credentials never reach a message, a log or a repr.
+said by MLflow's own environment variables, never by params.yaml; credentials never reach a message, a log or a repr.
 """
 
 import getpass

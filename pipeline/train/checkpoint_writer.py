@@ -45,9 +45,9 @@ class CheckpointWriter:
         epoch_seconds: float,
         blocking: bool,
     ) -> None:
-        """Have a checkpoint written by piece(weights, state): of copies in a thread where that pays, else at once.
+        """Have a checkpoint written by write(weights, state): of copies in a thread where that pays, else at once.
 
-        epoch_seconds: of the epoch that it is of. hurry: it must be there when this returns.
+        epoch_seconds: of the epoch that it is of. blocking: it must be there when this returns.
         """
         beside = not blocking and self.is_worth_a_thread(epoch_seconds)
         weights: nn.Module | Mapping[str, Tensor] = model

@@ -1,9 +1,9 @@
 """One network trained by several workers, so that every step is that of a single worker on the whole batch.
 
 Each worker is a process of torch's default process group, which whoever starts them has made. torch's
-DistributedDataParallel averages the gradients over the workers, in the last piece of a batch alone. A worker counts by
-its share of the images (`pipeline.train.rank_info`), so unequal shares give the mean over the whole batch all the
-same. A method that divides by another count than that of images asks for it by `Regularizer.over_batch`.
+DistributedDataParallel averages the gradients over the workers, in the last micro-batch of a batch alone. A worker
+counts by its share of the images (`pipeline.train.rank_info`), so unequal shares give the mean over the whole batch all
+the same. A method that divides by another count than that of images asks for it by `Regularizer.over_batch`.
 
 Equal but for rounding are losses, gradients and monitors. What is drawn inside the network (stochastic depth, dropout)
 and by relative localisation is drawn by each worker for its own images: by the same law, but other values.
@@ -24,7 +24,7 @@ from pipeline.train.rank_info import BatchShard, RankInfo
 class SharedObjective:
     """An `Objective` whose gradients are those of all workers' images together.
 
-    Takes the weights of rank 0. Every worker makes it, and runs every piece of every batch, at the same time.
+    Takes the weights of rank 0. Every worker makes it, and runs every micro-batch of every batch, at the same time.
 
     Raises:
         ValueError: the network normalises by the batch, of which a worker sees a part.
@@ -46,11 +46,11 @@ class SharedObjective:
         return self._objective.trainable
 
     def begin(self, share: BatchShard) -> None:
-        """The next steps are the pieces of this share of a batch."""
+        """The next steps are the micro-batches of this share of a batch."""
         self._share, self._micro_batch = share, 0
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
-        """As `Objective.step`, of this worker's part of the next piece."""
+        """As `Objective.step`, of this worker's part of the next micro-batch."""
         assert self._share is not None
         own, whole = self._share.sizes[self._micro_batch], self._share.wholes[self._micro_batch]
         self._micro_batch += 1

@@ -89,7 +89,7 @@ def out_of_memory_advice(
     images = -(-config.batch_size // pieces)
     held = f"a batch of {config.batch_size} images (train.batch_size {config.batch_size})"
     if pieces > 1:
-        held += f" in pieces of {images} (train.accumulate {config.accumulate})"
+        held += f" in micro-batches of {images} (train.accumulate {config.accumulate})"
     changes = []
     if images > 1 and config.accumulate < MAX_MICRO_BATCHES:
         more = min(2 * config.accumulate, config.batch_size, MAX_MICRO_BATCHES)

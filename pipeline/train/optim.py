@@ -33,7 +33,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig, *, beside: nn.Module |
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
-    """Linear warm-up, then the recipe's course; advanced by `step_update(step)`, steps counted from 0.
+    """Linear warm-up, then the recipe's schedule; advanced by `step_update(step)`, steps counted from 0.
 
     The warm-up begins at `warmup_lr`, or, where that is None, at one step's share of `lr`. What follows is laid over
     the steps that the warm-up leaves: a cosine or a line from `lr` to `min_lr`, or `lr` throughout.

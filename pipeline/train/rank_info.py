@@ -1,8 +1,8 @@
 """Which images of every batch each of several workers trains on.
 
 Workers that train one network together go through the same batches as a single one would: the same seeded order, and
-every batch cut into the same `accumulate` pieces. Of each piece a worker takes its share, so that what the workers run
-at the same time is, put together, one piece of the single worker's.
+every batch cut into the same `accumulate` micro-batches. Of each micro-batch a worker takes its share, so that what the
+workers run at the same time is, put together, one micro-batch of the single worker's.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 class BatchShard:
     """What one worker runs of one batch.
 
-    rows: places in the batch, int64, piece after piece. sizes: images of each piece that are this worker's; 0 where the
-    piece has none for it: a first row then stands in, since all workers run all pieces, and counts nothing. wholes:
-    images of each piece, all workers' together. workers: how many there are.
+    rows: places in the batch, int64, micro-batch after micro-batch. sizes: images of each micro-batch that are this
+    worker's; 0 where the micro-batch has none for it: a first row then stands in, since all workers run all
+    micro-batches, and counts nothing. wholes: images of each micro-batch, all workers' together. workers: how many
+    there are.
     """
 
     rows: NDArray[np.int64]
@@ -39,10 +40,10 @@ class RankInfo:
     size: int
 
     def share(self, images: int, accumulate: int) -> BatchShard:
-        """This worker's part of a batch of so many images, which is run in `accumulate` pieces.
+        """This worker's part of a batch of so many images, which is run in `accumulate` micro-batches.
 
-        A batch of fewer images than pieces is run image by image, as `pipeline.train.step.take_step` does, and the rows
-        fall into pieces where it cuts them.
+        A batch of fewer images than micro-batches is run image by image, as `pipeline.train.step.take_step` does, and
+        the rows fall into micro-batches where it cuts them.
         """
         pieces = np.array_split(np.arange(images), min(accumulate, images))
         parts = [np.array_split(piece, self.size)[self.rank] for piece in pieces]

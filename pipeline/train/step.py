@@ -1,4 +1,4 @@
-"""One step of the optimizer: a batch run in pieces, forward in the recipe's precision and backward."""
+"""One step of the optimizer: a batch run in micro-batches, forward in the recipe's precision and backward."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,19 +24,20 @@ def take_step(
     config: TrainConfig,
     share: BatchShard | None = None,
 ) -> dict[str, Tensor]:
-    """One step of the optimizer on one batch, run in `config.accumulate` pieces as equal as can be.
+    """One step of the optimizer on one batch, run in `config.accumulate` micro-batches as equal as can be.
 
-    inputs (B, C, H, W), labels (B,) or shares (B, K); a batch of fewer images than pieces is run image by image.
+    inputs (B, C, H, W), labels (B,) or shares (B, K); a batch of fewer images than micro-batches is run image by image.
     epoch: counted from 0. Returns the monitors of `Objective.step`, and accuracy, as means over the batch's images:
     detached scalars.
 
-    A piece's loss counts by its share of the images, so the gradient of the cross-entropy is that of the whole batch,
-    but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn piece by piece: by
-    the same law, but other values. A regulariser's mean over maps that are not empty is taken in each piece, so where
-    empty maps are spread unevenly over the pieces, the maps of a piece with many of them weigh more than in the whole.
+    A micro-batch's loss counts by its share of the images, so the gradient of the cross-entropy is that of the whole
+    batch, but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn micro-batch
+    by micro-batch: by the same law, but other values. A regulariser's mean over maps that are not empty is taken in
+    each micro-batch, so where empty maps are spread unevenly over the micro-batches, the maps of a micro-batch with
+    many of them weigh more than in the whole.
 
-    share: of a batch that several workers run, what is here; its pieces are cut where this cuts them. The monitors are
-    then this worker's part of the sums that give the batch's.
+    share: of a batch that several workers run, what is here; its micro-batches are cut where this cuts them. The
+    monitors are then this worker's part of the sums that give the batch's.
     """
     if isinstance(objective, SharedObjective):
         assert share is not None

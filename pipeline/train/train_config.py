@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MAX_MICRO_BATCHES = 64
-"""A batch is run in at most so many pieces."""
+"""A batch is run in at most so many micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class TrainConfig:
     epochs: planned length, over which every schedule is laid. batch_size: images a step. lr, min_lr: peak and last
     learning rate. warmup_epochs: epochs of linear warm-up, from warmup_lr; None: from one step's share of lr.
     weight_decay: not on biases and norms. label_smoothing: of the cross-entropy. clip_grad: largest gradient norm,
-    None for no clipping. accumulate: pieces that a batch is run in, one after the other, so that the activations of one
-    piece at a time are held. optimizer: timm's name. scheduler: cosine, linear or constant, after the warm-up.
+    None for no clipping. accumulate: micro-batches that a batch is run in, one after the other, so that the activations
+    of one micro-batch at a time are held. optimizer: timm's name. scheduler: cosine, linear or constant, after the
+    warm-up.
 
     mixup, cutmix: alpha of the beta distribution that shares are drawn from, 0 for none; mixup_prob: of a batch to be
     mixed at all; mixup_switch: of cutmix where both are on. augment: none, light or deit; flip: whether it mirrors.

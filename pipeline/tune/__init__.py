@@ -1,1 +1,3 @@
-"""The search: Ray Tune runs trials, Optuna proposes settings, the ledger remembers. Both live here and nowhere else."""
+"""Search: Ray Tune runs trials, Optuna proposes configurations, the journal records every event. Both libraries are
+imported here and nowhere else.
+"""

@@ -1,7 +1,7 @@
 """What a search may spend, what it has spent, and whether it may start another trial.
 
 Nothing is cut off in its middle. A trial is started only if, by the pace so far and with everything that is running and
-everything that is still owed (controls and confirmations), it would end within the budget.
+everything that is still to follow (controls and confirmations), it would end within the budget.
 """
 
 import math
@@ -64,10 +64,10 @@ class BestSoFar:
 class BudgetState:
     """Where a search stands.
 
-    seconds, gpu_seconds: spent. owed_epochs: of what runs. owed_runs: whole runs that must follow when all of that has
-    ended. trial_epochs: of a whole run. epoch_s: seconds of a worker an epoch, None before the first. gpus: a trial's
-    share. at_a_time: trials together. best: the best completed objective of the study, None if none. since_best: trials
-    that have ended since.
+    seconds, gpu_seconds: spent. pending_epochs: of what runs. pending_runs: whole runs that must follow when all of
+    that has ended. trial_epochs: of a whole run. seconds_per_epoch: seconds of a worker an epoch, None before the
+    first. gpus: a trial's share. max_concurrent: trials together. best: the best completed objective of the study, None
+    if none. since_best: trials that have ended since.
     """
 
     seconds: float

@@ -1,8 +1,9 @@
-"""The course of a search: what is to run next, and ledger, studies, rungs and listeners kept in step. Knows no workers.
+"""Search controller: decides which trial is next, and applies each event to the journal, the studies, the stopping
+rules and the callbacks, in this order. It knows no workers.
 
 Controls come first, then the trials of every study, then the confirmations (see `pipeline.tune.selection.confirm`).
-Those of the controls need no result, so they run as soon as nothing is left to propose; those of the best settings
-wait until every trial has ended.
+Confirmations of controls need no result, so they run as soon as nothing is left to propose; those of the best
+configurations wait until every trial has ended.
 """
 
 from collections import deque
@@ -47,8 +48,9 @@ class Wait:
 class SearchController:
     """A search in progress.
 
-    folder: its state. gpus, at_a_time: of a trial, and trials together. count: the parameters of a setting's network;
-    needed where they are an objective, or bounded. stopped: why no further trial is proposed; None while some are.
+    folder: its state. gpus, at_a_time: of a trial, and trials together. count: the parameters of a configuration's
+    network; needed where they are an objective, or bounded. stopped: why no further trial is proposed; None while some
+    are.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class SearchController:
         return runs
 
     def _candidate_runs(self) -> list[TrialRecord]:
-        """The runs of the best settings with further seeds, by what is known now."""
+        """The runs of the best configurations with further seeds, by what is known now."""
         search, tried = self.params.search, self._search_trials()
         runs = []
         for arm in self.studies:
@@ -152,10 +154,10 @@ class SearchController:
         to_propose = sum(arm.adapter.num_to_propose(self.params.search.trials) for arm in self.studies.values())
         return len(self._queue) + to_propose + max_confirmation_runs(self.params, self.space)
 
-    # Bringing everything to where the ledger is.
+    # Bringing everything to where the journal is.
 
     def replay(self) -> None:
-        """Bring studies, rungs and listeners to where the ledger is, and queue controls and what has not ended."""
+        """Bring studies, rungs and callbacks to where the journal is, and queue controls and what has not ended."""
         records = self._search_trials()
         for record in records:
             if (arm := self._study_of(record)) is not None:
@@ -197,7 +199,7 @@ class SearchController:
             self._queue.append(record)
 
     def _announce(self, record: TrialRecord) -> None:
-        """Tell the listeners what an earlier session has done of a trial."""
+        """Tell the callbacks what an earlier session has done of a trial."""
         self._announced.add(record.id)
         self._notify(lambda callback: callback.trial_started(record))
         for epoch in sorted(record.epochs):
@@ -213,7 +215,7 @@ class SearchController:
                 self._replay_record(record, stopped=record.last_epoch >= self.params.train.epochs)
 
     def _enqueue_candidates(self) -> None:
-        """Once no trial is at work or to come, the best settings are known, and stay what they are."""
+        """Once no trial is at work or to come, the best configurations are known, and stay what they are."""
         if not self._candidates_chosen and not self._still_running():
             self._candidates_chosen = True
             self._enqueue(self._candidate_runs())

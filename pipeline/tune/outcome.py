@@ -19,7 +19,7 @@ class Spent:
 class SearchOutcome:
     """What a search has come to.
 
-    trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. milestones: the
+    trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. rung_epochs: the
     rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None.
     """
 

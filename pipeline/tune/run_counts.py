@@ -7,7 +7,7 @@ from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 
 
 def requested_trials(params: Params, space: SearchSpace) -> dict[str, int]:
-    """Trials by study: `search.trials`, or as many as its space has settings, since none is tried twice."""
+    """Trials by study: `search.trials`, or as many as its space has configurations, since none is tried twice."""
     spaces = {METHOD: space}
     if num_studies(params, space) == 2:
         spaces[CONTROL_STUDY] = space.recipe()
@@ -25,7 +25,7 @@ def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:
 
 
 def max_candidate_runs(params: Params, space: SearchSpace) -> int:
-    """How many confirmations of the best settings there are at most."""
+    """How many confirmations of the best configurations there are at most."""
     confirm = params.search.confirm
     return sum(min(confirm.top, trials) for trials in requested_trials(params, space).values()) * confirm.seeds
 

@@ -86,7 +86,7 @@ class SearchSpace:
         return {path: _steps(distribution) for path, distribution in self.distributions().items()}
 
     def size(self) -> int | None:
-        """How many settings there are; None where a dimension is continuous."""
+        """How many configurations there are; None where a dimension is continuous."""
         counts = [count for count in self.steps().values() if count is not None]
         return math.prod(counts) if len(counts) == len(self.dimensions) else None
 
@@ -134,7 +134,7 @@ def load_space(path: Path, params: Params, *, shown_as: str) -> SearchSpace:
         problems.append("`parameters` must name at least one parameter that varies")
         dimensions = {}
     if not isinstance(controls, dict) or not controls:
-        problems.append("`controls` must name at least one setting that a result is compared with")
+        problems.append("`controls` must name at least one configuration that a result is compared with")
         controls = {}
     for name, dimension in dimensions.items():
         found = _dimension_problems(str(name), dimension, params)

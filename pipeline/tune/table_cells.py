@@ -1,4 +1,4 @@
-"""Values in the cells of a table: written so that they can be told apart, read from what spreadsheets make of them.
+"""Values in the cells of a table: written so that no two look the same, read from what spreadsheets make of them.
 
 A choice is written as Python shows it, null as an empty cell; where two choices of a parameter would look the same so
 (null and an empty text, 1 and the text 1), all of them as JSON.

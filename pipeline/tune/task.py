@@ -12,7 +12,7 @@ from pipeline.tune.space import SearchSpace
 
 @dataclass(frozen=True)
 class Resources:
-    """cpus, gpus: of one trial. at_a_time: trials together. machine_cpus, machine_gpus: what Ray may use.
+    """cpus, gpus: of one trial. max_concurrent: trials together. machine_cpus, machine_gpus: what Ray may use.
 
     address: of the cluster that runs them, None for this machine alone. nodes: how many it had when it was asked.
     """
@@ -30,7 +30,7 @@ class Resources:
 class SearchTask:
     """A search. folder: its state, by fingerprint. prepared, split: the data. resources: of its trials.
 
-    header: what the ledger begins with: what the fingerprint is made of, and the code and versions that run it.
+    header: what the journal begins with: what the fingerprint is made of, and the code and versions that run it.
     weights: what each specification of pretrained weights was resolved to.
     """
 

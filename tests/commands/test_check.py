@@ -189,7 +189,10 @@ controls:
     asked = {"search.space": "search_spaces/small.yaml", "search.trials": 10, "search.compare": "same_budget"}
     set_parameters(workspace.params, asked)
     plan = make_plan(workspace).describe()
-    assert "4 trials, every setting that the space has (search.trials: 10); 2, every setting, of baseline's own" in plan
+    assert (
+        "4 trials, every configuration that the space has (search.trials: 10); 2, every configuration, of baseline's own"
+        in plan
+    )
     assert remaining_work(make_plan(workspace), SearchHistory()).trials == 4 + 2
     set_parameters(workspace.params, {"search.trials": 4, "search.compare": "recipe"})
     assert "    4 trials and 1 control (baseline)" in make_plan(workspace).describe()

@@ -50,7 +50,7 @@ def keep(
 def test_each_search_is_compared_with_its_control_and_corrected_for_their_number(workspace: Workspace) -> None:
     tables = [keep(workspace, letter, gain) for letter, gain in (("a", 0.2), ("b", 0.03), ("c", 0.0))]
     lines = list(describe_comparison(workspace))
-    assert lines[0].split()[:3] == ["search", "method", "setting"]
+    assert lines[0].split()[:3] == ["search", "method", "configuration"]
     rows = {line.split()[0]: line for line in lines[1:4]}
     assert set(rows) == {"aaaaaaaa", "bbbbbbbb", "cccccccc"}
     plain = [compare_arms(*pair) for pair in tables]

@@ -70,7 +70,7 @@ def test_settings_are_left_out_when_the_time_is_over(
     slow = Slow(monkeypatch, 15.0)
     cost = measure_steps(planned(num_parameters=22_000_000))
     assert len(slow.steps) == 1  # of 30 seconds, which nothing can divide
-    assert cost.estimated == f"steps of {FEW} images for 64 and 1 of 4 settings"
+    assert cost.estimated == f"steps of {FEW} images for 64 and 1 of 4 configurations"
 
 
 def test_network_that_turns_out_to_be_slow_is_measured_by_less_from_then_on(
@@ -81,7 +81,7 @@ def test_network_that_turns_out_to_be_slow_is_measured_by_less_from_then_on(
     assert slow.now < MOST_S
     assert [images for _, images in slow.steps][:2] == [64, FEW]
     assert set(slow.scored) == {FEW}
-    assert "4 settings" not in cost.estimated
+    assert "4 configurations" not in cost.estimated
 
 
 def test_steps_on_a_gpu_stay_whole_since_they_are_weighed() -> None:
@@ -104,7 +104,7 @@ def test_terminal_is_told_what_is_measured_and_a_log_is_not() -> None:
         out = io.StringIO()
         with ProfileBudget(2 * LARGE, 4, console=Console(file=out, force_terminal=terminal, width=200)) as pace:
             pace.begin_config(enough=False)
-        assert ("setting 1 of 4, a few images at a time" in out.getvalue()) is terminal
+        assert ("configuration 1 of 4, a few images at a time" in out.getvalue()) is terminal
         assert ("--no-measure" in out.getvalue()) is terminal
 
 

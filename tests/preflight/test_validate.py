@@ -44,7 +44,7 @@ def test_limit_that_no_network_of_the_space_keeps_is_refused_with_the_smallest()
 
 def test_parameters_as_an_objective_are_refused_where_every_setting_has_as_many() -> None:
     asked = params(search__objectives=["val/accuracy", "parameters"])
-    with pytest.raises(UserError, match=r"plain\.yaml varies nothing of the model, so every setting has as many"):
+    with pytest.raises(UserError, match=r"plain\.yaml varies nothing of the model, so every configuration has as many"):
         check_sizes(asked, PLAIN, DIGITS)
     check_sizes(asked, SIZES, DIGITS)
 
@@ -78,7 +78,7 @@ def test_goals_are_told_in_the_plan_where_there_are_any() -> None:
     assert describe_objectives(Params()) == {}
     asked = params(search__objectives=TWO, search__constraints__max_parameters=5e6)
     assert describe_objectives(asked) == {
-        "goals": "maximize val/accuracy, maximize val/attention/jaccard; of the Pareto front, the best by val/accuracy "
+        "objectives": "maximize val/accuracy, maximize val/attention/jaccard; of the Pareto front, the best by val/accuracy "
         "is confirmed and retrained",
         "within": "max_parameters 5,000,000",
     }

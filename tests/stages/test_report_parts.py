@@ -166,10 +166,10 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
         words = dict(describe_analysis(primary, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
         assert ("too narrow" in words["plain bootstrap, seeds and images"]) == said
         assert "decides nothing" in words["plain bootstrap, seeds and images"]
-    assert "3 test images are right with the best setting alone, 0 with" in words["two fixed networks"]
+    assert "3 test images are right with the best configuration alone, 0 with" in words["two fixed networks"]
     one = {arm: table[:, [0, 2]] for arm, table in correct.items()}
     words = dict(describe_analysis(comparison, one, "plain", margin=0.02, seed=0, looked="7 trials"))
-    assert "1 test image is right with the best setting alone" in words["two fixed networks"]
+    assert "1 test image is right with the best configuration alone" in words["two fixed networks"]
     assert words["looked at before"] == "7 trials."
 
 
@@ -210,7 +210,7 @@ def test_the_verdict_names_the_methods_that_the_control_lacks() -> None:
     assert describe_method(off | both, off) == "SAR and total variation"
     assert describe_method(off | both, off | {"spatial_entropy": {"weight": 0.2}}) == "total variation"
     assert describe_method(off | {"plugin": {"weight": 1.0, "spec": "mine:Mine"}}, off) == "the plugin mine:Mine"
-    assert describe_method(off, off) == "the best setting"
+    assert describe_method(off, off) == "the best configuration"
 
 
 def test_the_verdict_says_shortly_what_it_is_against() -> None:

@@ -221,7 +221,7 @@ def resumed() -> Search:
 
 
 def test_resumed_search_says_so_and_not_what_was_said_before() -> None:
-    assert resumed().said == ["going on from the ledger: 2 of 4 trials have ended"]
+    assert resumed().said == ["going on from the journal: 2 of 4 trials have ended"]
 
 
 def test_resumed_search_counts_what_the_ledger_held_but_not_its_time() -> None:

@@ -137,7 +137,7 @@ def test_advice_on_a_cpu_is_to_run_fewer_trials_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("batch_size", "accumulate", "said"),
     [
-        (64, 3, "in pieces of 22 (train.accumulate 3) did not"),
+        (64, 3, "in micro-batches of 22 (train.accumulate 3) did not"),
         (64, 3, "Set train.accumulate to 6,"),
         (5, 4, "Set train.accumulate to 5,"),
         (200, 48, "Set train.accumulate to 64,"),

@@ -153,7 +153,7 @@ def test_candidate_that_failed_with_another_seed_is_not_the_best() -> None:
 def test_candidates_that_all_failed_with_another_seed_are_told() -> None:
     first, second = trial(0, 0.9), trial(1, 0.5)
     runs = [*again(first, 0.9, None), *again(second, None, 0.4)]
-    with pytest.raises(UserError, match=r"each of the best settings \(t0000, t0001\) failed with another seed"):
+    with pytest.raises(UserError, match=r"each of the best configurations \(t0000, t0001\) failed with another seed"):
         best(first, second, *runs, seeds=2)
 
 

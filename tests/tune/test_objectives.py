@@ -103,7 +103,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
     with pytest.raises(UserError) as said:
         choose_best(records, top=1, seeds=0, base_seed=0, max_empty_share=1.0, objectives=goals)
     assert str(said.value).splitlines() == [
-        "no setting that the search tried keeps search.constraints: 1 were not trained since they break one, 1 ran in "
+        "no configuration that the search tried keeps search.constraints: 1 were not trained since they break one, 1 ran in "
         "full.",
         "  parameters: the lowest was 900 (t0000), allowed: at most 1,000",
         "  val/attention/jaccard: the highest was 0.2500 (t0000), allowed: at least 0.5000",
@@ -124,7 +124,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
                 "search__scheduler__name": "none",
                 "search__sampler__name": "cmaes",
             },
-            "cmaes ranks settings by one objective",
+            "cmaes ranks configurations by one objective",
         ),
         (
             {

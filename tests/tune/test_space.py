@@ -157,8 +157,8 @@ def test_dimension_that_cannot_be_searched_is_told_with_its_path(
 @pytest.mark.parametrize(
     ("controls", "said"),
     [
-        ("{}", "`controls` must name at least one setting"),
-        ("[baseline]", "`controls` must name at least one setting"),
+        ("{}", "`controls` must name at least one configuration"),
+        ("[baseline]", "`controls` must name at least one configuration"),
         ("{Best: {}}", "controls.Best: a control's name is lower-case letters, digits and _"),
         ("{best: {}}", "controls.best: a control's name is lower-case letters, digits and _"),
         ("{1: {}}", "controls.1: a control's name is lower-case letters, digits and _"),
@@ -187,7 +187,9 @@ def test_file_without_parameters_or_with_other_keys_is_told(load: Any) -> None:
         "unknown key 'params'; known: parameters, controls",
         "`parameters` must name at least one parameter that varies",
     ]
-    assert refusal(load, DIMENSION) == ["`controls` must name at least one setting that a result is compared with"]
+    assert refusal(load, DIMENSION) == [
+        "`controls` must name at least one configuration that a result is compared with"
+    ]
 
 
 def test_every_mistake_is_told_at_once(load: Any) -> None:

@@ -244,7 +244,7 @@ def test_space_that_is_tried_to_its_end_is_told() -> None:
     outcome.adapter.ask()
     assert summary_of(task, outcome)["all_settings_tried"] is True
     found = summary_of(task, outcome)
-    assert "every setting of the space has been tried" in describe_summary(found)
+    assert "every configuration of the space has been tried" in describe_summary(found)
     best = found["best"] | {"further_mean": 0.9512, "further_seeds": [1001, 1002]}
     assert "; mean of its 2 further seeds alone 0.9512" in describe_summary(found | {"best": best})
 

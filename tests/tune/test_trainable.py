@@ -275,7 +275,7 @@ def test_second_attempt_is_made_once_and_its_failure_is_reported_with_advice(wor
     assert worker.epochs == [1, 0]
     failure = worker.reports[-1]
     assert failure["failed"].startswith("out of memory: A training step on a batch of 32 images")
-    assert "in pieces of 16 (train.accumulate 2)" in failure["failed"]
+    assert "in micro-batches of 16 (train.accumulate 2)" in failure["failed"]
     assert "train.accumulate to 4" in failure["failed"]
     assert failure["metrics"] == {}
     assert not failure["checkpoint"]

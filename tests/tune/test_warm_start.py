@@ -261,4 +261,4 @@ def test_point_that_is_another_one_once_more_is_refused_by_both_names() -> None:
     points = {"a": {LR: 0.01, WEIGHT: 0.1}, "b": {WEIGHT: 0.1}, "c": {WEIGHT: 0.1}, "d": {WEIGHT: 0.1, LR: 0.01}}
     with pytest.raises(UserError) as refused:
         check_points(params(search__points=points), WIDE)
-    assert str(refused.value) == "params.yaml: search.points.d: the same setting as a; leave one out"
+    assert str(refused.value) == "params.yaml: search.points.d: the same configuration as a; leave one out"

@@ -242,7 +242,7 @@ def _stop_command() -> str:
     """Ends the run and Ray, and says what is left of either."""
     return (
         f"cd {FOLDER} 2>/dev/null || exit 0; "
-        # What it has done is in the search's ledger, so it may be ended at any moment. In the background of a shell it
+        # What it has done is in the search's journal, so it may be ended at any moment. In the background of a shell it
         # does not hear interruptions.
         f"if [ -f {PID} ] && [ ! -f {STATUS} ]; then run=$(cat {PID}); pkill -TERM -s $run; fi; "
         ".venv/bin/ray stop --force >/dev/null 2>&1; docker/fence.sh down >/dev/null 2>&1; sleep 1; "

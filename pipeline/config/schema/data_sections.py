@@ -8,7 +8,9 @@ from pipeline.config.schema.section import PathText, Section, TableText
 
 
 class BaseParams(Section):
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything drawn: splits, settings, weights, batches.")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of all random draws: splits, configurations, weights, batches."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run; auto: CUDA if there is.")
 
 
@@ -95,8 +97,8 @@ class SplitParams(Section):
     )
     duplicates: Literal["report", "move", "refuse", "ignore"] = Field(
         "report",
-        description="What becomes of copies of an image in several roles: told; or moved into train, all of them; or "
-        "refused; or not looked for.",
+        description="What becomes of copies of an image in several roles: reported; or moved into train, all of them; "
+        "or refused; or not looked for.",
     )
     duplicate_distance: int = Field(
         4,

@@ -15,7 +15,7 @@ class MethodParams(Section):
     weight: float = Field(0.0, ge=0, le=1000, description="Peak weight of the loss; 0 turns the method off.")
     schedule: Literal["warmup_cosine", "warmup_linear", "constant"] = Field(
         "warmup_cosine",
-        description="Course of the weight over the planned epochs: a tenth of them from 0 to the peak, then a cosine "
+        description="Schedule of the weight over the planned epochs: a tenth of them from 0 to the peak, then a cosine "
         "or a line towards 0; or the peak throughout.",
     )
     watch: bool = Field(False, description="Also measured on the validation images where the weight is 0.")
@@ -87,7 +87,7 @@ class RegularizerParams(Section):
     )
     plugin_weight: float = Field(0.0, ge=0, le=1_000_000, description="Its peak weight; 0 turns it off.")
     plugin_schedule: Literal["warmup_cosine", "warmup_linear", "constant"] = Field(
-        "warmup_cosine", description="Its course of the weight, as regularizer.spatial_entropy.schedule."
+        "warmup_cosine", description="Schedule of its weight, as regularizer.spatial_entropy.schedule."
     )
     plugin_watch: bool = Field(False, description="Also measured on the validation images where its weight is 0.")
     plugin_options: dict[str, bool | int | float | str | None] = Field(

@@ -8,7 +8,9 @@ from pipeline.config.schema.section import Section
 
 
 class RetrainParams(Section):
-    seeds: int = Field(5, ge=1, le=1000, description="Runs of the best setting, and of its control, on train + val.")
+    seeds: int = Field(
+        5, ge=1, le=1000, description="Runs of the best configuration and of its control, on train + val."
+    )
     control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
     max_concurrent_runs: int | None = Field(None, ge=1, le=1000, description="Runs at a time; null: as many as fit.")
     workers_per_run: int = Field(
@@ -50,7 +52,7 @@ class PromoteParams(Section):
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval against the champion.")
     control: Literal["not_worse", "better", "any"] = Field(
-        "not_worse", description="What the setting must have shown against its control; any: nothing."
+        "not_worse", description="What the configuration must have shown against its control; any: nothing."
     )
     max_ece: float | None = Field(0.1, ge=0, le=1, description="Expected calibration error; null: any.")
     max_latency_ms: float | None = Field(

@@ -22,13 +22,14 @@ Objective = Literal[
 
 class SamplerParams(Section):
     name: Literal["tpe", "noisy_gp", "gp", "cmaes", "random", "grid", "sobol"] = Field(
-        "tpe", description="How settings are proposed; docs/searching.md says which suits what."
+        "tpe", description="How configurations are proposed; docs/searching.md says which suits what."
     )
     startup_trials: int = Field(
         5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
     )
     start: Literal["recipe", "sobol", "random"] = Field(
-        "recipe", description="How settings are drawn until then: around model and train, evenly, or independently."
+        "recipe",
+        description="How configurations are sampled until then: around model and train, evenly, or independently.",
     )
 
 
@@ -43,7 +44,9 @@ class SchedulerParams(Section):
 
 
 class ConfirmParams(Section):
-    top: int = Field(2, ge=1, le=1000, description="So many of the best settings are trained again, and each control.")
+    top: int = Field(
+        2, ge=1, le=1000, description="So many of the best configurations are trained again, and each control."
+    )
     seeds: int = Field(2, ge=0, le=100, description="Further seeds that they are trained with; 0: no confirmation.")
 
 
@@ -69,19 +72,28 @@ class BudgetParams(Section):
 
 class ConstraintsParams(Section):
     max_parameters: float | None = Field(
-        None, ge=1, le=1e15, description="A setting whose network has more parameters is not trained; null: no limit."
+        None,
+        ge=1,
+        le=1e15,
+        description="A configuration whose network has more parameters is not trained; null: no limit.",
     )
     max_latency_ms: float | None = Field(
-        None, gt=0, le=1e9, description="A setting that takes longer for one image is not trained; null: no limit."
+        None,
+        gt=0,
+        le=1e9,
+        description="A configuration that takes longer for one image is not trained; null: no limit.",
     )
     min_images_per_s: float | None = Field(
-        None, gt=0, le=1e12, description="A setting that predicts fewer images a second is not trained; null: no limit."
+        None,
+        gt=0,
+        le=1e12,
+        description="A configuration that predicts fewer images a second is not trained; null: no limit.",
     )
     min_attention_jaccard: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="A setting whose val/attention/jaccard is lower is not chosen as the best; null: no limit.",
+        description="A configuration whose val/attention/jaccard is lower is not chosen as the best; null: no limit.",
     )
 
 
@@ -112,7 +124,7 @@ class SearchParams(Section):
     space: PathText = Field(
         "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
     )
-    trials: int = Field(12, ge=1, le=1_000_000, description="Settings tried, the controls not counted.")
+    trials: int = Field(12, ge=1, le=1_000_000, description="Configurations tried, the controls not counted.")
     max_concurrent_trials: int | None = Field(
         None, ge=1, le=1_000_000, description="Trials at a time; null: as many as fit."
     )
@@ -122,7 +134,9 @@ class SearchParams(Section):
     )
     sampler: SamplerParams = SamplerParams()
     points: dict[str, dict[str, Plain | dict[str, Plain]]] = Field(
-        {}, max_length=10_000, description="Settings that are tried first, by a name of yours; each may be partial."
+        {},
+        max_length=10_000,
+        description="Configurations that are tried first, by a name of yours; each may be partial.",
     )
     warm_start: PathText | None = Field(
         None,
@@ -153,7 +167,7 @@ class SearchParams(Section):
         2, ge=0, le=1_000_000, description="Times a trial, or a retraining run, is started again after its worker died."
     )
     retry_out_of_memory: bool = Field(
-        True, description="A trial that runs out of memory goes on once with its batches in twice as many pieces."
+        True, description="A trial that runs out of memory goes on once, in twice as many micro-batches a batch."
     )
     keep_checkpoints: int = Field(
         5,
@@ -162,5 +176,5 @@ class SearchParams(Section):
         description="Best trials whose last checkpoint is kept; those of controls always are.",
     )
     max_empty_share: float = Field(
-        0.05, ge=0, le=1, description="A setting with a larger share of empty maps is not chosen as the best."
+        0.05, ge=0, le=1, description="A configuration with a larger share of empty maps is not chosen as the best."
     )

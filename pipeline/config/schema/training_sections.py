@@ -72,7 +72,7 @@ class TrainParams(Section):
         None, ge=0, le=10, description="Learning rate of the first warm-up step; null: one step's share of lr."
     )
     scheduler: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Course of the learning rate after the warm-up: to min_lr, or lr throughout."
+        "cosine", description="Schedule of the learning rate after the warm-up: to min_lr, or lr throughout."
     )
     optimizer: Literal["adamw", "nadamw", "lamb", "lion", "sgd"] = Field(
         "adamw", description="timm's optimizer of that name, with timm's own settings; sgd has Nesterov momentum 0.9."
@@ -86,8 +86,8 @@ class TrainParams(Section):
         1,
         ge=1,
         le=MAX_MICRO_BATCHES,
-        description="Pieces that a batch is run in, whose gradients add up to its own: more take less memory and more "
-        "time, and the optimizer's steps stay those of the whole batch.",
+        description="Micro-batches that a batch is run in, whose gradients add up to its own: more take less memory "
+        "and more time, and the optimizer's steps stay those of the whole batch.",
     )
     mixup: float = Field(
         0.0, ge=0, le=100, description="Mixup's alpha: batches are blended with their mirror order; 0: none."

@@ -51,9 +51,9 @@ class Decoded:
     """What came of some jobs, in their order.
 
     pixels: (side, side, 3) uint8 of a picture, (side, side) uint8 of a mask (0 background, 1 object, 255 undecided), or
-    the reason why there are none. sizes: before resizing; (0, 0) of what is broken. remarks: what is odd about each.
-    drawn: masks made of boxes, or why they cannot be, by the place of their picture's job. depths: of the pictures of
-    more than 8 bits a channel, by their place. encoded: JPEG and PNG files in the place of all arrays.
+    the reason why there are none. sizes: before resizing; (0, 0) of what is broken. warnings: what is odd about each.
+    masks_of_boxes: masks made of boxes, or why they cannot be, by the place of their picture's job. depths: of the
+    pictures of more than 8 bits a channel, by their place. encoded: JPEG and PNG files in the place of all arrays.
     """
 
     pixels: list[NDArray[np.uint8] | bytes | str]

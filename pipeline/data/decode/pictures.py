@@ -55,8 +55,8 @@ class UndecodableImage(ValueError):
 class Depth(NamedTuple):
     """What the values of a picture mean that has more than 8 bits a channel: 0 is black, 2**bits - 1 is white.
 
-    told: by the file, and not by the room that it has for a value. is_grey: of colours Pillow gives the upper 8 bits.
-    scaled_from: the white of a PGM, whose values Pillow has brought to 0 to 65,535; they are brought back.
+    declared: by the file, and not by the room that it has for a value. is_grey: of colours Pillow gives the upper 8
+    bits. scaled_from: the white of a PGM, whose values Pillow has brought to 0 to 65,535; they are brought back.
     """
 
     bits: int

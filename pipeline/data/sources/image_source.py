@@ -1,4 +1,4 @@
-"""Sources of images: which there are, and what each will give, told before any picture is decoded.
+"""Sources of images: which there are, and what each will give, before any picture is decoded.
 
 `pipeline.data.sources.named_dataset` knows the named sets, `pipeline.data.prepare.reader` decodes pictures of files,
 and `pipeline.data.prepare.writer` writes a source in prepared form.

@@ -25,8 +25,8 @@ TABLES = (".csv", ".json")
 class Groups:
     """Which group each image is in.
 
-    of: (N,) int64, the group's number; images that are on their own have numbers from len(names) on. names: of the
-    groups that were named, by number. unused: entries of the file that no image has.
+    group_ids: (N,) int64, the group's number; images that are on their own have numbers from len(names) on. names: of
+    the groups that were named, by number. unused: entries of the file that no image has.
     """
 
     group_ids: NDArray[np.int64]

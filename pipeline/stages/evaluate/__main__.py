@@ -3,7 +3,7 @@
 metrics.json      the figures that `dvc metrics` shows
 evaluation.json   all of them, with the comparison of the arms and the verdict
 predictions.npz   ids, labels, and every run's probabilities by its name
-confusion.csv     true and predicted class, a row for every test image and seed of the best setting
+confusion.csv     true and predicted class, a row for every test image and seed of the best configuration
 attention_by_class.csv
                   attention against masks, a row for every class of either arm and of each baseline
 attention.npz     similarity maps of the last block of the images that the report shows
@@ -61,7 +61,7 @@ def main(workspace: Workspace) -> None:
             progress(len(runs), len(retrained["runs"]))
     summary = summarise(runs, data, control=control, confidence=params.evaluate.confidence, seed=params.base.seed)
     comparison = comparison_from(summary["comparison"])
-    what = retrained.get("method", "the best setting")
+    what = retrained.get("method", "the best configuration")
     against = describe_control(retrained.get("against", ""))
     summary |= {
         "control": control,

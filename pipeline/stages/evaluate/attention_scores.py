@@ -62,9 +62,10 @@ def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:
 def differences(
     best: Sequence[LocationScores], control: Sequence[LocationScores], *, confidence: float
 ) -> dict[str, dict[str, float | None]]:
-    """How much more the best setting's attention scores than the control's, with intervals over seeds and images, by
-    the names of `COMPARED`: `difference`, `low`, `high` (None where there is no interval). The intervals hold together
-    with the confidence. best, control: a run each, of the same images. What fewer than two images have is left out.
+    """How much more the best configuration's attention scores than the control's, with intervals over seeds and images,
+    by the names of `COMPARED`: `difference`, `low`, `high` (None where there is no interval). The intervals hold
+    together with the confidence. best, control: a run each, of the same images. What fewer than two images have is left
+    out.
     """
 
     def table(found: Sequence[LocationScores], key: str) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ def main(workspace: Workspace) -> None:
     if registered.lost_run:
         print(
             f"{store.shown} has no run {registered.lost_run}, which trained this model: its version belongs to no run. "
-            "`dvc repro -sf search` and then `dvc repro -sf retrain` tell it what state/ still has, without training."
+            "`dvc repro -sf search` and then `dvc repro -sf retrain` log what state/ still has, without training."
         )
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"

@@ -25,7 +25,7 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
 | data licence | {manifest["licence"]} |
 | data hash, split hash | {evaluation["data_hash"][:16]}, {sidecar["split_hash"][:16]} |
 | input | uint8 images (B, H, W, {sidecar["channels"]}), resized to {height} x {width} |
-| setting | {config_name(dict(sidecar["values"])) or "as in params.yaml"} |
+| configuration | {config_name(dict(sidecar["values"])) or "as in params.yaml"} |
 | trained on | {sidecar["trained_on"]}, seed {seed}, {len(sidecar["curves"])} epochs, last weights |
 | test accuracy | {100 * own:.1f} % on {evaluation["test_images"]} images |
 | test accuracy, {len(scores["seeds"])} seeds | {100 * scores["accuracy"]:.1f} %{spread} |

@@ -79,7 +79,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         evaluation, prepared.classes, predictions["labels"], correct, control, confidence=comparison.confidence
     )
     remarks = [
-        f"Best setting: {config_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
+        f"Best configuration: {config_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
         f"The control is {summary['against']}.",
         *early_remarks(summary),
         *objective_remarks(summary),
@@ -135,7 +135,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
 
 
 def _chosen(summary: Mapping[str, Any]) -> str:
-    """How the best setting was chosen."""
+    """How the best configuration was chosen."""
     best = summary["best"]
     if best["further_mean"] is None:
         return "chosen by validation accuracy with one seed"
@@ -210,7 +210,7 @@ def _pictures(
         maps = {"best": archive[first[BEST]], "control": archive[first[control]]}
     threshold = float(best.get("regularizer.spatial_entropy.threshold", 0.0))
     figure = comparison_figure(images[ids], maps, masks=masks[ids] if masks is not None else None, threshold=threshold)
-    return [("Test images; last block; the first seed of the best setting and of its control.", figure)]
+    return [("Test images; last block; the first seed of the best configuration and of its control.", figure)]
 
 
 def _commit(workspace: Workspace) -> str | None:

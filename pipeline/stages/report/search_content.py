@@ -25,8 +25,8 @@ OWN_STUDY = "search"
 
 
 def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The report's rows of trials.csv, with what the goals ask for beside the parameters. Confirmations are the same
-    settings again and are left out.
+    """The report's rows of trials.csv, with what the objectives ask for beside the parameters. Confirmations are the
+    same configurations again and are left out.
     """
     trials = []
     for row in rows:
@@ -107,11 +107,11 @@ def objective_remarks(summary: Mapping[str, Any]) -> list[str]:
     if "front" in summary:
         count = len(summary["front"])
         remarks.append(
-            f"Searched for {', '.join(summary['objectives'])}: {count} setting{'s' * (count != 1)} on the Pareto "
+            f"Searched for {', '.join(summary['objectives'])}: {count} configuration{'s' * (count != 1)} on the Pareto "
             "front, of which the best by validation accuracy was taken."
         )
     if limits := summary.get("constraints"):
-        remarks.append(f"The best setting keeps search.constraints ({format_limits(limits)}); controls need not.")
+        remarks.append(f"The best configuration keeps search.constraints ({format_limits(limits)}); controls need not.")
     return remarks
 
 

@@ -68,7 +68,7 @@ def describe_analysis(
     words.append(
         (
             "two fixed networks",
-            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best setting alone, "
+            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best configuration alone, "
             f"{fixed.only_second} with the control alone (McNemar, exact: {_p(fixed.p)}). This describes those two "
             "networks; another seed gives two others.",
         )

@@ -1,4 +1,5 @@
-"""retrain: best setting and control -> `models/<arm>-seed<n>/`, `results/retrain/`. Run by `dvc repro retrain`."""
+"""retrain: best configuration and control -> `models/<arm>-seed<n>/`, `results/retrain/`. Run by `dvc repro
+retrain`."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Retraining: the best setting and its control on train + val, several seeds each, fixed length, last weights.
+"""Retraining: the best configuration and its control on train + val, several seeds each, fixed length, last weights.
 
 Runs go side by side over this machine or the cluster, each in one worker or, as `retrain.workers_per_run` says, in
 several that share every batch. Each leaves a checkpoint now and then (`pipeline.cluster.checkpoint_store`), from which

@@ -34,10 +34,10 @@ ROLE = "train+val"
 
 @dataclass(frozen=True)
 class RetrainJob:
-    """One run. arm: "best" or the control's name. values: its setting by dotted path. folder: where it is kept.
+    """One run. arm: "best" or the control's name. values: its configuration by dotted path. folder: where it is kept.
 
     weights: the pretrained weights of the search, by specification. epochs: where its checkpoints go while it trains.
-    parcel: the data, where they may have to be found elsewhere on the node that it runs on.
+    bundle: the data, where they may have to be found elsewhere on the node that it runs on.
     """
 
     arm: str
@@ -80,8 +80,8 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
         _train(job, params, run, data, world)
     except Diverged as error:
         said = (
-            f"retraining {job.name}: {error}. The setting that the search found is at the edge of what trains; lower "
-            "train.lr, or set train.clip_grad, and run again."
+            f"retraining {job.name}: {error}. The configuration that the search found is at the edge of what trains; "
+            "lower train.lr, or set train.clip_grad, and run again."
         )
         if world is None or job.epochs is None:
             raise UserError(said) from None

@@ -1,9 +1,11 @@
-"""Attention of the best setting and of the controls on the same validation images: pictures, and their arrays.
+"""Attention of the best configuration and of the controls on the same validation images: pictures, and their arrays.
 
-<setting>/attention/validation_images.png   every head: its map, what lies above the cut, the components; attention
-<setting>/attention/validation_images.npz   ids, labels, images, masks; similarity and components (n, heads, h, w);
-                                            attention, the softmax of the maps; threshold
-all/attention/settings.png                  the settings side by side, cut alike
+<configuration>/attention/validation_images.png
+                             every head: its map, what lies above the cut, the components; attention
+<configuration>/attention/validation_images.npz
+                             ids, labels, images, masks; similarity and components (n, heads, h, w); attention, the
+                             softmax of the maps; threshold
+all/attention/settings.png   the configurations side by side, cut alike
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,9 @@ THRESHOLD = "regularizer.spatial_entropy.threshold"
 
 @dataclass(frozen=True)
 class ConfigMaps:
-    """A setting's similarity maps (n, A, h, w) of the images shown. name: `best` or a control's. threshold: its cut."""
+    """A configuration's similarity maps (n, A, h, w) of the images shown. name: `best` or a control's. threshold: its
+    cut.
+    """
 
     name: str
     title: str
@@ -35,10 +39,10 @@ class ConfigMaps:
 def write_attention(
     folder: Path, prepared: Prepared, shown: Sequence[int], configs: Sequence[ConfigMaps]
 ) -> Mapping[str, Path]:
-    """Write the files of the module's list and return, by setting, the folder that holds its own.
+    """Write the files of the module's list and return, by configuration, the folder that holds its own.
 
-    Under the name "all", where there are two settings or more, stands the folder of the picture of all: cut as the
-    first one's is.
+    Under the name "all", where there are two configurations or more, stands the folder of the picture of all: cut as
+    the first one's is.
     """
     ids = np.asarray(shown)
     images, masks = prepared.images[ids], None if prepared.masks is None else prepared.masks[ids]

@@ -1,4 +1,4 @@
-"""What a search tells MLflow: its parent run, its trials as they go, pictures of what the regulariser did."""
+"""MLflow callback of a search: logs its parent run, its trials as they go, pictures of what the regulariser did."""
 
 import shutil
 import sys
@@ -149,14 +149,14 @@ class MlflowCallback:
             self._log.log_artifacts(None if name == "all" else trials[name].id, folder)
 
     def close(self, status: str) -> None:
-        """End the run, waiting until what was told is written."""
+        """End the run, waiting until what was logged is written."""
         missing = self._log.close(status)
         shutil.rmtree(self._pictures, ignore_errors=True)
         if missing:
             # DVC takes a search that has finished for done, and would not run it again by itself.
             again = single_item_command("search") if status == "FINISHED" else "the same command"
             print(
-                f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to tell them, run "
+                f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to log them, run "
                 f"{again} once it answers (nothing is trained again)",
                 file=sys.stderr,
             )
@@ -183,7 +183,7 @@ def rung_marks(params: Params) -> list[int]:
 
 
 def search_variables(plan: Plan, task: SearchTask) -> dict[str, object]:
-    """What a hook is told of a search that has begun."""
+    """Variables of a hook about a search that has begun."""
     return {
         "fingerprint": task.fingerprint,
         "set": plan.params.set_name,

@@ -18,7 +18,7 @@ from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, form
 class SearchProgress:
     """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`). Use as a context manager around it.
 
-    total: trials and controls asked for. epochs: planned for each. goals: what they are to reach.
+    total: trials and controls asked for. epochs: planned for each. objectives: what they are to reach.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class SearchProgress:
         self._live = Live(get_renderable=self._status, console=self._console, refresh_per_second=2, transient=True)
 
     def replayed(self) -> None:
-        """What was told so far came from the ledger; from now on epochs are trained, and the clock runs."""
+        """The events so far came from the journal; from now on epochs are trained, and the clock runs."""
         self._started = self._last_printed = self._clock()
         if self._trials:
             ended = sum(trial.state is not None for trial in self._trials.values())
-            self._say(f"going on from the ledger: {ended} of {self._total} trials have ended")
+            self._say(f"going on from the journal: {ended} of {self._total} trials have ended")
 
     def trial_started(self, trial: TrialRecord) -> None:
         self._trials[trial.id] = trial
@@ -84,7 +84,7 @@ class SearchProgress:
         )
 
     def _say(self, text: str | Text) -> None:
-        # A setting or a reason may hold brackets, which are no markup.
+        # A configuration or a reason may hold brackets, which are no markup.
         self._console.print(text, markup=False)
 
     def _status(self) -> Text:

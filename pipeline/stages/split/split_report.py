@@ -1,4 +1,4 @@
-"""What is told of a split: sizes, classes that are small or rare, and copies of one image in several roles."""
+"""Report of a split: sizes, classes that are small or rare, and copies of one image in several roles."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,10 @@ from pipeline.errors import UserError, quote_name
 from pipeline.inputs.data_split import SplitInputs
 
 IMBALANCE = 3.0
-"""Times that the largest class has to be the smallest one before it is told."""
+"""Times that the largest class has to be the smallest one before it is reported."""
 FEW = 5
-"""Images of a class in val or test below which it is told: each then counts for more than 20 points of its accuracy."""
+"""Images of a class in val or test below which it is reported: each then counts for more than 20 points of its
+accuracy."""
 SHOWN = 3
 LISTED = 1000
 REFUSED = 5
@@ -55,7 +56,7 @@ def _duplicates(division: SplitInputs, prepared: Prepared, params: Params) -> di
     roles = _roles_of(division, count)
     exact, both = copies.clusters(count, near=False), copies.clusters(count)
     of_exact = _describe(exact, copies.exact, roles, prepared.labels, division.names)
-    # An image with an exact copy elsewhere is told as that alone.
+    # An image with an exact copy elsewhere is reported as that alone.
     of_near = None
     if can_be_near(prepared.images, params.split.duplicate_distance):
         of_near = _describe(both, copies.near, roles, prepared.labels, division.names)

@@ -13,7 +13,7 @@ from pipeline.tracking.store import Store, as_user_error, client, short_timeouts
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What a store has of a version. there: the version, of that content; fault: what its files are, "" where whole.
+    """What a store has of a version. exists: the version, of that content; fault: what its files are, "" where whole.
 
     challenger: the version that has the alias, None where none has; made_by: what its tags say of where it comes from.
     """

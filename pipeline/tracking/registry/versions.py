@@ -1,6 +1,6 @@
 """Registered models: a version for every distinct model, known by its content, and the alias `challenger`.
 
-What becomes of the alias `champion` is told in `pipeline.tracking.registry.champion`.
+The alias `champion` is moved by `pipeline.tracking.registry.champion`.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Whether a search may go on: by what its ledger began with and by what runs it now."""
+"""Checks whether a search may go on: compares what its journal began with and what runs it now."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The ledger of a search: an append-only record of every trial's life, and the truth that resuming is built on.
+"""The journal of a search: an append-only record of every trial's life, and the truth that resuming is built on.
 
 One JSON object a line. A driver opens a *session*. A trial is *started*, is *resumed* in later sessions, reports each
 *epoch*, writes a *checkpoint* now and then, and has *ended* as complete (ran in full), pruned (stopped by the
@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 FORMAT = 2
 
 JOURNAL = "ledger.jsonl"
-"""A ledger's name in a search's folder."""
+"""A journal's name in a search's folder."""
 STOP_FILE = "stop"
 """A file of this name beside it asks the search to start no further trials, and to end with what it has."""
 ASKED_TO_FINISH = "sar-search stop --finish"
@@ -44,7 +44,7 @@ METHOD, CONTROL_STUDY = "search", "control_study"
 """Studies: the method's own, and that of the control, if it has one."""
 
 TRIAL, CONTROL, CONFIRMATION = "trial", "control", "confirmation"
-"""Roles: proposed by a study; a setting of the space to compare with; one of these again with another seed."""
+"""Roles: proposed by a study; a configuration of the space to compare with; one of these again with another seed."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class TrialRecord:
 
     id: `t0007`, the name of a control, or `t0007-seed1001`. number: its place in its study, None outside of one.
     values: by dotted path. role: see above. study: the one that proposed it (see `pipeline.tune.study.studies`), else
-    None. seed: of its training, None for `base.seed`. of: the id whose setting a confirmation repeats.
+    None. seed: of its training, None for `base.seed`. of: the id whose configuration a confirmation repeats.
 
     epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
     busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
@@ -111,7 +111,7 @@ class SearchCallback(Protocol):
 
 @dataclass
 class SearchHistory:
-    """What a ledger holds.
+    """What a journal holds.
 
     header: the first line's, with what decides the search. accepted: the code and versions that its user has accepted
     last, None if never. trials: by id, in the order of their start. reports: (trial, epoch) in the order in which they
@@ -138,7 +138,7 @@ class SearchHistory:
         the study, the rungs and the tracker have taken that in.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not an event of a ledger.
+            KeyError, TypeError, ValueError: it is not an event of a journal.
         """
         kind = event["event"]
         at = float(event.get("at", 0.0))
@@ -189,9 +189,9 @@ class SearchHistory:
 
 
 class Journal:
-    """A ledger opened for writing. history: what it holds, kept up to date.
+    """A journal opened for writing. history: what it holds, kept up to date.
 
-    header: what decides the search, for a new ledger's first line. gpus: a trial's share of a GPU in this session.
+    header: what decides the search, for a new journal's first line. gpus: a trial's share of a GPU in this session.
 
     Raises:
         UserError: another process writes it, it belongs to another format, or a line in its middle is broken.
@@ -216,7 +216,7 @@ class Journal:
         return self.history.trials
 
     def start(self, trial: TrialRecord) -> TrialRecord:
-        """A trial that this search has not had before. Returns the record that the ledger keeps of it."""
+        """A trial that this search has not had before. Returns the record that the journal keeps of it."""
         about = {"number": trial.number, "role": trial.role, "study": trial.study, "seed": trial.seed, "of": trial.of}
         self._record({"event": "started", "trial": trial.id, **about, "values": trial.values})
         return self.trials[trial.id]
@@ -266,7 +266,7 @@ class Journal:
 
 
 def lock_journal(path: Path) -> FileLock:
-    """Become the one writer of a ledger. The lock goes with the process.
+    """Become the one writer of a journal. The lock goes with the process.
 
     Raises:
         UserError: another process is.
@@ -282,10 +282,10 @@ def lock_journal(path: Path) -> FileLock:
 
 
 def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
-    """What a ledger holds; nothing if there is no file. mend: cut a torn last line off the file (its writer may).
+    """What a journal holds; nothing if there is no file. repair: cut a torn last line off the file (its writer may).
 
     Raises:
-        UserError: a broken line that is not the last, or a ledger of another format.
+        UserError: a broken line that is not the last, or a journal of another format.
     """
     history = SearchHistory()
     for number, event in _lines(path, repair=repair):
@@ -297,7 +297,7 @@ def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
             )
         try:
             if (number == 1) != (event["event"] == "search"):
-                raise ValueError("a ledger begins with what the search is, and says it once")
+                raise ValueError("a journal begins with what the search is, and says it once")
             history.apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(

@@ -1,4 +1,4 @@
-"""What a search keeps outside of its folder, in storage that machines share.
+"""Files of a search in storage that machines share, outside of its folder.
 
 It is noted in the folder before it is put there. Several checkouts may use one storage, and search the same: what is
 found there is a search's own only if its note says so. Its checkpoints lie in a folder that nobody else has; data are

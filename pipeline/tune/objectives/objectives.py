@@ -1,4 +1,4 @@
-"""What a search is after: its objectives, and the constraints that the setting it names as the best must keep.
+"""What a search is after: its objectives, and the constraints that the configuration it names as the best must keep.
 
 val/accuracy, val/loss   at a trial's last epoch
 val/attention/jaccard, val/attention/auroc
@@ -119,12 +119,12 @@ ACCURACY_ALONE = Objectives()
 
 
 def objectives_from_params(params: Params) -> Objectives:
-    """The goals that the parameters name."""
+    """The objectives that the parameters name."""
     return Objectives(tuple(params.search.objectives), limits_from_params(params.search.constraints))
 
 
 def objectives_from_content(content: Mapping[str, Any]) -> Objectives:
-    """The goals of a search by what decides it, as its ledger's header has it under `content`."""
+    """The objectives of a search by what decides it, as its journal's header has it under `content`."""
     constraints = ConstraintsParams(**content.get("constraints", {}))
     return Objectives(tuple(content.get("objectives", [OBJECTIVE])), limits_from_params(constraints))
 
@@ -160,7 +160,7 @@ def check_objectives(params: Params) -> None:
         raise UserError(f"{said}: an objective stands there twice.")
     if goals.objectives[0] != OBJECTIVE:
         raise UserError(
-            f"{said}: must begin with {OBJECTIVE}, by which the setting that is retrained is chosen from the Pareto "
+            f"{said}: must begin with {OBJECTIVE}, by which the configuration to retrain is chosen from the Pareto "
             "front. To ask for a least value of another metric, see search.constraints."
         )
     if not goals.is_multi_objective:
@@ -172,7 +172,7 @@ def check_objectives(params: Params) -> None:
         )
     if search.sampler.name not in FOR_SEVERAL:
         raise UserError(
-            f"{said}: search.sampler.name: {search.sampler.name} ranks settings by one objective. Use "
+            f"{said}: search.sampler.name: {search.sampler.name} ranks configurations by one objective. Use "
             f"{', '.join(FOR_SEVERAL[:-1])} or {FOR_SEVERAL[-1]}."
         )
     if search.budget.patience is not None:
@@ -183,7 +183,7 @@ def check_objectives(params: Params) -> None:
 
 
 def violated(records: Iterable[TrialRecord], objectives: Objectives) -> str:
-    """Why none of these settings can be named the best: of each constraint, how near the nearest one came."""
+    """Why none of these configurations can be named the best: of each constraint, how near the nearest one came."""
     tried = list(records)
     lines = []
     for name, limit in objectives.limits.items():
@@ -211,7 +211,7 @@ def describe_objectives(params: Params) -> dict[str, str]:
     lines = {}
     if goals.is_multi_objective:
         pairs = zip(goals.objectives, goals.directions, strict=True)
-        lines["goals"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
+        lines["objectives"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
             "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
         )
     if goals.limits:

@@ -1,4 +1,4 @@
-"""The parameters of the networks that a search's settings ask for, before any of them is trained."""
+"""The parameters of the networks that a search's configurations ask for, before any of them is trained."""
 
 import json
 import warnings
@@ -16,14 +16,14 @@ MODEL = "model."
 
 
 def parameter_counter(params: Params, *, num_classes: int, channels: int) -> Callable[[Mapping[str, Any]], int]:
-    """A function from a setting, by dotted path, to the number of its network's parameters. Equal networks are counted
-    once. A network that cannot be built, which its trial will say of itself, has 0.
+    """A function from a configuration, by dotted path, to the number of its network's parameters. Equal networks are
+    counted once. A network that cannot be built, which its trial will say of itself, has 0.
     """
     known: dict[str, int] = {}
 
     def count(values: Mapping[str, Any]) -> int:
         own = {path: value for path, value in values.items() if path.startswith(MODEL)}
-        config = params.with_values(own, where="a setting").model.config()
+        config = params.with_values(own, where="a configuration").model.config()
         key = json.dumps(asdict(config), sort_keys=True, default=str)
         if key not in known:
             known[key] = _parameters(config, num_classes, params.prepare.image_size, channels)

@@ -1,17 +1,17 @@
-"""Which settings no other one is better than in every objective: the Pareto front."""
+"""Which configurations no other one is better than in every objective: the Pareto front."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ROWS_AT_ONCE = 512
-"""Settings that are compared with all others in one step; bounds the memory that this takes."""
+"""Configurations that are compared with all others in one step; bounds the memory that this takes."""
 
 
 def count_dominating(values: ArrayLike) -> NDArray[np.int64]:
-    """How many others dominate each setting, (n,): 0 on the Pareto front.
+    """How many others dominate each configuration, (n,): 0 on the Pareto front.
 
     values: (n, objectives), all to be maximised, finite. One dominates another that it is nowhere worse than, and
-    somewhere better. This count orders settings by Pareto dominance (Fonseca & Fleming, Genetic Algorithms for
+    somewhere better. This count orders configurations by Pareto dominance (Fonseca & Fleming, Genetic Algorithms for
     Multiobjective Optimization, ICGA 1993, section 3.1).
     """
     found = np.asarray(values, dtype=np.float64)

@@ -12,14 +12,14 @@ from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGH
 
 
 def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
-    """What the goals ask for of a network's speed, on the device that it lies on."""
+    """What the objectives ask for of a network's speed, on the device that it lies on."""
     height, width = data.prepared.images.shape[1:3]
     measures = {LATENCY: latency_ms, THROUGHPUT: images_per_s}
     return {name: measures[name](model, (height, width), data.prepared.channels) for name in objectives.speed_metrics}
 
 
 def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
-    """What the goals ask for of a trained network's attention against the masks of the validation images.
+    """What the objectives ask for of a trained network's attention against the masks of the validation images.
 
     Raises:
         UserError: the data have no masks.

@@ -1,4 +1,4 @@
-"""What Ray Tune tells of its trials, written into the course of the search."""
+"""Ray Tune callback: passes what Ray Tune reports of its trials to the search controller."""
 
 import errno
 import sys
@@ -31,7 +31,7 @@ class JournalCallback(tune.Callback):
     """Writes what happens to trials into the search. Runs on Ray Tune's loop.
 
     room: of a cluster, on which trials may have to wait for a place, which is not time that they take; else None.
-    broke: what the search cannot go on from, though no trial is to blame, such as a full disk.
+    fatal_error: what the search cannot go on from, though no trial is to blame, such as a full disk.
     """
 
     def __init__(self, controller: SearchController, room: Capacity | None = None) -> None:

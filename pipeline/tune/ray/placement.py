@@ -58,7 +58,7 @@ class Placeable(Protocol):
 class Runtime:
     """Where trials run and leave their checkpoints.
 
-    checkpoints: the address of the folder for them. parcel: their data, where nodes may have to be sent them. room: how
+    checkpoints: the address of the folder for them. bundle: their data, where nodes may have to be sent them. room: how
     many trials fit now; None where that stays what it is. admission: what nodes that join later are held against.
     """
 

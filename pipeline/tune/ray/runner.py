@@ -1,4 +1,4 @@
-"""Runs a search: a fresh Ray Tune experiment over what the ledger says is still to do."""
+"""Runs a search: a fresh Ray Tune experiment over what the journal says is still to do."""
 
 import logging
 from collections import Counter
@@ -34,11 +34,11 @@ UNLIMITED = 100_000
 def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchOutcome:
     """Run, or go on with, a search until everything that was asked for has ended, or its budget is spent.
 
-    What the ledger holds is told to the listeners first, so that they end up with the whole search. Interrupting it at
-    any point loses nothing that the ledger has.
+    What the journal holds is told to the callbacks first, so that they end up with the whole search. Interrupting it at
+    any point loses nothing that the journal has.
 
     Raises:
-        UserError: another process runs this search, its ledger cannot be read, it was made by other code, or the disk
+        UserError: another process runs this search, its journal cannot be read, it was made by other code, or the disk
             is full.
     """
     resources = task.resources
@@ -106,7 +106,7 @@ def _run(task: SearchTask, controller: SearchController, place: Runtime) -> None
             verbose=0,
         ),
     )
-    # Why a trial failed is in the ledger and told by the listeners; Ray would print a traceback besides.
+    # Why a trial failed is in the journal and told by the callbacks; Ray would print a traceback besides.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
@@ -131,7 +131,7 @@ def _trial_resources(resources: Resources, config: Mapping[str, Any]) -> tune.Pl
 
 
 def _counter(task: SearchTask) -> Callable[[Mapping[str, Any]], int] | None:
-    """Counts the parameters of settings, where the search's goals ask for them."""
+    """Counts the parameters of configurations, where the search's objectives ask for them."""
     if PARAMETERS not in objectives_from_params(task.params).metrics:
         return None
     prepared = open_prepared(task.prepared)
@@ -140,7 +140,7 @@ def _counter(task: SearchTask) -> Callable[[Mapping[str, Any]], int] | None:
 
 def _weights_by_original_spec(history: SearchHistory, weights: Mapping[str, Weights]) -> dict[str, Weights]:
     """Weights by the specification that the search was begun with: a file that has been moved since is the same one,
-    and trials that had been started have its old place in their settings.
+    and trials that had been started have its old place in their configurations.
     """
     by_hash = {each.sha256: each for each in weights.values()}
     begun: Mapping[str, Mapping[str, Any]] = history.header.get("weights", {})
@@ -199,7 +199,7 @@ class QueueSearcher(Searcher):
         """The recorder tells the study, since Ray tells this method less than it tells a callback."""
 
     def save(self, checkpoint_path: str) -> None:
-        """The ledger is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
+        """The journal is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search is resumed from its ledger, never by Ray's restore")
+        raise NotImplementedError("a search is resumed from its journal, never by Ray's restore")

@@ -18,7 +18,7 @@ CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 class SearchScheduler(FIFOScheduler):
     """The rules of every study, by its name. What is in no study runs to the end; what has failed stops.
 
-    Trials are known by their ids of the ledger, not Ray's, which change when a search is resumed.
+    Trials are known by their ids of the journal, not Ray's, which change when a search is resumed.
     """
 
     def __init__(self, rules: Mapping[str, StoppingRule], epochs: int) -> None:
@@ -26,7 +26,7 @@ class SearchScheduler(FIFOScheduler):
         self._rules, self._epochs = rules, epochs
 
     def replay(self, record: TrialRecord, epoch: int, objective: float) -> str:
-        """Enter an epoch of the ledger; CONTINUE, or STOP if the trial would have been stopped there."""
+        """Enter an epoch of the journal; CONTINUE, or STOP if the trial would have been stopped there."""
         return self._decide(record.study, record.id, epoch, objective)
 
     def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: Mapping[str, Any]) -> str:

@@ -32,9 +32,9 @@ from pipeline.tune.schedulers.rules import make_rule
 
 
 def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
-    """Train one setting and report to Ray Tune.
+    """Train one configuration and report to Ray Tune.
 
-    config: trial (id in the ledger), study (its name, None outside of one), values (by dotted path), seed (None for
+    config: trial (id in the journal), study (its name, None outside of one), values (by dotted path), seed (None for
     base.seed), checkpoint (path to go on from, or None), measured (what earlier attempts found before their first
     epoch). Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and `failed`: None, or why the trial
     cannot go on. Before the first epoch one may come with `measured`, by metric, and `infeasible`: None, or which
@@ -84,7 +84,7 @@ def _train(
     seed = params.base.seed if config["seed"] is None else config["seed"]
     run = build_run(params, data, seed=seed, weights=weights)
     resume, goals = None, objectives_from_params(params)
-    # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the ledger.
+    # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the journal.
     newest = tune.get_checkpoint()
     kept = local_copy(checkpoint) if checkpoint else nullcontext(None)
     with newest.as_directory() if newest else kept as folder:
@@ -133,7 +133,7 @@ def _save_checkpoint(
 
 
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Mapping[str, Any]) -> bool:
-    """Measure what the goals ask for before training, report it, and say whether a constraint forbids the rest.
+    """Measure what the objectives ask for before training, report it, and say whether a constraint forbids the rest.
 
     Controls and confirmations are trained whatever they measure.
     """

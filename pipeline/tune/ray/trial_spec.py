@@ -15,7 +15,7 @@ class TrialSpec:
     """What all trials of a search share. params: as in params.yaml.
 
     threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
-    of pretrained weights was resolved to when the search started; no trial looks one up again. parcel: the same files,
+    of pretrained weights was resolved to when the search started; no trial looks one up again. bundle: the same files,
     where they may have to be found elsewhere on the node that a trial runs on. admission: what a node that has joined
     meanwhile is held against; None where there is none.
     """

@@ -1,10 +1,10 @@
-"""Which setting is the best: the candidates that the search found, confirmed with further seeds.
+"""Which configuration is the best: the candidates that the search found, confirmed with further seeds.
 
-The search names the `top` settings by validation accuracy, of those that keep `search.constraints`; with several
+The search names the `top` configurations by validation accuracy, of those that keep `search.constraints`; with several
 objectives, of those on the Pareto front. Each of them, and each control, is then trained again with
-`seeds` further seeds, so that no setting wins by a lucky one: the best is the candidate with the highest mean over all
-of its seeds, the search's own among them (every candidate has as many). How good it is said to be is the mean over the
-further seeds alone, since the search's own value was picked for being high.
+`seeds` further seeds, so that no configuration wins by a lucky one: the best is the candidate with the highest mean
+over all of its seeds, the search's own among them (every candidate has as many). How good it is said to be is the mean
+over the further seeds alone, since the search's own value was picked for being high.
 """
 
 import json
@@ -24,7 +24,7 @@ def select_candidates(
     trials: Iterable[TrialRecord], *, top: int, max_empty_share: float, objectives: Objectives = ACCURACY_ALONE
 ) -> list[TrialRecord]:
     """The `top` completed trials by last-epoch validation accuracy (ties: lower loss, then earlier), best first; of
-    those of the same setting, the best alone.
+    those of the same configuration, the best alone.
 
     Of those in `pareto_front` alone, if there are several objectives; else of those that `allowed` lets through.
     """
@@ -61,7 +61,9 @@ def confirmation_runs(of: TrialRecord, seeds: int, *, base_seed: int) -> list[Tr
 
 @dataclass(frozen=True)
 class ConfirmedResult:
-    """A setting with its values by seed. first: the search's own; further: of the confirmations, none if not asked."""
+    """A configuration with its values by seed. search_value: the search's own; confirmation_values: of the
+    confirmations, none if not asked.
+    """
 
     trial: TrialRecord
     search_value: float
@@ -69,7 +71,9 @@ class ConfirmedResult:
 
     @property
     def mean(self) -> float:
-        """Over all seeds; -inf if any of them failed, since a setting that fails with another seed is no best one."""
+        """Over all seeds; -inf if any of them failed, since a configuration that fails with another seed is no best
+        one.
+        """
         values = (self.search_value, *self.confirmation_values)
         # fsum, since a plain sum depends on the order of the values, and a tie must not be broken by rounding.
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
@@ -83,7 +87,7 @@ class ConfirmedResult:
 def confirm_results(
     of: TrialRecord, records: Mapping[str, TrialRecord], seeds: int, *, base_seed: int
 ) -> ConfirmedResult:
-    """A setting with those of its confirmations that have ended; one that failed counts as NaN."""
+    """A configuration with those of its confirmations that have ended; one that failed counts as NaN."""
     runs = [records.get(run.id) for run in confirmation_runs(of, seeds, base_seed=base_seed)]
     values = [run.metric(OBJECTIVE) if run.state == COMPLETE else math.nan for run in runs if run and run.state]
     return ConfirmedResult(of, of.metric(OBJECTIVE), tuple(values))
@@ -100,7 +104,7 @@ def choose_best(
     stopped: str | None = None,
     label: str = "the search",
 ) -> ConfirmedResult:
-    """The best setting, as the module says. trials: every record, confirmations among them.
+    """The best configuration, as the module says. trials: every record, confirmations among them.
 
     stopped: why the search ended early, if it did; told_as: what the trials are of. Both are for messages.
 
@@ -116,8 +120,8 @@ def choose_best(
     sound = [candidate for candidate in tested if candidate.mean > -math.inf]
     if not sound:
         raise UserError(
-            f"each of the best settings ({', '.join(c.trial.id for c in tested)}) failed with another seed. Lower the "
-            "learning rate or the weights in the space, or raise search.confirm.top."
+            f"each of the best configurations ({', '.join(c.trial.id for c in tested)}) failed with another seed. "
+            "Lower the learning rate or the weights in the space, or raise search.confirm.top."
         )
     # A search that its budget ended early may have confirmed some candidates only; means of fewer seeds are luckier.
     most = max(len(candidate.confirmation_values) for candidate in sound)
@@ -144,8 +148,8 @@ def _nothing_found(
     if (completed or untrained) and not any(objectives.is_feasible(trial) for trial in completed):
         learn = " With search.warm_start the new search learns from what ran in full." if completed else ""
         return UserError(
-            f"no setting that {label} tried keeps search.constraints: {len(untrained)} were not trained since they "
-            f"break one, {len(completed)} ran in full.\n{violated([*completed, *untrained], objectives)}\n"
+            f"no configuration that {label} tried keeps search.constraints: {len(untrained)} were not trained since "
+            f"they break one, {len(completed)} ran in full.\n{violated([*completed, *untrained], objectives)}\n"
             f"What was tried is kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
         )
     if completed:

@@ -1,17 +1,17 @@
-"""What a search leaves behind in `results/search/`: the trials, the best setting, a summary, and the study itself.
+"""What a search leaves behind in `results/search/`: the trials, the best configuration, a summary, the study.
 
     trials.csv    a row a run: controls, trials (`control trial`: of the control's own study), confirmations
     curves.csv    a row an epoch of a trial
     timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
     pareto.csv    the trials that ran in full, and the controls, by their objectives; `front`: on the Pareto front
-    best.yaml     the best setting and the controls, as parameters by dotted path; the parameters they were found with
+    best.yaml     best configuration and controls, as parameters by dotted path; the parameters they were found with
     metrics.json  the few figures that `dvc metrics` shows
     summary.json  all of them: counts, epochs spent and saved, best and control values, importances
     plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
     study.db      the Optuna study (SQLite; optuna-dashboard opens it)
 
-Which setting is the best is told in `pipeline.tune.selection.confirm`. Values that the search saw choose a setting;
-they never enter the verdict.
+How the best configuration is chosen is described in `pipeline.tune.selection.confirm`. Values that the search saw
+choose a configuration; they never enter the verdict.
 """
 
 import csv
@@ -38,7 +38,7 @@ DECIDING = (
     *(f"search.{name}" for name in ("space", "sampler.", "scheduler.", "points", "warm_start", "objectives")),
     "search.constraints.",
 )
-"""How the paths begin of what decides which settings are proposed and how they are trained."""
+"""How the paths begin of what decides which configurations are proposed and how they are trained."""
 
 
 def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:

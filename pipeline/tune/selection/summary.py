@@ -67,7 +67,7 @@ def summarise(
 
 
 def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:
-    """Whether the method's study has no setting left to try; nothing of a space without end."""
+    """Whether the method's study has no configuration left to try; nothing of a space without end."""
     return {} if task.space.size() is None else {"all_settings_tried": outcome.adapter.num_left == 0}
 
 

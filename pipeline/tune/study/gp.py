@@ -32,7 +32,7 @@ JITTER = 1e-6
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """A process that has seen its values. points: (n, d). words: dimensions that are categories."""
+    """A process that has seen its values. points: (n, d). categorical_dims: dimensions that are categories."""
 
     points: Array
     categorical_dims: Sequence[int]
@@ -54,8 +54,8 @@ class GaussianProcess:
 def fit(points: Array, values: Array, *, noise_var: Array, words: Sequence[int] = ()) -> GaussianProcess:
     """The process of the largest posterior density.
 
-    points: (n, d) in the unit cube. values: (n,), all finite. doubt: (n,), variances of single values beyond the noise
-    that all of them have. words: dimensions that are categories.
+    points: (n, d) in the unit cube. values: (n,), all finite. noise_var: (n,), variances of single values beyond the
+    noise that all of them have. categorical_dims: dimensions that are categories.
     """
     center, scale = float(values.mean()), float(values.std()) or 1.0
     standard, noise_var = (values - center) / scale, noise_var / scale**2
@@ -74,7 +74,7 @@ def condition_on_fantasies(
 ) -> GaussianProcess:
     """The process as if it had seen its own predictions at `further` (m, d) points: surer there, and no wiser.
 
-    values, doubt: what it was fitted to.
+    values, noise_var: what it was fitted to.
     """
     expected, _ = process.predict(further)
     center, scale = process._center, process._scale

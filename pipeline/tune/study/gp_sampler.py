@@ -1,11 +1,11 @@
-"""What the values of a search say about the settings, as a smooth surface with noise on it.
+"""Sampler `noisy_gp`: expected improvement under a Gaussian process that allows for noise and for stopped trials.
 
-A trial's value is its setting's own worth and luck, and the highest of many values is partly luck. A Gaussian process
-(`pipeline.tune.study.gp`) over the space tells the two apart as far as can be: neighbours vouch for each other. From it
-come the proposals of the sampler `noisy_gp`.
+A trial's value is its configuration's own worth and luck, and the highest of many values is partly luck. A Gaussian
+process (`pipeline.tune.study.gp`) over the space tells the two apart as far as can be: neighbours vouch for each other.
+The proposals come from it.
 
 A trial that was stopped early counts, at the value that it would have come to: its last one, plus the median of what
-those that went on gained from that epoch to their last. How far these gains differ is how much it is doubted.
+those that went on gained from that epoch to their last. The spread of these gains is the variance of its noise.
 """
 
 import math
@@ -21,19 +21,19 @@ from pipeline.tune.study.gp import Array, GaussianProcess, condition_on_fantasie
 MAX_OBSERVATIONS = 100
 """Values that a process learns from, half of them the best and half the newest: its time grows with their cube."""
 CANDIDATES = 400
-"""Points that are compared all over the space, and as many around the best settings."""
+"""Points that are compared all over the space, and as many around the best configurations."""
 AROUND, REACH, FINER = 3, 0.12, 3
-"""Best settings around which points are drawn; the standard deviation of their distance in a dimension, and by how
-much it shrinks when the search for the best point is refined."""
+"""Best configurations around which points are drawn; the standard deviation of their distance in a dimension, and by
+how much it shrinks when the search for the best point is refined."""
 INITIAL_NOISE_VAR = 2.0
 """Gains that are made up at first: they differ by half as much as the values do."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial, as the surface sees it. point: in the unit cube. curve: finite values by epoch; of a trial that failed,
-    or was never trained, empty. whole: it ran in full. broken: by how much it breaks a constraint, by name; kept at 0
-    or below.
+    """A trial, as the Gaussian process sees it. point: in the unit cube. curve: finite values by epoch; of a trial that
+    failed, or was never trained, empty. whole: it ran in full. broken: by how much it breaks a constraint, by name;
+    kept at 0 or below.
     """
 
     point: Sequence[float]
@@ -69,8 +69,8 @@ def propose(
 ) -> Array:
     """The point of the unit cube to try next, (d,): where the expected improvement is largest.
 
-    Upon what is believed of the best setting, not upon the highest value; times the chance that every constraint is
-    kept. running: points whose values are not known yet.
+    Upon what is believed of the best configuration, not upon the highest value; times the chance that every constraint
+    is kept. running: points whose values are not known yet.
     """
     rng = np.random.default_rng(seed)
     observations = _fewer(observations)

@@ -42,7 +42,7 @@ def make_studies(
 ) -> dict[str, StudyWithRule]:
     """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed.
 
-    known: results that the method's own study has beforehand.
+    prior_results: results that the method's own study has beforehand.
     """
     arms = {METHOD: _make_study(METHOD, "t", params, space, fingerprint, {}, prior_results)}
     recipe = space.recipe()

@@ -1,4 +1,4 @@
-"""The Optuna study of a search: settings are asked for, and every result is told to it, with its epochs' values."""
+"""Adapter to an Optuna study: asks for configurations, and tells it every result with the values of its epochs."""
 
 import copy
 import math
@@ -62,15 +62,16 @@ class _UncheckedTrial(FrozenTrial):  # type: ignore[misc]
 
 
 class StudyAdapter:
-    """Proposes settings and learns from results.
+    """Proposes configurations and learns from results.
 
-    goals: the objectives; with several, nothing is learned from values before the last epoch.
+    objectives: with several, nothing is learned from values before the last epoch.
 
-    seed: of all proposals. points: settings by dotted path, whole or in part, that come first; what one leaves out is
-    the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around. known:
-    results of earlier searches over the same space, which a sampler learns from too. No setting is proposed twice
-    while others are left (see `pipeline.tune.study.untried`).
-    moved: what becomes of a proposed setting before anybody hears of it; simulations offer only what was recorded.
+    seed: of all proposals. points: configurations by dotted path, whole or in part, that come first; what one leaves
+    out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around.
+    prior_trials: results of earlier searches over the same space, which a sampler learns from too. No configuration is
+    proposed twice while others are left (see `pipeline.tune.study.untried`).
+    moved: what becomes of a proposed configuration before anybody hears of it; simulations offer only what was
+    recorded.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class StudyAdapter:
         self.proposed = 0
 
     def ask(self) -> tuple[int, dict[str, Any]]:
-        """The next setting: its number and its values by dotted path."""
+        """The next configuration: its number and its values by dotted path."""
         number = self.proposed
         params, notes = self._new(number)
         if self.moved is not None:
@@ -121,16 +122,16 @@ class StudyAdapter:
 
     @property
     def num_left(self) -> int | None:
-        """How many settings have not been proposed; None where there is no end of them."""
+        """How many configurations have not been proposed; None where there is no end of them."""
         return self._untried.left
 
     def num_to_propose(self, trials: int) -> int:
-        """How many are still to be proposed of so many trials: no more than there are settings."""
+        """How many are still to be proposed of so many trials: no more than there are configurations."""
         more = max(0, trials - self.proposed)
         return more if self.num_left is None else min(more, self.num_left)
 
     def _new(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As of `_choose`, but a setting that has been proposed already gives way to one that has not."""
+        """As of `_choose`, but a configuration that has been proposed already gives way to one that has not."""
         params, notes = self._choose(number)
         wanted = self._points[number] if number < len(self._points) else {}
         if self._untried.is_repeat(params) if wanted else not self._untried.new(params):
@@ -198,10 +199,10 @@ class StudyAdapter:
         return number
 
     def replay(self, record: TrialRecord) -> None:
-        """Take over a trial of the ledger, as running; follow with `report` and `finish`. In order of the numbers."""
+        """Take over a trial of the journal, as running; follow with `report` and `finish`. In order of the numbers."""
         number = self._add(self._space.encode(record.values), {})
         if number != record.number:
-            raise UserError(f"the ledger has no trial {number}; move its folder away to search anew.")
+            raise UserError(f"the journal has no trial {number}; move its folder away to search anew.")
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value. One that was reported already is ignored."""
@@ -227,8 +228,8 @@ class StudyAdapter:
             self._learned += 1
 
     def _as_observation(self, trial: FrozenTrial) -> Observation:
-        """As the surface sees an ended trial. Unlike Optuna's samplers it learns from one that failed, too: what always
-        proposes where the most is expected would come back to it.
+        """An ended trial as an observation of the Gaussian process. Unlike Optuna's samplers it learns from one that
+        failed, too: what always proposes where the most is expected would come back to it.
         """
         values = trial.intermediate_values if trial.state in _STATES.values() else {}
         curve = {epoch: value for epoch, value in values.items() if math.isfinite(value)}

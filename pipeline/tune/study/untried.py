@@ -1,9 +1,9 @@
-"""What a search has not tried yet: no setting is proposed twice while others are left.
+"""What a search has not tried yet: no configuration is proposed twice while others are left.
 
-Samplers draw from what they believe, and in a small space come back to the same setting again and again; trained with
-the same seed, it gives the same values to the last digit. What has been proposed once, whatever became of it, is
-replaced by the nearest setting that has not, which is worth as much by all that the sampler knows. Results of a warm
-start are avoided too, until nothing else is left: they are no trials of this search.
+Samplers propose what their model favours, and in a small space come back to the same configuration again and again;
+trained with the same seed, it gives the same values to the last digit. What has been proposed once, whatever became of
+it, is replaced by the nearest configuration that has not, which is worth as much by all that the sampler knows. Results
+of a warm start are avoided too, until nothing else is left: they are no trials of this search.
 """
 
 import math
@@ -17,7 +17,7 @@ from optuna.distributions import CategoricalDistribution
 from pipeline.tune.space import SearchSpace
 
 ENUMERATED = 20_000
-"""Settings of a space that are compared one by one; of larger ones, neighbours are drawn until one is new."""
+"""Configurations of a space that are compared one by one; of larger ones, neighbours are drawn until one is new."""
 NEAR = 0.02
 """Standard deviation of the first of these draws, as a share of a dimension's range; it doubles until one is new."""
 DRAWS = 16
@@ -40,28 +40,28 @@ class Untried:
         self._prior_keys: set[Key] = set()
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Count a setting as proposed."""
+        """Count a configuration as proposed."""
         self._proposed.add(self._key(values))
 
     def add_prior(self, values: Mapping[str, Any]) -> None:
-        """Avoid a setting while there are others."""
+        """Avoid a configuration while there are others."""
         self._prior_keys.add(self._key(values))
 
     @property
     def left(self) -> int | None:
-        """How many settings have not been proposed; None where there is no end of them."""
+        """How many configurations have not been proposed; None where there is no end of them."""
         return None if self._size is None else max(0, self._size - len(self._proposed))
 
     def new(self, values: Mapping[str, Any]) -> bool:
-        """Whether a setting may be proposed."""
+        """Whether a configuration may be proposed."""
         return self._key(values) not in self._avoided()
 
     def is_repeat(self, values: Mapping[str, Any]) -> bool:
-        """Whether this search has proposed a setting."""
+        """Whether this search has proposed a configuration."""
         return self._key(values) in self._proposed
 
     def nearest(self, values: Mapping[str, Any], *, seed: int, fixed: Collection[str] = ()) -> dict[str, Any]:
-        """The setting nearest to one that may not be proposed, of those that may; itself, if none is left.
+        """The configuration nearest to one that may not be proposed, of those that may; itself, if none is left.
 
         Distances are those of the unit cube, another choice of a category being a whole side away; the seed decides
         between equals. fixed: dimensions that keep their values, unless everything has been tried with these.
@@ -80,7 +80,7 @@ class Untried:
         return self._proposed if len(both) == self._size else both
 
     def _key(self, values: Mapping[str, Any]) -> Key:
-        """A setting's place: of what has steps, the number of the step, since 3 * 0.1 is not quite 0.3."""
+        """A configuration's place: of what has steps, the number of the step, since 3 * 0.1 is not quite 0.3."""
         pairs = zip(self._distributions.items(), self._counts, strict=True)
         return tuple(_place(distribution, count, values[path]) for (path, distribution), count in pairs)
 

@@ -1,6 +1,6 @@
 """What a search knows beforehand: the results of an earlier one over the same space, or those of a table.
 
-They are copied into the first line of the new search's ledger, so that it goes on the same whatever becomes of where
+They are copied into the first line of the new search's journal, so that it goes on the same whatever becomes of where
 they came from. A sampler learns from them; they are no trials of the search, and none of them can become the best.
 """
 
@@ -141,7 +141,8 @@ def check_points(params: Params, space: SearchSpace) -> None:
         first = whole.setdefault(repr(sorted(space.encode(point).items())), name)
         if first != name:
             problems.append(
-                f"params.yaml: search.points.{quote_name(name)}: the same setting as {quote_name(first)}; leave one out"
+                f"params.yaml: search.points.{quote_name(name)}: the same configuration as {quote_name(first)}; "
+                "leave one out"
             )
     if problems:
         raise UserError(join_lines(problems))
