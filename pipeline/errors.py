@@ -1,7 +1,7 @@
 """What a user must change, said in a few lines, and the exit status that goes with it.
 
 Every room may raise these; only `pipeline.cli` and `pipeline.stages` turn them into a message and an exit status, so
-that a user's mistake never shows a traceback. What a user wrote may be of any size: `quote_value`, `quote_name` and
+that a user's mistake never shows a traceback. What a user wrote may be of any size: `format_value`, `quote_name` and
 `join_lines` keep messages to a few lines all the same.
 """
 

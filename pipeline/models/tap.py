@@ -168,7 +168,7 @@ class SimilarityTap(_Tap):
         self.fast_row_paths = [rows] if rows is not None else []
         self._with_cls = with_cls
         self._wanted = len(self.layers)
-        # Tokens before `first` are in no map; `mean_from`: as `rows.pass_query` has it.
+        # Tokens before `first` are in no map; `mean_from`: as `rows.query_passthrough` has it.
         self.first = 0 if with_cls else self._architecture.prefix
         self.mean_from = None if query == "cls" else self._architecture.prefix
         passes = passes_through(model)

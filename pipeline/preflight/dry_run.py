@@ -173,7 +173,7 @@ def check_network(
             raise UserError(f"{where}: model.{error}") from None
         anatomy = describe_network(model)
         try:
-            # What a method asks beyond that is seen by `regularizing.try_regularizers`, where it is on.
+            # What a method asks beyond that is seen by `check_regularizers`, where it is on.
             SimilarityTap(model, "last", anatomy.query).remove()
         except ValueError as error:
             raise UserError(f"{where}: model.name: {error}. The report shows similarity maps.") from None

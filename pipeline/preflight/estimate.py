@@ -269,7 +269,7 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
 def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimate:
     """Time a few real steps and compare what the work will take with memory, disk and budget.
 
-    recent: as of `expectation`.
+    recent: as of `describe_estimate`.
 
     Raises:
         UserError: it cannot do with what there is, or the budget is too small for one trial.

@@ -94,7 +94,7 @@ def measure_steps(plan: Plan) -> StepCost:
 
     The images are those of data/prepared, or, while that does not fit the plan, noise of the same shape. Threads and
     random streams of this process are as before when it returns. Takes about 3 s for a small network; of a large one
-    less is measured, so that it ends after about `pacing.MOST_S`.
+    less is measured, so that it ends after about `profile_budget.MOST_S`.
 
     Raises:
         UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network

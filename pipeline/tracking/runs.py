@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 class SearchLog:
     """The record of one search: a parent run, found again by its fingerprint, and a run for each trial.
 
-    Nothing is doubled by telling it again, in this process or the next: runs are found by their tags, parameters are
+    Nothing is doubled by logging it again, in this process or the next: runs are found by their tags, parameters are
     written once, and a metric that a step has already is skipped. Values that are not finite are not sent; the tag
     `sar.nonfinite.METRIC` holds the first epoch of each. A parameter of the search that may change when it is resumed
     (a budget, say) belongs into `tags`, as MLflow's parameters cannot change.

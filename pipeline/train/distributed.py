@@ -3,7 +3,7 @@
 Each worker is a process of torch's default process group, which whoever starts them has made. torch's
 DistributedDataParallel averages the gradients over the workers, in the last micro-batch of a batch alone. A worker
 counts by its share of the images (`pipeline.train.rank_info`), so unequal shares give the mean over the whole batch all
-the same. A method that divides by another count than that of images asks for it by `Regularizer.over_batch`.
+the same. A method that divides by another count than that of images asks for it by `Regularizer.global_count`.
 
 Equal but for rounding are losses, gradients and monitors. What is drawn inside the network (stochastic depth, dropout)
 and by relative localisation is drawn by each worker for its own images: by the same law, but other values.

@@ -100,7 +100,9 @@ class Objective:
         return logits, monitors
 
     def count_over_workers(self, total: Callable[[Tensor], Tensor] | None, unit: float = 1) -> None:
-        """What `Regularizer.over_batch` and `unit` of every method are until the next call; None: a single worker's."""
+        """What `Regularizer.global_count` and `unit` of every method are until the next call; None: a single
+        worker's.
+        """
         for method in self._regularizers.values():
             method.total_over_workers, method.count_unit = total, unit
 

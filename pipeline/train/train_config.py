@@ -21,7 +21,7 @@ class TrainConfig:
     mixed at all; mixup_switch: of cutmix where both are on. augment: none, light or deit; flip: whether it mirrors.
     erasing: probability of an image to lose a rectangle. ema_decay: of the averaged weights, 0 for none. precision:
     float32 or bfloat16, of forward passes in training. grad_checkpointing: compute activations again going backward.
-    compile: auto, always or never, of training's passes; see `compiling`.
+    compile: auto, always or never, of training's passes; see `pipeline.train.compilation`.
     workers: processes that decode the images of an encoded set ahead, 0 for threads; they change no number.
     """
 

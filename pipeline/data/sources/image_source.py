@@ -242,7 +242,7 @@ def list_image_folder(config: SourceConfig) -> tuple[Listing, Layout]:
     """Names and layout of the user's pictures.
 
     Raises:
-        UserError: as `preview`.
+        UserError: as `preview_dataset`.
     """
     if config.root is None:
         raise UserError(

@@ -109,10 +109,10 @@ def open_runtime(task: Placeable) -> Iterator[Runtime]:
 
 
 def inspect_cluster(task: Placeable, *, data: bool = True) -> Sequence[NodeResult]:
-    """Look at the cluster's nodes as `placed` does, and start nothing. data: whether they have been prepared.
+    """Look at the cluster's nodes as `open_runtime` does, and start nothing. data: whether they have been prepared.
 
     Raises:
-        UserError: as `placed`.
+        UserError: as `open_runtime`.
     """
     assert task.resources.address is not None
     with connect_to_cluster(task.resources.address, _plugins(task), worker_environment(_storage(task))):

@@ -267,7 +267,7 @@ class StudyAdapter:
 
     def importances(self) -> dict[str, float]:
         """Share of each parameter in the variance of the first objective among completed trials (PED-ANOVA); empty when
-        there are fewer than `ENOUGH` of them, whose shares would be chance.
+        there are fewer than `MAX_CONCURRENT_REACHED` of them, whose shares would be chance.
         """
         completed = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(completed) < MAX_CONCURRENT_REACHED or len({trial.values[0] for trial in completed}) < 2:
