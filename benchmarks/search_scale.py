@@ -43,7 +43,7 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
     params = Params().with_values(settings, where="the benchmark")
     space = load_space(ROOT / SPACE, params, shown_as=SPACE)
     times: dict[str, list[float]] = defaultdict(list)
-    with Journal(folder / "ledger.jsonl", {}) as ledger:
+    with Journal(folder / "journal.jsonl", {}) as ledger:
         course = SearchController(
             params, space, ledger, [], fingerprint="scale", folder=folder, gpus=0.0, at_a_time=AT_A_TIME
         )

@@ -130,7 +130,8 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def test_private_words_are_in_no_text() -> None:
-    pattern = re.compile(rf"\b(?:{'|'.join(sorted(PRIVATE))})s?\b", re.IGNORECASE)
+    """But for the name that the journal's file had in earlier versions."""
+    pattern = re.compile(rf"\b(?:{'|'.join(sorted(PRIVATE))})s?\b(?!\.jsonl)", re.IGNORECASE)
     found = [(where, sorted(set(pattern.findall(text)))) for where, text in texts() if pattern.search(text)]
     assert [each for each in found if each[0] not in STILL_SAID] == []
 

@@ -139,7 +139,7 @@ def test_later_search_learns_from_an_earlier_one_and_another_space_is_refused_by
     kept = json.loads((done.root / "results/search/summary.json").read_text())["trials"]["complete"]
     assert f"; {kept} results of {first} known beforehand" in said.stdout
     done.repro("search")
-    newest = max((done.root / "state" / "searches").glob("*/ledger.jsonl"), key=lambda path: path.stat().st_mtime)
+    newest = max((done.root / "state" / "searches").glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
     header = json.loads(newest.read_text().splitlines()[0])
     assert len(header["known"]) == kept
     assert {"val/attention/jaccard", "images_per_s", "parameters", "latency_ms"} == set(header["known"][0]["metrics"])

@@ -128,14 +128,14 @@ def test_search_that_was_broken_off_goes_on_as_the_unharmed_one(
     again: Simulation | None = None
     for after in (EPOCHS + 11, 9, 7, 9999):
         # A replayed epoch is told to listeners too, so the count is of those that come on top.
-        with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+        with Journal(tmp_path / "journal.jsonl", {}) as ledger:
             before = ledger.history.epochs
             try:
                 again = simulate(asked, table, ledger=ledger, listeners=[Dies(before + after)])
             except Kill:
                 continue
     assert again is not None
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         assert ledger.history.sessions == 5
         assert told(list(ledger.trials.values())) == told(list(whole.course.journal.trials.values()))
 

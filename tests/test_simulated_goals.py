@@ -139,12 +139,12 @@ def test_search_that_was_broken_off_goes_on_as_the_unharmed_one(
     setting, recorded = asked(sampler, scheduler, objectives, limits), table(sampler)
     whole = simulate(setting, recorded)
     for after in (EPOCHS + 5, 9, 7, 9999):
-        with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+        with Journal(tmp_path / "journal.jsonl", {}) as ledger:
             try:
                 simulate(setting, recorded, ledger=ledger, listeners=[Dies(ledger.history.epochs + after)])
             except Kill:
                 continue
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         assert ledger.history.sessions == 5
         assert told(list(ledger.trials.values())) == told(list(whole.course.journal.trials.values()))
         assert [r.measured for r in ledger.trials.values()] == [
@@ -156,13 +156,13 @@ def test_ledger_cut_after_any_line_leads_to_the_same_search(tmp_path: Path, monk
     monkeypatch.setattr("os.fsync", lambda handle: None)
     limits = {"search__constraints__max_latency_ms": 6.0, "search__constraints__max_parameters": 500}
     setting, recorded = asked("tpe", "none", "two", "free", search__trials=5, **limits), table("tpe")
-    with Journal(tmp_path / "whole" / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "whole" / "journal.jsonl", {}) as ledger:
         simulate(setting, recorded, ledger=ledger)
         whole = told(list(ledger.trials.values()))
-    lines = (tmp_path / "whole" / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
     assert any(b'"infeasible"' in line for line in lines)
     for cut in range(2, len(lines), 3):
-        path = tmp_path / str(cut) / "ledger.jsonl"
+        path = tmp_path / str(cut) / "journal.jsonl"
         path.parent.mkdir()
         path.write_bytes(b"".join(lines[:cut]))
         with Journal(path, {}) as ledger:

@@ -13,7 +13,7 @@ class Tail:
 
     @property
     def path(self) -> Path | None:
-        return next(iter(self._searches.glob("*/ledger.jsonl")), None)
+        return next(iter(self._searches.glob("*/journal.jsonl")), None)
 
     def content(self) -> bytes:
         """The whole lines."""

@@ -1,7 +1,8 @@
 """What `sar-search gc` removes: state that nothing here needs any more.
 
     old searches      all but the one that params.yaml asks for, the one that results/ came from, those that run, and
-                      the newest few; ones that cannot be read stay for their user to repair
+                      the newest few; ones that cannot be read stay for their user to repair; those that an
+                      earlier version began go where no old ones are to stay (`--keep 0`)
     checkpoints       of searches that have ended: all but those of controls and of the best trials
     retrained weights that models/ does not hold, and checkpoints of runs that were begun before; none while there are
                       no results to tell by
@@ -33,10 +34,18 @@ from pipeline.inputs.source import manifest_if_current
 from pipeline.provenance.weights_record import cache_folder, read_note
 from pipeline.state.current_search import current_search
 from pipeline.state.disk_usage import size_of
+from pipeline.state.earlier_searches import EARLIER_JOURNAL, earlier_lock, find_earlier
 from pipeline.state.searches import SearchState, find_searches, is_held, read_search
 from pipeline.state.status_words import describe_state
 from pipeline.tune.journal.compatibility import SUPERSEDED
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, JOURNAL, OBJECTIVE, TrialRecord, lock_journal
+from pipeline.tune.journal.journal import (
+    COMPLETE,
+    CONFIRMATION,
+    JOURNAL,
+    OBJECTIVE,
+    TrialRecord,
+    lock_journal,
+)
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
 from pipeline.workspace import Workspace
 
@@ -168,6 +177,7 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
         keep = len(old)
     for search in old[:keep]:
         yield from _checkpoints(search, params)
+    yield from _earlier_searches(workspace, used, go=keep == 0 and present is not None)
     for search in old[keep:]:
         how = f"{search.history.header.get('set', '?')}, {describe_state(search, None)}"
         why = f"search of {how}, not among the {keep} newest" if keep else f"search of {how}"
@@ -178,6 +188,38 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
             yield f"kept     {_shown(search.folder, workspace)}: {error}"
             continue
         yield Removal(search.folder, why, held, partial(_remove_search, search))
+
+
+def _earlier_searches(workspace: Workspace, used: str, *, go: bool) -> Iterator[Removal | str]:
+    """Searches that an earlier version began: they go where no old search is to stay, and are named where they stay."""
+    for folder in find_earlier(workspace.searches):
+        where = _shown(folder, workspace)
+        if is_held(earlier_lock(folder)):
+            yield f"kept     {where}: an earlier version runs it"
+        elif folder.name == used[:16]:
+            yield f"kept     {where}: begun by an earlier version; results/ came from it"
+        elif not go:
+            yield f"kept     {where}: begun by an earlier version; --keep 0 removes it with the other old ones"
+        else:
+            remote = read_remote_files(folder)
+            try:
+                held = size_of(folder) + (remote.bytes if remote else 0)
+            except StorageError as error:
+                yield f"kept     {where}: {error}"
+                continue
+            yield Removal(folder, "search that an earlier version began", held, partial(_remove_earlier, folder))
+
+
+def _remove_earlier(folder: Path) -> None:
+    lock = lock_journal(folder / EARLIER_JOURNAL)
+    try:
+        if (remote := read_remote_files(folder)) is not None:
+            remove_remote_files(remote)
+        # A search of the same parameters may have begun beside it, and would not be found without the mark.
+        (folder / SUPERSEDED).touch()
+        _remove_but_mark(folder, EARLIER_JOURNAL)
+    finally:
+        lock.release()
 
 
 def _used_by_results(workspace: Workspace) -> str:
@@ -199,12 +241,17 @@ def _remove_search(search: SearchState) -> None:
             return
         # Its mark must stay, or the search that took its place would not be found. The journal goes last: it is what
         # the next gc finds the rest by.
-        gone = _place(root, search.folder.name)
-        gone.mkdir()
-        for entry in sorted(search.folder.iterdir(), key=lambda path: path.name == JOURNAL):
-            if entry.name not in (SUPERSEDED, search.lock.name):
-                os.replace(entry, gone / entry.name)
-        _purge(gone)
+        _remove_but_mark(search.folder, JOURNAL)
+
+
+def _remove_but_mark(folder: Path, journal: str) -> None:
+    """Remove what a search's folder holds, its journal last, but for the mark and the lock that is held now."""
+    gone = _place(folder.parent, folder.name)
+    gone.mkdir()
+    for entry in sorted(folder.iterdir(), key=lambda path: path.name == journal):
+        if entry.name not in (SUPERSEDED, Path(journal).with_suffix(".lock").name):
+            os.replace(entry, gone / entry.name)
+    _purge(gone)
 
 
 @contextmanager

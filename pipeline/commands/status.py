@@ -12,7 +12,8 @@ from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format
 from pipeline.errors import UserError
 from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.disk_usage import size_of
-from pipeline.state.searches import Runner, SearchState, choose_search, find_searches
+from pipeline.state.earlier_searches import find_earlier
+from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_search, find_searches
 from pipeline.state.status_words import describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
@@ -35,7 +36,7 @@ SHOWN = 8
 def describe_searches(workspace: Workspace) -> Iterator[str]:
     """All searches, the newest first, in a table."""
     params, present, trouble = _parameters(workspace)
-    found = find_searches(workspace.searches)
+    found, earlier = find_searches(workspace.searches), find_earlier(workspace.searches)
     if found.searches:
         yield from _searches_table(found.searches, params, present)
         yield ""
@@ -44,13 +45,23 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
         yield f"trials: in full/stopped early/failed/not ended{untrained}, + confirmations by further seeds"
         if present and any(search.folder == present.folder for search in found.searches):
             yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
-    if not found.searches:
+    if not found.searches and not earlier:
         yield f"no searches yet in {workspace.searches}; `make repro` begins one"
-    elif present and all(search.folder != present.folder for search in found.searches):
+    elif found.searches and present and all(search.folder != present.folder for search in found.searches):
         yield "params.yaml asks for none of these: the next run begins a new one"
     elif trouble:
         yield trouble
     yield from (f"not listed: {reason}" for reason in found.unreadable)
+    yield from (_earlier(folder) for folder in earlier)
+
+
+def _earlier(folder: Path) -> str:
+    """What to do about a search that an earlier version began."""
+    return (
+        f"search {folder.name[:ID_LENGTH]} ({format_size(size_of(folder))}) was begun by an earlier version and cannot "
+        "be gone on with: a run of its parameters begins anew, beside it; `sar-search gc --keep 0` removes it with the "
+        "other old ones"
+    )
 
 
 def _searches_table(searches: list[SearchState], params: Params | None, current: CurrentSearch | None) -> list[str]:

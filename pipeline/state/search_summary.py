@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import FAILED, JOURNAL, Journal, read_history
@@ -31,6 +32,11 @@ def describe_start(task: SearchTask, searches: Path) -> str:
             f"; {ended} of at most {total} runs have ended"
             + (f", {failed} of them failed" if failed else "")
             + f"; {history.seconds / 3600:.2f} hours spent so far"
+        )
+    if (earlier := earlier_search_of(searches, task.header["content"])) is not None:
+        return (
+            f"{name}: new; search {earlier.name[:8]} of the same parameters was begun by an earlier version and cannot "
+            "be gone on with; it stays as it is"
         )
     before = next((kept for kept in find_searches(searches).searches if kept.folder != task.folder), None)
     if before is None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import UserError, format_value
 from pipeline.provenance.fingerprint import fingerprint
+from pipeline.state.earlier_searches import is_of_earlier_version
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import (
     JOURNAL,
@@ -162,11 +163,14 @@ def choose_search(searches: Sequence[SearchState], prefix: str) -> SearchState:
 
 
 def search_directory(searches: Path, content: Mapping[str, Any]) -> tuple[str, Path]:
-    """Fingerprint and folder of the search of this content: the first that its user has not wanted to begin anew."""
+    """Fingerprint and folder of the search of this content.
+
+    It is the first that its user has not wanted to begin anew and that no earlier version began.
+    """
     for generation in itertools.count():
         name = fingerprint(content, generation)
         folder = searches / name[:16]
-        if not (folder / SUPERSEDED).exists():
+        if not (folder / SUPERSEDED).exists() and not is_of_earlier_version(folder):
             break
     return name, folder
 

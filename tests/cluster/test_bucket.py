@@ -37,7 +37,7 @@ class _Interrupted(SearchCallback):
     """An interruption once two trials have a checkpoint."""
 
     def __init__(self, folder: Path) -> None:
-        self._ledger = folder / "ledger.jsonl"
+        self._ledger = folder / "journal.jsonl"
 
     def replayed(self) -> None: ...
     def trial_started(self, trial: TrialRecord) -> None: ...
@@ -58,14 +58,14 @@ def test_search_is_interrupted_and_goes_on_from_checkpoints_in_the_bucket(nodes:
     task = _task(nodes, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run_search(task, [_Interrupted(task.folder)])
-    before = _events(task.folder / "ledger.jsonl")
+    before = _events(task.folder / "journal.jsonl")
     kept = {event["trial"]: event["path"] for event in before if event["event"] == "checkpoint"}
     assert all(path.startswith(f"s3://{BUCKET}/sar/searches/") for path in kept.values())
 
     outcome = run_search(task, [])
     assert {trial.state for trial in outcome.trials} == {"complete"}
     assert len(outcome.trials) == 6
-    after = _events(task.folder / "ledger.jsonl")[len(before) :]
+    after = _events(task.folder / "journal.jsonl")[len(before) :]
     reached = {event["trial"]: event["epoch"] for event in before if event["event"] == "epoch"}
     began = {}
     for event in after:
@@ -90,7 +90,7 @@ def test_bucket_that_is_not_there_is_told_before_any_trial(nodes: Nodes, tmp_pat
     task = _task(nodes, tmp_path, search__cluster__storage="s3://nosuch/sar")
     with pytest.raises(UserError, match=r"search\.cluster\.storage: s3://nosuch/sar: there is no bucket nosuch"):
         run_search(task, [])
-    assert not any(event["event"] == "started" for event in _events(task.folder / "ledger.jsonl"))
+    assert not any(event["event"] == "started" for event in _events(task.folder / "journal.jsonl"))
 
 
 def test_secrets_of_the_bucket_are_in_no_file(

@@ -48,7 +48,7 @@ class _Once(SearchCallback):
 
 
 def _events(task: SearchTask) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (task.folder / "ledger.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (task.folder / "journal.jsonl").read_text().splitlines()]
 
 
 def _nodes_in(task: SearchTask) -> set[str]:

@@ -91,7 +91,7 @@ class Bed:
     def events(self) -> list[dict[str, Any]]:
         """The newest search's ledger as it is on the head."""
         newest = "$(ls -td ~/sar-search/state/searches/*/ | head -n 1)"
-        said = self.hosts.run(1, f"cat {newest}ledger.jsonl 2>/dev/null").stdout
+        said = self.hosts.run(1, f"cat {newest}journal.jsonl 2>/dev/null").stdout
         return [json.loads(line) for line in said.splitlines() if line.endswith("}")]
 
     def nodes(self, since: float = 0.0) -> set[str]:

@@ -79,6 +79,19 @@ def told(workspace: Workspace, **answer: bool) -> str:
     return "\n".join(run_check(workspace, **answer))
 
 
+def test_search_that_an_earlier_version_began_is_begun_anew_and_said_so(workspace: Workspace) -> None:
+    task = begun(workspace)
+    (task.folder / JOURNAL).rename(task.folder / "ledger.jsonl")
+    new = make_plan(workspace).task()
+    assert new.folder != task.folder
+    said = told(workspace, measured=False)
+    assert (
+        f"search {new.folder.name[:8]}: new; search {task.folder.name[:8]} of the same parameters was begun by" in said
+    )
+    begun(workspace, by_other_code=False)
+    assert f"search {new.folder.name[:8]}: goes on" in told(workspace, measured=False)
+
+
 def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> None:
     plan = make_plan(workspace)
     name, runs = plan.task().folder.name[:8], max_runs(plan.params, plan.space)

@@ -15,6 +15,7 @@ from support.search_state import (
     other,
     run,
     set_params,
+    write_earlier_search,
     write_search,
 )
 
@@ -94,14 +95,14 @@ def test_search_that_begins_to_run_meanwhile_is_not_touched(
     held = []
 
     def size_of(path: Path) -> int:
-        held.append(lock_journal(old / "ledger.jsonl"))  # between the look at it and its removal
+        held.append(lock_journal(old / "journal.jsonl"))  # between the look at it and its removal
         return 0
 
     monkeypatch.setattr(module, "size_of", size_of)
     said = gc(workspace)
     held[0].release()
     assert f"kept     state/searches/{old.name}: in use by now" in said
-    assert (old / "ledger.jsonl").exists()
+    assert (old / "journal.jsonl").exists()
 
 
 def test_no_search_goes_while_it_cannot_be_told_which_goes_on(workspace: Workspace) -> None:
@@ -120,11 +121,36 @@ def test_wrong_parameters_are_refused_before_anything_goes(workspace: Workspace)
 
 
 def test_search_that_cannot_be_read_stays_for_its_user(workspace: Workspace) -> None:
-    broken = workspace.searches / "broken" / "ledger.jsonl"
+    broken = workspace.searches / "broken" / "journal.jsonl"
     broken.parent.mkdir(parents=True)
     broken.write_text("x\n{}\n")
     assert f"kept     {broken}: line 1 is broken" in gc(workspace)
     assert broken.exists()
+
+
+def test_search_of_an_earlier_version_stays_unless_all_old_ones_go(workspace: Workspace) -> None:
+    earlier = write_earlier_search(workspace)
+    before = sorted(earlier.rglob("*"))
+    assert f"kept     state/searches/{earlier.name}: begun by an earlier version" in gc(workspace, keep=1)
+    assert "would go" in gc(workspace, dry_run=True)
+    assert sorted(earlier.rglob("*")) == before
+    name, beside = search_directory(workspace.searches, content_of(workspace))
+    assert f"state/searches/{earlier.name}: search that an earlier version began" in gc(workspace)
+    assert {path.name for path in earlier.iterdir()} <= {"superseded", "ledger.lock"}
+    assert search_directory(workspace.searches, content_of(workspace)) == (name, beside)
+    assert "nothing to remove" in gc(workspace)
+
+
+def test_search_of_an_earlier_version_that_runs_or_has_results_stays(workspace: Workspace) -> None:
+    earlier = write_earlier_search(workspace)
+    before = sorted(earlier.rglob("*"))
+    with lock_journal(earlier / "ledger.jsonl"):
+        assert "an earlier version runs it" in gc(workspace)
+    results = workspace.results / "search"
+    results.mkdir(parents=True)
+    (results / "best.yaml").write_text(f"{{fingerprint: {earlier.name}, trial: t0000, best: {{}}, controls: {{}}}}\n")
+    assert "results/ came from it" in gc(workspace)
+    assert sorted(earlier.rglob("*")) == before
 
 
 def test_superseded_search_leaves_its_mark_so_that_its_successor_is_found(workspace: Workspace) -> None:
@@ -134,7 +160,7 @@ def test_superseded_search_leaves_its_mark_so_that_its_successor_is_found(worksp
     assert second != first
     gc(workspace)
     assert find_searches(workspace.searches).searches == []
-    assert {path.name for path in first.iterdir()} <= {"superseded", "ledger.lock"}
+    assert {path.name for path in first.iterdir()} <= {"superseded", "journal.lock"}
     assert search_directory(workspace.searches, content_of(workspace)) == (name, second)
 
 
@@ -173,7 +199,7 @@ def test_superseded_search_whose_removal_was_interrupted_goes_next_time(
         with pytest.raises(KeyboardInterrupt):
             gc(workspace)
     gc(workspace)
-    assert {path.name for path in old.iterdir()} <= {"superseded", "ledger.lock"}
+    assert {path.name for path in old.iterdir()} <= {"superseded", "journal.lock"}
     assert not (workspace.searches / "removed").exists()
 
 
@@ -198,7 +224,7 @@ def test_checkpoints_of_controls_and_of_the_best_stay(workspace: Workspace) -> N
     said = gc(workspace)
     assert checkpoints(folder) == {"baseline", "t0003", "t0001"}  # the best, and one that was good enough to confirm
     assert "checkpoint of t0004, neither a control nor among the best" in said
-    assert (folder / "ledger.jsonl").exists()
+    assert (folder / "journal.jsonl").exists()
     assert not (workspace.searches / "removed").exists()
 
 
@@ -310,9 +336,9 @@ def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from
     content = content_of(workspace)
     for seed, name in ((0, "mine"), (1, "old")):
         folder = write_search(workspace, other(content, seed))
-        lines = (folder / "ledger.jsonl").read_text().splitlines()
+        lines = (folder / "journal.jsonl").read_text().splitlines()
         header = json.loads(lines[0]) | {"weights": weights[name]}
-        (folder / "ledger.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+        (folder / "journal.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
     results = workspace.results / "search"
     results.mkdir(parents=True)
     best = {"fingerprint": "f00d" * 16, "trial": "t0000", "best": {}, "controls": {}, "weights": weights["found"]}

@@ -139,7 +139,7 @@ def test_following_tells_each_epoch_once_until_the_end(workspace: Workspace) -> 
 def test_following_waits_for_the_end_of_a_line(workspace: Workspace) -> None:
     with open_search(workspace) as ledger:
         run(ledger, "t0000", epochs=1, state=None)
-        path = ledger_folder(ledger) / "ledger.jsonl"
+        path = ledger_folder(ledger) / "journal.jsonl"
         line = b'{"event": "epoch", "trial": "t0000", "epoch": 2, "metrics": {}}\n'
 
         def write(part: bytes) -> Callable[[], None]:

@@ -15,6 +15,7 @@ from support.search_state import (
     other,
     run,
     set_params,
+    write_earlier_search,
     write_search,
 )
 
@@ -120,11 +121,22 @@ def test_wrong_parameters_do_not_hide_the_searches(workspace: Workspace) -> None
 
 def test_ledger_that_cannot_be_read_is_told_beside_those_that_can(workspace: Workspace) -> None:
     folder = write_search(workspace)
-    broken = workspace.searches / "broken" / "ledger.jsonl"
+    broken = workspace.searches / "broken" / "journal.jsonl"
     broken.parent.mkdir()
     broken.write_text("x\n{}\n")
     assert folder.name[:8] in said(workspace)
     assert f"not listed: {broken}: line 1 is broken" in said(workspace)
+
+
+def test_search_of_an_earlier_version_is_listed_with_what_to_do(workspace: Workspace) -> None:
+    earlier = write_earlier_search(workspace)
+    line = f"search {earlier.name[:8]} ("
+    assert "no searches yet" not in said(workspace)
+    assert line in said(workspace)
+    assert "was begun by an earlier version and cannot be gone on with" in said(workspace)
+    assert "a run of its parameters begins anew" in said(workspace)
+    write_search(workspace, other(content_of(workspace), 1))
+    assert line in said(workspace)
 
 
 def test_no_searches_are_no_mistake(workspace: Workspace) -> None:
@@ -153,9 +165,9 @@ def test_trial_of_an_earlier_session_waits_until_it_is_taken_up(workspace: Works
 
 def test_process_that_holds_a_search_and_is_not_that_of_its_ledger_runs_elsewhere(workspace: Workspace) -> None:
     folder = write_search(workspace)
-    text = (folder / "ledger.jsonl").read_text()
-    (folder / "ledger.jsonl").write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 1'))
-    with FileLock(folder / "ledger.lock"):
+    text = (folder / "journal.jsonl").read_text()
+    (folder / "journal.jsonl").write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 1'))
+    with FileLock(folder / "journal.lock"):
         assert row(workspace, folder)[3:5] == ["running", "elsewhere"]
 
 
@@ -170,10 +182,10 @@ def test_asking_keeps_nobody_from_asking_and_touches_nothing(workspace: Workspac
 
     folder = write_search(workspace)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    lock = os.open(folder / "ledger.lock", os.O_RDONLY)
+    lock = os.open(folder / "journal.lock", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)  # another one who asks
     try:
-        assert not is_held(folder / "ledger.lock")
+        assert not is_held(folder / "journal.lock")
     finally:
         os.close(lock)
     said(workspace)
@@ -247,7 +259,7 @@ def test_size_is_that_of_all_files_below(tmp_path: Path) -> None:
 
 def test_search_that_is_being_removed_is_left_out(workspace: Workspace) -> None:
     folder = write_search(workspace)
-    (folder / "ledger.jsonl").unlink()
+    (folder / "journal.jsonl").unlink()
     assert find_searches(workspace.searches).searches == []
     assert read_search(folder).history.header == {}
 

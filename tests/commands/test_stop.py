@@ -49,7 +49,7 @@ class Running:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __call__(self, folder: Path, how: str = "listens") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", SEARCH, str(folder / "ledger.jsonl"), "{}", how]
+        command = [sys.executable, "-c", SEARCH, str(folder / "journal.jsonl"), "{}", how]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -133,11 +133,11 @@ def test_another_stage_that_runs_is_named(workspace: Workspace) -> None:
 
 def test_process_that_cannot_be_seen_from_here_is_not_signalled(workspace: Workspace) -> None:
     folder = write_search(workspace)
-    text = (folder / "ledger.jsonl").read_text()
+    text = (folder / "journal.jsonl").read_text()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
         # The ledger names a process of this number on another machine; here it is somebody else's.
-        (folder / "ledger.jsonl").write_text(text.replace(f'"pid": {os.getpid()}', f'"pid": {bystander.pid}'))
-        with FileLock(folder / "ledger.lock"), pytest.raises(UserError, match=r"cannot be seen from here.*--finish"):
+        (folder / "journal.jsonl").write_text(text.replace(f'"pid": {os.getpid()}', f'"pid": {bystander.pid}'))
+        with FileLock(folder / "journal.lock"), pytest.raises(UserError, match=r"cannot be seen from here.*--finish"):
             list(stop_search(workspace, finish=False))
         assert bystander.poll() is None
         bystander.communicate(b"\n")

@@ -1,4 +1,4 @@
-"""A checkout with searches in it, written through a real ledger: no Ray, no stages, milliseconds."""
+"""A checkout with searches in it, written through a real journal: no Ray, no stages, milliseconds."""
 
 import json
 from collections.abc import Mapping
@@ -51,11 +51,11 @@ def content_of(workspace: Workspace) -> dict[str, Any]:
 
 
 def open_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Journal:
-    """The ledger of a search; of the one that params.yaml asks for, unless its content is given."""
+    """The journal of a search; of the one that params.yaml asks for, unless its content is given."""
     content = content_of(workspace) if content is None else content
     name = fingerprint(content)
     header = {"fingerprint": name, "set": "digits", "space_file": "search_spaces/sar.yaml", "content": content}
-    return Journal(workspace.searches / name[:16] / "ledger.jsonl", header, gpus=gpus)
+    return Journal(workspace.searches / name[:16] / "journal.jsonl", header, gpus=gpus)
 
 
 def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Path:
@@ -68,6 +68,14 @@ def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None,
         run(ledger, "t0000-seed1001", epochs=2, state=COMPLETE, role=CONFIRMATION, of="t0000")
         run(ledger, "t0003", epochs=1, state=None)
         return ledger_folder(ledger)
+
+
+def write_earlier_search(workspace: Workspace, content: Mapping[str, Any] | None = None) -> Path:
+    """The same, begun by a version whose journals had another name. Returns its folder."""
+    folder = write_search(workspace, content)
+    for ending in (".jsonl", ".lock"):
+        (folder / f"journal{ending}").rename(folder / f"ledger{ending}")
+    return folder
 
 
 def ledger_folder(ledger: Journal) -> Path:

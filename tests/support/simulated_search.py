@@ -109,7 +109,7 @@ class Search:
 
     @property
     def ledger(self) -> Path:
-        return self.folder / "ledger.jsonl"
+        return self.folder / "journal.jsonl"
 
     @contextmanager
     def session(self, *, at_a_time: int = 1, **settings: Any) -> Iterator[SearchController]:

@@ -19,7 +19,7 @@ OTHER: dict[str, Any] = {"code": {**HEADER["code"], "pipeline/train/loop.py": "c
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The ledger of a search that has reported an epoch."""
-    path = tmp_path / "ledger.jsonl"
+    path = tmp_path / "journal.jsonl"
     with Journal(path, HEADER) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         ledger.report("t0000", 1, {"val/accuracy": 0.5})
@@ -57,7 +57,7 @@ def test_files_that_came_or_went_are_changes(begun: Path) -> None:
 
 
 def test_search_without_an_epoch_has_nothing_that_could_differ(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
+    path = tmp_path / "journal.jsonl"
     with Journal(path, HEADER) as ledger:
         ledger.start(TrialRecord("t0000", 0, {}))
         check_same_code(ledger.history, OTHER, tmp_path)

@@ -52,7 +52,7 @@ def test_ledger_cut_after_any_line_leads_to_the_records_of_the_unharmed_search(
         folder = tmp_path / f"cut{count}"
         folder.mkdir()
         kept = lines[:count]
-        (folder / "ledger.jsonl").write_bytes(b"".join(kept) + (lines[count][:9] if count < len(lines) else b""))
+        (folder / "journal.jsonl").write_bytes(b"".join(kept) + (lines[count][:9] if count < len(lines) else b""))
         cut = Search(folder, CUT[compare], WIDE, fails=fails)
         if restart == "checkpoint":
             for record in read_history(cut.ledger).trials.values():

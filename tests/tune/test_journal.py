@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "searches" / "abc" / "ledger.jsonl"
+    return tmp_path / "searches" / "abc" / "journal.jsonl"
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_broken_line_in_the_middle_is_told_with_its_number(path: Path, broken: b
     write_search(path)
     lines = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join([*lines[:3], broken, *lines[4:]]) + b"\n")
-    with pytest.raises(UserError, match=r"ledger\.jsonl: line 4 is broken\. Mend that line if .* or move .* away"):
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 4 is broken\. Mend that line if .* or move .* away"):
         read_history(path)
 
 

@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.jsonl"
+    return tmp_path / "journal.jsonl"
 
 
 def session(path: Path, clock: Clock, *, gpus: float = 0.0, jump: Callable[[], None] = lambda: None) -> None:

@@ -119,7 +119,7 @@ def test_trial_that_was_broken_off_goes_on_from_its_checkpoint_with_the_curve_of
     resumed = run_search(broken, [])
     unbroken = next(trial for trial in at_once.trials if trial.id == "t0000")
     assert _told([trial for trial in resumed.trials if trial.id == "t0000"]) == _told([unbroken])
-    lines = [json.loads(line) for line in (broken.folder / "ledger.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (broken.folder / "journal.jsonl").read_text().splitlines()]
     epochs = [event["epoch"] for event in lines if event["event"] == "epoch" and event["trial"] == "t0000"]
     # The first epoch left a checkpoint, so that it was not trained again.
     assert epochs == [1, 2, 2, 3]

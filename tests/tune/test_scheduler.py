@@ -206,9 +206,9 @@ def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, ASHA]:
 
 
 def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None:
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         _, live = lived(ledger)
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         _, again = replayed(ledger.trials)
         states = {name: of.state for name, of in ledger.trials.items()}
     assert states["t0002"] == PRUNED  # so the rungs have done something
@@ -219,7 +219,7 @@ def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None
 
 
 def test_search_goes_on_after_a_replay_as_the_live_one_does(tmp_path: Path) -> None:
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         live = lived(ledger)
         again = replayed(ledger.trials)
     for asha, _ in (live, again):
@@ -247,7 +247,7 @@ def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
 def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path, interrupted: int) -> None:
     space = SearchSpace("space.yaml", {"train.lr": {"type": "float", "low": 0.01, "high": 1.0}}, {"baseline": {}})
     params = Params().with_values({"train.epochs": 16, "search.trials": 2}, where="")
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         for number in (0, 1):
             ledger.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search"))
         # The second was faster, and found the rung at epoch 4 empty; the first came then, and was the better one.
@@ -256,7 +256,7 @@ def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path,
             assert run(live, name, objective, last=interrupted) == interrupted
             for epoch in range(1, interrupted + 1):
                 ledger.report(name, epoch, {"val/accuracy": objective})
-    with Journal(tmp_path / "ledger.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
         course = SearchController(
             params, space, ledger, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2
         )

@@ -93,7 +93,7 @@ def test_settings_come_back_from_best_yaml_and_from_the_ledger(
     best = read_best(folder)
     assert same(best.best, values)
     assert same(best.controls, {"baseline": values})
-    ledger = folder / "ledger.jsonl"
+    ledger = folder / "journal.jsonl"
     ledger.unlink(missing_ok=True)
     with Journal(ledger, {}) as opened:
         opened.start(TrialRecord("t0000", 0, values, study=METHOD))

@@ -38,7 +38,7 @@ def params(**settings: Any) -> Params:
 def earlier(folder: Path, space: SearchSpace = WIDE, *, weight: float = 0.1, epochs: int = 4) -> SearchHistory:
     """A search of two completed trials, one stopped, one failed, one open, and a control."""
     header = {"content": {"space": space.content(), "train": {"epochs": epochs}}}
-    with Journal(folder / "ledger.jsonl", header) as ledger:
+    with Journal(folder / "journal.jsonl", header) as ledger:
         ledger.start(TrialRecord("baseline", None, {WEIGHT: 0.0}, role=CONTROL))
         states = [COMPLETE, PRUNED, COMPLETE, FAILED, None]
         for number, state in enumerate(states):
@@ -93,7 +93,7 @@ def test_search_of_other_epochs_or_outside_of_the_ranges_is_refused(tmp_path: Pa
 
 def test_search_without_results_is_refused(tmp_path: Path) -> None:
     header = {"content": {"space": WIDE.content(), "train": {"epochs": 4}}}
-    with Journal(tmp_path / "ledger.jsonl", header) as ledger:
+    with Journal(tmp_path / "journal.jsonl", header) as ledger:
         assert "nothing to learn from" in refusal(results_from_search, ledger.history, params(), WIDE, where="here")
 
 
@@ -181,7 +181,7 @@ def test_point_outside_of_the_space_is_refused_by_its_name() -> None:
 
 def begun(folder: Path, known: Any, **settings: Any) -> Search:
     """A search whose ledger begins with what it knows, as the runner makes it."""
-    with Journal(folder / "ledger.jsonl", {"known": known}):
+    with Journal(folder / "journal.jsonl", {"known": known}):
         pass
     return Search(folder, settings, WIDE)
 
