@@ -138,7 +138,7 @@ def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
         return None
     there = retrain_resources(params)
     runs = 2 * retrain.seeds
-    at_a_time = min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent_workers)
+    at_a_time = min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent)
     work = RemainingWork(
         trials=0, full_runs=runs, epochs=params.train.epochs, max_concurrent=at_a_time, gpus=there.gpus
     )

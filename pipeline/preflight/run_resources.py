@@ -1,7 +1,6 @@
 """What retraining runs take, and whether there is room for them: on this machine, or on the cluster's nodes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.cluster.connect import Node, cluster_address, cluster_nodes
 from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
@@ -10,25 +9,10 @@ from pipeline.errors import UserError
 from pipeline.tune.task import Resources
 
 
-@dataclass(frozen=True)
-class RunResources:
-    """workers: of a run. cpus, gpus: of each worker. machine_cpus, machine_gpus: what Ray may use here.
+def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Resources:
+    """What each worker of a retraining run takes, and how many fit.
 
-    max_concurrent_workers: for how many there is room. address: of the cluster that runs them, None for this machine
-    alone.
-    """
-
-    workers: int
-    cpus: int
-    gpus: float
-    max_concurrent_workers: int
-    machine_cpus: int
-    machine_gpus: int
-    address: str | None = None
-
-
-def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> RunResources:
-    """What each retraining run takes. there: the cluster's nodes, if they have been asked for already.
+    there: the cluster's nodes, if they have been asked for already.
 
     Raises:
         UserError: there is no room for one run, or a worker of several would have a part of a GPU.
@@ -54,7 +38,15 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Ru
     grows = address is not None and params.search.max_concurrent_trials is not None
     if fit < retrain.workers_per_run and not grows:
         raise UserError(_explain_no_capacity(params, there, each, fit))
-    return RunResources(retrain.workers_per_run, retrain.cpus_per_run, each, fit, cpus, gpus, address)
+    return Resources(
+        cpus=retrain.cpus_per_run,
+        gpus=each,
+        max_concurrent=fit,
+        machine_cpus=cpus,
+        machine_gpus=gpus,
+        address=address,
+        nodes=len(there),
+    )
 
 
 def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where: str) -> None:

@@ -1,4 +1,4 @@
-"""What a search is given: its task and its resources. Imports neither Ray nor Optuna."""
+"""What a search or retraining is given: its task and its resources. Imports no Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pipeline.tune.space import SearchSpace
 
 @dataclass(frozen=True)
 class Resources:
-    """cpus, gpus: of one trial. max_concurrent: trials together. machine_cpus, machine_gpus: what Ray may use.
+    """cpus, gpus: of one worker. max_concurrent: workers together. machine_cpus, machine_gpus: what Ray may use.
 
     address: of the cluster that runs them, None for this machine alone. nodes: how many it had when it was asked.
     """
@@ -27,19 +27,29 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class SearchTask:
-    """A search. folder: its state, by fingerprint. prepared, split: the data. resources: of its trials.
+class RunSpec:
+    """Everything that is needed to place training runs on this machine or on a cluster: a search's trials, or
+    retraining runs. folder: their state. prepared, split: the data. resources: of each.
 
-    header: what the journal begins with: what the fingerprint is made of, and the code and versions that run it.
-    weights: what each specification of pretrained weights was resolved to.
+    header: as in a search's journal; its `code` names the users' own methods. weights: what each specification of
+    pretrained weights was resolved to.
     """
 
     params: Params
-    space: SearchSpace
-    fingerprint: str
     folder: Path
     prepared: Path
     split: Path
     resources: Resources
     header: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchTask(RunSpec):
+    """A search. fingerprint: also the name of its folder.
+
+    header: what the journal begins with: what the fingerprint is made of, and the code and versions that run it.
+    """
+
+    space: SearchSpace
+    fingerprint: str

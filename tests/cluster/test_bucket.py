@@ -30,7 +30,7 @@ def _task(nodes: Nodes, folder: Path, **settings: Any) -> SearchTask:
         "train.epochs": 6,
     }
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
-    return tiny_task(folder, asked | dotted, address=nodes.address, nodes=3, at_a_time=2)
+    return tiny_task(folder, asked | dotted, address=nodes.address, nodes=3, max_concurrent=2)
 
 
 class _Interrupted(SearchCallback):

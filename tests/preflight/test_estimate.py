@@ -24,7 +24,6 @@ from pipeline.preflight.estimate import (
     retraining_seconds,
 )
 from pipeline.preflight.plan import Plan
-from pipeline.preflight.run_resources import RunResources
 from pipeline.tune.task import Resources
 
 pytestmark = pytest.mark.usefixtures("quick_steps")
@@ -101,7 +100,7 @@ def test_nothing_to_run_takes_nothing(planned: Callable[..., Plan]) -> None:
 def test_retraining_is_both_arms_with_every_seed_on_train_and_val(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "retrain_resources", lambda params: RunResources(1, 1, 0.0, 4, 4, 0))
+    monkeypatch.setattr(module, "retrain_resources", lambda params: Resources(1, 0.0, 4, 4, 0))
     settings = {**TEN_STEPS, "retrain.seeds": 3}
     # An epoch: ten steps of 0.5 to 1 s, and every second time a checkpoint, written twice. Six runs, four at a time.
     low, high = START_S[0] + 16 * 5.25 * 6 / 4, START_S[1] + 16 * 10.25 * 2 * BESIDE

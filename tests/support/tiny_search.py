@@ -22,7 +22,7 @@ def tiny_task(folder: Path, settings: Mapping[str, Any] | None = None, **resourc
     """
     params = Params().with_values(TINY | SETTINGS | dict(settings or {}), where="the test")
     write_digits(folder, val=0.6, test=0.4)
-    taken = {"cpus": 1, "gpus": 0.0, "at_a_time": 1, "machine_cpus": 1, "machine_gpus": 0}
+    taken = {"cpus": 1, "gpus": 0.0, "max_concurrent": 1, "machine_cpus": 1, "machine_gpus": 0}
     return SearchTask(
         params=params,
         space=load_space(ROOT / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml"),

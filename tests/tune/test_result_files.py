@@ -79,7 +79,7 @@ def searched(*, seconds: float = 2.0) -> tuple[SearchTask, SearchOutcome]:
         if record.number is not None:
             proposer.tell(record.number, record.state or "", record.metric("val/accuracy"), constraints={})
     nowhere = Path("nowhere")
-    task = SearchTask(params, SPACE, "f00d" * 16, nowhere, nowhere, nowhere, Resources(1, 0, 1, 1, 0))
+    task = SearchTask(params, nowhere, nowhere, nowhere, Resources(1, 0, 1, 1, 0), space=SPACE, fingerprint="f00d" * 16)
     spent = Spent(3600.0, sum(record.gpu_s for record in records))
     return task, SearchOutcome(records, {"search": proposer}, [1, 2], spent, "search.budget.hours: spent")
 

@@ -61,7 +61,7 @@ def searched(space: SearchSpace = SPACE, **settings: Any) -> tuple[SearchTask, S
     trials[-1] = again("t0000", 1002, 0.2, 0.3, 0.4, 0.75)
     proposer = StudyAdapter(space, SamplerParams(name="random", startup_trials=1), seed=0, name="abc")
     spent = Spent(7200.0, sum(record.gpu_s for record in trials))
-    task = SearchTask(params, space, "f00d" * 16, HERE, HERE, HERE, Resources(1, 0.5, 1, 1, 1))
+    task = SearchTask(params, HERE, HERE, HERE, Resources(1, 0.5, 1, 1, 1), space=space, fingerprint="f00d" * 16)
     return task, SearchOutcome(trials, {"search": proposer}, [2], spent, None)
 
 

@@ -20,8 +20,8 @@ from pipeline.stages.retrain.retrain_runs import (
     log_retraining,
     retrain_jobs,
     run_retraining,
-    seconds_of,
 )
+from pipeline.stages.retrain.worker import seconds_in
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace
@@ -70,7 +70,7 @@ def main(workspace: Workspace) -> None:
         "setting": config_name(dict(found.best)),
         "against": found.against,
         "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],
-        "seconds": round(sum(seconds_of(job.folder) for job in jobs), 1),
+        "seconds": round(sum(seconds_in(job.folder) for job in jobs), 1),
         "to_register": jobs[0].name,
     }
     folder = workspace.results / "retrain"

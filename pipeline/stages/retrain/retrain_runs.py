@@ -11,7 +11,6 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,14 @@ from pipeline.config import Params
 from pipeline.console.format import config_name
 from pipeline.console.run_progress import RunProgress
 from pipeline.models.model_config import Weights
-from pipeline.preflight.run_resources import RunResources, check_batch_shards, retrain_resources
+from pipeline.preflight.run_resources import check_batch_shards, retrain_resources
 from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.train.checkpoint import read_sidecar
 from pipeline.tune.ray.placement import open_runtime
+from pipeline.tune.task import Resources, RunSpec
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,21 +39,6 @@ if TYPE_CHECKING:
 
 OWN_FILES = (HISTORY,)
 """What lies beside a run's checkpoint and is no part of the model."""
-
-
-@dataclass(frozen=True)
-class RetrainTask:
-    """Runs, as `pipeline.tune.ray.placement` places them. folder: their state. header: the users' own methods, as
-    `code`.
-    """
-
-    params: Params
-    resources: RunResources
-    folder: Path
-    prepared: Path
-    split: Path
-    header: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, Weights] = field(default_factory=dict)
 
 
 def retrain_jobs(
@@ -109,7 +94,7 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
         return
     resources = retrain_resources(params)
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
-    with open_runtime(_task(params, missing, resources)) as place:
+    with open_runtime(_run_spec(params, missing, resources)) as place:
         ready = []
         for job in missing:
             epochs = CheckpointStore(join(place.checkpoints, job.folder.name))
@@ -119,11 +104,6 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
             for index in _run_all(params, ready, resources, room):
                 _download_checkpoint(ready[index])
                 yield missing[index]
-
-
-def seconds_of(folder: Path) -> float:
-    """How long a finished run has trained, in seconds."""
-    return seconds_in(folder)
 
 
 def learning_curves(folder: Path) -> list[dict[str, float]]:
@@ -140,19 +120,17 @@ def _trained_epochs(params: Params, job: RetrainJob) -> int:
     return job.epochs.done()
 
 
-def _run_all(
-    params: Params, jobs: Sequence[RetrainJob], resources: RunResources, room: Capacity | None
-) -> Iterator[int]:
+def _run_all(params: Params, jobs: Sequence[RetrainJob], resources: Resources, room: Capacity | None) -> Iterator[int]:
     most, failures = params.retrain.max_concurrent_runs, params.search.max_failures
-    if resources.workers == 1:
+    if params.retrain.workers_per_run == 1:
         done = run_jobs(retrain_one, jobs, cpus=resources.cpus, gpus=resources.gpus, at_a_time=most, failures=failures)
         yield from (index for index, _ in done)
         return
     from pipeline.cluster.workers import side_by_side, train_together  # Ray Train takes seconds to import
 
     def fits() -> int:
-        there = resources.max_concurrent_workers if room is None else room.free_slots()
-        return min(most or len(jobs), there // resources.workers)
+        there = resources.max_concurrent if room is None else room.free_slots()
+        return min(most or len(jobs), there // params.retrain.workers_per_run)
 
     def run(job: RetrainJob) -> None:
         assert job.epochs is not None
@@ -161,7 +139,7 @@ def _run_all(
             job,
             epochs=job.epochs,
             name=f"retraining {job.name}",
-            workers=resources.workers,
+            workers=params.retrain.workers_per_run,
             cpus=resources.cpus,
             gpus=resources.gpus,
             failures=failures,
@@ -170,12 +148,12 @@ def _run_all(
     yield from side_by_side(run, jobs, fits)
 
 
-def _task(params: Params, jobs: Sequence[RetrainJob], resources: RunResources) -> RetrainTask:
+def _run_spec(params: Params, jobs: Sequence[RetrainJob], resources: Resources) -> RunSpec:
     first = jobs[0]
     plugins: dict[str, str] = {}
     for job in jobs:
         plugins |= _plugins(params.with_values(job.values, where=job.name))
-    return RetrainTask(
+    return RunSpec(
         params=params,
         resources=resources,
         folder=first.folder.parent,
@@ -241,6 +219,6 @@ def log_retraining(
             },
             parent_run_id=parent,
             datasets=datasets,
-            seconds=seconds_of(job.folder),
+            seconds=seconds_in(job.folder),
         )
     return runs

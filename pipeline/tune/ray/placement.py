@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from pipeline.cluster.connect import Capacity, connect_to_cluster
 from pipeline.cluster.data_bundle import DataBundle, make_bundle, open_bundle, place_in, send_bundle
@@ -13,45 +12,11 @@ from pipeline.cluster.late_nodes import AdmissionRules, make_admission_rules
 from pipeline.cluster.nodes import NodeRequirements, NodeResult, check_nodes
 from pipeline.cluster.runtime import local_ray
 from pipeline.cluster.storage import check_storage, worker_environment
-from pipeline.config import Params
 from pipeline.models.model_config import Weights
 from pipeline.tune.journal.remote_files import list_checkpoints, mark_in_use
+from pipeline.tune.task import RunSpec
 
 MEGABYTE = 10**6
-
-
-class Sized(Protocol):
-    """What runs take, and what there is: as `pipeline.tune.ray.runner.Resources`."""
-
-    @property
-    def cpus(self) -> int: ...
-    @property
-    def gpus(self) -> float: ...
-    @property
-    def machine_cpus(self) -> int: ...
-    @property
-    def machine_gpus(self) -> int: ...
-    @property
-    def address(self) -> str | None: ...
-
-
-class Placeable(Protocol):
-    """What is to be run: a search, or retraining. As `pipeline.tune.ray.runner.SearchTask`."""
-
-    @property
-    def params(self) -> Params: ...
-    @property
-    def resources(self) -> Sized: ...
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def prepared(self) -> Path: ...
-    @property
-    def split(self) -> Path: ...
-    @property
-    def weights(self) -> Mapping[str, Weights]: ...
-    @property
-    def header(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +43,7 @@ class LocalData:
 
 
 @contextmanager
-def open_runtime(task: Placeable) -> Iterator[Runtime]:
+def open_runtime(task: RunSpec) -> Iterator[Runtime]:
     """Start Ray here, or join the cluster, look at its nodes and send them the data.
 
     Raises:
@@ -108,8 +73,8 @@ def open_runtime(task: Placeable) -> Iterator[Runtime]:
             yield Runtime(checkpoints, parcel, room, admission)
 
 
-def inspect_cluster(task: Placeable, *, data: bool = True) -> Sequence[NodeResult]:
-    """Look at the cluster's nodes as `open_runtime` does, and start nothing. data: whether they have been prepared.
+def inspect_cluster(task: RunSpec, *, data: bool = True) -> Sequence[NodeResult]:
+    """Look at the cluster's nodes as `placed` does, and start nothing. data: whether they have been prepared.
 
     Raises:
         UserError: as `open_runtime`.
@@ -135,7 +100,7 @@ def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bun
 PREPARED, SPLIT = "prepared", "split.json"
 
 
-def _listed(task: Placeable) -> DataBundle:
+def _listed(task: RunSpec) -> DataBundle:
     files = {f"{PREPARED}/{path.name}": path for path in task.prepared.iterdir() if path.is_file()}
     files |= {SPLIT: task.split}
     return make_bundle(files | {_weights_name(each): Path(each.path) for each in task.weights.values()})
@@ -145,13 +110,13 @@ def _weights_name(weights: Weights) -> str:
     return f"weights/{weights.sha256[:16]}-{Path(weights.path).name}"
 
 
-def _storage(task: Placeable) -> str | None:
+def _storage(task: RunSpec) -> str | None:
     """The address of the storage that nodes share, None where that is the checkout."""
     asked = task.params.search.cluster.storage
     return asked if asked is None or "://" in asked else str(Path(asked).expanduser().absolute())
 
 
-def _wanted(task: Placeable, bundle: DataBundle) -> NodeRequirements:
+def _wanted(task: RunSpec, bundle: DataBundle) -> NodeRequirements:
     cluster, storage = task.params.search.cluster, _storage(task)
     sendable = bundle.bytes <= cluster.ship_limit_mb * MEGABYTE or storage is not None
     if storage is not None:
@@ -163,5 +128,5 @@ def _wanted(task: Placeable, bundle: DataBundle) -> NodeRequirements:
     return NodeRequirements(bundle, storage, sendable, task.resources.gpus, grows)
 
 
-def _plugins(task: Placeable) -> list[str]:
+def _plugins(task: RunSpec) -> list[str]:
     return [name.removeprefix("plugin ") for name in task.header.get("code", {}) if name.startswith("plugin ")]
