@@ -51,7 +51,7 @@ SPACE = "search_spaces/sar_wide.yaml"
 SHARE = 0.05
 EPOCHS = 8
 """Of a recorded curve."""
-SAMPLERS, SCHEDULERS = ("noisy_gp", "tpe", "gp", "random", "sobol"), ("asha", "hyperband", "pasha", "median", "none")
+SAMPLERS, SCHEDULERS = ("noisy_gp", "tpe", "gp", "random", "sobol"), ("asha", "hyperband", "median", "none")
 
 Choices = Sequence[tuple[int, int]]
 """Epochs spent, and the row of the table that is held for the best from then on."""

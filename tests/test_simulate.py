@@ -45,7 +45,7 @@ SPACES = {
 }
 SAMPLERS, SCHEDULERS = (
     ("noisy_gp", "tpe", "gp", "cmaes", "random", "grid", "sobol"),
-    ("asha", "hyperband", "pasha", "median", "none"),
+    ("asha", "hyperband", "median", "none"),
 )
 EPOCHS, SEEDS = 8, 3
 COMBINATIONS = [

@@ -19,6 +19,7 @@ from support.search_state import (
     write_search,
 )
 
+from pipeline.commands.logs import describe_trial
 from pipeline.commands.status import describe_search, describe_searches
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
@@ -269,3 +270,20 @@ def test_names_are_those_of_the_search_itself() -> None:
     from pipeline.tune.study import studies
 
     assert (METHOD, OBJECTIVE) == (studies.METHOD, trainable.OBJECTIVE)
+
+
+REMOVED = [("scheduler", "pasha")]
+
+
+@pytest.mark.parametrize(("group", "name"), REMOVED)
+def test_search_begun_with_what_has_been_taken_out_is_told_and_never_the_one_to_go_on_with(
+    workspace: Workspace, group: str, name: str
+) -> None:
+    content = content_of(workspace)
+    folder = write_search(workspace, {**content, group: {**content[group], "name": name}})
+    assert row(workspace, folder)[0] == folder.name[:8]  # no mark: params.yaml asks for another one
+    assert "t0000" in "\n".join(describe_search(workspace, folder.name[:8]))
+    set_params(workspace, {"search": {group: {"name": name}}})
+    assert row(workspace, folder)[0] == folder.name[:8]
+    assert "t0000" in "\n".join(describe_search(workspace, folder.name[:8]))
+    assert "t0000, trial, of search" in "\n".join(describe_trial(workspace, "t0000"))

@@ -155,7 +155,7 @@ REFUSED = [
     ("search.trials", 0, "whole number, at least 1 and at most 1000000"),
     ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
     ("search.sampler.name", "annealing", "one of tpe, noisy_gp, gp, cmaes, random, grid, sobol"),
-    ("search.scheduler.name", "pbt", "one of asha, hyperband, pasha, median, none"),
+    ("search.scheduler.name", "pbt", "one of asha, hyperband, median, none"),
     ("search.scheduler.reduction_factor", 1, "number, above 1 and at most 16"),
     ("search.objectives", [], "a list of some of val/accuracy, val/loss, val/attention/jaccard, "),
     ("search.objectives", ["speed"], "a list of some of val/accuracy, val/loss, val/attention/jaccard, "),
@@ -204,6 +204,16 @@ def test_number_that_is_not_finite_is_refused(written: Any, path: str, value: st
     section, _, rest = path.partition(".")
     text = f"{section}:\n  " + rest.replace(".", ":\n    ") + f": {value}\n"
     assert f"params.yaml: {path}: given " in refusal(written(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("search: {scheduler: {name: pasha}}", "search.scheduler.name: given 'pasha'; PASHA has been taken out; set it to asha, which has the same rungs"),
+    ],
+)  # fmt: skip
+def test_name_that_has_been_taken_out_is_refused_with_another_one(written: Any, text: str, said: str) -> None:
+    assert refusal(written(text)) == f"params.yaml: {said}"
 
 
 def test_number_that_is_not_finite_is_refused_among_the_keywords_of_the_network_too(written: Any) -> None:

@@ -10,9 +10,9 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from pipeline.config.schema.search_section import SchedulerParams
-from pipeline.tune.schedulers.rules import ASHA, MIN_TRIALS, PASHA, Hyperband, MedianStopping, StoppingRule, make_rule
+from pipeline.tune.schedulers.rules import ASHA, MIN_TRIALS, Hyperband, MedianStopping, StoppingRule, make_rule
 
-RULES = ("asha", "hyperband", "pasha", "median", "none")
+RULES = ("asha", "hyperband", "median", "none")
 Report = tuple[str, int, float]
 
 
@@ -151,52 +151,7 @@ def test_median_rule_waits_for_three_others() -> None:
     assert of.stops("t0003", 2, 0.1)
 
 
-def climb(of: StoppingRule, trial: str, *values: float) -> int:
-    """Report values at epochs 2, 4, 8, ..., the same before each; the epoch at which the trial ends."""
-    for epoch in range(1, 17):
-        value = values[max(0, math.ceil(math.log2(epoch)) - 1)] if epoch > 1 else values[0]
-        if of.stops(trial, epoch, value):
-            return epoch
-    raise AssertionError
-
-
-def test_pasha_lets_none_but_the_leader_past_its_ceiling() -> None:
-    of = rule("pasha")
-    assert isinstance(of, PASHA)
-    assert of.rung_epochs == [2, 4, 8]
-    assert climb(of, "t0000", 0.5, 0.5, 0.5, 0.5) == 16  # nobody was better yet
-    assert climb(of, "t0001", 0.6, 0.6, 0.6, 0.6) == 16
-    assert climb(of, "t0002", 0.57, 0.57, 0.57, 0.57) == 4  # ASHA would have let it go on
-    assert climb(rule("asha"), "t0000", 0.5, 0.5, 0.5, 0.5) == 16
-    assert of.ceiling == 1
-
-
-def test_pasha_raises_its_ceiling_when_trials_change_places() -> None:
-    of = rule("pasha")
-    assert isinstance(of, PASHA)
-    climb(of, "t0000", 0.5, 0.8, 0.8, 0.8)
-    assert of.ceiling == 1
-    assert climb(of, "t0001", 0.6, 0.7, 0.7, 0.7) == 4  # it was ahead at epoch 2: ASHA stops it, being the lower half
-    climb(of, "t0002", 0.7, 0.9, 0.9, 0.9)
-    assert of.ceiling == 2  # t0001 and t0000 have changed places
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_pasha_sees_a_change_of_places_exactly_where_a_pair_has_changed_them(seed: int) -> None:
-    dice = random.Random(seed)
-    of = PASHA([2, 4], 2.0, 16)
-    spread = dice.choice([0.01, 0.05, 0.3])
-    for number in range(12):
-        start = dice.random()
-        of.rungs[0].enter(f"t{number}", start)
-        of.rungs[1].enter(f"t{number}", start + dice.gauss(0, spread))
-        of._steps[0][f"t{number}"] = of._steps[1][f"t{number}"] = 0.05
-    low, high = of.rungs[0].values, of.rungs[1].values
-    pairs = any(high[a] - high[b] > 0.05 and low[b] - low[a] > 0.05 for a in low for b in low)
-    assert of._order_changes() == pairs
-
-
-@pytest.mark.parametrize(("name", "share"), [("asha", 1 / 8), ("pasha", 0.0), ("median", 0.0), ("none", 1.0)])
+@pytest.mark.parametrize(("name", "share"), [("asha", 1 / 8), ("median", 0.0), ("none", 1.0)])
 def test_share_that_lasts_is_that_of_the_rungs(name: str, share: float) -> None:
     assert rule(name).survival_fraction == share
     if name != "median":

@@ -1,8 +1,8 @@
 """The section of params.yaml about the search: what is tried, by what rule, within which limits."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config.schema.section import PathText, Section
 
@@ -34,13 +34,20 @@ class SamplerParams(Section):
 
 
 class SchedulerParams(Section):
-    name: Literal["asha", "hyperband", "pasha", "median", "none"] = Field(
+    name: Literal["asha", "hyperband", "median", "none"] = Field(
         "asha", description="How unpromising trials are stopped early; docs/searching.md has the rules."
     )
     grace_period: int = Field(
         3, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
     )
     reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_still_there(cls, name: Any) -> Any:
+        if name == "pasha":
+            raise ValueError("PASHA has been taken out; set it to asha, which has the same rungs")
+        return name
 
 
 class ConfirmParams(Section):

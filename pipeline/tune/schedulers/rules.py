@@ -7,9 +7,6 @@ It knows trials by their ids of the ledger; a report that it has heard before ch
                it (Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934, stopping form)
     hyperband  several such ladders beside each other, whose first rungs lie higher and higher; each trial has its
                ladder by its number, in the shares of Li et al., Hyperband, arXiv 1603.06560
-    pasha      ASHA with a ceiling, above which nobody but the leader goes; the ceiling rises when trials change places
-               by more than noise between it and the rung below. After Bohdal et al., PASHA, arXiv 2207.06940, which
-               pauses trials where we stop them, and so has no need to let the leader through
     median     a trial stops when its best value so far is below the median of the others' running means at that epoch
                (Golovin et al., Google Vizier, KDD 2017, section 3.2.2)
     none       every trial runs to its end
@@ -18,7 +15,7 @@ It knows trials by their ids of the ledger; a report that it has heard before ch
 import math
 import re
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from pipeline.config.schema.search_section import SchedulerParams
@@ -54,7 +51,7 @@ def make_rule(scheduler: SchedulerParams, epochs: int) -> StoppingRule:
     rungs = rung_epochs(grace, factor, epochs)
     if scheduler.name == "hyperband":
         return Hyperband([ASHA(rungs[first:], factor, epochs) for first in range(len(rungs) + 1)], factor)
-    return PASHA(rungs, factor, epochs) if scheduler.name == "pasha" else ASHA(rungs, factor, epochs)
+    return ASHA(rungs, factor, epochs)
 
 
 def rung_epochs(grace_period: int, factor: float, epochs: int) -> list[float]:
@@ -84,10 +81,6 @@ class Rung:
         below = int(place)
         above = min(below + 1, len(self._ordered) - 1)
         return self._ordered[below] + (place - below) * (self._ordered[above] - self._ordered[below])
-
-    @property
-    def best(self) -> float:
-        return self._ordered[-1] if self._ordered else math.nan
 
 
 class ASHA:
@@ -150,60 +143,6 @@ class Hyperband:
         return self.of(trial).stops(trial, epoch, objective)
 
 
-class PASHA(ASHA):
-    """ASHA under a ceiling, at first its second rung. ceiling: its index among the rungs, their number if none."""
-
-    def __init__(self, rungs: Sequence[float], factor: float, epochs: int) -> None:
-        super().__init__(rungs, factor, epochs)
-        self.ceiling = min(1, len(self.rungs))
-        self._last: dict[str, tuple[int, float]] = {}
-        self._steps: list[dict[str, float]] = [{} for _ in self.rungs]
-
-    @property
-    def survival_fraction(self) -> float:
-        return 0.0 if self.rungs else 1.0
-
-    def stops(self, trial: str, epoch: int, objective: float) -> bool:
-        rung = self._reached(trial, epoch) if epoch < self._epochs else None
-        best = math.nan if rung is None else rung.best
-        stopped = super().stops(trial, epoch, objective)
-        before, last = self._last.get(trial, (0, objective))
-        step = abs(objective - last)
-        if epoch > before:
-            self._last[trial] = (epoch, objective)
-        if rung is None:
-            return stopped
-        index = self.rungs.index(rung)
-        self._steps[index][trial] = step
-        if index != self.ceiling or stopped:
-            return stopped
-        if self._order_changes():
-            self.ceiling += 1
-            return False
-        return objective <= best
-
-    def _order_changes(self) -> bool:
-        """Whether any two trials changed places, by more than noise at both, between the ceiling and the rung below.
-
-        Noise is the median change over the last epoch before the rung.
-        """
-        if self.ceiling == 0 or self.ceiling >= len(self.rungs):
-            return False
-        low, high = self.rungs[self.ceiling - 1].values, self.rungs[self.ceiling].values
-        noise = [_median(self._steps[index].values()) for index in (self.ceiling - 1, self.ceiling)]
-        # A change of places is looked for between neighbours at the ceiling: if none has changed, none at all has.
-        order = sorted((trial for trial in high if not math.isnan(high[trial])), key=lambda trial: high[trial])
-        seen = -math.inf
-        held: list[tuple[float, float]] = []
-        for trial in order:
-            while held and high[trial] - held[0][0] > noise[1]:
-                seen = max(seen, held.pop(0)[1])
-            if seen - low[trial] > noise[0]:
-                return True
-            held.append((high[trial], low[trial]))
-        return False
-
-
 class MedianStopping:
     """The median rule, from the grace period on, over what the others were at the same epoch."""
 
@@ -237,8 +176,3 @@ class MedianStopping:
         others, median = len(here.values), here.quantile(0.5)
         here.enter(trial, (total + objective) / (count + 1))
         return others >= MIN_TRIALS and self._best.get(trial, math.nan) < median
-
-
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(value for value in values if not math.isnan(value))
-    return ordered[len(ordered) // 2] if ordered else 0.0
