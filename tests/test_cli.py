@@ -161,7 +161,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"retrain.workers_per_run": 1024, "train.batch_size": 2048, "base.device": "cpu"}, "retrain.workers_per_run: given 1024, each with 1 CPUs and 0 GPUs"),
         ({"search.scheduler.grace_period": 1}, "search.scheduler.grace_period: given 1; allowed: above the regulariser's warm-up"),
         ({"search.sampler.name": "grid"}, "search.sampler.name: grid needs steps; regularizer.spatial_entropy.weight, regularizer.spatial_entropy.threshold of"),
-        ({"search.sampler.name": "cmaes"}, "search.sampler.name: cmaes knows numbers only; search_spaces/sar.yaml has regularizer.spatial_entropy.layers. Use tpe"),
+        ({"search.sampler.name": "cmaes"}, "search.sampler.name: given 'cmaes'; CMA-ES has been taken out; set it to tpe or gp"),
         ({"search.points": {"mine": {"train.lr": 0.1}}}, "search.points.mine: train.lr: no dimension of search_spaces/sar.yaml; its dimensions: "),
         ({"search.warm_start": "7a64"}, "search.warm_start: 7a64: "),
         ({"search.warm_start": "none.csv"}, "search.warm_start: none.csv: cannot be read"),

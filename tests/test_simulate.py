@@ -44,7 +44,7 @@ SPACES = {
     ),
 }
 SAMPLERS, SCHEDULERS = (
-    ("noisy_gp", "tpe", "gp", "cmaes", "random", "grid", "sobol"),
+    ("noisy_gp", "tpe", "gp", "random", "grid", "sobol"),
     ("asha", "hyperband", "median", "none"),
 )
 EPOCHS, SEEDS = 8, 3
@@ -81,7 +81,7 @@ def params(**settings: Any) -> Params:
 
 
 def table_for(sampler: str) -> Table:
-    return recorded(SPACES[{"grid": "steps", "cmaes": "numbers"}.get(sampler, "words")])
+    return recorded(SPACES[{"grid": "steps"}.get(sampler, "words")])
 
 
 class Dies:

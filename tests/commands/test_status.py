@@ -272,7 +272,7 @@ def test_names_are_those_of_the_search_itself() -> None:
     assert (METHOD, OBJECTIVE) == (studies.METHOD, trainable.OBJECTIVE)
 
 
-REMOVED = [("scheduler", "pasha")]
+REMOVED = [("sampler", "cmaes"), ("scheduler", "pasha")]
 
 
 @pytest.mark.parametrize(("group", "name"), REMOVED)

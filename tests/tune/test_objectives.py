@@ -122,9 +122,9 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
             {
                 "search__objectives": ["val/accuracy", "val/loss"],
                 "search__scheduler__name": "none",
-                "search__sampler__name": "cmaes",
+                "search__sampler__name": "noisy_gp",
             },
-            "cmaes ranks configurations by one objective",
+            "noisy_gp ranks settings by one objective",
         ),
         (
             {

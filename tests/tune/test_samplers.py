@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.tune.journal.journal import COMPLETE, FAILED, PRUNED
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import samplers
-from pipeline.tune.study.samplers import check_sampler, sample_blind, sample_cmaes
+from pipeline.tune.study.samplers import check_sampler, sample_blind
 from pipeline.tune.study.study import MAX_VISIBLE_TRIALS, StudyAdapter, with_values
 
 LR, DECAY, LAYERS, BATCH = "train.lr", "train.weight_decay", "regularizer.spatial_entropy.layers", "train.batch_size"
@@ -55,15 +55,6 @@ def test_grid_with_too_many_combinations_is_refused() -> None:
     check_sampler(Params().with_values({"search.sampler.name": "grid", "search.trials": 17}, where=""), space(STEPS))
     long = {BATCH: {"type": "int", "low": 1, "high": 1_000_000}}
     assert "3,000,000 combinations" in refusal("grid", space(long, WORDS))
-
-
-def test_cmaes_over_categories_or_one_dimension_or_without_its_package_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert f"knows numbers only; space.yaml has {LAYERS}. Use tpe or gp" in refusal("cmaes", space(NUMBERS, WORDS))
-    assert "two dimensions or more" in refusal("cmaes", space({LR: NUMBERS[LR]}))
-    monkeypatch.setattr(samplers.importlib.util, "find_spec", lambda name: None)
-    assert "pip install cmaes" in refusal("cmaes", space(NUMBERS))
 
 
 @pytest.mark.parametrize("name", ["noisy_gp", "tpe", "gp", "random", "sobol"])
@@ -180,7 +171,7 @@ def play(study: StudyAdapter, count: int) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "trials"), [("noisy_gp", 12), ("tpe", 30), ("gp", 12), ("cmaes", 30)])
+@pytest.mark.parametrize(("name", "trials"), [("noisy_gp", 12), ("tpe", 30), ("gp", 12)])
 def test_what_learns_gets_better_than_its_start(name: str, trials: int) -> None:
     values = [goodness(each) for each in play(proposer(space(NUMBERS), name, startup_trials=6), trials)]
     assert sum(values[-4:]) / 4 > sum(values[:6]) / 6 + 0.3
@@ -248,25 +239,6 @@ def test_constraint_that_is_violated_is_told_to_the_gaussian_process() -> None:
     trials = [stopped({LR: 0.1, DECAY: 0.1}, {4: 0.5}, of, state=TrialState.COMPLETE) for _ in range(2)]
     trials[1].system_attrs = {"constraints:empty_share": 0.2}
     assert [trial.system_attrs["constraints:empty_share"] for trial in with_values(trials)] == [-0.05, 0.2]
-
-
-def test_cmaes_depends_on_the_order_of_results_alone_and_ranks_what_ran_longer_higher() -> None:
-    of = space(NUMBERS)
-
-    def told(scale: float, stopped_at: float) -> dict[str, Any]:
-        trials = []
-        for number in range(12):
-            values = of.decode(sample_blind("sobol", of, seed=0, number=number))
-            early = number % 3 == 0
-            curve = {4: stopped_at} if early else {4: 0.1, 16: scale * goodness(values)}
-            state = TrialState.PRUNED if early else TrialState.COMPLETE
-            trial = stopped(values, curve, of, state=state)
-            trial.number = number
-            trials.append(trial)
-        return sample_cmaes(of, trials, seed=1)
-
-    assert told(1.0, 0.1) == told(7.0, 0.1) == told(1.0, 99.0)
-    assert told(1.0, 0.1) != told(-1.0, 0.1)
 
 
 def test_sampler_is_shown_the_best_and_the_newest_of_many_trials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ NUMBERS: Mapping[str, Any] = {
     DECAY: {"type": "float", "low": 0.0, "high": 0.5},
 }
 CONTROLS = {"baseline": {WEIGHT: 0.0}}
-SAMPLERS = ("tpe", "noisy_gp", "gp", "random", "sobol", "grid", "cmaes")
+SAMPLERS = ("tpe", "noisy_gp", "gp", "random", "sobol", "grid")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def settings_of(records: list[TrialRecord], study: str = METHOD) -> list[str]:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("at_a_time", [1, 3])
 def test_search_tries_every_setting_of_a_small_space_once_and_ends(tmp_path: Path, name: str, at_a_time: int) -> None:
-    of = space(STEPS) if name == "cmaes" else space(WORDS, {BATCH: STEPS[BATCH]})
+    of = space(WORDS, {BATCH: STEPS[BATCH]})
     search = Search(tmp_path, {"search.sampler.name": name, "search.trials": 40}, of, results=worth)
     search.run(at_a_time=at_a_time)
     found = settings_of(search.outcome)

@@ -21,8 +21,8 @@ Objective = Literal[
 
 
 class SamplerParams(Section):
-    name: Literal["tpe", "noisy_gp", "gp", "cmaes", "random", "grid", "sobol"] = Field(
-        "tpe", description="How configurations are proposed; docs/searching.md says which suits what."
+    name: Literal["tpe", "noisy_gp", "gp", "random", "grid", "sobol"] = Field(
+        "tpe", description="How settings are proposed; docs/searching.md says which suits what."
     )
     startup_trials: int = Field(
         5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
@@ -31,6 +31,13 @@ class SamplerParams(Section):
         "recipe",
         description="How configurations are sampled until then: around model and train, evenly, or independently.",
     )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_still_there(cls, name: Any) -> Any:
+        if name == "cmaes":
+            raise ValueError("CMA-ES has been taken out; set it to tpe or gp, which take any space")
+        return name
 
 
 class SchedulerParams(Section):

@@ -3,7 +3,6 @@
     tpe      tree-structured Parzen estimators (Optuna's); any space
     noisy_gp a Gaussian process of our own that knows of noise and of trials stopped early (`surface.py`); any space
     gp       a Gaussian process with expected improvement (Optuna's); any space, a category at a Hamming distance of 1
-    cmaes    CMA-ES (the package cmaes); two numbers or more, and no categories
     grid     every combination once, in an order of its own; nothing continuous
     sobol    a scrambled Sobol sequence: even over the space, blind to results
     random   independent draws, blind to results
@@ -17,9 +16,8 @@ Every sampler is made anew for every trial, from the seed and the trial's number
 these and on the results, and on nothing that a resumed search would have to remember.
 """
 
-import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -52,14 +50,6 @@ def check_sampler(params: Params, space: SearchSpace) -> None:
     said = f"params.yaml: search.sampler.name: {name}"
     if name == "grid":
         _check_grid(space, said)
-    if name == "cmaes":
-        words = [path for path, spec in space.dimensions.items() if spec["type"] == "categorical"]
-        if words:
-            raise UserError(f"{said} knows numbers only; {space.file} has {', '.join(words)}. Use tpe or gp.")
-        if len(space.dimensions) < 2:
-            raise UserError(f"{said} needs two dimensions or more; {space.file} has one. Use tpe or gp.")
-        if importlib.util.find_spec("cmaes") is None:
-            raise UserError(f"{said} needs the package cmaes: pip install cmaes")
 
 
 def _check_grid(space: SearchSpace, said: str) -> None:
@@ -138,29 +128,6 @@ def make_sampler(name: str, *, seed: int) -> BaseSampler:
     if name == "gp":
         return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     return TPESampler(seed=seed, n_startup_trials=1)
-
-
-def sample_cmaes(space: SearchSpace, trials: Sequence[FrozenTrial], *, seed: int) -> dict[str, Any]:
-    """CMA-ES's next encoded values. trials: that have ended, by number.
-
-    A generation is so many trials in the order of their numbers. CMA-ES looks at ranks alone: a trial that ran longer
-    is better than one that was stopped before, whatever their values; what breaks a constraint is worse than either.
-    """
-    from cmaes import CMA
-
-    dimensions = len(space.dimensions)
-    bounds = np.tile([0.0, 1.0], (dimensions, 1))
-    optimizer = CMA(mean=np.full(dimensions, 0.5), sigma=0.3, bounds=bounds, seed=seed)
-    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    worst_first = sorted(ended, key=rank_key)
-    place = {trial.number: -index for index, trial in enumerate(worst_first)}
-    size = optimizer.population_size
-    for first in range(0, len(ended) - size + 1, size):
-        generation = ended[first : first + size]
-        points = [np.array(space.shares(space.decode(trial.params))) for trial in generation]
-        optimizer.tell([(point, float(place[trial.number])) for point, trial in zip(points, generation, strict=True)])
-    optimizer._rng.seed(seed)
-    return space.value_at(np.clip(optimizer.ask(), 0.0, math.nextafter(1.0, 0.0)).tolist())
 
 
 def rank_key(trial: FrozenTrial) -> tuple[float, bool, int, float]:

@@ -28,7 +28,6 @@ from pipeline.tune.study.samplers import (
     make_sampler,
     rank_key,
     sample_blind,
-    sample_cmaes,
     sample_near_recipe,
 )
 from pipeline.tune.study.untried import Untried
@@ -154,8 +153,6 @@ class StudyAdapter:
                 return self._next_of_grid(number - count), {}
             return sample_blind(start, self._space, seed=self._seed, number=number), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        if sampler.name == "cmaes":
-            return sample_cmaes(self._space, [*self._prior_trials, *self._ended], seed=seed), {}
         if sampler.name == "noisy_gp":
             running = [self._space.shares(self._space.decode(self._open[each].params)) for each in sorted(self._open)]
             best = propose(self._space, [seen for _, seen in self._observed], running, seed=seed)
