@@ -24,7 +24,7 @@ from pipeline.preflight.run_resources import retrain_resources
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.journal import TRIAL, SearchHistory
 from pipeline.tune.run_counts import max_runs, requested_trials
-from pipeline.tune.schedulers.rules import make_rule
+from pipeline.tune.schedulers.factory import make_rule
 
 START_S = (8.0, 30.0)
 """Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""

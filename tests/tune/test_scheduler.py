@@ -13,7 +13,8 @@ from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.tune.controller import SearchController
 from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Journal, TrialRecord
 from pipeline.tune.ray.scheduler import CONTINUE, STOP, SearchScheduler
-from pipeline.tune.schedulers.rules import ASHA, make_rule
+from pipeline.tune.schedulers.asha import ASHA
+from pipeline.tune.schedulers.factory import make_rule
 from pipeline.tune.space import SearchSpace
 
 NOBODY: Any = None

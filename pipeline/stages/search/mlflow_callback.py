@@ -23,7 +23,7 @@ from pipeline.tracking.runs import SearchLog
 from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.journal.journal import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
-from pipeline.tune.schedulers.rules import make_rule
+from pipeline.tune.schedulers.factory import make_rule
 from pipeline.tune.task import SearchTask
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")

@@ -7,7 +7,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.tune.journal.journal import TrialRecord
-from pipeline.tune.schedulers.rules import StoppingRule
+from pipeline.tune.schedulers.factory import StoppingRule
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

@@ -28,7 +28,7 @@ from pipeline.tune.objectives.objectives import Objectives, objectives_from_para
 from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
 from pipeline.tune.ray.placement import locate_data
 from pipeline.tune.ray.trial_spec import TrialSpec
-from pipeline.tune.schedulers.rules import make_rule
+from pipeline.tune.schedulers.factory import make_rule
 
 
 def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
-from pipeline.tune.schedulers.rules import StoppingRule, make_rule
+from pipeline.tune.schedulers.factory import StoppingRule, make_rule
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.warm_start import PriorResult, as_trials

@@ -1,0 +1,52 @@
+"""The stopping rules by the names that `search.scheduler.name` gives them: asha, hyperband, median, none.
+
+What a rule decides depends on the reports and their order alone, so that a journal read again leads to the same state.
+It knows trials by their ids of the journal; a report that it has heard before changes nothing.
+"""
+
+import math
+from typing import Protocol
+
+from pipeline.config.schema.search_section import SchedulerParams
+from pipeline.tune.schedulers.asha import ASHA
+from pipeline.tune.schedulers.hyperband import Hyperband
+from pipeline.tune.schedulers.median import MedianStopping
+
+
+class StoppingRule(Protocol):
+    """A rule that hears every epoch of every trial of one study, and nothing else.
+
+    rung_epochs: the epochs at which trials are compared, ascending, the last epoch not among them.
+
+    survival_fraction: of trials that run in full, if every rung lets through exactly its share; 0 if that may be one
+    alone.
+    """
+
+    @property
+    def rung_epochs(self) -> list[int]: ...
+
+    @property
+    def survival_fraction(self) -> float: ...
+
+    def stops(self, trial: str, epoch: int, objective: float) -> bool:
+        """Take a report in, which may be NaN; whether the trial ends with it, as it does at the last epoch."""
+        ...
+
+
+def make_rule(scheduler: SchedulerParams, epochs: int) -> StoppingRule:
+    """The rule that the parameters name, for trials of so many epochs."""
+    grace, factor = min(scheduler.grace_period, epochs), scheduler.reduction_factor
+    if scheduler.name == "none":
+        return ASHA([], factor, epochs)
+    if scheduler.name == "median":
+        return MedianStopping(grace, epochs)
+    rungs = rung_epochs(grace, factor, epochs)
+    if scheduler.name == "hyperband":
+        return Hyperband([ASHA(rungs[first:], factor, epochs) for first in range(len(rungs) + 1)], factor)
+    return ASHA(rungs, factor, epochs)
+
+
+def rung_epochs(grace_period: int, factor: float, epochs: int) -> list[float]:
+    """The rungs below the last epoch, ascending: the grace period times the powers of the factor."""
+    count = int(math.log(epochs / grace_period) / math.log(factor) + 1e-9) + 1
+    return [rung for rung in (grace_period * factor**power for power in range(count)) if rung < epochs]

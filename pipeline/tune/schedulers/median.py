@@ -1,0 +1,46 @@
+"""Median stopping: a trial stops when its best value so far is below the median of the others' running means.
+
+Both at the same epoch; Golovin et al., Google Vizier, KDD 2017, section 3.2.2.
+"""
+
+import math
+
+from pipeline.tune.schedulers.asha import Rung
+
+MIN_TRIALS = 3
+"""Other trials that the median rule wants to see at an epoch before it stops anyone there."""
+
+
+class MedianStopping:
+    """The median rule, from the grace period on, over what the others were at the same epoch."""
+
+    def __init__(self, grace_period: int, epochs: int) -> None:
+        self._grace, self._epochs = grace_period, epochs
+        self._at: dict[int, Rung] = {}
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._best: dict[str, float] = {}
+
+    @property
+    def rung_epochs(self) -> list[int]:
+        return list(range(self._grace, self._epochs))
+
+    @property
+    def survival_fraction(self) -> float:
+        return 0.0
+
+    def stops(self, trial: str, epoch: int, objective: float) -> bool:
+        if epoch >= self._epochs:
+            return True
+        here = self._at.setdefault(epoch, Rung(epoch))
+        if trial in here.values:
+            return False
+        if not math.isnan(objective):
+            self._best[trial] = max(objective, self._best.get(trial, -math.inf))
+        if epoch < self._grace:
+            here.enter(trial, objective)
+            return False
+        total, count = self._sums.get(trial, (0.0, 0))
+        self._sums[trial] = (total + objective, count + 1)
+        others, median = len(here.values), here.quantile(0.5)
+        here.enter(trial, (total + objective) / (count + 1))
+        return others >= MIN_TRIALS and self._best.get(trial, math.nan) < median
