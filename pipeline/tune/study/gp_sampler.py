@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.extrapolation import extrapolate
 from pipeline.tune.study.gp import Array, GaussianProcess, condition_on_fantasies, fit, log_expected_improvement
 
 MAX_OBSERVATIONS = 100
@@ -23,10 +24,8 @@ MAX_OBSERVATIONS = 100
 CANDIDATES = 400
 """Points that are compared all over the space, and as many around the best configurations."""
 AROUND, REACH, FINER = 3, 0.12, 3
-"""Best configurations around which points are drawn; the standard deviation of their distance in a dimension, and by
-how much it shrinks when the search for the best point is refined."""
-INITIAL_NOISE_VAR = 2.0
-"""Gains that are made up at first: they differ by half as much as the values do."""
+"""Best settings around which points are drawn; the standard deviation of their distance in a dimension, and by how
+much it shrinks when the search for the best point is refined."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,17 @@ def final_values(observations: Sequence[Observation]) -> tuple[Array, Array]:
     """
     if not any(trial.curve for trial in observations):
         return np.zeros(len(observations)), np.zeros(len(observations))
-    whole = [trial for trial in observations if trial.whole and trial.curve]
     values = np.array([trial.curve[max(trial.curve)] if trial.curve else math.nan for trial in observations])
-    doubt = np.zeros(len(observations))
-    last = {max(trial.curve) for trial in observations if trial.curve and not trial.whole}
-    usual = float(np.nanvar(values)) / 4
-    for epoch in sorted(last):
-        here = [not trial.whole and bool(trial.curve) and max(trial.curve) == epoch for trial in observations]
-        gains = np.array([t.curve[max(t.curve)] - t.curve[epoch] for t in whole if epoch in t.curve])
-        values[here] += np.median(gains) if len(gains) else 0.0
-        squares = ((gains - gains.mean()) ** 2).sum() if len(gains) else 0.0
-        doubt[here] = (INITIAL_NOISE_VAR * usual + squares) / (INITIAL_NOISE_VAR + len(gains))
+    noise_var = np.zeros(len(observations))
+    finished = [(trial.curve, trial.curve[max(trial.curve)]) for trial in observations if trial.whole and trial.curve]
+    stopped = [index for index, trial in enumerate(observations) if trial.curve and not trial.whole]
+    # Gains that are not known yet are taken to differ by half as much as the values do.
+    prior_var = float(np.nanvar(values)) / 4
+    estimates = extrapolate([observations[index].curve for index in stopped], finished, prior_var=prior_var)
+    for index, estimate in zip(stopped, estimates, strict=True):
+        values[index], noise_var[index] = estimate
     values[np.isnan(values)] = np.nanmin(values)
-    return values, doubt
+    return values, noise_var
 
 
 def propose(

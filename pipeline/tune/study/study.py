@@ -22,6 +22,7 @@ from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, MAX_CONCURRENT_R
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.extrapolation import extrapolate
 from pipeline.tune.study.gp_sampler import Observation, propose
 from pipeline.tune.study.samplers import (
     NON_ADAPTIVE,
@@ -288,21 +289,23 @@ class StudyAdapter:
 def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY_ALONE) -> list[FrozenTrial]:
     """Trials that were stopped early as if they had run in full, at the value that they would have come to.
 
-    A Gaussian process learns from final values alone. Estimated is the value at which a trial was stopped, plus the
-    median of what those that went on gained from that epoch to their last, or nothing if there are none. What breaks a
+    A Gaussian process learns from final values alone; see `extrapolate` for how they are estimated. What breaks a
     constraint and was not trained stands at the worst that was seen. A constraint that is not known of a trial stands
     at the median of the others', since a process of it has to be fitted to all trials.
     """
     whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     worst = [min(column) for column in zip(*(objectives.maximised(trial.values) for trial in whole), strict=True)]
+    stopped = [trial for trial in trials if trial.state == TrialState.PRUNED and _has_last_value(trial)]
+    estimates = extrapolate(
+        [trial.intermediate_values for trial in stopped], [(t.intermediate_values, t.values[0]) for t in whole]
+    )
+    estimated = {id(trial): value for trial, (value, _) in zip(stopped, estimates, strict=True)}
     seen = []
     for trial in trials:
         if trial.state == TrialState.PRUNED:
             values = objectives.maximised(worst) if _violation(trial) > 0 and worst else None
-            last = max(trial.intermediate_values, default=None)
-            if last is not None and not math.isnan(trial.intermediate_values[last]):
-                gains = [t.values[0] - t.intermediate_values[last] for t in whole if last in t.intermediate_values]
-                values = [trial.intermediate_values[last] + (statistics.median(gains) if gains else 0.0)]
+            if id(trial) in estimated:
+                values = [estimated[id(trial)]]
             if values is None:
                 continue
             trial = copy.copy(trial)
@@ -314,6 +317,11 @@ def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY
     names = dict.fromkeys(name for trial in seen for name in _constraints(trial))
     usual = {name: statistics.median(c[name] for c in map(_constraints, seen) if name in c) for name in names}
     return [_with_constraints(trial, {**usual, **_constraints(trial)}) for trial in seen]
+
+
+def _has_last_value(trial: FrozenTrial) -> bool:
+    values = trial.intermediate_values
+    return bool(values) and not math.isnan(values[max(values)])
 
 
 def _violation(trial: FrozenTrial) -> float:
