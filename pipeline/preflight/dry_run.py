@@ -7,7 +7,7 @@ training step's forward pass, in milliseconds. Each regulariser must be there, a
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,17 +86,11 @@ def check_networks(
         network = base if same else tried(setting, where)
         _check_layers(where, setting, network.architecture)
     searched = [path for path in space.dimensions if path.startswith(MODEL) and path not in NOT_SHAPING]
-    for choice in itertools.product(*(_values(space.dimensions[path]) for path in searched)):
+    for choice in itertools.product(*(space.values_at_ends(path) for path in searched)):
         setting = params.with_values(dict(zip(searched, choice, strict=True)), where=space.file)
         network = base if setting.model == params.model else tried(setting, space.file)
         _check_choices(setting, space, network.architecture)
     return base
-
-
-def _values(dimension: Mapping[str, Any]) -> Sequence[Any]:
-    """The values of a dimension that decide whether all can be built: its choices, or both ends of its range."""
-    ends: Sequence[Any] = dimension.get("choices") or (dimension["low"], dimension["high"])
-    return ends
 
 
 def _check_choices(config: Params, space: SearchSpace, architecture: Architecture) -> None:
@@ -269,7 +263,7 @@ def check_regularizers(
         UserError: one of them cannot be had, or not with its network; says who asks for it.
     """
     tried: list[Params] = []
-    for where, setting in representative_configs(params, space):
+    for where, setting in space.representative_configs(params):
         if any(each.model == setting.model and each.regularizer == setting.regularizer for each in tried):
             continue
         tried.append(setting)
@@ -287,16 +281,3 @@ def check_regularizers(
                 Objective(model, methods, planned_epochs=setting.train.epochs).close()
         except (UserError, ValueError) as error:
             raise UserError(join_lines(f"{where}: {line}" for line in str(error).splitlines())) from None
-
-
-def representative_configs(params: Params, space: SearchSpace) -> Iterator[tuple[str, Params]]:
-    """Configurations in which every choice of regulariser and network occurs, with all weights as high as they go."""
-    yield "params.yaml", params
-    for name, values in space.controls.items():
-        where = f"{space.file}: controls.{name}"
-        yield where, params.with_values(values, where=where)
-    varied = {path: each for path, each in space.dimensions.items() if path.startswith(("regularizer.", "model."))}
-    highest = {path: each["choices"][-1] if "choices" in each else each["high"] for path, each in varied.items()}
-    for path, each in varied.items():
-        for choice in each.get("choices", [highest[path]]):
-            yield space.file, params.with_values({**highest, path: choice}, where=space.file)

@@ -14,7 +14,7 @@ from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
-from pipeline.preflight.dry_run import check_networks, check_regularizers, representative_configs
+from pipeline.preflight.dry_run import check_networks, check_regularizers
 from pipeline.preflight.prior_results import load_prior_results
 from pipeline.preflight.run_resources import trial_resources
 from pipeline.preflight.validate import (
@@ -207,8 +207,8 @@ class Plan:
         )
 
     def _plugins(self) -> dict[str, str]:
-        """The hashes of the users' own methods that a configuration can ask for."""
-        used = {setting.regularizer.used_plugin for _, setting in representative_configs(self.params, self.space)}
+        """The hashes of the users' own methods that a setting can ask for."""
+        used = {setting.regularizer.used_plugin for _, setting in self.space.representative_configs(self.params)}
         return plugin_hashes(sorted(each for each in used if each))
 
 
@@ -247,7 +247,7 @@ def make_plan(workspace: Workspace) -> Plan:
     beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)
     workspace.check_writable()
-    pretrained = resolve_weights(workspace, representative_configs(params, space))
+    pretrained = resolve_weights(workspace, space.representative_configs(params))
     write_note(workspace, pretrained)
     network = check_networks(params, space, source, str(device), pretrained)
     check_sizes(params, space, source)

@@ -154,11 +154,7 @@ def probe_configs(space: SearchSpace) -> list[Mapping[str, Any]]:
     """
     controls = list(space.controls.values())[:MOST_CONTROLS]
     corners: list[Mapping[str, Any]] = [
-        {
-            path: dimension["choices"][end] if "choices" in dimension else dimension[("low", "high")[end]]
-            for path, dimension in space.dimensions.items()
-        }
-        for end in (0, -1)
+        {path: space.values_at_ends(path)[end] for path in space.dimensions} for end in (0, -1)
     ]
     return [*controls, *corners]
 

@@ -37,8 +37,8 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
     if limit is None:
         return
     count = parameter_counter(params, num_classes=len(source.classes), channels=source.channels)
-    varied = {path: spec for path, spec in space.dimensions.items() if path.startswith(MODEL)}
-    ends = [spec["choices"] if "choices" in spec else (spec["low"], spec["high"]) for spec in varied.values()]
+    varied = [path for path in space.dimensions if path.startswith(MODEL)]
+    ends = [space.values_at_ends(path) for path in varied]
     smallest = min(count(dict(zip(varied, values, strict=True))) for values in itertools.product(*ends))
     if smallest > limit:
         of = (
@@ -127,10 +127,8 @@ def check_shares(params: Params, space: SearchSpace) -> None:
 
 
 def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
-    dimension = space.dimensions.get(path)
-    if dimension is None:
-        return [params.value(path)]
-    return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
+    """The values that a parameter has at the ends of the space, or its one value where the space does not vary it."""
+    return space.values_at_ends(path) if path in space.dimensions else [params.value(path)]
 
 
 def check_model_name(name: str) -> None:

@@ -13,7 +13,7 @@ Types are float and int (low, high, optionally log or step) and categorical (cho
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -89,6 +89,30 @@ class SearchSpace:
         """How many configurations there are; None where a dimension is continuous."""
         counts = [count for count in self.steps().values() if count is not None]
         return math.prod(counts) if len(counts) == len(self.dimensions) else None
+
+    def values_at_ends(self, path: str) -> list[Any]:
+        """The values of a dimension that a check has to look at: all its choices, or both ends of its range."""
+        dimension = self.dimensions[path]
+        return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
+
+    def representative_configs(self, params: Params) -> Iterator[tuple[str, Params]]:
+        """Yields configurations in which every choice of regulariser and network occurs, with all weights as high as
+        they go: those of `params`, of every control, and of the dimensions. Each comes with who asks for it.
+
+        Raises:
+            UserError: a configuration is none.
+        """
+        yield "params.yaml", params
+        for name, values in self.controls.items():
+            where = f"{self.file}: controls.{name}"
+            yield where, params.with_values(values, where=where)
+        ends = {
+            path: self.values_at_ends(path) for path in self.dimensions if path.startswith(("regularizer.", "model."))
+        }
+        highest = {path: values[-1] for path, values in ends.items()}
+        for path, there in ends.items():
+            for value in there if "choices" in self.dimensions[path] else there[-1:]:
+                yield self.file, params.with_values({**highest, path: value}, where=self.file)
 
     def values_outside(self, values: Mapping[str, Any]) -> list[str]:
         """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""

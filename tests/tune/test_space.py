@@ -55,6 +55,25 @@ def test_default_control_of_retraining_is_a_control_of_the_space() -> None:
     assert Params().retrain.control in load_space(SAR, Params(), shown_as="sar.yaml").controls
 
 
+def test_checks_look_at_all_choices_and_at_both_ends_of_a_range() -> None:
+    space = load_space(SAR, Params(), shown_as="sar.yaml")
+    assert space.values_at_ends("regularizer.spatial_entropy.weight") == [0.003, 1.0]
+    assert space.values_at_ends("regularizer.spatial_entropy.layers") == ["last", "last_two", "all"]
+
+
+def test_representative_configs_have_every_control_and_every_choice_with_all_weights_at_their_highest() -> None:
+    space = load_space(SAR, Params(), shown_as="sar.yaml")
+    found = list(space.representative_configs(Params()))
+    assert [where for where, _ in found] == [
+        "params.yaml",
+        *(f"sar.yaml: controls.{name}" for name in space.controls),
+        *["sar.yaml"] * 5,
+    ]
+    methods = [config.regularizer.spatial_entropy for where, config in found if where == "sar.yaml"]
+    assert {(method.weight, method.threshold) for method in methods} == {(1.0, 0.5)}
+    assert [method.layers for method in methods] == ["all", "last", "last_two", "all", "all"]
+
+
 def test_dimensions_become_distributions_of_their_type(load: Any) -> None:
     space = load(
         "parameters:\n"
