@@ -25,7 +25,7 @@ from kills.clone import COMMAND, DVC, GCS, RAYLET, STAGE, WORKER, Clone
 from kills.series import ALL, Series
 from kills.verify import Findings, verify_ledger, verify_tables, verify_tracking
 
-from pipeline.tune.journal.journal import read_history
+from pipeline.tune.journal.records import read_history
 
 SHOWN = {
     WORKER: "a worker that trains",

@@ -32,7 +32,7 @@ from pipeline.cluster.runtime import local_ray
 from pipeline.preflight.plan import make_plan
 from pipeline.stages.search.mlflow_callback import MlflowCallback
 from pipeline.stages.search.search_progress import SearchProgress
-from pipeline.tune.journal.journal import TrialRecord
+from pipeline.tune.journal.records import TrialRecord
 from pipeline.tune.ray.runner import run_search
 from pipeline.workspace import find_workspace
 

@@ -42,7 +42,7 @@ from simulate import Simulation, Table, make_table, read_table, simulate
 
 from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params
-from pipeline.tune.journal.journal import OBJECTIVE
+from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.space import load_space
 
 ROOT = Path(__file__).parents[1]

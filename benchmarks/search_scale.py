@@ -21,7 +21,8 @@ from harness import header, keep, table
 
 from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
-from pipeline.tune.journal.journal import Journal, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import TrialRecord
 from pipeline.tune.ray.scheduler import STOP
 from pipeline.tune.space import load_space
 

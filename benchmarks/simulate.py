@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
-from pipeline.tune.journal.journal import (
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import (
     FAILED,
     INFEASIBLE,
     METHOD,
     OBJECTIVE,
-    Journal,
     SearchCallback,
     SearchHistory,
     TrialRecord,

@@ -19,7 +19,7 @@ from torchvision import transforms
 
 from pipeline.config import Params
 from pipeline.data.batches.batches import standardisation
-from pipeline.tune.journal.journal import OBJECTIVE
+from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.space import load_space
 
 SPACE = load_space(ROOT / "search_spaces" / "sar.yaml", Params(), shown_as="sar.yaml")

@@ -10,7 +10,8 @@ from copied import ROOT
 from kill_search import run_series
 from kills.verify import Findings, verify_ledger
 
-from pipeline.tune.journal.journal import Journal, TrialRecord, read_history
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import TrialRecord, read_history
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from simulate import Simulation, Table, UnwrittenLedger, make_table, simulate
 from support.simulated_search import Kill, told
 
 from pipeline.config import Params
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, Journal, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, METHOD, PRUNED, TrialRecord
 from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.samplers import check_sampler

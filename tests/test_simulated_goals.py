@@ -11,7 +11,8 @@ from support.simulated_search import Kill, told
 from test_simulate import EPOCHS, SAMPLERS, SCHEDULERS, Dies, params, table_for
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, Journal, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import JACCARD, LATENCY, PARAMETERS, check_objectives, objectives_from_params
 from pipeline.tune.selection.confirm import choose_best, pareto_front
 

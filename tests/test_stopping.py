@@ -10,7 +10,7 @@ import pytest
 from support.checkout import TINY, Checkout
 
 from pipeline.state.searches import SearchState, find_searches
-from pipeline.tune.journal.journal import METHOD
+from pipeline.tune.journal.records import METHOD
 
 SMALL = TINY | {"train.epochs": 4, "search.trials": 40, "search.confirm.seeds": 1, "search.max_concurrent_trials": 1}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.tracking.pending import legal_name
 from pipeline.tracking.store import client, resolve_store
-from pipeline.tune.journal.journal import TrialRecord
+from pipeline.tune.journal.records import TrialRecord
 
 TABLES = ("trials.csv", "curves.csv", "best.yaml")
 

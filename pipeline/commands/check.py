@@ -22,7 +22,7 @@ from pipeline.provenance.weights_record import as_recorded
 from pipeline.state.current_search import current_search
 from pipeline.state.search_summary import decide_on_changed_code, describe_start
 from pipeline.tune.journal.compatibility import check_same_code
-from pipeline.tune.journal.journal import JOURNAL, SearchHistory, read_history
+from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
 from pipeline.tune.ray.placement import inspect_cluster
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace

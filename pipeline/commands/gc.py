@@ -38,14 +38,8 @@ from pipeline.state.earlier_searches import EARLIER_JOURNAL, earlier_lock, find_
 from pipeline.state.searches import SearchState, find_searches, is_held, read_search
 from pipeline.state.status_words import describe_state
 from pipeline.tune.journal.compatibility import SUPERSEDED
-from pipeline.tune.journal.journal import (
-    COMPLETE,
-    CONFIRMATION,
-    JOURNAL,
-    OBJECTIVE,
-    TrialRecord,
-    lock_journal,
-)
+from pipeline.tune.journal.journal import lock_journal
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, JOURNAL, OBJECTIVE, TrialRecord
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
 from pipeline.workspace import Workspace
 

@@ -18,7 +18,7 @@ from pipeline.errors import UserError, format_value
 from pipeline.state.current_search import current_search
 from pipeline.state.searches import SearchState, choose_search, find_searches, read_search
 from pipeline.state.status_words import ENDED, trial_state
-from pipeline.tune.journal.journal import COMPLETE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
 

@@ -17,15 +17,7 @@ from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_searc
 from pipeline.state.status_words import describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
-from pipeline.tune.journal.journal import (
-    COMPLETE,
-    CONFIRMATION,
-    FAILED,
-    INFEASIBLE,
-    OBJECTIVE,
-    PRUNED,
-    TRIAL,
-)
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.state.searches import SearchState, find_searches, is_held, process_has_open, read_search
-from pipeline.tune.journal.journal import COMPLETE, METHOD
+from pipeline.tune.journal.records import COMPLETE, METHOD
 from pipeline.workspace import Workspace
 
 PATIENCE_S = 60.0

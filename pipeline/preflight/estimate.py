@@ -22,7 +22,7 @@ from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch
 from pipeline.preflight.run_resources import retrain_resources
 from pipeline.train.memory import out_of_memory_advice
-from pipeline.tune.journal.journal import TRIAL, SearchHistory
+from pipeline.tune.journal.records import TRIAL, SearchHistory
 from pipeline.tune.run_counts import max_runs, requested_trials
 from pipeline.tune.schedulers.factory import make_rule
 

@@ -38,7 +38,7 @@ from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
-from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD
+from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
 from pipeline.tune.objectives.objectives import check_objectives, describe_objectives
 from pipeline.tune.run_counts import max_confirmation_runs, max_runs, requested_trials
 from pipeline.tune.space import SearchSpace, load_space

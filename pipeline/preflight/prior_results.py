@@ -7,7 +7,7 @@ from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError, quote_name
 from pipeline.state.current_search import current_search
 from pipeline.state.searches import choose_search, find_searches
-from pipeline.tune.journal.journal import JOURNAL
+from pipeline.tune.journal.records import JOURNAL
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.space import SearchSpace

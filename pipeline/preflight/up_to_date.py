@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts.stage_results import read_best, read_json
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import ASKED_TO_FINISH, METHOD
+from pipeline.tune.journal.records import ASKED_TO_FINISH, METHOD
 from pipeline.tune.run_counts import requested_trials
 from pipeline.tune.task import SearchTask
 

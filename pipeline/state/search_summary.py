@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
-from pipeline.tune.journal.journal import FAILED, JOURNAL, Journal, read_history
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
 from pipeline.tune.run_counts import max_runs
 from pipeline.tune.task import SearchTask
 

@@ -17,7 +17,7 @@ from pipeline.errors import UserError, format_value
 from pipeline.provenance.fingerprint import fingerprint
 from pipeline.state.earlier_searches import is_of_earlier_version
 from pipeline.tune.journal.compatibility import SUPERSEDED
-from pipeline.tune.journal.journal import (
+from pipeline.tune.journal.records import (
     JOURNAL,
     METHOD,
     OBJECTIVE,

@@ -1,7 +1,7 @@
 """How a search and a trial stand, in a word or two."""
 
 from pipeline.state.searches import Runner, SearchState
-from pipeline.tune.journal.journal import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
 
 ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASIBLE: "infeasible"}
 

@@ -16,7 +16,8 @@ from typing import Any
 from pipeline.cluster.storage import remove_best_effort
 from pipeline.config import Params
 from pipeline.tune.budget import BestSoFar, Budget, BudgetState, exhausted_limit
-from pipeline.tune.journal.journal import (
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
     COMPLETE,
     CONFIRMATION,
@@ -27,7 +28,6 @@ from pipeline.tune.journal.journal import (
     OBJECTIVE,
     PRUNED,
     STOP_FILE,
-    Journal,
     SearchCallback,
     TrialRecord,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.tune.journal.journal import METHOD, TrialRecord
+from pipeline.tune.journal.records import METHOD, TrialRecord
 from pipeline.tune.study.study import StudyAdapter
 
 

@@ -1,7 +1,7 @@
 """How many runs the parameters ask for: controls, trials of every study, confirmations."""
 
 from pipeline.config import Params
-from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD
+from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 

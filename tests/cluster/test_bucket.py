@@ -12,7 +12,7 @@ from support.tiny_search import tiny_task
 
 from pipeline.cluster import storage
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import SearchCallback, TrialRecord
+from pipeline.tune.journal.records import SearchCallback, TrialRecord
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.preflight.run_resources import trial_resources
 from pipeline.stages.retrain.retrain_runs import retrain_jobs, run_retraining
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob
-from pipeline.tune.journal.journal import FAILED, STOP_FILE, SearchCallback, TrialRecord
+from pipeline.tune.journal.records import FAILED, STOP_FILE, SearchCallback, TrialRecord
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.task import SearchTask
 

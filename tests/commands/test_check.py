@@ -24,12 +24,12 @@ from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages.prepare import __main__ as prepare
 from pipeline.stages.split import __main__ as split
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.tune.journal.journal import (
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
     CONTROL,
     JOURNAL,
     TRIAL,
-    Journal,
     SearchHistory,
     TrialRecord,
     read_history,

@@ -25,7 +25,8 @@ from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
 from pipeline.provenance.weights_record import cache_folder, write_note
 from pipeline.state.searches import find_searches, search_directory
-from pipeline.tune.journal.journal import COMPLETE, PRUNED, lock_journal
+from pipeline.tune.journal.journal import lock_journal
+from pipeline.tune.journal.records import COMPLETE, PRUNED
 from pipeline.workspace import Workspace
 
 

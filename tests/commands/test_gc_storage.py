@@ -12,7 +12,7 @@ from pipeline.cluster import storage
 from pipeline.cluster.storage import join, write_text
 from pipeline.commands.gc import collect_garbage
 from pipeline.commands.status import describe_search, describe_searches
-from pipeline.tune.journal.journal import COMPLETE, CONTROL, TRIAL
+from pipeline.tune.journal.records import COMPLETE, CONTROL, TRIAL
 from pipeline.tune.journal.remote_files import NOTE, list_checkpoints, mark_in_use, read_remote_files
 from pipeline.workspace import Workspace
 

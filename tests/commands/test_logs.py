@@ -18,7 +18,8 @@ from support.search_state import (
 
 from pipeline.commands.logs import describe_trial
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import PRUNED, Journal
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import PRUNED
 from pipeline.workspace import Workspace
 
 

@@ -26,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.state.current_search import current_search
 from pipeline.state.disk_usage import size_of
 from pipeline.state.searches import find_searches, is_held, read_search
-from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED
+from pipeline.tune.journal.records import COMPLETE, METHOD, OBJECTIVE, PRUNED
 from pipeline.workspace import Workspace
 
 

@@ -15,7 +15,7 @@ from pipeline.commands.results import describe_results
 from pipeline.commands.stop import stop_search
 from pipeline.errors import UserError
 from pipeline.state.searches import read_search
-from pipeline.tune.journal.journal import PRUNED
+from pipeline.tune.journal.records import PRUNED
 from pipeline.workspace import Workspace
 
 SEARCH = """

@@ -40,7 +40,7 @@ from pipeline.stages.retrain.retrain_runs import retrain_jobs
 from pipeline.state.current_search import current_search
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.tune.journal.compatibility import changed_code, changed_content
-from pipeline.tune.journal.journal import SearchHistory
+from pipeline.tune.journal.records import SearchHistory
 from pipeline.tune.ray.runner import _weights_by_original_spec
 from pipeline.workspace import Workspace
 

@@ -9,7 +9,7 @@ from pipeline.config import load_params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.preflight.prior_results import load_prior_results
-from pipeline.tune.journal.journal import COMPLETE
+from pipeline.tune.journal.records import COMPLETE
 from pipeline.tune.space import load_space
 from pipeline.tune.study.warm_start import PriorResult
 from pipeline.workspace import Workspace

@@ -4,7 +4,7 @@ from copied import ROOT
 
 from pipeline.config import load_params
 from pipeline.stages.search.mlflow_callback import run_name, rung_marks
-from pipeline.tune.journal.journal import CONTROL, TrialRecord
+from pipeline.tune.journal.records import CONTROL, TrialRecord
 
 ENTROPY = "regularizer.spatial_entropy"
 

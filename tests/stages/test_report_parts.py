@@ -18,7 +18,7 @@ from pipeline.stages.report.search_content import (
     trial_rows,
 )
 from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
-from pipeline.tune.journal.journal import MAX_CONCURRENT_REACHED
+from pipeline.tune.journal.records import MAX_CONCURRENT_REACHED
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 

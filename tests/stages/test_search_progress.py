@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.stages.search.search_progress import SearchProgress
-from pipeline.tune.journal.journal import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, TRIAL, TrialRecord
 
 
 class Search:

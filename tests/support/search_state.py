@@ -10,7 +10,8 @@ import numpy as np
 from pipeline.config import load_params
 from pipeline.data.splits.split import make_split
 from pipeline.provenance.fingerprint import fingerprint, fingerprint_content
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, Journal, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.space import load_space
 from pipeline.workspace import Workspace
 

@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
-from pipeline.tune.journal.journal import FAILED, Journal, SearchCallback, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import FAILED, SearchCallback, TrialRecord
 from pipeline.tune.ray.scheduler import STOP
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import EMPTY_SHARE

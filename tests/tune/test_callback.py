@@ -9,7 +9,7 @@ from support.simulated_search import Search
 
 from pipeline.cluster.connect import Capacity
 from pipeline.tune.controller import SearchController, Wait
-from pipeline.tune.journal.journal import FAILED, TrialRecord
+from pipeline.tune.journal.records import FAILED, TrialRecord
 from pipeline.tune.ray.callback import JournalCallback
 
 

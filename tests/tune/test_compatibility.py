@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.compatibility import changed_code, changed_content, check_same_code
-from pipeline.tune.journal.journal import Journal, SearchHistory, TrialRecord, read_history
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import SearchHistory, TrialRecord, read_history
 
 HEADER: dict[str, Any] = {
     "code": {"pipeline/train/loop.py": "aaa", "pipeline/tune/ray/trainable.py": "bbb"},

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.selection.confirm import (
     choose_best,
     confirm_results,

@@ -9,7 +9,7 @@ import pytest
 from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Clock, Search, told
 
 from pipeline.tune.controller import STOP_FILE, Wait
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.run_counts import control_seeds, max_confirmation_runs, max_runs
 
 

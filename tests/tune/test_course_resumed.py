@@ -12,7 +12,7 @@ import pytest
 from support.simulated_search import WIDE, Clock, Kill, Search, studies, told
 
 from pipeline.tune.controller import Wait
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, PRUNED, read_history
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, PRUNED, read_history
 
 
 @pytest.fixture(autouse=True)

@@ -11,16 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import (
-    COMPLETE,
-    CONFIRMATION,
-    CONTROL,
-    FAILED,
-    PRUNED,
-    Journal,
-    TrialRecord,
-    read_history,
-)
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord, read_history
 
 HEADER = {"fingerprint": "abc"}
 ROOT = Path(__file__).parents[2]

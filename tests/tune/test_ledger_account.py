@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tune.journal.journal import COMPLETE, CONTROL, PRUNED, Journal, TrialRecord, read_history
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONTROL, PRUNED, TrialRecord, read_history
 
 
 class Clock:

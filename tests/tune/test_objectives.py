@@ -10,7 +10,7 @@ from support.simulated_search import SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, METHOD, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import (
     LATENCY,
     LIMITED,

@@ -13,7 +13,7 @@ from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.result_files import write_results
 from pipeline.tune.space import SearchSpace

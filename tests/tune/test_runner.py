@@ -12,7 +12,7 @@ import pytest
 from support.tiny_search import tiny_task
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, PRUNED, SearchCallback, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, PRUNED, SearchCallback, TrialRecord
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.selection.result_files import write_results

@@ -15,7 +15,7 @@ from scipy import stats
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, FAILED, PRUNED
+from pipeline.tune.journal.records import COMPLETE, FAILED, PRUNED
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study import samplers
 from pipeline.tune.study.samplers import check_sampler, sample_blind

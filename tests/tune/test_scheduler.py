@@ -11,7 +11,8 @@ import pytest
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.tune.controller import SearchController
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, Journal, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, TrialRecord
 from pipeline.tune.ray.scheduler import CONTINUE, STOP, SearchScheduler
 from pipeline.tune.schedulers.asha import ASHA
 from pipeline.tune.schedulers.factory import make_rule

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, FAILED, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, FAILED, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import EMPTY_SHARE, StudyAdapter
 

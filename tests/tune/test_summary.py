@@ -13,7 +13,7 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.confirm import ConfirmedResult, choose_best
 from pipeline.tune.selection.summary import rung_correlations, summarise

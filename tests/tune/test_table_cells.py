@@ -13,7 +13,8 @@ from support.simulated_search import SPACE, WEIGHT
 from pipeline.artifacts.stage_results import read_best
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import METHOD, Journal, TrialRecord, read_history
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import METHOD, TrialRecord, read_history
 from pipeline.tune.selection.result_files import _write_csv, write_best
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.warm_start import results_from_csv

@@ -13,7 +13,7 @@ from support.simulated_search import Search, told
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.run_counts import max_runs, requested_trials
 from pipeline.tune.selection.confirm import select_candidates
 from pipeline.tune.space import SearchSpace

@@ -9,7 +9,8 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, Journal, SearchHistory, TrialRecord
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import COMPLETE, CONTROL, FAILED, METHOD, PRUNED, SearchHistory, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.warm_start import as_trials, check_points, results_from_csv, results_from_search

@@ -12,7 +12,7 @@ from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.tune.journal.journal import INFEASIBLE, MAX_CONCURRENT_REACHED
+from pipeline.tune.journal.records import INFEASIBLE, MAX_CONCURRENT_REACHED
 from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, format_limits
 
 GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")

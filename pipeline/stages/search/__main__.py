@@ -11,7 +11,7 @@ from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variab
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
 from pipeline.tracking.hooks import notify_on_exit
-from pipeline.tune.journal.journal import JOURNAL, OBJECTIVE, read_history
+from pipeline.tune.journal.records import JOURNAL, OBJECTIVE, read_history
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.run_counts import max_runs

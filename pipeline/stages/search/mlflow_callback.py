@@ -21,7 +21,7 @@ from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import SearchLog
 from pipeline.train.similarity_maps import last_block_maps
-from pipeline.tune.journal.journal import COMPLETE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
 from pipeline.tune.schedulers.factory import make_rule
 from pipeline.tune.task import SearchTask
@@ -31,7 +31,7 @@ DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 
 
 class MlflowCallback:
-    """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`) and writes it to MLflow from a queue."""
+    """Follows a search (see `pipeline.tune.journal.records.SearchCallback`) and writes it to MLflow from a queue."""
 
     def __init__(self, plan: Plan, task: SearchTask) -> None:
         params = plan.params

@@ -11,12 +11,12 @@ from rich.text import Text
 
 from pipeline.console.format import config_name
 from pipeline.console.run_progress import HEARTBEAT_S, format_time_left
-from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
 
 
 class SearchProgress:
-    """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`). Use as a context manager around it.
+    """Follows a search (see `pipeline.tune.journal.records.SearchCallback`). Use as a context manager around it.
 
     total: trials and controls asked for. epochs: planned for each. objectives: what they are to reach.
     """

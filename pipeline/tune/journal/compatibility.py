@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import SearchHistory
+from pipeline.tune.journal.records import SearchHistory
 
 SUPERSEDED = "superseded"
 """A file of this name in a search's folder says that its user wants a new one of the same kind."""

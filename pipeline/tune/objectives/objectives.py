@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pipeline.config import Params
 from pipeline.config.schema.search_section import ConstraintsParams
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, TrialRecord
 from pipeline.tune.objectives.pareto import count_dominating
 
 JACCARD, AUROC = "val/attention/jaccard", "val/attention/auroc"

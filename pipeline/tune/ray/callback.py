@@ -15,7 +15,7 @@ from pipeline.cluster.connect import Capacity
 from pipeline.cluster.storage import address_of
 from pipeline.errors import UserError, join_lines
 from pipeline.tune.controller import SearchController
-from pipeline.tune.journal.journal import FAILED, INFEASIBLE
+from pipeline.tune.journal.records import FAILED, INFEASIBLE
 from pipeline.tune.ray.worker_entry import REFUSED
 
 if TYPE_CHECKING:

@@ -1,28 +1,27 @@
 """Runs a search: a fresh Ray Tune experiment over what the journal says is still to do."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.search import Searcher
 
-from pipeline.cluster.connect import Capacity
 from pipeline.cluster.late_nodes import exclude_selector
-from pipeline.cluster.storage import exists, filesystem_of, join, list_dir, remove_best_effort
+from pipeline.cluster.storage import filesystem_of, join, list_dir, remove_best_effort
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.models.model_config import Weights
-from pipeline.tune.controller import SearchController, Wait
+from pipeline.tune.controller import SearchController
 from pipeline.tune.journal.compatibility import check_same_code
-from pipeline.tune.journal.journal import JOURNAL, METHOD, STOP_FILE, Journal, SearchCallback, SearchHistory
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import JOURNAL, METHOD, STOP_FILE, SearchCallback, SearchHistory
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.ray.callback import JournalCallback
 from pipeline.tune.ray.placement import Runtime, open_runtime
+from pipeline.tune.ray.searcher import QueueSearcher
 from pipeline.tune.ray.trial_spec import TrialSpec
 from pipeline.tune.ray.worker_entry import enter_trial
 from pipeline.tune.task import Resources, SearchTask
@@ -155,51 +154,3 @@ def _ray_name(checkpoints: str) -> str:
     filled = {start for start, _, name in held if name.startswith("checkpoint_")}
     remove_best_effort([join(checkpoints, f"start-{n}") for n in starts[:-1] if f"start-{n}" not in filled])
     return f"start-{starts[-1] + 1 if starts else 0}"
-
-
-class QueueSearcher(Searcher):
-    """Ray Tune's way to ask for the next trial."""
-
-    def __init__(self, controller: SearchController, callback: JournalCallback, room: Capacity | None) -> None:
-        super().__init__(metric="objective", mode="max")
-        self._controller = controller
-        self._callback = callback
-        self._room = room
-        self._given: Counter[str] = Counter()
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration (see `pipeline.tune.ray.trainable.run_trial`), FINISHED, or None to be asked
-        later.
-        """
-        if self._room is not None and self._controller.num_running >= self._room.free_slots():
-            return None
-        with self._callback.capture_fatal():
-            record = self._controller.next_trial()
-        if record is None:
-            return Searcher.FINISHED
-        if isinstance(record, Wait):
-            return None
-        with self._callback.capture_fatal():
-            checkpoint = record.checkpoint if record.checkpoint and exists(record.checkpoint) else None
-        self._given[record.id] += 1
-        times = self._given[record.id]
-        return {
-            "trial": record.id,
-            # Ray numbers checkpoints from 0 in each, and would write over those that are gone on from.
-            "folder": record.id if times == 1 else f"{record.id}-{times}",
-            "study": record.study,
-            "seed": record.seed,
-            "values": record.values,
-            "checkpoint": checkpoint,
-            "away_from": self._room.excluded if self._room else [],
-            "measured": record.measured,
-        }
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder tells the study, since Ray tells this method less than it tells a callback."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """The journal is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search is resumed from its journal, never by Ray's restore")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from pipeline.tune.journal.journal import TrialRecord
+from pipeline.tune.journal.records import TrialRecord
 from pipeline.tune.schedulers.factory import StoppingRule
 
 if TYPE_CHECKING:

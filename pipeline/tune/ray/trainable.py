@@ -23,7 +23,7 @@ from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.train_config import MAX_MICRO_BATCHES
-from pipeline.tune.journal.journal import OBJECTIVE
+from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
 from pipeline.tune.ray.placement import locate_data

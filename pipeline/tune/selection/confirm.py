@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
-from pipeline.tune.journal.journal import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, violated
 
 FIRST_SEED = 1000

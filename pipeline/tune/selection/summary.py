@@ -7,7 +7,7 @@ from typing import Any
 from scipy import stats
 
 from pipeline.tune.budget import HOUR, Budget
-from pipeline.tune.journal.journal import (
+from pipeline.tune.journal.records import (
     COMPLETE,
     CONFIRMATION,
     CONTROL_STUDY,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.tune.journal.journal import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
+from pipeline.tune.journal.records import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.schedulers.factory import StoppingRule, make_rule
 from pipeline.tune.space import SearchSpace

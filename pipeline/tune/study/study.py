@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.paths import database_uri
-from pipeline.tune.journal.journal import COMPLETE, INFEASIBLE, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace

@@ -16,7 +16,7 @@ from pipeline.config import Params
 from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
 from pipeline.files.text_tables import decode_text, parse_table
 from pipeline.files.user_files import read_user_file
-from pipeline.tune.journal.journal import COMPLETE, METHOD, OBJECTIVE, PRUNED, SearchHistory
+from pipeline.tune.journal.records import COMPLETE, METHOD, OBJECTIVE, PRUNED, SearchHistory
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, objectives_from_params
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.table_cells import parse_cell

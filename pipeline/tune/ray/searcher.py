@@ -1,0 +1,59 @@
+"""The searcher: Ray Tune asks it for the next trial, and it asks the controller."""
+
+from collections import Counter
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from pipeline.cluster.connect import Capacity
+from pipeline.cluster.storage import exists
+from pipeline.tune.controller import SearchController, Wait
+from pipeline.tune.ray.callback import JournalCallback
+
+
+class QueueSearcher(Searcher):
+    """Ray Tune's way to ask for the next trial."""
+
+    def __init__(self, controller: SearchController, callback: JournalCallback, room: Capacity | None) -> None:
+        super().__init__(metric="objective", mode="max")
+        self._controller = controller
+        self._callback = callback
+        self._room = room
+        self._given: Counter[str] = Counter()
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration (see `pipeline.tune.ray.trainable.run_trial`), FINISHED, or None to be asked
+        later.
+        """
+        if self._room is not None and self._controller.num_running >= self._room.free_slots():
+            return None
+        with self._callback.capture_fatal():
+            record = self._controller.next_trial()
+        if record is None:
+            return Searcher.FINISHED
+        if isinstance(record, Wait):
+            return None
+        with self._callback.capture_fatal():
+            checkpoint = record.checkpoint if record.checkpoint and exists(record.checkpoint) else None
+        self._given[record.id] += 1
+        times = self._given[record.id]
+        return {
+            "trial": record.id,
+            # Ray numbers checkpoints from 0 in each, and would write over those that are gone on from.
+            "folder": record.id if times == 1 else f"{record.id}-{times}",
+            "study": record.study,
+            "seed": record.seed,
+            "values": record.values,
+            "checkpoint": checkpoint,
+            "away_from": self._room.excluded if self._room else [],
+            "measured": record.measured,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The recorder tells the study, since Ray tells this method less than it tells a callback."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The ledger is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is resumed from its ledger, never by Ray's restore")
