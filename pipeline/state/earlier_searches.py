@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.provenance.fingerprint import fingerprint
-from pipeline.tune.journal.journal import JOURNAL
+from pipeline.tune.journal.records import JOURNAL
 
 EARLIER_JOURNAL = "ledger.jsonl"
 """A journal's name in the folders of these searches."""

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 
 FORMAT = 2
 
-JOURNAL = "ledger.jsonl"
+JOURNAL = "journal.jsonl"
 """A ledger's name in a search's folder."""
 STOP_FILE = "stop"
 """A file of this name beside it asks the search to start no further trials, and to end with what it has."""
