@@ -199,7 +199,7 @@ def hook_similarity(
         return [attention.q.register_forward_hook(tell_query), attention.kv.register_forward_hook(tell_key)]
     # timm calls q_norm and then k_norm in every forward pass; both are identities unless qk_norm is on.
     handles = []
-    if projected and gives_projected(model, block):
+    if projected and _gives_projected(model, block):
         handles.append(attention.qkv.register_forward_hook(lambda module, inputs, output: callback.projected(output)))
     return [
         *handles,
@@ -208,7 +208,7 @@ def hook_similarity(
     ]
 
 
-def gives_projected(model: nn.Module, block: int) -> bool:
+def _gives_projected(model: nn.Module, block: int) -> bool:
     """Whether a block's attention takes queries and keys as views of what was projected, with nothing between."""
     from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
 

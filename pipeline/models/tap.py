@@ -14,10 +14,10 @@ network, and leaves a tap as it is.
 Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels (of a head where there are heads).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ from torch.utils.hooks import RemovableHandle
 from .architecture import (
     attention_scale,
     describe_network,
-    gives_projected,
     hook_grid,
     hook_heads,
     hook_similarity,
@@ -40,18 +39,12 @@ from .rows import RowSpec, attention_row, key_passthrough, pooled_query, query_p
 
 QUERIES = ("cls", "mean")
 
+RowFunction = Callable[[Tensor, RowSpec], tuple[Tensor, Tensor] | None]
+"""Works a block's rows out from what its attention projects tokens to.
 
-Found = TypeVar("Found", covariant=True)
-
-
-class QKVTransform(Protocol[Found]):
-    """Makes something of a block's rows from what its attention projects tokens to.
-
-    Is given queries, keys and values side by side, (B, T, 3 A D), how the rows are read, and the grid, (H, W). Returns
-    what the attention goes on with, and what was found; None for what it does not take.
-    """
-
-    def __call__(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int], /) -> tuple[Tensor, Found] | None: ...
+It is given queries, keys and values side by side, (B, T, 3 A D), and how the rows are read. Returns what the attention
+goes on with, and the products (B, A, S); None for what it does not take.
+"""
 
 
 class _Tap:
@@ -131,8 +124,7 @@ class SimilarityTap(_Tap):
 
     with_cls: also what a map leaves out, the CLS query's product with the CLS key. Set `expected` to False while maps
     will hardly be asked for: they still can be, but nothing is worked out ahead. rows: a faster way to work out the
-    products (B, A, S), for what it takes. reduce: makes something else of them, in a pass with gradients, and leaves no
-    maps; it takes all of the blocks in a pass, or none.
+    products, for what it takes.
 
     Raises:
         ValueError: a network or a block whose attention cannot be read, layers that it does not have, an unknown query,
@@ -146,8 +138,7 @@ class SimilarityTap(_Tap):
         query: str = "cls",
         *,
         with_cls: bool = False,
-        rows: QKVTransform[Tensor] | None = None,
-        reduce: QKVTransform[Any] | None = None,
+        rows: RowFunction | None = None,
     ) -> None:
         super().__init__(model)
         if query not in QUERIES:
@@ -162,13 +153,10 @@ class SimilarityTap(_Tap):
         self.layers = self._architecture.resolve(layers)
         self.query = query
         self.expected = True
-        whole = all(gives_projected(model, layer) for layer in self.layers)
-        # In the order in which they are asked. What is reduced leaves no map, so it is all blocks or none.
-        self.fast_paths = [way for way in (reduce if whole else None, rows) if way is not None]
-        self.fast_row_paths = [rows] if rows is not None else []
+        self.rows = rows
         self._with_cls = with_cls
         self._wanted = len(self.layers)
-        # Tokens before `first` are in no map; `mean_from`: as `rows.query_passthrough` has it.
+        # Tokens before `first` are in no map; `mean_from`: as `first` of `rows.query_passthrough`.
         self.first = 0 if with_cls else self._architecture.prefix
         self.mean_from = None if query == "cls" else self._architecture.prefix
         passes = passes_through(model)
@@ -176,7 +164,7 @@ class SimilarityTap(_Tap):
             for layer in self.layers:
                 reading = RowSpec(num_heads(model, layer), self.mean_from, self.first, attention_scale(model, layer))
                 reader = _Reader(self, layer, reading, passes)
-                self._handles += hook_similarity(model, layer, reader, projected=bool(self.fast_paths))
+                self._handles += hook_similarity(model, layer, reader, projected=rows is not None)
         except ValueError:
             self.remove()
             raise
@@ -189,7 +177,7 @@ class SimilarityTap(_Tap):
         in which the maps' small differences would drown.
 
         Raises:
-            RuntimeError: no forward pass since the tap was made or cleared, or one whose rows were reduced.
+            RuntimeError: no forward pass since the tap was made or cleared.
             ValueError: the tokens of that pass do not fill the grid of the patch embedding.
         """
         rows, left_out = self._rows(), self._architecture.prefix - self.first
@@ -210,18 +198,7 @@ class SimilarityTap(_Tap):
             raise RuntimeError("the tap was made without with_cls")
         return torch.stack([row[..., 0] for row in self._rows()], dim=1)
 
-    def reduced(self) -> list[Any] | None:
-        """What `reduce` made of the blocks in the last forward pass, in the order of `self.layers`; None: maps it is.
-
-        Raises:
-            RuntimeError: no forward pass since the tap was made or cleared.
-        """
-        found = self._found()
-        return None if isinstance(found[0], (Tensor, tuple)) else found
-
     def _rows(self) -> list[Tensor]:
-        if self.reduced() is not None:
-            raise RuntimeError("the rows of that pass were reduced, and no maps are left: see `reduced`")
         return [row if isinstance(row, Tensor) else self.row(*row) for row in self._found()]
 
     def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -232,10 +209,10 @@ class SimilarityTap(_Tap):
 class _Reader:
     """Reads one block for a similarity tap. passes: the attention goes on with what it is given back here.
 
-    With gradients, rows are worked out or reduced on the way where they can be. Where not, queries and keys wait
-    until the maps are asked for, outside the blocks: gradient checkpointing, which runs blocks again, might miss the
-    products there. Compilers get plain operations, which they join by themselves. Without gradients, the row is worked
-    out at once: what it is made of is much.
+    With gradients, rows are worked out on the way where they can be. Where not, queries and keys wait until the maps
+    are asked for, outside the blocks: gradient checkpointing, which runs blocks again, might miss the products there.
+    Compilers get plain operations, which they join by themselves. Without gradients, the row is worked out at once:
+    what it is made of is much.
     """
 
     def __init__(self, tap: SimilarityTap, layer: int, spec: RowSpec, passes: bool) -> None:
@@ -245,17 +222,13 @@ class _Reader:
 
     def projected(self, projected: Tensor) -> Tensor | None:
         tap, self._is_read = self._tap, False
-        if torch.is_grad_enabled():
-            ways: Sequence[QKVTransform[Any]] = tap.fast_paths if self._on_the_way() else ()
-        else:
-            ways = tap.fast_row_paths if tap.running and not torch.compiler.is_compiling() else ()
-        for way in ways:
-            found = way(projected, self._spec, tap.grid)
-            if found is not None:
-                self._is_read = True
-                tap.keep(self._layer, found[1])
-                return found[0]
-        return None
+        wanted = self._on_the_way() if torch.is_grad_enabled() else tap.running and not torch.compiler.is_compiling()
+        found = tap.rows(projected, self._spec) if wanted and tap.rows is not None else None
+        if found is None:
+            return None
+        self._is_read = True
+        tap.keep(self._layer, found[1])
+        return found[0]
 
     def query(self, query: Tensor) -> Tensor | None:
         if self._is_read:

@@ -9,16 +9,14 @@ Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models.architecture import describe_network
 from pipeline.models.model_config import LayerSpec
-from pipeline.models.rows import RowSpec
 from pipeline.models.tap import run_to_block
 from pipeline.regularizers.regularizer_config import SCHEDULES, weight_at
 
@@ -124,18 +122,6 @@ class Regularizer(nn.Module, ABC):
         Several workers may share a batch: their losses and monitors are then averaged by the number of their images,
         which is right for means over images. What is divided by another count is divided by `global_count` of it.
         """
-
-    def fused_forward(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, Any] | None:
-        """A shorter way than `forward`, for a method of similarity maps that has one: what it makes of a single layer.
-
-        Asked layer by layer during passes with gradients, as `pipeline.models.tap.QKVTransform` says; what is found
-        goes to `join`. None, as here: the method wants its features. It takes all layers in a pass, or none.
-        """
-        return None
-
-    def combine_layers(self, layers: Sequence[Any]) -> RegularizerOutput:
-        """What `forward` would return, of what `reduce` found in each layer."""
-        raise NotImplementedError(f"{type(self).__name__} reduces layers and does not join them")
 
     def global_count(self, counts: Tensor) -> Tensor:
         """What to divide by, so that a mean over `counts` things of these images becomes one over the whole batch's.

@@ -7,19 +7,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pipeline.models.tap import HeadTap, QKVTransform, SimilarityTap, TokenTap
+from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap
 from pipeline.regularizers.base import Features, RequiredFeatures, at_least_float32
 from pipeline.regularizers.projected_rows import pass_projected
 
 
 class Collector:
-    """The taps of one regulariser in one network. reduce: the regulariser's own.
+    """The taps of one regulariser in one network.
 
     Raises:
         ValueError: the network cannot give what is needed. No tap is then left in it.
     """
 
-    def __init__(self, model: nn.Module, needs: RequiredFeatures, reduce: QKVTransform[Any] | None = None) -> None:
+    def __init__(self, model: nn.Module, needs: RequiredFeatures) -> None:
         self._needs = needs
         self._similarity: SimilarityTap | None = None
         self._heads: HeadTap | None = None
@@ -27,7 +27,7 @@ class Collector:
         try:
             if needs.similarity is not None:
                 self._similarity = SimilarityTap(
-                    model, needs.similarity, needs.query, with_cls=needs.with_cls, rows=pass_projected, reduce=reduce
+                    model, needs.similarity, needs.query, with_cls=needs.with_cls, rows=pass_projected
                 )
             if needs.heads is not None:
                 self._heads = HeadTap(model, needs.heads)
@@ -47,10 +47,6 @@ class Collector:
             inputs=inputs if self._needs.inputs else None,
             cls=similarity.cls() if similarity and cls else None,
         )
-
-    def reduced(self) -> list[Any] | None:
-        """What `reduce` made of each layer in the last forward pass; None where it made nothing: take `features`."""
-        return None if self._similarity is None else self._similarity.reduced()
 
     def expect(self, features: bool) -> None:
         """Say whether `features` will be asked for after the next forward passes; nothing is worked out for nobody."""

@@ -22,21 +22,17 @@ gradient grows as 1 / s) or when it is not finite. Empty maps have no gradient a
 would reward emptiness.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.models.model_config import LayerSpec
-from pipeline.models.rows import RowSpec, has_triton
+from pipeline.models.rows import has_triton
 from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
 from pipeline.regularizers.kernels.entropy_plain import plain_entropy
-from pipeline.regularizers.projected_rows import fits_kernels, kernels, pass_reduced, scalar_of
+from pipeline.regularizers.projected_rows import kernels
 
 FEWEST_PIXELS = 2_000
 """Batches of fewer pixels are worked out in plain PyTorch on a CPU: importing numba, and loading a kernel, costs a
@@ -68,27 +64,6 @@ class SpatialEntropy(Regularizer):
         self.threshold = threshold
         self.connectivity = connectivity
 
-    def fused_forward(self, projected: Tensor, spec: RowSpec, grid: tuple[int, int]) -> tuple[Tensor, "_Layer"] | None:
-        """On a CPU, all of it: from what is projected to the layer's mean entropy, and back."""
-        images, tokens, _ = projected.shape
-        pixels = tokens - spec.first
-        if pixels != grid[0] * grid[1] or images * spec.heads * pixels < FEWEST_PIXELS:
-            return None
-        if self.total_over_workers is not None or not fits_kernels(projected, spec):
-            return None
-        given = spec, grid[1], self.threshold, self.connectivity, self.count_unit
-        passed, loss, means = pass_reduced(projected, lambda array: kernels().reduce_rows(array, *given))
-        return passed, _Layer(loss, means)
-
-    def combine_layers(self, layers: Sequence["_Layer"]) -> RegularizerOutput:
-        loss, means = layers[0].loss, layers[0].means
-        if len(layers) > 1:
-            loss = sum((each.loss for each in layers[1:]), loss)
-            _, values, empty_shares, filled = np.array([each.means for each in layers], np.float64).T
-            value = np.dot(values, filled) / max(filled.sum(), self.count_unit)
-            means = np.array([0, value, empty_shares.mean()], means.dtype)
-        return RegularizerOutput(loss, {"value": scalar_of(means, 1), "empty_share": scalar_of(means, 2)})
-
     def forward(self, features: Features) -> RegularizerOutput:
         maps = features.similarity
         if maps is None:
@@ -103,14 +78,6 @@ class SpatialEntropy(Regularizer):
         by_layer = entropy.sum(dim=(0, 2)) / counts.clamp(min=self.count_unit)
         value = entropy.detach().sum() / counts.sum().clamp(min=self.count_unit)
         return RegularizerOutput(by_layer.sum(), {"value": value, "empty_share": empty.to(entropy.dtype).mean()})
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What a layer's maps came to: the loss, which has a gradient, and what `kernels.means_of` returns."""
-
-    loss: Tensor
-    means: NDArray[np.floating]
 
 
 def spatial_entropy(similarity: Tensor, *, threshold: float | Tensor = 0.0, connectivity: int = 8) -> Tensor:

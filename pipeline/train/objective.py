@@ -124,16 +124,13 @@ class Objective:
             torch.default_generator.manual_seed(int(words[0] >> 1))  # torch takes 63 bits
             try:
                 method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
-                self._collectors[name] = Collector(self._model, method.needs, method.fused_forward)
+                self._collectors[name] = Collector(self._model, method.needs)
             except ValueError as error:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
     def _penalty(self, name: str, inputs: Tensor) -> RegularizerOutput:
         method, collector = self._regularizers[name], self._collectors[name]
-        reduced = collector.reduced()
-        if reduced is not None:
-            return method.combine_layers(reduced)
         with without_autocast(inputs.device):
             penalty: RegularizerOutput = method(collector.features(inputs))
         return penalty

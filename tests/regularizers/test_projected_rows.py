@@ -10,7 +10,6 @@ from pipeline.models.rows import RowSpec, split_projected
 from pipeline.regularizers.projected_rows import pass_projected
 
 SHAPE = (3, 2, 6, 4)
-GRID = (1, 5)  # which they do not ask for
 QUERIES = [None, 1, 2]
 """First token of the mean; None: the first token's own."""
 
@@ -28,7 +27,7 @@ def side_by_side(dtype: torch.dtype = torch.float64, shape: tuple[int, ...] = SH
 
 
 def read(projected: Tensor, heads: int, mean_from: int | None, first: int, scale: float) -> tuple[Tensor, Tensor]:
-    found = pass_projected(projected, RowSpec(heads, mean_from, first, scale), GRID)
+    found = pass_projected(projected, RowSpec(heads, mean_from, first, scale))
     assert found is not None
     return found
 
@@ -109,7 +108,7 @@ def test_compiled_rows_are_the_same_for_any_number_of_threads(monkeypatch: pytes
 def test_what_the_kernels_do_not_take_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     large, reading = torch.zeros(64, 37, 24), RowSpec(2, None, 1, 0.5)
-    assert pass_projected(large, reading, GRID) is not None
-    assert pass_projected(large[:2], reading, GRID) is None  # not worth the import
+    assert pass_projected(large, reading) is not None
+    assert pass_projected(large[:2], reading) is None  # not worth the import
     for other in (large.bfloat16(), large.transpose(0, 1), large.to("meta")):
-        assert pass_projected(other, reading, GRID) is None
+        assert pass_projected(other, reading) is None

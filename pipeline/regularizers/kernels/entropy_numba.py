@@ -9,8 +9,7 @@ runs, the stretches of a row that lie above the cut: one run joins those of the 
 over runs, of which there are far fewer than pixels), masses are summed by run, and the gradient is written by run too.
 Sums are in float64 whatever the maps are of.
 
-An image's result depends on nothing but the image, so it is the same for any number of threads. All kernels stand in
-one file, because `reduce_rows` calls both kinds and numba does not notice a change in another file.
+An image's result depends on nothing but the image, so it is the same for any number of threads.
 
 Shapes: B images, L layers, A heads, T tokens, D channels of a head, H x W patches; S = T less the tokens that a row
 leaves out.
@@ -19,7 +18,6 @@ Import this module only to run it: it imports numba, which takes most of a secon
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -67,27 +65,7 @@ def fused_means(
     """
     _, layers, heads, _, width = maps.shape
     single = _array(maps)
-    means, gradient = means_of(
-        single, width, layers, heads, threshold, connectivity, least=least, with_gradient=with_gradient
-    )
-    return torch.from_numpy(means[:3]), torch.from_numpy(gradient.reshape(maps.shape if with_gradient else 0))
-
-
-def means_of(
-    single: Reals,
-    width: int,
-    layers: int,
-    heads: int,
-    threshold: float,
-    connectivity: int,
-    *,
-    least: float,
-    with_gradient: bool,
-) -> tuple[Reals, Reals]:
-    """`fused_means` of maps (B L A, H W), contiguous. Returns its three means and the number of maps that are not
-    empty, (4,), and the gradient of the first, (B L A, H W) or (0, 0).
-    """
-    means, out = np.empty(4, single.dtype), _made(single, with_gradient)
+    means, out = np.empty(3, single.dtype), _made(single, with_gradient)
     if single.size < 2 * FEWEST_PIXELS:  # which no two threads would share
         # numba takes a whole number for another type.
         _at_once(
@@ -106,11 +84,11 @@ def means_of(
     else:
         _entropies(single, width, np.full(len(single), threshold), connectivity, with_gradient, *out)
         _average(*out, layers, heads, float(least), with_gradient, means)
-    return means, out[2]
+    return torch.from_numpy(means), torch.from_numpy(out[2].reshape(maps.shape if with_gradient else 0))
 
 
 def read_rows(projected: Reals, spec: RowSpec) -> Reals:
-    """The rows (B, A, S) of the tokens from `reading.first` on, in the precision of `projected`.
+    """The rows (B, A, S) of the tokens from `spec.first` on, in the precision of `projected`.
 
     projected: (B, T, 3 A D), queries, keys and values side by side, contiguous, float32 or float64.
     """
@@ -124,75 +102,17 @@ def read_rows(projected: Reals, spec: RowSpec) -> Reals:
     return row
 
 
-@dataclass(frozen=True)
-class RowGradient:
-    """What leads from a function of rows back to what was projected, (B, T, 3 A D), without that being kept.
+def add_gradient(into: Reals, projected: Reals, gradient: Reals, spec: RowSpec) -> None:
+    """Add what a gradient by the rows, (B, A, S), that `read_rows` reads leads to, to one by what was projected.
 
-    gradient: the function's by the rows, (B, A, S). queries: (2, B, A, D), the asking ones, scaled, and what they are
-    pulled to. reading: of the rows.
+    into: that one, (B, T, 3 A D), contiguous.
     """
-
-    gradient: Reals
-    queries: Reals
-    spec: RowSpec
-
-    def add_to(self, above: Reals, times: float = 1.0) -> None:
-        """Add the function's gradient so many times to `above`, one by what was projected: contiguous, of its shape."""
-        images, tokens, width = above.shape
-        given = above, self.gradient, self.queries, *self.spec.with_query(tokens), self.spec.first, times
-        if above.size < 2 * FEWEST_VALUES:
-            _add(0, images, *given)
-        else:
-            spread_over_threads(_add, images, *given, least=_images(tokens * width))
-
-
-def rows_backward(projected: Reals, gradient: Reals, spec: RowSpec) -> RowGradient:
-    """From a gradient by the rows, (B, A, S), that `read_rows` reads of what was projected."""
     images, tokens, width = projected.shape
-    queries = _queries(projected, spec)
-    given = projected, gradient, *spec.with_query(tokens), spec.first, spec.scale, queries
+    given = into, projected, gradient, *spec.with_query(tokens), spec.first, spec.scale
     if projected.size < 2 * FEWEST_VALUES:
-        _pull(0, images, *given)
+        _add(0, images, *given)
     else:
-        spread_over_threads(_pull, images, *given, least=_images(tokens * width))
-    return RowGradient(gradient, queries, spec)
-
-
-def reduce_rows(
-    projected: Reals, spec: RowSpec, width: int, threshold: float, connectivity: int, least: float
-) -> tuple[Reals, RowGradient]:
-    """`means_of` of the maps that `read_rows`' rows are, of one layer, in one call where no two threads would share it.
-
-    Returns the means, (4,), and the way back from the first.
-    """
-    images, tokens, _ = projected.shape
-    heads, pixels = spec.heads, tokens - spec.first
-    if max(projected.size / FEWEST_VALUES, images * heads * pixels / FEWEST_PIXELS) >= 2:
-        single = read_rows(projected, spec).reshape(-1, pixels)
-        means, gradient = means_of(single, width, 1, heads, threshold, connectivity, least=least, with_gradient=True)
-        return means, rows_backward(projected, gradient.reshape(images, heads, pixels), spec)
-    means, gradient = np.empty(4, projected.dtype), np.empty((images, heads, pixels), projected.dtype)
-    queries = _queries(projected, spec)
-    _reduce(
-        projected,
-        *spec.with_query(tokens),
-        spec.first,
-        spec.scale,
-        width,
-        float(threshold),
-        connectivity == 8,
-        NEARLY_CONSTANT,
-        float(least),
-        gradient,
-        queries,
-        means,
-    )
-    return means, RowGradient(gradient, queries, spec)
-
-
-def _queries(projected: Reals, spec: RowSpec) -> Reals:
-    images, _, width = projected.shape
-    return np.empty((2, images, spec.heads, width // (3 * spec.heads)), projected.dtype)
+        spread_over_threads(_add, images, *given, least=_images(tokens * width))
 
 
 def compile_ahead() -> None:
@@ -200,8 +120,7 @@ def compile_ahead() -> None:
     for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
         fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
     projected, reading = np.zeros((1, 2, 3), np.float32), RowSpec(1, None, 1, 1.0)
-    rows_backward(projected, read_rows(projected, reading), reading).add_to(np.zeros_like(projected))
-    reduce_rows(projected, reading, 1, 0.0, 8, 1)
+    add_gradient(np.zeros_like(projected), projected, read_rows(projected, reading), reading)
 
 
 def _images(values: int) -> int:
@@ -293,7 +212,7 @@ def _average(
     with_gradient: bool,
     means: Reals,
 ) -> None:
-    """Fill in `means_of`'s means, and divide the gradient by its layer's number of maps."""
+    """Fill in `fused_means`' means, and divide the gradient by its layer's number of maps."""
     images = len(entropy) // (layers * heads)
     loss, whole, filled = 0.0, 0.0, 0
     for layer in range(layers):
@@ -314,7 +233,7 @@ def _average(
                     for at in range(gradient.shape[1]):
                         gradient[place, at] /= divisor
     means[0], means[1] = loss, whole / max(float(filled), least)
-    means[2], means[3] = 1.0 - filled / len(entropy), filled
+    means[2] = 1.0 - filled / len(entropy)
 
 
 @compile_kernel
@@ -485,54 +404,42 @@ def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: 
 
 
 @compile_reassociating_kernel
-def _pull(
+def _add(
     begin: int,
     end: int,
+    into: Reals,
     projected: Reals,
     share: Reals,
     start: int,
     stop: int,
     first: int,
     scale: float,
-    queries: Reals,
 ) -> None:
-    """Fill in what the asking queries are, queries[0], and what the rows' gradient pulls each one to, queries[1]."""
+    """Each key is pulled to the asking query, and that one to the sum of the keys, by the rows' gradient."""
     images, tokens, width = projected.shape
     heads = share.shape[1]
     channels, factor = width // (3 * heads), scale / (stop - start)
     parts = projected.reshape(images, tokens, 3, heads, channels)
+    out = into.reshape(images, tokens, 3, heads, channels)
+    asking, pulled = np.empty((heads, channels), parts.dtype), np.empty((heads, channels), parts.dtype)
     for image in range(begin, end):
-        _ask(parts[image], start, stop, factor, queries[0, image])
-        pulled = queries[1, image]
+        _ask(parts[image], start, stop, factor, asking)
         pulled[:] = 0
         for token in range(first, tokens):
             for head in range(heads):
-                weight = share[image, head, token - first] * factor
+                by_row = share[image, head, token - first]
+                weight = by_row * factor
                 key, pull = parts[image, token, 1, head], pulled[head]
                 for at in range(channels):
                     pull[at] += weight * key[at]
-
-
-@compile_reassociating_kernel
-def _add(
-    begin: int, end: int, above: Reals, share: Reals, queries: Reals, start: int, stop: int, first: int, times: float
-) -> None:
-    _, images, heads, channels = queries.shape
-    tokens = above.shape[1]
-    into = above.reshape(images, tokens, 3, heads, channels)
-    for image in range(begin, end):
-        asking, pulled = queries[0, image], queries[1, image]
-        for token in range(first, tokens):
-            for head in range(heads):
-                weight = share[image, head, token - first] * times
-                ask, out = asking[head], into[image, token, 1, head]
+                ask, into_key = asking[head], out[image, token, 1, head]
                 for at in range(channels):
-                    out[at] += weight * ask[at]
+                    into_key[at] += by_row * ask[at]
         for token in range(start, stop):
             for head in range(heads):
-                pull, out = pulled[head], into[image, token, 0, head]
+                pull, into_query = pulled[head], out[image, token, 0, head]
                 for at in range(channels):
-                    out[at] += pull[at] * times
+                    into_query[at] += pull[at]
 
 
 @compile_reassociating_kernel
@@ -547,29 +454,3 @@ def _ask(image: Reals, start: int, stop: int, factor: float, query: Reals) -> No
     for head in range(heads):
         for at in range(channels):
             query[head, at] *= factor
-
-
-@compile_kernel
-def _reduce(
-    projected: Reals,
-    start: int,
-    stop: int,
-    first: int,
-    scale: float,
-    width: int,
-    threshold: float,
-    diagonal: bool,
-    nearly_constant: float,
-    least: float,
-    gradient: Reals,
-    queries: Reals,
-    means: Reals,
-) -> None:
-    images, heads, pixels = gradient.shape
-    maps, row = images * heads, np.empty_like(gradient)
-    _read(0, images, projected, start, stop, first, scale, row)
-    entropy, empty = np.empty(maps, row.dtype), np.empty(maps, np.bool_)
-    single, slopes = row.reshape(maps, pixels), gradient.reshape(maps, pixels)
-    given = single, width, threshold, diagonal, nearly_constant, entropy, empty, slopes
-    _at_once(*given, 1, heads, least, True, means)
-    _pull(0, images, projected, gradient, start, stop, first, scale, queries)
