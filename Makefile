@@ -139,5 +139,5 @@ $(READY):
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c "$$MEND"
-	@$(BIN)/python -c 'from pipeline.regularizers import kernels; kernels.compile_ahead()'
+	@$(BIN)/python -c 'from pipeline.regularizers.kernels import entropy_numba; entropy_numba.compile_ahead()'
 	@$(BIN)/python -Ic '$(PRESENT)' > $@

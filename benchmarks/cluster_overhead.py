@@ -2,7 +2,7 @@
 
 Run: python benchmarks/cluster_overhead.py [--nodes 3] [--trials 100 400]
 
-The driver is the stage's own: ledger, study, rungs, Ray Tune. Its trials report made-up results and small checkpoints,
+The driver is the stage's own: journal, study, rungs, Ray Tune. Its trials report made-up results and small checkpoints,
 and train nothing. Figures are the driver's processor seconds, which a busy machine changes little; two numbers of
 reports a trial tell the trial's own cost from that of a report. Workers are processes of this machine, so the seconds
 that pass say nothing of a real cluster. There is no other side: Ray Tune's own part is in the figures.

@@ -3,7 +3,7 @@
 Run: python benchmarks/kill_search.py --kills 50 --trials 30 --seed 0
 
 A clone of this checkout searches with a tiny network by the real commands. Each kill has a phase, which they take in
-turn, and within it a random moment: the start with its imports, the replay of the ledger, the first epochs after it,
+turn, and within it a random moment: the start with its imports, the replay of the journal, the first epochs after it,
 the middle, the confirmations, the end when results are written. And each has a victim: a worker that trains, the stage,
 the command that started it (DVC or `sar-search`), all of them by an interruption, Ray's raylet or its store.
 """
@@ -114,7 +114,7 @@ def report(outcome: Outcome, trials: int) -> str:
     rows = [
         ("kills", sum(outcome.kills.values())),
         ("by phase", ", ".join(f"{name} {count}" for name, count in outcome.phases.items())),
-        ("sessions that opened the ledger", outcome.sessions),
+        ("sessions that opened the journal", outcome.sessions),
         ("starts refused while a stage lived on (status 2)", outcome.refusals),
         ("starts at which half a dvc.lock was mended", outcome.torn),
         ("trials asked for; runs with controls and confirmations", f"{trials}; {found.runs}"),

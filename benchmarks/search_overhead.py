@@ -2,7 +2,7 @@
 
 Run: python benchmarks/search_overhead.py
 
-The search is the stage's: ledger, study, scheduler, MLflow and progress included, over trials of one epoch of a tiny
+The search is the stage's: journal, study, scheduler, MLflow and progress included, over trials of one epoch of a tiny
 network. The other sides are a process a trial, begun anew and, its best, forked from one that has imported everything;
 and Ray Tune at its best: actors reused, a function that only reports, its own files of results turned off. A side's
 overhead is the time for which its workers were taken, less the epochs' own seconds, by trial. Trials count from the

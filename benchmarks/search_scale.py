@@ -2,7 +2,7 @@
 
 Run: python benchmarks/search_scale.py
 
-The course, ledger (on disk, synced after every line), study and stopping rule are the search's own; trials report
+The course, journal (on disk, synced after every line), study and stopping rule are the search's own; trials report
 made-up accuracies at once, 16 side by side. Times are medians over the last tenth, beside those of the first 100.
 There is no other side: the claim is that a trial costs no more as trials pile up.
 """
@@ -44,9 +44,9 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
     params = Params().with_values(settings, where="the benchmark")
     space = load_space(ROOT / SPACE, params, shown_as=SPACE)
     times: dict[str, list[float]] = defaultdict(list)
-    with Journal(folder / "journal.jsonl", {}) as ledger:
+    with Journal(folder / "journal.jsonl", {}) as journal:
         course = SearchController(
-            params, space, ledger, [], fingerprint="scale", folder=folder, gpus=0.0, at_a_time=AT_A_TIME
+            params, space, journal, [], fingerprint="scale", folder=folder, gpus=0.0, at_a_time=AT_A_TIME
         )
         course.replay()
         at_work: dict[str, tuple[TrialRecord, int]] = {}

@@ -124,7 +124,7 @@ def make_table(space: SearchSpace, values: Sequence[Mapping[str, Any]], curves: 
 
 
 class UnwrittenLedger(Journal):
-    """A ledger that is kept in memory, by a clock that is set from outside. now: in seconds."""
+    """A journal that is kept in memory, by a clock that is set from outside. now: in seconds."""
 
     def __init__(self, *, gpus: float = 0.0) -> None:
         self.history, self.now = SearchHistory(), 0.0
@@ -173,7 +173,7 @@ def simulate(
     seed: int = 0,
     recorded_time: bool = False,
     folder: Path | None = None,
-    ledger: Journal | None = None,
+    journal: Journal | None = None,
     listeners: Sequence[SearchCallback] = (),
     space: SearchSpace | None = None,
     enough: Callable[[Simulation], bool] = lambda simulation: False,
@@ -181,7 +181,7 @@ def simulate(
     """Run a whole search of the parameters on a table.
 
     workers: that train at a time. seed: of the table's, for the search's trials; confirmations take the next ones.
-    recorded_time: an epoch takes the table's seconds instead of 1. folder: where a stop file would lie. ledger: to be
+    recorded_time: an epoch takes the table's seconds instead of 1. folder: where a stop file would lie. journal: to be
     gone on from. space: with other controls than the table's. enough: asked whenever a run has ended; nothing happens
     after a yes.
 
@@ -190,11 +190,11 @@ def simulate(
     """
     if table.epochs != params.train.epochs:
         raise ValueError(f"the table has {table.epochs} epochs, and train.epochs is {params.train.epochs}")
-    ledger = UnwrittenLedger() if ledger is None else ledger
+    journal = UnwrittenLedger() if journal is None else journal
     course = SearchController(
         params,
         table.space if space is None else space,
-        ledger,
+        journal,
         listeners,
         fingerprint="simulated",
         folder=Path("there is none") if folder is None else folder,
@@ -250,9 +250,9 @@ class _Workers:
             if not self._due:
                 return
             self._now, _, record, row, epoch = heapq.heappop(self._due)
-            ledger = self._simulation.course.journal
-            if isinstance(ledger, UnwrittenLedger):
-                ledger.now = self._now
+            journal = self._simulation.course.journal
+            if isinstance(journal, UnwrittenLedger):
+                journal.now = self._now
             self._epoch(record, row, epoch)
 
     def _start(self) -> None:

@@ -72,12 +72,12 @@ def test_series_allows_the_epoch_in_progress_to_be_trained_again() -> None:
 def test_epoch_that_a_kill_made_repeat_stays_as_it_was_first_reported(tmp_path: Path) -> None:
     """The study, the rungs and MLflow have had the first one; the other differs in its seconds at least."""
     path = tmp_path / "journal.jsonl"
-    with Journal(path, {}) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
-        ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
-    with Journal(path, {}) as ledger:
-        ledger.resume("t0000")
-        ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 2.0})
+    with Journal(path, {}) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+        journal.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
+    with Journal(path, {}) as journal:
+        journal.resume("t0000")
+        journal.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 2.0})
     assert read_history(path).trials["t0000"].epochs == {1: {"val/accuracy": 0.5, "seconds": 1.0}}
 
 

@@ -129,16 +129,16 @@ def test_search_that_was_broken_off_goes_on_as_the_unharmed_one(
     again: Simulation | None = None
     for after in (EPOCHS + 11, 9, 7, 9999):
         # A replayed epoch is told to listeners too, so the count is of those that come on top.
-        with Journal(tmp_path / "journal.jsonl", {}) as ledger:
-            before = ledger.history.epochs
+        with Journal(tmp_path / "journal.jsonl", {}) as journal:
+            before = journal.history.epochs
             try:
-                again = simulate(asked, table, ledger=ledger, listeners=[Dies(before + after)])
+                again = simulate(asked, table, journal=journal, listeners=[Dies(before + after)])
             except Kill:
                 continue
     assert again is not None
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
-        assert ledger.history.sessions == 5
-        assert told(list(ledger.trials.values())) == told(list(whole.course.journal.trials.values()))
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        assert journal.history.sessions == 5
+        assert told(list(journal.trials.values())) == told(list(whole.course.journal.trials.values()))
 
 
 def test_same_seed_gives_the_same_search_and_another_seed_of_the_table_other_results() -> None:

@@ -139,15 +139,15 @@ def test_search_that_was_broken_off_goes_on_as_the_unharmed_one(
     setting, recorded = asked(sampler, scheduler, objectives, limits), table(sampler)
     whole = simulate(setting, recorded)
     for after in (EPOCHS + 5, 9, 7, 9999):
-        with Journal(tmp_path / "journal.jsonl", {}) as ledger:
+        with Journal(tmp_path / "journal.jsonl", {}) as journal:
             try:
-                simulate(setting, recorded, ledger=ledger, listeners=[Dies(ledger.history.epochs + after)])
+                simulate(setting, recorded, journal=journal, listeners=[Dies(journal.history.epochs + after)])
             except Kill:
                 continue
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
-        assert ledger.history.sessions == 5
-        assert told(list(ledger.trials.values())) == told(list(whole.course.journal.trials.values()))
-        assert [r.measured for r in ledger.trials.values()] == [
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        assert journal.history.sessions == 5
+        assert told(list(journal.trials.values())) == told(list(whole.course.journal.trials.values()))
+        assert [r.measured for r in journal.trials.values()] == [
             r.measured for r in whole.course.journal.trials.values()
         ]
 
@@ -156,26 +156,26 @@ def test_ledger_cut_after_any_line_leads_to_the_same_search(tmp_path: Path, monk
     monkeypatch.setattr("os.fsync", lambda handle: None)
     limits = {"search__constraints__max_latency_ms": 6.0, "search__constraints__max_parameters": 500}
     setting, recorded = asked("tpe", "none", "two", "free", search__trials=5, **limits), table("tpe")
-    with Journal(tmp_path / "whole" / "journal.jsonl", {}) as ledger:
-        simulate(setting, recorded, ledger=ledger)
-        whole = told(list(ledger.trials.values()))
+    with Journal(tmp_path / "whole" / "journal.jsonl", {}) as journal:
+        simulate(setting, recorded, journal=journal)
+        whole = told(list(journal.trials.values()))
     lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
     assert any(b'"infeasible"' in line for line in lines)
     for cut in range(2, len(lines), 3):
         path = tmp_path / str(cut) / "journal.jsonl"
         path.parent.mkdir()
         path.write_bytes(b"".join(lines[:cut]))
-        with Journal(path, {}) as ledger:
-            simulate(setting, recorded, ledger=ledger)
-            assert told(list(ledger.trials.values())) == whole
+        with Journal(path, {}) as journal:
+            simulate(setting, recorded, journal=journal)
+            assert told(list(journal.trials.values())) == whole
 
 
 def test_extended_search_is_the_one_that_was_asked_for_at_once() -> None:
-    recorded, ledger = table("tpe"), None
+    recorded, journal = table("tpe"), None
     at_once = simulate(asked("tpe", "none", "two", "parameters", search__trials=12), recorded)
     for trials in (6, 12):
-        found = simulate(asked("tpe", "none", "two", "parameters", search__trials=trials), recorded, ledger=ledger)
-        ledger = found.course.journal
+        found = simulate(asked("tpe", "none", "two", "parameters", search__trials=trials), recorded, journal=journal)
+        journal = found.course.journal
     assert told(tried(found)) == told(tried(at_once))
 
 

@@ -55,7 +55,7 @@ class Series:
         self._finished = False
         self._begun = time.monotonic()
         self._deck: list[tuple[str, signal.Signals]] = []
-        self._kept = b""  # what the ledger held at the last kill
+        self._kept = b""  # what the journal held at the last kill
 
     def run(self, kills: int, *, trials: int, like: Clone) -> None:
         """All kills, and then an end in peace. like: a clone whose search was left alone, to know how much there is."""
@@ -234,8 +234,8 @@ class Series:
             self._await_end()
 
     def _check_kept(self) -> None:
-        """What the ledger had at any kill is there still, at the same place."""
-        self._expect(self.tail.content().startswith(self._kept), "the ledger lost or changed what it had")
+        """What the journal had at any kill is there still, at the same place."""
+        self._expect(self.tail.content().startswith(self._kept), "the journal lost or changed what it had")
 
     def _expect(self, true: bool, otherwise: str) -> None:
         if not true:

@@ -1,4 +1,4 @@
-"""Follows the ledger of a search from outside, as it grows."""
+"""Follows the journal of a search from outside, as it grows."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Tail:
-    """events: all lines so far, in order. The ledger's file is looked for until there is one."""
+    """events: all lines so far, in order. The journal's file is looked for until there is one."""
 
     def __init__(self, searches: Path) -> None:
         self._searches, self._read, self.events = searches, 0, list[dict[str, Any]]()

@@ -1,4 +1,4 @@
-"""What must hold once a search that was killed again and again has ended: of its ledger, of MLflow, of its tables."""
+"""What must hold once a search that was killed again and again has ended: of its journal, of MLflow, of its tables."""
 
 import csv
 import math
@@ -31,7 +31,7 @@ class Findings:
 
 @dataclass
 class _Life:
-    """A trial's, by the events of the ledger: epoch of its last report and of its last checkpoint."""
+    """A trial's, by the events of the journal: epoch of its last report and of its last checkpoint."""
 
     reported: int = 0
     saved: int = 0
@@ -80,7 +80,7 @@ def _verify_epoch(name: str, life: _Life, epoch: int, metrics: Mapping[str, floa
 
 
 def verify_tracking(database: Path, records: Mapping[str, TrialRecord], found: Findings) -> None:
-    """MLflow has one parent, one run a trial, none running, and the ledger's values, each step once."""
+    """MLflow has one parent, one run a trial, none running, and the journal's values, each step once."""
     mlflow = client(resolve_store(f"sqlite:///{database}", database.parent))
     runs: list[Any] = []
     for experiment in mlflow.search_experiments():
@@ -115,7 +115,7 @@ def _verify_metrics(mlflow: Any, run: Any, record: TrialRecord, found: Findings)
         twice = [step for step, count in steps.items() if count > 1]
         found.expect(not twice, f"MLflow: {record.id} has {name} twice at {twice}")
         same = {point.step: point.value for point in points} == expected[name]
-        found.expect(same, f"MLflow: {record.id} has other values of {name} than the ledger")
+        found.expect(same, f"MLflow: {record.id} has other values of {name} than the journal")
 
 
 def verify_tables(results: Path, unharmed: Path, found: Findings, *, exactly: bool) -> None:

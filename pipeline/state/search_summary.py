@@ -101,6 +101,6 @@ def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:
     if new:
         (task.folder / SUPERSEDED).write_text(time.strftime("%Y-%m-%d %H:%M:%S\n"))
         return f"a new search begins with the next run; {task.folder} stays as it is"
-    with Journal(task.folder / JOURNAL, task.header) as ledger:
-        ledger.accept(task.header["code"], task.header["versions"])
+    with Journal(task.folder / JOURNAL, task.header) as journal:
+        journal.accept(task.header["code"], task.header["versions"])
     return f"search {task.folder.name[:8]} goes on, though these have changed: {', '.join(changed)}"

@@ -107,9 +107,9 @@ class FoundSearches(NamedTuple):
 def find_searches(folder: Path) -> FoundSearches:
     """Every search that lies under `folder`. One that is being removed or has not begun is left out."""
     found, unreadable = [], []
-    for ledger in folder.glob(f"*/{JOURNAL}"):
+    for journal in folder.glob(f"*/{JOURNAL}"):
         try:
-            search = read_search(ledger.parent)
+            search = read_search(journal.parent)
         except UserError as error:
             unreadable.append(str(error))
             continue
@@ -124,14 +124,14 @@ def read_search(folder: Path) -> SearchState:
     Raises:
         UserError: its journal cannot be read.
     """
-    ledger = folder / JOURNAL
+    journal = folder / JOURNAL
     try:
-        history = read_history(ledger)
-        heard, pid, at_work = _last_session(ledger.read_bytes()) if history.header else (0.0, None, frozenset[str]())
+        history = read_history(journal)
+        heard, pid, at_work = _last_session(journal.read_bytes()) if history.header else (0.0, None, frozenset[str]())
     except OSError as error:
-        if not ledger.exists():  # it has just been removed
+        if not journal.exists():  # it has just been removed
             return SearchState(folder, SearchHistory(), 0.0, None, frozenset())
-        raise UserError(f"{ledger}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"{journal}: cannot be read ({error.strerror}).") from None
     return SearchState(folder, history, heard, pid, at_work)
 
 

@@ -48,8 +48,8 @@ class _Interrupted(SearchCallback):
             raise KeyboardInterrupt
 
 
-def _events(ledger: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ledger.read_text().splitlines()]
+def _events(journal: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in journal.read_text().splitlines()]
 
 
 @pytest.mark.usefixtures("s3")

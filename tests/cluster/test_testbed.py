@@ -89,7 +89,7 @@ class Bed:
         return said
 
     def events(self) -> list[dict[str, Any]]:
-        """The newest search's ledger as it is on the head."""
+        """The newest search's journal as it is on the head."""
         newest = "$(ls -td ~/sar-search/state/searches/*/ | head -n 1)"
         said = self.hosts.run(1, f"cat {newest}journal.jsonl 2>/dev/null").stdout
         return [json.loads(line) for line in said.splitlines() if line.endswith("}")]

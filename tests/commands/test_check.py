@@ -69,9 +69,9 @@ def begun(workspace: Workspace, *, by_other_code: bool = True) -> SearchTask:
     """A search with one epoch trained, begun by another version of this code."""
     task = make_plan(workspace).task()
     code = {"pipeline/tune/ray/trainable.py": "0" * 8} if by_other_code else task.header["code"]
-    with Journal(task.folder / JOURNAL, {**task.header, "code": code}) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
-        ledger.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
+    with Journal(task.folder / JOURNAL, {**task.header, "code": code}) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+        journal.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 1.0})
     return task
 
 
@@ -181,11 +181,11 @@ def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
 ) -> None:
     plan = make_plan(workspace)
     task = plan.task()
-    with Journal(task.folder / JOURNAL, task.header) as ledger:
+    with Journal(task.folder / JOURNAL, task.header) as journal:
         for number in range(max_runs(plan.params, plan.space)):
             role = TRIAL if number < plan.params.search.trials else CONTROL
-            ledger.start(TrialRecord(f"r{number}", number, {}, role=role))
-            ledger.end(f"r{number}", "complete")
+            journal.start(TrialRecord(f"r{number}", number, {}, role=role))
+            journal.end(f"r{number}", "complete")
     monkeypatch.setattr(profile, "_measure", lambda *_, **__: pytest.fail("measured"))
     assert told(workspace).endswith("expected  nothing of the search: all of its runs have ended")
 

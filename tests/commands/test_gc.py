@@ -80,8 +80,8 @@ def test_search_that_the_results_came_from_stays(workspace: Workspace) -> None:
 
 def test_running_search_is_not_touched(workspace: Workspace) -> None:
     (old,) = write_old(workspace, 1)
-    with open_search(workspace, other(content_of(workspace), 1)) as ledger:
-        run(ledger, "t0007", epochs=1, state=PRUNED)
+    with open_search(workspace, other(content_of(workspace), 1)) as journal:
+        run(journal, "t0007", epochs=1, state=PRUNED)
         before = sorted(old.rglob("*"))
         assert f"kept     state/searches/{old.name}: running {os.getpid()}" in gc(workspace)
         assert sorted(old.rglob("*")) == before
@@ -210,13 +210,13 @@ def checkpoints(folder: Path) -> set[str]:
 
 def write_ended(workspace: Workspace) -> Path:
     """A search that has ended, with a checkpoint of every trial."""
-    with open_search(workspace) as ledger:
-        run(ledger, "baseline", epochs=2, state=COMPLETE, accuracy=0.1, role="control")
+    with open_search(workspace) as journal:
+        run(journal, "baseline", epochs=2, state=COMPLETE, accuracy=0.1, role="control")
         for number in range(4):
-            run(ledger, f"t000{number}", epochs=2, state=COMPLETE, accuracy=0.5 + number / 10)
-        run(ledger, "t0004", epochs=1, state=PRUNED, accuracy=0.95)
-        run(ledger, "t0001-seed1001", epochs=2, state=COMPLETE, accuracy=0.9, role="confirmation", of="t0001")
-        return ledger_folder(ledger)
+            run(journal, f"t000{number}", epochs=2, state=COMPLETE, accuracy=0.5 + number / 10)
+        run(journal, "t0004", epochs=1, state=PRUNED, accuracy=0.95)
+        run(journal, "t0001-seed1001", epochs=2, state=COMPLETE, accuracy=0.9, role="confirmation", of="t0001")
+        return ledger_folder(journal)
 
 
 def test_checkpoints_of_controls_and_of_the_best_stay(workspace: Workspace) -> None:

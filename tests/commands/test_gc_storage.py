@@ -36,8 +36,8 @@ def gc(workspace: Workspace, *, keep: int = 0, dry_run: bool = False) -> str:
 def _search(workspace: Workspace, place: str, seed: int | None = None, *, ended: bool = True) -> Path:
     """A search with a control and three trials whose checkpoints, and whose data, lie in storage. Returns its folder."""
     content = content_of(workspace)
-    with open_search(workspace, content if seed is None else other(content, seed)) as ledger:
-        folder = Path(ledger._file.name).parent
+    with open_search(workspace, content if seed is None else other(content, seed)) as journal:
+        folder = Path(journal._file.name).parent
         root = list_checkpoints(place, folder)
         mark_in_use(join(place, "data", "d"), folder)
         write_text(join(place, "data", "d", ".whole"), "")
@@ -46,7 +46,7 @@ def _search(workspace: Workspace, place: str, seed: int | None = None, *, ended:
             checkpoint = join(root, "start-0", name, "checkpoint_000000")
             write_text(join(checkpoint, "weights"), "w" * 1000)
             state = COMPLETE if ended or number < 3 else None
-            run(ledger, name, epochs=2, state=state, accuracy=0.5 + 0.1 * number, checkpoint=checkpoint, role=role)
+            run(journal, name, epochs=2, state=state, accuracy=0.5 + 0.1 * number, checkpoint=checkpoint, role=role)
     return folder
 
 

@@ -51,10 +51,10 @@ def test_command_answers_without_importing_an_engine(
 
 def test_running_search_is_stopped_without_importing_an_engine(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
-    with open_search(workspace) as ledger:  # this process is the one that runs it
-        run(ledger, "t0000", epochs=1, state=None)
+    with open_search(workspace) as journal:  # this process is the one that runs it
+        run(journal, "t0000", epochs=1, state=None)
         printed, modules = imported_by(workspace, "stop", "--finish")
         assert "starts no further trials" in printed
-        assert (ledger_folder(ledger) / "stop").exists()
+        assert (ledger_folder(journal) / "stop").exists()
     assert "pipeline.commands.stop" in modules
     assert not ENGINES & modules

@@ -70,10 +70,10 @@ def test_checkpoint_that_is_gone_and_run_in_mlflow_are_told(workspace: Workspace
 
 
 def test_figures_that_are_missing_or_not_finite_are_no_mistake(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "t0000", epochs=0, state=None)
+    with open_search(workspace) as journal:
+        run(journal, "t0000", epochs=0, state=None)
         assert said(workspace, "t0000").splitlines()[-1].split()[0] == "epoch"
-        ledger.report("t0000", 1, {"val/loss": math.nan})
+        journal.report("t0000", 1, {"val/loss": math.nan})
     assert said(workspace, "t0000").splitlines()[-1].split() == ["1", "-", "-", "nan", "-", "-"]
     assert "waiting after epoch 1" in said(workspace, "t0000")
 
@@ -117,20 +117,20 @@ def follow(workspace: Workspace, name: str, *steps: Callable[[], None]) -> list[
     return lines[lines.index("") + 2 :]
 
 
-def report(ledger: Journal, name: str, epoch: int) -> Callable[[], None]:
-    return lambda: ledger.report(name, epoch, {"val/accuracy": epoch / 8})
+def report(journal: Journal, name: str, epoch: int) -> Callable[[], None]:
+    return lambda: journal.report(name, epoch, {"val/accuracy": epoch / 8})
 
 
 def test_following_tells_each_epoch_once_until_the_end(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "t0000", epochs=1, state=None)
-        run(ledger, "t0001", epochs=1, state=None)
+    with open_search(workspace) as journal:
+        run(journal, "t0000", epochs=1, state=None)
+        run(journal, "t0001", epochs=1, state=None)
         lines = follow(
             workspace,
             "t0000",
-            report(ledger, "t0000", 2),
-            report(ledger, "t0001", 2),
-            lambda: ledger.end("t0000", PRUNED, "enough"),
+            report(journal, "t0000", 2),
+            report(journal, "t0001", 2),
+            lambda: journal.end("t0000", PRUNED, "enough"),
         )
     assert [line.split()[0] for line in lines[:2]] == ["1", "2"]
     assert lines[1].split()[4] == "0.2500"
@@ -138,9 +138,9 @@ def test_following_tells_each_epoch_once_until_the_end(workspace: Workspace) -> 
 
 
 def test_following_waits_for_the_end_of_a_line(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "t0000", epochs=1, state=None)
-        path = ledger_folder(ledger) / "journal.jsonl"
+    with open_search(workspace) as journal:
+        run(journal, "t0000", epochs=1, state=None)
+        path = ledger_folder(journal) / "journal.jsonl"
         line = b'{"event": "epoch", "trial": "t0000", "epoch": 2, "metrics": {}}\n'
 
         def write(part: bytes) -> Callable[[], None]:
@@ -150,7 +150,7 @@ def test_following_waits_for_the_end_of_a_line(workspace: Workspace) -> None:
 
             return step
 
-        lines = follow(workspace, "t0000", write(line[:20]), write(line[20:]), lambda: ledger.end("t0000", PRUNED))
+        lines = follow(workspace, "t0000", write(line[:20]), write(line[20:]), lambda: journal.end("t0000", PRUNED))
     assert [line.split()[0] for line in lines] == ["1", "2", "t0000"]
 
 
@@ -160,8 +160,8 @@ def test_following_a_trial_that_has_ended_ends_at_once(workspace: Workspace) -> 
 
 
 def test_following_ends_when_nobody_runs_the_search_any_more(workspace: Workspace) -> None:
-    ledger = open_search(workspace)
-    run(ledger, "t0000", epochs=1, state=None)
-    lines = follow(workspace, "t0000", ledger.close)
+    journal = open_search(workspace)
+    run(journal, "t0000", epochs=1, state=None)
+    lines = follow(workspace, "t0000", journal.close)
     assert "no process runs search" in lines[-1]
     assert "takes t0000 up from its checkpoint" in lines[-1]

@@ -56,12 +56,12 @@ def test_table_counts_trials_by_state_and_confirmations_apart(workspace: Workspa
 
 
 def test_best_is_a_trial_that_ran_in_full(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "t0000", epochs=1, state=PRUNED, accuracy=0.9)
-        run(ledger, "baseline", epochs=2, state=COMPLETE, accuracy=0.8, role="control")
-        folder = ledger_folder(ledger)
+    with open_search(workspace) as journal:
+        run(journal, "t0000", epochs=1, state=PRUNED, accuracy=0.9)
+        run(journal, "baseline", epochs=2, state=COMPLETE, accuracy=0.8, role="control")
+        folder = ledger_folder(journal)
         assert "-" in row(workspace, folder)
-        run(ledger, "t0001", epochs=2, state=COMPLETE, accuracy=0.5)
+        run(journal, "t0001", epochs=2, state=COMPLETE, accuracy=0.5)
         assert "0.5000" in row(workspace, folder)
 
 
@@ -145,9 +145,9 @@ def test_no_searches_are_no_mistake(workspace: Workspace) -> None:
 
 
 def test_search_runs_while_a_process_holds_its_ledger(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "t0000", epochs=1, state=None)
-        folder = ledger_folder(ledger)
+    with open_search(workspace) as journal:
+        run(journal, "t0000", epochs=1, state=None)
+        folder = ledger_folder(journal)
         assert row(workspace, folder)[3:5] == ["running", str(os.getpid())]
         assert any("t0000" in line and "running" in line for line in describe_search(workspace, folder.name))
         (folder / "stop").touch()
@@ -158,9 +158,9 @@ def test_search_runs_while_a_process_holds_its_ledger(workspace: Workspace) -> N
 
 def test_trial_of_an_earlier_session_waits_until_it_is_taken_up(workspace: Workspace) -> None:
     folder = write_search(workspace)
-    with open_search(workspace) as ledger:
+    with open_search(workspace) as journal:
         assert any("t0003" in line and "waiting" in line for line in describe_search(workspace, folder.name))
-        ledger.resume("t0003")
+        journal.resume("t0003")
         assert any("t0003" in line and "running" in line for line in describe_search(workspace, folder.name))
 
 
@@ -196,10 +196,10 @@ def test_asking_keeps_nobody_from_asking_and_touches_nothing(workspace: Workspac
 def test_gpu_hours_and_money_are_told_where_there_are_any(workspace: Workspace) -> None:
     folder = write_search(workspace)
     assert "GPU-h" not in said(workspace)
-    with open_search(workspace, gpus=0.5) as ledger:
-        ledger.resume("t0003")
+    with open_search(workspace, gpus=0.5) as journal:
+        journal.resume("t0003")
         time.sleep(0.05)
-        ledger.report("t0003", 2, {"val/accuracy": 0.5})
+        journal.report("t0003", 2, {"val/accuracy": 0.5})
     assert "GPU-h" in said(workspace)
     assert "cost" not in said(workspace)
     set_params(workspace, {"search": {"budget": {"price_per_gpu_hour": 1e6}}})

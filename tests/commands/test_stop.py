@@ -27,8 +27,8 @@ if how == "ignores":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 if how == "lingers":
     signal.signal(signal.SIGINT, lambda *_: None)
-with Journal(Path(sys.argv[1]), json.loads(sys.argv[2])) as ledger:
-    ledger.resume("t0003")
+with Journal(Path(sys.argv[1]), json.loads(sys.argv[2])) as journal:
+    journal.resume("t0003")
     try:
         print("ready", flush=True)
         time.sleep(100)
@@ -135,7 +135,7 @@ def test_process_that_cannot_be_seen_from_here_is_not_signalled(workspace: Works
     folder = write_search(workspace)
     text = (folder / "journal.jsonl").read_text()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
-        # The ledger names a process of this number on another machine; here it is somebody else's.
+        # The journal names a process of this number on another machine; here it is somebody else's.
         (folder / "journal.jsonl").write_text(text.replace(f'"pid": {os.getpid()}', f'"pid": {bystander.pid}'))
         with FileLock(folder / "journal.lock"), pytest.raises(UserError, match=r"cannot be seen from here.*--finish"):
             list(stop_search(workspace, finish=False))
@@ -158,15 +158,15 @@ def test_process_that_does_not_end_is_told_after_the_wait(workspace: Workspace, 
 
 
 def test_search_that_has_no_trial_yet_is_not_asked_to_finish(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "baseline", epochs=1, state=None, role="control")
-        run(ledger, "t0000", epochs=1, state=PRUNED)
+    with open_search(workspace) as journal:
+        run(journal, "baseline", epochs=1, state=None, role="control")
+        run(journal, "t0000", epochs=1, state=PRUNED)
         with pytest.raises(UserError, match="has no trial yet that it could end with"):
             list(stop_search(workspace, finish=True))
-        assert not (ledger_folder(ledger) / "stop").exists()
+        assert not (ledger_folder(journal) / "stop").exists()
 
 
 def test_search_in_this_process_is_found_by_its_ledger(workspace: Workspace) -> None:
-    with open_search(workspace) as ledger:
-        run(ledger, "t0000", epochs=1, state=None)
+    with open_search(workspace) as journal:
+        run(journal, "t0000", epochs=1, state=None)
         assert "(1 now)" in next(iter(stop_search(workspace, finish=True)))

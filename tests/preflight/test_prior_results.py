@@ -73,8 +73,8 @@ def test_csv_is_found_from_the_checkout(tmp_path: Path) -> None:
 def test_search_that_has_begun_goes_on_without_its_source(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
     asked(workspace, "gone.csv")
-    with open_search(workspace, content_of(workspace)) as ledger:
-        run(ledger, "t0000", epochs=1, state=COMPLETE)
+    with open_search(workspace, content_of(workspace)) as journal:
+        run(journal, "t0000", epochs=1, state=COMPLETE)
     assert known(workspace) == []
 
 

@@ -18,7 +18,7 @@ from pipeline.stages.report.search_content import (
     trial_rows,
 )
 from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
-from pipeline.tune.journal.records import MAX_CONCURRENT_REACHED
+from pipeline.tune.journal.records import MIN_COMPLETED
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 
@@ -96,12 +96,10 @@ def test_captions_say_over_which_trials_a_figure_speaks() -> None:
     assert captions[3].startswith("Rung survival")
     assert "over the 3 trials that ran in full, so few that it says little: epoch 2: 0.50" in captions[3]
     assert captions[1].endswith("Importances are drawn from 10 on.")
-    enough = [ROWS[1] | {"trial": f"t{index:04d}"} for index in range(MAX_CONCURRENT_REACHED)]
+    enough = [ROWS[1] | {"trial": f"t{index:04d}"} for index in range(MIN_COMPLETED)]
     captions = [
         caption
-        for caption, _ in search_figures(
-            enough, found_of({}, {"2": {"correlation": 0.5, "trials": MAX_CONCURRENT_REACHED}})
-        )
+        for caption, _ in search_figures(enough, found_of({}, {"2": {"correlation": 0.5, "trials": MIN_COMPLETED}}))
     ]
     assert not any("drawn from" in caption or "says little" in caption for caption in captions)
     # Without any, nothing is claimed.

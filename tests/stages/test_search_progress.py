@@ -44,7 +44,7 @@ class Search:
 
 @pytest.fixture
 def search() -> Search:
-    """A fresh search: the ledger had nothing."""
+    """A fresh search: the journal had nothing."""
     made = Search()
     made.progress.replayed()
     return made
@@ -209,7 +209,7 @@ def test_time_left_is_0_when_every_trial_has_ended() -> None:
 
 
 def resumed() -> Search:
-    """A search of which the ledger held a control that ran in full, a stopped trial and one that was running."""
+    """A search of which the journal held a control that ran in full, a stopped trial and one that was running."""
     search = Search()
     search.start("baseline", epochs=10)
     search.end("baseline", COMPLETE)

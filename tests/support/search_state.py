@@ -61,14 +61,14 @@ def open_search(workspace: Workspace, content: Mapping[str, Any] | None = None, 
 
 def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Path:
     """A search in which a trial ran in full, one was stopped, one failed and one has not ended. Returns its folder."""
-    with open_search(workspace, content, gpus=gpus) as ledger:
-        run(ledger, "baseline", epochs=2, state=COMPLETE, role=CONTROL)
-        run(ledger, "t0000", epochs=2, state=COMPLETE, accuracy=0.75)
-        run(ledger, "t0001", epochs=1, state=PRUNED)
-        run(ledger, "t0002", epochs=1, state=FAILED, reason="diverged: the loss\nis nan")
-        run(ledger, "t0000-seed1001", epochs=2, state=COMPLETE, role=CONFIRMATION, of="t0000")
-        run(ledger, "t0003", epochs=1, state=None)
-        return ledger_folder(ledger)
+    with open_search(workspace, content, gpus=gpus) as journal:
+        run(journal, "baseline", epochs=2, state=COMPLETE, role=CONTROL)
+        run(journal, "t0000", epochs=2, state=COMPLETE, accuracy=0.75)
+        run(journal, "t0001", epochs=1, state=PRUNED)
+        run(journal, "t0002", epochs=1, state=FAILED, reason="diverged: the loss\nis nan")
+        run(journal, "t0000-seed1001", epochs=2, state=COMPLETE, role=CONFIRMATION, of="t0000")
+        run(journal, "t0003", epochs=1, state=None)
+        return ledger_folder(journal)
 
 
 def write_earlier_search(workspace: Workspace, content: Mapping[str, Any] | None = None) -> Path:
@@ -79,12 +79,12 @@ def write_earlier_search(workspace: Workspace, content: Mapping[str, Any] | None
     return folder
 
 
-def ledger_folder(ledger: Journal) -> Path:
-    return Path(ledger._file.name).parent
+def ledger_folder(journal: Journal) -> Path:
+    return Path(journal._file.name).parent
 
 
 def run(
-    ledger: Journal,
+    journal: Journal,
     name: str,
     *,
     epochs: int,
@@ -99,17 +99,17 @@ def run(
     number = int(name[1:]) if role == "trial" else None
     study = "search" if role == "trial" else None
     seed = 1001 if of else None
-    ledger.start(TrialRecord(name, number, {WEIGHT: 0.25}, role=role, study=study, seed=seed, of=of))
+    journal.start(TrialRecord(name, number, {WEIGHT: 0.25}, role=role, study=study, seed=seed, of=of))
     for epoch in range(1, epochs + 1):
         figures = {"train/loss": 2.0, "train/accuracy": 0.25, "val/loss": 1.5, "val/accuracy": accuracy, "seconds": 3.0}
-        ledger.report(name, epoch, figures)
+        journal.report(name, epoch, figures)
     if checkpoint is None:
-        folder = ledger_folder(ledger) / "ray" / "start-0" / name / f"checkpoint_{epochs - 1:06d}"
+        folder = ledger_folder(journal) / "ray" / "start-0" / name / f"checkpoint_{epochs - 1:06d}"
         folder.mkdir(parents=True)
         (folder / "weights.safetensors").write_bytes(b"x" * 1000)
-    ledger.checkpoint(name, checkpoint or str(folder))
+    journal.checkpoint(name, checkpoint or str(folder))
     if state:
-        ledger.end(name, state, reason)
+        journal.end(name, state, reason)
 
 
 def other(content: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A search without workers: the real course, ledger, studies and rungs, and a trainer that makes its results up."""
+"""A search without workers: the real course, journal, studies and rungs, and a trainer that makes its results up."""
 
 import itertools
 import math
@@ -109,7 +109,7 @@ class Search:
     left: int = 0
 
     @property
-    def ledger(self) -> Path:
+    def journal(self) -> Path:
         return self.folder / "journal.jsonl"
 
     @contextmanager
@@ -118,11 +118,11 @@ class Search:
         dotted = {name.replace("__", "."): value for name, value in settings.items()}
         params = Params().with_values({**SMALL, **self.settings, **dotted}, where="the test")
         self.heard, self.starts = Heard(), []
-        with Journal(self.ledger, {}, gpus=self.gpus) as ledger:
+        with Journal(self.journal, {}, gpus=self.gpus) as journal:
             course = SearchController(
                 params,
                 self.space,
-                ledger,
+                journal,
                 [self.heard],
                 fingerprint="f00d" * 16,
                 folder=self.folder,

@@ -19,11 +19,11 @@ OTHER: dict[str, Any] = {"code": {**HEADER["code"], "pipeline/train/loop.py": "c
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
-    """The ledger of a search that has reported an epoch."""
+    """The journal of a search that has reported an epoch."""
     path = tmp_path / "journal.jsonl"
-    with Journal(path, HEADER) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
-        ledger.report("t0000", 1, {"val/accuracy": 0.5})
+    with Journal(path, HEADER) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+        journal.report("t0000", 1, {"val/accuracy": 0.5})
     return path
 
 
@@ -59,17 +59,17 @@ def test_files_that_came_or_went_are_changes(begun: Path) -> None:
 
 def test_search_without_an_epoch_has_nothing_that_could_differ(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    with Journal(path, HEADER) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
-        check_same_code(ledger.history, OTHER, tmp_path)
-        ledger.report("t0000", 1, {})
+    with Journal(path, HEADER) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+        check_same_code(journal.history, OTHER, tmp_path)
+        journal.report("t0000", 1, {})
         with pytest.raises(UserError, match="begun by other code"):
-            check_same_code(ledger.history, OTHER, tmp_path)
+            check_same_code(journal.history, OTHER, tmp_path)
 
 
 def test_what_its_user_accepted_is_what_the_next_change_is_told_against(begun: Path) -> None:
-    with Journal(begun, OTHER) as ledger:
-        ledger.accept(OTHER["code"], OTHER["versions"])
+    with Journal(begun, OTHER) as journal:
+        journal.accept(OTHER["code"], OTHER["versions"])
     check_same_code(read_history(begun), OTHER, begun.parent)
     # Back to what began it is a change too, since there may be epochs of both by now.
     assert changed_code(read_history(begun), HEADER) == ["pipeline/train/loop.py"]

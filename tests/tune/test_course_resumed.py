@@ -46,7 +46,7 @@ def test_ledger_cut_after_any_line_leads_to_the_records_of_the_unharmed_search(
     proposed = [trial.system_attrs for trial in course.studies["search"].adapter._study.get_trials()]
     assert any("tpe:relative_params:0" in attrs for attrs in proposed)  # so proposals depend on results
     assert {record.state for record in whole.outcome} >= {COMPLETE, "failed"}
-    lines = whole.ledger.read_bytes().splitlines(keepends=True)
+    lines = whole.journal.read_bytes().splitlines(keepends=True)
     assert len(lines) > 60
     for count in range(len(lines) + 1):
         folder = tmp_path / f"cut{count}"
@@ -55,7 +55,7 @@ def test_ledger_cut_after_any_line_leads_to_the_records_of_the_unharmed_search(
         (folder / "journal.jsonl").write_bytes(b"".join(kept) + (lines[count][:9] if count < len(lines) else b""))
         cut = Search(folder, CUT[compare], WIDE, fails=fails)
         if restart == "checkpoint":
-            for record in read_history(cut.ledger).trials.values():
+            for record in read_history(cut.journal).trials.values():
                 Path(record.checkpoint or folder).mkdir(parents=True, exist_ok=True)
         course = cut.run()
         assert told(cut.outcome) == expected, f"cut after line {count}"
@@ -143,10 +143,10 @@ def test_fewer_trials_than_there_are_start_nothing_but_confirmations(tmp_path: P
 def test_unfinished_trial_that_is_no_longer_asked_for_is_left_as_it_is(tmp_path: Path) -> None:
     search = Search(tmp_path)
     search.killed(kill_at=11, search__scheduler__name="none")
-    assert read_history(search.ledger).trials["t0001"].state is None
+    assert read_history(search.journal).trials["t0001"].state is None
     search.run(search__trials=1, search__scheduler__name="none")
     assert search.ids == ["baseline", "t0000", "baseline-seed1001", "t0000-seed1001"]
-    assert read_history(search.ledger).trials["t0001"].state is None
+    assert read_history(search.journal).trials["t0001"].state is None
     search.run(search__trials=2, search__scheduler__name="none")
     assert search.starts[0] == "t0001"
 
@@ -156,7 +156,7 @@ def test_unfinished_run_that_is_no_longer_asked_for_owes_nothing(
 ) -> None:
     search = Search(tmp_path, {"search.scheduler.name": "none"}, clock=Clock(monkeypatch), epoch_s=36.0)
     search.killed(kill_at=40, at_a_time=9, search__trials=20, search__confirm__seeds=0)
-    open_ones = [r for r in read_history(search.ledger).trials.values() if r.state is None]
+    open_ones = [r for r in read_history(search.journal).trials.values() if r.state is None]
     assert len(open_ones) > 4
     # The control and two trials, of which those that lack epochs are short of eight at most.
     search.run(search__trials=2, search__confirm__seeds=1, search__budget__hours=0.7)
@@ -187,7 +187,7 @@ def test_unfinished_confirmation_of_an_earlier_session_goes_on_once_it_is_wanted
     search = Search(tmp_path, {"search.scheduler.name": "none", "search.confirm.top": 1})
     search.results = lambda record, epoch: 0.9 if record.id == "t0000" else 0.5
     search.killed(kill_at=19, search__trials=2)
-    assert read_history(search.ledger).trials["t0000-seed1001"].last_epoch == 3
+    assert read_history(search.journal).trials["t0000-seed1001"].last_epoch == 3
     search.run(search__trials=3)
     assert search.starts == ["t0002", "t0000-seed1001"]
     assert search.heard.of("t0000-seed1001")[:4] == ["started", "epoch 1", "epoch 2", "epoch 3"]
@@ -198,7 +198,7 @@ def test_unfinished_confirmation_of_an_earlier_session_goes_on_once_it_is_wanted
 def test_listener_of_a_resumed_search_hears_every_run_once_and_then_what_goes_on(tmp_path: Path, kill_at: int) -> None:
     search = Search(tmp_path, {"search.scheduler.name": "none"})
     search.killed(kill_at=kill_at)
-    known = read_history(search.ledger).trials
+    known = read_history(search.journal).trials
     with search.session() as course:
         before = search.heard.said.index(("replayed", ""))
         assert {who for _, who in search.heard.said[:before]} == set(known)
@@ -215,10 +215,10 @@ def test_listener_of_a_resumed_search_hears_every_run_once_and_then_what_goes_on
 def test_trial_that_the_rungs_had_stopped_when_the_driver_died_is_ended_without_a_worker(tmp_path: Path) -> None:
     search = Search(tmp_path)
     search.run()
-    lines = search.ledger.read_text().splitlines(keepends=True)
+    lines = search.journal.read_text().splitlines(keepends=True)
     ends = [number for number, line in enumerate(lines) if '"state": "pruned"' in line]
     stopped = search.outcome[[record.state for record in search.outcome].index(PRUNED)].id
-    search.ledger.write_text("".join(lines[: ends[0]]))
+    search.journal.write_text("".join(lines[: ends[0]]))
     search.run()
     assert stopped not in search.starts
     assert search.heard.of(stopped)[-1] == "ended pruned"
@@ -227,10 +227,10 @@ def test_trial_that_the_rungs_had_stopped_when_the_driver_died_is_ended_without_
 def test_last_confirmation_that_was_reported_in_full_is_ended_without_a_worker(tmp_path: Path) -> None:
     search = Search(tmp_path)
     search.run()
-    lines = search.ledger.read_text().splitlines(keepends=True)
+    lines = search.journal.read_text().splitlines(keepends=True)
     last = search.ids[-1]
     assert f'"event": "ended", "trial": "{search.starts[-1]}"' in lines[-1]
-    search.ledger.write_text("".join(lines[:-1]))
+    search.journal.write_text("".join(lines[:-1]))
     search.run()
     assert (search.left, search.starts) == (0, [])
     assert search.outcome[-1].id == last
@@ -273,7 +273,7 @@ def test_checkpoints_of_unfinished_trials_stay_whatever_else_ends(tmp_path: Path
     search = Search(tmp_path, {"search.keep_checkpoints": 1, "search.confirm.top": 1})
     search.results = lambda record, epoch: 0.1 if record.id == "t0000" else 0.9
     search.killed(kill_at=13, at_a_time=4, search__scheduler__name="none")
-    open_ones = {r.id for r in read_history(search.ledger).trials.values() if r.state is None}
+    open_ones = {r.id for r in read_history(search.journal).trials.values() if r.state is None}
     assert open_ones <= search.checkpoints()
     with search.session(search__trials=1, search__scheduler__name="none"):
         assert open_ones <= search.checkpoints()

@@ -1,4 +1,4 @@
-"""Claims about the ledger: what was written comes back, a crash costs at most a line, and one process writes."""
+"""Claims about the journal: what was written comes back, a crash costs at most a line, and one process writes."""
 
 import json
 import math
@@ -24,35 +24,35 @@ def path(tmp_path: Path) -> Path:
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a ledger."""
+    """The whole lines of a journal."""
     content = path.read_bytes()
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
 def write_search(path: Path) -> dict[str, TrialRecord]:
-    """Trials and a control in every state, written through a ledger in 13 lines; gives what it then holds."""
-    with Journal(path, HEADER, gpus=0.5) as ledger:
-        ledger.start(TrialRecord("baseline", None, {"train.lr": 0.1}, role=CONTROL))
+    """Trials and a control in every state, written through a journal in 13 lines; gives what it then holds."""
+    with Journal(path, HEADER, gpus=0.5) as journal:
+        journal.start(TrialRecord("baseline", None, {"train.lr": 0.1}, role=CONTROL))
         values = {"train.lr": 0.2, "regularizer.spatial_entropy.layers": [0, 2]}
-        ledger.start(TrialRecord("t0000", 0, values, study="search"))
-        ledger.report("t0000", 1, {"val/accuracy": 0.5, "val/loss": 0.75, "seconds": 1.5})
-        ledger.checkpoint("t0000", "ray/start-0/t0000/checkpoint_000000")
-        ledger.report("baseline", 1, {"val/accuracy": 0.625, "val/loss": math.nan})
-        ledger.report("t0000", 2, {"val/accuracy": 0.25, "val/loss": 0.5, "seconds": 2.0})
-        ledger.end("t0000", PRUNED)
-        ledger.start(TrialRecord("t0001", 1, {"train.lr": 0.3}))
-        ledger.end("t0001", FAILED, "the worker died\nof hunger")
-        ledger.start(TrialRecord("t0002", 2, {"train.lr": 0.4}))
+        journal.start(TrialRecord("t0000", 0, values, study="search"))
+        journal.report("t0000", 1, {"val/accuracy": 0.5, "val/loss": 0.75, "seconds": 1.5})
+        journal.checkpoint("t0000", "ray/start-0/t0000/checkpoint_000000")
+        journal.report("baseline", 1, {"val/accuracy": 0.625, "val/loss": math.nan})
+        journal.report("t0000", 2, {"val/accuracy": 0.25, "val/loss": 0.5, "seconds": 2.0})
+        journal.end("t0000", PRUNED)
+        journal.start(TrialRecord("t0001", 1, {"train.lr": 0.3}))
+        journal.end("t0001", FAILED, "the worker died\nof hunger")
+        journal.start(TrialRecord("t0002", 2, {"train.lr": 0.4}))
         again = TrialRecord("t0000-seed1001", None, values, role=CONFIRMATION, seed=1001, of="t0000")
-        ledger.start(again)
-        return ledger.trials
+        journal.start(again)
+        return journal.trials
 
 
 def test_ledger_replays_what_was_written(path: Path) -> None:
     written = write_search(path)
-    with Journal(path, HEADER) as ledger:
-        assert list(ledger.trials) == ["baseline", "t0000", "t0001", "t0002", "t0000-seed1001"]
-        assert repr(ledger.trials) == repr(written)  # NaN is not equal to itself
+    with Journal(path, HEADER) as journal:
+        assert list(journal.trials) == ["baseline", "t0000", "t0001", "t0002", "t0000-seed1001"]
+        assert repr(journal.trials) == repr(written)  # NaN is not equal to itself
     first = written["t0000"]
     assert first.values == {"train.lr": 0.2, "regularizer.spatial_entropy.layers": [0, 2]}
     assert first.epochs[2] == {"val/accuracy": 0.25, "val/loss": 0.5, "seconds": 2.0}
@@ -67,20 +67,20 @@ def test_ledger_replays_what_was_written(path: Path) -> None:
 
 def test_ledger_goes_on_where_it_was_closed(path: Path) -> None:
     write_search(path)
-    with Journal(path, HEADER) as ledger:
-        ledger.report("t0002", 1, {"val/accuracy": 1.0})
-        ledger.end("t0002", COMPLETE)
+    with Journal(path, HEADER) as journal:
+        journal.report("t0002", 1, {"val/accuracy": 1.0})
+        journal.end("t0002", COMPLETE)
     kinds = [event["event"] for event in events(path)]
     assert (kinds.count("search"), kinds.count("session")) == (1, 2)
-    with Journal(path, HEADER) as ledger:
-        assert ledger.trials["t0002"].state == COMPLETE
-        assert ledger.trials["t0002"].epochs == {1: {"val/accuracy": 1.0}}
-        assert ledger.trials["t0000"].state == PRUNED
+    with Journal(path, HEADER) as journal:
+        assert journal.trials["t0002"].state == COMPLETE
+        assert journal.trials["t0002"].epochs == {1: {"val/accuracy": 1.0}}
+        assert journal.trials["t0000"].state == PRUNED
 
 
 def test_ledger_begins_with_what_the_search_is(path: Path) -> None:
-    with Journal(path, HEADER) as ledger:
-        assert ledger.trials == {}
+    with Journal(path, HEADER) as journal:
+        assert journal.trials == {}
     first, session = events(path)
     assert (first["event"], first["format"], first["fingerprint"]) == ("search", 2, "abc")
     assert (session["event"], session["gpus"], session["pid"]) == ("session", 0.0, os.getpid())
@@ -88,31 +88,31 @@ def test_ledger_begins_with_what_the_search_is(path: Path) -> None:
 
 
 def test_every_event_is_on_disk_before_the_call_returns(path: Path) -> None:
-    with Journal(path, HEADER) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
+    with Journal(path, HEADER) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
         assert [event["event"] for event in events(path)] == ["search", "session", "started"]
-        ledger.report("t0000", 1, {"val/accuracy": 0.5})
+        journal.report("t0000", 1, {"val/accuracy": 0.5})
         assert path.read_text().count("\n") == 4
 
 
 def test_epoch_that_is_reported_again_stays_as_it_was_first_reported(path: Path) -> None:
-    with Journal(path, HEADER) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
+    with Journal(path, HEADER) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
         for accuracy in (0.5, 0.75):
-            ledger.report("t0000", 1, {"val/accuracy": accuracy, "seconds": 2.0})
-        assert ledger.trials["t0000"].metric("val/accuracy") == 0.5
-    with Journal(path, HEADER) as ledger:
-        assert ledger.trials["t0000"].epochs == {1: {"val/accuracy": 0.5, "seconds": 2.0}}
-        assert ledger.trials["t0000"].seconds == 2.0
+            journal.report("t0000", 1, {"val/accuracy": accuracy, "seconds": 2.0})
+        assert journal.trials["t0000"].metric("val/accuracy") == 0.5
+    with Journal(path, HEADER) as journal:
+        assert journal.trials["t0000"].epochs == {1: {"val/accuracy": 0.5, "seconds": 2.0}}
+        assert journal.trials["t0000"].seconds == 2.0
 
 
 def test_last_line_that_a_crash_tore_is_dropped_and_cut_off(path: Path) -> None:
     write_search(path)
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"event": "ended", "trial": "t00')
-    with Journal(path, HEADER) as ledger:
+    with Journal(path, HEADER) as journal:
         assert path.read_bytes().startswith(whole + b'{"event": "session"')
-        ledger.end("t0002", COMPLETE)
+        journal.end("t0002", COMPLETE)
     assert [event["event"] for event in events(path)[13:]] == ["session", "ended"]
 
 
@@ -130,15 +130,15 @@ def test_reader_passes_over_a_torn_line_and_leaves_the_file_as_it_is(path: Path)
 def test_line_without_its_end_is_dropped_however_much_of_it_is_there(path: Path, lost: int) -> None:
     write_search(path)
     path.write_bytes(path.read_bytes()[:-lost])
-    with Journal(path, HEADER) as ledger:
-        assert list(ledger.trials) == ["baseline", "t0000", "t0001", "t0002"]
+    with Journal(path, HEADER) as journal:
+        assert list(journal.trials) == ["baseline", "t0000", "t0001", "t0002"]
 
 
 def test_ledger_whose_only_line_is_torn_begins_anew(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b'{"event": "sea')
-    with Journal(path, HEADER) as ledger:
-        assert ledger.trials == {}
+    with Journal(path, HEADER) as journal:
+        assert journal.trials == {}
     assert events(path)[0]["event"] == "search"
 
 
@@ -200,18 +200,18 @@ def test_line_that_is_no_event_of_a_known_trial_is_told(path: Path, line: str) -
         file.write(line + "\n")
     with pytest.raises(UserError, match="line 14 is broken"):
         Journal(path, HEADER)
-    # The lock goes too, so that the mended ledger can be opened by this process.
+    # The lock goes too, so that the mended journal can be opened by this process.
     path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:13]) + b"\n")
     Journal(path, HEADER).close()
 
 
 def test_second_writer_is_refused_while_the_first_lives(path: Path) -> None:
-    with Journal(path, HEADER) as ledger:
+    with Journal(path, HEADER) as journal:
         with pytest.raises(UserError, match="another process is running this search"):
             Journal(path, HEADER)
-        ledger.start(TrialRecord("t0000", 0, {}))
-    with Journal(path, HEADER) as ledger:
-        assert list(ledger.trials) == ["t0000"]
+        journal.start(TrialRecord("t0000", 0, {}))
+    with Journal(path, HEADER) as journal:
+        assert list(journal.trials) == ["t0000"]
 
 
 def test_writer_of_another_process_is_noticed_too(path: Path) -> None:

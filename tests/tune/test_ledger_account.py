@@ -1,4 +1,4 @@
-"""Claims about a ledger's account of time: what sessions took, by a clock that never jumps, whoever killed them."""
+"""Claims about a journal's account of time: what sessions took, by a clock that never jumps, whoever killed them."""
 
 import json
 import time
@@ -37,17 +37,17 @@ def path(tmp_path: Path) -> Path:
 
 def session(path: Path, clock: Clock, *, gpus: float = 0.0, jump: Callable[[], None] = lambda: None) -> None:
     """A session of 60 seconds: a trial at work from 10 on, with epochs at 30 and 50 and its end at 60."""
-    with Journal(path, {}, gpus=gpus) as ledger:
-        name = f"t{len(ledger.trials):04d}"
+    with Journal(path, {}, gpus=gpus) as journal:
+        name = f"t{len(journal.trials):04d}"
         clock.sleep(10)
-        ledger.start(TrialRecord(name, len(ledger.trials), {}))
+        journal.start(TrialRecord(name, len(journal.trials), {}))
         clock.sleep(20)
-        ledger.report(name, 1, {"seconds": 15.0})
+        journal.report(name, 1, {"seconds": 15.0})
         jump()
         clock.sleep(20)
-        ledger.report(name, 2, {"seconds": 15.0})
+        journal.report(name, 2, {"seconds": 15.0})
         clock.sleep(10)
-        ledger.end(name, COMPLETE)
+        journal.end(name, COMPLETE)
 
 
 def test_session_counts_from_its_opening_and_a_trial_from_its_start(path: Path, clock: Clock) -> None:
@@ -97,34 +97,34 @@ def test_session_that_was_killed_counts_up_to_its_last_line(path: Path, clock: C
     assert history.seconds == 30.0
     assert history.trials["t0000"].busy_s == 20.0
     clock.sleep(500)
-    with Journal(path, {}) as ledger:
+    with Journal(path, {}) as journal:
         clock.sleep(3)
-        ledger.resume("t0000")
+        journal.resume("t0000")
         clock.sleep(4)
-        ledger.end("t0000", PRUNED)
+        journal.end("t0000", PRUNED)
     assert read_history(path).seconds == 37.0
     assert read_history(path).trials["t0000"].busy_s == 24.0
 
 
 def test_trial_that_waits_for_a_worker_after_an_interruption_is_not_busy(path: Path, clock: Clock) -> None:
-    with Journal(path, {}) as ledger:
-        ledger.start(TrialRecord("t0000", 0, {}))
-    with Journal(path, {}) as ledger:
+    with Journal(path, {}) as journal:
+        journal.start(TrialRecord("t0000", 0, {}))
+    with Journal(path, {}) as journal:
         clock.sleep(100)
-        ledger.end("t0000", PRUNED)  # told by the replayed rungs, without a worker
+        journal.end("t0000", PRUNED)  # told by the replayed rungs, without a worker
     assert read_history(path).trials["t0000"].busy_s == 0.0
 
 
 def test_gpu_seconds_are_of_the_share_that_a_trial_had_in_each_session(path: Path, clock: Clock) -> None:
     session(path, clock, gpus=0.25)
-    with Journal(path, {}, gpus=2.0) as ledger:
-        ledger.start(TrialRecord("t0001", 1, {}))
+    with Journal(path, {}, gpus=2.0) as journal:
+        journal.start(TrialRecord("t0001", 1, {}))
         clock.sleep(10)
-        ledger.report("t0001", 1, {})
-    with Journal(path, {}, gpus=0.0) as ledger:
-        ledger.resume("t0001")
+        journal.report("t0001", 1, {})
+    with Journal(path, {}, gpus=0.0) as journal:
+        journal.resume("t0001")
         clock.sleep(1000)
-        ledger.end("t0001", COMPLETE)
+        journal.end("t0001", COMPLETE)
     history = read_history(path)
     assert [trial.gpu_s for trial in history.trials.values()] == [12.5, 20.0]
     assert history.gpu_seconds == 32.5
@@ -132,15 +132,15 @@ def test_gpu_seconds_are_of_the_share_that_a_trial_had_in_each_session(path: Pat
 
 
 def test_trials_at_the_same_time_are_each_busy(path: Path, clock: Clock) -> None:
-    with Journal(path, {}, gpus=0.5) as ledger:
-        ledger.start(TrialRecord("baseline", None, {}, role=CONTROL))
-        ledger.start(TrialRecord("t0000", 0, {}))
+    with Journal(path, {}, gpus=0.5) as journal:
+        journal.start(TrialRecord("baseline", None, {}, role=CONTROL))
+        journal.start(TrialRecord("t0000", 0, {}))
         clock.sleep(10)
-        ledger.report("baseline", 1, {})
+        journal.report("baseline", 1, {})
         clock.sleep(10)
         for name in ("t0000", "baseline"):
-            ledger.report(name, 1, {})
-        history = ledger.history
+            journal.report(name, 1, {})
+        history = journal.history
     assert history.seconds == 20.0
     assert {trial.id: trial.busy_s for trial in history.trials.values()} == {"baseline": 20.0, "t0000": 20.0}
     assert history.gpu_seconds == 20.0
@@ -149,20 +149,20 @@ def test_trials_at_the_same_time_are_each_busy(path: Path, clock: Clock) -> None
 
 def test_history_kept_while_writing_is_the_one_that_is_read_again(path: Path, clock: Clock) -> None:
     session(path, clock, gpus=0.5)
-    with Journal(path, {}, gpus=0.5) as ledger:
+    with Journal(path, {}, gpus=0.5) as journal:
         clock.sleep(5)
-        ledger.accept({"pipeline/train/loop.py": "abc"}, {"torch": "2"})
-        ledger.start(TrialRecord("t0001", 1, {}))
+        journal.accept({"pipeline/train/loop.py": "abc"}, {"torch": "2"})
+        journal.start(TrialRecord("t0001", 1, {}))
         clock.sleep(5)
-        ledger.report("t0001", 1, {})
-        assert ledger.history == read_history(path)
+        journal.report("t0001", 1, {})
+        assert journal.history == read_history(path)
 
 
 def test_what_its_user_accepted_last_is_kept(path: Path) -> None:
-    with Journal(path, {"code": {"a": "1"}, "versions": {}}) as ledger:
-        assert ledger.history.accepted is None
-        ledger.accept({"a": "2"}, {"torch": "2.0"})
-        ledger.accept({"a": "3"}, {"torch": "2.1"})
+    with Journal(path, {"code": {"a": "1"}, "versions": {}}) as journal:
+        assert journal.history.accepted is None
+        journal.accept({"a": "2"}, {"torch": "2.0"})
+        journal.accept({"a": "3"}, {"torch": "2.1"})
     history = read_history(path)
     assert history.accepted == {"code": {"a": "3"}, "versions": {"torch": "2.1"}}
     assert history.header["code"] == {"a": "1"}

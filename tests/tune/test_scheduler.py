@@ -1,4 +1,4 @@
-"""Claims about early stopping: who is stopped, when, and that a replayed ledger gives the rungs of the live run."""
+"""Claims about early stopping: who is stopped, when, and that a replayed journal gives the rungs of the live run."""
 
 import math
 from collections.abc import Mapping
@@ -181,24 +181,24 @@ def test_trial_is_known_by_its_id_of_the_ledger_whatever_ray_calls_it() -> None:
     assert rungs(method) == {4: {"t0000": 0.5}, 8: {"t0000": 0.1}}
 
 
-def lived(ledger: Journal) -> tuple[SearchScheduler, ASHA]:
-    """A search with two controls, seven trials and an interruption, its reports written into a ledger."""
+def lived(journal: Journal) -> tuple[SearchScheduler, ASHA]:
+    """A search with two controls, seven trials and an interruption, its reports written into a journal."""
     asha, method = search()
     ends = {"baseline": (0.1, 16), "paper": (0.2, 7)}
     ends |= {"t0000": (0.5, 16), "t0001": (0.7, 16), "t0002": (0.4, 16), "t0003": (0.8, 16)}
     ends |= {"t0004": (0.75, 10), "t0005": (0.9, 6), "t0006": (0.3, 2)}
     for name, (objective, interrupted) in ends.items():
-        ledger.start(record(name))
+        journal.start(record(name))
         came_to = run(asha, name, objective, last=interrupted)
         for epoch in range(1, came_to + 1):
-            ledger.report(name, epoch, {"val/accuracy": objective})
+            journal.report(name, epoch, {"val/accuracy": objective})
         if came_to == 16 or came_to < interrupted:
-            ledger.end(name, COMPLETE if came_to == 16 else PRUNED)
+            journal.end(name, COMPLETE if came_to == 16 else PRUNED)
     return asha, method
 
 
 def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, ASHA]:
-    """A fresh scheduler after the ledger's reports, in the order of the epochs, as the search replays them."""
+    """A fresh scheduler after the journal's reports, in the order of the epochs, as the search replays them."""
     asha, method = search()
     for epoch in range(1, 17):
         for of in trials.values():
@@ -208,11 +208,11 @@ def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, ASHA]:
 
 
 def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
-        _, live = lived(ledger)
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
-        _, again = replayed(ledger.trials)
-        states = {name: of.state for name, of in ledger.trials.items()}
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        _, live = lived(journal)
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        _, again = replayed(journal.trials)
+        states = {name: of.state for name, of in journal.trials.items()}
     assert states["t0002"] == PRUNED  # so the rungs have done something
     assert states["t0005"] is None
     assert rungs(again) == rungs(live)
@@ -221,9 +221,9 @@ def test_replayed_ledger_gives_the_rungs_of_the_live_run(tmp_path: Path) -> None
 
 
 def test_search_goes_on_after_a_replay_as_the_live_one_does(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
-        live = lived(ledger)
-        again = replayed(ledger.trials)
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        live = lived(journal)
+        again = replayed(journal.trials)
     for asha, _ in (live, again):
         assert run(asha, "t0006", 0.3, first=3) == 4
         assert run(asha, "t0005", 0.9, first=7) == 16
@@ -249,21 +249,21 @@ def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
 def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path, interrupted: int) -> None:
     space = SearchSpace("space.yaml", {"train.lr": {"type": "float", "low": 0.01, "high": 1.0}}, {"baseline": {}})
     params = Params().with_values({"train.epochs": 16, "search.trials": 2}, where="")
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
         for number in (0, 1):
-            ledger.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search"))
+            journal.start(TrialRecord(f"t{number:04d}", number, {"train.lr": 0.1}, study="search"))
         # The second was faster, and found the rung at epoch 4 empty; the first came then, and was the better one.
         live, _ = search()
         for name, objective in (("t0001", 0.4), ("t0000", 0.5)):
             assert run(live, name, objective, last=interrupted) == interrupted
             for epoch in range(1, interrupted + 1):
-                ledger.report(name, epoch, {"val/accuracy": objective})
-    with Journal(tmp_path / "journal.jsonl", {}) as ledger:
+                journal.report(name, epoch, {"val/accuracy": objective})
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
         course = SearchController(
-            params, space, ledger, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2
+            params, space, journal, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2
         )
         course.replay()
-        assert {name: of.state for name, of in ledger.trials.items()} == {"t0000": None, "t0001": None}
+        assert {name: of.state for name, of in journal.trials.items()} == {"t0000": None, "t0001": None}
         queued = [course.next_trial() for _ in range(3)]
         assert [of.id for of in queued if isinstance(of, TrialRecord)] == ["baseline", "t0000", "t0001"]
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
-from pipeline.tune.journal.records import COMPLETE, FAILED, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, FAILED, MIN_COMPLETED, PRUNED, TrialRecord
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import EMPTY_SHARE, StudyAdapter
 
@@ -234,7 +234,7 @@ def test_setting_with_too_many_empty_maps_is_avoided_by_the_next_proposals() -> 
 
 def test_importances_are_shares_of_every_dimension_once_enough_trials_completed() -> None:
     study = proposer(sampler="random")
-    play(study, MAX_CONCURRENT_REACHED + 1)  # of which two do not complete
+    play(study, MIN_COMPLETED + 1)  # of which two do not complete
     assert study.importances() == {}
     play(study, 1)
     shares = study.importances()
@@ -244,7 +244,7 @@ def test_importances_are_shares_of_every_dimension_once_enough_trials_completed(
 
 def test_importances_of_equal_results_are_not_told() -> None:
     study = proposer(sampler="random")
-    for _ in range(MAX_CONCURRENT_REACHED):
+    for _ in range(MIN_COMPLETED):
         number, _ = study.ask()
         study.tell(number, COMPLETE, 0.5, constraints={})
     assert study.importances() == {}

@@ -94,11 +94,11 @@ def test_settings_come_back_from_best_yaml_and_from_the_ledger(
     best = read_best(folder)
     assert same(best.best, values)
     assert same(best.controls, {"baseline": values})
-    ledger = folder / "journal.jsonl"
-    ledger.unlink(missing_ok=True)
-    with Journal(ledger, {}) as opened:
+    journal = folder / "journal.jsonl"
+    journal.unlink(missing_ok=True)
+    with Journal(journal, {}) as opened:
         opened.start(TrialRecord("t0000", 0, values, study=METHOD))
-    assert same(dict(read_history(ledger).trials["t0000"].values), values)
+    assert same(dict(read_history(journal).trials["t0000"].values), values)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -39,17 +39,17 @@ def params(**settings: Any) -> Params:
 def earlier(folder: Path, space: SearchSpace = WIDE, *, weight: float = 0.1, epochs: int = 4) -> SearchHistory:
     """A search of two completed trials, one stopped, one failed, one open, and a control."""
     header = {"content": {"space": space.content(), "train": {"epochs": epochs}}}
-    with Journal(folder / "journal.jsonl", header) as ledger:
-        ledger.start(TrialRecord("baseline", None, {WEIGHT: 0.0}, role=CONTROL))
+    with Journal(folder / "journal.jsonl", header) as journal:
+        journal.start(TrialRecord("baseline", None, {WEIGHT: 0.0}, role=CONTROL))
         states = [COMPLETE, PRUNED, COMPLETE, FAILED, None]
         for number, state in enumerate(states):
             name = f"t{number:04d}"
-            ledger.start(TrialRecord(name, number, {WEIGHT: weight, LR: 0.01 * (number + 1)}, study=METHOD))
+            journal.start(TrialRecord(name, number, {WEIGHT: weight, LR: 0.01 * (number + 1)}, study=METHOD))
             for epoch in range(1, 3 if state == PRUNED else 5):
-                ledger.report(name, epoch, {"val/accuracy": 0.1 * epoch + 0.01 * number})
+                journal.report(name, epoch, {"val/accuracy": 0.1 * epoch + 0.01 * number})
             if state is not None:
-                ledger.end(name, state)
-        return ledger.history
+                journal.end(name, state)
+        return journal.history
 
 
 def test_ended_trials_of_an_earlier_search_are_known_with_their_curves(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_search_of_other_epochs_or_outside_of_the_ranges_is_refused(tmp_path: Pa
 
 def test_search_without_results_is_refused(tmp_path: Path) -> None:
     header = {"content": {"space": WIDE.content(), "train": {"epochs": 4}}}
-    with Journal(tmp_path / "journal.jsonl", header) as ledger:
-        assert "nothing to learn from" in refusal(results_from_search, ledger.history, params(), WIDE, where="here")
+    with Journal(tmp_path / "journal.jsonl", header) as journal:
+        assert "nothing to learn from" in refusal(results_from_search, journal.history, params(), WIDE, where="here")
 
 
 def written(path: Path, *rows: dict[str, Any]) -> Path:
@@ -181,7 +181,7 @@ def test_point_outside_of_the_space_is_refused_by_its_name() -> None:
 
 
 def begun(folder: Path, known: Any, **settings: Any) -> Search:
-    """A search whose ledger begins with what it knows, as the runner makes it."""
+    """A search whose journal begins with what it knows, as the runner makes it."""
     with Journal(folder / "journal.jsonl", {"known": known}):
         pass
     return Search(folder, settings, WIDE)

@@ -12,7 +12,7 @@ from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.tune.journal.records import INFEASIBLE, MAX_CONCURRENT_REACHED
+from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
 from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, format_limits
 
 GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
@@ -54,7 +54,7 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]
     shares = {name.removeprefix("regularizer."): share for name, share in summary["importances"].items()}
     scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.get("logarithmic", [])}
     agreed = _rank_agreement(summary["rung_correlations"])
-    few = "" if complete >= MAX_CONCURRENT_REACHED else f" Importances are drawn from {MAX_CONCURRENT_REACHED} on."
+    few = "" if complete >= MIN_COMPLETED else f" Importances are drawn from {MIN_COMPLETED} on."
     drawn = [
         (
             f"Parallel coordinates of {over}, coloured by validation accuracy{others}.",
@@ -73,7 +73,7 @@ def _rank_agreement(correlations: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     said = ", ".join(f"epoch {rung}: {found['correlation']:.2f}" for rung, found in correlations.items())
     trials = max(int(found["trials"]) for found in correlations.values())
-    little = ", so few that it says little" if trials < MAX_CONCURRENT_REACHED else ""
+    little = ", so few that it says little" if trials < MIN_COMPLETED else ""
     return f" Rank correlation with the last epoch, over the {trials} trials that ran in full{little}: {said}."
 
 

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 FORMAT = 2
 
 JOURNAL = "journal.jsonl"
-"""A ledger's name in a search's folder."""
+"""A journal's name in a search's folder."""
 STOP_FILE = "stop"
 """A file of this name beside it asks the search to start no further trials, and to end with what it has."""
 ASKED_TO_FINISH = "sar-search stop --finish"
@@ -33,7 +33,7 @@ COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasib
 
 OBJECTIVE = "val/accuracy"
 """The metric that a search maximises; with several objectives, the first of them."""
-MAX_CONCURRENT_REACHED = 10
+MIN_COMPLETED = 10
 """Completed trials from which on figures over them (importances, rank correlations) say more than chance does."""
 
 METHOD, CONTROL_STUDY = "search", "control_study"
@@ -107,7 +107,7 @@ class SearchCallback(Protocol):
 
 @dataclass
 class SearchHistory:
-    """What a ledger holds.
+    """What a journal holds.
 
     header: the first line's, with what decides the search. accepted: the code and versions that its user has accepted
     last, None if never. trials: by id, in the order of their start. reports: (trial, epoch) in the order in which they
@@ -134,7 +134,7 @@ class SearchHistory:
         the study, the rungs and the tracker have taken that in.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not an event of a ledger.
+            KeyError, TypeError, ValueError: it is not an event of a journal.
         """
         kind = event["event"]
         at = float(event.get("at", 0.0))
@@ -185,10 +185,10 @@ class SearchHistory:
 
 
 def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
-    """What a ledger holds; nothing if there is no file. mend: cut a torn last line off the file (its writer may).
+    """What a journal holds; nothing if there is no file. mend: cut a torn last line off the file (its writer may).
 
     Raises:
-        UserError: a broken line that is not the last, or a ledger of another format.
+        UserError: a broken line that is not the last, or a journal of another format.
     """
     history = SearchHistory()
     for number, event in _lines(path, repair=repair):
@@ -200,7 +200,7 @@ def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
             )
         try:
             if (number == 1) != (event["event"] == "search"):
-                raise ValueError("a ledger begins with what the search is, and says it once")
+                raise ValueError("a journal begins with what the search is, and says it once")
             history.apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(

@@ -41,13 +41,13 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
             is full.
     """
     resources = task.resources
-    with Journal(task.folder / JOURNAL, task.header, gpus=resources.gpus) as ledger:
-        check_same_code(ledger.history, task.header, task.folder)
+    with Journal(task.folder / JOURNAL, task.header, gpus=resources.gpus) as journal:
+        check_same_code(journal.history, task.header, task.folder)
         (task.folder / STOP_FILE).unlink(missing_ok=True)
         course = SearchController(
             task.params,
             task.space,
-            ledger,
+            journal,
             callbacks,
             fingerprint=task.fingerprint,
             folder=task.folder,
@@ -59,7 +59,7 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
         if course.max_remaining:
             with open_runtime(task) as place:
                 _run(task, course, place)
-        spent = Spent(ledger.history.seconds, ledger.history.gpu_seconds)
+        spent = Spent(journal.history.seconds, journal.history.gpu_seconds)
         arms = {name: arm.adapter for name, arm in course.studies.items()}
         return SearchOutcome(
             course.requested_trials(), arms, course.studies[METHOD].rule.rung_epochs, spent, course.stopped

@@ -53,7 +53,7 @@ class QueueSearcher(Searcher):
         """The recorder tells the study, since Ray tells this method less than it tells a callback."""
 
     def save(self, checkpoint_path: str) -> None:
-        """The ledger is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
+        """The journal is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search is resumed from its ledger, never by Ray's restore")
+        raise NotImplementedError("a search is resumed from its journal, never by Ray's restore")

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.paths import database_uri
-from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MAX_CONCURRENT_REACHED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
@@ -265,10 +265,10 @@ class StudyAdapter:
 
     def importances(self) -> dict[str, float]:
         """Share of each parameter in the variance of the first objective among completed trials (PED-ANOVA); empty when
-        there are fewer than `MAX_CONCURRENT_REACHED` of them, whose shares would be chance.
+        there are fewer than `MIN_COMPLETED` of them, whose shares would be chance.
         """
         completed = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(completed) < MAX_CONCURRENT_REACHED or len({trial.values[0] for trial in completed}) < 2:
+        if len(completed) < MIN_COMPLETED or len({trial.values[0] for trial in completed}) < 2:
             return {}
         target = (lambda trial: trial.values[0]) if self._objectives.is_multi_objective else None
         found = optuna.importance.get_param_importances(self._study, target=target)
