@@ -8,8 +8,6 @@
 """
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, single_item_command
+from pipeline.files.atomic import replace_folder
 from pipeline.provenance.code_hash import content_hash
 
 FOLDER = "evaluations"
@@ -67,10 +66,6 @@ def store_evaluation(
     summary: the content of evaluation.json; retrained: of retrain.json.
     """
     folder = state / FOLDER / str(summary["fingerprint"])[:16]
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    np.savez_compressed(partial / "correct.npz", ids=ids, labels=labels, best=best, control=control)
     content = {
         "fingerprint": summary["fingerprint"],
         "method": summary["method"],
@@ -82,9 +77,9 @@ def store_evaluation(
         "test_reads": summary["test_reads"],
         "time": time.time(),
     }
-    (partial / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replace_folder(folder) as whole:
+        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, best=best, control=control)
+        (whole / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -5,7 +5,6 @@ Whoever goes on with a run, on whatever node and after whatever loss, goes on fr
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pipeline.cluster.storage import (
     remove_file,
     write_text,
 )
+from pipeline.files.atomic import replace_folder
 
 COMPLETE = "checkpoint.json"
 FAILED = "failed"
@@ -64,11 +64,8 @@ class CheckpointStore:
                     copy_in(file, join(self._at(epoch), file.name))
         else:
             partial = Path(self.place) / f"partial-{os.getpid()}"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            yield partial
-            shutil.rmtree(self._at(epoch), ignore_errors=True)
-            partial.rename(self._at(epoch))
+            with replace_folder(Path(self._at(epoch)), partial=partial) as folder:
+                yield folder
         remove([self._at(older) for older in self._epochs() if older < epoch])
 
     def note_failure(self, reason: str) -> None:

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, join, write_text
 from pipeline.errors import UserError
+from pipeline.files.atomic import replace_folder
 
 PIECE_BYTES = 64 * 2**20
 """What is sent in one piece: a worker that unpacks holds no more than this in memory."""
@@ -114,19 +115,17 @@ def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
 
 
 def _unpack(bundle: DataBundle, folder: Path) -> None:
-    whole, partial = folder / bundle.key, folder / f"{bundle.key}.partial"
-    for left in (whole, partial):
-        shutil.rmtree(left, ignore_errors=True)
-    for name in bundle.sizes:
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        if bundle.shared is not None:
-            copy_out(join(bundle.shared, name), partial / name)
-            continue
-        with (partial / name).open("wb") as file:
-            for piece in bundle.chunks[name]:
-                file.write(ray.get(piece))
-    (partial / WHOLE).touch()
-    partial.rename(whole)
+    shutil.rmtree(folder / bundle.key, ignore_errors=True)  # what it takes of the disk may be needed
+    with replace_folder(folder / bundle.key) as whole:
+        for name in bundle.sizes:
+            (whole / name).parent.mkdir(parents=True, exist_ok=True)
+            if bundle.shared is not None:
+                copy_out(join(bundle.shared, name), whole / name)
+                continue
+            with (whole / name).open("wb") as file:
+                for piece in bundle.chunks[name]:
+                    file.write(ray.get(piece))
+        (whole / WHOLE).touch()
 
 
 def _places(bundle: DataBundle) -> Iterator[Mapping[str, Path]]:

@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from pipeline.data.system_files import is_leaving, leaving_kinds
 from pipeline.errors import UserError
+from pipeline.files.atomic import write_whole
 
 SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".zip")
 MAX_FILE_BYTES = 256 * 2**20
@@ -171,11 +172,8 @@ def _list_archive(root: Path, identity: str, cached: Path | None) -> Listing:
     listing = Listing(tuple(files.items()), tuple(folders), identity, leaving_kinds(left.values()))
     if cached:
         try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(f".{os.getpid()}.partial")
             content = {"files": listing.files, "folders": listing.folders, "leavings": dict(listing.leftovers)}
-            partial.write_text(json.dumps(content))
-            partial.replace(cached)
+            write_whole(cached, json.dumps(content), concurrent=True)
         except OSError:
             pass  # it only saves time
     return listing

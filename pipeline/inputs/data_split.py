@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.data.splits.groups import (
 )
 from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError, quote_name, single_item_command
+from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
 
 REPORT = "split_report.json"
@@ -92,10 +92,7 @@ def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared
     copies = find_duplicates(prepared.images, params.split.duplicate_distance)
     content = {"key": key, "exact": copies.exact.tolist(), "near": copies.near.tolist()}
     with suppress(OSError):  # a full disk costs the next one its seconds, no more
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(content))
-        partial.replace(path)
+        write_whole(path, json.dumps(content), concurrent=True)
     return copies
 
 

@@ -17,6 +17,7 @@ from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import preview_dataset
 from pipeline.data.sources.source_config import DatasetNotFound, Preview, SourceConfig
 from pipeline.errors import UserError, single_item_command
+from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
 
 NOTES_FILE = 50
@@ -84,10 +85,7 @@ def note_source(workspace: Workspace, params: Params, source: Preview, data_hash
     path = workspace.state / "prepare" / "sources.json"
     notes = {name: note for name, note in _notes(workspace).items() if name != data_hash}
     notes[data_hash] = {"identity": source.identity, "images": source.images, "prepare": _options(params)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(dict(list(notes.items())[-NOTES_FILE:]), indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(dict(list(notes.items())[-NOTES_FILE:]), indent=1) + "\n")
 
 
 def describe_warnings(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData, load_data
 from pipeline.errors import UserError, single_item_command
+from pipeline.files.atomic import replace_file
 from pipeline.provenance.trace import commit
 from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
@@ -103,10 +104,8 @@ def predictions_on_same_test(
     ids = np.asarray(data.split.test)
     # By name: another version may know other classes, or know them in another order.
     correct = np.array(answers["name"]) == np.array(data.prepared.classes)[data.prepared.labels[ids]]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial.npz")
-    np.savez_compressed(partial, ids=ids, correct=correct)
-    partial.replace(kept)
+    with replace_file(kept) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, ids=ids, correct=correct)
     return CorrectOnTest(ids, correct, how)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError, quote_name, single_item_command
+from pipeline.files.atomic import write_whole
 from pipeline.files.paths import expand_home
 from pipeline.models.model_config import Weights, hash_file
 from pipeline.workspace import Workspace
@@ -147,10 +148,7 @@ def write_note(workspace: Workspace, weights: Mapping[str, Weights]) -> None:
     """Note what was resolved last."""
     if not weights and not _notes(workspace).exists():
         return
-    _notes(workspace).parent.mkdir(parents=True, exist_ok=True)
-    partial = _notes(workspace).with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(to_record(weights), indent=1) + "\n")
-    partial.replace(_notes(workspace))
+    write_whole(_notes(workspace), json.dumps(to_record(weights), indent=1) + "\n", concurrent=True)
 
 
 def read_note(workspace: Workspace) -> dict[str, Weights]:

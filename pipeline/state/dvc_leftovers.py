@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
 
 PAUSE_S = 0.5
@@ -149,9 +150,7 @@ def _repair_rwlock(path: Path) -> bool:
             left = _living(text, written)
             if left == text:
                 return False
-            beside = path.with_name(path.name + ".new")
-            beside.write_text(left, encoding="utf-8")
-            os.replace(beside, path)
+            write_whole(path, left)
             return True
     except LockError:
         return False  # a living DVC is writing it

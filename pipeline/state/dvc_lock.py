@@ -4,7 +4,6 @@ DVC empties the file before it fills it again, once a stage, and will not start 
 of the last whole one is kept, and put back. DVC then finds what it did after that copy in its cache of runs.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import UserError
+from pipeline.files.atomic import replace_file
 from pipeline.workspace import Workspace
 
 CONFLICT = "<<<<<<<"
@@ -61,6 +61,5 @@ def keep_lock(workspace: Workspace) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    beside = target.with_name(target.name + ".new")
-    shutil.copyfile(source, beside)
-    os.replace(beside, target)
+    with replace_file(target) as partial:
+        shutil.copyfile(source, partial)

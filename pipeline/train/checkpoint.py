@@ -6,8 +6,6 @@ checkpoint.json      what the weights are: network, classes, sizes, standardisat
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.files.atomic import replace_folder
 
 FORMAT = 1
 
@@ -26,12 +25,8 @@ def save_checkpoint(
     folder: Path, model: nn.Module, sidecar: Mapping[str, Any], *, state: Mapping[str, Any] | None = None
 ) -> None:
     """Write a checkpoint into `folder`, replacing what was there only once the new one is complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_checkpoint(partial, model, sidecar, state=state)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replace_folder(folder) as whole:
+        write_checkpoint(whole, model, sidecar, state=state)
 
 
 def write_checkpoint(

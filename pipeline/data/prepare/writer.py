@@ -26,6 +26,7 @@ from pipeline.data.prepared.encoded import index_of
 from pipeline.data.prepared.prepared import FORMAT
 from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
+from pipeline.files.atomic import write_whole
 
 RECORD_EVERY_S = 2.0
 """Seconds of work that a killed preparation loses at most, about."""
@@ -181,9 +182,7 @@ def _record(place: Path, state: _State, arrays: dict[str, NpyRowWriter | BlobWri
     broken = [asdict(file) for file in state.broken]
     content = {"done": state.done, "broken": broken, "remarks": state.remarks.entries(), "ends": ends}
     content["depths"] = state.depths.entries()
-    partial = place / "progress.json.partial"
-    partial.write_text(json.dumps(content))
-    partial.replace(place / "progress.json")
+    write_whole(place / "progress.json", json.dumps(content))
 
 
 def _recorded(source: ImageSource, place: Path) -> _State:

@@ -28,6 +28,7 @@ from pipeline.data.splits.assignment import (
 )
 from pipeline.data.splits.groups import Groups
 from pipeline.errors import UserError, single_item_command
+from pipeline.files.atomic import write_whole
 
 __all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
 
@@ -137,10 +138,7 @@ def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:
     """Write a split as JSON, with the hash of the data whose ids it names."""
     content = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
     content |= {role: ids.tolist() for role, ids in asdict(split).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content) + "\n")
 
 
 def read_split(path: Path, *, data_hash: str) -> Split:

@@ -3,13 +3,12 @@
 The page is put beside the search's run in MLflow too, or the evaluation's where the search was tracked elsewhere.
 """
 
-import os
-
 from pipeline.artifacts.agreement import check_agreement
 from pipeline.artifacts.stage_results import read_json, search_run
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
+from pipeline.files.atomic import write_whole
 from pipeline.stages.report.content import gather_report
 from pipeline.tracking.single_run import attach, find_first
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -25,10 +24,7 @@ def main(workspace: Workspace) -> None:
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     path = workspace.results / "report" / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, page)
     runs = [search_run(workspace.state, evaluation["fingerprint"]), evaluation["mlflow_run"]]
     run = find_first(store, [each for each in runs if each])
     if run is None:

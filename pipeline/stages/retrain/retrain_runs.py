@@ -8,7 +8,6 @@ beforehand: the first.
 """
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.cluster.storage import join
 from pipeline.config import Params
 from pipeline.console.format import config_name
 from pipeline.console.run_progress import RunProgress
+from pipeline.files.atomic import replace_folder
 from pipeline.models.model_config import Weights
 from pipeline.preflight.run_resources import check_batch_shards, retrain_resources
 from pipeline.provenance.code_hash import code_hash, content_hash
@@ -172,13 +172,9 @@ def _plugins(config: Params) -> dict[str, str]:
 def _download_checkpoint(job: RetrainJob) -> None:
     """Move a finished run's last checkpoint to where finished runs are kept."""
     assert job.epochs is not None
-    partial = job.folder.with_name(job.folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with job.epochs.newest() as (_, folder):
+    with replace_folder(job.folder) as whole, job.epochs.newest() as (_, folder):
         assert folder is not None
-        shutil.copytree(folder, partial)
-    shutil.rmtree(job.folder, ignore_errors=True)
-    os.replace(partial, job.folder)
+        shutil.copytree(folder, whole, dirs_exist_ok=True)
     job.epochs.clear()
 
 

@@ -14,6 +14,7 @@ from pipeline.data.splits.assignment import ROLES, TRAIN
 from pipeline.data.splits.duplicates import can_be_near
 from pipeline.data.splits.split import Ids
 from pipeline.errors import UserError, quote_name
+from pipeline.files.atomic import write_whole
 from pipeline.inputs.data_split import SplitInputs
 
 IMBALANCE = 3.0
@@ -167,6 +168,4 @@ def _images(count: int, kind: str = "") -> str:
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write the report as JSON."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(report, indent=1) + "\n")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.files.atomic import replace_file
 from pipeline.tracking.registry.loading import load_registered
 from pipeline.tracking.store import Store
 
@@ -70,31 +71,26 @@ def export_onnx(store: Store, name: str, version: int, file: Path) -> str:
         raise UserError(f"--onnx needs the packages onnx and onnxscript ({error})\n  {INSTALL}") from None
     classifier = load_registered(store, name, version).unwrap_python_model()
     graph, images = graph_of(classifier)
-    partial = file.with_name(file.name + ".partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.onnx.export(
-            graph,
-            f=str(partial),
-            dynamo=True,
-            external_data=False,
-            input_names=["images"],
-            output_names=["probabilities"],
-            verbose=False,
-        )
-        model = onnx.load(str(partial))
-        onnx.checker.check_model(model)
-        described = {"classes": json.dumps(classifier.classes), "model": f"models:/{name}/{version}"}
-        for key, value in described.items():
-            model.metadata_props.add(key=key, value=value)
-        onnx.save(model, str(partial))
-        said = _compared(partial, graph.module(), images)
-        partial.replace(file)
+        with replace_file(file) as partial:
+            torch.onnx.export(
+                graph,
+                f=str(partial),
+                dynamo=True,
+                external_data=False,
+                input_names=["images"],
+                output_names=["probabilities"],
+                verbose=False,
+            )
+            model = onnx.load(str(partial))
+            onnx.checker.check_model(model)
+            described = {"classes": json.dumps(classifier.classes), "model": f"models:/{name}/{version}"}
+            for key, value in described.items():
+                model.metadata_props.add(key=key, value=value)
+            onnx.save(model, str(partial))
+            return _compared(partial, graph.module(), images)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return said
 
 
 def _compared(file: Path, torch_module: Any, images: Tensor) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.cluster.storage import exists, join, list_dir, remove, remove_file, size, write_text
+from pipeline.files.atomic import write_whole
 
 NOTE = "outside.json"
 USERS = "users"
@@ -85,6 +86,4 @@ def _noted(folder: Path) -> RemoteFiles:
 
 
 def _write(folder: Path, outside: RemoteFiles) -> None:
-    partial = folder / f"{NOTE}.partial"
-    partial.write_text(json.dumps(asdict(outside), indent=1) + "\n")
-    partial.replace(folder / NOTE)
+    write_whole(folder / NOTE, json.dumps(asdict(outside), indent=1) + "\n")

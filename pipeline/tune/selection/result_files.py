@@ -17,7 +17,6 @@ choose a configuration; they never enter the verdict.
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.config import Params, parameters
-from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
+from pipeline.files.atomic import replace_file
+from pipeline.tune.journal.journal import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.selection.confirm import ConfirmedResult, choose_best, empty_share, is_allowed, pareto_front
@@ -212,10 +212,8 @@ def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], epochs: int) 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:
             writer.writerow({name: format_cell(value) for name, value in row.items()})
-    os.replace(partial, path)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import statistics
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
+from pipeline.files.atomic import replace_file
 from pipeline.files.paths import database_uri
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
@@ -276,14 +276,12 @@ class StudyAdapter:
 
     def save(self, path: Path) -> None:
         """Write the study as an SQLite file that optuna-dashboard opens, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(database_uri(partial))
-        copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._objectives.directions)
-        copy.add_trials(self._study.get_trials(deepcopy=False))
-        storage.remove_session()
-        storage.engine.dispose()
-        os.replace(partial, path)
+        with replace_file(path) as partial:
+            storage = optuna.storages.RDBStorage(database_uri(partial))
+            copy = optuna.create_study(storage=storage, study_name=self._name, directions=self._objectives.directions)
+            copy.add_trials(self._study.get_trials(deepcopy=False))
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY_ALONE) -> list[FrozenTrial]:
