@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline.errors import UserError, quote_name
+from pipeline.files.locks import acquire_lock, lock_holder
 
 UNFIT = {
     ":": "has a colon, at which PATH and PYTHONPATH are cut",
@@ -24,9 +23,6 @@ UNFIT = {
     "}": "has a brace, which DVC takes for a field to fill in",
 }
 """Signs that no path of a checkout may have, and why."""
-
-WAIT_S = 0.5
-"""How often an experiment that waits for its turn looks whether it has come."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +78,21 @@ class Workspace:
         Raises:
             UserError: another process is at work here; a stage may have outlived the `dvc` that started it.
         """
-        path = self.state / f"{lock}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(path)
-            try:
-                held.acquire(timeout=0)
-            except Timeout:
-                if self.root == self.anchor:
-                    raise
-                print(f"{doing} waits for another stage of {self.anchor} to end ({_holder(path)})", flush=True)
-                held.acquire(poll_interval=WAIT_S)
-            path.with_suffix(".pid").write_text(f"{doing}, process {os.getpid()}")
-        except Timeout:
-            raise UserError(
-                f"{self.anchor}: another process is running {'a stage' if lock == 'stage' else 'the pipeline'} of this "
-                f"checkout ({_holder(path)}). Wait for it, or end it, before you start {doing} again."
-            ) from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from None
+        path, work = self.state / f"{lock}.lock", "a stage" if lock == "stage" else "the pipeline"
+        held = acquire_lock(
+            path,
+            lambda: (
+                f"{self.anchor}: another process is running {work} of this checkout ({lock_holder(path)}). Wait for "
+                f"it, or end it, before you start {doing} again."
+            ),
+            lambda reason: f"{path}: cannot be written ({reason}).",
+            waiting=(
+                (lambda: f"{doing} waits for another stage of {self.anchor} to end ({lock_holder(path)})")
+                if self.root != self.anchor
+                else None
+            ),
+            note=f"{doing}, process {os.getpid()}",
+        )
         try:
             yield
         finally:
@@ -157,10 +149,3 @@ def _anchor(root: Path) -> Path:
         if parts[index : index + 3] == (".dvc", "tmp", "exps"):
             return Path(*parts[:index])
     return root
-
-
-def _holder(lock: Path) -> str:
-    try:
-        return lock.with_suffix(".pid").read_text()
-    except OSError:
-        return "unknown"

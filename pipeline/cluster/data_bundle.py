@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from filelock import FileLock
 
 from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, join, write_text
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_folder
+from pipeline.files.locks import FOREVER_S, locked
 
 PIECE_BYTES = 64 * 2**20
 """What is sent in one piece: a worker that unpacks holds no more than this in memory."""
@@ -108,7 +108,7 @@ def open_bundle(bundle: DataBundle) -> Mapping[str, Path]:
     if not bundle.chunks and bundle.shared is None:
         raise UserError(f"{os.uname().nodename} has not got the data: they were neither sent nor put into storage.")
     folder = _own_folder()
-    with FileLock(folder / f"{bundle.key}.lock"):
+    with locked(folder / f"{bundle.key}.lock", wait_s=FOREVER_S):
         if not (folder / bundle.key / WHOLE).is_file():
             _unpack(bundle, folder)
     return {name: folder / bundle.key / name for name in bundle.sizes}

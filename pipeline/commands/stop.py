@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.files.locks import lock_holder
 from pipeline.state.searches import SearchState, find_searches, is_held, process_has_open, read_search
 from pipeline.tune.journal.records import COMPLETE, METHOD
 from pipeline.workspace import Workspace
@@ -56,7 +57,7 @@ def running_search(workspace: Workspace) -> SearchState:
             return search
     lock = workspace.state / "stage.lock"
     if is_held(lock):
-        doing = _read(lock.with_suffix(".pid")) or "unknown"
+        doing = lock_holder(lock)
         raise UserError(
             f"{workspace.anchor}: no search is running, but a stage is ({doing}). Interrupt it by Ctrl-C "
             "where it runs; what has finished is kept."

@@ -26,12 +26,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import Request, build_opener, getproxies, proxy_bypass, url2pathname
 
 import mlflow
-from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
 
 from pipeline.errors import UserError, format_value
+from pipeline.files.locks import locked
 from pipeline.files.paths import SQLITE, database_path, database_uri, expand_home
 from pipeline.tracking.moved_store import ARTIFACTS, settle_addresses
 
@@ -281,19 +281,18 @@ def user_name() -> str:
 
 def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
     problem = f"the tracking store {store.shown} cannot be used"
+    held = f"{problem}: another process holds {path}.lock\n  wait for it or end it, then try again"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=SCHEMA_WAIT_S):
+        with locked(Path(f"{path}.lock"), held, wait_s=SCHEMA_WAIT_S):
             # Takes and drops the write lock: finds a file that is no database, is read-only, or is held by another.
             with closing(sqlite3.connect(path, timeout=timeout_s)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.rollback()
             client(store).search_experiments(max_results=1)
             settle_addresses(path, store.root)
-    except Timeout:
-        raise UserError(
-            f"{problem}: another process holds {path}.lock\n  wait for it or end it, then try again"
-        ) from None
+    except UserError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

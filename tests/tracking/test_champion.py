@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
+from pipeline.files import locks
 from pipeline.tracking.registry import champion
 from pipeline.tracking.registry.champion import ChampionChange, earlier_champion, history, move_champion, roll_back
 from pipeline.tracking.registry.versions import versions
@@ -268,7 +269,7 @@ def test_a_registry_that_cannot_be_written_is_told(store: Store, name: str, monk
         def acquire(self, timeout: float) -> None:
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(champion, "FileLock", Refused)
+    monkeypatch.setattr(locks, "FileLock", Refused)
     with pytest.raises(UserError, match=r"champion.lock cannot be written \(Permission denied\)"):
         move_champion(store, name, 1, expected=None, reason=None)
 

@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
+from pipeline.files.locks import locked
 from pipeline.tracking.registry.versions import read_model, require_whole
 from pipeline.tracking.store import Store, as_user_error, client, user_name
 
@@ -248,15 +249,7 @@ def _exclusive(store: Store, doing: str) -> Iterator[None]:
     if store.database is None:
         yield
         return
-    path = f"{store.database}.champion.lock"
-    held = FileLock(path)
-    try:
-        held.acquire(timeout=LOCK_WAIT_S)
-    except Timeout:
-        raise UserError(f"{doing}: another process holds {path}\n  wait for it or end it, then try again") from None
-    except OSError as error:
-        raise UserError(f"{doing}: {path} cannot be written ({error.strerror or error})") from None
-    try:
+    path = Path(f"{store.database}.champion.lock")
+    held = f"{doing}: another process holds {path}\n  wait for it or end it, then try again"
+    with locked(path, held, lambda reason: f"{doing}: {path} cannot be written ({reason})", wait_s=LOCK_WAIT_S):
         yield
-    finally:
-        held.release()
