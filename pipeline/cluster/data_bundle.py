@@ -21,6 +21,7 @@ import ray
 from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, join, write_text
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_folder
+from pipeline.files.hashing import hash_file
 from pipeline.files.locks import FOREVER_S, locked
 
 PIECE_BYTES = 64 * 2**20
@@ -55,7 +56,7 @@ class DataBundle:
 def make_bundle(files: Mapping[str, Path]) -> DataBundle:
     """A bundle of which nothing has been sent. files: by name, which may have folders in it."""
     sizes = {name: path.stat().st_size for name, path in sorted(files.items())}
-    hashes = {name: _sha256(path) for name, path in sorted(files.items()) if sizes[name] <= HASHED_BYTES}
+    hashes = {name: hash_file(path) for name, path in sorted(files.items()) if sizes[name] <= HASHED_BYTES}
     key = hashlib.sha256(repr((sorted(sizes.items()), sorted(hashes.items()))).encode()).hexdigest()[:16]
     return DataBundle(key, dict(files), sizes, hashes)
 
@@ -141,7 +142,7 @@ def _is_same(path: Path, bundle: DataBundle, name: str) -> bool:
     try:
         if path.stat().st_size != bundle.sizes[name]:
             return False
-        return name not in bundle.hashes or _sha256(path) == bundle.hashes[name]
+        return name not in bundle.hashes or hash_file(path) == bundle.hashes[name]
     except OSError:
         return False
 
@@ -167,8 +168,3 @@ def _put(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             yield ray.put(np.frombuffer(piece, dtype=np.uint8))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

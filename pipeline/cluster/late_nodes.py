@@ -24,8 +24,8 @@ from pipeline.cluster.nodes import (
     own_versions,
     with_token,
 )
-from pipeline.cluster.source_code import code_digest
 from pipeline.cluster.storage import StorageError, join, remove_file, write_text
+from pipeline.provenance.code_hash import code_digest
 
 NODE_LABEL = "ray.io/node-id"
 """The label that Ray gives every node, by which runs are kept away from one."""

@@ -20,9 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.connect import Node, nodes
 from pipeline.cluster.data_bundle import DataBundle, find_bundle
-from pipeline.cluster.source_code import code_digest
 from pipeline.cluster.storage import StorageError, exists, join, read_text, remove_file, write_text
 from pipeline.errors import UserError, join_lines
+from pipeline.provenance.code_hash import code_digest
 
 ANSWER_S = 120.0
 """How long a node may take to answer; a cold one unpacks the code and starts a worker first."""

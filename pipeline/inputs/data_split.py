@@ -1,6 +1,5 @@
 """The split that the parameters ask for, and what it was made of."""
 
-import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pipeline.data.splits.groups import (
 from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.files.atomic import write_whole
+from pipeline.files.hashing import hash_file
 from pipeline.workspace import Workspace
 
 REPORT = "split_report.json"
@@ -156,7 +156,7 @@ def group_by_content(workspace: Workspace, params: Params) -> dict[str, Any] | N
     given = params.split.group_by
     if given is None:
         return None
-    digest = hashlib.sha256(_table(workspace, given).read_bytes()).hexdigest() if is_table(given) else None
+    digest = hash_file(_table(workspace, given)) if is_table(given) else None
     return {"given": given, "sha256": digest}
 
 

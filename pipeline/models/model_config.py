@@ -1,9 +1,7 @@
 """What this room takes: plain frozen values, importable without torch."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 INITS = ("xavier", "timm")
@@ -68,12 +66,6 @@ class Weights:
     sha256: str
     resolved: str = ""
     network: Mapping[str, Any] | None = None
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve_layers(spec: LayerSpec, depth: int) -> tuple[int, ...]:

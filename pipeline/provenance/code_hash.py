@@ -1,13 +1,14 @@
-"""Hashes of the source files that decide the result of a trial."""
+"""Hashes of source files: of those that decide the result of a trial, and of all."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pipeline
+from pipeline.files.hashing import hash_file
 
 HASHED_CODE = (
     *("compute", "assembly.py", "config", "models", "regularizers", "train", "tune"),
@@ -21,6 +22,8 @@ UNHASHED_CODE = (
     "tune/ray/placement.py",
 )
 """What of these rooms decides no result: how a journal is kept, the tables that are written, where trials run."""
+
+ROOT = Path(pipeline.__file__).parent
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -42,10 +45,24 @@ def code_hashes(plugins: Mapping[str, str] = NONE) -> dict[str, str]:
     """
     root = Path(pipeline.__file__).parent
     left_out = tuple(root / name for name in UNHASHED_CODE)
-    own = {
-        path.relative_to(root.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for name in HASHED_CODE
-        for path in (sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name])
-        if not any(path.is_relative_to(entry) for entry in left_out)
-    }
-    return own | dict(plugins)
+    files = source_files(root, HASHED_CODE)
+    own = (path for path in files if not any(path.is_relative_to(entry) for entry in left_out))
+    return _hashes(root.parent, own) | dict(plugins)
+
+
+def code_digest(root: Path = ROOT) -> str:
+    """Twelve hex digits of the SHA-256 over all Python files below a folder, with their names."""
+    return content_hash(_hashes(root, source_files(root)))[:12]
+
+
+def source_files(root: Path = ROOT, entries: Iterable[str] = (".",)) -> Iterator[Path]:
+    """The Python files of a folder, in an order that does not depend on the machine.
+
+    entries: the files and folders of it that are meant, by their paths in it.
+    """
+    for path in (root / entry for entry in entries):
+        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _hashes(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): hash_file(path)[:12] for path in files}

@@ -5,7 +5,6 @@ and where something has changed it fails, for which DVC notes nothing. Parameter
 change at any time.
 """
 
-import hashlib
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from typing import Any
 from pipeline.config import parameters
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, format_value, join_lines, quote_name
+from pipeline.files.hashing import hash_file
 from pipeline.workspace import Workspace
 
 READ_WHOLE = (".py", ".yaml", ".json", ".csv")
@@ -192,7 +192,7 @@ def _mark(file: Path) -> str | None:
     try:
         stat = file.stat()
         if file.suffix in READ_WHOLE and stat.st_size <= SMALL:
-            return hashlib.sha256(file.read_bytes()).hexdigest()
+            return hash_file(file)
     except OSError:
         return None
     return f"{stat.st_size} {stat.st_mtime_ns}"

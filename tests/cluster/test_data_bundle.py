@@ -9,8 +9,9 @@ from support.s3_store import s3_environment, s3_store_of_a_module  # noqa: F401
 from support.services import BUCKET
 
 from pipeline.cluster.data_bundle import DataBundle, find_bundle, make_bundle, open_bundle, send_bundle
-from pipeline.cluster.source_code import code_digest, stage_code
+from pipeline.cluster.source_code import stage_code
 from pipeline.errors import UserError
+from pipeline.provenance.code_hash import code_digest
 
 
 @pytest.fixture

@@ -121,12 +121,6 @@ def hash_files(folder: Path, name: str, data: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _spans(index: Path) -> Iterator[tuple[int, int]]:
     for begin, length in np.load(index, mmap_mode="r"):
         yield int(begin), int(length)

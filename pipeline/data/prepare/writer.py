@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from pipeline.data.decode.bit_depth import BitDepths
 from pipeline.data.prepare.manifest import Warnings, make_manifest
-from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, BlobWriter, NpyRowWriter, copy_rows, hash_file, hash_files
+from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, BlobWriter, NpyRowWriter, copy_rows, hash_files
 from pipeline.data.prepared.encoded import index_of
 from pipeline.data.prepared.prepared import FORMAT
 from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_whole
+from pipeline.files.hashing import hash_file
 
 RECORD_EVERY_S = 2.0
 """Seconds of work that a killed preparation loses at most, about."""
