@@ -27,8 +27,9 @@ from pipeline.models.source_network import load_source
 from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.registry import build_regularizers
-from pipeline.train.checkpoint import load_weights, read_sidecar
+from pipeline.train.checkpoint import load_weights
 from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
+from pipeline.train.sidecar import read_sidecar
 
 NO_WEIGHTS: Mapping[str, Weights] = MappingProxyType({})
 

@@ -24,8 +24,8 @@ from pipeline.cluster.storage import (
     write_text,
 )
 from pipeline.files.atomic import replace_folder
+from pipeline.train.sidecar import SIDECAR
 
-COMPLETE = "checkpoint.json"
 FAILED = "failed"
 PREFIX = "epoch-"
 
@@ -52,7 +52,7 @@ class CheckpointStore:
 
     def done(self) -> int:
         """The last epoch of which there is a checkpoint; 0 without any."""
-        return max((epoch for epoch in self._epochs() if exists(join(self._at(epoch), COMPLETE))), default=0)
+        return max((epoch for epoch in self._epochs() if exists(join(self._at(epoch), SIDECAR))), default=0)
 
     @contextmanager
     def write(self, epoch: int) -> Iterator[Path]:
@@ -60,7 +60,7 @@ class CheckpointStore:
         if is_s3(self.place):
             with tempfile.TemporaryDirectory(prefix="sar-search-") as made:
                 yield Path(made)
-                for file in sorted(Path(made).iterdir(), key=lambda path: path.name == COMPLETE):
+                for file in sorted(Path(made).iterdir(), key=lambda path: path.name == SIDECAR):
                     copy_in(file, join(self._at(epoch), file.name))
         else:
             partial = Path(self.place) / f"partial-{os.getpid()}"

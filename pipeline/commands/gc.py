@@ -37,6 +37,7 @@ from pipeline.state.disk_usage import size_of
 from pipeline.state.earlier_searches import EARLIER_JOURNAL, earlier_lock, find_earlier
 from pipeline.state.searches import SearchState, find_searches, is_held, read_search
 from pipeline.state.status_words import describe_state
+from pipeline.train.sidecar import SIDECAR
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import lock_journal
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, JOURNAL, OBJECTIVE, TrialRecord
@@ -346,7 +347,7 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
 def _sidecar(folder: Path) -> bytes | None:
     """What a checkpoint says of itself, its curves included: the same for a run and for the copy of it."""
     try:
-        return (folder / "checkpoint.json").read_bytes()
+        return (folder / SIDECAR).read_bytes()
     except OSError:
         return None
 

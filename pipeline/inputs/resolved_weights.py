@@ -29,17 +29,15 @@ from pipeline.provenance.weights_record import (
     OPTIONS,
     PRETRAINED,
     SOURCE,
-    WEIGHTS,
     cache_folder,
     find_local,
 )
 from pipeline.regularizers.plugin import accepts_source
 from pipeline.tracking.registry.weights_download import fetch_checkpoint, find_version
 from pipeline.tracking.store import Store, prepare_store, resolve_store
-from pipeline.train.checkpoint import read_sidecar
+from pipeline.train.sidecar import SIDECAR, WEIGHTS, read_sidecar
 from pipeline.workspace import Workspace
 
-SIDECAR = "checkpoint.json"
 CACHE_FOLDER = "kept.json"
 """What is noted beside kept weights: what they were fetched as, and the network that they are of."""
 

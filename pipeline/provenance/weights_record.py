@@ -19,6 +19,7 @@ from pipeline.files.atomic import write_whole
 from pipeline.files.hashing import hash_file
 from pipeline.files.paths import expand_home
 from pipeline.models.model_config import Weights
+from pipeline.train.sidecar import WEIGHTS
 from pipeline.workspace import Workspace
 
 PRETRAINED = "model.pretrained"
@@ -27,7 +28,6 @@ OPTIONS = "regularizer.plugin_options"
 OPTION = "source"
 """The option of a plugin that loads a pretrained network which names it."""
 
-WEIGHTS = "weights.safetensors"
 DESCRIBED = ("model", "num_classes", "image_size", "channels")
 """What of a checkpoint's sidecar says which network it is."""
 

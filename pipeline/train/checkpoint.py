@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_folder
-
-FORMAT = 1
+from pipeline.train.sidecar import FORMAT, SIDECAR, STATE, WEIGHTS
 
 
 def save_checkpoint(
@@ -42,11 +41,10 @@ def write_checkpoint(
     """
     found = weights.state_dict() if isinstance(weights, nn.Module) else weights
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in found.items()}
-    save_file(tensors, folder / "weights.safetensors")
+    save_file(tensors, folder / WEIGHTS)
     if state is not None:
-        torch.save(dict(state), folder / "state.pt")
-    # The sidecar comes last: a folder that has it is complete.
-    (folder / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **sidecar}, indent=2) + "\n")
+        torch.save(dict(state), folder / STATE)
+    (folder / SIDECAR).write_text(json.dumps({"format": FORMAT, **sidecar}, indent=2) + "\n")
 
 
 def copy_tensors(tree: Any) -> Any:
@@ -63,21 +61,6 @@ def copy_tensors(tree: Any) -> Any:
     return tree
 
 
-def read_sidecar(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    Raises:
-        UserError: no checkpoint there, or one of another format.
-    """
-    try:
-        sidecar: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text())
-        if sidecar["format"] != FORMAT:
-            raise UserError(f"{folder}: a checkpoint of another version (format {sidecar['format']}).")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: not a complete checkpoint ({error}).") from None
-    return sidecar
-
-
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights into a network of the same shape.
 
@@ -85,7 +68,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         UserError: the file is broken, or its tensors are not the network's (the difference is listed).
     """
     try:
-        result = model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)
+        result = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder}: the weights cannot be loaded: {error}") from None
     if result.missing_keys or result.unexpected_keys:
@@ -102,7 +85,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         UserError: the checkpoint has none, or it is broken.
     """
     try:
-        state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise UserError(f"{folder}: the training state cannot be loaded: {type(error).__name__}: {error}") from None
     return state

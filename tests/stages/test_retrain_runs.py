@@ -17,8 +17,8 @@ from pipeline.config import Params
 from pipeline.stages.retrain.retrain_runs import is_finished, retrain_jobs
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one
 from pipeline.train import checkpoint_writer
-from pipeline.train.checkpoint import read_sidecar
 from pipeline.train.loop import fit
+from pipeline.train.sidecar import read_sidecar
 
 TINY = {
     "base.device": "cpu",

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, save_checkpoint, write_checkpoint
+from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint, write_checkpoint
+from pipeline.train.sidecar import read_sidecar
 
 
 def network(seed: int = 0) -> nn.Sequential:

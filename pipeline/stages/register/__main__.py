@@ -22,7 +22,7 @@ from pipeline.provenance.trace import trace
 from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.registry.versions import register_model
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.train.checkpoint import read_sidecar
+from pipeline.train.sidecar import read_sidecar
 from pipeline.workspace import Workspace
 
 

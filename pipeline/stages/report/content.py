@@ -36,7 +36,7 @@ from pipeline.stages.report.search_content import (
     trial_rows,
 )
 from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
-from pipeline.train.checkpoint import read_sidecar
+from pipeline.train.sidecar import read_sidecar
 from pipeline.workspace import Workspace
 
 ATTENTION_COLUMNS = {

@@ -28,7 +28,7 @@ from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in
-from pipeline.train.checkpoint import read_sidecar
+from pipeline.train.sidecar import SIDECAR, read_sidecar
 from pipeline.tune.ray.placement import open_runtime
 from pipeline.tune.task import Resources, RunSpec
 from pipeline.workspace import Workspace
@@ -79,7 +79,7 @@ def retrain_jobs(
 
 def is_finished(job: RetrainJob) -> bool:
     """Whether the run has been finished before: with fewer seeds, or by a stage that was interrupted."""
-    return (job.folder / "checkpoint.json").exists()
+    return (job.folder / SIDECAR).exists()
 
 
 def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[RetrainJob]:

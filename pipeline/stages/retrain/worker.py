@@ -13,11 +13,12 @@ from pipeline.cluster.data_bundle import DataBundle
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
-from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint import load_state, load_weights, write_checkpoint
 from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged, fit
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.rank_info import RankInfo
+from pipeline.train.sidecar import read_sidecar
 from pipeline.tune.ray.placement import locate_data
 
 if TYPE_CHECKING:

@@ -22,11 +22,10 @@ from mlflow.types.schema import Array, Map
 
 from pipeline.data.decode import pictures
 from pipeline.errors import UserError
+from pipeline.train.sidecar import SIDECAR, WEIGHTS, read_sidecar
 
 PROGRAM = Path(__file__).with_name("model.py")
 PICTURES = Path(pictures.__file__)
-WEIGHTS = "weights.safetensors"
-SIDECAR = "checkpoint.json"
 REQUIRED = ("mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas")
 """What a registered model may import beside Python's own library, each pinned to the version installed here."""
 
@@ -71,7 +70,7 @@ def hash_packed(folder: Path) -> str:
 
 def _hash(checkpoint: Path, code: Path, program: Path, reader: Path) -> str:
     digest = hashlib.sha256()
-    parts = [(SIDECAR, json.dumps(read_sidecar(checkpoint), sort_keys=True).encode()), ("", program.read_bytes())]
+    parts = [(SIDECAR, json.dumps(_check_registrable(checkpoint), sort_keys=True).encode()), ("", program.read_bytes())]
     parts.append(("", reader.read_bytes()))
     parts += [(file.relative_to(code).as_posix(), file.read_bytes()) for file in _sources(code)]
     for label, content in parts:
@@ -82,14 +81,14 @@ def _hash(checkpoint: Path, code: Path, program: Path, reader: Path) -> str:
     return digest.hexdigest()
 
 
-def read_sidecar(checkpoint: Path) -> dict[str, Any]:
-    """What checkpoint.json says.
+def _check_registrable(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, once it is known that it can be registered.
 
     Raises:
         UserError: a file is missing, or the settings do not fit together.
     """
     try:
-        sidecar: dict[str, Any] = json.loads((checkpoint / SIDECAR).read_text(encoding="utf-8"))
+        sidecar = read_sidecar(checkpoint)
         if not (checkpoint / WEIGHTS).is_file():
             raise FileNotFoundError(f"there is no {WEIGHTS}")
         # The names become the keys of a mapping: a repeated one would swallow a probability.
@@ -100,7 +99,7 @@ def read_sidecar(checkpoint: Path) -> dict[str, Any]:
                 raise ValueError(f"{key} has {len(sidecar[key])} values instead of {length}")
     except KeyError as error:
         raise UserError(f"{checkpoint / SIDECAR} lacks {error}; it cannot be registered") from None
-    except (OSError, ValueError) as error:
+    except (UserError, OSError, ValueError) as error:
         raise UserError(f"{checkpoint} is not a checkpoint that can be registered: {error}") from None
     return sidecar
 

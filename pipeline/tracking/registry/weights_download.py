@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
 from pipeline.tracking.store import Store, as_global_store, client
+from pipeline.train.sidecar import SIDECAR
 
 SPEC = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -50,6 +51,6 @@ def fetch_checkpoint(store: Store, name: str, version: int, folder: Path) -> Pat
             f"models:/{name}/{version}: fetching it from {store.shown} failed\n  {store.reason(error)}"
         ) from None
     checkpoint = Path(fetched) / "artifacts" / "checkpoint"
-    if not (checkpoint / "checkpoint.json").is_file():
+    if not (checkpoint / SIDECAR).is_file():
         raise ValueError(f"version {version} of {name} was not registered by this pipeline: it has no checkpoint")
     return checkpoint

@@ -18,10 +18,11 @@ from pipeline.cluster.connect import driver_among_nodes
 from pipeline.cluster.storage import local_copy
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.train.checkpoint import load_state, load_weights, read_sidecar, write_checkpoint
+from pipeline.train.checkpoint import load_state, load_weights, write_checkpoint
 from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.sidecar import read_sidecar
 from pipeline.train.train_config import MAX_MICRO_BATCHES
 from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
