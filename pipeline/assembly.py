@@ -3,7 +3,7 @@
 A trial, a retraining run, an evaluation and `sar-search train` all begin here, so that they cannot differ.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +27,14 @@ from pipeline.models.source_network import load_source
 from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.registry import build_regularizers
-from pipeline.train.checkpoint import load_weights
+from pipeline.train.checkpoint import load_state, load_weights
+from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
+from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import read_sidecar
+
+WriteCheckpoint = Callable[[nn.Module | Mapping[str, torch.Tensor], Mapping[str, Any] | None], None]
+OnEpoch = Callable[[Epoch, bool, Callable[[], None]], WriteCheckpoint | None]
 
 NO_WEIGHTS: Mapping[str, Weights] = MappingProxyType({})
 
@@ -128,18 +133,64 @@ def build_run(
 
 
 def train_run(
-    run: TrainingRun, params: Params, data: TrainingData, *, seed: int, resume: Mapping[str, Any] | None = None
+    run: TrainingRun,
+    params: Params,
+    data: TrainingData,
+    *,
+    seed: int,
+    resume: Mapping[str, Any] | None = None,
+    role: str = "train",
+    world: RankInfo | None = None,
 ) -> Iterator[Epoch]:
-    """Train on the role train, scored on val after every epoch, as a trial is; see `pipeline.train.loop.fit`."""
+    """Train on a role; on train, scored on val after every epoch, as a trial is. See `pipeline.train.loop.fit`."""
     return fit(
         run.model,
-        data.batches("train"),
+        data.batches(role, scaled_by=role),
         params.train.config(),
-        val=data.batches("val"),
+        val=data.batches("val") if role == "train" else None,
         regularizers=run.regularizers,
         seed=seed,
         resume=resume,
+        world=world,
     )
+
+
+def load_resume_state(run: TrainingRun, folder: Path) -> dict[str, Any]:
+    """Give a run the weights of its checkpoint; returns the training state that `train_run` goes on from."""
+    load_weights(folder, run.model)
+    return load_state(folder)
+
+
+def train_resumable(
+    run: TrainingRun,
+    params: Params,
+    data: TrainingData,
+    on_epoch: OnEpoch,
+    *,
+    seed: int,
+    resume: Mapping[str, Any] | None,
+    decisive: Container[int] = (),
+    keeps_last_state: bool = True,
+    role: str = "train",
+    world: RankInfo | None = None,
+) -> None:
+    """Train to the last epoch, with a checkpoint now and then that is written while training goes on where that pays.
+
+    Args:
+        on_epoch: Called after each epoch with whether a checkpoint is due, and a function that waits for the one
+            before; returns what writes it, given weights and training state, or None to write none.
+        decisive: Epochs of which the checkpoint must be written before the next one is trained, as of the last.
+        keeps_last_state: Whether the last checkpoint has a training state too.
+        run, params, data, seed, resume, role, world: As of `train_run`.
+    """
+    with CheckpointWriter() as background:
+        for epoch in train_run(run, params, data, seed=seed, resume=resume, role=role, world=world):
+            last = epoch.number == params.train.epochs
+            due = last or epoch.number % params.search.checkpoint_every == 0
+            if (write := on_epoch(epoch, due, background.wait)) is not None:
+                state = epoch.state() if keeps_last_state or not last else None
+                blocking, seconds = last or epoch.number in decisive, epoch.metrics["seconds"]
+                background.save(write, epoch.model, state, epoch_seconds=seconds, blocking=blocking)
 
 
 def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> AdaptedWeights | None:

@@ -41,11 +41,12 @@ class Worker:
         self.attempts: list[dict[str, Any]] = []
         self.newest: Path | None = None
         self.weights = {"mine.pth": Weights("mine.pth", "/there/mine.pth", "f00d")}  # every attempt's network gets them
-        monkeypatch.setattr(module, "load_data", lambda *of: SimpleNamespace(device=torch.device("cpu"), batches=str))
+        data = SimpleNamespace(device=torch.device("cpu"), batches=lambda role, **_: role)
+        monkeypatch.setattr(module, "load_data", lambda *of: data)
         monkeypatch.setattr(module, "build_run", self._build)
         monkeypatch.setattr(assembly, "fit", self._fit)
-        monkeypatch.setattr(module, "load_weights", lambda folder, model: model.update(loaded=str(folder)))
-        monkeypatch.setattr(module, "load_state", lambda folder: {"epoch": int((folder / "epoch").read_text())})
+        monkeypatch.setattr(assembly, "load_weights", lambda folder, model: model.update(loaded=str(folder)))
+        monkeypatch.setattr(assembly, "load_state", lambda folder: {"epoch": int((folder / "epoch").read_text())})
         monkeypatch.setattr(module, "read_sidecar", lambda folder: json.loads((folder / "sidecar").read_text()))
         monkeypatch.setattr(module, "write_checkpoint", self._write)
         monkeypatch.setattr(module.tune, "report", self._report)

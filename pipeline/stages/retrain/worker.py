@@ -1,7 +1,7 @@
 """One retraining run, from its newest checkpoint to its last epoch; what a worker does, on whatever node."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,8 @@ from pipeline.cluster.data_bundle import DataBundle
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
-from pipeline.train.checkpoint import load_state, load_weights, write_checkpoint
-from pipeline.train.checkpoint_writer import CheckpointWriter
-from pipeline.train.loop import Diverged, fit
+from pipeline.train.checkpoint import write_checkpoint
+from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import read_sidecar
@@ -24,7 +23,7 @@ from pipeline.tune.ray.placement import locate_data
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.assembly import TrainingData, TrainingRun
+    from pipeline.assembly import TrainingData, TrainingRun, WriteCheckpoint
 
 HISTORY = "history.json"
 """File beside a checkpoint: the time that it took, and where it was trained. It stays out of the checkpoint itself: the
@@ -104,8 +103,11 @@ def seconds_in(folder: Path) -> float:
 
 
 def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingData", world: RankInfo | None) -> None:
+    from pipeline.assembly import load_resume_state, train_resumable
+
     assert job.epochs is not None
-    with job.epochs.newest() as (done, folder):
+    store = job.epochs
+    with store.newest() as (done, folder):
         _broadcast(done, world)
         curves: list[dict[str, float]] = []
         history: dict[str, Any] = {"seconds": 0.0, "parts": []}
@@ -113,31 +115,22 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
         if folder is not None:
             if done >= params.train.epochs:
                 return
-            load_weights(folder, run.model)
-            resume, curves, history = load_state(folder), read_sidecar(folder)["curves"], _history_in(folder)
+            resume = load_resume_state(run, folder)
+            curves, history = read_sidecar(folder)["curves"], _history_in(folder)
     history["parts"].append({"after": done, "node": driver_among_nodes()})
-    images = data.batches(ROLE, scaled_by=ROLE)
-    epochs = fit(
-        run.model,
-        images,
-        params.train.config(),
-        regularizers=run.regularizers,
-        seed=job.seed,
-        resume=resume,
-        world=world,
+
+    def on_epoch(epoch: Epoch, due: bool, _: Callable[[], None]) -> "WriteCheckpoint | None":
+        own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
+        curves.append({"epoch": epoch.number, **own})
+        history["seconds"] += epoch.metrics["seconds"]
+        if not due or (world is not None and world.rank != 0):
+            return None
+        said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE, "curves": list(curves)}
+        return partial(_save_checkpoint, store, epoch.number, said, json.dumps(history))
+
+    train_resumable(
+        run, params, data, on_epoch, seed=job.seed, resume=resume, keeps_last_state=False, role=ROLE, world=world
     )
-    with CheckpointWriter() as background:
-        for epoch in epochs:
-            own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
-            curves.append({"epoch": epoch.number, **own})
-            history["seconds"] += epoch.metrics["seconds"]
-            last = epoch.number == params.train.epochs
-            if (last or epoch.number % params.search.checkpoint_every == 0) and (world is None or world.rank == 0):
-                said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE}
-                said["curves"] = list(curves)
-                keep = partial(_save_checkpoint, job.epochs, epoch.number, said, json.dumps(history))
-                state = None if last else epoch.state()
-                background.save(keep, epoch.model, state, epoch_seconds=epoch.metrics["seconds"], blocking=last)
 
 
 def _save_checkpoint(

@@ -3,7 +3,7 @@
 import gc
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,13 @@ import torch
 from ray import tune
 from torch import Tensor, nn
 
-from pipeline.assembly import TrainingData, build_run, load_data, train_run
+from pipeline.assembly import TrainingData, WriteCheckpoint, build_run, load_data, load_resume_state, train_resumable
 from pipeline.cluster.connect import driver_among_nodes
 from pipeline.cluster.storage import local_copy
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
-from pipeline.train.checkpoint import load_state, load_weights, write_checkpoint
-from pipeline.train.checkpoint_writer import CheckpointWriter
-from pipeline.train.loop import Diverged
+from pipeline.train.checkpoint import write_checkpoint
+from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.sidecar import read_sidecar
 from pipeline.train.train_config import MAX_MICRO_BATCHES
@@ -90,30 +89,28 @@ def _train(
     kept = local_copy(checkpoint) if checkpoint else nullcontext(None)
     with newest.as_directory() if newest else kept as folder:
         if folder is not None:
-            load_weights(Path(folder), run.model)
-            resume = load_state(Path(folder))
+            resume = load_resume_state(run, Path(folder))
             if resume["epoch"] >= params.train.epochs:
                 # It died between its last checkpoint and the report of it.
                 _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
                 return
     if resume is None and _is_infeasible(run.model, data, goals, config):
         return
+
+    def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
+        if not due:
+            wait()  # reports are heard in the order of their epochs
+            _report(epoch.number, epoch.metrics)
+            return None
+        metrics = dict(epoch.metrics)
+        if epoch.number == params.train.epochs:
+            metrics |= score_attention(epoch.model, data, goals)
+        sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
+        return partial(_save_checkpoint, epoch.number, metrics, sidecar)
+
+    # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
     decisive = _rung_epochs(params) if config["study"] is not None else set()
-    with CheckpointWriter() as background:
-        for epoch in train_run(run, params, data, seed=seed, resume=resume):
-            last = epoch.number == params.train.epochs
-            if epoch.number % params.search.checkpoint_every and not last:
-                background.wait()  # reports are heard in the order of their epochs
-                _report(epoch.number, epoch.metrics)
-                continue
-            metrics = dict(epoch.metrics)
-            if last:
-                metrics |= score_attention(epoch.model, data, goals)
-            sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
-            # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
-            hurry = last or epoch.number in decisive
-            keep = partial(_save_checkpoint, epoch.number, metrics, sidecar)
-            background.save(keep, epoch.model, epoch.state(), epoch_seconds=metrics["seconds"], blocking=hurry)
+    train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive)
 
 
 def _rung_epochs(params: Params) -> set[int]:
