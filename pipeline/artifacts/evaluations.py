@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.stage_results import BEST
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_folder
 from pipeline.provenance.code_hash import content_hash
@@ -49,6 +50,18 @@ class StoredEvaluation:
     def id(self) -> str:
         """As `sar-search status` calls the search."""
         return self.fingerprint[:8]
+
+
+def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, NDArray[np.bool_]]:
+    """What each seed got right, (S, N) by arm, of predictions.npz: labels, and probabilities by
+    ARM-seedN."""
+    labels = predictions["labels"]
+    return {
+        arm: np.stack(
+            [values.argmax(1) == labels for name, values in predictions.items() if name.rpartition("-seed")[0] == arm]
+        )
+        for arm in (BEST, control)
+    }
 
 
 def store_evaluation(

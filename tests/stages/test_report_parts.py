@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.artifacts.evaluations import correct_by_arm
 from pipeline.artifacts.stage_results import NAMES, describe_control, describe_method
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.comparison import compare_arms
@@ -17,8 +18,8 @@ from pipeline.stages.report.search_content import (
     search_figures,
     trial_rows,
 )
-from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
-from pipeline.tune.journal.records import MIN_COMPLETED
+from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
+from pipeline.tune.journal.journal import MAX_CONCURRENT_REACHED
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
 from pipeline.artifacts.evaluation_run import log_evaluation, reads_logged
-from pipeline.artifacts.evaluations import store_evaluation
+from pipeline.artifacts.evaluations import correct_by_arm, store_evaluation
 from pipeline.artifacts.stage_results import BEST, describe_control, read_json
 from pipeline.assembly import load_data
 from pipeline.config import load_params
@@ -30,7 +30,7 @@ from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import comparison_from, verdict
 from pipeline.score.family import p_value
 from pipeline.stages.evaluate.attention_scores import write_class_rows
-from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, summarise, write_confusion
+from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
 from pipeline.state.test_reads import count_test_read
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -77,12 +77,9 @@ def main(workspace: Workspace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     test = data.split.test
     labels = data.prepared.labels[test]
-    predictions: Any = {run.name: run.probabilities for run in runs}
-    np.savez_compressed(folder / "predictions.npz", ids=test, labels=labels, **predictions)
-    correct = {
-        arm: np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm])
-        for arm in (BEST, control)
-    }
+    predictions = predictions_of(runs, labels)
+    np.savez_compressed(folder / "predictions.npz", ids=test, **predictions)
+    correct = correct_by_arm(predictions, control)
     store_evaluation(
         workspace.state, summary, retrained, ids=test, labels=labels, best=correct[BEST], control=correct[control]
     )

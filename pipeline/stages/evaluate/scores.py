@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.evaluations import correct_by_arm
 from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
@@ -58,15 +59,17 @@ def evaluate_run(folder: Path, run: Mapping[str, Any], data: TrainingData) -> Ru
     return RunEvaluation(run["folder"], run["arm"], run["seed"], predict(model, test).numpy(), maps, location)
 
 
+def predictions_of(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """What predictions.npz holds, but for the ids: the labels, and each network's probabilities by its name."""
+    return {"labels": labels, **{run.name: run.probabilities for run in runs}}
+
+
 def summarise(
     runs: Sequence[RunEvaluation], data: TrainingData, *, control: str, confidence: float, seed: int
 ) -> dict[str, Any]:
     """The figures of both arms, their comparison, and attention against masks beside trivial baselines."""
     labels = np.asarray(data.prepared.labels[data.split.test])
-    correct = {
-        arm: np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm])
-        for arm in (BEST, control)
-    }
+    correct = correct_by_arm(predictions_of(runs, labels), control)
     comparison = compare_arms(correct[BEST], correct[control], confidence=confidence)
     masks = usable_masks(data)
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.evaluations import correct_by_arm
 from pipeline.artifacts.stage_results import BEST, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import config_name
@@ -35,7 +36,7 @@ from pipeline.stages.report.search_content import (
     search_figures,
     trial_rows,
 )
-from pipeline.stages.report.statistics import class_figure, class_rows, correct_by_arm, describe_analysis
+from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
 from pipeline.train.sidecar import read_sidecar
 from pipeline.workspace import Workspace
 

@@ -19,17 +19,6 @@ Table = NDArray[np.bool_]
 CHANGES_SHOWN = 20
 
 
-def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, Table]:
-    """What each seed got right, (S, N) by arm, of predictions.npz."""
-    labels = predictions["labels"]
-    return {
-        arm: np.stack(
-            [values.argmax(1) == labels for name, values in predictions.items() if name.rpartition("-seed")[0] == arm]
-        )
-        for arm in (BEST, control)
-    }
-
-
 def describe_analysis(
     comparison: Comparison, correct: Mapping[str, Table], control: str, *, margin: float, seed: int, looked: str
 ) -> Words:
