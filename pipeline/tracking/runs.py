@@ -46,7 +46,23 @@ PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIS
 _log = logging.getLogger(__name__)
 
 
-class SearchLog:
+class ClosedByStatus:
+    """What a run in MLflow is ended by: the end of a `with` block, whose exception says with which status."""
+
+    def close(self, status: str) -> object:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self.close("KILLED" if interrupted else "FAILED" if kind else "FINISHED")
+
+
+class SearchLog(ClosedByStatus):
     """The record of one search: a parent run, found again by its fingerprint, and a run for each trial.
 
     Nothing is doubled by logging it again, in this process or the next: runs are found by their tags, parameters are
@@ -180,15 +196,6 @@ class SearchLog:
             if self.num_pending:
                 _log.error("%d entries of the search did not reach %s", self.num_pending, self._store.shown)
         return self.num_pending
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        self.close("KILLED" if interrupted else "FAILED" if kind else "FINISHED")
 
     def _enqueue(self, trial_id: str | None, note: Callable[[RunUpdate], None]) -> None:
         if self._closing:

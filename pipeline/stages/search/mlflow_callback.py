@@ -4,8 +4,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.assembly import load_data, load_trained
@@ -19,7 +18,7 @@ from pipeline.preflight.plan import Plan
 from pipeline.provenance.trace import trace
 from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write_attention
 from pipeline.tracking.dataset_inputs import DataUsed
-from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.runs import ClosedByStatus, SearchLog
 from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
@@ -30,8 +29,8 @@ DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 """Sections whose parameters are the same for all trials, unless the space varies them."""
 
 
-class MlflowCallback:
-    """Follows a search (see `pipeline.tune.journal.records.SearchCallback`) and writes it to MLflow from a queue."""
+class MlflowCallback(ClosedByStatus):
+    """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`) and writes it to MLflow from a queue."""
 
     def __init__(self, plan: Plan, task: SearchTask) -> None:
         params = plan.params
@@ -160,15 +159,6 @@ class MlflowCallback:
                 f"{again} once it answers (nothing is trained again)",
                 file=sys.stderr,
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        self.close("KILLED" if interrupted else "FAILED" if kind else "FINISHED")
 
 
 def run_name(trial: TrialRecord) -> str:
