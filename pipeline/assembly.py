@@ -170,7 +170,7 @@ def train_resumable(
     seed: int,
     resume: Mapping[str, Any] | None,
     decisive: Container[int] = (),
-    keeps_last_state: bool = True,
+    last_with_state: bool = True,
     role: str = "train",
     world: RankInfo | None = None,
 ) -> None:
@@ -180,7 +180,7 @@ def train_resumable(
         on_epoch: Called after each epoch with whether a checkpoint is due, and a function that waits for the one
             before; returns what writes it, given weights and training state, or None to write none.
         decisive: Epochs of which the checkpoint must be written before the next one is trained, as of the last.
-        keeps_last_state: Whether the last checkpoint has a training state too.
+        last_with_state: Whether the last checkpoint has a training state too.
         run, params, data, seed, resume, role, world: As of `train_run`.
     """
     with CheckpointWriter() as background:
@@ -188,7 +188,7 @@ def train_resumable(
             last = epoch.number == params.train.epochs
             due = last or epoch.number % params.search.checkpoint_every == 0
             if (write := on_epoch(epoch, due, background.wait)) is not None:
-                state = epoch.state() if keeps_last_state or not last else None
+                state = epoch.state() if last_with_state or not last else None
                 blocking, seconds = last or epoch.number in decisive, epoch.metrics["seconds"]
                 background.save(write, epoch.model, state, epoch_seconds=seconds, blocking=blocking)
 

@@ -11,7 +11,7 @@ from pipeline.config import Params
 from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError
 from pipeline.preflight.dry_run import check_network, check_networks, check_regularizers
-from pipeline.train.similarity_maps import last_block_maps
+from pipeline.score.similarity_maps import last_block_maps
 from pipeline.tune.space import SearchSpace
 
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)

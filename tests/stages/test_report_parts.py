@@ -19,7 +19,7 @@ from pipeline.stages.report.search_content import (
     trial_rows,
 )
 from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
-from pipeline.tune.journal.journal import MAX_CONCURRENT_REACHED
+from pipeline.tune.journal.records import MIN_COMPLETED
 
 WEIGHT = "regularizer.spatial_entropy.weight"
 

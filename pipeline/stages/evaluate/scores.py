@@ -19,6 +19,7 @@ from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.score.classify import classification_scores
 from pipeline.score.comparison import compare_arms
 from pipeline.score.locate import LocationScores
+from pipeline.score.similarity_maps import last_block_maps
 from pipeline.stages.evaluate.attention_scores import (
     baselines,
     class_rows,
@@ -28,7 +29,6 @@ from pipeline.stages.evaluate.attention_scores import (
     usable_masks,
 )
 from pipeline.train.loop import predict
-from pipeline.train.similarity_maps import last_block_maps
 
 
 @dataclass(frozen=True)

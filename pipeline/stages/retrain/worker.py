@@ -129,7 +129,7 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
         return partial(_save_checkpoint, store, epoch.number, said, json.dumps(history))
 
     train_resumable(
-        run, params, data, on_epoch, seed=job.seed, resume=resume, keeps_last_state=False, role=ROLE, world=world
+        run, params, data, on_epoch, seed=job.seed, resume=resume, last_with_state=False, role=ROLE, world=world
     )
 
 

@@ -16,10 +16,10 @@ from pipeline.data.splits.split import examples_by_class
 from pipeline.errors import single_item_command
 from pipeline.preflight.plan import Plan
 from pipeline.provenance.trace import trace
+from pipeline.score.similarity_maps import last_block_maps
 from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write_attention
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import ClosedByStatus, SearchLog
-from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
 from pipeline.tune.schedulers.factory import make_rule
@@ -30,7 +30,7 @@ DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
 
 
 class MlflowCallback(ClosedByStatus):
-    """Follows a search (see `pipeline.tune.journal.journal.SearchCallback`) and writes it to MLflow from a queue."""
+    """Follows a search (see `pipeline.tune.journal.records.SearchCallback`) and writes it to MLflow from a queue."""
 
     def __init__(self, plan: Plan, task: SearchTask) -> None:
         params = plan.params

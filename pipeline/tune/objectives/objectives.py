@@ -6,7 +6,7 @@ val/attention/jaccard, val/attention/auroc
                          (`pipeline.score.locate`; of the head with the highest AUROC on these same images)
 parameters               of the network; known before anything is trained
 latency_ms, images_per_s of a forward pass on the trial's device, measured before its first epoch
-                         (`pipeline.train.latency`)
+                         (`pipeline.score.latency`)
 """
 
 import math

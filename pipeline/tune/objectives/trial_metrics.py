@@ -4,10 +4,10 @@ from torch import nn
 
 from pipeline.assembly import TrainingData
 from pipeline.errors import UserError
+from pipeline.score.latency import images_per_s, latency_ms
 from pipeline.score.locate import location_scores, pick_head
+from pipeline.score.similarity_maps import last_block_maps
 from pipeline.train.compilation import original_network
-from pipeline.train.latency import images_per_s, latency_ms
-from pipeline.train.similarity_maps import last_block_maps
 from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, Objectives
 
 

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from pipeline.config import Params, parameters
 from pipeline.files.atomic import replace_file
-from pipeline.tune.journal.journal import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.selection.confirm import ConfirmedResult, choose_best, empty_share, is_allowed, pareto_front

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.latency import MANY, images_per_s, latency_ms
+from pipeline.score.latency import MANY, images_per_s, latency_ms
 
 
 class Timed(nn.Module):
