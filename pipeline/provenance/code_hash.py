@@ -13,7 +13,7 @@ from pipeline.files.hashing import hash_file
 HASHED_CODE = (
     *("compute", "assembly.py", "config", "models", "regularizers", "train", "tune"),
     *("data/augment", "data/batches", "data/prepared"),
-    *("score/locate.py", "score/maps.py", "score/overlap.py"),
+    *("score/latency.py", "score/locate.py", "score/maps.py", "score/overlap.py", "score/similarity_maps.py"),
 )
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 
