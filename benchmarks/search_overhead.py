@@ -27,8 +27,8 @@ from kills.clone import Clone
 from ray import tune
 from rich.console import Console
 
-from pipeline.cluster.resources import machine_cpus
 from pipeline.cluster.runtime import local_ray
+from pipeline.compute.limits import usable_cpus
 from pipeline.preflight.plan import make_plan
 from pipeline.stages.search.mlflow_callback import MlflowCallback
 from pipeline.stages.search.search_progress import SearchProgress
@@ -163,7 +163,7 @@ class _Ends(tune.Callback):  # type: ignore[misc]
 def bare_ray(folder: Path, trials: int, at_a_time: int) -> Side:
     """Ray Tune as its documentation has it, with reuse_actors and a function that only reports."""
     clock = Clock()
-    with local_ray(machine_cpus(), 0):
+    with local_ray(usable_cpus(), 0):
         tune.Tuner(
             tune.with_resources(_nothing, {"CPU": 1}),
             param_space={"x": tune.uniform(0, 1)},
@@ -181,7 +181,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="overhead-") as temporary:
         base = Path(temporary)
-        together = machine_cpus()
+        together = usable_cpus()
         sides: dict[str, Callable[[], Side]] = {
             "our search, one trial at a time": lambda: our_search(base / "one", asked.trials, 1),
             f"our search, {together} at a time": lambda: our_search(base / "many", asked.trials, together),

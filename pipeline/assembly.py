@@ -19,7 +19,7 @@ from pipeline.data.batches.batches import ImageBatches, Standardisation, standar
 from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.models.build import ModelConfig, build_model
 from pipeline.models.model_config import Weights
 from pipeline.models.pretrained import AdaptedWeights, adapt_weights

@@ -78,6 +78,12 @@ def quote_name(path: str, longest: int = 120) -> str:
     return path if path.isprintable() and path == path.strip() and len(path) <= longest else format_value(path, longest)
 
 
+def list_first(names: Iterable[str], most: int) -> str:
+    """The first of many names, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
+
+
 def join_lines(lines: Iterable[str], most: int = 12) -> str:
     """Mistakes as one message, a line each; of very many the first."""
     listed = list(lines)

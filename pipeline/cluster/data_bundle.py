@@ -21,7 +21,7 @@ import ray
 from pipeline.cluster.storage import copy_in, copy_out, exists, is_s3, join, write_text
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_folder
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.files.locks import FOREVER_S, locked
 
 PIECE_BYTES = 64 * 2**20

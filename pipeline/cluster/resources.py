@@ -1,12 +1,5 @@
 """What this machine has, and what a run takes of it."""
 
-from pipeline.compute.limits import usable_cpus
-
-
-def machine_cpus() -> int:
-    """CPU cores that this process may use, by its container's limits too."""
-    return usable_cpus()
-
 
 def machine_gpus(device: str) -> int:
     """GPUs that a run may use: none when `base.device` is cpu."""

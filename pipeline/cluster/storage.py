@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError, format_value, quote_name, truncate
+from pipeline.files.file_stats import size_of
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem, S3FileSystem
@@ -189,11 +190,7 @@ def size(address: str) -> int:
     """Bytes of all that lies there."""
     if is_s3(address):
         return sum(held for _, held in _walk(address))
-    held = 0
-    for path in Path(address).rglob("*"):
-        with suppress(OSError):  # gone since it was listed
-            held += 0 if path.is_dir() else path.lstat().st_size
-    return held
+    return size_of(Path(address))
 
 
 def remove(addresses: Sequence[str]) -> None:

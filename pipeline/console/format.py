@@ -1,4 +1,4 @@
-"""Short names of configurations and of their values."""
+"""Short names of configurations and of their values; shares as points and percents."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -23,3 +23,19 @@ def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
 def format_value_short(value: Any) -> str:
     """A value as names show it, numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_points(share: float, digits: int = 1, *, unit: bool = True) -> str:
+    """A difference of two shares, with its sign: `+1.2 points`."""
+    # Adding 0 turns the -0.0 that rounding may leave into 0.0.
+    return f"{round(100 * share, digits) + 0.0:+.{digits}f}" + (" points" if unit else "")
+
+
+def format_interval(low: float, high: float, digits: int = 1) -> str:
+    """An interval of such differences: `interval -0.3 to +1.2 points`."""
+    return f"interval {format_points(low, digits, unit=False)} to {format_points(high, digits)}"
+
+
+def format_percent(share: float, digits: int = 1) -> str:
+    """A share in percent: `12.3 %`."""
+    return f"{100 * share:.{digits}f} %"

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from pipeline.console.format import format_percent, format_points
 from pipeline.figures import short_names
 from pipeline.figures.fonts import display_labels, fit_fonts
 
@@ -130,7 +131,7 @@ def _missing(value: float | None) -> bool:
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return _ABSENT if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+    return _ABSENT if value is None or math.isnan(value) else format_percent(value, digits)
 
 
 def _fixed(value: float | None, digits: int = 3) -> str:
@@ -150,7 +151,7 @@ def _format_config(value: Any) -> str:
 
 
 def _change(share: float | None) -> str:
-    return _ABSENT if _missing(share) or share is None else f"{100 * share + 0.0:+.1f}"
+    return _ABSENT if _missing(share) or share is None else format_points(share, unit=False)
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ from pipeline.data.splits.groups import (
 from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.files.atomic import write_whole
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.workspace import Workspace
 
 REPORT = "split_report.json"

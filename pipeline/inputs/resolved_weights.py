@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from pipeline.config import Params
 from pipeline.errors import UserError, quote_name
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.models.model_config import Weights
 from pipeline.models.source_network import fetch_timm
 from pipeline.models.weights import SUFFIXES

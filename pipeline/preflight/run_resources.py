@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.cluster.connect import Node, cluster_address, cluster_nodes
-from pipeline.cluster.resources import default_gpus, machine_cpus, machine_gpus
+from pipeline.cluster.resources import default_gpus, machine_gpus
+from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tune.task import Resources
@@ -19,7 +20,7 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Re
     """
     address, retrain = cluster_address(params.search.cluster.address), params.retrain
     if address is None:
-        cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
+        cpus, gpus = usable_cpus(), machine_gpus(params.base.device)
         there = [Node("", "this machine", "", cpus, gpus)]
     else:
         there = cluster_nodes(address) if there is None else there
@@ -85,7 +86,7 @@ def trial_resources(params: Params) -> Resources:
     address = cluster_address(search.cluster.address)
     if address is not None:
         return _cluster_resources(params, address)
-    cpus, gpus = machine_cpus(), machine_gpus(params.base.device)
+    cpus, gpus = usable_cpus(), machine_gpus(params.base.device)
     each = default_gpus(search.gpus_per_trial, gpus)
     for name, asked, there in (
         ("search.cpus_per_trial", search.cpus_per_trial, cpus),

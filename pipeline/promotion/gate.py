@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema.result_sections import PromoteParams
+from pipeline.console.format import format_interval, format_percent, format_points
 from pipeline.promotion.paired_test import PairedDifference
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
@@ -69,11 +70,11 @@ def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
     if params.min_accuracy is None:
         passed, bound = (
             inputs.accuracy > inputs.commonest,
-            f"above {_percent(inputs.commonest)}, the most frequent class",
+            f"above {format_percent(inputs.commonest)}, the most frequent class",
         )
     else:
-        passed, bound = inputs.accuracy >= params.min_accuracy, f"at least {_percent(params.min_accuracy)}"
-    said = f"{_percent(inputs.accuracy)} on {inputs.images:,} test images; needed: {bound}"
+        passed, bound = inputs.accuracy >= params.min_accuracy, f"at least {format_percent(params.min_accuracy)}"
+    said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} test images; needed: {bound}"
     return Rule("accuracy", PASSED if passed else FAILED, said)
 
 
@@ -82,9 +83,9 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("champion", PASSED, "there is none yet to compare with")
     pair, margin = inputs.pair, params.margin
     said = (
-        f"{_points(pair.difference)} against version {inputs.champion} on the same {pair.images:,} images "
+        f"{format_points(pair.difference)} against version {inputs.champion} on the same {pair.images:,} images "
         f"({_interval(pair.low, pair.high, pair.confidence)}; each alone is right on {pair.only_first} and "
-        f"{pair.only_second}); needed: not worse by more than {_points(margin).lstrip('+')}"
+        f"{pair.only_second}); needed: not worse by more than {format_points(margin).lstrip('+')}"
     )
     if pair.low > -margin:
         return Rule("champion", PASSED, said)
@@ -92,7 +93,7 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("champion", FAILED, said)
     needed = (
         f"about {pair.images_needed(margin):,} test images if both are equally good, or a promote.margin above "
-        f"{_points(-pair.low).lstrip('+')}; further seeds would not tell, since two fixed models are compared"
+        f"{format_points(-pair.low).lstrip('+')}; further seeds would not tell, since two fixed models are compared"
     )
     return Rule("champion", UNDECIDED, said, needed)
 
@@ -102,8 +103,8 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     if params.control == "any":
         return Rule("control", PASSED, "not asked for (promote.control: any)")
     difference, low, high = arms["difference"], arms["low"], arms["high"]
-    wanted = "better" if params.control == "better" else f"not worse by more than {_points(margin).lstrip('+')}"
-    said = f"{_points(difference)} against {inputs.control}"
+    wanted = "better" if params.control == "better" else f"not worse by more than {format_points(margin).lstrip('+')}"
+    said = f"{format_points(difference)} against {inputs.control}"
     if low is None or high is None:
         said += f", without an interval: {arms['note']}; needed: {wanted}"
         return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
@@ -122,11 +123,13 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
 
 
 def _calibration(inputs: GateInputs, params: PromoteParams) -> Rule:
-    said = f"expected calibration error {_percent(inputs.ece)}"
+    said = f"expected calibration error {format_percent(inputs.ece)}"
     if params.max_ece is None:
         return Rule("calibration", PASSED, f"{said}; no bound (promote.max_ece)")
     passed = inputs.ece <= params.max_ece
-    return Rule("calibration", PASSED if passed else FAILED, f"{said}; needed: at most {_percent(params.max_ece)}")
+    return Rule(
+        "calibration", PASSED if passed else FAILED, f"{said}; needed: at most {format_percent(params.max_ece)}"
+    )
 
 
 def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
@@ -140,12 +143,4 @@ def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
 
 
 def _interval(low: float, high: float, confidence: float) -> str:
-    return f"{100 * confidence:.4g} % interval {_points(low).removesuffix(' points')} to {_points(high)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f} points"
+    return f"{100 * confidence:.4g} % {format_interval(low, high)}"

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pipeline
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 
 HASHED_CODE = (
     *("compute", "assembly.py", "config", "models", "regularizers", "train", "tune"),

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.config import parameters
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, format_value, join_lines, quote_name
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.workspace import Workspace
 
 READ_WHOLE = (".py", ".yaml", ".json", ".csv")

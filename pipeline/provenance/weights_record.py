@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.files.atomic import write_whole
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.files.paths import expand_home
 from pipeline.models.model_config import Weights
 from pipeline.train.sidecar import WEIGHTS

@@ -37,6 +37,8 @@ import numpy as np
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.console.format import format_interval, format_points
+
 Floats = NDArray[np.float64]
 
 POWER = 0.8
@@ -130,25 +132,25 @@ def verdict(comparison: Comparison, *, what: str = "SAR", margin: float = 0.01, 
         raise ValueError(f"margin must be above 0, got {margin}")
     low, high, difference = comparison.low, comparison.high, comparison.difference
     if low is None or high is None:
-        return f"{what} and its control differ by {_points(difference)} of test accuracy; {comparison.note}."
+        return f"{what} and its control differ by {format_points(difference)} of test accuracy; {comparison.note}."
     # An end of the interval that rounds to 0 would hide which side of 0 it lies on.
     digits = 1 if min(abs(low), abs(high), abs(difference)) >= 0.0005 else 2
     best, control = comparison.seeds
     against = f"; against {against}" if against else ""
     seeds = f"{best} seeds each" if best == control else f"{best} seeds against {control}"
     basis = (
-        f"{100 * comparison.confidence:.4g} % interval {_points(low, digits, unit=False)} to {_points(high, digits)}; "
+        f"{100 * comparison.confidence:.4g} % {format_interval(low, high, digits)}; "
         f"{seeds}, on {comparison.images:,} test images{against}"
     )
-    change = _points(difference, digits)
+    change = format_points(difference, digits)
     if low > 0 or high < 0:
         word = "raised" if difference > 0 else "lowered"
         return f"{what} {word} test accuracy by {change.lstrip('+-')} ({basis})."
     if -margin < low and high < margin:
-        within = _points(margin).lstrip("+")
+        within = format_points(margin).lstrip("+")
         shown = f"{what} changed test accuracy by {change}, within the margin of {within}"
         return f"No difference shown: {shown} ({basis})."
-    found = _points(comparison.detectable_difference or 0.0).lstrip("+")
+    found = format_points(comparison.detectable_difference or 0.0).lstrip("+")
     return (
         f"Not enough data to tell whether {what} changes test accuracy: {change} ({basis}), where a true difference of "
         f"{found} would be found four times out of five."
@@ -224,8 +226,3 @@ def _deviation(arm: Floats) -> float | None:
 
 def _t(probability: float, freedom: float) -> float:
     return float(scipy.stats.t.ppf(probability, freedom))
-
-
-def _points(share: float, digits: int = 1, *, unit: bool = True) -> str:
-    # Adding 0 turns the -0.0 that rounding may leave into 0.0.
-    return f"{round(100 * share, digits) + 0.0:+.{digits}f}" + (" points" if unit else "")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.state.earlier_searches import earlier_search_of
+from pipeline.errors import list_first
 from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
@@ -43,7 +43,7 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     if before is None:
         return f"{name}: new"
     changed = changed_content(before.history.header.get("content", {}), task.header["content"])
-    shown = ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else "")
+    shown = list_first(changed, SHOWN)
     return f"{name}: new; since search {before.id} changed: {shown or 'nothing; its user wanted it anew'}"
 
 

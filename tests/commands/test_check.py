@@ -14,7 +14,7 @@ from support.checkout import TINY
 from pipeline.commands.check import run_check, unknown_words
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 from pipeline.preflight import profile, up_to_date

@@ -23,8 +23,8 @@ from pipeline.commands.logs import describe_trial
 from pipeline.commands.status import describe_search, describe_searches
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
+from pipeline.files.file_stats import size_of
 from pipeline.state.current_search import current_search
-from pipeline.state.disk_usage import size_of
 from pipeline.state.searches import find_searches, is_held, read_search
 from pipeline.tune.journal.records import COMPLETE, METHOD, OBJECTIVE, PRUNED
 from pipeline.workspace import Workspace

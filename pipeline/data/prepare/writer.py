@@ -27,7 +27,7 @@ from pipeline.data.prepared.prepared import FORMAT
 from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_whole
-from pipeline.files.hashing import hash_file
+from pipeline.files.file_stats import hash_file
 
 RECORD_EVERY_S = 2.0
 """Seconds of work that a killed preparation loses at most, about."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.archive import Listing, format_names
 from pipeline.data.names import Names, class_key, name_key, normalize_name, spelled_twice
-from pipeline.errors import UserError
+from pipeline.errors import UserError, list_first
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 BOXES = "boxes.csv"
@@ -133,9 +133,7 @@ def _plain(path: str) -> str:
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
-    return ", ".join(format_names(name) for name in listed[:most]) + more
+    return list_first(map(format_names, names), most)
 
 
 def _check_tops(tree: _Tree, base: str, tops: list[str], root: str) -> None:

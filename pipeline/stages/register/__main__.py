@@ -18,6 +18,7 @@ from pipeline.artifacts.stage_results import BEST, read_json, search_run
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
+from pipeline.files.atomic import write_whole
 from pipeline.provenance.trace import trace
 from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.registry.versions import register_model
@@ -64,7 +65,7 @@ def main(workspace: Workspace) -> None:
     folder = workspace.results / "register"
     folder.mkdir(parents=True, exist_ok=True)
     content = {"name": registered.name, "version": registered.version, "model_hash": registered.model_hash}
-    (folder / "registered.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(folder / "registered.json", json.dumps(content, indent=2) + "\n")
     if registered.lost_run:
         print(
             f"{store.shown} has no run {registered.lost_run}, which trained this model: its version belongs to no run. "

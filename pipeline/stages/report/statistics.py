@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.artifacts.stage_results import BEST
+from pipeline.console.format import format_interval, format_points
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import display_labels
 from pipeline.figures.report import Words
@@ -38,20 +39,24 @@ def describe_analysis(
     ]
     p = p_value(comparison)
     if p is None or comparison.low is None or comparison.high is None:
-        words.append(("found", f"{_points(comparison.difference)}, without an interval: {comparison.note}."))
+        words.append(("found", f"{format_points(comparison.difference, 2)}, without an interval: {comparison.note}."))
     else:
-        found = f"{_points(comparison.difference)}, {_interval(comparison.low, comparison.high)}, {_p(p)}"
+        found = (
+            f"{format_points(comparison.difference, 2)}, {format_interval(comparison.low, comparison.high, 2)}, {_p(p)}"
+        )
         least = 100 * (comparison.detectable_difference or 0.0)
         words.append(("found", f"{found}."))
         words.append(("could be found", f"a true difference of {least:.2f} points, four times out of five."))
     if comparison.paired_t_p is not None:
         low, high = comparison.paired_t_low or 0.0, comparison.paired_t_high or 0.0
-        paired = f"{_interval(low, high)}, {_p(comparison.paired_t_p)}; of these test images alone."
+        paired = f"{format_interval(low, high, 2)}, {_p(comparison.paired_t_p)}; of these test images alone."
         words.append(("secondary, paired t over seeds", paired))
     if boot := two_way_bootstrap(correct[BEST], correct[control], confidence=comparison.confidence, seed=seed):
         # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
         narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
-        said = f"{_interval(*boot)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
+        said = (
+            f"{format_interval(*boot, 2)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
+        )
         words.append(("plain bootstrap, seeds and images", said))
     fixed = mcnemar(correct[BEST][0], correct[control][0])
     words.append(
@@ -119,14 +124,6 @@ def _change(member: Member | None) -> dict[str, float | None]:
     # A class of few images has t intervals beyond what a difference of two shares can be.
     low, high = (None if end is None else min(1.0, max(-1.0, end)) for end in (found.low, found.high))
     return {"change": found.difference, "low": low, "high": high, "p": member.p_holm}
-
-
-def _points(share: float) -> str:
-    return f"{100 * share + 0.0:+.2f} points"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"interval {100 * low:+.2f} to {100 * high:+.2f} points"
 
 
 def _p(value: float) -> str:

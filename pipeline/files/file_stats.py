@@ -1,7 +1,14 @@
-"""What files and folders take on disk."""
+"""What a file is by its content, and what files and folders take on disk."""
 
+import hashlib
 import os
 from pathlib import Path
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_of(path: Path) -> int:
