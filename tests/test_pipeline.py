@@ -233,3 +233,34 @@ def test_predict_gives_picture_files_the_probabilities_of_evaluate(done: Checkou
     found = [list(row["probabilities"].values()) for row in json.loads(said.stdout)]
     with np.load(done.root / "results/evaluate/predictions.npz") as archive:
         np.testing.assert_allclose(found, archive["best-seed1"][:5], rtol=0, atol=1e-5)
+
+
+def test_a_column_more_in_status_makes_no_stage_run_again(done: Checkout) -> None:
+    code = done.root / "pipeline" / "commands" / "status.py"
+    before = code.read_text()
+    code.write_text(before + '\nANOTHER_COLUMN = "hours"\n')
+    try:
+        said = done.run("dvc", "status").stdout
+    finally:
+        code.write_text(before)
+    assert "up to date" in said
+
+
+def test_a_column_more_in_trials_csv_trains_nothing_again_and_asks_nothing(done: Checkout) -> None:
+    """Last, since what follows the search is stale afterwards."""
+    (journal,) = (done.root / "state" / "searches").glob("*/journal.jsonl")
+    trained = journal.read_text().count('"event": "epoch"')
+    code = done.root / "pipeline" / "tune" / "selection" / "result_files.py"
+    column = '        "trial": trial.id,\n        "role"'
+    before = code.read_text()
+    assert before.count(column) == 1
+    code.write_text(
+        before.replace(column, '        "trial": trial.id,\n        "nodes": len(trial.nodes),\n        "role"')
+    )
+    try:
+        said = done.repro("search").stdout
+    finally:
+        code.write_text(before)
+    assert "Running stage 'search'" in said
+    assert (done.root / "results" / "search" / "trials.csv").read_text().startswith("trial,nodes,role,")
+    assert trained == journal.read_text().count('"event": "epoch"') > 0

@@ -34,6 +34,7 @@ from pipeline.files.file_stats import size_of
 from pipeline.inputs.source import manifest_if_current
 from pipeline.provenance.weights_record import cache_folder, read_note
 from pipeline.state.current_search import current_search
+from pipeline.state.earlier_searches import EARLIER_JOURNAL, earlier_lock, find_earlier
 from pipeline.state.searches import SearchState, find_searches, is_held, read_search
 from pipeline.state.status_words import describe_state
 from pipeline.train.sidecar import SIDECAR

@@ -12,7 +12,8 @@ from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
 from pipeline.state.current_search import CurrentSearch, current_search
-from pipeline.state.searches import Runner, SearchState, choose_search, find_searches
+from pipeline.state.earlier_searches import find_earlier
+from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_search, find_searches
 from pipeline.state.status_words import describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
