@@ -56,9 +56,9 @@ def split_projected(projected: Tensor, parts: int, heads: int) -> tuple[Tensor, 
 
 
 def key_passthrough(key: Tensor, query: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """The keys (B, A, T, D) to go on with, and the products of `asking` (B, A, D) with those from token `first` on.
+    """The keys (B, A, T, D) to go on with, and the products of `query` (B, A, D) with those from token `first` on.
 
-    The products are (B, A, S), in `asking`'s precision.
+    The products are (B, A, S), in `query`'s precision.
     """
     passed, row = _Key.apply(key, query, first)  # type: ignore[no-untyped-call]
     return passed, row

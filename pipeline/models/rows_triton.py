@@ -25,7 +25,7 @@ WIDEST = 256
 
 
 def triton_row(key: Tensor, query: Tensor, first: int) -> Tensor:
-    """Products of `asking` (B, A, D) float32 with the keys (B, A, T, D) from token `first` on: (B, A, S) float32."""
+    """Products of `query` (B, A, D) float32 with the keys (B, A, T, D) from token `first` on: (B, A, S) float32."""
     images, heads, tokens, channels = key.shape
     query = query.contiguous()
     row = torch.empty(images, heads, tokens - first, dtype=torch.float32, device=key.device)
@@ -36,7 +36,7 @@ def triton_row(key: Tensor, query: Tensor, first: int) -> Tensor:
 
 
 def triton_row_gradients(into_key: Tensor, key: Tensor, query: Tensor, row: Tensor, first: int) -> Tensor:
-    """The gradient (B, A, D) by `asking`; that by the keys is added to `into_key` (B, A, T, D) in place.
+    """The gradient (B, A, D) by `query`; that by the keys is added to `into_key` (B, A, T, D) in place.
 
     row: (B, A, S), the gradient by the products. into_key: no two of its elements one in memory.
     """

@@ -57,7 +57,7 @@ class _Projected(torch.autograd.Function):
     def forward(ctx: Any, projected: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         # Outside autograd's record, as in `pipeline.models.rows`, for the same reason.
-        ctx.projected, ctx.reading = projected, spec
+        ctx.projected, ctx.spec = projected, spec
         return projected, torch.from_numpy(kernels().read_rows(_array(projected), spec))
 
     @staticmethod
@@ -65,7 +65,7 @@ class _Projected(torch.autograd.Function):
         if row is None:
             return above, None
         if torch.is_grad_enabled():
-            share = _by_plain_operations(ctx.projected, row, ctx.reading)
+            share = _by_plain_operations(ctx.projected, row, ctx.spec)
             return share if above is None else above + share, None
         # Asking is much cheaper than having torch make contiguous what is.
         rows = _array(row if row.is_contiguous() else row.contiguous())
