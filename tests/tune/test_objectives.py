@@ -124,7 +124,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
                 "search__scheduler__name": "none",
                 "search__sampler__name": "noisy_gp",
             },
-            "noisy_gp ranks settings by one objective",
+            "noisy_gp ranks configurations by one objective",
         ),
         (
             {
