@@ -124,14 +124,12 @@ def _ours(tags: Iterable[str]) -> list[str]:
 
 
 def _signature(uri: str, model: str) -> Names:
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     try:
         mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
         signature = mlflow.models.get_model_info(model).signature
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(before)  # None brings back MLflow's default
     parts = {"inputs": signature.inputs, "outputs": signature.outputs, "params": signature.params}
     return {f"registered model, {part}": _schema(schema) for part, schema in parts.items()}
 
