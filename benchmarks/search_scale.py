@@ -46,7 +46,7 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
     times: dict[str, list[float]] = defaultdict(list)
     with Journal(folder / "journal.jsonl", {}) as journal:
         course = SearchController(
-            params, space, journal, [], fingerprint="scale", folder=folder, gpus=0.0, at_a_time=AT_A_TIME
+            params, space, journal, [], fingerprint="scale", folder=folder, gpus=0.0, max_concurrent=AT_A_TIME
         )
         course.replay()
         at_work: dict[str, tuple[TrialRecord, int]] = {}

@@ -199,7 +199,7 @@ def simulate(
         fingerprint="simulated",
         folder=Path("there is none") if folder is None else folder,
         gpus=0.0,
-        at_a_time=workers,
+        max_concurrent=workers,
         count=lambda values: round(float(table.curves[PARAMETERS][row_of(table, params, values), 0, 0])),
     )
     for arm in course.studies.values():

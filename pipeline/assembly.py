@@ -183,14 +183,14 @@ def train_resumable(
         last_with_state: Whether the last checkpoint has a training state too.
         run, params, data, seed, resume, role, world: As of `train_run`.
     """
-    with CheckpointWriter() as background:
+    with CheckpointWriter() as writer:
         for epoch in train_run(run, params, data, seed=seed, resume=resume, role=role, world=world):
             last = epoch.number == params.train.epochs
             due = last or epoch.number % params.search.checkpoint_every == 0
-            if (write := on_epoch(epoch, due, background.wait)) is not None:
+            if (write := on_epoch(epoch, due, writer.wait)) is not None:
                 state = epoch.state() if last_with_state or not last else None
                 blocking, seconds = last or epoch.number in decisive, epoch.metrics["seconds"]
-                background.save(write, epoch.model, state, epoch_seconds=seconds, blocking=blocking)
+                writer.save(write, epoch.model, state, epoch_seconds=seconds, blocking=blocking)
 
 
 def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> AdaptedWeights | None:

@@ -28,10 +28,10 @@ FOLDER = "evaluations"
 
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """One search's evaluation. method, setting, control, against: in words. test: hash of test images and their
-    labels.
+    """One search's evaluation.
 
-    time: seconds since 1970. best, control_correct: (seeds, images).
+    method, setting, control, against: in words. test: hash of test images and their labels. time: seconds since
+    1970. best, control_correct: (seeds, images).
     """
 
     fingerprint: str
@@ -53,8 +53,7 @@ class StoredEvaluation:
 
 
 def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, NDArray[np.bool_]]:
-    """What each seed got right, (S, N) by arm, of predictions.npz: labels, and probabilities by
-    ARM-seedN."""
+    """What each seed got right, (S, N) by arm. predictions: as of predictions.npz, probabilities by ARM-seedN."""
     labels = predictions["labels"]
     return {
         arm: np.stack(
@@ -115,6 +114,6 @@ def _read(folder: Path) -> StoredEvaluation:
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "
-            f"`{single_item_command('evaluate')}` "
-            "keeps that of the present results anew, and counts as a read of the test set."
+            f"`{single_item_command('evaluate')}` keeps that of the present results anew, and counts as a read of "
+            "the test set."
         ) from None

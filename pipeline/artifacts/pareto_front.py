@@ -24,7 +24,7 @@ def front_figure(folder: Path, summary: Mapping[str, Any], *, title: str = "") -
     objectives: Mapping[str, str] = summary.get("objectives", {})
     if len(objectives) < 2:
         return None
-    settings = [
+    configs = [
         {
             "trial": row["trial"],
             "control": row["role"] == "control",
@@ -34,7 +34,7 @@ def front_figure(folder: Path, summary: Mapping[str, Any], *, title: str = "") -
         }
         for row in read_table(folder / "pareto.csv", made_by="search")
     ]
-    return pareto_figure(settings, objectives, title=title)
+    return pareto_figure(configs, objectives, title=title)
 
 
 def write_pareto_figure(folder: Path, summary: Mapping[str, Any]) -> None:

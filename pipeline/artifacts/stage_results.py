@@ -82,7 +82,7 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     """A stage's JSON file.
 
     Raises:
-        UserError: it is not there or broken; `manifest_if_current` is the stage to run.
+        UserError: it is not there or broken; `made_by` is the stage to run.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
     """The rows of a stage's CSV file.
 
     Raises:
-        UserError: it is not there; `manifest_if_current` is the stage to run.
+        UserError: it is not there; `made_by` is the stage to run.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:

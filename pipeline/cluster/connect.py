@@ -105,7 +105,7 @@ def cluster_nodes(address: str) -> list[Node]:
     """The nodes of the cluster at an address, joined only to ask.
 
     Raises:
-        UserError: as `joined`.
+        UserError: as `connect_to_cluster`.
     """
     with connect_to_cluster(address):
         return nodes()

@@ -25,7 +25,7 @@ from pipeline.files.file_stats import hash_file
 from pipeline.files.locks import FOREVER_S, locked
 
 PIECE_BYTES = 64 * 2**20
-"""What is sent in one piece: a worker that unpacks holds no more than this in memory."""
+"""What is sent in one chunk: a worker that unpacks holds no more than this in memory."""
 
 HASHED_BYTES = 2**20
 """Files up to this size are compared by content, larger ones by size: manifests, which hash those, are small."""
@@ -68,8 +68,8 @@ def send_bundle(bundle: DataBundle, *, limit_bytes: int, storage: str | None) ->
         UserError: it is too large to be sent, and there is no storage.
     """
     if bundle.bytes <= limit_bytes:
-        pieces = {name: tuple(_put(path)) for name, path in bundle.origins.items()}
-        return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, pieces)
+        chunks = {name: tuple(_put(path)) for name, path in bundle.origins.items()}
+        return DataBundle(bundle.key, bundle.origins, bundle.sizes, bundle.hashes, chunks)
     if storage is None:
         raise UserError(
             f"params.yaml: search.cluster.ship_limit_mb: the data are {bundle.bytes / 1e6:,.0f} MB, more than the "
@@ -124,8 +124,8 @@ def _unpack(bundle: DataBundle, folder: Path) -> None:
                 copy_out(join(bundle.shared, name), whole / name)
                 continue
             with (whole / name).open("wb") as file:
-                for piece in bundle.chunks[name]:
-                    file.write(ray.get(piece))
+                for chunk in bundle.chunks[name]:
+                    file.write(ray.get(chunk))
         (whole / WHOLE).touch()
 
 
@@ -166,5 +166,5 @@ def _is_ours(folder: Path) -> bool:
 
 def _put(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            yield ray.put(np.frombuffer(piece, dtype=np.uint8))
+        while chunk := file.read(PIECE_BYTES):
+            yield ray.put(np.frombuffer(chunk, dtype=np.uint8))

@@ -57,7 +57,7 @@ class Refusal:
 
 
 @contextmanager
-def make_admission_rules(wanted: NodeRequirements, answers: Sequence[NodeResult]) -> Iterator[AdmissionRules]:
+def make_admission_rules(requirements: NodeRequirements, answers: Sequence[NodeResult]) -> Iterator[AdmissionRules]:
     """Keep a token in storage by which nodes can show that they share it. answers: of the nodes that are there now.
 
     Raises:
@@ -65,19 +65,25 @@ def make_admission_rules(wanted: NodeRequirements, answers: Sequence[NodeResult]
     """
     name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
     driver: str = ray.get_runtime_context().get_node_id()
-    known = frozenset(answer.node.id for answer in answers)
-    token = join(wanted.storage, name)
+    checked_nodes = frozenset(answer.node.id for answer in answers)
+    token = join(requirements.storage, name)
     write_text(token, secret)
     try:
-        alone = NodeRequirements(list_once(wanted.bundle), wanted.storage, wanted.sendable, wanted.gpus, wanted.grows)
-        yield AdmissionRules(alone, known, driver, name, secret, own_versions(), code_digest())
+        alone = NodeRequirements(
+            list_once(requirements.bundle),
+            requirements.storage,
+            requirements.sendable,
+            requirements.gpus,
+            requirements.grows,
+        )
+        yield AdmissionRules(alone, checked_nodes, driver, name, secret, own_versions(), code_digest())
     finally:
         with suppress(OSError, StorageError):
             remove_file(token)
 
 
 _admitted: set[str] = set()
-"""Secrets of the admissions that this process's node has passed: a worker runs many trials."""
+"""Secrets of the rules that this process's node has passed: a worker runs many trials."""
 
 
 def check_this_node(admission: AdmissionRules) -> Refusal | None:
@@ -90,8 +96,8 @@ def check_this_node(admission: AdmissionRules) -> Refusal | None:
         return Refusal(here, [f"node {here[:6]}: the cluster has given it up"])
     try:
         asked = _drivers_clock(admission)
-        seen = inspect_node(admission.requirements.storage, admission.name, admission.requirements.bundle)
-        answer = with_token(NodeResult(node, seen, "", asked, _drivers_clock(admission)), admission.secret)
+        report = inspect_node(admission.requirements.storage, admission.name, admission.requirements.bundle)
+        answer = with_token(NodeResult(node, report, "", asked, _drivers_clock(admission)), admission.secret)
     except Exception as error:  # whatever a node cannot do, this is about that node
         why = " ".join(str(error).split())[-300:]
         return Refusal(here, [f"{node.name}: cannot run our code: {type(error).__name__}: {why}"])

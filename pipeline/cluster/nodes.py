@@ -121,20 +121,20 @@ def own_versions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
-def inspect_nodes(wanted: NodeRequirements) -> list[NodeResult]:
+def inspect_nodes(requirements: NodeRequirements) -> list[NodeResult]:
     """Have every node of the cluster look around, and wait for all of them.
 
     Raises:
         UserError: storage cannot be written here.
     """
     name, secret = f".sar-search-{secrets.token_hex(4)}", secrets.token_hex(16)
-    token = join(wanted.storage, name)
+    token = join(requirements.storage, name)
     try:
         write_text(token, secret)
     except (OSError, StorageError) as error:
-        raise UserError(f"{wanted.storage}: cannot be written here ({_describe(error)}).") from None
+        raise UserError(f"{requirements.storage}: cannot be written here ({_describe(error)}).") from None
     try:
-        answers = _ask(wanted.storage, name, wanted.bundle)
+        answers = _ask(requirements.storage, name, requirements.bundle)
     finally:
         with suppress(OSError, StorageError):
             remove_file(token)
@@ -187,50 +187,56 @@ def with_token(answer: NodeResult, secret: str) -> NodeResult:
 
 
 def find_problems(
-    answers: Iterable[NodeResult], wanted: NodeRequirements, *, here: Mapping[str, str], code: str
+    answers: Iterable[NodeResult], requirements: NodeRequirements, *, here: Mapping[str, str], code: str
 ) -> list[str]:
     """What is wrong with the nodes, a line each. here, code: versions and digest of the driver."""
-    return [f"{answer.node.name}: {said}" for answer in answers for said in _find_problem(answer, wanted, here, code)]
+    return [
+        f"{answer.node.name}: {said}" for answer in answers for said in _find_problem(answer, requirements, here, code)
+    ]
 
 
-def _find_problem(answer: NodeResult, wanted: NodeRequirements, here: Mapping[str, str], code: str) -> list[str]:
-    seen, said = answer.report, []
-    if seen is None:
+def _find_problem(answer: NodeResult, requirements: NodeRequirements, here: Mapping[str, str], code: str) -> list[str]:
+    report, said = answer.report, []
+    if report is None:
         return [answer.why]
     for name, version in here.items():
-        if seen.versions.get(name) != version:
-            said.append(f"{name} {seen.versions.get(name, 'is missing')} there, {version} here; use one image or lock")
-    if seen.code != code:
-        said.append(f"its pipeline package is another one ({seen.code} there, {code} here); take it off its PYTHONPATH")
-    off = max(answer.asked - seen.clock, seen.clock - answer.answered)
+        if report.versions.get(name) != version:
+            said.append(
+                f"{name} {report.versions.get(name, 'is missing')} there, {version} here; use one image or lock"
+            )
+    if report.code != code:
+        said.append(
+            f"its pipeline package is another one ({report.code} there, {code} here); take it off its PYTHONPATH"
+        )
+    off = max(answer.asked - report.clock, report.clock - answer.answered)
     if off > CLOCK_S:
         said.append(f"its clock is off by {off / 60:.0f} minutes; have it set by NTP")
-    if seen.token:
+    if report.token:
         said.append(
-            f"{wanted.storage}: {seen.token}; checkpoints must go where every node sees them: name such a folder, or a "
-            "bucket, in search.cluster.storage"
+            f"{requirements.storage}: {report.token}; checkpoints must go where every node sees them: name such a "
+            "folder, or a bucket, in search.cluster.storage"
         )
-    elif seen.wrote:
-        said.append(f"{wanted.storage}: cannot be written there ({seen.wrote})")
-    if not seen.data and not wanted.sendable:
+    elif report.wrote:
+        said.append(f"{requirements.storage}: cannot be written there ({report.wrote})")
+    if not report.data and not requirements.sendable:
         said.append("it does not have the data; see search.cluster.storage and search.cluster.ship_limit_mb")
-    needed = SPARE_BYTES + (0 if seen.data else wanted.bundle.bytes)
-    if seen.free < needed:
-        said.append(f"{seen.temporary}: {seen.free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed")
-    if wanted.gpus and answer.node.gpus and not seen.cuda:
+    needed = SPARE_BYTES + (0 if report.data else requirements.bundle.bytes)
+    if report.free < needed:
+        said.append(f"{report.temporary}: {report.free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed")
+    if requirements.gpus and answer.node.gpus and not report.cuda:
         said.append(f"Ray counts {answer.node.gpus:g} GPUs there, but torch sees none; look at its driver and torch")
     return said
 
 
-def check_nodes(wanted: NodeRequirements) -> Sequence[NodeResult]:
+def check_nodes(requirements: NodeRequirements) -> Sequence[NodeResult]:
     """Look at every node and refuse to go on where one of them would fail.
 
     Raises:
         UserError: what is wrong, a line for each node and fault.
     """
-    answers = inspect_nodes(wanted)
-    wrong = find_problems(answers, wanted, here=own_versions(), code=code_digest())
-    if wanted.gpus and not wanted.grows and not any(answer.node.gpus for answer in answers):
+    answers = inspect_nodes(requirements)
+    wrong = find_problems(answers, requirements, here=own_versions(), code=code_digest())
+    if requirements.gpus and not requirements.grows and not any(answer.node.gpus for answer in answers):
         wrong.append("no node has a GPU, and a trial takes one (search.gpus_per_trial)")
     if wrong:
         raise UserError("the cluster's nodes are not ready:\n" + join_lines(wrong, most=40))

@@ -200,12 +200,12 @@ def run_jobs(
     *,
     cpus: int,
     gpus: float,
-    at_a_time: int | None = None,
+    max_concurrent: int | None = None,
     failures: int = 2,
 ) -> Iterator[tuple[int, Answer]]:
     """Run `work` on every job on Ray's workers and yield (index, answer) as each is done.
 
-    cpus, gpus: what one job takes. at_a_time: at most so many together; None for as many as fit.
+    cpus, gpus: what one job takes. max_concurrent: at most so many together; None for as many as fit.
     failures: times that a job is started again after its worker, or its node, was lost. A node that was drained before
     does not count.
 
@@ -219,7 +219,7 @@ def run_jobs(
     lost = [0] * len(jobs)
     drained: set[str] = set()
     while waiting or running:
-        while waiting and len(running) < (at_a_time or len(jobs)):
+        while waiting and len(running) < (max_concurrent or len(jobs)):
             index, job = waiting.pop()
             running[remote.remote(job)] = index
         done, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_S)

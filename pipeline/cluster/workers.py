@@ -34,24 +34,24 @@ def train_together(
     work: Callable[[Job, RankInfo], None],
     job: Job,
     *,
-    epochs: CheckpointStore,
+    checkpoints: CheckpointStore,
     name: str,
     workers: int,
     cpus: int,
     gpus: float,
     failures: int,
 ) -> None:
-    """Call `work(job, world)` in so many workers at once, and wait for them; again when one is lost.
+    """Call `work(job, rank_info)` in so many workers at once, and wait for them; again when one is lost.
 
-    epochs: where the job leaves its checkpoints, and Ray its own notes. cpus, gpus: of each worker. failures: times
+    checkpoints: where the job leaves them, and Ray its own notes. cpus, gpus: of each worker. failures: times
     that they are started again.
 
     Raises:
         UserError: `work` raised one, or workers were lost too often.
     """
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    epochs.forget_failure()
-    filesystem, path = filesystem_of(epochs.place)
+    checkpoints.forget_failure()
+    filesystem, path = filesystem_of(checkpoints.place)
     settings: dict[str, Any] = {
         "name": "ray",
         "storage_path": path,
@@ -60,7 +60,7 @@ def train_together(
         "logging_config": train.LoggingConfig(log_level="CRITICAL"),
     }
     trainer = TorchTrainer(
-        lambda: _run(work, job, epochs),
+        lambda: _run(work, job, checkpoints),
         torch_config=_OnRaysNetwork(),
         scaling_config=train.ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})}
@@ -71,15 +71,15 @@ def train_together(
         trainer.fit()
     except train.TrainingFailedError as error:
         lost = f"{name}: its workers were lost too often: {str(error)[-1500:]}"
-        raise UserError(epochs.failure() or lost) from None
-    if (said := epochs.failure()) is not None:
+        raise UserError(checkpoints.failure() or lost) from None
+    if (said := checkpoints.failure()) is not None:
         raise UserError(said)
 
 
-def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], at_a_time: Callable[[], int]) -> Iterator[int]:
+def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], max_concurrent: Callable[[], int]) -> Iterator[int]:
     """Call `work` on every job, each in a thread of this process, and yield the index of each as it is done.
 
-    at_a_time: how many there may be now, asked before each is started; one always may.
+    max_concurrent: how many there may be now, asked before each is started; one always may.
 
     Raises:
         Exception: what `work` raised. What is running then is left to whoever ends Ray.
@@ -96,7 +96,7 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], at_a_time: Ca
 
     waiting, running = list(range(len(jobs))), 0
     while waiting or running:
-        while waiting and running < max(1, at_a_time()):
+        while waiting and running < max(1, max_concurrent()):
             threading.Thread(target=run, args=(waiting.pop(0),), daemon=True).start()
             running += 1
         index, error = ended.get()
@@ -106,9 +106,9 @@ def side_by_side(work: Callable[[Job], None], jobs: Sequence[Job], at_a_time: Ca
         yield index
 
 
-def _run(work: Callable[[Job, RankInfo], None], job: Job, epochs: CheckpointStore) -> None:
+def _run(work: Callable[[Job, RankInfo], None], job: Job, checkpoints: CheckpointStore) -> None:
     """In a worker. What a user must change is noted, since a worker that raises is started again, to no avail."""
-    if epochs.failure() is not None:
+    if checkpoints.failure() is not None:
         return
     device = get_device()
     if device.type == "cuda":
@@ -117,7 +117,7 @@ def _run(work: Callable[[Job, RankInfo], None], job: Job, epochs: CheckpointStor
     try:
         work(job, RankInfo(context.get_world_rank(), context.get_world_size()))
     except UserError as error:
-        epochs.note_failure(str(error))
+        checkpoints.note_failure(str(error))
         raise
 
 

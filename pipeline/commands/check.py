@@ -133,8 +133,8 @@ def check_weights_unchanged(plan: Plan) -> None:
         return
     then = as_recorded(plan.pretrained, found.weights)
     changed = [spec for spec, each in then.items() if each.sha256 != plan.pretrained[spec].sha256]
-    present = current_search(plan.workspace, plan.params, then) if changed else None
-    if present is None or present.folder.name != found.fingerprint[:16]:
+    current = current_search(plan.workspace, plan.params, then) if changed else None
+    if current is None or current.folder.name != found.fingerprint[:16]:
         return  # another parameter has changed as well, which DVC sees
     spec = changed[0]
     now, was = plan.pretrained[spec], found.weights[spec]
@@ -143,6 +143,5 @@ def check_weights_unchanged(plan: Plan) -> None:
         f"{spec}: its weights are not those that results/ were made with: sha256 {was['sha256'][:8]} then, "
         f"{now.sha256[:8]} now{means}, and DVC does not see that by itself.\n"
         f"Run `{single_item_command('search')}` to search with those of now, and then this again; or put the others "
-        "back, by "
-        "the file or, of a registered model, by naming its version."
+        "back, by the file or, of a registered model, by naming its version."
     )

@@ -34,13 +34,13 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
         UserError: nothing is kept, an id fits none or several, or the ones asked for were tested on different images.
     """
     params = load_params(workspace.params)
-    kept = read_evaluations(workspace.state)
-    if not kept:
+    evaluations = read_evaluations(workspace.state)
+    if not evaluations:
         raise UserError("no evaluation is kept here yet. `make repro` makes one; a further search makes another.")
-    chosen = list(dict.fromkeys(_named(prefix, kept).fingerprint for prefix in searches))
-    reference = _named(against, kept) if against else None
-    first = reference or _named(searches[0], kept) if reference or searches else kept[0]
-    asked = [each for each in kept if not chosen or each.fingerprint in chosen]
+    chosen = list(dict.fromkeys(_named(prefix, evaluations).fingerprint for prefix in searches))
+    reference = _named(against, evaluations) if against else None
+    first = reference or _named(searches[0], evaluations) if reference or searches else evaluations[0]
+    asked = [each for each in evaluations if not chosen or each.fingerprint in chosen]
     same = [each for each in asked if each.test == first.test]
     others = [each for each in asked if each.test != first.test]
     if others and chosen:

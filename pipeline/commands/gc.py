@@ -155,7 +155,7 @@ def _purge(gone: Path) -> None:
 
 
 def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Removal | str]:
-    present = current_search(workspace, params)
+    current = current_search(workspace, params)
     found = find_searches(workspace.searches)
     yield from (f"kept     {reason}" for reason in found.unreadable)
     used = _used_by_results(workspace)
@@ -163,16 +163,16 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
     for search in found.searches:
         if search.runner() is not None:
             yield f"kept     {_shown(search.folder, workspace)}: {describe_state(search, search.runner())}"
-        elif (present and search.folder == present.folder) or search.folder.name == used[:16]:
+        elif (current and search.folder == current.folder) or search.folder.name == used[:16]:
             yield from _checkpoints(search, params)
         else:
             old.append(search)
-    if present is None and len(old) > keep:
+    if current is None and len(old) > keep:
         yield "kept     every search: which of them goes on is known once the data of params.yaml are prepared"
         keep = len(old)
     for search in old[:keep]:
         yield from _checkpoints(search, params)
-    yield from _earlier_searches(workspace, used, go=keep == 0 and present is not None)
+    yield from _earlier_searches(workspace, used, go=keep == 0 and current is not None)
     for search in old[keep:]:
         how = f"{search.history.header.get('set', '?')}, {describe_state(search, None)}"
         why = f"search of {how}, not among the {keep} newest" if keep else f"search of {how}"

@@ -42,13 +42,13 @@ def describe_trial(
     Raises:
         UserError: there is no such search or trial.
     """
-    kept = _chosen(workspace, search)
-    trial = _trial(kept, name)
-    yield from _head(kept, trial)
+    chosen = _chosen(workspace, search)
+    trial = _trial(chosen, name)
+    yield from _head(chosen, trial)
     yield ""
     yield from _aligned([["epoch", *METRICS]])
     if follow:
-        yield from _follow(kept, trial, wait)
+        yield from _follow(chosen, trial, wait)
     else:
         yield from _aligned([_row(epoch, metrics) for epoch, metrics in sorted(trial.epochs.items())])
 
@@ -59,14 +59,14 @@ def _chosen(workspace: Workspace, prefix: str | None) -> SearchState:
         return choose_search(searches, prefix)
     if not searches:
         raise UserError(f"no searches yet in {workspace.searches}; `make repro` begins one.")
-    running = [kept for kept in searches if kept.runner() is not None]
+    running = [each for each in searches if each.runner() is not None]
     if running or len(searches) == 1:
         return (running or searches)[0]
     try:
-        present = current_search(workspace, load_params(workspace.params))
+        current = current_search(workspace, load_params(workspace.params))
     except UserError:
-        present = None
-    asked_for = [kept for kept in searches if present and kept.folder == present.folder]
+        current = None
+    asked_for = [each for each in searches if current and each.folder == current.folder]
     return (asked_for or searches)[0]
 
 

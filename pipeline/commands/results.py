@@ -37,12 +37,12 @@ def describe_results(workspace: Workspace) -> str:
     read_json(results / "register" / "registered.json", made_by="register")
     found = read_best(results / "search")
     lines = [evaluation["verdict"], ""]
-    for arm, setting in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
+    for arm, config in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
         scores = evaluation["arms"][arm]
         spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
         lines.append(
             f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
-            f"    {config_name(dict(setting))}"
+            f"    {config_name(dict(config))}"
         )
     summary = read_json(results / "search" / "summary.json", made_by="search")
     reads = evaluation["test_reads"]

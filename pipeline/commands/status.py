@@ -27,19 +27,19 @@ SHOWN = 8
 
 def describe_searches(workspace: Workspace) -> Iterator[str]:
     """All searches, the newest first, in a table."""
-    params, present, trouble = _parameters(workspace)
+    params, current, trouble = _parameters(workspace)
     found, earlier = find_searches(workspace.searches), find_earlier(workspace.searches)
     if found.searches:
-        yield from _searches_table(found.searches, params, present)
+        yield from _searches_table(found.searches, params, current)
         yield ""
         infeasible = any(_counts(search, TRIAL)[INFEASIBLE] for search in found.searches)
         untrained = ", inf: not trained since they break a constraint" if infeasible else ""
         yield f"trials: in full/stopped early/failed/not ended{untrained}, + confirmations by further seeds"
-        if present and any(search.folder == present.folder for search in found.searches):
+        if current and any(search.folder == current.folder for search in found.searches):
             yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
     if not found.searches and not earlier:
         yield f"no searches yet in {workspace.searches}; `make repro` begins one"
-    elif found.searches and present and all(search.folder != present.folder for search in found.searches):
+    elif found.searches and current and all(search.folder != current.folder for search in found.searches):
         yield "params.yaml asks for none of these: the next run begins a new one"
     elif trouble:
         yield trouble
@@ -91,7 +91,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     Raises:
         UserError: none, or several, have an id that begins with `prefix`.
     """
-    params, present, _ = _parameters(workspace)
+    params, current, _ = _parameters(workspace)
     search = choose_search(find_searches(workspace.searches).searches, prefix)
     history, runner, best = search.history, search.runner(), search.best
     price = params.search.budget.price_per_gpu_hour if params else 0.0
@@ -118,8 +118,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         except StorageError as error:
             held = str(error)
         lines["storage"] = f"{', '.join(outside.checkpoints)} ({held})"
-    if present:
-        lines["params"] = _against(search, present)
+    if current:
+        lines["params"] = _against(search, current)
     yield from (f"{name:<8}{text}" for name, text in lines.items())
     yield ""
     columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
@@ -183,11 +183,11 @@ def _parameters(workspace: Workspace) -> tuple[Params | None, CurrentSearch | No
     params = None
     try:
         params = load_params(workspace.params)
-        present = current_search(workspace, params)
+        current = current_search(workspace, params)
     except UserError:
         return params, None, "params.yaml or its space has a mistake, so none is marked *: see `sar-search check`"
-    why = "" if present else "the data of params.yaml are still to be prepared; which search goes on is known then"
-    return params, present, why
+    why = "" if current else "the data of params.yaml are still to be prepared; which search goes on is known then"
+    return params, current, why
 
 
 def _space_file(search: SearchState) -> str:

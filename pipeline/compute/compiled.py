@@ -24,7 +24,7 @@ def compile_kernel(function: Kernel) -> Kernel:
 
 
 def compile_reassociating_kernel(function: Kernel) -> Kernel:
-    """As `compiled`, but sums are taken in whatever order is fast on this processor, as torch's own are."""
+    """As `compile_kernel`, but sums are taken in whatever order is fast on this processor, as torch's own are."""
     return _compiled(function, {"reassoc", "contract"})
 
 

@@ -115,8 +115,7 @@ def _list_folder(root: Path) -> Listing:
                 raise
             raise UserError(
                 f"{format_names(str(root / folder))}: this folder cannot be listed ({error.strerror or error}). Make "
-                "it "
-                "readable, or take it out."
+                "it readable, or take it out."
             ) from None
         below = []
         for entry in entries:
@@ -145,8 +144,7 @@ def _archive_identity(root: Path) -> str:
     if not stat.S_ISREG(there.st_mode) or not root.name.lower().endswith(SUFFIXES):
         raise UserError(
             f"params.yaml: prepare.root: {format_names(str(root))}: neither a folder nor an archive of a kind that "
-            "can be "
-            f"read ({', '.join(SUFFIXES)})."
+            f"can be read ({', '.join(SUFFIXES)})."
         )
     content = repr((str(root), there.st_size, there.st_mtime_ns))
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
@@ -210,16 +208,14 @@ def _members(root: Path) -> Iterator[_Member]:
     except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{format_names(str(root))}: cannot be read as an archive ({format_names(str(error))}). Is it whole, and "
-            "does its ending "
-            "say what it is?"
+            "does its ending say what it is?"
         ) from None
 
 
 def _refuse(root: Path, name: str, what: str) -> None:
     raise UserError(
         f"{format_names(str(root))}: {format_names(name)}: {what}. Nothing of it was written. Make an archive of "
-        "plain files, or "
-        "unpack it where you trust it and set prepare.root to that folder."
+        "plain files, or unpack it where you trust it and set prepare.root to that folder."
     )
 
 
@@ -244,8 +240,7 @@ def _limit(root: Path) -> int:
 def _refuse_bomb(root: Path) -> None:
     raise UserError(
         f"{format_names(str(root))}: expands to more than {MAX_EXPANSION} times its size, which no archive of "
-        "pictures does "
-        "(a decompression bomb?). If you trust it, unpack it and set prepare.root to the folder."
+        "pictures does (a decompression bomb?). If you trust it, unpack it and set prepare.root to the folder."
     )
 
 
@@ -333,11 +328,9 @@ def _zip_names(root: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     if unknown:
         raise UserError(
             f"{format_names(str(root))}: names in an old code page, which the archive does not tell: "
-            f"{len(unknown):,}, such "
-            f"as {', '.join(format_names(name) for name in unknown[:3])}. Unpack it with the code page of the system "
-            "that "
-            "made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set prepare.root to that folder, or make it "
-            "again with names in UTF-8."
+            f"{len(unknown):,}, such as {', '.join(format_names(name) for name in unknown[:3])}. Unpack it with the "
+            "code page of the system that made it (`unzip -O cp932`, or `-O gbk`, `-O cp850`, ...) and set "
+            "prepare.root to that folder, or make it again with names in UTF-8."
         )
     return names
 

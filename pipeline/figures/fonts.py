@@ -1,8 +1,8 @@
 """Fonts for the names that users give, in whatever script: taken where one is installed, else numbers in their place.
 
-A name is drawn as it is written: what stands between two `$` is no formula.
-matplotlib draws an empty box for a sign that its font lacks. Scripts whose letters join, change places or run from the
-right (Arabic, Hebrew, Devanagari, Thai, ...) need shaping besides, which matplotlib has from 3.11 on.
+A name is drawn as it is written: what stands between two `$` is no formula. matplotlib draws an empty box for a sign
+that its font lacks. Scripts whose letters join, change places or run from the right (Arabic, Hebrew, Devanagari, Thai,
+...) need shaping besides, which matplotlib has from 3.11 on.
 """
 
 import unicodedata

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import BLUE, GREY, ORANGE, SKY, VERMILION
 
-Setting = Mapping[str, Any]
+Config = Mapping[str, Any]
 
 _WIDTH = 7.5
 _ABREAST = 2
@@ -30,7 +30,7 @@ _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
 _SCALES = {"val/accuracy": 100.0, "parameters": 1e-6}
 
 
-def pareto_figure(configs: Sequence[Setting], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
+def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
     """Draw the first objective against each other one; None with fewer than two objectives or without a front.
 
     objectives: "maximize" or "minimize" by name; an arrow at the axis says where better lies. Filled marks are the
@@ -63,8 +63,8 @@ def pareto_figure(configs: Sequence[Setting], objectives: Mapping[str, str], *, 
     return figure
 
 
-def _draw(axes: Axes, configs: Sequence[Setting], across: str, up: str, *, step: str | None) -> None:
-    def at(chosen: Sequence[Setting]) -> tuple[list[float], list[float]]:
+def _draw(axes: Axes, configs: Sequence[Config], across: str, up: str, *, step: str | None) -> None:
+    def at(chosen: Sequence[Config]) -> tuple[list[float], list[float]]:
         return [_scaled(across, each[across]) for each in chosen], [_scaled(up, each[up]) for each in chosen]
 
     tried = [each for each in configs if not each["control"]]
@@ -74,7 +74,7 @@ def _draw(axes: Axes, configs: Sequence[Setting], across: str, up: str, *, step:
     controls = [each for each in configs if each["control"]]
     if step is not None:
         axes.plot(*at(front), color=BLUE, linewidth=1, drawstyle=step, zorder=2)
-    kinds: list[tuple[str, Sequence[Setting], dict[str, Any]]] = [
+    kinds: list[tuple[str, Sequence[Config], dict[str, Any]]] = [
         ("dominated", dominated, {"marker": "o", "s": 28, "facecolors": "none", "edgecolors": SKY, "zorder": 1}),
         ("breaks a constraint", broken, {"marker": "x", "s": 28, "color": GREY, "zorder": 1}),
         ("Pareto front", front, {"marker": "o", "s": 38, "color": BLUE, "zorder": 3}),

@@ -37,7 +37,7 @@ def decode_text(content: bytes, *, utf8_only: bool = False) -> str:
     utf8_only: refuse those other two.
 
     Raises:
-        NotText: it is none of these.
+        UndecodableText: it is none of these.
     """
     encoding, start = next(
         ((name, len(mark)) for mark, name in MARKS.items() if content.startswith(mark)), ("utf-8", 0)

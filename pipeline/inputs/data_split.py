@@ -50,12 +50,12 @@ def compute_split(workspace: Workspace, params: Params, prepared: Prepared) -> S
     """Roles of a prepared set's images.
 
     Raises:
-        UserError: as `divide`.
+        UserError: as `prepare_split`.
     """
     groups = _groups(workspace, params, file_names(workspace.prepared, prepared))
     if params.split.duplicates != "move":
-        return _read_report(params, prepared, groups)
-    return _read_report(params, prepared, groups, recorded_duplicates(workspace, params, prepared))
+        return _make_split(params, prepared, groups)
+    return _make_split(params, prepared, groups, recorded_duplicates(workspace, params, prepared))
 
 
 def prepare_split(workspace: Workspace, params: Params, prepared: Prepared) -> SplitInputs:
@@ -67,16 +67,16 @@ def prepare_split(workspace: Workspace, params: Params, prepared: Prepared) -> S
     """
     names = file_names(workspace.prepared, prepared)
     groups = _groups(workspace, params, names)
-    split = _read_report(params, prepared, groups)
+    split = _make_split(params, prepared, groups)
     if params.split.duplicates == "ignore":
         return SplitInputs(split, names, groups, None)
     copies = recorded_duplicates(workspace, params, prepared)
     if params.split.duplicates != "move":
         return SplitInputs(split, names, groups, copies)
     whole = params.with_values({"split.train_fraction": 1.0}, where="split")
-    before, after = _read_report(whole, prepared, groups), _read_report(whole, prepared, groups, copies)
+    before, after = _make_split(whole, prepared, groups), _make_split(whole, prepared, groups, copies)
     moved = len(after.train) - len(before.train)
-    return SplitInputs(_read_report(params, prepared, groups, copies), names, groups, copies, moved)
+    return SplitInputs(_make_split(params, prepared, groups, copies), names, groups, copies, moved)
 
 
 def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared) -> Duplicates:
@@ -96,7 +96,7 @@ def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared
     return copies
 
 
-def _read_report(params: Params, prepared: Prepared, groups: Groups | None, copies: Duplicates | None = None) -> Split:
+def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copies: Duplicates | None = None) -> Split:
     return make_split(
         prepared.labels,
         val_fraction=params.split.val_fraction,

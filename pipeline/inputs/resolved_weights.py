@@ -51,12 +51,12 @@ def resolve_weights(workspace: Workspace, configs: Iterable[tuple[str, Params]])
         UserError: something is not there or cannot be had; says who asks for it, and what to do.
     """
     found: dict[str, Weights] = {}
-    for where, setting in configs:
-        for path, spec in _parse_spec(setting):
+    for where, config in configs:
+        for path, spec in _parse_spec(config):
             if spec in found:
                 continue
             try:
-                found[spec] = _resolve(workspace, spec, setting)
+                found[spec] = _resolve(workspace, spec, config)
             except (UserError, ValueError) as error:
                 raise UserError(f"{where}: {path}: {quote_name(spec)}: {error}") from None
             except OSError as error:

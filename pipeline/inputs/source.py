@@ -26,7 +26,7 @@ KNOWN_ROOT = "datasets"
 
 
 def source_config(workspace: Workspace, params: Params) -> SourceConfig:
-    """The settings of the source, its root looked for in the checkout and then where the checkout's state is.
+    """The configuration of the source, its root looked for in the checkout and then where the checkout's state is.
 
     The two differ under `dvc exp run --temp`, whose copy of the checkout lacks what git does not know.
 
@@ -68,11 +68,11 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
     Raises:
         UserError: the source cannot be used.
     """
-    settings = source_config(workspace, params)
+    config = source_config(workspace, params)
     try:
-        return preview_dataset(settings)
+        return preview_dataset(config)
     except UserError as error:
-        if not isinstance(error, DatasetNotFound) and (settings.root is None or os.path.exists(settings.root)):
+        if not isinstance(error, DatasetNotFound) and (config.root is None or os.path.exists(config.root)):
             raise
         made = manifest_if_current(workspace, params)
         if made is None:

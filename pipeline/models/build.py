@@ -52,16 +52,16 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
     _check_patch_size(config.kwargs.get("patch_size", 1))
     model = _create(config, image_size, num_classes=num_classes, in_chans=channels, drop_path_rate=config.drop_path)
     try:
-        anatomy = describe_network(model)
+        architecture = describe_network(model)
     except UnknownKind:
         raise ValueError(
             f"name: {config.name} is a {type(model).__name__}; what can be built are {SUPPORTED}"
         ) from None
-    rows, columns = anatomy.grid
-    if rows * columns < 1 or len(anatomy.stage) < 1:
+    rows, columns = architecture.grid
+    if rows * columns < 1 or len(architecture.stage) < 1:
         raise ValueError(
             f"kwargs: {config.name}: a {image_size[0]} x {image_size[1]} image gives a {rows} x {columns} grid of "
-            f"patches and {anatomy.blocks} blocks; there must be at least one of each"
+            f"patches and {architecture.blocks} blocks; there must be at least one of each"
         )
     if config.init == "xavier":
         if not isinstance(getattr(model.patch_embed, "proj", None), nn.Conv2d):
@@ -73,7 +73,7 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
         if config.last_block == "no_skip":
             remove_skip(model)
         field = "spatial_prior"
-        _add_spatial_prior(model, config.spatial_prior, anatomy)
+        _add_spatial_prior(model, config.spatial_prior, architecture)
     except ValueError as error:
         raise ValueError(f"{field}: {config.name}: {error}") from None
     return model

@@ -34,18 +34,18 @@ class RowSpec:
     scale: float
 
     def with_query(self, tokens: int) -> tuple[int, int]:
-        """The tokens whose mean query asks, from and up to, of so many."""
+        """The tokens whose queries are pooled, from and up to, of so many."""
         return (0, 1) if self.mean_from is None else (self.mean_from, tokens)
 
 
 def query_passthrough(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
-    """The queries (B, A, T, D) to go on with, and the asking one, (B, A, D), in float32 or, of such, float64.
+    """The queries (B, A, T, D) to go on with, and the pooled one, (B, A, D), in float32 or, of such, float64.
 
-    first: the asking one is the mean of the queries from this token on; None: the first token's query. scale: what it
+    first: the pooled one is the mean of the queries from this token on; None: the first token's query. scale: what it
     is multiplied by.
     """
-    passed, asking = _Query.apply(query, first, scale)  # type: ignore[no-untyped-call]
-    return passed, asking
+    passed, pooled = _Query.apply(query, first, scale)  # type: ignore[no-untyped-call]
+    return passed, pooled
 
 
 def split_projected(projected: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -65,7 +65,7 @@ def key_passthrough(key: Tensor, query: Tensor, first: int) -> tuple[Tensor, Ten
 
 
 def pooled_query(query: Tensor, first: int | None) -> Tensor:
-    """What `query_passthrough` gives as the asking one, before it is scaled, by plain operations."""
+    """What `query_passthrough` gives as the pooled one, before it is scaled, by plain operations."""
     exact = query.dtype if query.dtype == torch.float64 else torch.float32
     return query[:, :, 0].to(exact) if first is None else query[:, :, first:].to(exact).mean(dim=2)
 
@@ -107,7 +107,7 @@ class _Key(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, key: Tensor, query: Tensor, first: int) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.key, ctx.asking, ctx.first, ctx.shape, ctx.dtype = key, query, first, key.shape, key.dtype
+        ctx.key, ctx.pooled, ctx.first, ctx.shape, ctx.dtype = key, query, first, key.shape, key.dtype
         if _fits_triton(key):
             from .rows_triton import triton_row
 
@@ -121,7 +121,7 @@ class _Key(torch.autograd.Function):
         if _fits_triton(ctx.key) and all(ctx.needs_input_grad[:2]) and above is not None and _is_own(above):
             from .rows_triton import triton_row_gradients
 
-            return above, triton_row_gradients(above, ctx.key, ctx.asking, row, ctx.first), None
+            return above, triton_row_gradients(above, ctx.key, ctx.pooled, row, ctx.first), None
         into_key, into_asking = above, None
         with without_autocast(row.device):
             if ctx.needs_input_grad[1]:
@@ -133,9 +133,9 @@ class _Key(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 if above is not None and _is_own(above):
                     into_key = above
-                    into_key[:, :, ctx.first :].addcmul_(row[..., None], ctx.asking[:, :, None])
+                    into_key[:, :, ctx.first :].addcmul_(row[..., None], ctx.pooled[:, :, None])
                 else:
-                    into_key = _joined(above, row[..., None] * ctx.asking[:, :, None], ctx.first, ctx)
+                    into_key = _joined(above, row[..., None] * ctx.pooled[:, :, None], ctx.first, ctx)
         return into_key, into_asking, None
 
 

@@ -162,8 +162,8 @@ class SimilarityTap(_Tap):
         passes = passes_through(model)
         try:
             for layer in self.layers:
-                reading = RowSpec(num_heads(model, layer), self.mean_from, self.first, attention_scale(model, layer))
-                reader = _Reader(self, layer, reading, passes)
+                spec = RowSpec(num_heads(model, layer), self.mean_from, self.first, attention_scale(model, layer))
+                reader = _Reader(self, layer, spec, passes)
                 self._handles += hook_similarity(model, layer, reader, projected=rows is not None)
         except ValueError:
             self.remove()
@@ -236,19 +236,19 @@ class _Reader:
         if not self._on_the_way():
             self._waiting[:] = [query]
             return None
-        query, asking = query_passthrough(query, self._spec.mean_from, self._spec.scale)
-        self._waiting[:] = [asking]
+        query, pooled = query_passthrough(query, self._spec.mean_from, self._spec.scale)
+        self._waiting[:] = [pooled]
         return query
 
     def key(self, key: Tensor) -> Tensor | None:
         if self._is_read:
             return None
-        asking = self._waiting.pop()
+        pooled = self._waiting.pop()
         if self._on_the_way():
-            key, row = key_passthrough(key, asking, self._spec.first)
+            key, row = key_passthrough(key, pooled, self._spec.first)
             self._tap.keep(self._layer, row)
             return key
-        pair = asking, key, self._spec.scale
+        pair = pooled, key, self._spec.scale
         self._tap.keep(self._layer, pair if torch.is_grad_enabled() else self._tap.row(*pair))
         return None
 

@@ -81,15 +81,15 @@ def check_networks(
     _check_layers("params.yaml", params, base.architecture, space)
     for name, values in space.controls.items():
         where = f"{space.file}: controls.{name}"
-        setting = params.with_values(values, where=where)
-        same = (setting.model, setting.train) == (params.model, params.train)
-        network = base if same else tried(setting, where)
-        _check_layers(where, setting, network.architecture)
+        config = params.with_values(values, where=where)
+        same = (config.model, config.train) == (params.model, params.train)
+        network = base if same else tried(config, where)
+        _check_layers(where, config, network.architecture)
     searched = [path for path in space.dimensions if path.startswith(MODEL) and path not in NOT_SHAPING]
     for choice in itertools.product(*(space.values_at_ends(path) for path in searched)):
-        setting = params.with_values(dict(zip(searched, choice, strict=True)), where=space.file)
-        network = base if setting.model == params.model else tried(setting, space.file)
-        _check_choices(setting, space, network.architecture)
+        config = params.with_values(dict(zip(searched, choice, strict=True)), where=space.file)
+        network = base if config.model == params.model else tried(config, space.file)
+        _check_choices(config, space, network.architecture)
     return base
 
 
@@ -165,15 +165,15 @@ def check_network(
             )
         except ValueError as error:
             raise UserError(f"{where}: model.{error}") from None
-        anatomy = describe_network(model)
+        architecture = describe_network(model)
         try:
             # What a method asks beyond that is seen by `check_regularizers`, where it is on.
-            SimilarityTap(model, "last", anatomy.query).remove()
+            SimilarityTap(model, "last", architecture.query).remove()
         except ValueError as error:
             raise UserError(f"{where}: model.name: {error}. The report shows similarity maps.") from None
         except TypeError as error:  # heads of a negative number of channels, whose root is imaginary
             raise _not_run(params, where, error) from None
-        check_patch(anatomy.patch, side, where)
+        check_patch(architecture.patch, side, where)
         try:
             config = params.train.config()
             make_augmentation(config, channels=channels)
@@ -182,7 +182,7 @@ def check_network(
                 pass
         except ValueError as error:
             raise UserError(f"{where}: {error}.") from None
-        network = Network(sum(each.numel() for each in model.parameters()), anatomy)
+        network = Network(sum(each.numel() for each in model.parameters()), architecture)
         _check_memory(network, where, device)
         try:
             with TokenTap(model) as tap:
@@ -192,14 +192,14 @@ def check_network(
         try:
             tap.tokens()
         except ValueError:
-            patches = anatomy.grid[0] * anatomy.grid[1]
+            patches = architecture.grid[0] * architecture.grid[1]
             fewer = f"the last block sees fewer tokens than the {patches} patches"
             raise UserError(f"{where}: model.kwargs: {fewer}") from None
     try:
-        fit = fit_pretrained(model, params, pretrained)
+        adapted = fit_pretrained(model, params, pretrained)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return network if fit is None else replace(network, notes=fit.notes)
+    return network if adapted is None else replace(network, notes=adapted.notes)
 
 
 def check_patch(patch: tuple[int, int], side: int, where: str) -> None:
@@ -246,8 +246,7 @@ def _check_memory(network: Network, where: str, device: str) -> None:
     if needed > there:
         raise UserError(
             f"{where}: model.name and model.kwargs: {network.num_parameters:,} weights take {needed / 2**30:,.0f} GiB "
-            "to "
-            f"train, but there are {there / 2**30:,.0f} here ({device}); take a smaller network"
+            f"to train, but there are {there / 2**30:,.0f} here ({device}); take a smaller network"
         )
 
 
@@ -263,21 +262,21 @@ def check_regularizers(
         UserError: one of them cannot be had, or not with its network; says who asks for it.
     """
     tried: list[Params] = []
-    for where, setting in space.representative_configs(params):
-        if any(each.model == setting.model and each.regularizer == setting.regularizer for each in tried):
+    for where, config in space.representative_configs(params):
+        if any(each.model == config.model and each.regularizer == config.regularizer for each in tried):
             continue
-        tried.append(setting)
+        tried.append(config)
         try:
-            methods = regularizers_from_params(setting, weights)
+            methods = regularizers_from_params(config, weights)
             if any(method.active for method in methods.values()):
-                side, classes = setting.prepare.image_size, len(source.classes)
+                side, classes = config.prepare.image_size, len(source.classes)
                 with torch.device("meta"):
                     model = build_model(
-                        setting.model.config(),
+                        config.model.config(),
                         num_classes=classes,
                         image_size=(side, side),
                         channels=source.channels,
                     )
-                Objective(model, methods, planned_epochs=setting.train.epochs).close()
+                Objective(model, methods, planned_epochs=config.train.epochs).close()
         except (UserError, ValueError) as error:
             raise UserError(join_lines(f"{where}: {line}" for line in str(error).splitlines())) from None

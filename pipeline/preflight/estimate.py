@@ -84,7 +84,7 @@ def estimate_search(
 ) -> Estimate:
     """Measure a few steps, refuse what memory or disk cannot do, and tell what the search will take.
 
-    price: as of `estimate`. kept_checkpoints: how many checkpoints the search leaves on disk. recent: as of
+    price: as of `estimate`. num_checkpoints: how many checkpoints the search leaves on disk. recent: as of
     `profile_steps`.
 
     Raises:
@@ -138,14 +138,14 @@ def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
         return None
     there = retrain_resources(params)
     runs = 2 * retrain.seeds
-    at_a_time = min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent)
+    max_concurrent = min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent)
     work = RemainingWork(
-        trials=0, full_runs=runs, epochs=params.train.epochs, max_concurrent=at_a_time, gpus=there.gpus
+        trials=0, full_runs=runs, epochs=params.train.epochs, max_concurrent=max_concurrent, gpus=there.gpus
     )
     steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
     writing = 2 * cost.seconds_per_checkpoint / params.search.checkpoint_every
     low, high = (work.epochs * (steps * step + writing) for step in cost.seconds_per_step)
-    return START_S[0] + low * runs / at_a_time, START_S[1] + high * -(-runs // at_a_time) * _slowdown(work)
+    return START_S[0] + low * runs / max_concurrent, START_S[1] + high * -(-runs // max_concurrent) * _slowdown(work)
 
 
 def check_memory(cost: StepCost, plan: Plan) -> None:
@@ -189,8 +189,7 @@ def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:
             f"{place}: {format_size(free)} are free there, and {held} checkpoints of "
             f"{format_size(cost.checkpoint_bytes)} ({num_checkpoints} kept, {running} of running trials) need "
             f"{format_size(needed)} with room to spare. Lower search.keep_checkpoints, free space, or move the "
-            "checkout "
-            "to a disk that has more."
+            "checkout to a disk that has more."
         )
 
 

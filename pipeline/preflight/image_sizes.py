@@ -12,7 +12,7 @@ from pipeline.inputs.source import source_config
 from pipeline.workspace import Workspace
 
 MUCH = 2.0
-"""So many times the prepared side, and more, is may be told as a loss."""
+"""So many times the prepared side, and more, may be told as a loss."""
 WORTH = 1.5
 """So many times the prepared side a side must be to be advised."""
 HALF = 0.5

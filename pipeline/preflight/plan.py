@@ -54,7 +54,7 @@ class Plan:
     """What a run will do. num_parameters: of the network. grid: (H, W) of patches.
 
     pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
-    are adapted to its network, in words. known: results that the sampler has beforehand.
+    are adapted to its network, in words. prior_results: results that the sampler has beforehand.
     """
 
     workspace: Workspace
@@ -176,8 +176,8 @@ class Plan:
         Raises:
             UserError: the data cannot be split as the parameters ask.
         """
-        present = current_search(self.workspace, self.params, self.pretrained)
-        return None if present is None else self._task(present.content)
+        current = current_search(self.workspace, self.params, self.pretrained)
+        return None if current is None else self._task(current.content)
 
     def task_without_data(self) -> SearchTask:
         """What is known of the search while no data have been prepared: everything but which one it is."""
@@ -207,8 +207,8 @@ class Plan:
         )
 
     def _plugins(self) -> dict[str, str]:
-        """The hashes of the users' own methods that a setting can ask for."""
-        used = {setting.regularizer.used_plugin for _, setting in self.space.representative_configs(self.params)}
+        """The hashes of the users' own methods that a configuration can ask for."""
+        used = {config.regularizer.used_plugin for _, config in self.space.representative_configs(self.params)}
         return plugin_hashes(sorted(each for each in used if each))
 
 

@@ -36,16 +36,14 @@ def load_prior_results(workspace: Workspace, params: Params, space: SearchSpace,
             raise UserError(f"{where}: {error} Or give a file whose name ends in .csv.") from None
         return _describe_count(results_from_search(search.history, params, space, where=where), params, data)
     except UserError:
-        present = current_search(workspace, params)
-        if present is not None and (present.folder / JOURNAL).exists():
+        current = current_search(workspace, params)
+        if current is not None and (current.folder / JOURNAL).exists():
             return []
         raise
 
 
 def _describe_count(results: Sequence[PriorResult], params: Params, data: Preview) -> list[PriorResult]:
-    """With the parameters of their networks, where the objectives ask for them: those are known of any
-    configuration.
-    """
+    """With the parameters of their networks, where objectives ask for them: those are known of any configuration."""
     if PARAMETERS not in objectives_from_params(params).metrics:
         return list(results)
     count = parameter_counter(params, num_classes=len(data.classes), channels=data.channels)

@@ -100,18 +100,18 @@ def measure_steps(plan: Plan) -> StepCost:
         UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network
             can be built with none of the configurations.
     """
-    settings = probe_configs(plan.space)
+    configs = probe_configs(plan.space)
     probes: list[_Probe] = []
     left_out = 0
     device = torch.device(plan.device)
-    with _as_a_trial(plan.resources.cpus, device), ProfileBudget(_operations(plan, device), len(settings)) as pace:
-        for index in pace.order_configs():
-            params = plan.params.with_values(settings[index], where=plan.space.file)
-            if not pace.begin_config(enough=bool(probes)):
+    with _as_a_trial(plan.resources.cpus, device), ProfileBudget(_operations(plan, device), len(configs)) as budget:
+        for index in budget.order_configs():
+            params = plan.params.with_values(configs[index], where=plan.space.file)
+            if not budget.begin_config(enough=bool(probes)):
                 left_out += 1
                 continue
             try:
-                probe = _measure(plan, params, device, pace, seconds=BUDGET_S / len(settings), weigh=not probes)
+                probe = _measure(plan, params, device, budget, seconds=BUDGET_S / len(configs), weigh=not probes)
             except (RuntimeError, MemoryError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -173,7 +173,7 @@ def steps_per_epoch(plan: Plan) -> int:
 
 
 def _measure(
-    plan: Plan, params: Params, device: torch.device, pace: ProfileBudget, *, seconds: float, weigh: bool
+    plan: Plan, params: Params, device: torch.device, budget: ProfileBudget, *, seconds: float, weigh: bool
 ) -> _Probe | None:
     """Measure one configuration for about so many seconds; None if the network cannot be built with it.
 
@@ -181,14 +181,14 @@ def _measure(
     """
     images, val_images = role_sizes(plan)
     batch = min(params.train.batch_size, images)
-    size = pace.num_images(batch, params.train.accumulate)
-    data = _sample(plan, size, min(val_images, FEW if pace.is_limited else SCORED_IMAGES), device)
+    size = budget.num_images(batch, params.train.accumulate)
+    data = _sample(plan, size, min(val_images, FEW if budget.is_limited else SCORED_IMAGES), device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     config = params.train.config()
     try:
         run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained)
-        feed = TrainLoader(data.batches("train"), config, model=run.model, seed=0)
+        loader = TrainLoader(data.batches("train"), config, model=run.model, seed=0)
         average = make_average(run.model, config)
         objective = Objective(run.model, run.regularizers, planned_epochs=config.epochs)
     except (UserError, ValueError):
@@ -205,15 +205,15 @@ def _measure(
             average.update(run.model, next(taken_so_far))
 
     with objective, checkpointed(run.model, config.grad_checkpointing), use_onednn_linear(run.model):
-        drawn, taken_so_far = _endless(feed), itertools.count(1)
+        drawn, taken_so_far = _endless(loader), itertools.count(1)
         run.model.train()
         first = _time_calls(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
-        pace.record_step(first)
-        if pace.is_limited:
-            taken = first if first > pace.seconds_left / 3 else _time_calls(step, device, first, least=1, most=3)
+        budget.record_step(first)
+        if budget.is_limited:
+            taken = first if first > budget.seconds_left / 3 else _time_calls(step, device, first, least=1, most=3)
             val = _sample(plan, size, min(val_images, FEW), device).batches("val")
             scored = taken / size * len(val) / 3  # forward alone, which is all that can be said once the time is over
-            if pace.seconds_left > scored:
+            if budget.seconds_left > scored:
                 scored = _time_calls(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
         else:
             score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
@@ -225,7 +225,7 @@ def _measure(
         # The sample's images are on the device by now; a trial has those of its whole roles there.
         absent = images + val_images - size - len(val)
         memory = torch.cuda.max_memory_allocated(device) + absent * int(data.prepared.images[0].nbytes)
-    if pace.is_limited and not weigh:
+    if budget.is_limited and not weigh:
         return _Probe(taken * -(-images // size), scored / len(val), memory, 0, 0.0, size, batch)
     started = time.perf_counter()
     state = {"epoch": 1, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
@@ -248,9 +248,9 @@ def _time_calls(work: Any, device: torch.device, seconds: float, *, most: int, l
     return statistics.median(times)
 
 
-def _endless(feed: TrainLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _endless(loader: TrainLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for epoch in itertools.count():
-        yield from feed.epoch(epoch)
+        yield from loader.epoch(epoch)
 
 
 def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> TrainingData:

@@ -44,15 +44,13 @@ class ProfileBudget:
         self._started: float | None = None
 
     def order_configs(self) -> list[int]:
-        """Configurations by the order in which they are measured: in a hurry, those that enclose the others come
-        first.
-        """
+        """The order in which configurations are measured: in a hurry, those that enclose the others come first."""
         everything = list(range(self._num_configs))
         return [0, *everything[:0:-1]] if self.is_limited else everything
 
     @property
     def seconds_left(self) -> float:
-        """Seconds."""
+        """Seconds that are left of the time in all."""
         return MOST_S - (self._clock() - self._began)
 
     def begin_config(self, *, enough: bool) -> bool:

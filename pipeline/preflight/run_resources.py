@@ -57,10 +57,10 @@ def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where:
         UserError: a batch, or each of the micro-batches that it is run in, has fewer images than there are workers.
     """
     if workers > 1 and workers * accumulate > batch_size:
-        pieces = f" in {accumulate} micro-batches (train.accumulate)" if accumulate > 1 else ""
+        micro_batches = f" in {accumulate} micro-batches (train.accumulate)" if accumulate > 1 else ""
         raise UserError(
             f"{where}: retrain.workers_per_run: given {workers}, but a batch has {batch_size} images"
-            f"{pieces}, too few for each worker to have one; lower it, or raise train.batch_size."
+            f"{micro_batches}, too few for each worker to have one; lower it, or raise train.batch_size."
         )
 
 

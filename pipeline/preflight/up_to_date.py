@@ -20,9 +20,7 @@ GO_ON = "`sar-search repro --single-item --force search` and then `make repro` g
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search whose results are those asked for. reason: how it came to its end, in words. retrained: so is
-    retraining.
-    """
+    """A search whose results are those asked for. reason: of its end, in words. retrained: so is retraining."""
 
     reason: str
     retrained: bool

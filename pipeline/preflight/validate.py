@@ -57,11 +57,11 @@ def check_masks(workspace: Workspace, params: Params) -> None:
     Raises:
         UserError: the set has no masks, or none of its validation images has a usable one.
     """
-    wanted = objectives_from_params(params).attention_metrics
-    if not wanted or manifest_if_current(workspace, params) is None:
+    metrics = objectives_from_params(params).attention_metrics
+    if not metrics or manifest_if_current(workspace, params) is None:
         return
     prepared = open_prepared(workspace.prepared)
-    said = f"params.yaml: search: {', '.join(wanted)}"
+    said = f"params.yaml: search: {', '.join(metrics)}"
     if prepared.masks is None:
         raise UserError(
             f"{said}: attention is scored against masks, and {params.set_name} has none. Leave it out of "
@@ -97,11 +97,11 @@ def check_splits(params: Params) -> None:
 
 def check_rates(params: Params, space: SearchSpace) -> None:
     """No configuration may end at a higher learning rate than its peak: its schedule would rise."""
-    settings = {"params.yaml": params}
+    configs = {"params.yaml": params}
     for name, values in space.controls.items():
-        settings[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
+        configs[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
     for name in ("min_lr", "warmup_lr"):
-        rates = {where: (setting.train.lr, getattr(setting.train, name)) for where, setting in settings.items()}
+        rates = {where: (config.train.lr, getattr(config.train, name)) for where, config in configs.items()}
         highest = max((rate for rate in _ends(space, f"train.{name}", params) if rate is not None), default=None)
         rates[space.file] = (min(_ends(space, "train.lr", params)), highest)
         for where, (lr, other) in rates.items():

@@ -18,9 +18,7 @@ PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 
 @dataclass(frozen=True)
 class Rule:
-    """What came of one rule. detail: the figures and the bound; to_decide: what would decide it, of an undecided
-    one.
-    """
+    """What came of one rule. detail: the figures and the bound. to_decide: what would decide an undecided one."""
 
     name: str
     outcome: str

@@ -110,7 +110,7 @@ def predictions_on_same_test(
 
 
 def predict_again(workspace: Workspace, store: Store, name: str, challenger: Version, device: str) -> TestPredictions:
-    """What `recorded` would give, of the challenger, by running it on the present test images, which is counted.
+    """What `recorded_predictions` would give of the challenger, by running it on the present test images; counted.
 
     Raises:
         UserError: the images here are not those that it was tested on, or it cannot be run.

@@ -63,8 +63,8 @@ def promote_challenger(
         yield f"models:/{name}@champion is version {champion} already"
         return
     require_whole(store, name, challenger.version, doing=f"looking at version {challenger.version} of {name!r}")
-    facts, how = _gate_inputs(workspace, params, store, name, challenger, listed.get(champion or 0))
-    rules = evaluate_gate(facts, params.promote)
+    inputs, how = _gate_inputs(workspace, params, store, name, challenger, listed.get(champion or 0))
+    rules = evaluate_gate(inputs, params.promote)
     outcome = overall_outcome(rules)
     yield f"version {challenger.version} of {name} against {f'version {champion}' if champion else 'no champion'}{how}"
     yield from (f"{rule.outcome:10} {rule.name}: {rule.detail}" for rule in rules)
@@ -74,9 +74,9 @@ def promote_challenger(
     if dry_run:
         yield f"it would be promoted; models:/{name}@champion is as it was (--dry-run)"
         return
-    gate = {rule.name: rule.outcome for rule in rules} | {"accuracy_value": round(facts.accuracy, 4)}
-    if facts.pair:
-        gate |= {key: round(getattr(facts.pair, key), 4) for key in ("difference", "low", "high")}
+    gate = {rule.name: rule.outcome for rule in rules} | {"accuracy_value": round(inputs.accuracy, 4)}
+    if inputs.pair:
+        gate |= {key: round(getattr(inputs.pair, key), 4) for key in ("difference", "low", "high")}
     move = move_champion(store, name, challenger.version, expected=champion, reason=reason, gate=gate)
     yield from _describe_change(name, move)
     told = {"model": name, "version": move.after, "previous": move.before or "", "reason": reason or ""}

@@ -51,7 +51,7 @@ def fingerprint_content(
 
 
 def fingerprint(content: Mapping[str, Any], generation: int = 0) -> str:
-    """The hash of what decides a search's trials (`deciding`), which names the search.
+    """The hash of what decides a search's trials (`fingerprint_content`), which names the search.
 
     Parameters at their default are left out, so that one which is added later renames no search. Where a default
     changes, the code's hash does, and the user is asked.

@@ -110,7 +110,7 @@ def from_record(
         UserError: the search had no such weights, or they have changed or gone since; says what to do.
     """
     found = {}
-    for spec in dict.fromkeys(spec for setting in configs for spec in _used_by(setting, recorded)):
+    for spec in dict.fromkeys(spec for config in configs for spec in _used_by(config, recorded)):
         if spec not in recorded:
             raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
         known = recorded[spec]

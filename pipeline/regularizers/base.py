@@ -128,7 +128,7 @@ class Regularizer(nn.Module, ABC):
 
         counts: of things that are unevenly spread over images, such as maps that are not empty; any shape. Returns
         them as they are where the whole batch is here, and in float64 where it is not. A single thing then counts as
-        `unit`.
+        `count_unit`.
         """
         return counts if self.total_over_workers is None else self.total_over_workers(counts)
 
@@ -173,8 +173,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def named_network(model: nn.Module) -> str:
     """A network by its class and what distinguishes it, for messages: `VisionTransformer (4 blocks, 6 x 6 patches)`."""
     try:
-        anatomy = describe_network(model)
+        architecture = describe_network(model)
     except ValueError:
         return type(model).__name__
-    rows, columns = anatomy.grid
-    return f"{type(model).__name__} ({anatomy.blocks} blocks, {rows} x {columns} patches)"
+    rows, columns = architecture.grid
+    return f"{type(model).__name__} ({architecture.blocks} blocks, {rows} x {columns} patches)"

@@ -149,17 +149,17 @@ def _check_alike(
 def _require_cls(network: nn.Module, whose: str) -> None:
     needed = "guided transfer compares the attention of CLS tokens: take a ViT or DeiT with one, or weight 0"
     try:
-        anatomy = describe_network(network)
+        architecture = describe_network(network)
     except ValueError:
         raise ValueError(f"{whose}{type(network).__name__} is no Vision Transformer; {needed}") from None
-    if not anatomy.has_cls:
+    if not architecture.has_cls:
         raise ValueError(f"{whose}{type(network).__name__} has no CLS token; {needed}")
 
 
 def _described(model: nn.Module, layers: LayerSpec) -> tuple[str, str, str]:
     """How many blocks are compared, the grid, and the heads of those blocks."""
-    anatomy = describe_network(model)
-    chosen = anatomy.resolve(layers)
+    architecture = describe_network(model)
+    chosen = architecture.resolve(layers)
     heads = [num_heads(model, layer) for layer in chosen]
     counted = str(heads[0]) if len(set(heads)) == 1 else str(heads)
-    return str(len(chosen)), format_shape(anatomy.grid), counted
+    return str(len(chosen)), format_shape(architecture.grid), counted

@@ -16,6 +16,7 @@ The class subclasses `pipeline.regularizers.Regularizer`, and its constructor ta
 
 A constructor that also names `load_source` is given the function that loads a pretrained network by its specification,
 which must be the option `source`: it is resolved before anything starts, as that of guided transfer is.
+
 The module is looked for as Python does, and last in the folder that the command runs in.
 """
 
@@ -89,7 +90,9 @@ def build_plugin(
     except FAILURES as error:  # a user's constructor may fail in any way
         raise ValueError(f"plugin_options: {spec} does not take {dict(options)}: {_said(error)}") from error
     if not hasattr(built, "needs"):
-        raise ValueError(f"plugin: {spec}: its constructor does not call super().__init__(weight, Needs(...))")
+        raise ValueError(
+            f"plugin: {spec}: its constructor does not call super().__init__(weight, RequiredFeatures(...))"
+        )
     built.weight, built.schedule, built.watch = weight, schedule, watch
     return built
 

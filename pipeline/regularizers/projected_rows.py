@@ -90,9 +90,9 @@ def _by_plain_operations(projected: Tensor, row: Tensor, spec: RowSpec) -> Tenso
     query, key, _ = split_projected(projected, 3, spec.heads)
     tokens, first = key.shape[2], spec.first
     start, stop = spec.with_query(tokens)
-    asking = pooled_query(query, spec.mean_from) * spec.scale
-    into_asking = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (spec.scale / (stop - start))
-    into_query = functional.pad(into_asking.expand(-1, -1, stop - start, -1), (0, 0, start, tokens - stop))
-    into_key = functional.pad(row[..., None] * asking[:, :, None], (0, 0, first, 0))
+    pooled = pooled_query(query, spec.mean_from) * spec.scale
+    into_query = (row[..., None] * key[:, :, first:]).sum(2, keepdim=True) * (spec.scale / (stop - start))
+    into_query = functional.pad(into_query.expand(-1, -1, stop - start, -1), (0, 0, start, tokens - stop))
+    into_key = functional.pad(row[..., None] * pooled[:, :, None], (0, 0, first, 0))
     stacked = torch.stack((into_query, into_key, torch.zeros_like(key)))
     return stacked.permute(1, 3, 0, 2, 4).reshape(projected.shape)

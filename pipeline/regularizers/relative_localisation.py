@@ -66,10 +66,10 @@ class RelativeLocalisation(Regularizer):
             ValueError: a network without a grid of tokens; for the released form one whose grid is not square.
         """
         try:
-            anatomy = describe_network(model)
+            architecture = describe_network(model)
         except ValueError as error:
             raise ValueError(f"relative localisation needs a grid of patch tokens: {error}") from None
-        rows, columns = anatomy.grid
+        rows, columns = architecture.grid
         if self.form == "code" and rows != columns:
             raise ValueError(
                 f"form code of relative localisation is defined on square grids; {named_network(model)} has another. "
@@ -77,7 +77,7 @@ class RelativeLocalisation(Regularizer):
             )
         # float32 at least, as the tokens come: a network in half precision has it in float32.
         dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
-        self.predictor = offset_predictor(anatomy.width).to(dtype)
+        self.predictor = offset_predictor(architecture.width).to(dtype)
 
     def forward(self, features: Features) -> RegularizerOutput:
         if features.tokens is None:

@@ -131,8 +131,8 @@ def baseline_scores(
     """Score the kinds of attention of `trivial_maps`, on `grid` (H, W) with `heads` heads, against masks (B, h, w).
 
     Uniform attention scores the object's share of the decided pixels in the pointing game and in energy, 0.5 in AUROC;
-    with every patch on, that share is its Jaccard index too. The fixed head is head 0, since none is
-    better than another beforehand.
+    with every patch on, that share is its Jaccard index too. The fixed head is head 0, since none is better than
+    another beforehand.
     """
     seen = cover(masks, grid)
     maps = trivial_maps(len(seen.inside), heads, grid, seed=seed)

@@ -24,8 +24,9 @@ NONFINITE = "sar.nonfinite."
 
 @dataclass
 class RunUpdate:
-    """What the store has not got of one run. identity: the tags that no other run of the experiment has, by which it is
-    found.
+    """What the store has not got of one run.
+
+    identity: the tags that no other run of the experiment has, by which it is found.
 
     metrics: (name, value, step, time in ms); a step of None is the last one that the run has seen.
     artifacts: (file or folder, folder inside the run's artifacts). status: MLflow's, once the run has ended. reopen: it

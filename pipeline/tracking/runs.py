@@ -1,5 +1,4 @@
-"""A search in MLflow: one run with its trials nested under it. Single runs are written by
-`pipeline.tracking.single_run`.
+"""A search in MLflow: one run with its trials nested under it. `pipeline.tracking.single_run` writes single runs.
 
 A search writes through a queue: calls that log something return at once, a background thread of the driver
 sends in batches, and when the store does not answer the search goes on while its record waits.
@@ -93,7 +92,7 @@ class SearchLog(ClosedByStatus):
         self._parent.add_params(params)
         self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(), **(tags or {})})
         self._parent.datasets += dataset_inputs(datasets)
-        self._ids: dict[str, str] = {}  # of trials that are not in self._letters
+        self._ids: dict[str, str] = {}  # of trials that are not in self._updates
         self._open: set[str] = set()
         with as_user_error(store, f"opening the search {name!r}"):
             self._writer = RunWriter(client(store), experiment_id(store, experiment))
@@ -170,8 +169,8 @@ class SearchLog(ClosedByStatus):
     @property
     def num_pending(self) -> int:
         """How many things the store has not got: values, parameters, tags, artifacts, ends of runs."""
-        letters = [self._parent, *self._updates.copy().values()]
-        return self._lost + self._notes.qsize() + sum(letter.num_pending for letter in letters)
+        updates = [self._parent, *self._updates.copy().values()]
+        return self._lost + self._notes.qsize() + sum(update.num_pending for update in updates)
 
     def close(self, status: str = "FINISHED", *, timeout_s: float | None = None) -> int:
         """End the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
@@ -216,9 +215,9 @@ class SearchLog(ClosedByStatus):
             return self._parent
         if trial_id not in self._updates:
             identity = {PARENT_TAG: self.run_id, KIND_TAG: "trial", TRIAL_TAG: trial_id}
-            letter = RunUpdate(identity, trial_id, run_id=self._ids.pop(trial_id, None))
-            letter.add_tags({"mlflow.user": user_name()})
-            self._updates[trial_id] = letter
+            update = RunUpdate(identity, trial_id, run_id=self._ids.pop(trial_id, None))
+            update.add_tags({"mlflow.user": user_name()})
+            self._updates[trial_id] = update
         return self._updates[trial_id]
 
     def _work(self) -> None:
@@ -255,16 +254,16 @@ class SearchLog(ClosedByStatus):
 
     def _flush(self) -> bool:
         """Send every update, the search's own last; False when the store does not answer."""
-        for trial_id, letter in list(self._updates.items()):
-            if not self._flush_update(letter):
+        for trial_id, update in list(self._updates.items()):
+            if not self._flush_update(update):
                 # To the end of the line: should this update alone be the trouble, the others still get through.
                 self._updates[trial_id] = self._updates.pop(trial_id)
                 return False
-            if letter.ran and self._parent.stored_status != "RUNNING":
+            if update.ran and self._parent.stored_status != "RUNNING":
                 self._parent.reopen = True
-            if letter.is_open and letter.ended_ms is not None:
-                assert letter.run_id is not None
-                self._ids[trial_id] = letter.run_id
+            if update.is_open and update.ended_ms is not None:
+                assert update.run_id is not None
+                self._ids[trial_id] = update.run_id
                 del self._updates[trial_id]
         parent = self._parent
         if parent.stored_status == "FINISHED" and not parent.reopen and parent.status != "FINISHED":

@@ -37,28 +37,28 @@ def log_run(
     Raises:
         UserError: the store fails; a run that was begun is completed by the next call with its key.
     """
-    letter = RunUpdate({KEY_TAG: key}, name)
-    letter.add_params(params)
+    update = RunUpdate({KEY_TAG: key}, name)
+    update.add_params(params)
     labels = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-    letter.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
+    update.add_tags({"mlflow.user": user_name(), **labels, **(tags or {})})
     time_ms = now_ms()
     for epoch, values in curves:
-        letter.add_metrics({metric: float(value) for metric, value in values.items()}, epoch, time_ms)
-    letter.add_metrics({metric: float(value) for metric, value in metrics.items()}, None, time_ms)
-    letter.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
-    letter.datasets += dataset_inputs(datasets)
-    letter.started_ms = time_ms - round(1000 * seconds)
-    letter.end_run("FINISHED", time_ms)
+        update.add_metrics({metric: float(value) for metric, value in values.items()}, epoch, time_ms)
+    update.add_metrics({metric: float(value) for metric, value in metrics.items()}, None, time_ms)
+    update.artifacts += [(source, place or None) for place, source in (artifacts or {}).items()]
+    update.datasets += dataset_inputs(datasets)
+    update.started_ms = time_ms - round(1000 * seconds)
+    update.end_run("FINISHED", time_ms)
     with as_user_error(store, f"logging the run {name!r}"):
-        postman = RunWriter(client(store), experiment_id(store, experiment))
-        found = postman.find(letter.identity)
+        writer = RunWriter(client(store), experiment_id(store, experiment))
+        found = writer.find(update.identity)
         for run in found:
             if run.info.status == "FINISHED":
                 return str(run.info.run_id)
-        letter.run_id = str(found[0].info.run_id) if found else None
-        postman.flush(letter)
-    assert letter.run_id is not None
-    return letter.run_id
+        update.run_id = str(found[0].info.run_id) if found else None
+        writer.flush(update)
+    assert update.run_id is not None
+    return update.run_id
 
 
 def has_run(registry: MlflowClient, run_id: str) -> bool:

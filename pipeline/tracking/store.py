@@ -104,14 +104,12 @@ def resolve_store(uri: str | None, root: Path) -> Store:
         if "?" in given:
             raise UserError(
                 f"{where}: {format_value(given)}: a database's address takes no options; end it before the question "
-                "mark, or "
-                "write %3F for one in the path"
+                "mark, or write %3F for one in the path"
             )
         if path.startswith("/~"):
             raise UserError(
                 f"{where}: {format_value(given)}: names a folder {path.split('/')[1]!r} in the root; of a home "
-                "folder, write "
-                f"{SQLITE}{path[1:]}"
+                f"folder, write {SQLITE}{path[1:]}"
             )
         try:
             file = root / expand_home(path)

@@ -37,7 +37,7 @@ class SharedObjective:
         unused = any(True for _ in objective.trainable.parameters())
         step: Any = _Step(model, objective)
         self._step = DistributedDataParallel(step, find_unused_parameters=unused, **_buffers_left_alone())
-        self._share: BatchShard | None = None
+        self._shard: BatchShard | None = None
         self._micro_batch = 0
 
     @property
@@ -45,18 +45,18 @@ class SharedObjective:
         """As `Objective.trainable`."""
         return self._objective.trainable
 
-    def begin(self, share: BatchShard) -> None:
-        """The next steps are the micro-batches of this share of a batch."""
-        self._share, self._micro_batch = share, 0
+    def begin(self, shard: BatchShard) -> None:
+        """The next steps are the micro-batches of this shard of a batch."""
+        self._shard, self._micro_batch = shard, 0
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
         """As `Objective.step`, of this worker's part of the next micro-batch."""
-        assert self._share is not None
-        own, whole = self._share.sizes[self._micro_batch], self._share.wholes[self._micro_batch]
+        assert self._shard is not None
+        own, whole = self._shard.sizes[self._micro_batch], self._shard.wholes[self._micro_batch]
         self._micro_batch += 1
         self._objective.count_over_workers(lambda counts: _total_of(counts, own, whole), unit=own / whole or 1.0)
         try:
-            with nullcontext() if self._micro_batch == len(self._share.sizes) else self._step.no_sync():
+            with nullcontext() if self._micro_batch == len(self._shard.sizes) else self._step.no_sync():
                 total, logits, monitors = self._step(inputs, labels, epoch)
         finally:
             self._objective.count_over_workers(None)

@@ -65,14 +65,14 @@ class TrainLoader:
         mirror order: what is drawn is for the batch, so they are mixed as they would be in the whole of it.
         """
         assert self._shares is not None
-        share = self._shares[step]
+        shard = self._shares[step]
         if self._mixer is None:
-            return share.rows
-        return np.concatenate([share.rows, (share.images - 1 - share.rows)[::-1]])
+            return shard.rows
+        return np.concatenate([shard.rows, (shard.images - 1 - shard.rows)[::-1]])
 
 
-def _own(share: BatchShard, mixed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return mixed[0][: len(share.rows)], mixed[1][: len(share.rows)]
+def _own(shard: BatchShard, mixed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return mixed[0][: len(shard.rows)], mixed[1][: len(shard.rows)]
 
 
 def make_augmentation(config: TrainConfig, *, channels: int) -> Augmentation | None:

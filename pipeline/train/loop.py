@@ -103,7 +103,7 @@ def fit(
     raise_gc_threshold()
     steps = -(-len(train) // config.batch_size)
     shares = None if world is None else world.shares(len(train), config.batch_size, config.accumulate)
-    feed = TrainLoader(train, config, model=model, seed=seed, shares=shares)
+    loader = TrainLoader(train, config, model=model, seed=seed, shares=shares)
     average = make_average(model, config)  # of the weights that the model has been given
     if resume is not None and "model" in resume:
         model.load_state_dict(resume["model"])
@@ -129,13 +129,13 @@ def fit(
             seed_everything(seed, epoch, *streams_of(world))
             model.train()
             means = _Means()
-            for step, (inputs, labels) in enumerate(feed.epoch(epoch), start=epoch * steps):
+            for step, (inputs, labels) in enumerate(loader.epoch(epoch), start=epoch * steps):
                 schedule.step_update(step)
-                share = None if shares is None else shares[step - epoch * steps]
-                monitors = take_step(model, stepped, optimizer, inputs, labels, epoch=epoch, config=config, share=share)
+                shard = None if shares is None else shares[step - epoch * steps]
+                monitors = take_step(model, stepped, optimizer, inputs, labels, epoch=epoch, config=config, shard=shard)
                 if average is not None:
                     average.update(model, step + 1)
-                means.add(monitors, len(labels) if share is None else share.images)
+                means.add(monitors, len(labels) if shard is None else shard.images)
             metrics = {f"train/{name}": value for name, value in means.read(None if world is None else total).items()}
             # The losses are from before each step, so what the last one did is seen in the weights.
             if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):

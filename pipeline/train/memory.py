@@ -85,10 +85,10 @@ def out_of_memory_advice(
     config: of the run that ran out. gpus: the share of a GPU that it had, 0 for all that was free;
     share: the parameter that says so.
     """
-    pieces = min(config.accumulate, config.batch_size)
-    images = -(-config.batch_size // pieces)
+    micro_batches = min(config.accumulate, config.batch_size)
+    images = -(-config.batch_size // micro_batches)
     held = f"a batch of {config.batch_size} images (train.batch_size {config.batch_size})"
-    if pieces > 1:
+    if micro_batches > 1:
         held += f" in micro-batches of {images} (train.accumulate {config.accumulate})"
     changes = []
     if images > 1 and config.accumulate < MAX_MICRO_BATCHES:

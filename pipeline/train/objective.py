@@ -82,9 +82,9 @@ class Objective:
         for name, weight in weights.items():
             if weight == 0.0:
                 continue
-            penalty = self._penalty(name, inputs)
-            total = torch.add(total, penalty.loss, alpha=weight)
-            monitors |= {f"{name}/{key}": value for key, value in penalty.monitors.items()}
+            output = self._regularize(name, inputs)
+            total = torch.add(total, output.loss, alpha=weight)
+            monitors |= {f"{name}/{key}": value for key, value in output.monitors.items()}
         self._forget()
         monitors["loss"] = total.detach()
         return StepLoss(total, logits.detach(), monitors)
@@ -95,14 +95,12 @@ class Objective:
         logits = self._model(inputs)
         monitors = {"loss": F.cross_entropy(logits, labels)}
         for name in self._regularizers:
-            monitors |= {f"{name}/{key}": value for key, value in self._penalty(name, inputs).monitors.items()}
+            monitors |= {f"{name}/{key}": value for key, value in self._regularize(name, inputs).monitors.items()}
         self._forget()
         return logits, monitors
 
     def count_over_workers(self, total: Callable[[Tensor], Tensor] | None, unit: float = 1) -> None:
-        """What `Regularizer.global_count` and `unit` of every method are until the next call; None: a single
-        worker's.
-        """
+        """What every method's `global_count` and `count_unit` are until the next call; None: a single worker's."""
         for method in self._regularizers.values():
             method.total_over_workers, method.count_unit = total, unit
 
@@ -120,8 +118,8 @@ class Objective:
         device = device_of(self._model)
         with torch.random.fork_rng(devices=[]):
             # The CPU's stream alone, and drawn there, so that first weights are the same on every device.
-            words = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, dtype=np.uint64)
-            torch.default_generator.manual_seed(int(words[0] >> 1))  # torch takes 63 bits
+            state = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, dtype=np.uint64)
+            torch.default_generator.manual_seed(int(state[0] >> 1))  # torch takes 63 bits
             try:
                 method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
                 self._collectors[name] = Collector(self._model, method.needs)
@@ -129,11 +127,11 @@ class Objective:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
-    def _penalty(self, name: str, inputs: Tensor) -> RegularizerOutput:
+    def _regularize(self, name: str, inputs: Tensor) -> RegularizerOutput:
         method, collector = self._regularizers[name], self._collectors[name]
         with without_autocast(inputs.device):
-            penalty: RegularizerOutput = method(collector.features(inputs))
-        return penalty
+            output: RegularizerOutput = method(collector.features(inputs))
+        return output
 
     def _forget(self) -> None:
         for collector in self._collectors.values():

@@ -45,11 +45,14 @@ class RankInfo:
         A batch of fewer images than micro-batches is run image by image, as `pipeline.train.step.take_step` does, and
         the rows fall into micro-batches where it cuts them.
         """
-        pieces = np.array_split(np.arange(images), min(accumulate, images))
-        parts = [np.array_split(piece, self.size)[self.rank] for piece in pieces]
-        rows = [part if len(part) else piece[:1] for part, piece in zip(parts, pieces, strict=True)]
+        micro_batches = np.array_split(np.arange(images), min(accumulate, images))
+        parts = [np.array_split(micro_batch, self.size)[self.rank] for micro_batch in micro_batches]
+        rows = [part if len(part) else micro_batch[:1] for part, micro_batch in zip(parts, micro_batches, strict=True)]
         return BatchShard(
-            np.concatenate(rows), tuple(map(len, parts)), tuple(len(piece) for piece in pieces), self.size
+            np.concatenate(rows),
+            tuple(map(len, parts)),
+            tuple(len(micro_batch) for micro_batch in micro_batches),
+            self.size,
         )
 
     def shares(self, images: int, batch_size: int, accumulate: int) -> list[BatchShard]:

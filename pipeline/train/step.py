@@ -22,7 +22,7 @@ def take_step(
     *,
     epoch: int,
     config: TrainConfig,
-    share: BatchShard | None = None,
+    shard: BatchShard | None = None,
 ) -> dict[str, Tensor]:
     """One step of the optimizer on one batch, run in `config.accumulate` micro-batches as equal as can be.
 
@@ -36,22 +36,22 @@ def take_step(
     each micro-batch, so where empty maps are spread unevenly over the micro-batches, the maps of a micro-batch with
     many of them weigh more than in the whole.
 
-    share: of a batch that several workers run, what is here; its micro-batches are cut where this cuts them. The
+    shard: of a batch that several workers run, what is here; its micro-batches are cut where this cuts them. The
     monitors are then this worker's part of the sums that give the batch's.
     """
     if isinstance(objective, SharedObjective):
-        assert share is not None
-        objective.begin(share)
+        assert shard is not None
+        objective.begin(shard)
     optimizer.zero_grad(set_to_none=True)
     monitors: dict[str, Tensor] = {}
-    pieces = min(config.accumulate, len(labels))
-    cut = zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
-    for piece, (images, answers) in enumerate(cut):
-        if share is None:
+    micro_batches = min(config.accumulate, len(labels))
+    cut = zip(inputs.tensor_split(micro_batches), labels.tensor_split(micro_batches), strict=True)
+    for index, (images, answers) in enumerate(cut):
+        if shard is None:
             part = weight = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
         else:
-            part = share.sizes[piece] / share.images
-            weight = part * share.workers  # the mean over workers is taken of their gradients
+            part = shard.sizes[index] / shard.images
+            weight = part * shard.workers  # the mean over workers is taken of their gradients
         with _precision(config, images.device):
             loss = objective.step(images, answers, epoch)
         (loss.total * weight).backward()  # type: ignore[no-untyped-call, unused-ignore]

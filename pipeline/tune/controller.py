@@ -48,9 +48,9 @@ class Wait:
 class SearchController:
     """A search in progress.
 
-    folder: its state. gpus, at_a_time: of a trial, and trials together. count: the parameters of a configuration's
-    network; needed where they are an objective, or bounded. stopped: why no further trial is proposed; None while some
-    are.
+    folder: its state. gpus, max_concurrent: of a trial, and trials together. count: the parameters of a
+    configuration's network; needed where they are an objective, or bounded. stopped: why no further trial is proposed;
+    None while some are.
     """
 
     def __init__(
@@ -63,14 +63,16 @@ class SearchController:
         fingerprint: str,
         folder: Path,
         gpus: float,
-        at_a_time: int,
+        max_concurrent: int,
         count: Callable[[Mapping[str, Any]], int] | None = None,
     ) -> None:
         self.params, self.space, self.journal = params, space, journal
         self.studies = make_studies(params, space, fingerprint, journal.history.header.get("known", ()))
-        self.scheduler = SearchScheduler({name: arm.rule for name, arm in self.studies.items()}, params.train.epochs)
+        self.scheduler = SearchScheduler(
+            {name: study.rule for name, study in self.studies.items()}, params.train.epochs
+        )
         self.stopped: str | None = None
-        self.folder, self._gpus, self._max_concurrent = folder, gpus, at_a_time
+        self.folder, self._gpus, self._max_concurrent = folder, gpus, max_concurrent
         self.objectives = objectives_from_params(params)
         self._count = count if PARAMETERS in self.objectives.metrics else None
         self._budget = Budget(**params.search.budget.model_dump())
@@ -126,8 +128,8 @@ class SearchController:
         """The runs of the best configurations with further seeds, by what is known now."""
         search, tried = self.params.search, self._search_trials()
         runs = []
-        for arm in self.studies:
-            trials = [record for record in tried if record.study == arm]
+        for study in self.studies:
+            trials = [record for record in tried if record.study == study]
             for best in self._candidates(trials, search.confirm.top):
                 runs += confirmation_runs(best, search.confirm.seeds, base_seed=self.params.base.seed)
         return runs
@@ -151,7 +153,7 @@ class SearchController:
         """How many runs may still be started at most."""
         if not self._queue and not self._still_running() and not (self._to_confirm and self._may_confirm()):
             return 0
-        to_propose = sum(arm.adapter.num_to_propose(self.params.search.trials) for arm in self.studies.values())
+        to_propose = sum(study.adapter.num_to_propose(self.params.search.trials) for study in self.studies.values())
         return len(self._queue) + to_propose + max_confirmation_runs(self.params, self.space)
 
     # Bringing everything to where the journal is.
@@ -160,8 +162,8 @@ class SearchController:
         """Bring studies, rungs and callbacks to where the journal is, and queue controls and what has not ended."""
         records = self._search_trials()
         for record in records:
-            if (arm := self._study_of(record)) is not None:
-                arm.adapter.replay(record)
+            if (study := self._study_of(record)) is not None:
+                study.adapter.replay(record)
                 if record.state is None:
                     self._unfinished.add(record.id)
         # In the order in which they came, since a rung judges a trial by those that were there before it. A trial that
@@ -185,8 +187,8 @@ class SearchController:
 
     def _replay_epoch(self, record: TrialRecord, epoch: int) -> str:
         objective = record.epochs[epoch][OBJECTIVE]
-        if (arm := self._study_of(record)) is not None:
-            arm.adapter.report(record.number or 0, epoch, objective)
+        if (study := self._study_of(record)) is not None:
+            study.adapter.report(record.number or 0, epoch, objective)
         return self.scheduler.replay(record, epoch, objective)
 
     def _replay_record(self, record: TrialRecord, *, stopped: bool) -> None:
@@ -215,7 +217,7 @@ class SearchController:
                 self._replay_record(record, stopped=record.last_epoch >= self.params.train.epochs)
 
     def _enqueue_candidates(self) -> None:
-        """Once no trial is at work or to come, the best configurations are known, and stay what they are."""
+        """Once no trial is running or to come, the best configurations are known, and stay what they are."""
         if not self._candidates_chosen and not self._still_running():
             self._candidates_chosen = True
             self._enqueue(self._candidate_runs())
@@ -241,7 +243,7 @@ class SearchController:
         if self._queue:
             return self._queue.popleft()
         if self._may_propose():
-            return min(self._proposing(), key=lambda arm: arm.adapter.proposed).ask()
+            return min(self._proposing(), key=lambda study: study.adapter.proposed).ask()
         return self._to_confirm.popleft() if self._to_confirm and self._may_confirm() else None
 
     def requeue(self, trial_id: str) -> None:
@@ -266,7 +268,7 @@ class SearchController:
 
     def _proposing(self) -> list[StudyWithRule]:
         """The studies of which trials are still to be proposed."""
-        return [arm for arm in self.studies.values() if arm.adapter.num_to_propose(self.params.search.trials)]
+        return [study for study in self.studies.values() if study.adapter.num_to_propose(self.params.search.trials)]
 
     def _may_propose(self) -> bool:
         if not self._proposing():
@@ -287,20 +289,20 @@ class SearchController:
         if not self._candidates_chosen:
             tried = [record.study for record in self._search_trials()]
             confirm = self.params.search.confirm
-            left += sum(min(confirm.top, tried.count(arm)) * confirm.seeds for arm in self.studies)
+            left += sum(min(confirm.top, tried.count(study)) * confirm.seeds for study in self.studies)
         self._notify(lambda callback: callback.ending_early(reason, len(self._running), left))
 
     def _may_confirm(self) -> bool:
         """Confirmations are within what the budget has set aside, unless the pace has changed a lot."""
-        account = self._budget_state(confirming=True)
+        budget_state = self._budget_state(confirming=True)
         hard = Budget(self._budget.hours, self._budget.gpu_hours, self._budget.cost, self._budget.price_per_gpu_hour)
-        reason = exhausted_limit(hard, account)
+        reason = exhausted_limit(hard, budget_state)
         if reason is not None and self.stopped is None:
             self.stopped = reason
         return reason is None
 
     def _budget_state(self, *, confirming: bool = False) -> BudgetState:
-        """Where the search stands. What is owed are the rest of what runs and, before them, the confirmations."""
+        """Where the search stands. Pending are the rest of what runs and, before them, the confirmations."""
         epochs, history = self.params.train.epochs, self.journal.history
         further = 0
         if not confirming:
@@ -323,8 +325,8 @@ class SearchController:
     def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float], node: str | None = None) -> None:
         record = self.journal.trials[trial_id]
         self.journal.report(trial_id, epoch, metrics, node)
-        if (arm := self._study_of(record)) is not None:
-            arm.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
+        if (study := self._study_of(record)) is not None:
+            study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
         self._notify(lambda callback: callback.epoch_reported(record, epoch))
 
     def checkpoint(self, trial_id: str, path: str) -> None:
@@ -347,15 +349,15 @@ class SearchController:
         return COMPLETE if epoch >= self.params.train.epochs else PRUNED
 
     def _finish(self, record: TrialRecord) -> None:
-        if (arm := self._study_of(record)) is not None:
+        if (study := self._study_of(record)) is not None:
             allowed = self.params.search.max_empty_share
             constraints = {EMPTY_SHARE: empty_share(record) - allowed} if record.epochs else {}
             constraints |= self.objectives.violations(record.metric)
             assert record.state is not None
-            arm.adapter.tell(
+            study.adapter.tell(
                 record.number or 0, record.state, *self.objectives.objective_values(record), constraints=constraints
             )
-            if arm.name == METHOD:
+            if study.name == METHOD:
                 value = record.metric(OBJECTIVE) if is_valid_result(record, self.objectives) else None
                 self._best.add(record.number or 0, value)
         self._notify(lambda callback: callback.trial_ended(record))
@@ -369,8 +371,8 @@ class SearchController:
         there = self._checkpointed | {r.id: r for r in ended if r.state is not None and not r.control and r.checkpoint}
         trials = [record for record in there.values() if record.study is not None]
         best = self._candidates(trials, search.keep_checkpoints)
-        for arm in self.studies:
-            of_study = [record for record in trials if record.study == arm and self._is_requested(record)]
+        for study in self.studies:
+            of_study = [record for record in trials if record.study == study and self._is_requested(record)]
             best += self._candidates(of_study, search.confirm.top)
         self._checkpointed = {record.id: record for record in best}
         remove_best_effort(
@@ -385,8 +387,8 @@ class SearchController:
         return None if record.study is None else self.studies[record.study]
 
     def _notify(self, say: Callable[[SearchCallback], None]) -> None:
-        for listener in self._callbacks:
-            say(listener)
+        for callback in self._callbacks:
+            say(callback)
 
 
 def _report_to(record: TrialRecord, epoch: int, callback: SearchCallback) -> None:

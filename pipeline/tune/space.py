@@ -73,7 +73,7 @@ class SearchSpace:
         }
 
     def shares(self, values: Mapping[str, Any]) -> list[float]:
-        """The inverse of `at`, for values by dotted path; of what has steps, the middle of the step."""
+        """The inverse of `value_at`, for values by dotted path; of what has steps, the middle of the step."""
         encoded = self.encode(values)
         return [_share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
 

@@ -22,7 +22,7 @@ def format_cell(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:
 
 
 def parse_cell(text: str, dimension: Mapping[str, Any]) -> Any:
-    """The inverse of `written`, for a dimension's cell; the text itself where it is no value of its kind."""
+    """The inverse of `format_cell`, for a dimension's cell; the text itself where it is no value of its kind."""
     if "choices" in dimension:
         return _choice(text, dimension)
     try:

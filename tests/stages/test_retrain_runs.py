@@ -39,7 +39,9 @@ def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tm
     params = Params().with_values({**TINY, "train.ema_decay": decay}, where="test")
     dump: dict[str, Any] = params.model_dump(by_alias=True)
     epochs = CheckpointStore(str(tmp_path / "epochs"))
-    job = RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "model", epochs=epochs)
+    job = RetrainJob(
+        "best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "model", checkpoints=epochs
+    )
     retrain_one(job)
     loaded = load_data(job.prepared, job.split, "cpu")
     run = build_run(params, loaded, seed=5, scaled_by="train+val")
@@ -91,7 +93,9 @@ def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_wei
     place = str(tmp_path / "broken.epochs")
 
     def job(epochs: CheckpointStore) -> RetrainJob:
-        return RetrainJob("best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "x", epochs=epochs)
+        return RetrainJob(
+            "best", 5, dump, {}, data / "prepared", data / "split.json", 1, tmp_path / "x", checkpoints=epochs
+        )
 
     retrain_one(job(whole := CheckpointStore(str(tmp_path / "whole.epochs"))))
     with pytest.raises(OSError, match="gone"):

@@ -127,7 +127,7 @@ class Search:
                 fingerprint="f00d" * 16,
                 folder=self.folder,
                 gpus=self.gpus,
-                at_a_time=at_a_time,
+                max_concurrent=at_a_time,
             )
             course.replay()
             self.left = course.max_remaining

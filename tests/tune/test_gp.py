@@ -45,7 +45,7 @@ def restated(process: GaussianProcess, values: Array, doubt: Array, at: Array) -
 
 def test_prediction_is_that_of_the_equations() -> None:
     points, values, doubt = data()
-    process = fit(points, values, noise_var=doubt, words=WORDS)
+    process = fit(points, values, noise_var=doubt, categorical_dims=WORDS)
     at = data(20)[0][12:]
     mean, spread = process.predict(at)
     expected_mean, expected_spread = restated(process, values, doubt, at)
@@ -85,9 +85,9 @@ def test_cost_is_the_density_of_the_values_and_of_the_parameters_beforehand() ->
 def test_doubted_value_moves_the_surface_less() -> None:
     points, values, doubt = data()
     values[3] += 0.2
-    trusting = fit(points, values, noise_var=doubt, words=WORDS).predict(points[3:4])[0][0]
+    trusting = fit(points, values, noise_var=doubt, categorical_dims=WORDS).predict(points[3:4])[0][0]
     doubt[3] = 0.1
-    doubting = fit(points, values, noise_var=doubt, words=WORDS).predict(points[3:4])[0][0]
+    doubting = fit(points, values, noise_var=doubt, categorical_dims=WORDS).predict(points[3:4])[0][0]
     assert doubting < trusting
 
 
@@ -116,7 +116,7 @@ def test_expected_improvement_keeps_its_order_where_it_underflows() -> None:
 
 def test_point_that_is_running_is_surer_and_moves_nothing() -> None:
     points, values, doubt = data()
-    process, at = fit(points, values, noise_var=doubt, words=WORDS), np.array([[0.9, 0.1, 0.5]])
+    process, at = fit(points, values, noise_var=doubt, categorical_dims=WORDS), np.array([[0.9, 0.1, 0.5]])
     told = condition_on_fantasies(process, at, values=values, noise_var=doubt)
     grid = data(40)[0]
     assert told.predict(grid)[0] == pytest.approx(process.predict(grid)[0], abs=1e-6)
@@ -125,6 +125,6 @@ def test_point_that_is_running_is_surer_and_moves_nothing() -> None:
 
 def test_equal_values_are_no_error() -> None:
     points, _, doubt = data()
-    mean, spread = fit(points, np.full(12, 0.5), noise_var=doubt, words=WORDS).predict(points)
+    mean, spread = fit(points, np.full(12, 0.5), noise_var=doubt, categorical_dims=WORDS).predict(points)
     assert mean == pytest.approx(0.5)
     assert np.isfinite(spread).all()

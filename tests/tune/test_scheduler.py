@@ -260,7 +260,7 @@ def test_resumed_search_stops_nobody_that_the_live_one_let_go_on(tmp_path: Path,
                 journal.report(name, epoch, {"val/accuracy": objective})
     with Journal(tmp_path / "journal.jsonl", {}) as journal:
         course = SearchController(
-            params, space, journal, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, at_a_time=2
+            params, space, journal, [], fingerprint="f00d" * 16, folder=tmp_path, gpus=0.0, max_concurrent=2
         )
         course.replay()
         assert {name: of.state for name, of in journal.trials.items()} == {"t0000": None, "t0001": None}

@@ -37,7 +37,7 @@ def describe_bit_depths(depth: Depth) -> str:
 
 
 Kind = tuple[int, bool, bool, str]
-"""Bits, whether they were told, whether grey, and the format of the file."""
+"""Bits, whether they were declared, whether grey, and the format of the file."""
 
 
 @dataclass
@@ -47,8 +47,8 @@ class BitDepths:
     found: dict[Kind, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, pictures: Iterable[tuple[BitDepth, str]]) -> None:
-        for (bits, told, highest, is_grey, kind), name in pictures:
-            entry = self.found.setdefault((bits, told, is_grey, kind), {"files": 0, "highest": 0, "first": []})
+        for (bits, declared, highest, is_grey, kind), name in pictures:
+            entry = self.found.setdefault((bits, declared, is_grey, kind), {"files": 0, "highest": 0, "first": []})
             entry["files"] += 1
             entry["highest"] = max(entry["highest"], highest)
             if len(entry["first"]) < NAMED:
@@ -61,8 +61,8 @@ class BitDepths:
     @classmethod
     def of(cls, entries: Iterable[Any]) -> "BitDepths":
         """From such entries again."""
-        return cls({(int(bits), bool(told), bool(grey), str(kind)): dict(entry)
-                    for (bits, told, grey, kind), entry in entries})  # fmt: skip
+        return cls({(int(bits), bool(declared), bool(grey), str(kind)): dict(entry)
+                    for (bits, declared, grey, kind), entry in entries})  # fmt: skip
 
     def resolve(self, given: int | None) -> int | None:
         """The one depth of the set's grey pictures of more than 8 bits; None where it has none.
@@ -74,9 +74,9 @@ class BitDepths:
         """
         if given is not None or not self.found:
             return given
-        for (bits, told, is_grey, kind), entry in sorted(self.found.items()):
+        for (bits, declared, is_grey, kind), entry in sorted(self.found.items()):
             # What other files tell, or reach to, says nothing about these.
-            if not told and entry["highest"] < 2 ** (bits - 1):
+            if not declared and entry["highest"] < 2 ** (bits - 1):
                 raise UserError(_dark(bits, is_grey, kind, entry))
         if len({bits for bits, *_ in self.found}) > 1:
             some = ", ".join(

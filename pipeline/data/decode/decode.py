@@ -103,7 +103,7 @@ def decode_image(
     bit_depth: as of `DecodeTask`. depths: gets the depth of a picture of more than 8 bits a channel.
 
     Raises:
-        Broken: it cannot be read, is no picture, or has more pixels than Pillow thinks sane.
+        UnreadableImage: it cannot be read, is no picture, or has more pixels than Pillow thinks sane.
     """
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:

@@ -27,11 +27,11 @@ def decode_mask(
 
     Values are grey levels, or the numbers of a palette's colours. meaning, "object": in a file whose only values are 0
     and 255, 255 is the object; in any other 255 is undecided, and everything between is the object; in one that is
-    transparent in part, the rest is the object. "trimap": 1 object,
-    2 background, 3 undecided. "classes": 0 background, 255 undecided, the rest numbers of classes.
+    transparent in part, the rest is the object. "trimap": 1 object, 2 background, 3 undecided. "classes": 0
+    background, 255 undecided, the rest numbers of classes.
 
     Raises:
-        Broken: as `decode_image`; a trimap with other values; a mask beside transparency.
+        UnreadableImage: as `decode_image`; a trimap with other values; a mask beside transparency.
     """
 
     def decode(image: Image.Image) -> tuple[NDArray[np.uint8], Size]:

@@ -30,7 +30,7 @@ def open_image(payload: Content, decode: Callable[[Image.Image], _Result]) -> _R
     """What `decode` makes of a picture file, or of pixels.
 
     Raises:
-        Broken: whatever is wrong with the file, in words.
+        UnreadableImage: whatever is wrong with the file, in words.
     """
     if isinstance(payload, Unreadable):
         raise UnreadableImage(payload.reason)

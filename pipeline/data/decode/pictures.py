@@ -77,7 +77,7 @@ def read_image(given: Any, channels: int, side: int, bit_depth: int | None = Non
     what each file says.
 
     Raises:
-        BadImage: it is none of these, damaged, empty, too large, or has other channels.
+        UndecodableImage: it is none of these, damaged, empty, too large, or has other channels.
     """
     if isinstance(given, str):
         given = _from_base64(given)
@@ -185,7 +185,7 @@ def depth_of(image: Any, bit_depth: int | None = None) -> Depth | None:
     scaled to the whole range all the same.
 
     Raises:
-        BadImage: nothing says what its values mean, or something else than `bit_depth`.
+        UndecodableImage: nothing says what its values mean, or something else than `bit_depth`.
     """
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
@@ -294,7 +294,7 @@ def upright_square(
     """The central square of a loaded picture, RGB, side x side, turned. depth: as `depth_of` it before it was loaded.
 
     Raises:
-        BadImage: it has values that its depth does not have.
+        UndecodableImage: it has values that its depth does not have.
     """
     square = _as_rgb(image, depth).resize((side, side), Image.Resampling.BICUBIC, box=central_square(image.size))
     return square if turn is None else square.transpose(turn)

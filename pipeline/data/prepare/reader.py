@@ -43,7 +43,7 @@ LOOK_AHEAD = 3
 
 
 def open_source(config: SourceConfig, *, workers: int | None = None, executor: Executor | None = None) -> ImageSource:
-    """The source that the settings name, ready to be read.
+    """The source that the configuration names, ready to be read.
 
     workers: processes that decode; None: one a core. executor: what decodes in their stead, `workers` tasks at a time;
     it is left running. Its tasks are `pipeline.data.decode.decode.decode_all`, which can be sent to other machines
@@ -234,8 +234,7 @@ class ImageFiles:
             except BrokenProcessPool:
                 raise UserError(
                     f"{format_names(str(self._root))}: a process that decodes pictures was ended, most likely for "
-                    "want of "
-                    "memory. Free some and run the same command again: it goes on from here."
+                    "want of memory. Free some and run the same command again: it goes on from here."
                 ) from None
             finally:
                 for _, future in waiting:

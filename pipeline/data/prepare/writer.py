@@ -91,8 +91,8 @@ class _State:
 
 
 def _arrays(source: ImageSource) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Type and shape of the arrays that blocks are written to. sizes: (H, W) before resizing,
-    of the image in row 2r and of its mask in row 2r + 1.
+    """Type and shape of the arrays that blocks are written to. sizes: (H, W) before resizing, of the image in row
+    2r and of its mask in row 2r + 1.
     """
     count, (height, width, channels) = len(source.labels), source.shape
     arrays: dict[str, tuple[Any, tuple[int, ...]]] = {}
@@ -126,12 +126,12 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
             _fill_undecided(masks, source)
         spoke = time.monotonic()
         try:
-            for block in source.read(state.done) if state.done < source.steps else ():
-                _write_block(block, arrays)
-                state.broken += block.broken
-                state.remarks.add(block.remarks)
-                state.depths.add(block.depths)
-                state.done = block.done
+            for batch in source.read(state.done) if state.done < source.steps else ():
+                _write_block(batch, arrays)
+                state.broken += batch.broken
+                state.remarks.add(batch.remarks)
+                state.depths.add(batch.depths)
+                state.done = batch.done
                 if on_progress:
                     on_progress(state.done, source.steps)
                 if time.monotonic() - spoke > RECORD_EVERY_S:
@@ -168,12 +168,12 @@ def _fill_undecided(masks: NpyRowWriter, source: ImageSource) -> None:
         masks.write(rows, np.full((len(rows), height, width), 255, dtype=np.uint8))
 
 
-def _write_block(block: DecodedBatch, arrays: dict[str, Any]) -> None:
-    arrays["images"].write(block.image_rows, block.image_files or block.images)
+def _write_block(batch: DecodedBatch, arrays: dict[str, Any]) -> None:
+    arrays["images"].write(batch.image_rows, batch.image_files or batch.images)
     if "masks" in arrays:
-        arrays["masks"].write(block.mask_rows, block.mask_files or block.masks)
-        arrays["sizes"].write(2 * block.image_rows, block.image_sizes)
-        arrays["sizes"].write(2 * block.mask_rows + 1, block.mask_sizes)
+        arrays["masks"].write(batch.mask_rows, batch.mask_files or batch.masks)
+        arrays["sizes"].write(2 * batch.image_rows, batch.image_sizes)
+        arrays["sizes"].write(2 * batch.mask_rows + 1, batch.mask_sizes)
 
 
 def _record(place: Path, state: _State, arrays: dict[str, NpyRowWriter | BlobWriter]) -> None:

@@ -13,8 +13,8 @@ files one after another and where each of them is; see `pipeline.data.prepared.e
     images.bin     JPEGs of H x W pixels; masks.bin: PNGs
     images.index.npy, masks.index.npy  (N, 2) int64: begin and length in bytes
 
-`pipeline.data.prepare.writer` writes it.
-The arrays are opened memory-mapped, so that the trials of a node share one copy in the page cache.
+`pipeline.data.prepare.writer` writes it. The arrays are opened memory-mapped, so that the trials of a node share one
+copy in the page cache.
 """
 
 import json

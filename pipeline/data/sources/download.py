@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 
 
 def fetch(config: SourceConfig) -> None:
-    """Fetch or unpack a named set that is missing, if the settings allow it and it can be.
+    """Fetch or unpack a named set that is missing, if the configuration allows it and it can be.
 
     Raises:
         UserError: it cannot be reached, or what came is damaged; nothing half-written is left.

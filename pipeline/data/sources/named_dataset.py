@@ -74,10 +74,10 @@ def locate_dataset(dataset: str, root: Path) -> Path | None:
 
 
 def read_catalogue(config: SourceConfig) -> NamedDataset:
-    """The rows of the named set that the settings ask for.
+    """The rows of the named set that the configuration asks for.
 
     Raises:
-        NotThere: it is not under the root.
+        DatasetNotFound: it is not under the root.
         UserError: it is there, but damaged or laid out in another way; test has classes that train lacks.
     """
     dataset, root = config.dataset, config.root

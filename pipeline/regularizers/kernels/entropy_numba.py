@@ -119,8 +119,8 @@ def compile_ahead() -> None:
     """Compile for float32 and keep that, so that no search spends these seconds; part of the installation."""
     for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
         fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
-    projected, reading = np.zeros((1, 2, 3), np.float32), RowSpec(1, None, 1, 1.0)
-    add_gradient(np.zeros_like(projected), projected, read_rows(projected, reading), reading)
+    projected, spec = np.zeros((1, 2, 3), np.float32), RowSpec(1, None, 1, 1.0)
+    add_gradient(np.zeros_like(projected), projected, read_rows(projected, spec), spec)
 
 
 def _images(values: int) -> int:
@@ -390,13 +390,13 @@ def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: 
     heads = row.shape[1]
     channels = width // (3 * heads)
     parts = projected.reshape(images, tokens, 3, heads, channels)
-    asking = np.empty((heads, channels), parts.dtype)
+    pooled = np.empty((heads, channels), parts.dtype)
     for image in range(begin, end):
-        _ask(parts[image], start, stop, scale / (stop - start), asking)
+        _ask(parts[image], start, stop, scale / (stop - start), pooled)
         # Token by token, in the order in which they lie in memory.
         for token in range(first, tokens):
             for head in range(heads):
-                key, ask = parts[image, token, 1, head], asking[head]
+                key, ask = parts[image, token, 1, head], pooled[head]
                 summed = key[0] * 0
                 for at in range(channels):
                     summed += key[at] * ask[at]
@@ -415,15 +415,15 @@ def _add(
     first: int,
     scale: float,
 ) -> None:
-    """Each key is pulled to the asking query, and that one to the sum of the keys, by the rows' gradient."""
+    """Each key is pulled to the pooled query, and that one to the sum of the keys, by the rows' gradient."""
     images, tokens, width = projected.shape
     heads = share.shape[1]
     channels, factor = width // (3 * heads), scale / (stop - start)
     parts = projected.reshape(images, tokens, 3, heads, channels)
     out = into.reshape(images, tokens, 3, heads, channels)
-    asking, pulled = np.empty((heads, channels), parts.dtype), np.empty((heads, channels), parts.dtype)
+    pooled, pulled = np.empty((heads, channels), parts.dtype), np.empty((heads, channels), parts.dtype)
     for image in range(begin, end):
-        _ask(parts[image], start, stop, factor, asking)
+        _ask(parts[image], start, stop, factor, pooled)
         pulled[:] = 0
         for token in range(first, tokens):
             for head in range(heads):
@@ -432,7 +432,7 @@ def _add(
                 key, pull = parts[image, token, 1, head], pulled[head]
                 for at in range(channels):
                     pull[at] += weight * key[at]
-                ask, into_key = asking[head], out[image, token, 1, head]
+                ask, into_key = pooled[head], out[image, token, 1, head]
                 for at in range(channels):
                     into_key[at] += by_row * ask[at]
         for token in range(start, stop):

@@ -100,9 +100,7 @@ def flat_metrics(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
 
 
 def write_confusion(path: Path, runs: Sequence[RunEvaluation], data: TrainingData) -> None:
-    """A row for every test image and seed of the best configuration: the columns `actual` and `predicted`, class
-    names.
-    """
+    """A row for every test image and seed of the best configuration; `actual` and `predicted` are class names."""
     names = np.array(data.prepared.classes)
     actual = names[np.asarray(data.prepared.labels[data.split.test])]
     with path.open("w", newline="", encoding="utf-8") as file:

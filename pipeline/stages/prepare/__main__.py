@@ -13,10 +13,10 @@ from pipeline.workspace import Workspace
 def main(workspace: Workspace) -> None:
     """Read the source that the parameters name and write it in prepared form."""
     params = load_params(workspace.params)
-    settings = source_config(workspace, params)
-    fetch(settings)
+    config = source_config(workspace, params)
+    fetch(config)
     found = preview_source(workspace, params)
-    source = open_source(settings)
+    source = open_source(config)
     with ProgressBar("preparing") as bar:
         manifest = write_prepared(
             source,

@@ -163,8 +163,7 @@ def plotted_trials(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
     tuned = f", {of_control} trials of the control's own study" if of_control else ""
     return (
         f"{sum(summary['trials'].values())} trials ({counts}){tuned}, {controls} "
-        f"control{'s' * (controls != 1)} and "
-        f"{summary['confirmations']} confirmations, all of them on validation images"
+        f"control{'s' * (controls != 1)} and {summary['confirmations']} confirmations, all of them on validation images"
     )
 
 

@@ -1,5 +1,7 @@
-"""retrain: best configuration and control -> `models/<arm>-seed<n>/`, `results/retrain/`. Run by `dvc repro
-retrain`."""
+"""retrain: best configuration and control -> `models/<arm>-seed<n>/`, `results/retrain/`.
+
+Run by `dvc repro retrain`.
+"""
 
 import json
 import shutil
@@ -35,7 +37,7 @@ def main(workspace: Workspace) -> None:
     prepared = open_prepared(workspace.prepared)
     split = read_split(workspace.split, data_hash=prepared.data_hash)
     arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
-    settings = [params.with_values(values, where=arm) for arm, values in arms.items()]
+    configs = [params.with_values(values, where=arm) for arm, values in arms.items()]
     jobs = retrain_jobs(
         params,
         arms,
@@ -43,7 +45,7 @@ def main(workspace: Workspace) -> None:
         split=workspace.split,
         hashes=[prepared.data_hash, split.split_hash],
         state=workspace.state,
-        weights=from_record(workspace, found.weights, settings),
+        weights=from_record(workspace, found.weights, configs),
     )
     kept = sum(is_finished(job) for job in jobs)
     done = f", {kept} of them done before" if kept else ""
@@ -66,7 +68,7 @@ def main(workspace: Workspace) -> None:
     content = {
         "fingerprint": found.fingerprint,
         "control": params.retrain.control,
-        "method": describe_method(*(setting.regularizer.configs() for setting in settings)),
+        "method": describe_method(*(config.regularizer.configs() for config in configs)),
         "setting": config_name(dict(found.best)),
         "against": found.against,
         "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],

@@ -62,13 +62,13 @@ def retrain_jobs(
     jobs = []
     for seed in seeds:
         for arm, values in arms.items():
-            setting = params.with_values(values, where=arm)
+            config = params.with_values(values, where=arm)
             check_batch_shards(
-                workers, batch_size=setting.train.batch_size, accumulate=setting.train.accumulate, where=arm
+                workers, batch_size=config.train.batch_size, accumulate=config.train.accumulate, where=arm
             )
             deciding = {section: dump[section] for section in ("model", "train", "regularizer")}
             begins = {spec: each.sha256 for spec, each in (weights or {}).items()}
-            code = code_hash(_plugins(setting))
+            code = code_hash(_plugins(config))
             shared = [workers] if workers > 1 else []  # several workers draw other values inside the network
             key = content_hash([deciding, dict(values), seed, list(hashes), code, versions(), begins, *shared])
             folder = state / "retrain" / key[:16]
@@ -86,7 +86,7 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
     """Train what is not there yet, side by side, and yield each job once its checkpoint is there.
 
     Raises:
-        UserError: a run diverged or ran out of memory, workers were lost too often, or there is no place for the runs.
+        UserError: a run diverged or ran out of memory, workers were lost too often, or there is no room for the runs.
     """
     missing = [job for job in jobs if not is_finished(job)]
     yield from (job for job in jobs if job not in missing)
@@ -94,14 +94,14 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
         return
     resources = retrain_resources(params)
     missing[0].folder.parent.mkdir(parents=True, exist_ok=True)
-    with open_runtime(_run_spec(params, missing, resources)) as place:
+    with open_runtime(_run_spec(params, missing, resources)) as runtime:
         ready = []
         for job in missing:
-            epochs = CheckpointStore(join(place.checkpoints, job.folder.name))
-            ready.append(dataclasses.replace(job, bundle=place.bundle, epochs=epochs))
-        room = None if place.room is None else Capacity(resources.cpus, resources.gpus)
+            checkpoints = CheckpointStore(join(runtime.checkpoints, job.folder.name))
+            ready.append(dataclasses.replace(job, bundle=runtime.bundle, checkpoints=checkpoints))
+        capacity = None if runtime.capacity is None else Capacity(resources.cpus, resources.gpus)
         with RunProgress(len(ready) * params.train.epochs, lambda: sum(_trained_epochs(params, job) for job in ready)):
-            for index in _run_all(params, ready, resources, room):
+            for index in _run_all(params, ready, resources, capacity):
                 _download_checkpoint(ready[index])
                 yield missing[index]
 
@@ -116,28 +116,32 @@ def _trained_epochs(params: Params, job: RetrainJob) -> int:
     """Epochs that a run has behind it, of which there is a checkpoint."""
     if is_finished(job):
         return params.train.epochs
-    assert job.epochs is not None
-    return job.epochs.done()
+    assert job.checkpoints is not None
+    return job.checkpoints.done()
 
 
-def _run_all(params: Params, jobs: Sequence[RetrainJob], resources: Resources, room: Capacity | None) -> Iterator[int]:
+def _run_all(
+    params: Params, jobs: Sequence[RetrainJob], resources: Resources, capacity: Capacity | None
+) -> Iterator[int]:
     most, failures = params.retrain.max_concurrent_runs, params.search.max_failures
     if params.retrain.workers_per_run == 1:
-        done = run_jobs(retrain_one, jobs, cpus=resources.cpus, gpus=resources.gpus, at_a_time=most, failures=failures)
+        done = run_jobs(
+            retrain_one, jobs, cpus=resources.cpus, gpus=resources.gpus, max_concurrent=most, failures=failures
+        )
         yield from (index for index, _ in done)
         return
     from pipeline.cluster.workers import side_by_side, train_together  # Ray Train takes seconds to import
 
     def fits() -> int:
-        there = resources.max_concurrent if room is None else room.free_slots()
+        there = resources.max_concurrent if capacity is None else capacity.free_slots()
         return min(most or len(jobs), there // params.retrain.workers_per_run)
 
     def run(job: RetrainJob) -> None:
-        assert job.epochs is not None
+        assert job.checkpoints is not None
         train_together(
             retrain_one,
             job,
-            epochs=job.epochs,
+            checkpoints=job.checkpoints,
             name=f"retraining {job.name}",
             workers=params.retrain.workers_per_run,
             cpus=resources.cpus,
@@ -171,11 +175,11 @@ def _plugins(config: Params) -> dict[str, str]:
 
 def _download_checkpoint(job: RetrainJob) -> None:
     """Move a finished run's last checkpoint to where finished runs are kept."""
-    assert job.epochs is not None
-    with replace_folder(job.folder) as whole, job.epochs.newest() as (_, folder):
+    assert job.checkpoints is not None
+    with replace_folder(job.folder) as whole, job.checkpoints.newest() as (_, folder):
         assert folder is not None
         shutil.copytree(folder, whole, dirs_exist_ok=True)
-    job.epochs.clear()
+    job.checkpoints.clear()
 
 
 def log_retraining(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pipeline.assembly import TrainingData, TrainingRun, WriteCheckpoint
 
 HISTORY = "history.json"
-"""File beside a checkpoint: the time that it took, and where it was trained. It stays out of the checkpoint itself: the
-same model is the same files, wherever it was trained."""
+"""A file beside a checkpoint: the time that it took, and where it was trained. It stays out of the checkpoint itself:
+the same model is the same files, wherever it was trained."""
 
 ROLE = "train+val"
 
@@ -36,7 +36,7 @@ ROLE = "train+val"
 class RetrainJob:
     """One run. arm: "best" or the control's name. values: its configuration by dotted path. folder: where it is kept.
 
-    weights: the pretrained weights of the search, by specification. epochs: where its checkpoints go while it trains.
+    weights: the pretrained weights of the search, by specification. checkpoints: where they go while it trains.
     bundle: the data, where they may have to be found elsewhere on the node that it runs on.
     """
 
@@ -49,7 +49,7 @@ class RetrainJob:
     threads: int
     folder: Path
     weights: Mapping[str, Weights] = field(default_factory=dict)
-    epochs: CheckpointStore | None = None
+    checkpoints: CheckpointStore | None = None
     bundle: DataBundle | None = None
 
     @property
@@ -83,9 +83,9 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
             f"retraining {job.name}: {error}. The configuration that the search found is at the edge of what trains; "
             "lower train.lr, or set train.clip_grad, and run again."
         )
-        if world is None or job.epochs is None:
+        if world is None or job.checkpoints is None:
             raise UserError(said) from None
-        job.epochs.note_failure(said)  # all workers have seen it, and none of them need be started again
+        job.checkpoints.note_failure(said)  # all workers have seen it, and none of them need be started again
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -105,8 +105,8 @@ def seconds_in(folder: Path) -> float:
 def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingData", world: RankInfo | None) -> None:
     from pipeline.assembly import load_resume_state, train_resumable
 
-    assert job.epochs is not None
-    store = job.epochs
+    assert job.checkpoints is not None
+    store = job.checkpoints
     with store.newest() as (done, folder):
         _broadcast(done, world)
         curves: list[dict[str, float]] = []
@@ -134,14 +134,14 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
 
 
 def _save_checkpoint(
-    epochs: CheckpointStore,
+    store: CheckpointStore,
     epoch: int,
     sidecar: Mapping[str, Any],
     history: str,
     weights: "nn.Module | Mapping[str, Tensor]",
     state: Mapping[str, Any] | None,
 ) -> None:
-    with epochs.write(epoch) as folder:
+    with store.write(epoch) as folder:
         (folder / HISTORY).write_text(history + "\n")
         write_checkpoint(folder, weights, sidecar, state=state)
 

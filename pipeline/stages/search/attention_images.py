@@ -26,8 +26,9 @@ THRESHOLD = "regularizer.spatial_entropy.threshold"
 
 @dataclass(frozen=True)
 class ConfigMaps:
-    """A configuration's similarity maps (n, A, h, w) of the images shown. name: `best` or a control's. threshold: its
-    cut.
+    """A configuration's similarity maps (n, A, h, w) of the images shown.
+
+    name: `best` or a control's. threshold: its cut.
     """
 
     name: str
@@ -49,24 +50,24 @@ def write_attention(
     raw = {"ids": ids, "labels": np.asarray(prepared.labels)[ids], "images": images}
     raw |= {} if masks is None else {"masks": masks}
     folders = {}
-    for setting in configs:
-        folders[setting.name] = folder / setting.name
-        place = folders[setting.name] / "attention"
+    for config in configs:
+        folders[config.name] = folder / config.name
+        place = folders[config.name] / "attention"
         place.mkdir(parents=True, exist_ok=True)
-        figure = attention_figure(images, setting.maps, masks=masks, threshold=setting.threshold, title=setting.title)
+        figure = attention_figure(images, config.maps, masks=masks, threshold=config.threshold, title=config.title)
         fit_fonts(figure)
         figure.savefig(place / "validation_images.png", dpi=DPI)
-        arrays: dict[str, Any] = {**raw, **_arrays(setting)}
+        arrays: dict[str, Any] = {**raw, **_arrays(config)}
         np.savez_compressed(place / "validation_images.npz", **arrays)
     if len(configs) > 1:
         folders["all"] = folder / "all"
         place = folders["all"] / "attention"
         place.mkdir(parents=True, exist_ok=True)
         threshold = configs[0].threshold
-        names = ", ".join(setting.name for setting in configs)
+        names = ", ".join(config.name for config in configs)
         figure = comparison_figure(
             images,
-            {setting.name: setting.maps for setting in configs},
+            {config.name: config.maps for config in configs},
             masks=masks,
             threshold=threshold,
             title=f"{names}: cut at {threshold:.2g} standard deviations above the mean",

@@ -80,9 +80,9 @@ class MlflowCallback(ClosedByStatus):
     def trial_started(self, trial: TrialRecord) -> None:
         tags = {**self._tags, "sar.role": trial.role, "sar.control": str(trial.control).lower()}
         tags |= {"sar.confirms": trial.of} if trial.of else {}
-        settings = {path: self._params.value(path) for path in self._plan.space.dimensions} | trial.values
-        settings["base.seed"] = self._params.base.seed if trial.seed is None else trial.seed
-        self._log.start_trial(trial.id, run_name(trial), settings, tags)
+        values = {path: self._params.value(path) for path in self._plan.space.dimensions} | trial.values
+        values["base.seed"] = self._params.base.seed if trial.seed is None else trial.seed
+        self._log.start_trial(trial.id, run_name(trial), values, tags)
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         self._log.log_epoch(trial.id, epoch, trial.epochs[epoch])
@@ -127,7 +127,7 @@ class MlflowCallback(ClosedByStatus):
         prepared = self._data.prepared
         shown = examples_by_class(self._data.split.val, prepared.labels, self._params.tracking.attention_images)
         images = ImageBatches(prepared, shown, self._data.scale("train"), self._data.device)
-        settings = []
+        configs = []
         for name, trial in trials.items():
             try:
                 if trial.checkpoint is None or not exists(trial.checkpoint):
@@ -139,11 +139,11 @@ class MlflowCallback(ClosedByStatus):
                 continue
             threshold = float(trial.values.get(THRESHOLD, self._params.value(THRESHOLD)))
             title = f"{name}: {run_name(trial)}"
-            settings.append(ConfigMaps(name, title, threshold, last_block_maps(model, images)))
-        if not settings:
+            configs.append(ConfigMaps(name, title, threshold, last_block_maps(model, images)))
+        if not configs:
             return
         shutil.rmtree(self._pictures, ignore_errors=True)
-        folders = write_attention(self._pictures, prepared, shown, settings)
+        folders = write_attention(self._pictures, prepared, shown, configs)
         for name, folder in folders.items():
             self._log.log_artifacts(None if name == "all" else trials[name].id, folder)
 
@@ -163,8 +163,8 @@ class MlflowCallback(ClosedByStatus):
 
 def run_name(trial: TrialRecord) -> str:
     """A trial's name in a list of runs: `w=0.012 layers=last t=0.3 (t0007)`, of a control `baseline w=0`."""
-    setting = config_name(trial.values, short=True)
-    return f"{trial.id} {setting}" if trial.control else f"{setting} ({trial.id})"
+    config = config_name(trial.values, short=True)
+    return f"{trial.id} {config}" if trial.control else f"{config} ({trial.id})"
 
 
 def rung_marks(params: Params) -> list[int]:

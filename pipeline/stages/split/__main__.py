@@ -16,10 +16,10 @@ def main(workspace: Workspace) -> None:
     """Divide the prepared images into roles, and say what is out of the ordinary."""
     params = load_params(workspace.params)
     prepared = open_prepared(workspace.prepared)
-    division = prepare_split(workspace, params, prepared)
-    report = split_report(division, prepared, params, group_by_content(workspace, params))
+    inputs = prepare_split(workspace, params, prepared)
+    report = split_report(inputs, prepared, params, group_by_content(workspace, params))
     check_no_duplicates(report)
-    write_split(division.split, workspace.split, data_hash=prepared.data_hash, seed=params.base.seed)
+    write_split(inputs.split, workspace.split, data_hash=prepared.data_hash, seed=params.base.seed)
     write_report(report, workspace.split.with_name(REPORT))
     for line in report_lines(report):
         print(line)

@@ -27,49 +27,49 @@ LISTED = 1000
 REFUSED = 5
 
 
-def split_report(division: SplitInputs, prepared: Prepared, params: Params, group_by: Mapping[str, Any] | None) -> Any:
+def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_by: Mapping[str, Any] | None) -> Any:
     """The report as plain data: images by role and class, groups, copies. group_by: what the groups were made by."""
-    split = division.split
+    split = inputs.split
     counts = {
         role: np.bincount(prepared.labels[getattr(split, role)], minlength=len(prepared.classes)) for role in ROLES
     }
     grouped = None
-    if division.groups is not None and group_by is not None:
-        alone = int((division.groups.group_ids >= len(division.groups.names)).sum())
-        grouped = {**group_by, "groups": len(division.groups.names), "images_on_their_own": alone}
-        grouped |= {"unused_entries": list(division.groups.unused[:LISTED])}
+    if inputs.groups is not None and group_by is not None:
+        alone = int((inputs.groups.group_ids >= len(inputs.groups.names)).sum())
+        grouped = {**group_by, "groups": len(inputs.groups.names), "images_on_their_own": alone}
+        grouped |= {"unused_entries": list(inputs.groups.unused[:LISTED])}
     return {
         "images": {role: len(getattr(split, role)) for role in ROLES},
         "classes": {
             name: {role: int(counts[role][label]) for role in ROLES} for label, name in enumerate(prepared.classes)
         },
         "group_by": grouped,
-        "duplicates": _duplicates(division, prepared, params),
+        "duplicates": _duplicates(inputs, prepared, params),
     }
 
 
-def _duplicates(division: SplitInputs, prepared: Prepared, params: Params) -> dict[str, Any]:
+def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> dict[str, Any]:
     told: dict[str, Any] = {"action": params.split.duplicates, "distance": params.split.duplicate_distance}
-    copies = division.copies
+    copies = inputs.copies
     if copies is None:
         return told
     count = len(prepared.labels)
-    roles = _roles_of(division, count)
+    roles = _roles_of(inputs, count)
     exact, both = copies.clusters(count, near=False), copies.clusters(count)
-    of_exact = _describe(exact, copies.exact, roles, prepared.labels, division.names)
+    of_exact = _describe(exact, copies.exact, roles, prepared.labels, inputs.names)
     # An image with an exact copy elsewhere is reported as that alone.
     of_near = None
     if can_be_near(prepared.images, params.split.duplicate_distance):
-        of_near = _describe(both, copies.near, roles, prepared.labels, division.names)
+        of_near = _describe(both, copies.near, roles, prepared.labels, inputs.names)
         for key in ("test", "val"):
             of_near[key] -= of_exact[key]
-    return told | {"moved": division.moved, "exact": of_exact, "near": of_near}
+    return told | {"moved": inputs.moved, "exact": of_exact, "near": of_near}
 
 
-def _roles_of(division: SplitInputs, count: int) -> NDArray[np.int8]:
+def _roles_of(inputs: SplitInputs, count: int) -> NDArray[np.int8]:
     roles = np.full(count, -1, dtype=np.int8)
     for number, role in enumerate(ROLES):
-        roles[getattr(division.split, role)] = number
+        roles[getattr(inputs.split, role)] = number
     return roles
 
 

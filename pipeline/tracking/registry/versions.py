@@ -82,8 +82,8 @@ def register_model(
     checkpoint: folder with weights.safetensors and checkpoint.json; code: the package of networks; input_example:
     (B, H, W, C) uint8; run_id: the run that trained it. Where the store has that run no more, as after the loss of a
     database, the model belongs to no run. A model whose weights, settings and code are registered already gets no
-    second version: its tags and its card are brought up to date, and its files where they are gone or
-    damaged. A new one is loaded and tried before it is uploaded.
+    second version: its tags and its card are brought up to date, and its files where they are gone or damaged. A new
+    one is loaded and tried before it is uploaded.
 
     Raises:
         UserError: a name that MLflow refuses, a checkpoint that does not make a model, or a store that fails.

@@ -40,7 +40,7 @@ METHOD, CONTROL_STUDY = "search", "control_study"
 """Studies: the method's own, and that of the control, if it has one."""
 
 TRIAL, CONTROL, CONFIRMATION = "trial", "control", "confirmation"
-"""Roles: proposed by a study; a setting of the space to compare with; one of these again with another seed."""
+"""Roles: proposed by a study; a configuration of the space to compare with; one of these again with another seed."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class TrialRecord:
 
     id: `t0007`, the name of a control, or `t0007-seed1001`. number: its place in its study, None outside of one.
     values: by dotted path. role: see above. study: the one that proposed it (see `pipeline.tune.study.studies`), else
-    None. seed: of its training, None for `base.seed`. of: the id whose setting a confirmation repeats.
+    None. seed: of its training, None for `base.seed`. of: the id whose configuration a confirmation repeats.
 
     epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
     busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
@@ -185,7 +185,7 @@ class SearchHistory:
 
 
 def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
-    """What a journal holds; nothing if there is no file. mend: cut a torn last line off the file (its writer may).
+    """What a journal holds; nothing if there is no file. repair: cut a torn last line off the file (its writer may).
 
     Raises:
         UserError: a broken line that is not the last, or a journal of another format.
@@ -195,8 +195,7 @@ def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
         if number == 1 and isinstance(event, dict) and event.get("event") == "search" and event.get("format") != FORMAT:
             raise UserError(
                 f"{path}: written by another version of sar-search (format {event.get('format', 'unknown')}, not "
-                f"{FORMAT})."
-                f" Move {path.parent} away to search anew."
+                f"{FORMAT}). Move {path.parent} away to search anew."
             )
         try:
             if (number == 1) != (event["event"] == "search"):

@@ -154,16 +154,16 @@ def check_objectives(params: Params) -> None:
     Raises:
         UserError: it names the parameter in the way, and what would do.
     """
-    search, goals = params.search, objectives_from_params(params)
-    said = f"params.yaml: search.objectives: {', '.join(goals.objectives)}"
-    if len(set(goals.objectives)) < len(goals.objectives):
+    search, objectives = params.search, objectives_from_params(params)
+    said = f"params.yaml: search.objectives: {', '.join(objectives.objectives)}"
+    if len(set(objectives.objectives)) < len(objectives.objectives):
         raise UserError(f"{said}: an objective stands there twice.")
-    if goals.objectives[0] != OBJECTIVE:
+    if objectives.objectives[0] != OBJECTIVE:
         raise UserError(
             f"{said}: must begin with {OBJECTIVE}, by which the configuration to retrain is chosen from the Pareto "
             "front. To ask for a least value of another metric, see search.constraints."
         )
-    if not goals.is_multi_objective:
+    if not objectives.is_multi_objective:
         return
     if search.scheduler.name != "none":
         raise UserError(
@@ -207,13 +207,13 @@ def is_valid_result(record: TrialRecord, objectives: Objectives) -> bool:
 
 def describe_objectives(params: Params) -> dict[str, str]:
     """Lines of the plan, by their names; none in a search for val/accuracy alone without constraints."""
-    goals, search = objectives_from_params(params), params.search
+    objectives, search = objectives_from_params(params), params.search
     lines = {}
-    if goals.is_multi_objective:
-        pairs = zip(goals.objectives, goals.directions, strict=True)
+    if objectives.is_multi_objective:
+        pairs = zip(objectives.objectives, objectives.directions, strict=True)
         lines["objectives"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
             "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
         )
-    if goals.limits:
+    if objectives.limits:
         lines["within"] = format_limits(search.constraints.model_dump())
     return lines

@@ -30,12 +30,12 @@ FULL = "No space left on device"
 class JournalCallback(tune.Callback):
     """Writes what happens to trials into the search. Runs on Ray Tune's loop.
 
-    room: of a cluster, on which trials may have to wait for a place, which is not time that they take; else None.
+    capacity: of a cluster, on which trials may have to wait for a place, which is not time that they take; else None.
     fatal_error: what the search cannot go on from, though no trial is to blame, such as a full disk.
     """
 
-    def __init__(self, controller: SearchController, room: Capacity | None = None) -> None:
-        self._controller, self._room = controller, room
+    def __init__(self, controller: SearchController, capacity: Capacity | None = None) -> None:
+        self._controller, self._capacity = controller, capacity
         self.fatal_error: Exception | None = None
         self._failures: Counter[str] = Counter()
         self._looked = 0.0
@@ -48,7 +48,7 @@ class JournalCallback(tune.Callback):
                 self._controller.check_stop_request()
 
     def on_trial_start(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        if self._room is not None:
+        if self._capacity is not None:
             with self.capture_fatal():
                 self._controller.journal.resume(trial.config["trial"])
 
@@ -81,7 +81,7 @@ class JournalCallback(tune.Callback):
                 self._controller.end_trial(trial.config["trial"], self._controller.final_state(result.get("epoch", 0)))
 
     def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
-        """A worker died, and the trial will start again; where there is no room, in vain."""
+        """A worker died, and the trial will start again; where the disk is full, in vain."""
         with self.capture_fatal():
             self._check_room(_reason(trial))
 
@@ -98,8 +98,8 @@ class JournalCallback(tune.Callback):
 
     def _leave(self, name: str, refused: Mapping[str, Any]) -> None:
         """Hand a trial out again, away from a node that will not do, and say so once for the node."""
-        assert self._room is not None
-        if self._room.exclude_node(refused["node"]):
+        assert self._capacity is not None
+        if self._capacity.exclude_node(refused["node"]):
             print(join_lines(f"not used: {line}" for line in refused["why"]), file=sys.stderr, flush=True)
         self._controller.requeue(name)
 

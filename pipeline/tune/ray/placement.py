@@ -23,13 +23,14 @@ MEGABYTE = 10**6
 class Runtime:
     """Where trials run and leave their checkpoints.
 
-    checkpoints: the address of the folder for them. bundle: their data, where nodes may have to be sent them. room: how
-    many trials fit now; None where that stays what it is. admission: what nodes that join later are held against.
+    checkpoints: the address of the folder for them. bundle: their data, where nodes may have to be sent them.
+    capacity: how many trials fit now; None where that stays what it is. admission: what nodes that join later are held
+    against.
     """
 
     checkpoints: str
     bundle: DataBundle | None = None
-    room: Capacity | None = None
+    capacity: Capacity | None = None
     admission: AdmissionRules | None = None
 
 
@@ -56,32 +57,32 @@ def open_runtime(task: RunSpec) -> Iterator[Runtime]:
         return
     cluster, storage = task.params.search.cluster, _storage(task)
     with connect_to_cluster(resources.address, _plugins(task), worker_environment(storage)):
-        parcel = _listed(task)
-        wanted = _wanted(task, parcel)
-        answers = check_nodes(wanted)
+        bundle = _listed(task)
+        requirements = _requirements(task, bundle)
+        answers = check_nodes(requirements)
         # Nodes that join later may lack what those of now have; where several have it, the checkout is a shared one.
         shared = len(answers) > 1 and all(answer.report and answer.report.data for answer in answers)
-        if not shared or parcel.bytes <= cluster.ship_limit_mb * MEGABYTE:
+        if not shared or bundle.bytes <= cluster.ship_limit_mb * MEGABYTE:
             limit = cluster.ship_limit_mb * MEGABYTE
-            if storage is not None and parcel.bytes > limit:
-                mark_in_use(place_in(storage, parcel), task.folder)
-            parcel = send_bundle(parcel, limit_bytes=limit, storage=storage)
-        room = Capacity(resources.cpus, resources.gpus, task.params.search.max_concurrent_trials)
+            if storage is not None and bundle.bytes > limit:
+                mark_in_use(place_in(storage, bundle), task.folder)
+            bundle = send_bundle(bundle, limit_bytes=limit, storage=storage)
+        capacity = Capacity(resources.cpus, resources.gpus, task.params.search.max_concurrent_trials)
         checkpoints = list_checkpoints(storage, task.folder) if storage else str(task.folder / "ray")
-        wanted = dataclasses.replace(wanted, bundle=parcel, sendable=bool(parcel.chunks or parcel.shared))
-        with make_admission_rules(wanted, answers) as admission:
-            yield Runtime(checkpoints, parcel, room, admission)
+        requirements = dataclasses.replace(requirements, bundle=bundle, sendable=bool(bundle.chunks or bundle.shared))
+        with make_admission_rules(requirements, answers) as admission:
+            yield Runtime(checkpoints, bundle, capacity, admission)
 
 
 def inspect_cluster(task: RunSpec, *, data: bool = True) -> Sequence[NodeResult]:
-    """Look at the cluster's nodes as `placed` does, and start nothing. data: whether they have been prepared.
+    """Look at the cluster's nodes as `open_runtime` does, and start nothing. data: whether they have been prepared.
 
     Raises:
         UserError: as `open_runtime`.
     """
     assert task.resources.address is not None
     with connect_to_cluster(task.resources.address, _plugins(task), worker_environment(_storage(task))):
-        return check_nodes(_wanted(task, _listed(task) if data else make_bundle({})))
+        return check_nodes(_requirements(task, _listed(task) if data else make_bundle({})))
 
 
 def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bundle: DataBundle | None) -> LocalData:
@@ -116,7 +117,7 @@ def _storage(task: RunSpec) -> str | None:
     return asked if asked is None or "://" in asked else str(Path(asked).expanduser().absolute())
 
 
-def _wanted(task: RunSpec, bundle: DataBundle) -> NodeRequirements:
+def _requirements(task: RunSpec, bundle: DataBundle) -> NodeRequirements:
     cluster, storage = task.params.search.cluster, _storage(task)
     sendable = bundle.bytes <= cluster.ship_limit_mb * MEGABYTE or storage is not None
     if storage is not None:

@@ -44,7 +44,7 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
     with Journal(task.folder / JOURNAL, task.header, gpus=resources.gpus) as journal:
         check_same_code(journal.history, task.header, task.folder)
         (task.folder / STOP_FILE).unlink(missing_ok=True)
-        course = SearchController(
+        controller = SearchController(
             task.params,
             task.space,
             journal,
@@ -52,21 +52,25 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
             fingerprint=task.fingerprint,
             folder=task.folder,
             gpus=resources.gpus,
-            at_a_time=resources.max_concurrent,
+            max_concurrent=resources.max_concurrent,
             count=_counter(task),
         )
-        course.replay()
-        if course.max_remaining:
-            with open_runtime(task) as place:
-                _run(task, course, place)
+        controller.replay()
+        if controller.max_remaining:
+            with open_runtime(task) as runtime:
+                _run(task, controller, runtime)
         spent = Spent(journal.history.seconds, journal.history.gpu_seconds)
-        arms = {name: arm.adapter for name, arm in course.studies.items()}
+        studies = {name: study.adapter for name, study in controller.studies.items()}
         return SearchOutcome(
-            course.requested_trials(), arms, course.studies[METHOD].rule.rung_epochs, spent, course.stopped
+            controller.requested_trials(),
+            studies,
+            controller.studies[METHOD].rule.rung_epochs,
+            spent,
+            controller.stopped,
         )
 
 
-def _run(task: SearchTask, controller: SearchController, place: Runtime) -> None:
+def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> None:
     params, resources = task.params, task.resources
     shared = TrialSpec(
         params.model_dump(by_alias=True),
@@ -75,31 +79,31 @@ def _run(task: SearchTask, controller: SearchController, place: Runtime) -> None
         threads=resources.cpus,
         gpus=resources.gpus,
         weights={**_weights_by_original_spec(controller.journal.history, task.weights), **task.weights},
-        bundle=place.bundle,
-        admission=place.admission,
+        bundle=runtime.bundle,
+        admission=runtime.admission,
     )
     trainable = tune.with_resources(
         tune.with_parameters(enter_trial, task=shared), partial(_trial_resources, resources)
     )
-    storage, path = filesystem_of(place.checkpoints)
+    storage, path = filesystem_of(runtime.checkpoints)
     _keep_keys_out_of_logs()
-    recorder = JournalCallback(controller, place.room)
+    callback = JournalCallback(controller, runtime.capacity)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=QueueSearcher(controller, recorder, place.room),
+            search_alg=QueueSearcher(controller, callback, runtime.capacity),
             scheduler=controller.scheduler,
             num_samples=-1,  # as many as the queue has: a run that Ray gave up too early is handed out again
-            max_concurrent_trials=UNLIMITED if place.room else resources.max_concurrent,
+            max_concurrent_trials=UNLIMITED if runtime.capacity else resources.max_concurrent,
             # A fresh process costs seconds of imports a trial.
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.config["folder"],
         ),
         run_config=tune.RunConfig(
-            name=_ray_name(place.checkpoints),
+            name=_ray_name(runtime.checkpoints),
             storage_path=path,
             storage_filesystem=storage,
-            callbacks=[recorder],
+            callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             failure_config=tune.FailureConfig(max_failures=params.search.max_failures),
             verbose=0,
@@ -111,8 +115,8 @@ def _run(task: SearchTask, controller: SearchController, place: Runtime) -> None
         tuner.fit()
     except Exception:
         # Ray wraps what its loop meets; what a user can mend was kept as it was.
-        if recorder.fatal_error is not None:
-            raise recorder.fatal_error from None
+        if callback.fatal_error is not None:
+            raise callback.fatal_error from None
         raise
 
 

@@ -14,18 +14,18 @@ from pipeline.tune.ray.callback import JournalCallback
 class QueueSearcher(Searcher):
     """Ray Tune's way to ask for the next trial."""
 
-    def __init__(self, controller: SearchController, callback: JournalCallback, room: Capacity | None) -> None:
+    def __init__(self, controller: SearchController, callback: JournalCallback, capacity: Capacity | None) -> None:
         super().__init__(metric="objective", mode="max")
         self._controller = controller
         self._callback = callback
-        self._room = room
+        self._capacity = capacity
         self._given: Counter[str] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration (see `pipeline.tune.ray.trainable.run_trial`), FINISHED, or None to be asked
         later.
         """
-        if self._room is not None and self._controller.num_running >= self._room.free_slots():
+        if self._capacity is not None and self._controller.num_running >= self._capacity.free_slots():
             return None
         with self._callback.capture_fatal():
             record = self._controller.next_trial()
@@ -45,12 +45,12 @@ class QueueSearcher(Searcher):
             "seed": record.seed,
             "values": record.values,
             "checkpoint": checkpoint,
-            "away_from": self._room.excluded if self._room else [],
+            "away_from": self._capacity.excluded if self._capacity else [],
             "measured": record.measured,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder tells the study, since Ray tells this method less than it tells a callback."""
+        """The callback tells the study, since Ray tells this method less than it tells a callback."""
 
     def save(self, checkpoint_path: str) -> None:
         """The journal is what a search is resumed from, so Ray's snapshot of the searcher stays empty."""

@@ -83,7 +83,7 @@ def _train(
     """Train from the newest checkpoint on, if there is one."""
     seed = params.base.seed if config["seed"] is None else config["seed"]
     run = build_run(params, data, seed=seed, weights=weights)
-    resume, goals = None, objectives_from_params(params)
+    resume, objectives = None, objectives_from_params(params)
     # Ray hands back the newest checkpoint when it restarts a trial whose worker died; ours comes from the journal.
     newest = tune.get_checkpoint()
     kept = local_copy(checkpoint) if checkpoint else nullcontext(None)
@@ -94,7 +94,7 @@ def _train(
                 # It died between its last checkpoint and the report of it.
                 _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
                 return
-    if resume is None and _is_infeasible(run.model, data, goals, config):
+    if resume is None and _is_infeasible(run.model, data, objectives, config):
         return
 
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
@@ -104,7 +104,7 @@ def _train(
             return None
         metrics = dict(epoch.metrics)
         if epoch.number == params.train.epochs:
-            metrics |= score_attention(epoch.model, data, goals)
+            metrics |= score_attention(epoch.model, data, objectives)
         sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
         return partial(_save_checkpoint, epoch.number, metrics, sidecar)
 

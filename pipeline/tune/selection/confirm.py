@@ -1,10 +1,10 @@
 """Which configuration is the best: the candidates that the search found, confirmed with further seeds.
 
 The search names the `top` configurations by validation accuracy, of those that keep `search.constraints`; with several
-objectives, of those on the Pareto front. Each of them, and each control, is then trained again with
-`seeds` further seeds, so that no configuration wins by a lucky one: the best is the candidate with the highest mean
-over all of its seeds, the search's own among them (every candidate has as many). How good it is said to be is the mean
-over the further seeds alone, since the search's own value was picked for being high.
+objectives, of those on the Pareto front. Each of them, and each control, is then trained again with `seeds` further
+seeds, so that no configuration wins by a lucky one: the best is the candidate with the highest mean over all of its
+seeds, the search's own among them (every candidate has as many). How good it is said to be is the mean over the further
+seeds alone, since the search's own value was picked for being high.
 """
 
 import json
@@ -26,12 +26,12 @@ def select_candidates(
     """The `top` completed trials by last-epoch validation accuracy (ties: lower loss, then earlier), best first; of
     those of the same configuration, the best alone.
 
-    Of those in `pareto_front` alone, if there are several objectives; else of those that `allowed` lets through.
+    Of those in `pareto_front` alone, if there are several objectives; else of `allowed_trials`.
     """
     found = (
         pareto_front(trials, max_empty_share, objectives)
         if objectives.is_multi_objective
-        else is_allowed(trials, max_empty_share, objectives)
+        else allowed_trials(trials, max_empty_share, objectives)
     )
     different: dict[str, TrialRecord] = {}
     for trial in sorted(found, key=_rank, reverse=True):
@@ -39,15 +39,15 @@ def select_candidates(
     return list(different.values())[:top]
 
 
-def is_allowed(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
+def allowed_trials(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
     """The completed trials whose share of empty maps is allowed, and that keep every constraint."""
     completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
     return [trial for trial in completed if empty_share(trial) <= max_empty_share and objectives.is_feasible(trial)]
 
 
 def pareto_front(trials: Iterable[TrialRecord], max_empty_share: float, objectives: Objectives) -> list[TrialRecord]:
-    """Those of the `allowed` trials that no other one of them dominates."""
-    return objectives.pareto_front(is_allowed(trials, max_empty_share, objectives))
+    """Those of `allowed_trials` that no other one of them dominates."""
+    return objectives.pareto_front(allowed_trials(trials, max_empty_share, objectives))
 
 
 def confirmation_runs(of: TrialRecord, seeds: int, *, base_seed: int) -> list[TrialRecord]:
@@ -61,7 +61,7 @@ def confirmation_runs(of: TrialRecord, seeds: int, *, base_seed: int) -> list[Tr
 
 @dataclass(frozen=True)
 class ConfirmedResult:
-    """A configuration with its values by seed. search_value: the search's own; confirmation_values: of the
+    """A configuration with its values by seed. search_value: the search's own. confirmation_values: those of its
     confirmations, none if not asked.
     """
 
@@ -71,9 +71,7 @@ class ConfirmedResult:
 
     @property
     def mean(self) -> float:
-        """Over all seeds; -inf if any of them failed, since a configuration that fails with another seed is no best
-        one.
-        """
+        """Over all seeds; -inf if any of them failed: a configuration that fails with another seed is no best one."""
         values = (self.search_value, *self.confirmation_values)
         # fsum, since a plain sum depends on the order of the values, and a tie must not be broken by rounding.
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
@@ -106,7 +104,7 @@ def choose_best(
 ) -> ConfirmedResult:
     """The best configuration, as the module says. trials: every record, confirmations among them.
 
-    stopped: why the search ended early, if it did; told_as: what the trials are of. Both are for messages.
+    stopped: why the search ended early, if it did; label: what the trials are of. Both are for messages.
 
     Raises:
         UserError: no trial completed, none has an allowed share of empty maps or keeps the constraints, or no candidate

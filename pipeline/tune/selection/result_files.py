@@ -28,7 +28,7 @@ from pipeline.files.atomic import replace_file
 from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.selection.confirm import ConfirmedResult, choose_best, empty_share, is_allowed, pareto_front
+from pipeline.tune.selection.confirm import ConfirmedResult, allowed_trials, choose_best, empty_share, pareto_front
 from pipeline.tune.selection.summary import summarise
 from pipeline.tune.table_cells import format_cell
 from pipeline.tune.task import SearchTask
@@ -132,8 +132,8 @@ def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> ConfirmedR
 
 def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     metrics = trial.epochs[trial.last_epoch] if trial.epochs else {}
-    settings = _configurations(trial, task)
-    goals = objectives_from_params(task.params)
+    configuration = _configurations(trial, task)
+    objectives = objectives_from_params(task.params)
     return {
         "trial": trial.id,
         "role": "control trial" if trial.study == CONTROL_STUDY else trial.role,
@@ -144,9 +144,9 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
         "val/accuracy": metrics.get("val/accuracy"),
         "val/loss": metrics.get("val/loss"),
         "empty_share": empty_share(trial) if trial.epochs else None,
-        **{name: trial.metric(name) for name in goals.metrics},
-        **({"breaks": ", ".join(_broken(trial, goals))} if goals.limits else {}),
-        **settings,
+        **{name: trial.metric(name) for name in objectives.metrics},
+        **({"breaks": ", ".join(_broken(trial, objectives))} if objectives.limits else {}),
+        **configuration,
         "reason": trial.reason,
     }
 
@@ -155,16 +155,16 @@ def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> 
     """A row for each of the method's trials that ran in full, and each control: its objectives, whether it keeps every
     constraint, and whether it is on the front or the one chosen. Of a single objective the front is the best alone.
     """
-    goals, empty = objectives_from_params(task.params), task.params.search.max_empty_share
+    objectives, empty = objectives_from_params(task.params), task.params.search.max_empty_share
     tried = [trial for trial in outcome.trials if trial.study == METHOD and trial.state == COMPLETE]
-    sound = {trial.id for trial in is_allowed(tried, empty, goals)}
-    front = {trial.id for trial in pareto_front(tried, empty, goals)}
+    sound = {trial.id for trial in allowed_trials(tried, empty, objectives)}
+    front = {trial.id for trial in pareto_front(tried, empty, objectives)}
     return [
         {
             "trial": trial.id,
             "role": trial.role,
-            **dict(zip(goals.objectives, goals.objective_values(trial), strict=True)),
-            "keeps_constraints": str(trial.id in sound if trial.study else goals.is_feasible(trial)).lower(),
+            **dict(zip(objectives.objectives, objectives.objective_values(trial), strict=True)),
+            "keeps_constraints": str(trial.id in sound if trial.study else objectives.is_feasible(trial)).lower(),
             "front": str(trial.id in front).lower(),
             "chosen": str(trial.id == best.id).lower(),
             **_configurations(trial, task),

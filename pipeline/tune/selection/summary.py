@@ -42,8 +42,8 @@ def summarise(
         for trial in outcome.trials
         if trial.control and trial.epochs
     }
-    goals = objectives_from_params(params)
-    states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if goals.limits else []))
+    objectives = objectives_from_params(params)
+    states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if objectives.limits else []))
     return {
         "fingerprint": task.fingerprint,
         "trials": {state: sum(t.state == state for t in tried) for state in states},
@@ -56,10 +56,10 @@ def summarise(
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
         },
         "spent": _spent(task, outcome),
-        "best": {"trial": best.trial.id, **_values(goals, best)},
+        "best": {"trial": best.trial.id, **_values(objectives, best)},
         "controls": controls,
         "against": _against(task, tuned),
-        "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(goals, tuned)},
+        "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(objectives, tuned)},
         "rung_correlations": rung_correlations(tried, outcome.rung_epochs),
         "importances": outcome.adapter.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
@@ -73,18 +73,21 @@ def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:
 
 def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     """The constraints, and of several objectives the Pareto front; nothing where neither was asked for."""
-    search, goals = task.params.search, objectives_from_params(task.params)
+    search, objectives = task.params.search, objectives_from_params(task.params)
     found: dict[str, Any] = {}
-    if goals.limits:
+    if objectives.limits:
         limits = search.constraints.model_dump()
         found["constraints"] = {name: limit for name, limit in limits.items() if limit is not None}
-    if goals.is_multi_objective:
+    if objectives.is_multi_objective:
         tried = [trial for trial in outcome.trials if trial.study == METHOD]
-        front = pareto_front(tried, search.max_empty_share, goals)
+        front = pareto_front(tried, search.max_empty_share, objectives)
         front.sort(key=lambda trial: -trial.metric(OBJECTIVE))
-        found["objectives"] = dict(zip(goals.objectives, goals.directions, strict=True))
+        found["objectives"] = dict(zip(objectives.objectives, objectives.directions, strict=True))
         found["front"] = [
-            {"trial": trial.id, **dict(zip(goals.objectives, map(_number, goals.objective_values(trial)), strict=True))}
+            {
+                "trial": trial.id,
+                **dict(zip(objectives.objectives, map(_number, objectives.objective_values(trial)), strict=True)),
+            }
             for trial in front
         ]
     return found

@@ -51,7 +51,7 @@ class GaussianProcess:
         return self._center + self._scale * (across @ self._weights), self._scale * spread
 
 
-def fit(points: Array, values: Array, *, noise_var: Array, words: Sequence[int] = ()) -> GaussianProcess:
+def fit(points: Array, values: Array, *, noise_var: Array, categorical_dims: Sequence[int] = ()) -> GaussianProcess:
     """The process of the largest posterior density.
 
     points: (n, d) in the unit cube. values: (n,), all finite. noise_var: (n,), variances of single values beyond the
@@ -59,14 +59,14 @@ def fit(points: Array, values: Array, *, noise_var: Array, words: Sequence[int] 
     """
     center, scale = float(values.mean()), float(values.std()) or 1.0
     standard, noise_var = (values - center) / scale, noise_var / scale**2
-    squares = _squares(points, points, words)
+    squares = _squares(points, points, categorical_dims)
     dimensions = points.shape[1]
     start = np.array([LENGTH[0]] * dimensions + [VARIANCE[0], NOISE[0]])
     bounds = [BOUNDS["length"]] * dimensions + [BOUNDS["variance"], BOUNDS["noise"]]
     found = optimize.minimize(
         _cost, start, (squares, standard, noise_var), "L-BFGS-B", jac=True, bounds=bounds, options={"maxiter": STEPS}
     )
-    return _informed(points, words, found.x, standard, noise_var, center, scale)
+    return _informed(points, categorical_dims, found.x, standard, noise_var, center, scale)
 
 
 def condition_on_fantasies(
@@ -99,24 +99,24 @@ def log_expected_improvement(mean: Array, spread: Array, best: float) -> Array:
 
 def _informed(
     points: Array,
-    words: Sequence[int],
+    categorical_dims: Sequence[int],
     parameters: Array,
     standard: Array,
     noise_var: Array,
     center: float,
     scale: float,
 ) -> GaussianProcess:
-    correlation, _ = _correlation(_squares(points, points, words), parameters)
+    correlation, _ = _correlation(_squares(points, points, categorical_dims), parameters)
     factor = linalg.cholesky(_covariance(correlation, parameters, noise_var), lower=True)
     weights = linalg.cho_solve((factor, True), standard)
-    return GaussianProcess(points, words, parameters, center, scale, factor, weights)
+    return GaussianProcess(points, categorical_dims, parameters, center, scale, factor, weights)
 
 
-def _squares(left: Array, right: Array, words: Sequence[int]) -> Array:
+def _squares(left: Array, right: Array, categorical_dims: Sequence[int]) -> Array:
     """Squared differences by dimension, (m, n, d)."""
     differences = np.abs(left[:, None] - right[None])
-    for word in words:
-        differences[:, :, word] = differences[:, :, word] > 1e-9
+    for dim in categorical_dims:
+        differences[:, :, dim] = differences[:, :, dim] > 1e-9
     return np.asarray(differences**2)
 
 

@@ -24,8 +24,8 @@ MAX_OBSERVATIONS = 100
 CANDIDATES = 400
 """Points that are compared all over the space, and as many around the best configurations."""
 AROUND, REACH, FINER = 3, 0.12, 3
-"""Best settings around which points are drawn; the standard deviation of their distance in a dimension, and by how
-much it shrinks when the search for the best point is refined."""
+"""Best configurations around which points are drawn; the standard deviation of their distance in a dimension, and by
+how much it shrinks when the search for the best point is refined."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def propose(
     """
     rng = np.random.default_rng(seed)
     observations = _fewer(observations)
-    points, words = np.array([trial.point for trial in observations]), _categorical_dims(space)
-    values, doubt = final_values(observations)
-    process = fit(points, values, noise_var=doubt, words=words)
+    points, categorical_dims = np.array([trial.point for trial in observations]), _categorical_dims(space)
+    values, noise_var = final_values(observations)
+    process = fit(points, values, noise_var=noise_var, categorical_dims=categorical_dims)
     known, _ = process.predict(points)
     kept = np.array([all(amount <= 0 for amount in trial.broken.values()) for trial in observations])
     if len(running):
-        process = condition_on_fantasies(process, np.array(running), values=values, noise_var=doubt)
-    limits = _limits(observations, words)
+        process = condition_on_fantasies(process, np.array(running), values=values, noise_var=noise_var)
+    limits = _limits(observations, categorical_dims)
 
     def worth(at: Array) -> Array:
         gain = log_expected_improvement(*process.predict(at), float(known[kept].max())) if kept.any() else 0.0
@@ -86,7 +86,7 @@ def propose(
 
     best = points[np.argsort(-np.where(kept, known, -np.inf), kind="stable")[:AROUND]]
     dimensions = len(space.dimensions)
-    near = _near(best[rng.integers(len(best), size=CANDIDATES)], words, REACH, rng)
+    near = _near(best[rng.integers(len(best), size=CANDIDATES)], categorical_dims, REACH, rng)
     tried = np.vstack([points, np.array(running)]) if len(running) else points
     candidates = _untried(_in_steps(np.vstack([rng.random((CANDIDATES, dimensions)), near]), space), tried, space)
     for refinement in (1, 2):
@@ -110,14 +110,14 @@ def _categorical_dims(space: SearchSpace) -> list[int]:
     return [index for index, spec in enumerate(space.dimensions.values()) if spec["type"] == "categorical"]
 
 
-def _limits(observations: Sequence[Observation], words: Sequence[int]) -> list[GaussianProcess]:
+def _limits(observations: Sequence[Observation], categorical_dims: Sequence[int]) -> list[GaussianProcess]:
     """A process for each constraint that anything breaks."""
     found = []
     for name in sorted({name for trial in observations for name, amount in trial.broken.items() if amount > 0}):
         those = [trial for trial in observations if name in trial.broken]
         amounts = np.array([trial.broken[name] for trial in those])
         points = np.array([trial.point for trial in those])
-        found.append(fit(points, amounts, noise_var=np.zeros(len(those)), words=words))
+        found.append(fit(points, amounts, noise_var=np.zeros(len(those)), categorical_dims=categorical_dims))
     return found
 
 
@@ -127,12 +127,12 @@ def _log_chance(limit: GaussianProcess, points: Array) -> Array:
     return np.asarray(stats.norm.logcdf(-mean / spread))
 
 
-def _near(centers: Array, words: Sequence[int], reach: float, rng: np.random.Generator) -> Array:
+def _near(centers: Array, categorical_dims: Sequence[int], reach: float, rng: np.random.Generator) -> Array:
     """Points a little off their centers in most dimensions; a category is another one in a fifth of them."""
     moved = centers + reach * rng.standard_normal(centers.shape) * (rng.random(centers.shape) < 0.6)
-    for word in words:
+    for dim in categorical_dims:
         other = rng.random(len(centers)) < 0.2
-        moved[:, word] = np.where(other, rng.random(len(centers)), centers[:, word])
+        moved[:, dim] = np.where(other, rng.random(len(centers)), centers[:, dim])
     return np.clip(moved, 0.0, math.nextafter(1.0, 0.0))
 
 

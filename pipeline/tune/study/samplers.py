@@ -1,7 +1,7 @@
-"""How settings are drawn: what each sampler can be used for, and what it is made of.
+"""How configurations are drawn: what each sampler can be used for, and what it is made of.
 
     tpe      tree-structured Parzen estimators (Optuna's); any space
-    noisy_gp a Gaussian process of our own that knows of noise and of trials stopped early (`surface.py`); any space
+    noisy_gp a Gaussian process of our own that knows of noise and of trials stopped early (`gp_sampler`); any space
     gp       a Gaussian process with expected improvement (Optuna's); any space, a category at a Hamming distance of 1
     grid     every combination once, in an order of its own; nothing continuous
     sobol    a scrambled Sobol sequence: even over the space, blind to results
@@ -9,7 +9,7 @@
 
 Those that learn begin with draws that look at no result (`search.sampler.start`): `sobol`, `random`, or `recipe`, which
 takes the recipe of params.yaml for somebody's judgement, and draws around it. What is believed beforehand of where good
-settings lie saves the trials that it takes to learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand,
+ones lie saves the trials that it takes to learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand,
 arXiv 2306.12370); here it shapes the first draws alone, and not all of them, so that a bad recipe costs little.
 
 Every sampler is made anew for every trial, from the seed and the trial's number, so that what it proposes depends on

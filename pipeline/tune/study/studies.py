@@ -44,14 +44,14 @@ def make_studies(
 
     prior_results: results that the method's own study has beforehand.
     """
-    arms = {METHOD: _make_study(METHOD, "t", params, space, fingerprint, {}, prior_results)}
+    studies = {METHOD: _make_study(METHOD, "t", params, space, fingerprint, {}, prior_results)}
     recipe = space.recipe()
     if num_studies(params, space) == 2:
         # What the recipe varies is tuned, also where the control has a value of its own for it.
         control = space.controls[params.retrain.control]
         fixed = {path: value for path, value in control.items() if path not in recipe.dimensions}
-        arms[CONTROL_STUDY] = _make_study(CONTROL_STUDY, "c", params, recipe, fingerprint, fixed)
-    return arms
+        studies[CONTROL_STUDY] = _make_study(CONTROL_STUDY, "c", params, recipe, fingerprint, fixed)
+    return studies
 
 
 def num_studies(params: Params, space: SearchSpace) -> int:
@@ -68,16 +68,16 @@ def _make_study(
     fixed: Mapping[str, Any],
     prior_results: Sequence[PriorResult] = (),
 ) -> StudyWithRule:
-    search, goals = params.search, objectives_from_params(params)
+    search, objectives = params.search, objectives_from_params(params)
     recipe = {path: params.value(path) for path in space.recipe().dimensions}
-    proposer = StudyAdapter(
+    adapter = StudyAdapter(
         space,
         search.sampler,
         seed=params.base.seed,
         name=fingerprint[:12] if name == METHOD else f"{fingerprint[:12]}-{name}",
         points=list(search.points.values()) if name == METHOD else (),
         recipe={path: value for path, value in recipe.items() if not space.values_outside({path: value})},
-        prior_trials=as_trials(prior_results, space, goals),
-        objectives=goals,
+        prior_trials=as_trials(prior_results, space, objectives),
+        objectives=objectives,
     )
-    return StudyWithRule(name, prefix, proposer, make_rule(search.scheduler, params.train.epochs), fixed)
+    return StudyWithRule(name, prefix, adapter, make_rule(search.scheduler, params.train.epochs), fixed)

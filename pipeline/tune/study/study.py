@@ -70,6 +70,7 @@ class StudyAdapter:
     out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around.
     prior_trials: results of earlier searches over the same space, which a sampler learns from too. No configuration is
     proposed twice while others are left (see `pipeline.tune.study.untried`).
+
     moved: what becomes of a proposed configuration before anybody hears of it; simulations offer only what was
     recorded.
     """
@@ -133,10 +134,10 @@ class StudyAdapter:
     def _new(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """As of `_choose`, but a configuration that has been proposed already gives way to one that has not."""
         params, notes = self._choose(number)
-        wanted = self._points[number] if number < len(self._points) else {}
-        if self._untried.is_repeat(params) if wanted else not self._untried.new(params):
+        point = self._points[number] if number < len(self._points) else {}
+        if self._untried.is_repeat(params) if point else not self._untried.new(params):
             seed = int(np.random.SeedSequence([self._seed, number, 1]).generate_state(1)[0])
-            return self._untried.nearest(params, seed=seed, fixed=wanted.keys()), {}
+            return self._untried.nearest(params, seed=seed, fixed=point.keys()), {}
         return params, notes
 
     def _choose(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -197,7 +198,7 @@ class StudyAdapter:
         return number
 
     def replay(self, record: TrialRecord) -> None:
-        """Take over a trial of the journal, as running; follow with `report` and `finish`. In order of the numbers."""
+        """Take over a trial of the journal, as running; follow with `report` and `tell`. In order of the numbers."""
         number = self._add(self._space.encode(record.values), {})
         if number != record.number:
             raise UserError(f"the journal has no trial {number}; move its folder away to search anew.")
@@ -215,13 +216,19 @@ class StudyAdapter:
         del self._reported[number]
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
-        told = _STATES.get(state, TrialState.FAIL)
-        if told is TrialState.COMPLETE and self._objectives.is_multi_objective and not all(map(math.isfinite, values)):
-            told = TrialState.FAIL
-        ended = self._study.tell(trial, list(values) if told is TrialState.COMPLETE else None, state=told)
+        optuna_state = _STATES.get(state, TrialState.FAIL)
+        if (
+            optuna_state is TrialState.COMPLETE
+            and self._objectives.is_multi_objective
+            and not all(map(math.isfinite, values))
+        ):
+            optuna_state = TrialState.FAIL
+        ended = self._study.tell(
+            trial, list(values) if optuna_state is TrialState.COMPLETE else None, state=optuna_state
+        )
         if self._sampler.name == "noisy_gp":
             insort(self._observed, (number, self._as_observation(ended)), key=lambda pair: pair[0])
-        if told is not TrialState.FAIL:
+        if optuna_state is not TrialState.FAIL:
             insort(self._ended, _UncheckedTrial.of(ended), key=lambda trial: trial.number)
             self._learned += 1
 

@@ -110,14 +110,14 @@ class Untried:
         self, values: Mapping[str, Any], avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
     ) -> dict[str, Any]:
         center = np.array(self._space.shares(self._space.decode(values)))
-        words = [isinstance(each, CategoricalDistribution) for each in self._distributions.values()]
+        categorical = [isinstance(each, CategoricalDistribution) for each in self._distributions.values()]
         widening = 0
         while True:
             reach = NEAR * 2**widening
             for point in rng.random((DRAWS, len(center))):
                 if reach < 1:
                     moved = np.clip(center + reach * rng.standard_normal(len(center)), 0.0, math.nextafter(1.0, 0.0))
-                    point = np.where(words, np.where(rng.random(len(center)) < reach, point, center), moved)
+                    point = np.where(categorical, np.where(rng.random(len(center)) < reach, point, center), moved)
                 found = self._space.value_at(point.tolist())
                 if widening < WIDENINGS:
                     found |= {path: values[path] for path in fixed}

@@ -39,19 +39,19 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
     epochs = content.get("train", {}).get("epochs")
     if epochs != params.train.epochs:
         raise UserError(f"{where}: its trials have {epochs} epochs, and train.epochs is {params.train.epochs}.")
-    goals = objectives_from_params(params)
+    objectives = objectives_from_params(params)
     found = []
     for trial in history.trials.values():
         if trial.study != METHOD or trial.state not in (COMPLETE, PRUNED) or not trial.epochs:
             continue
-        if lacking := _lacking(goals, trial.metric) if trial.state == COMPLETE else []:
+        if lacking := _lacking(objectives, trial.metric) if trial.state == COMPLETE else []:
             raise UserError(
                 f"{where}: its trials have no {', '.join(lacking)}, which search.objectives names; leave "
                 "search.warm_start at null, or name a search that had these objectives."
             )
         curve = [[epoch, trial.epochs[epoch][OBJECTIVE]] for epoch in sorted(trial.epochs)]
         found.append(
-            {"values": dict(trial.values), "state": trial.state, "curve": curve} | _others(goals, trial.metric)
+            {"values": dict(trial.values), "state": trial.state, "curve": curve} | _others(objectives, trial.metric)
         )
     return _inside(found, space, where)
 
@@ -74,11 +74,11 @@ def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: s
     except ValueError as error:
         raise UserError(f"{where}: cannot be read ({error}).") from None
     columns = table.columns if table.rows else ()
-    goals = objectives_from_params(params)
-    if missing := [name for name in (*space.dimensions, *goals.objectives) if name not in columns]:
+    objectives = objectives_from_params(params)
+    if missing := [name for name in (*space.dimensions, *objectives.objectives) if name not in columns]:
         raise UserError(
             f"{where}: no column {', '.join(missing)}; needed: one for each parameter of {space.file}, and "
-            f"{', '.join(goals.objectives)}."
+            f"{', '.join(objectives.objectives)}."
         )
     found, problems = [], []
     for number, cells in table.rows:
@@ -90,11 +90,11 @@ def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: s
         metric = partial(_figure, row)
         problems += [
             f"{where}: line {number}: {name}: given {format_value(row[name])}{comma_words(row[name])}; needed: a number"
-            for name in goals.objectives
+            for name in objectives.objectives
             if not math.isfinite(metric(name))
         ]
         curve = [[params.train.epochs, metric(OBJECTIVE)]]
-        found.append({"values": values, "state": COMPLETE, "curve": curve} | _others(goals, metric))
+        found.append({"values": values, "state": COMPLETE, "curve": curve} | _others(objectives, metric))
     if problems:
         raise UserError(join_lines(problems))
     return _inside(found, space, where)
