@@ -24,7 +24,7 @@ from pipeline.files.atomic import replace_folder
 from pipeline.files.file_stats import hash_file
 from pipeline.files.locks import FOREVER_S, locked
 
-PIECE_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
 """What is sent in one chunk: a worker that unpacks holds no more than this in memory."""
 
 HASHED_BYTES = 2**20
@@ -166,5 +166,5 @@ def _is_ours(folder: Path) -> bool:
 
 def _put(path: Path) -> Iterator[Any]:
     with path.open("rb") as file:
-        while chunk := file.read(PIECE_BYTES):
+        while chunk := file.read(CHUNK_BYTES):
             yield ray.put(np.frombuffer(chunk, dtype=np.uint8))

@@ -52,7 +52,7 @@ def train_together(
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     checkpoints.forget_failure()
     filesystem, path = filesystem_of(checkpoints.place)
-    settings: dict[str, Any] = {
+    run_config: dict[str, Any] = {
         "name": "ray",
         "storage_path": path,
         "storage_filesystem": filesystem,
@@ -65,7 +65,7 @@ def train_together(
         scaling_config=train.ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})}
         ),
-        run_config=train.RunConfig(**settings),
+        run_config=train.RunConfig(**run_config),
     )
     try:
         trainer.fit()

@@ -22,7 +22,7 @@ Objective = Literal[
 
 class SamplerParams(Section):
     name: Literal["tpe", "noisy_gp", "gp", "random", "grid", "sobol"] = Field(
-        "tpe", description="How settings are proposed; docs/searching.md says which suits what."
+        "tpe", description="How configurations are proposed; docs/searching.md says which suits what."
     )
     startup_trials: int = Field(
         5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
