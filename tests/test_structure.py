@@ -1,5 +1,7 @@
 """Claims about how pipeline/ is laid out: what its folders hold, what may import what, and that its map is right."""
 
+import re
+import tomllib
 from collections import Counter, defaultdict
 from itertools import combinations, takewhile
 from pathlib import Path
@@ -128,7 +130,18 @@ def test_map_stays_short_enough_to_be_read() -> None:
     assert len((ROOT / "docs" / "tree.md").read_text().splitlines()) < MOST_LINES
 
 
-@pytest.mark.parametrize("name", sorted({room(file) for file in GRAPH if len(file.parts) > 2}))
-def test_every_room_says_what_it_is(name: str) -> None:
-    text = (ROOT / "pipeline" / name / "__init__.py").read_text()
-    assert len(text.partition("\n")[0].strip('"').split()) > 2, f"pipeline/{name}/__init__.py: a sentence is missing"
+@pytest.mark.parametrize("folder", sorted({str(file.parent) for file in GRAPH}))
+def test_every_folder_says_what_it_is(folder: str) -> None:
+    text = (ROOT / folder / "__init__.py").read_text()
+    assert len(text.partition("\n")[0].strip('"').split()) > 2, f"{folder}/__init__.py: a sentence is missing"
+
+
+def test_contracts_on_libraries_name_every_room_but_those_that_may_import_them() -> None:
+    """A contract that a new room is not written into says nothing of it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    forbidden = {each["name"]: set(each["source_modules"]) for each in contracts if each["name"].startswith("only ")}
+    assert len(forbidden) == 3
+    rooms = {f"pipeline.{room(file)}" for file in GRAPH if file != Path("pipeline/__init__.py")}
+    for name, sources in forbidden.items():
+        allowed = {f"pipeline.{word}" for word in re.split(r",? and |, ", re.sub(r"^only | imports? .*", "", name))}
+        assert sources == rooms - allowed, name

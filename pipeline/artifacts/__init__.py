@@ -1,1 +1,1 @@
-"""What a stage leaves, and the next one reads."""
+"""What a stage leaves in results/ and the next one reads; evaluations kept for comparison; the Pareto front."""

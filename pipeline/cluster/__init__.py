@@ -1,1 +1,1 @@
-"""Ray's runtime: started or connected to here, and many runs side by side on it."""
+"""Ray's runtime: started here or connected to; its nodes, the code and data sent to them, and storage they share."""

@@ -1,1 +1,1 @@
-"""How work on arrays is compiled and spread over threads on a CPU, for the rooms above; knows nothing of what it is."""
+"""CPU kernels and limits: how numba compiles, how work is spread over threads, which cores and memory there are."""

@@ -1,1 +1,1 @@
-"""The way of the data: a source is prepared once, split by ids, and fed to training in batches on the device."""
+"""Images: found in their sources, decoded, prepared once, split by ids, augmented, and fed to training in batches."""

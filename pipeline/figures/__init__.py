@@ -1,4 +1,4 @@
-"""What a person looks at: pictures of attention, curves, and the page that gathers them.
+"""Figures, by matplotlib, and the HTML report that gathers them: attention, learning curves, Pareto front, importances.
 
 Every figure is built by a function that returns a matplotlib `Figure` and touches no global state, so that it may be
 drawn in any process or thread; the caller saves it, shows it or hands it to `report`.

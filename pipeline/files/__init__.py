@@ -1,1 +1,1 @@
-"""Files as users write them and as this project keeps them: tables, paths, locks."""
+"""Reading and writing files: atomic replacement, locks, hashes, and tables and paths as users write them."""

@@ -1,1 +1,1 @@
-"""From parameters to the data and the weights that they mean."""
+"""From parameters to what they name: image source, split, pretrained weights."""

@@ -1,1 +1,1 @@
-"""From challenger to champion, and back."""
+"""Moves the alias champion: the gate that a challenger must pass, the paired test behind it, and rollback."""

@@ -1,1 +1,1 @@
-"""Searches and counts on disk, read without Ray or torch."""
+"""Searches and counts on disk under state/, read without Ray or torch."""

@@ -1,1 +1,1 @@
-"""Random changes of training images, and their kernels."""
+"""Augmentation of training images: flips, crops, RandAugment, erasing, and their numba kernels."""

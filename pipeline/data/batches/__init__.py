@@ -1,1 +1,1 @@
-"""Batches on the device, and what feeds them."""
+"""Batches on the device: the loader over a role, where its pixels are kept, and prefetching."""

@@ -1,1 +1,1 @@
-"""From a file to the square pixels that a network gets."""
+"""Decoding: an image or mask file becomes the square uint8 pixels that a network gets."""

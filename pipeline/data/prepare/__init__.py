@@ -1,1 +1,1 @@
-"""The prepared image set, made."""
+"""Writes the prepared set: decodes a source on all cores into arrays and a manifest."""

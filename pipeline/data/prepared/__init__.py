@@ -1,1 +1,1 @@
-"""The prepared image set, read."""
+"""Opens and reads the prepared set: memory-mapped arrays, or rows kept as encoded files."""

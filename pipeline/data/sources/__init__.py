@@ -1,1 +1,1 @@
-"""Where pictures come from: folders, archives, named data sets."""
+"""Where images come from: folders, archives and data sets known by name."""

@@ -1,1 +1,1 @@
-"""Training, validation and test: which image has which role."""
+"""The split: which image is in train, val or test, with groups kept together and duplicates found."""

@@ -1,1 +1,1 @@
-"""The stage that scores the retrained networks on the test set, into results/evaluate."""
+"""The stage that scores the retrained models on the test set, once, into results/evaluate."""

@@ -1,1 +1,1 @@
-"""The stage that decodes the pictures once, into data/prepared."""
+"""The stage that decodes the images once, into data/prepared."""

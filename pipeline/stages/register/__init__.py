@@ -1,1 +1,1 @@
-"""The stage that registers the retrained model in the MLflow registry."""
+"""The stage that registers the retrained model in MLflow's model registry, as alias challenger."""

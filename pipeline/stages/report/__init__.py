@@ -1,1 +1,1 @@
-"""The stage that writes the page a person reads, results/report."""
+"""The stage that gathers all results in one HTML page, results/report/index.html."""

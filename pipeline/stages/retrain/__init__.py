@@ -1,1 +1,1 @@
-"""The stage that trains the best configuration and its control again, into models."""
+"""The stage that trains the best configuration and its control with further seeds, into models."""

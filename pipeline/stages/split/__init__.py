@@ -1,1 +1,1 @@
-"""The stage that gives every image a role, into data/split.json."""
+"""The stage that assigns every image to train, val or test, into data/split.json."""

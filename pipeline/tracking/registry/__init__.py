@@ -1,1 +1,1 @@
-"""Registered models: versions, aliases, packaging, loading."""
+"""Registered models: packaging, versions, aliases, loading, export."""

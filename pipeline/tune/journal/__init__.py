@@ -1,1 +1,1 @@
-"""What happened in a search, and what resuming is built on."""
+"""The journal: the append-only record of every event of a search, from which it resumes."""

@@ -1,1 +1,1 @@
-"""What a search optimises, its constraints, and the metrics of a trial."""
+"""Objectives and constraints of a search, and the metrics of a trial that they are made of."""

@@ -1,1 +1,1 @@
-"""The code that runs a search on Ray Tune."""
+"""Ray Tune's side of a search: trainable, searcher, scheduler, callback, and where trials run."""

@@ -1,1 +1,1 @@
-"""When a trial stops early."""
+"""Stopping rules that end trials early: ASHA, Hyperband, median stopping."""

@@ -1,1 +1,1 @@
-"""Which configuration is the best, confirmed and written down."""
+"""Chooses the best configuration: confirms candidates with further seeds and writes results/search."""

@@ -1,1 +1,1 @@
-"""What to try next: Optuna studies and samplers."""
+"""What to try next: Optuna studies asked and told, samplers, the Gaussian process, warm start."""
