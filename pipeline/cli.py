@@ -205,7 +205,7 @@ def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
 @cli.command()
 @click.option("--reason", default=None, help="Why; written down with who and when.")
 def rollback(reason: str | None) -> None:
-    """Make the champion that was before the present one champion again."""
+    """Make the previous champion champion again."""
     from pipeline.promotion.promote import restore_champion
     from pipeline.workspace import find_workspace
 

@@ -63,7 +63,7 @@ OF_AN_EXPERIMENT = {
 }
 """Taken out where `sar-search` is typed; a stage that DVC starts needs them."""
 
-KEPT = {
+LEFT_ALONE = {
     "MLFLOW_TRACKING_URI": "where runs go if tracking.uri is null; the plan says where that is",
     "MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN, _AUTH": "who asks",
     "MLFLOW_TRACKING_INSECURE_TLS, _SERVER_CERT_PATH, _CLIENT_CERT_PATH": "how a server is trusted",

@@ -13,7 +13,7 @@ import pytest
 from copied import ROOT
 
 from pipeline.cli import FilePath
-from pipeline.environment import KEPT, TAKEN_OUT, clean_environment
+from pipeline.environment import LEFT_ALONE, TAKEN_OUT, clean_environment
 from pipeline.errors import UserError
 from pipeline.provenance.trace import commit
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -107,7 +107,7 @@ def test_credentials_caches_and_addresses_that_the_plan_tells_stay() -> None:
 
 def test_the_page_on_them_names_every_one_that_is_taken_out() -> None:
     page = (ROOT / "docs" / "environment.md").read_text()
-    assert [name for name in [*TAKEN_OUT, *KEPT] if f"`{name}`" not in page] == []
+    assert [name for name in [*TAKEN_OUT, *LEFT_ALONE] if f"`{name}`" not in page] == []
 
 
 def test_an_option_that_names_a_file_knows_the_tilde(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,10 @@ VITAL = ("raylet", "gcs_server")
 
 LOOK_S = 1.0
 
-STILLBORN = re.compile(r"have not registered within the timeout\. The process is dead")
+DEAD_AT_START = re.compile(r"have not registered within the timeout\. The process is dead")
 """What Ray writes of a worker that died before it could work, and starts again for ever."""
 
-ENOUGH_STILLBORN = 4
+ENOUGH_DEAD_AT_START = 4
 
 LOSSES = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
 """What becomes of a job through no fault of its own."""
@@ -178,7 +178,7 @@ def _worker_start_failure(log: Path) -> list[str]:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    if sum(bool(STILLBORN.search(line)) for line in lines) < ENOUGH_STILLBORN:
+    if sum(bool(DEAD_AT_START.search(line)) for line in lines) < ENOUGH_DEAD_AT_START:
         return []
     said = next((line for line in reversed(lines) if line.strip() and "worker_pool" not in line), "nothing")
     return [

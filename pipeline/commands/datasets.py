@@ -10,7 +10,7 @@ from pipeline.data.sources.download import can_be_made
 from pipeline.data.sources.named_dataset import locate_dataset
 from pipeline.data.sources.source_config import SourceConfig
 from pipeline.errors import UserError
-from pipeline.inputs.source import KNOWN_ROOT
+from pipeline.inputs.source import DATASETS_ROOT
 from pipeline.workspace import Workspace
 
 DIGITS = ("digits", "1,797", "10", "masks", "CC BY 4.0", "comes with scikit-learn")
@@ -39,7 +39,7 @@ def _roots(workspace: Workspace) -> tuple[list[Path], str]:
         params = Params()
     prepare = params.prepare
     own = [] if prepare.root is None or prepare.dataset not in DATASETS else [workspace.root / prepare.root]
-    return [*own, workspace.anchor / KNOWN_ROOT], prepare.dataset
+    return [*own, workspace.anchor / DATASETS_ROOT], prepare.dataset
 
 
 def _row(name: str, entry: DatasetInfo, roots: list[Path], workspace: Workspace, asked: str) -> tuple[str, ...]:

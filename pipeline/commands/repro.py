@@ -18,7 +18,7 @@ from pipeline.compute.temp_dirs import check_temporary
 from pipeline.entry import INTERRUPTED
 from pipeline.errors import UserError
 from pipeline.fork_server import fork_server
-from pipeline.promotion.registered_version import MEND, advice
+from pipeline.promotion.registered_version import REPAIR, advice
 from pipeline.provenance.git import check_for_dvc, git_problem
 from pipeline.state.dvc_leftovers import remove_leftovers
 from pipeline.state.dvc_lock import keep_lock, repair_lock
@@ -58,7 +58,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
         keep_lock(workspace)
         if status == 0 and whole and (why := _registry_advice(workspace)):
             print(f"registering again, from models/ and results/: {why}", flush=True)
-            status = _dvc(MEND.split()[1:], workspace.root)
+            status = _dvc(REPAIR.split()[1:], workspace.root)
             keep_lock(workspace)
         if status == 0:
             # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.

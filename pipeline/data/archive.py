@@ -181,8 +181,8 @@ def _cached_listing(cached: Path, identity: str) -> Listing | None:
     try:
         content = json.loads(cached.read_text())
         files = tuple((str(name), int(size)) for name, size in content["files"])
-        leavings = {str(name): int(count) for name, count in content["leavings"].items()}
-        return Listing(files, tuple(str(name) for name in content["folders"]), identity, leavings)
+        leftovers = {str(name): int(count) for name, count in content["leavings"].items()}
+        return Listing(files, tuple(str(name) for name in content["folders"]), identity, leftovers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

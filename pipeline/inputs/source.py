@@ -21,7 +21,7 @@ from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
 
 NOTES_FILE = 50
-KNOWN_ROOT = "datasets"
+DATASETS_ROOT = "datasets"
 """Where known sets are looked for and fetched to, in the checkout that state belongs to, if prepare.root is null."""
 
 
@@ -34,7 +34,7 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
         UserError: the root lies where the pipeline writes.
     """
     prepare = params.prepare
-    root = workspace.anchor / KNOWN_ROOT if prepare.dataset in DATASETS else None
+    root = workspace.anchor / DATASETS_ROOT if prepare.dataset in DATASETS else None
     if prepare.root is not None:
         root = workspace.root / prepare.root
         if not os.path.exists(root):  # unlike Path's, it takes names of any length
@@ -44,7 +44,7 @@ def source_config(workspace: Workspace, params: Params) -> SourceConfig:
         dataset=prepare.dataset,
         image_size=prepare.image_size,
         root=root,
-        root_shown=prepare.root or (KNOWN_ROOT if root else ""),
+        root_shown=prepare.root or (DATASETS_ROOT if root else ""),
         cache=workspace.state / "prepare",
         download=prepare.download,
         class_list=workspace.root / prepare.class_list if prepare.class_list is not None else None,
@@ -113,7 +113,7 @@ def check_source_unchanged(workspace: Workspace, params: Params, source: Preview
     note = _notes(workspace).get(made["data_hash"])
     if note and note["prepare"] == _options(params) and note["identity"] != source.identity:
         raise UserError(
-            f"{params.prepare.root or KNOWN_ROOT}: has changed since data/prepared was made from it "
+            f"{params.prepare.root or DATASETS_ROOT}: has changed since data/prepared was made from it "
             f"({note['images']:,} pictures then, {source.images:,} now), and DVC does not see that by itself.\n"
             f"Run `{single_item_command('prepare')}`, and then this again; it takes what is there now."
         )

@@ -88,7 +88,7 @@ class Plan:
         lines = {
             "dataset": f"{params.set_name}: {source.images:,} images of {side} x {side}, "
             f"{len(source.classes)} classes{test}",
-            "model": f"{params.model.name}: {self.num_parameters:,} weights, {self.depth} blocks, "
+            "model": f"{params.model.name}: {self.num_parameters:,} parameters, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
             "search": f"{self._describe_trials()} and {controls} ({', '.join(self.space.controls)}) over "
             f"{', '.join(self.space.dimensions)}",

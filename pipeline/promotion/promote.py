@@ -19,7 +19,7 @@ from pipeline.promotion.predictions import (
     recorded_predictions,
     version_tag,
 )
-from pipeline.promotion.registered_version import MEND, find_registered_version, registered_json
+from pipeline.promotion.registered_version import REPAIR, find_registered_version, registered_json
 from pipeline.score.classify import classification_scores
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
@@ -111,7 +111,7 @@ def _require_that_of_results(workspace: Workspace, params: Params) -> None:
         raise UserError(f"{found.lost}\n  `make repro` registers it again from models/ (nothing is trained)")
     if found.other:
         raise UserError(
-            f"{found.other_words}\n  make that one the challenger again: {MEND}\n"
+            f"{found.other_words}\n  make that one the challenger again: {REPAIR}\n"
             f"  or name the version to judge: sar-search promote --version {found.version}, or --version {found.other}"
         )
 

@@ -15,7 +15,7 @@ from pipeline.tracking.registry.version_status import VersionStatus, version_sta
 from pipeline.tracking.store import Store, resolve_store
 from pipeline.workspace import Workspace
 
-MEND = single_item_command("register")
+REPAIR = single_item_command("register")
 """Registers what is in models/ and results/ again, and makes it the challenger; trains nothing."""
 
 
@@ -103,7 +103,7 @@ def describe_registry(workspace: Workspace) -> str:
         return f"{found.lost}: `sar-search repro` registers it again from models/ (nothing is trained)"
     if found.other:
         return (
-            f"models:/{found.name}/{found.version}; {found.other_words}: `{MEND}` makes it the challenger again, "
+            f"models:/{found.name}/{found.version}; {found.other_words}: `{REPAIR}` makes it the challenger again, "
             f"`sar-search promote --version {found.version}` judges it as it is"
         )
     return f"models:/{found.name}@challenger, version {found.version}: promote it with `sar-search promote`"

@@ -9,12 +9,12 @@ from pipeline.errors import UserError
 from pipeline.provenance.code_hash import code_hash
 from pipeline.provenance.git import run_git
 
-DECIDING_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
+RECORDED_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optuna", "ray")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a trial's result."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in DECIDING_PACKAGES}
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in RECORDED_PACKAGES}
 
 
 def commit(root: Path) -> str:

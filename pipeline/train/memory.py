@@ -27,7 +27,7 @@ SIGNS = (
 """What torch and the libraries below it say, as plain RuntimeErrors, where only memory was lacking."""
 
 
-KEPT_BYTES = 256 * 2**20
+RETAINED_BYTES = 256 * 2**20
 """What glibc's allocator may hold back of what a process has freed."""
 
 NEW_OBJECTS = 10_000
@@ -48,7 +48,7 @@ def retain_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     # Both, since setting one switches off glibc's adapting of the other.
-    return bool(mallopt(MMAP_THRESHOLD, KEPT_BYTES) and mallopt(TRIM_THRESHOLD, KEPT_BYTES))
+    return bool(mallopt(MMAP_THRESHOLD, RETAINED_BYTES) and mallopt(TRIM_THRESHOLD, RETAINED_BYTES))
 
 
 def raise_gc_threshold() -> None:

@@ -1,4 +1,4 @@
-"""The names that a package defines: modules, classes, functions, parameters and the attributes of classes."""
+"""The names that a package defines: modules, constants, classes, functions, parameters and attributes of classes."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class DefinedName(NamedTuple):
-    """A name at the place that defines it. kind: module, class, function, parameter or attribute."""
+    """A name at the place that defines it. kind: module, constant, class, function, parameter or attribute."""
 
     file: Path
     line: int
@@ -31,6 +31,11 @@ def defined_names(package: Path) -> Iterator[DefinedName]:
 
 def names_in(tree: ast.Module, file: Path) -> Iterator[DefinedName]:
     """Yields the names that a module's source defines, functions and classes inside of others among them."""
+    for statement in tree.body:
+        for target in _targets(statement):
+            for part in ast.walk(target):
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                    yield DefinedName(file, part.lineno, "constant", part.id)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             yield DefinedName(file, node.lineno, "class", node.name)
@@ -42,6 +47,13 @@ def names_in(tree: ast.Module, file: Path) -> Iterator[DefinedName]:
             last = [each for each in (given.vararg, given.kwarg) if each is not None]
             for parameter in (*given.posonlyargs, *given.args, *given.kwonlyargs, *last):
                 yield DefinedName(file, parameter.lineno, "parameter", parameter.arg)
+
+
+def local_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yields line and name of everything that a module's source assigns, what its functions hold for a moment too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
 
 
 def _attributes(node: ast.ClassDef, file: Path) -> Iterator[DefinedName]:

@@ -75,7 +75,7 @@ class TrainParams(Section):
         "cosine", description="Schedule of the learning rate after the warm-up: to min_lr, or lr throughout."
     )
     optimizer: Literal["adamw", "nadamw", "lamb", "lion", "sgd"] = Field(
-        "adamw", description="timm's optimizer of that name, with timm's own settings; sgd has Nesterov momentum 0.9."
+        "adamw", description="timm's optimizer of that name, with timm's own defaults; sgd has Nesterov momentum 0.9."
     )
     weight_decay: float = Field(
         0.3, ge=0, le=10, description="Weight decay, decoupled in adamw, nadamw and lion; not on biases and norms."

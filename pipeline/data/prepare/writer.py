@@ -124,7 +124,7 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
                    for name in _encoded(source)}  # fmt: skip
         if not state.done and isinstance(masks := arrays.get("masks"), NpyRowWriter):
             _fill_undecided(masks, source)
-        spoke = time.monotonic()
+        reported = time.monotonic()
         try:
             for batch in source.read(state.done) if state.done < source.steps else ():
                 _write_block(batch, arrays)
@@ -134,9 +134,9 @@ def _fill(source: ImageSource, place: Path, on_progress: Progress | None) -> _St
                 state.done = batch.done
                 if on_progress:
                     on_progress(state.done, source.steps)
-                if time.monotonic() - spoke > RECORD_EVERY_S:
+                if time.monotonic() - reported > RECORD_EVERY_S:
                     _record(place, state, arrays)
-                    spoke = time.monotonic()
+                    reported = time.monotonic()
         finally:
             # Also after an error or an interruption: what has been written is right, and is not to be done again.
             _record(place, state, arrays)

@@ -15,10 +15,10 @@ from pipeline.figures.search import importance_figure, parallel_figure, slice_fi
 from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
 from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, format_limits
 
-GOAL_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
+OBJECTIVE_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {
     *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
-    *GOAL_COLUMNS,
+    *OBJECTIVE_COLUMNS,
 }
 OWN_STUDY = "search"
 """What trials.csv calls the method's study."""
@@ -32,7 +32,7 @@ def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     for row in rows:
         if row["role"] != "confirmation":
             trial = _trial(row)
-            trial["parameters"] |= {name: _number(row[name]) for name in GOAL_COLUMNS if row.get(name)}
+            trial["parameters"] |= {name: _number(row[name]) for name in OBJECTIVE_COLUMNS if row.get(name)}
             trials.append(trial)
     return trials
 

@@ -32,9 +32,9 @@ def main(workspace: Workspace) -> None:
     if left.trials + left.full_runs:
         print("starting Ray; the first epochs come when its workers have begun", flush=True)
     total, params = max_runs(plan.params, plan.space), plan.params
-    facts = search_variables(plan, task)
+    variables = search_variables(plan, task)
     with (
-        notify_on_exit(params.tracking, facts, workspace.root),
+        notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
         SearchProgress(total, params.train.epochs, objectives=objectives_from_params(params)) as progress,
     ):
@@ -46,7 +46,7 @@ def main(workspace: Workspace) -> None:
         controls = [trial for trial in outcome.trials if trial.control]
         controls.sort(key=lambda trial: trial.id != params.retrain.control)
         tracked.finish(best, controls, summary, folder)
-        facts |= {"best": best.id, "best_accuracy": f"{best.metric(OBJECTIVE):.4f}", "mlflow_run": tracked.run_id}
+        variables |= {"best": best.id, "best_accuracy": f"{best.metric(OBJECTIVE):.4f}", "mlflow_run": tracked.run_id}
     print(describe_summary(summary))
 
 

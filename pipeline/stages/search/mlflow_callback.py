@@ -94,7 +94,7 @@ class MlflowCallback(ClosedByStatus):
         assert trial.state is not None
         tags = {"sar.best": "false"} | ({"sar.reason": trial.reason} if trial.reason else {})
         if trial.study is not None:
-            tags["sar.rung"] = str(sum(trial.last_epoch >= milestone for milestone in self._rung_epochs))
+            tags["sar.rung"] = str(sum(trial.last_epoch >= rung for rung in self._rung_epochs))
         if self._objectives.limits and trial.state == COMPLETE:
             tags["sar.keeps_constraints"] = str(self._objectives.is_feasible(trial)).lower()
         self._log.end_trial(trial.id, trial.state, tags=tags, metrics=trial.measured)

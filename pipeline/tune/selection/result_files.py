@@ -33,7 +33,7 @@ from pipeline.tune.selection.summary import summarise
 from pipeline.tune.table_cells import format_cell
 from pipeline.tune.task import SearchTask
 
-DECIDING = (
+IDENTITY_PREFIXES = (
     *("base.seed", "model.", "train.", "regularizer."),
     *(f"search.{name}" for name in ("space", "sampler.", "scheduler.", "points", "warm_start", "objectives")),
     "search.constraints.",
@@ -112,7 +112,11 @@ def fingerprint_parameters(params: Params) -> dict[str, Any]:
     """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.fingerprint_content`), by
     dotted path.
     """
-    return {path: params.value(path) for path in parameters() if path.startswith(DECIDING) and path != "train.workers"}
+    return {
+        path: params.value(path)
+        for path in parameters()
+        if path.startswith(IDENTITY_PREFIXES) and path != "train.workers"
+    }
 
 
 def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> ConfirmedResult:
