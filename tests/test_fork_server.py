@@ -1,4 +1,4 @@
-"""A stage that begins as a copy of the nursery is, to whoever started it, the stage itself. By processes of their own.
+"""A stage that begins as a copy of the fork server is, to whoever started it, the stage itself. By processes of their own.
 
 The stage here is a module put in the place of `prepare`, so that nothing large is imported; all the rest is real.
 """
@@ -39,8 +39,8 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A checkout with a nursery beside it, and the environment to start its stage in."""
+def served(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A checkout with a fork server beside it, and the environment to start its stage in."""
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).touch()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -52,8 +52,8 @@ def nursery(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         parent.communicate()
 
 
-def started(nursery: tuple[Path, dict[str, str]], does: str) -> "subprocess.Popen[str]":
-    folder, environment = nursery
+def started(served: tuple[Path, dict[str, str]], does: str) -> "subprocess.Popen[str]":
+    folder, environment = served
     command = [sys.executable, "-m", "pipeline.stages.prepare", "--flag"]
     where = {"cwd": folder, "env": environment | {"DOES": does}, "text": True}
     # Whoever runs the tests in the background may have had interruptions ignored.
@@ -81,7 +81,7 @@ def has_ended(pid: int) -> bool:
     return False
 
 
-def test_nursery_has_a_socket_whatever_tmpdir_is(tmp_path: Path) -> None:
+def test_fork_server_has_a_socket_whatever_tmpdir_is(tmp_path: Path) -> None:
     folder = tmp_path / ("l" * 126)
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
@@ -94,11 +94,11 @@ def test_nursery_has_a_socket_whatever_tmpdir_is(tmp_path: Path) -> None:
     assert not address.parent.exists()
 
 
-def test_copy_has_the_callers_files_folder_environment_and_words(nursery: tuple[Path, dict[str, str]]) -> None:
-    process = started(nursery, "print('to err', file=sys.stderr)")
+def test_copy_has_the_callers_files_folder_environment_and_words(served: tuple[Path, dict[str, str]]) -> None:
+    process = started(served, "print('to err', file=sys.stderr)")
     said, errors = process.communicate()
     assert said.startswith("copy of ")
-    assert said.endswith(f" hello ['--flag'] {nursery[0]}\n")
+    assert said.endswith(f" hello ['--flag'] {served[0]}\n")
     assert f"copy of {process.pid} " not in said
     assert errors == "to err\n"
     assert process.returncode == 0
@@ -114,36 +114,36 @@ def test_copy_has_the_callers_files_folder_environment_and_words(nursery: tuple[
         ("import atexit; atexit.register(print, 'left', file=sys.stderr)", 0, "left\n"),
     ],
 )
-def test_caller_ends_as_the_copy_does(nursery: tuple[Path, dict[str, str]], does: str, status: int, told: str) -> None:
-    process = started(nursery, does)
+def test_caller_ends_as_the_copy_does(served: tuple[Path, dict[str, str]], does: str, status: int, told: str) -> None:
+    process = started(served, does)
     _, errors = process.communicate()
     assert process.returncode == status
     assert errors.endswith(told)
-    again = started(nursery, "pass")  # the nursery goes on
+    again = started(served, "pass")  # the fork server goes on
     again.communicate()
     assert again.returncode == 0
 
 
-def test_interruption_reaches_the_copy_once(nursery: tuple[Path, dict[str, str]]) -> None:
-    process = started(nursery, "time.sleep(60)")
-    pid_of_copy(nursery[0])
+def test_interruption_reaches_the_copy_once(served: tuple[Path, dict[str, str]]) -> None:
+    process = started(served, "time.sleep(60)")
+    pid_of_copy(served[0])
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == "interrupted; what had finished is kept, run the same command again to go on\n"
 
 
-def test_copy_dies_with_its_caller(nursery: tuple[Path, dict[str, str]]) -> None:
-    process = started(nursery, "time.sleep(60)")
-    pid = pid_of_copy(nursery[0])
+def test_copy_dies_with_its_caller(served: tuple[Path, dict[str, str]]) -> None:
+    process = started(served, "time.sleep(60)")
+    pid = pid_of_copy(served[0])
     process.kill()
     process.communicate()
     assert has_ended(pid)
 
 
-def test_stage_of_other_code_runs_by_itself(nursery: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_stage_of_other_code_runs_by_itself(served: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     """The checkout's `params.yaml` is empty, so the real `prepare` would refuse it, and say so by itself."""
-    folder, environment = nursery
+    folder, environment = served
     other = tmp_path / "other"
     (other / "pipeline").mkdir(parents=True)
     for file in (ROOT / "pipeline").rglob("*.py"):
@@ -155,7 +155,7 @@ def test_stage_of_other_code_runs_by_itself(nursery: tuple[Path, dict[str, str]]
     assert process.communicate()[0] == "by itself\n"
 
 
-def test_stage_without_a_nursery_runs_by_itself(tmp_path: Path) -> None:
+def test_stage_without_a_fork_server_runs_by_itself(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['-m']; import pipeline.stages; print('by itself')"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SAR_SEARCH_FORK_SERVER": str(tmp_path / "none")}
     command = [sys.executable, "-c", code, "pipeline.stages.prepare"]

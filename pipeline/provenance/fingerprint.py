@@ -1,4 +1,4 @@
-"""What a result can be traced to: commit, code, versions; and the fingerprint of a search."""
+"""The fingerprint of a search: a hash of everything that decides its trials, which names it."""
 
 import json
 from collections.abc import Mapping

@@ -12,6 +12,7 @@ sends in batches, and when the store does not answer the search goes on while it
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -45,11 +46,12 @@ PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIS
 _log = logging.getLogger(__name__)
 
 
-class ClosedByStatus:
+class ClosedByStatus(ABC):
     """What a run in MLflow is ended by: the end of a `with` block, whose exception says with which status."""
 
+    @abstractmethod
     def close(self, status: str) -> object:
-        raise NotImplementedError
+        """End the run with a status of MLflow's."""
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
     monkeypatch.setattr(repro, "run_check", checked)
     monkeypatch.setattr(repro, "describe_results", lambda workspace: "the verdict")
-    monkeypatch.setattr(repro, "git_problem", lambda root: None)  # tests/ops/test_git.py has the real one
+    monkeypatch.setattr(repro, "git_problem", lambda root: None)  # tests/provenance/test_git.py has the real one
     monkeypatch.setattr(repro, "fork_server", nullcontext)  # tests/test_fork_server.py has the real one
     return Workspace(tmp_path, tmp_path)
 
