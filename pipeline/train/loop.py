@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches
@@ -43,13 +45,15 @@ class Epoch:
     """A finished epoch.
 
     number: counted from 1. metrics: by name. model: has the weights to keep, which are the averaged ones where there is
-    an average. state: gives what `fit(resume=...)` goes on from, together with those.
+    an average. state: gives what `fit(resume=...)` goes on from, together with those. correct: gives which validation
+    images are right, (N,) bool in the order of their ids; None without validation images.
     """
 
     number: int
     metrics: Mapping[str, float]
     model: nn.Module
     state: Callable[[], dict[str, Any]]
+    correct: Callable[[], NDArray[np.bool_]] | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -142,9 +146,11 @@ def fit(
                 raise Diverged(epoch + 1)
             metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
+            correct: Callable[[], NDArray[np.bool_]] | None = None
             if val is not None:
                 with average.swapped_into(model) if average is not None else nullcontext():
-                    scores = score(model, objective, val, config)
+                    scores, right = score(model, objective, val, config)
+                correct = partial(_to_numpy, right)
                 metrics |= {f"val/{name}": value for name, value in scores.items()}
             metrics["seconds"] = time.perf_counter() - started
 
@@ -152,20 +158,26 @@ def fit(
                 kept = {"epoch": done, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
                 return kept if average is None else kept | {"model": model.state_dict()}
 
-            yield Epoch(epoch + 1, metrics, model if average is None else average.model, state)
+            yield Epoch(epoch + 1, metrics, model if average is None else average.model, state, correct)
 
 
-def score(model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig) -> dict[str, float]:
-    """Monitors of `Objective.score`, and accuracy, as means over images; leaves the network in evaluation mode."""
+def score(
+    model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig
+) -> tuple[dict[str, float], Tensor]:
+    """Monitors of `Objective.score`, and accuracy, as means over images; and which of these are right, (N,) bool on the
+    device. Leaves the network in evaluation mode.
+    """
     model.eval()
     means = _Means()
+    right: list[Tensor] = []
     # Whoever cuts batches for want of memory has none to spare here.
     size = -(-max(256, config.batch_size) // config.accumulate)
     with use_onednn_linear(model), original_network():
         for inputs, labels in images.in_order(size, workers=config.workers):
             logits, monitors = objective.score(inputs, labels)
             means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))
-    return means.read()
+            right.append(logits.argmax(-1) == labels)
+    return means.read(), torch.cat(right)
 
 
 @torch.inference_mode()
@@ -173,6 +185,11 @@ def predict(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) ->
     """Class probabilities of images in the order of their ids, (N, C) float32 on the CPU."""
     model.eval()
     return torch.cat([model(inputs).softmax(-1).float().cpu() for inputs, _ in images.in_order(batch_size)])
+
+
+def _to_numpy(flags: Tensor) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = flags.cpu().numpy()
+    return found
 
 
 def _all_finite(*modules: nn.Module) -> bool:

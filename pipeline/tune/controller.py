@@ -322,9 +322,17 @@ class SearchController:
             since_best=self._best.since,
         )
 
-    def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float], node: str | None = None) -> None:
+    def report(
+        self,
+        trial_id: str,
+        epoch: int,
+        metrics: Mapping[str, float],
+        node: str | None = None,
+        correct: str | None = None,
+    ) -> None:
+        """Take a finished epoch in. correct: which validation images were right, packed, if it is known."""
         record = self.journal.trials[trial_id]
-        self.journal.report(trial_id, epoch, metrics, node)
+        self.journal.report(trial_id, epoch, metrics, node, correct)
         if (study := self._study_of(record)) is not None:
             study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
         self._notify(lambda callback: callback.epoch_reported(record, epoch))

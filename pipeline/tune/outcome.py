@@ -1,8 +1,9 @@
 """What a search has come to: trials, studies, what it has spent, why it ended. Imports Optuna, and no Ray."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pipeline.tune.journal.correctness import CorrectImages
 from pipeline.tune.journal.records import METHOD, TrialRecord
 from pipeline.tune.study.study import StudyAdapter
 
@@ -20,7 +21,8 @@ class SearchOutcome:
     """What a search has come to.
 
     trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. rung_epochs: the
-    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None.
+    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None. correct: which validation
+    images each run got right.
     """
 
     trials: Sequence[TrialRecord]
@@ -28,6 +30,7 @@ class SearchOutcome:
     rung_epochs: Sequence[int]
     spent: Spent
     stopped: str | None = None
+    correct: CorrectImages = field(default_factory=CorrectImages)
 
     @property
     def adapter(self) -> StudyAdapter:

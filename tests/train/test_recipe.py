@@ -153,7 +153,7 @@ def test_average_is_what_is_scored_and_training_goes_on_without_it() -> None:
         assert {k: v for k, v in untimed(epoch).items() if "val/" not in k} == {k: v for k, v in untimed(other).items() if "val/" not in k}  # fmt: skip
         assert other.model is plain
         with Objective(epoch.model, {}, planned_epochs=4) as objective:
-            again = score(epoch.model, objective, batches(VAL), config)
+            again = score(epoch.model, objective, batches(VAL), config)[0]
         assert epoch.metrics["val/loss"] == again["loss"] != other.metrics["val/loss"]
 
 

@@ -14,11 +14,12 @@ from typing import Any, Self
 from filelock import FileLock
 
 from pipeline.files.locks import acquire_lock
+from pipeline.tune.journal.correctness import CORRECT, CorrectImages
 from pipeline.tune.journal.records import FORMAT, TrialRecord, read_history
 
 
 class Journal:
-    """A journal opened for writing. history: what it holds, kept up to date.
+    """A journal opened for writing. history: what it holds, kept up to date. correct: which validation images were right.
 
     header: what decides the search, for a new journal's first line. gpus: a trial's share of a GPU in this session.
 
@@ -31,6 +32,7 @@ class Journal:
         self._lock = lock_journal(path)
         try:
             self.history = read_history(path, repair=True)
+            self.correct = CorrectImages(path.with_name(CORRECT))
             self._file = path.open("ab")
             self._opened = time.monotonic()
             if not self.history.header:
@@ -54,7 +56,17 @@ class Journal:
         """A trial of an earlier session goes on, or one of this session has got the place that it waited for."""
         self._record({"event": "resumed", "trial": trial_id})
 
-    def report(self, trial_id: str, epoch: int, metrics: Mapping[str, float], node: str | None = None) -> None:
+    def report(
+        self,
+        trial_id: str,
+        epoch: int,
+        metrics: Mapping[str, float],
+        node: str | None = None,
+        correct: str | None = None,
+    ) -> None:
+        """A finished epoch. correct: which validation images were right, as `pack_correct` gives it, if it is known."""
+        if correct is not None:
+            self.correct.add(trial_id, epoch, correct)
         where = {} if node is None else {"node": node}
         self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | where)
 

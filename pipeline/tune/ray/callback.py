@@ -60,7 +60,13 @@ class JournalCallback(tune.Callback):
                 self._controller.journal.measured(trial.config["trial"], result["measured"])
         elif not result["failed"]:
             with self.capture_fatal():
-                self._controller.report(trial.config["trial"], result["epoch"], result["metrics"], result.get("node"))
+                self._controller.report(
+                    trial.config["trial"],
+                    result["epoch"],
+                    result["metrics"],
+                    result.get("node"),
+                    result.get("correct"),
+                )
 
     def on_checkpoint(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any

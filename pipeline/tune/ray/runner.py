@@ -67,6 +67,7 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
             controller.studies[METHOD].rule.rung_epochs,
             spent,
             controller.stopped,
+            journal.correct,
         )
 
 

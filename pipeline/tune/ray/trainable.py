@@ -23,6 +23,7 @@ from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.sidecar import read_sidecar
 from pipeline.train.train_config import MAX_MICRO_BATCHES
+from pipeline.tune.journal.correctness import pack_correct
 from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
@@ -92,24 +93,28 @@ def _train(
             resume = load_resume_state(run, Path(folder))
             if resume["epoch"] >= params.train.epochs:
                 # It died between its last checkpoint and the report of it.
-                _report(resume["epoch"], read_sidecar(Path(folder))["metrics"])
+                written = read_sidecar(Path(folder))
+                _report(resume["epoch"], written["metrics"], written.get("correct"))
                 return
     if resume is None and _is_infeasible(run.model, data, objectives, config):
         return
 
+    rungs = _rung_epochs(params)
+
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
+        metrics, correct = dict(epoch.metrics), None
+        if epoch.number in rungs or epoch.number == params.train.epochs:
+            metrics |= score_attention(epoch.model, data, objectives)
+            correct = None if epoch.correct is None else pack_correct(epoch.correct())
         if not due:
             wait()  # reports are heard in the order of their epochs
-            _report(epoch.number, epoch.metrics)
+            _report(epoch.number, metrics, correct)
             return None
-        metrics = dict(epoch.metrics)
-        if epoch.number == params.train.epochs:
-            metrics |= score_attention(epoch.model, data, objectives)
-        sidecar = {**run.sidecar, "metrics": metrics, "values": dict(config["values"])}
-        return partial(_save_checkpoint, epoch.number, metrics, sidecar)
+        sidecar = {**run.sidecar, "metrics": metrics, "correct": correct, "values": dict(config["values"])}
+        return partial(_save_checkpoint, epoch.number, metrics, correct, sidecar)
 
     # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
-    decisive = _rung_epochs(params) if config["study"] is not None else set()
+    decisive = rungs if config["study"] is not None else set()
     train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive)
 
 
@@ -121,13 +126,14 @@ def _rung_epochs(params: Params) -> set[int]:
 def _save_checkpoint(
     epoch: int,
     metrics: Mapping[str, float],
+    correct: str | None,
     sidecar: Mapping[str, Any],
     weights: nn.Module | Mapping[str, Tensor],
     state: Mapping[str, Any] | None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)
-        _report(epoch, metrics, tune.Checkpoint.from_directory(folder))
+        _report(epoch, metrics, correct, tune.Checkpoint.from_directory(folder))
 
 
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Mapping[str, Any]) -> bool:
@@ -144,8 +150,9 @@ def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives,
     return bool(broken)
 
 
-def _report(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
+def _report(epoch: int, metrics: Mapping[str, float], correct: str | None = None, checkpoint: Any = None) -> None:
     report = {"epoch": epoch, "objective": metrics[OBJECTIVE], "metrics": dict(metrics), "failed": None}
+    report["correct"] = correct
     report["node"] = driver_among_nodes()
     tune.report(report, checkpoint=checkpoint)
 
