@@ -3,12 +3,12 @@
 Run: nice python benchmarks/record_choosing.py       # half an hour of two cores; goes on where it was after Ctrl-C
      python benchmarks/record_choosing.py --pack     # what is there -> benchmarks/tables/sar_digits.npz
 
-Configurations are the space's controls and the first points of a scrambled Sobol sequence over it, so that no sampler has
-chosen them. Each is trained as a trial of params.yaml is, with the seeds of a search and its confirmations, on the splits
-of several values of `base.seed`: bands and defaults are set on the first and reported on the others. Of every epoch the
-table has what validation images say: accuracy, loss, AUROC of the attention against the ink (of the head that is best on
-them, as `val/attention/auroc`), and which images were right; of the last epoch the same of the test images, with the head
-that validation images picked. No run of the pipeline sees any of it.
+Configurations are the space's controls and the first points of a scrambled Sobol sequence over it, so that no sampler
+has chosen them. Each is trained as a trial of params.yaml is, with the seeds of a search and its confirmations, on the
+splits of several values of `base.seed`: bands and defaults are set on the first and reported on the others. Of every
+epoch the table has what validation images say: accuracy, loss, AUROC of the attention against the ink (of the head that
+is best on them, as `val/attention/auroc`), and which images were right; of the last epoch the same of the test images,
+with the head that validation images picked. No run of the pipeline sees any of it.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from digits import PARAMS
+from numpy.typing import NDArray
 from record_curves import settings_of
 
 from pipeline.assembly import TrainingData, build_run, train_run
@@ -51,8 +52,12 @@ def configurations(params: Params, count: int) -> list[dict[str, Any]]:
 def data_of(params: Params, split: int) -> TrainingData:
     """The digits, divided as `split` divides them where `base.seed` is the number of the split."""
     source = SOURCES["digits"](params.prepare.image_size)
-    fractions = {"val_fraction": params.split.val_fraction, "test_fraction": params.split.test_fraction}
-    divided = make_split(source.labels, seed=split, **fractions)
+    divided = make_split(
+        source.labels,
+        val_fraction=params.split.val_fraction,
+        test_fraction=params.split.test_fraction,
+        seed=split,
+    )
     manifest = {"classes": list(source.classes), "data_hash": ""}
     return TrainingData(Prepared(source.images, source.labels, source.masks, manifest), divided, torch.device("cpu"))
 
@@ -80,7 +85,7 @@ def train(params: Params, data: TrainingData, values: dict[str, Any], seed: int)
 
 
 def record(folder: Path, params: Params, asked: argparse.Namespace) -> None:
-    """Train what the log does not have yet, so many runs side by side; all configurations with a seed, then the next."""
+    """Train what the log does not have yet; all configurations of all splits with a seed, then with the next."""
     values = configurations(params, asked.configurations)
     done = {(line["split"], line["row"], line["seed"]) for line in _read(folder)}
     order = [(s, row, n) for n in range(asked.seeds) for s in range(asked.splits) for row in range(len(values))]
@@ -129,14 +134,16 @@ def pack(folder: Path, path: Path, params: Params, asked: argparse.Namespace) ->
         seeds, rows = range(asked.seeds), range(len(values))
         return [[[runs[s, row, n][name] for n in seeds] for row in rows] for s in range(asked.splits)]
 
-    def bits(name: str) -> np.ndarray:
-        return np.frompyfunc(lambda text: np.frombuffer(bytes.fromhex(text), np.uint8), 1, 1)(np.array(gather(name)))
+    def bits(name: str) -> NDArray[np.uint8]:
+        found = np.array(gather(name))
+        packed = [np.frombuffer(bytes.fromhex(text), np.uint8) for text in found.ravel().tolist()]
+        return np.stack(packed).reshape(*found.shape, -1)
 
     splits = [data_of(params, split).split for split in range(asked.splits)]
-    arrays = {name: np.array(gather(name), np.float32) for name in ("accuracy", "loss", "auroc", "test_auroc")}
-    for name in ("correct", "test_correct"):
-        found = bits(name)
-        arrays[name] = np.stack(list(found.ravel())).reshape(*found.shape, -1)
+    arrays: dict[str, Any] = {
+        name: np.array(gather(name), np.float32) for name in ("accuracy", "loss", "auroc", "test_auroc")
+    }
+    arrays |= {name: bits(name) for name in ("correct", "test_correct")}
     counts = {"val": len(splits[0].val), "test": len(splits[0].test)}
     about = {"values": values, "controls": list(load_space(ROOT / SPACE, params, shown_as=SPACE).controls), **counts}
     path.parent.mkdir(exist_ok=True)

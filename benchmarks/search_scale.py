@@ -63,7 +63,7 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
             for name, (record, done) in list(at_work.items()):
                 value = accuracy(record, done + 1)
                 started = time.perf_counter()
-                decision = course.scheduler.replay(record, done + 1, value)
+                decision = course.scheduler.replay(record, done + 1, {"val/accuracy": value})
                 course.report(name, done + 1, {"val/accuracy": value, "val/loss": 1 - value})
                 times["report"].append(1000 * (time.perf_counter() - started))
                 at_work[name] = (record, done + 1)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
+from pipeline.tune.journal.correctness import CorrectImages, pack_correct
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     FAILED,
@@ -33,7 +34,8 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.objectives.objectives import LATENCY, PARAMETERS, THROUGHPUT
 from pipeline.tune.ray.scheduler import STOP
-from pipeline.tune.selection.confirm import FIRST_SEED, select_candidates
+from pipeline.tune.selection.candidates import choice_rule, rank_trials
+from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace
 
 MEASURED = (PARAMETERS, LATENCY, THROUGHPUT)
@@ -47,7 +49,8 @@ class Table:
     """Recorded curves. values: R settings by dotted path. curves: by metric, (R, seeds, epochs); NaN once diverged.
 
     points: the settings in the unit cube of the space, (R, dimensions). further: the objective at the last epoch with
-    more seeds, which no search sees, of the rows that have any.
+    more seeds, which no search sees, of the rows that have any. correct: which validation images were right, (R, seeds,
+    epochs, N), if that was recorded.
     """
 
     space: SearchSpace
@@ -55,6 +58,7 @@ class Table:
     curves: Mapping[str, Curves]
     points: NDArray[np.float64]
     further: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    correct: NDArray[np.bool_] | None = None
 
     @property
     def seeds(self) -> int:
@@ -127,7 +131,7 @@ class UnwrittenLedger(Journal):
     """A journal that is kept in memory, by a clock that is set from outside. now: in seconds."""
 
     def __init__(self, *, gpus: float = 0.0) -> None:
-        self.history, self.now = SearchHistory(), 0.0
+        self.history, self.correct, self.now = SearchHistory(), CorrectImages(), 0.0
         self._record({"event": "session", "gpus": gpus})
 
     def _record(self, event: dict[str, Any]) -> None:
@@ -161,7 +165,7 @@ class Simulation:
     def held(self) -> int | None:
         """The row of the setting that would now be confirmed first; None as long as no trial has completed."""
         tried = [end.record for end in self.ended if end.record.study == METHOD]
-        found = select_candidates(tried, top=1, max_empty_share=1.0, objectives=self.course.objectives)
+        found = rank_trials(tried, replace(choice_rule(self.course.params), max_empty_share=1.0))
         return next((end.row for end in self.ended if found and end.record is found[0]), None)
 
 
@@ -287,9 +291,10 @@ class _Workers:
             course.end_trial(record.id, FAILED, f"diverged: in epoch {epoch}")
             return self._ended(record, row)
         # As Ray does: the scheduler decides first, and the callbacks hear of it then.
-        decision = course.scheduler.replay(record, epoch, value)
-        metrics = [name for name in self._table.curves if name not in MEASURED]
-        course.report(record.id, epoch, {name: self._metric(name, record, row, epoch) for name in metrics})
+        names = [name for name in self._table.curves if name not in MEASURED]
+        metrics = {name: self._metric(name, record, row, epoch) for name in names}
+        decision = course.scheduler.replay(record, epoch, metrics)
+        course.report(record.id, epoch, metrics, correct=self._correct(record, row, epoch))
         if decision != STOP:
             return self._train(record, row, epoch + 1)
         course.end_trial(record.id, course.final_state(epoch))
@@ -300,9 +305,19 @@ class _Workers:
         self._simulation.ended.append(Ended(self._now, self._simulation.epochs, record, row))
 
     def _metric(self, name: str, record: TrialRecord, row: int, epoch: int) -> float:
+        return float(self._table.curves[name][row, self._column(record), epoch - 1])
+
+    def _correct(self, record: TrialRecord, row: int, epoch: int) -> str | None:
+        """Which validation images were right, as a worker reports it; None where the table does not say."""
+        if self._table.correct is None:
+            return None
+        return pack_correct(self._table.correct[row, self._column(record), epoch - 1])
+
+    def _column(self, record: TrialRecord) -> int:
+        """The table's seed that stands for a run's."""
         base = self._simulation.course.params.base.seed
         further = 0 if record.seed is None else record.seed - base - FIRST_SEED
-        return float(self._table.curves[name][row, (self._seed + further) % self._table.seeds, epoch - 1])
+        return (self._seed + further) % self._table.seeds
 
 
 def _within(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pipeline.errors import UserError
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import JACCARD, LATENCY, PARAMETERS, check_objectives, objectives_from_params
-from pipeline.tune.selection.confirm import choose_best, pareto_front
+from pipeline.tune.selection.candidates import ChoiceRule, pareto_front
+from pipeline.tune.selection.choice import choose_best
 
 OBJECTIVES = {"one": ["val/accuracy"], "two": ["val/accuracy", LATENCY], "three": ["val/accuracy", JACCARD, PARAMETERS]}
 LIMITS = {
@@ -96,10 +97,8 @@ def test_combination_runs_and_names_nothing_that_breaks_a_constraint(
     named = [record for record in records if record.id in confirmed]
     assert len(named) == 1
     assert goals.is_feasible(named[0])
-    best = choose_best(
-        found.course.requested_trials(), top=1, seeds=1, base_seed=0, max_empty_share=0.05, objectives=goals
-    )
-    assert best.trial.id == named[0].id
+    rule = ChoiceRule(top=1, seeds=1, max_empty_share=0.05, objectives=goals)
+    assert choose_best(found.course.requested_trials(), rule).best.trial.id == named[0].id
 
 
 @pytest.mark.parametrize(("sampler", "scheduler", "objectives"), REFUSED)
@@ -233,11 +232,7 @@ def test_search_in_which_nothing_keeps_a_constraint_says_how_near_it_came() -> N
     with pytest.raises(UserError) as said:
         choose_best(
             found.course.requested_trials(),
-            top=1,
-            seeds=1,
-            base_seed=0,
-            max_empty_share=0.05,
-            objectives=objectives_from_params(setting),
+            ChoiceRule(top=1, seeds=1, max_empty_share=0.05, objectives=objectives_from_params(setting)),
         )
     lines = str(said.value).splitlines()
     assert lines[0].startswith("no configuration that the search tried keeps search.constraints: 8 were not trained")

@@ -11,6 +11,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, format_value, quote_name
+from pipeline.inputs.choice_metric import resolve_choice
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
@@ -41,6 +42,7 @@ from pipeline.train.loop import choose_device
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
 from pipeline.tune.objectives.objectives import check_objectives, describe_objectives
 from pipeline.tune.run_counts import max_confirmation_runs, max_runs, requested_trials
+from pipeline.tune.selection.choice import describe_rule
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.tune.study.samplers import check_sampler
 from pipeline.tune.study.studies import num_studies
@@ -96,6 +98,7 @@ class Plan:
             f"{search.scheduler.name}{self._describe_prior_results()}",
             **describe_objectives(params),
             "confirm": self._describe_confirmation(),
+            "choose": describe_rule(self.params),
             "budget": self._describe_budget(),
             "together": f"{resources.max_concurrent} trials at a time, each {resources.cpus} CPU{gpus}, of "
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._describe_place()}",
@@ -168,7 +171,9 @@ class Plan:
         prepared = open_prepared(self.workspace.prepared)
         split = read_split(self.workspace.split, data_hash=prepared.data_hash)
         hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
-        return self._task(fingerprint_content(self.params, self.space.content(), **hashes, weights=self.pretrained))
+        params = resolve_choice(self.params, prepared, split.val)
+        content = fingerprint_content(params, self.space.content(), **hashes, weights=self.pretrained)
+        return self._task(content, params)
 
     def current_task(self) -> SearchTask | None:
         """The search that will run, also while the split on disk is of other parameters; None before its data are made.
@@ -177,16 +182,18 @@ class Plan:
             UserError: the data cannot be split as the parameters ask.
         """
         current = current_search(self.workspace, self.params, self.pretrained)
-        return None if current is None else self._task(current.content)
+        return None if current is None else self._task(current.content, current.params)
 
     def task_without_data(self) -> SearchTask:
         """What is known of the search while no data have been prepared: everything but which one it is."""
-        return self._task({})
+        return self._task({}, self.params)
 
-    def _task(self, content: Mapping[str, Any]) -> SearchTask:
+    def _task(self, content: Mapping[str, Any], params: Params) -> SearchTask:
+        """params: as `search` is to run, with what the data decide."""
         name, folder = search_directory(self.workspace.searches, content)
         return SearchTask(
-            params=self.params,
+            params=params,
+            asked=self.params,
             space=self.space,
             fingerprint=name,
             folder=folder,

@@ -65,7 +65,7 @@ def check_masks(workspace: Workspace, params: Params) -> None:
     if prepared.masks is None:
         raise UserError(
             f"{said}: attention is scored against masks, and {params.set_name} has none. Leave it out of "
-            "search.objectives and search.constraints, or give masks or boxes with the pictures."
+            "search.objectives, search.constraints and search.choose.then, or give masks or boxes with the pictures."
         )
     try:
         val = read_split(workspace.split, data_hash=prepared.data_hash).val

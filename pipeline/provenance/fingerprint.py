@@ -11,6 +11,9 @@ from pipeline.models.model_config import Weights
 from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, hash_choices, replace_by_hashes
 
+_WITHOUT_EFFECT = ("auto", "none", "val/accuracy", "val/loss")
+"""Of `search.choose.then`: what every trial measures anyway, and that lets none go on. `auto`: not known yet."""
+
 
 def fingerprint_content(
     params: Params,
@@ -22,7 +25,8 @@ def fingerprint_content(
 ) -> dict[str, Any]:
     """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
     where they are given, also the points that come first, what is known beforehand, objectives beside val/accuracy and
-    constraints: these two decide which configurations are proposed, and which of them are trained.
+    constraints: these two decide which configurations are proposed, and which of them are trained; and the metric that
+    decides among equals, where trials measure it for that, or go on by it.
 
     space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
     they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by
@@ -47,6 +51,7 @@ def fingerprint_content(
         **{key: dump["search"][key] for key in ("points", "warm_start") if dump["search"][key]},
         **({"objectives": dump["search"]["objectives"]} if params.search.objectives != ["val/accuracy"] else {}),
         **({"constraints": limits} if limits else {}),
+        **({"then": then} if (then := params.search.choose.then) not in _WITHOUT_EFFECT else {}),
     }
 
 

@@ -121,8 +121,13 @@ def pick_head(similarity: ArrayLike, masks: ArrayLike) -> int:
 
 def can_be_ranked(masks: ArrayLike) -> bool:
     """Whether any mask (B, h, w) holds both object and background, without which no score of attention is defined."""
+    return count_rankable(masks) > 0
+
+
+def count_rankable(masks: ArrayLike) -> int:
+    """How many masks (B, h, w) hold both object and background."""
     masks = np.asarray(masks)
-    return bool(((masks == 1).any(axis=(1, 2)) & (masks == 0).any(axis=(1, 2))).any())
+    return int(((masks == 1).any(axis=(1, 2)) & (masks == 0).any(axis=(1, 2))).sum())
 
 
 def baseline_scores(

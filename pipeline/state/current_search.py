@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, quote_name
+from pipeline.inputs.choice_metric import resolve_choice
 from pipeline.inputs.data_split import compute_split
 from pipeline.inputs.source import manifest_if_current
 from pipeline.models.model_config import Weights
@@ -21,10 +22,11 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class CurrentSearch:
-    """content: what decides it. folder: its own, which may not exist yet."""
+    """content: what decides it. folder: its own, which may not exist yet. params: with what the data decide."""
 
     content: Mapping[str, Any]
     folder: Path
+    params: Params
 
 
 def current_search(
@@ -45,10 +47,10 @@ def current_search(
     if manifest_if_current(workspace, params) is None:
         return None
     prepared = open_prepared(workspace.prepared)
-    split_hash = compute_split(workspace, params, prepared).split_hash
+    split = compute_split(workspace, params, prepared)
     known = read_note(workspace) if weights is None else weights
-    content = fingerprint_content(
-        params, space.content(), data_hash=prepared.data_hash, split_hash=split_hash, weights=known
-    )
+    hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
+    resolved = resolve_choice(params, prepared, split.val)
+    content = fingerprint_content(resolved, space.content(), **hashes, weights=known)
     _, folder = search_directory(workspace.searches, content)
-    return CurrentSearch(json.loads(json.dumps(content)), folder)
+    return CurrentSearch(json.loads(json.dumps(content)), folder, resolved)

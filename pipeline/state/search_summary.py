@@ -67,6 +67,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
     lines = [
         f"best: {best['trial']}, val/accuracy {best['val_accuracy']:.4f}{further}",
+        f"chosen: {summary['choice']['why']}",
         f"tried: {tried}; {summary['confirmations']} confirmations; {summary['epochs']['spent']} epochs trained, "
         f"{summary['epochs']['saved_by_stopping']} saved by stopping early",
         f"spent: {spent['hours']:.2f} hours, {spent['worker_hours']:.2f} worker-hours"

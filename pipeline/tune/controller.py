@@ -1,7 +1,7 @@
 """Search controller: decides which trial is next, and applies each event to the journal, the studies, the stopping
 rules and the callbacks, in this order. It knows no workers.
 
-Controls come first, then the trials of every study, then the confirmations (see `pipeline.tune.selection.confirm`).
+Controls come first, then the trials of every study, then the confirmations (see `pipeline.tune.selection`).
 Confirmations of controls need no result, so they run as soon as nothing is left to propose; those of the best
 configurations wait until every trial has ended.
 """
@@ -34,7 +34,8 @@ from pipeline.tune.journal.records import (
 from pipeline.tune.objectives.objectives import PARAMETERS, is_valid_result, objectives_from_params
 from pipeline.tune.ray.scheduler import STOP, SearchScheduler
 from pipeline.tune.run_counts import control_seeds, max_candidate_runs, max_confirmation_runs
-from pipeline.tune.selection.confirm import confirmation_runs, empty_share, select_candidates
+from pipeline.tune.selection.candidates import choice_rule, empty_share, rank_trials, select_candidates
+from pipeline.tune.selection.confirm import confirmation_runs
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import StudyWithRule, make_studies
 from pipeline.tune.study.study import EMPTY_SHARE
@@ -130,14 +131,12 @@ class SearchController:
         runs = []
         for study in self.studies:
             trials = [record for record in tried if record.study == study]
-            for best in self._candidates(trials, search.confirm.top):
+            for best in self._candidates(trials):
                 runs += confirmation_runs(best, search.confirm.seeds, base_seed=self.params.base.seed)
         return runs
 
-    def _candidates(self, trials: Iterable[TrialRecord], top: int) -> list[TrialRecord]:
-        return select_candidates(
-            trials, top=top, max_empty_share=self.params.search.max_empty_share, objectives=self.objectives
-        )
+    def _candidates(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+        return select_candidates(trials, choice_rule(self.params), self.journal.correct)
 
     def _still_running(self) -> bool:
         """Whether any trial of a study is still to be proposed, or has not ended."""
@@ -186,10 +185,10 @@ class SearchController:
         self._notify(lambda callback: callback.replayed())
 
     def _replay_epoch(self, record: TrialRecord, epoch: int) -> str:
-        objective = record.epochs[epoch][OBJECTIVE]
+        metrics = record.epochs[epoch]
         if (study := self._study_of(record)) is not None:
-            study.adapter.report(record.number or 0, epoch, objective)
-        return self.scheduler.replay(record, epoch, objective)
+            study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
+        return self.scheduler.replay(record, epoch, metrics)
 
     def _replay_record(self, record: TrialRecord, *, stopped: bool) -> None:
         self._announce(record)
@@ -378,10 +377,10 @@ class SearchController:
         search = self.params.search
         there = self._checkpointed | {r.id: r for r in ended if r.state is not None and not r.control and r.checkpoint}
         trials = [record for record in there.values() if record.study is not None]
-        best = self._candidates(trials, search.keep_checkpoints)
+        best = rank_trials(trials, choice_rule(self.params))[: search.keep_checkpoints]
         for study in self.studies:
             of_study = [record for record in trials if record.study == study and self._is_requested(record)]
-            best += self._candidates(of_study, search.confirm.top)
+            best += self._candidates(of_study)
         self._checkpointed = {record.id: record for record in best}
         remove_best_effort(
             [

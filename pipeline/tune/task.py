@@ -46,10 +46,12 @@ class RunSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchTask(RunSpec):
-    """A search. fingerprint: also the name of its folder.
+    """A search. fingerprint: also the name of its folder. asked: the parameters as they were read, without what the
+    data decide (`search.choose.then: auto`).
 
     header: what the journal begins with: what the fingerprint is made of, and the code and versions that run it.
     """
 
     space: SearchSpace
     fingerprint: str
+    asked: Params | None = None

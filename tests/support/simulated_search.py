@@ -177,7 +177,7 @@ class Search:
             return True
         value = self.results(record, epoch)
         metrics = {"val/accuracy": value, "val/loss": 1 - value, "val/spatial_entropy/empty_share": self.empty(record)}
-        decision = course.scheduler.replay(record, epoch, value)
+        decision = course.scheduler.replay(record, epoch, {"val/accuracy": value})
         course.report(record.id, epoch, metrics)
         new = place / record.id / f"checkpoint_{epoch:06d}"
         new.mkdir(parents=True)

@@ -306,7 +306,8 @@ def test_scoring_holds_no_more_images_than_its_share_either() -> None:
         parts, other = score(model, objective, wide, replace(RECIPE, accumulate=8))
         assert sizes == [40, 32, 8]
     assert parts == pytest.approx(whole, abs=1e-12)
-    assert right.tolist() == other.tolist() and right.double().mean().item() == pytest.approx(whole["accuracy"])
+    assert right.tolist() == other.tolist()
+    assert right.double().mean().item() == pytest.approx(whole["accuracy"])
 
 
 def test_run_in_pieces_is_the_run_in_whole_batches_but_for_rounding() -> None:

@@ -7,13 +7,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
-from pipeline.tune.selection.confirm import (
-    choose_best,
-    confirm_results,
-    confirmation_runs,
-    empty_share,
-    select_candidates,
-)
+from pipeline.tune.selection.candidates import ChoiceRule, empty_share, select_candidates
+from pipeline.tune.selection.choice import choose_best
+from pipeline.tune.selection.confirm import confirm_results, confirmation_runs
 
 
 def trial(
@@ -45,7 +41,8 @@ def again(of: TrialRecord, *accuracies: float | None, base_seed: int = 0) -> lis
 
 
 def best(*trials: TrialRecord, max_empty_share: float = 0.05, top: int = 10, seeds: int = 0) -> str:
-    return choose_best(trials, top=top, seeds=seeds, base_seed=0, max_empty_share=max_empty_share).trial.id
+    rule = ChoiceRule(top=top, seeds=seeds, max_empty_share=max_empty_share)
+    return choose_best(trials, rule).best.trial.id
 
 
 def test_best_is_the_highest_accuracy_of_the_last_epoch() -> None:
@@ -95,10 +92,10 @@ def test_share_of_empty_maps_is_the_largest_of_any_method_at_the_last_epoch() ->
 
 def test_candidates_are_the_best_allowed_ones_best_first() -> None:
     trials = [trial(0, 0.6), trial(1, 0.9, empty=0.5), trial(2, 0.8), trial(3, 0.8), trial(None, 1.0), trial(4, 0.7)]
-    found = select_candidates(trials, top=3, max_empty_share=0.05)
+    found = select_candidates(trials, ChoiceRule(top=3, seeds=0, max_empty_share=0.05))
     assert [record.id for record in found] == ["t0002", "t0003", "t0004"]
-    assert len(select_candidates(trials, top=1000, max_empty_share=0.05)) == 4
-    assert select_candidates([], top=3, max_empty_share=0.05) == []
+    assert len(select_candidates(trials, ChoiceRule(top=1000, seeds=0, max_empty_share=0.05))) == 4
+    assert select_candidates([], ChoiceRule(top=3, seeds=0)) == []
 
 
 def test_confirmations_repeat_the_setting_with_seeds_that_retraining_never_uses() -> None:
@@ -199,10 +196,7 @@ def test_budget_that_ended_before_any_trial_completed_is_named() -> None:
     with pytest.raises(UserError) as told:
         choose_best(
             [trial(None)],
-            top=2,
-            seeds=2,
-            base_seed=0,
-            max_empty_share=0.05,
+            ChoiceRule(top=2, seeds=2),
             stopped="search.budget.hours: 0.50 of 0.5 hours spent or promised",
         )
     assert str(told.value).splitlines() == [

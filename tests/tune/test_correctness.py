@@ -18,7 +18,7 @@ def test_what_is_packed_comes_back(flags: list[bool]) -> None:
 
 @pytest.mark.parametrize("text", ["", "9:/w==", "x:/w==", "8:?"])
 def test_what_is_not_whole_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"."):
         unpack_correct(text)
 
 
@@ -31,7 +31,8 @@ def test_it_outlives_the_process_and_the_first_of_an_epoch_stays(tmp_path: Path)
     again.add("t0001", 8, pack_correct([True] * 3))
     found = read_correct(tmp_path)
     assert [np.asarray(found.at("t0001", epoch)).tolist() for epoch in (3, 8)] == [[True, False, True], [True] * 3]
-    assert found.at("t0001", 6) is None and found.at("t0002", 3) is None
+    assert found.at("t0001", 6) is None
+    assert found.at("t0002", 3) is None
 
 
 def test_cut_anywhere_it_gives_what_was_whole(tmp_path: Path) -> None:
@@ -52,4 +53,5 @@ def test_a_damaged_line_costs_that_line_alone(tmp_path: Path) -> None:
     lines += [json.dumps({"trial": "b", "epoch": 2, "correct": pack_correct([True])})]
     (tmp_path / CORRECT).write_text("\n".join(lines) + "\n")
     found = read_correct(tmp_path)
-    assert found.at("a", 1) is None and found.at("b", 2) is not None
+    assert found.at("a", 1) is None
+    assert found.at("b", 2) is not None

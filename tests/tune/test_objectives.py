@@ -22,7 +22,8 @@ from pipeline.tune.objectives.objectives import (
     objectives_from_params,
 )
 from pipeline.tune.objectives.parameter_count import parameter_counter
-from pipeline.tune.selection.confirm import choose_best, select_candidates
+from pipeline.tune.selection.candidates import ChoiceRule, select_candidates
+from pipeline.tune.selection.choice import choose_best
 from pipeline.tune.study.study import with_values
 
 TWO = Objectives(("val/accuracy", LATENCY), {PARAMETERS: 1000.0, "images_per_s": 50.0})
@@ -87,11 +88,11 @@ def test_front_leaves_out_what_is_dominated_or_has_no_value() -> None:
 def test_candidates_keep_every_constraint_and_with_several_objectives_are_on_the_front() -> None:
     goals = Objectives(limits={LATENCY: 2.0})
     records = [ran(0, 0.9, latency_ms=3.0), ran(1, 0.8, latency_ms=2.0), ran(2, 0.7, latency_ms=1.9)]
-    found = select_candidates(records, top=3, max_empty_share=0.0, objectives=goals)
+    found = select_candidates(records, ChoiceRule(top=3, seeds=0, max_empty_share=0.0, objectives=goals))
     assert [record.id for record in found] == ["t0001", "t0002"]
     two = Objectives(("val/accuracy", LATENCY))
     records.append(ran(3, 0.85, latency_ms=1.5))
-    found = select_candidates(records, top=3, max_empty_share=0.0, objectives=two)
+    found = select_candidates(records, ChoiceRule(top=3, seeds=0, max_empty_share=0.0, objectives=two))
     assert [record.id for record in found] == ["t0000", "t0003"]
 
 
@@ -101,7 +102,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
     trained.epochs[1]["val/attention/jaccard"] = 0.25
     records = [trained, ran(1, math.nan, state=INFEASIBLE, parameters=2000.0)]
     with pytest.raises(UserError) as said:
-        choose_best(records, top=1, seeds=0, base_seed=0, max_empty_share=1.0, objectives=goals)
+        choose_best(records, ChoiceRule(top=1, seeds=0, objectives=goals))
     assert str(said.value).splitlines() == [
         "no configuration that the search tried keeps search.constraints: 1 were not trained since they break one, 1 ran in "
         "full.",

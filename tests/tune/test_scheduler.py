@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.config import Params
@@ -15,7 +16,7 @@ from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, PRUNED, TRIAL, TrialRecord
 from pipeline.tune.ray.scheduler import CONTINUE, STOP, SearchScheduler
 from pipeline.tune.schedulers.asha import ASHA
-from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.schedulers.factory import EitherRule, make_rule
 from pipeline.tune.space import SearchSpace
 
 NOBODY: Any = None
@@ -45,7 +46,10 @@ def result(epoch: int, objective: float, *, failed: str | None = None) -> dict[s
 def search(**settings: Any) -> tuple[SearchScheduler, ASHA]:
     """A scheduler of two studies, and the rungs of the method's own."""
     method = asha_rule(**settings)
-    studies = {"search": method, "control_study": asha_rule(**settings)}
+    studies = {
+        name: EitherRule({"val/accuracy": rule})
+        for name, rule in (("search", method), ("control_study", asha_rule(**settings)))
+    }
     return SearchScheduler(studies, settings.get("epochs", 16)), method
 
 
@@ -203,7 +207,7 @@ def replayed(trials: Mapping[str, TrialRecord]) -> tuple[SearchScheduler, ASHA]:
     for epoch in range(1, 17):
         for of in trials.values():
             if epoch in of.epochs:
-                asha.replay(of, epoch, of.epochs[epoch]["val/accuracy"])
+                asha.replay(of, epoch, of.epochs[epoch])
     return asha, method
 
 
@@ -236,12 +240,12 @@ def test_replay_says_where_a_trial_would_have_been_stopped() -> None:
     asha, method = search()
     good, bad, control = record("t0000"), record("t0001"), record("baseline")
     for each in (good, bad, control):
-        assert asha.replay(each, 3, 0.1) == CONTINUE
-    assert asha.replay(good, 4, 0.5) == CONTINUE
-    assert asha.replay(bad, 4, 0.4) == STOP
-    assert asha.replay(control, 4, 0.0) == CONTINUE
-    assert asha.replay(good, 16, 0.5) == STOP
-    assert asha.replay(control, 16, 0.0) == STOP
+        assert asha.replay(each, 3, {"val/accuracy": 0.1}) == CONTINUE
+    assert asha.replay(good, 4, {"val/accuracy": 0.5}) == CONTINUE
+    assert asha.replay(bad, 4, {"val/accuracy": 0.4}) == STOP
+    assert asha.replay(control, 4, {"val/accuracy": 0.0}) == CONTINUE
+    assert asha.replay(good, 16, {"val/accuracy": 0.5}) == STOP
+    assert asha.replay(control, 16, {"val/accuracy": 0.0}) == STOP
     assert rungs(method)[4] == {"t0000": 0.5, "t0001": 0.4}
 
 
@@ -274,3 +278,28 @@ def test_report_from_before_the_first_epoch_enters_no_rung_and_stops_what_breaks
     assert scheduler.on_trial_result(NOBODY, trial("t0000"), measured) == CONTINUE
     assert scheduler.on_trial_result(NOBODY, trial("t0001"), measured | {"infeasible": "too slow"}) == STOP
     assert all(not values for values in rungs(method).values())
+
+
+def test_trial_goes_on_where_either_metric_lets_it_and_every_metric_hears_of_it() -> None:
+    """Eight trials at one rung: what is in the better half by accuracy, or by attention, of those before it goes on."""
+    rules = {name: asha_rule(grace_period=4) for name in ("val/accuracy", "val/attention/auroc")}
+    either = EitherRule(rules)
+    values = [(0.9, 0.5), (0.8, 0.9), (0.1, 0.95), (0.2, 0.2), (0.95, 0.1), (0.3, 0.6), (0.85, 0.3), (0.1, 0.1)]
+    for number, pair in enumerate(values):
+        metrics = dict(zip(rules, pair, strict=True))
+        before = values[:number]
+        cuts = [float(np.quantile([row[k] for row in before], 0.5)) if before else -1.0 for k in (0, 1)]
+        expected = all(value < cut for value, cut in zip(pair, cuts, strict=True))
+        assert either.stops(f"t{number:04d}", 4, metrics) == expected
+    assert [len(rungs(rule)[4]) for rule in rules.values()] == [8, 8]
+    assert either.rung_epochs == [4, 8]
+    assert either.stops("t0000", 16, {"val/accuracy": 1.0, "val/attention/auroc": 1.0})
+
+
+def test_metric_that_a_report_lacks_has_no_say() -> None:
+    either = EitherRule({name: asha_rule(grace_period=4) for name in ("val/accuracy", "val/attention/auroc")})
+    for number, value in enumerate((0.9, 0.8)):
+        either.stops(f"t{number:04d}", 4, {"val/accuracy": value, "val/attention/auroc": 0.5})
+    assert either.stops("t0002", 4, {"val/accuracy": 0.1})
+    assert not either.stops("t0003", 4, {"val/accuracy": 0.9})
+    assert not either.stops("t0004", 4, {"val/accuracy": 0.1, "val/attention/auroc": 0.7})

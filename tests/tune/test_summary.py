@@ -15,7 +15,9 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
-from pipeline.tune.selection.confirm import ConfirmedResult, choose_best
+from pipeline.tune.selection.candidates import ChoiceRule
+from pipeline.tune.selection.choice import Choice, choose_best
+from pipeline.tune.selection.confirm import ConfirmedResult, confirmation_runs
 from pipeline.tune.selection.summary import rung_correlations, summarise
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
@@ -65,9 +67,9 @@ def searched(space: SearchSpace = SPACE, **settings: Any) -> tuple[SearchTask, S
     return task, SearchOutcome(trials, {"search": proposer}, [2], spent, None)
 
 
-def best_of(task: SearchTask, outcome: SearchOutcome) -> ConfirmedResult:
+def best_of(task: SearchTask, outcome: SearchOutcome) -> Choice:
     confirm = task.params.search.confirm
-    return choose_best(outcome.trials, top=confirm.top, seeds=confirm.seeds, base_seed=0, max_empty_share=1.0)
+    return choose_best(outcome.trials, ChoiceRule(top=confirm.top, seeds=confirm.seeds))
 
 
 def summary(space: SearchSpace = SPACE, **settings: Any) -> dict[str, Any]:
@@ -158,8 +160,13 @@ def test_control_is_told_in_words(space: SearchSpace, compare: str, words: str) 
 
 def test_tuned_control_is_told_in_words_and_with_its_values() -> None:
     task, outcome = searched(WIDE, search__compare="same_budget")
-    tuned = ConfirmedResult(trial("c0001", 0.1, 0.2, 0.3, 0.5), 0.5, (0.25, 0.5))
-    found = summarise(task, outcome, best_of(task, outcome), tuned)
+    record = trial("c0001", 0.1, 0.2, 0.3, 0.5)
+    runs = confirmation_runs(record, 2, base_seed=0)
+    for run, value in zip(runs, (0.25, 0.5), strict=True):
+        run.state, run.epochs = "complete", {4: {"val/accuracy": value}}
+    tuned = ConfirmedResult(record, tuple(runs))
+    choice = Choice(tuned, (tuned,), ("c0001",), None, ChoiceRule(top=1, seeds=2))
+    found = summarise(task, outcome, best_of(task, outcome), choice)
     assert found["against"] == ("baseline, its recipe tuned over 4 trials of its own (search.compare: same_budget)")
     assert found["tuned_control"] == {
         "trial": "c0001",
@@ -250,5 +257,4 @@ def test_space_that_is_tried_to_its_end_is_told() -> None:
 
 
 def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    best = choose_best(outcome.trials, top=1, seeds=2, base_seed=0, max_empty_share=1.0)
-    return summarise(task, outcome, best, None)
+    return summarise(task, outcome, choose_best(outcome.trials, ChoiceRule(top=1, seeds=2)), None)

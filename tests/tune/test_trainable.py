@@ -18,6 +18,7 @@ from pipeline.config import Params
 from pipeline.models.model_config import Weights
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import Diverged
+from pipeline.tune.journal.correctness import unpack_correct
 from pipeline.tune.ray import trainable as module
 from pipeline.tune.ray.trainable import run_trial
 from pipeline.tune.ray.trial_spec import TrialSpec
@@ -96,7 +97,13 @@ class Worker:
             metrics = {"val/accuracy": 0.1 * epoch, "seconds": 1.0}
             self.network.kept.fill_(epoch)  # in place, as training does
             self.trained.append(epoch)
-            yield SimpleNamespace(number=epoch, metrics=metrics, model=self.network, state=lambda e=epoch: {"epoch": e})
+            yield SimpleNamespace(
+                number=epoch,
+                metrics=metrics,
+                model=self.network,
+                state=lambda e=epoch: {"epoch": e},
+                correct=lambda e=epoch: [True] * e + [False],
+            )
 
     def _write(self, folder: Path, weights: Any, sidecar: Any, *, state: dict[str, Any]) -> None:
         self.storing()
@@ -396,6 +403,21 @@ def test_trial_is_measured_once_in_its_life_and_only_where_it_is_asked_for(worke
     worker.run(checkpoint=worker.checkpoint(1), **SLOW)
     assert asked == []
     assert worker.epochs == [1, 2, 3, 1, 2, 3, 2, 3]
+
+
+def test_attention_is_scored_at_the_rungs_as_well_and_what_was_right_is_reported_there(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three epochs and a rung after the second one, for trials and controls alike."""
+    monkeypatch.setattr(
+        module, "score_attention", lambda model, data, goals: {name: 0.7 for name in goals.attention_metrics}
+    )
+    worker.run(**{"search.choose.then": "val/attention/auroc", "search.scheduler.grace_period": 2, "train.epochs": 3})
+    assert [report["metrics"].get("val/attention/auroc") for report in worker.reports] == [None, 0.7, 0.7]
+    right = [report["correct"] and unpack_correct(report["correct"]).tolist() for report in worker.reports]
+    assert right == [None, [True, True, False], [True, True, True, False]]
+    assert worker.newest is not None
+    assert json.loads((worker.newest / "sidecar").read_text())["correct"] == worker.reports[2]["correct"]
 
 
 def test_attention_is_scored_after_the_last_epoch_and_kept_with_its_checkpoint(

@@ -15,7 +15,7 @@ from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, FAILED, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.run_counts import max_runs, requested_trials
-from pipeline.tune.selection.confirm import select_candidates
+from pipeline.tune.selection.candidates import ChoiceRule, select_candidates
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.untried import Untried
@@ -70,7 +70,7 @@ def test_search_tries_every_setting_of_a_small_space_once_and_ends(tmp_path: Pat
     repeated = [record.of for record in search.outcome if record.role == CONFIRMATION and record.of != "baseline"]
     assert len(set(repeated)) == 2
     params = Params().with_values({"search.sampler.name": name, "search.trials": 40}, where="here")
-    assert max_runs(params, of) == 1 + 16 + (1 + 2) * params.search.confirm.seeds
+    assert max_runs(params, of) == 1 + 16 + (1 + 3) * params.search.confirm.seeds
 
 
 def test_what_failed_or_breaks_a_constraint_is_not_tried_again(tmp_path: Path) -> None:
@@ -211,4 +211,4 @@ def test_completed_trials_of_one_setting_are_one_candidate() -> None:
         return record
 
     records = [ran(0, True, 0.9), ran(1, True, 0.9), ran(2, False, 0.5)]
-    assert [each.id for each in select_candidates(records, top=2, max_empty_share=1.0)] == ["t0000", "t0002"]
+    assert [each.id for each in select_candidates(records, ChoiceRule(top=2, seeds=0))] == ["t0000", "t0002"]

@@ -59,9 +59,28 @@ class SchedulerParams(Section):
 
 class ConfirmParams(Section):
     top: int = Field(
-        2, ge=1, le=1000, description="So many of the best configurations are trained again, and each control."
+        3,
+        ge=1,
+        le=1000,
+        description="So many configurations at most are trained again, and each control: the most accurate, and those "
+        "near it in accuracy that are the best by search.choose.then.",
     )
     seeds: int = Field(2, ge=0, le=100, description="Further seeds that they are trained with; 0: no confirmation.")
+
+
+class ChooseParams(Section):
+    then: Literal["auto", "none"] | Objective = Field(
+        "auto",
+        description="What decides among configurations whose accuracy cannot be told apart; auto: val/attention/auroc "
+        "where at least 50 validation images have masks or boxes, else val/loss; none: the most accurate is taken.",
+    )
+    within: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Standard errors of a difference within which accuracies count as equal, evaluate.margin at most; "
+        "null: 2 for attention, 1 for anything else.",
+    )
 
 
 class BudgetParams(Section):
@@ -167,6 +186,7 @@ class SearchParams(Section):
     )
     constraints: ConstraintsParams = ConstraintsParams()
     confirm: ConfirmParams = ConfirmParams()
+    choose: ChooseParams = ChooseParams()
     compare: Literal["recipe", "same_budget"] = Field(
         "recipe",
         description="What the control is: the recipe as it stands; or, same_budget, tuned by a search of its own over "

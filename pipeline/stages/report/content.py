@@ -136,13 +136,13 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
 
 
 def _chosen(summary: Mapping[str, Any]) -> str:
-    """How the best configuration was chosen."""
-    best = summary["best"]
+    """How the best configuration was chosen, and how accurate it was with seeds that the search did not see."""
+    best, why = summary["best"], summary["choice"]["why"]
     if best["further_mean"] is None:
-        return "chosen by validation accuracy with one seed"
+        return f"chosen {why}"
     return (
-        f"chosen by validation accuracy over {1 + len(best['further_seeds'])} seeds; over the further ones, which the "
-        f"search did not see, it was {100 * best['further_mean']:.1f} %"
+        f"chosen {why}. Over its {len(best['further_seeds'])} further seeds, which the search did not see, its "
+        f"validation accuracy was {100 * best['further_mean']:.1f} %"
     )
 
 

@@ -19,7 +19,8 @@ from pipeline.tune.journal.records import FORMAT, TrialRecord, read_history
 
 
 class Journal:
-    """A journal opened for writing. history: what it holds, kept up to date. correct: which validation images were right.
+    """A journal opened for writing. history: what it holds, kept up to date. correct: which validation images were
+    right.
 
     header: what decides the search, for a new journal's first line. gpus: a trial's share of a GPU in this session.
 

@@ -2,7 +2,8 @@
 
 val/accuracy, val/loss   at a trial's last epoch
 val/attention/jaccard, val/attention/auroc
-                         of the attention of the last block against the validation images' masks, at the last epoch
+                         of the attention of the last block against the validation images' masks, at the rungs and the
+                         last epoch
                          (`pipeline.score.locate`; of the head with the highest AUROC on these same images)
 parameters               of the network; known before anything is trained
 latency_ms, images_per_s of a forward pass on the trial's device, measured before its first epoch
@@ -22,7 +23,8 @@ from pipeline.tune.objectives.pareto import count_dominating
 
 JACCARD, AUROC = "val/attention/jaccard", "val/attention/auroc"
 PARAMETERS, LATENCY, THROUGHPUT = "parameters", "latency_ms", "images_per_s"
-LOWER_IS_BETTER = ("val/loss", PARAMETERS, LATENCY)
+LOSS = "val/loss"
+LOWER_IS_BETTER = (LOSS, PARAMETERS, LATENCY)
 OF_ATTENTION, OF_SPEED = (JACCARD, AUROC), (LATENCY, THROUGHPUT)
 
 LIMITED = {
@@ -39,10 +41,14 @@ FOR_SEVERAL = ("tpe", "gp", "sobol", "random", "grid")
 
 @dataclass(frozen=True)
 class Objectives:
-    """objectives: names of metrics, the first val/accuracy. limits: the worst value allowed, by metric."""
+    """objectives: names of metrics, the first val/accuracy. limits: the worst value allowed, by metric.
+
+    then: the metric that decides among configurations of equal accuracy (`search.choose.then`); None where none does.
+    """
 
     objectives: tuple[str, ...] = (OBJECTIVE,)
     limits: Mapping[str, float] = field(default_factory=dict)
+    then: str | None = None
 
     @property
     def is_multi_objective(self) -> bool:
@@ -55,8 +61,19 @@ class Objectives:
 
     @property
     def metrics(self) -> list[str]:
-        """Every metric that is an objective or bounded, but for val/accuracy and val/loss, which all trials have."""
-        return [name for name in dict.fromkeys((*self.objectives, *self.limits)) if name not in (OBJECTIVE, "val/loss")]
+        """Every metric that is an objective, bounded or decides among equals, but for val/accuracy and val/loss, which
+        all trials have.
+        """
+        asked = (*self.objectives, *self.limits, *([self.then] if self.then else []))
+        return [name for name in dict.fromkeys(asked) if name not in (OBJECTIVE, LOSS)]
+
+    @property
+    def stopping_metrics(self) -> list[str]:
+        """The metrics by each of which a trial may go on at a rung.
+
+        Attention hardly goes along with accuracy, and accuracy alone would stop the trials that it is to be chosen by.
+        """
+        return [OBJECTIVE, *([self.then] if self.then in OF_ATTENTION else [])]
 
     @property
     def attention_metrics(self) -> list[str]:
@@ -72,9 +89,7 @@ class Objectives:
 
     def maximised(self, values: Sequence[float]) -> list[float]:
         """Values of the objectives, turned so that more is better of each."""
-        return [
-            -value if name in LOWER_IS_BETTER else value for name, value in zip(self.objectives, values, strict=True)
-        ]
+        return [maximise(name, value) for name, value in zip(self.objectives, values, strict=True)]
 
     def violations(self, metric: Callable[[str], float]) -> dict[str, float]:
         """By how much each limit is broken, as a share of the limit; at 0 or below it is kept. metric: a value by name.
@@ -117,16 +132,31 @@ class Objectives:
 
 ACCURACY_ALONE = Objectives()
 
+NO_METRIC, AUTO = "none", "auto"
+"""Of `search.choose.then`: no metric decides among equals; one that is found from the data."""
+
+
+def maximise(name: str, value: float) -> float:
+    """A value of a metric, turned so that more is better."""
+    return -value if name in LOWER_IS_BETTER else value
+
 
 def objectives_from_params(params: Params) -> Objectives:
-    """The objectives that the parameters name."""
-    return Objectives(tuple(params.search.objectives), limits_from_params(params.search.constraints))
+    """The objectives that the parameters name; `search.choose.then: auto`, not resolved yet, counts as none."""
+    then = params.search.choose.then
+    return Objectives(
+        tuple(params.search.objectives),
+        limits_from_params(params.search.constraints),
+        None if then in (NO_METRIC, AUTO) else then,
+    )
 
 
 def objectives_from_content(content: Mapping[str, Any]) -> Objectives:
     """The objectives of a search by what decides it, as its journal's header has it under `content`."""
     constraints = ConstraintsParams(**content.get("constraints", {}))
-    return Objectives(tuple(content.get("objectives", [OBJECTIVE])), limits_from_params(constraints))
+    return Objectives(
+        tuple(content.get("objectives", [OBJECTIVE])), limits_from_params(constraints), content.get("then")
+    )
 
 
 def limits_from_params(constraints: ConstraintsParams) -> dict[str, float]:

@@ -30,8 +30,8 @@ def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives
     if data.prepared.masks is None:  # as of data that came back from DVC's cache, of which nobody noted what made them
         raise UserError(
             f"params.yaml: search: {', '.join(objectives.attention_metrics)}: attention is scored against masks, and "
-            "the prepared set has none. Leave it out of search.objectives and search.constraints, or give masks or "
-            "boxes."
+            "the prepared set has none. Leave it out of search.objectives, search.constraints and "
+            "search.choose.then, or give masks or boxes."
         )
     masks = data.prepared.masks[data.split.val]
     with original_network():

@@ -7,7 +7,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.tune.journal.records import TrialRecord
-from pipeline.tune.schedulers.factory import StoppingRule
+from pipeline.tune.schedulers.factory import EitherRule
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -21,22 +21,22 @@ class SearchScheduler(FIFOScheduler):
     Trials are known by their ids of the journal, not Ray's, which change when a search is resumed.
     """
 
-    def __init__(self, rules: Mapping[str, StoppingRule], epochs: int) -> None:
+    def __init__(self, rules: Mapping[str, EitherRule], epochs: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rules, self._epochs = rules, epochs
 
-    def replay(self, record: TrialRecord, epoch: int, objective: float) -> str:
+    def replay(self, record: TrialRecord, epoch: int, metrics: Mapping[str, float]) -> str:
         """Enter an epoch of the journal; CONTINUE, or STOP if the trial would have been stopped there."""
-        return self._decide(record.study, record.id, epoch, objective)
+        return self._decide(record.study, record.id, epoch, metrics)
 
     def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: Mapping[str, Any]) -> str:
         if result.get("failed") or result.get("infeasible"):
             return STOP
         if "measured" in result:
             return CONTINUE  # of its network, before any epoch
-        return self._decide(trial.config["study"], trial.config["trial"], result["epoch"], result["objective"])
+        return self._decide(trial.config["study"], trial.config["trial"], result["epoch"], result["metrics"])
 
-    def _decide(self, study: str | None, trial: str, epoch: int, objective: float) -> str:
+    def _decide(self, study: str | None, trial: str, epoch: int, metrics: Mapping[str, float]) -> str:
         if study is None:
             return STOP if epoch >= self._epochs else CONTINUE
-        return STOP if self._rules[study].stops(trial, epoch, objective) else CONTINUE
+        return STOP if self._rules[study].stops(trial, epoch, metrics) else CONTINUE

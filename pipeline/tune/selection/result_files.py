@@ -10,7 +10,7 @@
     plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
     study.db      the Optuna study (SQLite; optuna-dashboard opens it)
 
-How the best configuration is chosen is described in `pipeline.tune.selection.confirm`. Values that the search saw
+How the best configuration is chosen is described in `pipeline.tune.selection.choice`. Values that the search saw
 choose a configuration; they never enter the verdict.
 """
 
@@ -28,14 +28,18 @@ from pipeline.files.atomic import replace_file
 from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
 from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.selection.confirm import ConfirmedResult, allowed_trials, choose_best, empty_share, pareto_front
+from pipeline.tune.selection.candidates import allowed_trials, choice_rule, empty_share, pareto_front
+from pipeline.tune.selection.choice import Choice, choose_best
 from pipeline.tune.selection.summary import summarise
 from pipeline.tune.table_cells import format_cell
 from pipeline.tune.task import SearchTask
 
 IDENTITY_PREFIXES = (
     *("base.seed", "model.", "train.", "regularizer."),
-    *(f"search.{name}" for name in ("space", "sampler.", "scheduler.", "points", "warm_start", "objectives")),
+    *(
+        f"search.{name}"
+        for name in ("space", "sampler.", "scheduler.", "points", "warm_start", "objectives", "choose.then")
+    ),
     "search.constraints.",
 )
 """How the paths begin of what decides which configurations are proposed and how they are trained."""
@@ -47,9 +51,10 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     Raises:
         UserError: no trial is fit to be the best.
     """
-    best, tuned = _best_of(METHOD, task, outcome), None
+    choice, control_choice = _choose(METHOD, task, outcome), None
     if CONTROL_STUDY in outcome.studies:
-        tuned = _best_of(CONTROL_STUDY, task, outcome)
+        control_choice = _choose(CONTROL_STUDY, task, outcome)
+    best = choice.best
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "trials.csv", [_trial_row(trial, task) for trial in outcome.trials])
     _write_csv(
@@ -74,7 +79,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
             for trial in outcome.trials
         ],
     )
-    summary = summarise(task, outcome, best, tuned)
+    summary = summarise(task, outcome, choice, control_choice)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
     _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, objectives_from_params(task.params)))
@@ -82,15 +87,15 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     _write_csv(folder / "pareto.csv", pareto_rows(task, outcome, best.trial))
     outcome.adapter.save(folder / "study.db")
     controls = {name: dict(values) for name, values in task.space.controls.items()}
-    if tuned is not None:
-        controls[task.params.retrain.control] = dict(tuned.trial.values)
+    if control_choice is not None:
+        controls[task.params.retrain.control] = dict(control_choice.best.trial.values)
     content = {
         "fingerprint": task.fingerprint,
         "trial": best.trial.id,
         "best": dict(best.trial.values),
         "controls": controls,
         "against": summary["against"],
-        "parameters": json.loads(json.dumps(fingerprint_parameters(task.params))),
+        "parameters": json.loads(json.dumps(fingerprint_parameters(task.asked or task.params))),
     }
     if "weights" in task.header:
         content["weights"] = task.header["weights"]
@@ -119,16 +124,12 @@ def fingerprint_parameters(params: Params) -> dict[str, Any]:
     }
 
 
-def _best_of(study: str, task: SearchTask, outcome: SearchOutcome) -> ConfirmedResult:
-    search = task.params.search
+def _choose(study: str, task: SearchTask, outcome: SearchOutcome) -> Choice:
     others = {METHOD: CONTROL_STUDY, CONTROL_STUDY: METHOD}
     return choose_best(
         [trial for trial in outcome.trials if trial.study != others[study]],
-        top=search.confirm.top,
-        seeds=search.confirm.seeds,
-        base_seed=task.params.base.seed,
-        max_empty_share=search.max_empty_share,
-        objectives=objectives_from_params(task.params),
+        choice_rule(task.params),
+        outcome.correct,
         stopped=outcome.stopped,
         label="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
     )

@@ -21,16 +21,21 @@ from pipeline.tune.journal.records import (
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.run_counts import control_seeds, requested_trials
-from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results, pareto_front
+from pipeline.tune.selection.candidates import pareto_front
+from pipeline.tune.selection.choice import Choice
+from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 from pipeline.tune.study.studies import SAME_BUDGET
 from pipeline.tune.task import SearchTask
 
 
 def summarise(
-    task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult, tuned: ConfirmedResult | None
+    task: SearchTask, outcome: SearchOutcome, choice: Choice, control_choice: Choice | None
 ) -> dict[str, Any]:
-    """The content of summary.json. tuned: the best of the control's own study, if there is one."""
-    params = task.params
+    """The content of summary.json. choice, control_choice: of the method's study; of the control's own, if there is
+    one.
+    """
+    params, best = task.params, choice.best
+    tuned = None if control_choice is None else control_choice.best
     tried = [trial for trial in outcome.trials if trial.study == METHOD]
     planned = params.train.epochs
     records = {trial.id: trial for trial in outcome.trials}
@@ -57,9 +62,11 @@ def summarise(
         },
         "spent": _spent(task, outcome),
         "best": {"trial": best.trial.id, **_values(objectives, best)},
+        "choice": choice.content(),
         "controls": controls,
         "against": _against(task, tuned),
         "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(objectives, tuned)},
+        **({} if control_choice is None else {"control_choice": control_choice.content()}),
         "rung_correlations": rung_correlations(tried, outcome.rung_epochs),
         "importances": outcome.adapter.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],

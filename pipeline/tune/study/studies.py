@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
-from pipeline.tune.schedulers.factory import StoppingRule, make_rule
+from pipeline.tune.schedulers.factory import EitherRule, make_rule
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.warm_start import PriorResult, as_trials
@@ -25,7 +25,7 @@ class StudyWithRule:
     name: str
     prefix: str
     adapter: StudyAdapter
-    rule: StoppingRule
+    rule: EitherRule
     fixed: Mapping[str, Any]
 
     def ask(self) -> TrialRecord:
@@ -80,4 +80,7 @@ def _make_study(
         prior_trials=as_trials(prior_results, space, objectives),
         objectives=objectives,
     )
-    return StudyWithRule(name, prefix, adapter, make_rule(search.scheduler, params.train.epochs), fixed)
+    rule = EitherRule(
+        {metric: make_rule(search.scheduler, params.train.epochs) for metric in objectives.stopping_metrics}
+    )
+    return StudyWithRule(name, prefix, adapter, rule, fixed)

@@ -1,0 +1,201 @@
+"""Chooses the best configuration among those that were confirmed.
+
+Equal are the candidates whose mean accuracy over all seeds lies within `within` standard errors of the highest one, and
+no more than `evaluate.margin` below it. The standard error is that of a difference over shared seeds and images, pooled
+over the candidates (`pipeline.score.pooled_error`), since what one arm's accuracy varies by says nothing of a
+difference. Among equals the best by `search.choose.then` is taken, by its mean over all seeds; without such a metric,
+the most accurate one.
+
+How good it is said to be is the mean over the further seeds alone, since the search's own values were picked for being
+high.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.console.format import format_points
+from pipeline.errors import UserError
+from pipeline.score.pooled_error import pooled_error
+from pipeline.tune.journal.correctness import CorrectImages
+from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.objectives.objectives import AUTO, LOSS, OF_ATTENTION, Objectives, format_metric, maximise, violated
+from pipeline.tune.selection.candidates import ChoiceRule, default_within, empty_share, rank_key, select_candidates
+from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The configuration that was chosen, and why.
+
+    best: the one. candidates: all that were confirmed with as many seeds, the most accurate first. equal: of these, the
+    ids of those that accuracy does not tell from the first. standard_error: of a difference of two, a fraction; None
+    where there was nothing to tell it by.
+    """
+
+    best: ConfirmedResult
+    candidates: tuple[ConfirmedResult, ...]
+    equal: tuple[str, ...]
+    standard_error: float | None
+    rule: ChoiceRule
+
+    def content(self) -> dict[str, Any]:
+        """As summary.json has it."""
+        found = {
+            "then": self.rule.then,
+            "within": self.rule.within,
+            "margin": self.rule.margin,
+            "standard_error": self.standard_error,
+            "confirmed": [each.trial.id for each in self.candidates],
+            "equal": list(self.equal),
+            "decided_by": self.rule.then if self.rule.then and len(self.equal) > 1 else OBJECTIVE,
+            "value": None if self.rule.then is None else _finite(self.best.mean_of(self.rule.then)),
+            "further_value": None if self.rule.then is None else _finite(self.best.further_mean(self.rule.then)),
+            "further_seeds": len(self.best.confirmations),
+        }
+        return found | {"why": describe_choice(found)}
+
+
+def choose_best(
+    trials: Sequence[TrialRecord],
+    rule: ChoiceRule,
+    correct: CorrectImages | None = None,
+    *,
+    stopped: str | None = None,
+    label: str = "the search",
+) -> Choice:
+    """Choose the best configuration, as the module says.
+
+    Args:
+        trials: Every record of a study, confirmations among them.
+        rule: How it is chosen.
+        correct: Which validation images each run got right.
+        stopped: Why the search ended early, if it did; for messages.
+        label: What the trials are of; for messages.
+
+    Raises:
+        UserError: no trial completed, none has an allowed share of empty maps or keeps the constraints, or no candidate
+            was confirmed.
+    """
+    correct = correct or CorrectImages()
+    found = select_candidates(trials, rule, correct)
+    if not found:
+        raise _nothing_found(trials, rule, stopped, label)
+    records = {trial.id: trial for trial in trials}
+    tested = [confirm_results(trial, records, rule.seeds, base_seed=rule.base_seed) for trial in found]
+    sound = [candidate for candidate in tested if candidate.mean > -math.inf]
+    if not sound:
+        raise UserError(
+            f"each of the best configurations ({', '.join(c.trial.id for c in tested)}) failed with another seed. "
+            "Lower the learning rate or the weights in the space, or raise search.confirm.top."
+        )
+    # A search that its budget ended early may have confirmed some candidates only; means of fewer seeds are luckier.
+    most = max(len(candidate.confirmations) for candidate in sound)
+    whole = [candidate for candidate in sound if len(candidate.confirmations) == most]
+    whole.sort(key=lambda candidate: (candidate.mean, *rank_key(candidate.trial)), reverse=True)
+    error = _standard_error(whole, correct)
+    equal = [whole[0]]
+    if rule.then is not None:
+        reach = min(rule.within * (error or 0.0), rule.margin)
+        equal += [each for each in whole[1:] if whole[0].mean - each.mean <= reach + _ROUNDING]
+    best = max(equal, key=lambda candidate: _then_mean(candidate, rule))  # of ties, the most accurate
+    return Choice(best, tuple(whole), tuple(each.trial.id for each in equal), error, rule)
+
+
+_ROUNDING = 1e-12
+"""A difference of two means of whole images over a few seeds is no smaller than this, unless it is rounding."""
+
+
+def _standard_error(candidates: Sequence[ConfirmedResult], correct: CorrectImages) -> float | None:
+    tables = [[correct.at(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates]
+    if len(tables) < 2 or any(row is None for rows in tables for row in rows):
+        return None
+    if len({len(row) for rows in tables for row in rows if row is not None}) != 1:
+        return None
+    return pooled_error(np.array(tables))
+
+
+def _then_mean(candidate: ConfirmedResult, rule: ChoiceRule) -> float:
+    if rule.then is None:
+        return 0.0
+    value = candidate.mean_of(rule.then)
+    return maximise(rule.then, value) if math.isfinite(value) else -math.inf
+
+
+def describe_rule(params: Any) -> str:
+    """How the configuration will be chosen, for the plan. params: `search.choose.then` may still be `auto`."""
+    choose = params.search.choose
+    if choose.then == "none":
+        return "the highest mean validation accuracy over all seeds"
+    then = f"{OF_ATTENTION[1]} (of a set with masks for its validation images) or {LOSS}"
+    within = f"{default_within(OF_ATTENTION[1]):g} or {default_within(LOSS):g}"
+    if choose.then != AUTO:
+        then, within = choose.then, f"{default_within(choose.then):g}"
+    if choose.within is not None:
+        within = f"{choose.within:g}"
+    margin = format_points(params.evaluate.margin).lstrip("+")
+    return (
+        f"the best by {then} among those whose accuracy cannot be told from the highest (within {within} standard "
+        f"errors and {margin})"
+    )
+
+
+def describe_choice(choice: Mapping[str, Any]) -> str:
+    """Why the best configuration is the best, in a sentence. choice: as `Choice.content` has it, but for `why`."""
+    confirmed, equal, then = len(choice["confirmed"]), len(choice["equal"]), choice["then"]
+    seeds = 1 + choice["further_seeds"]
+    of = (
+        f"of {confirmed} configurations with {seeds} seeds each"
+        if confirmed > 1
+        else f"the only one, with {seeds} seeds"
+    )
+    if confirmed == 1:
+        return f"{of}: no other was near it in accuracy"
+    if then is None:
+        return f"{of}, the most accurate (search.choose.then: none)"
+    error = choice["standard_error"]
+    reach = (
+        f"{choice['within']:g} standard errors of {format_points(error, 2).lstrip('+')}" if error is not None else ""
+    )
+    margin = format_points(choice["margin"]).lstrip("+")
+    if equal == 1:
+        return f"{of}, the most accurate; no other lies within {reach or 'rounding'} and {margin} of it"
+    said = f"{of}, {equal} cannot be told apart by accuracy (within {reach or 'rounding'} and {margin})"
+    value = "" if choice["value"] is None else f" ({format_metric(then, choice['value'])}"
+    if value and choice["further_value"] is not None:
+        value += f"; over its further seeds alone {format_metric(then, choice['further_value'])}"
+    return f"{said}; {then} decided{value}{')' * bool(value)}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _nothing_found(trials: Sequence[TrialRecord], rule: ChoiceRule, stopped: str | None, label: str) -> UserError:
+    objectives: Objectives = rule.objectives
+    completed = [trial for trial in trials if trial.number is not None and trial.state == COMPLETE]
+    untrained = [trial for trial in trials if trial.number is not None and trial.state == INFEASIBLE]
+    if (completed or untrained) and not any(objectives.is_feasible(trial) for trial in completed):
+        learn = " With search.warm_start the new search learns from what ran in full." if completed else ""
+        return UserError(
+            f"no configuration that {label} tried keeps search.constraints: {len(untrained)} were not trained since "
+            f"they break one, {len(completed)} ran in full.\n{violated([*completed, *untrained], objectives)}\n"
+            f"What was tried is kept (`sar-search status`). Ease the constraint, or change the space.{learn}"
+        )
+    if completed:
+        least = min(empty_share(trial) for trial in completed)
+        return UserError(
+            f"every completed trial left at least {least:.0%} of its maps empty, more than search.max_empty_share "
+            f"({rule.max_empty_share:.0%}): its regulariser acts on few images. Lower the thresholds in the space, or "
+            "raise the parameter."
+        )
+    reasons = {trial.reason for trial in trials if trial.number is not None and trial.state == FAILED and trial.reason}
+    pruned = any(trial.number is not None and trial.state == PRUNED for trial in trials)
+    nothing = "none failed; all were stopped early" if pruned else "none was started"
+    said = "\n".join(f"  {reason}" for reason in sorted(reasons)[:3]) or f"  {nothing}"
+    if stopped is not None:
+        said += f"\n  ended early by {stopped}"
+    return UserError(f"no trial of {label} completed:\n{said}\nChange params.yaml or the space and run again.")
