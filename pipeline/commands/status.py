@@ -145,7 +145,7 @@ def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
 
 def _further_metrics(search: SearchState) -> list[str]:
     """What the search looks at beside val/accuracy."""
-    return list(dict.fromkeys((*search.objectives.objectives[1:], *search.objectives.limits)))
+    return search.objectives.shown_metrics
 
 
 def _describe_sizes(searches: Sequence[SearchState]) -> Iterator[str]:

@@ -36,7 +36,7 @@ def main(workspace: Workspace) -> None:
     with (
         notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs, objectives=objectives_from_params(params)) as progress,
+        SearchProgress(total, params.train.epochs, objectives=objectives_from_params(task.params)) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
         print("writing the results", flush=True)

@@ -37,7 +37,7 @@ class MlflowCallback(ClosedByStatus):
         data = load_data(task.prepared, task.split, params.base.device)
         self._tags = trace(plan.workspace.root, data.prepared.data_hash) | {"sar.fingerprint": task.fingerprint}
         self._rung_epochs = rung_marks(params)
-        self._objectives = objectives_from_params(params)
+        self._objectives = objectives_from_params(task.params)
         self._params, self._plan, self._task, self._data = params, plan, task, data
         self._pictures = (
             task.folder / "pictures"

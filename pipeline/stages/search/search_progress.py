@@ -69,7 +69,7 @@ class SearchProgress:
         outcome = said.get(trial.state or "", f"failed: {_last_line(trial.reason)}")
         value = f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-"
         ended = sum(t.state is not None for t in self._trials.values())
-        further = dict.fromkeys((*self._objectives.objectives[1:], *self._objectives.limits))
+        further = self._objectives.shown_metrics
         value += "".join(f", {name} {format_metric(name, trial.metric(name))}" for name in further)
         self._say(f"[{ended}/{self._total}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {config_name(trial.values)}")
 

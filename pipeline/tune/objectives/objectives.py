@@ -68,6 +68,12 @@ class Objectives:
         return [name for name in dict.fromkeys(asked) if name not in (OBJECTIVE, LOSS)]
 
     @property
+    def shown_metrics(self) -> list[str]:
+        """What lists of trials show beside val/accuracy."""
+        asked = (*self.objectives[1:], *self.limits, *([self.then] if self.then else []))
+        return [name for name in dict.fromkeys(asked) if name != OBJECTIVE]
+
+    @property
     def stopping_metrics(self) -> list[str]:
         """The metrics by each of which a trial may go on at a rung.
 
