@@ -3,13 +3,13 @@
 `results/evaluate/` holds the last search's alone, and DVC empties it. So each is kept under
 `state/evaluations/<first 16 digits of the search's fingerprint>/`, the newest of a search in place of an older one:
 
-    evaluation.json   what was evaluated, on what
+    evaluation.json   what was evaluated, on what, and the seeds in the order of the tables' rows
     correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was right
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class StoredEvaluation:
     """One search's evaluation.
 
     method, setting, control, against: in words. test: hash of test images and their labels. time: seconds since
-    1970. best, control_correct: (seeds, images).
+    1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None in an evaluation that an
+    earlier version kept.
     """
 
     fingerprint: str
@@ -45,6 +46,8 @@ class StoredEvaluation:
     time: float
     best: NDArray[np.bool_]
     control_correct: NDArray[np.bool_]
+    seeds: list[int] | None = None
+    control_seeds: list[int] | None = None
 
     @property
     def id(self) -> str:
@@ -53,14 +56,27 @@ class StoredEvaluation:
 
 
 def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, NDArray[np.bool_]]:
-    """What each seed got right, (S, N) by arm. predictions: as of predictions.npz, probabilities by ARM-seedN."""
+    """What each seed got right, (S, N) by arm, in the order of `seeds_by_arm`.
+
+    predictions: as of predictions.npz, probabilities by ARM-seedN.
+    """
     labels = predictions["labels"]
     return {
-        arm: np.stack(
-            [values.argmax(1) == labels for name, values in predictions.items() if name.rpartition("-seed")[0] == arm]
-        )
-        for arm in (BEST, control)
+        arm: np.stack([predictions[f"{arm}-seed{seed}"].argmax(1) == labels for seed in seeds])
+        for arm, seeds in seeds_by_arm(predictions, control).items()
     }
+
+
+def seeds_by_arm(names: Iterable[str], control: str) -> dict[str, list[int]]:
+    """The seeds of both arms, rising, from the names of their runs, ARM-seedN; other names are passed over."""
+    parts = [name.rpartition("-seed") for name in names]
+    return {arm: sorted(int(seed) for of, _, seed in parts if of == arm) for arm in (BEST, control)}
+
+
+def has_shared_seeds(names: Iterable[str], control: str) -> bool:
+    """Whether seed s of one arm is seed s of the other, so that their tables are compared row by row."""
+    seeds = seeds_by_arm(names, control)
+    return seeds[BEST] == seeds[control]
 
 
 def store_evaluation(
@@ -72,10 +88,11 @@ def store_evaluation(
     labels: NDArray[np.int64],
     best: NDArray[np.bool_],
     control: NDArray[np.bool_],
+    seeds: Mapping[str, list[int]],
 ) -> Path:
     """Keep an evaluation, whole or not at all, and return its folder.
 
-    summary: the content of evaluation.json; retrained: of retrain.json.
+    summary: the content of evaluation.json; retrained: of retrain.json. seeds: of the rows of best and control, by arm.
     """
     folder = state / FOLDER / str(summary["fingerprint"])[:16]
     content = {
@@ -88,6 +105,8 @@ def store_evaluation(
         "test": content_hash([summary["data_hash"], ids.tolist(), labels.tolist()]),
         "test_reads": summary["test_reads"],
         "time": time.time(),
+        "seeds": seeds[BEST],
+        "control_seeds": seeds[str(summary["control"])],
     }
     with replace_folder(folder) as whole:
         np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, best=best, control=control)

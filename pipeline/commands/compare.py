@@ -6,7 +6,7 @@ from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations
 from pipeline.config import load_params
 from pipeline.console.tables import LEFT, RIGHT, format_table
 from pipeline.errors import UserError, quote_name
-from pipeline.score.comparison import Comparison
+from pipeline.score.comparison import PAIRED, Comparison
 from pipeline.score.family import Member, compare_family
 from pipeline.workspace import Workspace
 
@@ -56,7 +56,11 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
         for each in compared
     }
     confidence, margin = params.evaluate.confidence, params.evaluate.margin
-    family = compare_family(tables, confidence=confidence)
+    shared = {
+        each.fingerprint: _share_seeds(each.seeds, each.control_seeds if reference is None else reference.seeds)
+        for each in compared
+    }
+    family = compare_family(tables, confidence=confidence, shared_seeds=shared)
     rows = [_row(each, member, reference, confidence, margin) for each, member in zip(compared, family, strict=True)]
     yield from format_table(COLUMNS, rows, gives_way="configuration")
     yield ""
@@ -96,6 +100,10 @@ def _shown(found: Comparison, p_holm: float | None, confidence: float, margin: f
     return f"not enough data (finds {100 * (found.detectable_difference or 0.0):.1f})"
 
 
+def _share_seeds(seeds: list[int] | None, others: list[int] | None) -> bool:
+    return seeds is not None and seeds == others
+
+
 def _notes(compared: Sequence[StoredEvaluation], family: Sequence[Member], confidence: float) -> Iterator[str]:
     images, reads = family[0].comparison.images, max(each.test_reads for each in compared)
     made = sum(member.p is not None for member in family)
@@ -107,6 +115,11 @@ def _notes(compared: Sequence[StoredEvaluation], family: Sequence[Member], confi
         f"One family of {made} comparison{'s' * (made != 1)}: p corrected by Holm, intervals by Bonferroni, which all "
         f"hold together at {100 * confidence:.4g} %."
     )
+    if apart := [each for each, member in zip(compared, family, strict=True) if member.comparison.layout != PAIRED]:
+        yield (
+            f"{_ids(apart)}: compared as arms of independent seeds, which have wider intervals, since the seeds of the "
+            "two arms are not the same, or were not kept."
+        )
     controls = {each.against for each in compared}
     if len(controls) > 1:
         yield "The controls differ: " + "; ".join(f"{each.id}: {each.against}" for each in compared) + "."

@@ -1,7 +1,7 @@
 """Parameters and results in words, for the terminal."""
 
 from pipeline.artifacts.stage_results import BEST, read_best, read_json
-from pipeline.console.format import config_name
+from pipeline.console.format import config_name, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.state.searches import find_searches, is_held
@@ -36,7 +36,7 @@ def describe_results(workspace: Workspace) -> str:
     evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
     read_json(results / "register" / "registered.json", made_by="register")
     found = read_best(results / "search")
-    lines = [evaluation["verdict"], ""]
+    lines = [wrap_text(evaluation["verdict"]), ""]
     for arm, config in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
         scores = evaluation["arms"][arm]
         spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""

@@ -1,5 +1,6 @@
-"""Short names of configurations and of their values; shares as points and percents."""
+"""Short names of configurations and of their values; shares as points and percents; sentences in lines."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,11 @@ def format_points(share: float, digits: int = 1, *, unit: bool = True) -> str:
 def format_interval(low: float, high: float, digits: int = 1) -> str:
     """An interval of such differences: `interval -0.3 to +1.2 points`."""
     return f"interval {format_points(low, digits, unit=False)} to {format_points(high, digits)}"
+
+
+def wrap_text(text: str, width: int = 100) -> str:
+    """Sentences in lines of at most `width` characters, broken between words alone."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def format_percent(share: float, digits: int = 1) -> str:

@@ -30,7 +30,7 @@ _ABSENT = "\N{EN DASH}"
 class ReportData:
     """What the report says. Accuracies, deviations and ECE are fractions of 1; None hides what does not exist.
 
-    title, verdict   the heading, and the sentence from `score.comparison.verdict`
+    title, verdict   the heading, and the sentences of `score.verdict`
     remarks          further sentences under the verdict, such as a comparison's note
     arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece
     difference       figure of the difference and its interval

@@ -68,15 +68,22 @@ def classification_scores(probabilities: ArrayLike, labels: ArrayLike) -> Classi
     occurring = confusion.sum(axis=1)
     per_class = np.full(classes, np.nan)
     np.divide(np.diag(confusion), occurring, out=per_class, where=occurring > 0)
-    of_truth = shares[np.arange(images), truth]
     return ClassificationScores(
         accuracy=float(np.trace(confusion) / images),
         balanced_accuracy=float(np.nanmean(per_class)),
-        nll=float(-np.log(np.maximum(of_truth, _SMALLEST_PROBABILITY)).mean()),
+        nll=float(_log_losses(shares, truth).mean()),
         ece=reliability_bins(shares, truth).ece,
         per_class_accuracy=per_class,
         confusion=confusion,
     )
+
+
+def log_losses(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """Negative log likelihood of every image, (N,) in nats, of which `ClassificationScores.nll` is the mean.
+
+    Raises ValueError as `classification_scores` does.
+    """
+    return _log_losses(*_checked(probabilities, labels))
 
 
 def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> ReliabilityBins:
@@ -98,6 +105,11 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int =
     for row, value in zip(means, (confidence, right), strict=True):
         np.divide(np.bincount(index, weights=value, minlength=bins), count, out=row, where=count > 0)
     return ReliabilityBins(edges, means[0], means[1], count.astype(np.int64))
+
+
+def _log_losses(shares: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
+    losses: NDArray[np.float64] = -np.log(np.maximum(shares[np.arange(len(truth)), truth], _SMALLEST_PROBABILITY))
+    return losses
 
 
 def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

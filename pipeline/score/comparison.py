@@ -1,47 +1,55 @@
 """Is one arm better than the other, and how sure can we be with this few seeds and images?
 
-An arm is one configuration retrained with several seeds and tested on the same images as the other arm. The primary
-analysis is fixed here, beforehand: the difference of the two arms' seed means, with an interval that covers both
-sources of chance, the training (another seed gives another network) and the test set (other images give another
-accuracy). Comparing one network of each arm on the images alone ignores the first and calls 8 to 41 % of equal arms
-different.
+An arm is one configuration retrained with several seeds and tested on the same images as the other arm. What is
+compared are the two arms' means over seeds and images of one score, such as 1 for an image that a network got right,
+with an interval that covers both sources of chance, the training (another seed gives another network) and the test set
+(other images give another mean). Comparing one network of each arm on the images alone ignores the first and calls 8
+to 41 % of equal arms different.
 
-The usual tool is a two-way bootstrap: seeds resampled within each arm, images resampled once for both. With three to
-ten seeds it is too narrow, twice over: resampling S values gives (S - 1)/S of the variance of their mean, and quantiles
-of the resamples know nothing of how uncertain a variance from S values is. So the variance that the bootstrap estimates
-is taken in closed form here, without those losses and without the noise of resampling, and the second is made good by
-Student's t in place of the normal quantile:
+Both arms are trained with the same seeds, so with the same first weights and the same batches, and both are tested on
+the same images. So one table D[s, i] = best - control of S seeds and N images has all that is known, and what a seed or
+an image does to both arms alike is not in it. In a layout of crossed random effects the variance of its mean is
 
-    V_seeds  = sum over arms of var_s(accuracy of seed s) / S        on S - 1 degrees of freedom an arm
-    V_both   = sum over arms of MS / (S N)                           MS: mean square of what is left of an arm's S x N
-                                                                     table after its row and column means
-    V_images = var_i(mean over seeds best - control) / N - V_both    at least 0, on N - 1 degrees of freedom
+    V_seeds  = var_s(D[s, .]) / S                            on S - 1 degrees of freedom
+    V_images = max(0, var_i(D[., i]) / N  -  MS / (S N))     on N - 1 degrees of freedom
     V        = V_seeds + V_images
 
-Both other terms hold V_both once, hence the subtraction. That is the variance of a difference in a layout of crossed
-random effects. The degrees of freedom are Satterthwaite's (1946), V^2 / sum(V_k^2 / df_k), and the interval is
-difference +- t * sqrt(V). It is never narrower than the interval from the images alone: a few seeds that agree by luck
-do not make the test set larger.
+where MS is the mean square of what is left of D after its row and column means; both other terms hold MS / (S N) once,
+hence the subtraction. The degrees of freedom are Satterthwaite's (1946), V^2 / sum(V_k^2 / df_k), and the interval is
+difference +- t * sqrt(V). It is never narrower than that of the images alone, t * sqrt(var_i(D[., i]) / N) on N - 1
+degrees of freedom: a few seeds that agree by luck do not make the test set larger.
 
-In simulations (360 images of uneven difficulty, accuracies of .5 to .97, seed deviations of 0.2 to 2 points) the 95 %
-interval covers 94 to 98 % with 3, 5 and 8 seeds. Where all images are equally hard it errs on the wide side with 3
-seeds, up to 99 %.
+Arms whose seeds are not the same are independent given the images (`layout` says "independent"): V_seeds and MS / (S N)
+are then sums over the arms, each arm's on its own S - 1 degrees of freedom, of its own table.
+
+Where fewer than ten images tell the arms apart (D[., i] is not 0), their variance says little of the images that were
+not drawn, and nothing where there is none. Tables of right and wrong then get half an image each way on which one arm
+alone is right with every seed, as Agresti and Min (Statistics in Medicine 24, 2005, 729-740) add half a discordant pair
+to either cell of a 2 x 2 table:
+
+    var_i(D[., i]) / N  ->  (sum D^2 + 1 - (sum D)^2 / (N + 2)) / (N + 2)^2
+
+unless that is the smaller one. Half an image with one seed alone would be narrower, and covers too little where images
+are very unequally hard. docs/benchmarks/verdicts.md has how often the intervals cover, and where they do not.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike, NDArray
-
-from pipeline.console.format import format_interval, format_points
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped, unused-ignore]
 
 Floats = NDArray[np.float64]
 
 POWER = 0.8
+
+PAIRED, INDEPENDENT = "paired", "independent"
+
+FEW_DISCORDANT = 10
+"""Images that tell the arms apart, below which half an image is added each way."""
 
 # Below this an interval is rounding, not variation: a share of one image in a thousand million.
 _NOTHING = 1e-9
@@ -49,17 +57,17 @@ _NOTHING = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms compared. Accuracies, differences and deviations are fractions of 1, not points.
+    """Two arms compared. All are in the score's own unit: accuracies and their differences are fractions of 1.
 
-    `difference` is best minus control; `low` and `high` are its interval, None where there is none, and `note` then
-    says why. `best_sd` and `control_sd` are deviations over seeds, None with one seed. `seeds` counts those of
-    (best, control).
+    `difference` is best minus control; `low` and `high` are its interval at `confidence`, None where there is none, and
+    `note` then says why. `best_sd` and `control_sd` are deviations over seeds, None with one seed. `seeds` counts those
+    of (best, control). `layout` is "paired" where seed s of both arms is the same seed, else "independent".
+
+    `standard_error` is that over seeds and images, on `degrees_of_freedom`; `images_error` is that of the images alone,
+    on `images` - 1. The wider interval of the two is the interval.
 
     `detectable_difference` is the smallest true difference that an experiment with this noise would have shown, its
     interval excluding 0, with a chance of 0.8.
-
-    `paired_*` is the secondary analysis: a paired t-test of seed s against seed s. It speaks of these very test images
-    and not of others, and exists only for arms with equally many seeds, at least two.
     """
 
     difference: float
@@ -72,48 +80,42 @@ class Comparison:
     control_sd: float | None
     seeds: tuple[int, int]
     images: int
+    layout: str
     standard_error: float | None
     degrees_of_freedom: float | None
+    images_error: float | None
     detectable_difference: float | None
-    paired_t_p: float | None
-    paired_t_low: float | None
-    paired_t_high: float | None
     note: str | None
 
 
-def compare_arms(best_correct: ArrayLike, control_correct: ArrayLike, *, confidence: float = 0.95) -> Comparison:
-    """Compare two arms from what each seed got right: (S, N) and (S2, N), 0/1 or bool, on the same images in one order.
+def compare_arms(
+    best: ArrayLike, control: ArrayLike, *, confidence: float = 0.95, shared_seeds: bool = True
+) -> Comparison:
+    """Compare two arms by shares: (S, N) and (S2, N), such as 1 where a seed's network got an image right.
 
-    See the module's docstring for the formula. Raises ValueError for other shapes, fewer than two images, values
-    outside 0..1 and a confidence outside (0, 1).
+    shared_seeds: whether row s of both is the same seed; arms of unequally many seeds share none. See the module's
+    docstring for the formulas. Raises ValueError for other shapes, fewer than two images, values outside 0..1 and a
+    confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    best, control = _checked("best_correct", best_correct), _checked("control_correct", control_correct)
-    if best.shape[1] != control.shape[1]:
-        raise ValueError(f"both arms must be tested on the same images, got {best.shape[1]} and {control.shape[1]}")
-    error, freedom, half, detectable = _uncertainty(best, control, confidence)
-    difference = float(best.mean() - control.mean())
-    p, paired_low, paired_high = _paired_t(best.mean(axis=1), control.mean(axis=1), confidence)
-    return Comparison(
-        difference=difference,
-        low=None if half is None else difference - half,
-        high=None if half is None else difference + half,
-        confidence=confidence,
-        best_mean=float(best.mean()),
-        best_sd=_deviation(best),
-        control_mean=float(control.mean()),
-        control_sd=_deviation(control),
-        seeds=(len(best), len(control)),
-        images=best.shape[1],
-        standard_error=error,
-        degrees_of_freedom=freedom,
-        detectable_difference=detectable,
-        paired_t_p=p,
-        paired_t_low=paired_low,
-        paired_t_high=paired_high,
-        note=_note(best, control, half),
-    )
+    first, second = _checked("best", best), _checked("control", control)
+    for name, table in (("best", first), ("control", second)):
+        if not ((table >= 0) & (table <= 1)).all():
+            raise ValueError(f"{name} must hold 0 (wrong) to 1 (right) only")
+    return _compare(first, second, confidence, shared_seeds)
+
+
+def compare_scores(
+    best: ArrayLike, control: ArrayLike, *, confidence: float = 0.95, shared_seeds: bool = True
+) -> Comparison:
+    """Compare two arms by any score of each image, (S, N) and (S2, N), such as its log loss.
+
+    Raises ValueError as `compare_arms` does, but for values: these must be finite.
+    """
+    first, second = _checked("best", best), _checked("control", control)
+    for name, table in (("best", first), ("control", second)):
+        if not np.isfinite(table).all():
+            raise ValueError(f"{name} must hold finite numbers only")
+    return _compare(first, second, confidence, shared_seeds)
 
 
 def comparison_from(content: Mapping[str, Any]) -> Comparison:
@@ -121,102 +123,136 @@ def comparison_from(content: Mapping[str, Any]) -> Comparison:
     return Comparison(**{**content, "seeds": tuple(content["seeds"])})
 
 
-def verdict(comparison: Comparison, *, what: str = "SAR", margin: float = 0.01, against: str = "") -> str:
-    """Say in one sentence what the comparison shows, in points of test accuracy.
+def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
+    """The same comparison with its interval, and what it could have found, at another confidence in (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    candidates = _candidates(comparison)
+    if not candidates:
+        return replace(comparison, confidence=confidence)
+    halves = [_t((1 + confidence) / 2, freedom) * error for error, freedom in candidates]
+    half = max(halves)
+    error, freedom = candidates[halves.index(half)]
+    return replace(
+        comparison,
+        confidence=confidence,
+        low=comparison.difference - half,
+        high=comparison.difference + half,
+        # Found means: estimate - half > 0. The estimate scatters around the truth with the same error and t.
+        detectable_difference=half + _t(POWER, freedom) * error,
+    )
 
-    An interval that excludes 0 is a difference. One that includes 0 shows the absence of a difference only if it lies
-    inside +-`margin` (a fraction); otherwise the data do not tell. against: what the control is, in words. Raises
-    ValueError for a margin that is not positive.
+
+def p_value(comparison: Comparison) -> float | None:
+    """Two-sided p: below 1 - confidence exactly where the interval at that confidence excludes 0; None without one."""
+    candidates = _candidates(comparison)
+    if not candidates:
+        return None
+    return max(2 * float(stdtr(freedom, -abs(comparison.difference) / error)) for error, freedom in candidates)
+
+
+def directed_p(comparison: Comparison, bound: float) -> float | None:
+    """Two-sided p of the difference's lying above `bound`: 1 where it lies below; None without an interval.
+
+    It is below a level exactly where the interval at 1 - level lies above the bound.
     """
-    if margin <= 0:
-        raise ValueError(f"margin must be above 0, got {margin}")
-    low, high, difference = comparison.low, comparison.high, comparison.difference
-    if low is None or high is None:
-        return f"{what} and its control differ by {format_points(difference)} of test accuracy; {comparison.note}."
-    # An end of the interval that rounds to 0 would hide which side of 0 it lies on.
-    digits = 1 if min(abs(low), abs(high), abs(difference)) >= 0.0005 else 2
-    best, control = comparison.seeds
-    against = f"; against {against}" if against else ""
-    seeds = f"{best} seeds each" if best == control else f"{best} seeds against {control}"
-    basis = (
-        f"{100 * comparison.confidence:.4g} % {format_interval(low, high, digits)}; "
-        f"{seeds}, on {comparison.images:,} test images{against}"
-    )
-    change = format_points(difference, digits)
-    if low > 0 or high < 0:
-        word = "raised" if difference > 0 else "lowered"
-        return f"{what} {word} test accuracy by {change.lstrip('+-')} ({basis})."
-    if -margin < low and high < margin:
-        within = format_points(margin).lstrip("+")
-        shown = f"{what} changed test accuracy by {change}, within the margin of {within}"
-        return f"No difference shown: {shown} ({basis})."
-    found = format_points(comparison.detectable_difference or 0.0).lstrip("+")
-    return (
-        f"Not enough data to tell whether {what} changes test accuracy: {change} ({basis}), where a true difference of "
-        f"{found} would be found four times out of five."
-    )
+    above = replace(comparison, difference=comparison.difference - bound)
+    return p_value(above) if above.difference > 0 else None if p_value(above) is None else 1.0
 
 
-def _uncertainty(
-    best: Floats, control: Floats, confidence: float
-) -> tuple[float | None, float | None, float | None, float | None]:
-    """Standard error, degrees of freedom, half the interval's width, and the detectable difference."""
+def _compare(best: Floats, control: Floats, confidence: float, shared_seeds: bool) -> Comparison:
+    if best.shape[1] != control.shape[1]:
+        raise ValueError(f"both arms must be tested on the same images, got {best.shape[1]} and {control.shape[1]}")
+    paired = shared_seeds and len(best) == len(control)
+    error, freedom, of_images = _uncertainty(best, control, paired)
+    found = Comparison(
+        difference=float(best.mean() - control.mean()),
+        low=None,
+        high=None,
+        confidence=confidence,
+        best_mean=float(best.mean()),
+        best_sd=_deviation(best),
+        control_mean=float(control.mean()),
+        control_sd=_deviation(control),
+        seeds=(len(best), len(control)),
+        images=best.shape[1],
+        layout=PAIRED if paired else INDEPENDENT,
+        standard_error=error,
+        degrees_of_freedom=freedom,
+        images_error=of_images,
+        detectable_difference=None,
+        note=_note(best, control, error, paired),
+    )
+    return at_confidence(found, confidence)
+
+
+def _uncertainty(best: Floats, control: Floats, paired: bool) -> tuple[float | None, float | None, float | None]:
+    """Standard error over seeds and images, its degrees of freedom, and the standard error of the images alone."""
     images = best.shape[1]
     if min(len(best), len(control)) < 2:
-        return None, None, None, None
+        return None, None, None
     parts, freedoms, both = [], [], 0.0
-    for arm in (best, control):
-        left = arm - arm.mean(axis=1, keepdims=True) - arm.mean(axis=0) + arm.mean()
-        parts.append(float(arm.mean(axis=1).var(ddof=1)) / len(arm))
-        freedoms.append(len(arm) - 1)
-        both += float(np.square(left).sum()) / ((len(arm) - 1) * (images - 1)) / (len(arm) * images)
-    of_images = float((best.mean(axis=0) - control.mean(axis=0)).var(ddof=1)) / images
+    for table in (best - control,) if paired else (best, control):
+        left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+        parts.append(float(table.mean(axis=1).var(ddof=1)) / len(table))
+        freedoms.append(len(table) - 1)
+        both += float(np.square(left).sum()) / ((len(table) - 1) * (images - 1)) / (len(table) * images)
+    of_images = _images_variance(best, control)
     parts.append(max(0.0, of_images - both))
     freedoms.append(images - 1)
     variance = sum(parts)
-    # Each candidate is (variance, degrees of freedom); the wider interval is used.
-    candidates = [(of_images, float(images - 1))]
-    if variance > 0:
-        spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
-        candidates.append((variance, variance**2 / spread))
-    quantile = (1 + confidence) / 2
-    halves = [_t(quantile, freedom) * math.sqrt(value) for value, freedom in candidates]
-    half = max(halves)
-    if half < _NOTHING:
-        return None, None, None, None
-    value, freedom = candidates[halves.index(half)]
-    error = math.sqrt(value)
-    # Found means: estimate - half > 0. The estimate scatters around the truth with the same error and t.
-    return error, freedom, half, half + _t(POWER, freedom) * error
-
-
-def _paired_t(best: Floats, control: Floats, confidence: float) -> tuple[float | None, float | None, float | None]:
-    gains = best - control if len(best) == len(control) else np.empty(0)
-    if len(gains) < 2 or gains.std() < _NOTHING:
+    if math.sqrt(max(variance, of_images)) < _NOTHING:
         return None, None, None
-    freedom, error = len(gains) - 1, float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    mean = float(gains.mean())
-    half = _t((1 + confidence) / 2, freedom) * error
-    return 2 * float(scipy.stats.t.sf(abs(mean) / error, freedom)), mean - half, mean + half
+    if variance <= 0:
+        return math.sqrt(of_images), float(images - 1), math.sqrt(of_images)
+    spread = sum((part / variance) ** 2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
+    return math.sqrt(variance), 1 / spread, math.sqrt(of_images)
 
 
-def _note(best: Floats, control: Floats, half: float | None) -> str | None:
+def _images_variance(best: Floats, control: Floats) -> float:
+    """The variance of the mean difference over images alone, with half an image each way where few tell the arms
+    apart and the tables hold right and wrong.
+    """
+    gains = best.mean(axis=0) - control.mean(axis=0)
+    images = len(gains)
+    variance = float(gains.var(ddof=1)) / images
+    # Means over unequally many seeds may differ by rounding where they are the same share.
+    if (np.abs(gains) > _NOTHING).sum() >= FEW_DISCORDANT or not (_is_binary(best) and _is_binary(control)):
+        return variance
+    added = (np.square(gains).sum() + 1 - gains.sum() ** 2 / (images + 2)) / (images + 2) ** 2
+    return max(variance, float(added))
+
+
+def _is_binary(table: Floats) -> bool:
+    return bool(((table == 0) | (table == 1)).all())
+
+
+def _candidates(comparison: Comparison) -> list[tuple[float, float]]:
+    """(standard error, degrees of freedom) of seeds and images, and of the images alone; none without an interval."""
+    error, freedom, of_images = comparison.standard_error, comparison.degrees_of_freedom, comparison.images_error
+    if error is None or freedom is None or of_images is None:
+        return []
+    both = [(error, freedom), (of_images, float(comparison.images - 1))]
+    return [(each, df) for each, df in both if each > 0]
+
+
+def _note(best: Floats, control: Floats, error: float | None, paired: bool) -> str | None:
     if min(len(best), len(control)) < 2:
         return "with one seed in an arm there is no interval, because nothing shows how much the seed alone changes"
-    if half is None:
+    if error is None:
         return "neither seeds nor images show any variation in the difference, so no interval can be given"
     for name, arm in (("best", best), ("control", control)):
-        if (arm == arm[0]).all():
-            return f"all seeds of the {name} arm are right on the same images; check that they are different networks"
+        if (arm == arm[0]).all() and not (arm == 1).all():
+            return f"all seeds of the {name} arm score the same on every image; check that they are different networks"
+    if paired and (best == control).all() and not (best == 1).all():
+        return "both arms score the same on every image with every seed; check that they are different networks"
     return None
 
 
-def _checked(name: str, correct: ArrayLike) -> Floats:
-    table = np.asarray(correct, dtype=np.float64)
+def _checked(name: str, scores: ArrayLike) -> Floats:
+    table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
         raise ValueError(f"{name} must have shape (seeds, images), at least 1 by 2, got {table.shape}")
-    if not ((table >= 0) & (table <= 1)).all():
-        raise ValueError(f"{name} must hold 0 (wrong) to 1 (right) only")
     return table
 
 
@@ -225,4 +261,4 @@ def _deviation(arm: Floats) -> float | None:
 
 
 def _t(probability: float, freedom: float) -> float:
-    return float(scipy.stats.t.ppf(probability, freedom))
+    return float(stdtrit(freedom, probability))

@@ -1,8 +1,8 @@
-"""What stands beside the primary analysis: p-values, families of comparisons, and descriptions that decide nothing.
+"""What stands beside the endpoints: families of comparisons, and descriptions that decide nothing.
 
-The primary analysis is that of `pipeline.score.comparison`, one comparison, and is not corrected. Comparisons that are
-made together, such as one for every class or one for every method, are a family: their p-values are Holm's (1979) and
-their intervals Bonferroni's, which hold all together with the stated confidence.
+The endpoints are those of `pipeline.score.endpoints`. Other comparisons that are made together, such as one for every
+class or one for every method, are a family: their p-values are Holm's (1979) and their intervals Bonferroni's, which
+hold all together with the stated confidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.score.comparison import Comparison, compare_arms
+from pipeline.score.comparison import Comparison, at_confidence, compare_arms, p_value
 
 RESAMPLES = 4000
 
@@ -46,14 +46,6 @@ class McNemar:
     p: float
 
 
-def p_value(comparison: Comparison) -> float | None:
-    """Two-sided p of the primary analysis: below 1 - confidence where the interval excludes 0; None without one."""
-    if comparison.standard_error is None or comparison.degrees_of_freedom is None:
-        return None
-    statistic = abs(comparison.difference) / comparison.standard_error
-    return 2 * float(scipy.stats.t.sf(statistic, comparison.degrees_of_freedom))
-
-
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction: the k-th smallest of m p-values times m - k + 1, never falling, at most 1.
 
@@ -68,26 +60,48 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def compare_family(arms: Mapping[str, tuple[ArrayLike, ArrayLike]], *, confidence: float = 0.95) -> list[Member]:
+def compare_family(
+    arms: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    confidence: float = 0.95,
+    shared_seeds: bool | Mapping[str, bool] = True,
+) -> list[Member]:
     """Compare each pair of (best, control) tables, as `compare_arms` takes them, as one family.
 
-    Raises ValueError as `compare_arms` does.
+    shared_seeds: whether row s of both is the same seed, of all pairs or by the pair's name. Raises ValueError as
+    `compare_arms` does.
     """
-    plain = {name: compare_arms(*tables, confidence=confidence) for name, tables in arms.items()}
+    plain = {
+        name: compare_arms(
+            *tables,
+            confidence=confidence,
+            shared_seeds=shared_seeds if isinstance(shared_seeds, bool) else shared_seeds[name],
+        )
+        for name, tables in arms.items()
+    }
     values = [p_value(comparison) for comparison in plain.values()]
     counted = sum(value is not None for value in values)
     # Bonferroni: each interval may miss with a share of what all together may.
     each = 1 - (1 - confidence) / max(1, counted)
     return [
-        Member(name, compare_arms(*arms[name], confidence=each), value, corrected)
-        for name, value, corrected in zip(plain, values, holm(values), strict=True)
+        Member(name, at_confidence(comparison, each), value, corrected)
+        for (name, comparison), value, corrected in zip(plain.items(), values, holm(values), strict=True)
     ]
 
 
 def compare_classes(
-    best: ArrayLike, control: ArrayLike, labels: NDArray[np.int64], classes: int, *, confidence: float = 0.95
+    best: ArrayLike,
+    control: ArrayLike,
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    confidence: float = 0.95,
+    shared_seeds: bool = True,
 ) -> list[Member | None]:
-    """Compare two arms, (S, N) tables of 0/1, on each class's images, as one family; None for a class of under two."""
+    """Compare two arms, (S, N) tables of 0/1, on each class's images, as one family; None for a class of under two.
+
+    shared_seeds: whether row s of both is the same seed.
+    """
     first, second = np.asarray(best), np.asarray(control)
     members = [labels == label for label in range(classes)]
     family = compare_family(
@@ -97,6 +111,7 @@ def compare_classes(
             if chosen.sum() >= _FEW
         },
         confidence=confidence,
+        shared_seeds=shared_seeds,
     )
     by_name = {member.name: member for member in family}
     return [by_name.get(str(label)) for label in range(classes)]
@@ -114,12 +129,19 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
 
 
 def two_way_bootstrap(
-    best: ArrayLike, control: ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+    best: ArrayLike,
+    control: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    shared_seeds: bool = True,
 ) -> tuple[float, float] | None:
-    """Quantiles of the difference over seeds resampled in each arm and images resampled once for both.
+    """Quantiles of the difference over seeds resampled, once for both arms where they share them, and images.
 
-    It stands beside the primary interval, the same idea without its bias (see `pipeline.score.comparison`). None
-    with one seed in an arm.
+    It is the idea of the interval of `pipeline.score.comparison`, and too narrow with three to ten seeds: resampling S
+    values gives (S - 1)/S of the variance of their mean, and quantiles of the resamples know nothing of how uncertain a
+    variance from S values is. None with one seed in an arm.
     """
     first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)
     if min(len(first), len(second)) < 2:
@@ -127,13 +149,14 @@ def two_way_bootstrap(
     rng = np.random.default_rng(seed)
     found = np.empty(resamples)
     images = first.shape[1]
+    tables = (first - second,) if shared_seeds and len(first) == len(second) else (first, -second)
     for turn in range(resamples):
         # Weights instead of copies of the tables: the mean over drawn seeds, then over drawn images.
-        means = [
-            np.bincount(rng.integers(len(arm), size=len(arm)), minlength=len(arm)) @ arm / len(arm)
-            for arm in (first, second)
-        ]
+        gains = sum(
+            np.bincount(rng.integers(len(table), size=len(table)), minlength=len(table)) @ table / len(table)
+            for table in tables
+        )
         drawn = rng.integers(images, size=images)
-        found[turn] = (means[0] - means[1])[drawn].mean()
+        found[turn] = np.asarray(gains)[drawn].mean()
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

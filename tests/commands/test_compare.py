@@ -31,7 +31,15 @@ def table(accuracy: float, seed: int, seeds: int = 4) -> Any:
 
 
 def keep(
-    workspace: Workspace, letter: str, gain: float, *, first_id: int = 0, seeds: int = 4, against: str = "plain"
+    workspace: Workspace,
+    letter: str,
+    gain: float,
+    *,
+    first_id: int = 0,
+    seeds: int = 4,
+    against: str = "plain",
+    first_seed: int = 1,
+    first_control_seed: int = 1,
 ) -> tuple[Any, Any]:
     best, control = table(0.7 + gain, ord(letter), seeds), table(0.7, 1, seeds)
     summary = {"fingerprint": letter * 64, "method": f"method {letter}", "control": "baseline", "data_hash": "d"}
@@ -43,6 +51,10 @@ def keep(
         labels=np.zeros(IMAGES, dtype=np.int64),
         best=best,
         control=control,
+        seeds={
+            "best": [first_seed + index for index in range(seeds)],
+            "baseline": [first_control_seed + index for index in range(seeds)],
+        },
     )
     return best, control
 
@@ -89,6 +101,33 @@ def test_searches_can_be_chosen_and_compared_with_one_of_them(workspace: Workspa
     only = list(describe_comparison(workspace, ["c"]))
     assert any("family of 1 comparison:" in line for line in only)
     assert not any("aaaaaaaa" in line for line in only)
+
+
+def test_arms_are_paired_where_their_seeds_are_the_same_ones(workspace: Workspace) -> None:
+    tables = {
+        letter: keep(workspace, letter, 0.1, first_seed=first, first_control_seed=control)
+        for letter, first, control in (("a", 1, 1), ("b", 1, 7), ("c", 7, 7))
+    }
+    lines = list(describe_comparison(workspace))
+    for letter, shared in (("a", True), ("b", False), ("c", True)):
+        row = next(line for line in lines if line.startswith(letter * 8))
+        found = compare_arms(*tables[letter], confidence=1 - 0.05 / 3, shared_seeds=shared)
+        assert found.low is not None
+        assert f" {100 * found.low:+.2f} to" in row
+    assert any(line.startswith("bbbbbbbb: compared as arms of independent seeds") for line in lines)
+    # Of two searches the seeds of both best arms count.
+    lines = list(describe_comparison(workspace, against="a"))
+    assert any(line.startswith("cccccccc: compared as arms of independent seeds") for line in lines)
+
+
+def test_an_evaluation_whose_seeds_were_not_kept_is_compared_as_independent(workspace: Workspace) -> None:
+    keep(workspace, "a", 0.1)
+    path = workspace.state / "evaluations" / ("a" * 16) / "evaluation.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if "seeds" not in key}))
+    (kept,) = read_evaluations(workspace.state)
+    assert kept.seeds is kept.control_seeds is None
+    assert any("aaaaaaaa: compared as arms of independent seeds" in line for line in describe_comparison(workspace))
 
 
 def test_other_test_images_are_left_out_and_refused_where_asked_for(workspace: Workspace) -> None:

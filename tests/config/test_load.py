@@ -169,6 +169,8 @@ REFUSED = [
     ("retrain.seeds", 1001, "whole number, at least 1 and at most 1000"),
     ("retrain.control", "", "text, length at least 1"),
     ("evaluate.confidence", 0.5, "number, above 0.5 and below 1"),
+    ("evaluate.margin", None, "number, above 0 and below 1"),
+    ("evaluate.margin", 0, "number, above 0 and below 1"),
     ("report.attention_images", 65, "whole number, at least 1 and at most 64"),
     ("promote.min_accuracy", 1.1, "number or null, at least 0 and at most 1"),
     ("promote.margin", 0, "number, above 0 and below 1"),

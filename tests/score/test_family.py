@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.comparison import compare_arms
-from pipeline.score.family import compare_classes, compare_family, holm, mcnemar, p_value, two_way_bootstrap
+from pipeline.score.comparison import compare_arms, p_value
+from pipeline.score.family import compare_classes, compare_family, holm, mcnemar, two_way_bootstrap
 
 
 def tables(seed: int, gain: float = 0.0, images: int = 300, seeds: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -61,6 +61,17 @@ def test_a_family_widens_intervals_for_the_comparisons_that_count() -> None:
     assert [m.p_holm for m in family] == holm([m.p for m in family])
 
 
+def test_a_pair_of_a_family_is_paired_where_its_seeds_are_shared() -> None:
+    pairs = {name: tables(seed) for seed, name in enumerate("ab")}
+    mixed = compare_family(pairs, shared_seeds={"a": True, "b": False})
+    assert [member.comparison.layout for member in mixed] == ["paired", "independent"]
+    assert mixed[1].p == p_value(compare_arms(*pairs["b"], shared_seeds=False))
+    assert {member.comparison.layout for member in compare_family(pairs, shared_seeds=False)} == {"independent"}
+    (one,) = compare_classes(*pairs["a"], np.zeros(300, dtype=np.int64), 1, shared_seeds=False)
+    assert one is not None
+    assert one.comparison.layout == "independent"
+
+
 def test_classes_are_compared_on_their_own_images_and_missing_ones_left_out() -> None:
     labels = np.array([0] * 100 + [1] * 100 + [2])
     best, control = np.full((3, 201), 0.5), np.full((3, 201), 0.5)
@@ -102,6 +113,11 @@ def test_bootstrap_resamples_seeds_and_images() -> None:
     wide = two_way_bootstrap(spread, np.full((4, 200), 0.5))
     assert wide is not None
     assert wide[1] - wide[0] > 0.5
+    # What a seed does to both arms alike is drawn for both alike.
+    assert two_way_bootstrap(spread, spread) == (0.0, 0.0)
+    apart = two_way_bootstrap(spread, spread, shared_seeds=False)
+    assert apart is not None
+    assert apart[1] - apart[0] > 0.5
     # And images that differ do, though the seeds agree.
     uneven = np.tile(np.arange(200) % 2, (4, 1)).astype(float)
     by_images = two_way_bootstrap(uneven, np.full((4, 200), 0.5))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.score.comparison import compare_arms
+from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.locate import location_scores
 from pipeline.stages.evaluate.attention_scores import (
     COMPARED,
@@ -72,6 +72,9 @@ def test_head_is_picked_on_val_and_scored_on_test() -> None:
     assert len(trivial["uniform"].head_auroc) == 2
 
 
+ASKED: dict[str, Any] = {"control": "plain", "confidence": 0.95, "margin": 0.01, "seed": 0, "what": "SAR", "against": "plain"}  # fmt: skip
+
+
 def _run(arm: str, seed: int, maps: Any, masks: Any) -> RunEvaluation:
     probabilities = np.array([[0.9, 0.1], [0.2 * seed, 1 - 0.2 * seed]], dtype=np.float32)
     location = None if masks is None else locate(maps, maps, masks)
@@ -85,7 +88,7 @@ def test_summary_holds_the_scores_of_both_arms_with_baselines_and_a_table_by_cla
     data = _data(masks, labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
     found = usable_masks(data)
     runs = [_run(arm, seed, rng.normal(size=(2, 2, 3, 3)), found) for arm in ("best", "plain") for seed in (1, 2)]
-    summary = summarise(runs, data, control="plain", confidence=0.95, seed=0)
+    summary = summarise(runs, data, **ASKED)
     best, plain = summary["arms"]["best"], summary["arms"]["plain"]
     for arm, of_arm in ((best, runs[:2]), (plain, runs[2:])):
         assert set(arm["location"]) == set(LOCATION)
@@ -122,10 +125,78 @@ def test_set_without_masks_has_no_scores() -> None:
     data = _data(labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
     maps = np.zeros((2, 1, 3, 3), dtype=np.float32)
     runs = [_run(arm, seed, maps, None) for arm in ("best", "plain") for seed in (1, 2)]
-    summary = summarise(runs, data, control="plain", confidence=0.95, seed=0)
+    summary = summarise(runs, data, **ASKED)
     assert summary["arms"]["best"]["location"] is summary["baselines"] is None
     assert summary["attention_by_class"] == []
     assert summary["attention_differences"] == {}
+    assert [endpoint["name"] for endpoint in summary["endpoints"]] == ["accuracy_not_worse", "log_loss", "accuracy_higher", "accuracy_lower"]  # fmt: skip
+    assert "Log loss" in summary["verdict"]
+
+
+def _evaluated(seeds: tuple[list[int], list[int]], *, masked: bool) -> tuple[list[RunEvaluation], Any]:
+    """Runs of both arms on forty test images, the networks of the best arm with the better attention."""
+    rng = np.random.default_rng(3)
+    data = _data(rng.choice([0, 1], size=(44, 6, 6)).astype(np.uint8) if masked else None, labels=rng.integers(0, 2, 44), classes=("cat", "dog"))  # fmt: skip
+    data.split.val, data.split.test = np.arange(4), np.arange(4, 44)
+    found = usable_masks(data)
+    runs = []
+    for arm, of_arm in zip(("best", "plain"), seeds, strict=True):
+        for seed in of_arm:
+            first = rng.random(40)
+            probabilities = np.stack([first, 1 - first], axis=1).astype(np.float32)
+            maps = rng.normal(size=(40, 1, 6, 6)).astype(np.float32)
+            if found and arm == "best":
+                maps += 2 * found[1][:, None]
+            location = None if found is None else locate(maps[:4], maps, found)
+            runs.append(RunEvaluation(f"{arm}-seed{seed}", arm, seed, probabilities, maps, location))
+    return runs, data
+
+
+def test_endpoints_are_of_tables_in_the_order_of_the_seeds() -> None:
+    runs, data = _evaluated(([10, 9, 2], [2, 9, 10]), masked=True)
+    summary = summarise(runs, data, **ASKED)
+    assert summary["arms"]["best"]["seeds"] == summary["arms"]["plain"]["seeds"] == [2, 9, 10]
+    assert summary["comparison"]["layout"] == "paired"
+    by_seed = {(run.arm, run.seed): run for run in runs}
+    tables = [
+        np.array([by_seed[arm, seed].location.per_image["auroc"] for seed in (2, 9, 10)]) for arm in ("best", "plain")
+    ]  # type: ignore[union-attr]
+    accuracy, attention = summary["endpoints"][:2]
+    level = attention["level"]
+    alone = compare_scores(*tables, confidence=level)
+    assert attention["shown"]
+    assert [attention["low"], attention["high"]] == pytest.approx([alone.low, alone.high])
+    assert accuracy["name"] == "accuracy_not_worse"
+    assert f"Attention finds the object better: AUROC .{100 * tables[0].mean():.0f} against" in summary["verdict"]
+    assert f"a Gaussian in the centre: .{100 * summary['baselines']['centre']['auroc']:.0f}" in summary["verdict"]
+    assert summary["verdict"].endswith("SAR against plain: 3 seeds each on 40 test images.")
+
+
+def test_log_loss_is_compared_image_by_image_where_there_are_no_masks() -> None:
+    runs, data = _evaluated(([1, 2, 3], [1, 2, 3]), masked=False)
+    summary = summarise(runs, data, **ASKED)
+    labels = data.prepared.labels[data.split.test]
+    tables = [
+        np.array(
+            [-np.log(run.probabilities[np.arange(40), labels].astype(np.float64)) for run in runs if run.arm == arm]
+        )
+        for arm in ("best", "plain")
+    ]
+    alone = compare_scores(*tables)
+    found = summary["endpoints"][1]
+    assert found["name"] == "log_loss"
+    assert [found["difference"], found["low"], found["high"]] == pytest.approx(
+        [alone.difference, alone.low, alone.high]
+    )
+    assert summary["arms"]["best"]["nll"] - summary["arms"]["plain"]["nll"] == pytest.approx(alone.difference)
+
+
+@pytest.mark.parametrize("seeds", [([1, 2, 3], [1, 2]), ([1, 2], [1, 3])])
+def test_seeds_that_are_not_shared_are_compared_as_independent(seeds: tuple[list[int], list[int]]) -> None:
+    runs, data = _evaluated(seeds, masked=True)
+    summary = summarise(runs, data, **ASKED)
+    assert summary["comparison"]["layout"] == "independent"
+    assert "compared as independent, on 40 test images" in summary["verdict"]
 
 
 def test_table_by_class_is_written_as_csv_with_empty_fields_for_what_there_is_not(tmp_path: Path) -> None:

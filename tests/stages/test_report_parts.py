@@ -1,6 +1,6 @@
 """What the report says of the search and of the statistics, from the stages' own files."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import pytest
 from pipeline.artifacts.evaluations import correct_by_arm
 from pipeline.artifacts.stage_results import NAMES, describe_control, describe_method
 from pipeline.regularizers.registry import METHODS
-from pipeline.score.comparison import compare_arms
+from pipeline.score.comparison import compare_arms, compare_scores
+from pipeline.score.endpoints import decide_endpoints
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -153,21 +154,28 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     correct = correct_by_arm(predictions(), "plain")
     assert correct["best"].astype(int).tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1]]
     comparison = compare_arms(correct["best"], correct["plain"])
-    words = dict(describe_analysis(comparison, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
-    assert "not corrected" in words["primary, named beforehand"]
-    assert "within 2.0 points" in words["no difference"]
-    assert f"{100 * comparison.difference:+.2f} points, interval" in words["found"]
+    attention = compare_scores(np.full((2, 6), 0.9) + np.eye(2, 6) / 10, np.full((2, 6), 0.5))
+    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, attention=attention)]
+    words = dict(describe_analysis(comparison, endpoints, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+    assert "by 2 points or more (evaluate.margin)" in words["endpoints, named beforehand"]
+    assert "by Holm's rule" in words["endpoints, named beforehand"]
+    assert words["attention better (AUROC of the fixed head)"].startswith("shown: +0.4")
+    assert "97.5 % interval" in words["attention better (AUROC of the fixed head)"]
+    assert words["accuracy not worse"].startswith("not shown: ")
+    assert words["accuracy higher"].startswith("not tested: ")
+    assert "seed by seed and image by image" in words["intervals"]
+    assert f"{100 * comparison.difference:+.2f} points, interval" in words["accuracy"]
     assert "four times out of five" in words["could be found"]
-    assert "p = " in words["secondary, paired t over seeds"]
+    assert "no part of the verdict" in words["families"]
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
     wide, tight = (replace(comparison, low=-width, high=width) for width in (0.9, 0.0001))
     for primary, said in ((wide, True), (tight, False)):
-        words = dict(describe_analysis(primary, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+        words = dict(describe_analysis(primary, endpoints, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
         assert ("too narrow" in words["plain bootstrap, seeds and images"]) == said
         assert "decides nothing" in words["plain bootstrap, seeds and images"]
     assert "3 test images are right with the best configuration alone, 0 with" in words["two fixed networks"]
     one = {arm: table[:, [0, 2]] for arm, table in correct.items()}
-    words = dict(describe_analysis(comparison, one, "plain", margin=0.02, seed=0, looked="7 trials"))
+    words = dict(describe_analysis(comparison, endpoints, one, "plain", margin=0.02, seed=0, looked="7 trials"))
     assert "1 test image is right with the best configuration alone" in words["two fixed networks"]
     assert words["looked at before"] == "7 trials."
 
@@ -175,9 +183,13 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
 def test_one_seed_gives_no_interval_and_says_so() -> None:
     correct = {arm: table[:1] for arm, table in correct_by_arm(predictions(), "plain").items()}
     comparison = compare_arms(correct["best"], correct["plain"])
-    words = dict(describe_analysis(comparison, correct, "plain", margin=0.02, seed=0, looked=""))
-    assert "without an interval: with one seed in an arm" in words["found"]
-    assert not {"could be found", "plain bootstrap, seeds and images", "secondary, paired t over seeds"} & set(words)
+    losses = compare_scores(np.ones((1, 6)), np.zeros((1, 6)))
+    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, log_loss=losses)]
+    words = dict(describe_analysis(comparison, endpoints, correct, "plain", margin=0.02, seed=0, looked=""))
+    assert "without an interval: with one seed in an arm" in words["accuracy"]
+    assert "in this order until one is not shown" in words["endpoints, named beforehand"]
+    assert words["log loss lower"] == "not tested; there is no interval."
+    assert not {"could be found", "plain bootstrap, seeds and images"} & set(words)
 
 
 def test_classes_have_their_change_and_no_interval_leaves_what_can_be() -> None:

@@ -29,7 +29,17 @@ def test_metrics_hold_what_attention_scores_where_it_was_scored() -> None:
 
     scores = {"auroc": 0.8, "pointing_game": 0.7, "energy": 0.6, "jaccard_best_head": 0.5}
     comparison = {"accuracy": 0.0, "difference": 0.01, "low": None, "high": None}
-    summary = {"comparison": comparison, "arms": {"best": arm(scores), "baseline": arm(None)}}
+    endpoints = [
+        {"name": "accuracy_not_worse", "shown": True, "difference": 0.01, "low": None, "high": None},
+        {"name": "attention_auroc", "shown": False, "difference": 0.2, "low": -0.1, "high": 0.5},
+    ]
+    arms = {"best": arm(scores), "baseline": arm(None)}
+    summary = {"comparison": comparison, "arms": arms, "endpoints": endpoints}
     test = flat_metrics(summary, "baseline")["test"]
     assert test["best"] == {"accuracy": 0.9, "ece": 0.1, "nll": 0.3, "auroc": 0.8, "pointing_game": 0.7, "energy": 0.6}
     assert test["control"] == {"accuracy": 0.9, "ece": 0.1, "nll": 0.3}
+    assert test["difference"] == {"accuracy": 0.01}
+    assert test["attention_difference"] == {"auroc": 0.2, "low": -0.1, "high": 0.5}
+    assert test["shown"] == {"accuracy_not_worse": 1, "attention_auroc": 0}
+    endpoints[1] = {"name": "log_loss", "shown": True, "difference": -0.2, "low": None, "high": None}
+    assert flat_metrics(summary, "baseline")["test"]["log_loss_difference"] == {"nll": -0.2}

@@ -27,9 +27,14 @@ class RetrainParams(Section):
 
 
 class EvaluateParams(Section):
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval of the difference.")
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Level of intervals; the rest of 1 is the chance of any false claim in a verdict.",
+    )
     margin: float = Field(
-        0.01, gt=0, lt=1, description="Differences in accuracy below this count as none (0.01: one point)."
+        0.01, gt=0, lt=1, description="Loss of accuracy that an endpoint must rule out (0.01: one point)."
     )
 
 

@@ -1,7 +1,7 @@
 """evaluate: retrained weights on the test set -> `results/evaluate/`. Run by `dvc repro evaluate`.
 
 metrics.json      the figures that `dvc metrics` shows
-evaluation.json   all of them, with the comparison of the arms and the verdict
+evaluation.json   all of them, with the comparison of the arms, the endpoints and the verdict
 predictions.npz   ids, labels, and every run's probabilities by its name
 confusion.csv     true and predicted class, a row for every test image and seed of the best configuration
 attention_by_class.csv
@@ -19,16 +19,16 @@ import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
 from pipeline.artifacts.evaluation_run import log_evaluation, reads_logged
-from pipeline.artifacts.evaluations import correct_by_arm, store_evaluation
+from pipeline.artifacts.evaluations import correct_by_arm, seeds_by_arm, store_evaluation
 from pipeline.artifacts.stage_results import BEST, describe_control, read_json
 from pipeline.assembly import load_data
 from pipeline.config import load_params
+from pipeline.console.format import wrap_text
 from pipeline.console.progress_bar import ProgressBar
 from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
 from pipeline.provenance.trace import commit, trace
-from pipeline.score.comparison import comparison_from, verdict
-from pipeline.score.family import p_value
+from pipeline.score.comparison import comparison_from, p_value
 from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
 from pipeline.state.test_reads import count_test_read
@@ -59,18 +59,24 @@ def main(workspace: Workspace) -> None:
         for run in retrained["runs"]:
             runs.append(evaluate_run(workspace.models / run["folder"], run, data))
             progress(len(runs), len(retrained["runs"]))
-    summary = summarise(runs, data, control=control, confidence=params.evaluate.confidence, seed=params.base.seed)
-    comparison = comparison_from(summary["comparison"])
     what = retrained.get("method", "the best configuration")
-    against = describe_control(retrained.get("against", ""))
+    summary = summarise(
+        runs,
+        data,
+        control=control,
+        confidence=params.evaluate.confidence,
+        margin=params.evaluate.margin,
+        seed=params.base.seed,
+        what=what,
+        against=describe_control(retrained.get("against", "")) or "its control",
+    )
     summary |= {
         "control": control,
         "fingerprint": retrained["fingerprint"],
         "data_hash": data_hash,
         "test_reads": reads,
         "method": what,
-        "p": p_value(comparison),
-        "verdict": verdict(comparison, what=what, margin=params.evaluate.margin, against=against),
+        "p": p_value(comparison_from(summary["comparison"])),
     }
     metrics = flat_metrics(summary, control)
     folder = workspace.results / "evaluate"
@@ -81,7 +87,14 @@ def main(workspace: Workspace) -> None:
     np.savez_compressed(folder / "predictions.npz", ids=test, **predictions)
     correct = correct_by_arm(predictions, control)
     store_evaluation(
-        workspace.state, summary, retrained, ids=test, labels=labels, best=correct[BEST], control=correct[control]
+        workspace.state,
+        summary,
+        retrained,
+        ids=test,
+        labels=labels,
+        best=correct[BEST],
+        control=correct[control],
+        seeds=seeds_by_arm(predictions, control),
     )
     write_confusion(folder / "confusion.csv", runs, data)
     write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))
@@ -96,7 +109,7 @@ def main(workspace: Workspace) -> None:
     seconds = time.monotonic() - began
     summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used, seconds)
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{summary['verdict']}\ntest set read {reads} time{'s' * (reads != 1)} for these data")
+    print(f"{wrap_text(summary['verdict'])}\ntest set read {reads} time{'s' * (reads != 1)} for these data")
 
 
 if __name__ == "__main__":

@@ -59,27 +59,37 @@ def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:
     return {key: float(np.mean([scores[key] for scores in located])) for key in LOCATION} if located else None
 
 
+def auroc_tables(
+    best: Sequence[LocationScores], control: Sequence[LocationScores]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """AUROC of the fixed head, (S, N) by arm, of the images that every run of either arm can be scored on.
+
+    best, control: a run each, in the order of their seeds. None where no two images can be.
+    """
+    return _scored_tables(best, control, "auroc") if best and control else None
+
+
+def _scored_tables(
+    best: Sequence[LocationScores], control: Sequence[LocationScores], key: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    first, second = (np.stack([scores.per_image[key] for scores in found]) for found in (best, control))
+    scored = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
+    return (first[:, scored], second[:, scored]) if scored.sum() >= 2 else None
+
+
 def differences(
-    best: Sequence[LocationScores], control: Sequence[LocationScores], *, confidence: float
+    best: Sequence[LocationScores], control: Sequence[LocationScores], *, confidence: float, shared_seeds: bool = True
 ) -> dict[str, dict[str, float | None]]:
     """How much more the best configuration's attention scores than the control's, with intervals over seeds and images,
     by the names of `COMPARED`: `difference`, `low`, `high` (None where there is no interval). The intervals hold
-    together with the confidence. best, control: a run each, of the same images. What fewer than two images have is left
-    out.
+    together with the confidence. best, control: a run each, of the same images, in the order of their seeds.
+    shared_seeds: whether these are the same. What fewer than two images have is left out.
     """
-
-    def table(found: Sequence[LocationScores], key: str) -> NDArray[np.float64]:
-        return np.stack([scores.per_image[key] for scores in found])
-
-    pairs = {}
-    for key in COMPARED if best and control else ():
-        first, second = table(best, key), table(control, key)
-        scored = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
-        if scored.sum() >= 2:
-            pairs[key] = first[:, scored], second[:, scored]
+    found = {key: _scored_tables(best, control, key) for key in COMPARED if best and control}
+    pairs = {key: tables for key, tables in found.items() if tables is not None}
     return {
         member.name: {name: getattr(member.comparison, name) for name in ("difference", "low", "high")}
-        for member in compare_family(pairs, confidence=confidence)
+        for member in compare_family(pairs, confidence=confidence, shared_seeds=shared_seeds)
     }
 
 

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.evaluations import correct_by_arm
+from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds
 from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
-from pipeline.score.classify import classification_scores
-from pipeline.score.comparison import compare_arms
+from pipeline.score.classify import classification_scores, log_losses
+from pipeline.score.comparison import compare_arms, compare_scores
+from pipeline.score.endpoints import ATTENTION, LOG_LOSS, decide_endpoints
 from pipeline.score.locate import LocationScores
 from pipeline.score.similarity_maps import last_block_maps
+from pipeline.score.verdict import write_verdict
 from pipeline.stages.evaluate.attention_scores import (
+    auroc_tables,
     baselines,
     class_rows,
     differences,
@@ -29,6 +32,12 @@ from pipeline.stages.evaluate.attention_scores import (
     usable_masks,
 )
 from pipeline.train.loop import predict
+
+SECOND = {ATTENTION: ("attention_difference", "auroc"), LOG_LOSS: ("log_loss_difference", "nll")}
+"""How the metrics call the endpoint beside accuracy, and its score."""
+
+CENTRED = "centre"
+"""Of the baselines, the one that the verdict names."""
 
 
 @dataclass(frozen=True)
@@ -65,28 +74,63 @@ def predictions_of(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> 
 
 
 def summarise(
-    runs: Sequence[RunEvaluation], data: TrainingData, *, control: str, confidence: float, seed: int
+    runs: Sequence[RunEvaluation],
+    data: TrainingData,
+    *,
+    control: str,
+    confidence: float,
+    margin: float,
+    seed: int,
+    what: str,
+    against: str,
 ) -> dict[str, Any]:
-    """The figures of both arms, their comparison, and attention against masks beside trivial baselines."""
+    """The figures of both arms, the endpoints and their verdict, and attention against masks beside trivial baselines.
+
+    what, against: the method and the control, in words.
+    """
+    runs = sorted(runs, key=lambda run: run.seed)
     labels = np.asarray(data.prepared.labels[data.split.test])
     correct = correct_by_arm(predictions_of(runs, labels), control)
-    comparison = compare_arms(correct[BEST], correct[control], confidence=confidence)
+    shared = has_shared_seeds((run.name for run in runs), control)
+    comparison = compare_arms(correct[BEST], correct[control], confidence=confidence, shared_seeds=shared)
     masks = usable_masks(data)
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
+    attention = log_loss = None
+    if tables := auroc_tables(shown[BEST], shown[control]):
+        attention = compare_scores(*tables, confidence=confidence, shared_seeds=shared)
+    else:
+        losses = (
+            np.stack([log_losses(run.probabilities, labels) for run in runs if run.arm == arm]) for arm in correct
+        )
+        log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared)
+    endpoints = decide_endpoints(comparison, margin=margin, attention=attention, log_loss=log_loss)
+    sentences = write_verdict(
+        endpoints,
+        comparison,
+        margin=margin,
+        attention=attention,
+        centred=trivial[CENTRED].auroc if trivial else None,
+        log_loss=log_loss,
+        what=what,
+        against=against,
+    )
+    compared = differences(shown[BEST], shown[control], confidence=confidence, shared_seeds=shared)
     shown |= {f"blind: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),
         "arms": {arm: _arm([run for run in runs if run.arm == arm], labels) for arm in (BEST, control)},
         "comparison": asdict(comparison),
-        "attention_differences": differences(shown[BEST], shown[control], confidence=confidence),
+        "endpoints": [asdict(endpoint) for endpoint in endpoints],
+        "verdict": " ".join(sentences),
+        "attention_differences": compared,
         "baselines": {name: mean_scores([scores]) for name, scores in trivial.items()} or None,
         "attention_by_class": class_rows(shown, labels, data.prepared.classes),
     }
 
 
 def flat_metrics(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
-    """The few numbers that `dvc metrics` and MLflow show; fractions of 1."""
+    """The few numbers that `dvc metrics` and MLflow show; fractions of 1, log loss in nats, and 1 for what is shown."""
     comparison = summary["comparison"]
     figures: dict[str, Any] = {}
     for arm, name in ((BEST, "best"), (control, "control")):
@@ -96,6 +140,12 @@ def flat_metrics(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
             figures[name] |= {key: scores["location"][key] for key in ("auroc", "pointing_game", "energy")}
     interval = {"difference": "accuracy", "low": "low", "high": "high"}
     figures["difference"] = {name: comparison[key] for key, name in interval.items() if comparison[key] is not None}
+    for endpoint in summary["endpoints"]:
+        if endpoint["name"] in SECOND:
+            section, score = SECOND[endpoint["name"]]
+            named = {score: endpoint["difference"], "low": endpoint["low"], "high": endpoint["high"]}
+            figures[section] = {name: value for name, value in named.items() if value is not None}
+    figures["shown"] = {endpoint["name"]: int(endpoint["shown"]) for endpoint in summary["endpoints"]}
     return {"test": figures}
 
 

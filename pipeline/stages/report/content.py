@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.evaluations import correct_by_arm
+from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds
 from pipeline.artifacts.stage_results import BEST, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import config_name
@@ -77,7 +77,13 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         predictions = {name: archive[name] for name in archive.files}
     correct = correct_by_arm(predictions, control)
     classes = class_rows(
-        evaluation, prepared.classes, predictions["labels"], correct, control, confidence=comparison.confidence
+        evaluation,
+        prepared.classes,
+        predictions["labels"],
+        correct,
+        control,
+        confidence=comparison.confidence,
+        shared_seeds=has_shared_seeds(predictions, control),
     )
     remarks = [
         f"Best configuration: {config_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
@@ -98,6 +104,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ),
         analysis=describe_analysis(
             comparison,
+            evaluation["endpoints"],
             correct,
             control,
             margin=params.evaluate.margin,

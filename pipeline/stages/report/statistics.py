@@ -12,46 +12,68 @@ from pipeline.console.format import format_interval, format_points
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import display_labels
 from pipeline.figures.report import Words
-from pipeline.score.comparison import Comparison
-from pipeline.score.family import Member, compare_classes, mcnemar, p_value, two_way_bootstrap
+from pipeline.score.comparison import PAIRED, Comparison, p_value
+from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE
+from pipeline.score.family import Member, compare_classes, mcnemar, two_way_bootstrap
 
 Table = NDArray[np.bool_]
 
 CHANGES_SHOWN = 20
 
 
+ENDPOINTS = {
+    NOT_WORSE: "accuracy not worse",
+    ATTENTION: "attention better (AUROC of the fixed head)",
+    LOG_LOSS: "log loss lower",
+    HIGHER: "accuracy higher",
+    LOWER: "accuracy lower",
+}
+"""In words, by the names of evaluation.json."""
+
+
 def describe_analysis(
-    comparison: Comparison, correct: Mapping[str, Table], control: str, *, margin: float, seed: int, looked: str
+    comparison: Comparison,
+    endpoints: Sequence[Mapping[str, Any]],
+    correct: Mapping[str, Table],
+    control: str,
+    *,
+    margin: float,
+    seed: int,
+    looked: str,
 ) -> Words:
-    """What was to be found out and how, and what stands beside it, as (name, sentence) pairs."""
-    level = f"{100 * comparison.confidence:.4g} %"
+    """What was to be found out and how, and what stands beside it, as (name, sentence) pairs.
+
+    endpoints: of evaluation.json.
+    """
+    paired = comparison.layout == PAIRED
     words = [
+        ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin)),
+        *((ENDPOINTS[endpoint["name"]], _describe_endpoint(endpoint)) for endpoint in endpoints),
         (
-            "primary, named beforehand",
-            "difference of the arms' mean test accuracies over seeds, best minus control, with an interval over seeds "
-            f"and images both (a two-way layout); {level}. It is one comparison and is not corrected.",
-        ),
-        (
-            "no difference",
-            f"is said only where the whole interval lies within {100 * margin:.1f} points of 0 (evaluate.margin); "
-            "otherwise there are not enough data.",
+            "intervals",
+            "of the difference of the means, best minus control, over seeds and images both, "
+            + (
+                "seed by seed and image by image (a two-way layout of their differences)."
+                if paired
+                else "of arms that do not share their seeds and are taken as independent."
+            ),
         ),
     ]
     p = p_value(comparison)
     if p is None or comparison.low is None or comparison.high is None:
-        words.append(("found", f"{format_points(comparison.difference, 2)}, without an interval: {comparison.note}."))
+        words.append(
+            ("accuracy", f"{format_points(comparison.difference, 2)}, without an interval: {comparison.note}.")
+        )
     else:
         found = (
             f"{format_points(comparison.difference, 2)}, {format_interval(comparison.low, comparison.high, 2)}, {_p(p)}"
         )
         least = 100 * (comparison.detectable_difference or 0.0)
-        words.append(("found", f"{found}."))
+        words.append(("accuracy", f"{found}."))
         words.append(("could be found", f"a true difference of {least:.2f} points, four times out of five."))
-    if comparison.paired_t_p is not None:
-        low, high = comparison.paired_t_low or 0.0, comparison.paired_t_high or 0.0
-        paired = f"{format_interval(low, high, 2)}, {_p(comparison.paired_t_p)}; of these test images alone."
-        words.append(("secondary, paired t over seeds", paired))
-    if boot := two_way_bootstrap(correct[BEST], correct[control], confidence=comparison.confidence, seed=seed):
+    if boot := two_way_bootstrap(
+        correct[BEST], correct[control], confidence=comparison.confidence, seed=seed, shared_seeds=paired
+    ):
         # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
         narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
         said = (
@@ -67,9 +89,46 @@ def describe_analysis(
             "networks; another seed gives two others.",
         )
     )
-    words.append(("family", "the changes by class, below, are one family: p by Holm, intervals by Bonferroni."))
+    words.append(
+        (
+            "families",
+            "the changes by class, below, are one, the scores of attention another: p by Holm, intervals by "
+            "Bonferroni. They describe, and are no part of the verdict.",
+        )
+    )
     words.append(("looked at before", f"{looked}."))
     return words
+
+
+def _describe_order(endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float) -> str:
+    level = f"{100 * (1 - confidence):.4g} %"
+    not_worse = f"the accuracy is not lower than the control's by {100 * margin:.4g} points or more (evaluate.margin)"
+    if any(endpoint["name"] == ATTENTION for endpoint in endpoints):
+        return (
+            f"that {not_worse}, and that the attention of the fixed head ranks the object's pixels higher than the "
+            f"control's (AUROC), by Holm's rule; where both are shown, that the accuracy is higher. That any of it is "
+            f"said wrongly has a chance of at most {level}. A loss of accuracy is said in any case."
+        )
+    return (
+        f"that {not_worse}, then that the log loss is lower, then that the accuracy is higher, in this order until one "
+        f"is not shown. That any of it is said wrongly has a chance of at most {level}. A loss of accuracy is said in "
+        "any case."
+    )
+
+
+def _describe_endpoint(endpoint: Mapping[str, Any]) -> str:
+    outcome = "shown" if endpoint["shown"] else "not shown" if endpoint["tested"] else "not tested"
+    if endpoint["low"] is None or endpoint["high"] is None:
+        return f"{outcome}; there is no interval."
+    level = f"{100 * endpoint['level']:.4g} %"
+    if endpoint["name"] in (ATTENTION, LOG_LOSS):
+        found = f"{endpoint['difference']:+.3f}, {level} interval {endpoint['low']:+.3f} to {endpoint['high']:+.3f}"
+    else:
+        found = (
+            f"{format_points(endpoint['difference'], 2)}, {level} "
+            f"{format_interval(endpoint['low'], endpoint['high'], 2)}"
+        )
+    return f"{outcome}: {found}; {_p(endpoint['p'])} in its direction."
 
 
 def _images_right(count: int) -> str:
@@ -84,10 +143,13 @@ def class_rows(
     control: str,
     *,
     confidence: float,
+    shared_seeds: bool = True,
 ) -> list[dict[str, Any]]:
     """A row for every class: images, both accuracies, the change with its interval, and Holm's p."""
     arms = evaluation["arms"]
-    members = compare_classes(correct[BEST], correct[control], labels, len(classes), confidence=confidence)
+    members = compare_classes(
+        correct[BEST], correct[control], labels, len(classes), confidence=confidence, shared_seeds=shared_seeds
+    )
     rows = zip(
         classes,
         np.bincount(labels, minlength=len(classes)),
