@@ -33,6 +33,7 @@ from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE, decide_endpoints
 
 SEEDS = (3, 5, 8, 10, 20)
+CLAIM_SEEDS, CLAIM_IMAGES = (3, 5, 10), (359, 2000)
 CONFIDENCE, MARGIN = 0.95, 0.01
 LOWEST, BAND = 0.93, (0.94, 0.98)
 
@@ -255,13 +256,13 @@ def _print_coverage(repetitions: int, rng: np.random.Generator) -> None:
     print(f"below {100 * LOWEST:.0f} %: {'; '.join(low) or 'none'}")
 
 
-def _print_claims(repetitions: int, rng: np.random.Generator, images: Sequence[int] = (359, 2000)) -> None:
+def _print_claims(repetitions: int, rng: np.random.Generator) -> None:
     rows, highest = [], 0.0
     for with_masks, truth in [(masks, truth) for masks in (True, False) for truth in truths(masks)]:
         found = [
             measure_claims(truth, seeds, size, repetitions, rng, masks=with_masks)
-            for size in images
-            for seeds in (3, 5, 10)
+            for size in CLAIM_IMAGES
+            for seeds in CLAIM_SEEDS
         ]
         highest = max(highest, *(each.any_false for each in found))
         rows.append(
@@ -273,7 +274,11 @@ def _print_claims(repetitions: int, rng: np.random.Generator, images: Sequence[i
             ]
         )
         print("  " + " | ".join(rows[-1]), flush=True)
-    columns = ["true difference", "second", *(f"{size}, {seeds} seeds" for size in images for seeds in (3, 5, 10))]
+    columns = [
+        "true difference",
+        "second",
+        *(f"{size}, {seeds} seeds" for size in CLAIM_IMAGES for seeds in CLAIM_SEEDS),
+    ]
     print("\nVerdicts with any false claim, in %\n", table([*columns, "shown, 5 seeds"], rows), sep="\n")
     print(f"\nhighest {100 * highest:.1f} %")
 
