@@ -16,6 +16,7 @@ NO_BENCHMARKS = {"run_all", "harness", "copied", "digits", "entropy_released", "
 BY_HAND = {
     "kill_search": "takes an hour; run it by itself",
     "record_curves": "records what search_quality replays, for hours; run it by itself",
+    "verdicts": "simulates for many minutes; run it by itself",
     "cluster_overhead": "starts several nodes, for many minutes; run it by itself",
 }
 

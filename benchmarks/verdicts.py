@@ -65,7 +65,6 @@ class Scenario:
 
 def coverage_scenarios() -> list[Scenario]:
     """The named scenarios, each to be run with every number of `SEEDS`."""
-    digits = {"accuracy": 0.975, "shared": 0.005}
     kinds = [
         Scenario("seeds shared, arm x seed .2 points", 0, own=0.002),
         Scenario("seeds shared, arm x seed 1 point", 0, own=0.01, gain=0.01),
@@ -75,17 +74,14 @@ def coverage_scenarios() -> list[Scenario]:
         Scenario("independent seeds, the old formula", 0, shared=0.0, own=0.02, formula="independent"),
     ]
     made = [replace(kind, images=images) for kind in kinds for images in (100, 359, 2000)]
-    few = {"shared": 0.002, "own": 0.001}
-    made += [Scenario("accuracies .975", 359, own=0.003, **digits)]
-    made += [Scenario("few discordant: .99 and .99", images, 0.99, **few) for images in (100, 359)]
-    made += [Scenario("few discordant: .994 and .99", images, 0.99, 0.004, **few) for images in (100, 359)]
-    made += [
-        Scenario("few discordant: .99 and .99, unequally hard", images, 0.99, hardness=9.0, by_arm=4.0, **few)
-        for images in (100, 359)
-    ]
-    made += [Scenario("few discordant: .995 and .995", images, 0.995, **few) for images in (100, 359, 2000)]
-    rare = {"shared": 0.0003, "own": 0.0001}
-    made += [Scenario("nearly none wrong: .999 and .995", images, 0.995, 0.004, **rare) for images in (100, 359, 2000)]
+    made.append(Scenario("accuracies .975", 359, 0.975, shared=0.005, own=0.003))
+    few = Scenario("few discordant: .99 and .99", 0, 0.99, shared=0.002, own=0.001)
+    rarer = replace(few, name="few discordant: .995 and .995", accuracy=0.995)
+    rarest = replace(rarer, name="nearly none wrong: .999 and .995", gain=0.004, shared=0.0003, own=0.0001)
+    gained = replace(few, name="few discordant: .994 and .99", gain=0.004)
+    uneven = replace(few, name="few discordant: .99 and .99, unequally hard", hardness=9.0, by_arm=4.0)
+    made += [replace(each, images=images) for each in (few, gained, uneven) for images in (100, 359)]
+    made += [replace(each, images=images) for each in (rarer, rarest) for images in (100, 359, 2000)]
     return made
 
 
