@@ -410,7 +410,7 @@ def test_attention_is_scored_at_the_rungs_as_well_and_what_was_right_is_reported
 ) -> None:
     """Of three epochs and a rung after the second one, for trials and controls alike."""
     monkeypatch.setattr(
-        module, "score_attention", lambda model, data, goals: {name: 0.7 for name in goals.attention_metrics}
+        module, "score_attention", lambda model, data, goals: dict.fromkeys(goals.attention_metrics, 0.7)
     )
     worker.run(**{"search.choose.then": "val/attention/auroc", "search.scheduler.grace_period": 2, "train.epochs": 3})
     assert [report["metrics"].get("val/attention/auroc") for report in worker.reports] == [None, 0.7, 0.7]
