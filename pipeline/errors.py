@@ -31,7 +31,7 @@ class GateRefused(UserError):
 def single_item_command(*stages: str) -> str:
     """What to type to have stages done again, and them alone: forced, DVC would do all that come before them too.
 
-    Those are trainings, and a read of the test set.
+    Those are trainings, and perhaps a look at the test images.
     """
     return f"dvc repro --single-item --force {' '.join(stages)}"
 

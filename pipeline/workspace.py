@@ -56,7 +56,7 @@ class Workspace:
 
     @property
     def state(self) -> Path:
-        """Searches and retraining in progress, the count of test reads: outlives every stage."""
+        """Searches and retraining in progress, looks at test images: outlives every stage."""
         return self.anchor / "state"
 
     @property

@@ -1,9 +1,10 @@
 """The evaluation's run in MLflow: written by `evaluate`, and again from `results/` where a store has lost it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.artifacts.stage_results import read_json, search_run
+from pipeline.artifacts.stage_results import look_of, read_json, search_run
 from pipeline.config import Params
 from pipeline.provenance.code_hash import content_hash
 from pipeline.tracking.dataset_inputs import DataUsed
@@ -13,7 +14,22 @@ from pipeline.workspace import Workspace
 
 KIND_TAG = "sar.kind"
 PREDICTIONS = "predictions.npz"
+LOOK_TAG = "sar.look"
+NETWORKS_TAG = "sar.networks"
 READS_TAG = "sar.test_reads"
+"""Of earlier versions, which counted readings of the test images instead of looks."""
+
+
+@dataclass(frozen=True)
+class LoggedLooks:
+    """Looks at the test images of some data, as far as an experiment's evaluations tell.
+
+    count: how many. by_networks, by_run: the number of each, by the hash of its networks and by its run's id.
+    """
+
+    count: int
+    by_networks: Mapping[str, int]
+    by_run: Mapping[str, int]
 
 
 def log_evaluation(
@@ -30,11 +46,14 @@ def log_evaluation(
     fingerprint = str(summary["fingerprint"])
     parent = search_run(workspace.state, fingerprint)
     about = {KIND_TAG: "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
-    about[READS_TAG] = str(summary.get("test_reads", ""))
+    # Where nothing is said of them, as in results of an earlier version, the tags are empty.
+    look, networks = look_of(summary), str(summary.get("networks", ""))
+    about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks}
+    identity = [summary["arms"], summary["comparison"], fingerprint, *([look, networks] if networks else [])]
     return log_run(
         store,
         experiment=params.experiment,
-        key=f"evaluate/{content_hash([summary['arms'], summary['comparison'], fingerprint])[:32]}",
+        key=f"evaluate/{content_hash(identity)[:32]}",
         name=f"evaluation of best and {summary['control']}",
         params={"test_images": summary["test_images"], "data_hash": summary["data_hash"]},
         metrics={
@@ -48,8 +67,8 @@ def log_evaluation(
     )
 
 
-def reads_logged(store: Store, params: Params, data_hash: str) -> int:
-    """How often the test set of these data has been read, as far as the experiment's evaluations tell.
+def looks_logged(store: Store, params: Params, data_hash: str) -> LoggedLooks:
+    """The looks at the test images of these data that the experiment's evaluations tell of.
 
     Raises:
         UserError: the store fails.
@@ -58,11 +77,20 @@ def reads_logged(store: Store, params: Params, data_hash: str) -> int:
     with as_user_error(store, "counting evaluations"):
         experiment = registry.get_experiment_by_name(params.experiment)
         if experiment is None:
-            return 0
+            return LoggedLooks(0, {}, {})
         asked = f"tags.`{KIND_TAG}` = 'evaluation' and tags.`sar.data_hash` = '{data_hash}'"
         runs = registry.search_runs([experiment.experiment_id], asked, max_results=1000)
-    told = [run.data.tags.get(READS_TAG, "") for run in runs]
-    return max([len(runs), *(int(reads) for reads in told if reads.isdecimal())])
+    by_networks: dict[str, int] = {}
+    by_run: dict[str, int] = {}
+    for run in runs:
+        tags = run.data.tags
+        told = tags.get(LOOK_TAG) or tags.get(READS_TAG, "")
+        if told.isdecimal():
+            by_run[run.info.run_id] = int(told)
+            if networks := tags.get(NETWORKS_TAG):
+                by_networks[networks] = min(int(told), by_networks.get(networks, int(told)))
+    unknown = sum(not run.data.tags.get(NETWORKS_TAG) for run in runs)
+    return LoggedLooks(max([unknown + len(by_networks), *by_run.values()]), by_networks, by_run)
 
 
 def evaluation_run(

@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.stage_results import BEST
+from pipeline.artifacts.stage_results import BEST, look_of
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_folder
 from pipeline.provenance.code_hash import content_hash
@@ -30,9 +30,9 @@ FOLDER = "evaluations"
 class StoredEvaluation:
     """One search's evaluation.
 
-    method, setting, control, against: in words. test: hash of test images and their labels. time: seconds since
-    1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None in an evaluation that an
-    earlier version kept.
+    method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
+    it was. time: seconds since 1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None
+    in an evaluation that an earlier version kept.
     """
 
     fingerprint: str
@@ -42,7 +42,7 @@ class StoredEvaluation:
     against: str
     data_hash: str
     test: str
-    test_reads: int
+    look: int
     time: float
     best: NDArray[np.bool_]
     control_correct: NDArray[np.bool_]
@@ -103,7 +103,7 @@ def store_evaluation(
         "against": retrained.get("against", ""),
         "data_hash": summary["data_hash"],
         "test": content_hash([summary["data_hash"], ids.tolist(), labels.tolist()]),
-        "test_reads": summary["test_reads"],
+        "look": summary["look"],
         "time": time.time(),
         "seeds": seeds[BEST],
         "control_seeds": seeds[str(summary["control"])],
@@ -129,10 +129,14 @@ def _read(folder: Path) -> StoredEvaluation:
         content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         # Opened here, so that it is closed where it turns out to be broken.
         with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
-            return StoredEvaluation(**content, best=archive["best"], control_correct=archive["control"])
+            return StoredEvaluation(**_as_now(content), best=archive["best"], control_correct=archive["control"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "
-            f"`{single_item_command('evaluate')}` keeps that of the present results anew, and counts as a read of "
-            "the test set."
+            f"`{single_item_command('evaluate')}` keeps that of the present results anew."
         ) from None
+
+
+def _as_now(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation that an earlier version kept, which counted readings in place of looks, with the names of now."""
+    return {name: value for name, value in content.items() if name != "test_reads"} | {"look": look_of(content)}

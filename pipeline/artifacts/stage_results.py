@@ -95,6 +95,12 @@ def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
     return content
 
 
+def look_of(evaluation: Mapping[str, Any]) -> int | None:
+    """Which look at the test images an evaluation.json is of; earlier versions counted readings in its place."""
+    found = evaluation.get("look", evaluation.get("test_reads"))
+    return None if found is None else int(found)
+
+
 def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
     """The rows of a stage's CSV file.
 

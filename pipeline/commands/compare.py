@@ -105,11 +105,11 @@ def _share_seeds(seeds: list[int] | None, others: list[int] | None) -> bool:
 
 
 def _notes(compared: Sequence[StoredEvaluation], family: Sequence[Member], confidence: float) -> Iterator[str]:
-    images, reads = family[0].comparison.images, max(each.test_reads for each in compared)
+    images, look = family[0].comparison.images, max(each.look for each in compared)
     made = sum(member.p is not None for member in family)
     yield (
-        f"Accuracies in %, differences in points, on the same {images:,} test images, which have been read {reads} "
-        f"time{'s' * (reads != 1)}."
+        f"Accuracies in %, differences in points, on the same {images:,} test images; the latest of these evaluations "
+        f"was look {look} at them{', so no error rate holds' * (look > 1)}."
     )
     yield (
         f"One family of {made} comparison{'s' * (made != 1)}: p corrected by Holm, intervals by Bonferroni, which all "

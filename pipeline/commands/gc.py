@@ -13,8 +13,8 @@ Of shared storage (`search.cluster.storage`), what a search has put there goes w
 here; of what other checkouts have there, nothing is touched.
 
 What goes is renamed first, into a folder `removed` under the same root, so that nothing is ever half there; the next
-call removes what an interrupted one has left. A search is touched under its lock only. `state/test_reads.jsonl` and the
-tracking store are never touched.
+call removes what an interrupted one has left. A search is touched under its lock only. `state/looks.jsonl`,
+`state/test_reads.jsonl` and the tracking store are never touched.
 """
 
 import os

@@ -1,9 +1,11 @@
 """Parameters and results in words, for the terminal."""
 
-from pipeline.artifacts.stage_results import BEST, read_best, read_json
+from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json
 from pipeline.console.format import config_name, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
+from pipeline.score.ensembles import describe_ensembles
+from pipeline.state.looks import describe_look
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
 
@@ -44,12 +46,15 @@ def describe_results(workspace: Workspace) -> str:
             f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
             f"    {config_name(dict(config))}"
         )
+    if ensembles := evaluation.get("ensembles"):
+        for arm, row in ((BEST, ensembles["best"]), (evaluation["control"], ensembles["control"])):
+            lines.append(f"{arm:<10} test accuracy {row['accuracy']:.4f} of its {row['seeds']} seeds as one ensemble")
+        lines += ["", describe_ensembles(ensembles)]
     summary = read_json(results / "search" / "summary.json", made_by="search")
-    reads = evaluation["test_reads"]
     lines += [
         "",
         f"The control is {summary['against']}.",
-        f"The test set of these data has been read {reads} time{'s' * (reads != 1)}.",
+        describe_look(look_of(evaluation) or 1),
         f"report     {results / 'report' / 'index.html'}",
         f"trials     {results / 'search' / 'trials.csv'}",
         f"weights    {workspace.models}",

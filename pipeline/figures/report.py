@@ -35,7 +35,8 @@ class ReportData:
     arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece
     difference       figure of the difference and its interval
     analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
-    test_reads       how often the test set with this data hash has been evaluated, this time included
+    ensembles        what the rows of the ensembles among the arms say, in words; None without any
+    look             which look at the test images it is (`pipeline.state.looks`)
     attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game, energy; best
                      and control, then the trivial baselines. None if the data have no masks
     attention_changes
@@ -59,7 +60,7 @@ class ReportData:
     title: str
     verdict: str
     arms: Sequence[Row]
-    test_reads: int
+    look: int
     trials: Sequence[Row]
     commit: str | None
     data_hash: str
@@ -69,6 +70,7 @@ class ReportData:
     seconds: float
     remarks: Sequence[str] = ()
     difference: Figure | None = None
+    ensembles: str | None = None
     analysis: Words = ()
     attention: Sequence[Row] | None = None
     attention_changes: Sequence[Row] = ()

@@ -1,7 +1,9 @@
 """The gate before `champion`: what a challenger must show, rule by rule.
 
-A rule has three outcomes. "passed" and "failed" are what the figures show; "undecided" is a test that is too small to
-tell, and then what would be enough is said. A challenger passes the gate if it passes every rule.
+A rule has four outcomes. "passed" and "failed" are what the figures show; "undecided" is a test that is too small to
+tell, and then what would be enough is said. "undecided, accepted" is a comparison with the control that cannot tell,
+of a first model, which has no champion to replace: the parameters accept that (`promote.first_undecided`). A challenger
+passes the gate if every rule is passed or accepted.
 """
 
 import math
@@ -11,9 +13,10 @@ from typing import Any
 
 from pipeline.config.schema.result_sections import PromoteParams
 from pipeline.console.format import format_interval, format_percent, format_points
-from pipeline.promotion.paired_test import PairedDifference
+from pipeline.score.paired_test import PairedDifference
+from pipeline.score.sample_size import describe_enough, parts_from
 
-PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
+PASSED, FAILED, UNDECIDED, ACCEPTED = "passed", "failed", "undecided", "undecided, accepted"
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class GateInputs:
     """What is known of a challenger; accuracies, errors and differences are fractions of 1.
 
     accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
-    comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), and the control's name.
-    pair: the challenger against the champion on the same images; None where there is no champion, whose version
-    `champion` is. latency_ms: of one image by itself; None where it was not measured.
+    comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), the control's name, and
+    what register put beside it. margin: what may be lost against the control, as the evaluation had it. pair: the
+    challenger against the champion on the same images; None where there is no champion, whose version `champion` is.
+    latency_ms: of one image by itself; None where it was not measured.
     """
 
     accuracy: float
@@ -42,6 +46,7 @@ class GateInputs:
     commonest: float
     arms: Mapping[str, Any]
     control: str
+    margin: float
     champion: int | None
     pair: PairedDifference | None
     latency_ms: float | None
@@ -59,9 +64,9 @@ def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
 
 
 def overall_outcome(rules: Sequence[Rule]) -> str:
-    """The worst of the rules' outcomes: failed before undecided, undecided before passed."""
+    """The worst of the rules' outcomes: failed, undecided, accepted though undecided, passed."""
     found = {rule.outcome for rule in rules}
-    return FAILED if FAILED in found else UNDECIDED if UNDECIDED in found else PASSED
+    return next((outcome for outcome in (FAILED, UNDECIDED, ACCEPTED) if outcome in found), PASSED)
 
 
 def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
@@ -97,27 +102,45 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
 
 
 def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
-    arms, margin = inputs.arms, params.margin
     if params.control == "any":
         return Rule("control", PASSED, "not asked for (promote.control: any)")
-    difference, low, high = arms["difference"], arms["low"], arms["high"]
-    wanted = "better" if params.control == "better" else f"not worse by more than {format_points(margin).lstrip('+')}"
+    arms, margin, better = inputs.arms, inputs.margin, params.control == "better"
+    # Not worse is the evaluation's first endpoint, at the level at which that was decided.
+    found = arms if better else arms.get("endpoint") or arms
+    difference, low, high = found["difference"], found["low"], found["high"]
+    confidence = float(found.get("level", arms["confidence"]))
+    lost = format_points(margin).lstrip("+")
+    wanted = "better" if better else f"not worse by more than {lost} (evaluate.margin)"
     said = f"{format_points(difference)} against {inputs.control}"
     if low is None or high is None:
         said += f", without an interval: {arms['note']}; needed: {wanted}"
         return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
     best, control = arms["seeds"]
-    said += f" ({_interval(low, high, arms['confidence'])}; {best} and {control} seeds); needed: {wanted}"
-    bound = 0.0 if params.control == "better" else -margin
+    said += f" ({_interval(low, high, confidence)}; {best} and {control} seeds); needed: {wanted}"
+    bound = 0.0 if better else -margin
     if low > bound:
         return Rule("control", PASSED, said)
     if high <= bound:
         return Rule("control", FAILED, said)
-    # The variance is a sum of one term over the seeds and one over the images: more of both shrinks all of it.
-    distance = max(difference, margin) if params.control == "better" else margin
+    enough = _enough(arms, max(difference, margin) if better else margin, confidence, better=better)
+    if better or inputs.champion is not None or params.first_undecided == "refuse":
+        return Rule("control", UNDECIDED, said, enough)
+    said += (
+        f". A loss of up to {format_points(-low).lstrip('+')} is not ruled out, and is accepted since there is no "
+        "champion (promote.first_undecided: accept)"
+    )
+    return Rule("control", ACCEPTED, said, enough)
+
+
+def _enough(arms: Mapping[str, Any], distance: float, confidence: float, *, better: bool) -> str:
+    """What would decide the comparison of the arms, if they differ by the distance from what is to be ruled out."""
+    truth = f"(if it is better by {format_points(distance).lstrip('+')})" if better else "(if both are equally good)"
+    if arms.get("variance_parts"):
+        return f"{truth} {describe_enough(parts_from(arms['variance_parts']), distance, confidence)}"
+    # A version that was registered without the parts of the variance: more of both shrinks all of it.
     factor = max(1.0, (arms["detectable_difference"] / distance) ** 2)
-    seeds, images = math.ceil(factor * min(best, control)), math.ceil(factor * arms["images"])
-    return Rule("control", UNDECIDED, said, f"about {seeds:,} seeds an arm (retrain.seeds) on {images:,} test images")
+    seeds, images = math.ceil(factor * min(arms["seeds"])), math.ceil(factor * arms["images"])
+    return f"{truth} about {seeds:,} seeds an arm (retrain.seeds) and {images:,} test images, both together"
 
 
 def _calibration(inputs: GateInputs, params: PromoteParams) -> Rule:

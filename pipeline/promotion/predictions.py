@@ -2,8 +2,9 @@
 
 A version carries the hashes of the data and of the split that it was tested on, and the run that holds its predictions.
 Where the champion was tested on the challenger's test images, the recorded predictions are compared and nothing is run.
-Where it was not, it is run on the present test images: that reads the test set, is counted as `evaluate` counts it, and
-kept under `state/promote/`, so that asking again reads nothing.
+Where it was not, it is run on the present test images, and the answers are kept under `state/promote/`, so that asking
+again runs nothing. Either way the two have not been judged together before, which is a look (`pipeline.state.looks`);
+asking again is none, and neither is running the challenger anew, which its evaluation has judged.
 """
 
 import json
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.evaluation_run import looks_logged
 from pipeline.assembly import TrainingData, load_data
+from pipeline.config import Params
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_file
 from pipeline.provenance.trace import commit
-from pipeline.state.test_reads import count_test_read
+from pipeline.state.looks import record_look
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
-from pipeline.tracking.registry.versions import HASH_TAG, Version
+from pipeline.tracking.registry.versions import HASH_TAG, WEIGHTS_TAG, Version
 from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
@@ -30,11 +33,15 @@ REGISTER = f"run `{single_item_command('register')}`, which writes them down"
 
 @dataclass(frozen=True)
 class CorrectOnTest:
-    """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known."""
+    """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known.
+
+    look: the number of the look at which it was judged together with the challenger.
+    """
 
     ids: NDArray[np.int64]
     correct: NDArray[np.bool_]
     how: str
+    look: int
 
 
 @dataclass(frozen=True)
@@ -77,18 +84,19 @@ def is_same_test(one: Version, other: Version) -> bool:
 
 
 def predictions_on_same_test(
-    workspace: Workspace, store: Store, name: str, champion: Version, challenger: Version, device: str
+    workspace: Workspace, store: Store, params: Params, champion: Version, challenger: Version
 ) -> CorrectOnTest:
-    """The champion on the challenger's test images.
+    """The champion on the challenger's test images; the look at both is written down before.
 
     Raises:
         UserError: it has to be run on them, and the data here are others, or it does not take such images.
     """
+    pair = (champion, challenger)
     if is_same_test(champion, challenger):
         found = recorded_predictions(store, champion)
         if found is not None:
-            how = "as recorded when it was evaluated"
-            return CorrectOnTest(found.ids, found.probabilities.argmax(1) == found.labels, how)
+            how, look = "as recorded when it was evaluated", _look(workspace, store, params, *pair)
+            return CorrectOnTest(found.ids, found.probabilities.argmax(1) == found.labels, how, look)
     key = "-".join(
         version_tag(version, tag)[:16]
         for version, tag in ((champion, HASH_TAG), (challenger, "sar.data_hash"), (challenger, "sar.split_hash"))
@@ -98,34 +106,54 @@ def predictions_on_same_test(
     if not is_same_test(champion, challenger):
         how += ", of which its own training may have seen some, in its favour"
     if kept.exists():
+        look = _look(workspace, store, params, *pair)
         with np.load(kept) as archive:
-            return CorrectOnTest(archive["ids"], archive["correct"], how)
-    data, answers = _run(workspace, store, name, champion, challenger, device)
+            return CorrectOnTest(archive["ids"], archive["correct"], how, look)
+    data, answers, look = _run(workspace, store, params, champion, challenger)
     ids = np.asarray(data.split.test)
     # By name: another version may know other classes, or know them in another order.
     correct = np.array(answers["name"]) == np.array(data.prepared.classes)[data.prepared.labels[ids]]
     with replace_file(kept) as partial, partial.open("wb") as file:
         np.savez_compressed(file, ids=ids, correct=correct)
-    return CorrectOnTest(ids, correct, how)
+    return CorrectOnTest(ids, correct, how, look)
 
 
-def predict_again(workspace: Workspace, store: Store, name: str, challenger: Version, device: str) -> TestPredictions:
-    """What `recorded_predictions` would give of the challenger, by running it on the present test images; counted.
+def predict_again(workspace: Workspace, store: Store, params: Params, challenger: Version) -> TestPredictions:
+    """What `recorded_predictions` would give of the challenger, by running it on the present test images.
 
     Raises:
         UserError: the images here are not those that it was tested on, or it cannot be run.
     """
-    data, answers = _run(workspace, store, name, challenger, challenger, device)
+    data, answers, _ = _run(workspace, store, params, challenger, challenger)
     shares = [[row[each] for each in data.prepared.classes] for row in answers["probabilities"]]
     test = data.split.test
     return TestPredictions(np.asarray(test), np.asarray(data.prepared.labels[test]), np.array(shares, np.float32))
 
 
+def _look(workspace: Workspace, store: Store, params: Params, *judged: Version) -> int:
+    """The number of the look at these versions on the test images of the last one, which is written down."""
+    data_hash = version_tag(judged[-1], "sar.data_hash")
+    logged = looks_logged(store, params, data_hash)
+    # A version that was registered before its weights' hash was put down is known by a name of its own.
+    networks = {each.tags.get(WEIGHTS_TAG) or f"model {version_tag(each, HASH_TAG)}" for each in judged}
+    # One alone was judged by its own evaluation.
+    prior = logged.by_run.get(version_tag(judged[-1], "sar.evaluation_run")) if len(networks) == 1 else None
+    return record_look(
+        workspace.state,
+        data_hash,
+        networks,
+        commit=commit(workspace.root),
+        by="promote",
+        counted=logged.count,
+        prior=prior,
+    )
+
+
 def _run(
-    workspace: Workspace, store: Store, name: str, version: Version, challenger: Version, device: str
-) -> tuple[TrainingData, dict[str, list[Any]]]:
-    """The data here, and a version's answers to their test images: "name" and "probabilities"."""
-    data = load_data(workspace.prepared, workspace.split, device)
+    workspace: Workspace, store: Store, params: Params, version: Version, challenger: Version
+) -> tuple[TrainingData, dict[str, list[Any]], int]:
+    """The data here, a version's answers to their test images ("name" and "probabilities"), and the look's number."""
+    data = load_data(workspace.prepared, workspace.split, params.base.device)
     here = {"sar.data_hash": data.prepared.data_hash, "sar.split_hash": data.split.split_hash}
     for tag, present in here.items():
         if version_tag(challenger, tag) != present:
@@ -134,9 +162,9 @@ def _run(
                 f"{challenger.tags[tag][:8]}, here {present[:8]}), so version {version.version} cannot be tested on "
                 "the same\n  go to the checkout that made it, or run `dvc repro` to make a new challenger"
             )
-    model = load_registered(store, name, version.version)
+    model = load_registered(store, params.model_name, version.version)
     ids, prepared = data.split.test, data.prepared
-    count_test_read(workspace.state, prepared.data_hash, commit=commit(workspace.root), models=1)
+    look = _look(workspace, store, params, version, challenger)
     answers: dict[str, list[Any]] = {"name": [], "probabilities": []}
     for start in range(0, len(ids), BATCH):
         try:
@@ -147,7 +175,7 @@ def _run(
             ) from error
         for column, values in answers.items():
             values += list(found[column])
-    return data, answers
+    return data, answers, look
 
 
 def latency_ms(store: Store, name: str, version: int, side: int, channels: int, *, times: int = 20) -> float:

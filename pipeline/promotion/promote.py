@@ -9,8 +9,7 @@ import numpy as np
 
 from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, single_item_command
-from pipeline.promotion.gate import FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
-from pipeline.promotion.paired_test import PairedDifference, paired_difference
+from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
 from pipeline.promotion.predictions import (
     compare_predictions,
     latency_ms,
@@ -21,6 +20,8 @@ from pipeline.promotion.predictions import (
 )
 from pipeline.promotion.registered_version import REPAIR, find_registered_version, registered_json
 from pipeline.score.classify import classification_scores
+from pipeline.score.paired_test import PairedDifference, paired_difference
+from pipeline.state.looks import warn_of_look
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
 from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, Version, require_whole, versions
@@ -63,18 +64,25 @@ def promote_challenger(
         yield f"models:/{name}@champion is version {champion} already"
         return
     require_whole(store, name, challenger.version, doing=f"looking at version {challenger.version} of {name!r}")
-    inputs, how = _gate_inputs(workspace, params, store, name, challenger, listed.get(champion or 0))
+    inputs, how, look = _gate_inputs(workspace, params, store, challenger, listed.get(champion or 0))
     rules = evaluate_gate(inputs, params.promote)
     outcome = overall_outcome(rules)
     yield f"version {challenger.version} of {name} against {f'version {champion}' if champion else 'no champion'}{how}"
-    yield from (f"{rule.outcome:10} {rule.name}: {rule.detail}" for rule in rules)
-    _note(workspace, name, challenger.version, champion, rules, reason, dry_run=dry_run)
-    if outcome != PASSED:
+    if warning := warn_of_look(look):
+        yield warning
+    for rule in rules:
+        yield f"{rule.outcome:10} {rule.name}: {rule.detail}"
+        if rule.outcome == ACCEPTED:
+            yield f"{'':10} to tell, enough would be {rule.to_decide}"
+    _note(workspace, name, challenger.version, champion, rules, reason, look, dry_run=dry_run)
+    if outcome not in (PASSED, ACCEPTED):
         raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
     if dry_run:
         yield f"it would be promoted; models:/{name}@champion is as it was (--dry-run)"
         return
     gate = {rule.name: rule.outcome for rule in rules} | {"accuracy_value": round(inputs.accuracy, 4)}
+    if look:
+        gate["look"] = look
     if inputs.pair:
         gate |= {key: round(getattr(inputs.pair, key), 4) for key in ("difference", "low", "high")}
     move = move_champion(store, name, challenger.version, expected=champion, reason=reason, gate=gate)
@@ -158,16 +166,21 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
 
 
 def _gate_inputs(
-    workspace: Workspace, params: Params, store: Store, name: str, challenger: Version, champion: Version | None
-) -> tuple[GateInputs, str]:
+    workspace: Workspace, params: Params, store: Store, challenger: Version, champion: Version | None
+) -> tuple[GateInputs, str, int]:
+    """What the gate judges by, how the champion's part of it came to be known, and which look that is.
+
+    The look is that at both, or without a champion that of the challenger's evaluation, 0 where nobody has said.
+    """
     own = recorded_predictions(store, challenger)
     if own is None:
-        own = predict_again(workspace, store, name, challenger, params.base.device)
+        own = predict_again(workspace, store, params, challenger)
     scores = classification_scores(own.probabilities, own.labels)
     pair: PairedDifference | None = None
-    how = ""
+    arms = compare_predictions(challenger)
+    how, look = "", int(arms.get("look") or 0)
     if champion is not None:
-        other = predictions_on_same_test(workspace, store, name, champion, challenger, params.base.device)
+        other = predictions_on_same_test(workspace, store, params, champion, challenger)
         if not np.array_equal(other.ids, own.ids):
             raise UserError(
                 f"versions {challenger.version} and {champion.version} were tested on different images, although "
@@ -175,23 +188,24 @@ def _gate_inputs(
             )
         right = own.probabilities.argmax(1) == own.labels
         pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
-        how = f", {other.how}"
-    arms = compare_predictions(challenger)
+        how, look = f", {other.how}", other.look
     latency = None
     if params.promote.max_latency_ms is not None:
         side, channels = (int(part) for part in version_tag(challenger, "sar.input").split("x")[1:])
-        latency = latency_ms(store, name, challenger.version, side, channels)
-    return GateInputs(
+        latency = latency_ms(store, params.model_name, challenger.version, side, channels)
+    inputs = GateInputs(
         accuracy=scores.accuracy,
         ece=scores.ece,
         images=len(own.labels),
         commonest=float(np.bincount(own.labels).max() / len(own.labels)),
         arms=arms,
         control=str(arms["control"]),
+        margin=float(arms.get("margin") or params.evaluate.margin),
         champion=champion.version if champion else None,
         pair=pair,
         latency_ms=latency,
-    ), how
+    )
+    return inputs, how, look
 
 
 def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:
@@ -199,9 +213,9 @@ def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule
     begin = "is refused" if failed else "cannot be told from its bounds: not enough data"
     lines = [f"version {version} of {name} {begin}; {stays}"]
     for rule in rules:
-        if rule.outcome != PASSED:
+        if rule.outcome not in (PASSED, ACCEPTED):
             lines.append(f"  {rule.name} {rule.outcome}: {rule.detail}")
-        if rule.to_decide:
+        if rule.to_decide and rule.outcome != ACCEPTED:
             lines.append(f"    enough would be {rule.to_decide}")
     return "\n".join(lines)
 
@@ -220,6 +234,7 @@ def _note(
     champion: int | None,
     rules: Sequence[Rule],
     reason: str | None,
+    look: int,
     *,
     dry_run: bool,
 ) -> None:
@@ -231,6 +246,7 @@ def _note(
         "outcome": overall_outcome(rules),
         "dry_run": dry_run,
         "reason": reason,
+        "look": look or None,
         "rules": [asdict(r) for r in rules],
     }
     with path.open("a", encoding="utf-8") as file:

@@ -53,11 +53,18 @@ class PromoteParams(Section):
         None, ge=0, le=1, description="Test accuracy of a champion; null: above the share of the most frequent class."
     )
     margin: float = Field(
-        0.01, gt=0, lt=1, description="Accuracy that may be lost against the champion, and against the control."
+        0.01, gt=0, lt=1, description="Accuracy that may be lost against the champion, on the same test images."
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval against the champion.")
     control: Literal["not_worse", "better", "any"] = Field(
-        "not_worse", description="What the configuration must have shown against its control; any: nothing."
+        "not_worse",
+        description="What the configuration must have shown against its control, not_worse: by no more than the "
+        "evaluate.margin of its evaluation; any: nothing.",
+    )
+    first_undecided: Literal["accept", "refuse"] = Field(
+        "accept",
+        description="Where there is no champion and the evaluation cannot tell whether more than evaluate.margin is "
+        "lost against the control (not_worse). A loss that is shown is refused all the same.",
     )
     max_ece: float | None = Field(0.1, ge=0, le=1, description="Expected calibration error; null: any.")
     max_latency_ms: float | None = Field(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.evaluation_run import log_evaluation, reads_logged
+from pipeline.artifacts.evaluation_run import log_evaluation, looks_logged
 from pipeline.artifacts.evaluations import correct_by_arm, seeds_by_arm, store_evaluation
 from pipeline.artifacts.stage_results import BEST, describe_control, read_json
 from pipeline.assembly import load_data
@@ -27,13 +27,15 @@ from pipeline.console.format import wrap_text
 from pipeline.console.progress_bar import ProgressBar
 from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
+from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import comparison_from, p_value
 from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
-from pipeline.state.test_reads import count_test_read
+from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import prepare_store, resolve_store
+from pipeline.train.sidecar import WEIGHTS
 from pipeline.workspace import Workspace
 
 
@@ -47,12 +49,16 @@ def main(workspace: Workspace) -> None:
     data_hash, control = data.prepared.data_hash, retrained["control"]
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
-    reads = count_test_read(
+    networks = [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in retrained["runs"]]
+    logged, network_set = looks_logged(store, params, data_hash), hash_networks(networks)
+    look = record_look(
         workspace.state,
         data_hash,
+        networks,
         commit=commit(workspace.root),
-        models=len(retrained["runs"]),
-        prior_reads=reads_logged(store, params, data_hash),
+        by="evaluate",
+        counted=logged.count,
+        prior=logged.by_networks.get(network_set),
     )
     runs = []
     with ProgressBar("networks evaluated") as progress:
@@ -74,10 +80,13 @@ def main(workspace: Workspace) -> None:
         "control": control,
         "fingerprint": retrained["fingerprint"],
         "data_hash": data_hash,
-        "test_reads": reads,
+        "look": look,
+        "networks": network_set,
+        "margin": params.evaluate.margin,
         "method": what,
         "p": p_value(comparison_from(summary["comparison"])),
     }
+    summary["verdict"] = f"{warn_of_look(look)} {summary['verdict']}".lstrip()
     metrics = flat_metrics(summary, control)
     folder = workspace.results / "evaluate"
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +118,7 @@ def main(workspace: Workspace) -> None:
     seconds = time.monotonic() - began
     summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used, seconds)
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{wrap_text(summary['verdict'])}\ntest set read {reads} time{'s' * (reads != 1)} for these data")
+    print(f"{wrap_text(summary['verdict'])}\n{describe_look(look)}")
 
 
 if __name__ == "__main__":

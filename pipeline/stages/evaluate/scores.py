@@ -17,9 +17,11 @@ from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.score.classify import classification_scores, log_losses
-from pipeline.score.comparison import compare_arms, compare_scores
+from pipeline.score.comparison import PAIRED, compare_arms, compare_scores
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, decide_endpoints
+from pipeline.score.ensembles import compare_ensembles
 from pipeline.score.locate import LocationScores
+from pipeline.score.sample_size import variance_parts
 from pipeline.score.similarity_maps import last_block_maps
 from pipeline.score.verdict import write_verdict
 from pipeline.stages.evaluate.attention_scores import (
@@ -93,6 +95,8 @@ def summarise(
     correct = correct_by_arm(predictions_of(runs, labels), control)
     shared = has_shared_seeds((run.name for run in runs), control)
     comparison = compare_arms(correct[BEST], correct[control], confidence=confidence, shared_seeds=shared)
+    parts = variance_parts(correct[BEST], correct[control], shared_seeds=comparison.layout == PAIRED)
+    best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
     masks = usable_masks(data)
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
@@ -123,6 +127,8 @@ def summarise(
         "comparison": asdict(comparison),
         "endpoints": [asdict(endpoint) for endpoint in endpoints],
         "verdict": " ".join(sentences),
+        "variance_parts": None if parts is None else asdict(parts),
+        "ensembles": compare_ensembles(best, other, labels, confidence=confidence),
         "attention_differences": compared,
         "baselines": {name: mean_scores([scores]) for name, scores in trivial.items()} or None,
         "attention_by_class": class_rows(shown, labels, data.prepared.classes),

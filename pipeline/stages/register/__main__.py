@@ -7,7 +7,9 @@ registry as it is.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +21,12 @@ from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
 from pipeline.files.atomic import write_whole
+from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
 from pipeline.stages.register.model_card import model_card
-from pipeline.tracking.registry.versions import register_model
+from pipeline.tracking.registry.versions import WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.train.sidecar import read_sidecar
+from pipeline.train.sidecar import WEIGHTS, read_sidecar
 from pipeline.workspace import Workspace
 
 
@@ -55,7 +58,8 @@ def main(workspace: Workspace) -> None:
             # What promotion judges by, wherever the registry is read from.
             "sar.split_hash": str(sidecar["split_hash"]),
             "sar.retrain_folder": chosen,
-            "sar.comparison": json.dumps({"control": evaluation["control"], **evaluation["comparison"]}),
+            "sar.comparison": json.dumps(judged_by(evaluation)),
+            WEIGHTS_TAG: hash_file(workspace.models / chosen / WEIGHTS),
             "sar.input": "x".join(str(part) for part in (*sidecar["image_size"], sidecar["channels"])),
             "sar.licence": str(prepared.manifest["licence"]),
         },
@@ -74,6 +78,16 @@ def main(workspace: Workspace) -> None:
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"
     )
+
+
+def judged_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rule `control` of the gate reads: the comparison of the arms, and how it was decided.
+
+    endpoint: that accuracy is not worse than the control's, the first of the evaluation's endpoints, if it has any.
+    """
+    beside = {name: evaluation.get(name) for name in ("margin", "look", "variance_parts")}
+    endpoint = next(iter(evaluation.get("endpoints") or ()), None)
+    return {"control": evaluation["control"], **evaluation["comparison"], **beside, "endpoint": endpoint}
 
 
 if __name__ == "__main__":

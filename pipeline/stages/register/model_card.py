@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.artifacts.stage_results import BEST
+from pipeline.artifacts.stage_results import BEST, look_of
 from pipeline.console.format import config_name
 
 
@@ -35,6 +35,6 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
 Limits: the figures hold for images like those of the data above, and for these classes: an image of anything else gets
 one of them too, often with a high probability. Other test images of the same kind would move this model's accuracy by
 up to {chance:.1f} points (95 %), and another seed moves it besides. Attention is what the network reads by, not why it
-decides. The seed was fixed before the test set was read; the test set had been read {evaluation["test_reads"]} time(s)
-for these data by then. The weights were made of these data: mind what their licence asks.
+decides. The seed was fixed before the test set was read; this was look {look_of(evaluation) or 1} at these test images.
+The weights were made of these data: mind what their licence asks.
 """

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds
-from pipeline.artifacts.stage_results import BEST, read_best, read_json, read_table
+from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import config_name
 from pipeline.data.prepared.encoded import ImageRows
@@ -26,6 +26,7 @@ from pipeline.provenance.git import git_problem
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
 from pipeline.score.comparison import comparison_from
+from pipeline.score.ensembles import describe_ensembles
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -98,7 +99,11 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         title=f"{params.set_name}: what the search over {params.search.space} found",
         verdict=evaluation["verdict"],
         remarks=remarks,
-        arms=[{"arm": shown, **_arm_row(evaluation["arms"][arm])} for arm, shown in arms.items()],
+        arms=[
+            *({"arm": shown, **_arm_row(evaluation["arms"][arm])} for arm, shown in arms.items()),
+            *_ensemble_rows(evaluation, arms),
+        ],
+        ensembles=describe_ensembles(evaluation["ensembles"]) if evaluation.get("ensembles") else None,
         difference=difference_figure(
             [("best - control", comparison.difference, comparison.low, comparison.high)], margin=params.evaluate.margin
         ),
@@ -111,7 +116,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             seed=params.base.seed,
             looked=plotted_trials(summary, rows),
         ),
-        test_reads=evaluation["test_reads"],
+        look=look_of(evaluation) or 1,
         attention=_attention_rows(evaluation, arms),
         attention_changes=_attention_changes(evaluation),
         attention_note=_attention_note(evaluation, prepared.manifest),
@@ -156,6 +161,13 @@ def _chosen(summary: Mapping[str, Any]) -> str:
 def _arm_row(scores: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: scores[key] for key in ("accuracy", "accuracy_sd", "nll", "ece")}
     return {"seeds": len(scores["seeds"]), **kept}
+
+
+def _ensemble_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A row for each arm's seeds as one ensemble; none with one seed."""
+    found = evaluation.get("ensembles")
+    names = zip(("best", "control"), arms.values(), strict=True)
+    return [{"arm": f"{shown}, ensemble", "accuracy_sd": None, **found[name]} for name, shown in names] if found else []
 
 
 def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]] | None:

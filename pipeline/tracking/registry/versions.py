@@ -28,6 +28,8 @@ from pipeline.tracking.store import Store, as_global_store, as_user_error, clien
 
 CHALLENGER = "challenger"
 HASH_TAG = "sar.model_hash"
+WEIGHTS_TAG = "sar.weights_hash"
+"""The SHA-256 of the file of weights, by which looks at test images know a network."""
 
 LOGGED = "models:/m-"
 """How the source begins of a version whose files are those of a logged model."""

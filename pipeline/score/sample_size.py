@@ -1,0 +1,163 @@
+"""How many seeds, or how many test images, would have told: from the parts of a difference's variance.
+
+The variance that `pipeline.score.comparison` finds has a part that further seeds alone shrink, one that further images
+alone shrink, and one, of what is left of the tables of seeds and images after their means, that either shrinks. With
+arms whose row s is the same seed it is that of one table, D = best - control, else that of two:
+
+    seeds  = sum over tables of max(0, var_s(mean of row s) / S - MS / (S N))    falls with 1 / S
+    both   = sum over tables of MS / (S N), at most the whole of either          falls with 1 / (S N)
+    images = max(0, var_i(mean over seeds best - control) / N - both)            falls with 1 / N
+
+So the images' part stays however many seeds there are, and the seeds' however many images. Enough is what finds a true
+difference at some distance from the bound with a chance of 0.8: (t(1 - alpha / 2) + t(0.8)) SE is at most the distance.
+These are forecasts from parts that few seeds estimate badly, and good for their order of magnitude.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats  # type: ignore[import-untyped, unused-ignore]
+from numpy.typing import ArrayLike, NDArray
+
+POWER = 0.8
+MOST_SEEDS = 1000
+MOST_IMAGES = 100_000_000
+
+
+@dataclass(frozen=True)
+class VarianceParts:
+    """Parts of the variance of a difference as it was measured, each a square of a fraction of 1.
+
+    seeds, both: a value for each table. seed_counts: rows of each table. images: the images' part. images_both: of
+    what either shrinks, the share in the interval of the images alone. image_count: N.
+    """
+
+    seeds: tuple[float, ...]
+    both: tuple[float, ...]
+    seed_counts: tuple[int, ...]
+    images: float
+    images_both: float
+    image_count: int
+
+    def detectable(self, seeds: float, images: float, confidence: float) -> float:
+        """The true difference that is found with a chance of 0.8, if every table's rows are `seeds` times as many, and
+        the images `images` times.
+        """
+        freedoms = [max(1, round(count * seeds) - 1) for count in self.seed_counts]
+        parts = [one / seeds + other / (seeds * images) for one, other in zip(self.seeds, self.both, strict=True)] + [
+            self.images / images
+        ]
+        of_images = self.images / images + self.images_both / (seeds * images)
+        freedoms.append(max(1, round(self.image_count * images) - 1))
+        candidates = [(of_images, float(freedoms[-1]))]
+        if (variance := sum(parts)) > 0:
+            spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
+            candidates.append((variance, variance**2 / spread))
+        quantile = (1 + confidence) / 2
+        # As in the comparison: the wider of both intervals decides.
+        half, error, freedom = max(
+            (_t(quantile, freedom) * math.sqrt(value), math.sqrt(value), freedom) for value, freedom in candidates
+        )
+        return float(half + _t(POWER, freedom) * error)
+
+
+def variance_parts(best: ArrayLike, control: ArrayLike, *, shared_seeds: bool = False) -> VarianceParts | None:
+    """The parts for what each seed got right, (S, N) and (S2, N); None with a single row in an arm.
+
+    shared_seeds: whether row s of both is the same seed.
+
+    Raises:
+        ValueError: arms said to share seeds that have unequally many, or other images.
+    """
+    first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    if first.shape[1] != second.shape[1] or (shared_seeds and len(first) != len(second)):
+        raise ValueError(f"tables that do not fit together: {first.shape} and {second.shape}")
+    if min(len(first), len(second)) < 2:
+        return None
+    images = first.shape[1]
+    tables = [first - second] if shared_seeds else [first, second]
+    rows = [float(table.mean(axis=1).var(ddof=1)) / len(table) for table in tables]
+    left = [_mean_square(table) / table.size for table in tables]
+    of_images = float((first.mean(axis=0) - second.mean(axis=0)).var(ddof=1)) / images
+    return VarianceParts(
+        seeds=tuple(max(0.0, row - both) for row, both in zip(rows, left, strict=True)),
+        both=tuple(min(row, both) for row, both in zip(rows, left, strict=True)),
+        seed_counts=tuple(len(table) for table in tables),
+        images=max(0.0, of_images - sum(left)),
+        images_both=min(of_images, sum(left)),
+        image_count=images,
+    )
+
+
+def parts_from(content: Mapping[str, Any]) -> VarianceParts:
+    """Read back parts that were written to JSON with `dataclasses.asdict`."""
+    lists = {name: tuple(content[name]) for name in ("seeds", "both", "seed_counts")}
+    return VarianceParts(**{**content, **lists})
+
+
+def seeds_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:
+    """The least number of seeds an arm that is enough on as many images; None: no number up to 1000 is."""
+    count = min(parts.seed_counts)
+    return _least(lambda seeds: parts.detectable(seeds / count, 1, confidence) <= distance, count, MOST_SEEDS)
+
+
+def images_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:
+    """The least number of test images that is enough with as many seeds; None: no number is."""
+    count = parts.image_count
+    return _least(lambda images: parts.detectable(1, images / count, confidence) <= distance, count, MOST_IMAGES)
+
+
+def both_enough(parts: VarianceParts, distance: float, confidence: float) -> tuple[int, int] | None:
+    """Seeds an arm and test images that are enough, grown by one factor; None: no number of seeds up to 1000 is."""
+    count = min(parts.seed_counts)
+    found = _least(
+        lambda seeds: parts.detectable(seeds / count, seeds / count, confidence) <= distance, count, MOST_SEEDS
+    )
+    return None if found is None else (found, math.ceil(parts.image_count * found / count))
+
+
+def describe_enough(parts: VarianceParts, distance: float, confidence: float) -> str:
+    """What would be enough, of seeds and of images, each only where more of that alone would do."""
+    if parts.detectable(1, 1, confidence) <= distance:
+        return "as many seeds and images again: chance alone, or a true difference, has brought this one near its bound"
+    ways = []
+    if (seeds := seeds_enough(parts, distance, confidence)) is not None:
+        ways.append(f"about {seeds:,} seeds an arm on as many images (retrain.seeds)")
+    if (images := images_enough(parts, distance, confidence)) is not None:
+        ways.append(f"about {images:,} test images with as many seeds")
+    if ways:
+        stays = ""
+        if seeds is None:
+            stays = "; more seeds alone would not do: the images' part of the variance stays"
+        elif images is None:
+            stays = "; more images alone would not do: the seeds' part of the variance stays"
+        return ", or ".join(ways) + stays
+    if (together := both_enough(parts, distance, confidence)) is None:
+        return "more seeds and images than can be had: neither would do alone, nor 1,000 seeds with more images"
+    return f"about {together[0]:,} seeds an arm and {together[1]:,} test images together; neither would do alone"
+
+
+def _least(is_enough: Callable[[int], bool], start: int, most: int) -> int | None:
+    """The least number from `start` to `most` that is enough, given that all above one that is are."""
+    low, high = start - 1, start
+    while not is_enough(high):
+        if high >= most:
+            return None
+        low, high = high, min(most, 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+def _mean_square(table: NDArray[np.float64]) -> float:
+    """Of what is left after the means of rows and columns."""
+    left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    return float(np.square(left).sum() / ((table.shape[0] - 1) * (table.shape[1] - 1)))
+
+
+def _t(probability: float, freedom: float) -> float:
+    return float(scipy.stats.t.ppf(probability, freedom))
