@@ -134,16 +134,17 @@ def test_evaluation_is_kept_and_compared(done: Checkout) -> None:
     assert said.returncode == 0, said.stderr
     fingerprint = _json(done, "search/summary.json")["fingerprint"]
     assert fingerprint[:8] in said.stdout
-    assert "the same 359 test images, which have been read 1 time." in said.stdout
+    assert "the same 359 test images; the latest of these evaluations was look 1 at them." in said.stdout
     evaluation = _json(done, "evaluate/evaluation.json")
     assert f"{100 * evaluation['arms']['best']['accuracy']:.2f}" in said.stdout
 
 
-def test_evaluation_counts_reads_and_compares_the_arms(done: Checkout) -> None:
+def test_evaluation_counts_looks_and_compares_the_arms(done: Checkout) -> None:
     evaluation = _json(done, "evaluate/evaluation.json")
     metrics = _json(done, "evaluate/metrics.json")
     assert evaluation["test_images"] == 359
-    assert evaluation["test_reads"] == 1
+    assert (evaluation["look"], evaluation["margin"]) == (1, 0.01)
+    assert not evaluation["verdict"].startswith("Look")
     difference = metrics["test"]["difference"]
     assert difference["low"] <= difference["accuracy"] <= difference["high"]
     assert set(evaluation["baselines"]) == {"random", "uniform", "centre", "all_on"}
@@ -217,11 +218,20 @@ def test_promote_moves_the_champion(done: Checkout) -> None:
         assert version.tags[f"sar.{tag}"], tag
     accuracy = _json(done, "evaluate/evaluation.json")["arms"]["best"]["accuracies"][0]
     assert json.loads(version.tags["sar.promoted.gate"])["accuracy_value"] == round(accuracy, 4)
-    assert _json(done, "evaluate/evaluation.json")["test_reads"] == 1
+    assert _json(done, "evaluate/evaluation.json")["look"] == 1
     assert "@challenger  @champion" in done.search("models").stdout.replace("@champion  @challenger", "@challenger  @champion")  # fmt: skip
     refused = done.search("rollback")
     assert refused.returncode == 2
     assert "no champion before version 1" in refused.stderr
+
+
+def test_evaluating_the_same_networks_again_is_no_further_look(done: Checkout) -> None:
+    before = _json(done, "evaluate/evaluation.json")
+    said = done.run("dvc", "repro", "--single-item", "--force", "evaluate")
+    assert "This is look 1 at these test images." in said.stdout, said.stderr
+    after = _json(done, "evaluate/evaluation.json")
+    assert [after[key] for key in ("look", "networks", "mlflow_run")] == [before[key] for key in ("look", "networks", "mlflow_run")]  # fmt: skip
+    assert len((done.root / "state" / "looks.jsonl").read_text().splitlines()) == 1
 
 
 def test_predict_gives_picture_files_the_probabilities_of_evaluate(done: Checkout, tmp_path: Path) -> None:

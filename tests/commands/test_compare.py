@@ -45,7 +45,7 @@ def keep(
     summary = {"fingerprint": letter * 64, "method": f"method {letter}", "control": "baseline", "data_hash": "d"}
     store_evaluation(
         workspace.state,
-        summary | {"test_reads": 3},
+        summary | {"look": 3},
         {"setting": "weight=0.1", "against": against},
         ids=np.arange(IMAGES) + first_id,
         labels=np.zeros(IMAGES, dtype=np.int64),
@@ -79,7 +79,10 @@ def test_each_search_is_compared_with_its_control_and_corrected_for_their_number
     assert f"{100 * wide.low:+.2f} to {100 * wide.high:+.2f}" in rows["aaaaaaaa"]
     assert rows["aaaaaaaa"].rstrip().endswith("raised")
     assert "not enough data (finds " in rows["cccccccc"]
-    assert any("the same 400 test images, which have been read 3 times" in line for line in lines)
+    assert any(
+        "the same 400 test images; the latest of these evaluations was look 3 at them, so no error rate" in line
+        for line in lines
+    )
     assert any("family of 3 comparisons: p corrected by Holm" in line for line in lines)
     assert not any("controls differ" in line for line in lines)
 
@@ -161,6 +164,17 @@ def test_what_cannot_be_compared_is_said(workspace: Workspace) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot be read"):
         list(describe_comparison(workspace))
+
+
+def test_an_evaluation_that_an_earlier_version_kept_can_be_read(workspace: Workspace) -> None:
+    keep(workspace, "a", 0.0)
+    path = workspace.state / "evaluations" / ("a" * 16) / "evaluation.json"
+    content = json.loads(path.read_text())
+    assert content.pop("look") == 3
+    path.write_text(json.dumps(content | {"test_reads": 1}))
+    (kept,) = read_evaluations(workspace.state)
+    assert kept.look == 1
+    assert any("was look 1 at them." in line for line in describe_comparison(workspace))
 
 
 def test_the_newest_evaluation_of_a_search_is_kept_whole(workspace: Workspace) -> None:

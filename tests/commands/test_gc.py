@@ -299,8 +299,13 @@ def test_half_made_data_go_once_the_data_are_whole(workspace: Workspace) -> None
     assert (workspace.state / "prepare" / "sources.json").exists()
 
 
-def test_test_reads_and_tracking_store_are_never_touched(workspace: Workspace) -> None:
-    kept = [workspace.state / "test_reads.jsonl", workspace.root / "mlflow.db", workspace.root / "mlflow.db.lock"]
+def test_looks_and_tracking_store_are_never_touched(workspace: Workspace) -> None:
+    kept = [
+        workspace.state / "looks.jsonl",
+        workspace.state / "test_reads.jsonl",
+        workspace.root / "mlflow.db",
+        workspace.root / "mlflow.db.lock",
+    ]
     for path in kept:
         path.write_text("x")
     write_old(workspace, 2)

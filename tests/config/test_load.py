@@ -176,6 +176,7 @@ REFUSED = [
     ("promote.margin", 0, "number, above 0 and below 1"),
     ("promote.confidence", 0.5, "number, above 0.5 and below 1"),
     ("promote.control", "worse", "one of not_worse, better, any"),
+    ("promote.first_undecided", "ask", "one of accept, refuse"),
     ("promote.max_ece", -0.1, "number or null, at least 0 and at most 1"),
     ("promote.max_latency_ms", 0, "number or null, above 0 and at most 1000000"),
     ("register.name", "", "text or null, length at least 1 and length at most 200"),

@@ -71,7 +71,7 @@ def bare_report(**changes: Any) -> ReportData:
         "title": "Digits, spatial entropy",
         "verdict": "SAR raised test accuracy by 1.2 points.",
         "arms": [{"arm": "best", "seeds": 5, "accuracy": 0.9741, "accuracy_sd": 0.0052, "nll": 0.1234, "ece": 0.0213}],
-        "test_reads": 1,
+        "look": 1,
         "trials": [trial(0, 0.95)],
         "commit": "0123abcd",
         "data_hash": "da7a",
@@ -102,7 +102,7 @@ def full_report() -> ReportData:
     centres = (np.arange(15) + 0.5) / 15
     return bare_report(
         arms=[{"arm": "best", "accuracy": 0.9741} | arm, {"arm": "control", "accuracy": 0.962} | arm],
-        test_reads=3,
+        look=3,
         trials=trials,
         remarks=("A paired t-test over seeds gives p = 0.03.",),
         difference=difference_figure([("best", 0.012, 0.003, 0.021)], margin=0.01),
@@ -142,7 +142,7 @@ def test_full_report_shows_every_number_and_figure(full_html: str) -> None:
     assert page.open == []
     assert "SAR raised test accuracy by 1.2 points." in page.text["head"]
     assert "p = 0.03" in page.text["head"]
-    for expected in ("97.4 %", "± 0.52", "0.123", "2.1 %", "has been read 3 times"):
+    for expected in ("97.4 %", "± 0.52", "0.123", "2.1 %", "This is look 3 at these test images"):
         assert expected in page.text["result"]
     assert page.rows["result"] == 2
     for expected in (
@@ -262,7 +262,22 @@ def test_one_seed_has_no_deviation() -> None:
     arms = [{"arm": "best", "seeds": 1, "accuracy": 0.9, "accuracy_sd": None, "nll": 0.1, "ece": 0.02}]
     page = Page(render_report(bare_report(arms=arms)))
     assert "±" not in page.text["result"]
-    assert "has been read once" in page.text["result"]
+    assert "This is the first look at these test images" in page.text["result"]
+
+
+def test_ensembles_are_rows_beside_the_arms_with_a_sentence() -> None:
+    single = {"arm": "best", "seeds": 5, "accuracy": 0.9, "accuracy_sd": 0.01, "nll": 0.1, "ece": 0.02}
+    together = {"arm": "best, ensemble", "seeds": 5, "accuracy": 0.925, "accuracy_sd": None, "nll": 0.09, "ece": 0.03}
+    page = Page(render_report(bare_report(arms=[single, together], ensembles="These two ensembles differ by nothing.")))
+    assert "92.5 %" in page.text["result"]
+    assert "These two ensembles differ by nothing." in page.text["result"]
+    assert "ensembles" not in Page(render_report(bare_report())).text["result"]
+
+
+def test_a_further_look_is_said_with_what_it_costs() -> None:
+    text = " ".join(Page(render_report(bare_report(look=2))).text["result"].split())
+    assert "This is look 2 at these test images: whoever chooses between looks" in text
+    assert "so no error rate holds." in text
 
 
 def test_a_row_without_one_of_its_keys_is_an_error_that_names_it() -> None:

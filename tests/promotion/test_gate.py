@@ -6,8 +6,17 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema.result_sections import PromoteParams
-from pipeline.promotion.gate import FAILED, PASSED, UNDECIDED, GateInputs, Rule, evaluate_gate, overall_outcome
-from pipeline.promotion.paired_test import PairedDifference
+from pipeline.promotion.gate import (
+    ACCEPTED,
+    FAILED,
+    PASSED,
+    UNDECIDED,
+    GateInputs,
+    Rule,
+    evaluate_gate,
+    overall_outcome,
+)
+from pipeline.score.paired_test import PairedDifference
 
 ARMS = {
     "difference": 0.002,
@@ -26,6 +35,7 @@ GOOD = GateInputs(
     commonest=0.11,
     arms=ARMS,
     control="baseline",
+    margin=0.01,
     champion=3,
     pair=PairedDifference(0.0, -0.008, 0.008, 0.95, 360, 1, 1),
     latency_ms=4.0,
@@ -104,12 +114,90 @@ def test_the_comparison_with_the_control_is_required_as_asked(
     assert rule("control", replace(GOOD, arms=arms), control=wanted).outcome == outcome
 
 
-def test_a_comparison_that_cannot_tell_says_how_many_seeds_and_images_could() -> None:
+def test_the_margin_against_the_control_is_the_evaluations_and_against_the_champion_promotes() -> None:
+    facts = replace(GOOD, arms=ARMS | {"low": -0.015}, margin=0.02)
+    assert rule("control", facts).outcome == PASSED
+    assert "not worse by more than 2.0 points (evaluate.margin)" in rule("control", facts).detail
+    assert rule("control", replace(facts, margin=0.01), margin=0.05).outcome == UNDECIDED
+    assert rule("champion", replace(facts, pair=pair(-0.015, 0.01))).outcome == UNDECIDED
+
+
+def test_not_worse_is_the_evaluations_endpoint_at_the_level_that_decided_it() -> None:
+    endpoint = {"name": "accuracy", "shown": False, "difference": -0.002, "low": -0.012, "high": 0.008, "level": 0.975}
+    facts = replace(GOOD, arms=ARMS | {"low": -0.009, "endpoint": endpoint})
+    found = rule("control", facts)
+    assert found.outcome == UNDECIDED
+    assert "-0.2 points against baseline (97.5 % interval -1.2 to +0.8 points; 5 and 4 seeds)" in found.detail
+    shown = replace(facts, arms=ARMS | {"low": -0.02, "endpoint": endpoint | {"low": -0.0099}})
+    assert rule("control", shown).outcome == PASSED
+    better = replace(facts, arms=ARMS | {"low": 0.001, "endpoint": endpoint})
+    assert rule("control", better, control="better").outcome == PASSED
+
+
+PARTS = {"seeds": [4e-6], "both": [3e-5], "seed_counts": [4], "images": 4e-6, "images_both": 3e-5, "image_count": 400}
+
+
+def test_a_comparison_that_cannot_tell_says_how_many_seeds_or_images_could() -> None:
+    arms = ARMS | {"low": -0.018, "high": 0.022, "variance_parts": PARTS}
+    found = rule("control", replace(GOOD, arms=arms, margin=0.012))
+    assert found.to_decide == (
+        "(if both are equally good) about 12 seeds an arm on as many images (retrain.seeds), or about 2,530 test images "
+        "with as many seeds"
+    )
+    better = rule("control", replace(GOOD, arms=arms | {"difference": 0.015}), control="better")
+    assert better.to_decide.startswith("(if it is better by 1.5 points) ")
+    many = PARTS | {"seeds": [1e-6], "images": 9e-5, "both": [1e-6], "images_both": 1e-6}
+    found = rule("control", replace(GOOD, arms=arms | {"variance_parts": many}))
+    assert "more seeds alone would not do: the images' part of the variance stays" in found.to_decide
+
+
+def test_a_version_of_earlier_says_what_would_be_enough_of_both_together() -> None:
     arms = ARMS | {"low": -0.018, "high": 0.022, "detectable_difference": 0.03}
     found = rule("control", replace(GOOD, arms=arms))
-    assert found.to_decide == "about 36 seeds an arm (retrain.seeds) on 3,240 test images"
-    better = rule("control", replace(GOOD, arms=arms | {"difference": 0.015}), control="better")
-    assert better.to_decide == "about 16 seeds an arm (retrain.seeds) on 1,440 test images"
+    assert found.to_decide == (
+        "(if both are equally good) about 36 seeds an arm (retrain.seeds) and 3,240 test images, both together"
+    )
+
+
+FIRST = replace(GOOD, pair=None, champion=None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "champion", "given", "outcome"),
+    [
+        (-0.02, 0.02, None, {}, ACCEPTED),
+        (-0.03, -0.005, None, {}, ACCEPTED),  # a loss, but whether of more than the margin cannot be told
+        (-0.02, 0.02, None, {"first_undecided": "refuse"}, UNDECIDED),
+        (-0.02, 0.02, 3, {}, UNDECIDED),
+        (-0.02, 0.02, None, {"control": "better"}, UNDECIDED),  # was asked for, and is not shown
+        (-0.03, -0.01, None, {}, FAILED),
+        (-0.03, -0.01, 3, {}, FAILED),
+        (-0.009, 0.02, None, {}, PASSED),
+        (-0.009, 0.02, None, {"first_undecided": "refuse"}, PASSED),
+        (None, None, None, {}, UNDECIDED),  # without an interval there is no largest loss to accept
+    ],
+)
+def test_without_a_champion_what_cannot_be_told_is_accepted_and_what_is_shown_is_not(
+    low: float | None, high: float | None, champion: int | None, given: dict[str, Any], outcome: str
+) -> None:
+    arms = ARMS | {"low": low, "high": high, "difference": -0.002, "note": "no interval"}
+    assert rule("control", replace(FIRST, arms=arms, champion=champion), **given).outcome == outcome
+
+
+def test_what_is_accepted_says_the_largest_loss_and_what_would_have_told() -> None:
+    found = rule("control", replace(FIRST, arms=ARMS | {"low": -0.0234, "high": 0.02, "difference": -0.0017}))
+    assert found.outcome == "undecided, accepted"
+    assert found.detail == (
+        "-0.2 points against baseline (95 % interval -2.3 to +2.0 points; 5 and 4 seeds); needed: not worse by more than "
+        "1.0 points (evaluate.margin). A loss of up to 2.3 points is not ruled out, and is accepted since there is no "
+        "champion (promote.first_undecided: accept)"
+    )
+    assert found.to_decide.startswith("(if both are equally good) about ")
+
+
+def test_no_other_rule_is_accepted_undecided() -> None:
+    rules = evaluate_gate(replace(FIRST, ece=0.5, accuracy=0.1), PromoteParams())
+    assert {each.name for each in rules if each.outcome == FAILED} == {"accuracy", "calibration"}
 
 
 def test_without_an_interval_the_control_is_undecided() -> None:
@@ -131,7 +219,14 @@ def test_latency_has_a_bound(bound: float | None, outcome: str) -> None:
 
 @pytest.mark.parametrize(
     ("outcomes", "whole"),
-    [([PASSED, PASSED], PASSED), ([PASSED, UNDECIDED], UNDECIDED), ([UNDECIDED, FAILED, PASSED], FAILED)],
+    [
+        ([PASSED, PASSED], PASSED),
+        ([PASSED, UNDECIDED], UNDECIDED),
+        ([UNDECIDED, FAILED, PASSED], FAILED),
+        ([PASSED, ACCEPTED], ACCEPTED),
+        ([ACCEPTED, UNDECIDED], UNDECIDED),
+        ([ACCEPTED, FAILED], FAILED),
+    ],
 )
 def test_one_rule_that_fails_or_cannot_tell_decides(outcomes: list[str], whole: str) -> None:
     assert overall_outcome([Rule("x", each, "") for each in outcomes]) == whole

@@ -1,5 +1,6 @@
 """Promotion and rollback on a real registry: what is compared, what is counted, what is refused and how."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,13 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.artifacts.evaluation_run import evaluation_run, reads_logged
+from pipeline.artifacts.evaluation_run import evaluation_run, looks_logged
 from pipeline.config import load_params
 from pipeline.data.splits.split import Split, write_split
 from pipeline.errors import GateRefused, UserError
-from pipeline.promotion import promote
+from pipeline.promotion import predictions, promote
 from pipeline.promotion.promote import describe_models, promote_challenger, restore_champion
 from pipeline.promotion.registered_version import advice, describe_registry
+from pipeline.state.looks import hash_networks, record_look
 from pipeline.tracking.registry.champion import history, move_champion
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions
@@ -102,6 +104,7 @@ class Place:
             np.savez(evaluated / "predictions.npz", ids=SPLIT.test, labels=LABELS[SPLIT.test], **arrays)
         run = log_run(self.store, experiment=self.name, key=folder.name, name="e", params={}, metrics={}, artifacts={"": evaluated})  # fmt: skip
         known = {"sar.data_hash": "d" * 64, "sar.split_hash": SPLIT.split_hash, "sar.evaluation_run": run}
+        known |= {"sar.weights_hash": self.weights(folder)}
         known |= {"sar.retrain_folder": "best-seed1", "sar.input": f"{SIDE}x{SIDE}x1", "sar.test_accuracy": "0.9000"}
         known |= {"sar.comparison": json.dumps({"control": "baseline", **COMPARISON}), "sar.commit": "c" * 40}
         made = register_model(
@@ -109,6 +112,18 @@ class Place:
             run_id=None, input_example=np.zeros((1, SIDE, SIDE, 1), np.uint8),
         )  # fmt: skip
         return made.version
+
+    @staticmethod
+    def weights(folder: Path) -> str:
+        return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+
+    def evaluated(self, *versions: int) -> int:
+        """The look of an evaluation of these versions' networks, as evaluate writes it down."""
+        return record_look(self.workspace.state, "d" * 64, self.hashes(*versions), commit="c", by="evaluate")
+
+    def hashes(self, *numbers: int) -> list[str]:
+        tags = {each.version: each.tags for each in versions(self.store, self.name)}
+        return [tags[number]["sar.weights_hash"] for number in numbers]
 
     def show(self, version: int, **changes: Any) -> None:
         """results/ is of a version, as register writes it."""
@@ -132,9 +147,11 @@ class Place:
         return history(self.store, self.name)[1]
 
     @property
-    def reads(self) -> int:
-        path = self.workspace.state / "test_reads.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
+    def looks(self) -> list[tuple[int, list[str]]]:
+        """Number and networks of every look that was written down."""
+        path = self.workspace.state / "looks.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(line["look"], line["networks"]) for line in map(json.loads, lines)]
 
 
 @pytest.fixture
@@ -153,7 +170,7 @@ def test_a_first_champion_is_made_with_who_why_and_what_the_gate_found(place: Pl
     assert version.tags["sar.promoted.reason"] == "the first"
     (line,) = (place.workspace.state / "promotions.jsonl").read_text().splitlines()
     assert json.loads(line)["outcome"] == "passed"
-    assert place.reads == 0
+    assert place.looks == []  # its evaluation has judged it alone
 
 
 def test_a_promotion_is_told_to_the_users_own_command_and_a_dry_run_is_not(place: Place) -> None:
@@ -183,7 +200,7 @@ def test_a_champion_of_the_same_test_is_compared_as_recorded(place: Place) -> No
     lines = place.promote()
     assert lines[0].endswith("against version 1, as recorded when it was evaluated")
     assert "+2.2 points against version 1 on the same 360 images" in "".join(lines)
-    assert (place.champion, place.reads) == (2, 0)
+    assert (place.champion, place.looks) == (2, [(1, sorted(place.hashes(1, 2)))])
     assert json.loads(versions(place.store, place.name)[1].tags["sar.promoted.gate"])["difference"] == 0.0222
 
 
@@ -230,7 +247,7 @@ def test_every_bound_of_params_refuses(place: Place, bound: dict[str, Any], said
     assert place.champion is None
 
 
-def test_a_champion_of_other_data_is_tested_anew_which_counts_as_a_read(place: Place) -> None:
+def test_a_champion_of_other_data_is_tested_anew_which_is_one_look(place: Place) -> None:
     place.register(wrong=range(40, 50), **{"sar.data_hash": "e" * 64})
     place.set(control="any")
     place.promote()
@@ -238,17 +255,17 @@ def test_a_champion_of_other_data_is_tested_anew_which_counts_as_a_read(place: P
     lines = place.promote(dry_run=True)
     assert "evaluated anew on the present test images, of which its own training may have seen some" in lines[0]
     assert "+2.2 points against version 1" in "".join(lines)
-    assert place.reads == 1
+    assert len(place.looks) == 1
     place.promote()
-    assert (place.champion, place.reads) == (2, 1)
+    assert (place.champion, place.looks) == (2, [(1, sorted(place.hashes(1, 2)))])
 
 
 def test_a_champion_of_another_split_is_tested_anew(place: Place) -> None:
-    place.register(**{"sar.split_hash": "f" * 64})
+    place.register(wrong=[40], **{"sar.split_hash": "f" * 64})
     place.promote()
     place.register()
     assert "evaluated anew" in place.promote()[0]
-    assert place.reads == 1
+    assert place.looks == [(1, sorted(place.hashes(1, 2)))]
 
 
 @pytest.mark.parametrize("lost", ["champion", "challenger"])
@@ -262,7 +279,86 @@ def test_predictions_that_are_gone_are_made_anew(place: Place, lost: str) -> Non
     lines = place.promote()
     assert "+0.8 points against version 1" in "".join(lines)
     assert "training may have seen" not in lines[0]
-    assert place.reads == 1
+    alone = [(1, place.hashes(2))] if lost == "challenger" else []  # no evaluation is known, here or in MLflow
+    assert place.looks == [*alone, (len(alone) + 1, sorted(place.hashes(1, 2)))]
+
+
+def test_challenger_and_champion_are_a_look_and_the_challenger_after_its_evaluation_is_none(place: Place) -> None:
+    place.register(wrong=range(40, 50))
+    assert place.evaluated(1) == 1
+    assert not any("Look" in line for line in place.promote())
+    place.register(wrong=range(40, 42), file=False)
+    assert place.evaluated(2) == 2
+    lines = place.promote(dry_run=True)
+    assert lines[1] == "Look 3 at these test images: no error rate holds."
+    assert place.looks[2:] == [(3, sorted(place.hashes(1, 2)))]
+    lines = place.promote()
+    assert lines[1].startswith("Look 3 ")
+    assert len(place.looks) == 3
+    assert json.loads(versions(place.store, place.name)[1].tags["sar.promoted.gate"])["look"] == 3
+    last = (place.workspace.state / "promotions.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["look"] == 3
+
+
+def test_a_look_is_written_down_before_the_networks_are_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.register(wrong=[40], **{"sar.split_hash": "f" * 64})
+    place.promote()
+    place.register()
+
+    class Broken:
+        def predict(self, images: Any) -> Any:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(predictions, "load_registered", lambda *_: Broken())
+    with pytest.raises(UserError, match="cannot be run on the present test images: killed"):
+        place.promote()
+    assert place.looks == [(1, sorted(place.hashes(1, 2)))]
+
+
+def test_a_version_whose_weights_nobody_hashed_is_known_by_its_model(place: Place) -> None:
+    place.register(wrong=range(40, 50), **{"sar.weights_hash": ""})
+    place.promote()
+    place.register(wrong=range(40, 42))
+    place.promote()
+    (old, _) = versions(place.store, place.name)
+    assert place.looks == [(1, sorted([*place.hashes(2), f"model {old.tags['sar.model_hash']}"]))]
+
+
+def test_an_undecided_first_model_is_accepted_with_the_loss_that_is_not_ruled_out(place: Place) -> None:
+    comparison = COMPARISON | {"control": "baseline", "low": -0.017, "high": 0.015, "margin": 0.01, "look": 2}
+    place.register(wrong=range(40, 50), **{"sar.comparison": json.dumps(comparison)})
+    place.set(first_undecided="refuse")
+    assert "control undecided: +0.0 points" in place.refused()
+    place.set()
+    for lines in (place.promote(dry_run=True), place.promote()):
+        said = "\n".join(lines)
+        assert "\nLook 2 at these test images: no error rate holds.\n" in said
+        assert "\nundecided, accepted control: +0.0 points against baseline (95 % interval -1.7 to +1.5 points" in said
+        assert "A loss of up to 1.7 points is not ruled out, and is accepted since there is no champion" in said
+        assert "to tell, enough would be (if both are equally good) about" in said
+    assert place.champion == 1
+    gate = json.loads(versions(place.store, place.name)[0].tags["sar.promoted.gate"])
+    assert (gate["control"], gate["accuracy"]) == ("undecided, accepted", "passed")
+    last = json.loads((place.workspace.state / "promotions.jsonl").read_text().splitlines()[-1])
+    assert last["outcome"] == "undecided, accepted"
+    (control,) = [each for each in last["rules"] if each["name"] == "control"]
+    assert control["outcome"] == "undecided, accepted"
+    place.register(wrong=range(40, 41), **{"sar.comparison": json.dumps(comparison)})
+    assert "control undecided: +0.0 points" in place.refused()  # there is a champion now
+
+
+def test_a_shown_loss_is_refused_of_a_first_model_too(place: Place) -> None:
+    lost = COMPARISON | {"control": "baseline", "difference": -0.03, "low": -0.04, "high": -0.02, "margin": 0.01}
+    place.register(**{"sar.comparison": json.dumps(lost)})
+    assert "control failed: -3.0 points" in place.refused()
+    assert place.champion is None
+
+
+def test_the_margin_against_the_control_is_the_one_of_the_evaluation(place: Place) -> None:
+    wide = COMPARISON | {"control": "baseline", "low": -0.017, "high": 0.015}
+    place.register(**{"sar.comparison": json.dumps(wide | {"margin": 0.02})})
+    place.set(margin=0.001, first_undecided="refuse")
+    assert place.promote()[-1].endswith("is version 1 now, the first")
 
 
 def test_where_the_challengers_own_test_is_not_here_the_champion_cannot_be_tested(place: Place) -> None:
@@ -274,7 +370,7 @@ def test_where_the_challengers_own_test_is_not_here_the_champion_cannot_be_teste
         UserError, match=r"tested on other images than those here \(data_hash dddddddd, here aaaaaaaa\)"
     ):
         place.promote()
-    assert (place.champion, place.reads) == (1, 0)
+    assert (place.champion, place.looks) == (1, [])
 
 
 def test_the_champion_is_not_promoted_again(place: Place) -> None:
@@ -482,24 +578,33 @@ def test_files_that_are_gone_come_back_to_the_version_that_they_are_of(place: Pl
     assert len(answer) == 1
 
 
-@pytest.mark.parametrize("lost", ["run", "file", "nothing"])
-def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(place: Place, lost: str) -> None:
+LOOK = {"look": 4, "networks": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [("run", LOOK), ("file", LOOK), ("nothing", LOOK), ("nothing", {"test_reads": 4})]
+)
+def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(
+    place: Place, lost: str, said: dict[str, Any]
+) -> None:
     folder = place.workspace.results / "evaluate"
     folder.mkdir(parents=True)
     np.savez(folder / "predictions.npz", ids=SPLIT.test)
     (folder / "metrics.json").write_text(json.dumps({"test": {"best": {"accuracy": 0.9}}}))
     evaluation = {"fingerprint": place.name, "arms": {}, "comparison": {}, "control": "baseline", "verdict": "none"}
-    evaluation |= {"test_images": 360, "data_hash": "d" * 64, "mlflow_run": "0" * 32, "test_reads": 4}
+    evaluation |= {"test_images": 360, "data_hash": "d" * 64, "mlflow_run": "0" * 32} | said
     place.workspace.params.write_text(json.dumps({"tracking": {"uri": place.store.uri, "experiment": place.name}}))
     params = load_params(place.workspace.params)
 
     def run() -> str:
         return evaluation_run(place.store, params, evaluation, place.workspace, {"sar.data_hash": "d" * 64})
 
-    assert reads_logged(place.store, params, "d" * 64) == 0
+    assert looks_logged(place.store, params, "d" * 64).count == 0
     first = evaluation["mlflow_run"] = run()
-    assert reads_logged(place.store, params, "d" * 64) == 4
-    assert reads_logged(place.store, params, "e" * 64) == 0
+    logged = looks_logged(place.store, params, "d" * 64)
+    assert (logged.count, logged.by_run) == (4, {first: 4})
+    assert logged.by_networks == ({"a" * 64: 4} if "networks" in said else {})
+    assert looks_logged(place.store, params, "e" * 64).count == 0
     if lost == "run":
         client(place.store).delete_run(first)
     elif lost == "file":
@@ -508,6 +613,38 @@ def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(place: 
     found = fetch_predictions(place.store, run())
     assert found is not None
     assert np.array_equal(found["ids"], SPLIT.test)
+
+
+def test_looks_in_mlflow_are_counted_with_those_of_earlier_versions(place: Place) -> None:
+    place.workspace.params.write_text(json.dumps({"tracking": {"uri": place.store.uri, "experiment": place.name}}))
+    params = load_params(place.workspace.params)
+
+    def log(key: str, **tags: str) -> str:
+        known = {"sar.kind": "evaluation", "sar.data_hash": "d" * 64}
+        tags = {name.replace("_", ".", 1): value for name, value in tags.items()}
+        return log_run(place.store, experiment=place.name, key=key, name="e", params={}, metrics={}, tags=known | tags)
+
+    for key in "abc":
+        log(key)  # of versions that counted nothing
+    assert looks_logged(place.store, params, "d" * 64).count == 3
+    log("d", sar_test_reads="6")
+    assert looks_logged(place.store, params, "d" * 64).count == 6
+    one, again = (log(key, sar_look="7", sar_networks=hash_networks("xy")) for key in "ef")
+    assert log("g", sar_look="8", sar_networks=hash_networks("xz"))
+    logged = looks_logged(place.store, params, "d" * 64)
+    assert logged.count == 8
+    assert logged.by_networks == {hash_networks("xy"): 7, hash_networks("xz"): 8}
+    assert (logged.by_run[one], logged.by_run[again]) == (7, 7)
+
+
+def test_a_challenger_that_mlflow_knows_as_evaluated_is_no_look_where_the_state_is_gone(place: Place) -> None:
+    place.workspace.params.write_text(json.dumps({"register": {"name": place.name}, "tracking": {"uri": place.store.uri, "experiment": place.name}, "base": {"device": "cpu"}}))  # fmt: skip
+    place.register(file=False)
+    run = versions(place.store, place.name)[0].tags["sar.evaluation_run"]
+    for tag, value in (("sar.kind", "evaluation"), ("sar.data_hash", "d" * 64), ("sar.look", "3"), ("sar.networks", "n")):  # fmt: skip
+        client(place.store).set_tag(run, tag, value)
+    place.promote(dry_run=True)
+    assert place.looks == [(3, place.hashes(1))]
 
 
 def test_a_store_that_does_not_answer_keeps_results_from_nobody(place: Place) -> None:

@@ -14,6 +14,7 @@ from pipeline.stages.report.content import ATTENTION_COLUMNS, BASELINES
 from pipeline.stages.report.content import _attention_changes as attention_changes
 from pipeline.stages.report.content import _attention_note as attention_note
 from pipeline.stages.report.content import _attention_rows as attention_rows
+from pipeline.stages.report.content import _ensemble_rows as ensemble_rows
 from pipeline.workspace import Workspace
 
 
@@ -33,6 +34,16 @@ def test_table_holds_both_arms_and_every_baseline() -> None:
     for row, start in zip(rows, [0.1, 0.2, *[0.5] * len(BASELINES)], strict=True):
         assert (row["jaccard_best"], row["pointing_game"], row["energy"]) == pytest.approx((start, start + 0.05, start + 0.07))  # fmt: skip
     assert attention_rows(evaluation | {"baselines": None}, arms) is None
+
+
+def test_ensembles_are_rows_under_the_arms_and_none_with_one_seed() -> None:
+    row = {"seeds": 3, "accuracy": 0.9, "nll": 0.2, "ece": 0.01}
+    found = {"best": row, "control": row | {"accuracy": 0.8}, "difference": 0.1, "low": 0.0, "high": 0.2}
+    arms = {"best": "best", "plain": "control: plain"}
+    rows = ensemble_rows({"ensembles": found}, arms)
+    assert [(each["arm"], each["accuracy"]) for each in rows] == [("best, ensemble", 0.9), ("control: plain, ensemble", 0.8)]  # fmt: skip
+    assert all(each["accuracy_sd"] is None and each["seeds"] == 3 for each in rows)
+    assert ensemble_rows({"ensembles": None}, arms) == ensemble_rows({}, arms) == []
 
 
 def test_changes_of_attention_stand_in_the_order_of_the_columns() -> None:

@@ -3,7 +3,7 @@
 from pipeline.stages.register.model_card import model_card
 
 SCORES = {"seeds": [1, 2], "accuracies": [0.91, 0.93], "accuracy": 0.92, "accuracy_sd": 0.0141, "ece": 0.034}
-EVALUATION = {"arms": {"best": SCORES}, "verdict": "No difference shown.", "data_hash": "d" * 64, "test_images": 360, "test_reads": 3, "fingerprint": "f" * 8}  # fmt: skip
+EVALUATION = {"arms": {"best": SCORES}, "verdict": "No difference shown.", "data_hash": "d" * 64, "test_images": 360, "look": 3, "fingerprint": "f" * 8}  # fmt: skip
 SIDECAR = {"seed": 2, "image_size": [12, 16], "model": {"name": "vit"}, "channels": 1, "classes": ["a", "b"], "values": {"regularizer.spatial_entropy.weight": 0.1}, "trained_on": "train+val", "curves": [{}, {}], "split_hash": "s" * 64}  # fmt: skip
 MANIFEST = {"dataset": "digits", "images": 1797, "origin": "scikit-learn", "licence": "CC BY 4.0"}
 
@@ -23,7 +23,7 @@ def test_a_card_has_data_setting_figures_licence_and_limits() -> None:
         "92.0 % (deviation 1.4)",
         "| calibration error | 3.4 % |",
         "by\nup to 2.6 points (95 %)",
-        "had been read 3",
+        "this was look 3 at these test images",
     ):
         assert words in card
 

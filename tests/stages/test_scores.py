@@ -1,26 +1,8 @@
-"""What `evaluate` counts and shows; its figures are tested in tests/score, its attention in test_locating."""
+"""What `evaluate` shows; its figures are tested in tests/score, its attention in test_locating."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from pipeline.stages.evaluate.scores import flat_metrics
-from pipeline.state.test_reads import count_test_read
-
-
-def test_reads_that_are_known_otherwise_count_where_the_state_is_gone(tmp_path: Path) -> None:
-    assert count_test_read(tmp_path, "a", commit="c", models=2, prior_reads=4) == 5
-    assert count_test_read(tmp_path, "a", commit="c", models=2) == 2
-
-
-def test_test_reads_are_counted_by_data_hash_alone(tmp_path: Path) -> None:
-    def read(data_hash: str) -> int:
-        return count_test_read(tmp_path, data_hash, commit="c", models=2)
-
-    assert [read("ab"), read("ab"), read("abc"), read("ab")] == [1, 2, 1, 3]
-    with (tmp_path / "test_reads.jsonl").open("a") as file:
-        file.write('{"data_hash": "ab", "ti\n' + json.dumps({"commit": '"data_hash": "ab"'}) + "\n")
-    assert read("ab") == 4
 
 
 def test_metrics_hold_what_attention_scores_where_it_was_scored() -> None:

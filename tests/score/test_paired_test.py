@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.promotion.paired_test import paired_difference
+from pipeline.score.paired_test import paired_difference
 
 
 def right(images: int, both: int, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:

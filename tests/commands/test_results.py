@@ -1,0 +1,61 @@
+"""`sar-search results`: which look it was, and the ensembles beside the single networks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from copied import ROOT
+
+from pipeline.commands.results import describe_results
+from pipeline.workspace import Workspace
+
+ARM = {"accuracy": 0.9738, "accuracy_sd": 0.0061, "seeds": [1, 2, 3]}
+ENSEMBLES = {
+    "best": {"accuracy": 0.9805, "seeds": 3},
+    "control": {"accuracy": 0.9777, "seeds": 3},
+    "difference": 0.0028,
+    "low": -0.0061,
+    "high": 0.0116,
+    "confidence": 0.95,
+}
+
+
+def describe(root: Path, **evaluation: Any) -> list[str]:
+    """The lines of results with this in evaluation.json."""
+    content = {"verdict": "No difference shown.", "control": "baseline", "arms": {"best": ARM, "baseline": ARM}}
+    files = {
+        "evaluate/evaluation.json": json.dumps(content | evaluation),
+        "register/registered.json": "{}",
+        "search/summary.json": json.dumps({"against": "baseline"}),
+        "search/best.yaml": json.dumps(
+            {"fingerprint": "f", "trial": "t0000", "best": {}, "controls": {"baseline": {}}}
+        ),
+    }
+    for name, text in files.items():
+        path = root / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return describe_results(Workspace(root, root)).splitlines()
+
+
+def test_ensembles_stand_beside_the_single_networks(tmp_path: Path) -> None:
+    lines = describe(tmp_path, look=1, ensembles=ENSEMBLES)
+    assert lines[2].startswith("best       test accuracy 0.9738 +- 0.0061 over 3 seeds")
+    assert lines[4:6] == [
+        "best       test accuracy 0.9805 of its 3 seeds as one ensemble",
+        "baseline   test accuracy 0.9777 of its 3 seeds as one ensemble",
+    ]
+    assert lines[7].startswith(
+        "These two ensembles (each the mean of its seeds' probabilities) differ by +0.3 points (95 % "
+    )
+
+
+def test_one_seed_has_no_row_of_ensembles(tmp_path: Path) -> None:
+    assert not any("ensemble" in line for line in describe(tmp_path, look=1, ensembles=None))
+
+
+@pytest.mark.parametrize("told", [{"look": 2}, {"test_reads": 2}], ids=["now", "earlier"])
+def test_results_say_which_look_it_was(tmp_path: Path, told: dict[str, int]) -> None:
+    assert "This is look 2 at these test images." in describe(tmp_path, **told)
