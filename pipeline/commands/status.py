@@ -7,12 +7,14 @@ from typing import Any
 
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
+from pipeline.config.schema.result_sections import EvaluateParams
 from pipeline.console.format import config_name
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
 from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.earlier_searches import find_earlier
+from pipeline.state.search_health import examine_state
 from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_search, find_searches
 from pipeline.state.status_words import describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget
@@ -20,6 +22,7 @@ from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
+from pipeline.tune.selection.health import as_json, describe_findings
 from pipeline.workspace import Workspace
 
 SHOWN = 8
@@ -86,7 +89,7 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
 
 
 def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
-    """One search: what it is, how it stands, and a line for each of its trials.
+    """One search: what it is, how it stands, a line for each of its trials, and what speaks against it.
 
     Raises:
         UserError: none, or several, have an id that begins with `prefix`.
@@ -125,6 +128,10 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
     yield from format_table(columns | {"configuration": LEFT}, _trial_rows(search, runner), gives_way="configuration")
+    found = examine_state(search, margin=params.evaluate.margin if params else EvaluateParams().margin)
+    if found is not None:
+        yield ""
+        yield from (f"health: {line}" for line in describe_findings(as_json(found)))
 
 
 def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:

@@ -31,6 +31,7 @@ from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
     front_figures,
+    health_remarks,
     objective_remarks,
     plotted_trials,
     search_curves,
@@ -91,6 +92,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         f"The control is {summary['against']}.",
         *early_remarks(summary),
         *objective_remarks(summary),
+        *health_remarks(summary),
     ]
     if comparison.note and comparison.low is not None:  # without an interval, the verdict says it already
         remarks.append(f"{comparison.note[0].upper()}{comparison.note[1:]}.")

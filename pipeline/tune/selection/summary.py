@@ -24,6 +24,7 @@ from pipeline.tune.run_counts import control_seeds, requested_trials
 from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
+from pipeline.tune.selection.health import as_json, examine_search
 from pipeline.tune.study.studies import SAME_BUDGET
 from pipeline.tune.task import SearchTask
 
@@ -68,9 +69,16 @@ def summarise(
         "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(objectives, tuned)},
         **({} if control_choice is None else {"control_choice": control_choice.content()}),
         "rung_correlations": rung_correlations(tried, outcome.rung_epochs),
+        "health": _health(task, outcome, best),
         "importances": outcome.adapter.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
     } | _of_objectives(task, outcome)
+
+
+def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> list[dict[str, str]]:
+    margin, rungs = task.params.evaluate.margin, outcome.rung_epochs
+    found = examine_search(outcome.trials, task.space, rungs, best=best.trial, correct=outcome.correct, margin=margin)
+    return as_json(found)
 
 
 def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:

@@ -1,0 +1,32 @@
+"""The health of a search on disk, from its journal and what lies beside it: without its parameters, Ray or torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config.schema.search_section import SchedulerParams
+from pipeline.state.searches import SearchState
+from pipeline.tune.journal.correctness import read_correct
+from pipeline.tune.journal.records import COMPLETE, METHOD
+from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.selection.health import RUNG_TRIALS, Finding, examine_search
+from pipeline.tune.space import SearchSpace
+
+
+def examine_state(search: SearchState, *, then: str | None = None, margin: float = 0.01) -> list[Finding] | None:
+    """Look at a search that has ended, or has enough trials in full; None of others, and of one whose journal does not
+    say what was searched. then, margin: as `examine_search` takes them.
+    """
+    completed = sum(trial.study == METHOD and trial.state == COMPLETE for trial in search.trials)
+    ended = search.runner() is None and not search.open_trials
+    if not completed or not (ended or completed >= RUNG_TRIALS):
+        return None
+    content: Mapping[str, Any] = search.history.header.get("content", {})
+    try:
+        scheduler, epochs = SchedulerParams(**content["scheduler"]), int(content["train"]["epochs"])
+        parameters, controls = content["space"]["parameters"], content["space"]["controls"]
+    except (KeyError, TypeError, ValueError):  # of an earlier version, whose stopping rule may be no more
+        return None
+    space = SearchSpace(str(search.history.header.get("space_file", "the space")), parameters, controls)
+    rungs = make_rule(scheduler, epochs).rung_epochs
+    correct = read_correct(search.folder)
+    return examine_search(search.trials, space, rungs, best=search.best, then=then, correct=correct, margin=margin)

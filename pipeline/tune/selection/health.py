@@ -1,0 +1,375 @@
+"""The health of a search: what its own records say against it, each with what to do.
+
+    edge_of_range       the best configuration lies at the end of a range towards which the others get better, too
+    no_effect           a parameter had no effect that so many trials could show
+    tie                 configurations differ no more than seeds and images make equal ones differ
+    control_ahead       a control is ahead of every trial, over the seeds that they share
+    rungs               the order at the rungs says little of the order at the end
+    validation_images   the validation images alone part configurations by more than these differ, and than matters
+
+Each is an alarm only if the records speak for it, not since they do not speak against it: at most one of twenty
+searches without a fault is to have any (`benchmarks/search_health.py`). A search that converges ends with
+configurations that tie, so that this is a remark, as long as its trials do differ. What there is too little for is said
+to be so.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.tune.journal.correctness import CorrectImages
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
+from pipeline.tune.selection.seed_table import SeedTable, seed_table
+from pipeline.tune.selection.trial_effects import Edge, Sample, effect_p_value, examine_edge, make_sample
+from pipeline.tune.space import SearchSpace
+
+ALARM, REMARK, UNKNOWN = "alarm", "remark", "unknown"
+
+EDGE_SHARE, EDGE_LEVEL = 0.1, 0.05
+"""The best is at an end within this share of the range; the others speak for it at this level, all tests together."""
+EFFECT_TRIALS, NO_EFFECT = 40, 0.2
+"""Trials at one time from which on a parameter is examined, and the p-value, over all tests of it, above which it is
+said to have shown no effect. With three parameters, one that explains .35 of what the others leave is said so in under
+two of a hundred searches of 40 trials."""
+TIE_RATIO = 2.0
+"""Variance between configurations over that of equal ones, up to which they tie: what is their own is no more than
+noise."""
+AHEAD_LEVEL = 0.01
+"""Of the test whether a control is ahead, all controls together."""
+RUNG_TRIALS, RUNG_CORRELATION, RUNG_LEVEL = 8, 0.5, 0.1
+"""Trials in full from which on rungs are judged; they predict too little if their rank correlation with the end is
+below this at this level, one-sided."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """name: one of the module's list. seen: a sentence with figures. advice: what to do, in a sentence; empty where
+    there is nothing to do. kind: `alarm`, `remark`, or `unknown`: what could not be examined, as part of a sentence.
+    """
+
+    name: str
+    seen: str
+    advice: str = ""
+    kind: str = ALARM
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What the findings look at. tried: the method's own trials. rungs: epochs. samples: those that have trials."""
+
+    trials: Sequence[TrialRecord]
+    tried: Sequence[TrialRecord]
+    space: SearchSpace
+    rungs: Sequence[int]
+    best: TrialRecord | None
+    then: str | None
+    correct: CorrectImages
+    margin: float
+    samples: Sequence[Sample] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys([OBJECTIVE, self.then or OBJECTIVE]))
+
+    @property
+    def categorical(self) -> dict[str, bool]:
+        return {path: "choices" in dimension for path, dimension in self.space.dimensions.items()}
+
+    @property
+    def candidates(self) -> list[str]:
+        return self._confirmed(lambda trial: trial.study == METHOD)
+
+    @property
+    def controls(self) -> list[str]:
+        """Those of the space, and the confirmed ones of the control's own study."""
+        return self._confirmed(lambda trial: trial.control or trial.study == CONTROL_STUDY)
+
+    def _confirmed(self, chosen: Callable[[TrialRecord], bool]) -> list[str]:
+        """The ids of the configurations with confirmations of which this is true."""
+        again = {trial.of for trial in self.trials if trial.role == CONFIRMATION}
+        return [trial.id for trial in self.trials if trial.id in again and chosen(trial)]
+
+    def table(self, epoch: int | None = None) -> tuple[SeedTable | None, list[int]]:
+        """Confirmed configurations and controls, and which rows are of configurations."""
+        candidates = self.candidates
+        found = seed_table(self.trials, [*candidates, *self.controls], self.correct, epoch=epoch)
+        rows = [] if found is None else [row for row, name in enumerate(found.ids) if name in candidates]
+        return found, rows
+
+
+def examine_search(
+    trials: Sequence[TrialRecord],
+    space: SearchSpace,
+    rung_epochs: Sequence[float],
+    *,
+    best: TrialRecord | None = None,
+    then: str | None = None,
+    correct: CorrectImages | None = None,
+    margin: float = 0.01,
+) -> list[Finding]:
+    """Look at a search, and say what is wrong with it: alarms first, then remarks, then what could not be examined.
+
+    Args:
+        trials: Every record: controls, trials of every study, confirmations.
+        space: That was searched.
+        rung_epochs: At which trials were compared. Of the median rule, which compares at every epoch, the products of
+            the first with powers of two are looked at.
+        best: The configuration that was chosen; None if there is none yet.
+        then: The metric by which equals are chosen from, if there is one (`search.choose.then`).
+        correct: Which validation images each run got right; None where that was not written down.
+        margin: Differences of accuracy below it count as none (`evaluate.margin`).
+    """
+    tried = [trial for trial in trials if trial.study == METHOD and trial.number is not None]
+    rungs = _looked_at([int(rung) for rung in rung_epochs])
+    search = _Search(trials, tried, space, rungs, best, then, correct or CorrectImages(), margin)
+    samples = [make_sample(tried, space, metric, epoch) for metric in search.metrics for epoch in (*rungs[:1], None)]
+    search = replace(search, samples=[sample for sample in samples if sample.trials])
+    examined = (_edge, _no_effect, _tie, _control_ahead, _rungs, _validation_images)
+    found = [finding for examine in examined if (finding := examine(search)) is not None]
+    return sorted(found, key=lambda finding: (ALARM, REMARK, UNKNOWN).index(finding.kind))
+
+
+def _looked_at(rungs: Sequence[int]) -> list[int]:
+    if len(rungs) < 3 or list(rungs) != list(range(rungs[0], rungs[-1] + 1)):
+        return list(rungs)
+    return [rung for rung in rungs if rung % rungs[0] == 0 and (rung // rungs[0]).bit_count() == 1]
+
+
+def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """What summary.json has of them."""
+    return [asdict(finding) for finding in findings]
+
+
+def describe_findings(findings: Sequence[Mapping[str, str]]) -> list[str]:
+    """What `as_json` gives, in lines: one each for alarms and remarks, one for all that could not be examined."""
+    lines = [f"{found['seen']} {found['advice']}".strip() for found in findings if found["kind"] != UNKNOWN]
+    if not any(found["kind"] == ALARM for found in findings):
+        lines.insert(0, "Nothing was found that speaks against this search.")
+    if unknown := [found["seen"] for found in findings if found["kind"] == UNKNOWN]:
+        lines.append(f"Not examined: {'; '.join(unknown)}.")
+    return lines
+
+
+def _edge(search: _Search) -> Finding | None:
+    best = search.best
+    if best is None or search.space.values_outside(best.values) or not search.space.dimensions.keys() <= {*best.values}:
+        return None
+    looked: list[tuple[str, bool, Sample, Edge]] = []
+    shares, steps = search.space.shares(best.values), search.space.steps()
+    for (path, dimension), share in zip(search.space.dimensions.items(), shares, strict=True):
+        upper = None if "choices" in dimension else _end(dimension, best.values[path], share)
+        if upper is None or steps[path] == 2:  # of two values, one is as good as inside
+            continue
+        for sample in search.samples:
+            edge = examine_edge(sample, path, search.categorical, upper=upper, without=best.id)
+            looked += [] if edge is None else [(path, upper, sample, edge)]
+    clear: dict[str, tuple[bool, Sample, Edge]] = {}
+    for path, upper, sample, edge in sorted(looked, key=lambda each: each[3].p_value):
+        if edge.rises and edge.p_value * len(looked) <= EDGE_LEVEL:
+            clear.setdefault(path, (upper, sample, edge))
+    if not clear:
+        return None
+    seen, widen = [], []
+    for path, (upper, sample, edge) in clear.items():
+        end = "high" if upper else "low"
+        limit = _short(search.space.dimensions[path][end])
+        seen.append(
+            f"{path} of {best.id} is {_short(best.values[path])}, at the {end} end of its range ({limit}), and "
+            f"{sample.metric} {sample.place} gets better towards it (rank correlation {edge.correlation:.2f} over "
+            f"{edge.trials} other trials)"
+        )
+        widen.append(f"{path} {'above' if upper else 'below'} {limit}")
+    return Finding("edge_of_range", f"{'; '.join(seen)}.", f"Widen the range of {', '.join(widen)} in the space.")
+
+
+def _end(dimension: Mapping[str, Any], value: Any, share: float) -> bool | None:
+    """Whether a value is at the upper end (True), at the lower one (False), or at none."""
+    if value in (dimension["low"], dimension["high"]):
+        return bool(value == dimension["high"])
+    return None if EDGE_SHARE <= share <= 1 - EDGE_SHARE else share > 0.5
+
+
+def _no_effect(search: _Search) -> Finding | None:
+    most = max((len(sample.trials) for sample in search.samples), default=0)
+    if most < EFFECT_TRIALS:
+        seen = f"which parameters have an effect ({_count(most, 'trial')}, {EFFECT_TRIALS} are needed)"
+        return Finding("no_effect", seen, kind=UNKNOWN)
+    without: list[str] = []
+    examined: dict[str, None] = {}
+    for path in search.space.dimensions:
+        tests = [(effect_p_value(sample, path, search.categorical), sample) for sample in search.samples]
+        known = [(p_value, sample) for p_value, sample in tests if p_value is not None]
+        if max((len(sample.trials) for _, sample in known), default=0) < EFFECT_TRIALS:
+            continue  # all trials have one value of it, or the parameters are too many for so few trials
+        examined |= dict.fromkeys(f"{sample.metric} {sample.place}" for _, sample in known)
+        if min(p_value for p_value, _ in known) * len(known) > NO_EFFECT:
+            without.append(path)
+    if not without:
+        return None
+    everything = len(without) == len(search.space.dimensions) > 1
+    them = "it" if len(without) == 1 else "them"
+    names = "No parameter had an" if everything else f"{', '.join(without)} had no"
+    seen = f"{names} effect that {most} trials could show: on {', '.join(examined)}."
+    if everything:
+        advice = "Widen the ranges, train longer, or take more validation images (split.val_fraction)."
+    else:
+        advice = f"Fix {them} in params.yaml and take {them} out of the space, or widen the range."
+    return Finding("no_effect", seen, advice)
+
+
+def _tie(search: _Search) -> Finding | None:
+    table, rows = search.table()
+    if table is None or len(rows) < 2:
+        return Finding("tie", "whether configurations tie (two confirmed ones are needed)", kind=UNKNOWN)
+    means = table.means[rows]
+    seeds, images = table.seed_variance(), (table.mean_image_variance(rows) or 0.0) / 2
+    ratio = _ratio(float(means.var(ddof=1)), seeds + images)
+    if ratio > TIE_RATIO:
+        return None
+    of_trials, chose = _ratio_of_trials(search), search.then or "luck"
+    seen = (
+        f"The {len(rows)} confirmed configurations tie: their means of {OBJECTIVE} over {table.seeds} seeds, "
+        f"{means.min():.4f} to {means.max():.4f}, differ no more than those of equal ones may (F = {ratio:.1f})"
+    )
+    if of_trials is None or of_trials > TIE_RATIO:
+        return Finding("tie", f"{seen}, so that {chose} chose among them.", kind=REMARK)
+    more = "more validation images (split.val_fraction)" if images > seeds else "more seeds (search.confirm.seeds)"
+    if search.then is None:
+        advice = f"Choose among equals by search.choose.then, or take {more}."
+    else:
+        advice = f"To have accuracy choose, take {more}."
+    return Finding("tie", f"{seen}, and neither do all trials (F = {of_trials:.1f}): {chose} chose.", advice)
+
+
+def _ratio(variance: float, of_equals: float) -> float:
+    return variance / of_equals if of_equals > 0 else 0.0 if variance == 0 else math.inf
+
+
+def _ratio_of_trials(search: _Search) -> float | None:
+    """Variance of the objective over trials, one seed each, over that of equal ones, which the confirmed runs show.
+
+    The higher of two: of all trials where they were first compared, and at the end of those in full. None where it is
+    not known.
+    """
+    found = []
+    for epoch in (*search.rungs[:1], None):
+        if epoch is None:
+            values = [trial.metric(OBJECTIVE) for trial in search.tried if trial.state == COMPLETE]
+        else:
+            values = [trial.epochs.get(epoch, {}).get(OBJECTIVE, math.nan) for trial in search.tried]
+        values = [value for value in values if math.isfinite(value)]
+        table, rows = search.table(epoch)
+        if table is not None and len(values) >= 3:
+            images = (table.mean_image_variance(rows) or 0.0) / 2
+            found.append(_ratio(float(np.var(values, ddof=1)), table.seeds * table.seed_variance() + images))
+    return max(found, default=None)
+
+
+def _control_ahead(search: _Search) -> Finding | None:
+    table, candidates = search.table()
+    controls = [] if table is None else [row for row in range(len(table.ids)) if row not in candidates]
+    if table is None or not candidates or not controls or table.degrees_of_freedom < 2:
+        seen = "whether a control is ahead (it and a configuration, confirmed with two further seeds, are needed)"
+        return Finding("control_ahead", seen, kind=UNKNOWN)
+    from scipy import stats  # here, so that commands that need none of it answer at once
+
+    best = max(candidates, key=lambda row: float(table.means[row]))
+    limit = float(stats.t.ppf(1 - AHEAD_LEVEL / len(controls), table.degrees_of_freedom))
+    found = []
+    for row in controls:
+        ahead = float(table.means[row] - table.means[best])
+        error = math.sqrt(2 * table.seed_variance() + (table.image_variance(row, best) or 0.0))
+        if error > 0 and ahead > limit * error:
+            found.append((ahead, row))
+    if not found:
+        return None
+    _, row = max(found)
+    seen = (
+        f"The control {table.ids[row]} is ahead of every trial: {OBJECTIVE} {table.means[row]:.4f} over {table.seeds} "
+        f"seeds, against {table.means[best]:.4f} of {table.ids[best]}, the best confirmed one, with the same seeds."
+    )
+    if any(path.startswith("regularizer.") for path in search.space.dimensions):
+        advice = "Have the space reach to lower weights, with which the regulariser does less harm, or try more trials."
+    else:
+        advice = "Have the space reach to the control's own values, or try more trials."
+    return Finding("control_ahead", seen, advice)
+
+
+def _rungs(search: _Search) -> Finding | None:
+    if not search.rungs:
+        return None
+    completed = [trial for trial in search.tried if trial.state == COMPLETE]
+    weak: list[tuple[int, float, int]] = []
+    judged = 0
+    for rung in search.rungs:
+        known = [found for metric in search.metrics if (found := _rank_correlation(completed, metric, rung))]
+        judged += bool(known)
+        # What goes on for one metric alone is not lost, so rungs are at fault if none of them says anything.
+        if known and all(_upper_limit(correlation, trials) < RUNG_CORRELATION for correlation, trials in known):
+            weak.append((rung, *known[0]))
+    if not judged:
+        seen = f"whether rungs predict the end (cannot tell: {len(completed)} trials in full, {RUNG_TRIALS} are needed)"
+        return Finding("rungs", seen, kind=UNKNOWN)
+    if not weak:
+        return None
+    said = ", ".join(f"{correlation:.2f} at epoch {rung}" for rung, correlation, _ in weak)
+    seen = (
+        f"Rungs say little of the end: over {weak[0][2]} trials in full, the rank correlation of {OBJECTIVE} with that "
+        f"of the last epoch is {said}."
+    )
+    advice = (
+        f"Make search.scheduler.grace_period longer than {weak[-1][0]} epochs, or stop no trial early "
+        "(search.scheduler.name: none)."
+    )
+    return Finding("rungs", seen, advice)
+
+
+def _rank_correlation(completed: Sequence[TrialRecord], metric: str, rung: int) -> tuple[float, int] | None:
+    """Spearman's, between a rung and the end, and of how many trials; None where they are too few, or all the same."""
+    from scipy import stats  # as above
+
+    pairs = [(trial.epochs.get(rung, {}).get(metric, math.nan), trial.metric(metric)) for trial in completed]
+    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    early, late = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if len(pairs) < RUNG_TRIALS or len(set(early)) < 2 or len(set(late)) < 2:
+        return None
+    return float(stats.spearmanr(early, late).statistic), len(pairs)
+
+
+def _upper_limit(correlation: float, trials: int) -> float:
+    """The one-sided upper limit of a rank correlation, by Fisher's transform with Spearman's variance, 1.06 / (n - 3)
+    (Fieller, Hartley, Pearson 1957).
+    """
+    from scipy import stats  # as above
+
+    bounded = min(max(correlation, -0.999999), 0.999999)
+    return math.tanh(math.atanh(bounded) + float(stats.norm.ppf(1 - RUNG_LEVEL)) * math.sqrt(1.06 / (trials - 3)))
+
+
+def _validation_images(search: _Search) -> Finding | None:
+    table, rows = search.table()
+    variance = None if table is None else table.mean_image_variance(rows)
+    if table is None or table.correct is None or variance is None:
+        seen = "whether validation images are enough (two confirmed configurations are needed, image by image)"
+        return Finding("validation_images", seen, kind=UNKNOWN)
+    spread, error = float(table.means[rows].std(ddof=1)), math.sqrt(variance)
+    if error <= spread or 2 * error <= search.margin:
+        return None
+    seen = (
+        f"{table.correct.shape[2]} validation images are too few for these differences: they alone part two equal "
+        f"configurations by {100 * error:.2f} points (a standard error), and the {len(rows)} confirmed ones are "
+        f"{100 * spread:.2f} apart (a standard deviation)."
+    )
+    advice = "Take more validation images (split.val_fraction)"
+    return Finding("validation_images", seen, f"{advice}{'' if search.then else ', or choose by search.choose.then'}.")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

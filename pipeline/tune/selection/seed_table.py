@@ -1,0 +1,122 @@
+"""Configurations side by side, over the seeds that they share: means, and what seeds and images alone would do to them.
+
+Of K configurations, S seeds and N validation images, x[k, s] is an accuracy and c[k, s, i] whether an image was right.
+Two parts make configurations differ that are equal. One is the seeds': MS(configuration x seed) / S, the mean square of
+x[k, s] - x[k, .] - x[., s] + x[., .] on (K-1)(S-1) degrees of freedom, pooled over all of them. The other is the
+images': of D[s, i] = c[a, s, i] - c[b, s, i], the variance of its mean over seeds from image to image, over N, less
+what seeds put into it, MS(seed x image) / (S N). Seeds that are alike for all configurations, and images that are hard
+for all, cancel.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tune.journal.correctness import CorrectImages
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, OBJECTIVE, TrialRecord
+
+
+@dataclass(frozen=True)
+class SeedTable:
+    """ids: of the configurations, K > 1. values: the objective, (K, S), S > 1. correct: which images were right,
+    (K, S, N); None where that is not known of every run.
+    """
+
+    ids: Sequence[str]
+    values: NDArray[np.float64]
+    correct: NDArray[np.bool_] | None
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Over seeds, (K,)."""
+        return np.asarray(self.values.mean(axis=1))
+
+    @property
+    def seeds(self) -> int:
+        return int(self.values.shape[1])
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Of `seed_variance`."""
+        return (len(self.ids) - 1) * (self.seeds - 1)
+
+    def seed_variance(self) -> float:
+        """MS(configuration x seed) / S: the seeds' part of the variance of a configuration's mean."""
+        x = self.values
+        rest = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean()
+        return float((rest**2).sum() / self.degrees_of_freedom / self.seeds)
+
+    def image_variance(self, one: int, other: int) -> float | None:
+        """The images' part of the variance of a difference of two configurations' means; None where it is not known.
+
+        Fewer than ten images on which they differ get half of one more each way: the variance of none would be 0.
+        """
+        if self.correct is None or self.correct.shape[2] < 2:
+            return None
+        difference = self.correct[one].astype(np.float64) - self.correct[other]
+        seeds, images = difference.shape
+        mean = difference.mean(axis=0)
+        square = float(((mean - mean.mean()) ** 2).sum())
+        if (mean != 0).sum() < FEW:
+            square += 1.0
+        rest = difference - mean - difference.mean(axis=1, keepdims=True) + difference.mean()
+        mean_square = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+        return float(max(0.0, square / (images - 1) / images - mean_square / (seeds * images)))
+
+    def mean_image_variance(self, rows: Sequence[int]) -> float | None:
+        """`image_variance` as the mean over all pairs of these rows."""
+        found = [self.image_variance(*pair) for pair in itertools.combinations(rows, 2)]
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else None
+
+
+FEW = 10
+"""Images on which two configurations differ, below which their variance is not taken as it is."""
+
+
+def seed_table(
+    trials: Sequence[TrialRecord], of: Sequence[str], correct: CorrectImages, *, epoch: int | None = None
+) -> SeedTable | None:
+    """The table of these configurations (ids of trials and controls) over the seeds that all of them ran in full with,
+    by what they were at an epoch; None: at their last.
+
+    One of too few seeds, since a confirmation failed or was not started, is left out where more degrees of freedom are
+    left without it. None if fewer than two configurations, or no two seeds, are left.
+    """
+    runs: dict[str, dict[int | None, TrialRecord]] = {name: {} for name in of}
+    for trial in trials:
+        name = trial.of if trial.role == CONFIRMATION else trial.id
+        if name in runs and trial.state == COMPLETE and math.isfinite(_value(trial, epoch)):
+            runs[name][trial.seed] = trial
+    chosen: tuple[int, int, dict[str, dict[int | None, TrialRecord]], list[int | None]] | None = None
+    for least in sorted({len(found) for found in runs.values()}):
+        whole = {name: found for name, found in runs.items() if len(found) >= least}
+        shared = set.intersection(*(set(found) for found in whole.values()))
+        seeds = sorted(shared, key=lambda seed: (seed is not None, seed or 0))  # None is base.seed, the search's own
+        freedom = (len(whole) - 1) * (len(seeds) - 1) if seeds else 0
+        if freedom > 0 and (chosen is None or (freedom, len(seeds)) > chosen[:2]):
+            chosen = freedom, len(seeds), whole, seeds
+    if chosen is None:
+        return None
+    _, _, whole, seeds = chosen
+    values = np.array([[_value(found[seed], epoch) for seed in seeds] for found in whole.values()])
+    return SeedTable(list(whole), values, _correct(whole, seeds, correct, epoch))
+
+
+def _value(trial: TrialRecord, epoch: int | None) -> float:
+    return trial.metric(OBJECTIVE) if epoch is None else trial.epochs.get(epoch, {}).get(OBJECTIVE, math.nan)
+
+
+def _correct(
+    runs: Mapping[str, Mapping[int | None, TrialRecord]],
+    seeds: Sequence[int | None],
+    correct: CorrectImages,
+    epoch: int | None,
+) -> NDArray[np.bool_] | None:
+    found = [[correct.at(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in runs.values()]
+    lengths = {None if flags is None else len(flags) for row in found for flags in row}
+    return None if None in lengths or len(lengths) != 1 else np.array(found, dtype=bool)
