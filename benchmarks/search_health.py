@@ -8,10 +8,11 @@ one for each. A network answers an image rightly if its skill exceeds the image'
 the configuration's, and its seed's, of which configurations share a part; each configuration has images of its own that
 it finds easier or harder. So accuracies, seeds and images are of one piece, as in training.
 
-`healthy` has no fault: each of the three parameters has an optimum of its own inside of its range (at a quarter to three
-quarters of it) and as much effect as the others, on accuracy and on attention; rungs differ from the end by .4 points;
-the control, at the space's corner, is worse than most; 5,000 validation images. `healthy, noisier` has less than a third
-of the differences between configurations, and twice the noise at rungs. Each other scenario is `healthy` with one fault.
+`healthy` has no fault: each of the three parameters has an optimum of its own inside of its range (at a quarter to
+three quarters of it) and as much effect as the others, on accuracy and on attention; rungs differ from the end by .4
+points; the control, at the space's corner, is worse than most; 5,000 validation images. `healthy, noisier` has less
+than a third of the differences between configurations, and twice the noise at rungs. Each other scenario is `healthy`
+with one fault.
 """
 
 import argparse
@@ -33,7 +34,8 @@ from pipeline.tune.journal.correctness import CorrectImages, pack_correct
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, METHOD, OBJECTIVE
 from pipeline.tune.objectives.objectives import AUROC
 from pipeline.tune.selection.confirm import FIRST_SEED, choose_best
-from pipeline.tune.selection.health import ALARM, UNKNOWN, Finding, examine_search
+from pipeline.tune.selection.findings import ALARM, UNKNOWN, Finding
+from pipeline.tune.selection.health import examine_search
 from pipeline.tune.space import SearchSpace, load_space
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +151,8 @@ def search(world: World, space: SearchSpace, trials: int, seed: int) -> tuple[li
         if record.state == COMPLETE and (record.of or record.id) in confirmed:
             further = 0 if record.seed is None else record.seed - seed - FIRST_SEED
             flags = recorded.correct[row_of(recorded.table, params, record.values), further]
-            correct.add(record.id, record.last_epoch, pack_correct(flags))
+            for epoch in record.epochs:
+                correct.add(record.id, epoch, pack_correct(flags))
     best = choose_best(records, top=3, seeds=SEEDS - 1, base_seed=seed, max_empty_share=1.0).trial
     found = examine_search(
         records,

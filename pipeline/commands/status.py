@@ -22,7 +22,7 @@ from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
-from pipeline.tune.selection.health import as_json, describe_findings
+from pipeline.tune.selection.findings import as_json, describe_findings
 from pipeline.workspace import Workspace
 
 SHOWN = 8

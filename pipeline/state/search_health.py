@@ -8,7 +8,8 @@ from pipeline.state.searches import SearchState
 from pipeline.tune.journal.correctness import read_correct
 from pipeline.tune.journal.records import COMPLETE, METHOD
 from pipeline.tune.schedulers.factory import make_rule
-from pipeline.tune.selection.health import RUNG_TRIALS, Finding, examine_search
+from pipeline.tune.selection.findings import Finding
+from pipeline.tune.selection.health import RUNG_TRIALS, examine_search
 from pipeline.tune.space import SearchSpace
 
 

@@ -12,7 +12,7 @@ from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, change
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
 from pipeline.tune.run_counts import max_runs
-from pipeline.tune.selection.health import describe_findings
+from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
 
 SHOWN = 6
@@ -86,7 +86,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         lines.insert(1, "every configuration of the space has been tried")
     if summary["stopped_by"]:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
-    lines += [f"health: {line}" for line in describe_findings(summary.get("health", []))]
+    lines += [f"health: {line}" for line in describe_findings(summary.get("health"))]
     return "\n".join(lines) + "\n-> results/search"
 
 

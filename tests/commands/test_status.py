@@ -287,3 +287,38 @@ def test_search_begun_with_what_has_been_taken_out_is_told_and_never_the_one_to_
     assert row(workspace, folder)[0] == folder.name[:8]
     assert "t0000" in "\n".join(describe_search(workspace, folder.name[:8]))
     assert "t0000, trial, of search" in "\n".join(describe_trial(workspace, "t0000"))
+
+
+def test_ended_search_says_what_speaks_against_it_and_one_that_runs_does_not_yet(workspace: Workspace) -> None:
+    with open_search(workspace) as journal:
+        run(journal, "baseline", epochs=4, state=COMPLETE, role="control")
+        run(journal, "t0000", epochs=4, state=COMPLETE, accuracy=0.75)
+        run(journal, "t0001", epochs=1, state=None)
+        assert "health:" not in "\n".join(describe_search(workspace, ""))
+        journal.end("t0001", PRUNED, None)
+        assert "health:" not in "\n".join(describe_search(workspace, ""))  # this process may go on with it
+    lines = [line for line in describe_search(workspace, "") if line.startswith("health: ")]
+    assert lines[0] == "health: Nothing was found that speaks against this search."
+    assert "(cannot tell: 1 trials in full, 8 are needed)" in lines[1]
+
+
+def test_running_search_is_looked_at_once_it_has_enough_trials_in_full(workspace: Workspace) -> None:
+    early = [0.31, 0.30, 0.33, 0.32, 0.35, 0.34, 0.30, 0.36, 0.31, 0.30]
+    ends = [0.50, 0.57, 0.52, 0.55, 0.51, 0.56, 0.53, 0.54, 0.58, 0.59]
+    with open_search(workspace) as journal:
+        for number, (first, last) in enumerate(zip(early, ends, strict=True)):
+            name = f"t{number:04d}"
+            run(journal, name, epochs=3, state=None, accuracy=first)
+            journal.report(name, 4, {"val/loss": 1.0, "val/accuracy": last, "seconds": 1.0})
+            journal.end(name, COMPLETE, None)
+        lines = [line for line in describe_search(workspace, "") if line.startswith("health: ")]
+    assert lines[0].startswith("health: Rungs say little of the end: over 10 trials in full, ")
+    assert "is -0.40 at epoch 3." in lines[0]
+
+
+def test_health_of_a_search_whose_stopping_rule_is_no_more_is_not_told(workspace: Workspace) -> None:
+    content = content_of(workspace)
+    folder = write_search(workspace, content | {"scheduler": {"name": "pasha"}})
+    with open_search(workspace, content | {"scheduler": {"name": "pasha"}}) as journal:
+        journal.end("t0003", PRUNED, None)
+    assert "health:" not in "\n".join(describe_search(workspace, folder.name))

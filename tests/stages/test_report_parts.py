@@ -14,6 +14,7 @@ from pipeline.score.endpoints import decide_endpoints
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
+    health_remarks,
     plotted_trials,
     search_curves,
     search_figures,
@@ -121,6 +122,16 @@ def test_search_that_was_ended_early_says_after_how_many_trials() -> None:
     summary = {"stopped_by": "sar-search stop --finish", "trials": {"complete": 6, "pruned": 3}, "trials_asked": 12}
     assert early_remarks(summary) == ["The search was ended early by sar-search stop --finish, with 9 of 12 trials."]
     assert early_remarks(summary | {"stopped_by": None}) == []
+
+
+def test_health_of_the_search_is_among_the_remarks() -> None:
+    found = {"name": "tie", "seen": "They tie.", "advice": "Take more seeds.", "kind": "alarm"}
+    unknown = {"name": "rungs", "seen": "rungs (too few)", "advice": "", "kind": "unknown"}
+    assert health_remarks({"health": [found, unknown]}) == [
+        "The search's health: They tie. Take more seeds.",
+        "The search's health: Not examined: rungs (too few).",
+    ]
+    assert health_remarks({}) == []
 
 
 def test_curves_take_confirmations_as_further_seeds() -> None:

@@ -256,5 +256,33 @@ def test_space_that_is_tried_to_its_end_is_told() -> None:
     assert "; mean of its 2 further seeds alone 0.9512" in describe_summary(found | {"best": best})
 
 
+def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> None:
+    task, outcome = searched()
+    found = summary_of(task, outcome)
+    assert [each["name"] for each in found["health"]] == [
+        "no_effect",
+        "tie",
+        "rungs",
+        "validation_images",
+    ]
+    assert {each["kind"] for each in found["health"]} == {"unknown"}
+    lines = describe_summary(found).splitlines()
+    assert lines[-3] == "health: Nothing was found that speaks against this search."
+    assert lines[-2].startswith(
+        "health: Not examined: which parameters have an effect (3 trials, 40 are needed); whether "
+    )
+    ahead = [again("baseline", seed, 0.2, 0.3, 0.4, 0.98) for seed in (1001, 1002)]
+    first = ran("baseline", 0.2, 0.3, 0.4, 0.97, role=CONTROL)
+    further = [again("t0003", seed, 0.2, 0.3, 0.4, 0.62) for seed in (1001, 1002)]
+    again_of_best = [again("t0000", seed, 0.2, 0.3, 0.4, 0.75) for seed in (1001, 1002)]
+    trials = [first, *ahead, *(t for t in outcome.trials if t.study == "search"), *again_of_best, *further]
+    found = summary_of(task, replace(outcome, trials=trials))
+    (alarm,) = [each for each in found["health"] if each["kind"] == "alarm"]
+    assert alarm["name"] == "control_ahead"
+    assert f"health: {alarm['seen']} {alarm['advice']}" in describe_summary(found).splitlines()
+    del found["health"]  # as a version before wrote it
+    assert "health" not in describe_summary(found)
+
+
 def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     return summarise(task, outcome, choose_best(outcome.trials, ChoiceRule(top=1, seeds=2)), None)

@@ -14,7 +14,7 @@ from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
 from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
 from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, format_limits
-from pipeline.tune.selection.health import describe_findings
+from pipeline.tune.selection.findings import describe_findings
 
 OBJECTIVE_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {
@@ -118,7 +118,7 @@ def objective_remarks(summary: Mapping[str, Any]) -> list[str]:
 
 def health_remarks(summary: Mapping[str, Any]) -> list[str]:
     """What the search's own records say against it, and what to do; none of a search that did not look."""
-    return [f"The search's health: {line}" for line in describe_findings(summary.get("health", []))]
+    return [f"The search's health: {line}" for line in describe_findings(summary.get("health"))]
 
 
 def search_curves(

@@ -15,18 +15,17 @@ to be so.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.tune.journal.correctness import CorrectImages
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
+from pipeline.tune.selection.findings import ALARM, REMARK, UNKNOWN, Finding
 from pipeline.tune.selection.seed_table import SeedTable, seed_table
 from pipeline.tune.selection.trial_effects import Edge, Sample, effect_p_value, examine_edge, make_sample
 from pipeline.tune.space import SearchSpace
-
-ALARM, REMARK, UNKNOWN = "alarm", "remark", "unknown"
 
 EDGE_SHARE, EDGE_LEVEL = 0.1, 0.05
 """The best is at an end within this share of the range; the others speak for it at this level, all tests together."""
@@ -42,18 +41,6 @@ AHEAD_LEVEL = 0.01
 RUNG_TRIALS, RUNG_CORRELATION, RUNG_LEVEL = 8, 0.5, 0.1
 """Trials in full from which on rungs are judged; they predict too little if their rank correlation with the end is
 below this at this level, one-sided."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """name: one of the module's list. seen: a sentence with figures. advice: what to do, in a sentence; empty where
-    there is nothing to do. kind: `alarm`, `remark`, or `unknown`: what could not be examined, as part of a sentence.
-    """
-
-    name: str
-    seen: str
-    advice: str = ""
-    kind: str = ALARM
 
 
 @dataclass(frozen=True)
@@ -136,21 +123,6 @@ def _looked_at(rungs: Sequence[int]) -> list[int]:
     if len(rungs) < 3 or list(rungs) != list(range(rungs[0], rungs[-1] + 1)):
         return list(rungs)
     return [rung for rung in rungs if rung % rungs[0] == 0 and (rung // rungs[0]).bit_count() == 1]
-
-
-def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
-    """What summary.json has of them."""
-    return [asdict(finding) for finding in findings]
-
-
-def describe_findings(findings: Sequence[Mapping[str, str]]) -> list[str]:
-    """What `as_json` gives, in lines: one each for alarms and remarks, one for all that could not be examined."""
-    lines = [f"{found['seen']} {found['advice']}".strip() for found in findings if found["kind"] != UNKNOWN]
-    if not any(found["kind"] == ALARM for found in findings):
-        lines.insert(0, "Nothing was found that speaks against this search.")
-    if unknown := [found["seen"] for found in findings if found["kind"] == UNKNOWN]:
-        lines.append(f"Not examined: {'; '.join(unknown)}.")
-    return lines
 
 
 def _edge(search: _Search) -> Finding | None:

@@ -24,7 +24,8 @@ from pipeline.tune.run_counts import control_seeds, requested_trials
 from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
-from pipeline.tune.selection.health import as_json, examine_search
+from pipeline.tune.selection.findings import as_json
+from pipeline.tune.selection.health import examine_search
 from pipeline.tune.study.studies import SAME_BUDGET
 from pipeline.tune.task import SearchTask
 

@@ -147,15 +147,18 @@ def examine_edge(
         return None
     left = sample.ranks[others] - sample.ranks[others].mean()
     shares = {name: column[others] for name, column in sample.shares.items() if name != path}
-    q = _orthonormal(_columns(shares, categorical, len(left)))
-    if len(left) >= 3 * q.shape[1] + 4:
-        left = left - q @ (q.T @ left)
+    columns = _columns(shares, categorical, len(left))
+    squared = len(set(near)) > 2
+    own = near[:, None] ** np.arange(1, 3 if squared else 2)
+    if len(left) >= 3 * columns.shape[1] + 4:
+        # Fitted together, or what the others share with this parameter would be taken off as theirs.
+        fitted = np.linalg.lstsq(np.concatenate([columns, own - own.mean(axis=0)], axis=1), left, rcond=None)[0]
+        left = left - columns @ fitted[: columns.shape[1]]
     place = np.asarray(stats.rankdata(near[chosen]), dtype=np.float64)
     rank = np.asarray(stats.rankdata(np.round(left[chosen], 9)), dtype=np.float64)
     place, rank = place - place.mean(), rank - rank.mean()
     products = np.concatenate([[place @ rank], rank[_orders(len(rank))] @ place])
     size = float(np.sqrt((place @ place) * (rank @ rank)))
-    squared = len(set(near)) > 2
     fitted = np.polynomial.polynomial.polyfit(near, left, 2 if squared else 1)
     slope = fitted[1] + (2 * fitted[2] if squared else 0.0)
     p_value = float((products >= products[0] - 1e-9).mean())
