@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from pipeline.score.comparison import compare_arms, compare_scores
-from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE, decide_endpoints
+from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE, Endpoint, decide_endpoints
 
 SEEDS = (3, 5, 8, 10, 20)
-CLAIM_SEEDS, CLAIM_IMAGES = (3, 5, 10), (359, 2000)
+CLAIM_CELLS = ((3, 359), (5, 359), (10, 359), (5, 2000))
+"""Seeds and images."""
 CONFIDENCE, MARGIN = 0.95, 0.01
 LOWEST, BAND = 0.93, (0.94, 0.98)
 
@@ -162,12 +163,15 @@ class Truth:
         return wrong | ({ATTENTION, LOG_LOSS} if self.second <= 0 else set())
 
 
+GAINS = (-MARGIN, -MARGIN / 2, 0.0, 2 * MARGIN)
+"""The accuracy is lost by the margin, by half of it, not at all; or gained."""
+SECONDS = {True: (0.0, 0.08), False: (0.0, 0.03)}
+"""With masks and without: the second endpoint's score is equal, or better."""
+
+
 def truths(masks: bool) -> list[Truth]:
-    """Every combination: accuracy lost by the margin, by half of it, not at all, gained; the second equal or better."""
-    return [
-        Truth(*pair)
-        for pair in itertools.product((-MARGIN, -MARGIN / 2, 0.0, 2 * MARGIN), (0.0, 0.08 if masks else 0.03))
-    ]
+    """Every combination."""
+    return [Truth(*pair) for pair in itertools.product(GAINS, SECONDS[masks])]
 
 
 def log_loss(m: Table) -> Table:
@@ -183,52 +187,66 @@ def mean_log_loss(mean: float, deviation: float) -> float:
     return float((weights * values).sum() / weights.sum())
 
 
-def draw_auroc(rng: np.random.Generator, seeds: int, images: int, gain: float) -> list[NDArray[np.float64]]:
-    """AUROC of attention, (S, N) by arm: means .62 + gain and .62, moved by .03 by a seed in an arm."""
+def draw_auroc(rng: np.random.Generator, seeds: int, images: int) -> list[NDArray[np.float64]]:
+    """AUROC of attention, (S, N) by arm: means .62, moved by .03 by a seed in an arm."""
     shared = 0.02 * rng.standard_normal((seeds, 1)) + 0.1 * rng.standard_normal(images)
     return [
         0.62
-        + change
         + shared
         + 0.03 * rng.standard_normal((seeds, 1))
         + 0.1 * rng.standard_normal(images)
         + 0.1 * rng.standard_normal((seeds, images), dtype=np.float32)
-        for change in (gain, 0.0)
+        for _ in range(2)
     ]
 
 
-@dataclass(frozen=True)
 class Claims:
-    """Shares of verdicts: with any false claim, and in which each endpoint is shown."""
+    """What verdicts of one truth said: how many there were, with a false claim, and with each endpoint shown."""
 
-    any_false: float
-    shown: dict[str, float]
+    def __init__(self, truth: Truth) -> None:
+        self.wrong = truth.false_claims()
+        self.verdicts = self.false = 0
+        self.shown: dict[str, int] = {}
+
+    def add(self, endpoints: Sequence[Endpoint]) -> None:
+        """Count one more."""
+        names = {endpoint.name for endpoint in endpoints if endpoint.shown}
+        self.verdicts += 1
+        self.false += bool(names & self.wrong)
+        for name in names:
+            self.shown[name] = self.shown.get(name, 0) + 1
+
+    def share(self, name: str | None = None) -> float:
+        """Of verdicts with any false claim, or in which the endpoint is shown."""
+        return (self.false if name is None else self.shown.get(name, 0)) / self.verdicts
 
 
 def measure_claims(
-    truth: Truth, seeds: int, images: int, repetitions: int, rng: np.random.Generator, *, masks: bool
-) -> Claims:
-    """Decide the endpoints of so many simulated evaluations, with masks or without."""
-    wrong, any_false = truth.false_claims(), 0
-    arms = Arms(Scenario("claims", images, 0.95, truth.gain, shared=0.01, own=0.002), seeds)
-    shown: dict[str, int] = {}
-    # Whatever the accuracies are, the mean log loss of the best is lower by what is asked for.
-    of_best, of_control = (mean_log_loss(float(mean), arms.deviation) for mean in arms.means)
-    shift = np.float32(of_control - of_best - truth.second)
+    seeds: int, images: int, repetitions: int, rng: np.random.Generator
+) -> dict[tuple[bool, Truth], Claims]:
+    """Decide the endpoints of so many simulated evaluations, by masks and truth. All truths share what is drawn."""
+    claims = {(masks, truth): Claims(truth) for masks in (True, False) for truth in truths(masks)}
+    of_gain = {gain: Arms(Scenario("claims", images, 0.95, gain, shared=0.01, own=0.002), seeds) for gain in GAINS}
+    equal = of_gain[0.0]
+    # The mean log loss of the best is taken to be the control's, whatever the accuracies are.
+    means = {
+        gain: [mean_log_loss(float(mean), arms.deviation) for mean in arms.means] for gain, arms in of_gain.items()
+    }
     for _ in range(repetitions):
-        best, control = arms.draw(rng)
-        accuracy = compare_arms(best > 0, control > 0, confidence=CONFIDENCE)
-        if masks:
-            attention = compare_scores(*draw_auroc(rng, seeds, images, truth.second), confidence=CONFIDENCE)
-            endpoints = decide_endpoints(accuracy, margin=MARGIN, attention=attention)
-        else:
-            losses = compare_scores(log_loss(best) + shift, log_loss(control), confidence=CONFIDENCE)
-            endpoints = decide_endpoints(accuracy, margin=MARGIN, log_loss=losses)
-        names = {endpoint.name for endpoint in endpoints if endpoint.shown}
-        any_false += bool(names & wrong)
-        for name in names:
-            shown[name] = shown.get(name, 0) + 1
-    return Claims(any_false / repetitions, {name: count / repetitions for name, count in shown.items()})
+        drawn, control = equal.draw(rng)
+        attention, beside = draw_auroc(rng, seeds, images)
+        aurocs = {gain: compare_scores(attention + gain, beside, confidence=CONFIDENCE) for gain in SECONDS[True]}
+        losses = log_loss(control)
+        for gain, arms in of_gain.items():
+            best = drawn + np.float32(arms.means[0] - equal.means[0])
+            accuracy = compare_arms(best > 0, control > 0, confidence=CONFIDENCE)
+            for second, attended in aurocs.items():
+                claims[True, Truth(gain, second)].add(decide_endpoints(accuracy, margin=MARGIN, attention=attended))
+            lower = log_loss(best) + np.float32(means[gain][1] - means[gain][0])
+            for second in SECONDS[False]:
+                found = compare_scores(lower - np.float32(second), losses, confidence=CONFIDENCE)
+                claims[False, Truth(gain, second)].add(decide_endpoints(accuracy, margin=MARGIN, log_loss=found))
+    return claims
 
 
 def _print_coverage(repetitions: int, rng: np.random.Generator) -> None:
@@ -253,40 +271,39 @@ def _print_coverage(repetitions: int, rng: np.random.Generator) -> None:
 
 
 def _print_claims(repetitions: int, rng: np.random.Generator) -> None:
-    rows, highest = [], 0.0
-    for with_masks, truth in [(masks, truth) for masks in (True, False) for truth in truths(masks)]:
-        found = [
-            measure_claims(truth, seeds, size, repetitions, rng, masks=with_masks)
-            for size in CLAIM_IMAGES
-            for seeds in CLAIM_SEEDS
+    cells = []
+    for seeds, images in CLAIM_CELLS:
+        cells.append(measure_claims(seeds, images, repetitions, rng))
+        print(f"  {seeds} seeds, {images}: {max(100 * each.share() for each in cells[-1].values()):.1f}", flush=True)
+    rows = [
+        [
+            f"{100 * truth.gain:+.1f} points",
+            ("AUROC " if masks else "log loss ") + ("better" if truth.second > 0 else "equal"),
+            *(f"{100 * cell[masks, truth].share():.1f}" for cell in cells),
+            ", ".join(f"{name} {100 * cells[-1][masks, truth].share(name):.0f}" for name in _names(masks)),
         ]
-        highest = max(highest, *(each.any_false for each in found))
-        rows.append(
-            [
-                f"accuracy {100 * truth.gain:+.1f} points",
-                ("AUROC " if with_masks else "log loss ") + ("better" if truth.second > 0 else "equal"),
-                *(f"{100 * each.any_false:.1f}" for each in found),
-                ", ".join(f"{name} {100 * found[1].shown.get(name, 0.0):.0f}" for name in found[1].shown),
-            ]
-        )
-        print("  " + " | ".join(rows[-1]), flush=True)
-    columns = [
-        "true difference",
-        "second",
-        *(f"{size}, {seeds} seeds" for size in CLAIM_IMAGES for seeds in CLAIM_SEEDS),
+        for masks, truth in cells[0]
     ]
-    print("\nVerdicts with any false claim, in %\n", table([*columns, "shown, 5 seeds"], rows), sep="\n")
-    print(f"\nhighest {100 * highest:.1f} %")
+    columns = ["accuracy", "second", *(f"{seeds} seeds, {images} images" for seeds, images in CLAIM_CELLS)]
+    print("\nVerdicts with any false claim, in %\n", table([*columns, "shown, last"], rows), sep="\n")
+    print(f"\nhighest {max(100 * each.share() for cell in cells for each in cell.values()):.1f} %")
+
+
+def _names(masks: bool) -> tuple[str, ...]:
+    return NOT_WORSE, ATTENTION if masks else LOG_LOSS, HIGHER, LOWER
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("coverage", "claims"), help="one of the two")
     parser.add_argument("--repetitions", type=int, default=2000, help="of every scenario")
     asked = parser.parse_args(arguments)
     print(header("How often verdicts are right", ["numpy", "scipy"]))
-    _print_coverage(asked.repetitions, np.random.default_rng(0))
-    _print_claims(asked.repetitions, np.random.default_rng(1))
+    if asked.only != "claims":
+        _print_coverage(asked.repetitions, np.random.default_rng(0))
+    if asked.only != "coverage":
+        _print_claims(asked.repetitions, np.random.default_rng(1))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import verdicts
-from verdicts import MARGIN, Arms, Scenario, Truth, measure_claims, measure_coverage, truths
+from support.comparisons import comparison
+from verdicts import MARGIN, Arms, Claims, Scenario, Truth, measure_claims, measure_coverage, truths
 
-from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE
+from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE, decide_endpoints
 
 FEW = Scenario("few discordant", 100, 0.994, 0.003, shared=0.002, own=0.001)
 
@@ -65,24 +66,33 @@ def test_intervals_cover(scenario: Scenario, seeds: int) -> None:
         assert found.width < 0.95 * found.old_width
 
 
-@pytest.mark.parametrize("masks", [True, False])
-@pytest.mark.parametrize("gain", [-MARGIN, 0.0])
-def test_false_claims_are_few(gain: float, masks: bool) -> None:
-    found = measure_claims(Truth(gain, 0.0), 5, 359, 300, np.random.default_rng(4), masks=masks)
-    assert found.any_false <= 0.1
+def test_false_claims_are_few_and_what_is_true_is_found() -> None:
+    claims = measure_claims(5, 359, 300, np.random.default_rng(4))
+    assert set(claims) == {(masks, truth) for masks in (True, False) for truth in truths(masks)}
+    for (_, truth), found in claims.items():
+        assert found.verdicts == 300
+        assert found.share() <= 0.1
+        if truth.gain > 0 and truth.second > 0:
+            assert found.share() == 0
+            assert found.share(NOT_WORSE) > 0.8
+            assert found.share(HIGHER) > 0.2
+        if truth.gain == -MARGIN:
+            assert found.share(NOT_WORSE) <= 0.06
 
 
-def test_what_is_true_is_found() -> None:
-    found = measure_claims(Truth(2 * MARGIN, 0.08), 10, 2000, 60, np.random.default_rng(5), masks=True)
-    assert found.any_false == 0
-    assert min(found.shown[name] for name in (NOT_WORSE, ATTENTION, HIGHER)) > 0.9
+def test_a_false_claim_is_counted_once_a_verdict() -> None:
+    found = Claims(Truth(0.0, 0.0))
+    accuracy = comparison(0.02, 0.001)
+    for attention in (comparison(0.2, 0.01), comparison(0.0, 0.1)):
+        found.add(decide_endpoints(accuracy, margin=MARGIN, attention=attention))
+    assert (found.share(), found.share(ATTENTION), found.share(HIGHER)) == (0.5, 0.5, 0.5)
+    assert found.share(NOT_WORSE) == 1
 
 
 def test_both_tables_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(verdicts, "coverage_scenarios", lambda: [FEW])
     monkeypatch.setattr(verdicts, "SEEDS", (2, 3))
-    monkeypatch.setattr(verdicts, "truths", lambda masks: [Truth(0.0, 0.0)])
-    monkeypatch.setattr(verdicts, "CLAIM_IMAGES", (50,))
+    monkeypatch.setattr(verdicts, "CLAIM_CELLS", ((2, 50),))
     verdicts.main(["--repetitions", "3"])
     printed = capsys.readouterr().out
     for words in (
