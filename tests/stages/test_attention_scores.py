@@ -1,6 +1,7 @@
 """What `evaluate` does about masks: whether they are usable, the head that val picks, baselines, and the table by class."""
 
 import csv
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,7 @@ def test_endpoints_are_of_tables_in_the_order_of_the_seeds() -> None:
     summary = summarise(runs, data, **ASKED)
     assert summary["arms"]["best"]["seeds"] == summary["arms"]["plain"]["seeds"] == [2, 9, 10]
     assert summary["comparison"]["layout"] == "paired"
+    assert json.loads(json.dumps(summary["endpoints"])) == summary["endpoints"]
     by_seed = {(run.arm, run.seed): run for run in runs}
     tables = [
         np.array([by_seed[arm, seed].location.per_image["auroc"] for seed in (2, 9, 10)]) for arm in ("best", "plain")
