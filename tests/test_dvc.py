@@ -78,9 +78,9 @@ def test_stage_lists_parameters_that_exist(stage: str) -> None:
     assert not unknown
 
 
-@pytest.mark.parametrize(("stage", "sections"), [("search", "base model train regularizer search evaluate.margin"), ("retrain", "base model train regularizer retrain")])  # fmt: skip
+@pytest.mark.parametrize(("stage", "sections"), [("search", "base model train regularizer search"), ("retrain", "base model train regularizer retrain")])  # fmt: skip
 def test_stage_that_trains_depends_on_every_parameter_of_its_sections(stage: str, sections: str) -> None:
-    needed = {path for path in parameters() if {path, path.partition(".")[0]} & set(sections.split())}
+    needed = {path for path in parameters() if path.partition(".")[0] in sections.split()}
     needed -= {path for path in needed if path.startswith("search.cluster.")}  # where trials run is not what they find
     listed = set(STAGES[stage]["params"])
     assert listed.issuperset(WHOLE)

@@ -128,7 +128,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
     yield from format_table(columns | {"configuration": LEFT}, _trial_rows(search, runner), gives_way="configuration")
-    found = examine_state(search, margin=params.evaluate.margin if params else EvaluateParams().margin)
+    margin = params.evaluate.margin if params else EvaluateParams().margin
+    found = examine_state(search, then=search.objectives.then, margin=margin)
     if found is not None:
         yield ""
         yield from (f"health: {line}" for line in describe_findings(as_json(found)))

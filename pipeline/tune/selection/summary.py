@@ -77,8 +77,15 @@ def summarise(
 
 
 def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> list[dict[str, str]]:
-    margin, rungs = task.params.evaluate.margin, outcome.rung_epochs
-    found = examine_search(outcome.trials, task.space, rungs, best=best.trial, correct=outcome.correct, margin=margin)
+    found = examine_search(
+        outcome.trials,
+        task.space,
+        outcome.rung_epochs,
+        best=best.trial,
+        then=objectives_from_params(task.params).then,
+        correct=outcome.correct,
+        margin=task.params.evaluate.margin,
+    )
     return as_json(found)
 
 
