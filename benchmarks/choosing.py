@@ -207,7 +207,8 @@ def describe(split: int) -> None:
 def _rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     from scipy import stats  # type: ignore[import-untyped, unused-ignore]
 
-    return float(stats.spearmanr(first, second).statistic)
+    found: float = stats.spearmanr(first, second).statistic
+    return float(found)
 
 
 def opposed(repetitions: int) -> None:

@@ -33,7 +33,9 @@ from pipeline.config import Params
 from pipeline.tune.journal.correctness import CorrectImages, pack_correct
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, METHOD, OBJECTIVE
 from pipeline.tune.objectives.objectives import AUROC
-from pipeline.tune.selection.confirm import FIRST_SEED, choose_best
+from pipeline.tune.selection.candidates import ChoiceRule
+from pipeline.tune.selection.choice import choose_best
+from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.selection.findings import ALARM, UNKNOWN, Finding
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.space import SearchSpace, load_space
@@ -153,7 +155,7 @@ def search(world: World, space: SearchSpace, trials: int, seed: int) -> tuple[li
             flags = recorded.correct[row_of(recorded.table, params, record.values), further]
             for epoch in record.epochs:
                 correct.add(record.id, epoch, pack_correct(flags))
-    best = choose_best(records, top=3, seeds=SEEDS - 1, base_seed=seed, max_empty_share=1.0).trial
+    best = choose_best(records, ChoiceRule(top=3, seeds=SEEDS - 1, base_seed=seed)).best.trial
     found = examine_search(
         records,
         space,
