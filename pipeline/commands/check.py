@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artifacts.agreement import check_dvc_lock
-from pipeline.artifacts.stage_results import read_best
+from pipeline.artifacts.stage_results import read_best, read_json
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.config import Params, parameters
+from pipeline.data.prepared.prepared import open_prepared
 from pipeline.environment import removed_variables
 from pipeline.errors import UserError, single_item_command
 from pipeline.inputs.data_split import check_group_by
 from pipeline.preflight.estimate import check_limits, describe_estimate
 from pipeline.preflight.image_sizes import describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
+from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.preflight.up_to_date import finished_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
@@ -22,8 +24,10 @@ from pipeline.provenance.weights_record import as_recorded
 from pipeline.state.current_search import current_search
 from pipeline.state.search_summary import decide_on_changed_code, describe_start
 from pipeline.tune.journal.compatibility import check_same_code
+from pipeline.tune.journal.correctness import read_correct
 from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
 from pipeline.tune.ray.placement import inspect_cluster
+from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 
@@ -67,6 +71,7 @@ def run_check(
         yield f"search {task.folder.name[:8]}: {done.reason}" if done else describe_start(task, workspace.searches)
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
+    yield from describe_expected_power(plan, task)
     if plan.resources.address is not None:
         yield from check_cluster(plan, task)
     if done:
@@ -79,6 +84,25 @@ def run_check(
         yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"
         return
     yield from describe_estimate(plan, SearchHistory() if task is None else read_history(task.folder / JOURNAL))
+
+
+def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str]:
+    """How large a difference the images and the seeds will show, by what this search has confirmed, if anything yet.
+
+    task: None before the data are made.
+    """
+    workspace, params, content, cost, masks = plan.workspace, plan.params, None, None, False
+    if task is not None:
+        masks = open_prepared(workspace.prepared).masks is not None
+        trials = read_history(task.folder / JOURNAL).trials.values()
+        content = forecast_content(trials, read_correct(task.folder), task.resources) if trials else None
+        try:
+            summary = read_json(workspace.results / "search" / "summary.json", made_by="search")
+            if summary["fingerprint"] == task.fingerprint and "forecast" in summary:
+                content, cost = summary["forecast"], run_cost(params, summary)
+        except (UserError, KeyError):
+            pass  # no results yet, or broken ones, which the stages will say
+    yield from describe_power(params, make_forecast(params, content, plan.test_images), masks=masks, cost=cost)
 
 
 def unknown_words(unknown: Sequence[str], used: str) -> str:

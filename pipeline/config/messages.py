@@ -1,7 +1,7 @@
 """What is said of a parameter that is wrong: where it is, what was given, what is allowed, which one was meant."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import reduce
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -85,19 +85,26 @@ def dotted_path(location: tuple[int | str, ...], valid: Collection[str]) -> str:
 
 def allowed_values(field: FieldInfo) -> str:
     """What a parameter may be, in words: its type and bounds."""
-    text = _type_in_words(field.annotation)
+    return _type_in_words(field.annotation) + _bounds_in_words(field.metadata)
+
+
+def _bounds_in_words(metadata: Iterable[Any]) -> str:
     bounds = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "length at least"}
     bounds |= {"max_length": "length at most"}
-    limits = [f"{word} {getattr(item, key)}" for item in field.metadata for key, word in bounds.items()
+    limits = [f"{word} {getattr(item, key)}" for item in metadata for key, word in bounds.items()
               if getattr(item, key, None) is not None]  # fmt: skip
-    return text + (", " + " and ".join(limits) if limits else "")
+    return ", " + " and ".join(limits) if limits else ""
 
 
 def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
-        return _type_in_words(get_args(annotation)[0])
+        of, *about = get_args(annotation)
+        # What bounds one member of a union stands with this member.
+        bounds = [item for field in about if isinstance(field, FieldInfo) for item in field.metadata]
+        return _type_in_words(of) + _bounds_in_words(bounds)
     if get_origin(annotation) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
+        choices = [str(choice) for choice in get_args(annotation)]
+        return "one of " * (len(choices) > 1) + ", ".join(choices)
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(_type_in_words(part) for part in get_args(annotation))
     if get_origin(annotation) is list:

@@ -127,7 +127,8 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
 
 
 def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
-    """Lay the measured cost of a step over retraining: both arms, every seed, on train and val, each run in full.
+    """Lay the measured cost of a step over retraining: both arms, every seed, on train and val, each run in full. Where
+    the search is to say how many seeds, the low end is of the fewest and the high end of the most.
 
     None where what was measured is no measure of it: on a cluster, whose nodes differ; for runs of several workers, or
     of other cores than a trial's.
@@ -137,15 +138,24 @@ def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
     if plan.resources.address is not None or not alike:
         return None
     there = retrain_resources(params)
-    runs = 2 * retrain.seeds
-    max_concurrent = min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent)
-    work = RemainingWork(
-        trials=0, full_runs=runs, epochs=params.train.epochs, max_concurrent=max_concurrent, gpus=there.gpus
+    fewest, most = (
+        RemainingWork(
+            trials=0,
+            full_runs=2 * seeds,
+            epochs=params.train.epochs,
+            max_concurrent=min(2 * seeds, retrain.max_concurrent_runs or 2 * seeds, there.max_concurrent),
+            gpus=there.gpus,
+        )
+        for seeds in retrain.seed_bounds
     )
     steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
     writing = 2 * cost.seconds_per_checkpoint / params.search.checkpoint_every
-    low, high = (work.epochs * (steps * step + writing) for step in cost.seconds_per_step)
-    return START_S[0] + low * runs / max_concurrent, START_S[1] + high * -(-runs // max_concurrent) * _slowdown(work)
+    low, high = (params.train.epochs * (steps * step + writing) for step in cost.seconds_per_step)
+    rounds = -(-most.full_runs // most.max_concurrent)
+    return (
+        START_S[0] + low * fewest.full_runs / fewest.max_concurrent,
+        START_S[1] + high * rounds * _slowdown(most),
+    )
 
 
 def check_memory(cost: StepCost, plan: Plan) -> None:

@@ -16,6 +16,7 @@ from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.preflight.dry_run import check_networks, check_regularizers
+from pipeline.preflight.power import check_seeds
 from pipeline.preflight.prior_results import load_prior_results
 from pipeline.preflight.run_resources import trial_resources
 from pipeline.preflight.validate import (
@@ -78,6 +79,12 @@ class Plan:
         """How many images the source has, those of every role."""
         return self.source.images
 
+    @property
+    def test_images(self) -> int:
+        """How many images will be test, but for the rounding within classes."""
+        own = self.source.test_images
+        return round(self.images * self.params.split.test_fraction) if own is None else own
+
     def describe(self) -> str:
         """The plan in lines for a person."""
         params, resources, search = self.params, self.resources, self.params.search
@@ -102,7 +109,7 @@ class Plan:
             "budget": self._describe_budget(),
             "together": f"{resources.max_concurrent} trials at a time, each {resources.cpus} CPU{gpus}, of "
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._describe_place()}",
-            "retrain": f"best and {params.retrain.control}, {params.retrain.seeds} seeds each, {epochs} epochs"
+            "retrain": f"best and {params.retrain.control}, {self._describe_seeds()} seeds each, {epochs} epochs"
             f"{self._describe_workers()}",
             "results": f"{self.workspace.results} and {self.workspace.models}",
             "state": f"{self.workspace.state} (survives interruptions)",
@@ -125,6 +132,11 @@ class Plan:
     def _describe_place(self) -> str:
         resources = self.resources
         return "here" if resources.address is None else f"on {resources.nodes} nodes of {quote_name(resources.address)}"
+
+    def _describe_seeds(self) -> str:
+        retrain = self.params.retrain
+        least, most = retrain.seed_bounds
+        return f"{least} to {most} (retrain.seeds: {retrain.seeds})" if least < most else str(most)
 
     def _describe_workers(self) -> str:
         workers = self.params.retrain.workers_per_run
@@ -232,6 +244,7 @@ def make_plan(workspace: Workspace) -> Plan:
         given = format_value(params.retrain.control)
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
     check_schedule(params)
+    check_seeds(params)
     check_objectives(params)
     check_sampler(params, space)
     check_points(params, space)

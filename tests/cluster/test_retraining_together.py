@@ -43,7 +43,7 @@ def jobs_of(data: Path, state: Path, **settings: Any) -> tuple[Params, list[Retr
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
     params = Params().with_values(SETTINGS | dotted, where="the test")
     given: dict[str, Any] = {"prepared": data / "prepared", "split": data / "split.json", "hashes": [], "state": state}
-    return params, retrain_jobs(params, {"best": {}}, **given)
+    return params, retrain_jobs(params, {"best": {}}, seeds=params.retrain.seed_bounds[0], **given)
 
 
 def retrained(data: Path, state: Path, **settings: Any) -> RetrainJob:

@@ -261,7 +261,7 @@ def test_retraining_goes_on_elsewhere_when_a_node_dies(workers: int, nodes: Node
     }
     task = _task(nodes, tmp_path, **settings)
     given: dict[str, Any] = {"prepared": task.prepared, "split": task.split, "hashes": [], "state": tmp_path / "state"}
-    jobs = retrain_jobs(task.params, {"best": {}}, **given)
+    jobs = retrain_jobs(task.params, {"best": {}}, seeds=task.params.retrain.seed_bounds[0], **given)
     watch = threading.Thread(target=_kill_when_kept, args=(nodes, there, storage, 3), daemon=True)
     watch.start()
     done = list(run_retraining(task.params, jobs))
@@ -291,7 +291,7 @@ def test_retraining_counts_a_node_lost_without_warning_and_not_a_drained_one(
     }
     task = _task(nodes, tmp_path, **settings)
     given: dict[str, Any] = {"prepared": task.prepared, "split": task.split, "hashes": [], "state": tmp_path / "state"}
-    jobs = retrain_jobs(task.params, {"best": {}}, **given)
+    jobs = retrain_jobs(task.params, {"best": {}}, seeds=task.params.retrain.seed_bounds[0], **given)
     watch = threading.Thread(target=_lose_two, args=(nodes, there, storage, drained), daemon=True)
     watch.start()
     if drained:

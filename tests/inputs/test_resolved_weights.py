@@ -452,7 +452,7 @@ def test_retrained_runs_of_other_weights_are_others(searched: Any) -> None:
     other = {spec: Weights(spec, each.path, "0" * 64) for spec, each in weights.items()}
     folders = set()
     for known in (weights, weights, other):
-        (job, *_) = retrain_jobs(params, {"best": {}}, prepared=Path(), split=Path(), hashes=[], state=workspace.state, weights=known)  # fmt: skip
+        (job, *_) = retrain_jobs(params, {"best": {}}, seeds=1, prepared=Path(), split=Path(), hashes=[], state=workspace.state, weights=known)  # fmt: skip
         assert job.weights == known
         folders.add(job.folder)
     assert len(folders) == 2

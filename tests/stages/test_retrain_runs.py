@@ -61,8 +61,9 @@ def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tm
 
 def test_further_seeds_leave_what_is_trained_of_the_earlier_ones(tmp_path: Path) -> None:
     def jobs(seeds: int) -> list[RetrainJob]:
-        params = Params().with_values({"retrain.seeds": seeds}, where="test")
-        return retrain_jobs(params, {"best": {}}, prepared=tmp_path, split=tmp_path, hashes=["d"], state=tmp_path)
+        return retrain_jobs(
+            Params(), {"best": {}}, seeds=seeds, prepared=tmp_path, split=tmp_path, hashes=["d"], state=tmp_path
+        )
 
     for job in jobs(2):
         job.folder.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Sections of params.yaml about what comes of a search: retraining, evaluation, report, registry and tracking."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,9 +8,12 @@ from pipeline.config.schema.section import Section
 
 
 class RetrainParams(Section):
-    seeds: int = Field(
-        5, ge=1, le=1000, description="Runs of the best configuration and of its control, on train + val."
+    seeds: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = Field(
+        5,
+        description="Runs of the best configuration and of its control, on train + val; auto: as many as the search's "
+        "confirmed runs say that evaluate.margin takes.",
     )
+    max_seeds: int = Field(20, ge=2, le=1000, description="Most runs of either arm where seeds is auto.")
     control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
     max_concurrent_runs: int | None = Field(None, ge=1, le=1000, description="Runs at a time; null: as many as fit.")
     workers_per_run: int = Field(
@@ -24,6 +27,11 @@ class RetrainParams(Section):
     gpus_per_run: float | None = Field(
         None, ge=0, le=64, description="As search.gpus_per_trial, of one run, or of each worker."
     )
+
+    @property
+    def seed_bounds(self) -> tuple[int, int]:
+        """The fewest and the most seeds that an arm may get."""
+        return (2, self.max_seeds) if self.seeds == "auto" else (self.seeds, self.seeds)
 
 
 class EvaluateParams(Section):

@@ -22,6 +22,7 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.report import ReportData
+from pipeline.preflight.power import AUTO, describe_expectation, make_forecast
 from pipeline.provenance.git import git_problem
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
@@ -90,6 +91,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     remarks = [
         f"Best configuration: {config_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
         f"The control is {summary['against']}.",
+        *_seed_remarks(params, summary, evaluation, retrained),
         *early_remarks(summary),
         *objective_remarks(summary),
         *health_remarks(summary),
@@ -158,6 +160,16 @@ def _chosen(summary: Mapping[str, Any]) -> str:
         f"chosen {why}. Over its {len(best['further_seeds'])} further seeds, which the search did not see, its "
         f"validation accuracy was {100 * best['further_mean']:.1f} %"
     )
+
+
+def _seed_remarks(
+    params: Params, summary: Mapping[str, Any], evaluation: Mapping[str, Any], retrained: Mapping[str, Any]
+) -> list[str]:
+    """What was to be expected of so many seeds, and where the search chose their number, why it is that one."""
+    forecast = make_forecast(params, summary.get("forecast"), evaluation["test_images"])
+    seeds = retrained.get("seeds", {})
+    chosen = [f"Seeds: {seeds['why']} (retrain.seeds: auto)."] if seeds.get("asked") == AUTO else []
+    return [*chosen, describe_expectation(params, forecast, len(evaluation["arms"][BEST]["seeds"]))]
 
 
 def _arm_row(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,22 +45,23 @@ def retrain_jobs(
     params: Params,
     arms: Mapping[str, Mapping[str, Any]],
     *,
+    seeds: int,
     prepared: Path,
     split: Path,
     hashes: Sequence[str],
     state: Path,
     weights: Mapping[str, Weights] | None = None,
 ) -> list[RetrainJob]:
-    """The runs of every arm and seed. hashes: of data and split, which decide the results with the parameters.
+    """The runs of every arm and seed. seeds: how many of each arm, those that follow `base.seed`. hashes: of data and
+    split, which decide the results with the parameters.
 
     Raises:
         UserError: a batch has fewer images than a run has workers.
         ValueError: a plugin whose file cannot be found.
     """
-    seeds = [params.base.seed + 1 + index for index in range(params.retrain.seeds)]
     dump, workers = params.model_dump(by_alias=True), params.retrain.workers_per_run
     jobs = []
-    for seed in seeds:
+    for seed in (params.base.seed + 1 + index for index in range(seeds)):
         for arm, values in arms.items():
             config = params.with_values(values, where=arm)
             check_batch_shards(

@@ -4,9 +4,12 @@ Its working state lies under `state/searches/`, by fingerprint: run again after 
 """
 
 from pipeline.artifacts.pareto_front import write_pareto_figure
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
 from pipeline.preflight.estimate import describe_estimate, remaining_work
 from pipeline.preflight.plan import make_plan
+from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
@@ -48,6 +51,10 @@ def main(workspace: Workspace) -> None:
         tracked.finish(best, controls, summary, folder)
         variables |= {"best": best.id, "best_accuracy": f"{best.metric(OBJECTIVE):.4f}", "mlflow_run": tracked.run_id}
     print(describe_summary(summary))
+    prepared = open_prepared(workspace.prepared)
+    test = read_split(workspace.split, data_hash=prepared.data_hash).test
+    forecast, cost = make_forecast(params, summary["forecast"], len(test)), run_cost(params, summary)
+    print("\n".join(describe_power(params, forecast, masks=prepared.masks is not None, cost=cost)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pipeline.tune.run_counts import control_seeds, requested_trials
 from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
+from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.selection.findings import as_json
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.study.studies import SAME_BUDGET
@@ -73,6 +74,7 @@ def summarise(
         "health": _health(task, outcome, best),
         "importances": outcome.adapter.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
+        "forecast": forecast_content(outcome.trials, outcome.correct, task.resources),
     } | _of_objectives(task, outcome)
 
 

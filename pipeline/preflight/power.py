@@ -1,0 +1,217 @@
+"""How large a difference the images and the seeds can show, in words, before anything trains; what `auto` chooses.
+
+Everything follows from what summary.json has of a search (`forecast`, `spent`) and from the parameters, so that
+`retrain.seeds: auto` comes to the same number whenever it is asked.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.console.format import format_percent
+from pipeline.errors import UserError
+from pipeline.score.forecast import (
+    FLAT,
+    LEAST_SEEDS,
+    LIMITED,
+    REACHED,
+    UNTESTABLE,
+    Expected,
+    Forecast,
+    SeedPlan,
+    choose_seeds,
+    components_from,
+)
+from pipeline.tune.budget import HOUR, Budget
+
+AUTO = "auto"
+SHOWN = (2, 3, 5, 8, 10, 20)
+"""Seeds of the table's rows, beside those asked for."""
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What a run of retraining takes, by the pace of the search. seconds: of a worker. together: runs at a time.
+
+    gpus: a run's share. spent_s, spent_gpu_s: by the search.
+    """
+
+    seconds: float
+    together: int
+    gpus: float
+    spent_s: float
+    spent_gpu_s: float
+
+
+def check_seeds(params: Params) -> None:
+    """Refuse `auto` where nothing says how small a loss it is to rule out.
+
+    Raises:
+        UserError: there is no margin.
+    """
+    if params.retrain.seeds == AUTO and not params.value("evaluate.margin"):
+        raise UserError(
+            "params.yaml: retrain.seeds: auto takes as many seeds as evaluate.margin needs, and there is none. Give a "
+            "margin, such as 0.01 for one point, or a number of seeds."
+        )
+
+
+def make_forecast(params: Params, content: Mapping[str, Any] | None, test_images: int) -> Forecast:
+    """The forecast for so many test images. content: summary.json's `forecast`; None for the assumptions."""
+    return Forecast(components_from(content), test_images, params.evaluate.confidence)
+
+
+def run_cost(params: Params, summary: Mapping[str, Any]) -> RunCost | None:
+    """The cost of a run of retraining, by what the search says of itself; None where it does not say it.
+
+    It trains on train and val, for as many epochs, side by side as trials did but for `retrain.max_concurrent_runs`.
+    """
+    spent, trained, content = summary["spent"], summary["epochs"]["spent"], summary.get("forecast")
+    if content is None or not trained:
+        return None
+    most = params.retrain.max_concurrent_runs or content["max_concurrent"]
+    return RunCost(
+        seconds=spent["worker_hours"] * HOUR / trained * params.train.epochs / (1 - params.split.val_fraction),
+        together=max(1, min(most, content["max_concurrent"])),
+        gpus=content["gpus"],
+        spent_s=spent["hours"] * HOUR,
+        spent_gpu_s=spent["gpu_hours"] * HOUR,
+    )
+
+
+def affordable_seeds(params: Params, cost: RunCost) -> int | None:
+    """Seeds of both arms that what the search has left of `search.budget` pays for; None without a limit."""
+    budget = Budget(**params.search.budget.model_dump())
+    found = []
+    if budget.hours is not None and cost.seconds > 0:
+        rounds = math.floor(max(0.0, budget.hours * HOUR - cost.spent_s) / cost.seconds)
+        found.append(rounds * cost.together // 2)
+    if (limit := budget.gpu_limit) is not None and cost.seconds * cost.gpus > 0:
+        found.append(math.floor(max(0.0, limit[0] - cost.spent_gpu_s) / (2 * cost.seconds * cost.gpus)))
+    return min(found, default=None)
+
+
+def plan_seeds(params: Params, forecast: Forecast, cost: RunCost | None = None) -> tuple[SeedPlan, str]:
+    """What `auto` comes to, and why, in a sentence. cost: None where no budget is to be looked at."""
+    retrain, margin = params.retrain, params.evaluate.margin
+    affordable = None if cost is None else affordable_seeds(params, cost)
+    plan = choose_seeds(forecast, margin, max_seeds=retrain.max_seeds, affordable=affordable)
+    if plan.reason == REACHED:
+        why = f"the least with which no loss of {_points(margin)} is shown four times out of five, where there is none"
+    elif plan.reason == UNTESTABLE:
+        why = "the least that gives an interval, which one test image does not give with any number"
+    elif plan.reason == FLAT:
+        why = "a further one would narrow the interval by under 5 %"
+    elif plan.reason == LIMITED:
+        why = "as many as retrain.max_seeds allows"
+    elif (affordable or 0) < LEAST_SEEDS:
+        why = "search.budget has nothing left for more, and with fewer there is no interval"
+    else:
+        why = "as many as search.budget has left"
+    if plan.would_reach is not None:
+        why += f" (the margin would take {plan.would_reach})"
+    elif plan.reason not in (REACHED, UNTESTABLE):
+        why += " (the margin takes more test images, or none will do)"
+    power = _say(forecast.power(plan.seeds, margin))
+    return plan, f"{plan.seeds} seeds each, {why}; power {power}"
+
+
+def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: RunCost | None = None) -> list[str]:
+    """The table of seeds, half-width and power, in lines; then the floor, and what `auto` comes to.
+
+    masks: whether attention is tested too, by which accuracy may have to do with the half of alpha.
+    """
+    margin, asked = params.evaluate.margin, params.retrain.seeds
+    auto = plan_seeds(params, forecast, cost) if asked == AUTO else None
+    number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
+    level, images = f"{100 * forecast.confidence:.4g} %", _count(forecast.test_images, "test image")
+    lines = [
+        f"{'power':<10}the chance to show at {level} that accuracy loses no more than {_points(margin)}, where it loses "
+        f"none, on {images};",
+        f"{'':<10}{_source(forecast)}",
+        f"{'':<10}{'seeds':>5}  {'half-width, points':<22}  power",
+    ]
+    for seeds in sorted({*SHOWN, number}):
+        half, power = forecast.expected_half_width(seeds), forecast.power(seeds, margin)
+        mark = "" if seeds != number else "  <- retrain.seeds"
+        if math.isinf(half.value):
+            lines.append(f"{'':<10}{seeds:>5}  {'no interval':<22}  none{mark}")
+        else:
+            lines.append(f"{'':<10}{seeds:>5}  {_width(half):<22}  {_say(power)}{mark}")
+    lines.append(f"{'':<10}{_floor(forecast, margin, number)}")
+    if masks and number >= LEAST_SEEDS and not math.isinf(forecast.floor):
+        # Holm: the hypothesis with the larger p is decided at alpha where the other was shown, else at half of it.
+        strict = Forecast(forecast.components, forecast.test_images, (1 + forecast.confidence) / 2)
+        lines.append(
+            f"{'':<10}where attention is not shown to be better, accuracy is decided at "
+            f"{100 * strict.confidence:.4g} %: with {number} seeds {_say(strict.power(number, margin))}"
+        )
+    if auto is not None:
+        lines.append(f"{'':<10}retrain.seeds: auto, by what is known now: {auto[1]}")
+    return lines
+
+
+def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
+    """What was to be expected of so many seeds, in a sentence for the report."""
+    half = forecast.expected_half_width(seeds)
+    if math.isinf(half.value):
+        return "Expected before the test images were opened: no interval."
+    return (
+        f"Expected before the test images were opened, with {seeds} seeds: an interval of +-{_width(half)} points, and "
+        f"a chance of {_say(forecast.power(seeds, params.evaluate.margin))} to show no loss of more than "
+        f"{_points(params.evaluate.margin)} where there is none ({_source(forecast)})."
+    )
+
+
+def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
+    """What the number of test images leaves however many seeds there are, and what would lower it."""
+    images = _count(forecast.test_images, "test image")
+    if math.isinf(forecast.floor):
+        return "one test image gives no interval; there must be at least two"
+    least, enough = forecast.images_needed(margin), forecast.images_needed(margin, max(LEAST_SEEDS, seeds))
+    said = f"{images} leave +-{100 * forecast.floor:.2g} points however many seeds"
+    if least is not None and least > forecast.test_images:
+        return f"{said}; the margin is in reach from some {_round(least):,} on (split.test_fraction, or more images)"
+    if enough is None:
+        return f"{said}; no number of images makes up for seeds: with {seeds}, the margin stays out of reach"
+    if enough > forecast.test_images:
+        return f"{said}; with {seeds} seeds, four times out of five takes some {_round(enough):,} test images"
+    return f"{said}, which the margin allows"
+
+
+def _source(forecast: Forecast) -> str:
+    parts = forecast.components
+    if parts.assumed:
+        return f"assumed, since {parts.assumed}"
+    return (
+        f"by {parts.configurations} configurations with {parts.seeds} further seeds each, on {parts.images:,} "
+        "validation images of the search"
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.3g} point{'s' * (share != 0.01)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _width(half: Expected) -> str:
+    said = f"{100 * half.value:.2f}"
+    return said if half.low is None or half.high is None else f"{said} ({100 * half.low:.2f} to {100 * half.high:.2f})"
+
+
+def _say(power: Expected) -> str:
+    said = format_percent(power.value, 0)
+    if power.low is None or power.high is None:
+        return said
+    return f"{said}, {100 * power.low:.0f} to {100 * power.high:.0f} %"
+
+
+def _round(count: int) -> int:
+    """Upwards, to two digits."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return -(-count // step) * step
