@@ -5,12 +5,14 @@ from pathlib import Path
 
 import batches
 import numpy as np
+import power
 import pytest
 import run_all
 import torch
 from copied import ROOT
 from entropy_released import SIDES
 from PIL import Image
+from scipy import stats
 from search_quality import asha_of_the_paper
 from simulate import Table
 from support.reference_entropy import clear_of_the_cut, nasty_maps, random_maps, slow
@@ -19,6 +21,7 @@ from torchvision import transforms
 
 from pipeline.config import Params
 from pipeline.data.batches.batches import standardisation
+from pipeline.score.forecast import REACHED
 from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.space import load_space
 
@@ -122,3 +125,31 @@ def test_every_script_of_the_folder_is_a_benchmark_or_known_to_be_none() -> None
     assert {"batches", "search_overhead", "gpu", "trial_cost"} <= set(run_all.benchmarks())
     for name in run_all.benchmarks():
         assert '__name__ == "__main__"' in (ROOT / "benchmarks" / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_paired_interval_of_the_power_simulation_is_that_of_all_images(seeds: int) -> None:
+    """It is worked out of hard images alone, since no network differs on the others."""
+    images, rng = 200, np.random.default_rng(seeds)
+    hard = power.draw(rng, 2, seeds, images, 0.01)
+    whole = power.with_easy(hard, images).astype(float)
+    assert whole.shape == (2, seeds, images)
+    difference = whole[0] - whole[1]
+    left = difference - difference.mean(axis=1, keepdims=True) - difference.mean(axis=0) + difference.mean()
+    both = np.square(left).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
+    of_seeds, alone = difference.mean(axis=1).var(ddof=1) / seeds, difference.mean(axis=0).var(ddof=1) / images
+    of_images = max(0.0, alone - both)
+    freedom = (of_seeds + of_images) ** 2 / (of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(of_seeds + of_images)
+    half = max(half, stats.t.ppf(0.975, images - 1) * np.sqrt(alone))
+    found = power.lower_end(hard[0].astype(float) - hard[1].astype(float), images)
+    assert found == pytest.approx(difference.mean() - half, abs=1e-12)
+
+
+def test_plans_of_auto_have_power_where_the_margin_is_in_reach() -> None:
+    """A quick look at one scenario; docs/benchmarks/power.md has the figures."""
+    found = power.simulate(power.Scenario(0.006, 2, 359, margin=0.02), 60)
+    assert found.reachable
+    assert 0.6 < np.mean(found.shown) < 1.0
+    assert 2 <= min(found.seeds) <= max(found.seeds) <= power.MAX_SEEDS
+    assert found.reasons.count(REACHED) > 30

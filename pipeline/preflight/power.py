@@ -110,10 +110,6 @@ def plan_seeds(params: Params, forecast: Forecast, cost: RunCost | None = None) 
         why = "search.budget has nothing left for more, and with fewer there is no interval"
     else:
         why = "as many as search.budget has left"
-    if plan.would_reach is not None:
-        why += f" (the margin would take {plan.would_reach})"
-    elif plan.reason not in (REACHED, UNTESTABLE):
-        why += " (the margin takes more test images, or none will do)"
     power = _say(forecast.power(plan.seeds, margin))
     return plan, f"{plan.seeds} seeds each, {why}; power {power}"
 
@@ -128,9 +124,9 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
     number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
     level, images = f"{100 * forecast.confidence:.4g} %", _count(forecast.test_images, "test image")
     lines = [
-        f"{'power':<10}the chance to show at {level} that accuracy loses no more than {_points(margin)}, where it loses "
-        f"none, on {images};",
-        f"{'':<10}{_source(forecast)}",
+        f"{'power':<10}the chance to show at {level} that accuracy loses no more than {_points(margin)}, where it "
+        f"loses none, on {images};",
+        f"{'':<10}{describe_source(forecast)}",
         f"{'':<10}{'seeds':>5}  {'half-width, points':<22}  power",
     ]
     for seeds in sorted({*SHOWN, number}):
@@ -161,7 +157,7 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
     return (
         f"Expected before the test images were opened, with {seeds} seeds: an interval of +-{_width(half)} points, and "
         f"a chance of {_say(forecast.power(seeds, params.evaluate.margin))} to show no loss of more than "
-        f"{_points(params.evaluate.margin)} where there is none ({_source(forecast)})."
+        f"{_points(params.evaluate.margin)} where there is none ({describe_source(forecast)})."
     )
 
 
@@ -181,7 +177,8 @@ def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
     return f"{said}, which the margin allows"
 
 
-def _source(forecast: Forecast) -> str:
+def describe_source(forecast: Forecast) -> str:
+    """What the forecast is made from."""
     parts = forecast.components
     if parts.assumed:
         return f"assumed, since {parts.assumed}"

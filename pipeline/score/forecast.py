@@ -67,7 +67,7 @@ REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE = "reached", "flat", "max_seeds
 budget; one test image, which gives no interval."""
 
 _POINTS = 200  # equally likely values of a chi-square, over which half-width and power are averaged
-_MOST_IMAGES, _MOST_SEEDS = 10**9, 1001
+_MOST_IMAGES = 10**9
 _NOTHING = 1e-12
 
 
@@ -311,14 +311,10 @@ class Forecast:
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """Seeds an arm, and why not more: REACHED, FLAT, LIMITED, UNAFFORDABLE or UNTESTABLE.
-
-    would_reach: the least number of seeds that would do, where these do not; None where no number would.
-    """
+    """Seeds an arm, and why not more: REACHED, FLAT, LIMITED, UNAFFORDABLE or UNTESTABLE."""
 
     seeds: int
     reason: str
-    would_reach: int | None = None
 
 
 def choose_seeds(forecast: Forecast, margin: float, *, max_seeds: int, affordable: int | None = None) -> SeedPlan:
@@ -332,15 +328,14 @@ def choose_seeds(forecast: Forecast, margin: float, *, max_seeds: int, affordabl
         most, limit = max(LEAST_SEEDS, affordable), UNAFFORDABLE
     if forecast.test_images < 2:
         return SeedPlan(LEAST_SEEDS, UNTESTABLE)
-    enough = next((seeds for seeds in range(LEAST_SEEDS, _MOST_SEEDS) if forecast.reaches(seeds, margin, level)), None)
     width = forecast.half_width(LEAST_SEEDS, level)
     for seeds in range(LEAST_SEEDS, most + 1):
-        if seeds == enough:
+        if forecast.reaches(seeds, margin, level):
             return SeedPlan(seeds, REACHED)
         width, before = forecast.half_width(seeds + 1, level), width
         if width > (1 - LEAST_GAIN) * before:
-            return SeedPlan(seeds, FLAT, enough)
-    return SeedPlan(most, limit, enough)
+            return SeedPlan(seeds, FLAT)
+    return SeedPlan(most, limit)
 
 
 @cache

@@ -1,11 +1,13 @@
 """Claims about the check before a run: which search it speaks of, and what it refuses."""
 
+import itertools
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from copied import ROOT, set_parameters
@@ -25,9 +27,11 @@ from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages.prepare import __main__ as prepare
 from pipeline.stages.split import __main__ as split
 from pipeline.tracking.store import prepare_store, resolve_store
+from pipeline.tune.journal.correctness import pack_correct, read_correct
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
+    CONFIRMATION,
     CONTROL,
     JOURNAL,
     TRIAL,
@@ -36,6 +40,7 @@ from pipeline.tune.journal.records import (
     read_history,
 )
 from pipeline.tune.run_counts import max_runs
+from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.task import SearchTask
 from pipeline.workspace import Workspace
 
@@ -102,6 +107,42 @@ def test_search_is_said_to_be_new_and_then_to_go_on(workspace: Workspace) -> Non
     with Journal(task.folder / JOURNAL, task.header):
         said = told(workspace, measured=False)
         assert f"search {name}: is running now, by process {os.getpid()}; 0 of at most {runs} runs have ended" in said
+
+
+def test_power_is_foretold_by_assumptions_and_then_by_what_the_search_has_confirmed(workspace: Workspace) -> None:
+    """Before anything trains, while the search runs, and by its summary once it has ended."""
+    said = told(workspace, measured=False)
+    assert "on 359 test images;\n          assumed, since no configuration has been confirmed yet\n" in said
+    assert "where attention is not shown to be better" in said  # the digits have masks
+    task = begun(workspace, by_other_code=False)
+    assert "assumed, since no configuration has been confirmed yet" in told(workspace, measured=False)
+    rng = np.random.default_rng(0)
+    with Journal(task.folder / JOURNAL, task.header) as journal:
+        for number, seed in itertools.product(range(5), (1001, 1002)):
+            name = f"t000{number}-seed{seed}"
+            values = {"regularizer.spatial_entropy.weight": 0.1 * number}
+            journal.start(TrialRecord(name, None, values, role=CONFIRMATION, seed=seed, of=f"t000{number}"))
+            journal.report(name, 1, {"val/accuracy": 0.5}, correct=pack_correct(rng.random(287) < 0.97))
+            journal.end(name, "complete")
+    by = "by {} configurations with 2 further seeds each, on 287 validation images of the search"
+    assert by.format(5) in told(workspace, measured=False)
+    records = read_history(task.folder / JOURNAL).trials.values()
+    content = forecast_content(records, read_correct(task.folder), task.resources)
+    folder = workspace.results / "search"
+    folder.mkdir(parents=True)
+    summary = {"fingerprint": task.fingerprint, "forecast": {**content, "configurations": 6}}
+    summary |= {"epochs": {"spent": 10}, "spent": {"hours": 0.1, "worker_hours": 0.1, "gpu_hours": 0.0}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert by.format(6) in told(workspace, measured=False)
+    (folder / "summary.json").write_text(json.dumps(summary | {"fingerprint": "another"}))
+    assert by.format(5) in told(workspace, measured=False)
+
+
+def test_seeds_that_the_search_is_to_choose_are_a_range_in_the_plan(workspace: Workspace) -> None:
+    set_parameters(workspace.params, {"retrain.seeds": "auto", "retrain.max_seeds": 12})
+    said = told(workspace, measured=False)
+    assert "retrain   best and baseline, 2 to 12 (retrain.seeds: auto) seeds each, 3 epochs" in said
+    assert "retrain.seeds: auto, by what is known now: 8 seeds each, a further one would narrow" in said
 
 
 def test_nothing_is_expected_of_results_that_are_up_to_date(

@@ -109,6 +109,16 @@ def test_retraining_is_both_arms_with_every_seed_on_train_and_val(
     assert retraining_seconds(one, COST) == pytest.approx((START_S[0] + 16 * 5.25 * 6, START_S[1] + 16 * 10.25 * 6))
 
 
+def test_retraining_of_as_many_seeds_as_the_search_will_say_is_a_range_from_the_fewest_to_the_most(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "retrain_resources", lambda params: Resources(1, 0.0, 4, 4, 0))
+    settings = {**TEN_STEPS, "retrain.seeds": "auto", "retrain.max_seeds": 5}
+    # Four runs, four at a time; ten runs in three rounds.
+    low, high = START_S[0] + 16 * 5.25, START_S[1] + 16 * 10.25 * 3 * BESIDE
+    assert retraining_seconds(planned(settings, source=THOUSAND), COST) == pytest.approx((low, high))
+
+
 @pytest.mark.parametrize("setting", [{"retrain.workers_per_run": 2}, {"retrain.cpus_per_run": 2}])
 def test_retraining_unlike_what_was_measured_is_not_foretold(
     planned: Callable[..., Plan], setting: dict[str, int]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from copied import ROOT, set_parameters
 
+from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.score.maps import trivial_maps
 from pipeline.stages.evaluate.attention_scores import COMPARED, LOCATION
@@ -15,6 +16,7 @@ from pipeline.stages.report.content import _attention_changes as attention_chang
 from pipeline.stages.report.content import _attention_note as attention_note
 from pipeline.stages.report.content import _attention_rows as attention_rows
 from pipeline.stages.report.content import _ensemble_rows as ensemble_rows
+from pipeline.stages.report.content import _seed_remarks as seed_remarks
 from pipeline.workspace import Workspace
 
 
@@ -92,3 +94,19 @@ def test_a_store_that_cannot_be_used_leaves_no_page(workspace: Workspace, monkey
     with pytest.raises(UserError, match=r"tracking.uri: .*taken is a folder"):
         report.main(workspace)
     assert not (workspace.results / "report").exists()
+
+
+def test_seeds_that_the_search_chose_and_what_was_to_be_expected_of_them_are_said() -> None:
+    evaluation = {"test_images": 359, "arms": {"best": {"seeds": [1, 2, 3, 4, 5]}}}
+    asked = {"seeds": {"asked": 5, "chosen": 5, "why": "retrain.seeds says so"}}
+    (expected,) = seed_remarks(Params(), {}, evaluation, asked)
+    assert expected == (
+        "Expected before the test images were opened, with 5 seeds: an interval of +-1.01 points, and a chance of 50 % to "
+        "show no loss of more than 1 point where there is none (assumed, since no configuration has been confirmed yet)."
+    )
+    assert seed_remarks(Params(), {}, evaluation, {}) == [expected]
+    chosen = {"seeds": {"asked": "auto", "chosen": 5, "why": "5 seeds each, since"}}
+    assert seed_remarks(Params(), {}, evaluation, chosen) == [
+        "Seeds: 5 seeds each, since (retrain.seeds: auto).",
+        expected,
+    ]

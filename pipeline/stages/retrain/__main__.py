@@ -14,7 +14,7 @@ from pipeline.console.format import config_name
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
-from pipeline.preflight.power import check_seeds, make_forecast, plan_seeds, run_cost
+from pipeline.preflight.power import check_seeds, describe_source, make_forecast, plan_seeds, run_cost
 from pipeline.provenance.trace import trace
 from pipeline.provenance.weights_record import from_record
 from pipeline.stages.retrain.retrain_runs import (
@@ -102,6 +102,7 @@ def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> 
     summary = read_json(workspace.results / "search" / "summary.json", made_by="search")
     forecast = make_forecast(params, summary.get("forecast"), test_images)
     plan, why = plan_seeds(params, forecast, run_cost(params, summary))
+    why += f", {describe_source(forecast)}"
     print(f"retrain.seeds: {asked}: {why}")
     return {"asked": asked, "chosen": plan.seeds, "why": why}
 

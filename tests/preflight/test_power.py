@@ -1,0 +1,190 @@
+"""Claims about the forecast in words, about what `auto` comes to within a budget, and about what it refuses."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import Params
+from pipeline.config.schema.result_sections import EvaluateParams
+from pipeline.errors import UserError
+from pipeline.preflight.power import (
+    RunCost,
+    affordable_seeds,
+    check_seeds,
+    describe_expectation,
+    describe_power,
+    make_forecast,
+    plan_seeds,
+    run_cost,
+)
+
+MEASURED: dict[str, Any] = {
+    "config_seed": 5e-5,
+    "residual": 0.008,
+    "config_image": 0.001,
+    "residual_error": 0.001,
+    "image_error": 0.0005,
+    "images": 287,
+    "configurations": 5,
+    "seeds": 2,
+    "assumed": None,
+    "max_concurrent": 2,
+    "gpus": 0.0,
+}
+
+SUMMARY: dict[str, Any] = {
+    "forecast": MEASURED,
+    "epochs": {"spent": 100},
+    "spent": {"hours": 0.5, "worker_hours": 1.0, "gpu_hours": 0.25},
+}
+
+
+def given(**settings: Any) -> Params:
+    return Params().with_values({name.replace("__", "."): value for name, value in settings.items()}, where="test")
+
+
+def table(params: Params, content: dict[str, Any] | None, images: int, **about: Any) -> list[str]:
+    return describe_power(params, make_forecast(params, content, images), **{"masks": False, **about})
+
+
+def test_table_before_anything_ran_says_what_it_assumes() -> None:
+    lines = table(Params(), None, 359)
+    assert lines == [
+        "power     the chance to show at 95 % that accuracy loses no more than 1 point, where it loses none, on 359 test "
+        "images;",
+        "          assumed, since no configuration has been confirmed yet",
+        "          seeds  half-width, points      power",
+        "              2  3.95                    19 %",
+        "              3  1.61                    28 %",
+        "              5  1.01                    50 %  <- retrain.seeds",
+        "              8  0.79                    70 %",
+        "             10  0.73                    78 %",
+        "             20  0.60                    91 %",
+        "          359 test images leave +-0.46 points however many seeds; with 5 seeds, four times out of five takes some "
+        "1,100 test images",
+    ]
+
+
+def test_measured_figures_have_their_ranges_and_the_number_asked_for_a_row() -> None:
+    lines = table(given(retrain__seeds=7), MEASURED, 359)
+    assert lines[1] == (
+        "          by 5 configurations with 2 further seeds each, on 287 validation images of the search"
+    )
+    (row,) = [line for line in lines if "<- retrain.seeds" in line]
+    forecast = make_forecast(given(), MEASURED, 359)
+    half, power = forecast.expected_half_width(7), forecast.power(7, 0.01)
+    assert half.low is not None
+    assert half.high is not None
+    assert power.low is not None
+    assert power.high is not None
+    assert row == (
+        f"              7  {100 * half.value:.2f} ({100 * half.low:.2f} to {100 * half.high:.2f})     "
+        f"{100 * power.value:.0f} %, {100 * power.low:.0f} to {100 * power.high:.0f} %  <- retrain.seeds"
+    )
+    assert [line.split()[0] for line in lines[3:10]] == ["2", "3", "5", "7", "8", "10", "20"]
+
+
+def test_one_seed_and_one_image_have_no_interval() -> None:
+    lines = table(given(retrain__seeds=1), MEASURED, 359)
+    assert lines[3] == "              1  no interval             none  <- retrain.seeds"
+    lines = table(given(), MEASURED, 1, masks=True)
+    assert lines[0].endswith("on 1 test image;")
+    assert all("no interval" in line for line in lines[3:9])
+    assert lines[9:] == ["          one test image gives no interval; there must be at least two"]
+
+
+def test_floor_says_what_would_lower_it() -> None:
+    few = {**MEASURED, "config_image": 0.02}
+    assert table(given(), few, 359)[-1] == (
+        "          359 test images leave +-2.1 points however many seeds; the margin is in reach from some 3,200 on "
+        "(split.test_fraction, or more images)"
+    )
+    wild = {**MEASURED, "config_seed": 4e-3}
+    assert table(given(), wild, 10_000)[-1].endswith(
+        "no number of images makes up for seeds: with 5, the margin stays out of reach"
+    )
+    assert table(given(evaluate__margin=0.05), MEASURED, 10_000)[-1].endswith(
+        "however many seeds, which the margin allows"
+    )
+
+
+def test_masks_add_what_the_half_of_alpha_leaves() -> None:
+    params = given()
+    strict = make_forecast(given(evaluate__confidence=0.975), MEASURED, 359).power(5, 0.01)
+    last = table(params, MEASURED, 359, masks=True)[-1]
+    assert last.startswith(
+        "          where attention is not shown to be better, accuracy is decided at 97.5 %: with 5 seeds"
+    )
+    assert f" {100 * strict.value:.0f} %, " in last
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "said"),
+    [
+        ({"evaluate__margin": 0.03}, 359, "4 seeds each, the least with which no loss of 3 points is shown four times"),
+        ({"evaluate__margin": 0.001}, 359, "a further one would narrow the interval by under 5 %; power"),
+        ({"retrain__max_seeds": 3}, 359, "3 seeds each, as many as retrain.max_seeds allows; power"),
+        ({"search__budget__hours": 0.9}, 359, "4 seeds each, as many as search.budget has left; power"),
+        ({"search__budget__hours": 0.5}, 359, "2 seeds each, search.budget has nothing left for more, and with fewer"),
+        ({}, 1, "2 seeds each, the least that gives an interval, which one test image does not give with any number"),
+    ],
+)
+def test_auto_says_why_it_takes_no_more_seeds(settings: dict[str, Any], images: int, said: str) -> None:
+    params = given(retrain__seeds="auto", **{"evaluate__margin": 0.003, **settings})
+    cost = run_cost(params, SUMMARY)
+    plan, why = plan_seeds(params, make_forecast(params, MEASURED, images), cost)
+    assert said in why
+    assert why.startswith(f"{plan.seeds} seeds each, ")
+    last = describe_power(params, make_forecast(params, MEASURED, images), masks=False, cost=cost)[-1]
+    assert last == f"          retrain.seeds: auto, by what is known now: {why}"
+
+
+def test_runs_cost_what_the_search_took_for_an_epoch_on_more_images() -> None:
+    params = given(train__epochs=8, split__val_fraction=0.2)
+    # 36 seconds an epoch of a trial; retraining has the validation images too.
+    assert run_cost(params, SUMMARY) == RunCost(pytest.approx(36 * 8 / 0.8), 2, 0.0, 1800.0, 900.0)
+    one = run_cost(given(retrain__max_concurrent_runs=1), SUMMARY)
+    assert one is not None
+    assert one.together == 1
+    assert run_cost(params, {**SUMMARY, "epochs": {"spent": 0}}) is None
+    assert run_cost(params, {name: SUMMARY[name] for name in ("epochs", "spent")}) is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost", "seeds"),
+    [
+        ({}, RunCost(100.0, 2, 1.0, 0.0, 0.0), None),
+        # 1,800 of 3,600 seconds are left: 18 rounds of two runs.
+        ({"hours": 1.0}, RunCost(100.0, 2, 0.0, 1800.0, 0.0), 18),
+        ({"hours": 1.0}, RunCost(100.0, 3, 0.0, 1800.0, 0.0), 27),
+        ({"hours": 1.0}, RunCost(1000.0, 1, 0.0, 1800.0, 0.0), 0),
+        ({"hours": 1.0}, RunCost(100.0, 2, 0.0, 7200.0, 0.0), 0),
+        ({"hours": 1.0}, RunCost(0.0, 2, 0.0, 0.0, 0.0), None),
+        ({"gpu_hours": 1.0}, RunCost(100.0, 2, 0.5, 0.0, 600.0), 30),
+        ({"gpu_hours": 1.0}, RunCost(100.0, 2, 0.0, 0.0, 0.0), None),
+        ({"cost": 2.0, "price_per_gpu_hour": 4.0}, RunCost(100.0, 2, 1.0, 0.0, 0.0), 9),
+        ({"hours": 1.0, "gpu_hours": 1.0}, RunCost(100.0, 2, 0.5, 1800.0, 600.0), 18),
+    ],
+)
+def test_seeds_within_the_budget_are_what_the_search_has_left(
+    budget: dict[str, float], cost: RunCost, seeds: int | None
+) -> None:
+    params = given(**{f"search__budget__{name}": value for name, value in budget.items()})
+    assert affordable_seeds(params, cost) == seeds
+
+
+def test_auto_without_a_margin_is_refused() -> None:
+    params = given(retrain__seeds="auto")
+    check_seeds(params)
+    none = params.model_copy(update={"evaluate": EvaluateParams.model_construct(confidence=0.95, margin=None)})
+    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes as many seeds as evaluate\.margin needs"):
+        check_seeds(none)
+    check_seeds(none.model_copy(update={"retrain": given().retrain}))
+
+
+def test_expectation_is_a_sentence() -> None:
+    said = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 5)
+    assert said.startswith("Expected before the test images were opened, with 5 seeds: an interval of +-")
+    assert said.endswith("(by 5 configurations with 2 further seeds each, on 287 validation images of the search).")
+    none = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 1)
+    assert none == "Expected before the test images were opened: no interval."
