@@ -131,7 +131,7 @@ def test_every_script_of_the_folder_is_a_benchmark_or_known_to_be_none() -> None
 def test_paired_interval_of_the_power_simulation_is_that_of_all_images(seeds: int) -> None:
     """It is worked out of hard images alone, since no network differs on the others."""
     images, rng = 200, np.random.default_rng(seeds)
-    hard = power.draw(rng, 2, seeds, images, 0.01)
+    hard = power.draw(rng, power.Scenario(0.01, 2, images, hard=0.3), 2, seeds, images)
     whole = power.with_easy(hard, images).astype(float)
     assert whole.shape == (2, seeds, images)
     difference = whole[0] - whole[1]
@@ -142,6 +142,7 @@ def test_paired_interval_of_the_power_simulation_is_that_of_all_images(seeds: in
     freedom = (of_seeds + of_images) ** 2 / (of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1))
     half = stats.t.ppf(0.975, freedom) * np.sqrt(of_seeds + of_images)
     half = max(half, stats.t.ppf(0.975, images - 1) * np.sqrt(alone))
+    assert np.count_nonzero(difference.mean(axis=0)) >= power.FEW_DISCORDANT
     found = power.lower_end(hard[0].astype(float) - hard[1].astype(float), images)
     assert found == pytest.approx(difference.mean() - half, abs=1e-12)
 

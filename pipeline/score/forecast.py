@@ -17,6 +17,9 @@ With R seeds on M test images, the verdict's interval (`pipeline.score.compariso
 The first term becomes smaller with every seed, the second with test images alone: it is the floor. Effects of seeds and
 of images that all configurations share drop out, since arms are compared seed by seed and image by image.
 
+Where fewer than ten images are to be expected on which the arms differ, the second has half an image each way beside
+it, 1 / M^2, as the verdict's interval then has.
+
 The values of the further seeds are used, not the search's own: a candidate was chosen because its own value was high,
 and its mistakes on these images are too few. Validation images stand for test images, and training without them for
 training with them, so a forecast errs on the wide side where more images to train on make networks agree more.
@@ -48,10 +51,10 @@ RANGE = 0.8
 ASSUMED_CONFIG_SEED = 0.003
 """Root of var_cs where no search has measured it: .3 points. `search_spaces/sar.yaml` on digits gave .14 at most."""
 ASSUMED_DISCORDANCE = 0.02
-"""Share of images on which two networks of one seed differ, where no search has measured it. The digits gave .9 %."""
+"""Share of images on which two networks of one seed differ, where no search has measured it. The digits gave 1 %."""
 ASSUMED_IMAGE_SHARE = 0.1
-"""Share of this discordance that comes back with every seed, as the images' own. The digits gave none. All three are
-taken at some twice what was found there, since most sets are harder."""
+"""Share of this discordance that comes back with every seed, as the images' own. The digits gave next to none. All
+three are taken at twice that or more, since most sets are harder."""
 ASSUMED_IMAGES = 287
 """Validation images of the digits."""
 
@@ -66,6 +69,7 @@ REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE = "reached", "flat", "max_seeds
 """Why no more seeds are taken: the margin is within reach; a further one gains too little; `retrain.max_seeds`; the
 budget; one test image, which gives no interval."""
 
+_FEW_DISCORDANT = 10  # as the verdict has it
 _POINTS = 200  # equally likely values of a chi-square, over which half-width and power are averaged
 _MOST_IMAGES = 10**9
 _NOTHING = 1e-12
@@ -277,7 +281,10 @@ class Forecast:
         parts, images = self.components, self.test_images
         residual = parts.residual / images
         between = max(0.0, parts.config_seed - parts.residual / parts.images)
-        by_seed, by_image = 2 * (between + residual) / seeds, 2 * parts.config_image / images
+        discordance = min(1.0, 2 * (parts.residual + parts.config_image))
+        few = images * (1 - (1 - discordance) ** seeds) < _FEW_DISCORDANT
+        by_seed = 2 * (between + residual) / seeds
+        by_image = 2 * parts.config_image / images + few / images**2
         if level is None or parts.assumed:
             return by_seed, by_image
         scale = parts.degrees_of_freedom / float(special.chdtri(parts.degrees_of_freedom, level))

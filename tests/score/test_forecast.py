@@ -264,6 +264,18 @@ def test_images_needed_by_so_many_seeds_have_the_power_and_fewer_have_not() -> N
     assert Forecast(replace(FOUND, config_image=0.0), 359).images_needed(0.01) == 2
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 4, 8])
+def test_few_images_that_tell_the_arms_apart_widen_the_interval(seeds: int) -> None:
+    """By half an image each way, where fewer than ten are to be expected on which a seed's two networks differ."""
+    parts = replace(FOUND, config_seed=1e-5, residual=0.0045, config_image=0.0005)  # on one image in a hundred
+    few, many = (Forecast(parts, images) for images in (300, 3000))
+    plain = [2 * (1e-5 - 0.0045 / 287 if 1e-5 > 0.0045 / 287 else 0.0) / seeds] * 2
+    plain = [each + 2 * 0.0045 / n / seeds + 2 * 0.0005 / n for each, n in zip(plain, (300, 3000), strict=True)]
+    expected = 300 * (1 - 0.99**seeds)
+    assert few.standard_error(seeds) == pytest.approx(math.sqrt(plain[0] + (expected < 10) / 300**2))
+    assert many.standard_error(seeds) == pytest.approx(math.sqrt(plain[1]))
+
+
 @pytest.mark.parametrize(("seeds", "images"), [(1, 359), (0, 359), (5, 1), (5, 0)])
 def test_without_two_seeds_and_two_images_there_is_neither_interval_nor_power(seeds: int, images: int) -> None:
     forecast = Forecast(FOUND, images)
