@@ -14,9 +14,6 @@ STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 WHOLE = ("model", "train", "regularizer")
 """Sections of which every parameter decides what training gives, so that stages that train list them whole."""
 
-OF_OTHER_SECTIONS = {"search": {"evaluate.margin"}}
-"""Parameters of another stage's section that a stage takes: what a configuration that is as good may lack at most."""
-
 BY_PATH = {"register": ["pipeline/models", "pipeline/tracking/registry/model.py", "pipeline/data/decode/pictures.py"]}
 """Code that a stage reads as files, to put it into what it makes, without importing it."""
 
@@ -79,10 +76,11 @@ def test_stage_lists_parameters_that_exist(stage: str) -> None:
 
 
 OF_OTHER_SECTIONS = {
+    "search": {"evaluate.margin"},  # the accuracy that a configuration of equal accuracy may lack at most
     "retrain": {
         *("evaluate.confidence", "evaluate.margin"),
         *(f"search.budget.{name}" for name in ("hours", "gpu_hours", "cost", "price_per_gpu_hour")),
-    }
+    },
 }
 """What decides how many seeds `retrain.seeds: auto` takes."""
 
