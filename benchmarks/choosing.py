@@ -208,7 +208,7 @@ def _rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     from scipy import stats  # type: ignore[import-untyped, unused-ignore]
 
     found: float = stats.spearmanr(first, second).statistic
-    return float(found)
+    return found
 
 
 def opposed(repetitions: int) -> None:
