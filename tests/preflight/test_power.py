@@ -142,7 +142,10 @@ def test_auto_says_why_it_takes_no_more_seeds(settings: dict[str, Any], images: 
 def test_runs_cost_what_the_search_took_for_an_epoch_on_more_images() -> None:
     params = given(train__epochs=8, split__val_fraction=0.2)
     # 36 seconds an epoch of a trial; retraining has the validation images too.
-    assert run_cost(params, SUMMARY) == RunCost(pytest.approx(36 * 8 / 0.8), 2, 0.0, 1800.0, 900.0)
+    found = run_cost(params, SUMMARY)
+    assert found is not None
+    assert found.seconds == pytest.approx(36 * 8 / 0.8)
+    assert (found.together, found.gpus, found.spent_s, found.spent_gpu_s) == (2, 0.0, 1800.0, 900.0)
     one = run_cost(given(retrain__max_concurrent_runs=1), SUMMARY)
     assert one is not None
     assert one.together == 1
@@ -176,7 +179,8 @@ def test_seeds_within_the_budget_are_what_the_search_has_left(
 def test_auto_without_a_margin_is_refused() -> None:
     params = given(retrain__seeds="auto")
     check_seeds(params)
-    none = params.model_copy(update={"evaluate": EvaluateParams.model_construct(confidence=0.95, margin=None)})
+    nothing: dict[str, Any] = {"margin": None}
+    none = params.model_copy(update={"evaluate": EvaluateParams.model_construct(None, confidence=0.95, **nothing)})
     with pytest.raises(UserError, match=r"retrain\.seeds: auto takes as many seeds as evaluate\.margin needs"):
         check_seeds(none)
     check_seeds(none.model_copy(update={"retrain": given().retrain}))

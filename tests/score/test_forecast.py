@@ -199,7 +199,7 @@ def test_half_width_and_power_are_those_of_experiments(seeds: int) -> None:
     forecast, margin = Forecast(FOUND, 300), 0.012
     found = verdicts(forecast, seeds, np.random.default_rng(seeds), 1500)
     halves = [half for _, half in found]
-    error = np.std(halves) / math.sqrt(len(halves))
+    error = float(np.std(halves)) / math.sqrt(len(halves))
     assert forecast.expected_half_width(seeds).value == pytest.approx(np.mean(halves), abs=4 * error)
     assert forecast.standard_error(seeds) == pytest.approx(np.std([mean for mean, _ in found]), rel=0.08)
     shown = np.mean([mean - half > -margin for mean, half in found])

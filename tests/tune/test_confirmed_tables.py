@@ -78,7 +78,8 @@ def test_failed_runs_unknown_ones_and_those_under_way_are_no_rows() -> None:
     search = Search()
     search.confirm("t0001", 1001, 1002, weight=0.1)
     search.confirm("t0002", 1001, 1002, weight=0.2)
-    for number, about in enumerate(({"state": FAILED}, {"known": False}, {"state": None}), start=3):
+    others: list[dict[str, Any]] = [{"state": FAILED}, {"known": False}, {"state": None}]
+    for number, about in enumerate(others, start=3):
         search.confirm(f"t000{number}", 1001, 1002, weight=0.1 * number, **about)
     assert set(search.tables()) == {"t0001", "t0002"}
 
