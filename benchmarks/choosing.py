@@ -207,8 +207,7 @@ def describe(split: int) -> None:
 def _rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     from scipy import stats  # type: ignore[import-untyped, unused-ignore]
 
-    found: float = stats.spearmanr(first, second).statistic
-    return found
+    return float(stats.spearmanr(first, second).statistic)  # type: ignore[no-any-return, unused-ignore]
 
 
 def opposed(repetitions: int) -> None:

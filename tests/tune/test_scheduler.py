@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.tune.utils import flatten_dict
 
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SchedulerParams
@@ -40,7 +41,9 @@ def record(name: str) -> TrialRecord:
 
 
 def result(epoch: int, objective: float, *, failed: str | None = None) -> dict[str, Any]:
-    return {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "failed": failed}
+    """A report as Ray hands it to a scheduler."""
+    report = {"epoch": epoch, "objective": objective, "metrics": {"val/accuracy": objective}, "failed": failed}
+    return flatten_dict(report)
 
 
 def search(**settings: Any) -> tuple[SearchScheduler, ASHA]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+FLAT = "metrics/"
+"""How the keys of a report's metrics begin, as a scheduler gets it."""
 
 
 class SearchScheduler(FIFOScheduler):
@@ -34,7 +36,9 @@ class SearchScheduler(FIFOScheduler):
             return STOP
         if "measured" in result:
             return CONTINUE  # of its network, before any epoch
-        return self._decide(trial.config["study"], trial.config["trial"], result["epoch"], result["metrics"])
+        # Ray hands schedulers a report whose mappings are flattened, and callbacks the report as it was made.
+        metrics = {key.removeprefix(FLAT): value for key, value in result.items() if key.startswith(FLAT)}
+        return self._decide(trial.config["study"], trial.config["trial"], result["epoch"], metrics)
 
     def _decide(self, study: str | None, trial: str, epoch: int, metrics: Mapping[str, float]) -> str:
         if study is None:
