@@ -12,6 +12,7 @@ of other images in every role, says what they are worth.
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -174,7 +175,7 @@ def compare(searches: int) -> dict[str, Any]:
 
 def _error(values: NDArray[np.float64]) -> float:
     """Standard error of a mean, in points."""
-    return 100 * float(values.std(ddof=1)) / len(values) ** 0.5
+    return 100 * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def describe(split: int) -> None:
