@@ -38,18 +38,18 @@ def describe_results(workspace: Workspace) -> str:
     evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
     read_json(results / "register" / "registered.json", made_by="register")
     found = read_best(results / "search")
-    lines = [wrap_text(evaluation["verdict"]), ""]
+    lines, ensembles = [wrap_text(evaluation["verdict"]), ""], evaluation.get("ensembles")
     for arm, config in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
         scores = evaluation["arms"][arm]
         spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
+        together = ensembles["best" if arm == BEST else "control"] if ensembles else None
         lines.append(
             f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
-            f"    {config_name(dict(config))}"
+            + (f", {together['accuracy']:.4f} as one ensemble" if together else "")
+            + f"    {config_name(dict(config))}"
         )
-    if ensembles := evaluation.get("ensembles"):
-        for arm, row in ((BEST, ensembles["best"]), (evaluation["control"], ensembles["control"])):
-            lines.append(f"{arm:<10} test accuracy {row['accuracy']:.4f} of its {row['seeds']} seeds as one ensemble")
-        lines += ["", describe_ensembles(ensembles)]
+    if ensembles:
+        lines += ["", wrap_text(describe_ensembles(ensembles))]
     summary = read_json(results / "search" / "summary.json", made_by="search")
     lines += [
         "",

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
 from pipeline.config.schema.result_sections import EvaluateParams
-from pipeline.console.format import config_name
+from pipeline.console.format import config_name, wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
@@ -132,7 +132,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     found = examine_state(search, then=search.objectives.then, margin=margin)
     if found is not None:
         yield ""
-        yield from (f"health: {line}" for line in describe_findings(as_json(found)))
+        yield from (wrap_text(line, name="health: ") for line in describe_findings(as_json(found)))
 
 
 def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:

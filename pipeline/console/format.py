@@ -37,9 +37,18 @@ def format_interval(low: float, high: float, digits: int = 1) -> str:
     return f"interval {format_points(low, digits, unit=False)} to {format_points(high, digits)}"
 
 
-def wrap_text(text: str, width: int = 100) -> str:
-    """Sentences in lines of at most `width` characters, broken between words alone."""
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+def wrap_text(text: str, width: int = 100, *, name: str = "") -> str:
+    """Sentences in lines of at most `width` characters, broken between words alone. name: stands before the first line,
+    and the others are indented by it.
+    """
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=name,
+        subsequent_indent=" " * len(name),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def format_percent(share: float, digits: int = 1) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.console.format import wrap_text
 from pipeline.errors import list_first
 from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
@@ -68,7 +69,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
     lines = [
         f"best: {best['trial']}, val/accuracy {best['val_accuracy']:.4f}{further}",
-        f"chosen: {summary['choice']['why']}",
+        wrap_text(summary["choice"]["why"], name="chosen: "),
         f"tried: {tried}; {summary['confirmations']} confirmations; {summary['epochs']['spent']} epochs trained, "
         f"{summary['epochs']['saved_by_stopping']} saved by stopping early",
         f"spent: {spent['hours']:.2f} hours, {spent['worker_hours']:.2f} worker-hours"
@@ -86,7 +87,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         lines.insert(1, "every configuration of the space has been tried")
     if summary["stopped_by"]:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
-    lines += [f"health: {line}" for line in describe_findings(summary.get("health"))]
+    lines += [wrap_text(line, name="health: ") for line in describe_findings(summary.get("health"))]
     return "\n".join(lines) + "\n-> results/search"
 
 

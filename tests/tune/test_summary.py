@@ -266,11 +266,9 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
         "validation_images",
     ]
     assert {each["kind"] for each in found["health"]} == {"unknown"}
-    lines = describe_summary(found).splitlines()
-    assert lines[-3] == "health: Nothing was found that speaks against this search."
-    assert lines[-2].startswith(
-        "health: Not examined: which parameters have an effect (3 trials, 40 are needed); whether "
-    )
+    lines = [line for line in describe_summary(found).splitlines() if line.startswith("health: ")]
+    assert lines[0] == "health: Nothing was found that speaks against this search."
+    assert lines[1].startswith("health: Not examined: which parameters have an effect (3 trials, 40 are needed);")
     ahead = [again("baseline", seed, 0.2, 0.3, 0.4, 0.98) for seed in (1001, 1002)]
     first = ran("baseline", 0.2, 0.3, 0.4, 0.97, role=CONTROL)
     further = [again("t0003", seed, 0.2, 0.3, 0.4, 0.62) for seed in (1001, 1002)]
@@ -279,7 +277,7 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
     found = summary_of(task, replace(outcome, trials=trials))
     (alarm,) = [each for each in found["health"] if each["kind"] == "alarm"]
     assert alarm["name"] == "control_ahead"
-    assert f"health: {alarm['seen']} {alarm['advice']}" in describe_summary(found).splitlines()
+    assert f"health: {alarm['seen']} {alarm['advice']}" in " ".join(describe_summary(found).split())
     del found["health"]  # as a version before wrote it
     assert "health" not in describe_summary(found)
 
