@@ -40,7 +40,7 @@ from pipeline.tune.space import SearchSpace, load_space
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "tables" / "sar_digits.npz"
 SPACE = "search_spaces/sar.yaml"
-SEARCHES = 300
+SEARCHES = 200
 USED = 3
 """Seeds that a search and its confirmations see; the others judge."""
 
@@ -73,7 +73,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Judged:
-    """A search's choice by the seeds that it has not seen; accuracies and AUROCs on validation and test images."""
+    """A search's choice by the seeds that it has not seen; accuracies and AUROCs on validation and test images.
+
+    best_tried: the highest AUROC of any of its trials by these same seeds, which no rule that chooses can exceed.
+    """
 
     accuracy: float
     auroc: float
@@ -81,6 +84,7 @@ class Judged:
     test_auroc: float
     epochs: int
     equal: int
+    best_tried: float
 
 
 @cache
@@ -126,6 +130,7 @@ def search(split: int, settings: Mapping[str, Any], number: int) -> Judged:
     choice = choose_best(course.requested_trials(), choice_rule(params), course.journal.correct)
     row = made.nearest(choice.best.trial.values)
     unseen = order[USED:]
+    tried = [made.nearest(trial.values) for trial in course.requested_trials() if trial.study is not None]
     return Judged(
         float(found.figures[OBJECTIVE][row, unseen, -1].mean()),
         float(found.figures[AUROC][row, unseen, -1].mean()),
@@ -133,6 +138,7 @@ def search(split: int, settings: Mapping[str, Any], number: int) -> Judged:
         float(found.test_auroc[row, unseen].mean()),
         simulation.epochs,
         len(choice.equal),
+        float(found.figures[AUROC][np.ix_(tried, unseen)][:, :, -1].mean(axis=1).max()),
     )
 
 
@@ -161,6 +167,7 @@ def compare(searches: int) -> dict[str, Any]:
                         f"{values['auroc'].mean():.3f} ({gained.mean():+.3f})",
                         f"{values['test_auroc'].mean():.3f}",
                         f"{(values['test_auroc'] >= 0.8).mean():.0%}",
+                        f"{values['best_tried'].mean():.3f}",
                         f"{values['equal'].mean():.1f}",
                         f"{values['epochs'].mean():.0f}",
                     ]
@@ -169,7 +176,7 @@ def compare(searches: int) -> dict[str, Any]:
                 print(rule, rows[-1][1:], file=sys.stderr, flush=True)
             print(f"\n## Split {split}: {role}\n")
             columns = ("rule", "accuracy, points", "on test images", "AUROC (gained)", "on test images")
-            print(table((*columns, "test AUROC >= .80", "equal", "epochs"), rows))
+            print(table((*columns, "test AUROC >= .80", "best of the tried", "equal", "epochs"), rows))
     return kept
 
 

@@ -29,11 +29,13 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
         UserError: it says how many parameters the smallest of them has, or that nothing varies them.
     """
     limit = params.search.constraints.max_parameters
-    if PARAMETERS in params.search.objectives and not any(path.startswith(MODEL) for path in space.dimensions):
-        raise UserError(
-            f"params.yaml: search.objectives: {PARAMETERS}: {space.file} varies nothing of the model, so every "
-            "configuration has as many. Leave it out, or vary model.kwargs."
-        )
+    asked = {"search.objectives": params.search.objectives, "search.choose.then": [params.search.choose.then]}
+    for name, metrics in asked.items():
+        if PARAMETERS in metrics and not any(path.startswith(MODEL) for path in space.dimensions):
+            raise UserError(
+                f"params.yaml: {name}: {PARAMETERS}: {space.file} varies nothing of the model, so every configuration "
+                "has as many. Leave it out, or vary model.kwargs."
+            )
     if limit is None:
         return
     count = parameter_counter(params, num_classes=len(source.classes), channels=source.channels)

@@ -61,14 +61,14 @@ def _describe_runner(search: SearchState) -> str:
 def describe_summary(summary: Mapping[str, Any]) -> str:
     """The end of a search in a few lines."""
     best, trials, spent = summary["best"], summary["trials"], summary["spent"]
-    confirmed = best["further_mean"]
-    seeds = len(best["further_seeds"])
-    further = (
-        "" if confirmed is None else f"; mean of its {seeds} further seed{'s' * (seeds != 1)} alone {confirmed:.4f}"
-    )
+    own = f"val/accuracy {best['val_accuracy']:.4f} with the search's seed alone"
+    if best["further_mean"] is not None:
+        # Its own value was picked for being high.
+        over = f"over {len(best['further_seeds'])} further seed{'s' * (len(best['further_seeds']) != 1)}"
+        own = f"val/accuracy {best['further_mean']:.4f} {over}, which the search has not seen"
     tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
     lines = [
-        f"best: {best['trial']}, val/accuracy {best['val_accuracy']:.4f}{further}",
+        f"best: {best['trial']}, {own}",
         wrap_text(summary["choice"]["why"], name="chosen: "),
         f"tried: {tried}; {summary['confirmations']} confirmations; {summary['epochs']['spent']} epochs trained, "
         f"{summary['epochs']['saved_by_stopping']} saved by stopping early",

@@ -47,6 +47,10 @@ def test_parameters_as_an_objective_are_refused_where_every_setting_has_as_many(
     with pytest.raises(UserError, match=r"plain\.yaml varies nothing of the model, so every configuration has as many"):
         check_sizes(asked, PLAIN, DIGITS)
     check_sizes(asked, SIZES, DIGITS)
+    then = params(search__choose__then="parameters")
+    with pytest.raises(UserError, match=r"search\.choose\.then: parameters: plain\.yaml varies nothing of the model"):
+        check_sizes(then, PLAIN, DIGITS)
+    check_sizes(then, SIZES, DIGITS)
 
 
 def test_attention_is_refused_as_a_goal_where_the_data_have_no_masks_or_none_of_use(tmp_path: Path) -> None:
@@ -57,6 +61,8 @@ def test_attention_is_refused_as_a_goal_where_the_data_have_no_masks_or_none_of_
     assert "val/attention/jaccard: attention is scored against masks, and digits has none" in str(said.value)
     with pytest.raises(UserError, match="digits has none"):
         check_masks(workspace, params(search__constraints__min_attention_jaccard=0.2))
+    with pytest.raises(UserError, match=r"val/attention/auroc: attention is scored against masks, and digits has none"):
+        check_masks(workspace, params(search__choose__then="val/attention/auroc"))
     split = {role: list(range(start, start + 5)) for role, start in (("train", 0), ("val", 5), ("test", 10))}
     for masks, usable in (
         (np.zeros((20, 4, 4), np.uint8), False),
@@ -78,7 +84,7 @@ def test_goals_are_told_in_the_plan_where_there_are_any() -> None:
     assert describe_objectives(Params()) == {}
     asked = params(search__objectives=TWO, search__constraints__max_parameters=5e6)
     assert describe_objectives(asked) == {
-        "objectives": "maximize val/accuracy, maximize val/attention/jaccard; of the Pareto front, the best by val/accuracy "
-        "is confirmed and retrained",
+        "objectives": "maximize val/accuracy, maximize val/attention/jaccard; what is confirmed and "
+        "retrained is chosen from the Pareto front",
         "within": "max_parameters 5,000,000",
     }

@@ -248,7 +248,7 @@ def describe_objectives(params: Params) -> dict[str, str]:
     if objectives.is_multi_objective:
         pairs = zip(objectives.objectives, objectives.directions, strict=True)
         lines["objectives"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
-            "; of the Pareto front, the best by val/accuracy is confirmed and retrained"
+            "; what is confirmed and retrained is chosen from the Pareto front"
         )
     if objectives.limits:
         lines["within"] = format_limits(search.constraints.model_dump())

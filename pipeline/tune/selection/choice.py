@@ -164,10 +164,11 @@ def describe_choice(choice: Mapping[str, Any]) -> str:
     if equal == 1:
         return f"{of}, the most accurate; no other lies within {reach or 'rounding'} and {margin} of it"
     said = f"{of}, {equal} cannot be told apart by accuracy (within {reach or 'rounding'} and {margin})"
-    value = "" if choice["value"] is None else f" ({format_metric(then, choice['value'])}"
-    if value and choice["further_value"] is not None:
-        value += f"; over its further seeds alone {format_metric(then, choice['further_value'])}"
-    return f"{said}; {then} decided{value}{')' * bool(value)}"
+    further, own = choice["further_value"], choice["value"]
+    if further is None and own is None:
+        return f"{said}; {then} decided"
+    value = f"{format_metric(then, own)}" if further is None else f"{format_metric(then, further)} over its further seeds"
+    return f"{said}; {then} decided ({value})"
 
 
 def _finite(value: float | None) -> float | None:
