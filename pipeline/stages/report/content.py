@@ -89,7 +89,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         shared_seeds=has_shared_seeds(predictions, control),
     )
     remarks = [
-        f"Best configuration: {config_name(dict(found.best))} ({found.trial}), {_chosen(summary)}.",
+        f"Best configuration: {config_name(dict(found.best))} ({found.trial}). {_chosen(summary)}.",
         f"The control is {summary['against']}.",
         *_seed_remarks(params, summary, evaluation, retrained),
         *early_remarks(summary),
@@ -154,10 +154,11 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
 def _chosen(summary: Mapping[str, Any]) -> str:
     """How the best configuration was chosen, and how accurate it was with seeds that the search did not see."""
     best, why = summary["best"], summary["choice"]["why"]
+    why = f"{why[0].upper()}{why[1:]}"
     if best["further_mean"] is None:
-        return f"chosen {why}"
+        return why
     return (
-        f"chosen {why}. Over its {len(best['further_seeds'])} further seeds, which the search did not see, its "
+        f"{why}. Over its {len(best['further_seeds'])} further seeds, which the search did not see, its "
         f"validation accuracy was {100 * best['further_mean']:.1f} %"
     )
 

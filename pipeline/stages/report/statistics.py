@@ -102,7 +102,8 @@ def describe_analysis(
 
 def _describe_order(endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float) -> str:
     level = f"{100 * (1 - confidence):.4g} %"
-    not_worse = f"the accuracy is not lower than the control's by {100 * margin:.4g} points or more (evaluate.margin)"
+    points = f"{100 * margin:.4g} point{'s' * (margin != 0.01)}"
+    not_worse = f"the accuracy is not lower than the control's by {points} or more (evaluate.margin)"
     if any(endpoint["name"] == ATTENTION for endpoint in endpoints):
         return (
             f"that {not_worse}, and that the attention of the fixed head ranks the object's pixels higher than the "

@@ -167,8 +167,9 @@ def describe_choice(choice: Mapping[str, Any]) -> str:
     further, own = choice["further_value"], choice["value"]
     if further is None and own is None:
         return f"{said}; {then} decided"
-    value = f"{format_metric(then, own)}" if further is None else f"{format_metric(then, further)} over its further seeds"
-    return f"{said}; {then} decided ({value})"
+    if further is None:
+        return f"{said}; {then} decided ({format_metric(then, own)})"
+    return f"{said}; {then} decided ({format_metric(then, further)} over its further seeds)"
 
 
 def _finite(value: float | None) -> float | None:
