@@ -138,7 +138,7 @@ def search(split: int, settings: Mapping[str, Any], number: int) -> Judged:
         float(found.test_auroc[row, unseen].mean()),
         simulation.epochs,
         len(choice.equal),
-        float(found.figures[AUROC][np.ix_(tried, unseen)][:, :, -1].mean(axis=1).max()),
+        float(found.figures[AUROC][tried][:, unseen, -1].mean(axis=1).max()),
     )
 
 

@@ -29,7 +29,8 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
         UserError: it says how many parameters the smallest of them has, or that nothing varies them.
     """
     limit = params.search.constraints.max_parameters
-    asked = {"search.objectives": params.search.objectives, "search.choose.then": [params.search.choose.then]}
+    then = str(params.search.choose.then)
+    asked = {"search.objectives": list(map(str, params.search.objectives)), "search.choose.then": [then]}
     for name, metrics in asked.items():
         if PARAMETERS in metrics and not any(path.startswith(MODEL) for path in space.dimensions):
             raise UserError(

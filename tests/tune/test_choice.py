@@ -123,9 +123,7 @@ def test_among_equals_the_second_metric_decides_by_its_mean_over_all_seeds() -> 
     assert describe_choice(content).startswith(
         "of 3 configurations with 3 seeds each, 3 cannot be told apart by accuracy"
     )
-    assert describe_choice(content).endswith(
-        "val/attention/auroc decided (0.9050 over its further seeds)"
-    )
+    assert describe_choice(content).endswith("val/attention/auroc decided (0.9050 over its further seeds)")
 
 
 def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attention_is() -> None:
