@@ -48,7 +48,7 @@ def test_parameters_that_are_kept_are_those_that_name_a_search() -> None:
     for name in ("sampler", "scheduler"):
         sections.setdefault("search", {})[name] = content[name]
     listed = {path for path in parameters() if _there(sections, path)}
-    extra = {f"search.{name}" for name in ("space", "points", "warm_start", "objectives")}
+    extra = {f"search.{name}" for name in ("space", "points", "warm_start", "objectives", "choose.then")}
     extra |= {path for path in parameters() if path.startswith("search.constraints.")}
     assert set(kept) == listed | extra
 

@@ -64,7 +64,7 @@ def test_docs_name_all_that_the_fingerprint_is_made_of_and_nothing_else(page: st
     (said,) = SAID.findall((ROOT / "docs" / page).read_text().replace("\n", " "))
     named_there = re.split(r", | and ", said.replace(" (but for `workers`)", ""))
     given = {"points": {"mine": {"train.lr": 0.2}}, "warm_start": "7a64c473", "constraints.max_parameters": 5e6}
-    given |= {"objectives": ["val/accuracy", "parameters"]}
+    given |= {"objectives": ["val/accuracy", "parameters"], "choose.then": "val/attention/auroc"}
     params = Params().with_values({f"search.{name}": value for name, value in given.items()}, where="the test")
     content = fingerprint_content(params, SPACE, data_hash="d", split_hash="s")
     assert {name.removeprefix("the ").strip("`") for name in named_there} == {key.replace("_", " ") for key in content}

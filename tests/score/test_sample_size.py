@@ -45,8 +45,13 @@ def test_as_many_seeds_and_images_have_the_comparisons_own_detectable_difference
     tables = arms(seed, seeds)
     parts = variance_parts(*tables)
     assert parts is not None
-    detectable = compare_arms(*tables, confidence=LEVEL).detectable_difference
+    detectable = compare_arms(*tables, confidence=LEVEL, shared_seeds=False).detectable_difference
     assert parts.detectable(1, 1, LEVEL) == pytest.approx(detectable, rel=1e-9)
+    if seeds[0] == seeds[1]:
+        paired = variance_parts(*tables, shared_seeds=True)
+        assert paired is not None
+        detectable = compare_arms(*tables, confidence=LEVEL).detectable_difference
+        assert paired.detectable(1, 1, LEVEL) == pytest.approx(detectable, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
