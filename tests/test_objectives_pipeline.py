@@ -63,7 +63,8 @@ def test_plan_says_what_is_searched_for_and_within_what(done: Checkout) -> None:
     said = done.search("check")
     assert said.returncode == 0, said.stderr
     assert (
-        "objectives maximize val/accuracy, maximize val/attention/jaccard, maximize images_per_s; of the" in said.stdout
+        "objectives maximize val/accuracy, maximize val/attention/jaccard, maximize images_per_s; what is"
+        in said.stdout
     )
     assert "within    max_parameters 15,000, max_latency_ms 1e+04" in said.stdout
     assert "; first large, small; 3 results of mine.csv known beforehand" in said.stdout

@@ -42,9 +42,10 @@ def describe_results(workspace: Workspace) -> str:
     for arm, config in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
         scores = evaluation["arms"][arm]
         spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
+        count = len(scores["seeds"])
         together = ensembles["best" if arm == BEST else "control"] if ensembles else None
         lines.append(
-            f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {len(scores['seeds'])} seeds"
+            f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {count} seed{'s' * (count != 1)}"
             + (f", {together['accuracy']:.4f} as one ensemble" if together else "")
             + f"    {config_name(dict(config))}"
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
 from pipeline.config.schema.result_sections import EvaluateParams
@@ -19,7 +20,16 @@ from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_searc
 from pipeline.state.status_words import describe_state, trial_state
 from pipeline.tune.budget import HOUR, Budget
 from pipeline.tune.journal.compatibility import changed_content
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TRIAL
+from pipeline.tune.journal.records import (
+    COMPLETE,
+    CONFIRMATION,
+    FAILED,
+    INFEASIBLE,
+    OBJECTIVE,
+    PRUNED,
+    TRIAL,
+    TrialRecord,
+)
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
 from pipeline.tune.selection.findings import as_json, describe_findings
@@ -96,7 +106,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     """
     params, current, _ = _parameters(workspace)
     search = choose_search(find_searches(workspace.searches).searches, prefix)
-    history, runner, best = search.history, search.runner(), search.best
+    history, runner, chosen = search.history, search.runner(), _chosen(workspace, search)
+    best = chosen or search.best
     price = params.search.budget.price_per_gpu_hour if params else 0.0
     spent = f"{history.seconds / HOUR:.2f} hours in {_plural(history.sessions, 'session')}"
     if history.gpu_seconds:
@@ -109,7 +120,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
         + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
         + f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
-        "best": f"{best.id}, {OBJECTIVE} {best.metric(OBJECTIVE):.4f}    {config_name(best.values)}"
+        "best": f"{best.id}, {'chosen' if chosen else 'the most accurate'}, {OBJECTIVE} "
+        f"{best.metric(OBJECTIVE):.4f}    {config_name(best.values)}"
         if best
         else "none has run in full yet",
         "spent": spent,
@@ -129,10 +141,19 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
     yield from format_table(columns | {"configuration": LEFT}, _trial_rows(search, runner), gives_way="configuration")
     margin = params.evaluate.margin if params else EvaluateParams().margin
-    found = examine_state(search, then=search.objectives.then, margin=margin)
+    found = examine_state(search, best=chosen, then=search.objectives.then, margin=margin)
     if found is not None:
         yield ""
         yield from (wrap_text(line, name="health: ") for line in describe_findings(as_json(found)))
+
+
+def _chosen(workspace: Workspace, search: SearchState) -> TrialRecord | None:
+    """The trial that results/ names the best, if they are of this search."""
+    try:
+        found = read_best(workspace.results / "search")
+    except UserError:
+        return None
+    return search.history.trials.get(found.trial) if found.fingerprint[:16] == search.folder.name else None
 
 
 def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:

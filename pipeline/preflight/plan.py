@@ -153,11 +153,11 @@ class Plan:
     def _describe_confirmation(self) -> str:
         search = self.params.search
         if not max_confirmation_runs(self.params, self.space):
-            return "nothing: the best trial is taken at its word (search.confirm.seeds: 0)"
+            return "nothing with further seeds (search.confirm.seeds: 0)"
         trials = requested_trials(self.params, self.space)[METHOD]
         tuned = " of each study" if num_studies(self.params, self.space) == 2 else ""
         return (
-            f"the {min(search.confirm.top, trials)} best{tuned} and the controls with further seeds: at most "
+            f"up to {min(search.confirm.top, trials)}{tuned}, and the controls, with further seeds: at most "
             f"{max_confirmation_runs(self.params, self.space)} runs"
         )
 
@@ -217,6 +217,7 @@ class Plan:
                 "set": self.params.set_name,
                 "space_file": self.space.file,
                 "content": dict(content),
+                "then": str(params.search.choose.then),
                 "code": code_hashes(self._plugins()),
                 "versions": versions(),
             }

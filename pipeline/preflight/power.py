@@ -153,9 +153,9 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
     """What was to be expected of so many seeds, in a sentence for the report."""
     half = forecast.expected_half_width(seeds)
     if math.isinf(half.value):
-        return "Expected before the test images were opened: no interval."
+        return "Expected before this evaluation: no interval."
     return (
-        f"Expected before the test images were opened, with {seeds} seeds: an interval of +-{_width(half)} points, and "
+        f"Expected before this evaluation, with {seeds} seeds: an interval of +-{_width(half)} points, and "
         f"a chance of {_say(forecast.power(seeds, params.evaluate.margin))} to show no loss of more than "
         f"{_points(params.evaluate.margin)} where there is none ({describe_source(forecast)})."
     )
@@ -166,7 +166,8 @@ def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
     images = _count(forecast.test_images, "test image")
     if math.isinf(forecast.floor):
         return "one test image gives no interval; there must be at least two"
-    least, enough = forecast.images_needed(margin), forecast.images_needed(margin, max(LEAST_SEEDS, seeds))
+    seeds = max(LEAST_SEEDS, seeds)  # one seed gives no interval
+    least, enough = forecast.images_needed(margin), forecast.images_needed(margin, seeds)
     said = f"{images} leave +-{100 * forecast.floor:.2g} points however many seeds"
     if least is not None and least > forecast.test_images:
         return f"{said}; the margin is in reach from some {_round(least):,} on (split.test_fraction, or more images)"

@@ -125,6 +125,10 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     enough = _enough(arms, max(difference, margin) if better else margin, confidence, better=better)
     if better or inputs.champion is not None or params.first_undecided == "refuse":
         return Rule("control", UNDECIDED, said, enough)
+    if arms["high"] is not None and arms["high"] < 0:  # at the confidence at which a loss is said
+        return Rule(
+            "control", UNDECIDED, f"{said}. A loss is shown, which promote.first_undecided does not accept", enough
+        )
     said += (
         f". A loss of up to {format_points(-low).lstrip('+')} is not ruled out, and is accepted since there is no "
         "champion (promote.first_undecided: accept)"

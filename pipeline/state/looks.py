@@ -89,7 +89,7 @@ def _read_looks(path: Path, data_hash: str) -> Iterator[tuple[int, frozenset[str
             content = json.loads(line)
             if content["data_hash"] == data_hash and isinstance(content["networks"], list):
                 yield int(content["look"]), frozenset(map(str, content["networks"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue  # torn by a crash in the middle of writing
 
 
@@ -102,7 +102,7 @@ def _hash_of_read(line: str) -> str | None:
     for part in (line, line[max(0, line.rfind("{")) :]):
         try:
             return str(json.loads(part)["data_hash"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     return None
 

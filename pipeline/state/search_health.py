@@ -6,16 +6,19 @@ from typing import Any
 from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.state.searches import SearchState
 from pipeline.tune.journal.correctness import read_correct
-from pipeline.tune.journal.records import COMPLETE, METHOD
+from pipeline.tune.journal.records import COMPLETE, METHOD, TrialRecord
 from pipeline.tune.schedulers.factory import make_rule
 from pipeline.tune.selection.findings import Finding
 from pipeline.tune.selection.health import RUNG_TRIALS, examine_search
 from pipeline.tune.space import SearchSpace
 
 
-def examine_state(search: SearchState, *, then: str | None = None, margin: float = 0.01) -> list[Finding] | None:
+def examine_state(
+    search: SearchState, *, best: TrialRecord | None = None, then: str | None = None, margin: float = 0.01
+) -> list[Finding] | None:
     """Look at a search that has ended, or has enough trials in full; None of others, and of one whose journal does not
-    say what was searched. then, margin: as `examine_search` takes them.
+    say what was searched. best: the one that was chosen, None: the most accurate. then, margin: as `examine_search`
+    takes them.
     """
     completed = sum(trial.study == METHOD and trial.state == COMPLETE for trial in search.trials)
     ended = search.runner() is None and not search.open_trials
@@ -30,4 +33,6 @@ def examine_state(search: SearchState, *, then: str | None = None, margin: float
     space = SearchSpace(str(search.history.header.get("space_file", "the space")), parameters, controls)
     rungs = make_rule(scheduler, epochs).rung_epochs
     correct = read_correct(search.folder)
-    return examine_search(search.trials, space, rungs, best=search.best, then=then, correct=correct, margin=margin)
+    return examine_search(
+        search.trials, space, rungs, best=best or search.best, then=then, correct=correct, margin=margin
+    )

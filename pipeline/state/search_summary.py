@@ -81,7 +81,8 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     if front := summary.get("front"):
         names = ", ".join(summary["objectives"])
         lines.insert(
-            1, f"Pareto front over {names}: {len(front)} configurations, of which this has the best val/accuracy"
+            1,
+            f"Pareto front over {names}: {len(front)} configuration{'s' * (len(front) != 1)}, from which it was chosen",
         )
     if summary.get("all_settings_tried"):
         lines.insert(1, "every configuration of the space has been tried")

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from pipeline.tune.journal.records import (
     TrialRecord,
     read_history,
 )
-from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_content
+from pipeline.tune.objectives.objectives import AUTO, NO_METRIC, Objectives, is_valid_result, objectives_from_content
 
 ID_LENGTH = 8
 
@@ -73,7 +73,10 @@ class SearchState:
 
     @property
     def objectives(self) -> Objectives:
-        return objectives_from_content(self.history.header.get("content", {}))
+        found = objectives_from_content(self.history.header.get("content", {}))
+        # A loss is no part of what decides the search, and decides among equals all the same.
+        then = found.then or self.history.header.get("then")
+        return found if then in (None, NO_METRIC, AUTO) else replace(found, then=str(then))
 
     @property
     def trials(self) -> Sequence[TrialRecord]:

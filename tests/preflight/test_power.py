@@ -188,7 +188,7 @@ def test_auto_without_a_margin_is_refused() -> None:
 
 def test_expectation_is_a_sentence() -> None:
     said = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 5)
-    assert said.startswith("Expected before the test images were opened, with 5 seeds: an interval of +-")
+    assert said.startswith("Expected before this evaluation, with 5 seeds: an interval of +-")
     assert said.endswith("(by 5 configurations with 2 further seeds each, on 287 validation images of the search).")
     none = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 1)
-    assert none == "Expected before the test images were opened: no interval."
+    assert none == "Expected before this evaluation: no interval."

@@ -166,7 +166,7 @@ FIRST = replace(GOOD, pair=None, champion=None)
     ("low", "high", "champion", "given", "outcome"),
     [
         (-0.02, 0.02, None, {}, ACCEPTED),
-        (-0.03, -0.005, None, {}, ACCEPTED),  # a loss, but whether of more than the margin cannot be told
+        (-0.03, -0.005, None, {}, UNDECIDED),  # a loss is shown; whether of more than the margin cannot be told
         (-0.02, 0.02, None, {"first_undecided": "refuse"}, UNDECIDED),
         (-0.02, 0.02, 3, {}, UNDECIDED),
         (-0.02, 0.02, None, {"control": "better"}, UNDECIDED),  # was asked for, and is not shown

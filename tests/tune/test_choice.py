@@ -76,11 +76,20 @@ def test_near_is_within_two_standard_errors_of_a_difference_on_the_same_images(f
     assert other.candidates(rule()) == ["t0000", "t0001"]
 
 
-def test_trials_without_a_record_of_their_images_are_near_only_where_they_tie() -> None:
+def test_trials_without_a_record_of_their_images_are_near_within_the_margin() -> None:
+    search = Search()
+    for wrong, then in ((20, 0.5), (29, 0.9), (31, 0.99)):
+        search.add(wrong, then)
+    assert [each.id for each in select_candidates(search.records, rule())] == ["t0000", "t0001"]
+
+
+def test_without_a_standard_error_equal_values_alone_are_equal_and_this_is_said() -> None:
     search = Search()
     for wrong, then in ((20, 0.5), (20, 0.9), (21, 0.99)):
         search.add(wrong, then)
-    assert [each.id for each in select_candidates(search.records, rule())] == ["t0000", "t0001"]
+    choice = choose_best(search.records, rule())
+    assert choice.equal == ("t0000", "t0001")
+    assert "(no standard error is known, so only equal values count as equal)" in describe_choice(choice.content())
 
 
 def test_second_metric_that_a_trial_lacks_comes_last() -> None:
@@ -133,7 +142,9 @@ def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attenti
     choice = choose_best(apart.records, rule(seeds=2), apart.correct)
     assert choice.equal == ("t0000",)
     assert choice.content()["decided_by"] == "val/accuracy"
-    assert "the most accurate; no other lies within 2 standard errors of" in describe_choice(choice.content())
+    assert "the most accurate; accuracy tells it from all others (within 2 standard errors of" in describe_choice(
+        choice.content()
+    )
 
 
 def test_no_more_than_the_margin_may_be_given_up() -> None:
@@ -148,7 +159,7 @@ def test_the_only_candidate_is_told_as_such() -> None:
     search = confirmed(((20, 24), (0.5, 0.5), 0))
     choice = choose_best(search.records, rule(seeds=1), search.correct)
     assert choice.standard_error is None
-    assert describe_choice(choice.content()) == "the only one, with 2 seeds: no other was near it in accuracy"
+    assert describe_choice(choice.content()) == "the only candidate that was left, with 2 seeds"
 
 
 def test_rule_follows_the_parameters() -> None:

@@ -119,6 +119,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             margin=params.evaluate.margin,
             seed=params.base.seed,
             looked=plotted_trials(summary, rows),
+            look=look_of(evaluation) or 1,
         ),
         look=look_of(evaluation) or 1,
         attention=_attention_rows(evaluation, arms),
@@ -157,9 +158,10 @@ def _chosen(summary: Mapping[str, Any]) -> str:
     why = f"{why[0].upper()}{why[1:]}"
     if best["further_mean"] is None:
         return why
+    count = len(best["further_seeds"])
     return (
-        f"{why}. Over its {len(best['further_seeds'])} further seeds, which the search did not see, its "
-        f"validation accuracy was {100 * best['further_mean']:.1f} %"
+        f"{why}. Over its {count} further seed{'s' * (count != 1)}, which the search did not see, its validation "
+        f"accuracy was {100 * best['further_mean']:.1f} %"
     )
 
 

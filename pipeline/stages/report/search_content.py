@@ -87,8 +87,8 @@ def front_figures(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, F
     names, trials = ", ".join(summary["objectives"]), ", ".join(each["trial"] for each in front)
     caption = (
         f"Pareto front over {names}, on validation images with one seed: {trials}. No other trial that ran in full is "
-        "better in one of these without being worse in another. The best of the front by validation accuracy was "
-        "confirmed with further seeds and retrained."
+        "better in one of these without being worse in another. What was retrained was chosen "
+        "from the front."
     )
     return [(caption, figure)]
 
@@ -109,7 +109,7 @@ def objective_remarks(summary: Mapping[str, Any]) -> list[str]:
         count = len(summary["front"])
         remarks.append(
             f"Searched for {', '.join(summary['objectives'])}: {count} configuration{'s' * (count != 1)} on the Pareto "
-            "front, of which the best by validation accuracy was taken."
+            "front, from which it was chosen."
         )
     if limits := summary.get("constraints"):
         remarks.append(f"The best configuration keeps search.constraints ({format_limits(limits)}); controls need not.")

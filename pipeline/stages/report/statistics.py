@@ -40,14 +40,15 @@ def describe_analysis(
     margin: float,
     seed: int,
     looked: str,
+    look: int = 1,
 ) -> Words:
     """What was to be found out and how, and what stands beside it, as (name, sentence) pairs.
 
-    endpoints: of evaluation.json.
+    endpoints: of evaluation.json. look: which look at these test images it is.
     """
     paired = comparison.layout == PAIRED
     words = [
-        ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin)),
+        ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin, look)),
         *((ENDPOINTS[endpoint["name"]], _describe_endpoint(endpoint)) for endpoint in endpoints),
         (
             "intervals",
@@ -100,20 +101,22 @@ def describe_analysis(
     return words
 
 
-def _describe_order(endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float) -> str:
+def _describe_order(endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float, look: int) -> str:
     level = f"{100 * (1 - confidence):.4g} %"
+    held = f"That any of it is said wrongly has a chance of at most {level}."
+    if look > 1:
+        held = f"At a first look, a chance of at most {level} that any of it is said wrongly; not at look {look}."
     points = f"{100 * margin:.4g} point{'s' * (margin != 0.01)}"
     not_worse = f"the accuracy is not lower than the control's by {points} or more (evaluate.margin)"
     if any(endpoint["name"] == ATTENTION for endpoint in endpoints):
         return (
             f"that {not_worse}, and that the attention of the fixed head ranks the object's pixels higher than the "
-            f"control's (AUROC), by Holm's rule; where both are shown, that the accuracy is higher. That any of it is "
-            f"said wrongly has a chance of at most {level}. A loss of accuracy is said in any case."
+            f"control's (AUROC), by Holm's rule; where both are shown, that the accuracy is higher. {held} A loss of "
+            "accuracy is said in any case."
         )
     return (
         f"that {not_worse}, then that the log loss is lower, then that the accuracy is higher, in this order until one "
-        f"is not shown. That any of it is said wrongly has a chance of at most {level}. A loss of accuracy is said in "
-        "any case."
+        f"is not shown. {held} A loss of accuracy is said in any case."
     )
 
 

@@ -87,6 +87,6 @@ def _read(path: Path, *, repair: bool = False) -> Iterator[tuple[tuple[str, int]
             event = json.loads(line)
             unpack_correct(event["correct"])
             found.setdefault((str(event["trial"]), int(event["epoch"])), event["correct"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue  # a damaged line leaves one epoch unknown, which is allowed for
     yield from found.items()

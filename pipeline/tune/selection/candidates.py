@@ -81,13 +81,13 @@ def select_candidates(
     Args:
         trials: Of one study.
         rule: How they are chosen.
-        correct: Which images each was right on. Trials of which that is not known are equal where accuracies are.
+        correct: Which images each was right on. Trials of which that is not known are near within `rule.margin`.
     """
     ranked = rank_trials(trials, rule)
     if rule.then is None or not ranked:
         return ranked[: rule.top]
     best, *others = ranked
-    near = [trial for trial in others if _is_near(trial, best, correct or CorrectImages())]
+    near = [trial for trial in others if _is_near(trial, best, rule, correct or CorrectImages())]
     return [best, *sorted(near, key=lambda trial: -then_value(trial, rule))[: rule.top - 1]]
 
 
@@ -135,9 +135,9 @@ def then_value(trial: TrialRecord, rule: ChoiceRule) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _is_near(trial: TrialRecord, best: TrialRecord, correct: CorrectImages) -> bool:
+def _is_near(trial: TrialRecord, best: TrialRecord, rule: ChoiceRule, correct: CorrectImages) -> bool:
     behind = best.metric(OBJECTIVE) - trial.metric(OBJECTIVE)
     first, second = (correct.at(each.id, each.last_epoch) for each in (best, trial))
-    if first is None or second is None:
-        return behind <= 0
+    if first is None or second is None or len(first) != len(second):
+        return behind <= rule.margin
     return behind <= NEAR * discordance_error(first, second)

@@ -113,7 +113,8 @@ def _standard_error(candidates: Sequence[ConfirmedResult], correct: CorrectImage
     tables = [[correct.at(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates]
     if len(tables) < 2 or any(row is None for rows in tables for row in rows):
         return None
-    if len({len(row) for rows in tables for row in rows if row is not None}) != 1:
+    lengths = {len(row) for rows in tables for row in rows if row is not None}
+    if len(lengths) != 1 or lengths == {1}:
         return None
     return pooled_error(np.array(tables))
 
@@ -146,30 +147,31 @@ def describe_rule(params: Any) -> str:
 def describe_choice(choice: Mapping[str, Any]) -> str:
     """Why the best configuration is the best, in a sentence. choice: as `Choice.content` has it, but for `why`."""
     confirmed, equal, then = len(choice["confirmed"]), len(choice["equal"]), choice["then"]
-    seeds = 1 + choice["further_seeds"]
-    of = (
-        f"of {confirmed} configurations with {seeds} seeds each"
-        if confirmed > 1
-        else f"the only one, with {seeds} seeds"
-    )
+    seeds = _count(1 + choice["further_seeds"], "seed")
     if confirmed == 1:
-        return f"{of}: no other was near it in accuracy"
+        return f"the only candidate that was left, with {seeds}"
+    of = f"of {confirmed} configurations with {seeds} each"
     if then is None:
         return f"{of}, the most accurate (search.choose.then: none)"
-    error = choice["standard_error"]
-    reach = (
-        f"{choice['within']:g} standard errors of {format_points(error, 2).lstrip('+')}" if error is not None else ""
-    )
-    margin = format_points(choice["margin"]).lstrip("+")
+    error, margin = choice["standard_error"], format_points(choice["margin"], 2).lstrip("+")
+    if error is None:
+        reach = "no standard error is known, so only equal values count as equal"
+    else:
+        errors = _count(choice["within"], "standard error")
+        reach = f"within {errors} of {format_points(error, 2).lstrip('+')}, and {margin}"
     if equal == 1:
-        return f"{of}, the most accurate; no other lies within {reach or 'rounding'} and {margin} of it"
-    said = f"{of}, {equal} cannot be told apart by accuracy (within {reach or 'rounding'} and {margin})"
+        return f"{of}, the most accurate; accuracy tells it from all others ({reach})"
+    said = f"{of}, {equal} cannot be told apart by accuracy ({reach})"
     further, own = choice["further_value"], choice["value"]
     if further is None and own is None:
         return f"{said}; {then} decided"
     if further is None:
         return f"{said}; {then} decided ({format_metric(then, own)})"
     return f"{said}; {then} decided ({format_metric(then, further)} over its further seeds)"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'s' * (number != 1)}"
 
 
 def _finite(value: float | None) -> float | None:
