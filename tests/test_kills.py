@@ -21,7 +21,8 @@ def test_search_killed_ten_times_ends_bit_for_bit_as_one_left_alone(tmp_path: Pa
     outcome = run_series(tmp_path, kills=10, trials=8, epochs=4, at_a_time=1, seed=0)
     assert outcome.found.violations == []
     assert sum(outcome.kills.values()) == 10
-    assert outcome.found.runs == 8 + 2 + 8
+    # Confirmed with two further seeds are both controls, and of the trials the most accurate with what is near it.
+    assert 8 + 2 + 2 * (2 + 1) <= outcome.found.runs <= 8 + 2 + 2 * (2 + 3)
 
 
 def _event(kind: str, epoch: int = 0, value: float = 0.5) -> dict[str, Any]:
