@@ -42,6 +42,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped, unused-ignore]
 
+from pipeline.score.pooled_error import interaction
+
 Floats = NDArray[np.float64]
 
 POWER = 0.8
@@ -193,10 +195,9 @@ def _uncertainty(best: Floats, control: Floats, paired: bool) -> tuple[float | N
         return None, None, None
     parts, freedoms, both = [], [], 0.0
     for table in (best - control,) if paired else (best, control):
-        left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
         parts.append(float(table.mean(axis=1).var(ddof=1)) / len(table))
         freedoms.append(len(table) - 1)
-        both += float(np.square(left).sum()) / ((len(table) - 1) * (images - 1)) / (len(table) * images)
+        both += float(np.square(interaction(table)).sum()) / ((len(table) - 1) * (images - 1)) / (len(table) * images)
     of_images = _images_variance(best, control)
     parts.append(max(0.0, of_images - both))
     freedoms.append(images - 1)

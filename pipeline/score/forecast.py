@@ -39,6 +39,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special  # type: ignore[import-untyped, unused-ignore]
 
+from pipeline.score.comparison import FEW_DISCORDANT
+from pipeline.score.pooled_error import interaction
+
 Floats = NDArray[np.float64]
 
 POWER = 0.8
@@ -69,7 +72,6 @@ REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE = "reached", "flat", "max_seeds
 """Why no more seeds are taken: the margin is within reach; a further one gains too little; `retrain.max_seeds`; the
 budget; one test image, which gives no interval."""
 
-_FEW_DISCORDANT = 10  # as the verdict has it
 _POINTS = 200  # equally likely values of a chi-square, over which half-width and power are averaged
 _MOST_IMAGES = 10**9
 _NOTHING = 1e-12
@@ -155,11 +157,11 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
     left += _means(cube, 1, 2) + _means(cube, 0, 2) + _means(cube, 0, 1) - cube.mean()
     # Of each image, (N,); their means over N - 1 degrees are the mean squares.
     residuals = np.square(left).sum(axis=(0, 1)) / freedom
-    by_image = np.square(_interaction(cube.mean(axis=1))).sum(axis=0) / (configurations - 1)
+    by_image = np.square(interaction(cube.mean(axis=1))).sum(axis=0) / (configurations - 1)
     residual = float(residuals.sum()) / (images - 1)
     config_images = by_image - residuals / seeds
     config_image = max(0.0, float(config_images.sum()) / (images - 1))
-    by_seed = _interaction(cube.mean(axis=2))  # (C, S)
+    by_seed = interaction(cube.mean(axis=2))  # (C, S)
     found = Components(
         config_seed=float(np.square(by_seed).sum()) / freedom,
         residual=residual,
@@ -178,11 +180,6 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
 
 def _means(cube: Floats, *axes: int) -> Floats:
     return np.asarray(cube.mean(axis=axes, keepdims=True), dtype=np.float64)
-
-
-def _interaction(table: Floats) -> Floats:
-    left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return np.asarray(left, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -282,7 +279,7 @@ class Forecast:
         residual = parts.residual / images
         between = max(0.0, parts.config_seed - parts.residual / parts.images)
         discordance = min(1.0, 2 * (parts.residual + parts.config_image))
-        few = images * (1 - (1 - discordance) ** seeds) < _FEW_DISCORDANT
+        few = images * (1 - (1 - discordance) ** seeds) < FEW_DISCORDANT
         by_seed = 2 * (between + residual) / seeds
         by_image = 2 * parts.config_image / images + few / images**2
         if level is None or parts.assumed:

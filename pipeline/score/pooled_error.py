@@ -35,8 +35,8 @@ def pooled_error(correct: ArrayLike) -> float:
             f"correct must have shape (configurations, seeds, images), at least 2 by 1 by 2: {table.shape}"
         )
     configs, seeds, images = table.shape
-    by_seed = _interaction(table.mean(axis=2))
-    by_image = _interaction(table.mean(axis=1))
+    by_seed = interaction(table.mean(axis=2))
+    by_image = interaction(table.mean(axis=1))
     of_images = float(np.square(by_image).sum()) / ((configs - 1) * (images - 1))
     if seeds == 1:
         return math.sqrt(2 * of_images / images)
@@ -63,7 +63,7 @@ def discordance_error(first: ArrayLike, second: ArrayLike) -> float:
     return math.sqrt(alone + beside + 1 - (alone - beside) ** 2 / images) / images
 
 
-def _interaction(table: Floats) -> Floats:
-    """What is left of a table (R, K) after its row and column means."""
+def interaction(table: Floats) -> Floats:
+    """What is left of a table (R, K) after its row and column means: the interaction of its rows and columns."""
     rest: Floats = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     return rest

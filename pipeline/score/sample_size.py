@@ -22,6 +22,8 @@ import numpy as np
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.score.pooled_error import interaction
+
 POWER = 0.8
 MOST_SEEDS = 1000
 MOST_IMAGES = 100_000_000
@@ -155,8 +157,7 @@ def _least(is_enough: Callable[[int], bool], start: int, most: int) -> int | Non
 
 def _mean_square(table: NDArray[np.float64]) -> float:
     """Of what is left after the means of rows and columns."""
-    left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return float(np.square(left).sum() / ((table.shape[0] - 1) * (table.shape[1] - 1)))
+    return float(np.square(interaction(table)).sum() / ((table.shape[0] - 1) * (table.shape[1] - 1)))
 
 
 def _t(probability: float, freedom: float) -> float:

@@ -131,12 +131,9 @@ class SearchController:
         runs = []
         for study in self.studies:
             trials = [record for record in tried if record.study == study]
-            for best in self._candidates(trials):
+            for best in select_candidates(trials, choice_rule(self.params), self.journal.correct):
                 runs += confirmation_runs(best, search.confirm.seeds, base_seed=self.params.base.seed)
         return runs
-
-    def _candidates(self, trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-        return select_candidates(trials, choice_rule(self.params), self.journal.correct)
 
     def _still_running(self) -> bool:
         """Whether any trial of a study is still to be proposed, or has not ended."""
@@ -380,7 +377,7 @@ class SearchController:
         best = rank_trials(trials, choice_rule(self.params))[: search.keep_checkpoints]
         for study in self.studies:
             of_study = [record for record in trials if record.study == study and self._is_requested(record)]
-            best += self._candidates(of_study)
+            best += select_candidates(of_study, choice_rule(self.params), self.journal.correct)
         self._checkpointed = {record.id: record for record in best}
         remove_best_effort(
             [

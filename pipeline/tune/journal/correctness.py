@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.tune.journal.records import whole_lines
+
 CORRECT = "correct.jsonl"
 """Its name in a search's folder."""
 
@@ -75,14 +77,8 @@ def read_correct(folder: Path) -> CorrectImages:
 
 def _read(path: Path, *, repair: bool = False) -> Iterator[tuple[tuple[str, int], str]]:
     """The lines that are whole. repair: cut a torn last one off the file."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if repair and len(whole) < len(content):
-        os.truncate(path, len(whole))
     found: dict[tuple[str, int], str] = {}
-    for line in whole.splitlines():
+    for line in whole_lines(path, repair=repair):
         try:
             event = json.loads(line)
             unpack_correct(event["correct"])

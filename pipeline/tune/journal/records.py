@@ -209,14 +209,22 @@ def read_history(path: Path, *, repair: bool = False) -> SearchHistory:
     return history
 
 
-def _lines(path: Path, *, repair: bool) -> Iterator[tuple[int, Any]]:
+def whole_lines(path: Path, *, repair: bool) -> list[bytes]:
+    """The lines of a file that is appended to, without a last one that a crash has torn; none if there is no file.
+
+    repair: cut that one off the file (its writer may).
+    """
     if not path.exists():
-        return
+        return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if repair and len(whole) < len(content):
         os.truncate(path, len(whole))
-    for number, line in enumerate(whole.splitlines(), start=1):
+    return whole.splitlines()
+
+
+def _lines(path: Path, *, repair: bool) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(whole_lines(path, repair=repair), start=1):
         try:
             yield number, json.loads(line)
         except ValueError:

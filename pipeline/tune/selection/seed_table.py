@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.score.comparison import FEW_DISCORDANT
+from pipeline.score.pooled_error import interaction
 from pipeline.tune.journal.correctness import CorrectImages
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, OBJECTIVE, TrialRecord
 
@@ -46,9 +48,7 @@ class SeedTable:
 
     def seed_variance(self) -> float:
         """MS(configuration x seed) / S: the seeds' part of the variance of a configuration's mean."""
-        x = self.values
-        rest = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean()
-        return float((rest**2).sum() / self.degrees_of_freedom / self.seeds)
+        return float((interaction(self.values) ** 2).sum() / self.degrees_of_freedom / self.seeds)
 
     def image_variance(self, one: int, other: int) -> float | None:
         """The images' part of the variance of a difference of two configurations' means; None where it is not known.
@@ -61,10 +61,9 @@ class SeedTable:
         seeds, images = difference.shape
         mean = difference.mean(axis=0)
         square = float(((mean - mean.mean()) ** 2).sum())
-        if (mean != 0).sum() < FEW:
+        if (mean != 0).sum() < FEW_DISCORDANT:
             square += 1.0
-        rest = difference - mean - difference.mean(axis=1, keepdims=True) + difference.mean()
-        mean_square = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+        mean_square = float((interaction(difference) ** 2).sum()) / ((seeds - 1) * (images - 1))
         return float(max(0.0, square / (images - 1) / images - mean_square / (seeds * images)))
 
     def mean_image_variance(self, rows: Sequence[int]) -> float | None:
@@ -72,10 +71,6 @@ class SeedTable:
         found = [self.image_variance(*pair) for pair in itertools.combinations(rows, 2)]
         known = [value for value in found if value is not None]
         return float(np.mean(known)) if known else None
-
-
-FEW = 10
-"""Images on which two configurations differ, below which their variance is not taken as it is."""
 
 
 def seed_table(
