@@ -42,7 +42,11 @@ class EvaluateParams(Section):
         description="Level of intervals; the rest of 1 is the chance of any false claim in a verdict.",
     )
     margin: float = Field(
-        0.01, gt=0, lt=1, description="Loss of accuracy that an endpoint must rule out (0.01: one point)."
+        0.01,
+        gt=0,
+        lt=1,
+        description="Loss of accuracy that an endpoint must rule out, and the most that the choice among configurations of "
+        "equal accuracy may give up (0.01: one point).",
     )
 
 
