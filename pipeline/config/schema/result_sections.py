@@ -45,8 +45,8 @@ class EvaluateParams(Section):
         0.01,
         gt=0,
         lt=1,
-        description="Loss of accuracy that an endpoint must rule out, and the most that the choice among configurations of "
-        "equal accuracy may give up (0.01: one point).",
+        description="Loss of accuracy that an endpoint must rule out, and the most that the choice among "
+        "configurations of equal accuracy may give up (0.01: one point).",
     )
 
 
