@@ -1,0 +1,121 @@
+"""What a search-space file may say of a parameter and of a control: every mistake in a line."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, get_args
+
+from pipeline.config import Params, parameters, unknown_parameter
+from pipeline.errors import IN_LISTS, UserError, comma_words, format_value, stray_words
+from pipeline.tune.dimension import choice_label
+
+TRIAL_NAME = re.compile(r"[tc]\d+")
+SEARCHABLE = ("model.", "train.", "regularizer.")
+NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned length"}
+KEYS = {"float": {"low", "high", "log", "step"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
+ALL_CHECKED = 1000
+"""A range of whole numbers up to this long is checked number by number; of longer ones the ends and the middle."""
+MOST_STEPS = 1_000_000
+"""What has more steps is searched as well without any, and Optuna cannot count them all."""
+CONTROL_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
+    """What is wrong with a dimension, in words; nothing if it can be searched."""
+    if path not in parameters():
+        return [unknown_parameter(path)]
+    if not path.startswith(SEARCHABLE):
+        return [f"cannot be searched; only parameters of {', '.join(part[:-1] for part in SEARCHABLE)} can"]
+    if path in NOT_SEARCHABLE:
+        return [f"cannot be searched: {NOT_SEARCHABLE[path]}"]
+    if not isinstance(dimension, dict) or dimension.get("type") not in list(KEYS):
+        return [f"given {format_value(dimension)}; needed: a mapping with type: one of {', '.join(KEYS)}"]
+    kind = dimension["type"]
+    known = ", ".join(sorted(KEYS[kind]))
+    problems = [
+        f"unknown key {format_value(key)} of a {kind} dimension{stray_words(key, value)}; known: {known}"
+        for key, value in dimension.items()
+        if key not in KEYS[kind] | {"type"}
+    ]
+    return problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
+
+
+def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
+    number = (int,) if dimension["type"] == "int" else (int, float)
+    for key in ("low", "high"):
+        if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
+            given = f"{format_value(dimension.get(key))}{comma_words(dimension.get(key))}"
+            return [f"{key}: given {given}; needed: a {'whole ' * (number == (int,))}number"]
+    low, high, step = dimension["low"], dimension["high"], dimension.get("step")
+    if not low < high:
+        return [f"low {low} must be below high {high}"]
+    log = dimension.get("log", False)
+    if not isinstance(log, bool):
+        return [f"log: given {format_value(log)}; allowed: true or false"]
+    if log and low <= 0:
+        return [f"low {low} must be above 0 on a log scale; give 0 as a control instead"]
+    if step is not None:
+        # 0.3 - 0.1 is a little less than 0.2; what steps do not end at is told below.
+        fits = isinstance(step, number) and not isinstance(step, bool) and 0 < step <= (high - low) * (1 + 1e-9)
+        fits = fits and (high - low) / step <= MOST_STEPS
+        if log or not fits:
+            allowed = f"a number above 0, within the range and at most {MOST_STEPS:,} times in it, and not with log"
+            return [f"step: given {format_value(step)}{comma_words(step)}; allowed: {allowed}"]
+        rest = (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step))
+        if rest:  # Optuna would lower `high` by itself, and only warn
+            last = float(Fraction(str(high)) - rest)
+            return [f"step: steps of {step} from {low} end at {last:g}, not at high {high}; give one that does"]
+    if dimension["type"] == "float":
+        return _value_problems(path, [low, low / 2 + high / 2, high], params)
+    inside = [low, (low + high) // 2, high] if high - low > ALL_CHECKED else range(low, high + 1, step or 1)
+    return _value_problems(path, inside, params)
+
+
+def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
+    choices = dimension.get("choices")
+    if not isinstance(choices, list) or len(choices) < 2:
+        return [f"choices: given {format_value(choices)}; needed: a list of at least two values"]
+    # What is no value of the parameter may also be nothing that can be compared, such as a list that holds itself.
+    hint = IN_LISTS if _may_be_split(path, choices) else ""
+    problems = [f"{problem}{hint}" for problem in _value_problems(path, choices, params)]
+    if not problems and len({choice_label(choice) for choice in choices}) < len(choices):
+        return [f"choices: a value stands there twice{hint}"]
+    if not problems and hint and len(choices) % 2 == 0 and choices not in (sorted(choices), sorted(choices)[::-1]):
+        return [f"choices: given {format_value(choices)}{hint}; if whole numbers are meant, write them in order"]
+    return problems
+
+
+def _may_be_split(path: str, choices: Sequence[Any]) -> bool:
+    """Whether decimal commas may have made these choices: whole numbers, of a parameter that takes others."""
+    annotation = parameters()[path].annotation
+    takes_fractions = float in (annotation, *get_args(annotation))
+    return takes_fractions and all(isinstance(each, int) and not isinstance(each, bool) for each in choices)
+
+
+def control_problems(name: Any, values: Any, params: Params) -> list[str]:
+    """What is wrong with a control, in words."""
+    if not isinstance(name, str) or not CONTROL_NAME.fullmatch(name) or name == "best" or TRIAL_NAME.fullmatch(name):
+        return ["a control's name is lower-case letters, digits and _, begins with a letter, and not `best` or `t0001`"]
+    if not isinstance(values, dict):
+        return [f"given {format_value(values)}; needed: a mapping of parameters to values"]
+    problems = []
+    for path, value in values.items():
+        if not str(path).startswith(SEARCHABLE) and path in parameters():
+            problems.append(f"{path} cannot be set by a control; only model, train and regularizer can")
+        elif path in NOT_SEARCHABLE:
+            problems.append(f"{path}: cannot be set by a control: {NOT_SEARCHABLE[path]}")
+        else:
+            hint = stray_words(path, value)
+            problems += [f"{problem}{hint}" for problem in _value_problems(str(path), [value], params)]
+    return problems
+
+
+def _value_problems(path: str, values: Iterable[Any], params: Params) -> list[str]:
+    problems: dict[str, None] = {}
+    for value in values:
+        try:
+            params.with_values({path: value}, where="")
+        except UserError as error:
+            problems |= dict.fromkeys(line.removeprefix(": ") for line in str(error).splitlines())
+    # Of a range that is wrong throughout, the two ends say it.
+    return list(problems) if len(problems) <= 2 else [next(iter(problems)), list(problems)[-1]]
