@@ -6,8 +6,9 @@
     controls:
       baseline: {regularizer.spatial_entropy.weight: 0.0}
 
-Types are float and int (low, high, optionally log or step) and categorical (choices). Everything is checked against
-`pipeline.config`: names, types, and that both ends of a range are within the parameter's bounds.
+Types are float and int (low, high, optionally log or step) and categorical (choices); each may have a `prior` (see
+`pipeline.tune.prior_check`). Everything is checked against `pipeline.config`: names, types, and that both ends of a
+range are within the parameter's bounds.
 """
 
 import math

@@ -8,11 +8,13 @@ from typing import Any, get_args
 from pipeline.config import Params, parameters, unknown_parameter
 from pipeline.errors import IN_LISTS, UserError, comma_words, format_value, stray_words
 from pipeline.tune.dimension import choice_label
+from pipeline.tune.prior_check import prior_problems
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
 NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned length"}
-KEYS = {"float": {"low", "high", "log", "step"}, "int": {"low", "high", "log", "step"}, "categorical": {"choices"}}
+_RANGE_KEYS = {"low", "high", "log", "step", "prior"}
+KEYS = {"float": _RANGE_KEYS, "int": _RANGE_KEYS, "categorical": {"choices", "prior"}}
 ALL_CHECKED = 1000
 """A range of whole numbers up to this long is checked number by number; of longer ones the ends and the middle."""
 MOST_STEPS = 1_000_000
@@ -37,7 +39,8 @@ def dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
         for key, value in dimension.items()
         if key not in KEYS[kind] | {"type"}
     ]
-    return problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
+    problems = problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
+    return problems or prior_problems(dimension)
 
 
 def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:

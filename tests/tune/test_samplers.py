@@ -17,8 +17,8 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.tune.journal.records import COMPLETE, FAILED, PRUNED
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import samplers
-from pipeline.tune.study.samplers import check_sampler, sample_blind
+from pipeline.tune.study.prior import DEFAULT_SD, Prior
+from pipeline.tune.study.samplers import check_sampler, sample_blind, sample_near_prior
 from pipeline.tune.study.study import MAX_VISIBLE_TRIALS, StudyAdapter, with_values
 
 LR, DECAY, LAYERS, BATCH = "train.lr", "train.weight_decay", "regularizer.spatial_entropy.layers", "train.batch_size"
@@ -119,12 +119,12 @@ def test_start_from_a_recipe_begins_with_it_and_draws_what_it_does_not_say_evenl
 
 def test_draws_around_a_recipe_are_normal_within_the_range_and_a_category_is_the_recipes_in_half_of_them() -> None:
     of = space(NUMBERS, WORDS)
-    found = [samplers.sample_near_recipe(of, of.decode(of.encode(RECIPE)), seed=3, number=n) for n in range(1, 1537)]
+    prior = Prior(of, RECIPE)
+    found = [sample_near_prior(of, prior, seed=3, number=number) for number in range(1, 1537)]
     around = [values for number, values in enumerate(found, 1) if number % 3 != 2]
     rate = [(math.log10(values[LR]) + 3) / 3 for values in around]  # of .001 to 1
-    reach = samplers.LOCAL_STD
     for shares, center in ((rate, 1 / 3), ([values[DECAY] / 0.5 for values in around], 1.0)):
-        expected = stats.truncnorm(-center / reach, (1 - center) / reach, center, reach)
+        expected = stats.truncnorm(-center / DEFAULT_SD, (1 - center) / DEFAULT_SD, center, DEFAULT_SD)
         assert stats.kstest(shares, expected.cdf).statistic < 0.04
     words = [values[LAYERS] for values in around]
     assert {word: round(words.count(word) / len(words), 2) for word in sorted(set(words))} == pytest.approx(
@@ -134,7 +134,8 @@ def test_draws_around_a_recipe_are_normal_within_the_range_and_a_category_is_the
 
 def test_draws_around_a_recipe_are_of_the_space_where_there_are_steps() -> None:
     of = space(STEPS)
-    found = [samplers.sample_near_recipe(of, {BATCH: 48, DECAY: 0.1}, seed=0, number=number) for number in range(60)]
+    prior = Prior(of, {BATCH: 48, DECAY: 0.1})
+    found = [sample_near_prior(of, prior, seed=0, number=number) for number in range(60)]
     assert found[0] == {BATCH: 48, DECAY: 0.1}
     assert all(of.values_outside(values) == [] for values in found)
     assert {values[BATCH] for values in found} == {16, 32, 48, 64}
@@ -155,6 +156,15 @@ def test_start_from_a_recipe_is_the_even_one_where_the_space_has_nothing_of_it()
             study = proposer(space(NUMBERS, WORDS), "tpe", start=start, startup_trials=100, points=points)
             found[start] = [study.ask()[1] for _ in range(8)]
         assert found["recipe"] == found["sobol"]
+
+
+def test_prior_of_the_space_comes_before_the_recipe_and_points_take_it_for_what_they_leave_out() -> None:
+    prior = {LR: {**NUMBERS[LR], "prior": {"center": 0.1, "spread": 1.001}}}
+    of = space({**NUMBERS, **prior}, WORDS)
+    study = proposer(of, "tpe", startup_trials=100, points=[{DECAY: 0.2}], recipe=RECIPE)
+    found = [study.ask()[1] for _ in range(9)]
+    assert found[:2] == [{**RECIPE, LR: 0.1, DECAY: 0.2}, {**RECIPE, LR: 0.1}]
+    assert [0.099 < values[LR] < 0.101 for values in found] == [number % 3 != 2 or number < 2 for number in range(9)]
 
 
 def goodness(values: Mapping[str, Any]) -> float:

@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.provenance.fingerprint import fingerprint, fingerprint_content
 from pipeline.tune.space import SearchSpace, load_space
 
 SAR = Path(__file__).parents[2] / "search_spaces" / "sar.yaml"
@@ -122,6 +123,7 @@ def test_content_is_the_same_whatever_the_file_is_called_and_says_beside(load: A
 
 LR, BATCH = "train.lr", "train.batch_size"
 LAYERS, WEIGHT = "regularizer.spatial_entropy.layers", "regularizer.spatial_entropy.weight"
+DROP = "model.drop_path"
 
 
 @pytest.mark.parametrize(
@@ -322,3 +324,105 @@ def test_message_is_short_however_much_is_wrong(load: Any, text: str) -> None:
 def test_choices_that_are_no_plain_values_are_told(load: Any) -> None:
     choices = "[{depth: 2, since: 2023-01-01}, {depth: 4}]"
     refusal(load, f"parameters: {{model.kwargs: {{type: categorical, choices: {choices}}}}}\n{CONTROL}")
+
+
+RANGE, ON_LOG = "type: float, low: 0.001, high: 0.1", "type: float, low: 0.001, high: 0.1, log: true"
+WORDS = "type: categorical, choices: [last, [0, 1], all]"
+
+
+@pytest.mark.parametrize(
+    ("path", "dimension", "prior"),
+    [
+        (LR, RANGE, "{center: 0.02, spread: 0.5}"),
+        (LR, RANGE, "{center: 0.1}"),
+        (LR, RANGE, "{lognormal: [0.02, 2]}"),
+        (LR, ON_LOG, "{center: 0.02, spread: 2}"),
+        (LR, ON_LOG, "{normal: [0.1, 0.5]}"),
+        (LR, ON_LOG, "{beta: [1, 1000]}"),
+        (BATCH, "type: int, low: 16, high: 64, step: 16", "{center: 48, spread: 0.1}"),
+        (BATCH, "type: int, low: 16, high: 64, step: 16", "{normal: [40, 8.5]}"),
+        (LAYERS, WORDS, "{center: [0, 1]}"),
+        (LAYERS, WORDS, "{center: last, weight: 0.2}"),
+        (LAYERS, WORDS, "{probabilities: {last: 0.6, '[0, 1]': 0.3}}"),
+        (LAYERS, WORDS, "{probabilities: {last: 0.6, '[0, 1]': 0.3, all: 0.1}}"),
+    ],
+)
+def test_prior_is_taken_and_is_what_a_search_is_known_by(load: Any, path: str, dimension: str, prior: str) -> None:
+    with_prior = load(f"parameters: {{{path}: {{{dimension}, prior: {prior}}}}}\n{CONTROL}")
+    without = load(f"parameters: {{{path}: {{{dimension}}}}}\n{CONTROL}")
+    assert with_prior.distributions() == without.distributions()
+    names = {
+        fingerprint(fingerprint_content(Params(), space.content(), data_hash="d", split_hash="s"))
+        for space in (with_prior, without)
+    }
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "dimension", "prior", "said"),
+    [
+        (LR, RANGE, "0.02", "given 0.02; needed: a mapping with one of center (and spread), normal, lognormal, beta"),
+        (LR, RANGE, "'0,02'", "given '0,02' (a decimal comma; write 0.02, with a point); needed: a mapping with one"),
+        (LR, RANGE, "null", "given null; needed: a mapping with one of center (and spread), normal, lognormal, beta"),
+        (LR, RANGE, "{}", "given {}; needed: one of center (and spread), normal, lognormal, beta"),
+        (LR, RANGE, "{spread: 2}", 'given {"spread": 2}; needed: one of center (and spread), normal'),
+        (LR, RANGE, "{center: 0.02, beta: [2, 2]}", 'given {"center": 0.02, "beta": [2, 2]}; needed: one of center'),
+        (LR, RANGE, "{normal: [0.02, 1], spread: 2}", "spread goes with center, not with normal"),
+        (LR, RANGE, "{mean: 0.02}", "unknown key 'mean' for a float parameter; known: center, spread, normal"),
+        (LR, RANGE, "{center: 0.02, weight: 0.5}", "unknown key 'weight' for a float parameter; known: center"),
+        (LR, RANGE, "{center: 0,02}", "unknown key 2 for a float parameter (within { } a comma ends a value; write"),
+        (LR, RANGE, "{center: 0.2}", "center: given 0.2; allowed: 0.001 to 0.1"),
+        (LR, RANGE, "{center: true}", "center: given true; allowed: 0.001 to 0.1"),
+        (LR, RANGE, "{center: .nan}", "center: given NaN; allowed: 0.001 to 0.1"),
+        (LR, RANGE, "{center: [0.02]}", "center: given [0.02]; allowed: 0.001 to 0.1"),
+        (LR, RANGE, "{center: '0,02'}", "center: given '0,02' (a decimal comma; write 0.02, with a point); allowed"),
+        (LR, RANGE, "{center: 0.02, spread: 0}", "spread: given 0; allowed: a number above 0, in the parameter's unit"),
+        (LR, RANGE, "{center: 0.02, spread: .inf}", "spread: given Infinity; allowed: a number above 0"),
+        (LR, RANGE, "{center: 0.02, spread: null}", "spread: given null; allowed: a number above 0"),
+        (LR, ON_LOG, "{center: 0.02, spread: 1}", "spread: given 1; allowed: a factor above 1, such as 2 for twice"),
+        (LR, ON_LOG, "{center: 0.02, spread: 0.5}", "spread: given 0.5; allowed: a factor above 1, such as 2 for"),
+        (LR, RANGE, "{normal: 0.02}", "normal: given 0.02; needed: two numbers, [the mean and the standard deviation]"),
+        (LR, RANGE, "{normal: [0.02]}", "normal: given [0.02]; needed: two numbers, [the mean and the standard"),
+        (LR, RANGE, "{normal: [0,02, 1]}", "normal: given [0, 2, 1] (within [ ] a comma ends a value; write a decimal"),
+        (LR, RANGE, "{normal: [0.2, 1]}", "normal: given a mean of 0.2; allowed: 0.001 to 0.1"),
+        (LR, RANGE, "{normal: [0.02, -1]}", "normal: standard deviation: given -1; allowed: a number above 0, in the"),
+        (LR, RANGE, "{lognormal: [0.2, 2]}", "lognormal: given a median of 0.2; allowed: 0.001 to 0.1"),
+        (LR, RANGE, "{lognormal: [0.02, 1]}", "lognormal: standard deviation: given 1; allowed: a factor above 1"),
+        (LR, RANGE, "{beta: [0.5, 2]}", "beta: given [0.5, 2]; allowed: two numbers from 1 to 1000"),
+        (LR, RANGE, "{beta: [2, 1001]}", "beta: given [2, 1001]; allowed: two numbers from 1 to 1000"),
+        (LR, RANGE, "{beta: {a: 1, b: 2}}", 'beta: given {"a": 1, "b": 2}; needed: two numbers, [a, b]'),
+        (LR, RANGE, "{probabilities: {0.02: 1}}", "unknown key 'probabilities' for a float parameter; known: center"),
+        (DROP, "type: float, low: 0, high: 0.3", "{lognormal: [0.1, 2]}", "lognormal: low 0 must be above 0 for it;"),
+        (BATCH, "type: int, low: 16, high: 64, step: 16", "{center: 40}", "center: given 40; allowed: 16 to 64 in ste"),
+        (BATCH, "type: int, low: 16, high: 64", "{center: 40.0}", "center: given 40.0; allowed: 16 to 64"),
+        (LAYERS, WORDS, "{normal: [0, 1]}", "unknown key 'normal' for a categorical parameter; known: center, weight,"),
+        (LAYERS, WORDS, "last", "given 'last'; needed: a mapping with one of center (and weight), probabilities"),
+        (LAYERS, WORDS, "{center: first}", "center: given 'first'; allowed: last, [0, 1], all"),
+        (LAYERS, WORDS, "{center: &itself [*itself]}", "center: given [[[["),
+        (LAYERS, WORDS, "{center: last, weight: 1}", "weight: given 1; allowed: a probability above 0 and below 1"),
+        (LAYERS, WORDS, "{center: last, weight: 0}", "weight: given 0; allowed: a probability above 0 and below 1"),
+        (LAYERS, WORDS, "{probabilities: [0.2, 0.8]}", "probabilities: given [0.2, 0.8]; needed: a mapping of choices"),
+        (LAYERS, WORDS, "{probabilities: {}}", "probabilities: given {}; needed: a mapping of choices"),
+        (
+            LAYERS,
+            WORDS,
+            "{probabilities: {first: 0.5}}",
+            "probabilities: given 'first'; the choices: last, [0, 1], all",
+        ),
+        (LAYERS, WORDS, "{probabilities: {last: 0}}", "probabilities: 'last': given 0; allowed: a probability above 0"),
+        (LAYERS, WORDS, "{probabilities: {last: 0.6, all: 0.4}}", "probabilities: they add up to 1, which leaves noth"),
+        (
+            LAYERS,
+            WORDS,
+            "{probabilities: {last: 0.6, all: 0.2, '[0, 1]': 0.1}}",
+            "probabilities: they add up to 0.9; ne",
+        ),
+        (LAYERS, WORDS, "{probabilities: {last: 0.5}, center: last}", 'given {"probabilities": {"last": 0.5}, "cen'),
+        (LAYERS, WORDS, "{probabilities: {last: 0.5}, weight: 0.5}", "weight goes with center, not with probabilities"),
+    ],
+)
+def test_prior_that_cannot_be_is_told_with_its_parameter(
+    load: Any, path: str, dimension: str, prior: str, said: str
+) -> None:
+    (line,) = refusal(load, f"parameters: {{{path}: {{{dimension}, prior: {prior}}}}}\n{CONTROL}")
+    assert line.startswith(f"{path}: prior: {said}")

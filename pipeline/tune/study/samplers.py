@@ -8,7 +8,8 @@
     random   independent draws, blind to results
 
 Those that learn begin with draws that look at no result (`search.sampler.start`): `sobol`, `random`, or `recipe`, which
-takes the recipe of params.yaml for somebody's judgement, and draws around it. What is believed beforehand of where good
+takes the recipe of params.yaml for somebody's judgement, beside the priors of the space, and draws around it
+(`pipeline.tune.study.prior`). What is believed beforehand of where good
 ones lie saves the trials that it takes to learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand,
 arXiv 2306.12370); here it shapes the first draws alone, and not all of them, so that a bad recipe costs little.
 
@@ -17,7 +18,6 @@ these and on the results, and on nothing that a resumed search would have to rem
 """
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -25,19 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy import special
 
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.prior import Prior, sobol_point
 
 NON_ADAPTIVE = ("random", "sobol", "grid")
 """Samplers that look at no result."""
 MAX_GRID = 1_000_000
-LOCAL_STD = 0.15
-"""Standard deviation of draws around the recipe, as a share of a dimension's range."""
 GLOBAL_EVERY = 3
-"""Of so many draws around the recipe one is from all over the space instead."""
+"""Of so many draws from what is believed one is from all over the space instead."""
 
 
 def check_sampler(params: Params, space: SearchSpace) -> None:
@@ -73,7 +71,7 @@ def sample_blind(name: str, space: SearchSpace, *, seed: int, number: int) -> di
         return space.value_at([(int(index) + 0.5) / count for index, count in zip(place, steps, strict=True)])
     if name == "random":
         return space.value_at(np.random.default_rng([seed, number]).random(len(space.dimensions)).tolist())
-    return space.value_at(_sobol(space, seed=seed, number=number))
+    return space.value_at(sobol_point(len(space.dimensions), seed=seed, number=number))
 
 
 @lru_cache(maxsize=4)
@@ -81,46 +79,19 @@ def _grid_order(seed: int, size: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(size)
 
 
-def _sobol(space: SearchSpace, *, seed: int, number: int) -> list[float]:
-    """The point of a scrambled Sobol sequence at a place, in the unit cube."""
-    from scipy.stats import qmc
+def sample_near_prior(space: SearchSpace, prior: Prior, *, seed: int, number: int, first: int = 0) -> dict[str, Any]:
+    """The encoded values of a start from what is believed: its centers, then draws of it, and some from all over the
+    space. Of what nothing is believed of, all are drawn evenly. They are made of a Sobol sequence, so that a few of
+    them are spread as such draws should be.
 
-    sequence = qmc.Sobol(len(space.dimensions), rng=seed)
-    if number:
-        sequence.fast_forward(number)
-    point: list[float] = sequence.random(1)[0].tolist()
-    return point
-
-
-def sample_near_recipe(
-    space: SearchSpace, recipe: Mapping[str, Any], *, seed: int, number: int, first: int = 0
-) -> dict[str, Any]:
-    """The encoded values of a start from the recipe: itself, then draws around it, and some from all over the space.
-
-    recipe: values of the space, by path, of some of its dimensions; the others are drawn evenly. A number is normal
-    around the recipe's within its range (on a log scale, where it has one); a category is the recipe's in half of the
-    draws. They are made of a Sobol sequence, so that a few of them are spread as such draws should be.
-
-    first: the number of the recipe itself, before which are points of the user's.
+    first: the number of the centers themselves, before which are points of the user's.
     """
-    point = _sobol(space, seed=seed, number=number)
-    anywhere = space.value_at(point)
+    anywhere = space.value_at(sobol_point(len(space.dimensions), seed=seed, number=number))
     if number == first:
-        return anywhere | space.encode(recipe)
+        return anywhere | prior.centers
     if number % GLOBAL_EVERY == GLOBAL_EVERY - 1:
         return anywhere
-    centers = space.shares(space.decode(anywhere | space.encode(recipe)))
-    for index, (path, spec) in enumerate(space.dimensions.items()):
-        if path not in recipe:
-            continue
-        share, center = point[index], centers[index]
-        if spec["type"] == "categorical":
-            point[index] = center if share < 0.5 else 2 * share - 1
-        else:
-            low, high = special.ndtr(-center / LOCAL_STD), special.ndtr((1 - center) / LOCAL_STD)
-            near = center + LOCAL_STD * float(special.ndtri(low + share * (high - low)))
-            point[index] = min(max(near, 0.0), math.nextafter(1.0, 0.0))
-    return space.value_at(point)
+    return space.value_at(prior.sample(seed=seed, number=number).tolist())
 
 
 def make_sampler(name: str, *, seed: int) -> BaseSampler:

@@ -24,12 +24,13 @@ from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.extrapolation import extrapolate
 from pipeline.tune.study.gp_sampler import Observation, propose
+from pipeline.tune.study.prior import Prior
 from pipeline.tune.study.samplers import (
     NON_ADAPTIVE,
     make_sampler,
     rank_key,
     sample_blind,
-    sample_near_recipe,
+    sample_near_prior,
 )
 from pipeline.tune.study.untried import Untried
 
@@ -67,7 +68,8 @@ class StudyAdapter:
     objectives: with several, nothing is learned from values before the last epoch.
 
     seed: of all proposals. points: configurations by dotted path, whole or in part, that come first; what one leaves
-    out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around.
+    out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around,
+    where the space has no `prior:` for one.
     prior_trials: results of earlier searches over the same space, which a sampler learns from too. No configuration is
     proposed twice while others are left (see `pipeline.tune.study.untried`).
 
@@ -94,7 +96,7 @@ class StudyAdapter:
         self._sampler, self._seed = sampler, seed
         self._name, self._objectives = name, objectives
         self._study = optuna.create_study(directions=objectives.directions, study_name=name)
-        self._recipe = recipe
+        self._prior = Prior(space, recipe)
         self._points, self._prior_trials = points, [_UncheckedTrial.of(trial) for trial in prior_trials]
         self._untried = Untried(space)
         for trial in prior_trials:
@@ -146,11 +148,11 @@ class StudyAdapter:
         start = sampler.name if sampler.name in NON_ADAPTIVE else sampler.start
         if number < count:
             rest = sample_blind("random" if start == "random" else "sobol", self._space, seed=self._seed, number=number)
-            recipe = self._space.encode(self._recipe) if start == "recipe" else {}
-            return rest | recipe | self._space.encode(self._points[number]), {}
+            centers = self._prior.centers if start == "recipe" else {}
+            return rest | centers | self._space.encode(self._points[number]), {}
         if sampler.name in NON_ADAPTIVE or self._learned < sampler.startup_trials:
             if start == "recipe":
-                return sample_near_recipe(self._space, self._recipe, seed=self._seed, number=number, first=count), {}
+                return sample_near_prior(self._space, self._prior, seed=self._seed, number=number, first=count), {}
             if start == "grid":
                 return self._next_of_grid(number - count), {}
             return sample_blind(start, self._space, seed=self._seed, number=number), {}

@@ -1,0 +1,159 @@
+"""What a search-space file may say under a dimension's `prior`: every mistake in a line.
+
+A number takes one of
+
+    {center: 0.01, spread: 3}    normal around a value of the range; on a log scale, `spread` is a factor
+    {normal: [mean, sd]}         normal in the parameter's unit, also where the range is on a log scale
+    {lognormal: [median, sd]}    normal in the logarithm, with a factor for standard deviation; the range is above 0
+    {beta: [a, b]}               a beta distribution over the range, on a log scale where that is on one
+
+all truncated to the range, and a categorical parameter one of
+
+    {center: last, weight: 0.6}              the probability of a choice; the others share the rest
+    {probabilities: {last: 0.6, all: 0.3}}   of several
+
+`pipeline.tune.study.prior` makes densities of them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.errors import IN_LISTS, comma_words, format_value, stray_words
+from pipeline.tune.dimension import choice_label, describe_allowed, distribution_of, holds
+
+FORMS = {"center": "spread", "normal": None, "lognormal": None, "beta": None}
+"""Of a number, with the key that may stand beside each."""
+CATEGORICAL_FORMS = {"center": "weight", "probabilities": None}
+BETA_BOUNDS = 1, 1000
+"""Below 1 the density has no bound at an end of the range; above 1000 it is a point."""
+ROUNDING = 1e-6
+"""By how much the probabilities of all choices may miss 1."""
+
+
+def prior_problems(dimension: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the prior of a dimension in which all else is right, in words; nothing where there is none."""
+    if "prior" not in dimension:
+        return []
+    prior, categorical = dimension["prior"], dimension["type"] == "categorical"
+    forms = CATEGORICAL_FORMS if categorical else FORMS
+    if not isinstance(prior, dict):
+        return [f"prior: given {format_value(prior)}{comma_words(prior)}; needed: a mapping with {_one_of(forms)}"]
+    known = [key for form, beside in forms.items() for key in (form, beside) if key]
+    unknown = [
+        f"prior: unknown key {format_value(key)} for a {dimension['type']} parameter{stray_words(key, value)}; "
+        f"known: {', '.join(known)}"
+        for key, value in prior.items()
+        if key not in known
+    ]
+    if unknown:
+        return unknown
+    given = [form for form in forms if form in prior]
+    if len(given) != 1:
+        return [f"prior: given {format_value(prior)}; needed: {_one_of(forms)}"]
+    (form,) = given
+    stray = [key for key in prior if key not in (form, forms[form])]
+    if stray:
+        return [f"prior: {stray[0]} goes with center, not with {form}"]
+    problems = (_choice_problems if categorical else _number_problems)(form, prior, dimension)
+    return [f"prior: {problem}" for problem in problems]
+
+
+def find_choice(choices: Sequence[Any], given: Any) -> int | None:
+    """The place of a choice; a list or mapping may be given as JSON, since it is no key of a mapping."""
+    for place, choice in enumerate(choices):
+        # 1 == 1.0 == True, but only one of them is what was meant.
+        if type(choice) is type(given) and choice == given:
+            return place
+        if isinstance(choice, list | dict) and isinstance(given, str) and choice_label(choice) == given:
+            return place
+    return None
+
+
+def _one_of(forms: Mapping[str, str | None]) -> str:
+    named = [f"{form} (and {beside})" if beside else form for form, beside in forms.items()]
+    return f"one of {', '.join(named)}"
+
+
+def _number_problems(form: str, prior: Mapping[str, Any], dimension: Mapping[str, Any]) -> list[str]:
+    distribution: Any = distribution_of(dimension)
+    given = prior[form]
+    if form == "center":
+        problems = []
+        if not _is_number(given) or not holds(distribution, given):
+            problems = [f"center: {_given(given)}; allowed: {describe_allowed(distribution)}"]
+        return problems + (
+            _sd_problems("spread", prior["spread"], factor=distribution.log) if "spread" in prior else []
+        )
+    if not isinstance(given, list) or len(given) != 2 or not all(map(_is_number, given)):
+        words = {
+            "normal": "the mean and the standard deviation",
+            "lognormal": "the median and a factor",
+            "beta": "a, b",
+        }
+        hint = IN_LISTS if isinstance(given, list) and len(given) > 2 and all(map(_is_number, given)) else ""
+        return [f"{form}: given {format_value(given)}{hint}; needed: two numbers, [{words[form]}]"]
+    if form == "beta":
+        least, most = BETA_BOUNDS
+        inside = all(least <= each <= most for each in given)
+        return [] if inside else [f"beta: given {format_value(given)}; allowed: two numbers from {least} to {most}"]
+    middle, sd = given
+    if form == "lognormal" and distribution.low <= 0:
+        return [f"lognormal: low {distribution.low:g} must be above 0 for it; take normal, center or beta"]
+    problems = []
+    if not distribution.low <= middle <= distribution.high:
+        name = "mean" if form == "normal" else "median"
+        ends = f"{distribution.low:g} to {distribution.high:g}"
+        problems = [f"{form}: given a {name} of {format_value(middle)}; allowed: {ends}"]
+    return problems + _sd_problems(f"{form}: standard deviation", sd, factor=form == "lognormal")
+
+
+def _sd_problems(name: str, sd: Any, *, factor: bool) -> list[str]:
+    if _is_number(sd) and sd > (1 if factor else 0):
+        return []
+    allowed = "a factor above 1, such as 2 for twice or half" if factor else "a number above 0, in the parameter's unit"
+    return [f"{name}: {_given(sd)}; allowed: {allowed}"]
+
+
+def _choice_problems(form: str, prior: Mapping[str, Any], dimension: Mapping[str, Any]) -> list[str]:
+    choices, given = dimension["choices"], prior[form]
+    named = describe_allowed(distribution_of(dimension))
+    if form == "center":
+        problems = []
+        if find_choice(choices, given) is None:
+            problems = [f"center: {_given(given)}; allowed: {named}"]
+        weight = prior.get("weight", 0.5)
+        if not _is_number(weight) or not 0 < weight < 1:
+            problems += [f"weight: {_given(weight)}; allowed: a probability above 0 and below 1"]
+        return problems
+    if not isinstance(given, dict) or not given:
+        return [f"probabilities: {_given(given)}; needed: a mapping of choices to probabilities"]
+    problems = [
+        f"probabilities: given {format_value(choice)}{stray_words(choice, value)}; the choices: {named}"
+        for choice, value in given.items()
+        if find_choice(choices, choice) is None
+    ]
+    problems += [
+        f"probabilities: {format_value(choice)}: {_given(value)}; allowed: a probability above 0 and below 1"
+        for choice, value in given.items()
+        if not _is_number(value) or not 0 < value < 1
+    ]
+    if problems:
+        return problems
+    total, all_named = (
+        math.fsum(given.values()),
+        len({find_choice(choices, choice) for choice in given}) == len(choices),
+    )
+    if all_named and abs(total - 1) > ROUNDING:
+        return [f"probabilities: they add up to {total:g}; needed: 1, where every choice has one"]
+    if not all_named and total > 1 - ROUNDING:
+        return [f"probabilities: they add up to {total:g}, which leaves nothing for the other choices; needed: below 1"]
+    return []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _given(value: Any) -> str:
+    return f"given {format_value(value)}{comma_words(value)}"
