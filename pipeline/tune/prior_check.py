@@ -2,10 +2,10 @@
 
 A number takes one of
 
-    {center: 0.01, spread: 3}    normal around a value of the range; on a log scale, `spread` is a factor
-    {normal: [mean, sd]}         normal in the parameter's unit, also where the range is on a log scale
-    {lognormal: [median, sd]}    normal in the logarithm, with a factor for standard deviation; the range is above 0
-    {beta: [a, b]}               a beta distribution over the range, on a log scale where that is on one
+    {center: 0.01, spread: 3}      normal around a value of the range; on a log scale, `spread` is a factor
+    {normal: [mean, sd]}           normal in the parameter's unit, also where the range is on a log scale
+    {lognormal: [median, factor]}  normal in the logarithm, log(factor) its standard deviation; the range is above 0
+    {beta: [a, b]}                 a beta distribution over the range, on a log scale where that is on one
 
 all truncated to the range, and a categorical parameter one of
 
@@ -82,15 +82,11 @@ def _number_problems(form: str, prior: Mapping[str, Any], dimension: Mapping[str
         problems = []
         if not _is_number(given) or not holds(distribution, given):
             problems = [f"center: {_given(given)}; allowed: {describe_allowed(distribution)}"]
-        return problems + (
-            _sd_problems("spread", prior["spread"], factor=distribution.log) if "spread" in prior else []
-        )
+        if "spread" in prior:
+            problems += _sd_problems("spread", prior["spread"], factor=distribution.log)
+        return problems
     if not isinstance(given, list) or len(given) != 2 or not all(map(_is_number, given)):
-        words = {
-            "normal": "the mean and the standard deviation",
-            "lognormal": "the median and a factor",
-            "beta": "a, b",
-        }
+        words = {"normal": "mean, standard deviation", "lognormal": "median, factor", "beta": "a, b"}
         hint = IN_LISTS if isinstance(given, list) and len(given) > 2 and all(map(_is_number, given)) else ""
         return [f"{form}: given {format_value(given)}{hint}; needed: two numbers, [{words[form]}]"]
     if form == "beta":
@@ -100,12 +96,12 @@ def _number_problems(form: str, prior: Mapping[str, Any], dimension: Mapping[str
     middle, sd = given
     if form == "lognormal" and distribution.low <= 0:
         return [f"lognormal: low {distribution.low:g} must be above 0 for it; take normal, center or beta"]
+    factor = form == "lognormal"
     problems = []
     if not distribution.low <= middle <= distribution.high:
-        name = "mean" if form == "normal" else "median"
         ends = f"{distribution.low:g} to {distribution.high:g}"
-        problems = [f"{form}: given a {name} of {format_value(middle)}; allowed: {ends}"]
-    return problems + _sd_problems(f"{form}: standard deviation", sd, factor=form == "lognormal")
+        problems = [f"{form}: {'median' if factor else 'mean'}: given {format_value(middle)}; allowed: {ends}"]
+    return problems + _sd_problems(f"{form}: {'factor' if factor else 'standard deviation'}", sd, factor=factor)
 
 
 def _sd_problems(name: str, sd: Any, *, factor: bool) -> list[str]:

@@ -253,14 +253,16 @@ class _NumberMarginal:
                 return density
             values = self._own.values(shares)
             return np.asarray(density + self._own.log_slope(values) - self._scale.log_slope(values))
+        # A step at a time: of many points most are on few of them.
         if self._from_value:
             values = np.clip(np.floor(self._own.values(shares)), self._own.start, self._own.end - 1)
-            start, end = self._own.shares(values), self._own.shares(values + 1)
+            steps, places = np.unique(values, return_inverse=True)
+            start, end = self._own.shares(steps), self._own.shares(steps + 1)
         else:
-            start = np.minimum(np.floor(shares * self._steps), self._steps - 1) / self._steps
-            end = start + 1 / self._steps
+            steps, places = np.unique(np.minimum(np.floor(shares * self._steps), self._steps - 1), return_inverse=True)
+            start, end = steps / self._steps, (steps + 1) / self._steps
         mass = self._shape.mass(self._on_scale(start), self._on_scale(end))
-        return np.asarray(np.log(np.maximum(mass, sys.float_info.min)) - np.log(end - start))
+        return np.asarray((np.log(np.maximum(mass, sys.float_info.min)) - np.log(end - start))[places])
 
     def quantile(self, levels: Array) -> Array:
         shares = self._shape.quantile(levels)
