@@ -76,7 +76,7 @@ def test_in_a_space(tmp_path: Path) -> None:
     said = refusal(tmp_path, "{type: float, low: 0,01, high: 0,1, log: true}")
     assert said.endswith(f'line 2: not valid YAML: found duplicate key "1" {BRACES}')
     said = refusal(tmp_path, "{type: float, low: 0,01, high: 1, log: true}")
-    assert f"train.lr: unknown key 1 of a float dimension {BRACES}; known: high, log, low, step" in said
+    assert f"train.lr: unknown key 1 of a float dimension {BRACES}; known: high, log, low, prior, step" in said
     said = refusal(tmp_path, "\n    type: categorical\n    choices:\n    - 0,01\n    - 0.1")
     assert f"train.lr: given '0,01' {WRITE}" in said
 

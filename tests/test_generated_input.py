@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +27,7 @@ from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError
 from pipeline.preflight.plan import make_plan
 from pipeline.tune.space import load_space
+from pipeline.tune.study.prior import Prior
 from pipeline.workspace import Workspace
 
 SHOWN_AS = "search_spaces/broken.yaml"
@@ -98,6 +100,10 @@ def test_space_file_broken_in_one_place_is_accepted_or_told(folder: Path, broken
     ]:
         Params().with_values(values, where="what the space allows is allowed")
     json.dumps(space.content(), allow_nan=False)
+    prior, points = Prior(space), np.random.default_rng(0).random((8, len(space.dimensions)))
+    assert np.isfinite(prior.log_density(points)).all()
+    proposed = [*map(space.value_at, prior.quantile(points)), prior.centers]
+    assert [space.values_outside(space.decode(values)) for values in proposed] == [[]] * 9
 
 
 @fixed(40)

@@ -205,9 +205,25 @@ def generated_spaces(draw: st.DrawFn) -> Broken:
         rest += draw(
             st.sampled_from(["", "", ", step: 0.3", ", step: 3", ", step: 0", ", step: 1e-320", ", step: .nan"])
         )
+    rest += draw(st.just("") | _generated_priors())
     control = f"{draw(st.sampled_from(PATHS))}: {draw(st.sampled_from(NUMBERS + CHOICES))}"
     controls = f"{draw(st.just('baseline') | st.sampled_from(NAMES))}: {{{draw(st.just('') | st.just(control))}}}"
     return Broken(f"parameters: {{{path}: {{type: {kind}, {rest}}}}}\ncontrols: {{{controls}}}\n".encode())
+
+
+@st.composite
+def _generated_priors(draw: st.DrawFn) -> str:
+    """The prior of a dimension, of parts that fit or do not."""
+    number, choice = st.sampled_from(NUMBERS), st.sampled_from(CHOICES)
+    given = draw(
+        st.builds("center: {}, spread: {}".format, number | choice, number)
+        | st.builds("center: {}, weight: {}".format, number | choice, st.sampled_from([*NUMBERS, "0.5"]))
+        | st.builds("{}: [{}, {}]".format, st.sampled_from(["normal", "lognormal", "beta"]), number, number)
+        | st.builds("probabilities: {{{}: {}}}".format, choice, st.sampled_from([*NUMBERS, "0.5"]))
+        | st.builds("center: {}".format, number | choice)
+        | number
+    )
+    return f", prior: {{{given}}}" if ":" in given else f", prior: {given}"
 
 
 def of_params() -> st.SearchStrategy[Broken]:
