@@ -25,6 +25,7 @@ from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
 from pipeline.tune.run_counts import max_runs, requested_trials
 from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.schedulers.rungs import first_rung
 
 START_S = (8.0, 30.0)
 """Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""
@@ -111,7 +112,7 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
     epoch = _epoch_seconds(plan, cost)
     if not runs:
         return Estimate((0.0, 0.0), epoch, (0.0, 0.0) if work.gpus else None, None if price is None else (0.0, 0.0))
-    lasting, grace = _full_length_trials(plan, work), plan.params.search.scheduler.grace_period
+    lasting, grace = _full_length_trials(plan, work), first_rung(plan.params, plan.space)
     epochs = (lasting + work.full_runs) * work.epochs + (work.trials - lasting) * min(grace, work.epochs)
     longest = work.epochs if lasting + work.full_runs else min(grace, work.epochs)
     rounds = -(-runs // work.max_concurrent)
@@ -212,7 +213,7 @@ def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
 
 def _full_length_trials(plan: Plan, work: RemainingWork) -> int:
     """How many trials would run in full, if the scheduler let through as few as it can."""
-    rule = make_rule(plan.params.search.scheduler, work.epochs)
+    rule = make_rule(plan.params.search.scheduler, work.epochs, first_rung(plan.params, plan.space))
     return math.ceil(max(work.trials * rule.survival_fraction, min(work.trials, 1)))
 
 

@@ -42,7 +42,7 @@ from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
 from pipeline.tune.objectives.objectives import check_objectives, describe_objectives
-from pipeline.tune.run_counts import max_confirmation_runs, max_runs, requested_trials
+from pipeline.tune.run_counts import max_confirmation_runs, max_runs, max_trials, requested_trials
 from pipeline.tune.selection.choice import describe_rule
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.tune.study.samplers import check_sampler
@@ -123,7 +123,7 @@ class Plan:
 
     def _describe_trials(self) -> str:
         """How many trials, and where that is fewer than asked for, why."""
-        asked, trials = self.params.search.trials, requested_trials(self.params, self.space)
+        asked, trials = max_trials(self.params, self.space), requested_trials(self.params, self.space)
         method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
         every = f", every configuration that the space has (search.trials: {asked})" if method < asked else ""
         control = f"; {own}, every configuration, of {self.params.retrain.control}'s own study" if own < asked else ""

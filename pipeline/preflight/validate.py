@@ -79,9 +79,11 @@ def check_masks(workspace: Workspace, params: Params) -> None:
 
 
 def check_schedule(params: Params) -> None:
-    """Refuse a grace period within the warm-up of the regularisers, or above the epochs of a trial."""
+    """Refuse a grace period within the warm-up of the regularisers, or above the epochs of a trial. The automatic one,
+    null, is neither.
+    """
     search, epochs = params.search, params.train.epochs
-    if search.scheduler.name != "none":
+    if search.scheduler.name != "none" and search.scheduler.grace_period is not None:
         rise = warmup_epochs(epochs)
         if not rise < search.scheduler.grace_period <= epochs:
             raise UserError(

@@ -18,6 +18,7 @@ class Budget:
     hours: of wall-clock time with a driver running, all sessions together. gpu_hours: GPU-hours of trials. cost: in the
     unit of price_per_gpu_hour. target: a completed trial's objective that is good enough. patience: trials that may end
     one after the other without a better one among them.
+    full_trainings: epochs, as multiples of a whole run's.
     """
 
     hours: float | None = None
@@ -26,6 +27,7 @@ class Budget:
     price_per_gpu_hour: float = 0.0
     target: float | None = None
     patience: int | None = None
+    full_trainings: float | None = None
 
     @property
     def gpu_limit(self) -> tuple[float, str] | None:

@@ -33,7 +33,7 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.objectives.objectives import PARAMETERS, is_valid_result, objectives_from_params
 from pipeline.tune.ray.scheduler import STOP, SearchScheduler
-from pipeline.tune.run_counts import control_seeds, max_candidate_runs, max_confirmation_runs
+from pipeline.tune.run_counts import control_seeds, max_candidate_runs, max_confirmation_runs, max_trials
 from pipeline.tune.selection.candidates import choice_rule, empty_share, rank_trials, select_candidates
 from pipeline.tune.selection.confirm import confirmation_runs
 from pipeline.tune.space import SearchSpace
@@ -76,6 +76,7 @@ class SearchController:
         self.folder, self._gpus, self._max_concurrent = folder, gpus, max_concurrent
         self.objectives = objectives_from_params(params)
         self._count = count if PARAMETERS in self.objectives.metrics else None
+        self._max_trials = max_trials(params, space)
         self._budget = Budget(**params.search.budget.model_dump())
         self._callbacks = callbacks
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
@@ -101,7 +102,7 @@ class SearchController:
             return False
         if record.study is None:
             return record.id in self.space.controls
-        return record.study in self.studies and (record.number or 0) < self.params.search.trials
+        return record.study in self.studies and (record.number or 0) < self._max_trials
 
     def requested_trials(self) -> list[TrialRecord]:
         """Controls, the first `search.trials` trials of every study, and the confirmations of these, in this order.
@@ -149,7 +150,7 @@ class SearchController:
         """How many runs may still be started at most."""
         if not self._queue and not self._still_running() and not (self._to_confirm and self._may_confirm()):
             return 0
-        to_propose = sum(study.adapter.num_to_propose(self.params.search.trials) for study in self.studies.values())
+        to_propose = sum(study.adapter.num_to_propose(self._max_trials) for study in self.studies.values())
         return len(self._queue) + to_propose + max_confirmation_runs(self.params, self.space)
 
     # Bringing everything to where the journal is.
@@ -264,7 +265,7 @@ class SearchController:
 
     def _proposing(self) -> list[StudyWithRule]:
         """The studies of which trials are still to be proposed."""
-        return [study for study in self.studies.values() if study.adapter.num_to_propose(self.params.search.trials)]
+        return [study for study in self.studies.values() if study.adapter.num_to_propose(self._max_trials)]
 
     def _may_propose(self) -> bool:
         if not self._proposing():

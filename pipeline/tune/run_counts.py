@@ -1,18 +1,32 @@
-"""How many runs the parameters ask for: controls, trials of every study, confirmations."""
+"""How many runs the parameters ask for at most: controls, trials of every study, confirmations."""
+
+import math
 
 from pipeline.config import Params
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
+from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 
 
+def max_trials(params: Params, space: SearchSpace) -> int:
+    """Trials of a study at most: `search.trials`, and as many as reach the first rung within the budget's epochs."""
+    search = params.search
+    limits = [] if search.trials is None else [search.trials]
+    if search.budget.full_trainings is not None:
+        epochs = search.budget.full_trainings * params.train.epochs
+        limits.append(max(1, math.floor(epochs / first_rung(params, space) + 1e-9)))
+    return min(limits)
+
+
 def requested_trials(params: Params, space: SearchSpace) -> dict[str, int]:
-    """Trials by study: `search.trials`, or as many as its space has configurations, since none is tried twice."""
+    """Trials by study at most, and no more than its space has configurations, since none is tried twice."""
     spaces = {METHOD: space}
     if num_studies(params, space) == 2:
         spaces[CONTROL_STUDY] = space.recipe()
     sizes = {name: of.size() for name, of in spaces.items()}
-    return {name: min(params.search.trials, size or params.search.trials) for name, size in sizes.items()}
+    most = max_trials(params, space)
+    return {name: min(most, size or most) for name, size in sizes.items()}
 
 
 def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:

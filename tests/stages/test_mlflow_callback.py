@@ -5,6 +5,7 @@ from copied import ROOT
 from pipeline.config import load_params
 from pipeline.stages.search.mlflow_callback import run_name, rung_marks
 from pipeline.tune.journal.records import CONTROL, TrialRecord
+from pipeline.tune.space import load_space
 
 ENTROPY = "regularizer.spatial_entropy"
 
@@ -23,5 +24,6 @@ def test_two_methods_weights_are_told_apart() -> None:
 
 def test_rungs_are_those_of_the_scheduler() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert rung_marks(params) == [3, 6]
-    assert rung_marks(params.with_values({"search.scheduler.name": "none"}, where="here")) == []
+    space = load_space(ROOT / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
+    assert rung_marks(params, space) == [3, 6]
+    assert rung_marks(params.with_values({"search.scheduler.name": "none"}, where="here"), space) == []

@@ -12,7 +12,7 @@ Report = tuple[str, int, float]
 
 def rule(name: str, *, epochs: int = 16, grace_period: int = 2, reduction_factor: float = 2.0) -> StoppingRule:
     params: Any = {"name": name, "grace_period": grace_period, "reduction_factor": reduction_factor}
-    return make_rule(SchedulerParams(**params), epochs)
+    return make_rule(SchedulerParams(**params), epochs, grace_period)
 
 
 def lived(of: StoppingRule, *, seed: int, trials: int = 60, epochs: int = 16, nan: float = 0.02) -> list[Report]:

@@ -58,7 +58,7 @@ def search(**settings: Any) -> tuple[SearchScheduler, ASHA]:
 
 def asha_rule(*, epochs: int = 16, grace_period: int = 4, reduction_factor: float = 2.0) -> ASHA:
     settings = {"grace_period": grace_period, "reduction_factor": reduction_factor}
-    rule = make_rule(SchedulerParams(name="asha", **settings), epochs)
+    rule = make_rule(SchedulerParams(name="asha", **settings), epochs, settings["grace_period"])
     assert isinstance(rule, ASHA)
     return rule
 

@@ -22,6 +22,7 @@ from pipeline.tune.journal.correctness import unpack_correct
 from pipeline.tune.ray import trainable as module
 from pipeline.tune.ray.trainable import run_trial
 from pipeline.tune.ray.trial_spec import TrialSpec
+from pipeline.tune.schedulers.rungs import rung_epochs
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -64,7 +65,11 @@ class Worker:
         **settings: Any,
     ) -> None:
         params = Params().with_values({"train.epochs": 3, "base.seed": 7, **settings}, where="")
-        task = TrialSpec(params.model_dump(by_alias=True), self.folder, self.folder, 1, 0.0, weights=self.weights)
+        scheduler = params.search.scheduler
+        rungs = rung_epochs(scheduler.grace_period or 1, scheduler.reduction_factor, params.train.epochs)
+        task = TrialSpec(
+            params.model_dump(by_alias=True), self.folder, self.folder, rungs, 1, 0.0, weights=self.weights
+        )
         config = {"trial": "t0000", "study": study, "values": values or {}, "checkpoint": checkpoint, "seed": seed}
         config["measured"] = measured or {}
         run_trial(config, task)

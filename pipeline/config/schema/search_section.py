@@ -41,11 +41,15 @@ class SamplerParams(Section):
 
 
 class SchedulerParams(Section):
-    name: Literal["asha", "hyperband", "median", "none"] = Field(
-        "asha", description="How unpromising trials are stopped early; docs/searching.md has the rules."
+    name: Literal["asha", "asha_stopping", "hyperband", "median", "none"] = Field(
+        "asha", description="How unpromising trials are paused or stopped early; docs/searching.md has the rules."
     )
-    grace_period: int = Field(
-        3, ge=1, le=100_000, description="Epochs that every trial runs; past the regulariser's warm-up."
+    grace_period: int | None = Field(
+        3,
+        ge=1,
+        le=100_000,
+        description="Epochs that every trial runs; null: one more than the warm-ups of the regulariser, where one is "
+        "on or searched, and of train.warmup_epochs.",
     )
     reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
 
@@ -84,6 +88,13 @@ class ChooseParams(Section):
 
 
 class BudgetParams(Section):
+    full_trainings: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Epochs of the whole search, as multiples of train.epochs: controls, trials and confirmations "
+        "together; null: no limit.",
+    )
     hours: float | None = Field(None, gt=0, le=1e9, description="Wall-clock hours of the search; null: no limit.")
     gpu_hours: float | None = Field(None, gt=0, le=1e9, description="GPU-hours of its trials; null: no limit.")
     cost: float | None = Field(
@@ -157,7 +168,13 @@ class SearchParams(Section):
     space: PathText = Field(
         "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
     )
-    trials: int = Field(12, ge=1, le=1_000_000, description="Configurations tried, the controls not counted.")
+    trials: int | None = Field(
+        12,
+        ge=1,
+        le=1_000_000,
+        description="Configurations tried at most, the controls not counted; null: as many as "
+        "search.budget.full_trainings allows.",
+    )
     max_concurrent_trials: int | None = Field(
         None, ge=1, le=1_000_000, description="Trials at a time; null: as many as fit."
     )

@@ -23,6 +23,8 @@ from pipeline.tracking.runs import ClosedByStatus, SearchLog
 from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
 from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.schedulers.rungs import first_rung
+from pipeline.tune.space import SearchSpace
 from pipeline.tune.task import SearchTask
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
@@ -36,7 +38,7 @@ class MlflowCallback(ClosedByStatus):
         params = plan.params
         data = load_data(task.prepared, task.split, params.base.device)
         self._tags = trace(plan.workspace.root, data.prepared.data_hash) | {"sar.fingerprint": task.fingerprint}
-        self._rung_epochs = rung_marks(params)
+        self._rung_epochs = rung_marks(params, plan.space)
         self._objectives = objectives_from_params(task.params)
         self._params, self._plan, self._task, self._data = params, plan, task, data
         self._pictures = (
@@ -167,9 +169,9 @@ def run_name(trial: TrialRecord) -> str:
     return f"{trial.id} {config}" if trial.control else f"{config} ({trial.id})"
 
 
-def rung_marks(params: Params) -> list[int]:
+def rung_marks(params: Params, space: SearchSpace) -> list[int]:
     """The epochs at which a search of these parameters compares trials; none without early stopping."""
-    return make_rule(params.search.scheduler, params.train.epochs).rung_epochs
+    return make_rule(params.search.scheduler, params.train.epochs, first_rung(params, space)).rung_epochs
 
 
 def search_variables(plan: Plan, task: SearchTask) -> dict[str, object]:

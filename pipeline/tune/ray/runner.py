@@ -77,6 +77,7 @@ def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> No
         params.model_dump(by_alias=True),
         task.prepared,
         task.split,
+        controller.studies[METHOD].rule.rung_epochs,
         threads=resources.cpus,
         gpus=resources.gpus,
         weights={**_weights_by_original_spec(controller.journal.history, task.weights), **task.weights},

@@ -3,7 +3,7 @@
 import gc
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from pipeline.tune.objectives.objectives import Objectives, objectives_from_para
 from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
 from pipeline.tune.ray.placement import locate_data
 from pipeline.tune.ray.trial_spec import TrialSpec
-from pipeline.tune.schedulers.factory import make_rule
 
 
 def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
@@ -51,7 +50,7 @@ def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
     newest = config["checkpoint"]
     try:
         try:
-            _train(params, data, config, newest, found.weights)
+            _train(params, data, config, newest, found.weights, task.rung_epochs)
             return
         except Exception as error:
             if (
@@ -64,7 +63,7 @@ def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
         if data.device.type == "cuda":
             torch.cuda.empty_cache()
         params = params.with_values({"train.accumulate": 2 * params.train.accumulate}, where="a second attempt")
-        _train(params, data, config, newest, found.weights)
+        _train(params, data, config, newest, found.weights, task.rung_epochs)
     except Diverged as error:
         _report_failure(f"diverged: {error}", error.epoch)
     except Exception as error:
@@ -80,6 +79,7 @@ def _train(
     config: Mapping[str, Any],
     checkpoint: str | None,
     weights: Mapping[str, Weights],
+    rung_epochs: Sequence[int],
 ) -> None:
     """Train from the newest checkpoint on, if there is one."""
     seed = params.base.seed if config["seed"] is None else config["seed"]
@@ -99,7 +99,7 @@ def _train(
     if resume is None and _is_infeasible(run.model, data, objectives, config):
         return
 
-    rungs = _rung_epochs(params)
+    rungs = set(rung_epochs)
 
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
         metrics, correct = dict(epoch.metrics), None
@@ -116,11 +116,6 @@ def _train(
     # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
     decisive = rungs if config["study"] is not None else set()
     train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive)
-
-
-def _rung_epochs(params: Params) -> set[int]:
-    """The epochs after which the scheduler may end a trial."""
-    return set(make_rule(params.search.scheduler, params.train.epochs).rung_epochs)
 
 
 def _save_checkpoint(

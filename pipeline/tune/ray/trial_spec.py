@@ -1,6 +1,6 @@
 """What a worker needs to run a trial. Imports nothing that a node may lack."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from pipeline.models.model_config import Weights
 class TrialSpec:
     """What all trials of a search share. params: as in params.yaml.
 
-    threads, gpus: what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification
-    of pretrained weights was resolved to when the search started; no trial looks one up again. bundle: the same files,
-    where they may have to be found elsewhere on the node that a trial runs on. admission: what a node that has joined
-    meanwhile is held against; None where there is none.
+    rung_epochs: after which the scheduler may pause or end a trial. threads, gpus: what a trial may use; a share of
+    a GPU is a share of its memory too. weights: what each specification of pretrained weights was resolved to when
+    the search started; no trial looks one up again. bundle: the same files, where they may have to be found
+    elsewhere on the node that a trial runs on. admission: what a node that has joined meanwhile is held against;
+    None where there is none.
     """
 
     params: Mapping[str, Any]
     prepared: Path
     split: Path
+    rung_epochs: Sequence[int]
     threads: int
     gpus: float
     weights: Mapping[str, Weights] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 class Rung:
     """What came to one epoch: values by trial, and in order."""
 
-    def __init__(self, epoch: float) -> None:
+    def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.values: dict[str, float] = {}
         self._ordered: list[float] = []  # kept in order, since a search may have thousands of trials
@@ -34,13 +34,13 @@ class Rung:
 class ASHA:
     """ASHA's stopping form, for one bracket. rungs: their epochs, ascending."""
 
-    def __init__(self, rungs: Sequence[float], factor: float, epochs: int) -> None:
+    def __init__(self, rungs: Sequence[int], factor: float, epochs: int) -> None:
         self.rungs = [Rung(epoch) for epoch in rungs]
         self._keep, self._epochs = 1 - 1 / factor, epochs
 
     @property
     def rung_epochs(self) -> list[int]:
-        return [int(rung.epoch) for rung in self.rungs]
+        return [rung.epoch for rung in self.rungs]
 
     @property
     def survival_fraction(self) -> float:

@@ -13,6 +13,7 @@ from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.schedulers.asha import ASHA
 from pipeline.tune.schedulers.hyperband import Hyperband
 from pipeline.tune.schedulers.median import MedianStopping
+from pipeline.tune.schedulers.rungs import rung_epochs
 
 
 class StoppingRule(Protocol):
@@ -35,9 +36,9 @@ class StoppingRule(Protocol):
         ...
 
 
-def make_rule(scheduler: SchedulerParams, epochs: int) -> StoppingRule:
-    """The rule that the parameters name, for trials of so many epochs."""
-    grace, factor = min(scheduler.grace_period, epochs), scheduler.reduction_factor
+def make_rule(scheduler: SchedulerParams, epochs: int, grace: int) -> StoppingRule:
+    """The rule that the parameters name, for trials of so many epochs. grace: the first rung (`rungs.first_rung`)."""
+    grace, factor = min(grace, epochs), scheduler.reduction_factor
     if scheduler.name == "none":
         return ASHA([], factor, epochs)
     if scheduler.name == "median":
@@ -73,9 +74,3 @@ class EitherRule:
         return all(
             stop for name, stop in said.items() if name == OBJECTIVE or not math.isnan(metrics.get(name, math.nan))
         )
-
-
-def rung_epochs(grace_period: int, factor: float, epochs: int) -> list[float]:
-    """The rungs below the last epoch, ascending: the grace period times the powers of the factor."""
-    count = int(math.log(epochs / grace_period) / math.log(factor) + 1e-9) + 1
-    return [rung for rung in (grace_period * factor**power for power in range(count)) if rung < epochs]

@@ -8,6 +8,7 @@ from pipeline.config import Params
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.schedulers.factory import EitherRule, make_rule
+from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.warm_start import PriorResult, as_trials
@@ -44,13 +45,14 @@ def make_studies(
 
     prior_results: results that the method's own study has beforehand.
     """
-    studies = {METHOD: _make_study(METHOD, "t", params, space, fingerprint, {}, prior_results)}
+    first = first_rung(params, space)
+    studies = {METHOD: _make_study(METHOD, "t", params, space, first, fingerprint, {}, prior_results)}
     recipe = space.recipe()
     if num_studies(params, space) == 2:
         # What the recipe varies is tuned, also where the control has a value of its own for it.
         control = space.controls[params.retrain.control]
         fixed = {path: value for path, value in control.items() if path not in recipe.dimensions}
-        studies[CONTROL_STUDY] = _make_study(CONTROL_STUDY, "c", params, recipe, fingerprint, fixed)
+        studies[CONTROL_STUDY] = _make_study(CONTROL_STUDY, "c", params, recipe, first, fingerprint, fixed)
     return studies
 
 
@@ -64,6 +66,7 @@ def _make_study(
     prefix: str,
     params: Params,
     space: SearchSpace,
+    first: int,
     fingerprint: str,
     fixed: Mapping[str, Any],
     prior_results: Sequence[PriorResult] = (),
@@ -81,6 +84,6 @@ def _make_study(
         objectives=objectives,
     )
     rule = EitherRule(
-        {metric: make_rule(search.scheduler, params.train.epochs) for metric in objectives.stopping_metrics}
+        {metric: make_rule(search.scheduler, params.train.epochs, first) for metric in objectives.stopping_metrics}
     )
     return StudyWithRule(name, prefix, adapter, rule, fixed)
