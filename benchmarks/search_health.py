@@ -159,7 +159,7 @@ def search(world: World, space: SearchSpace, trials: int, seed: int) -> tuple[li
     found = examine_search(
         records,
         space,
-        course.studies[METHOD].rule.rung_epochs,
+        course.studies[METHOD].scheduler.rung_epochs,
         best=best,
         then=AUROC,
         correct=correct,

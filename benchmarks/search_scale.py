@@ -23,7 +23,7 @@ from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import TrialRecord
-from pipeline.tune.ray.scheduler import STOP
+from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.space import load_space
 
 ROOT = Path(__file__).parents[1]
@@ -57,20 +57,19 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
                 if record is None or isinstance(record, Wait):
                     break
                 times["propose"].append(1000 * (time.perf_counter() - started))
-                at_work[record.id] = (record, 0)
+                at_work[record.id] = (record, record.last_epoch)
             if not at_work:
                 return times
             for name, (record, done) in list(at_work.items()):
                 value = accuracy(record, done + 1)
                 started = time.perf_counter()
-                decision = course.scheduler.replay(record, done + 1, {"val/accuracy": value})
-                course.report(name, done + 1, {"val/accuracy": value, "val/loss": 1 - value})
+                decision = course.report(name, done + 1, {"val/accuracy": value, "val/loss": 1 - value})
                 times["report"].append(1000 * (time.perf_counter() - started))
                 at_work[name] = (record, done + 1)
-                if decision == STOP:
+                if decision is not Decision.CONTINUE:
                     del at_work[name]
                     started = time.perf_counter()
-                    course.end_trial(name, course.final_state(done + 1))
+                    course.release(name)
                     times["end"].append(1000 * (time.perf_counter() - started))
 
 

@@ -33,7 +33,7 @@ from pipeline.tune.journal.records import (
     TrialRecord,
 )
 from pipeline.tune.objectives.objectives import LATENCY, PARAMETERS, THROUGHPUT
-from pipeline.tune.ray.scheduler import STOP
+from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.selection.candidates import choice_rule, rank_trials
 from pipeline.tune.selection.confirm import FIRST_SEED
 from pipeline.tune.space import SearchSpace
@@ -152,10 +152,11 @@ class Ended:
 
 @dataclass
 class Simulation:
-    """A simulated search. ended: its runs in the order in which they ended. course: as it was left."""
+    """A simulated search. ended: its runs in the order in which they ended. course: as it was left. now: the time."""
 
     course: SearchController
     ended: list[Ended] = field(default_factory=list)
+    now: float = 0.0
 
     @property
     def epochs(self) -> int:
@@ -195,11 +196,12 @@ def simulate(
     if table.epochs != params.train.epochs:
         raise ValueError(f"the table has {table.epochs} epochs, and train.epochs is {params.train.epochs}")
     journal = UnwrittenLedger() if journal is None else journal
+    ends = _Ends()
     course = SearchController(
         params,
         table.space if space is None else space,
         journal,
-        listeners,
+        [*listeners, ends],
         fingerprint="simulated",
         folder=Path("there is none") if folder is None else folder,
         gpus=0.0,
@@ -210,6 +212,9 @@ def simulate(
         arm.adapter.moved = _Untried(table, arm.name, course)
     course.replay()
     simulation = Simulation(course)
+    ends.say = lambda record: simulation.ended.append(
+        Ended(simulation.now, simulation.epochs, record, row_of(table, params, record.values))
+    )
     _Workers(simulation, table, workers, seed, recorded_time).run(enough)
     return simulation
 
@@ -218,6 +223,22 @@ def row_of(table: Table, params: Params, values: Mapping[str, Any]) -> int:
     """The row of the recorded setting that a run trains, if it is to train these values."""
     whole = {path: values.get(path, params.value(path)) for path in table.space.dimensions}
     return table.nearest(_within(table.space, whole))
+
+
+class _Ends:
+    """A callback that hands on the runs that end. say: what it calls, once the journal has been replayed."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[TrialRecord], None] = lambda record: None
+
+    def replayed(self) -> None: ...
+    def trial_started(self, trial: TrialRecord) -> None: ...
+    def epoch_reported(self, trial: TrialRecord, epoch: int) -> None: ...
+    def trial_paused(self, trial: TrialRecord) -> None: ...
+    def ending_early(self, reason: str, running: int, left: int) -> None: ...
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        self.say(trial)
 
 
 class _Untried:
@@ -254,6 +275,7 @@ class _Workers:
             if not self._due:
                 return
             self._now, _, record, row, epoch = heapq.heappop(self._due)
+            self._simulation.now = self._now
             journal = self._simulation.course.journal
             if isinstance(journal, UnwrittenLedger):
                 journal.now = self._now
@@ -277,7 +299,6 @@ class _Workers:
         broken = course.objectives.explain_infeasible(record.measured) if record.study is not None else []
         if broken:
             course.end_trial(record.id, INFEASIBLE, "; ".join(broken))
-            self._simulation.ended.append(Ended(self._now, self._simulation.epochs, record, row))
         return bool(broken)
 
     def _train(self, record: TrialRecord, row: int, epoch: int) -> None:
@@ -289,20 +310,15 @@ class _Workers:
         value = self._metric(OBJECTIVE, record, row, epoch)
         if math.isnan(value):
             course.end_trial(record.id, FAILED, f"diverged: in epoch {epoch}")
-            return self._ended(record, row)
-        # As Ray does: the scheduler decides first, and the callbacks hear of it then.
+            self._free += 1
+            return
         names = [name for name in self._table.curves if name not in MEASURED]
         metrics = {name: self._metric(name, record, row, epoch) for name in names}
-        decision = course.scheduler.replay(record, epoch, metrics)
-        course.report(record.id, epoch, metrics, correct=self._correct(record, row, epoch))
-        if decision != STOP:
+        decision = course.report(record.id, epoch, metrics, correct=self._correct(record, row, epoch))
+        if decision is Decision.CONTINUE:
             return self._train(record, row, epoch + 1)
-        course.end_trial(record.id, course.final_state(epoch))
-        self._ended(record, row)
-
-    def _ended(self, record: TrialRecord, row: int) -> None:
+        course.release(record.id)
         self._free += 1
-        self._simulation.ended.append(Ended(self._now, self._simulation.epochs, record, row))
 
     def _metric(self, name: str, record: TrialRecord, row: int, epoch: int) -> float:
         return float(self._table.curves[name][row, self._column(record), epoch - 1])

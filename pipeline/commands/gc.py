@@ -305,7 +305,7 @@ def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ..
     confirmed = {trial.of for trial in search.trials if trial.role == CONFIRMATION}
     ran = [trial for trial in search.trials if trial.study is not None and trial.state == COMPLETE]
     ran.sort(key=lambda trial: -trial.metric(OBJECTIVE))
-    top = max(params.search.keep_checkpoints, params.search.confirm.top)
+    top = max(params.search.keep_checkpoints or len(ran), params.search.confirm.top)
     for study in {trial.study for trial in ran}:
         # Some of the very best may be out for their empty maps; what the search has kept has its checkpoint still.
         yield from [t for t in ran if t.study == study and t.checkpoint and _end(t.checkpoint) in there][:top]

@@ -24,7 +24,7 @@ from pipeline.preflight.run_resources import retrain_resources
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
 from pipeline.tune.run_counts import max_runs, requested_trials
-from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import first_rung
 
 START_S = (8.0, 30.0)
@@ -213,7 +213,7 @@ def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
 
 def _full_length_trials(plan: Plan, work: RemainingWork) -> int:
     """How many trials would run in full, if the scheduler let through as few as it can."""
-    rule = make_rule(plan.params.search.scheduler, work.epochs, first_rung(plan.params, plan.space))
+    rule = make_scheduler(plan.params.search.scheduler, work.epochs, first_rung(plan.params, plan.space))
     return math.ceil(max(work.trials * rule.survival_fraction, min(work.trials, 1)))
 
 
@@ -286,7 +286,9 @@ def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimat
     """
     params, resources = plan.params, plan.resources
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    found = estimate_search(plan, work, price=price, num_checkpoints=params.search.keep_checkpoints, recent=recent)
+    found = estimate_search(
+        plan, work, price=price, num_checkpoints=params.search.keep_checkpoints or work.trials, recent=recent
+    )
     check_budget(params, found, gpus=resources.gpus)
     return found
 

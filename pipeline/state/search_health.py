@@ -7,7 +7,7 @@ from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.state.searches import SearchState
 from pipeline.tune.journal.correctness import read_correct
 from pipeline.tune.journal.records import COMPLETE, METHOD, TrialRecord
-from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import resolve_grace_period
 from pipeline.tune.selection.findings import Finding
 from pipeline.tune.selection.health import RUNG_TRIALS, examine_search
@@ -32,7 +32,7 @@ def examine_state(
     except (KeyError, TypeError, ValueError):  # of an earlier version, whose stopping rule may be no more
         return None
     space = SearchSpace(str(search.history.header.get("space_file", "the space")), parameters, controls)
-    rungs = make_rule(scheduler, epochs, resolve_grace_period(scheduler, content, space)).rung_epochs
+    rungs = make_scheduler(scheduler, epochs, resolve_grace_period(scheduler, content, space)).rung_epochs
     correct = read_correct(search.folder)
     return examine_search(
         search.trials, space, rungs, best=best or search.best, then=then, correct=correct, margin=margin

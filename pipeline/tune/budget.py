@@ -49,6 +49,7 @@ class BestSoFar:
         self.value: float | None = None
         self._number = -1
         self._ended: list[int] = []
+        self._paused: list[int] = []
 
     def add(self, number: int, value: float | None) -> None:
         """A trial has ended. value: its objective, None if it has not completed."""
@@ -56,20 +57,57 @@ class BestSoFar:
         if value is not None and (self.value is None or (value, -number) > (self.value, -self._number)):
             self.value, self._number = value, number
 
+    def pause(self, number: int) -> None:
+        """A trial waits at a rung."""
+        insort(self._paused, number)
+
+    def resume(self, number: int) -> None:
+        """A trial that waited goes on, or has ended."""
+        if number in self._paused:
+            self._paused.remove(number)
+
     @property
     def since(self) -> int:
-        """How many trials have ended that were proposed after the best one, of equal ones after the first."""
-        return len(self._ended) - bisect_right(self._ended, self._number)
+        """How many trials that were proposed after the best one, of equal ones after the first, have ended, or wait
+        while there is a best one.
+        """
+        waiting = 0 if self.value is None else len(self._paused) - bisect_right(self._paused, self._number)
+        return waiting + len(self._ended) - bisect_right(self._ended, self._number)
+
+
+class EpochAccount:
+    """The epochs that the trials of a study may spend, and those that they have spent or been promised.
+
+    allowance: None without a limit.
+    """
+
+    def __init__(self, allowance: float | None) -> None:
+        self.allowance = allowance
+        self.total = 0
+        self._promised: dict[str, int] = {}
+
+    def promise(self, trial: str, epochs: int) -> None:
+        """A trial may come to so many epochs, or has ended with them."""
+        self.total += epochs - self._promised.get(trial, 0)
+        self._promised[trial] = epochs
+
+    def promised(self, trial: str) -> int:
+        return self._promised.get(trial, 0)
+
+    def fits(self, further: int) -> bool:
+        """Whether so many epochs more are within the allowance."""
+        return self.allowance is None or self.total + further <= self.allowance + 1e-9
 
 
 @dataclass(frozen=True)
 class BudgetState:
     """Where a search stands.
 
-    seconds, gpu_seconds: spent. pending_epochs: of what runs. pending_runs: whole runs that must follow when all of
-    that has ended. trial_epochs: of a whole run. seconds_per_epoch: seconds of a worker an epoch, None before the
-    first. gpus: a trial's share. max_concurrent: trials together. best: the best completed objective of the study, None
-    if none. since_best: trials that have ended since.
+    seconds, gpu_seconds: spent. pending_epochs: of what runs, until it may be held. pending_runs: whole runs that must
+    follow when all of that has ended. trial_epochs: of a whole run. next_epochs: of what is to start now, until it may
+    be held. reserved_epochs: of what must follow so that a trial runs in full. seconds_per_epoch: seconds of a worker
+    an epoch, None before the first. gpus: a trial's share. max_concurrent: trials together. best: the best completed
+    objective of the study, None if none. since_best: trials that have ended since.
     """
 
     seconds: float
@@ -77,24 +115,29 @@ class BudgetState:
     pending_epochs: int
     pending_runs: int
     trial_epochs: int
+    next_epochs: int
     seconds_per_epoch: float | None
     gpus: float
     max_concurrent: int
     best: float | None = None
     since_best: int = 0
+    reserved_epochs: int = 0
 
     @property
     def seconds_to_come(self) -> float:
-        """Until one more run, which starts now, what runs, and what must follow have ended."""
+        """Until what starts now, what runs, and what must follow have ended."""
         # However many run together, a run takes as long as it takes, and what follows waits for the last of them.
-        now = max((self.pending_epochs + self.trial_epochs) / self.max_concurrent, self.trial_epochs)
+        longest = self.trial_epochs if self.pending_epochs else self.next_epochs
+        now = max((self.pending_epochs + self.next_epochs) / self.max_concurrent, longest) + self.reserved_epochs
         waves = math.ceil(self.pending_runs / self.max_concurrent)
         return (now + waves * self.trial_epochs) * (self.seconds_per_epoch or 0.0)
 
     @property
     def gpu_seconds_to_come(self) -> float:
-        epochs = self.pending_epochs + (self.pending_runs + 1) * self.trial_epochs
-        return epochs * (self.seconds_per_epoch or 0.0) * self.gpus
+        runs = self.pending_runs * self.trial_epochs
+        return (self.pending_epochs + self.next_epochs + self.reserved_epochs + runs) * (
+            (self.seconds_per_epoch or 0.0) * self.gpus
+        )
 
 
 def exhausted_limit(budget: Budget, state: BudgetState) -> str | None:

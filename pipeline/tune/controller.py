@@ -1,9 +1,11 @@
-"""Search controller: decides which trial is next, and applies each event to the journal, the studies, the stopping
-rules and the callbacks, in this order. It knows no workers.
+"""Search controller: decides which trial is next, and applies each event to the journal, the studies, the schedulers
+and the callbacks, in this order. It knows no workers: whoever has some asks for the next trial, reports its epochs, and
+releases it when its word is to pause or to stop.
 
 Controls come first, then the trials of every study, then the confirmations (see `pipeline.tune.selection`).
 Confirmations of controls need no result, so they run as soon as nothing is left to propose; those of the best
-configurations wait until every trial has ended.
+configurations wait until every trial has ended. Trials that are still paused when nothing lets them go on any more
+end as pruned; a later session that may spend more has them paused again.
 """
 
 from collections import deque
@@ -32,13 +34,21 @@ from pipeline.tune.journal.records import (
     TrialRecord,
 )
 from pipeline.tune.objectives.objectives import PARAMETERS, is_valid_result, objectives_from_params
-from pipeline.tune.ray.scheduler import STOP, SearchScheduler
-from pipeline.tune.run_counts import control_seeds, max_candidate_runs, max_confirmation_runs, max_trials
-from pipeline.tune.selection.candidates import choice_rule, empty_share, rank_trials, select_candidates
+from pipeline.tune.run_counts import (
+    control_seeds,
+    max_candidate_runs,
+    max_confirmation_runs,
+    max_trials,
+    study_allowance,
+)
+from pipeline.tune.schedulers.scheduler import Decision
+from pipeline.tune.selection.candidates import choice_rule, empty_share, select_candidates
+from pipeline.tune.selection.checkpoints import KeptCheckpoints
 from pipeline.tune.selection.confirm import confirmation_runs
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study.studies import StudyWithRule, make_studies
+from pipeline.tune.study.studies import make_studies
 from pipeline.tune.study.study import EMPTY_SHARE
+from pipeline.tune.study_trials import Step, StudyTrials
 
 
 @dataclass(frozen=True)
@@ -69,14 +79,15 @@ class SearchController:
     ) -> None:
         self.params, self.space, self.journal = params, space, journal
         self.studies = make_studies(params, space, fingerprint, journal.history.header.get("known", ()))
-        self.scheduler = SearchScheduler(
-            {name: study.rule for name, study in self.studies.items()}, params.train.epochs
-        )
+        self._max_trials, allowance = max_trials(params, space), study_allowance(params, space)
+        self._trials = {
+            name: StudyTrials(study, epochs=params.train.epochs, max_trials=self._max_trials, allowance=allowance)
+            for name, study in self.studies.items()
+        }
         self.stopped: str | None = None
         self.folder, self._gpus, self._max_concurrent = folder, gpus, max_concurrent
         self.objectives = objectives_from_params(params)
         self._count = count if PARAMETERS in self.objectives.metrics else None
-        self._max_trials = max_trials(params, space)
         self._budget = Budget(**params.search.budget.model_dump())
         self._callbacks = callbacks
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
@@ -84,10 +95,10 @@ class SearchController:
         self._running: dict[str, TrialRecord] = {}
         self._requeued: deque[TrialRecord] = deque()
         self._to_confirm: deque[TrialRecord] = deque()
-        self._candidates_chosen = False
-        self._unfinished: set[str] = set()
+        self._decided: dict[str, Decision] = {}
+        self._trials_ended = self._candidates_chosen = False
         self._best = BestSoFar()
-        self._checkpointed: dict[str, TrialRecord] = {}
+        self._checkpoints = KeptCheckpoints(journal, choice_rule(params), params.search.keep_checkpoints)
         self._announced: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -137,8 +148,18 @@ class SearchController:
         return runs
 
     def _still_running(self) -> bool:
-        """Whether any trial of a study is still to be proposed, or has not ended."""
-        return bool(self._unfinished) or self._may_propose()
+        """Whether any trial of a study is still to be proposed, waits, or has not ended. Once none may go on, those
+        that wait end.
+        """
+        if self._trials_ended:
+            return False
+        if any(trials.open or self._next_step(trials) for trials in self._trials.values()):
+            return True
+        self._trials_ended = True
+        for trials in self._trials.values():
+            for record in trials.waiting:
+                self._end_waiting(trials, record)
+        return False
 
     @property
     def num_running(self) -> int:
@@ -147,11 +168,11 @@ class SearchController:
 
     @property
     def max_remaining(self) -> int:
-        """How many runs may still be started at most."""
+        """How often runs may still be started at most, a trial after each of its pauses anew."""
         if not self._queue and not self._still_running() and not (self._to_confirm and self._may_confirm()):
             return 0
-        to_propose = sum(study.adapter.num_to_propose(self._max_trials) for study in self.studies.values())
-        return len(self._queue) + to_propose + max_confirmation_runs(self.params, self.space)
+        starts = sum(trials.max_starts for trials in self._trials.values())
+        return len(self._queue) + starts + max_confirmation_runs(self.params, self.space)
 
     # Bringing everything to where the journal is.
 
@@ -159,19 +180,17 @@ class SearchController:
         """Bring studies, rungs and callbacks to where the journal is, and queue controls and what has not ended."""
         records = self._search_trials()
         for record in records:
-            if (study := self._study_of(record)) is not None:
-                study.adapter.replay(record)
-                if record.state is None:
-                    self._unfinished.add(record.id)
+            if record.study is not None:
+                self.studies[record.study].adapter.replay(record)
         # In the order in which they came, since a rung judges a trial by those that were there before it. A trial that
         # went on after a report was not stopped there; only the word on its last one counts.
         by_id = {record.id: record for record in records}
-        decided = {}
+        decided: dict[str, Decision] = {}
         for name, epoch in dict.fromkeys(self.journal.history.reports):
             if name in by_id:
                 decided[name] = self._replay_epoch(by_id[name], epoch)
         for record in records:
-            self._replay_record(record, stopped=decided.get(record.id) == STOP)
+            self._replay_record(record, decided.get(record.id))
         for name, values in self.space.controls.items():
             if name not in self.journal.trials:
                 self._queue.append(TrialRecord(name, None, dict(values), role=CONTROL))
@@ -179,22 +198,42 @@ class SearchController:
         self._queue = deque(sorted(self._queue, key=lambda record: not record.control))
         self._enqueue(self._control_runs())
         self._enqueue_candidates()
-        self._prune_checkpoints(self.journal.trials.values())
+        self._prune_checkpoints(record for record in self.journal.trials.values() if record.state is not None)
         self._notify(lambda callback: callback.replayed())
 
-    def _replay_epoch(self, record: TrialRecord, epoch: int) -> str:
-        metrics = record.epochs[epoch]
-        if (study := self._study_of(record)) is not None:
-            study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
-        return self.scheduler.replay(record, epoch, metrics)
+    def _replay_epoch(self, record: TrialRecord, epoch: int) -> Decision:
+        """Enter a report, or, of an epoch below 0, that a trial went on which was paused after it."""
+        study = None if record.study is None else self.studies[record.study]
+        if epoch < 0:
+            if study is not None:
+                study.scheduler.resume(record.id)
+            return Decision.CONTINUE
+        if study is None:
+            return self._decide_alone(epoch)
+        study.adapter.report(record.number or 0, epoch, record.epochs[epoch][OBJECTIVE])
+        return study.scheduler.report(record.id, epoch, record.epochs[epoch])
 
-    def _replay_record(self, record: TrialRecord, *, stopped: bool) -> None:
+    def _replay_record(self, record: TrialRecord, decision: Decision | None) -> None:
         self._announce(record)
-        if record.state is not None:
-            self._finish(record)
-        elif stopped:
-            self.end_trial(record.id, self.final_state(record.last_epoch))
+        if record.study is None:
+            trials, word = None, None if record.state is not None else decision or Decision.CONTINUE
         else:
+            trials = self._trials[record.study]
+            word = trials.state_of(record, decision)
+        if word is None:
+            self._finish(record)
+        elif word is Decision.STOP:
+            self.end_trial(record.id, self.final_state(record.last_epoch))
+        elif trials is None:
+            self._queue.append(record)
+        elif word is Decision.PAUSE:
+            self._wait(trials, record)
+        elif trials.is_rung(record.last_epoch):
+            # Whether there is room for it in the budget is to be asked again.
+            self._wait(trials, record, held=True)
+        else:
+            trials.open.add(record.id)
+            trials.promise(record, trials.until(record.last_epoch))
             self._queue.append(record)
 
     def _announce(self, record: TrialRecord) -> None:
@@ -211,7 +250,7 @@ class SearchController:
             if record is None:
                 self._to_confirm.append(run)
             else:
-                self._replay_record(record, stopped=record.last_epoch >= self.params.train.epochs)
+                self._replay_record(record, self._decide_alone(record.last_epoch))
 
     def _enqueue_candidates(self) -> None:
         """Once no trial is running or to come, the best configurations are known, and stay what they are."""
@@ -239,22 +278,49 @@ class SearchController:
             self._enqueue_candidates()
         if self._queue:
             return self._queue.popleft()
-        if self._may_propose():
-            return min(self._proposing(), key=lambda study: study.adapter.proposed).ask()
+        steps = [(trials, step) for trials in self._trials.values() if (step := self._next_step(trials)) is not None]
+        if steps:
+            trials, step = min(steps, key=lambda each: each[0].study.adapter.proposed)
+            record = step.record or trials.study.ask()
+            self._go_on(trials, record, step.further)
+            return record
         return self._to_confirm.popleft() if self._to_confirm and self._may_confirm() else None
+
+    def _next_step(self, trials: StudyTrials) -> Step | None:
+        """What a study may do next; None while there is nothing, or for good."""
+        if self._trials_ended:
+            return None
+        self.check_stop_request()
+        step = trials.next_step()
+        if step is not None and (reason := self._refusal(trials, step)) is not None:
+            self._stop(reason, trials)
+            step = None
+        if step is None and (last := trials.last_resort()) is not None:
+            further = last.further + self.params.train.epochs - last.until
+            hard = exhausted_limit(self._hard_limits, self._budget_state(further))
+            return last if hard is None and trials.account.fits(further) else None
+        return step
+
+    def _go_on(self, trials: StudyTrials, record: TrialRecord, further: int) -> None:
+        """A trial that was proposed or waited is to start, for so many epochs."""
+        trials.open.add(record.id)
+        trials.account.promise(record.id, trials.account.promised(record.id) + further)
+        if trials.pop_waiting(record):
+            trials.study.scheduler.resume(record.id)
+            trials.study.adapter.resume(record.number or 0)
+            if trials.study.name == METHOD:
+                self._best.resume(record.number or 0)
 
     def requeue(self, trial_id: str) -> None:
         """Hand out a run once more, which goes on from its checkpoint: Ray gave it up, or its node will not do."""
         self._requeued.append(self.journal.trials[trial_id])
 
     def _start(self, record: TrialRecord) -> TrialRecord:
-        if record.id in self.journal.trials:
-            self.journal.resume(record.id)
-        else:
+        if record.id not in self.journal.trials:
             record = self.journal.start(record)
+        else:
+            self.journal.resume(record.id)
         self._running[record.id] = record
-        if record.study is not None:
-            self._unfinished.add(record.id)
         if self._count is not None and PARAMETERS not in record.measured:
             self.journal.measured(record.id, {PARAMETERS: self._count(record.values)})
         if record.id not in self._announced:
@@ -263,24 +329,34 @@ class SearchController:
             self.end_trial(record.id, INFEASIBLE, "; ".join(broken))
         return record
 
-    def _proposing(self) -> list[StudyWithRule]:
-        """The studies of which trials are still to be proposed."""
-        return [study for study in self.studies.values() if study.adapter.num_to_propose(self._max_trials)]
-
-    def _may_propose(self) -> bool:
-        if not self._proposing():
-            return False
-        self.check_stop_request()
-        if self.stopped is None and (reason := exhausted_limit(self._budget, self._budget_state())) is not None:
-            self._stop(reason)
-        return self.stopped is None
+    def _refusal(self, trials: StudyTrials, step: Step) -> str | None:
+        """The limit for which a trial may not start or go on, in words; None if it may."""
+        if self.stopped is not None:
+            return self.stopped
+        reserves = {each.study.name: each.reserve(0) for each in self._trials.values() if not each.over}
+        reserves[trials.study.name] = trials.reserve(step.until)
+        state = self._budget_state(step.further, reserved=sum(reserves.values()), runs=self._runs_to_follow)
+        if (reason := exhausted_limit(self._budget, state)) is not None:
+            return reason
+        if trials.account.fits(step.further + reserves[trials.study.name]):
+            return None
+        epochs, most = self.params.train.epochs, self._budget.full_trainings or 0.0
+        spent = self.journal.history.epochs
+        return f"search.budget.full_trainings: {spent} of {most * epochs:g} epochs spent, the rest promised"
 
     def check_stop_request(self) -> None:
         """Propose no more from now on if that has been asked for. May be called at any time, and often."""
-        if self.stopped is None and (self.folder / STOP_FILE).exists() and self._proposing():
+        left = self.stopped is None and any(trials.may_go_on for trials in self._trials.values())
+        if left and (self.folder / STOP_FILE).exists():
             self._stop(ASKED_TO_FINISH)
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, trials: StudyTrials | None = None) -> None:
+        """No trial of a study, None for any, is proposed or goes on from a rung any more."""
+        study_alone = trials is not None and reason.startswith("search.budget.full_trainings")
+        for each in [trials] if trials is not None and study_alone else self._trials.values():
+            each.over = True
+        if self.stopped is not None or not all(each.over or not each.may_go_on for each in self._trials.values()):
+            return
         self.stopped = reason
         left = len(self._to_confirm) + sum(record.id not in self.journal.trials for record in self._queue)
         if not self._candidates_chosen:
@@ -291,33 +367,49 @@ class SearchController:
 
     def _may_confirm(self) -> bool:
         """Confirmations are within what the budget has set aside, unless the pace has changed a lot."""
-        budget_state = self._budget_state(confirming=True)
-        hard = Budget(self._budget.hours, self._budget.gpu_hours, self._budget.cost, self._budget.price_per_gpu_hour)
-        reason = exhausted_limit(hard, budget_state)
+        reason = exhausted_limit(self._hard_limits, self._budget_state(self.params.train.epochs))
         if reason is not None and self.stopped is None:
             self.stopped = reason
         return reason is None
 
-    def _budget_state(self, *, confirming: bool = False) -> BudgetState:
-        """Where the search stands. Pending are the rest of what runs and, before them, the confirmations."""
+    @property
+    def _hard_limits(self) -> Budget:
+        budget = self._budget
+        return Budget(budget.hours, budget.gpu_hours, budget.cost, budget.price_per_gpu_hour)
+
+    @property
+    def _runs_to_follow(self) -> int:
+        further = 0 if self._candidates_chosen else max_candidate_runs(self.params, self.space)
+        return len(self._to_confirm) + further
+
+    def _budget_state(self, further: int, *, reserved: int = 0, runs: int = 0) -> BudgetState:
+        """Where the search stands.
+
+        Args:
+            further: Epochs of what is to start now.
+            reserved: Epochs that are left for a trial to run in full.
+            runs: Confirmations that must follow.
+        """
         epochs, history = self.params.train.epochs, self.journal.history
-        further = 0
-        if not confirming:
-            further = len(self._to_confirm)
-            if not self._candidates_chosen:
-                further += max_candidate_runs(self.params, self.space)
         return BudgetState(
             seconds=history.seconds,
             gpu_seconds=history.gpu_seconds,
-            pending_epochs=sum(epochs - record.last_epoch for record in (*self._queue, *self._running.values())),
-            pending_runs=further,
+            pending_epochs=sum(map(self._pending_epochs, (*self._queue, *self._running.values()))),
+            pending_runs=runs,
             trial_epochs=epochs,
+            next_epochs=further,
+            reserved_epochs=reserved,
             seconds_per_epoch=history.busy_s / history.epochs if history.epochs else None,
             gpus=self._gpus,
             max_concurrent=self._max_concurrent,
             best=self._best.value,
             since_best=self._best.since,
         )
+
+    def _pending_epochs(self, record: TrialRecord) -> int:
+        if record.study is None:
+            return self.params.train.epochs - record.last_epoch
+        return self._trials[record.study].pending(record)
 
     def report(
         self,
@@ -326,13 +418,81 @@ class SearchController:
         metrics: Mapping[str, float],
         node: str | None = None,
         correct: str | None = None,
-    ) -> None:
-        """Take a finished epoch in. correct: which validation images were right, packed, if it is known."""
+    ) -> Decision:
+        """Take a finished epoch in; what becomes of the trial. With the word to pause or to stop, its worker is to let
+        it go, and `release` is to be called then.
+
+        Args:
+            trial_id: Of the journal.
+            epoch: Counted from 1.
+            metrics: By name.
+            node: Of a cluster, where it was trained.
+            correct: Which validation images were right, packed, if it is known.
+        """
+        if trial_id in self._decided:
+            return self._decided[trial_id]  # its worker died before it heard, and has gone on
         record = self.journal.trials[trial_id]
         self.journal.report(trial_id, epoch, metrics, node, correct)
-        if (study := self._study_of(record)) is not None:
-            study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
+        decision = self._decide_alone(epoch) if record.study is None else self._decide(record, epoch)
+        if decision is not Decision.CONTINUE:
+            self._decided[trial_id] = decision
         self._notify(lambda callback: callback.epoch_reported(record, epoch))
+        return decision
+
+    def _decide_alone(self, epoch: int) -> Decision:
+        """Of a control or a confirmation, which is in no study."""
+        return Decision.STOP if epoch >= self.params.train.epochs else Decision.CONTINUE
+
+    def _decide(self, record: TrialRecord, epoch: int) -> Decision:
+        trials, metrics = self._trials[record.study or METHOD], record.epochs[epoch]
+        trials.study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
+        decision = trials.study.scheduler.report(record.id, epoch, metrics)
+        until = trials.until(epoch)
+        if decision is Decision.CONTINUE and trials.is_rung(epoch) and not trials.is_promised(record, until):
+            # To go on from a rung is to start once more: it must fit into what is left.
+            reason = self._refusal(trials, Step(record, until, until - epoch))
+            if reason is not None:
+                self._stop(reason, trials)
+            if trials.over:
+                trials.held[record.id] = record
+                return Decision.PAUSE
+            trials.promise(record, until)
+        return decision
+
+    def is_decided(self, trial_id: str) -> bool:
+        """Whether a trial has been told to pause or to stop, and not been released."""
+        return trial_id in self._decided
+
+    def release(self, trial_id: str) -> None:
+        """A worker has let a trial go, as it was told to: the trial is paused, or has ended."""
+        decision, record = self._decided.pop(trial_id, None), self.journal.trials[trial_id]
+        if decision is not Decision.PAUSE:
+            self.end_trial(trial_id, self.final_state(record.last_epoch))
+            return
+        trials = self._trials[record.study or METHOD]
+        self._running.pop(trial_id, None)
+        trials.open.discard(trial_id)
+        self._wait(trials, record, held=trial_id in trials.held)
+        self._prune_checkpoints(())
+
+    def _wait(self, trials: StudyTrials, record: TrialRecord, *, held: bool = False) -> None:
+        """A trial waits at a rung from now on. held: it may go on from there as soon as there is room for it."""
+        if not record.paused and record.state is None:
+            self.journal.pause(record.id)
+        (trials.held if held else trials.paused)[record.id] = record
+        trials.promise(record, record.last_epoch)
+        trials.study.adapter.pause(record.number or 0, constraints=self._constraints(record))
+        if trials.study.name == METHOD:
+            self._best.pause(record.number or 0)
+        self._notify(lambda callback: callback.trial_paused(record))
+
+    def _end_waiting(self, trials: StudyTrials, record: TrialRecord) -> None:
+        """The trials are over, and a trial still waits. Its checkpoint stays, should more be spent later."""
+        trials.pop_waiting(record)
+        trials.ended_paused[record.id] = record
+        if record.state is None:
+            self.journal.end(record.id, PRUNED)
+        self._finish(record)
 
     def checkpoint(self, trial_id: str, path: str) -> None:
         before = self.journal.trials[trial_id].checkpoint
@@ -345,51 +505,45 @@ class SearchController:
         self.journal.end(trial_id, state, reason)
         record = self.journal.trials[trial_id]
         self._running.pop(trial_id, None)
-        self._unfinished.discard(trial_id)
+        self._decided.pop(trial_id, None)
         self._finish(record)
         self._prune_checkpoints([record])
 
     def final_state(self, epoch: int) -> str:
-        """The state of a trial that has stopped after an epoch: ASHA also "stops" those that ran in full."""
+        """The state of a trial that has stopped after an epoch: schedulers also "stop" those that ran in full."""
         return COMPLETE if epoch >= self.params.train.epochs else PRUNED
 
     def _finish(self, record: TrialRecord) -> None:
-        if (study := self._study_of(record)) is not None:
-            allowed = self.params.search.max_empty_share
-            constraints = {EMPTY_SHARE: empty_share(record) - allowed} if record.epochs else {}
-            constraints |= self.objectives.violations(record.metric)
+        if record.study is not None:
+            trials, number = self._trials[record.study], record.number or 0
             assert record.state is not None
-            study.adapter.tell(
-                record.number or 0, record.state, *self.objectives.objective_values(record), constraints=constraints
+            trials.end(record)
+            trials.study.adapter.tell(
+                number,
+                record.state,
+                *self.objectives.objective_values(record),
+                constraints=self._constraints(record),
             )
-            if study.name == METHOD:
-                value = record.metric(OBJECTIVE) if is_valid_result(record, self.objectives) else None
-                self._best.add(record.number or 0, value)
+            if record.study == METHOD:
+                self._best.resume(number)
+                self._best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, self.objectives) else None)
         self._notify(lambda callback: callback.trial_ended(record))
 
+    def _constraints(self, record: TrialRecord) -> dict[str, float]:
+        allowed = self.params.search.max_empty_share
+        constraints = {EMPTY_SHARE: empty_share(record) - allowed} if record.epochs else {}
+        return constraints | self.objectives.violations(record.metric)
+
     def _prune_checkpoints(self, ended: Iterable[TrialRecord]) -> None:
-        """Remove the checkpoints of those that have ended now, or are no longer among the best.
-
-        Kept are those of controls, of the best `search.keep_checkpoints` trials, and of what may be confirmed.
-        """
-        search = self.params.search
-        there = self._checkpointed | {r.id: r for r in ended if r.state is not None and not r.control and r.checkpoint}
-        trials = [record for record in there.values() if record.study is not None]
-        best = rank_trials(trials, choice_rule(self.params))[: search.keep_checkpoints]
-        for study in self.studies:
-            of_study = [record for record in trials if record.study == study and self._is_requested(record)]
-            best += select_candidates(of_study, choice_rule(self.params), self.journal.correct)
-        self._checkpointed = {record.id: record for record in best}
-        remove_best_effort(
-            [
-                record.checkpoint
-                for record in there.values()
-                if record.id not in self._checkpointed and record.checkpoint
-            ]
-        )
-
-    def _study_of(self, record: TrialRecord) -> StudyWithRule | None:
-        return None if record.study is None else self.studies[record.study]
+        """Remove the checkpoints of those that have ended now, or are no longer among the best."""
+        waiting: list[tuple[float, TrialRecord]] = []
+        for trials in self._trials.values():
+            found = [*trials.waiting, *trials.ended_paused.values()]
+            waiting += [(trials.study.scheduler.prospects(record.id), record) for record in found]
+        waiting.sort(key=lambda each: each[0])
+        later = {record.id for _, record in waiting}
+        gone = [record for record in ended if record.id not in later and not record.control]
+        self._checkpoints.prune(gone, [record for _, record in waiting], self._is_requested)
 
     def _notify(self, say: Callable[[SearchCallback], None]) -> None:
         for callback in self._callbacks:

@@ -34,8 +34,24 @@ def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:
     search = params.search
     seeds = dict.fromkeys(space.controls, search.confirm.seeds)
     if search.compare == SAME_BUDGET and num_studies(params, space) == 1:
-        seeds[params.retrain.control] = max(search.confirm.seeds, requested_trials(params, space)[METHOD])
+        most = requested_trials(params, space)[METHOD]
+        if search.budget.full_trainings is not None:
+            others = len(space.controls) * (1 + search.confirm.seeds) - search.confirm.seeds
+            shared = search.budget.full_trainings - others - max_candidate_runs(params, space)
+            most = min(most, max(0, math.floor(shared / 2)))
+        seeds[params.retrain.control] = max(search.confirm.seeds, most)
     return seeds
+
+
+def study_allowance(params: Params, space: SearchSpace) -> float | None:
+    """Epochs that the trials of each study may spend: what search.budget.full_trainings leaves beside the controls and
+    all confirmations that there may be, in equal parts; None without that limit.
+    """
+    most = params.search.budget.full_trainings
+    if most is None:
+        return None
+    left = most - len(space.controls) - max_confirmation_runs(params, space)
+    return left * params.train.epochs / num_studies(params, space)
 
 
 def max_candidate_runs(params: Params, space: SearchSpace) -> int:

@@ -16,7 +16,7 @@ from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import FAILED, SearchCallback, TrialRecord
-from pipeline.tune.ray.scheduler import STOP
+from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import EMPTY_SHARE
 
@@ -74,6 +74,9 @@ class Heard(SearchCallback):
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         self.said.append((f"epoch {epoch}", trial.id))
+
+    def trial_paused(self, trial: TrialRecord) -> None:
+        self.said.append(("paused", trial.id))
 
     def trial_ended(self, trial: TrialRecord) -> None:
         self.said.append((f"ended {trial.state}", trial.id))
@@ -177,17 +180,16 @@ class Search:
             return True
         value = self.results(record, epoch)
         metrics = {"val/accuracy": value, "val/loss": 1 - value, "val/spatial_entropy/empty_share": self.empty(record)}
-        decision = course.scheduler.replay(record, epoch, {"val/accuracy": value})
-        course.report(record.id, epoch, metrics)
+        decision = course.report(record.id, epoch, metrics)
         new = place / record.id / f"checkpoint_{epoch:06d}"
         new.mkdir(parents=True)
         course.checkpoint(record.id, str(new))
         for old in new.parent.iterdir():
             if old != new:
                 shutil.rmtree(old)  # Ray keeps one
-        if decision == STOP:
-            course.end_trial(record.id, course.final_state(epoch))
-        return decision == STOP
+        if decision is not Decision.CONTINUE:
+            course.release(record.id)
+        return decision is not Decision.CONTINUE
 
     def killed(self, *, kill_at: int, **settings: Any) -> None:
         """A session that dies."""

@@ -220,11 +220,12 @@ class SearchParams(Section):
     retry_out_of_memory: bool = Field(
         True, description="A trial that runs out of memory goes on once, in twice as many micro-batches a batch."
     )
-    keep_checkpoints: int = Field(
+    keep_checkpoints: int | None = Field(
         5,
         ge=1,
         le=1_000_000,
-        description="Best trials whose last checkpoint is kept; those of controls always are.",
+        description="Trials whose last checkpoint is kept, those that are paused first; a paused one without begins "
+        "again. Those of controls and of what is confirmed always are; null: all.",
     )
     max_empty_share: float = Field(
         0.05, ge=0, le=1, description="A configuration with a larger share of empty maps is not chosen as the best."

@@ -22,7 +22,7 @@ from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import ClosedByStatus, SearchLog
 from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
-from pipeline.tune.schedulers.factory import make_rule
+from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.task import SearchTask
@@ -88,6 +88,9 @@ class MlflowCallback(ClosedByStatus):
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
         self._log.log_epoch(trial.id, epoch, trial.epochs[epoch])
+
+    def trial_paused(self, trial: TrialRecord) -> None:
+        """Its run stays open: it may go on."""
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
         """The summary says it when the search has ended."""
@@ -171,7 +174,7 @@ def run_name(trial: TrialRecord) -> str:
 
 def rung_marks(params: Params, space: SearchSpace) -> list[int]:
     """The epochs at which a search of these parameters compares trials; none without early stopping."""
-    return make_rule(params.search.scheduler, params.train.epochs, first_rung(params, space)).rung_epochs
+    return make_scheduler(params.search.scheduler, params.train.epochs, first_rung(params, space)).rung_epochs
 
 
 def search_variables(plan: Plan, task: SearchTask) -> dict[str, object]:

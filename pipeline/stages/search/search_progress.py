@@ -60,6 +60,8 @@ class SearchProgress:
             self._last_printed = self._clock()
             self._say(self._status())
 
+    def trial_paused(self, trial: TrialRecord) -> None: ...
+
     def trial_ended(self, trial: TrialRecord) -> None:
         if self._started is None:
             return

@@ -53,8 +53,18 @@ class Journal:
         self._record({"event": "started", "trial": trial.id, **about, "values": trial.values})
         return self.trials[trial.id]
 
+    def pause(self, trial_id: str) -> None:
+        """A trial waits at a rung, and takes no worker."""
+        self._record({"event": "paused", "trial": trial_id})
+
+    def drop(self, trial_id: str) -> None:
+        """The checkpoint of a paused trial is removed."""
+        self._record({"event": "dropped", "trial": trial_id})
+
     def resume(self, trial_id: str) -> None:
-        """A trial of an earlier session goes on, or one of this session has got the place that it waited for."""
+        """A trial goes on that was paused, or that an earlier session had begun, or has got the place that it waited
+        for.
+        """
         self._record({"event": "resumed", "trial": trial_id})
 
     def report(

@@ -1,9 +1,10 @@
 """What the journal of a search says: the records of its trials, and how they are read.
 
-One JSON object a line. A driver opens a *session*. A trial is *started*, is *resumed* in later sessions, reports each
-*epoch*, writes a *checkpoint* now and then, and has *ended* as complete (ran in full), pruned (stopped by the
-scheduler), failed, or infeasible (not trained, since it breaks a constraint). What is *measured* of its network beside
-its epochs (parameters, latency) comes before the first of them. Nothing else is needed to rebuild the study, the
+One JSON object a line. A driver opens a *session*. A trial is *started*, reports each *epoch*, writes a *checkpoint*
+now and then, is *paused* at a rung, where its checkpoint may be *dropped*, is *resumed* from a pause or in later
+sessions, and has *ended* as complete (ran in full), pruned (stopped by the scheduler, or still paused at the end),
+failed, or infeasible (not trained, since it breaks a constraint). What is *measured* of its network beside its epochs
+(parameters, latency) comes before the first of them. Nothing else is needed to rebuild the study, the
 scheduler's rungs, the queue, the tracker and the account of what was spent. A last line that a crash has torn is
 dropped.
 
@@ -54,6 +55,9 @@ class TrialRecord:
     epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
     busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
     that it has reported from, in this order. measured: of its network, by the metric's name, before any epoch.
+
+    paused: at a rung, and not resumed since. dropped: its checkpoint, so that it would begin again. repeated: epochs
+    that are trained again because of that.
     """
 
     id: str
@@ -71,6 +75,9 @@ class TrialRecord:
     gpu_s: float = 0.0
     nodes: list[str] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
+    paused: bool = False
+    dropped: bool = False
+    repeated: int = 0
 
     @property
     def control(self) -> bool:
@@ -99,6 +106,7 @@ class SearchCallback(Protocol):
 
     def trial_started(self, trial: TrialRecord) -> None: ...
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None: ...
+    def trial_paused(self, trial: TrialRecord) -> None: ...
     def trial_ended(self, trial: TrialRecord) -> None: ...
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
@@ -111,7 +119,8 @@ class SearchHistory:
 
     header: the first line's, with what decides the search. accepted: the code and versions that its user has accepted
     last, None if never. trials: by id, in the order of their start. reports: (trial, epoch) in the order in which they
-    came. seconds: for which drivers ran, of all sessions. sessions: how many there were.
+    came; among them (trial, -epoch) where a trial went on that was paused after that epoch. seconds: for which drivers
+    ran, of all sessions. sessions: how many there were.
 
     busy_s, gpu_seconds, epochs: of all trials together, an epoch that was reported again counted once.
     """
@@ -155,8 +164,15 @@ class SearchHistory:
             details = {key: event[key] for key in known}
             self.trials[name] = TrialRecord(name, event["number"], dict(event["values"]), **details)
         trial = self.trials[name]
+        if kind == "resumed" and (trial.paused or trial.state == PRUNED):
+            self.reports.append((name, -trial.last_epoch))
+            trial.repeated += trial.last_epoch if trial.dropped else 0
+            trial.paused, trial.dropped, trial.state, trial.reason = False, False, None, None
         if kind in ("started", "resumed"):
             self._since[name] = at
+            return
+        if kind == "dropped":
+            trial.dropped = True
             return
         busy = max(0.0, at - self._since.get(name, at))
         self._since[name] = at
@@ -172,14 +188,18 @@ class SearchHistory:
             if (node := event.get("node")) and trial.nodes[-1:] != [node]:
                 trial.nodes.append(node)
         elif kind == "checkpoint":
-            trial.checkpoint = event["path"]
+            trial.checkpoint, trial.dropped = event["path"], False
         elif kind == "measured":
             trial.measured = {
                 **event["metrics"],
                 **trial.measured,
             }  # what a restarted trial measures again is not taken
+        elif kind == "paused":
+            trial.paused = True
+            del self._since[name]
         elif kind == "ended":
-            trial.state, trial.reason = event["state"], event.get("reason")
+            trial.state, trial.reason, trial.paused = event["state"], event.get("reason"), False
+            del self._since[name]
         else:
             raise ValueError(f"no event {kind!r}")
 

@@ -58,15 +58,6 @@ class JournalCallback(tune.Callback):
         if "measured" in result:
             with self.capture_fatal():
                 self._controller.journal.measured(trial.config["trial"], result["measured"])
-        elif not result["failed"]:
-            with self.capture_fatal():
-                self._controller.report(
-                    trial.config["trial"],
-                    result["epoch"],
-                    result["metrics"],
-                    result.get("node"),
-                    result.get("correct"),
-                )
 
     def on_checkpoint(
         self, iteration: int, trials: "list[Trial]", trial: "Trial", checkpoint: Any, **info: Any
@@ -84,7 +75,7 @@ class JournalCallback(tune.Callback):
             elif result.get("infeasible"):
                 self._controller.end_trial(trial.config["trial"], INFEASIBLE, result["infeasible"])
             else:
-                self._controller.end_trial(trial.config["trial"], self._controller.final_state(result.get("epoch", 0)))
+                self._controller.release(trial.config["trial"])
 
     def on_trial_recover(self, iteration: int, trials: "list[Trial]", trial: "Trial", **info: Any) -> None:
         """A worker died, and the trial will start again; where the disk is full, in vain."""
@@ -96,6 +87,9 @@ class JournalCallback(tune.Callback):
         with self.capture_fatal():
             self._check_room(said)
             # Where a worker dies between two trials, Ray tells of it twice, and takes the second time for the last one.
+            if self._controller.is_decided(name):
+                self._controller.release(name)  # it had nothing more to do
+                return
             self._failures[name] += trial.run_metadata.num_failures
             if 0 < self._failures[name] <= trial.max_failures:
                 self._controller.requeue(name)

@@ -21,6 +21,7 @@ from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.ray.callback import JournalCallback
 from pipeline.tune.ray.placement import Runtime, open_runtime
+from pipeline.tune.ray.scheduler import ControllerScheduler
 from pipeline.tune.ray.searcher import QueueSearcher
 from pipeline.tune.ray.trial_spec import TrialSpec
 from pipeline.tune.ray.worker_entry import enter_trial
@@ -64,7 +65,7 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
         return SearchOutcome(
             controller.requested_trials(),
             studies,
-            controller.studies[METHOD].rule.rung_epochs,
+            controller.studies[METHOD].scheduler.rung_epochs,
             spent,
             controller.stopped,
             journal.correct,
@@ -77,7 +78,7 @@ def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> No
         params.model_dump(by_alias=True),
         task.prepared,
         task.split,
-        controller.studies[METHOD].rule.rung_epochs,
+        controller.studies[METHOD].scheduler.rung_epochs,
         threads=resources.cpus,
         gpus=resources.gpus,
         weights={**_weights_by_original_spec(controller.journal.history, task.weights), **task.weights},
@@ -94,7 +95,7 @@ def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> No
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=QueueSearcher(controller, callback, runtime.capacity),
-            scheduler=controller.scheduler,
+            scheduler=ControllerScheduler(controller, callback),
             num_samples=-1,  # as many as the queue has: a run that Ray gave up too early is handed out again
             max_concurrent_trials=UNLIMITED if runtime.capacity else resources.max_concurrent,
             # A fresh process costs seconds of imports a trial.

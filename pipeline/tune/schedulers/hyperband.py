@@ -4,10 +4,10 @@ Each trial has its bracket by its number, in the shares of Li et al., Hyperband,
 """
 
 import math
-import re
 from collections.abc import Sequence
 
 from pipeline.tune.schedulers.asha import ASHA
+from pipeline.tune.schedulers.scheduler import trial_number
 
 
 class Hyperband:
@@ -32,8 +32,7 @@ class Hyperband:
         return math.fsum(self.brackets[turn].survival_fraction for turn in self._turns) / len(self._turns)
 
     def of(self, trial: str) -> ASHA:
-        (number,) = re.findall(r"\d+", trial)
-        return self.brackets[self._turns[int(number) % len(self._turns)]]
+        return self.brackets[self._turns[trial_number(trial) % len(self._turns)]]
 
     def stops(self, trial: str, epoch: int, objective: float) -> bool:
         return self.of(trial).stops(trial, epoch, objective)

@@ -7,8 +7,9 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
-from pipeline.tune.schedulers.factory import EitherRule, make_rule
+from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import first_rung
+from pipeline.tune.schedulers.scheduler import Scheduler
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.warm_start import PriorResult, as_trials
@@ -17,8 +18,8 @@ SAME_BUDGET = "same_budget"
 
 
 @dataclass
-class StudyWithRule:
-    """A study and its stopping rule.
+class StudyWithScheduler:
+    """A study and its scheduler.
 
     name: METHOD or CONTROL_STUDY. prefix: of its trials' ids. fixed: values that all have.
     """
@@ -26,7 +27,7 @@ class StudyWithRule:
     name: str
     prefix: str
     adapter: StudyAdapter
-    rule: EitherRule
+    scheduler: Scheduler
     fixed: Mapping[str, Any]
 
     def ask(self) -> TrialRecord:
@@ -40,7 +41,7 @@ class StudyWithRule:
 
 def make_studies(
     params: Params, space: SearchSpace, fingerprint: str, prior_results: Sequence[PriorResult] = ()
-) -> dict[str, StudyWithRule]:
+) -> dict[str, StudyWithScheduler]:
     """The studies by name. The control's own has the same recipe dimensions, sampler, scheduler and seed.
 
     prior_results: results that the method's own study has beforehand.
@@ -70,7 +71,7 @@ def _make_study(
     fingerprint: str,
     fixed: Mapping[str, Any],
     prior_results: Sequence[PriorResult] = (),
-) -> StudyWithRule:
+) -> StudyWithScheduler:
     search, objectives = params.search, objectives_from_params(params)
     recipe = {path: params.value(path) for path in space.recipe().dimensions}
     adapter = StudyAdapter(
@@ -83,7 +84,5 @@ def _make_study(
         prior_trials=as_trials(prior_results, space, objectives),
         objectives=objectives,
     )
-    rule = EitherRule(
-        {metric: make_rule(search.scheduler, params.train.epochs, first) for metric in objectives.stopping_metrics}
-    )
-    return StudyWithRule(name, prefix, adapter, rule, fixed)
+    scheduler = make_scheduler(search.scheduler, params.train.epochs, first, objectives.stopping_metrics)
+    return StudyWithScheduler(name, prefix, adapter, scheduler, fixed)

@@ -109,7 +109,8 @@ class StudyAdapter:
             ]
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
-        self._reported: dict[int, set[int]] = {}
+        self._reported: dict[int, dict[int, float]] = {}
+        self._paused: dict[int, FrozenTrial] = {}
         # Those that did not fail, by number; kept here, since Optuna copies the list of all trials when asked for one.
         self._ended: list[FrozenTrial] = []
         self.proposed = 0
@@ -158,7 +159,7 @@ class StudyAdapter:
             return sample_blind(start, self._space, seed=self._seed, number=number), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         if sampler.name == "noisy_gp":
-            running = [self._space.shares(self._space.decode(self._open[each].params)) for each in sorted(self._open)]
+            running = [self._space.shares(self._space.decode(params)) for params in self._running_params()]
             best = propose(self._space, [seen for _, seen in self._observed], running, seed=seed)
             return self._space.value_at(best.tolist()), {}
         study = optuna.create_study(
@@ -194,7 +195,7 @@ class StudyAdapter:
         )
         # In a study in memory, a trial's id is its number.
         self._open[number] = Trial(self._study, number)
-        self._reported[number] = set()
+        self._reported[number] = {}
         self._untried.add(params)
         self.proposed += 1
         return number
@@ -208,12 +209,43 @@ class StudyAdapter:
     def report(self, number: int, epoch: int, value: float) -> None:
         """An intermediate value. One that was reported already is ignored."""
         if epoch not in self._reported[number]:
-            self._reported[number].add(epoch)
+            self._reported[number][epoch] = value
             if not self._objectives.is_multi_objective:  # Optuna has no intermediate values of several objectives
                 self._open[number].report(value, epoch)
 
+    def pause(self, number: int, *, constraints: Mapping[str, float]) -> None:
+        """A trial waits at a rung. The sampler learns from it as from one that was stopped there."""
+        values = {} if self._objectives.is_multi_objective else self._reported[number]
+        last = values[max(values)] if values else math.nan
+        paused = create_trial(
+            state=TrialState.PRUNED,
+            value=None if math.isnan(last) else last,
+            params=self._open[number].params,
+            distributions=self._distributions,
+            intermediate_values=dict(values),
+            system_attrs={f"{CONSTRAINTS}{name}": amount for name, amount in constraints.items()},
+        )
+        paused.number = number
+        self._paused[number] = paused
+        self._learn(paused)
+
+    def resume(self, number: int) -> None:
+        """A trial that waited goes on, or has ended."""
+        if (paused := self._paused.pop(number, None)) is not None:
+            self._ended = [trial for trial in self._ended if trial.number != paused.number]
+            self._observed = [seen for seen in self._observed if seen[0] != number]
+            self._learned -= 1
+
+    def _learn(self, ended: FrozenTrial) -> None:
+        if self._sampler.name == "noisy_gp":
+            insort(self._observed, (ended.number, self._as_observation(ended)), key=lambda pair: pair[0])
+        if ended.state is not TrialState.FAIL:
+            insort(self._ended, _UncheckedTrial.of(ended), key=lambda trial: trial.number)
+            self._learned += 1
+
     def tell(self, number: int, state: str, *values: float, constraints: Mapping[str, float]) -> None:
         """The end of a trial. values: of the objectives at its last epoch. constraints: feasible at 0 or below."""
+        self.resume(number)
         trial = self._open.pop(number)
         del self._reported[number]
         for name, amount in constraints.items():
@@ -228,11 +260,7 @@ class StudyAdapter:
         ended = self._study.tell(
             trial, list(values) if optuna_state is TrialState.COMPLETE else None, state=optuna_state
         )
-        if self._sampler.name == "noisy_gp":
-            insort(self._observed, (number, self._as_observation(ended)), key=lambda pair: pair[0])
-        if optuna_state is not TrialState.FAIL:
-            insort(self._ended, _UncheckedTrial.of(ended), key=lambda trial: trial.number)
-            self._learned += 1
+        self._learn(ended)
 
     def _as_observation(self, trial: FrozenTrial) -> Observation:
         """An ended trial as an observation of the Gaussian process. Unlike Optuna's samplers it learns from one that
@@ -256,12 +284,14 @@ class StudyAdapter:
         if self._sampler.name == "gp":
             shown = with_values(shown, self._objectives)
         running = [
-            _UncheckedTrial.of(
-                create_trial(state=TrialState.RUNNING, params=trial.params, distributions=self._distributions)
-            )
-            for _, trial in sorted(self._open.items())
+            _UncheckedTrial.of(create_trial(state=TrialState.RUNNING, params=params, distributions=self._distributions))
+            for params in self._running_params()
         ]
         return shown + running
+
+    def _running_params(self) -> list[dict[str, Any]]:
+        """Of those that have neither ended nor wait, in the order of their numbers."""
+        return [trial.params for number, trial in sorted(self._open.items()) if number not in self._paused]
 
     def _ordered(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Ended trials, the best last; with several objectives, those that the fewest others dominate."""

@@ -1,0 +1,129 @@
+"""The trials of one study while a search runs: which of them wait, which goes on next, and what they may spend."""
+
+from dataclasses import dataclass
+
+from pipeline.tune.budget import EpochAccount
+from pipeline.tune.journal.records import COMPLETE, PRUNED, TrialRecord
+from pipeline.tune.schedulers.scheduler import Decision
+from pipeline.tune.study.studies import StudyWithScheduler
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a study does next.
+
+    record: the trial that goes on, None to propose one. until: the epoch after which it may be held again. further: the
+    epochs that it may train until then.
+    """
+
+    record: TrialRecord | None
+    until: int
+    further: int
+
+
+class StudyTrials:
+    """The trials of a study that have been started and have not ended.
+
+    paused: by the scheduler, at a rung. held: those that the scheduler lets go on from a rung, and that wait for room
+    in the budget. open: the ids of those that neither wait nor have ended. completed: whether any has run in full.
+    over: whether a limit lets none go on, and none be proposed. ended_paused: those that had waited until the end.
+    """
+
+    def __init__(self, study: StudyWithScheduler, *, epochs: int, max_trials: int, allowance: float | None) -> None:
+        self.study, self.account = study, EpochAccount(allowance)
+        self._epochs, self._max_trials = epochs, max_trials
+        self._rungs = study.scheduler.rung_epochs if study.scheduler.pauses else []
+        self.paused: dict[str, TrialRecord] = {}
+        self.held: dict[str, TrialRecord] = {}
+        self.ended_paused: dict[str, TrialRecord] = {}
+        self.open: set[str] = set()
+        self.completed = self.over = False
+
+    @property
+    def num_to_propose(self) -> int:
+        return self.study.adapter.num_to_propose(self._max_trials)
+
+    @property
+    def max_starts(self) -> int:
+        """How often trials may still be handed out: each once, and again after every pause."""
+        trials = self.num_to_propose + len(self.open) + len(self.paused) + len(self.held)
+        return trials * (len(self._rungs) + 1)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether anything is left that a request to stop would keep from starting."""
+        waiting = bool(self.paused or self.held or (self._rungs and self.open))
+        return waiting or self.num_to_propose > 0
+
+    @property
+    def waiting(self) -> list[TrialRecord]:
+        """Those that are paused or held, in the order of their numbers."""
+        return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
+
+    def pop_waiting(self, record: TrialRecord) -> bool:
+        """A trial waits no longer; whether it did."""
+        return any(waiting.pop(record.id, None) is not None for waiting in (self.paused, self.held))
+
+    def is_rung(self, epoch: int) -> bool:
+        """Whether a trial may be held after an epoch."""
+        return epoch in self._rungs
+
+    def until(self, epoch: int) -> int:
+        """How far a trial goes on after an epoch before it may be held."""
+        return next((rung for rung in self._rungs if rung > epoch), self._epochs)
+
+    def state_of(self, record: TrialRecord, decision: Decision | None) -> Decision | None:
+        """What becomes of a trial of an earlier session, by the word on its last report; None if it has ended for good.
+
+        One that ended paused waits again: more may be spent now.
+        """
+        waits = self.is_rung(record.last_epoch) and decision in (Decision.PAUSE, Decision.CONTINUE)
+        if record.state is not None and not (waits and record.state == PRUNED):
+            return None
+        return decision or Decision.CONTINUE
+
+    def promise(self, record: TrialRecord, until: int) -> None:
+        """A trial may come to an epoch, or stays there."""
+        self.account.promise(record.id, until + record.repeated)
+
+    def is_promised(self, record: TrialRecord, until: int) -> bool:
+        """Whether a trial may come to an epoch already, as one may that begins again."""
+        return self.account.promised(record.id) >= until + record.repeated
+
+    def pending(self, record: TrialRecord) -> int:
+        """Epochs that a trial may still train before it is held."""
+        return max(0, self.account.promised(record.id) - record.last_epoch - record.repeated)
+
+    def end(self, record: TrialRecord) -> None:
+        self.open.discard(record.id)
+        self.completed |= record.state == COMPLETE
+        self.promise(record, record.last_epoch)
+
+    def next_step(self) -> Step | None:
+        """What the scheduler and the sampler would do next, whatever it costs; None while there is nothing."""
+        if self.over:
+            return None
+        if self.held:
+            return self._resumed(next(iter(self.held.values())))
+        if (name := self.study.scheduler.next_to_resume(self.paused)) is not None:
+            return self._resumed(self.paused[name])
+        return Step(None, self.until(0), self.until(0)) if self.num_to_propose else None
+
+    def last_resort(self) -> Step | None:
+        """The best trial that waits goes on, if none has run in full and none is about to."""
+        if self.completed or self.open:
+            return None
+        name = self.study.scheduler.next_to_resume(self.paused, anyone=True)
+        found = [*self.held.values(), *([] if name is None else [self.paused[name]])]
+        return self._resumed(max(found, key=lambda record: record.last_epoch)) if found else None
+
+    def reserve(self, until: int) -> int:
+        """Epochs that must be left for a trial to run in full, if one starts now that goes on until an epoch."""
+        return 0 if self.completed or until >= self._epochs or any(map(self._runs_in_full, self.open)) else self._epochs
+
+    def _runs_in_full(self, name: str) -> bool:
+        return self.account.promised(name) >= self._epochs
+
+    def _resumed(self, record: TrialRecord) -> Step:
+        until = self.until(record.last_epoch)
+        return Step(record, until, until - (0 if record.dropped else record.last_epoch))
