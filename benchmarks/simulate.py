@@ -187,8 +187,8 @@ def simulate(
 
     workers: that train at a time. seed: of the table's, for the search's trials; confirmations take the next ones.
     recorded_time: an epoch takes the table's seconds instead of 1. folder: where a stop file would lie. journal: to be
-    gone on from. space: with other controls than the table's. enough: asked whenever a run has ended; nothing happens
-    after a yes.
+    gone on from. space: with other controls than the table's. enough: asked whenever a run has paused or ended;
+    nothing happens after a yes.
 
     Raises:
         ValueError: the table has other epochs than the parameters plan.
@@ -263,14 +263,13 @@ class _Workers:
         self._seed, self._recorded_time = seed, recorded_time
         self._order = itertools.count()
         self._due: list[tuple[float, int, TrialRecord, int, int]] = []
-        self._now = 0.0
+        self._now, self._released = 0.0, False
 
     def run(self, enough: Callable[[Simulation], bool]) -> None:
-        ended = 0
         while True:
-            if len(self._simulation.ended) > ended and enough(self._simulation):
+            if self._released and enough(self._simulation):
                 return
-            ended = len(self._simulation.ended)
+            self._released = False
             self._start()
             if not self._due:
                 return
@@ -310,7 +309,7 @@ class _Workers:
         value = self._metric(OBJECTIVE, record, row, epoch)
         if math.isnan(value):
             course.end_trial(record.id, FAILED, f"diverged: in epoch {epoch}")
-            self._free += 1
+            self._free, self._released = self._free + 1, True
             return
         names = [name for name in self._table.curves if name not in MEASURED]
         metrics = {name: self._metric(name, record, row, epoch) for name in names}
@@ -318,7 +317,7 @@ class _Workers:
         if decision is Decision.CONTINUE:
             return self._train(record, row, epoch + 1)
         course.release(record.id)
-        self._free += 1
+        self._free, self._released = self._free + 1, True
 
     def _metric(self, name: str, record: TrialRecord, row: int, epoch: int) -> float:
         return float(self._table.curves[name][row, self._column(record), epoch - 1])

@@ -170,6 +170,7 @@ def train_resumable(
     seed: int,
     resume: Mapping[str, Any] | None,
     decisive: Container[int] = (),
+    stored: Container[int] = (),
     last_with_state: bool = True,
     role: str = "train",
     world: RankInfo | None = None,
@@ -180,13 +181,14 @@ def train_resumable(
         on_epoch: Called after each epoch with whether a checkpoint is due, and a function that waits for the one
             before; returns what writes it, given weights and training state, or None to write none.
         decisive: Epochs of which the checkpoint must be written before the next one is trained, as of the last.
+        stored: Epochs of which there must be a checkpoint, whatever search.checkpoint_every is.
         last_with_state: Whether the last checkpoint has a training state too.
         run, params, data, seed, resume, role, world: As of `train_run`.
     """
     with CheckpointWriter() as writer:
         for epoch in train_run(run, params, data, seed=seed, resume=resume, role=role, world=world):
             last = epoch.number == params.train.epochs
-            due = last or epoch.number % params.search.checkpoint_every == 0
+            due = last or epoch.number % params.search.checkpoint_every == 0 or epoch.number in stored
             if (write := on_epoch(epoch, due, writer.wait)) is not None:
                 state = epoch.state() if last_with_state or not last else None
                 blocking, seconds = last or epoch.number in decisive, epoch.metrics["seconds"]

@@ -286,9 +286,8 @@ def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimat
     """
     params, resources = plan.params, plan.resources
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    found = estimate_search(
-        plan, work, price=price, num_checkpoints=params.search.keep_checkpoints or work.trials, recent=recent
-    )
+    stored = params.search.keep_checkpoints or work.trials
+    found = estimate_search(plan, work, price=price, num_checkpoints=stored, recent=recent)
     check_budget(params, found, gpus=resources.gpus)
     return found
 

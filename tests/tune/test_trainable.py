@@ -68,7 +68,14 @@ class Worker:
         scheduler = params.search.scheduler
         rungs = rung_epochs(scheduler.grace_period or 1, scheduler.reduction_factor, params.train.epochs)
         task = TrialSpec(
-            params.model_dump(by_alias=True), self.folder, self.folder, rungs, 1, 0.0, weights=self.weights
+            params.model_dump(by_alias=True),
+            self.folder,
+            self.folder,
+            rungs,
+            scheduler.name == "asha",
+            1,
+            0.0,
+            weights=self.weights,
         )
         config = {"trial": "t0000", "study": study, "values": values or {}, "checkpoint": checkpoint, "seed": seed}
         config["measured"] = measured or {}

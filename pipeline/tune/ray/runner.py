@@ -74,11 +74,13 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
 
 def _run(task: SearchTask, controller: SearchController, runtime: Runtime) -> None:
     params, resources = task.params, task.resources
+    scheduler = controller.studies[METHOD].scheduler
     shared = TrialSpec(
         params.model_dump(by_alias=True),
         task.prepared,
         task.split,
-        controller.studies[METHOD].scheduler.rung_epochs,
+        scheduler.rung_epochs,
+        scheduler.pauses,
         threads=resources.cpus,
         gpus=resources.gpus,
         weights={**_weights_by_original_spec(controller.journal.history, task.weights), **task.weights},

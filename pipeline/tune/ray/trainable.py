@@ -3,7 +3,7 @@
 import gc
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
     newest = config["checkpoint"]
     try:
         try:
-            _train(params, data, config, newest, found.weights, task.rung_epochs)
+            _train(params, data, config, newest, found.weights, task)
             return
         except Exception as error:
             if (
@@ -63,7 +63,7 @@ def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
         if data.device.type == "cuda":
             torch.cuda.empty_cache()
         params = params.with_values({"train.accumulate": 2 * params.train.accumulate}, where="a second attempt")
-        _train(params, data, config, newest, found.weights, task.rung_epochs)
+        _train(params, data, config, newest, found.weights, task)
     except Diverged as error:
         _report_failure(f"diverged: {error}", error.epoch)
     except Exception as error:
@@ -79,7 +79,7 @@ def _train(
     config: Mapping[str, Any],
     checkpoint: str | None,
     weights: Mapping[str, Weights],
-    rung_epochs: Sequence[int],
+    task: TrialSpec,
 ) -> None:
     """Train from the newest checkpoint on, if there is one."""
     seed = params.base.seed if config["seed"] is None else config["seed"]
@@ -99,7 +99,7 @@ def _train(
     if resume is None and _is_infeasible(run.model, data, objectives, config):
         return
 
-    rungs = set(rung_epochs)
+    rungs = set(task.rung_epochs)
 
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
         metrics, correct = dict(epoch.metrics), None
@@ -115,7 +115,8 @@ def _train(
 
     # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
     decisive = rungs if config["study"] is not None else set()
-    train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive)
+    stored = decisive if task.pauses else set()
+    train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive, stored=stored)
 
 
 def _save_checkpoint(

@@ -14,17 +14,18 @@ from pipeline.models.model_config import Weights
 class TrialSpec:
     """What all trials of a search share. params: as in params.yaml.
 
-    rung_epochs: after which the scheduler may pause or end a trial. threads, gpus: what a trial may use; a share of
-    a GPU is a share of its memory too. weights: what each specification of pretrained weights was resolved to when
-    the search started; no trial looks one up again. bundle: the same files, where they may have to be found
-    elsewhere on the node that a trial runs on. admission: what a node that has joined meanwhile is held against;
-    None where there is none.
+    rung_epochs: after which the scheduler may hold or end a trial. pauses: whether it may hold one. threads, gpus:
+    what a trial may use; a share of a GPU is a share of its memory too. weights: what each specification of
+    pretrained weights was resolved to when the search started; no trial looks one up again. bundle: the same files,
+    where they may have to be found elsewhere on the node that a trial runs on. admission: what a node that has joined
+    meanwhile is held against; None where there is none.
     """
 
     params: Mapping[str, Any]
     prepared: Path
     split: Path
     rung_epochs: Sequence[int]
+    pauses: bool
     threads: int
     gpus: float
     weights: Mapping[str, Weights] = field(default_factory=dict)
