@@ -17,34 +17,24 @@ from typing import Any
 
 from pipeline.cluster.storage import remove_best_effort
 from pipeline.config import Params
-from pipeline.tune.budget import BestSoFar, Budget, BudgetState, exhausted_limit
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
     COMPLETE,
-    CONFIRMATION,
-    CONTROL,
-    CONTROL_STUDY,
     INFEASIBLE,
     METHOD,
-    OBJECTIVE,
     PRUNED,
     STOP_FILE,
     SearchCallback,
     TrialRecord,
 )
-from pipeline.tune.objectives.objectives import PARAMETERS, is_valid_result, objectives_from_params
-from pipeline.tune.run_counts import (
-    control_seeds,
-    max_candidate_runs,
-    max_confirmation_runs,
-    max_trials,
-    study_allowance,
-)
+from pipeline.tune.limits import EPOCHS, Limits, pending_epochs
+from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
+from pipeline.tune.requested import RequestedRuns
+from pipeline.tune.run_counts import max_confirmation_runs, max_trials, study_allowance
 from pipeline.tune.schedulers.scheduler import Decision
-from pipeline.tune.selection.candidates import choice_rule, empty_share, select_candidates
+from pipeline.tune.selection.candidates import choice_rule, empty_share
 from pipeline.tune.selection.checkpoints import KeptCheckpoints
-from pipeline.tune.selection.confirm import confirmation_runs
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import make_studies
 from pipeline.tune.study.study import EMPTY_SHARE
@@ -79,16 +69,18 @@ class SearchController:
     ) -> None:
         self.params, self.space, self.journal = params, space, journal
         self.studies = make_studies(params, space, fingerprint, journal.history.header.get("known", ()))
-        self._max_trials, allowance = max_trials(params, space), study_allowance(params, space)
+        most, allowance, self._epochs = max_trials(params, space), study_allowance(params, space), params.train.epochs
         self._trials = {
-            name: StudyTrials(study, epochs=params.train.epochs, max_trials=self._max_trials, allowance=allowance)
+            name: StudyTrials(study, epochs=self._epochs, max_trials=most, allowance=allowance)
             for name, study in self.studies.items()
         }
+        self._requested = RequestedRuns(params, space, journal, self.studies)
+        best = self._trials[METHOD].best
+        self._limits = Limits(params, space, journal.history, best=best, gpus=gpus, max_concurrent=max_concurrent)
         self.stopped: str | None = None
-        self.folder, self._gpus, self._max_concurrent = folder, gpus, max_concurrent
+        self.folder = folder
         self.objectives = objectives_from_params(params)
         self._count = count if PARAMETERS in self.objectives.metrics else None
-        self._budget = Budget(**params.search.budget.model_dump())
         self._callbacks = callbacks
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
         self._queue: deque[TrialRecord] = deque()
@@ -96,8 +88,8 @@ class SearchController:
         self._requeued: deque[TrialRecord] = deque()
         self._to_confirm: deque[TrialRecord] = deque()
         self._decided: dict[str, Decision] = {}
+        self._held: set[str] = set()
         self._trials_ended = self._candidates_chosen = False
-        self._best = BestSoFar()
         self._checkpoints = KeptCheckpoints(journal, choice_rule(params), params.search.keep_checkpoints)
         self._announced: set[str] = set()
 
@@ -107,45 +99,12 @@ class SearchController:
 
     # What was asked for, and what is left of it.
 
-    def _is_requested(self, record: TrialRecord) -> bool:
-        """Whether a record of a study, or a control, belongs to what the parameters ask for now."""
-        if record.role == CONFIRMATION:
-            return False
-        if record.study is None:
-            return record.id in self.space.controls
-        return record.study in self.studies and (record.number or 0) < self._max_trials
-
     def requested_trials(self) -> list[TrialRecord]:
-        """Controls, the first `search.trials` trials of every study, and the confirmations of these, in this order.
-
-        An earlier run of the search may have more of each.
-        """
-        wanted = self._control_runs() + ([] if self._still_running() else self._candidate_runs())
+        """Controls, the trials of every study that are asked for, and the confirmations of these, in this order."""
+        wanted = self._requested.control_runs()
+        wanted += [] if self._still_running() else self._requested.candidate_runs()
         trials = self.journal.trials
-        return self._search_trials() + [trials[run.id] for run in wanted if run.id in trials]
-
-    def _search_trials(self) -> list[TrialRecord]:
-        records = [record for record in self.journal.trials.values() if self._is_requested(record)]
-        order = {CONTROL: 0, METHOD: 1, CONTROL_STUDY: 2}
-        return sorted(records, key=lambda r: (order[r.study or r.role], -1 if r.number is None else r.number))
-
-    def _control_runs(self) -> list[TrialRecord]:
-        """The runs of controls with further seeds."""
-        runs = []
-        for name, seeds in control_seeds(self.params, self.space).items():
-            control = TrialRecord(name, None, dict(self.space.controls[name]), role=CONTROL)
-            runs += confirmation_runs(control, seeds, base_seed=self.params.base.seed)
-        return runs
-
-    def _candidate_runs(self) -> list[TrialRecord]:
-        """The runs of the best configurations with further seeds, by what is known now."""
-        search, tried = self.params.search, self._search_trials()
-        runs = []
-        for study in self.studies:
-            trials = [record for record in tried if record.study == study]
-            for best in select_candidates(trials, choice_rule(self.params), self.journal.correct):
-                runs += confirmation_runs(best, search.confirm.seeds, base_seed=self.params.base.seed)
-        return runs
+        return self._requested.trials() + [trials[run.id] for run in wanted if run.id in trials]
 
     def _still_running(self) -> bool:
         """Whether any trial of a study is still to be proposed, waits, or has not ended. Once none may go on, those
@@ -158,7 +117,10 @@ class SearchController:
         self._trials_ended = True
         for trials in self._trials.values():
             for record in trials.waiting:
-                self._end_waiting(trials, record)
+                # Its checkpoint stays, should more be spent later.
+                if record.state is None:
+                    self.journal.end(record.id, PRUNED)
+                self._finish(record)
         return False
 
     @property
@@ -178,7 +140,7 @@ class SearchController:
 
     def replay(self) -> None:
         """Bring studies, rungs and callbacks to where the journal is, and queue controls and what has not ended."""
-        records = self._search_trials()
+        records = self._requested.trials()
         for record in records:
             if record.study is not None:
                 self.studies[record.study].adapter.replay(record)
@@ -191,49 +153,30 @@ class SearchController:
                 decided[name] = self._replay_epoch(by_id[name], epoch)
         for record in records:
             self._replay_record(record, decided.get(record.id))
-        for name, values in self.space.controls.items():
-            if name not in self.journal.trials:
-                self._queue.append(TrialRecord(name, None, dict(values), role=CONTROL))
+        self._queue += self._requested.new_controls()
         # A control first, so that a result has something to be compared with from early on.
         self._queue = deque(sorted(self._queue, key=lambda record: not record.control))
-        self._enqueue(self._control_runs())
+        self._enqueue(self._requested.control_runs())
         self._enqueue_candidates()
         self._prune_checkpoints(record for record in self.journal.trials.values() if record.state is not None)
         self._notify(lambda callback: callback.replayed())
 
     def _replay_epoch(self, record: TrialRecord, epoch: int) -> Decision:
-        """Enter a report, or, of an epoch below 0, that a trial went on which was paused after it."""
-        study = None if record.study is None else self.studies[record.study]
-        if epoch < 0:
-            if study is not None:
-                study.scheduler.resume(record.id)
-            return Decision.CONTINUE
-        if study is None:
-            return self._decide_alone(epoch)
-        study.adapter.report(record.number or 0, epoch, record.epochs[epoch][OBJECTIVE])
-        return study.scheduler.report(record.id, epoch, record.epochs[epoch])
+        return self._decide_alone(epoch) if record.study is None else self._trials[record.study].replay(record, epoch)
 
     def _replay_record(self, record: TrialRecord, decision: Decision | None) -> None:
         self._announce(record)
-        if record.study is None:
-            trials, word = None, None if record.state is not None else decision or Decision.CONTINUE
-        else:
-            trials = self._trials[record.study]
-            word = trials.state_of(record, decision)
-        if word is None:
+        trials = None if record.study is None else self._trials[record.study]
+        if record.state is not None and (trials is None or trials.has_ended(record, decision)):
             self._finish(record)
-        elif word is Decision.STOP:
+        elif decision is Decision.STOP:
             self.end_trial(record.id, self.final_state(record.last_epoch))
-        elif trials is None:
-            self._queue.append(record)
-        elif word is Decision.PAUSE:
-            self._wait(trials, record)
-        elif trials.is_rung(record.last_epoch):
-            # Whether there is room for it in the budget is to be asked again.
-            self._wait(trials, record, held=True)
+        elif trials is not None and trials.is_rung(record.last_epoch):
+            # Of one that the scheduler lets go on, it is asked again whether there is room for it in the budget.
+            self._wait(trials, record, held=decision is Decision.CONTINUE)
         else:
-            trials.open.add(record.id)
-            trials.promise(record, trials.until(record.last_epoch))
+            if trials is not None:
+                trials.go_on(record)
             self._queue.append(record)
 
     def _announce(self, record: TrialRecord) -> None:
@@ -256,7 +199,7 @@ class SearchController:
         """Once no trial is running or to come, the best configurations are known, and stay what they are."""
         if not self._candidates_chosen and not self._still_running():
             self._candidates_chosen = True
-            self._enqueue(self._candidate_runs())
+            self._enqueue(self._requested.candidate_runs())
 
     # What happens.
 
@@ -282,7 +225,7 @@ class SearchController:
         if steps:
             trials, step = min(steps, key=lambda each: each[0].study.adapter.proposed)
             record = step.record or trials.study.ask()
-            self._go_on(trials, record, step.further)
+            trials.start(record, step.further)
             return record
         return self._to_confirm.popleft() if self._to_confirm and self._may_confirm() else None
 
@@ -292,24 +235,13 @@ class SearchController:
             return None
         self.check_stop_request()
         step = trials.next_step()
-        if step is not None and (reason := self._refusal(trials, step)) is not None:
-            self._stop(reason, trials)
+        if step is not None and not self._admits(trials, step):
             step = None
         if step is None and (last := trials.last_resort()) is not None:
-            further = last.further + self.params.train.epochs - last.until
-            hard = exhausted_limit(self._hard_limits, self._budget_state(further))
-            return last if hard is None and trials.account.fits(further) else None
+            further = last.further + self._epochs - last.until
+            refused = self._limits.refuse_epochs(further, pending=self._pending)
+            return last if refused is None and trials.account.fits(further) else None
         return step
-
-    def _go_on(self, trials: StudyTrials, record: TrialRecord, further: int) -> None:
-        """A trial that was proposed or waited is to start, for so many epochs."""
-        trials.open.add(record.id)
-        trials.account.promise(record.id, trials.account.promised(record.id) + further)
-        if trials.pop_waiting(record):
-            trials.study.scheduler.resume(record.id)
-            trials.study.adapter.resume(record.number or 0)
-            if trials.study.name == METHOD:
-                self._best.resume(record.number or 0)
 
     def requeue(self, trial_id: str) -> None:
         """Hand out a run once more, which goes on from its checkpoint: Ray gave it up, or its node will not do."""
@@ -329,87 +261,47 @@ class SearchController:
             self.end_trial(record.id, INFEASIBLE, "; ".join(broken))
         return record
 
-    def _refusal(self, trials: StudyTrials, step: Step) -> str | None:
-        """The limit for which a trial may not start or go on, in words; None if it may."""
-        if self.stopped is not None:
-            return self.stopped
-        reserves = {each.study.name: each.reserve(0) for each in self._trials.values() if not each.over}
-        reserves[trials.study.name] = trials.reserve(step.until)
-        state = self._budget_state(step.further, reserved=sum(reserves.values()), runs=self._runs_to_follow)
-        if (reason := exhausted_limit(self._budget, state)) is not None:
-            return reason
-        if trials.account.fits(step.further + reserves[trials.study.name]):
-            return None
-        epochs, most = self.params.train.epochs, self._budget.full_trainings or 0.0
-        spent = self.journal.history.epochs
-        return f"search.budget.full_trainings: {spent} of {most * epochs:g} epochs spent, the rest promised"
+    def _admits(self, trials: StudyTrials, step: Step) -> bool:
+        """Whether a trial may start, or go on from a rung. Once one may not, no other of its study may."""
+        if self.stopped is None:
+            reason = self._limits.refuse_step(
+                step,
+                trials,
+                self._trials.values(),
+                pending=self._pending,
+                confirmations=len(self._to_confirm),
+                candidates_chosen=self._candidates_chosen,
+            )
+            if reason is not None:
+                self._stop(reason, [trials] if reason.startswith(EPOCHS) else self._trials.values())
+        return not trials.over
+
+    @property
+    def _pending(self) -> int:
+        return pending_epochs((*self._queue, *self._running.values()), self._trials, self._epochs)
 
     def check_stop_request(self) -> None:
         """Propose no more from now on if that has been asked for. May be called at any time, and often."""
         left = self.stopped is None and any(trials.may_go_on for trials in self._trials.values())
         if left and (self.folder / STOP_FILE).exists():
-            self._stop(ASKED_TO_FINISH)
+            self._stop(ASKED_TO_FINISH, self._trials.values())
 
-    def _stop(self, reason: str, trials: StudyTrials | None = None) -> None:
-        """No trial of a study, None for any, is proposed or goes on from a rung any more."""
-        study_alone = trials is not None and reason.startswith("search.budget.full_trainings")
-        for each in [trials] if trials is not None and study_alone else self._trials.values():
-            each.over = True
-        if self.stopped is not None or not all(each.over or not each.may_go_on for each in self._trials.values()):
-            return
-        self.stopped = reason
-        left = len(self._to_confirm) + sum(record.id not in self.journal.trials for record in self._queue)
-        if not self._candidates_chosen:
-            tried = [record.study for record in self._search_trials()]
-            confirm = self.params.search.confirm
-            left += sum(min(confirm.top, tried.count(study)) * confirm.seeds for study in self.studies)
-        self._notify(lambda callback: callback.ending_early(reason, len(self._running), left))
+    def _stop(self, reason: str, studies: Iterable[StudyTrials]) -> None:
+        """No trial of these studies is proposed, or goes on from a rung, any more."""
+        for trials in studies:
+            trials.over = True
+        if self.stopped is None and all(each.over or not each.may_go_on for each in self._trials.values()):
+            self.stopped = reason
+            left = len(self._to_confirm) + sum(record.id not in self.journal.trials for record in self._queue)
+            left += 0 if self._candidates_chosen else self._requested.max_candidate_runs()
+            self._notify(lambda callback: callback.ending_early(reason, len(self._running), left))
 
     def _may_confirm(self) -> bool:
         """Confirmations are within what the budget has set aside, unless the pace has changed a lot."""
-        reason = exhausted_limit(self._hard_limits, self._budget_state(self.params.train.epochs))
+        reason = self._limits.refuse_epochs(self._epochs, pending=self._pending)
         if reason is not None and self.stopped is None:
             self.stopped = reason
         return reason is None
-
-    @property
-    def _hard_limits(self) -> Budget:
-        budget = self._budget
-        return Budget(budget.hours, budget.gpu_hours, budget.cost, budget.price_per_gpu_hour)
-
-    @property
-    def _runs_to_follow(self) -> int:
-        further = 0 if self._candidates_chosen else max_candidate_runs(self.params, self.space)
-        return len(self._to_confirm) + further
-
-    def _budget_state(self, further: int, *, reserved: int = 0, runs: int = 0) -> BudgetState:
-        """Where the search stands.
-
-        Args:
-            further: Epochs of what is to start now.
-            reserved: Epochs that are left for a trial to run in full.
-            runs: Confirmations that must follow.
-        """
-        epochs, history = self.params.train.epochs, self.journal.history
-        return BudgetState(
-            seconds=history.seconds,
-            gpu_seconds=history.gpu_seconds,
-            pending_epochs=sum(map(self._pending_epochs, (*self._queue, *self._running.values()))),
-            pending_runs=runs,
-            trial_epochs=epochs,
-            next_epochs=further,
-            reserved_epochs=reserved,
-            seconds_per_epoch=history.busy_s / history.epochs if history.epochs else None,
-            gpus=self._gpus,
-            max_concurrent=self._max_concurrent,
-            best=self._best.value,
-            since_best=self._best.since,
-        )
-
-    def _pending_epochs(self, record: TrialRecord) -> int:
-        if record.study is None:
-            return self.params.train.epochs - record.last_epoch
-        return self._trials[record.study].pending(record)
 
     def report(
         self,
@@ -433,7 +325,8 @@ class SearchController:
             return self._decided[trial_id]  # its worker died before it heard, and has gone on
         record = self.journal.trials[trial_id]
         self.journal.report(trial_id, epoch, metrics, node, correct)
-        decision = self._decide_alone(epoch) if record.study is None else self._decide(record, epoch)
+        trials = None if record.study is None else self._trials[record.study]
+        decision = self._decide_alone(epoch) if trials is None else self._decide(trials, record, epoch)
         if decision is not Decision.CONTINUE:
             self._decided[trial_id] = decision
         self._notify(lambda callback: callback.epoch_reported(record, epoch))
@@ -441,22 +334,16 @@ class SearchController:
 
     def _decide_alone(self, epoch: int) -> Decision:
         """Of a control or a confirmation, which is in no study."""
-        return Decision.STOP if epoch >= self.params.train.epochs else Decision.CONTINUE
+        return Decision.STOP if epoch >= self._epochs else Decision.CONTINUE
 
-    def _decide(self, record: TrialRecord, epoch: int) -> Decision:
-        trials, metrics = self._trials[record.study or METHOD], record.epochs[epoch]
-        trials.study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
-        decision = trials.study.scheduler.report(record.id, epoch, metrics)
-        until = trials.until(epoch)
+    def _decide(self, trials: StudyTrials, record: TrialRecord, epoch: int) -> Decision:
+        decision, until = trials.report(record, epoch), trials.until(epoch)
         if decision is Decision.CONTINUE and trials.is_rung(epoch) and not trials.is_promised(record, until):
             # To go on from a rung is to start once more: it must fit into what is left.
-            reason = self._refusal(trials, Step(record, until, until - epoch))
-            if reason is not None:
-                self._stop(reason, trials)
-            if trials.over:
-                trials.held[record.id] = record
+            if not self._admits(trials, Step(record, until, until - epoch)):
+                self._held.add(record.id)
                 return Decision.PAUSE
-            trials.promise(record, until)
+            trials.go_on(record)
         return decision
 
     def is_decided(self, trial_id: str) -> bool:
@@ -469,30 +356,17 @@ class SearchController:
         if decision is not Decision.PAUSE:
             self.end_trial(trial_id, self.final_state(record.last_epoch))
             return
-        trials = self._trials[record.study or METHOD]
         self._running.pop(trial_id, None)
-        trials.open.discard(trial_id)
-        self._wait(trials, record, held=trial_id in trials.held)
+        self._wait(self._trials[record.study or METHOD], record, held=trial_id in self._held)
+        self._held.discard(trial_id)
         self._prune_checkpoints(())
 
-    def _wait(self, trials: StudyTrials, record: TrialRecord, *, held: bool = False) -> None:
+    def _wait(self, trials: StudyTrials, record: TrialRecord, *, held: bool) -> None:
         """A trial waits at a rung from now on. held: it may go on from there as soon as there is room for it."""
         if not record.paused and record.state is None:
             self.journal.pause(record.id)
-        (trials.held if held else trials.paused)[record.id] = record
-        trials.promise(record, record.last_epoch)
-        trials.study.adapter.pause(record.number or 0, constraints=self._constraints(record))
-        if trials.study.name == METHOD:
-            self._best.pause(record.number or 0)
+        trials.wait(record, held=held, constraints=self._constraints(record))
         self._notify(lambda callback: callback.trial_paused(record))
-
-    def _end_waiting(self, trials: StudyTrials, record: TrialRecord) -> None:
-        """The trials are over, and a trial still waits. Its checkpoint stays, should more be spent later."""
-        trials.pop_waiting(record)
-        trials.ended_paused[record.id] = record
-        if record.state is None:
-            self.journal.end(record.id, PRUNED)
-        self._finish(record)
 
     def checkpoint(self, trial_id: str, path: str) -> None:
         before = self.journal.trials[trial_id].checkpoint
@@ -511,22 +385,11 @@ class SearchController:
 
     def final_state(self, epoch: int) -> str:
         """The state of a trial that has stopped after an epoch: schedulers also "stop" those that ran in full."""
-        return COMPLETE if epoch >= self.params.train.epochs else PRUNED
+        return COMPLETE if epoch >= self._epochs else PRUNED
 
     def _finish(self, record: TrialRecord) -> None:
         if record.study is not None:
-            trials, number = self._trials[record.study], record.number or 0
-            assert record.state is not None
-            trials.end(record)
-            trials.study.adapter.tell(
-                number,
-                record.state,
-                *self.objectives.objective_values(record),
-                constraints=self._constraints(record),
-            )
-            if record.study == METHOD:
-                self._best.resume(number)
-                self._best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, self.objectives) else None)
+            self._trials[record.study].end(record, self.objectives, self._constraints(record))
         self._notify(lambda callback: callback.trial_ended(record))
 
     def _constraints(self, record: TrialRecord) -> dict[str, float]:
@@ -543,7 +406,7 @@ class SearchController:
         waiting.sort(key=lambda each: each[0])
         later = {record.id for _, record in waiting}
         gone = [record for record in ended if record.id not in later and not record.control]
-        self._checkpoints.prune(gone, [record for _, record in waiting], self._is_requested)
+        self._checkpoints.prune(gone, [record for _, record in waiting], self._requested.includes)
 
     def _notify(self, say: Callable[[SearchCallback], None]) -> None:
         for callback in self._callbacks:

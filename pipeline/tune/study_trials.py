@@ -1,9 +1,11 @@
 """The trials of one study while a search runs: which of them wait, which goes on next, and what they may spend."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.tune.budget import EpochAccount
-from pipeline.tune.journal.records import COMPLETE, PRUNED, TrialRecord
+from pipeline.tune.budget import BestSoFar, EpochAccount
+from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.objectives.objectives import Objectives, is_valid_result
 from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.study.studies import StudyWithScheduler
 
@@ -27,10 +29,11 @@ class StudyTrials:
     paused: by the scheduler, at a rung. held: those that the scheduler lets go on from a rung, and that wait for room
     in the budget. open: the ids of those that neither wait nor have ended. completed: whether any has run in full.
     over: whether a limit lets none go on, and none be proposed. ended_paused: those that had waited until the end.
+    account: the epochs that they may spend. best: of those that have ended.
     """
 
     def __init__(self, study: StudyWithScheduler, *, epochs: int, max_trials: int, allowance: float | None) -> None:
-        self.study, self.account = study, EpochAccount(allowance)
+        self.study, self.account, self.best = study, EpochAccount(allowance), BestSoFar()
         self._epochs, self._max_trials = epochs, max_trials
         self._rungs = study.scheduler.rung_epochs if study.scheduler.pauses else []
         self.paused: dict[str, TrialRecord] = {}
@@ -60,10 +63,6 @@ class StudyTrials:
         """Those that are paused or held, in the order of their numbers."""
         return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
 
-    def pop_waiting(self, record: TrialRecord) -> bool:
-        """A trial waits no longer; whether it did."""
-        return any(waiting.pop(record.id, None) is not None for waiting in (self.paused, self.held))
-
     def is_rung(self, epoch: int) -> bool:
         """Whether a trial may be held after an epoch."""
         return epoch in self._rungs
@@ -72,15 +71,63 @@ class StudyTrials:
         """How far a trial goes on after an epoch before it may be held."""
         return next((rung for rung in self._rungs if rung > epoch), self._epochs)
 
-    def state_of(self, record: TrialRecord, decision: Decision | None) -> Decision | None:
-        """What becomes of a trial of an earlier session, by the word on its last report; None if it has ended for good.
+    def replay(self, record: TrialRecord, epoch: int) -> Decision:
+        """Take in a report of the journal, or, of an epoch below 0, that a trial went on which was paused after it."""
+        if epoch < 0:
+            self.study.scheduler.resume(record.id)
+            return Decision.CONTINUE
+        return self.report(record, epoch)
 
-        One that ended paused waits again: more may be spent now.
+    def report(self, record: TrialRecord, epoch: int) -> Decision:
+        """Take in a report; what the scheduler would have become of the trial."""
+        metrics = record.epochs[epoch]
+        self.study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
+        return self.study.scheduler.report(record.id, epoch, metrics)
+
+    def has_ended(self, record: TrialRecord, decision: Decision | None) -> bool:
+        """Whether a trial of an earlier session has ended for good, by the word on its last report. One that waited
+        until the end waits again: more may be spent now.
         """
         waits = self.is_rung(record.last_epoch) and decision in (Decision.PAUSE, Decision.CONTINUE)
-        if record.state is not None and not (waits and record.state == PRUNED):
-            return None
-        return decision or Decision.CONTINUE
+        return record.state is not None and not (waits and record.state == PRUNED)
+
+    def start(self, record: TrialRecord, further: int) -> None:
+        """A trial that was proposed, or waited, runs from now on, for so many epochs until it may be held."""
+        self.open.add(record.id)
+        self.account.promise(record.id, self.account.promised(record.id) + further)
+        if self._pop_waiting(record):
+            self.study.scheduler.resume(record.id)
+            self.study.adapter.resume(record.number or 0)
+            self.best.resume(record.number or 0)
+
+    def go_on(self, record: TrialRecord) -> None:
+        """A trial of an earlier session, or one at a rung, runs until it may be held."""
+        self.open.add(record.id)
+        self.promise(record, self.until(record.last_epoch))
+
+    def wait(self, record: TrialRecord, *, held: bool, constraints: Mapping[str, float]) -> None:
+        """A trial waits at a rung from now on."""
+        self.open.discard(record.id)
+        (self.held if held else self.paused)[record.id] = record
+        self.promise(record, record.last_epoch)
+        self.study.adapter.pause(record.number or 0, constraints=constraints)
+        self.best.pause(record.number or 0)
+
+    def end(self, record: TrialRecord, objectives: Objectives, constraints: Mapping[str, float]) -> None:
+        """A trial has ended."""
+        assert record.state is not None
+        if self._pop_waiting(record):
+            self.ended_paused[record.id] = record
+        self.open.discard(record.id)
+        self.completed |= record.state == COMPLETE
+        self.promise(record, record.last_epoch)
+        number, values = record.number or 0, objectives.objective_values(record)
+        self.study.adapter.tell(number, record.state, *values, constraints=constraints)
+        self.best.resume(number)
+        self.best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, objectives) else None)
+
+    def _pop_waiting(self, record: TrialRecord) -> bool:
+        return any(waiting.pop(record.id, None) is not None for waiting in (self.paused, self.held))
 
     def promise(self, record: TrialRecord, until: int) -> None:
         """A trial may come to an epoch, or stays there."""
@@ -93,11 +140,6 @@ class StudyTrials:
     def pending(self, record: TrialRecord) -> int:
         """Epochs that a trial may still train before it is held."""
         return max(0, self.account.promised(record.id) - record.last_epoch - record.repeated)
-
-    def end(self, record: TrialRecord) -> None:
-        self.open.discard(record.id)
-        self.completed |= record.state == COMPLETE
-        self.promise(record, record.last_epoch)
 
     def next_step(self) -> Step | None:
         """What the scheduler and the sampler would do next, whatever it costs; None while there is nothing."""

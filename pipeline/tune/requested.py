@@ -1,0 +1,68 @@
+"""Which runs of a search's journal, and which further ones, the parameters ask for now."""
+
+from collections.abc import Iterable
+
+from pipeline.config import Params
+from pipeline.tune.journal.journal import Journal
+from pipeline.tune.journal.records import CONFIRMATION, CONTROL, CONTROL_STUDY, METHOD, TrialRecord
+from pipeline.tune.run_counts import control_seeds, max_trials
+from pipeline.tune.selection.candidates import choice_rule, select_candidates
+from pipeline.tune.selection.confirm import confirmation_runs
+from pipeline.tune.space import SearchSpace
+
+
+class RequestedRuns:
+    """The runs that the parameters ask for. An earlier session of the search may have asked for more of each.
+
+    studies: their names.
+    """
+
+    def __init__(self, params: Params, space: SearchSpace, journal: Journal, studies: Iterable[str]) -> None:
+        self._params, self._space, self._journal = params, space, journal
+        self._studies, self._max_trials = tuple(studies), max_trials(params, space)
+
+    def includes(self, record: TrialRecord) -> bool:
+        """Whether a record of a study, or a control, is asked for."""
+        if record.role == CONFIRMATION:
+            return False
+        if record.study is None:
+            return record.id in self._space.controls
+        return record.study in self._studies and (record.number or 0) < self._max_trials
+
+    def trials(self) -> list[TrialRecord]:
+        """Controls, and the first trials of every study, in this order."""
+        records = [record for record in self._journal.trials.values() if self.includes(record)]
+        order = {CONTROL: 0, METHOD: 1, CONTROL_STUDY: 2}
+        return sorted(records, key=lambda r: (order[r.study or r.role], -1 if r.number is None else r.number))
+
+    def new_controls(self) -> list[TrialRecord]:
+        """The controls that have not been started."""
+        controls = self._space.controls.items()
+        return [
+            TrialRecord(name, None, dict(values), role=CONTROL)
+            for name, values in controls
+            if name not in self._journal.trials
+        ]
+
+    def control_runs(self) -> list[TrialRecord]:
+        """The runs of controls with further seeds."""
+        runs = []
+        for name, seeds in control_seeds(self._params, self._space).items():
+            control = TrialRecord(name, None, dict(self._space.controls[name]), role=CONTROL)
+            runs += confirmation_runs(control, seeds, base_seed=self._params.base.seed)
+        return runs
+
+    def candidate_runs(self) -> list[TrialRecord]:
+        """The runs of the best configurations with further seeds, by what is known now."""
+        seeds, tried = self._params.search.confirm.seeds, self.trials()
+        runs = []
+        for study in self._studies:
+            trials = [record for record in tried if record.study == study]
+            for best in select_candidates(trials, choice_rule(self._params), self._journal.correct):
+                runs += confirmation_runs(best, seeds, base_seed=self._params.base.seed)
+        return runs
+
+    def max_candidate_runs(self) -> int:
+        """How many runs of the best configurations there are at most, if no further trial starts."""
+        confirm, tried = self._params.search.confirm, [record.study for record in self.trials()]
+        return sum(min(confirm.top, tried.count(study)) * confirm.seeds for study in self._studies)
