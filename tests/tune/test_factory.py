@@ -5,7 +5,7 @@ import math
 import pytest
 from support.stopping_rules import decisions, lived, rule
 
-RULES = ("asha", "hyperband", "median", "none")
+RULES = ("asha_stopping", "hyperband", "median", "none")
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -43,7 +43,7 @@ def test_no_rule_stops_nobody() -> None:
     assert all(epoch == 16 or not of.stops(f"t{n:04d}", epoch, -n) for n in range(9) for epoch in range(1, 17))
 
 
-@pytest.mark.parametrize(("name", "share"), [("asha", 1 / 8), ("median", 0.0), ("none", 1.0)])
+@pytest.mark.parametrize(("name", "share"), [("asha_stopping", 1 / 8), ("median", 0.0), ("none", 1.0)])
 def test_share_that_lasts_is_that_of_the_rungs(name: str, share: float) -> None:
     assert rule(name).survival_fraction == share
     if name != "median":

@@ -7,7 +7,7 @@ import pytest
 from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 
 from pipeline.config import Params
-from pipeline.tune.study.studies import StudyWithRule, make_studies, num_studies
+from pipeline.tune.study.studies import StudyWithScheduler, make_studies, num_studies
 
 NAME = "0123456789abcdef" * 4
 
@@ -17,7 +17,7 @@ def params(**changes: Any) -> Params:
     return Params().with_values({"search.compare": "same_budget", **dotted}, where="")
 
 
-def proposals(arm: StudyWithRule, count: int = 4) -> list[Any]:
+def proposals(arm: StudyWithScheduler, count: int = 4) -> list[Any]:
     return [arm.ask() for _ in range(count)]
 
 
@@ -71,9 +71,9 @@ def test_control_study_tunes_what_the_recipe_varies_also_where_the_control_has_a
 def test_studies_have_the_same_rungs_and_the_same_seed() -> None:
     changes = {"train__epochs": 27, "search__scheduler__grace_period": 3, "search__scheduler__reduction_factor": 3.0}
     arms = make_studies(params(**changes), WIDE, NAME)
-    assert [arm.rule.rung_epochs for arm in arms.values()] == [[3, 9], [3, 9]]
+    assert [arm.scheduler.rung_epochs for arm in arms.values()] == [[3, 9], [3, 9]]
     without = make_studies(params(**changes, search__scheduler__name="none"), WIDE, NAME)
-    assert [arm.rule.rung_epochs for arm in without.values()] == [[], []]
+    assert [arm.scheduler.rung_epochs for arm in without.values()] == [[], []]
     rates = [[trial.values[LR] for trial in proposals(make_studies(params(), WIDE, NAME)[name])] for name in arms]
     assert rates == [
         [trial.values[LR] for trial in proposals(make_studies(params(), WIDE, NAME)[name])] for name in arms
