@@ -31,8 +31,10 @@ def started(course: Any, count: int) -> list[str]:
 
 def test_controls_come_first_then_trials_then_confirmations(search: Search) -> None:
     search.run()
-    assert search.starts[:6] == ["baseline", "t0000", "t0001", "t0002", "t0003", "baseline-seed1001"]
-    assert len(search.starts) == 8
+    first = list(dict.fromkeys(search.starts))
+    assert first[:6] == ["baseline", "t0000", "t0001", "t0002", "t0003", "baseline-seed1001"]
+    assert len(first) == 8
+    assert len(search.starts) > 8  # as one that was paused has gone on
     roles = [record.role for record in search.outcome]
     assert roles == [CONTROL] + ["trial"] * 4 + [CONFIRMATION] * 3
     best = sorted(search.outcome[1:5], key=lambda r: r.metric("val/accuracy") if r.state == COMPLETE else 0)[-2:]
@@ -69,7 +71,7 @@ def test_controls_are_confirmed_while_the_last_trials_run_and_the_best_settings_
 def test_search_without_further_seeds_ends_with_its_trials(search: Search) -> None:
     search.run(search__confirm__seeds=0)
     assert search.ids == ["baseline", "t0000", "t0001", "t0002", "t0003"]
-    assert search.left == 5
+    assert search.left == 9  # every trial may be paused once
 
 
 def test_search_that_has_ended_has_nothing_left(search: Search) -> None:
@@ -218,7 +220,8 @@ def test_budget_is_never_exceeded_and_confirmations_are_within_it(
 
 
 def test_trial_that_was_stopped_early_owes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = Search(tmp_path, {"search.trials": 100}, clock=Clock(monkeypatch), epoch_s=36.0)
+    settings = {"search.trials": 100, "search.scheduler.name": "asha_stopping"}
+    search = Search(tmp_path, settings, clock=Clock(monkeypatch), epoch_s=36.0)
     search.results = lambda record, epoch: 0.9 if record.id == "t0000" else 0.5 - 0.001 * (record.number or 0)
     course = search.run(search__budget__hours=1.0)
     # Of a hundred epochs the control, the first trial and three confirmations take twenty, and other trials two each;
@@ -274,7 +277,7 @@ def test_stop_file_ends_the_search_with_what_it_has(search: Search) -> None:
         return 0.5
 
     search.results = stop_after_the_second
-    search.run(search__trials=50)
+    search.run(search__trials=50, search__scheduler__name="none")
     assert search.ids[:3] == ["baseline", "t0000", "t0001"]
     assert search.stopped == "sar-search stop --finish"
     # t0001 has its epoch and ends; to start are the confirmations, one each, of the control and of both trials.
@@ -282,7 +285,7 @@ def test_stop_file_ends_the_search_with_what_it_has(search: Search) -> None:
     assert said == [("ending early, 0 running, 3 left", "sar-search stop --finish")]
     assert [record.of for record in search.outcome[3:]] == ["baseline", "t0000", "t0001"]
     (search.folder / STOP_FILE).unlink()  # as the next run does
-    search.run(search__trials=3)
+    search.run(search__trials=3, search__scheduler__name="none")
     assert "t0002" in search.starts
 
 
