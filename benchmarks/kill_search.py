@@ -4,7 +4,7 @@ Run: python benchmarks/kill_search.py --kills 50 --trials 30 --seed 0
 
 A clone of this checkout searches with a tiny network by the real commands. Each kill has a phase, which they take in
 turn, and within it a random moment: the start with its imports, the replay of the journal, the first epochs after it,
-the middle, the confirmations, the end when results are written. And each has a victim: a worker that trains, the stage,
+when a trial is paused, the middle, the confirmations, the end when results are written. And each has a victim: a worker that trains, the stage,
 the command that started it (DVC or `sar-search`), all of them by an interruption, Ray's raylet or its store.
 """
 
@@ -44,8 +44,10 @@ def settings(trials: int, epochs: int, at_a_time: int) -> dict[str, Any]:
         "model.kwargs": {"patch_size": 2, "embed_dim": 16, "depth": 3, "num_heads": 2},
         "train.epochs": epochs,
         "search.trials": trials,
+        "search.budget.full_trainings": None,
         "search.max_concurrent_trials": at_a_time,
-        "search.scheduler.grace_period": 2,
+        # Half of the trials go on from where they are paused, so that many are.
+        "search.scheduler": {"name": "asha", "grace_period": 2, "reduction_factor": 2.0},
         "search.checkpoint_every": 1,
         # A trial may lose its worker again and again here, and must get through all the same.
         "search.max_failures": 20,

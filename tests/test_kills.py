@@ -21,6 +21,7 @@ def test_search_killed_ten_times_ends_bit_for_bit_as_one_left_alone(tmp_path: Pa
     outcome = run_series(tmp_path, kills=10, trials=8, epochs=4, at_a_time=1, seed=0)
     assert outcome.found.violations == []
     assert sum(outcome.kills.values()) == 10
+    assert outcome.phases["while a trial is paused"] > 0
     # Confirmed with two further seeds are both controls, and of the trials the most accurate with what is near it.
     assert 8 + 2 + 2 * (2 + 1) <= outcome.found.runs <= 8 + 2 + 2 * (2 + 3)
 
@@ -31,7 +32,7 @@ def _event(kind: str, epoch: int = 0, value: float = 0.5) -> dict[str, Any]:
 
 
 STARTED, SAVED, ENDED, SESSION = (_event(kind) for kind in ("started", "checkpoint", "ended", "session"))
-RESUMED = _event("resumed")
+RESUMED, PAUSED, DROPPED = _event("resumed"), _event("paused"), _event("dropped")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,8 @@ RESUMED = _event("resumed")
         ([STARTED, _event("epoch", 1), SESSION, RESUMED, _event("epoch", 1, 0.4), ENDED], "came to other values"),
         ([STARTED, _event("epoch", 1), SAVED, _event("epoch", 3), ENDED], "with a gap"),
         ([STARTED, RESUMED, ENDED], "resumed while it is at work"),
+        ([STARTED, _event("epoch", 1), SAVED, PAUSED], "never ended"),
+        ([STARTED, _event("epoch", 1), SAVED, PAUSED, RESUMED, _event("epoch", 1), ENDED], "trained again"),
     ],
 )
 def test_series_notices_what_must_not_be(events: list[dict[str, Any]], violation: str) -> None:
@@ -68,6 +71,13 @@ def test_series_allows_the_epoch_in_progress_to_be_trained_again() -> None:
     verify_ledger(events, found)
     assert found.violations == []
     assert (found.runs, found.epochs, found.repeated) == (1, 2, 1)
+
+
+def test_series_allows_a_trial_to_be_paused_and_to_begin_again_once_its_checkpoint_is_dropped() -> None:
+    found = Findings()
+    life = [STARTED, _event("epoch", 1), SAVED, PAUSED, DROPPED, RESUMED, _event("epoch", 1), SAVED, PAUSED, ENDED]
+    verify_ledger(life, found)
+    assert found.violations == []
 
 
 def test_epoch_that_a_kill_made_repeat_stays_as_it_was_first_reported(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from kills.clone import COMMAND, DVC, GCS, RAYLET, STAGE, WORKER, Clone, Process
 from kills.tail import Tail
 from pipeline.state.dvc_lock import is_whole
 
-START, REPLAY, FIRST, MIDDLE, CONFIRM, END = "start", "replay", "first epochs", "middle", "confirmations", "end"
+START, REPLAY, FIRST, PAUSED = "start", "replay", "first epochs", "while a trial is paused"
+MIDDLE, CONFIRM, END = "middle", "confirmations", "end"
 ALL = "all"  # of the command's process group, which is whom a terminal interrupts
-PHASES = (START, REPLAY, FIRST, MIDDLE, CONFIRM, END)
+PHASES = (START, REPLAY, FIRST, PAUSED, MIDDLE, CONFIRM, END)
 
 # Two signals for a stage, and workers twice as often as Ray's own processes: as often as they come to harm in practice.
 VICTIMS = (
@@ -144,11 +145,12 @@ class Series:
             START: lambda: True,
             REPLAY: lambda: new("session") > 0,
             FIRST: lambda: new("epoch") > 0,
+            PAUSED: lambda: new("paused") > 0,
             MIDDLE: lambda: new("epoch") >= pace,
             CONFIRM: lambda: self.tail.update().confirming(self._since),
             END: all_ended,
         }[phase]
-        within = {START: 14.0, REPLAY: 5.0, FIRST: 1.0, MIDDLE: 0.5, CONFIRM: 1.5, END: 4.0}[phase]
+        within = {START: 14.0, REPLAY: 5.0, FIRST: 1.0, PAUSED: 0.5, MIDDLE: 0.5, CONFIRM: 1.5, END: 4.0}[phase]
         before = len(self.tail.update().events)
 
         def ready() -> bool:

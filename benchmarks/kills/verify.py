@@ -61,6 +61,10 @@ def verify_ledger(events: Sequence[Mapping[str, Any]], found: Findings) -> None:
             _verify_epoch(name, life, int(event["epoch"]), event["metrics"], found)
         elif kind == "checkpoint":
             life.saved = life.reported
+        elif kind == "paused":
+            at_work.discard(name)
+        elif kind == "dropped":
+            life.saved = 0
         elif kind == "ended":
             life.ended = True
     found.runs, found.epochs = len(lives), sum(len(life.by_epoch) for life in lives.values())
