@@ -4,8 +4,9 @@ Run: python benchmarks/kill_search.py --kills 50 --trials 30 --seed 0
 
 A clone of this checkout searches with a tiny network by the real commands. Each kill has a phase, which they take in
 turn, and within it a random moment: the start with its imports, the replay of the journal, the first epochs after it,
-when a trial is paused, the middle, the confirmations, the end when results are written. And each has a victim: a worker that trains, the stage,
-the command that started it (DVC or `sar-search`), all of them by an interruption, Ray's raylet or its store.
+when a trial is paused, the middle, the confirmations, the end when results are written. And each has a victim: a
+worker that trains, the stage, the command that started it (DVC or `sar-search`), all of them by an interruption,
+Ray's raylet or its store.
 """
 
 import argparse

@@ -145,3 +145,6 @@ def test_contracts_on_libraries_name_every_room_but_those_that_may_import_them()
     for name, sources in forbidden.items():
         allowed = {f"pipeline.{word}" for word in re.split(r",? and |, ", re.sub(r"^only | imports? .*", "", name))}
         assert sources == rooms - allowed, name
+    (inside,) = (set(each["source_modules"]) for each in contracts if each["name"].startswith("inside tune, ray alone"))
+    parts = {file.parts[2].removesuffix(".py") for file in GRAPH if file.parts[:2] == ("pipeline", "tune")}
+    assert inside == {f"pipeline.tune.{part}" for part in parts - {"__init__", "ray"}}

@@ -75,14 +75,14 @@ class BestSoFar:
         return waiting + len(self._ended) - bisect_right(self._ended, self._number)
 
 
-class EpochAccount:
+class EpochAllowance:
     """The epochs that the trials of a study may spend, and those that they have spent or been promised.
 
-    allowance: None without a limit.
+    most: None without a limit.
     """
 
-    def __init__(self, allowance: float | None) -> None:
-        self.allowance = allowance
+    def __init__(self, most: float | None) -> None:
+        self.most = most
         self.total = 0
         self._promised: dict[str, int] = {}
 
@@ -96,7 +96,7 @@ class EpochAccount:
 
     def fits(self, further: int) -> bool:
         """Whether so many epochs more are within the allowance."""
-        return self.allowance is None or self.total + further <= self.allowance + 1e-9
+        return self.most is None or self.total + further <= self.most + 1e-9
 
 
 @dataclass(frozen=True)

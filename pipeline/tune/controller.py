@@ -11,7 +11,6 @@ end as pruned; a later session that may spend more has them paused again.
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,15 @@ from pipeline.tune.journal.records import (
     SearchCallback,
     TrialRecord,
 )
-from pipeline.tune.limits import EPOCHS, Limits, pending_epochs
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.requested import RequestedRuns
 from pipeline.tune.run_counts import max_confirmation_runs, max_trials, study_allowance
 from pipeline.tune.schedulers.scheduler import Decision
-from pipeline.tune.selection.candidates import choice_rule, empty_share
-from pipeline.tune.selection.checkpoints import KeptCheckpoints
+from pipeline.tune.search_limits import EPOCHS, SearchLimits, pending_epochs
+from pipeline.tune.selection.candidates import choice_rule
+from pipeline.tune.selection.checkpoints import StoredCheckpoints
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import make_studies
-from pipeline.tune.study.study import EMPTY_SHARE
 from pipeline.tune.study_trials import Step, StudyTrials
 
 
@@ -69,17 +67,17 @@ class SearchController:
     ) -> None:
         self.params, self.space, self.journal = params, space, journal
         self.studies = make_studies(params, space, fingerprint, journal.history.header.get("known", ()))
+        self.objectives = objectives_from_params(params)
         most, allowance, self._epochs = max_trials(params, space), study_allowance(params, space), params.train.epochs
         self._trials = {
-            name: StudyTrials(study, epochs=self._epochs, max_trials=most, allowance=allowance)
+            name: StudyTrials(study, params, self.objectives, max_trials=most, allowance=allowance)
             for name, study in self.studies.items()
         }
         self._requested = RequestedRuns(params, space, journal, self.studies)
         best = self._trials[METHOD].best
-        self._limits = Limits(params, space, journal.history, best=best, gpus=gpus, max_concurrent=max_concurrent)
+        self._limits = SearchLimits(params, space, journal.history, best=best, gpus=gpus, max_concurrent=max_concurrent)
         self.stopped: str | None = None
         self.folder = folder
-        self.objectives = objectives_from_params(params)
         self._count = count if PARAMETERS in self.objectives.metrics else None
         self._callbacks = callbacks
         # A search may have thousands of trials, and Ray asks many times a second: what is asked then is counted along.
@@ -90,7 +88,7 @@ class SearchController:
         self._decided: dict[str, Decision] = {}
         self._held: set[str] = set()
         self._trials_ended = self._candidates_chosen = False
-        self._checkpoints = KeptCheckpoints(journal, choice_rule(params), params.search.keep_checkpoints)
+        self._checkpoints = StoredCheckpoints(journal, choice_rule(params), params.search.keep_checkpoints)
         self._announced: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -184,7 +182,8 @@ class SearchController:
         self._announced.add(record.id)
         self._notify(lambda callback: callback.trial_started(record))
         for epoch in sorted(record.epochs):
-            self._notify(partial(_report_to, record, epoch))
+            for callback in self._callbacks:
+                callback.epoch_reported(record, epoch)
 
     def _enqueue(self, runs: Iterable[TrialRecord]) -> None:
         """Have confirmations run, but for those that earlier sessions, in which they were wanted too, have ended."""
@@ -240,7 +239,7 @@ class SearchController:
         if step is None and (last := trials.last_resort()) is not None:
             further = last.further + self._epochs - last.until
             refused = self._limits.refuse_epochs(further, pending=self._pending)
-            return last if refused is None and trials.account.fits(further) else None
+            return last if refused is None and trials.allowance.fits(further) else None
         return step
 
     def requeue(self, trial_id: str) -> None:
@@ -365,7 +364,7 @@ class SearchController:
         """A trial waits at a rung from now on. held: it may go on from there as soon as there is room for it."""
         if not record.paused and record.state is None:
             self.journal.pause(record.id)
-        trials.wait(record, held=held, constraints=self._constraints(record))
+        trials.wait(record, held=held)
         self._notify(lambda callback: callback.trial_paused(record))
 
     def checkpoint(self, trial_id: str, path: str) -> None:
@@ -389,29 +388,16 @@ class SearchController:
 
     def _finish(self, record: TrialRecord) -> None:
         if record.study is not None:
-            self._trials[record.study].end(record, self.objectives, self._constraints(record))
+            self._trials[record.study].end(record)
         self._notify(lambda callback: callback.trial_ended(record))
-
-    def _constraints(self, record: TrialRecord) -> dict[str, float]:
-        allowed = self.params.search.max_empty_share
-        constraints = {EMPTY_SHARE: empty_share(record) - allowed} if record.epochs else {}
-        return constraints | self.objectives.violations(record.metric)
 
     def _prune_checkpoints(self, ended: Iterable[TrialRecord]) -> None:
         """Remove the checkpoints of those that have ended now, or are no longer among the best."""
-        waiting: list[tuple[float, TrialRecord]] = []
-        for trials in self._trials.values():
-            found = [*trials.waiting, *trials.ended_paused.values()]
-            waiting += [(trials.study.scheduler.prospects(record.id), record) for record in found]
-        waiting.sort(key=lambda each: each[0])
-        later = {record.id for _, record in waiting}
-        gone = [record for record in ended if record.id not in later and not record.control]
-        self._checkpoints.prune(gone, [record for _, record in waiting], self._requested.includes)
+        found = sorted(each for trials in self._trials.values() for each in trials.prospects())
+        waiting = {name: self.journal.trials[name] for _, name in found}
+        gone = [record for record in ended if record.id not in waiting and not record.control]
+        self._checkpoints.prune(gone, list(waiting.values()), self._requested.includes)
 
     def _notify(self, say: Callable[[SearchCallback], None]) -> None:
         for callback in self._callbacks:
             say(callback)
-
-
-def _report_to(record: TrialRecord, epoch: int, callback: SearchCallback) -> None:
-    callback.epoch_reported(record, epoch)

@@ -1,13 +1,15 @@
 """The trials of one study while a search runs: which of them wait, which goes on next, and what they may spend."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.tune.budget import BestSoFar, EpochAccount
+from pipeline.config import Params
+from pipeline.tune.budget import BestSoFar, EpochAllowance
 from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import Objectives, is_valid_result
 from pipeline.tune.schedulers.scheduler import Decision
+from pipeline.tune.selection.candidates import empty_share
 from pipeline.tune.study.studies import StudyWithScheduler
+from pipeline.tune.study.study import EMPTY_SHARE
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,21 @@ class StudyTrials:
     paused: by the scheduler, at a rung. held: those that the scheduler lets go on from a rung, and that wait for room
     in the budget. open: the ids of those that neither wait nor have ended. completed: whether any has run in full.
     over: whether a limit lets none go on, and none be proposed. ended_paused: those that had waited until the end.
-    account: the epochs that they may spend. best: of those that have ended.
+    allowance: the epochs that they may spend. best: of those that have ended.
     """
 
-    def __init__(self, study: StudyWithScheduler, *, epochs: int, max_trials: int, allowance: float | None) -> None:
-        self.study, self.account, self.best = study, EpochAccount(allowance), BestSoFar()
-        self._epochs, self._max_trials = epochs, max_trials
+    def __init__(
+        self,
+        study: StudyWithScheduler,
+        params: Params,
+        objectives: Objectives,
+        *,
+        max_trials: int,
+        allowance: float | None,
+    ) -> None:
+        self.study, self.allowance, self.best = study, EpochAllowance(allowance), BestSoFar()
+        self._objectives, self._max_empty_share = objectives, params.search.max_empty_share
+        self._epochs, self._max_trials = params.train.epochs, max_trials
         self._rungs = study.scheduler.rung_epochs if study.scheduler.pauses else []
         self.paused: dict[str, TrialRecord] = {}
         self.held: dict[str, TrialRecord] = {}
@@ -62,6 +73,11 @@ class StudyTrials:
     def waiting(self) -> list[TrialRecord]:
         """Those that are paused or held, in the order of their numbers."""
         return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
+
+    def prospects(self) -> list[tuple[float, str]]:
+        """Of those that wait, or did until the end, how far each is from going on, and its id."""
+        names = [*self.paused, *self.held, *self.ended_paused]
+        return [(self.study.scheduler.prospects(name), name) for name in names]
 
     def is_rung(self, epoch: int) -> bool:
         """Whether a trial may be held after an epoch."""
@@ -94,7 +110,7 @@ class StudyTrials:
     def start(self, record: TrialRecord, further: int) -> None:
         """A trial that was proposed, or waited, runs from now on, for so many epochs until it may be held."""
         self.open.add(record.id)
-        self.account.promise(record.id, self.account.promised(record.id) + further)
+        self.allowance.promise(record.id, self.allowance.promised(record.id) + further)
         if self._pop_waiting(record):
             self.study.scheduler.resume(record.id)
             self.study.adapter.resume(record.number or 0)
@@ -105,15 +121,15 @@ class StudyTrials:
         self.open.add(record.id)
         self.promise(record, self.until(record.last_epoch))
 
-    def wait(self, record: TrialRecord, *, held: bool, constraints: Mapping[str, float]) -> None:
+    def wait(self, record: TrialRecord, *, held: bool) -> None:
         """A trial waits at a rung from now on."""
         self.open.discard(record.id)
         (self.held if held else self.paused)[record.id] = record
         self.promise(record, record.last_epoch)
-        self.study.adapter.pause(record.number or 0, constraints=constraints)
+        self.study.adapter.pause(record.number or 0, constraints=self._constraints(record))
         self.best.pause(record.number or 0)
 
-    def end(self, record: TrialRecord, objectives: Objectives, constraints: Mapping[str, float]) -> None:
+    def end(self, record: TrialRecord) -> None:
         """A trial has ended."""
         assert record.state is not None
         if self._pop_waiting(record):
@@ -121,25 +137,29 @@ class StudyTrials:
         self.open.discard(record.id)
         self.completed |= record.state == COMPLETE
         self.promise(record, record.last_epoch)
-        number, values = record.number or 0, objectives.objective_values(record)
-        self.study.adapter.tell(number, record.state, *values, constraints=constraints)
+        number, values = record.number or 0, self._objectives.objective_values(record)
+        self.study.adapter.tell(number, record.state, *values, constraints=self._constraints(record))
         self.best.resume(number)
-        self.best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, objectives) else None)
+        self.best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, self._objectives) else None)
+
+    def _constraints(self, record: TrialRecord) -> dict[str, float]:
+        constraints = {EMPTY_SHARE: empty_share(record) - self._max_empty_share} if record.epochs else {}
+        return constraints | self._objectives.violations(record.metric)
 
     def _pop_waiting(self, record: TrialRecord) -> bool:
         return any(waiting.pop(record.id, None) is not None for waiting in (self.paused, self.held))
 
     def promise(self, record: TrialRecord, until: int) -> None:
         """A trial may come to an epoch, or stays there."""
-        self.account.promise(record.id, until + record.repeated)
+        self.allowance.promise(record.id, until + record.repeated)
 
     def is_promised(self, record: TrialRecord, until: int) -> bool:
         """Whether a trial may come to an epoch already, as one may that begins again."""
-        return self.account.promised(record.id) >= until + record.repeated
+        return self.allowance.promised(record.id) >= until + record.repeated
 
     def pending(self, record: TrialRecord) -> int:
         """Epochs that a trial may still train before it is held."""
-        return max(0, self.account.promised(record.id) - record.last_epoch - record.repeated)
+        return max(0, self.allowance.promised(record.id) - record.last_epoch - record.repeated)
 
     def next_step(self) -> Step | None:
         """What the scheduler and the sampler would do next, whatever it costs; None while there is nothing."""
@@ -164,7 +184,7 @@ class StudyTrials:
         return 0 if self.completed or until >= self._epochs or any(map(self._runs_in_full, self.open)) else self._epochs
 
     def _runs_in_full(self, name: str) -> bool:
-        return self.account.promised(name) >= self._epochs
+        return self.allowance.promised(name) >= self._epochs
 
     def _resumed(self, record: TrialRecord) -> Step:
         until = self.until(record.last_epoch)

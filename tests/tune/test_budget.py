@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.tune.budget import HOUR, BestSoFar, Budget, BudgetState, exhausted_limit
+from pipeline.tune.budget import HOUR, BestSoFar, Budget, BudgetState, EpochAllowance, exhausted_limit
 
 FRESH = BudgetState(
     seconds=0.0,
@@ -13,6 +13,7 @@ FRESH = BudgetState(
     pending_epochs=0,
     pending_runs=0,
     trial_epochs=10,
+    next_epochs=10,
     seconds_per_epoch=None,
     gpus=0.5,
     max_concurrent=1,
@@ -140,3 +141,41 @@ def test_equal_trial_is_no_better() -> None:
 def test_best_so_far_does_not_depend_on_the_order_in_which_trials_end() -> None:
     trials = [(0, 0.3), (1, None), (2, 0.7), (3, 0.7), (4, 0.1)]
     assert {best_so_far(*order) for order in itertools.permutations(trials)} == {(0.7, 2)}
+
+
+def test_trials_that_wait_count_once_there_is_a_best_one_and_only_while_they_wait() -> None:
+    best = BestSoFar()
+    for number in (0, 1, 2):
+        best.pause(number)
+    assert best.since == 0
+    best.resume(1)
+    best.add(1, 0.5)
+    assert (best.value, best.since) == (0.5, 1)
+    best.resume(2)
+    assert best.since == 0
+    best.add(2, 0.4)
+    assert best.since == 1
+    best.resume(7)  # which never waited
+
+
+def test_time_is_promised_to_the_next_rung_and_for_the_trial_that_must_run_in_full() -> None:
+    budget = Budget(hours=1.0)
+    assert exhausted_limit(budget, account(seconds=0.97 * HOUR, next_epochs=3)) is None
+    assert exhausted_limit(budget, account(seconds=0.97 * HOUR, next_epochs=4)) is not None
+    assert exhausted_limit(budget, account(seconds=0.97 * HOUR, next_epochs=3, reserved_epochs=1)) is not None
+    assert (
+        exhausted_limit(budget, account(seconds=0.8 * HOUR, pending_epochs=7, next_epochs=3, reserved_epochs=10))
+        is None
+    )
+
+
+def test_allowance_counts_what_is_promised_once() -> None:
+    allowance = EpochAllowance(10.0)
+    allowance.promise("t0000", 4)
+    allowance.promise("t0001", 4)
+    assert allowance.fits(2)
+    assert not allowance.fits(3)
+    allowance.promise("t0000", 2)  # it ended early
+    assert (allowance.total, allowance.promised("t0000"), allowance.promised("t0009")) == (6, 2, 0)
+    assert allowance.fits(4)
+    assert EpochAllowance(None).fits(10**9)

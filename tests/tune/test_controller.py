@@ -163,7 +163,7 @@ def test_runs_at_most_are_those_that_a_search_without_limits_makes(
     assert max_runs(course.params, space) == runs == len(search.starts)
 
 
-# Limits.
+# SearchLimits.
 
 
 def test_target_ends_the_search_and_what_runs_is_finished_and_confirmed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from support.simulated_search import Search
 
 from pipeline.tune.journal.records import PRUNED, TrialRecord
 from pipeline.tune.ray.callback import JournalCallback
-from pipeline.tune.ray.scheduler import ControllerScheduler
+from pipeline.tune.ray.controller_scheduler import ControllerScheduler
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 NOBODY: Any = None

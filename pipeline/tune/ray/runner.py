@@ -20,8 +20,8 @@ from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_para
 from pipeline.tune.objectives.parameter_count import parameter_counter
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.ray.callback import JournalCallback
+from pipeline.tune.ray.controller_scheduler import ControllerScheduler
 from pipeline.tune.ray.placement import Runtime, open_runtime
-from pipeline.tune.ray.scheduler import ControllerScheduler
 from pipeline.tune.ray.searcher import QueueSearcher
 from pipeline.tune.ray.trial_spec import TrialSpec
 from pipeline.tune.ray.worker_entry import enter_trial

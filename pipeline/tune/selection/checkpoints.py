@@ -8,7 +8,7 @@ from pipeline.tune.journal.records import TrialRecord
 from pipeline.tune.selection.candidates import ChoiceRule, rank_trials, select_candidates
 
 
-class KeptCheckpoints:
+class StoredCheckpoints:
     """Removes the checkpoints of trials that wait with little prospect, or have ended and are not among the best.
 
     Kept are those of controls, of runs at work, of what may be confirmed, and so many more: of the trials that wait

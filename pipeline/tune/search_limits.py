@@ -12,7 +12,7 @@ from pipeline.tune.study_trials import Step, StudyTrials
 EPOCHS = "search.budget.full_trainings"
 
 
-class Limits:
+class SearchLimits:
     """The limits of a search, and what counts against them.
 
     gpus, max_concurrent: of a trial, and trials together. best: of the method's study.
@@ -60,7 +60,7 @@ class Limits:
         state = self._state(step.further, pending=pending, reserved=reserve + others, runs=runs)
         if (reason := exhausted_limit(self._budget, state)) is not None:
             return reason
-        if trials.account.fits(step.further + reserve):
+        if trials.allowance.fits(step.further + reserve):
             return None
         most = (self._budget.full_trainings or 0.0) * self._epochs
         return f"{EPOCHS}: {self._history.epochs} of {most:g} epochs spent, the rest promised"
