@@ -1,0 +1,55 @@
+"""Claims about where the first rung lies if nobody says it: after every warm-up that a trial may have, and no later."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import Params
+from pipeline.tune.schedulers.rungs import first_rung
+from pipeline.tune.space import SearchSpace
+
+ENTROPY, VARIATION = "regularizer.spatial_entropy", "regularizer.total_variation"
+WEIGHT = {"type": "float", "low": 0.01, "high": 1.0, "log": True}
+RATE = {"train.lr": {"type": "float", "low": 0.001, "high": 0.1, "log": True}}
+SCHEDULES = ["constant", "warmup_linear"]
+
+
+def asked(**changes: Any) -> Params:
+    automatic = {"train.warmup_epochs": 0, "train.epochs": 40, "search.scheduler.grace_period": None}
+    return Params().with_values(automatic | changes, where="the test")
+
+
+def space(dimensions: dict[str, Any]) -> SearchSpace:
+    return SearchSpace("space.yaml", dimensions, {"baseline": {}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "dimensions", "first"),
+    [
+        ({}, RATE, 1),
+        ({"train.warmup_epochs": 2}, RATE, 3),
+        ({}, {"train.warmup_epochs": {"type": "int", "low": 0, "high": 6}}, 7),
+        # A regulariser's weight rises over a tenth of the epochs, 10 at most.
+        ({}, {f"{ENTROPY}.weight": WEIGHT}, 5),
+        ({"train.warmup_epochs": 6}, {f"{ENTROPY}.weight": WEIGHT}, 7),
+        ({"train.warmup_epochs": 1}, {f"{ENTROPY}.weight": WEIGHT}, 5),
+        ({f"{VARIATION}.weight": 0.1}, RATE, 5),
+        ({f"{VARIATION}.watch": True}, RATE, 1),
+        ({f"{VARIATION}.weight": 0.1, f"{VARIATION}.schedule": "constant"}, RATE, 1),
+        (
+            {},
+            {f"{VARIATION}.weight": WEIGHT, f"{VARIATION}.schedule": {"type": "categorical", "choices": SCHEDULES}},
+            5,
+        ),
+        ({"regularizer.plugin": "mine:Method", "regularizer.plugin_weight": 0.1}, RATE, 5),
+        ({"regularizer.plugin": "mine:Method"}, RATE, 1),
+        ({"train.epochs": 400}, {f"{ENTROPY}.weight": WEIGHT}, 11),
+        ({"train.epochs": 3, "train.warmup_epochs": 5}, RATE, 3),
+        ({"search.scheduler.grace_period": 4, "train.warmup_epochs": 6}, RATE, 4),
+        ({"search.scheduler.grace_period": 50}, RATE, 40),
+    ],
+)
+def test_first_rung_comes_one_epoch_after_the_longest_warmup(
+    changes: dict[str, Any], dimensions: dict[str, Any], first: int
+) -> None:
+    assert first_rung(asked(**changes), space(dimensions)) == first
