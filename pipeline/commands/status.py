@@ -9,7 +9,7 @@ from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
 from pipeline.config.schema.result_sections import EvaluateParams
-from pipeline.console.format import config_name, wrap_text
+from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
@@ -109,7 +109,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     history, runner, chosen = search.history, search.runner(), _chosen(workspace, search)
     best = chosen or search.best
     price = params.search.budget.price_per_gpu_hour if params else 0.0
-    spent = f"{history.seconds / HOUR:.2f} hours in {_plural(history.sessions, 'session')}"
+    spent = f"{history.seconds / HOUR:.2f} hours in {format_count(history.sessions, 'session')}"
     if history.gpu_seconds:
         spent += f", {history.gpu_seconds / HOUR:.2f} GPU-hours"
         spent += f", {Budget(price_per_gpu_hour=price).price(history.gpu_seconds):.2f} in money" if price else ""
@@ -119,7 +119,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         "state": f"{describe_state(search, runner)}; last seen {format_age(time.time() - search.last_seen)} ago",
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
         + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
-        + f"{counts[None]} not ended; {_plural(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
+        + f"{counts[None]} not ended; {format_count(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
         "best": f"{best.id}, {'chosen' if chosen else 'the most accurate'}, {OBJECTIVE} "
         f"{best.metric(OBJECTIVE):.4f}    {config_name(best.values)}"
         if best
@@ -221,7 +221,3 @@ def _parameters(workspace: Workspace) -> tuple[Params | None, CurrentSearch | No
 
 def _space_file(search: SearchState) -> str:
     return str(search.history.header.get("space_file", "?"))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -26,6 +26,11 @@ def format_value_short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def format_count(number: int, noun: str) -> str:
+    """A number of things: `1 trial`, `1,200 trials`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def format_points(share: float, digits: int = 1, *, unit: bool = True) -> str:
     """A difference of two shares, with its sign: `+1.2 points`."""
     # Adding 0 turns the -0.0 that rounding may leave into 0.0.

@@ -1,8 +1,8 @@
 """Estimate of what a search will take, made before it starts: time, GPU-hours, money; and refusals where memory or disk
 cannot do.
 
-    low    every trial that the scheduler may stop is stopped at the end of the grace period
-    high   every trial runs in full
+    low    every trial that the scheduler may pause or stop ends at the first rung
+    high   every trial runs in full, as far as the budget's epochs go
 
 Both are laid over the steps that `pipeline.preflight.profile` has timed on this machine just before.
 """
@@ -16,16 +16,19 @@ import torch
 
 from pipeline.cluster.storage import is_s3
 from pipeline.config import Params
+from pipeline.console.format import format_count
 from pipeline.console.tables import format_size
 from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch
 from pipeline.preflight.run_resources import retrain_resources
+from pipeline.preflight.trial_forecast import forecast_trials
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
-from pipeline.tune.run_counts import max_runs, requested_trials
+from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials
 from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import first_rung
+from pipeline.tune.space import SearchSpace
 
 START_S = (8.0, 30.0)
 """Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""
@@ -41,8 +44,9 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is to be run. trials: those the scheduler may stop. full_runs: controls and confirmation runs, which it may
-    not. epochs: of a full run. max_concurrent: runs together. gpus: share of a GPU of one run, 0 without.
+    """What is to be run. trials: those the scheduler may pause or stop. full_runs: controls and confirmation runs,
+    which it may not. epochs: of a full run. max_concurrent: runs together. gpus: share of a GPU of one run, 0 without.
+    trial_epochs: what search.budget.full_trainings leaves to all trials; None without it.
     """
 
     trials: int
@@ -50,6 +54,7 @@ class RemainingWork:
     epochs: int
     max_concurrent: int
     gpus: float
+    trial_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Estimate:
 
     gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
     Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told. estimated:
-    as of `StepCost`.
+    as of `StepCost`. disk: what its checkpoints take, in words.
     """
 
     seconds: Range
@@ -67,6 +72,7 @@ class Estimate:
     cost: Range | None
     retraining: Range | None = None
     estimated: str = ""
+    disk: str = ""
 
     def describe(self) -> list[str]:
         """Lines for a person, such as the plan's."""
@@ -77,7 +83,8 @@ class Estimate:
         if self.estimated:
             lines.append(f"{' ' * 10}an estimate, so that measuring ended: {self.estimated}, scaled up")
         lines += [" " * 10 + ", ".join(more)] if more else []
-        return lines + ([f"{' ' * 10}{_duration(self.retraining)} for retraining"] if self.retraining else [])
+        lines += [f"{' ' * 10}{_duration(self.retraining)} for retraining"] if self.retraining else []
+        return lines + ([f"{'disk':<10}{self.disk}"] if self.disk else [])
 
 
 def estimate_search(
@@ -95,7 +102,8 @@ def estimate_search(
     check_memory(cost, plan)
     check_disk(cost, plan, num_checkpoints)
     found = estimate(plan, cost, work, price=price)
-    return replace(found, retraining=retraining_seconds(plan, cost), estimated=cost.estimated)
+    disk = describe_disk(cost, plan, num_checkpoints)
+    return replace(found, retraining=retraining_seconds(plan, cost), estimated=cost.estimated, disk=disk)
 
 
 def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | None = None) -> Estimate:
@@ -104,21 +112,27 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
     price: of an hour of one GPU, or, where runs take no GPU, of an hour of this machine.
 
     The low end takes the cheapest configuration, and all trials but those that outlive every rung of the scheduler to
-    be stopped at its first; the runs fill what runs at a time without gaps. The high end takes the dearest
-    configuration, full runs alone, in rounds, and neighbours that slow each other: by `BESIDE` on CPU cores, and on a
-    GPU that is shared by the number that share it, as if one alone could fill it.
+    end at its first; the runs fill what runs at a time without gaps. The high end takes the dearest configuration, full
+    runs alone, in rounds, and neighbours that slow each other: by `BESIDE` on CPU cores, and on a GPU that is shared by
+    the number that share it, as if one alone could fill it. Where the budget gives trials so many epochs, they take no
+    more at either end, and of high ends with gaps only those of one run.
     """
     runs = work.trials + work.full_runs
     epoch = _epoch_seconds(plan, cost)
     if not runs:
         return Estimate((0.0, 0.0), epoch, (0.0, 0.0) if work.gpus else None, None if price is None else (0.0, 0.0))
     lasting, grace = _full_length_trials(plan, work), first_rung(plan.params, plan.space)
-    epochs = (lasting + work.full_runs) * work.epochs + (work.trials - lasting) * min(grace, work.epochs)
+    of_trials = lasting * work.epochs + (work.trials - lasting) * min(grace, work.epochs)
     longest = work.epochs if lasting + work.full_runs else min(grace, work.epochs)
-    rounds = -(-runs // work.max_concurrent)
+    most = -(-runs // work.max_concurrent) * work.epochs
+    if work.trial_epochs is not None:
+        of_trials = min(of_trials, work.trial_epochs)
+        gaps = work.epochs * (work.max_concurrent > 1)
+        most = min(most, (work.full_runs * work.epochs + work.trial_epochs) / work.max_concurrent + gaps)
+    epochs = work.full_runs * work.epochs + of_trials
     seconds = (
         START_S[0] + epoch[0] * max(epochs / work.max_concurrent, longest),
-        START_S[1] + epoch[1] * rounds * work.epochs * _slowdown(work),
+        START_S[1] + epoch[1] * most * _slowdown(work),
     )
     hours = (seconds[0] / 3600, seconds[1] / 3600)
     held = work.gpus * min(work.max_concurrent, runs)
@@ -204,6 +218,23 @@ def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:
         )
 
 
+def stored_checkpoints(params: Params, space: SearchSpace) -> int:
+    """How many checkpoints of trials that are paused or have ended, and of controls, a search leaves on disk."""
+    kept, tried = params.search.keep_checkpoints, forecast_trials(params, space).trials
+    return (tried if kept is None else min(kept, tried)) + len(space.controls)
+
+
+def describe_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> str:
+    """What checkpoints take at most, and which parameter bounds it."""
+    held, kept = num_checkpoints + plan.resources.max_concurrent, plan.params.search.keep_checkpoints
+    bound = "null: of every trial" if kept is None else kept
+    return (
+        f"about {format_count(held, 'checkpoint')} of {format_size(cost.checkpoint_bytes)}, "
+        f"{format_size(held * cost.checkpoint_bytes)}: {num_checkpoints} of trials that are paused or have ended and "
+        f"of controls (search.keep_checkpoints: {bound}), {plan.resources.max_concurrent} of running ones"
+    )
+
+
 def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
     """Training, scoring and, every now and then, a checkpoint, which is written and then copied by Ray."""
     steps, scoring = steps_per_epoch(plan), role_sizes(plan)[1] * cost.seconds_per_val_image
@@ -263,16 +294,28 @@ def describe_estimate(plan: Plan, history: SearchHistory, *, recent: bool = Fals
 
 def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
     """The runs that the search has at most, less those that have ended."""
-    params, resources = plan.params, plan.resources
-    trials = sum(requested_trials(params, plan.space).values())
+    params, resources, epochs = plan.params, plan.resources, plan.params.train.epochs
+    asked = sum(requested_trials(params, plan.space).values())
     ended = [trial for trial in history.trials.values() if trial.state is not None]
     tried = sum(trial.role == TRIAL for trial in ended)
+    trials = max(0, asked - tried)
+    full_runs = max(0, max_runs(params, plan.space) - asked - (len(ended) - tried))
+    left = None
+    if (budget := budget_epochs(params)) is not None:
+        # Of controls and confirmations that have not ended, what they have trained is within their whole runs.
+        begun = sum(
+            trial.last_epoch for trial in history.trials.values() if trial.state is None and trial.role != TRIAL
+        )
+        left = max(0, budget - history.epochs + begun - full_runs * epochs)
+        unended = len(history.trials) - len(ended)
+        trials = min(trials, max(left // min(first_rung(params, plan.space), epochs), unended))
     return RemainingWork(
-        trials=max(0, trials - tried),
-        full_runs=max(0, max_runs(params, plan.space) - trials - (len(ended) - tried)),
-        epochs=params.train.epochs,
+        trials=trials,
+        full_runs=full_runs,
+        epochs=epochs,
         max_concurrent=resources.max_concurrent,
         gpus=resources.gpus,
+        trial_epochs=left,
     )
 
 
@@ -286,8 +329,9 @@ def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimat
     """
     params, resources = plan.params, plan.resources
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
-    stored = params.search.keep_checkpoints or work.trials
-    found = estimate_search(plan, work, price=price, num_checkpoints=stored, recent=recent)
+    found = estimate_search(
+        plan, work, price=price, num_checkpoints=stored_checkpoints(params, plan.space), recent=recent
+    )
     check_budget(params, found, gpus=resources.gpus)
     return found
 

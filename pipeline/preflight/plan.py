@@ -19,12 +19,20 @@ from pipeline.preflight.dry_run import check_networks, check_regularizers
 from pipeline.preflight.power import check_seeds
 from pipeline.preflight.prior_results import load_prior_results
 from pipeline.preflight.run_resources import trial_resources
+from pipeline.preflight.search_budget import (
+    check_budget_epochs,
+    check_checkpoints,
+    check_grace_period,
+    describe_budget,
+    describe_rungs,
+    describe_trials,
+    max_epochs,
+)
 from pipeline.preflight.validate import (
     check_masks,
     check_mixing,
     check_model_name,
     check_rates,
-    check_schedule,
     check_shares,
     check_sizes,
     check_splits,
@@ -40,9 +48,9 @@ from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
-from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
+from pipeline.tune.journal.records import METHOD
 from pipeline.tune.objectives.objectives import check_objectives, describe_objectives
-from pipeline.tune.run_counts import max_confirmation_runs, max_runs, max_trials, requested_trials
+from pipeline.tune.run_counts import max_confirmation_runs, requested_trials
 from pipeline.tune.selection.choice import describe_rule
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.tune.study.samplers import check_sampler
@@ -89,7 +97,6 @@ class Plan:
         """The plan in lines for a person."""
         params, resources, search = self.params, self.resources, self.params.search
         side, epochs = params.prepare.image_size, params.train.epochs
-        runs = max_runs(params, self.space)
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
         source = self.source
         test = f", {source.test_images:,} of them the set's own test images" if source.test_images is not None else ""
@@ -99,14 +106,14 @@ class Plan:
             f"{len(source.classes)} classes{test}",
             "model": f"{params.model.name}: {self.num_parameters:,} parameters, {self.depth} blocks, "
             f"{self.grid[0]} x {self.grid[1]} patches, on {self.device}",
-            "search": f"{self._describe_trials()} and {controls} ({', '.join(self.space.controls)}) over "
+            "search": f"{describe_trials(params, self.space)} and {controls} ({', '.join(self.space.controls)}) over "
             f"{', '.join(self.space.dimensions)}",
-            "": f"{runs * epochs} epochs at most ({epochs} a trial), {search.sampler.name} with "
-            f"{search.scheduler.name}{self._describe_prior_results()}",
+            "": f"{max_epochs(params, self.space)} epochs at most ({epochs} a trial in full), {search.sampler.name} "
+            f"with {search.scheduler.name}{describe_rungs(params, self.space)}{self._describe_prior_results()}",
             **describe_objectives(params),
             "confirm": self._describe_confirmation(),
             "choose": describe_rule(self.params),
-            "budget": self._describe_budget(),
+            "budget": describe_budget(params, self.space),
             "together": f"{resources.max_concurrent} trials at a time, each {resources.cpus} CPU{gpus}, of "
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._describe_place()}",
             "retrain": f"best and {params.retrain.control}, {self._describe_seeds()} seeds each, {epochs} epochs"
@@ -120,14 +127,6 @@ class Plan:
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[1:1] = [("", note) for note in source.notes]
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
-
-    def _describe_trials(self) -> str:
-        """How many trials, and where that is fewer than asked for, why."""
-        asked, trials = max_trials(self.params, self.space), requested_trials(self.params, self.space)
-        method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
-        every = f", every configuration that the space has (search.trials: {asked})" if method < asked else ""
-        control = f"; {own}, every configuration, of {self.params.retrain.control}'s own study" if own < asked else ""
-        return f"{method} trial{'s' * (method != 1)}{every}{control}{',' * bool(every or control)}"
 
     def _describe_place(self) -> str:
         resources = self.resources
@@ -160,11 +159,6 @@ class Plan:
             f"up to {min(search.confirm.top, trials)}{tuned}, and the controls, with further seeds: at most "
             f"{max_confirmation_runs(self.params, self.space)} runs"
         )
-
-    def _describe_budget(self) -> str:
-        budget = self.params.search.budget.model_dump()
-        limits = [f"{name} {value:g}" for name, value in budget.items() if value]
-        return ", ".join(limits) or "no limit but the number of trials"
 
     def check_source_unchanged(self) -> None:
         """Refuse to go on from data/prepared if the pictures that it was made from have changed.
@@ -244,7 +238,8 @@ def make_plan(workspace: Workspace) -> Plan:
         known = ", ".join(space.controls)
         given = format_value(params.retrain.control)
         raise UserError(f"params.yaml: retrain.control: given {given}; the controls of {space.file}: {known}")
-    check_schedule(params)
+    check_grace_period(params, space)
+    check_budget_epochs(params, space)
     check_seeds(params)
     check_objectives(params)
     check_sampler(params, space)
@@ -264,6 +259,7 @@ def make_plan(workspace: Workspace) -> Plan:
             "PATH (CXX names another); install one, or set it to auto."
         )
     resources = trial_resources(params)
+    check_checkpoints(params, space, resources)
     source = preview_source(workspace, params)
     beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)

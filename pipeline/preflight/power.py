@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.console.format import format_percent
+from pipeline.console.format import format_count, format_percent
 from pipeline.errors import UserError
 from pipeline.score.forecast import (
     FLAT,
@@ -122,7 +122,7 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
     margin, asked = params.evaluate.margin, params.retrain.seeds
     auto = plan_seeds(params, forecast, cost) if asked == AUTO else None
     number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
-    level, images = f"{100 * forecast.confidence:.4g} %", _count(forecast.test_images, "test image")
+    level, images = f"{100 * forecast.confidence:.4g} %", format_count(forecast.test_images, "test image")
     lines = [
         f"{'power':<10}the chance to show at {level} that accuracy loses no more than {_points(margin)}, where it "
         f"loses none, on {images};",
@@ -163,7 +163,7 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
 
 def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
     """What the number of test images leaves however many seeds there are, and what would lower it."""
-    images = _count(forecast.test_images, "test image")
+    images = format_count(forecast.test_images, "test image")
     if math.isinf(forecast.floor):
         return "one test image gives no interval; there must be at least two"
     seeds = max(LEAST_SEEDS, seeds)  # one seed gives no interval
@@ -191,10 +191,6 @@ def describe_source(forecast: Forecast) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:.3g} point{'s' * (share != 0.01)}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _width(half: Expected) -> str:

@@ -12,7 +12,6 @@ from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, format_value
 from pipeline.inputs.source import manifest_if_current
 from pipeline.preflight.run_resources import check_batch_shards
-from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.score.locate import can_be_ranked
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import MODEL, parameter_counter
@@ -76,21 +75,6 @@ def check_masks(workspace: Workspace, params: Params) -> None:
         return  # the split is still to be made
     if not can_be_ranked(prepared.masks[val]):
         raise UserError(f"{said}: no mask of a validation image holds both object and background to score against.")
-
-
-def check_schedule(params: Params) -> None:
-    """Refuse a grace period within the warm-up of the regularisers, or above the epochs of a trial. The automatic one,
-    null, is neither.
-    """
-    search, epochs = params.search, params.train.epochs
-    if search.scheduler.name != "none" and search.scheduler.grace_period is not None:
-        rise = warmup_epochs(epochs)
-        if not rise < search.scheduler.grace_period <= epochs:
-            raise UserError(
-                f"params.yaml: search.scheduler.grace_period: given {search.scheduler.grace_period}; allowed: above "
-                f"the regulariser's warm-up ({rise} of {epochs} epochs: before that its weight is still rising, and "
-                f"trials differ by chance alone) and at most train.epochs ({epochs}); or search.scheduler.name: none."
-            )
 
 
 def check_splits(params: Params) -> None:

@@ -20,8 +20,10 @@ from pipeline.preflight.estimate import (
     RemainingWork,
     check_disk,
     check_memory,
+    describe_disk,
     estimate,
     retraining_seconds,
+    stored_checkpoints,
 )
 from pipeline.preflight.plan import Plan
 from pipeline.tune.task import Resources
@@ -72,6 +74,21 @@ def test_gpu_hours_and_cost_follow_the_gpus_held(
     assert found.seconds[1] == pytest.approx(START_S[1] + -(-8 // at_a_time) * 16 * 10.25 * slowing)
     assert found.gpu_hours == pytest.approx(tuple(seconds / 3600 * held for seconds in found.seconds))
     assert found.cost == pytest.approx(tuple(seconds / 3600 * held * 3.0 for seconds in found.seconds))
+
+
+def test_trials_take_no_more_epochs_than_the_budget_leaves_them(planned: Callable[..., Plan]) -> None:
+    plan = planned({**TEN_STEPS, "search.scheduler.grace_period": 4}, source=THOUSAND)
+    work = RemainingWork(trials=100, full_runs=2, epochs=16, max_concurrent=1, gpus=0.0, trial_epochs=160)
+    found = estimate(plan, COST, work)
+    # However they are spent, they are 160, beside those of two controls.
+    assert found.seconds == pytest.approx((START_S[0] + 192 * 6.25, START_S[1] + 192 * 10.25))
+    found = estimate(plan, COST, replace(work, max_concurrent=2))
+    # Side by side, one run may be the last, and alone.
+    assert found.seconds == pytest.approx((START_S[0] + 96 * 6.25, START_S[1] + (96 + 16) * 10.25 * BESIDE))
+    # Three trials that end at the first rung, but for one, take less than the budget has for them; two rounds of runs in
+    # full are more than both.
+    few = estimate(plan, COST, replace(work, trials=3, full_runs=0, max_concurrent=2))
+    assert few.seconds == pytest.approx((START_S[0] + 16 * 6.25, START_S[1] + 2 * 16 * 10.25 * BESIDE))
 
 
 def test_gpus_that_no_run_needs_are_not_counted(planned: Callable[..., Plan]) -> None:
@@ -213,6 +230,20 @@ def test_disk_too_small_for_the_checkpoints_is_refused(
         f"{tmp_path / 'state'}: 14 MB are free there, and 7 checkpoints of 1.0 MB (5 kept, 2 of running trials) need 14 MB "
         "with room to spare. Lower search.keep_checkpoints, free space, or move the checkout to a disk that has more."
     )
+
+
+def test_checkpoints_on_disk_are_told_with_what_bounds_them(planned: Callable[..., Plan]) -> None:
+    settings = {"train.epochs": 8, "search.trials": None, "search.budget.full_trainings": 20}
+    settings |= {"search.scheduler.grace_period": 2, "search.scheduler.reduction_factor": 4.0}
+    plan = planned(settings | {"search.keep_checkpoints": None})
+    # Of 19 trials, by the forecast, and of two controls.
+    assert stored_checkpoints(plan.params, plan.space) == 19 + 2
+    assert stored_checkpoints(planned(settings).params, plan.space) == 5 + 2
+    assert describe_disk(COST, plan, 21) == (
+        "about 23 checkpoints of 1.0 MB, 23 MB: 21 of trials that are paused or have ended and of controls "
+        "(search.keep_checkpoints: null: of every trial), 2 of running ones"
+    )
+    assert "(search.keep_checkpoints: 5)" in describe_disk(COST, planned(settings), 7)
 
 
 def test_preflight_measures_checks_and_estimates(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:

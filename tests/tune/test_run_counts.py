@@ -83,7 +83,7 @@ def test_control_that_has_nothing_to_tune_gets_its_half_in_seeds() -> None:
         (WIDE, TUNED, 2 + 4 + 12 + 2),
         (SPACE, TUNED, 1 + 2 + 6 + 1),
         (WIDE, {"search.confirm.seeds": 0}, 3),
-    ],  # fmt: skip
+    ],
 )
 def test_least_budget_holds_controls_confirmations_and_a_training_of_every_study(
     space: SearchSpace, changes: dict[str, Any], least: int

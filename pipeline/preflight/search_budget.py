@@ -1,0 +1,133 @@
+"""What a search may spend, and where it pauses or stops trials: what cannot be is refused, the rest is put in words."""
+
+from pipeline.config import Params
+from pipeline.console.format import format_count
+from pipeline.errors import UserError
+from pipeline.preflight.trial_forecast import forecast_trials
+from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
+from pipeline.tune.run_counts import (
+    budget_epochs,
+    least_full_trainings,
+    max_confirmation_runs,
+    max_runs,
+    max_trials,
+    requested_trials,
+)
+from pipeline.tune.schedulers.rungs import automatic_grace_period, first_rung, rung_epochs
+from pipeline.tune.space import SearchSpace
+from pipeline.tune.study.studies import num_studies
+from pipeline.tune.task import Resources
+
+PAUSING = "asha"
+
+
+def check_budget_epochs(params: Params, space: SearchSpace) -> None:
+    """Refuse a search that nothing ends, and one whose epochs are too few for what it must run.
+
+    Raises:
+        UserError: neither trials nor epochs are bounded; or the epochs do not hold controls, confirmations and a
+            training in full.
+    """
+    full = params.search.budget.full_trainings
+    if full is None:
+        if params.search.trials is None:
+            raise UserError(
+                "params.yaml: search.budget.full_trainings and search.trials are both null, so nothing says how much "
+                "the search may spend. Set search.budget.full_trainings, such as 20, or search.trials."
+            )
+        return
+    least, studies = least_full_trainings(params, space), num_studies(params, space)
+    if full < least:
+        confirm = params.search.confirm
+        controls = format_count(len(space.controls), "control")
+        confirmations = format_count(least - len(space.controls) - studies, "confirmation")
+        raise UserError(
+            f"params.yaml: search.budget.full_trainings: given {full:g}; needed: {least} or more, for "
+            f"{controls}, up to {confirmations} and one training in full"
+            f"{' of each study' * (studies > 1)}. Raise it, or lower search.confirm.top ({confirm.top}) or "
+            f"search.confirm.seeds ({confirm.seeds})."
+        )
+
+
+def check_grace_period(params: Params, space: SearchSpace) -> None:
+    """Refuse a grace period within a warm-up, or above the epochs of a trial. The automatic one, null, is neither."""
+    scheduler, epochs = params.search.scheduler, params.train.epochs
+    content = params.model_dump(by_alias=True)
+    given, least = scheduler.grace_period, automatic_grace_period(content, space)
+    if scheduler.name == "none" or given is None or least <= given <= epochs:
+        return
+    content["train"]["warmup_epochs"] = 0
+    rate = "train.warmup_epochs" in space.dimensions or automatic_grace_period(content, space) < least
+    warmup = "train.warmup_epochs" if rate else "the regulariser's warm-up"
+    raise UserError(
+        f"params.yaml: search.scheduler.grace_period: given {given}; allowed: above {warmup} ({least - 1} of {epochs} "
+        f"epochs: before that {'the learning rate' if rate else 'its weight'} is still rising, and trials differ by "
+        f"chance alone) and at most train.epochs ({epochs}); null, which is {least} here; or search.scheduler.name: "
+        "none."
+    )
+
+
+def check_checkpoints(params: Params, space: SearchSpace, resources: Resources) -> None:
+    """Refuse to keep fewer checkpoints than trials run at a time: paused ones would begin again from the start.
+
+    Raises:
+        UserError: trials pause, and not all that have just run could be gone on with.
+    """
+    kept, together = params.search.keep_checkpoints, min(resources.max_concurrent, max_trials(params, space))
+    if params.search.scheduler.name == PAUSING and kept is not None and kept < together:
+        raise UserError(
+            f"params.yaml: search.keep_checkpoints: given {kept}; allowed: {together} or more, since so many trials "
+            "run at a time, and one that is paused goes on from its checkpoint; or null, which keeps all. Or lower "
+            "search.max_concurrent_trials."
+        )
+
+
+def max_epochs(params: Params, space: SearchSpace) -> int:
+    """Epochs of the whole search at most."""
+    in_full, budget = max_runs(params, space) * params.train.epochs, budget_epochs(params)
+    return in_full if budget is None else min(in_full, budget)
+
+
+def describe_trials(params: Params, space: SearchSpace) -> str:
+    """How many trials, and where that is fewer than asked for, why."""
+    if budget_epochs(params) is not None:
+        forecast, every = forecast_trials(params, space), sum(requested_trials(params, space).values())
+        studies = " in two studies" * (num_studies(params, space) > 1)
+        if forecast.trials < every:
+            return f"about {format_count(forecast.trials, 'trial')}{studies}"
+        if params.search.trials is None:
+            return f"{format_count(every, 'trial')}{studies}, every configuration that the space has,"
+    asked, trials = max_trials(params, space), requested_trials(params, space)
+    method, own = trials[METHOD], trials.get(CONTROL_STUDY, asked)
+    every_one = f", every configuration that the space has (search.trials: {asked})" if method < asked else ""
+    control = f"; {own}, every configuration, of {params.retrain.control}'s own study" if own < asked else ""
+    return f"{format_count(method, 'trial')}{every_one}{control}{',' * bool(every_one or control)}"
+
+
+def describe_rungs(params: Params, space: SearchSpace) -> str:
+    """The epochs at which trials are compared, for the end of a sentence."""
+    scheduler, first, epochs = params.search.scheduler, first_rung(params, space), params.train.epochs
+    if scheduler.name == "none":
+        return ""
+    if scheduler.name == "median":
+        return f" from epoch {first} on"
+    rungs = rung_epochs(first, scheduler.reduction_factor, epochs)
+    return f", rungs after {', '.join(map(str, rungs))} epochs" if rungs else ", no rung before the last epoch"
+
+
+def describe_budget(params: Params, space: SearchSpace) -> str:
+    """What the search may spend: epochs and what they go into, then the other limits."""
+    budget = params.search.budget.model_dump(exclude={"full_trainings"})
+    limits = [f"{name} {value:g}" for name, value in budget.items() if value]
+    epochs, full = budget_epochs(params), params.search.budget.full_trainings
+    if epochs is None or full is None:
+        return ", ".join(limits) or "no limit but the number of trials"
+    forecast = forecast_trials(params, space)
+    halves = f", half of it for {params.retrain.control}'s own study" * (num_studies(params, space) > 1)
+    said = (
+        f"{full:g} full trainings of {params.train.epochs} epochs = {epochs:,} epochs: controls {len(space.controls)}, "
+        f"confirmations up to {max_confirmation_runs(params, space)}, trials the rest{halves}: about "
+        f"{format_count(forecast.trials, 'configuration')}, of which about {forecast.in_full} "
+        f"{'run' if forecast.in_full != 1 else 'runs'} in full"
+    )
+    return "; ".join([said, *limits])
