@@ -22,11 +22,10 @@ from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch
 from pipeline.preflight.run_resources import retrain_resources
-from pipeline.preflight.trial_forecast import forecast_trials
+from pipeline.preflight.trial_forecast import forecast_trials, lasting_shares
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
 from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials
-from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 
@@ -244,8 +243,9 @@ def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
 
 def _full_length_trials(plan: Plan, work: RemainingWork) -> int:
     """How many trials would run in full, if the scheduler let through as few as it can."""
-    rule = make_scheduler(plan.params.search.scheduler, work.epochs, first_rung(plan.params, plan.space))
-    return math.ceil(max(work.trials * rule.survival_fraction, min(work.trials, 1)))
+    median = plan.params.search.scheduler.name == "median"
+    share = 0.0 if median else lasting_shares(plan.params, plan.space)[-1]
+    return math.ceil(max(work.trials * share, min(work.trials, 1)) - 1e-9)
 
 
 def _slowdown(work: RemainingWork) -> float:
