@@ -32,6 +32,7 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
+from pipeline.tune.run_counts import budget_epochs, spent_epochs
 from pipeline.tune.selection.findings import as_json, describe_findings
 from pipeline.workspace import Workspace
 
@@ -47,7 +48,9 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
         yield ""
         infeasible = any(_counts(search, TRIAL)[INFEASIBLE] for search in found.searches)
         untrained = ", inf: not trained since they break a constraint" if infeasible else ""
-        yield f"trials: in full/stopped early/failed/not ended{untrained}, + confirmations by further seeds"
+        paused = any(search.paused_trials for search in found.searches)
+        unended = "not ended, those that are paused too" if paused else "not ended"
+        yield f"trials: in full/stopped early/failed/{unended}{untrained}, + confirmations by further seeds"
         if current and any(search.folder == current.folder for search in found.searches):
             yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
     if not found.searches and not earlier:
@@ -109,17 +112,19 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     history, runner, chosen = search.history, search.runner(), _chosen(workspace, search)
     best = chosen or search.best
     price = params.search.budget.price_per_gpu_hour if params else 0.0
-    spent = f"{history.seconds / HOUR:.2f} hours in {format_count(history.sessions, 'session')}"
+    spent = f"{_epochs(search, params, current)}, {history.seconds / HOUR:.2f} hours in "
+    spent += format_count(history.sessions, "session")
     if history.gpu_seconds:
         spent += f", {history.gpu_seconds / HOUR:.2f} GPU-hours"
         spent += f", {Budget(price_per_gpu_hour=price).price(history.gpu_seconds):.2f} in money" if price else ""
-    counts = _counts(search, TRIAL)
+    counts, confirmations = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values())
     lines = {
         "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}",
         "state": f"{describe_state(search, runner)}; last seen {format_age(time.time() - search.last_seen)} ago",
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
+        + (f"{paused} paused, " if (paused := len(search.paused_trials)) else "")
         + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
-        + f"{counts[None]} not ended; {format_count(sum(_counts(search, CONFIRMATION).values()), 'confirmation')}",
+        + f"{counts[None] - paused} not ended; {format_count(confirmations, 'confirmation')}",
         "best": f"{best.id}, {'chosen' if chosen else 'the most accurate'}, {OBJECTIVE} "
         f"{best.metric(OBJECTIVE):.4f}    {config_name(best.values)}"
         if best
@@ -145,6 +150,13 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     if found is not None:
         yield ""
         yield from (wrap_text(line, name="health: ") for line in describe_findings(as_json(found)))
+
+
+def _epochs(search: SearchState, params: Params | None, current: CurrentSearch | None) -> str:
+    """The epochs that a search has trained; of the one that goes on, beside those of its budget."""
+    spent = spent_epochs(search.trials)
+    budget = budget_epochs(params) if params and current and search.folder == current.folder else None
+    return format_count(spent, "epoch") if budget is None else f"{spent:,} of {budget:,} epochs"
 
 
 def _chosen(workspace: Workspace, search: SearchState) -> TrialRecord | None:

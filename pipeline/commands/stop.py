@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.console.format import format_count, wrap_text
 from pipeline.errors import UserError
 from pipeline.files.locks import lock_holder
 from pipeline.state.searches import SearchState, find_searches, is_held, process_has_open, read_search
@@ -35,15 +36,28 @@ def stop_search(workspace: Workspace, *, finish: bool, patience: float = PATIENC
             search.stop_file.touch()
         except OSError as error:
             raise UserError(f"{search.stop_file}: cannot be written ({error.strerror}).") from None
-        running = sum(trial.id in search.running_trials for trial in search.open_trials)
-        yield (
-            f"search {search.id} starts no further trials. What runs ({running} now) goes on to its end; then the best "
-            "are\nconfirmed, and the pipeline goes on with what there is. `sar-search status` says how far it is."
-        )
+        yield wrap_text(_finishing(search))
         return
     yield from _interrupt(search, patience)
-    unended = len(read_search(search.folder).open_trials)
-    yield f"it has ended; {unended} of its runs had not, and will go on from their last checkpoints.\n{GO_ON}"
+    left = read_search(search.folder)
+    paused = len(left.paused_trials)
+    unended = len(left.open_trials) - paused
+    waiting = f" {format_count(paused, 'trial')} {'is' if paused == 1 else 'are'} paused at a rung." if paused else ""
+    yield f"it has ended; {unended} of its runs had not, and will go on from their last checkpoints.{waiting}\n{GO_ON}"
+
+
+def _finishing(search: SearchState) -> str:
+    """What a search that is asked to finish ends, and what it goes on with."""
+    paused = len(search.paused_trials)
+    running = sum(trial.id in search.running_trials and not trial.paused for trial in search.open_trials)
+    ends = f" and ends {format_count(paused, 'paused one')} where they are" if paused else ""
+    if paused and not any(trial.study == METHOD and trial.state == COMPLETE for trial in search.trials):
+        ends += ", but for the best, if nothing else comes to run in full"
+    return (
+        f"search {search.id} starts no further trials{ends}. What runs ({running} now) goes on to its end, or to a "
+        "rung at which it is not among the best; then the best are confirmed, and the pipeline goes on with what there "
+        "is. `sar-search status` says how far it is."
+    )
 
 
 def running_search(workspace: Workspace) -> SearchState:

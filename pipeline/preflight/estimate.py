@@ -25,7 +25,7 @@ from pipeline.preflight.run_resources import retrain_resources
 from pipeline.preflight.trial_forecast import forecast_trials, lasting_shares
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
-from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials
+from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials, spent_epochs
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 
@@ -123,7 +123,7 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
     lasting, grace = _full_length_trials(plan, work), first_rung(plan.params, plan.space)
     of_trials = lasting * work.epochs + (work.trials - lasting) * min(grace, work.epochs)
     longest = work.epochs if lasting + work.full_runs else min(grace, work.epochs)
-    most = -(-runs // work.max_concurrent) * work.epochs
+    most = float(-(-runs // work.max_concurrent) * work.epochs)
     if work.trial_epochs is not None:
         of_trials = min(of_trials, work.trial_epochs)
         gaps = work.epochs * (work.max_concurrent > 1)
@@ -306,7 +306,7 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
         begun = sum(
             trial.last_epoch for trial in history.trials.values() if trial.state is None and trial.role != TRIAL
         )
-        left = max(0, budget - history.epochs + begun - full_runs * epochs)
+        left = max(0, budget - spent_epochs(history.trials.values()) + begun - full_runs * epochs)
         unended = len(history.trials) - len(ended)
         trials = min(trials, max(left // min(first_rung(params, plan.space), epochs), unended))
     return RemainingWork(

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts.stage_results import read_best, read_json
 from pipeline.errors import UserError
-from pipeline.tune.journal.records import ASKED_TO_FINISH, METHOD
-from pipeline.tune.run_counts import requested_trials
+from pipeline.tune.journal.records import ASKED_TO_FINISH
 from pipeline.tune.task import SearchTask
 
 SEARCH = ("prepare", "split", "search")
@@ -42,8 +41,8 @@ def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
         return None
     how, stopped = "has ended", summary["stopped_by"]
     if stopped:
-        tried, asked = sum(summary["trials"].values()), requested_trials(task.params, task.space)[METHOD]
-        how = f"was ended by {stopped} with {tried} of {asked} trials"
+        asked = summary.get("trials_asked")
+        how = f"was ended by {stopped} with {sum(summary['trials'].values())}{f' of {asked}' if asked else ''} trials"
         how += f"; {GO_ON}" if stopped == ASKED_TO_FINISH else ""
     return FinishedSearch(how, "retrain" in left_alone)
 

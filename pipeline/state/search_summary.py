@@ -12,7 +12,7 @@ from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
-from pipeline.tune.run_counts import max_runs
+from pipeline.tune.run_counts import budget_epochs, max_runs, spent_epochs
 from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
 
@@ -31,9 +31,13 @@ def describe_start(task: SearchTask, searches: Path) -> str:
         ended = sum(trial.state is not None for trial in history.trials.values())
         failed = sum(trial.state == FAILED for trial in history.trials.values())
         total = max(max_runs(task.params, task.space), len(history.trials))
+        paused = sum(trial.paused for trial in history.trials.values())
+        budget = budget_epochs(task.params)
+        of = f"; {spent_epochs(history.trials.values())} of {budget} epochs spent" if budget is not None else ""
         return (
-            f"{name}: {_describe_runner(read_search(task.folder)) or 'goes on'}"
+            f"{name}: {_describe_runner(read_search(task.folder)) or 'goes on'}{of}"
             f"; {ended} of at most {total} runs have ended"
+            + (f", {paused} are paused" if paused else "")
             + (f", {failed} of them failed" if failed else "")
             + f"; {history.seconds / 3600:.2f} hours spent so far"
         )
@@ -70,7 +74,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     lines = [
         f"best: {best['trial']}, {own}",
         wrap_text(summary["choice"]["why"], name="chosen: "),
-        f"tried: {tried}; {summary['confirmations']} confirmations; {summary['epochs']['spent']} epochs trained, "
+        f"tried: {tried}; {summary['confirmations']} confirmations; {_describe_epochs(summary)} trained, "
         f"{summary['epochs']['saved_by_stopping']} saved by stopping early",
         f"spent: {spent['hours']:.2f} hours, {spent['worker_hours']:.2f} worker-hours"
         + (f", {spent['gpu_hours']:.2f} GPU-hours" if spent["gpu_hours"] else "")
@@ -90,6 +94,11 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
     lines += [wrap_text(line, name="health: ") for line in describe_findings(summary.get("health"))]
     return "\n".join(lines) + "\n-> results/search"
+
+
+def _describe_epochs(summary: Mapping[str, Any]) -> str:
+    spent, budget = summary["epochs"]["spent"], summary["epochs"].get("budget")
+    return f"{spent} epochs" if budget is None else f"{spent} of {budget} epochs"
 
 
 def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:

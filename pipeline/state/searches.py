@@ -88,6 +88,11 @@ class SearchState:
         return [trial for trial in self.trials if trial.state is None]
 
     @property
+    def paused_trials(self) -> list[TrialRecord]:
+        """Those that wait at a rung, and take no worker."""
+        return [trial for trial in self.trials if trial.paused]
+
+    @property
     def best(self) -> TrialRecord | None:
         """The completed trial of the method's study with the highest val/accuracy so far that keeps the constraints."""
         ran = [trial for trial in self.trials if trial.study == METHOD and is_valid_result(trial, self.objectives)]

@@ -17,7 +17,9 @@ def describe_state(search: SearchState, runner: Runner | None) -> str:
 
 
 def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) -> str:
-    """How a trial stands: how it ended, `running`, or `waiting` for its search to go on with it."""
+    """How a trial stands: how it ended, `running`, `paused` at a rung, or `waiting` for its search to go on with it."""
     if trial.state is not None:
         return ENDED[trial.state]
+    if trial.paused:
+        return "paused"
     return "running" if runner is not None and trial.id in search.running_trials else "waiting"

@@ -164,6 +164,34 @@ def test_trial_of_an_earlier_session_waits_until_it_is_taken_up(workspace: Works
         assert any("t0003" in line and "running" in line for line in describe_search(workspace, folder.name))
 
 
+def test_paused_trials_are_told_apart_from_those_that_run(workspace: Workspace) -> None:
+    with open_search(workspace) as journal:
+        for name in ("t0000", "t0001", "t0002"):
+            run(journal, name, epochs=1, state=None)
+        journal.pause("t0000")
+        journal.pause("t0001")
+        journal.resume("t0001")
+        folder = ledger_folder(journal)
+        lines = list(describe_search(workspace, folder.name))
+        assert any("t0000" in line and "paused" in line for line in lines)
+        assert any("t0001" in line and "running" in line for line in lines)
+        assert "trials  0 in full, 0 stopped early, 0 failed, 1 paused, 2 not ended; 0 confirmations" in lines
+    assert row(workspace, folder)[4] == "0/0/0/3"
+    assert "in full/stopped early/failed/not ended, those that are paused too, + conf" in said(workspace)
+
+
+def test_epochs_are_told_beside_those_of_the_budget(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    (line,) = [line for line in describe_search(workspace, folder.name) if line.startswith("spent")]
+    assert line.startswith("spent   9 epochs, ")
+    set_params(workspace, {"search": {"budget": {"full_trainings": 20}}})
+    (line,) = [line for line in describe_search(workspace, folder.name) if line.startswith("spent")]
+    assert line.startswith("spent   9 of 160 epochs, ")
+    set_params(workspace, {"search": {"budget": {"full_trainings": 20}}, "base": {"seed": 3}})
+    (line,) = [line for line in describe_search(workspace, folder.name) if line.startswith("spent")]
+    assert line.startswith("spent   9 epochs, ")
+
+
 def test_process_that_holds_a_search_and_is_not_that_of_its_ledger_runs_elsewhere(workspace: Workspace) -> None:
     folder = write_search(workspace)
     text = (folder / "journal.jsonl").read_text()

@@ -101,9 +101,27 @@ def test_finish_leaves_the_process_alone_and_leaves_word(workspace: Workspace, r
     folder = write_search(workspace)
     process = running(folder)
     (said,) = stop_search(workspace, finish=True)
-    assert "starts no further trials. What runs (1 now) goes on to its end" in said
+    assert "starts no further trials. What runs (1 now) goes on to its end" in " ".join(said.split())
     assert (folder / "stop").exists()
     assert process.poll() is None
+
+
+def test_finish_says_what_becomes_of_paused_trials(workspace: Workspace, running: Running) -> None:
+    with open_search(workspace) as journal:
+        for name in ("t0001", "t0002"):
+            run(journal, name, epochs=1, state=None)
+            journal.pause(name)
+        run(journal, "t0003", epochs=1, state=None)
+        folder = ledger_folder(journal)
+    running(folder)
+    said = " ".join(" ".join(stop_search(workspace, finish=True)).split())
+    assert (
+        "starts no further trials and ends 2 paused ones where they are, but for the best, if nothing else comes to run in "
+        "full. What runs (1 now) goes on"
+    ) in said
+    (folder / "stop").unlink()
+    said = " ".join(stop_search(workspace, finish=False, patience=20))
+    assert "1 of its runs had not, and will go on from their last checkpoints. 2 trials are paused at a rung." in said
 
 
 def test_only_the_search_that_runs_is_stopped(workspace: Workspace, running: Running) -> None:

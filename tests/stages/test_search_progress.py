@@ -13,10 +13,10 @@ from pipeline.tune.journal.records import COMPLETE, CONTROL, FAILED, METHOD, PRU
 class Search:
     """A search that tells its progress, by a clock that only goes when it is told to."""
 
-    def __init__(self, total: int = 4, epochs: int = 10, *, terminal: bool = False) -> None:
+    def __init__(self, total: int = 4, epochs: int = 10, *, budget: int | None = None, terminal: bool = False) -> None:
         self.now, self.paper = 0.0, io.StringIO()
         console = Console(file=self.paper, width=200, force_terminal=terminal, highlight=False, soft_wrap=True)
-        self.progress = SearchProgress(total, epochs, console=console, clock=lambda: self.now)
+        self.progress = SearchProgress(total, epochs, budget=budget, console=console, clock=lambda: self.now)
         self.trials: dict[str, TrialRecord] = {}
 
     def start(self, name: str, values: dict[str, Any] | None = None, *, epochs: int = 0) -> None:
@@ -33,8 +33,15 @@ class Search:
         trial.epochs[trial.last_epoch + 1] = {"val/accuracy": accuracy}
         self.progress.epoch_reported(trial, trial.last_epoch)
 
+    def pause(self, name: str) -> None:
+        self.trials[name].paused = True
+        self.progress.trial_paused(self.trials[name])
+
+    def go_on(self, name: str) -> None:
+        self.trials[name].paused = False
+
     def end(self, name: str, state: str, reason: str | None = None) -> None:
-        self.trials[name].state, self.trials[name].reason = state, reason
+        self.trials[name].state, self.trials[name].reason, self.trials[name].paused = state, reason, False
         self.progress.trial_ended(self.trials[name])
 
     @property
@@ -196,6 +203,99 @@ def test_time_left_learns_from_trials_that_were_stopped(search: Search) -> None:
     search.end("t0001", PRUNED)
     # Trials are now taken to be seven epochs long, and two are left.
     assert search.progress.seconds_left() == pytest.approx(14)
+
+
+def by_epochs(budget: int = 40) -> Search:
+    """A fresh search that may spend so many epochs, of trials that take ten in full."""
+    made = Search(total=30, budget=budget)
+    made.progress.replayed()
+    return made
+
+
+def test_search_with_a_budget_counts_epochs_and_paused_trials() -> None:
+    search = by_epochs()
+    search.start("baseline", epochs=10)
+    search.end("baseline", COMPLETE)
+    for name in ("t0000", "t0001"):
+        search.start(name, epochs=2)
+        search.pause(name)
+    search.start("t0002")
+    search.epoch("t0002", takes=31)
+    assert search.said[:2] == [
+        "[10 of 40 epochs] baseline  val/accuracy 0.5000  ran in full  lr=0.1",
+        "[12 of 40 epochs] t0000     val/accuracy 0.5000  paused after epoch 2  lr=0.1",
+    ]
+    assert search.said[-1].startswith("trials 1 done | 0 stopped early | 2 paused | 1 running | 15 of 40 epochs")
+
+
+def test_trial_that_ends_while_it_is_paused_is_told_once() -> None:
+    search = by_epochs()
+    for name in ("t0000", "t0001"):
+        search.start(name, epochs=2)
+        search.pause(name)
+    said = len(search.said)
+    search.end("t0000", PRUNED)
+    assert len(search.said) == said
+    search.go_on("t0001")
+    search.epoch("t0001")
+    search.end("t0001", PRUNED)
+    assert "t0001     val/accuracy 0.5000  stopped after epoch 3" in search.said[-1]
+
+
+def test_time_left_is_that_of_the_epochs_that_are_left() -> None:
+    search = by_epochs()
+    search.start("t0000", epochs=1)
+    search.epoch("t0000", takes=3)
+    search.pause("t0000")
+    assert search.progress.seconds_left() == pytest.approx(38 * 3)
+    search.start("t0001")
+    for _ in range(4):
+        search.epoch("t0001", takes=3)
+    assert search.progress.seconds_left() == pytest.approx(34 * 3)
+    # What runs, and one confirmation, take less than is left.
+    search.progress.ending_early("search.budget.full_trainings: spent", running=1, left=1)
+    assert search.progress.seconds_left() == pytest.approx((6 + 10) * 3)
+
+
+def test_epochs_that_are_trained_again_are_spent() -> None:
+    search = by_epochs()
+    search.start("t0000", epochs=2)
+    search.trials["t0000"].repeated = 2
+    search.pause("t0000")
+    assert search.said[-1].startswith("[4 of 40 epochs] t0000")
+
+
+def test_end_of_the_budget_is_no_early_end() -> None:
+    search = by_epochs()
+    search.start("t0000", epochs=2)
+    search.pause("t0000")
+    search.progress.ending_early("search.budget.full_trainings: 38 of 40 epochs", running=0, left=6)
+    assert search.said[-1].startswith(
+        "no further trials: search.budget.full_trainings: 38 of 40 epochs; 1 paused trial may end there; what runs (0 now)"
+    )
+    search.progress.ending_early("search.budget.hours: spent", running=0, left=6)
+    assert search.said[-1].startswith("ending early: search.budget.hours: spent; 1 paused trial may end there; ")
+
+
+def test_resumed_search_with_a_budget_says_what_it_has_spent_and_what_is_paused() -> None:
+    search = Search(budget=40)
+    search.start("baseline", epochs=10)
+    search.end("baseline", COMPLETE)
+    search.start("t0000", epochs=2)
+    search.pause("t0000")
+    search.progress.replayed()
+    assert search.said == ["going on from the journal: 12 of 40 epochs spent, 1 trials have ended, 1 are paused"]
+
+
+def test_time_left_without_a_budget_takes_paused_trials_for_ended() -> None:
+    search = Search()
+    search.progress.replayed()
+    search.start("t0000")
+    for _ in range(4):
+        search.epoch("t0000", takes=2)
+    search.pause("t0000")
+    # Three trials are left, of four epochs each as far as is known; the first of these seconds count.
+    assert search.progress.seconds_left() == pytest.approx(3 * 4 * 6 / 3)
 
 
 def test_time_left_is_0_when_every_trial_has_ended() -> None:

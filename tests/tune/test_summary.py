@@ -13,6 +13,7 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
+from pipeline.tune.budget import SPENT
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.candidates import ChoiceRule
@@ -82,13 +83,22 @@ def test_summary_counts_trials_confirmations_and_epochs() -> None:
     assert found["fingerprint"] == "f00d" * 16
     assert found["trials"] == {COMPLETE: 2, PRUNED: 1, FAILED: 1}
     assert found["confirmations"] == 4
-    assert found["epochs"] == {"spent": 30, "saved_by_stopping": 2}
+    assert found["epochs"] == {"spent": 30, "budget": None, "saved_by_stopping": 2}
     assert found["importances"] == {}
     assert found["logarithmic"] == [path for path, each in SPACE.dimensions.items() if each.get("log")]
     assert found["stopped_by"] is None
     task, outcome = searched()
     ended = summarise(task, replace(outcome, stopped="search.budget.hours: spent"), best_of(task, outcome), None)
     assert ended["stopped_by"] == "search.budget.hours: spent"
+
+
+def test_search_that_has_spent_its_epochs_is_not_said_to_have_ended_early() -> None:
+    by_epochs = {"search.trials": None, "search.budget.full_trainings": 20}
+    task, outcome = searched(**by_epochs)
+    spent = replace(outcome, stopped=f"{SPENT}: 30 of 80 epochs")
+    found = summarise(task, spent, best_of(task, outcome), None)
+    assert (found["stopped_by"], found["trials_asked"]) == (None, None)
+    assert found["epochs"]["budget"] == 20 * task.params.train.epochs
 
 
 def test_summary_holds_the_best_and_the_controls_by_seed() -> None:

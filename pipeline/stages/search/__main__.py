@@ -10,6 +10,7 @@ from pipeline.entry import run_stage
 from pipeline.preflight.estimate import describe_estimate, remaining_work
 from pipeline.preflight.plan import make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
+from pipeline.preflight.search_budget import max_epochs
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
@@ -35,11 +36,13 @@ def main(workspace: Workspace) -> None:
     if left.trials + left.full_runs:
         print("starting Ray; the first epochs come when its workers have begun", flush=True)
     total, params = max_runs(plan.params, plan.space), plan.params
+    budget = None if params.search.budget.full_trainings is None else max_epochs(params, plan.space)
+    objectives = objectives_from_params(task.params)
     variables = search_variables(plan, task)
     with (
         notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs, objectives=objectives_from_params(task.params)) as progress,
+        SearchProgress(total, params.train.epochs, budget=budget, objectives=objectives) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
         print("writing the results", flush=True)

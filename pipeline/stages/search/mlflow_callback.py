@@ -15,6 +15,7 @@ from pipeline.data.batches.batches import ImageBatches
 from pipeline.data.splits.split import examples_by_class
 from pipeline.errors import single_item_command
 from pipeline.preflight.plan import Plan
+from pipeline.preflight.search_budget import describe_budget, describe_trials
 from pipeline.provenance.trace import trace
 from pipeline.score.similarity_maps import last_block_maps
 from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write_attention
@@ -22,6 +23,7 @@ from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import ClosedByStatus, SearchLog
 from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
+from pipeline.tune.run_counts import max_trials
 from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
@@ -57,7 +59,7 @@ class MlflowCallback(ClosedByStatus):
                 for path in parameters()
                 if path.startswith(DESCRIBING) and path not in plan.space.dimensions
             },
-            tags={**self._tags, "sar.space": plan.space.file, "sar.trials": str(params.search.trials)},
+            tags={**self._tags, "sar.space": plan.space.file, "sar.trials": str(max_trials(params, plan.space))},
             datasets=[
                 DataUsed(
                     name=str(dataset["dataset"]),
@@ -193,9 +195,10 @@ def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> st
     """What a search is, on what, and by which command, as the description (Markdown) of its run."""
     params, search = plan.params, plan.params.search
     lines = {
-        "what": f"{search.trials} trials over {', '.join(plan.space.dimensions)} ({plan.space.file}), with the "
-        f"controls {', '.join(plan.space.controls)}; {search.sampler.name} with {search.scheduler.name}, "
+        "what": f"{describe_trials(params, plan.space)} over {', '.join(plan.space.dimensions)} "
+        f"({plan.space.file}), with the controls {', '.join(plan.space.controls)}; {search.sampler.name} with {search.scheduler.name}, "
         f"{params.train.epochs} epochs a trial",
+        "budget": describe_budget(params, plan.space),
         **describe_objectives(params),
         "on what": f"{params.set_name}: {plan.images:,} images of {params.prepare.image_size} pixels a side, "
         f"{params.model.name}; data `{tags['sar.data_hash'][:12]}`",

@@ -6,7 +6,7 @@ from typing import Any
 
 from scipy import stats
 
-from pipeline.tune.budget import HOUR, Budget
+from pipeline.tune.budget import HOUR, SPENT, Budget
 from pipeline.tune.journal.records import (
     COMPLETE,
     CONFIRMATION,
@@ -20,7 +20,7 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.run_counts import control_seeds, requested_trials
+from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, spent_epochs, trial_epochs
 from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
@@ -57,10 +57,11 @@ def summarise(
         "trials": {state: sum(t.state == state for t in tried) for state in states},
         **_all_tried(task, outcome),
         "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
-        "stopped_by": outcome.stopped,
-        "trials_asked": requested_trials(task.params, task.space)[METHOD],
+        "stopped_by": None if (outcome.stopped or "").startswith(SPENT) else outcome.stopped,
+        "trials_asked": None if params.search.trials is None else requested_trials(params, task.space)[METHOD],
         "epochs": {
-            "spent": sum(trial.last_epoch for trial in outcome.trials),
+            "spent": spent_epochs(outcome.trials),
+            "budget": budget_epochs(params),
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
         },
         "spent": _spent(task, outcome),
@@ -153,13 +154,16 @@ def _pace(trials: Sequence[TrialRecord]) -> float:
 def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
     """Which control a difference is against, in words."""
     search, name = task.params.search, task.params.retrain.control
-    trials = requested_trials(task.params, task.space)
+    share = trial_epochs(task.params, task.space)
     if tuned is not None:
-        return f"{name}, its recipe tuned over {trials[CONTROL_STUDY]} trials of its own (search.compare: same_budget)"
+        own = (
+            f"{requested_trials(task.params, task.space)[CONTROL_STUDY]} trials" if share is None else f"{share} epochs"
+        )
+        return f"{name}, its recipe tuned over {own} of its own (search.compare: same_budget)"
     if search.compare == SAME_BUDGET:
         return (
-            f"{name}, which has nothing to tune in this space; its share of the budget went to {trials[METHOD]} "
-            "further seeds (search.compare: same_budget)"
+            f"{name}, which has nothing to tune in this space; its share of the budget went to "
+            f"{control_seeds(task.params, task.space)[name]} further seeds (search.compare: same_budget)"
         )
     if task.space.recipe().dimensions:
         return f"{name}, with the recipe of params.yaml, not tuned (search.compare: recipe)"
