@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Params
 from pipeline.tune.objectives.objectives import objectives_from_params
-from pipeline.tune.run_counts import requested_trials, trial_epochs
+from pipeline.tune.run_counts import requested_trials, study_allowance
 from pipeline.tune.schedulers.rungs import first_rung, rung_epochs
 from pipeline.tune.space import SearchSpace
 
@@ -31,7 +31,7 @@ class TrialForecast:
 
 def forecast_trials(params: Params, space: SearchSpace) -> TrialForecast:
     """What is expected of a search from its start, within its number of trials and its budget's epochs."""
-    shares, epochs = lasting_shares(params, space), trial_epochs(params, space)
+    shares, epochs = lasting_shares(params, space), study_allowance(params, space)
     trials = in_full = spent = 0
     for most in requested_trials(params, space).values():
         count = most if epochs is None else _affordable(shares, epochs, most)

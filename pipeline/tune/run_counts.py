@@ -21,7 +21,7 @@ def spent_epochs(trials: Iterable[TrialRecord]) -> int:
     return sum(trial.last_epoch + trial.repeated for trial in trials)
 
 
-def trial_epochs(params: Params, space: SearchSpace) -> int | None:
+def study_allowance(params: Params, space: SearchSpace) -> int | None:
     """Epochs that the budget leaves to the trials of each study: in equal parts what controls, and confirmations at
     most, do not take. None without such a budget.
     """
@@ -41,7 +41,7 @@ def least_full_trainings(params: Params, space: SearchSpace) -> int:
 def max_trials(params: Params, space: SearchSpace) -> int:
     """Trials of a study at most: `search.trials`, and as many as the epochs of the budget take to the first rung."""
     limits = [] if params.search.trials is None else [params.search.trials]
-    if (epochs := trial_epochs(params, space)) is not None:
+    if (epochs := study_allowance(params, space)) is not None:
         shortest = params.train.epochs if params.search.scheduler.name == "none" else first_rung(params, space)
         limits.append(max(1, epochs // shortest))
     return min(limits)
@@ -66,17 +66,6 @@ def control_seeds(params: Params, space: SearchSpace) -> dict[str, int]:
             bounds.append((budget // params.train.epochs - others) // 2)
         seeds[params.retrain.control] = max(search.confirm.seeds, min(bounds))
     return seeds
-
-
-def study_allowance(params: Params, space: SearchSpace) -> float | None:
-    """Epochs that the trials of each study may spend: what search.budget.full_trainings leaves beside the controls and
-    all confirmations that there may be, in equal parts; None without that limit.
-    """
-    most = params.search.budget.full_trainings
-    if most is None:
-        return None
-    left = most - len(space.controls) - max_confirmation_runs(params, space)
-    return left * params.train.epochs / num_studies(params, space)
 
 
 def max_candidate_runs(params: Params, space: SearchSpace) -> int:

@@ -14,7 +14,7 @@ from pipeline.tune.run_counts import (
     max_confirmation_runs,
     max_runs,
     requested_trials,
-    trial_epochs,
+    study_allowance,
 )
 from pipeline.tune.space import SearchSpace
 
@@ -34,7 +34,7 @@ def test_full_trainings_are_so_many_epochs_rounded_down(full: float | None, epoc
 
 def test_trials_alone_decide_where_there_is_no_budget_of_epochs() -> None:
     params = asked(**{"search.trials": 12})
-    assert trial_epochs(params, WIDE) is None
+    assert study_allowance(params, WIDE) is None
     assert requested_trials(params, WIDE) == {METHOD: 12}
     assert max_runs(params, WIDE) == 2 + 12 + (2 * 2 + 3 * 2)
     assert requested_trials(asked(**{"search.trials": 12} | TUNED), WIDE) == {METHOD: 12, CONTROL_STUDY: 12}
@@ -45,7 +45,7 @@ def test_trials_get_what_controls_and_confirmations_do_not_take() -> None:
     params = asked(**{FULL: 20})
     # Two controls, two further seeds of each, and of three candidates.
     assert max_confirmation_runs(params, WIDE) == 4 + 6
-    assert trial_epochs(params, WIDE) == (20 - 2 - 10) * 8
+    assert study_allowance(params, WIDE) == (20 - 2 - 10) * 8
     assert requested_trials(params, WIDE) == {METHOD: 64 // 2}
     assert requested_trials(asked(**{FULL: 20, GRACE: None, "train.warmup_epochs": 3}), WIDE) == {METHOD: 64 // 4}
     assert requested_trials(asked(**{FULL: 20, "search.scheduler.name": "none"}), WIDE) == {METHOD: 8}
@@ -63,7 +63,7 @@ def test_number_of_trials_bounds_a_search_that_has_a_budget_too() -> None:
 def test_control_of_the_same_budget_shares_it_in_halves() -> None:
     params = asked(**{FULL: 30} | TUNED)
     # Candidates of both studies are confirmed.
-    assert trial_epochs(params, WIDE) == (30 - 2 - 4 - 12) * 8 // 2
+    assert study_allowance(params, WIDE) == (30 - 2 - 4 - 12) * 8 // 2
     assert requested_trials(params, WIDE) == dict.fromkeys((METHOD, CONTROL_STUDY), 24)
 
 
@@ -71,7 +71,7 @@ def test_control_that_has_nothing_to_tune_gets_its_half_in_seeds() -> None:
     params = asked(**{FULL: 20} | TUNED)
     # One control and six confirmations leave 13: six further seeds, and seven for the trials.
     assert control_seeds(params, SPACE) == {"baseline": 6}
-    assert trial_epochs(params, SPACE) == 7 * 8
+    assert study_allowance(params, SPACE) == 7 * 8
     assert control_seeds(asked(**{FULL: 20, "search.trials": 4} | TUNED), SPACE) == {"baseline": 4}
     assert control_seeds(asked(**{FULL: 8} | TUNED), SPACE) == {"baseline": 2}
 
@@ -90,5 +90,5 @@ def test_least_budget_holds_controls_confirmations_and_a_training_of_every_study
 ) -> None:
     params = asked(**changes)
     assert least_full_trainings(params, space) == least
-    assert (trial_epochs(asked(**changes | {FULL: least}), space) or 0) >= 8
-    assert (trial_epochs(asked(**changes | {FULL: least - 1}), space) or 0) < 8
+    assert (study_allowance(asked(**changes | {FULL: least}), space) or 0) >= 8
+    assert (study_allowance(asked(**changes | {FULL: least - 1}), space) or 0) < 8

@@ -196,8 +196,8 @@ def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> st
     params, search = plan.params, plan.params.search
     lines = {
         "what": f"{describe_trials(params, plan.space)} over {', '.join(plan.space.dimensions)} "
-        f"({plan.space.file}), with the controls {', '.join(plan.space.controls)}; {search.sampler.name} with {search.scheduler.name}, "
-        f"{params.train.epochs} epochs a trial",
+        f"({plan.space.file}), with the controls {', '.join(plan.space.controls)}; {search.sampler.name} with "
+        f"{search.scheduler.name}, {params.train.epochs} epochs a trial",
         "budget": describe_budget(params, plan.space),
         **describe_objectives(params),
         "on what": f"{params.set_name}: {plan.images:,} images of {params.prepare.image_size} pixels a side, "

@@ -20,7 +20,7 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, spent_epochs, trial_epochs
+from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, spent_epochs, study_allowance
 from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
@@ -154,7 +154,7 @@ def _pace(trials: Sequence[TrialRecord]) -> float:
 def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
     """Which control a difference is against, in words."""
     search, name = task.params.search, task.params.retrain.control
-    share = trial_epochs(task.params, task.space)
+    share = study_allowance(task.params, task.space)
     if tuned is not None:
         own = (
             f"{requested_trials(task.params, task.space)[CONTROL_STUDY]} trials" if share is None else f"{share} epochs"
