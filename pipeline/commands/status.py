@@ -18,7 +18,7 @@ from pipeline.state.earlier_searches import find_earlier
 from pipeline.state.search_health import examine_state
 from pipeline.state.searches import ID_LENGTH, Runner, SearchState, choose_search, find_searches
 from pipeline.state.status_words import describe_state, trial_state
-from pipeline.tune.budget import HOUR, Budget
+from pipeline.tune.budget import HOUR, Budget, full_epochs
 from pipeline.tune.journal.compatibility import changed_content
 from pipeline.tune.journal.records import (
     COMPLETE,
@@ -32,7 +32,6 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
-from pipeline.tune.run_counts import budget_epochs, spent_epochs
 from pipeline.tune.selection.findings import as_json, describe_findings
 from pipeline.workspace import Workspace
 
@@ -154,8 +153,10 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
 
 def _epochs(search: SearchState, params: Params | None, current: CurrentSearch | None) -> str:
     """The epochs that a search has trained; of the one that goes on, beside those of its budget."""
-    spent = spent_epochs(search.trials)
-    budget = budget_epochs(params) if params and current and search.folder == current.folder else None
+    spent = sum(trial.trained_epochs for trial in search.trials)
+    budget = None
+    if params and current and search.folder == current.folder:
+        budget = full_epochs(params.search.budget.full_trainings, params.train.epochs)
     return format_count(spent, "epoch") if budget is None else f"{spent:,} of {budget:,} epochs"
 
 

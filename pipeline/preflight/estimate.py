@@ -22,10 +22,10 @@ from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch
 from pipeline.preflight.run_resources import retrain_resources
-from pipeline.preflight.trial_forecast import forecast_trials, lasting_shares
+from pipeline.preflight.trial_forecast import forecast_trials, survival_shares
 from pipeline.train.memory import out_of_memory_advice
 from pipeline.tune.journal.records import TRIAL, SearchHistory
-from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials, spent_epochs
+from pipeline.tune.run_counts import budget_epochs, max_runs, requested_trials
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 
@@ -244,7 +244,7 @@ def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
 def _full_length_trials(plan: Plan, work: RemainingWork) -> int:
     """How many trials would run in full, if the scheduler let through as few as it can."""
     median = plan.params.search.scheduler.name == "median"
-    share = 0.0 if median else lasting_shares(plan.params, plan.space)[-1]
+    share = 0.0 if median else survival_shares(plan.params, plan.space)[-1]
     return math.ceil(max(work.trials * share, min(work.trials, 1)) - 1e-9)
 
 
@@ -302,13 +302,15 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
     full_runs = max(0, max_runs(params, plan.space) - asked - (len(ended) - tried))
     left = None
     if (budget := budget_epochs(params)) is not None:
+        unended = [trial for trial in history.trials.values() if trial.state is None]
         # Of controls and confirmations that have not ended, what they have trained is within their whole runs.
-        begun = sum(
-            trial.last_epoch for trial in history.trials.values() if trial.state is None and trial.role != TRIAL
+        begun = sum(trial.last_epoch for trial in unended if trial.role != TRIAL)
+        spent = sum(trial.trained_epochs for trial in history.trials.values()) - begun
+        left = max(0, budget - spent - full_runs * epochs)
+        trials = min(
+            trials,
+            max(left // min(first_rung(params, plan.space), epochs), sum(trial.role == TRIAL for trial in unended)),
         )
-        left = max(0, budget - spent_epochs(history.trials.values()) + begun - full_runs * epochs)
-        unended = len(history.trials) - len(ended)
-        trials = min(trials, max(left // min(first_rung(params, plan.space), epochs), unended))
     return RemainingWork(
         trials=trials,
         full_runs=full_runs,

@@ -31,17 +31,17 @@ class TrialForecast:
 
 def forecast_trials(params: Params, space: SearchSpace) -> TrialForecast:
     """What is expected of a search from its start, within its number of trials and its budget's epochs."""
-    shares, epochs = lasting_shares(params, space), study_allowance(params, space)
+    shares, epochs = survival_shares(params, space), study_allowance(params, space)
     trials = in_full = spent = 0
     for most in requested_trials(params, space).values():
         count = most if epochs is None else _affordable(shares, epochs, most)
         trials += count
-        in_full += _lasting(count, shares[-1])
+        in_full += _survivors(count, shares[-1])
         spent += _spent(count, shares)
     return TrialForecast(trials, in_full, spent)
 
 
-def lasting_shares(params: Params, space: SearchSpace) -> Sequence[float]:
+def survival_shares(params: Params, space: SearchSpace) -> Sequence[float]:
     """By epoch, the share of the trials that train in it, if every rung lets through its share."""
     scheduler, epochs = params.search.scheduler, params.train.epochs
     first = first_rung(params, space)
@@ -73,9 +73,9 @@ def _affordable(shares: Sequence[float], epochs: int, most: int) -> int:
 
 
 def _spent(trials: int, shares: Sequence[float]) -> int:
-    return sum(_lasting(trials, share) for share in shares)
+    return sum(_survivors(trials, share) for share in shares)
 
 
-def _lasting(trials: int, share: float) -> int:
+def _survivors(trials: int, share: float) -> int:
     """How many of so many trials come to where a share does: one of them at least, which is reserved."""
     return max(min(1, trials), math.floor(trials * share + 1e-9))

@@ -12,7 +12,7 @@ from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
-from pipeline.tune.run_counts import budget_epochs, max_runs, spent_epochs
+from pipeline.tune.run_counts import budget_epochs, max_runs
 from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
 
@@ -33,7 +33,8 @@ def describe_start(task: SearchTask, searches: Path) -> str:
         total = max(max_runs(task.params, task.space), len(history.trials))
         paused = sum(trial.paused for trial in history.trials.values())
         budget = budget_epochs(task.params)
-        of = f"; {spent_epochs(history.trials.values())} of {budget} epochs spent" if budget is not None else ""
+        spent = sum(trial.trained_epochs for trial in history.trials.values())
+        of = "" if budget is None else f"; {spent} of {budget} epochs spent"
         return (
             f"{name}: {_describe_runner(read_search(task.folder)) or 'goes on'}{of}"
             f"; {ended} of at most {total} runs have ended"

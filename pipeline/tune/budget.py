@@ -44,6 +44,11 @@ class Budget:
         return gpu_seconds / HOUR * self.price_per_gpu_hour
 
 
+def full_epochs(full_trainings: float | None, epochs: int) -> int | None:
+    """Epochs that so many trainings in full are, each of so many epochs, rounded down; None without a limit."""
+    return None if full_trainings is None else math.floor(full_trainings * epochs + 1e-9)
+
+
 class BestSoFar:
     """The best of a study's trials by their numbers, whatever the order in which they end. value: None if none."""
 

@@ -1,10 +1,8 @@
 """How many runs and epochs the parameters ask for at most: controls, trials of every study, confirmations."""
 
-import math
-from collections.abc import Iterable
-
 from pipeline.config import Params
-from pipeline.tune.journal.records import CONTROL_STUDY, METHOD, TrialRecord
+from pipeline.tune.budget import full_epochs
+from pipeline.tune.journal.records import CONTROL_STUDY, METHOD
 from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import SAME_BUDGET, num_studies
@@ -12,13 +10,7 @@ from pipeline.tune.study.studies import SAME_BUDGET, num_studies
 
 def budget_epochs(params: Params) -> int | None:
     """Epochs that `search.budget.full_trainings` allows controls, trials and confirmations together; None without."""
-    full = params.search.budget.full_trainings
-    return None if full is None else math.floor(full * params.train.epochs + 1e-9)
-
-
-def spent_epochs(trials: Iterable[TrialRecord]) -> int:
-    """Epochs that runs have trained, with those that paused trials without a checkpoint had to train again."""
-    return sum(trial.last_epoch + trial.repeated for trial in trials)
+    return full_epochs(params.search.budget.full_trainings, params.train.epochs)
 
 
 def study_allowance(params: Params, space: SearchSpace) -> int | None:

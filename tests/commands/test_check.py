@@ -218,6 +218,32 @@ def test_what_is_left_of_a_search_is_what_has_not_ended(workspace: Workspace) ->
     assert remaining_work(plan, SearchHistory(trials=many)).trials == 0
 
 
+def test_what_is_left_of_a_budget_is_what_has_not_been_spent(workspace: Workspace) -> None:
+    by_epochs = {"search.trials": None, "search.budget.full_trainings": 20, "train.epochs": 8}
+    set_parameters(workspace.params, by_epochs)
+    plan = make_plan(workspace)
+    # Two controls and ten confirmations of 20 leave 8 trainings; a rung comes after two epochs.
+    fresh = remaining_work(plan, SearchHistory())
+    assert (fresh.trials, fresh.full_runs, fresh.trial_epochs) == (32, 12, 64)
+
+    def left(*trials: TrialRecord) -> RemainingWork:
+        return remaining_work(plan, SearchHistory(trials={trial.id: trial for trial in trials}))
+
+    control, half = ended("baseline", CONTROL), ended("paper", CONTROL, state=None)
+    control.epochs, half.epochs = {8: {}}, {3: {}}
+    stopped, paused = ended("t0000", state="pruned"), ended("t0001", state=None)
+    stopped.epochs, paused.epochs, paused.repeated = {2: {}}, {2: {}}, 2
+    # A control that has begun is within its whole run; what a paused trial trained twice is spent twice.
+    assert left(control, half, stopped, paused) == RemainingWork(
+        29, 11, 8, plan.resources.max_concurrent, 0.0, trial_epochs=64 - 2 - 4
+    )
+    stopped.epochs = {62: {}}
+    # Nothing more can be proposed, and what is paused may go on, or ends.
+    assert (left(stopped, paused).trials, left(stopped).trials, left(stopped).trial_epochs) == (1, 1, 2)
+    stopped.epochs = {63: {}}
+    assert left(stopped).trials == 0
+
+
 def test_nothing_is_measured_or_expected_of_a_search_that_has_ended(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

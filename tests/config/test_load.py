@@ -152,10 +152,10 @@ REFUSED = [
     ("regularizer.plugin_weight", -0.5, "number, at least 0 and at most 1000000"),
     ("regularizer.plugin_options", 7, "a mapping of names to plain values"),
     ("search.space", "", "text, length at least 1"),
-    ("search.trials", 0, "whole number, at least 1 and at most 1000000"),
+    ("search.trials", 0, "whole number or null, at least 1 and at most 1000000"),
     ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
     ("search.sampler.name", "annealing", "one of tpe, noisy_gp, gp, random, grid, sobol"),
-    ("search.scheduler.name", "pbt", "one of asha, hyperband, median, none"),
+    ("search.scheduler.name", "pbt", "one of asha, asha_stopping, hyperband, median, none"),
     ("search.scheduler.reduction_factor", 1, "number, above 1 and at most 16"),
     ("search.objectives", [], "a list of some of val/accuracy, val/loss, val/attention/jaccard, "),
     ("search.objectives", ["speed"], "a list of some of val/accuracy, val/loss, val/attention/jaccard, "),
@@ -253,7 +253,7 @@ def test_every_mistake_is_told_at_once(written: Any) -> None:
         "params.yaml: base: given 7; allowed: a mapping of names to values",
         "params.yaml: train.lr: given -1; allowed: number, above 0 and at most 10",
         "params.yaml: unknown parameter train.epoch; did you mean train.epochs?",
-        "params.yaml: search.trials: given 0; allowed: whole number, at least 1 and at most 1000000",
+        "params.yaml: search.trials: given 0; allowed: whole number or null, at least 1 and at most 1000000",
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from support.example_plans import SPACE
 
 from pipeline.config import Params
-from pipeline.preflight.trial_forecast import TrialForecast, forecast_trials, lasting_shares
+from pipeline.preflight.trial_forecast import TrialForecast, forecast_trials, survival_shares
 
 FULL = "search.budget.full_trainings"
 
@@ -28,7 +28,7 @@ def asked(**changes: Any) -> Params:
 def test_forecast_is_what_can_be_worked_out_by_hand() -> None:
     # Two controls and ten confirmations leave 8 trainings, 64 epochs. A rung at 2: of 20 trials 5 go on by 6 epochs, which
     # are 70; of 19 trials 4 do, which are 62.
-    assert lasting_shares(asked(), SPACE) == [1.0] * 2 + [0.25] * 6
+    assert survival_shares(asked(), SPACE) == [1.0] * 2 + [0.25] * 6
     assert forecast_trials(asked(), SPACE) == TrialForecast(trials=19, in_full=4, epochs=62)
 
 
@@ -61,7 +61,7 @@ def test_forecast_follows_the_scheduler(changes: dict[str, Any], expected: Trial
 
 def test_brackets_of_hyperband_are_weighed_by_their_sizes() -> None:
     # One rung, at 2. The bracket that has it begins with 4 trials, 1 of which goes on; the other with 2, which run in full.
-    shares = lasting_shares(asked(**{"search.scheduler.name": "hyperband"}), SPACE)
+    shares = survival_shares(asked(**{"search.scheduler.name": "hyperband"}), SPACE)
     assert shares == pytest.approx([1.0] * 2 + [3 / 6] * 6)
 
 

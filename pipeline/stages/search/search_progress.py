@@ -14,7 +14,6 @@ from pipeline.console.run_progress import HEARTBEAT_S, format_time_left
 from pipeline.tune.budget import SPENT
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
-from pipeline.tune.run_counts import spent_epochs
 
 
 class SearchProgress:
@@ -153,7 +152,7 @@ class SearchProgress:
         return sum(trial.paused for trial in self._trials.values())
 
     def _trained(self) -> int:
-        return spent_epochs(self._trials.values())
+        return sum(trial.trained_epochs for trial in self._trials.values())
 
     def _count_epochs(self) -> str:
         return f"{self._trained()} of {self._budget} epochs"

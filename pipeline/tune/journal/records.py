@@ -88,6 +88,11 @@ class TrialRecord:
         return max(self.epochs, default=0)
 
     @property
+    def trained_epochs(self) -> int:
+        """Epochs that were trained, those that were trained again included."""
+        return self.last_epoch + self.repeated
+
+    @property
     def seconds(self) -> float:
         """Time spent training."""
         return sum(metrics.get("seconds", 0.0) for metrics in self.epochs.values())

@@ -20,7 +20,7 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
-from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, spent_epochs, study_allowance
+from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, study_allowance
 from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
@@ -60,7 +60,7 @@ def summarise(
         "stopped_by": None if (outcome.stopped or "").startswith(SPENT) else outcome.stopped,
         "trials_asked": None if params.search.trials is None else requested_trials(params, task.space)[METHOD],
         "epochs": {
-            "spent": spent_epochs(outcome.trials),
+            "spent": sum(trial.trained_epochs for trial in outcome.trials),
             "budget": budget_epochs(params),
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
         },
