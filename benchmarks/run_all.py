@@ -12,6 +12,7 @@ from harness import SKIPPED, table
 
 HERE = Path(__file__).parent
 NO_BENCHMARKS = {"run_all", "harness", "copied", "digits", "entropy_released", "mlflow_server", "simulate"}
+NO_BENCHMARKS |= {"curve_tables", "rivals", "neps_search"}
 """What the others share."""
 BY_HAND = {
     "kill_search": "takes an hour; run it by itself",
