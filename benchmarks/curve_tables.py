@@ -1,7 +1,7 @@
 """Tables of recorded learning curves as problems for a search: the project's own, and those of a folder.
 
-A table of others is an .npz with `hp` (settings, hyper-parameters), `names` of these, `ranges` (JSON by name: type float
-or int, low, high, and log where the scale is logarithmic) and `curves` (settings, epochs), of which higher is better.
+A table of others is an .npz with `hp` (settings, hyper-parameters), `names` of these, `ranges` (JSON by name: type
+float or int, low, high, and log where the scale is logarithmic) and `curves` (settings, epochs): higher is better.
 """
 
 import json

@@ -1,11 +1,12 @@
-"""Searches by NePS on a table. The upper half runs here, the lower half in the Python that has NePS, which needs nothing
-of ours: it is sent the table as JSON, in the unit cube, and sends back what was held.
+"""Searches by NePS on a table. The upper half runs here, the lower half in the Python that has NePS, which needs
+nothing of ours: it is sent the table as JSON, in the unit cube, and sends back what was held.
 """
 
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 MINUTES = 60
 """That a call may take."""
+CONFIDENCE = "medium"
+"""Of a prior, in NePS' words: a normal with a standard deviation of half the range."""
 
 
 def ask_neps(
@@ -24,7 +27,7 @@ def ask_neps(
     centers: Sequence[int | None],
     budget: int,
     workers: int,
-) -> "list[Choices]":
+) -> "Sequence[Choices]":
     """Search a table with every seed.
 
     Args:
@@ -71,7 +74,7 @@ def answer(request: dict[str, Any]) -> list[list[tuple[int, int]]]:
     found = []
     for number, (seed, center) in enumerate(zip(request["seeds"], request["centers"], strict=True)):
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  what NePS draws from
+        np.random.seed(seed)  # what NePS draws from
         torch.manual_seed(seed)
         curves = np.array(request["curves"][number % len(request["curves"])], dtype=float)
         found.append(search(request, np.array(request["points"]), curves, center))
@@ -85,19 +88,20 @@ def search(request: dict[str, Any], points: Any, curves: Any, center: int | None
     """
     import heapq
 
-    import neps
     import numpy as np
-    from neps.space import HPOFloat, HPOInteger, SearchSpace
+
+    neps: Any = import_module("neps")
+    parts: Any = import_module("neps.space")
 
     length, words = curves.shape[1], np.array(request["words"])
     names = [f"x{column}" for column in range(points.shape[1])]
     prior = [None] * len(names) if center is None else points[center].tolist()
-    elements: dict[str, Any] = {
-        name: HPOFloat(0.0, 1.0, prior=value, prior_confidence="medium")
+    elements = {
+        name: parts.HPOFloat(0.0, 1.0, prior=value, prior_confidence=CONFIDENCE)
         for name, value in zip(names, prior, strict=True)
     }
-    elements["epoch"] = HPOInteger(1, length, is_fidelity=True)
-    study = neps.AskAndTell(getattr(neps.algorithms, request["algorithm"])(SearchSpace(elements)))
+    elements["epoch"] = parts.HPOInteger(1, length, is_fidelity=True)
+    study = neps.AskAndTell(getattr(neps.algorithms, request["algorithm"])(parts.SearchSpace(elements)))
     rows: dict[str, int] = {}  # by the part of a trial's id that its rungs share
     trained: dict[str, int] = {}
     held: list[tuple[int, int]] = []

@@ -103,8 +103,8 @@ class PausingASHA:
                 if row in waiting and value < math.inf:
                     waiting.remove(row)
                     return row, epoch
-        row = next(self._rows, None)
-        return None if row is None else (row, 0)
+        fresh = next(self._rows, None)
+        return None if fresh is None else (fresh, 0)
 
     def goes_on(self, row: int, epoch: int, value: float) -> bool:
         if epoch not in self._epochs:

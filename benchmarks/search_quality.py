@@ -135,9 +135,8 @@ def ratio(mine: Figures, theirs: Figures, families: Sequence[str]) -> list[tuple
     point = (logs[0] - logs[1]).mean(axis=0)
     tables, seeds = resamples(families, mine.shape[1])
     logs = [np.log(each[tables[..., None], seeds, :2].mean(axis=2)) for each in (mine, theirs)]
-    return [
-        _with_interval(*pair) for pair in zip(np.exp(point), np.exp((logs[0] - logs[1]).mean(axis=1)).T, strict=True)
-    ]
+    drawn = np.exp((logs[0] - logs[1]).mean(axis=1))
+    return [_with_interval(*pair) for pair in zip(np.exp(point), drawn.T, strict=True)]
 
 
 def regret(mine: Figures, families: Sequence[str]) -> list[tuple[float, float, float]]:
@@ -188,9 +187,8 @@ def run_missing(
                     block = left[first : first + BLOCK]
                     one = partial(search, name, path, asked.budget, workers, asked.neps)
                     jobs[path.stem, tuple(block)] = pool.submit(one, block)
-            for (stem, block), job in jobs.items():
-                outcomes = job.result()
-                of_name.setdefault(stem, {}).update(zip(map(str, block), map(list, outcomes), strict=True))
+            for (stem, those), job in jobs.items():
+                of_name.setdefault(stem, {}).update(zip(map(str, those), map(list, job.result()), strict=True))
             if jobs:
                 yield f"{name}, {workers} worker{'s' * (workers > 1)}: {time.perf_counter() - started:.0f} s"
 
@@ -237,7 +235,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="designs are chosen from 1000 on, and reported below")
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="that train side by side")
     parser.add_argument("--budget", type=float, default=FULL_TRAININGS, help="full trainings that a search has")
-    parser.add_argument("--only", help="run contenders whose names contain this, and what they are measured against")
+    parser.add_argument("--only", nargs="+", help="run contenders whose names contain one of these, and Ray's ASHA")
     parser.add_argument("--against", type=Path, help="results of an earlier run; what is in it is not run again")
     parser.add_argument("--keep", default="search_quality", help="name of the results in benchmarks/results")
     parser.add_argument("--neps", help="a Python that has NePS (pip install neural-pipeline-search)")
@@ -252,13 +250,14 @@ def main() -> None:
     if not paths:
         parser.error(f"--tables {asked.tables}: no .npz there")
     every = [*RIVALS, *NEPS, *OURS, *(OF_OWN_TABLE if asked.tables is None else ())]
-    names = [name for name in every if asked.only is None or asked.only in name or name == RAY]
+    chosen = [name for name in every if asked.only is None or any(word in name for word in asked.only)]
+    names = chosen if RAY in chosen else [RAY, *chosen]
     if asked.neps is None and (skipped := [name for name in names if name in NEPS]):
         print(f"without --neps PYTHON: no {', '.join(skipped)}", file=sys.stderr)
         names = [name for name in names if name not in NEPS]
     found: Found = json.loads(asked.against.read_text()) if asked.against else {}
     if asked.only is not None:  # what is asked for by name is run again
-        found = {name: outcomes for name, outcomes in found.items() if asked.only not in name}
+        found = {name: outcomes for name, outcomes in found.items() if name not in chosen}
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # of the children
     for workers in asked.workers:
