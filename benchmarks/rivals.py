@@ -99,15 +99,15 @@ class PausingASHA:
 
     def next_job(self) -> tuple[int, int] | None:
         for epoch, ranked, waiting in zip(self._epochs[::-1], self._ranked[::-1], self._waiting[::-1], strict=True):
-            for value, _, row in ranked[: len(ranked) // self._factor]:
-                if row in waiting and value < math.inf:
+            for _, _, row in ranked[: len(ranked) // self._factor]:
+                if row in waiting:
                     waiting.remove(row)
                     return row, epoch
         fresh = next(self._rows, None)
         return None if fresh is None else (fresh, 0)
 
     def goes_on(self, row: int, epoch: int, value: float) -> bool:
-        if epoch not in self._epochs:
+        if epoch not in self._epochs or value == -math.inf:
             return True
         rung = self._epochs.index(epoch)
         insort(self._ranked[rung], (-value, len(self._ranked[rung]), row))

@@ -40,6 +40,7 @@ from simulate import Simulation, simulate
 
 from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params, load_params
+from pipeline.config.yaml import parse_yaml
 
 FULL_TRAININGS = 20
 """The budget of a search."""
@@ -77,10 +78,13 @@ def ours(settings: Mapping[str, Any], prior: str | None = None) -> Search:
         fixed: dict[str, Any] = {
             "base.seed": seed,
             "train.epochs": recorded.epochs,
-            "search.trials": min(budget, len(recorded.values)),
+            "search.trials": None,
+            "search.budget.full_trainings": budget / recorded.epochs,
             "search.confirm.seeds": 0,
             "search.sampler.start": "sobol" if prior is None else "recipe",
         }
+        if not problem.own:
+            fixed["train.warmup_epochs"] = 0  # nobody knows of any, and the first rung would be after it
         params = load_params(ROOT / "params.yaml").with_values(fixed | dict(settings), where="the benchmark")
         row = 0 if prior is None else problem.prior_row(prior, seed)
         if prior is not None or not problem.own:
@@ -101,30 +105,34 @@ def ours(settings: Mapping[str, Any], prior: str | None = None) -> Search:
     return run
 
 
-OURS: dict[str, Search] = {
-    "ours": ours({}),
-    "ours, good prior": ours({}, GOOD),
-    "ours, bad prior": ours({}, BAD),
-    "ours, random draws": ours({"search.sampler.name": "random"}),
+OURS: dict[str, tuple[Mapping[str, Any], str | None]] = {
+    "ours": ({}, None),
+    "ours, good prior": ({}, GOOD),
+    "ours, bad prior": ({}, BAD),
+    "ours, random draws": ({"search.sampler.name": "random"}, None),
 }
-OF_OWN_TABLE: dict[str, Search] = {"ours, the recipe of params.yaml": ours({"search.sampler.start": "recipe"})}
+"""Parameters, and the prior."""
+OF_OWN_TABLE = {"ours, the recipe of params.yaml": ({"search.sampler.start": "recipe"}, None)}
 
 
 def search(
-    name: str, path: Path, budget: float, workers: int, neps: str | None, seeds: Sequence[int]
+    name: str, path: Path, workers: int, asked: argparse.Namespace, seeds: Sequence[int]
 ) -> list[tuple[float, ...]]:
-    """What the searches of a contender on one table come to. budget: in full trainings."""
+    """What the searches of a contender on one table come to. name: without what is `asked.set`."""
     problem = read_problem(path)
-    epochs = round(budget * problem.table.epochs)
+    epochs = round(asked.budget * problem.table.epochs)
     if name in NEPS:
         from neps_search import ask_neps
 
-        assert neps is not None
         algorithm, prior = NEPS[name]
         centers = [None if prior is None else problem.prior_row(prior, seed) for seed in seeds]
-        found = ask_neps(neps, algorithm, problem, seeds, centers, epochs, workers)
+        found = ask_neps(asked.neps, algorithm, problem, seeds, centers, epochs, workers)
     else:
-        contender = (RIVALS | OURS | OF_OWN_TABLE)[name]
+        if name in RIVALS:
+            contender = RIVALS[name]
+        else:
+            settings, prior = (OURS | OF_OWN_TABLE)[name]
+            contender = ours({**asked.set, **settings}, prior)
         found = [contender(problem, seed, epochs, workers) for seed in seeds]
     return [problem.outcome(choices, seed, epochs) for choices, seed in zip(found, seeds, strict=True)]
 
@@ -185,7 +193,7 @@ def run_missing(
                 left = [seed for seed in seeds if str(seed) not in of_name.get(path.stem, {})]
                 for first in range(0, len(left), BLOCK):
                     block = left[first : first + BLOCK]
-                    one = partial(search, name, path, asked.budget, workers, asked.neps)
+                    one = partial(search, name.removesuffix(asked.suffix), path, workers, asked)
                     jobs[path.stem, tuple(block)] = pool.submit(one, block)
             for (stem, those), job in jobs.items():
                 of_name.setdefault(stem, {}).update(zip(map(str, those), map(list, job.result()), strict=True))
@@ -236,6 +244,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="that train side by side")
     parser.add_argument("--budget", type=float, default=FULL_TRAININGS, help="full trainings that a search has")
     parser.add_argument("--only", nargs="+", help="run contenders whose names contain one of these, and Ray's ASHA")
+    parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="parameters of ours")
     parser.add_argument("--against", type=Path, help="results of an earlier run; what is in it is not run again")
     parser.add_argument("--keep", default="search_quality", help="name of the results in benchmarks/results")
     parser.add_argument("--neps", help="a Python that has NePS (pip install neural-pipeline-search)")
@@ -249,7 +258,12 @@ def main() -> None:
     paths = [RECORDED] if asked.tables is None else sorted(asked.tables.glob("*.npz"))
     if not paths:
         parser.error(f"--tables {asked.tables}: no .npz there")
-    every = [*RIVALS, *NEPS, *OURS, *(OF_OWN_TABLE if asked.tables is None else ())]
+    asked.suffix = "".join(
+        f", {each.partition('=')[0].rpartition('.')[2]}={each.partition('=')[2]}" for each in asked.set
+    )
+    asked.set = {path: parse_yaml(value, "--set") for path, _, value in (each.partition("=") for each in asked.set)}
+    mine = [*OURS, *(OF_OWN_TABLE if asked.tables is None else ())]
+    every = [*RIVALS, *NEPS, *(f"{name}{asked.suffix}" for name in mine)]
     chosen = [name for name in every if asked.only is None or any(word in name for word in asked.only)]
     names = chosen if RAY in chosen else [RAY, *chosen]
     if asked.neps is None and (skipped := [name for name in names if name in NEPS]):
@@ -266,7 +280,7 @@ def main() -> None:
             keep(asked.keep, found)
     print(header("Epochs until a good setting is held", ["optuna", "ray"]))
     for workers in asked.workers:
-        print_table(found, every, paths, seeds, workers)
+        print_table(found, [*every, *(name for name in found if name not in every)], paths, seeds, workers)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,12 @@ from copied import ROOT
 from entropy_released import SIDES
 from PIL import Image
 from scipy import stats
-from search_quality import asha_of_the_paper
-from simulate import Table
 from support.reference_entropy import clear_of_the_cut, nasty_maps, random_maps, slow
 from torch import Tensor
 from torchvision import transforms
 
-from pipeline.config import Params
 from pipeline.data.batches.batches import standardisation
 from pipeline.score.forecast import REACHED
-from pipeline.tune.journal.records import OBJECTIVE
-from pipeline.tune.space import load_space
-
-SPACE = load_space(ROOT / "search_spaces" / "sar.yaml", Params(), shown_as="sar.yaml")
 
 
 def agrees(theirs: Callable[[Tensor], Tensor], maps: Tensor) -> None:
@@ -73,18 +66,6 @@ def test_other_sides_of_the_feed_give_standardised_windows_of_the_images() -> No
     nearest = distance.min(dim=1)
     assert nearest.values.max() < 1e-5
     assert sorted((nearest.indices % len(windows) // 9).tolist()) == list(range(6))
-
-
-def test_paused_trials_go_on_when_they_are_among_the_best_of_their_rung() -> None:
-    """Nine settings, worse with their number, in thirds: nine at rung 1, three at 3, and the best of these in full."""
-    curves = np.linspace(0.9, 0.1, 9, dtype=np.float32)[:, None, None] * np.ones((1, 1, 8), dtype=np.float32)
-    table = Table(SPACE, [{}] * 9, {OBJECTIVE: curves}, np.zeros((9, 1)))
-    for seed in range(5):
-        found = asha_of_the_paper(1, 3)(table, seed, 1000)
-        assert found[-1][1] == 0
-        assert found[-1][0] >= 1 + 2 + 5
-    everything = {tuple(asha_of_the_paper(1, 3)(table, seed, 1000)[-1]) for seed in range(20)}
-    assert max(spent for spent, _ in everything) <= 9 * 1 + 5 * 2 + 3 * 5  # luck of the order promotes some in vain
 
 
 SCRIPTS = {

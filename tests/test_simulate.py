@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import curve_tables
 import numpy as np
 import pytest
-import search_quality
 from simulate import Simulation, Table, UnwrittenLedger, make_table, simulate
 from support.simulated_search import Kill, told
 
@@ -208,11 +208,11 @@ def test_best_share_is_by_the_mean_over_seeds() -> None:
 
 
 def test_recorded_table_has_further_seeds_of_its_best_settings_alone() -> None:
-    recorded = search_quality.read()
+    recorded = curve_tables.read_problem(curve_tables.RECORDED).table
     assert (len(recorded.values), recorded.seeds, recorded.epochs) == (256, 3, 8)
     counts = [len(recorded.further.get(row, ())) for row in range(256)]
     assert sorted(set(counts)) == [0, 3, 8]
-    assert all(counts[row] == 8 for row in recorded.best(search_quality.SHARE))
+    assert all(counts[row] == 8 for row in recorded.best(0.05))
     first = recorded.curves["val/accuracy"][:, :, -1].mean(axis=1)
     assert np.min(first[np.array(counts) > 0]) >= np.max(first[np.array(counts) == 0]) - 1e-6
 
