@@ -77,8 +77,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def keep(name: str, content: object) -> None:
-    """Write the figures to benchmarks/results/NAME.json."""
+def keep(name: str, content: object, *, compact: bool = False) -> None:
+    """Write the figures to benchmarks/results/NAME.json. compact: all in one line."""
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=None if compact else 2) + "\n")

@@ -48,8 +48,8 @@ RESAMPLES = 4_000
 NEPS = {"NePS hyperband": ("hyperband", None)} | {
     f"NePS PriorBand, {prior} prior": ("priorband", prior) for prior in (GOOD, BAD)
 }
-BLOCK = 5
-"""Seeds that one process searches with at a time."""
+BLOCK, NEPS_BLOCK = 5, 20
+"""Seeds that one process searches with at a time; NePS takes seconds to import."""
 
 Figures = NDArray[np.float64]
 """Of searches, `Problem.outcome` by table and seed, (tables, seeds, 4)."""
@@ -191,12 +191,14 @@ def run_missing(
             jobs = {}
             for path in paths:
                 left = [seed for seed in seeds if str(seed) not in of_name.get(path.stem, {})]
-                for first in range(0, len(left), BLOCK):
-                    block = left[first : first + BLOCK]
+                size = NEPS_BLOCK if name in NEPS else BLOCK
+                for first in range(0, len(left), size):
+                    block = left[first : first + size]
                     one = partial(search, name.removesuffix(asked.suffix), path, workers, asked)
                     jobs[path.stem, tuple(block)] = pool.submit(one, block)
             for (stem, those), job in jobs.items():
-                of_name.setdefault(stem, {}).update(zip(map(str, those), map(list, job.result()), strict=True))
+                outcomes = [[round(figure, 4) for figure in outcome] for outcome in job.result()]
+                of_name.setdefault(stem, {}).update(zip(map(str, those), outcomes, strict=True))
             if jobs:
                 yield f"{name}, {workers} worker{'s' * (workers > 1)}: {time.perf_counter() - started:.0f} s"
 
@@ -277,7 +279,7 @@ def main() -> None:
     for workers in asked.workers:
         for said in run_missing(found, names, paths, seeds, workers, asked):
             print(said, file=sys.stderr, flush=True)
-            keep(asked.keep, found)
+            keep(asked.keep, found, compact=True)
     print(header("Epochs until a good setting is held", ["optuna", "ray"]))
     for workers in asked.workers:
         print_table(found, [*every, *(name for name in found if name not in every)], paths, seeds, workers)

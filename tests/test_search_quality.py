@@ -336,7 +336,7 @@ def test_results_are_kept_and_not_made_again(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept: dict[str, Any] = {}
-    monkeypatch.setattr(search_quality, "keep", lambda name, content: kept.update({name: json.dumps(content)}))
+    monkeypatch.setattr(search_quality, "keep", lambda name, content, compact: kept.update({name: json.dumps(content)}))
     begin = ["search_quality.py", "--tables", str(tmp_path), "--seeds", "2", "--at-a-time", "1", "--budget", "6"]
     monkeypatch.setattr("sys.argv", [*begin, "--only", "third"])
     search_quality.main()
