@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import rivals
 import search_quality
 from curve_tables import BAD, GOOD, Problem, random_rows, read_foreign
-from neps_search import nearest
+from neps_search import ask_neps, nearest
 from rivals import IEpoch, OptunaStudy, PausingASHA, StoppingASHA, i_epoch_knowing, play
 from simulate import Table
 
@@ -321,6 +322,27 @@ def test_ours_spends_the_budget_on_a_table_of_others_and_is_told_the_prior(probl
     assert len({tuple(choices) for choices in found.values()}) > 1
 
 
+@pytest.mark.parametrize("factor", [3, 4])
+def test_ours_with_random_draws_holds_what_the_restated_asha_holds(problem: Problem, factor: int) -> None:
+    """Until what is reserved for a whole run and what the budget has left begin to decide."""
+    table = problem.table
+
+    def draws(seed: int) -> Iterator[int]:
+        tried: set[int] = set()
+        for number in range(60):
+            share = np.random.default_rng([seed, number]).random(4).tolist()
+            tried.add(row := table.nearest(table.space.decode(table.space.value_at(share)), but=tried))
+            yield row
+
+    settings = {"search.sampler.name": "random", "search.scheduler.name": "asha"}
+    rungs = {"search.scheduler.grace_period": 1, "search.scheduler.reduction_factor": float(factor)}
+    for seed in range(4):
+        found = search_quality.ours(settings | rungs)(problem, seed, 90, 1)
+        restated = play(PausingASHA(draws(seed), 9, 1, factor), problem.seen(seed), 90)
+        assert [each for each in found if each[0] <= 75] == [each for each in restated if each[0] <= 75]
+        assert found[0][0] <= 75
+
+
 def test_ratios_are_geometric_means_over_tables_of_mean_epochs_over_seeds() -> None:
     theirs = np.array([[[10.0, 20, 0, 0], [30, 20, 0, 0]], [[40, 40, 0, 0], [40, 40, 0, 0]]])
     mine = theirs * [0.5, 1, 1, 1]
@@ -364,3 +386,49 @@ def test_neps_moves_a_proposal_to_the_nearest_row_that_is_left() -> None:
     assert nearest(points, words, [2, None], [0.4, 0.2], {}) == 0
     assert nearest(points, words, [2, None], [0.4, 0.2], {"1": 0}) == 1  # another word is as far as a whole side
     assert nearest(points, words, [2, None], [1.0, 0.2], {}) == 2
+
+
+FAKE_NEPS = """
+class algorithms:
+    hyperband = staticmethod(lambda space: space)
+
+class Trial:
+    def __init__(self, id, config):
+        self.id, self.config = id, config
+
+class AskAndTell:
+    # The first setting to epoch 3 and then to 9, before the second, to epoch 9 at once, and so on.
+    def __init__(self, space):
+        self.names = [name for name in space if name != "epoch"]
+        self.jobs = [("1_rung_0", 3), ("1_rung_1", 9), ("2_rung_1", 9), *((f"{n}_rung_0", 1) for n in range(3, 99))]
+        self.seen = []
+
+    def ask(self):
+        id, epoch = self.jobs.pop(0)
+        number = int(id.split("_")[0])
+        before = next((trial for trial in self.seen if trial.id.startswith(f"{number}_")), None)
+        config = {name: number / 100 for name in self.names} if before is None else before.config
+        self.seen.append(Trial(id, {**config, "epoch": epoch}))
+        return self.seen[-1]
+
+    def tell(self, trial, result):
+        assert set(result) == {"objective_to_minimize"}
+"""
+
+
+def test_neps_is_asked_in_its_own_python_and_goes_on_from_where_a_setting_was_left(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "fake" / "neps"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(FAKE_NEPS)
+    (package / "space.py").write_text("HPOFloat = HPOInteger = lambda *ends, **options: options\nSearchSpace = dict\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    (found,) = ask_neps(sys.executable, "hyperband", problem, [0], [None], 40, 1)
+    points, seen = problem.table.points, problem.seen(0)
+    first = int(np.argmin(((points - 0.01) ** 2).sum(axis=1)))
+    second = nearest(points, np.zeros(4, dtype=bool), [None] * 4, [0.02] * 4, {"1": first})
+    expected = [[9, first], [18, second]]
+    assert found == (expected if seen[second, -1] > seen[first, -1] else expected[:1])
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        ask_neps(sys.executable, "no_such_algorithm", problem, [0], [None], 40, 1)
