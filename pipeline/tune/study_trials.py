@@ -97,7 +97,7 @@ class StudyTrials:
     def report(self, record: TrialRecord, epoch: int) -> Decision:
         """Take in a report; what the scheduler would have become of the trial."""
         metrics = record.epochs[epoch]
-        self.study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE])
+        self.study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE], metrics)
         return self.study.scheduler.report(record.id, epoch, metrics)
 
     def has_ended(self, record: TrialRecord, decision: Decision | None) -> bool:

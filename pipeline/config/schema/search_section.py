@@ -21,8 +21,8 @@ Objective = Literal[
 
 
 class SamplerParams(Section):
-    name: Literal["tpe", "noisy_gp", "gp", "random", "grid", "sobol"] = Field(
-        "tpe", description="How configurations are proposed; docs/searching.md says which suits what."
+    name: Literal["local_gp", "tpe", "gp", "random", "grid", "sobol"] = Field(
+        "local_gp", description="How configurations are proposed; docs/searching.md says which suits what."
     )
     startup_trials: int = Field(
         5, ge=1, le=1_000_000, description="Trials that must have ended before the sampler learns from results."
@@ -37,6 +37,8 @@ class SamplerParams(Section):
     def _is_still_there(cls, name: Any) -> Any:
         if name == "cmaes":
             raise ValueError("CMA-ES has been taken out; set it to tpe or gp, which take any space")
+        if name == "noisy_gp":
+            raise ValueError("noisy_gp has been taken out; set it to local_gp, which learns from every epoch")
         return name
 
 

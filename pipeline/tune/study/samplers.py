@@ -1,7 +1,7 @@
 """How configurations are drawn: what each sampler can be used for, and what it is made of.
 
     tpe      tree-structured Parzen estimators (Optuna's); any space
-    noisy_gp a Gaussian process of our own that knows of noise and of trials stopped early (`gp_sampler`); any space
+    local_gp near the best trials, by a Gaussian process over configurations and epochs (`local_search`); any space
     gp       a Gaussian process with expected improvement (Optuna's); any space, a category at a Hamming distance of 1
     grid     every combination once, in an order of its own; nothing continuous
     sobol    a scrambled Sobol sequence: even over the space, blind to results
@@ -31,6 +31,7 @@ from pipeline.errors import UserError
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.prior import Prior, sobol_point
 
+LOCAL = "local_gp"
 NON_ADAPTIVE = ("random", "sobol", "grid")
 """Samplers that look at no result."""
 MAX_GRID = 1_000_000

@@ -83,6 +83,7 @@ def _make_study(
         recipe={path: value for path, value in recipe.items() if not space.values_outside({path: value})},
         prior_trials=as_trials(prior_results, space, objectives),
         objectives=objectives,
+        epochs=params.train.epochs,
     )
     scheduler = make_scheduler(search.scheduler, params.train.epochs, first, objectives.stopping_metrics)
     return StudyWithScheduler(name, prefix, adapter, scheduler, fixed)

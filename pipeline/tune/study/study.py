@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -18,14 +19,15 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_file
 from pipeline.files.paths import database_uri
-from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.extrapolation import extrapolate
-from pipeline.tune.study.gp_sampler import Observation, propose
+from pipeline.tune.study.local_search import Observation, propose
 from pipeline.tune.study.prior import Prior
 from pipeline.tune.study.samplers import (
+    LOCAL,
     NON_ADAPTIVE,
     make_sampler,
     rank_key,
@@ -65,13 +67,17 @@ class _UncheckedTrial(FrozenTrial):  # type: ignore[misc]
 class StudyAdapter:
     """Proposes configurations and learns from results.
 
-    objectives: with several, nothing is learned from values before the last epoch.
+    objectives: with several, nothing is learned from values before the last epoch, and `local_gp` proposes as `tpe`
+    does. With a metric that decides among equals (`then`), `local_gp` proposes for it in turn with accuracy, where
+    trials go on by it too.
 
     seed: of all proposals. points: configurations by dotted path, whole or in part, that come first; what one leaves
     out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around,
     where the space has no `prior:` for one.
     prior_trials: results of earlier searches over the same space, which a sampler learns from too. No configuration is
     proposed twice while others are left (see `pipeline.tune.study.untried`).
+
+    epochs: of a whole trial.
 
     moved: what becomes of a proposed configuration before anybody hears of it; simulations offer only what was
     recorded.
@@ -88,28 +94,30 @@ class StudyAdapter:
         recipe: Mapping[str, Any] = MappingProxyType({}),
         prior_trials: Sequence[FrozenTrial] = (),
         objectives: Objectives = ACCURACY_ALONE,
+        epochs: int = 1,
     ) -> None:
         # Without this, optuna prints a line for every study and trial, between the lines of our own progress.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._distributions: dict[str, BaseDistribution] = space.distributions()
-        self._sampler, self._seed = sampler, seed
+        self._sampler, self._seed, self._epochs = sampler, seed, epochs
+        self._local = sampler.name == LOCAL and not objectives.is_multi_objective
         self._name, self._objectives = name, objectives
         self._study = optuna.create_study(directions=objectives.directions, study_name=name)
-        self._prior = Prior(space, recipe)
+        self._prior = Prior(space, recipe if sampler.start == "recipe" else {})
         self._points, self._prior_trials = points, [_UncheckedTrial.of(trial) for trial in prior_trials]
         self._untried = Untried(space)
         for trial in prior_trials:
             self._untried.add_prior(trial.params)
         self._learned = len(prior_trials)
-        self._observed: list[tuple[int, Observation]] = []
-        if sampler.name == "noisy_gp":
-            self._observed = [
-                (number - len(prior_trials), self._as_observation(trial)) for number, trial in enumerate(prior_trials)
-            ]
+        # By number; those of earlier searches before those of this one.
+        self._observed: dict[int, Observation] = {}
+        self._curves: dict[int, dict[str, dict[int, float]]] = {}
+        for number, trial in enumerate(prior_trials, -len(prior_trials)):
+            self._curves[number] = {OBJECTIVE: trial.intermediate_values or {epochs: float(trial.value or 0.0)}}
+            self._observe(number, trial)
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
-        self._reported: dict[int, dict[int, float]] = {}
         self._paused: dict[int, FrozenTrial] = {}
         # Those that did not fail, by number; kept here, since Optuna copies the list of all trials when asked for one.
         self._ended: list[FrozenTrial] = []
@@ -158,12 +166,11 @@ class StudyAdapter:
                 return self._next_of_grid(number - count), {}
             return sample_blind(start, self._space, seed=self._seed, number=number), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        if sampler.name == "noisy_gp":
-            running = [self._space.shares(self._space.decode(params)) for params in self._running_params()]
-            best = propose(self._space, [seen for _, seen in self._observed], running, seed=seed)
-            return self._space.value_at(best.tolist()), {}
+        if self._local:
+            return self._space.value_at(self._propose(number, seed).tolist()), {}
         study = optuna.create_study(
-            directions=self._objectives.directions, sampler=make_sampler(sampler.name, seed=seed)
+            directions=self._objectives.directions,
+            sampler=make_sampler("tpe" if sampler.name == LOCAL else sampler.name, seed=seed),
         )
         study.add_trials(self._visible_trials())
         # Optuna's Gaussian process divides 0 by 0 where one point is better than all others by orders of magnitude, as
@@ -172,6 +179,28 @@ class StudyAdapter:
             study.ask(self._distributions)
         asked = study.get_trials(deepcopy=False)[-1]
         return asked.params, asked.system_attrs
+
+    def _propose(self, number: int, seed: int) -> NDArray[np.float64]:
+        """The point of the unit cube that `local_gp` tries next."""
+        metrics = self._objectives.stopping_metrics
+        metric = metrics[number % len(metrics)]
+        observed, running = [], []
+        for each, trial in self._observed.items():
+            curve = self._curves[each].get(metric, {})
+            # A metric that no trial of an earlier search has is not a sign that they failed.
+            if curve or each >= 0:
+                observed.append(Observation(trial.point, curve, trial.broken))
+        for each, opened in sorted(self._open.items()):
+            if each not in self._observed:
+                point, curve = self._point(opened.params), self._curves[each].get(metric, {})
+                if curve:
+                    observed.append(Observation(point, curve))
+                else:
+                    running.append(point)
+        return propose(self._space, self._prior, observed, running, epochs=self._epochs, seed=seed)
+
+    def _point(self, params: Mapping[str, Any]) -> list[float]:
+        return self._space.shares(self._space.decode(params))
 
     def _next_of_grid(self, place: int) -> dict[str, Any]:
         """The first combination from a place of the grid's order on, and around its end, that is new."""
@@ -195,7 +224,7 @@ class StudyAdapter:
         )
         # In a study in memory, a trial's id is its number.
         self._open[number] = Trial(self._study, number)
-        self._reported[number] = {}
+        self._curves[number] = {}
         self._untried.add(params)
         self.proposed += 1
         return number
@@ -206,16 +235,27 @@ class StudyAdapter:
         if number != record.number:
             raise UserError(f"the journal has no trial {number}; move its folder away to search anew.")
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        """An intermediate value. One that was reported already is ignored."""
-        if epoch not in self._reported[number]:
-            self._reported[number][epoch] = value
-            if not self._objectives.is_multi_objective:  # Optuna has no intermediate values of several objectives
-                self._open[number].report(value, epoch)
+    def report(self, number: int, epoch: int, value: float, others: Mapping[str, float] = MappingProxyType({})) -> None:
+        """An intermediate value. One that was reported already is ignored.
+
+        Args:
+            number: Of the trial.
+            epoch: Counted from 1.
+            value: Of val/accuracy.
+            others: Further metrics of this epoch, of which those are learned from by which trials go on.
+        """
+        curves = self._curves[number]
+        if epoch in curves.setdefault(OBJECTIVE, {}):
+            return
+        for name in self._objectives.stopping_metrics:
+            if math.isfinite(amount := value if name == OBJECTIVE else others.get(name, math.nan)):
+                curves.setdefault(name, {})[epoch] = amount
+        if not self._objectives.is_multi_objective:  # Optuna has no intermediate values of several objectives
+            self._open[number].report(value, epoch)
 
     def pause(self, number: int, *, constraints: Mapping[str, float]) -> None:
         """A trial waits at a rung. The sampler learns from it as from one that was stopped there."""
-        values = {} if self._objectives.is_multi_objective else self._reported[number]
+        values = {} if self._objectives.is_multi_objective else self._curves[number].get(OBJECTIVE, {})
         last = values[max(values)] if values else math.nan
         paused = create_trial(
             state=TrialState.PRUNED,
@@ -233,12 +273,11 @@ class StudyAdapter:
         """A trial that waited goes on, or has ended."""
         if (paused := self._paused.pop(number, None)) is not None:
             self._ended = [trial for trial in self._ended if trial.number != paused.number]
-            self._observed = [seen for seen in self._observed if seen[0] != number]
+            self._observed.pop(number, None)
             self._learned -= 1
 
     def _learn(self, ended: FrozenTrial) -> None:
-        if self._sampler.name == "noisy_gp":
-            insort(self._observed, (ended.number, self._as_observation(ended)), key=lambda pair: pair[0])
+        self._observe(ended.number, ended)
         if ended.state is not TrialState.FAIL:
             insort(self._ended, _UncheckedTrial.of(ended), key=lambda trial: trial.number)
             self._learned += 1
@@ -247,7 +286,6 @@ class StudyAdapter:
         """The end of a trial. values: of the objectives at its last epoch. constraints: feasible at 0 or below."""
         self.resume(number)
         trial = self._open.pop(number)
-        del self._reported[number]
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
         optuna_state = _STATES.get(state, TrialState.FAIL)
@@ -262,16 +300,15 @@ class StudyAdapter:
         )
         self._learn(ended)
 
-    def _as_observation(self, trial: FrozenTrial) -> Observation:
-        """An ended trial as an observation of the Gaussian process. Unlike Optuna's samplers it learns from one that
-        failed, too: what always proposes where the most is expected would come back to it.
+    def _observe(self, number: int, trial: FrozenTrial) -> None:
+        """Have `local_gp` learn from a trial. Unlike Optuna's samplers it learns from one that failed, too: what mostly
+        proposes near the best ones would come back to it.
         """
-        values = trial.intermediate_values if trial.state in _STATES.values() else {}
-        curve = {epoch: value for epoch, value in values.items() if math.isfinite(value)}
-        if trial.state == TrialState.COMPLETE and not curve:
-            curve = {1: float(trial.value or 0.0)}
-        point = self._space.shares(self._space.decode(trial.params))
-        return Observation(point, curve, trial.state == TrialState.COMPLETE, _constraints(trial))
+        if not self._local:
+            return
+        if trial.state not in _STATES.values():
+            self._curves[number] = {}
+        self._observed[number] = Observation(self._point(trial.params), {}, _constraints(trial))
 
     def _visible_trials(self) -> list[FrozenTrial]:
         """What a sampler is shown: results, and what is running, in the order of the numbers."""
