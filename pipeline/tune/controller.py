@@ -68,9 +68,9 @@ class SearchController:
         self.params, self.space, self.journal = params, space, journal
         self.studies = make_studies(params, space, fingerprint, journal.history.header.get("known", ()))
         self.objectives = objectives_from_params(params)
-        most, allowance, self._epochs = max_trials(params, space), study_allowance(params, space), params.train.epochs
+        trials, allowance, self._epochs = max_trials(params, space), study_allowance(params, space), params.train.epochs
         self._trials = {
-            name: StudyTrials(study, params, self.objectives, max_trials=most, allowance=allowance)
+            name: StudyTrials(study, params, self.objectives, max_trials=trials, allowance=allowance)
             for name, study in self.studies.items()
         }
         self._requested = RequestedRuns(params, space, journal, self.studies)
@@ -88,7 +88,8 @@ class SearchController:
         self._decided: dict[str, Decision] = {}
         self._held: set[str] = set()
         self._trials_ended = self._candidates_chosen = False
-        self._checkpoints = StoredCheckpoints(journal, choice_rule(params), params.search.keep_checkpoints)
+        most = params.search.keep_checkpoints
+        self._checkpoints = None if most is None else StoredCheckpoints(journal, choice_rule(params), most)
         self._announced: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -393,10 +394,14 @@ class SearchController:
 
     def _prune_checkpoints(self, ended: Iterable[TrialRecord]) -> None:
         """Remove the checkpoints of those that have ended now, or are no longer among the best."""
+        if self._checkpoints is None:
+            return
         found = sorted(each for trials in self._trials.values() for each in trials.prospects())
-        waiting = {name: self.journal.trials[name] for _, name in found}
-        gone = [record for record in ended if record.id not in waiting and not record.control]
-        self._checkpoints.prune(gone, list(waiting.values()), self._requested.includes)
+        gone = [record for record in ended if not record.control and not self._may_wait(record)]
+        self._checkpoints.prune(gone, [self.journal.trials[name] for _, name in found], self._requested.includes)
+
+    def _may_wait(self, record: TrialRecord) -> bool:
+        return record.study in self._trials and self._trials[record.study].may_wait(record)
 
     def _notify(self, say: Callable[[SearchCallback], None]) -> None:
         for callback in self._callbacks:

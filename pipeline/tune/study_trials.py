@@ -75,9 +75,14 @@ class StudyTrials:
         return sorted([*self.held.values(), *self.paused.values()], key=lambda record: record.number or 0)
 
     def prospects(self) -> list[tuple[float, str]]:
-        """Of those that wait, or did until the end, how far each is from going on, and its id."""
-        names = [*self.paused, *self.held, *self.ended_paused]
-        return [(self.study.scheduler.prospects(name), name) for name in names]
+        """Of those with a checkpoint that wait, or did until the end, how far each is from going on, and its id."""
+        waiting = [*self.paused.values(), *self.held.values(), *self.ended_paused.values()]
+        stored = [record.id for record in waiting if record.checkpoint and not record.dropped]
+        return [(self.study.scheduler.prospects(name), name) for name in stored]
+
+    def may_wait(self, record: TrialRecord) -> bool:
+        """Whether a trial waits, or did until the end."""
+        return any(record.id in records for records in (self.paused, self.held, self.ended_paused))
 
     def is_rung(self, epoch: int) -> bool:
         """Whether a trial may be held after an epoch."""

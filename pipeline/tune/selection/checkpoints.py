@@ -17,10 +17,10 @@ class StoredCheckpoints:
     Args:
         journal: Where it is noted that a trial which waits has lost its checkpoint.
         rule: By which ended trials are ranked.
-        most: How many more are kept, `search.keep_checkpoints`; None for all.
+        most: How many more are kept, `search.keep_checkpoints`.
     """
 
-    def __init__(self, journal: Journal, rule: ChoiceRule, most: int | None) -> None:
+    def __init__(self, journal: Journal, rule: ChoiceRule, most: int) -> None:
         self._journal, self._rule, self._most = journal, rule, most
         self._ended: dict[str, TrialRecord] = {}
 
@@ -34,18 +34,15 @@ class StoredCheckpoints:
 
         Args:
             ended: What has ended now, controls not among them.
-            waiting: All that wait, those next to go on first.
+            waiting: All that wait with a checkpoint, those next to go on first.
             is_requested: Whether a trial is asked for now.
         """
-        if self._most is None:
-            return
-        stored = [record for record in waiting if record.checkpoint and not record.dropped]
-        for record in stored[self._most :]:
+        for record in waiting[self._most :]:
             self._journal.drop(record.id)
-        remove_best_effort([record.checkpoint for record in stored[self._most :] if record.checkpoint])
+        remove_best_effort([record.checkpoint for record in waiting[self._most :] if record.checkpoint])
         there = self._ended | {record.id: record for record in ended if record.checkpoint}
         trials = [record for record in there.values() if record.study is not None]
-        best = rank_trials(trials, self._rule)[: max(0, self._most - len(stored))]
+        best = rank_trials(trials, self._rule)[: max(0, self._most - len(waiting))]
         for study in dict.fromkeys(record.study for record in trials):
             of_study = [record for record in trials if record.study == study and is_requested(record)]
             best += select_candidates(of_study, self._rule, self._journal.correct)
