@@ -29,9 +29,10 @@ class StudyTrials:
     """The trials of a study that have been started and have not ended.
 
     paused: by the scheduler, at a rung. held: those that the scheduler lets go on from a rung, and that wait for room
-    in the budget. open: the ids of those that neither wait nor have ended. completed: whether any has run in full.
-    over: whether a limit lets none go on, and none be proposed. ended_paused: those that had waited until the end.
-    allowance: the epochs that they may spend. best: of those that have ended.
+    in the budget. open: the ids of those that neither wait nor have ended. ended_paused: those that had waited until
+    the end. completed: whether any has run in full. named: whether any of those may be named the best. over: whether a
+    limit lets none go on, and none be proposed. allowance: the epochs that they may spend. best: of those that have
+    ended.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class StudyTrials:
         self.held: dict[str, TrialRecord] = {}
         self.ended_paused: dict[str, TrialRecord] = {}
         self.open: set[str] = set()
-        self.completed = self.over = False
+        self.completed = self.named = self.over = False
 
     @property
     def num_to_propose(self) -> int:
@@ -141,11 +142,15 @@ class StudyTrials:
             self.ended_paused[record.id] = record
         self.open.discard(record.id)
         self.completed |= record.state == COMPLETE
+        self.named |= record.state == COMPLETE and self._is_allowed(record)
         self.promise(record, record.last_epoch)
         number, values = record.number or 0, self._objectives.objective_values(record)
         self.study.adapter.tell(number, record.state, *values, constraints=self._constraints(record))
         self.best.resume(number)
         self.best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, self._objectives) else None)
+
+    def _is_allowed(self, record: TrialRecord) -> bool:
+        return empty_share(record) <= self._max_empty_share and self._objectives.is_feasible(record)
 
     def _constraints(self, record: TrialRecord) -> dict[str, float]:
         constraints = {EMPTY_SHARE: empty_share(record) - self._max_empty_share} if record.epochs else {}
@@ -177,11 +182,17 @@ class StudyTrials:
         return Step(None, self.until(0), self.until(0)) if self.num_to_propose else None
 
     def last_resort(self) -> Step | None:
-        """The best trial that waits goes on, if none has run in full and none is about to."""
-        if self.completed or self.open:
+        """The best trial that waits goes on, if none has run in full and none is about to; or, if what has run in full
+        breaks a constraint, the best one that breaks none so far.
+        """
+        if self.named or self.open:
             return None
-        name = self.study.scheduler.next_to_resume(self.paused, anyone=True)
-        found = [*self.held.values(), *([] if name is None else [self.paused[name]])]
+        held, paused = (
+            {name: record for name, record in waiting.items() if not self.completed or self._is_allowed(record)}
+            for waiting in (self.held, self.paused)
+        )
+        name = self.study.scheduler.next_to_resume(paused, anyone=True)
+        found = [*held.values(), *([] if name is None else [paused[name]])]
         return self._resumed(max(found, key=lambda record: record.last_epoch)) if found else None
 
     def reserve(self, until: int) -> int:

@@ -82,6 +82,14 @@ def test_next_best_trial_runs_in_full_where_the_best_one_fails(tmp_path: Path) -
     assert [record.state for record in search.outcome[1:]] == [COMPLETE, FAILED]
 
 
+def test_next_best_trial_that_may_be_named_runs_in_full_where_the_best_one_leaves_maps_empty(tmp_path: Path) -> None:
+    settings = {"search.trials": 4, "search.scheduler.reduction_factor": 8.0, "search.confirm.seeds": 0}
+    search = Search(tmp_path, settings, empty=lambda record: 0.0 if record.id == "t0001" else 0.5)
+    search.results = lambda record, epoch: 0.5 + 0.1 * (record.number or 0)
+    search.run()
+    assert [record.state for record in search.outcome[1:]] == [PRUNED, COMPLETE, PRUNED, COMPLETE]
+
+
 def test_larger_budget_goes_on_as_a_search_that_had_it_from_the_start(tmp_path: Path) -> None:
     at_once = Search(tmp_path / "at-once", BY_EPOCHS, WIDE)
     expected = studies(at_once.run(search__budget__full_trainings=20.0))

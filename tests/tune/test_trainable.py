@@ -158,8 +158,20 @@ def test_checkpoints_have_the_weights_that_their_epoch_says_to_keep(worker: Work
 
 def test_trial_leaves_checkpoints_now_and_then_and_always_at_its_end(worker: Worker) -> None:
     worker.script = [[None] * 5]
-    worker.run(**{"train.epochs": 5, "search.checkpoint_every": 2})
+    worker.run(**{"train.epochs": 5, "search.checkpoint_every": 2, "search.scheduler.grace_period": 5})
     assert [report["checkpoint"] for report in worker.reports] == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "study", "there"), [("asha", "search", True), ("asha", None, False), ("median", "search", False)]
+)
+def test_trial_that_may_be_paused_leaves_a_checkpoint_at_every_rung(
+    worker: Worker, scheduler: str, study: str | None, there: bool
+) -> None:
+    worker.script = [[None] * 5]
+    settings = {"search.scheduler.name": scheduler, "search.checkpoint_every": 2, "search.scheduler.grace_period": 3}
+    worker.run(study=study, **{"train.epochs": 5, **settings})
+    assert [report["checkpoint"] for report in worker.reports] == [False, True, there, True, True]
 
 
 # Checkpoints that take long are written and reported while the next epoch is trained.
