@@ -67,7 +67,9 @@ def driver_seconds(
 ) -> tuple[float, float]:
     """(processor seconds of the driver, seconds that passed) of a search of so many trials, start and end included."""
     task = plan.task()
-    params = task.params.with_values({"search.trials": trials, "train.epochs": epochs}, where="the benchmark")
+    params = task.params.with_values(
+        {"search.trials": trials, "search.budget.full_trainings": None, "train.epochs": epochs}, where="the benchmark"
+    )
     resources = dataclasses.replace(task.resources, address=address, max_concurrent=at_a_time)
     task = dataclasses.replace(task, params=params, resources=resources, folder=folder)
     began, passed = time.process_time(), time.perf_counter()

@@ -142,6 +142,7 @@ def search(world: World, space: SearchSpace, trials: int, seed: int) -> tuple[li
         "base.seed": seed,
         "train.epochs": EPOCHS,
         "search.trials": trials,
+        "search.budget.full_trainings": None,
         "search.confirm.top": 3,
         "search.confirm.seeds": SEEDS - 1,
     }

@@ -41,6 +41,7 @@ SETTINGS = {
     "train.epochs": 1,
     "train.warmup_epochs": 0,
     "search.scheduler.name": "none",
+    "search.budget.full_trainings": None,
     "search.confirm.seeds": 0,
 }
 

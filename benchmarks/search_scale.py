@@ -40,7 +40,12 @@ def accuracy(record: TrialRecord, epoch: int) -> float:
 
 def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
     """Milliseconds by what they went to, in the order of the trials' starts (a report's: of its trial's end)."""
-    settings = {"search.trials": trials, "search.sampler.name": sampler, "search.confirm.seeds": 0}
+    settings = {
+        "search.trials": trials,
+        "search.budget.full_trainings": None,
+        "search.sampler.name": sampler,
+        "search.confirm.seeds": 0,
+    }
     params = Params().with_values(settings, where="the benchmark")
     space = load_space(ROOT / SPACE, params, shown_as=SPACE)
     times: dict[str, list[float]] = defaultdict(list)

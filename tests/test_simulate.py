@@ -72,9 +72,11 @@ def params(**settings: Any) -> Params:
     small: dict[str, Any] = {
         "train.epochs": EPOCHS,
         "search.trials": 8,
+        "search.budget.full_trainings": None,
         "search.sampler.startup_trials": 3,
         "search.sampler.start": "sobol",  # the made-up optimum has the recipe's learning rate
         "search.scheduler.grace_period": 2,
+        "search.scheduler.reduction_factor": 2.0,
         "search.confirm.top": 1,
         "search.confirm.seeds": 1,
     }

@@ -30,8 +30,11 @@ WIDE = SearchSpace("space.yaml", {WEIGHT: STRENGTH, LR: RATE}, {"baseline": {WEI
 SMALL: Mapping[str, Any] = {
     "train.epochs": 4,
     "search.trials": 4,
+    "search.budget.full_trainings": None,
+    "search.keep_checkpoints": 5,
     "search.sampler.startup_trials": 2,
     "search.scheduler.grace_period": 2,
+    "search.scheduler.reduction_factor": 2.0,
     "search.confirm.top": 2,
     "search.confirm.seeds": 1,
 }

@@ -23,7 +23,14 @@ TUNED = {"search.compare": "same_budget"}
 
 
 def asked(**changes: Any) -> Params:
-    by_epochs = {"train.epochs": 8, "search.trials": None, GRACE: 2, "search.confirm.top": 3, "search.confirm.seeds": 2}
+    by_epochs = {
+        "train.epochs": 8,
+        "search.trials": None,
+        FULL: None,
+        GRACE: 2,
+        "search.confirm.top": 3,
+        "search.confirm.seeds": 2,
+    }
     return Params().with_values(by_epochs | changes, where="the test")
 
 

@@ -52,7 +52,12 @@ def test_grid_over_what_is_continuous_is_refused_by_its_name() -> None:
 
 
 def test_grid_with_too_many_combinations_is_refused() -> None:
-    check_sampler(Params().with_values({"search.sampler.name": "grid", "search.trials": 17}, where=""), space(STEPS))
+    check_sampler(
+        Params().with_values(
+            {"search.sampler.name": "grid", "search.trials": 17, "search.budget.full_trainings": None}, where=""
+        ),
+        space(STEPS),
+    )
     long = {BATCH: {"type": "int", "low": 1, "high": 1_000_000}}
     assert "3,000,000 combinations" in refusal("grid", space(long, WORDS))
 

@@ -49,7 +49,16 @@ def again(of: str, seed: int, *curve: float, state: str = COMPLETE) -> TrialReco
 def searched(space: SearchSpace = SPACE, **settings: Any) -> tuple[SearchTask, SearchOutcome]:
     """A search of four epochs a trial: a control, four trials, and confirmations of the control and of the best."""
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
-    params = Params().with_values({"train.epochs": 4, "search.trials": 4, "search.confirm.top": 1, **dotted}, where="")
+    params = Params().with_values(
+        {
+            "train.epochs": 4,
+            "search.trials": 4,
+            "search.budget.full_trainings": None,
+            "search.confirm.top": 1,
+            **dotted,
+        },
+        where="",
+    )
     trials = [
         ran("baseline", 0.2, 0.3, 0.4, 0.5, role=CONTROL),
         trial("t0000", 0.3, 0.4, 0.5, 0.75),

@@ -63,13 +63,20 @@ def settings_of(records: list[TrialRecord], study: str = METHOD) -> list[str]:
 @pytest.mark.parametrize("at_a_time", [1, 3])
 def test_search_tries_every_setting_of_a_small_space_once_and_ends(tmp_path: Path, name: str, at_a_time: int) -> None:
     of = space(WORDS, {BATCH: STEPS[BATCH]})
-    search = Search(tmp_path, {"search.sampler.name": name, "search.trials": 40}, of, results=worth)
+    search = Search(
+        tmp_path,
+        {"search.sampler.name": name, "search.trials": 40, "search.budget.full_trainings": None},
+        of,
+        results=worth,
+    )
     search.run(at_a_time=at_a_time)
     found = settings_of(search.outcome)
     assert len(found) == len(set(found)) == 16
     repeated = [record.of for record in search.outcome if record.role == CONFIRMATION and record.of != "baseline"]
     assert len(set(repeated)) == 2
-    params = Params().with_values({"search.sampler.name": name, "search.trials": 40}, where="here")
+    params = Params().with_values(
+        {"search.sampler.name": name, "search.trials": 40, "search.budget.full_trainings": None}, where="here"
+    )
     assert max_runs(params, of) == 1 + 16 + (1 + 3) * params.search.confirm.seeds
 
 
@@ -105,6 +112,7 @@ def test_small_space_searched_in_pieces_is_searched_as_at_once(tmp_path: Path, c
 def test_the_controls_own_study_ends_with_its_own_settings(tmp_path: Path) -> None:
     of = space(WORDS, {BATCH: STEPS[BATCH]})  # the control has 2 x 4 of the 16
     asked = {"search.trials": 12, "search.compare": "same_budget", "search.sampler.name": "grid"}
+    asked |= {"search.budget.full_trainings": None}
     search = Search(tmp_path, asked, of, results=worth)
     search.run()
     assert len(settings_of(search.outcome)) == len(set(settings_of(search.outcome))) == 12
@@ -200,7 +208,7 @@ def test_nearest_is_a_neighbour() -> None:
 
 
 def test_trials_of_a_space_without_end_are_as_many_as_asked_for() -> None:
-    params = Params().with_values({"search.trials": 500}, where="here")
+    params = Params().with_values({"search.trials": 500, "search.budget.full_trainings": None}, where="here")
     assert requested_trials(params, space(WORDS, NUMBERS)) == {METHOD: 500}
 
 

@@ -47,13 +47,13 @@ class SchedulerParams(Section):
         "asha", description="How unpromising trials are paused or stopped early; docs/searching.md has the rules."
     )
     grace_period: int | None = Field(
-        3,
+        None,
         ge=1,
         le=100_000,
         description="Epochs that every trial runs; null: one more than the warm-ups of the regulariser, where one is "
         "on or searched, and of train.warmup_epochs.",
     )
-    reduction_factor: float = Field(2.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
+    reduction_factor: float = Field(4.0, gt=1, le=16, description="At each rung the best 1/factor goes on.")
 
     @field_validator("name", mode="before")
     @classmethod
@@ -91,7 +91,7 @@ class ChooseParams(Section):
 
 class BudgetParams(Section):
     full_trainings: float | None = Field(
-        None,
+        20.0,
         gt=0,
         le=1e6,
         description="Epochs of the whole search, as multiples of train.epochs: controls, trials and confirmations "
@@ -171,7 +171,7 @@ class SearchParams(Section):
         "search_spaces/sar.yaml", min_length=1, max_length=1000, description="File that says what varies and how."
     )
     trials: int | None = Field(
-        12,
+        None,
         ge=1,
         le=1_000_000,
         description="Configurations tried at most, the controls not counted; null: as many as "
@@ -223,7 +223,7 @@ class SearchParams(Section):
         True, description="A trial that runs out of memory goes on once, in twice as many micro-batches a batch."
     )
     keep_checkpoints: int | None = Field(
-        5,
+        None,
         ge=1,
         le=1_000_000,
         description="Trials whose last checkpoint is kept, those that are paused first; a paused one without begins "
