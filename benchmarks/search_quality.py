@@ -116,7 +116,7 @@ OF_OWN_TABLE = {"ours, the recipe of params.yaml": ({"search.sampler.start": "re
 
 
 def search(
-    name: str, path: Path, workers: int, asked: argparse.Namespace, seeds: Sequence[int]
+    name: str, path: Path, seeds: Sequence[int], *, workers: int, asked: argparse.Namespace
 ) -> list[tuple[float, ...]]:
     """What the searches of a contender on one table come to. name: without what is `asked.set`."""
     problem = read_problem(path)
@@ -176,6 +176,7 @@ Found = dict[str, dict[str, dict[str, dict[str, list[float]]]]]
 
 
 def run_missing(
+    pool: ProcessPoolExecutor,
     found: Found,
     names: Sequence[str],
     paths: Sequence[Path],
@@ -183,24 +184,22 @@ def run_missing(
     workers: int,
     asked: argparse.Namespace,
 ) -> Iterator[str]:
-    """Search with what is not among the outcomes yet, so many processes side by side; yields what was done."""
-    with ProcessPoolExecutor(asked.at_a_time, mp_context=get_context("spawn")) as pool:
-        for name in names:
-            started = time.perf_counter()
-            of_name = found.setdefault(name, {}).setdefault(str(workers), {})
-            jobs = {}
-            for path in paths:
-                left = [seed for seed in seeds if str(seed) not in of_name.get(path.stem, {})]
-                size = NEPS_BLOCK if name in NEPS else BLOCK
-                for first in range(0, len(left), size):
-                    block = left[first : first + size]
-                    one = partial(search, name.removesuffix(asked.suffix), path, workers, asked)
-                    jobs[path.stem, tuple(block)] = pool.submit(one, block)
-            for (stem, those), job in jobs.items():
-                outcomes = [[round(figure, 4) for figure in outcome] for outcome in job.result()]
-                of_name.setdefault(stem, {}).update(zip(map(str, those), outcomes, strict=True))
-            if jobs:
-                yield f"{name}, {workers} worker{'s' * (workers > 1)}: {time.perf_counter() - started:.0f} s"
+    """Search with what is not among the outcomes yet; yields what was done."""
+    for name in names:
+        started = time.perf_counter()
+        of_name = found.setdefault(name, {}).setdefault(str(workers), {})
+        one = partial(search, name.removesuffix(asked.suffix), workers=workers, asked=asked)
+        size = NEPS_BLOCK if name in NEPS else BLOCK
+        jobs = {}
+        for path in paths:
+            left = [seed for seed in seeds if str(seed) not in of_name.get(path.stem, {})]
+            blocks = (tuple(left[first : first + size]) for first in range(0, len(left), size))
+            jobs |= {(path.stem, block): pool.submit(one, path, block) for block in blocks}
+        for (stem, block), job in jobs.items():
+            outcomes = [[round(figure, 4) for figure in outcome] for outcome in job.result()]
+            of_name.setdefault(stem, {}).update(zip(map(str, block), outcomes, strict=True))
+        if jobs:
+            yield f"{name}, {workers} worker{'s' * (workers > 1)}: {time.perf_counter() - started:.0f} s"
 
 
 def figures_of(found: Found, name: str, workers: int, paths: Sequence[Path], seeds: Sequence[int]) -> Figures | None:
@@ -276,10 +275,11 @@ def main() -> None:
         found = {name: outcomes for name, outcomes in found.items() if name not in chosen}
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # of the children
-    for workers in asked.workers:
-        for said in run_missing(found, names, paths, seeds, workers, asked):
-            print(said, file=sys.stderr, flush=True)
-            keep(asked.keep, found, compact=True)
+    with ProcessPoolExecutor(asked.at_a_time, mp_context=get_context("spawn")) as pool:
+        for workers in asked.workers:
+            for said in run_missing(pool, found, names, paths, seeds, workers, asked):
+                print(said, file=sys.stderr, flush=True)
+                keep(asked.keep, found, compact=True)
     print(header("Epochs until a good setting is held", ["optuna", "ray"]))
     for workers in asked.workers:
         print_table(found, [*every, *(name for name in found if name not in every)], paths, seeds, workers)
