@@ -183,8 +183,8 @@ def run_missing(
     seeds: Sequence[int],
     workers: int,
     asked: argparse.Namespace,
-) -> Iterator[str]:
-    """Search with what is not among the outcomes yet; yields what was done."""
+) -> Iterator[None]:
+    """Search with what is not among the outcomes yet; yields whenever there are some more."""
     for name in names:
         started = time.perf_counter()
         of_name = found.setdefault(name, {}).setdefault(str(workers), {})
@@ -198,8 +198,10 @@ def run_missing(
         for (stem, block), job in jobs.items():
             outcomes = [[round(figure, 4) for figure in outcome] for outcome in job.result()]
             of_name.setdefault(stem, {}).update(zip(map(str, block), outcomes, strict=True))
+            yield
         if jobs:
-            yield f"{name}, {workers} worker{'s' * (workers > 1)}: {time.perf_counter() - started:.0f} s"
+            spent = time.perf_counter() - started
+            print(f"{name}, {workers} worker{'s' * (workers > 1)}: {spent:.0f} s", file=sys.stderr, flush=True)
 
 
 def figures_of(found: Found, name: str, workers: int, paths: Sequence[Path], seeds: Sequence[int]) -> Figures | None:
@@ -277,8 +279,7 @@ def main() -> None:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # of the children
     with ProcessPoolExecutor(asked.at_a_time, mp_context=get_context("spawn")) as pool:
         for workers in asked.workers:
-            for said in run_missing(pool, found, names, paths, seeds, workers, asked):
-                print(said, file=sys.stderr, flush=True)
+            for _ in run_missing(pool, found, names, paths, seeds, workers, asked):
                 keep(asked.keep, found, compact=True)
     print(header("Epochs until a good setting is held", ["optuna", "ray"]))
     for workers in asked.workers:
