@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from curve_tables import BAD, GOOD, RECORDED, ROOT, Choices, Problem, describe, read_problem
+from curve_tables import AFTER, BAD, GOOD, RECORDED, ROOT, Choices, Problem, describe, read_problem
 from harness import header, keep, table
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
@@ -213,13 +213,15 @@ def figures_of(found: Found, name: str, workers: int, paths: Sequence[Path], see
         return None
 
 
-def print_table(found: Found, names: Sequence[str], paths: Sequence[Path], seeds: Sequence[int], workers: int) -> None:
-    """Print the figures of all contenders with so many workers."""
+def print_table(
+    found: Found, names: Sequence[str], paths: Sequence[Path], seeds: Sequence[int], workers: int, budget: float
+) -> None:
+    """Print the figures of all contenders with so many workers. budget: in full trainings."""
     families = [read_problem(path).family for path in paths]
     against = figures_of(found, RAY, workers, paths, seeds)
     kinds = list(dict.fromkeys(families))
     columns = ["", "top 1 %", "top 5 %", *(f"regret, {kind}" for kind in kinds)]
-    columns += ["regret after 10", "regret after 20"] if len(kinds) > 1 else []
+    columns += [f"regret after {budget * after:g}" for after in AFTER] if len(kinds) > 1 else []
     columns += ["top 1 %, of one worker's", "top 5 %, of one worker's"] if workers > 1 else []
     rows = []
     for name in names:
@@ -249,7 +251,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="run contenders whose names contain one of these, and Ray's ASHA")
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="parameters of ours")
     parser.add_argument("--against", type=Path, help="results of an earlier run; what is in it is not run again")
-    parser.add_argument("--keep", default="search_quality", help="name of the results in benchmarks/results")
+    parser.add_argument("--keep", help="name of the results in benchmarks/results: search_quality, or ..._foreign")
     parser.add_argument("--neps", help="a Python that has NePS (pip install neural-pipeline-search)")
     parser.add_argument(
         "--describe", action="store_true", help="how well the own table tells settings apart; no search"
@@ -272,6 +274,8 @@ def main() -> None:
     if asked.neps is None and (skipped := [name for name in names if name in NEPS]):
         print(f"without --neps PYTHON: no {', '.join(skipped)}", file=sys.stderr)
         names = [name for name in names if name not in NEPS]
+    if asked.keep is None:
+        asked.keep = "search_quality" if asked.tables is None else "search_quality_foreign"
     found: Found = json.loads(asked.against.read_text()) if asked.against else {}
     if asked.only is not None:  # what is asked for by name is run again
         found = {name: outcomes for name, outcomes in found.items() if name not in chosen}
@@ -283,7 +287,9 @@ def main() -> None:
                 keep(asked.keep, found, compact=True)
     print(header("Epochs until a good setting is held", ["optuna", "ray"]))
     for workers in asked.workers:
-        print_table(found, [*every, *(name for name in found if name not in every)], paths, seeds, workers)
+        print_table(
+            found, [*every, *(name for name in found if name not in every)], paths, seeds, workers, asked.budget
+        )
 
 
 if __name__ == "__main__":

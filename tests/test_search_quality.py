@@ -363,7 +363,7 @@ def test_results_are_kept_and_not_made_again(
     monkeypatch.setattr("sys.argv", [*begin, "--only", "third"])
     search_quality.main()
     file = tmp_path / "kept.json"
-    file.write_text(kept["search_quality"])
+    file.write_text(kept["search_quality_foreign"])
     found = json.loads(file.read_text())
     assert list(found) == [rivals.RAY, "ASHA of its paper, which pauses (1 and a third), random draws"]
     assert list(found[rivals.RAY]["1"]["made-one"]) == ["0", "1"]
