@@ -190,7 +190,7 @@ def run_missing(
         of_name = found.setdefault(name, {}).setdefault(str(workers), {})
         one = partial(search, name.removesuffix(asked.suffix), workers=workers, asked=asked)
         size = NEPS_BLOCK if name in NEPS else BLOCK
-        jobs = {}
+        jobs: dict[tuple[str, tuple[int, ...]], Any] = {}
         for path in paths:
             left = [seed for seed in seeds if str(seed) not in of_name.get(path.stem, {})]
             blocks = (tuple(left[first : first + size]) for first in range(0, len(left), size))

@@ -111,7 +111,7 @@ def describe_rungs(params: Params, space: SearchSpace) -> str:
         return ""
     if scheduler.name == "median":
         return f" from epoch {first} on"
-    rungs = rung_epochs(first, scheduler.reduction_factor, epochs)
+    rungs = rung_epochs(scheduler, first, epochs)
     return f", rungs after {', '.join(map(str, rungs))} epochs" if rungs else ", no rung before the last epoch"
 
 

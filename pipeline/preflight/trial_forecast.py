@@ -51,7 +51,7 @@ def survival_shares(params: Params, space: SearchSpace) -> Sequence[float]:
         return [1.0] * epochs
     if scheduler.name == "median":
         return [1.0 if epoch < first else MEDIAN_SHARE for epoch in range(epochs)]
-    rungs = rung_epochs(first, scheduler.reduction_factor, epochs)
+    rungs = rung_epochs(scheduler, first, epochs)
     if scheduler.name != "hyperband":
         return [passes ** sum(rung <= epoch for rung in rungs) for epoch in range(epochs)]
     most, factor = len(rungs), scheduler.reduction_factor

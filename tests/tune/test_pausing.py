@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.tune.schedulers.pausing import PausingASHA
-from pipeline.tune.schedulers.rungs import rung_epochs
 from pipeline.tune.schedulers.scheduler import Decision
 
 ACCURACY, AUROC = "val/accuracy", "val/attention/auroc"
@@ -15,7 +14,8 @@ EPOCHS = 16
 
 
 def asha(*, first: int = 1, factor: float = 3.0, metrics: tuple[str, ...] = (ACCURACY,)) -> PausingASHA:
-    return PausingASHA(rung_epochs(first, factor, EPOCHS), factor, EPOCHS, metrics)
+    rungs = [rung for power in range(EPOCHS) if (rung := math.ceil(first * factor**power - 1e-9)) < EPOCHS]
+    return PausingASHA(rungs, factor, EPOCHS, metrics)
 
 
 def made_up(seed: int) -> Iterator[float]:

@@ -66,7 +66,7 @@ class Worker:
     ) -> None:
         params = Params().with_values({"train.epochs": 3, "base.seed": 7, **settings}, where="")
         scheduler = params.search.scheduler
-        rungs = rung_epochs(scheduler.grace_period or 1, scheduler.reduction_factor, params.train.epochs)
+        rungs = rung_epochs(scheduler, scheduler.grace_period or 1, params.train.epochs)
         task = TrialSpec(
             params.model_dump(by_alias=True),
             self.folder,

@@ -24,7 +24,7 @@ def make_scheduler(
         metrics: By any of which a trial may go on; the first is val/accuracy.
     """
     if scheduler.name == "asha":
-        rungs = rung_epochs(min(first, epochs), scheduler.reduction_factor, epochs)
+        rungs = rung_epochs(scheduler, first, epochs)
         return PausingASHA(rungs, scheduler.reduction_factor, epochs, metrics)
     return EitherRule({metric: make_rule(scheduler, epochs, first) for metric in metrics})
 
@@ -36,7 +36,7 @@ def make_rule(scheduler: SchedulerParams, epochs: int, first: int) -> StoppingRu
         return ASHA([], factor, epochs)
     if scheduler.name == "median":
         return MedianStopping(first, epochs)
-    rungs = rung_epochs(first, factor, epochs)
+    rungs = rung_epochs(scheduler, first, epochs)
     if scheduler.name == "hyperband":
         return Hyperband([ASHA(rungs[start:], factor, epochs) for start in range(len(rungs) + 1)], factor)
     return ASHA(rungs, factor, epochs)

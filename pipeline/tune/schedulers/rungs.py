@@ -9,6 +9,10 @@ from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.tune.space import SearchSpace
 
+LAST_RUNG, LATEST_RUNG = 0.1, 0.25
+"""Shares of a whole trial's epochs (see `pausing_rungs`)."""
+FAR_APART = 4
+"""Rungs between which there is another one: the later has so many times the epochs of the earlier."""
 CONSTANT = "constant"
 """The schedule of a weight that does not rise."""
 
@@ -58,8 +62,37 @@ def _weights(regularizer: Mapping[str, Any]) -> Iterator[tuple[str, float, str, 
         yield "plugin_weight", regularizer["plugin_weight"], "plugin_schedule", regularizer["plugin_schedule"]
 
 
-def rung_epochs(first: int, factor: float, epochs: int) -> list[int]:
-    """The rungs below the last epoch, ascending: the first one times the powers of the factor, rounded up."""
+def rung_epochs(scheduler: SchedulerParams, first: int, epochs: int) -> list[int]:
+    """The rungs of a scheduler below the last epoch, ascending.
+
+    Args:
+        scheduler: `search.scheduler`, of asha, asha_stopping or hyperband.
+        first: The first rung (`first_rung`).
+        epochs: Of a whole trial.
+    """
+    first = min(first, epochs)
+    return pausing_rungs(first, epochs) if scheduler.name == "asha" else stopping_rungs(first, scheduler, epochs)
+
+
+def stopping_rungs(first: int, scheduler: SchedulerParams, epochs: int) -> list[int]:
+    """The first rung times the powers of the reduction factor, rounded up."""
+    factor = scheduler.reduction_factor
     count = int(math.log(epochs / first) / math.log(factor) + 1e-9) + 1
     rungs = (math.ceil(first * factor**power - 1e-9) for power in range(count))
     return sorted({rung for rung in rungs if rung < epochs})
+
+
+def pausing_rungs(first: int, epochs: int) -> list[int]:
+    """The rungs of the scheduler that pauses trials: one to three early ones, ascending, below the last epoch.
+
+    The last lies at `LAST_RUNG` of a whole trial, or at twice the first, if that is later, but not beyond
+    `LATEST_RUNG`; another lies between them where they are far apart. A rung is dear that lies later: of the trials
+    that come to it few are needed, and most of their epochs are spent by then (docs/benchmarks/search_quality.md).
+
+    Args:
+        first: Epochs of the first rung, where it is below the last epoch.
+        epochs: Of a whole trial.
+    """
+    last = max(first, min(max(round(LAST_RUNG * epochs), 2 * first), math.floor(LATEST_RUNG * epochs)))
+    between = [round(math.sqrt(first * last))] if last >= FAR_APART * first else []
+    return sorted({rung for rung in (first, *between, last) if rung < epochs})
