@@ -3,7 +3,7 @@
 Run: python benchmarks/choosing.py                # the tables of docs/benchmarks/choosing.md
      python benchmarks/choosing.py --opposed      # where attention and accuracy oppose each other, simulated
 
-The default search of params.yaml (12 trials over sar.yaml, two at a time) is replayed on `tables/sar_digits.npz`
+The default search of params.yaml over sar.yaml, two trials at a time, is replayed on `tables/sar_digits.npz`
 (`record_choosing.py`) by the pipeline's own controller, study, stopping rules and choice. Of the five seeds of the
 table one is the search's and two confirm, in an order drawn anew for every search; the chosen configuration is judged
 by the other two, on validation images and on test images. Bands and defaults were set on the first split; the second,
@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "tables" / "sar_digits.npz"
 SPACE = "search_spaces/sar.yaml"
 SEARCHES = 200
+CONTROLS = load_space(ROOT / SPACE, Params(), shown_as=SPACE).controls
 USED = 3
 """Seeds that a search and its confirmations see; the others judge."""
 
@@ -122,7 +123,11 @@ def search(split: int, settings: Mapping[str, Any], number: int) -> Judged:
     found, _ = recorded(split)
     seeds = found.correct.shape[1]
     order = np.random.default_rng([split, number]).permutation(seeds)
-    params = base_params().with_values({"base.seed": number, **settings}, where="the benchmark")
+    # The table has no curves of controls: what they take of the budget is taken off.
+    confirmed = base_params().search.confirm.seeds
+    trainings = (base_params().search.budget.full_trainings or 0) - len(CONTROLS) * (1 + confirmed)
+    budget = {"base.seed": number, "search.budget.full_trainings": trainings}
+    params = base_params().with_values({**budget, **settings}, where="the benchmark")
     made: Table = make_table(base_space(), found.values, {k: v[:, order] for k, v in found.figures.items()})
     made = replace(made, correct=found.correct[:, order])
     simulation = simulate(params, made, workers=2)
