@@ -4,7 +4,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +96,7 @@ class Search:
     """A search in a folder, opened by one session after the other.
 
     results: accuracy by run and epoch. fails: why a run fails at an epoch, or None. clock, epoch_s: see `Clock`; seconds
-    that a round of epochs takes.
+    that a round of epochs takes. callbacks: beside `heard`.
     """
 
     folder: Path
@@ -109,6 +109,7 @@ class Search:
     epoch_s: float = 1.0
     gpus: float = 0.0
     heard: Heard = field(default_factory=Heard)
+    callbacks: Sequence[SearchCallback] = ()
     starts: list[str] = field(default_factory=list)
     outcome: list[TrialRecord] = field(default_factory=list)
     stopped: str | None = None
@@ -129,7 +130,7 @@ class Search:
                 params,
                 self.space,
                 journal,
-                [self.heard],
+                [self.heard, *self.callbacks],
                 fingerprint="f00d" * 16,
                 folder=self.folder,
                 gpus=self.gpus,
