@@ -3,18 +3,11 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 Curve = Mapping[int, float]
 """Values by epoch."""
 
-PRIOR_GAINS = 2.0
-"""As many gains as the variance that is assumed beforehand counts for."""
 
-
-def extrapolate(
-    stopped: Sequence[Curve], finished: Sequence[tuple[Curve, float]], *, prior_var: float | None = None
-) -> list[tuple[float, float]]:
+def extrapolate(stopped: Sequence[Curve], finished: Sequence[tuple[Curve, float]]) -> list[float]:
     """Estimates the final value of each stopped trial: its last value, plus what others gained from there.
 
     That is the median over those that went on, from that epoch to their end, or nothing if there are none.
@@ -22,26 +15,14 @@ def extrapolate(
     Args:
         stopped: Their curves, none of them empty.
         finished: Curve and final value of each trial that ran in full.
-        prior_var: Variance of the gains that is assumed before any is known; None if no variance is wanted.
 
     Returns:
-        The estimate and its variance, of each in order. The variance is that of the gains, 0 if `prior_var` is None.
+        The estimate of each, in order.
     """
-    by_epoch = {epoch: _gain_from(epoch, finished, prior_var=prior_var) for epoch in {max(curve) for curve in stopped}}
-    estimates = []
-    for curve in stopped:
-        last = max(curve)
-        gain, variance = by_epoch[last]
-        estimates.append((curve[last] + gain, variance))
-    return estimates
+    gains = {epoch: _gain_from(epoch, finished) for epoch in {max(curve) for curve in stopped}}
+    return [curve[max(curve)] + gains[max(curve)] for curve in stopped]
 
 
-def _gain_from(epoch: int, finished: Sequence[tuple[Curve, float]], *, prior_var: float | None) -> tuple[float, float]:
-    """The median gain from an epoch on, and the variance of gains."""
+def _gain_from(epoch: int, finished: Sequence[tuple[Curve, float]]) -> float:
     gains = [final - curve[epoch] for curve, final in finished if epoch in curve]
-    median = statistics.median(gains) if gains else 0.0
-    if prior_var is None:
-        return median, 0.0
-    known = np.array(gains)
-    squares = float(((known - known.mean()) ** 2).sum()) if gains else 0.0
-    return median, (PRIOR_GAINS * prior_var + squares) / (PRIOR_GAINS + len(gains))
+    return statistics.median(gains) if gains else 0.0

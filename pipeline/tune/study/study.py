@@ -373,7 +373,7 @@ def with_values(trials: Sequence[FrozenTrial], objectives: Objectives = ACCURACY
     estimates = extrapolate(
         [trial.intermediate_values for trial in stopped], [(t.intermediate_values, t.values[0]) for t in whole]
     )
-    estimated = {id(trial): value for trial, (value, _) in zip(stopped, estimates, strict=True)}
+    estimated = {id(trial): value for trial, value in zip(stopped, estimates, strict=True)}
     seen = []
     for trial in trials:
         if trial.state == TrialState.PRUNED:
