@@ -84,11 +84,16 @@ def propose(
         anywhere = rng.random((1, num_dims))
         believed = prior.is_informative and rng.random() < trust(len(observations))
         return np.asarray((prior.quantile(anywhere) if believed else anywhere)[0])
-    categorical_dims = [dim for dim, spec in enumerate(space.dimensions.values()) if spec["type"] == "categorical"]
+    specs = enumerate(space.dimensions.values())
+    num_choices = {dim: len(spec["choices"]) for dim, spec in specs if spec["type"] == "categorical"}
+    categorical_dims = list(num_choices)
     best = sorted(observations, key=lambda trial: trial.rank)[-BEST:]
     num_anywhere = int(ANYWHERE * CANDIDATES)
     centers = np.array([trial.point for trial in best])[rng.integers(len(best), size=CANDIDATES - num_anywhere)]
     candidates = np.vstack([_near(centers, categorical_dims, rng), rng.random((num_anywhere, num_dims))])
+    for dim, count in num_choices.items():
+        # The middle of a choice's share, as trials have it: another place of the share would be another category.
+        candidates[:, dim] = (np.floor(candidates[:, dim] * count) + 0.5) / count
     worth = _expected_improvement(observations, running, candidates, categorical_dims, epochs, rng)
     if prior.is_informative:
         worth = worth + PRIOR_TRIALS / (PRIOR_TRIALS + len(observations)) * prior.log_density(candidates) / num_dims
