@@ -23,7 +23,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -190,7 +190,7 @@ def run_missing(
         of_name = found.setdefault(name, {}).setdefault(str(workers), {})
         one = partial(search, name.removesuffix(asked.suffix), workers=workers, asked=asked)
         size = NEPS_BLOCK if name in NEPS else BLOCK
-        jobs: dict[tuple[str, tuple[int, ...]], Any] = {}
+        jobs: dict[tuple[str, tuple[int, ...]], Future[list[tuple[float, ...]]]] = {}
         for path in paths:
             left = [seed for seed in seeds if str(seed) not in of_name.get(path.stem, {})]
             blocks = (tuple(left[first : first + size]) for first in range(0, len(left), size))
@@ -286,10 +286,9 @@ def main() -> None:
             for _ in run_missing(pool, found, names, paths, seeds, workers, asked):
                 keep(asked.keep, found, compact=True)
     print(header("Epochs until a good setting is held", ["optuna", "ray"]))
+    shown = [*every, *(name for name in found if name not in every)]
     for workers in asked.workers:
-        print_table(
-            found, [*every, *(name for name in found if name not in every)], paths, seeds, workers, asked.budget
-        )
+        print_table(found, shown, paths, seeds, workers, asked.budget)
 
 
 if __name__ == "__main__":
