@@ -32,7 +32,7 @@ BOUNDS = {
     "gain": (-4.0, 2.5),
     "noise": (-7.0, 1.5),
 }
-STEPS = 20
+STEPS = 12
 """Of the optimiser, at most."""
 JITTER = 1e-6
 

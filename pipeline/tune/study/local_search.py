@@ -24,12 +24,12 @@ REACH, MOVED = 0.12, 0.6
 """Standard deviation of a step in a dimension, as a share of its range; the chance that a dimension is moved at all."""
 OTHER_CHOICE = 0.2
 """Chance that a category is another one."""
-CANDIDATES, ANYWHERE = 120, 0.25
+CANDIDATES, ANYWHERE = 100, 0.25
 """Points that are compared; the share of them that comes from all over the space."""
-MAX_POINTS, FITTED = 200, 60
+MAX_POINTS, FITTED = 200, 40
 """Points that the process has seen, half of them of the trials that went furthest; of these, those that its parameters
 are fitted to. Its time grows with their cubes, and stays the same however many trials there are."""
-PRIOR_TRIALS = 20
+PRIOR_TRIALS = 50
 """Trials after which evidence counts as much as what is believed beforehand."""
 FLOOR = 0.25
 """What is worse than the median counts as below it by this share of the distance to the best: how bad a bad one is
@@ -96,7 +96,7 @@ def propose(
         candidates[:, dim] = (np.floor(candidates[:, dim] * count) + 0.5) / count
     worth = _expected_improvement(observations, running, candidates, categorical_dims, epochs, rng)
     if prior.is_informative:
-        worth = worth + PRIOR_TRIALS / (PRIOR_TRIALS + len(observations)) * prior.log_density(candidates) / num_dims
+        worth = worth + PRIOR_TRIALS / (PRIOR_TRIALS + len(observations)) * prior.log_density(candidates)
     return np.asarray(candidates[np.argmax(worth)])
 
 
