@@ -80,7 +80,7 @@ def spent(sampler: str, trials: int, folder: Path) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--samplers", nargs="+", default=["random", "sobol", "tpe", "noisy_gp"])
+    parser.add_argument("--samplers", nargs="+", default=["random", "sobol", "tpe", "local_gp"])
     parser.add_argument("--trials", nargs="+", type=int, default=[100, 1000, 3000])
     asked = parser.parse_args()
     rows, kept = [], {}

@@ -45,7 +45,7 @@ SPACES = {
     ),
 }
 SAMPLERS, SCHEDULERS = (
-    ("noisy_gp", "tpe", "gp", "random", "grid", "sobol"),
+    ("local_gp", "tpe", "gp", "random", "grid", "sobol"),
     ("asha", "hyperband", "median", "none"),
 )
 EPOCHS, SEEDS = 8, 3

@@ -301,7 +301,7 @@ def test_names_are_those_of_the_search_itself() -> None:
     assert (METHOD, OBJECTIVE) == (studies.METHOD, trainable.OBJECTIVE)
 
 
-REMOVED = [("sampler", "cmaes"), ("scheduler", "pasha")]
+REMOVED = [("sampler", "cmaes"), ("sampler", "noisy_gp"), ("scheduler", "pasha")]
 
 
 @pytest.mark.parametrize(("group", "name"), REMOVED)

@@ -154,7 +154,7 @@ REFUSED = [
     ("search.space", "", "text, length at least 1"),
     ("search.trials", 0, "whole number or null, at least 1 and at most 1000000"),
     ("search.gpus_per_trial", -0.5, "number or null, at least 0 and at most 64"),
-    ("search.sampler.name", "annealing", "one of tpe, noisy_gp, gp, random, grid, sobol"),
+    ("search.sampler.name", "annealing", "one of local_gp, tpe, gp, random, grid, sobol"),
     ("search.scheduler.name", "pbt", "one of asha, asha_stopping, hyperband, median, none"),
     ("search.scheduler.reduction_factor", 1, "number, above 1 and at most 16"),
     ("search.objectives", [], "a list of some of val/accuracy, val/loss, val/attention/jaccard, "),
@@ -215,7 +215,8 @@ def test_number_that_is_not_finite_is_refused(written: Any, path: str, value: st
     ("text", "said"),
     [
         ("search: {sampler: {name: cmaes}}", "search.sampler.name: given 'cmaes'; CMA-ES has been taken out; set it to tpe or gp, which take any space"),
-        ("search: {scheduler: {name: pasha}}", "search.scheduler.name: given 'pasha'; PASHA has been taken out; set it to asha, which has the same rungs"),
+        ("search: {sampler: {name: noisy_gp}}", "search.sampler.name: given 'noisy_gp'; noisy_gp has been taken out; set it to local_gp, which learns from every epoch"),
+        ("search: {scheduler: {name: pasha}}", "search.scheduler.name: given 'pasha'; PASHA has been taken out; set it to asha, or to asha_stopping, which has the same rungs"),
     ],
 )  # fmt: skip
 def test_name_that_has_been_taken_out_is_refused_with_another_one(written: Any, text: str, said: str) -> None:

@@ -123,14 +123,6 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
             {
                 "search__objectives": ["val/accuracy", "val/loss"],
                 "search__scheduler__name": "none",
-                "search__sampler__name": "noisy_gp",
-            },
-            "noisy_gp ranks configurations by one objective",
-        ),
-        (
-            {
-                "search__objectives": ["val/accuracy", "val/loss"],
-                "search__scheduler__name": "none",
                 "search__budget__patience": 3,
             },
             "search.budget.patience counts trials without a better one",

@@ -62,7 +62,7 @@ def test_grid_with_too_many_combinations_is_refused() -> None:
     assert "3,000,000 combinations" in refusal("grid", space(long, WORDS))
 
 
-@pytest.mark.parametrize("name", ["noisy_gp", "tpe", "gp", "random", "sobol"])
+@pytest.mark.parametrize("name", ["local_gp", "tpe", "gp", "random", "sobol"])
 def test_other_samplers_take_every_space(name: str) -> None:
     params = Params().with_values({"search.sampler.name": name}, where="here")
     check_sampler(params, space(NUMBERS, WORDS, STEPS))
@@ -186,7 +186,7 @@ def play(study: StudyAdapter, count: int) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "trials"), [("noisy_gp", 12), ("tpe", 30), ("gp", 12)])
+@pytest.mark.parametrize(("name", "trials"), [("local_gp", 12), ("tpe", 30), ("gp", 12)])
 def test_what_learns_gets_better_than_its_start(name: str, trials: int) -> None:
     values = [goodness(each) for each in play(proposer(space(NUMBERS), name, startup_trials=6), trials)]
     assert sum(values[-4:]) / 4 > sum(values[:6]) / 6 + 0.3
@@ -283,9 +283,9 @@ def test_known_results_count_towards_the_start_and_are_no_trials_of_the_study() 
     assert sum(map(goodness, warm)) > sum(map(goodness, cold)) + 2
 
 
-def test_setting_that_failed_is_told_to_the_noisy_process() -> None:
+def test_local_gp_learns_from_configurations_that_failed() -> None:
     """The best settings fail, as those with the highest learning rates may; Optuna's samplers look at no failure."""
-    study, failed = proposer(space(NUMBERS), "noisy_gp", startup_trials=6), 0
+    study, failed = proposer(space(NUMBERS), "local_gp", startup_trials=6), 0
     for number in range(24):
         _, values = study.ask()
         fails = values[LR] > 0.2

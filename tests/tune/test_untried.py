@@ -36,7 +36,7 @@ NUMBERS: Mapping[str, Any] = {
     DECAY: {"type": "float", "low": 0.0, "high": 0.5},
 }
 CONTROLS = {"baseline": {WEIGHT: 0.0}}
-SAMPLERS = ("tpe", "noisy_gp", "gp", "random", "sobol", "grid")
+SAMPLERS = ("tpe", "local_gp", "gp", "random", "sobol", "grid")
 
 
 @pytest.fixture(autouse=True)

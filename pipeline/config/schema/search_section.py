@@ -59,7 +59,7 @@ class SchedulerParams(Section):
     @classmethod
     def _is_still_there(cls, name: Any) -> Any:
         if name == "pasha":
-            raise ValueError("PASHA has been taken out; set it to asha, which has the same rungs")
+            raise ValueError("PASHA has been taken out; set it to asha, or to asha_stopping, which has the same rungs")
         return name
 
 

@@ -35,9 +35,6 @@ LIMITED = {
 }
 """The metric that each of `search.constraints` bounds, in the direction in which it gets worse."""
 
-FOR_SEVERAL = ("tpe", "gp", "sobol", "random", "grid")
-"""Samplers that can be used with several objectives."""
-
 
 @dataclass(frozen=True)
 class Objectives:
@@ -206,11 +203,6 @@ def check_objectives(params: Params) -> None:
             f"{said}: several objectives have no order by which a trial could be stopped early, and Optuna takes no "
             f"intermediate values with them. Set search.scheduler.name: none (it is {search.scheduler.name})."
         )
-    if search.sampler.name not in FOR_SEVERAL:
-        raise UserError(
-            f"{said}: search.sampler.name: {search.sampler.name} ranks configurations by one objective. Use "
-            f"{', '.join(FOR_SEVERAL[:-1])} or {FOR_SEVERAL[-1]}."
-        )
     if search.budget.patience is not None:
         raise UserError(
             f"{said}: search.budget.patience counts trials without a better one, which several objectives do not have. "
@@ -250,6 +242,8 @@ def describe_objectives(params: Params) -> dict[str, str]:
         lines["objectives"] = ", ".join(f"{direction} {name}" for name, direction in pairs) + (
             "; what is confirmed and retrained is chosen from the Pareto front"
         )
+        if search.sampler.name == "local_gp":
+            lines["objectives"] += "; local_gp proposes as tpe does"
     if objectives.limits:
         lines["within"] = format_limits(search.constraints.model_dump())
     return lines
