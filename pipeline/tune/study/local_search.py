@@ -29,7 +29,7 @@ CANDIDATES, ANYWHERE = 100, 0.25
 MAX_POINTS, FITTED = 200, 40
 """Points that the process has seen, half of them of the trials that went furthest; of these, those that its parameters
 are fitted to. Its time grows with their cubes, and stays the same however many trials there are."""
-PRIOR_TRIALS = 50
+PRIOR_TRIALS = 20
 """Trials after which evidence counts as much as what is believed beforehand."""
 FLOOR = 0.25
 """What is worse than the median counts as below it by this share of the distance to the best: how bad a bad one is
@@ -96,7 +96,7 @@ def propose(
         candidates[:, dim] = (np.floor(candidates[:, dim] * count) + 0.5) / count
     worth = _expected_improvement(observations, running, candidates, categorical_dims, epochs, rng)
     if prior.is_informative:
-        worth = worth + PRIOR_TRIALS / (PRIOR_TRIALS + len(observations)) * prior.log_density(candidates)
+        worth = worth + PRIOR_TRIALS / (PRIOR_TRIALS + len(observations)) * prior.log_density(candidates) / num_dims
     return np.asarray(candidates[np.argmax(worth)])
 
 
