@@ -32,9 +32,12 @@ pytestmark = pytest.mark.usefixtures("quick_steps")
 
 # Estimating.
 
+RUNGS = {"search.scheduler.name": "asha_stopping", "search.scheduler.grace_period": 4}
+"""At 4 and 8 epochs."""
+
 
 def test_estimate_is_what_can_be_worked_out_by_hand(planned: Callable[..., Plan]) -> None:
-    plan = planned({**TEN_STEPS, "search.scheduler.grace_period": 4}, source=THOUSAND)
+    plan = planned({**TEN_STEPS, **RUNGS}, source=THOUSAND)
     found = estimate(plan, COST, RemainingWork(trials=12, full_runs=2, epochs=16, max_concurrent=2, gpus=0.0))
     # An epoch: eight steps of 0.5 to 1 s, 200 images of 0.01 s, and every second time a checkpoint, written twice.
     assert found.epoch == (4 + 2 + 0.25, 8 + 2 + 0.25)
@@ -77,7 +80,7 @@ def test_gpu_hours_and_cost_follow_the_gpus_held(
 
 
 def test_trials_take_no_more_epochs_than_the_budget_leaves_them(planned: Callable[..., Plan]) -> None:
-    plan = planned({**TEN_STEPS, "search.scheduler.grace_period": 4}, source=THOUSAND)
+    plan = planned({**TEN_STEPS, **RUNGS}, source=THOUSAND)
     work = RemainingWork(trials=100, full_runs=2, epochs=16, max_concurrent=1, gpus=0.0, trial_epochs=160)
     found = estimate(plan, COST, work)
     # However they are spent, they are 160, beside those of two controls.

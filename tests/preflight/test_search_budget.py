@@ -71,7 +71,7 @@ def test_trials_are_told_by_whatever_bounds_them() -> None:
     ("changes", "said"),
     [
         ({}, ", rungs after 2 epochs"),
-        ({"train.epochs": 50}, ", rungs after 6, 24 epochs"),
+        ({"train.epochs": 50}, ", rungs after 6, 12 epochs"),
         ({GRACE: 8}, ", no rung before the last epoch"),
         ({"search.scheduler.name": "median"}, " from epoch 2 on"),
         ({"search.scheduler.name": "none"}, ""),

@@ -8,6 +8,7 @@ from support.example_plans import SPACE
 
 from pipeline.config import Params
 from pipeline.preflight.trial_forecast import TrialForecast, forecast_trials, survival_shares
+from pipeline.tune.schedulers.rungs import pausing_rungs
 
 FULL = "search.budget.full_trainings"
 
@@ -79,11 +80,7 @@ def test_forecast_is_near_what_pausing_at_rungs_comes_to(epochs: int, grace: int
 
 def play(budget: int, epochs: int, grace: int, factor: float, seed: int) -> tuple[int, int]:
     """Trials and those that ran in full, of values drawn by chance that do not change with the epochs."""
-    draw, ends = random.Random(seed), []
-    while grace < epochs:
-        ends.append(grace)
-        grace = round(grace * factor)
-    ends.append(epochs)
+    draw, ends = random.Random(seed), [*pausing_rungs(grace, epochs), epochs]
     reached: list[list[float]] = [[] for _ in ends]
     promoted: list[set[float]] = [set() for _ in ends]
     while True:
