@@ -124,6 +124,23 @@ def test_trials_are_ranked_by_constraints_then_how_far_they_went_then_their_valu
 
 
 @pytest.mark.usefixtures("_no_blind")
+def test_proposals_keep_away_from_what_is_running() -> None:
+    """Four in a row, of which nothing is known yet: further apart than if none of them was heard of."""
+
+    def distance(heard: bool) -> float:
+        found = []
+        for seed in range(4):
+            seen, running = [ran(point, goodness(point)) for point in scattered(seed=seed)], []
+            for number in range(4):
+                known = running if heard else []
+                running.append(propose(SPACE, NOTHING, seen, known, epochs=EPOCHS, seed=10 * seed + number).tolist())
+            found += [math.dist(one, other) for one, other in itertools.combinations(running, 2)]
+        return float(np.mean(found))
+
+    assert distance(heard=True) > 1.3 * distance(heard=False)
+
+
+@pytest.mark.usefixtures("_no_blind")
 def test_category_that_was_seen_to_be_the_best_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, seen, places = np.random.default_rng(0), [], set[float]()
     for number in range(16):

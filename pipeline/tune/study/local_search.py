@@ -139,8 +139,9 @@ def _expected_improvement(
     process = condition(points, progress, standard, parameters, categorical_dims=categorical_dims)
     highest = float(process.predict(points)[0].max())
     if len(running):
-        # As if they had come to what is expected of them: nothing is learned, but they are not proposed again.
+        # As if they had come to what is expected of them: nothing is learned, but another one must be better than they.
         expected, _ = process.predict(np.array(running))
+        highest = max(highest, float(expected.max()))
         points, standard = np.vstack([points, np.array(running)]), np.concatenate([standard, expected])
         progress = np.concatenate([progress, np.ones(len(running))])
         process = condition(points, progress, standard, parameters, categorical_dims=categorical_dims)
