@@ -3,6 +3,7 @@
 Run: python benchmarks/search_quality.py --tables FOLDER --workers 1 4  # the table of docs/benchmarks/search_quality.md
      python benchmarks/search_quality.py                                # the project's own table
      python benchmarks/search_quality.py --describe                     # how well that table tells settings apart
+     python benchmarks/search_quality.py --tables FOLDER --only "ours" --set local_search.BEST=6  # another constant
 
 A setting is good if it is among a table's best 1 % or 5 %. A search holds one when the best of its trials that ran in
 full, by the value that it has seen of each, is a good one. All epochs of all trials count until then, of all workers
@@ -39,8 +40,10 @@ from rivals import RAY, RIVALS, Search
 from simulate import Simulation, simulate
 
 from pipeline.compute.limits import usable_cpus
-from pipeline.config import Params, load_params
+from pipeline.config import Params, load_params, parameters
 from pipeline.config.yaml import parse_yaml
+from pipeline.tune.schedulers import rungs
+from pipeline.tune.study import curve_gp, local_search
 
 FULL_TRAININGS = 20
 """The budget of a search."""
@@ -50,6 +53,9 @@ NEPS = {"NePS hyperband": ("hyperband", None)} | {
 }
 BLOCK, NEPS_BLOCK = 5, 20
 """Seeds that one process searches with at a time; NePS takes seconds to import."""
+
+CONSTANTS = {"curve_gp": curve_gp, "local_search": local_search, "rungs": rungs}
+"""Modules of constants that `--set` may change."""
 
 Figures = NDArray[np.float64]
 """Of searches, `Problem.outcome` by table and seed, (tables, seeds, 4)."""
@@ -132,9 +138,17 @@ def search(
             contender = RIVALS[name]
         else:
             settings, prior = (OURS | OF_OWN_TABLE)[name]
-            contender = ours({**asked.set, **settings}, prior)
+            contender = ours({**_set_constants(asked.set), **settings}, prior)
         found = [contender(problem, seed, epochs, workers) for seed in seeds]
     return [problem.outcome(choices, seed, epochs) for choices, seed in zip(found, seeds, strict=True)]
+
+
+def _set_constants(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Set the constants among what `--set` names, in this process; the parameters."""
+    for path in given.keys() - parameters().keys():
+        module, _, name = path.rpartition(".")
+        setattr(CONSTANTS[module], name, given[path])
+    return {path: value for path, value in given.items() if path in parameters()}
 
 
 def ratio(mine: Figures, theirs: Figures, families: Sequence[str]) -> list[tuple[float, float, float]]:
@@ -249,7 +263,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1], help="that train side by side")
     parser.add_argument("--budget", type=float, default=FULL_TRAININGS, help="full trainings that a search has")
     parser.add_argument("--only", nargs="+", help="run contenders whose names contain one of these, and Ray's ASHA")
-    parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="parameters of ours")
+    parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="parameters of ours, or constants")
     parser.add_argument("--against", type=Path, help="results of an earlier run; what is in it is not run again")
     parser.add_argument("--keep", help="name of the results in benchmarks/results: search_quality, or ..._foreign")
     parser.add_argument("--neps", help="a Python that has NePS (pip install neural-pipeline-search)")

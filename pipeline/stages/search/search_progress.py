@@ -99,7 +99,8 @@ class SearchProgress:
         # That the epochs are spent is how a search with such a budget ends.
         begins = "no further trials" if reason.startswith(SPENT) else "ending early"
         self._say(
-            f"{begins}: {reason}; {paused}what runs ({running} now) goes on to its end, then the best are confirmed: "
+            f"{begins}: {reason}; {paused}what runs ({running} now) goes on to its end or is paused, then the best are "
+            f"confirmed: "
             f"{self._total} runs at most"
         )
 
