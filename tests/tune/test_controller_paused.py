@@ -17,7 +17,7 @@ BY_EPOCHS: dict[str, Any] = {
     "search.scheduler.grace_period": 1,
     "search.sampler.startup_trials": 2,
 }
-"""Of trials of four epochs with rungs after the first and the second, a half going on: 56 epochs."""
+"""Of trials of four epochs with a rung after the first, a half going on: 56 epochs."""
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,13 @@ def test_request_to_finish_keeps_trials_from_going_on_and_they_go_on_when_the_se
     assert studies(course) == expected
 
 
-@pytest.mark.parametrize("settings", [{}, {"search.compare": "same_budget", "search.budget.full_trainings": 20.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train.epochs": 8, "search.budget.full_trainings": 10.0, "search.sampler.name": "random"},  # two rungs
+        {"search.compare": "same_budget", "search.budget.full_trainings": 20.0},
+    ],
+)
 def test_journal_of_a_search_by_epochs_cut_after_any_line_leads_to_the_records_of_the_unharmed_one(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
