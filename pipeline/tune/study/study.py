@@ -110,7 +110,7 @@ class StudyAdapter:
         for trial in prior_trials:
             self._untried.add_prior(trial.params)
         self._learned = len(prior_trials)
-        # By number; those of earlier searches before those of this one.
+        # By number; those of earlier searches have numbers below 0.
         self._observed: dict[int, Observation] = {}
         self._curves: dict[int, dict[str, dict[int, float]]] = {}
         for number, trial in enumerate(prior_trials, -len(prior_trials)):
@@ -185,7 +185,8 @@ class StudyAdapter:
         metrics = self._objectives.stopping_metrics
         metric = metrics[number % len(metrics)]
         observed, running = [], []
-        for each, trial in self._observed.items():
+        # In the order of the numbers, not that in which they ended: so it is after a resume, to the last bit.
+        for each, trial in sorted(self._observed.items()):
             curve = self._curves[each].get(metric, {})
             # A metric that no trial of an earlier search has is not a sign that they failed.
             if curve or each >= 0:
