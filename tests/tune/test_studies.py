@@ -71,7 +71,7 @@ def test_control_study_tunes_what_the_recipe_varies_also_where_the_control_has_a
 def test_studies_have_the_same_rungs_and_the_same_seed() -> None:
     changes = {"train__epochs": 27, "search__scheduler__grace_period": 3, "search__scheduler__reduction_factor": 3.0}
     arms = make_studies(params(**changes), WIDE, NAME)
-    assert [arm.scheduler.rung_epochs for arm in arms.values()] == [[3, 9], [3, 9]]
+    assert [arm.scheduler.rung_epochs for arm in arms.values()] == [[3, 6], [3, 6]]
     without = make_studies(params(**changes, search__scheduler__name="none"), WIDE, NAME)
     assert [arm.scheduler.rung_epochs for arm in without.values()] == [[], []]
     rates = [[trial.values[LR] for trial in proposals(make_studies(params(), WIDE, NAME)[name])] for name in arms]
