@@ -22,7 +22,7 @@ from pipeline.tune.journal.correctness import unpack_correct
 from pipeline.tune.ray import trainable as module
 from pipeline.tune.ray.trainable import run_trial
 from pipeline.tune.ray.trial_spec import TrialSpec
-from pipeline.tune.schedulers.rungs import rung_epochs
+from pipeline.tune.schedulers.factory import make_scheduler
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -66,7 +66,7 @@ class Worker:
     ) -> None:
         params = Params().with_values({"train.epochs": 3, "base.seed": 7, **settings}, where="")
         scheduler = params.search.scheduler
-        rungs = rung_epochs(scheduler, scheduler.grace_period or 1, params.train.epochs)
+        rungs = make_scheduler(scheduler, params.train.epochs, scheduler.grace_period or 1).rung_epochs
         task = TrialSpec(
             params.model_dump(by_alias=True),
             self.folder,
