@@ -19,6 +19,7 @@ from rivals import IEpoch, OptunaStudy, PausingASHA, StoppingASHA, i_epoch_knowi
 from simulate import Table
 
 from pipeline.tune.journal.records import OBJECTIVE
+from pipeline.tune.schedulers import factory as schedulers
 from pipeline.tune.space import SearchSpace
 
 RANGES: dict[str, Any] = {
@@ -323,8 +324,11 @@ def test_ours_spends_the_budget_on_a_table_of_others_and_is_told_the_prior(probl
 
 
 @pytest.mark.parametrize("factor", [3, 4])
-def test_ours_with_random_draws_holds_what_the_restated_asha_holds(problem: Problem, factor: int) -> None:
-    """Until what is reserved for a whole run and what the budget has left begin to decide."""
+def test_ours_with_random_draws_holds_what_the_restated_asha_holds(
+    problem: Problem, factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until what is reserved for a whole run and what the budget has left begin to decide; with the paper's rungs."""
+    monkeypatch.setattr(schedulers, "rung_epochs", lambda scheduler, first, epochs: rivals.rungs(first, factor, epochs))
     table = problem.table
 
     def draws(seed: int) -> Iterator[int]:

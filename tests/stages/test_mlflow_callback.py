@@ -26,5 +26,6 @@ def test_rungs_are_those_of_the_scheduler() -> None:
     params = load_params(ROOT / "params.yaml")
     space = load_space(ROOT / "search_spaces" / "sar.yaml", params, shown_as="sar.yaml")
     assert rung_marks(params, space) == [2]
-    assert rung_marks(params.with_values({"search.scheduler.reduction_factor": 2.0}, where="here"), space) == [2, 4]
+    stopping = {"search.scheduler.name": "asha_stopping", "search.scheduler.reduction_factor": 2.0}
+    assert rung_marks(params.with_values(stopping, where="here"), space) == [2, 4]
     assert rung_marks(params.with_values({"search.scheduler.name": "none"}, where="here"), space) == []
