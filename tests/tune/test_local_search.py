@@ -16,6 +16,7 @@ from pipeline.tune.study import local_search, study
 from pipeline.tune.study.local_search import MAX_POINTS, PRIOR_TRIALS, Observation, propose, trust
 from pipeline.tune.study.prior import Prior
 from pipeline.tune.study.study import StudyAdapter
+from pipeline.tune.study.warm_start import as_trials
 
 LR, DROP, LAYERS = "train.lr", "model.drop_path", "regularizer.spatial_entropy.layers"
 RATE: Mapping[str, Any] = {"type": "float", "low": 0.001, "high": 1.0, "log": True}
@@ -383,3 +384,13 @@ def test_failed_and_infeasible_trials_are_shown_without_a_curve(shown: Shown) ->
         of.tell(number, state, 0.5, constraints={"parameters": amount})
     of.ask()
     assert [(dict(trial.curve), trial.violation) for trial in shown[-1][0]] == [({1: 0.5}, 0), ({}, 0), ({}, 0.25)]
+
+
+def test_earlier_results_of_several_objectives_are_taken_though_they_have_no_one_value() -> None:
+    """`local_gp` proposes as `tpe` does then, and learns from them as that does."""
+    goals = Objectives(("val/accuracy", "parameters"))
+    values, metrics = {LR: 0.01, DROP: 0.1}, {"parameters": 1000.0}
+    known = [{"values": values, "state": COMPLETE, "curve": [[EPOCHS, 0.5]], "metrics": metrics}]
+    found = adapter(objectives=goals, prior_trials=as_trials(known, SPACE, goals)).ask()
+    assert found[0] == 0
+    assert not SPACE.values_outside(found[1])

@@ -114,8 +114,9 @@ class StudyAdapter:
         self._observed: dict[int, Observation] = {}
         self._curves: dict[int, dict[str, dict[int, float]]] = {}
         for number, trial in enumerate(prior_trials, -len(prior_trials)):
-            self._curves[number] = {OBJECTIVE: trial.intermediate_values or {epochs: float(trial.value or 0.0)}}
-            self._observe(number, trial)
+            if self._local:  # with several objectives a trial has no one value
+                self._curves[number] = {OBJECTIVE: trial.intermediate_values or {epochs: float(trial.value or 0.0)}}
+                self._observe(number, trial)
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
         self._paused: dict[int, FrozenTrial] = {}
