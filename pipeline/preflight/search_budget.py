@@ -13,12 +13,10 @@ from pipeline.tune.run_counts import (
     max_trials,
     requested_trials,
 )
-from pipeline.tune.schedulers.rungs import automatic_grace_period, first_rung, rung_epochs
+from pipeline.tune.schedulers.rungs import PAUSING, automatic_grace_period, first_rung, rung_epochs
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.studies import num_studies
 from pipeline.tune.task import Resources
-
-PAUSING = "asha"
 
 
 def check_budget_epochs(params: Params, space: SearchSpace) -> None:

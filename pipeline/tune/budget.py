@@ -9,7 +9,7 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass
 
 HOUR = 3600.0
-SPENT = "search.budget.full_trainings"
+EPOCH_BUDGET = "search.budget.full_trainings"
 """How the reason begins for which a search ends whose epochs are spent, as every search with such a budget does."""
 
 

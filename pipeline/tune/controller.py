@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.cluster.storage import remove_best_effort
 from pipeline.config import Params
+from pipeline.tune.budget import EPOCH_BUDGET
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
@@ -31,7 +32,7 @@ from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_para
 from pipeline.tune.requested import RequestedRuns
 from pipeline.tune.run_counts import max_confirmation_runs, max_trials, study_allowance
 from pipeline.tune.schedulers.scheduler import Decision
-from pipeline.tune.search_limits import EPOCHS, SearchLimits, pending_epochs
+from pipeline.tune.search_limits import SearchLimits, pending_epochs
 from pipeline.tune.selection.candidates import choice_rule
 from pipeline.tune.selection.checkpoints import StoredCheckpoints
 from pipeline.tune.space import SearchSpace
@@ -273,7 +274,7 @@ class SearchController:
                 candidates_chosen=self._candidates_chosen,
             )
             if reason is not None:
-                self._stop(reason, [trials] if reason.startswith(EPOCHS) else self._trials.values())
+                self._stop(reason, [trials] if reason.startswith(EPOCH_BUDGET) else self._trials.values())
         return not trials.over
 
     @property

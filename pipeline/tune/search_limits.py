@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 
 from pipeline.config import Params
-from pipeline.tune.budget import BestSoFar, Budget, BudgetState, exhausted_limit
+from pipeline.tune.budget import EPOCH_BUDGET, BestSoFar, Budget, BudgetState, exhausted_limit
 from pipeline.tune.journal.records import SearchHistory, TrialRecord
 from pipeline.tune.run_counts import max_candidate_runs
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study_trials import Step, StudyTrials
-
-EPOCHS = "search.budget.full_trainings"
 
 
 class SearchLimits:
@@ -63,7 +61,7 @@ class SearchLimits:
         if trials.allowance.fits(step.further + reserve):
             return None
         most = (self._budget.full_trainings or 0.0) * self._epochs
-        return f"{EPOCHS}: {self._history.epochs} of {most:g} epochs spent, the rest promised"
+        return f"{EPOCH_BUDGET}: {self._history.epochs} of {most:g} epochs spent, the rest promised"
 
     def refuse_epochs(self, further: int, *, pending: int) -> str | None:
         """Why so many epochs may not be trained that were set aside beforehand; None if they may."""

@@ -45,6 +45,22 @@ def test_report_reaches_the_journal_before_ray_hears_the_word(search: Search) ->
         assert course.journal.trials[name].epochs[4] == {"val/accuracy": 0.5, "val/loss": 0.5}
 
 
+def test_what_a_trial_measures_before_its_first_epoch_is_no_epoch(search: Search) -> None:
+    with search.session() as course:
+        scheduler = ControllerScheduler(course, JournalCallback(course))
+        course.next_trial()
+        before = {"epoch": 0, "objective": math.nan, "metrics": {}, "failed": None, "measured": {"latency_ms": 2.0}}
+        assert (
+            scheduler.on_trial_result(NOBODY, trial("baseline"), flatten_dict(before | {"infeasible": None}))
+            == CONTINUE
+        )
+        assert course.journal.trials["baseline"].epochs == {}
+        assert (
+            scheduler.on_trial_result(NOBODY, trial("baseline"), flatten_dict(before | {"infeasible": "too slow"}))
+            == STOP
+        )
+
+
 def test_trial_that_pauses_stops_for_ray_and_is_handed_out_again_when_it_is_among_the_best(search: Search) -> None:
     with search.session(at_a_time=2) as course:
         callback = JournalCallback(course)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline.console.format import config_name, format_count
 from pipeline.console.run_progress import HEARTBEAT_S, format_time_left
-from pipeline.tune.budget import SPENT
+from pipeline.tune.budget import EPOCH_BUDGET
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
 
@@ -97,7 +97,7 @@ class SearchProgress:
         self._total = min(self._total, len(self._trials) + left)
         paused = f"{format_count(count, 'paused trial')} may end there; " if (count := self._num_paused()) else ""
         # That the epochs are spent is how a search with such a budget ends.
-        begins = "no further trials" if reason.startswith(SPENT) else "ending early"
+        begins = "no further trials" if reason.startswith(EPOCH_BUDGET) else "ending early"
         self._say(
             f"{begins}: {reason}; {paused}what runs ({running} now) goes on to its end or is paused, then the best are "
             f"confirmed: "

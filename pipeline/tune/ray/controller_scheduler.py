@@ -31,10 +31,10 @@ class ControllerScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: Mapping[str, Any]) -> str:
         if result.get("failed") or result.get("infeasible"):
             return STOP
+        if result["epoch"] == 0:
+            return CONTINUE  # what it has measured of its network, before any epoch
         # Ray hands schedulers a report whose mappings are flattened, and callbacks the report as it was made.
         metrics = {key.removeprefix(FLAT): value for key, value in result.items() if key.startswith(FLAT)}
-        if not metrics:
-            return CONTINUE  # of its network, before any epoch
         with self._callback.capture_fatal():
             decision = self._controller.report(
                 trial.config["trial"], result["epoch"], metrics, result.get("node"), result.get("correct")

@@ -8,7 +8,7 @@ from pipeline.tune.schedulers.asha import ASHA
 from pipeline.tune.schedulers.hyperband import Hyperband
 from pipeline.tune.schedulers.median import MedianStopping
 from pipeline.tune.schedulers.pausing import PausingASHA
-from pipeline.tune.schedulers.rungs import rung_epochs
+from pipeline.tune.schedulers.rungs import PAUSING, rung_epochs
 from pipeline.tune.schedulers.scheduler import EitherRule, Scheduler, StoppingRule
 
 
@@ -23,7 +23,7 @@ def make_scheduler(
         first: The first rung (`pipeline.tune.schedulers.rungs.first_rung`).
         metrics: By any of which a trial may go on; the first is val/accuracy.
     """
-    if scheduler.name == "asha":
+    if scheduler.name == PAUSING:
         rungs = rung_epochs(scheduler, first, epochs)
         return PausingASHA(rungs, scheduler.reduction_factor, epochs, metrics)
     return EitherRule({metric: make_rule(scheduler, epochs, first) for metric in metrics})

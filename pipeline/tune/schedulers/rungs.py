@@ -13,6 +13,8 @@ LAST_RUNG, LATEST_RUNG = 0.1, 0.25
 """Shares of a whole trial's epochs (see `pausing_rungs`)."""
 FAR_APART = 4
 """Rungs between which there is another one: the later has so many times the epochs of the earlier."""
+PAUSING = "asha"
+"""The scheduler that pauses trials."""
 CONSTANT = "constant"
 """The schedule of a weight that does not rise."""
 
@@ -71,7 +73,7 @@ def rung_epochs(scheduler: SchedulerParams, first: int, epochs: int) -> list[int
         epochs: Of a whole trial.
     """
     first = min(first, epochs)
-    return pausing_rungs(first, epochs) if scheduler.name == "asha" else stopping_rungs(first, scheduler, epochs)
+    return pausing_rungs(first, epochs) if scheduler.name == PAUSING else stopping_rungs(first, scheduler, epochs)
 
 
 def stopping_rungs(first: int, scheduler: SchedulerParams, epochs: int) -> list[int]:

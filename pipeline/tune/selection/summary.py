@@ -6,7 +6,7 @@ from typing import Any
 
 from scipy import stats
 
-from pipeline.tune.budget import HOUR, SPENT, Budget
+from pipeline.tune.budget import EPOCH_BUDGET, HOUR, Budget
 from pipeline.tune.journal.records import (
     COMPLETE,
     CONFIRMATION,
@@ -57,7 +57,7 @@ def summarise(
         "trials": {state: sum(t.state == state for t in tried) for state in states},
         **_all_tried(task, outcome),
         "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
-        "stopped_by": None if (outcome.stopped or "").startswith(SPENT) else outcome.stopped,
+        "stopped_by": None if (outcome.stopped or "").startswith(EPOCH_BUDGET) else outcome.stopped,
         "trials_asked": None if params.search.trials is None else requested_trials(params, task.space)[METHOD],
         "epochs": {
             "spent": sum(trial.trained_epochs for trial in outcome.trials),

@@ -2,8 +2,8 @@
 
 Four proposals in five are chosen among points near the `BEST` trials that went furthest, and some from all over the
 space, by the expected improvement at the last epoch (`pipeline.tune.study.curve_gp`). The others look at no result, so
-that no model can lead a search astray: they come from all over the space, or half of them from what is believed
-beforehand (`pipeline.tune.study.prior`), ever less of them as trials accumulate.
+that no model can lead a search astray: they come from all over the space, or at first two in three of them from what is
+believed beforehand (`pipeline.tune.study.prior`), and ever fewer as trials accumulate.
 """
 
 import math

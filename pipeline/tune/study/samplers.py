@@ -9,9 +9,9 @@
 
 Those that learn begin with draws that look at no result (`search.sampler.start`): `sobol`, `random`, or `recipe`, which
 takes the recipe of params.yaml for somebody's judgement, beside the priors of the space, and draws around it
-(`pipeline.tune.study.prior`). What is believed beforehand of where good
-ones lie saves the trials that it takes to learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand,
-arXiv 2306.12370); here it shapes the first draws alone, and not all of them, so that a bad recipe costs little.
+(`pipeline.tune.study.prior`). What is believed beforehand of where good ones lie may save the trials that it takes to
+learn it (Hvarfner et al., piBO, ICLR 2022; Mallik et al., PriorBand, arXiv 2306.12370). It shapes the first draws, and
+not all of them, so that a bad recipe costs little; `local_gp` goes on to weigh it, by ever less.
 
 Every sampler is made anew for every trial, from the seed and the trial's number, so that what it proposes depends on
 these and on the results, and on nothing that a resumed search would have to remember.
