@@ -12,7 +12,7 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED
 from pipeline.tune.objectives.objectives import AUROC, Objectives
 from pipeline.tune.space import SearchSpace
-from pipeline.tune.study import local_search, study
+from pipeline.tune.study import local_search
 from pipeline.tune.study.local_search import MAX_POINTS, PRIOR_TRIALS, Observation, propose, trust
 from pipeline.tune.study.prior import Prior
 from pipeline.tune.study.study import StudyAdapter
@@ -320,7 +320,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Observation], int]
         calls.append((list(observations), len(running)))
         return propose(space, prior, observations, running, **rest)
 
-    monkeypatch.setattr(study, "propose", noted)
+    monkeypatch.setattr(local_search, "propose", noted)
     return calls
 
 

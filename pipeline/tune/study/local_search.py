@@ -9,6 +9,7 @@ believed beforehand (`pipeline.tune.study.prior`), and ever fewer as trials accu
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,60 @@ class Observation:
         """What trials are ordered by, the best last: constraints, how far it went, its value there."""
         last = max(self.curve, default=0)
         return -self.violation, last, self.curve.get(last, -math.inf)
+
+
+class LocalSearch:
+    """What `local_gp` knows of a study's trials, by number; those of earlier searches have numbers below 0.
+
+    metrics: what is searched for in turn, val/accuracy first; more of each is better. epochs: of a whole trial.
+    """
+
+    def __init__(self, space: SearchSpace, prior: Prior, metrics: Sequence[str], epochs: int) -> None:
+        self._space, self._prior, self._metrics, self._epochs = space, prior, metrics, epochs
+        self._points: dict[int, Sequence[float]] = {}
+        self._curves: dict[int, dict[str, dict[int, float]]] = {}
+        self._broken: dict[int, Mapping[str, float]] = {}
+
+    def start(self, number: int, values: Mapping[str, Any]) -> None:
+        """A trial of these encoded values is running."""
+        self._points[number] = self._space.shares(self._space.decode(values))
+        self._curves[number] = {}
+
+    def report(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch of a trial. Values that are no numbers are left out."""
+        for name in self._metrics:
+            if math.isfinite(value := metrics.get(name, math.nan)):
+                self._curves[number].setdefault(name, {})[epoch] = value
+
+    def hold(self, number: int, broken: Mapping[str, float], *, failed: bool = False) -> None:
+        """A trial is paused, or has ended. Unlike Optuna's samplers this one learns from trials that failed, too: what
+        mostly proposes near the best ones would come back to them.
+        """
+        self._broken[number] = broken
+        if failed:
+            self._curves[number] = {}
+
+    def resume(self, number: int) -> None:
+        """A trial that was paused goes on."""
+        self._broken.pop(number, None)
+
+    def propose(self, number: int, *, seed: int) -> dict[str, Any]:
+        """The encoded values of the next trial, for one of the metrics by its number."""
+        metric = self._metrics[number % len(self._metrics)]
+        held, going, running = [], [], []
+        # In the order of the numbers, not that in which they ended: so it is after a resume, to the last bit.
+        for each, point in sorted(self._points.items()):
+            curve = self._curves[each].get(metric, {})
+            if each in self._broken:
+                # A metric that no trial of an earlier search has is not a sign that they failed.
+                if curve or each >= 0:
+                    held.append(Observation(point, curve, self._broken[each]))
+            elif curve:
+                going.append(Observation(point, curve))
+            else:
+                running.append(point)
+        found = propose(self._space, self._prior, [*held, *going], running, epochs=self._epochs, seed=seed)
+        return self._space.value_at(found.tolist())
 
 
 def propose(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -24,7 +23,7 @@ from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.extrapolation import extrapolate
-from pipeline.tune.study.local_search import Observation, propose
+from pipeline.tune.study.local_search import LocalSearch
 from pipeline.tune.study.prior import Prior
 from pipeline.tune.study.samplers import (
     LOCAL,
@@ -100,8 +99,7 @@ class StudyAdapter:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._distributions: dict[str, BaseDistribution] = space.distributions()
-        self._sampler, self._seed, self._epochs = sampler, seed, epochs
-        self._local = sampler.name == LOCAL and not objectives.is_multi_objective
+        self._sampler, self._seed = sampler, seed
         self._name, self._objectives = name, objectives
         self._study = optuna.create_study(directions=objectives.directions, study_name=name)
         self._prior = Prior(space, recipe if sampler.start == "recipe" else {})
@@ -110,15 +108,18 @@ class StudyAdapter:
         for trial in prior_trials:
             self._untried.add_prior(trial.params)
         self._learned = len(prior_trials)
-        # By number; those of earlier searches have numbers below 0.
-        self._observed: dict[int, Observation] = {}
-        self._curves: dict[int, dict[str, dict[int, float]]] = {}
-        for number, trial in enumerate(prior_trials, -len(prior_trials)):
-            if self._local:  # with several objectives a trial has no one value
-                self._curves[number] = {OBJECTIVE: trial.intermediate_values or {epochs: float(trial.value or 0.0)}}
-                self._observe(number, trial)
+        # With several objectives a trial has no one value.
+        self._local: LocalSearch | None = None
+        if sampler.name == LOCAL and not objectives.is_multi_objective:
+            self._local = LocalSearch(space, self._prior, objectives.stopping_metrics, epochs)
+            for number, trial in enumerate(prior_trials, -len(prior_trials)):
+                self._local.start(number, trial.params)
+                for epoch, value in (trial.intermediate_values or {epochs: float(trial.value or 0.0)}).items():
+                    self._local.report(number, epoch, {OBJECTIVE: value})
+                self._local.hold(number, _constraints(trial))
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
+        self._reported: dict[int, dict[int, float]] = {}
         self._paused: dict[int, FrozenTrial] = {}
         # Those that did not fail, by number; kept here, since Optuna copies the list of all trials when asked for one.
         self._ended: list[FrozenTrial] = []
@@ -167,8 +168,8 @@ class StudyAdapter:
                 return self._next_of_grid(number - count), {}
             return sample_blind(start, self._space, seed=self._seed, number=number), {}
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        if self._local:
-            return self._space.value_at(self._propose(number, seed).tolist()), {}
+        if self._local is not None:
+            return self._local.propose(number, seed=seed), {}
         study = optuna.create_study(
             directions=self._objectives.directions,
             sampler=make_sampler("tpe" if sampler.name == LOCAL else sampler.name, seed=seed),
@@ -180,29 +181,6 @@ class StudyAdapter:
             study.ask(self._distributions)
         asked = study.get_trials(deepcopy=False)[-1]
         return asked.params, asked.system_attrs
-
-    def _propose(self, number: int, seed: int) -> NDArray[np.float64]:
-        """The point of the unit cube that `local_gp` tries next."""
-        metrics = self._objectives.stopping_metrics
-        metric = metrics[number % len(metrics)]
-        observed, running = [], []
-        # In the order of the numbers, not that in which they ended: so it is after a resume, to the last bit.
-        for each, trial in sorted(self._observed.items()):
-            curve = self._curves[each].get(metric, {})
-            # A metric that no trial of an earlier search has is not a sign that they failed.
-            if curve or each >= 0:
-                observed.append(Observation(trial.point, curve, trial.broken))
-        for each, opened in sorted(self._open.items()):
-            if each not in self._observed:
-                point, curve = self._point(opened.params), self._curves[each].get(metric, {})
-                if curve:
-                    observed.append(Observation(point, curve))
-                else:
-                    running.append(point)
-        return propose(self._space, self._prior, observed, running, epochs=self._epochs, seed=seed)
-
-    def _point(self, params: Mapping[str, Any]) -> list[float]:
-        return self._space.shares(self._space.decode(params))
 
     def _next_of_grid(self, place: int) -> dict[str, Any]:
         """The first combination from a place of the grid's order on, and around its end, that is new."""
@@ -226,7 +204,9 @@ class StudyAdapter:
         )
         # In a study in memory, a trial's id is its number.
         self._open[number] = Trial(self._study, number)
-        self._curves[number] = {}
+        self._reported[number] = {}
+        if self._local is not None:
+            self._local.start(number, params)
         self._untried.add(params)
         self.proposed += 1
         return number
@@ -246,18 +226,17 @@ class StudyAdapter:
             value: Of val/accuracy.
             others: Further metrics of this epoch, of which those are learned from by which trials go on.
         """
-        curves = self._curves[number]
-        if epoch in curves.setdefault(OBJECTIVE, {}):
+        if epoch in self._reported[number]:
             return
-        for name in self._objectives.stopping_metrics:
-            if math.isfinite(amount := value if name == OBJECTIVE else others.get(name, math.nan)):
-                curves.setdefault(name, {})[epoch] = amount
+        self._reported[number][epoch] = value
+        if self._local is not None:
+            self._local.report(number, epoch, {**others, OBJECTIVE: value})
         if not self._objectives.is_multi_objective:  # Optuna has no intermediate values of several objectives
             self._open[number].report(value, epoch)
 
     def pause(self, number: int, *, constraints: Mapping[str, float]) -> None:
         """A trial waits at a rung. The sampler learns from it as from one that was stopped there."""
-        values = {} if self._objectives.is_multi_objective else self._curves[number].get(OBJECTIVE, {})
+        values = {} if self._objectives.is_multi_objective else self._reported[number]
         last = values[max(values)] if values else math.nan
         paused = create_trial(
             state=TrialState.PRUNED,
@@ -275,11 +254,13 @@ class StudyAdapter:
         """A trial that waited goes on, or has ended."""
         if (paused := self._paused.pop(number, None)) is not None:
             self._ended = [trial for trial in self._ended if trial.number != paused.number]
-            self._observed.pop(number, None)
+            if self._local is not None:
+                self._local.resume(number)
             self._learned -= 1
 
     def _learn(self, ended: FrozenTrial) -> None:
-        self._observe(ended.number, ended)
+        if self._local is not None:
+            self._local.hold(ended.number, _constraints(ended), failed=ended.state not in _STATES.values())
         if ended.state is not TrialState.FAIL:
             insort(self._ended, _UncheckedTrial.of(ended), key=lambda trial: trial.number)
             self._learned += 1
@@ -288,6 +269,7 @@ class StudyAdapter:
         """The end of a trial. values: of the objectives at its last epoch. constraints: feasible at 0 or below."""
         self.resume(number)
         trial = self._open.pop(number)
+        del self._reported[number]
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
         optuna_state = _STATES.get(state, TrialState.FAIL)
@@ -301,16 +283,6 @@ class StudyAdapter:
             trial, list(values) if optuna_state is TrialState.COMPLETE else None, state=optuna_state
         )
         self._learn(ended)
-
-    def _observe(self, number: int, trial: FrozenTrial) -> None:
-        """Have `local_gp` learn from a trial. Unlike Optuna's samplers it learns from one that failed, too: what mostly
-        proposes near the best ones would come back to it.
-        """
-        if not self._local:
-            return
-        if trial.state not in _STATES.values():
-            self._curves[number] = {}
-        self._observed[number] = Observation(self._point(trial.params), {}, _constraints(trial))
 
     def _visible_trials(self) -> list[FrozenTrial]:
         """What a sampler is shown: results, and what is running, in the order of the numbers."""
