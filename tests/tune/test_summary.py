@@ -13,7 +13,7 @@ from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
-from pipeline.tune.budget import SPENT
+from pipeline.tune.budget import EPOCH_BUDGET
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.outcome import SearchOutcome, Spent
 from pipeline.tune.selection.candidates import ChoiceRule
@@ -104,7 +104,7 @@ def test_summary_counts_trials_confirmations_and_epochs() -> None:
 def test_search_that_has_spent_its_epochs_is_not_said_to_have_ended_early() -> None:
     by_epochs = {"search.trials": None, "search.budget.full_trainings": 20}
     task, outcome = searched(**by_epochs)
-    spent = replace(outcome, stopped=f"{SPENT}: 30 of 80 epochs")
+    spent = replace(outcome, stopped=f"{EPOCH_BUDGET}: 30 of 80 epochs")
     found = summarise(task, spent, best_of(task, outcome), None)
     assert (found["stopped_by"], found["trials_asked"]) == (None, None)
     assert found["epochs"]["budget"] == 20 * task.params.train.epochs
