@@ -47,6 +47,7 @@ def bare(folder: Path, *absent: str) -> dict[str, str]:
 # The command.
 
 
+@pytest.mark.slow
 def test_whole_command_runs_anywhere_where_nothing_of_the_search_is_installed(tmp_path: Path) -> None:
     before = set((ROOT / "benchmarks" / "results").iterdir())
     command = [sys.executable, GPU, "--anywhere", "--seed", "5", "--results", str(tmp_path / "out")]
