@@ -49,23 +49,43 @@ def load_plugin(spec: str) -> type[Regularizer]:
         ValueError: not module:name, no such module, a module that fails when imported, no such attribute, or something
             that is no Regularizer, or one without a `forward`. Begins with `plugin: `.
     """
-    module, name = _parts(spec)
-    _find(spec, module)
-    try:
-        imported = importlib.import_module(module)
-    except FAILURES as error:  # a user's module may fail in any way
-        raise ValueError(f"plugin: {spec}: {module} cannot be imported: {_said(error)}") from error
-    if not hasattr(imported, name):
-        own = [key for key, value in vars(imported).items() if _is_method(value) and value.__module__ == module]
-        there = f"; it defines {', '.join(own)}" if own else ""
-        raise ValueError(f"plugin: {spec}: {module} has no {name}{there}")
-    found = getattr(imported, name)
+    found = import_attribute(spec, needed=NEEDED, is_wanted=_is_method)
     if not _is_method(found):
+        name = spec.partition(":")[2]
         what = f"the class {name}" if isinstance(found, type) else f"a {type(found).__name__}"
         raise ValueError(f"plugin: {spec}: is {what}; {NEEDED}")
     if missing := sorted(found.__abstractmethods__):
         raise ValueError(f"plugin: {spec}: does not define {', '.join(missing)}, which every Regularizer must")
     return found  # type: ignore[no-any-return]
+
+
+def import_attribute(spec: str, *, needed: str, is_wanted: Callable[[Any], bool]) -> Any:
+    """What a specification `module:name` names; the module is imported.
+
+    Args:
+        spec: Of a plug-in, or of anything else of a user's own.
+        needed: What to say of one that is no specification.
+        is_wanted: Which of the module's own attributes are listed where it has none of that name.
+
+    Raises:
+        ValueError: not module:name, no such module, a module that fails when imported, no such attribute. Begins with
+            `plugin: `.
+    """
+    module, name = _parts(spec, needed)
+    _find(spec, module)
+    try:
+        imported = importlib.import_module(module)
+    except FAILURES as error:  # a user's module may fail in any way
+        raise ValueError(f"plugin: {spec}: {module} cannot be imported: {describe_failure(error)}") from error
+    if not hasattr(imported, name):
+        own = [
+            key
+            for key, value in vars(imported).items()
+            if is_wanted(value) and getattr(value, "__module__", None) == module
+        ]
+        there = f"; it defines {', '.join(own)}" if own else ""
+        raise ValueError(f"plugin: {spec}: {module} has no {name}{there}")
+    return getattr(imported, name)
 
 
 def build_plugin(
@@ -88,7 +108,7 @@ def build_plugin(
     try:
         built = method(weight=weight, **options, **requested_features(method, {"load_source": load_source}))
     except FAILURES as error:  # a user's constructor may fail in any way
-        raise ValueError(f"plugin_options: {spec} does not take {dict(options)}: {_said(error)}") from error
+        raise ValueError(f"plugin_options: {spec} does not take {dict(options)}: {describe_failure(error)}") from error
     if not hasattr(built, "needs"):
         raise ValueError(
             f"plugin: {spec}: its constructor does not call super().__init__(weight, RequiredFeatures(...))"
@@ -133,9 +153,9 @@ def plugin_hashes(specs: Iterable[str]) -> dict[str, str]:
     return {f"plugin {spec.partition(':')[0]}": plugin_source_hash(spec)[:12] for spec in specs}
 
 
-def _parts(spec: str) -> tuple[str, str]:
+def _parts(spec: str, needed: str = NEEDED) -> tuple[str, str]:
     if not (match := SPEC.fullmatch(spec)):
-        raise ValueError(f"plugin: given {spec[:100]!r}; {NEEDED}")
+        raise ValueError(f"plugin: given {spec[:100]!r}; {needed}")
     return match["module"], match["name"]
 
 
@@ -149,7 +169,7 @@ def _find(spec: str, module: str) -> ModuleSpec:
     except ModuleNotFoundError as error:
         raise ValueError(f"plugin: {spec}: there is no module {error.name}{_looked()}") from None
     except FAILURES as error:  # a package above it fails when imported
-        raise ValueError(f"plugin: {spec}: {module} cannot be imported: {_said(error)}") from error
+        raise ValueError(f"plugin: {spec}: {module} cannot be imported: {describe_failure(error)}") from error
     if found is None:
         raise ValueError(f"plugin: {spec}: there is no module {module}{_looked()}")
     return found
@@ -163,7 +183,8 @@ def _is_method(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, Regularizer) and value is not Regularizer
 
 
-def _said(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
+    """What a user's code failed with, on one line."""
     if isinstance(error, SystemExit):
         return (
             f"it calls sys.exit({'' if error.code is None else repr(error.code)[:300]}), which would end the whole run"

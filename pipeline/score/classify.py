@@ -60,7 +60,7 @@ def classification_scores(probabilities: ArrayLike, labels: ArrayLike) -> Classi
     Raises ValueError, naming what is wrong, for shapes that do not fit, an empty set, labels outside 0..C-1, and rows
     that are not probabilities.
     """
-    shares, truth = _checked(probabilities, labels)
+    shares, truth = check_predictions(probabilities, labels)
     images, classes = shares.shape
     predicted = shares.argmax(axis=1)
     pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
@@ -83,7 +83,7 @@ def log_losses(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float6
 
     Raises ValueError as `classification_scores` does.
     """
-    return _log_losses(*_checked(probabilities, labels))
+    return _log_losses(*check_predictions(probabilities, labels))
 
 
 def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> ReliabilityBins:
@@ -94,7 +94,7 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int =
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    shares, truth = _checked(probabilities, labels)
+    shares, truth = check_predictions(probabilities, labels)
     confidence = shares.max(axis=1)
     right = shares.argmax(axis=1) == truth
     edges = np.arange(bins + 1) / bins
@@ -112,7 +112,11 @@ def _log_losses(shares: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArra
     return losses
 
 
-def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def check_predictions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Class probabilities (N, C) as float64 and labels (N,) as int64.
+
+    Raises ValueError as `classification_scores` does.
+    """
     shares = np.asarray(probabilities, dtype=np.float64)
     truth = np.asarray(labels)
     if shares.ndim != 2 or shares.shape[0] == 0 or shares.shape[1] < 2:

@@ -120,6 +120,31 @@ def compare_scores(
     return _compare(first, second, confidence, shared_seeds)
 
 
+def compare_values(
+    best: ArrayLike, control: ArrayLike, *, images: int, note: str, confidence: float = 0.95, shared_seeds: bool = True
+) -> Comparison:
+    """Compare two arms by one value a seed, (S,) and (S2,), without an interval. note: why there is none."""
+    first, second = (np.asarray(arm, dtype=np.float64)[:, None] for arm in (best, control))
+    return Comparison(
+        difference=float(first.mean() - second.mean()),
+        low=None,
+        high=None,
+        confidence=confidence,
+        best_mean=float(first.mean()),
+        best_sd=_deviation(first),
+        control_mean=float(second.mean()),
+        control_sd=_deviation(second),
+        seeds=(len(first), len(second)),
+        images=images,
+        layout=PAIRED if shared_seeds and len(first) == len(second) else INDEPENDENT,
+        standard_error=None,
+        degrees_of_freedom=None,
+        images_error=None,
+        detectable_difference=None,
+        note=note,
+    )
+
+
 def comparison_from(content: Mapping[str, Any]) -> Comparison:
     """Read back a comparison that was written to JSON with `dataclasses.asdict`."""
     return Comparison(**{**content, "seeds": tuple(content["seeds"])})

@@ -6,16 +6,16 @@ data" stands with the difference that would have been found four times out of fi
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.console.format import format_points
 from pipeline.score.comparison import PAIRED, Comparison
-from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE, Endpoint
+from pipeline.score.endpoints import ATTENTION, LOG_LOSS, Endpoint, endpoint_names
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
 FOUR_OF_FIVE = "would be found four times out of five"
 
 
 def write_verdict(
     endpoints: Sequence[Endpoint],
-    accuracy: Comparison,
+    metric: Comparison,
     *,
     margin: float,
     attention: Comparison | None = None,
@@ -23,39 +23,43 @@ def write_verdict(
     log_loss: Comparison | None = None,
     what: str = "the best configuration",
     against: str = "its control",
+    words: MetricWords = ACCURACY_WORDS,
 ) -> list[str]:
     """Say what the endpoints show, a sentence each, and last what was compared.
 
-    endpoints: of `decide_endpoints`, from the same comparisons and margin. centred: AUROC of a Gaussian in the centre,
-    which looks at no image. what, against: the method and the control, in words.
+    endpoints: of `decide_endpoints`, from the same comparisons, margin and words. centred: AUROC of a Gaussian in the
+    centre, which looks at no image. what, against: the method and the control, in words.
     """
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
-    sentences = _accuracy_sentences(by_name, accuracy, margin)
+    sentences = _metric_sentences(by_name, metric, margin, words)
     if attention is not None:
         sentences.append(_attention_sentence(by_name[ATTENTION], attention, centred))
     elif log_loss is not None:
-        sentences.append(_log_loss_sentence(by_name[LOG_LOSS], log_loss))
-    return [*sentences, f"{what[0].upper()}{what[1:]} against {against}: {_describe_basis(accuracy)}."]
+        sentences.append(_log_loss_sentence(by_name[LOG_LOSS], log_loss, words))
+    return [*sentences, f"{what[0].upper()}{what[1:]} against {against}: {_describe_basis(metric)}."]
 
 
-def _accuracy_sentences(by_name: Mapping[str, Endpoint], accuracy: Comparison, margin: float) -> list[str]:
-    not_worse, higher, lower = by_name[NOT_WORSE], by_name[HIGHER], by_name[LOWER]
+def _metric_sentences(
+    by_name: Mapping[str, Endpoint], metric: Comparison, margin: float, words: MetricWords
+) -> list[str]:
+    not_worse, better, worse = (by_name[name] for name in endpoint_names(words))
     if not_worse.low is None or not_worse.high is None:
-        return [f"Accuracy: {format_points(accuracy.difference)}; {accuracy.note}, and nothing is shown."]
-    if higher.shown:
-        return [f"Accuracy: higher by {_size(higher)} ({_level(higher)} {_span_points(higher)})."]
-    allowed = f"{100 * margin:.4g} point{'s' * (f'{100 * margin:.4g}' != '1')}"
-    found = f"{format_points(accuracy.difference, _digits(not_worse), unit=False)}, {_level(not_worse)} "
-    found += _span_points(not_worse)
-    loss = f"lower by {_size(lower)} ({_level(lower)} {_span_points(lower)})"
+        return [f"{words.title}: {words.format_difference(metric.difference)}; {metric.note}, and nothing is shown."]
+    if better.shown:
+        return [f"{words.title}: {words.better} by {_describe_size(better, words)}."]
+    allowed, digits = words.format_margin(margin), words.fine_digits(not_worse.low, not_worse.high)
+    found = f"{words.format_difference(metric.difference, digits, unit=False)}, {_level(not_worse)} "
+    found += _span(not_worse, words)
+    harm = f"{words.worse} by {_describe_size(worse, words)}"
     if not_worse.shown:
-        said = [f"Accuracy: no loss of more than {allowed} ({found})."]
-        return [*said, f"Yet accuracy is {loss}."] if lower.shown else said
-    if lower.shown:
-        return [f"Accuracy: {loss}."]
-    least = format_points(not_worse.detectable or 0.0).lstrip("+")
+        said = [f"{words.title}: no {words.harm} of more than {allowed} ({found})."]
+        return [*said, f"Yet {words.label} is {harm}."] if worse.shown else said
+    if worse.shown:
+        return [f"{words.title}: {harm}."]
+    least = words.format_difference(not_worse.detectable or 0.0).lstrip("+")
+    lost = f"it rises by more than {allowed}" if words.lower_is_better else f"more than {allowed} is lost"
     return [
-        f"Accuracy: not enough data to tell whether more than {allowed} is lost ({found}), where a difference of "
+        f"{words.title}: not enough data to tell whether {lost} ({found}), where a difference of "
         f"{least} {FOUR_OF_FIVE}."
     ]
 
@@ -79,7 +83,7 @@ def _attention_sentence(endpoint: Endpoint, attention: Comparison, centred: floa
     return f"Attention is not shown to find the object better: {found}, where a difference of {least} {FOUR_OF_FIVE}."
 
 
-def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison) -> str:
+def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison, words: MetricWords) -> str:
     means = f"{log_loss.best_mean:.3f} against {log_loss.control_mean:.3f}"
     if endpoint.low is None or endpoint.high is None:
         return f"Log loss: {means}, without an interval."
@@ -87,7 +91,7 @@ def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison) -> str:
         f"{means} ({endpoint.difference + 0.0:+.3f}, {_level(endpoint)} {endpoint.low:+.3f} to {endpoint.high:+.3f})"
     )
     if not endpoint.tested:
-        return f"Log loss is not tested, since a loss of accuracy is not ruled out: {found}."
+        return f"Log loss is not tested, since a {words.harm} of {words.label} is not ruled out: {found}."
     if endpoint.shown:
         return f"Log loss is lower: {found}."
     if endpoint.low > 0:
@@ -97,26 +101,22 @@ def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison) -> str:
     )
 
 
-def _describe_basis(accuracy: Comparison) -> str:
-    best, control = accuracy.seeds
+def _describe_basis(metric: Comparison) -> str:
+    best, control = metric.seeds
     seeds = f"{best} seed{'s' * (best != 1)} each" if best == control else f"{best} seeds against {control}"
-    if accuracy.layout != PAIRED:
+    if metric.layout != PAIRED:
         seeds += ", which are not the same and are compared as independent,"
-    return f"{seeds} on {accuracy.images:,} test images"
+    return f"{seeds} on {metric.images:,} test images"
 
 
-def _digits(endpoint: Endpoint) -> int:
-    # An end of the interval that rounds to 0 would hide which side of 0 it lies on.
-    return 1 if min(abs(endpoint.low or 0.0), abs(endpoint.high or 0.0)) >= 0.0005 else 2
+def _describe_size(endpoint: Endpoint, words: MetricWords) -> str:
+    size = words.format_difference(abs(endpoint.difference), words.fine_digits(endpoint.low, endpoint.high))
+    return f"{size.lstrip('+')} ({_level(endpoint)} {_span(endpoint, words)})"
 
 
-def _size(endpoint: Endpoint) -> str:
-    return format_points(abs(endpoint.difference), _digits(endpoint)).lstrip("+")
-
-
-def _span_points(endpoint: Endpoint) -> str:
-    digits = _digits(endpoint)
-    low, high = (format_points(end or 0.0, digits, unit=False) for end in (endpoint.low, endpoint.high))
+def _span(endpoint: Endpoint, words: MetricWords) -> str:
+    digits = words.fine_digits(endpoint.low, endpoint.high)
+    low, high = (words.format_difference(end or 0.0, digits, unit=False) for end in (endpoint.low, endpoint.high))
     return f"{low} to {high}"
 
 

@@ -1,10 +1,18 @@
 """Sections of params.yaml about what comes of a search: retraining, evaluation, report, registry and tracking."""
 
+import difflib
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config.schema.section import Section
+
+METRIC_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
+"""The metrics of `evaluate.metric` that are known by name (`pipeline.score.metrics.metric`)."""
+
+USER_METRIC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""A function of the user's own, by its module and name."""
 
 
 class RetrainParams(Section):
@@ -41,13 +49,32 @@ class EvaluateParams(Section):
         lt=1,
         description="Level of intervals; the rest of 1 is the chance of any false claim in a verdict.",
     )
-    margin: float = Field(
-        0.01,
-        gt=0,
-        lt=1,
-        description="Loss of accuracy that an endpoint must rule out, and the most that the choice among "
-        "configurations of equal accuracy may give up (0.01: one point).",
+    metric: str = Field(
+        "accuracy",
+        min_length=1,
+        max_length=1000,
+        description="What the arms are compared by: accuracy, balanced_accuracy, macro_f1, auroc, log_loss, or a "
+        "function of yours as my_package.my_module:my_metric; docs/report.md.",
     )
+    margin: float | None = Field(
+        None,
+        gt=0,
+        lt=1e9,
+        description="Loss in evaluate.metric that an endpoint must rule out, and the most that the choice among "
+        "configurations of equal accuracy may give up (0.01: one point); null: the metric's own, of accuracy 0.01.",
+    )
+
+    @field_validator("metric")
+    @classmethod
+    def _is_known_or_a_users(cls, name: str) -> str:
+        if name not in METRIC_NAMES and not USER_METRIC.fullmatch(name):
+            nearest = difflib.get_close_matches(name, METRIC_NAMES, n=1)
+            meant = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(
+                f"needed: one of {', '.join(METRIC_NAMES)}, or my_package.my_module:my_metric, a function of "
+                f"yours{meant}"
+            )
+        return name
 
 
 class ReportParams(Section):
@@ -62,10 +89,23 @@ class RegisterParams(Section):
 
 class PromoteParams(Section):
     min_accuracy: float | None = Field(
-        None, ge=0, le=1, description="Test accuracy of a champion; null: above the share of the most frequent class."
+        None,
+        ge=0,
+        le=1,
+        description="Test accuracy of a champion; null: where evaluate.metric is accuracy, above the share of the most "
+        "frequent class, else any.",
     )
-    margin: float = Field(
-        0.01, gt=0, lt=1, description="Accuracy that may be lost against the champion, on the same test images."
+    min_metric: float | None = Field(
+        None,
+        description="Of another evaluate.metric, the least value (the most, where lower is better) of a champion on "
+        "the test images; null: better than the classes' shares as the answer to every image.",
+    )
+    margin: float | None = Field(
+        None,
+        gt=0,
+        lt=1e9,
+        description="What may be lost in evaluate.metric against the champion, on the same test images; null: the "
+        "metric's own margin, of accuracy 0.01.",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval against the champion.")
     control: Literal["not_worse", "better", "any"] = Field(
