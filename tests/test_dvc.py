@@ -76,9 +76,12 @@ def test_stage_lists_parameters_that_exist(stage: str) -> None:
 
 
 OF_OTHER_SECTIONS = {
-    "search": {"evaluate.margin"},  # the accuracy that a configuration of equal accuracy may lack at most
+    "search": {
+        "evaluate.metric",
+        "evaluate.margin",
+    },  # the accuracy that a configuration of equal accuracy may lack at most
     "retrain": {
-        *("evaluate.confidence", "evaluate.margin"),
+        *("evaluate.confidence", "evaluate.metric", "evaluate.margin"),
         *(f"search.budget.{name}" for name in ("hours", "gpu_hours", "cost", "price_per_gpu_hour")),
     },
 }

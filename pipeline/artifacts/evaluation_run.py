@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.artifacts.stage_results import look_of, read_json, search_run
 from pipeline.config import Params
 from pipeline.provenance.code_hash import content_hash
+from pipeline.score.metrics.wording import other_metric
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.single_run import has_run, log_run, restore_run
 from pipeline.tracking.store import Store, as_user_error, client
@@ -14,6 +15,8 @@ from pipeline.workspace import Workspace
 
 KIND_TAG = "sar.kind"
 PREDICTIONS = "predictions.npz"
+METRIC_TAG = "sar.metric"
+"""What an evaluation is by, where that is not accuracy."""
 LOOK_TAG = "sar.look"
 NETWORKS_TAG = "sar.networks"
 READS_TAG = "sar.test_reads"
@@ -49,6 +52,8 @@ def log_evaluation(
     # Where nothing is said of them, as in results of an earlier version, the tags are empty.
     look, networks = look_of(summary), str(summary.get("networks", ""))
     about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks}
+    metric = other_metric(summary)
+    by = {METRIC_TAG: metric.name} if metric is not None else {}
     identity = [summary["arms"], summary["comparison"], fingerprint, *([look, networks] if networks else [])]
     return log_run(
         store,
@@ -59,7 +64,7 @@ def log_evaluation(
         metrics={
             f"test/{group}/{name}": value for group, values in metrics["test"].items() for name, value in values.items()
         },
-        tags={**tags, **about, "sar.verdict": summary["verdict"]},
+        tags={**tags, **about, **by, "sar.verdict": summary["verdict"]},
         parent_run_id=parent,
         artifacts={"": workspace.results / "evaluate"},
         datasets=datasets,

@@ -4,7 +4,9 @@
 `state/evaluations/<first 16 digits of the search's fingerprint>/`, the newest of a search in place of an older one:
 
     evaluation.json   what was evaluated, on what, and the seeds in the order of the tables' rows
-    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was right
+    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was
+                      right; of an evaluation by another metric than accuracy, `best_scores` and `control_scores` too,
+                      the pseudo-values of its images
 """
 
 import json
@@ -24,6 +26,8 @@ from pipeline.files.atomic import replace_folder
 from pipeline.provenance.code_hash import content_hash
 
 FOLDER = "evaluations"
+ACCURACY: Mapping[str, Any] = {"name": "accuracy"}
+"""The metric of an evaluation that names none."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class StoredEvaluation:
 
     method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
     it was. time: seconds since 1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None
-    in an evaluation that an earlier version kept.
+    in an evaluation that an earlier version kept. metric: in words (`pipeline.score.metrics.wording`), where it is not
+    accuracy, with the hash of a user's function, and scores, control_scores: its pseudo-values, (seeds, images), None
+    where it has none.
     """
 
     fingerprint: str
@@ -48,6 +54,10 @@ class StoredEvaluation:
     control_correct: NDArray[np.bool_]
     seeds: list[int] | None = None
     control_seeds: list[int] | None = None
+    metric: Mapping[str, Any] | None = None
+    metric_hash: str = ""
+    scores: NDArray[np.float64] | None = None
+    control_scores: NDArray[np.float64] | None = None
 
     @property
     def id(self) -> str:
@@ -63,6 +73,14 @@ def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dic
     labels = predictions["labels"]
     return {
         arm: np.stack([predictions[f"{arm}-seed{seed}"].argmax(1) == labels for seed in seeds])
+        for arm, seeds in seeds_by_arm(predictions, control).items()
+    }
+
+
+def probabilities_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, NDArray[np.float32]]:
+    """Probabilities of each seed, (S, N, C) by arm, in the order of `seeds_by_arm`. predictions: as above."""
+    return {
+        arm: np.stack([predictions[f"{arm}-seed{seed}"] for seed in seeds])
         for arm, seeds in seeds_by_arm(predictions, control).items()
     }
 
@@ -89,10 +107,12 @@ def store_evaluation(
     best: NDArray[np.bool_],
     control: NDArray[np.bool_],
     seeds: Mapping[str, list[int]],
+    scores: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Path:
     """Keep an evaluation, whole or not at all, and return its folder.
 
     summary: the content of evaluation.json; retrained: of retrain.json. seeds: of the rows of best and control, by arm.
+    scores: pseudo-values by `best` and `control`, of a metric that is not accuracy and has them.
     """
     folder = state / FOLDER / str(summary["fingerprint"])[:16]
     content = {
@@ -108,8 +128,11 @@ def store_evaluation(
         "seeds": seeds[BEST],
         "control_seeds": seeds[str(summary["control"])],
     }
+    if (metric := summary.get("metric", ACCURACY))["name"] != ACCURACY["name"]:
+        content |= {"metric": metric, "metric_hash": summary["metric_hash"]}
+    further: dict[str, Any] = {} if scores is None else {f"{arm}_scores": table for arm, table in scores.items()}
     with replace_folder(folder) as whole:
-        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, best=best, control=control)
+        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, best=best, control=control, **further)
         (whole / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -129,7 +152,13 @@ def _read(folder: Path) -> StoredEvaluation:
         content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         # Opened here, so that it is closed where it turns out to be broken.
         with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
-            return StoredEvaluation(**_as_now(content), best=archive["best"], control_correct=archive["control"])
+            scored = {"scores": "best_scores", "control_scores": "control_scores"}
+            return StoredEvaluation(
+                **_as_now(content),
+                best=archive["best"],
+                control_correct=archive["control"],
+                **{name: archive[key] for name, key in scored.items() if key in archive.files},
+            )
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "

@@ -1,13 +1,17 @@
 """`sar-search compare`: what several searches found, on the same test images, as one family of comparisons."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations
-from pipeline.config import load_params
+from numpy.typing import ArrayLike
+
+from pipeline.artifacts.evaluations import ACCURACY, StoredEvaluation, read_evaluations
+from pipeline.config import Params, load_params
 from pipeline.console.tables import LEFT, RIGHT, format_table
-from pipeline.errors import UserError, quote_name
-from pipeline.score.comparison import PAIRED, Comparison
+from pipeline.errors import UserError, quote_name, single_item_command
+from pipeline.score.comparison import PAIRED, Comparison, compare_arms, compare_scores
 from pipeline.score.family import Member, compare_family
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_margin, words_from
 from pipeline.workspace import Workspace
 
 COLUMNS = {
@@ -48,29 +52,44 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
             f"{_ids(others)} and {first.id} were tested on different images (other data or another split), so their "
             "accuracies cannot be compared. Leave some out, or search again on the same data."
         )
-    compared = [each for each in same if each is not reference]
+    name = params.evaluate.metric
+    hashes = [each.metric_hash for each in (first, *same) if (each.metric or ACCURACY)["name"] == name]
+    by_metric = [each for each in same if _has_metric(each, name, hashes[0] if hashes else "")]
+    held = {each.fingerprint for each in by_metric}
+    apart = [each for each in same if each.fingerprint not in held]
+    if apart and (chosen or not by_metric or (reference is not None and reference.fingerprint not in held)):
+        raise UserError(
+            f"{_ids(apart)} cannot be compared by {name} (evaluate.metric): evaluated by another metric, by other code "
+            "of it, or without an interval. Set evaluate.metric to accuracy, by which all can be compared, or evaluate "
+            f"again what is in models/ (`{single_item_command('evaluate')}`)."
+        )
+    compared = [each for each in by_metric if each is not reference]
     if not compared:
         raise UserError(f"there is no other search on the test images of {first.id}; run one, or leave out --against.")
-    tables = {
-        each.fingerprint: (each.best, each.control_correct if reference is None else reference.best)
-        for each in compared
-    }
-    confidence, margin = params.evaluate.confidence, params.evaluate.margin
+    tables, words = (
+        {each.fingerprint: _tables(each, reference, name) for each in compared},
+        _words(params, by_metric[0]),
+    )
+    confidence = params.evaluate.confidence
     shared = {
         each.fingerprint: _share_seeds(each.seeds, each.control_seeds if reference is None else reference.seeds)
         for each in compared
     }
-    family = compare_family(tables, confidence=confidence, shared_seeds=shared)
-    rows = [_row(each, member, reference, confidence, margin) for each, member in zip(compared, family, strict=True)]
-    yield from format_table(COLUMNS, rows, gives_way="configuration")
+    compare = compare_arms if name == ACCURACY["name"] else compare_scores
+    family = compare_family(tables, confidence=confidence, shared_seeds=shared, compare=compare)
+    rows = [_row(each, member, reference, confidence, words) for each, member in zip(compared, family, strict=True)]
+    columns = {words.label if column == "accuracy" else column: side for column, side in COLUMNS.items()}
+    yield from format_table(columns, rows, gives_way="configuration")
     yield ""
-    yield from _notes(compared, family, confidence)
+    yield from _notes(compared, family, confidence, words)
+    if apart:
+        yield f"left out: {_ids(apart)}, not evaluated by {name}"
     if others:
         yield f"left out: {_ids(others)}, tested on other images"
 
 
 def _row(
-    each: StoredEvaluation, member: Member, reference: StoredEvaluation | None, confidence: float, margin: float
+    each: StoredEvaluation, member: Member, reference: StoredEvaluation | None, confidence: float, words: MetricWords
 ) -> list[str]:
     found = member.comparison
     name = each.control if reference is None else reference.id
@@ -81,34 +100,76 @@ def _row(
         each.method,
         each.setting,
         seeds,
-        f"{100 * found.best_mean:.2f}",
-        f"{name} {100 * found.control_mean:.2f}",
-        f"{100 * found.difference + 0.0:+.2f}",
-        "none" if no_interval else f"{100 * (found.low or 0.0):+.2f} to {100 * (found.high or 0.0):+.2f}",
+        _value(found.best_mean, words),
+        f"{name} {_value(found.control_mean, words)}",
+        _difference(found.difference, words),
+        "none" if no_interval else f"{_difference(found.low, words)} to {_difference(found.high, words)}",
         "none" if member.p_holm is None else f"{member.p_holm:.3f}",
-        _shown(found, member.p_holm, confidence, margin),
+        _shown(found, member.p_holm, confidence, words),
     ]
 
 
-def _shown(found: Comparison, p_holm: float | None, confidence: float, margin: float) -> str:
+def _value(value: float, words: MetricWords) -> str:
+    return words.format_value(value, 2).removesuffix(" %")
+
+
+def _difference(value: float | None, words: MetricWords) -> str:
+    return words.format_difference(value or 0.0, 2, unit=False)
+
+
+def _has_metric(each: StoredEvaluation, name: str, code: str) -> bool:
+    """Whether an evaluation has what is compared by a metric: of accuracy every one, else one by this code of it."""
+    if name == ACCURACY["name"]:
+        return True
+    named = (each.metric or ACCURACY)["name"] == name
+    return named and each.scores is not None and each.metric_hash == code
+
+
+def _tables(each: StoredEvaluation, reference: StoredEvaluation | None, name: str) -> tuple[ArrayLike, ArrayLike]:
+    if name == ACCURACY["name"]:
+        return each.best, each.control_correct if reference is None else reference.best
+    other = each.control_scores if reference is None else reference.scores
+    assert each.scores is not None
+    assert other is not None
+    return each.scores, other
+
+
+def _words(params: Params, first: StoredEvaluation) -> MetricWords:
+    """The metric in words, as the evaluation has it, with the margin of now where one is given."""
+    if params.evaluate.metric == ACCURACY["name"]:
+        return replace(ACCURACY_WORDS, margin=accuracy_margin(params))
+    words = words_from(first.metric)
+    return words if params.evaluate.margin is None else replace(words, margin=params.evaluate.margin)
+
+
+def _shown(found: Comparison, p_holm: float | None, confidence: float, words: MetricWords) -> str:
     if p_holm is None or found.low is None or found.high is None:
         return "no interval"
     if p_holm < 1 - confidence:
         return "raised" if found.difference > 0 else "lowered"
-    if -margin < found.low and found.high < margin:
+    if -words.margin < found.low and found.high < words.margin:
         return "no difference"
-    return f"not enough data (finds {100 * (found.detectable_difference or 0.0):.1f})"
+    finds = words.format_difference(found.detectable_difference or 0.0, unit=False).lstrip("+")
+    return f"not enough data (finds {finds})"
 
 
 def _share_seeds(seeds: list[int] | None, others: list[int] | None) -> bool:
     return seeds is not None and seeds == others
 
 
-def _notes(compared: Sequence[StoredEvaluation], family: Sequence[Member], confidence: float) -> Iterator[str]:
+def _notes(
+    compared: Sequence[StoredEvaluation], family: Sequence[Member], confidence: float, words: MetricWords
+) -> Iterator[str]:
+    told = (
+        "Accuracies"
+        if words.key == ACCURACY["name"]
+        else f"{words.title}{', less of which is better,' * (words.sign < 0)}"
+    )
+    told += " in %, differences in points," if words.in_points else " and its differences as they are,"
     images, look = family[0].comparison.images, max(each.look for each in compared)
     made = sum(member.p is not None for member in family)
     yield (
-        f"Accuracies in %, differences in points, on the same {images:,} test images; the latest of these evaluations "
+        f"{told} on the same {images:,} test images; the latest of these evaluations "
         f"was look {look} at them{', so no error rate holds' * (look > 1)}."
     )
     yield (

@@ -5,6 +5,7 @@ from pipeline.console.format import config_name, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.score.ensembles import describe_ensembles
+from pipeline.score.metrics.wording import other_metric
 from pipeline.state.looks import describe_look
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
@@ -39,6 +40,7 @@ def describe_results(workspace: Workspace) -> str:
     read_json(results / "register" / "registered.json", made_by="register")
     found = read_best(results / "search")
     lines, ensembles = [wrap_text(evaluation["verdict"]), ""], evaluation.get("ensembles")
+    metric = other_metric(evaluation)
     for arm, config in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
         scores = evaluation["arms"][arm]
         spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
@@ -49,6 +51,13 @@ def describe_results(workspace: Workspace) -> str:
             + (f", {together['accuracy']:.4f} as one ensemble" if together else "")
             + f"    {config_name(dict(config))}"
         )
+        if metric is not None:
+            deviation = scores[f"{metric.key}_sd"]
+            lines.append(
+                f"{'':<10} test {metric.label} {scores[metric.key]:.4f}"
+                + (f" +- {deviation:.4f}" if deviation is not None else "")
+                + (f", {together[metric.key]:.4f} as one ensemble" if together else "")
+            )
     if ensembles:
         lines += ["", wrap_text(describe_ensembles(ensembles))]
     summary = read_json(results / "search" / "summary.json", made_by="search")

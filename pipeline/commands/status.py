@@ -8,11 +8,11 @@ from typing import Any
 from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
-from pipeline.config.schema.result_sections import EvaluateParams
 from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
+from pipeline.score.metrics.wording import accuracy_margin
 from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.earlier_searches import find_earlier
 from pipeline.state.search_health import examine_state
@@ -144,7 +144,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
     yield from format_table(columns | {"configuration": LEFT}, _trial_rows(search, runner), gives_way="configuration")
-    margin = params.evaluate.margin if params else EvaluateParams().margin
+    margin = accuracy_margin(params or Params())
     found = examine_state(search, best=chosen, then=search.objectives.then, margin=margin)
     if found is not None:
         yield ""

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION
 from pipeline.figures.fonts import display_labels, fit_fonts
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
 _WIDTH = 7.5  # inches; at 120 dots an inch the 900 pixels a report gives its figures
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -161,26 +162,33 @@ def reliability_figure(bins: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]
 
 
 def difference_figure(
-    rows: Sequence[tuple[str, float, float | None, float | None]], *, margin: float | None = None, title: str = ""
+    rows: Sequence[tuple[str, float, float | None, float | None]],
+    *,
+    margin: float | None = None,
+    title: str = "",
+    words: MetricWords = ACCURACY_WORDS,
 ) -> Figure:
     """Draw differences with their intervals, one (name, difference, low, high) a row, as fractions.
 
-    `margin` shades the differences too small to matter. A row without an interval (None) is drawn hollow.
+    `margin` shades the differences too small to matter. A row without an interval (None) is drawn hollow. words: of the
+    metric that they are of.
     """
+    scale = 100 if words.in_points else 1
     figure, axes = _canvas(1.3 + 0.42 * len(rows), title)
     if margin is not None:
-        label = f"within {100 * margin:.1f} points"
-        axes.axvspan(-100 * margin, 100 * margin, color=GREEN, alpha=0.12, linewidth=0, label=label)
+        label = f"within {100 * margin:.1f} points" if words.in_points else f"within {words.format_margin(margin)}"
+        axes.axvspan(-scale * margin, scale * margin, color=GREEN, alpha=0.12, linewidth=0, label=label)
     axes.axvline(0, color=BLACK, linewidth=1)
     for place, (_, difference, low, high) in enumerate(rows):
         if low is None or high is None:
-            axes.plot(100 * difference, place, "o", color=BLUE, markerfacecolor="white", markersize=7)
+            axes.plot(scale * difference, place, "o", color=BLUE, markerfacecolor="white", markersize=7)
             continue
-        axes.plot([100 * low, 100 * high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt")
-        axes.plot(100 * difference, place, "o", color=BLUE, markersize=7)
+        axes.plot([scale * low, scale * high], [place, place], color=BLUE, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(scale * difference, place, "o", color=BLUE, markersize=7)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     fit_fonts(figure)
-    axes.set(xlabel="difference to the control (points of test accuracy)", ylim=(len(rows) - 0.4, -0.6))
+    unit = "points of test" if words.in_points else "test"
+    axes.set(xlabel=f"difference to the control ({unit} {words.label})", ylim=(len(rows) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
     _legend(axes)
     return figure

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from pipeline.console.format import format_percent, format_points
 from pipeline.figures import short_names
 from pipeline.figures.fonts import display_labels, fit_fonts
+from pipeline.score.metrics.wording import MetricWords
 
 Row = Mapping[str, Any]
 Words = Sequence[tuple[str, str]]
@@ -32,7 +33,9 @@ class ReportData:
 
     title, verdict   the heading, and the sentences of `score.verdict`
     remarks          further sentences under the verdict, such as a comparison's note
-    arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece
+    arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece; metric and
+                     metric_sd, where the arms are compared by another metric
+    metric           that in words; None: accuracy
     difference       figure of the difference and its interval
     analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
     ensembles        what the rows of the ensembles among the arms say, in words; None without any
@@ -69,6 +72,7 @@ class ReportData:
     versions: Mapping[str, str]
     seconds: float
     remarks: Sequence[str] = ()
+    metric: MetricWords | None = None
     difference: Figure | None = None
     ensembles: str | None = None
     analysis: Words = ()

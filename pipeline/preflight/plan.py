@@ -16,6 +16,7 @@ from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.preflight.dry_run import check_networks, check_regularizers
+from pipeline.preflight.metric_check import check_metric
 from pipeline.preflight.power import check_seeds
 from pipeline.preflight.prior_results import load_prior_results
 from pipeline.preflight.run_resources import trial_resources
@@ -263,6 +264,7 @@ def make_plan(workspace: Workspace) -> Plan:
     source = preview_source(workspace, params)
     beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)
+    check_metric(workspace, params, source)
     workspace.check_writable()
     pretrained = resolve_weights(workspace, space.representative_configs(params))
     write_note(workspace, pretrained)

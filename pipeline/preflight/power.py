@@ -24,11 +24,14 @@ from pipeline.score.forecast import (
     choose_seeds,
     components_from,
 )
+from pipeline.score.metrics.wording import ACCURACY_WORDS, accuracy_margin
 from pipeline.tune.budget import HOUR, Budget
 
 AUTO = "auto"
 SHOWN = (2, 3, 5, 8, 10, 20)
 """Seeds of the table's rows, beside those asked for."""
+
+_NOT_FORETOLD = "not foretold of {}, since a search keeps what was right of every image, which tells of accuracy alone"
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,15 @@ class RunCost:
 
 
 def check_seeds(params: Params) -> None:
-    """Refuse `auto` where nothing says how small a loss it is to rule out.
+    """Refuse `auto` where what is compared is not foretold.
 
     Raises:
-        UserError: there is no margin.
+        UserError: the metric is another one than accuracy.
     """
-    if params.retrain.seeds == AUTO and not params.value("evaluate.margin"):
+    if params.retrain.seeds == AUTO and params.evaluate.metric != ACCURACY_WORDS.name:
         raise UserError(
-            "params.yaml: retrain.seeds: auto takes as many seeds as evaluate.margin needs, and there is none. Give a "
-            "margin, such as 0.01 for one point, or a number of seeds."
+            "params.yaml: retrain.seeds: auto takes as many seeds as a search's accuracies say, and evaluate.metric is "
+            f"{params.evaluate.metric}. Give a number of seeds."
         )
 
 
@@ -95,7 +98,7 @@ def affordable_seeds(params: Params, cost: RunCost) -> int | None:
 
 def plan_seeds(params: Params, forecast: Forecast, cost: RunCost | None = None) -> tuple[SeedPlan, str]:
     """What `auto` comes to, and why, in a sentence. cost: None where no budget is to be looked at."""
-    retrain, margin = params.retrain, params.evaluate.margin
+    retrain, margin = params.retrain, accuracy_margin(params)
     affordable = None if cost is None else affordable_seeds(params, cost)
     plan = choose_seeds(forecast, margin, max_seeds=retrain.max_seeds, affordable=affordable)
     if plan.reason == REACHED:
@@ -119,7 +122,9 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
 
     masks: whether attention is tested too, by which accuracy may have to do with the half of alpha.
     """
-    margin, asked = params.evaluate.margin, params.retrain.seeds
+    if params.evaluate.metric != ACCURACY_WORDS.name:
+        return [f"{'power':<10}{_NOT_FORETOLD.format(params.evaluate.metric)}"]
+    margin, asked = accuracy_margin(params), params.retrain.seeds
     auto = plan_seeds(params, forecast, cost) if asked == AUTO else None
     number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
     level, images = f"{100 * forecast.confidence:.4g} %", format_count(forecast.test_images, "test image")
@@ -151,13 +156,16 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
 
 def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
     """What was to be expected of so many seeds, in a sentence for the report."""
+    if params.evaluate.metric != ACCURACY_WORDS.name:
+        return f"Expected before this evaluation: {_NOT_FORETOLD.format(params.evaluate.metric)}."
+    margin = accuracy_margin(params)
     half = forecast.expected_half_width(seeds)
     if math.isinf(half.value):
         return "Expected before this evaluation: no interval."
     return (
         f"Expected before this evaluation, with {seeds} seeds: an interval of +-{_width(half)} points, and "
-        f"a chance of {_say(forecast.power(seeds, params.evaluate.margin))} to show no loss of more than "
-        f"{_points(params.evaluate.margin)} where there is none ({describe_source(forecast)})."
+        f"a chance of {_say(forecast.power(seeds, margin))} to show no loss of more than "
+        f"{_points(margin)} where there is none ({describe_source(forecast)})."
     )
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema.result_sections import PromoteParams
-from pipeline.console.format import format_interval, format_percent, format_points
-from pipeline.score.paired_test import PairedDifference
+from pipeline.console.format import format_percent
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_from
+from pipeline.score.paired_test import PairedDifference, PairedScores
 from pipeline.score.sample_size import describe_enough, parts_from
 
 PASSED, FAILED, UNDECIDED, ACCEPTED = "passed", "failed", "undecided", "undecided, accepted"
@@ -37,7 +38,9 @@ class GateInputs:
     comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), the control's name, and
     what register put beside it. margin: what may be lost against the control, as the evaluation had it. pair: the
     challenger against the champion on the same images; None where there is no champion, whose version `champion` is.
-    latency_ms: of one image by itself; None where it was not measured.
+    latency_ms: of one image by itself; None where it was not measured. metric: `evaluate.metric` of now; value: its own
+    by that; blind: what the shares of the classes as the answer to every image give, of accuracy `commonest`.
+    champion_margin: what may be lost by it against the champion, where promote.margin says nothing.
     """
 
     accuracy: float
@@ -48,14 +51,20 @@ class GateInputs:
     control: str
     margin: float
     champion: int | None
-    pair: PairedDifference | None
+    pair: PairedDifference | PairedScores | None
     latency_ms: float | None
+    metric: MetricWords = ACCURACY_WORDS
+    value: float = math.nan
+    blind: float = math.nan
+    champion_margin: float = 0.01
 
 
 def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
     """Every rule of the gate, in the order in which they are told."""
+    by_accuracy = inputs.metric.key == ACCURACY_WORDS.key
     return [
-        _accuracy(inputs, params),
+        *([] if by_accuracy else [_metric(inputs, params)]),
+        *([_accuracy(inputs, params)] if by_accuracy or params.min_accuracy is not None else []),
         _champion(inputs, params),
         _control(inputs, params),
         _calibration(inputs, params),
@@ -69,14 +78,29 @@ def overall_outcome(rules: Sequence[Rule]) -> str:
     return next((outcome for outcome in (FAILED, UNDECIDED, ACCEPTED) if outcome in found), PASSED)
 
 
+def _metric(inputs: GateInputs, params: PromoteParams) -> Rule:
+    words, asked = inputs.metric, params.min_metric
+    if asked is None:
+        passed = words.sign * (inputs.value - inputs.blind) > 0
+        bound = (
+            f"{words.better} than {words.format_value(inputs.blind)}, which the classes' shares give as every answer"
+        )
+    else:
+        passed = words.sign * (inputs.value - asked) >= 0
+        bound = f"at {'most' if words.lower_is_better else 'least'} {words.format_value(asked)} (promote.min_metric)"
+    said = f"{words.format_value(inputs.value)} on {inputs.images:,} test images; needed: {bound}"
+    return Rule(words.label, PASSED if passed else FAILED, said)
+
+
 def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
-    if params.min_accuracy is None:
+    least = params.min_metric if params.min_accuracy is None else params.min_accuracy
+    if least is None:
         passed, bound = (
             inputs.accuracy > inputs.commonest,
             f"above {format_percent(inputs.commonest)}, the most frequent class",
         )
     else:
-        passed, bound = inputs.accuracy >= params.min_accuracy, f"at least {format_percent(params.min_accuracy)}"
+        passed, bound = inputs.accuracy >= least, f"at least {format_percent(least)}"
     said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} test images; needed: {bound}"
     return Rule("accuracy", PASSED if passed else FAILED, said)
 
@@ -84,61 +108,89 @@ def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
 def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
     if inputs.pair is None:
         return Rule("champion", PASSED, "there is none yet to compare with")
-    pair, margin = inputs.pair, params.margin
-    said = (
-        f"{format_points(pair.difference)} against version {inputs.champion} on the same {pair.images:,} images "
-        f"({_interval(pair.low, pair.high, pair.confidence)}; each alone is right on {pair.only_first} and "
-        f"{pair.only_second}); needed: not worse by more than {format_points(margin).lstrip('+')}"
+    pair, words = inputs.pair, inputs.metric
+    margin = inputs.champion_margin if params.margin is None else params.margin
+    lost = words.format_difference(margin).lstrip("+")
+    needed = f"needed: not worse by more than {lost}"
+    of = "" if words.key == ACCURACY_WORDS.key else f" in {words.label}"
+    said = f"{words.format_difference(pair.difference)}{of} against version {inputs.champion} on the same"
+    if pair.low is None or pair.high is None:
+        said += f" {pair.images:,} images, without an interval, since it is declared not smooth; {needed}"
+        return Rule("champion", UNDECIDED, said, "another evaluate.metric, since by this one no number of images tells")
+    alone = (
+        f"; each alone is right on {pair.only_first} and {pair.only_second}"
+        if isinstance(pair, PairedDifference)
+        else ""
     )
-    if pair.low > -margin:
+    said += f" {pair.images:,} images ({_interval(words, pair.low, pair.high, pair.confidence)}{alone}); {needed}"
+    worst, best = _turned(words, pair.low, pair.high)
+    if worst > -margin:
         return Rule("champion", PASSED, said)
-    if pair.high < -margin:
+    if best < -margin:
         return Rule("champion", FAILED, said)
-    needed = (
+    enough = (
         f"about {pair.images_needed(margin):,} test images if both are equally good, or a promote.margin above "
-        f"{format_points(-pair.low).lstrip('+')}; further seeds would not tell, since two fixed models are compared"
+        f"{words.format_difference(-worst).lstrip('+')}; further seeds would not tell, since two fixed models are "
+        "compared"
     )
-    return Rule("champion", UNDECIDED, said, needed)
+    return Rule("champion", UNDECIDED, said, enough)
 
 
 def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     if params.control == "any":
         return Rule("control", PASSED, "not asked for (promote.control: any)")
     arms, margin, better = inputs.arms, inputs.margin, params.control == "better"
+    words = words_from(arms.get("metric"))
     # Not worse is the evaluation's first endpoint, at the level at which that was decided.
     found = arms if better else arms.get("endpoint") or arms
     difference, low, high = found["difference"], found["low"], found["high"]
     confidence = float(found.get("level", arms["confidence"]))
-    lost = format_points(margin).lstrip("+")
+    lost = words.format_difference(margin).lstrip("+")
     wanted = "better" if better else f"not worse by more than {lost} (evaluate.margin)"
-    said = f"{format_points(difference)} against {inputs.control}"
+    of = "" if words.key == ACCURACY_WORDS.key else f" in {words.label}"
+    said = f"{words.format_difference(difference)}{of} against {inputs.control}"
     if low is None or high is None:
         said += f", without an interval: {arms['note']}; needed: {wanted}"
         return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
     best, control = arms["seeds"]
-    said += f" ({_interval(low, high, confidence)}; {best} and {control} seeds); needed: {wanted}"
+    said += f" ({_interval(words, low, high, confidence)}; {best} and {control} seeds); needed: {wanted}"
     bound = 0.0 if better else -margin
-    if low > bound:
+    worst, least = _turned(words, low, high)
+    if worst > bound:
         return Rule("control", PASSED, said)
-    if high <= bound:
+    if least <= bound:
         return Rule("control", FAILED, said)
-    enough = _enough(arms, max(difference, margin) if better else margin, confidence, better=better)
+    distance = max(words.sign * difference, margin) if better else margin
+    enough = _enough(arms, distance, confidence, words, better=better)
     if better or inputs.champion is not None or params.first_undecided == "refuse":
         return Rule("control", UNDECIDED, said, enough)
-    if arms["high"] is not None and arms["high"] < 0:  # at the confidence at which a loss is said
+    # A loss is said at the confidence of the comparison.
+    if arms["low"] is not None and arms["high"] is not None and _turned(words, arms["low"], arms["high"])[1] < 0:
         return Rule(
-            "control", UNDECIDED, f"{said}. A loss is shown, which promote.first_undecided does not accept", enough
+            "control",
+            UNDECIDED,
+            f"{said}. A {words.harm} is shown, which promote.first_undecided does not accept",
+            enough,
         )
     said += (
-        f". A loss of up to {format_points(-low).lstrip('+')} is not ruled out, and is accepted since there is no "
-        "champion (promote.first_undecided: accept)"
+        f". A {words.harm} of up to {words.format_difference(-worst).lstrip('+')} is not ruled out, and is accepted "
+        "since there is no champion (promote.first_undecided: accept)"
     )
     return Rule("control", ACCEPTED, said, enough)
 
 
-def _enough(arms: Mapping[str, Any], distance: float, confidence: float, *, better: bool) -> str:
+def _turned(words: MetricWords, low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval, the worse one first, as gains."""
+    return (-high, -low) if words.lower_is_better else (low, high)
+
+
+def _enough(arms: Mapping[str, Any], distance: float, confidence: float, words: MetricWords, *, better: bool) -> str:
     """What would decide the comparison of the arms, if they differ by the distance from what is to be ruled out."""
-    truth = f"(if it is better by {format_points(distance).lstrip('+')})" if better else "(if both are equally good)"
+    truth = (
+        f"(if it is better by {words.format_difference(distance).lstrip('+')})"
+        if better
+        else "(if both are equally good)"
+    )
     if arms.get("variance_parts"):
         return f"{truth} {describe_enough(parts_from(arms['variance_parts']), distance, confidence)}"
     # A version that was registered without the parts of the variance: more of both shrinks all of it.
@@ -167,5 +219,5 @@ def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
     return Rule("latency", PASSED if passed else FAILED, said)
 
 
-def _interval(low: float, high: float, confidence: float) -> str:
-    return f"{100 * confidence:.4g} % {format_interval(low, high)}"
+def _interval(words: MetricWords, low: float, high: float, confidence: float) -> str:
+    return f"{100 * confidence:.4g} % {words.format_interval(low, high)}"

@@ -9,6 +9,7 @@ asking again is none, and neither is running the challenger anew, which its eval
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +36,15 @@ REGISTER = f"run `{single_item_command('register')}`, which writes them down"
 class CorrectOnTest:
     """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known.
 
-    look: the number of the look at which it was judged together with the challenger.
+    probabilities: (N, C), of the classes of the data, None where they were not kept. look: the number of the look at
+    which it was judged together with the challenger.
     """
 
     ids: NDArray[np.int64]
     correct: NDArray[np.bool_]
     how: str
     look: int
+    probabilities: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,17 @@ def is_same_test(one: Version, other: Version) -> bool:
 
 
 def predictions_on_same_test(
-    workspace: Workspace, store: Store, params: Params, champion: Version, challenger: Version
+    workspace: Workspace,
+    store: Store,
+    params: Params,
+    champion: Version,
+    challenger: Version,
+    *,
+    needs_probabilities: bool = False,
 ) -> CorrectOnTest:
     """The champion on the challenger's test images; the look at both is written down before.
+
+    needs_probabilities: it is run again where no more than what was right is known.
 
     Raises:
         UserError: it has to be run on them, and the data here are others, or it does not take such images.
@@ -96,7 +107,8 @@ def predictions_on_same_test(
         found = recorded_predictions(store, champion)
         if found is not None:
             how, look = "as recorded when it was evaluated", _look(workspace, store, params, *pair)
-            return CorrectOnTest(found.ids, found.probabilities.argmax(1) == found.labels, how, look)
+            right = found.probabilities.argmax(1) == found.labels
+            return CorrectOnTest(found.ids, right, how, look, found.probabilities)
     key = "-".join(
         version_tag(version, tag)[:16]
         for version, tag in ((champion, HASH_TAG), (challenger, "sar.data_hash"), (challenger, "sar.split_hash"))
@@ -106,16 +118,29 @@ def predictions_on_same_test(
     if not is_same_test(champion, challenger):
         how += ", of which its own training may have seen some, in its favour"
     if kept.exists():
-        look = _look(workspace, store, params, *pair)
         with np.load(kept) as archive:
-            return CorrectOnTest(archive["ids"], archive["correct"], how, look)
+            known = {name: archive[name] for name in archive.files}
+        if "probabilities" in known or not needs_probabilities:
+            look = _look(workspace, store, params, *pair)
+            return CorrectOnTest(known["ids"], known["correct"], how, look, known.get("probabilities"))
     data, answers, look = _run(workspace, store, params, champion, challenger)
     ids = np.asarray(data.split.test)
     # By name: another version may know other classes, or know them in another order.
     correct = np.array(answers["name"]) == np.array(data.prepared.classes)[data.prepared.labels[ids]]
+    shares = _shares(answers["probabilities"], data.prepared.classes)
     with replace_file(kept) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, ids=ids, correct=correct)
-    return CorrectOnTest(ids, correct, how, look)
+        np.savez_compressed(file, ids=ids, correct=correct, probabilities=shares)
+    return CorrectOnTest(ids, correct, how, look, shares)
+
+
+def _shares(answers: Sequence[Mapping[str, float]], classes: Sequence[str]) -> NDArray[np.float32]:
+    """Probabilities (N, C) of the classes of the data, by name; what goes to classes that these do not have is left
+    out of the whole, and a class that the version does not know has none.
+    """
+    shares = np.array([[row.get(name, 0.0) for name in classes] for row in answers], np.float64)
+    whole = shares.sum(axis=1, keepdims=True)
+    shares = np.where(whole > 0, shares / np.where(whole > 0, whole, 1), 1 / len(classes))
+    return np.asarray(shares, np.float32)
 
 
 def predict_again(workspace: Workspace, store: Store, params: Params, challenger: Version) -> TestPredictions:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, single_item_command
 from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
 from pipeline.promotion.predictions import (
+    TestPredictions,
     compare_predictions,
     latency_ms,
     predict_again,
@@ -20,7 +22,9 @@ from pipeline.promotion.predictions import (
 )
 from pipeline.promotion.registered_version import REPAIR, find_registered_version, registered_json
 from pipeline.score.classify import classification_scores
-from pipeline.score.paired_test import PairedDifference, paired_difference
+from pipeline.score.metrics.chosen_metric import chosen_metric, find_metric
+from pipeline.score.metrics.metric import ACCURACY, Metric
+from pipeline.score.paired_test import PairedDifference, PairedScores, paired_difference, paired_score_difference
 from pipeline.state.looks import warn_of_look
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
@@ -149,6 +153,8 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     for each in listed:
         accuracy = each.tags.get("sar.test_accuracy")
         figures = f"test accuracy {accuracy}" if accuracy else "no figures"
+        if metric := each.tags.get("sar.metric"):
+            figures += f", {metric} {each.tags.get('sar.test_metric', '?')}"
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
         if each is ours:
@@ -176,18 +182,26 @@ def _gate_inputs(
     if own is None:
         own = predict_again(workspace, store, params, challenger)
     scores = classification_scores(own.probabilities, own.labels)
-    pair: PairedDifference | None = None
+    metric = chosen_metric(params)
+    pair: PairedDifference | PairedScores | None = None
     arms = compare_predictions(challenger)
     how, look = "", int(arms.get("look") or 0)
     if champion is not None:
-        other = predictions_on_same_test(workspace, store, params, champion, challenger)
+        by_accuracy = metric.name == ACCURACY.name
+        other = predictions_on_same_test(
+            workspace, store, params, champion, challenger, needs_probabilities=not by_accuracy
+        )
         if not np.array_equal(other.ids, own.ids):
             raise UserError(
                 f"versions {challenger.version} and {champion.version} were tested on different images, although "
                 f"their tags name one split\n  run `{single_item_command('evaluate', 'register')}`"
             )
-        right = own.probabilities.argmax(1) == own.labels
-        pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
+        if by_accuracy:
+            right = own.probabilities.argmax(1) == own.labels
+            pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
+        else:
+            assert other.probabilities is not None
+            pair = _compare_by_metric(metric, own, other.probabilities, params.promote.confidence)
         how, look = f", {other.how}", other.look
     latency = None
     if params.promote.max_latency_ms is not None:
@@ -200,12 +214,33 @@ def _gate_inputs(
         commonest=float(np.bincount(own.labels).max() / len(own.labels)),
         arms=arms,
         control=str(arms["control"]),
-        margin=float(arms.get("margin") or params.evaluate.margin),
+        margin=float(arms.get("margin") or metric.words.margin),
         champion=champion.version if champion else None,
         pair=pair,
         latency_ms=latency,
+        metric=metric.words,
+        value=metric.value_of(own.probabilities, own.labels),
+        blind=_blind_value(metric, own),
+        champion_margin=find_metric(metric.name).margin or metric.words.margin,
     )
     return inputs, how, look
+
+
+def _blind_value(metric: Metric, own: TestPredictions) -> float:
+    """The metric of a classifier that looks at no image and answers each with the classes' shares of the test set."""
+    shares = np.bincount(own.labels, minlength=own.probabilities.shape[1]) / len(own.labels)
+    return metric.value_of(np.tile(shares, (len(own.labels), 1)), own.labels)
+
+
+def _compare_by_metric(
+    metric: Metric, own: TestPredictions, other: NDArray[np.float32], confidence: float
+) -> PairedScores:
+    """Challenger against champion by a metric, from their probabilities of the same images."""
+    tables = metric.tables({"challenger": own.probabilities[None], "champion": other[None]}, own.labels)
+    if tables is not None and all(np.isfinite(table).all() for table in tables.values()):
+        return paired_score_difference(tables["challenger"][0], tables["champion"][0], confidence=confidence)
+    difference = metric.value_of(own.probabilities, own.labels) - metric.value_of(other, own.labels)
+    return PairedScores(difference, None, None, confidence, len(own.labels))
 
 
 def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:

@@ -5,7 +5,7 @@ class or one for every method, are a family: their p-values are Holm's (1979) an
 hold all together with the stated confidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,14 +65,15 @@ def compare_family(
     *,
     confidence: float = 0.95,
     shared_seeds: bool | Mapping[str, bool] = True,
+    compare: Callable[..., Comparison] = compare_arms,
 ) -> list[Member]:
     """Compare each pair of (best, control) tables, as `compare_arms` takes them, as one family.
 
-    shared_seeds: whether row s of both is the same seed, of all pairs or by the pair's name. Raises ValueError as
-    `compare_arms` does.
+    shared_seeds: whether row s of both is the same seed, of all pairs or by the pair's name. compare: `compare_scores`
+    for tables of other values than shares. Raises ValueError as `compare` does.
     """
     plain = {
-        name: compare_arms(
+        name: compare(
             *tables,
             confidence=confidence,
             shared_seeds=shared_seeds if isinstance(shared_seeds, bool) else shared_seeds[name],

@@ -10,7 +10,8 @@ Price, Journal of Educational and Behavioral Statistics 37, 2012), which adds on
 It is narrower than that of two separate test sets wherever the models fail on the same images, and does not collapse
 where they differ on none. It speaks of these two networks on other images of the same kind. The noise of training is
 not in it: that another network of the same configuration, trained with another seed, does better or worse is what
-`pipeline.score.comparison` asks of arms of several seeds.
+`pipeline.score.comparison` asks of arms of several seeds. By another metric than accuracy, the interval is that of the
+mean difference of its pseudo-values, image by image (`PairedScores`).
 """
 
 import math
@@ -64,6 +65,45 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float 
     return PairedDifference(
         (alone - beside) / images, max(-1.0, p - q - half), min(1.0, p - q + half), confidence, images, alone, beside
     )
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """The first model's metric minus the second's, by pseudo-values of the same images (`pipeline.score.metrics`).
+
+    low, high: difference +- t sqrt(var_i / N) on N - 1 degrees of freedom; None for a metric that has no interval.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    confidence: float
+    images: int
+
+    def images_needed(self, margin: float) -> int:
+        """Test images with which two equally good models that differ as much from image to image would be found within
+        the margin: the worse end of their interval within it, with a chance of 0.8.
+        """
+        half = 0.0 if self.low is None else self.difference - self.low
+        quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.images - 1))
+        both = _normal((1 + self.confidence) / 2) + _normal(POWER)
+        return max(2, math.ceil(self.images * (half / quantile * both / margin) ** 2))
+
+
+def paired_score_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> PairedScores:
+    """Compare two models by pseudo-values of the same images, (N,) each; the mean of either is its metric.
+
+    Raises:
+        ValueError: other shapes, fewer than two images, or a confidence outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.ndim != 1 or one.shape != other.shape or len(one) < 2:
+        raise ValueError(f"needed: values of the same images, at least two, got {one.shape} and {other.shape}")
+    images, difference = len(one), float(one.mean() - other.mean())
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, images - 1)) * float((one - other).std(ddof=1)) / images**0.5
+    return PairedScores(difference, difference - half, difference + half, confidence, images)
 
 
 def _normal(probability: float) -> float:

@@ -59,7 +59,6 @@ class EvaluateParams(Section):
     margin: float | None = Field(
         None,
         gt=0,
-        lt=1e9,
         description="Loss in evaluate.metric that an endpoint must rule out, and the most that the choice among "
         "configurations of equal accuracy may give up (0.01: one point); null: the metric's own, of accuracy 0.01.",
     )
@@ -103,7 +102,6 @@ class PromoteParams(Section):
     margin: float | None = Field(
         None,
         gt=0,
-        lt=1e9,
         description="What may be lost in evaluate.metric against the champion, on the same test images; null: the "
         "metric's own margin, of accuracy 0.01.",
     )

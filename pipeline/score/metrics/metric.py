@@ -26,6 +26,9 @@ from pipeline.score.metrics.jackknife import (
 )
 from pipeline.score.metrics.wording import MetricWords
 
+USER_KEY = "metric"
+"""What a user's own function is called in files, in MLflow, and as an objective: val/metric."""
+
 FEWEST_OF_A_CLASS = 5
 """Test images of each class, below which a metric that weighs classes alike gets no interval."""
 
@@ -144,7 +147,7 @@ MACRO_F1 = Metric(
 )
 AUROC = Metric(
     "auroc",
-    "auroc",
+    "class_auroc",  # beside the AUROC of attention
     "AUROC",
     margin=0.01,
     value=auroc,

@@ -28,11 +28,9 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError, format_value
 from pipeline.regularizers.plugin import FAILURES, describe_failure, import_attribute
 from pipeline.score.metrics.jackknife import Floats, grouped_pseudo_values
-from pipeline.score.metrics.metric import METRICS, Metric
+from pipeline.score.metrics.metric import METRICS, USER_KEY, Metric
 
 NEEDED = f"needed: one of {', '.join(METRICS)}, or my_package.my_module:my_metric, a function of yours"
-KEY = "metric"
-"""What a user's own is called in files, in MLflow, and as an objective: val/metric."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def load_metric(spec: str) -> Metric:
     smooth = _declared(spec, function, "smooth", True)
     return Metric(
         name=spec,
-        key=KEY,
+        key=USER_KEY,
         label=label,
         margin=margin,
         value=checked,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.config import Params
 from pipeline.console.format import format_interval, format_points
 
 
@@ -90,6 +91,18 @@ class MetricWords:
 
 
 ACCURACY_WORDS = MetricWords("accuracy", "accuracy", "accuracy", 0.01, in_points=True)
+
+
+def accuracy_margin(params: Params) -> float:
+    """The difference of accuracy that matters in a search: `evaluate.margin`, where that is of accuracy."""
+    given = params.evaluate.margin if params.evaluate.metric == ACCURACY_WORDS.name else None
+    return ACCURACY_WORDS.margin if given is None else given
+
+
+def other_metric(evaluation: Mapping[str, Any]) -> MetricWords | None:
+    """The metric that an evaluation.json is by, where it is not accuracy."""
+    words = words_from(evaluation.get("metric"))
+    return None if words.key == ACCURACY_WORDS.key else words
 
 
 def words_from(content: Mapping[str, Any] | None, margin: float | None = None) -> MetricWords:

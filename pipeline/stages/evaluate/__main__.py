@@ -30,6 +30,8 @@ from pipeline.entry import run_stage
 from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import comparison_from, p_value
+from pipeline.score.metrics.chosen_metric import chosen_metric, metric_hash
+from pipeline.score.metrics.label_check import check_labels
 from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
 from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
@@ -47,6 +49,10 @@ def main(workspace: Workspace) -> None:
     check_agreement(workspace, params, retrained["fingerprint"])
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     data_hash, control = data.prepared.data_hash, retrained["control"]
+    metric, seeds = chosen_metric(params), [run["seed"] for run in retrained["runs"]]
+    check_labels(
+        metric, np.asarray(data.prepared.labels[data.split.test]), data.prepared.classes, interval=len(set(seeds)) > 1
+    )
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     networks = [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in retrained["runs"]]
@@ -71,18 +77,21 @@ def main(workspace: Workspace) -> None:
         data,
         control=control,
         confidence=params.evaluate.confidence,
-        margin=params.evaluate.margin,
+        margin=metric.words.margin,
         seed=params.base.seed,
         what=what,
         against=describe_control(retrained.get("against", "")) or "its control",
+        metric=metric,
     )
+    scores = summary.pop("scores")
     summary |= {
         "control": control,
         "fingerprint": retrained["fingerprint"],
         "data_hash": data_hash,
         "look": look,
         "networks": network_set,
-        "margin": params.evaluate.margin,
+        "margin": metric.margin,
+        "metric_hash": metric_hash(metric.name),
         "method": what,
         "p": p_value(comparison_from(summary["comparison"])),
     }
@@ -104,6 +113,7 @@ def main(workspace: Workspace) -> None:
         best=correct[BEST],
         control=correct[control],
         seeds=seeds_by_arm(predictions, control),
+        scores=scores,
     )
     write_confusion(folder / "confusion.csv", runs, data)
     write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))

@@ -5,22 +5,25 @@ No choice is made here: the attention head that is fixed is picked on validation
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds
+from pipeline.artifacts.evaluations import has_shared_seeds
 from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.score.classify import classification_scores, log_losses
-from pipeline.score.comparison import PAIRED, compare_arms, compare_scores
+from pipeline.score.comparison import PAIRED, compare_scores
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, decide_endpoints
 from pipeline.score.ensembles import compare_ensembles
 from pipeline.score.locate import LocationScores
+from pipeline.score.metrics.metric import ACCURACY, Metric
+from pipeline.score.metrics.metric import LOG_LOSS as LOSS_METRIC
+from pipeline.score.metrics.wording import words_from
 from pipeline.score.sample_size import variance_parts
 from pipeline.score.similarity_maps import last_block_maps
 from pipeline.score.verdict import write_verdict
@@ -33,6 +36,7 @@ from pipeline.stages.evaluate.attention_scores import (
     mean_scores,
     usable_masks,
 )
+from pipeline.stages.evaluate.metric_comparison import compare_metric
 from pipeline.train.loop import predict
 
 SECOND = {ATTENTION: ("attention_difference", "auroc"), LOG_LOSS: ("log_loss_difference", "nll")}
@@ -85,30 +89,39 @@ def summarise(
     seed: int,
     what: str,
     against: str,
+    metric: Metric = ACCURACY,
 ) -> dict[str, Any]:
-    """The figures of both arms, the endpoints and their verdict, and attention against masks beside trivial baselines.
+    """The figures of both arms, the endpoints and their verdict, and attention against masks beside trivial baselines;
+    and as `scores` the pseudo-values by arm that are kept of another metric than accuracy, where it has them.
 
-    what, against: the method and the control, in words.
+    metric: that the arms are compared by, by this margin. what, against: the method and the control, in words.
+
+    Raises:
+        UserError: the metric has no value on the test images.
     """
     runs = sorted(runs, key=lambda run: run.seed)
     labels = np.asarray(data.prepared.labels[data.split.test])
-    correct = correct_by_arm(predictions_of(runs, labels), control)
-    shared = has_shared_seeds((run.name for run in runs), control)
-    comparison = compare_arms(correct[BEST], correct[control], confidence=confidence, shared_seeds=shared)
-    parts = variance_parts(correct[BEST], correct[control], shared_seeds=comparison.layout == PAIRED)
+    metric = replace(metric, margin=margin)
+    shared, words = has_shared_seeds((run.name for run in runs), control), metric.words
     best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
+    found = compare_metric(metric, best, other, labels, confidence=confidence, shared_seeds=shared)
+    comparison, tables = found.comparison, found.tables
+    parts = None
+    if tables is not None:
+        parts = variance_parts(tables["best"], tables["control"], shared_seeds=comparison.layout == PAIRED)
     masks = usable_masks(data)
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
     attention = log_loss = None
-    if tables := auroc_tables(shown[BEST], shown[control]):
-        attention = compare_scores(*tables, confidence=confidence, shared_seeds=shared)
-    else:
+    if areas := auroc_tables(shown[BEST], shown[control]):
+        attention = compare_scores(*areas, confidence=confidence, shared_seeds=shared)
+    elif metric.name != LOSS_METRIC.name:
         losses = (
-            np.stack([log_losses(run.probabilities, labels) for run in runs if run.arm == arm]) for arm in correct
+            np.stack([log_losses(run.probabilities, labels) for run in runs if run.arm == arm])
+            for arm in (BEST, control)
         )
         log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared)
-    endpoints = decide_endpoints(comparison, margin=margin, attention=attention, log_loss=log_loss)
+    endpoints = decide_endpoints(comparison, margin=margin, attention=attention, log_loss=log_loss, words=words)
     sentences = write_verdict(
         endpoints,
         comparison,
@@ -118,33 +131,40 @@ def summarise(
         log_loss=log_loss,
         what=what,
         against=against,
+        words=words,
     )
     compared = differences(shown[BEST], shown[control], confidence=confidence, shared_seeds=shared)
     shown |= {f"blind: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),
-        "arms": {arm: _arm([run for run in runs if run.arm == arm], labels) for arm in (BEST, control)},
+        "arms": {
+            arm: _arm([run for run in runs if run.arm == arm], labels) | _metric_figures(metric, found.values[name])
+            for arm, name in ((BEST, "best"), (control, "control"))
+        },
+        "metric": words.content(),
         "comparison": asdict(comparison),
         "endpoints": [asdict(endpoint) for endpoint in endpoints],
         "verdict": " ".join(sentences),
         "variance_parts": None if parts is None else asdict(parts),
-        "ensembles": compare_ensembles(best, other, labels, confidence=confidence),
+        "ensembles": compare_ensembles(best, other, labels, confidence=confidence, metric=metric),
         "attention_differences": compared,
         "baselines": {name: mean_scores([scores]) for name, scores in trivial.items()} or None,
         "attention_by_class": class_rows(shown, labels, data.prepared.classes),
+        "scores": None if metric.name == ACCURACY.name else tables,
     }
 
 
 def flat_metrics(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
     """The few numbers that `dvc metrics` and MLflow show; fractions of 1, log loss in nats, and 1 for what is shown."""
-    comparison = summary["comparison"]
+    comparison, metric = summary["comparison"], words_from(summary.get("metric"))
     figures: dict[str, Any] = {}
     for arm, name in ((BEST, "best"), (control, "control")):
         scores = summary["arms"][arm]
         figures[name] = {"accuracy": scores["accuracy"], "ece": scores["ece"], "nll": scores["nll"]}
+        figures[name] |= {metric.key: scores[metric.key]}
         if scores["location"]:
             figures[name] |= {key: scores["location"][key] for key in ("auroc", "pointing_game", "energy")}
-    interval = {"difference": "accuracy", "low": "low", "high": "high"}
+    interval = {"difference": metric.key, "low": "low", "high": "high"}
     figures["difference"] = {name: comparison[key] for key, name in interval.items() if comparison[key] is not None}
     for endpoint in summary["endpoints"]:
         if endpoint["name"] in SECOND:
@@ -183,6 +203,17 @@ def _arm(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, 
         "confusion": np.sum([score.confusion for score in scores], axis=0).tolist(),
         "location": mean_scores(located),
         "left_out": located[0].left_out if located else 0,
+    }
+
+
+def _metric_figures(metric: Metric, values: NDArray[np.float64]) -> dict[str, Any]:
+    """An arm's values of the metric that the arms are compared by; nothing of accuracy, which every arm has."""
+    if metric.name == ACCURACY.name:
+        return {}
+    return {
+        f"{metric.key}_by_seed": values.tolist(),
+        metric.key: float(values.mean()),
+        f"{metric.key}_sd": float(values.std(ddof=1)) if len(values) > 1 else None,
     }
 
 

@@ -23,6 +23,7 @@ from pipeline.entry import run_stage
 from pipeline.files.atomic import write_whole
 from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
+from pipeline.score.metrics.wording import other_metric
 from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.registry.versions import WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -55,6 +56,7 @@ def main(workspace: Workspace) -> None:
             "sar.search_run": search_run(workspace.state, retrained["fingerprint"]) or "",
             "sar.evaluation_run": evaluation_run(store, params, evaluation, workspace, tags),
             "sar.test_accuracy": f"{evaluation['arms'][BEST]['accuracy']:.4f}",
+            **metric_tags(evaluation),
             # What promotion judges by, wherever the registry is read from.
             "sar.split_hash": str(sidecar["split_hash"]),
             "sar.retrain_folder": chosen,
@@ -83,11 +85,22 @@ def main(workspace: Workspace) -> None:
 def judged_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """What the rule `control` of the gate reads: the comparison of the arms, and how it was decided.
 
-    endpoint: that accuracy is not worse than the control's, the first of the evaluation's endpoints, if it has any.
+    endpoint: that it is not worse than the control, the first of the evaluation's endpoints, if it has any. metric: by
+    which it is compared, where that is not accuracy.
     """
     beside = {name: evaluation.get(name) for name in ("margin", "look", "variance_parts")}
     endpoint = next(iter(evaluation.get("endpoints") or ()), None)
+    if (metric := other_metric(evaluation)) is not None:
+        beside["metric"] = metric.content()
     return {"control": evaluation["control"], **evaluation["comparison"], **beside, "endpoint": endpoint}
+
+
+def metric_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of a version that say by what it was judged, and its value; none where that was accuracy."""
+    if (metric := other_metric(evaluation)) is None:
+        return {}
+    value = evaluation["arms"][BEST][metric.key]
+    return {"sar.metric": metric.label, "sar.test_metric": f"{value:.4f}"}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.artifacts.stage_results import BEST, look_of
 from pipeline.console.format import config_name
+from pipeline.score.metrics.wording import other_metric
 
 
 def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -27,7 +28,7 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
 | input | uint8 images (B, H, W, {sidecar["channels"]}), resized to {height} x {width} |
 | configuration | {config_name(dict(sidecar["values"])) or "as in params.yaml"} |
 | trained on | {sidecar["trained_on"]}, seed {seed}, {len(sidecar["curves"])} epochs, last weights |
-| test accuracy | {100 * own:.1f} % on {evaluation["test_images"]} images |
+{_metric_rows(evaluation, seed)}| test accuracy | {100 * own:.1f} % on {evaluation["test_images"]} images |
 | test accuracy, {len(scores["seeds"])} seeds | {100 * scores["accuracy"]:.1f} %{spread} |
 | calibration error | {100 * scores["ece"]:.1f} % |
 | search | {evaluation["fingerprint"]} |
@@ -38,3 +39,18 @@ up to {chance:.1f} points (95 %), and another seed moves it besides. Attention i
 decides. The seed was fixed before the test set was read; this was look {look_of(evaluation) or 1} at these test images.
 The weights were made of these data: mind what their licence asks.
 """
+
+
+def _metric_rows(evaluation: Mapping[str, Any], seed: int) -> str:
+    """Rows of the metric that the arms are compared by; none where that is accuracy."""
+    if (metric := other_metric(evaluation)) is None:
+        return ""
+    scores = evaluation["arms"][BEST]
+    own = scores[f"{metric.key}_by_seed"][scores["seeds"].index(seed)]
+    deviation = scores[f"{metric.key}_sd"]
+    spread = f" (deviation {metric.format_value(deviation)})" if deviation is not None else ""
+    mean = f"{metric.format_value(scores[metric.key])}{spread}"
+    return (
+        f"| test {metric.label} | {metric.format_value(own)} |\n"
+        f"| test {metric.label}, {len(scores['seeds'])} seeds | {mean} |\n"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds
+from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds, probabilities_by_arm
 from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import config_name
@@ -28,6 +28,8 @@ from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
 from pipeline.score.comparison import comparison_from
 from pipeline.score.ensembles import describe_ensembles
+from pipeline.score.metrics.metric import METRICS
+from pipeline.score.metrics.wording import MetricWords, other_metric, words_from
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -74,6 +76,8 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     retrained = read_json(results / "retrain" / "retrain.json", made_by="retrain")
     prepared = open_prepared(workspace.prepared)
     control, comparison = evaluation["control"], comparison_from(evaluation["comparison"])
+    metric = words_from(evaluation.get("metric"), margin=evaluation.get("margin"))
+    told = other_metric(evaluation)
     rows = read_table(results / "search" / "trials.csv", made_by="search")
     trials = trial_rows(rows)
     with np.load(results / "evaluate" / "predictions.npz") as archive:
@@ -104,22 +108,27 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         verdict=evaluation["verdict"],
         remarks=remarks,
         arms=[
-            *({"arm": shown, **_arm_row(evaluation["arms"][arm])} for arm, shown in arms.items()),
-            *_ensemble_rows(evaluation, arms),
+            *({"arm": shown, **_arm_row(evaluation["arms"][arm], told)} for arm, shown in arms.items()),
+            *_ensemble_rows(evaluation, arms, told),
         ],
+        metric=told,
         ensembles=describe_ensembles(evaluation["ensembles"]) if evaluation.get("ensembles") else None,
         difference=difference_figure(
-            [("best - control", comparison.difference, comparison.low, comparison.high)], margin=params.evaluate.margin
+            [("best - control", comparison.difference, comparison.low, comparison.high)],
+            margin=metric.margin,
+            words=metric,
         ),
         analysis=describe_analysis(
             comparison,
             evaluation["endpoints"],
             correct,
             control,
-            margin=params.evaluate.margin,
+            margin=metric.margin,
             seed=params.base.seed,
             looked=plotted_trials(summary, rows),
             look=look_of(evaluation) or 1,
+            words=metric,
+            tables=_score_tables(predictions, control, metric),
         ),
         look=look_of(evaluation) or 1,
         attention=_attention_rows(evaluation, arms),
@@ -175,16 +184,35 @@ def _seed_remarks(
     return [*chosen, describe_expectation(params, forecast, len(evaluation["arms"][BEST]["seeds"]))]
 
 
-def _arm_row(scores: Mapping[str, Any]) -> dict[str, Any]:
+def _score_tables(
+    predictions: Mapping[str, NDArray[Any]], control: str, metric: MetricWords
+) -> dict[str, NDArray[Any]] | None:
+    """Pseudo-values by arm of a metric that is known by name; a user's function is not called again for the report."""
+    if (known := METRICS.get(metric.name)) is None:
+        return None
+    tables = known.tables(probabilities_by_arm(predictions, control), predictions["labels"])
+    return tables if tables and all(np.isfinite(table).all() for table in tables.values()) else None
+
+
+def _arm_row(scores: Mapping[str, Any], metric: MetricWords | None) -> dict[str, Any]:
     kept = {key: scores[key] for key in ("accuracy", "accuracy_sd", "nll", "ece")}
+    if metric is not None:
+        kept |= {"metric": scores[metric.key], "metric_sd": scores[f"{metric.key}_sd"]}
     return {"seeds": len(scores["seeds"]), **kept}
 
 
-def _ensemble_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]]:
+def _ensemble_rows(
+    evaluation: Mapping[str, Any], arms: Mapping[str, str], metric: MetricWords | None = None
+) -> list[dict[str, Any]]:
     """A row for each arm's seeds as one ensemble; none with one seed."""
     found = evaluation.get("ensembles")
-    names = zip(("best", "control"), arms.values(), strict=True)
-    return [{"arm": f"{shown}, ensemble", "accuracy_sd": None, **found[name]} for name, shown in names] if found else []
+    if not found:
+        return []
+    rows = [
+        {"arm": f"{shown}, ensemble", "accuracy_sd": None, **found[name]}
+        for name, shown in zip(("best", "control"), arms.values(), strict=True)
+    ]
+    return rows if metric is None else [row | {"metric": row[metric.key], "metric_sd": None} for row in rows]
 
 
 def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]] | None:

@@ -8,27 +8,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.artifacts.stage_results import BEST
-from pipeline.console.format import format_interval, format_points
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import display_labels
 from pipeline.figures.report import Words
 from pipeline.score.comparison import PAIRED, Comparison, p_value
-from pipeline.score.endpoints import ATTENTION, HIGHER, LOG_LOSS, LOWER, NOT_WORSE
+from pipeline.score.endpoints import ATTENTION, LOG_LOSS, endpoint_names
 from pipeline.score.family import Member, compare_classes, mcnemar, two_way_bootstrap
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
 Table = NDArray[np.bool_]
 
 CHANGES_SHOWN = 20
-
-
-ENDPOINTS = {
-    NOT_WORSE: "accuracy not worse",
-    ATTENTION: "attention better (AUROC of the fixed head)",
-    LOG_LOSS: "log loss lower",
-    HIGHER: "accuracy higher",
-    LOWER: "accuracy lower",
-}
-"""In words, by the names of evaluation.json."""
 
 
 def describe_analysis(
@@ -41,15 +31,21 @@ def describe_analysis(
     seed: int,
     looked: str,
     look: int = 1,
+    words: MetricWords = ACCURACY_WORDS,
+    tables: Mapping[str, NDArray[Any]] | None = None,
 ) -> Words:
     """What was to be found out and how, and what stands beside it, as (name, sentence) pairs.
 
-    endpoints: of evaluation.json. look: which look at these test images it is.
+    endpoints: of evaluation.json. look: which look at these test images it is. words: of the metric that the comparison
+    is by; tables: its pseudo-values by arm, None of accuracy and where they are not known.
     """
-    paired = comparison.layout == PAIRED
-    words = [
-        ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin, look)),
-        *((ENDPOINTS[endpoint["name"]], _describe_endpoint(endpoint)) for endpoint in endpoints),
+    paired, metric = comparison.layout == PAIRED, words
+    of_endpoints = _endpoint_words(metric)
+    if tables is None and metric.key == ACCURACY_WORDS.key:
+        tables = correct
+    said = [
+        ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin, look, metric)),
+        *((of_endpoints[endpoint["name"]], _describe_endpoint(endpoint, metric)) for endpoint in endpoints),
         (
             "intervals",
             "of the difference of the means, best minus control, over seeds and images both, "
@@ -62,27 +58,32 @@ def describe_analysis(
     ]
     p = p_value(comparison)
     if p is None or comparison.low is None or comparison.high is None:
-        words.append(
-            ("accuracy", f"{format_points(comparison.difference, 2)}, without an interval: {comparison.note}.")
+        said.append(
+            (
+                metric.label,
+                f"{metric.format_difference(comparison.difference, 2)}, without an interval: {comparison.note}.",
+            )
         )
     else:
         found = (
-            f"{format_points(comparison.difference, 2)}, {format_interval(comparison.low, comparison.high, 2)}, {_p(p)}"
+            f"{metric.format_difference(comparison.difference, 2)}, "
+            f"{metric.format_interval(comparison.low, comparison.high, 2)}, {_p(p)}"
         )
-        least = 100 * (comparison.detectable_difference or 0.0)
-        words.append(("accuracy", f"{found}."))
-        words.append(("could be found", f"a true difference of {least:.2f} points, four times out of five."))
-    if boot := two_way_bootstrap(
-        correct[BEST], correct[control], confidence=comparison.confidence, seed=seed, shared_seeds=paired
+        least = metric.format_difference(comparison.detectable_difference or 0.0, 2).lstrip("+")
+        said.append((metric.label, f"{found}."))
+        said.append(("could be found", f"a true difference of {least}, four times out of five."))
+    if tables is not None and (
+        boot := two_way_bootstrap(
+            tables[BEST], tables[control], confidence=comparison.confidence, seed=seed, shared_seeds=paired
+        )
     ):
         # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
         narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
-        said = (
-            f"{format_interval(*boot, 2)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
-        )
-        words.append(("plain bootstrap, seeds and images", said))
+        but = "with so few seeds it is too narrow, and " * narrower
+        told = f"{metric.format_interval(*boot, 2)}; {but}it decides nothing."
+        said.append(("plain bootstrap, seeds and images", told))
     fixed = mcnemar(correct[BEST][0], correct[control][0])
-    words.append(
+    said.append(
         (
             "two fixed networks",
             f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best configuration alone, "
@@ -90,37 +91,52 @@ def describe_analysis(
             "networks; another seed gives two others.",
         )
     )
-    words.append(
+    said.append(
         (
             "families",
             "the changes by class, below, are one, the scores of attention another: p by Holm, intervals by "
             "Bonferroni. They describe, and are no part of the verdict.",
         )
     )
-    words.append(("looked at before", f"{looked}."))
-    return words
+    said.append(("looked at before", f"{looked}."))
+    return said
 
 
-def _describe_order(endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float, look: int) -> str:
+def _endpoint_words(metric: MetricWords) -> dict[str, str]:
+    """The endpoints in words, by the names of evaluation.json."""
+    not_worse, better, worse = endpoint_names(metric)
+    return {
+        not_worse: f"{metric.label} not worse",
+        ATTENTION: "attention better (AUROC of the fixed head)",
+        LOG_LOSS: "log loss lower",
+        better: f"{metric.label} {metric.better}",
+        worse: f"{metric.label} {metric.worse}",
+    }
+
+
+def _describe_order(
+    endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float, look: int, metric: MetricWords
+) -> str:
     level = f"{100 * (1 - confidence):.4g} %"
     held = f"That any of it is said wrongly has a chance of at most {level}."
     if look > 1:
         held = f"At a first look, a chance of at most {level} that any of it is said wrongly; not at look {look}."
-    points = f"{100 * margin:.4g} point{'s' * (margin != 0.01)}"
-    not_worse = f"the accuracy is not lower than the control's by {points} or more (evaluate.margin)"
+    not_worse = (
+        f"the {metric.label} is not {metric.worse} than the control's by {metric.format_margin(margin)} or more "
+        "(evaluate.margin)"
+    )
+    harm = f"{held} A {metric.harm} of {metric.label} is said in any case."
+    better = f"that the {metric.label} is {metric.better}"
     if any(endpoint["name"] == ATTENTION for endpoint in endpoints):
         return (
             f"that {not_worse}, and that the attention of the fixed head ranks the object's pixels higher than the "
-            f"control's (AUROC), by Holm's rule; where both are shown, that the accuracy is higher. {held} A loss of "
-            "accuracy is said in any case."
+            f"control's (AUROC), by Holm's rule; where both are shown, {better}. {harm}"
         )
-    return (
-        f"that {not_worse}, then that the log loss is lower, then that the accuracy is higher, in this order until one "
-        f"is not shown. {held} A loss of accuracy is said in any case."
-    )
+    loss = ", then that the log loss is lower" if any(endpoint["name"] == LOG_LOSS for endpoint in endpoints) else ""
+    return f"that {not_worse}{loss}, then {better}, in this order until one is not shown. {harm}"
 
 
-def _describe_endpoint(endpoint: Mapping[str, Any]) -> str:
+def _describe_endpoint(endpoint: Mapping[str, Any], metric: MetricWords) -> str:
     outcome = "shown" if endpoint["shown"] else "not shown" if endpoint["tested"] else "not tested"
     if endpoint["low"] is None or endpoint["high"] is None:
         return f"{outcome}; there is no interval."
@@ -129,8 +145,8 @@ def _describe_endpoint(endpoint: Mapping[str, Any]) -> str:
         found = f"{endpoint['difference']:+.3f}, {level} interval {endpoint['low']:+.3f} to {endpoint['high']:+.3f}"
     else:
         found = (
-            f"{format_points(endpoint['difference'], 2)}, {level} "
-            f"{format_interval(endpoint['low'], endpoint['high'], 2)}"
+            f"{metric.format_difference(endpoint['difference'], 2)}, {level} "
+            f"{metric.format_interval(endpoint['low'], endpoint['high'], 2)}"
         )
     return f"{outcome}: {found}; {_p(endpoint['p'])} in its direction."
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.config import Params
+from pipeline.score.metrics.wording import accuracy_margin
 from pipeline.score.pooled_error import discordance_error
 from pipeline.tune.journal.correctness import CorrectImages
 from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, TrialRecord
@@ -62,7 +63,7 @@ def choice_rule(params: Params) -> ChoiceRule:
         max_empty_share=search.max_empty_share,
         objectives=objectives,
         within=within,
-        margin=params.evaluate.margin,
+        margin=accuracy_margin(params),
     )
 
 

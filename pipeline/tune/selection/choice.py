@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.console.format import format_points
 from pipeline.errors import UserError
+from pipeline.score.metrics.wording import accuracy_margin
 from pipeline.score.pooled_error import pooled_error
 from pipeline.tune.journal.correctness import CorrectImages
 from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
@@ -137,7 +138,7 @@ def describe_rule(params: Any) -> str:
         then, within = choose.then, f"{default_within(choose.then):g}"
     if choose.within is not None:
         within = f"{choose.within:g}"
-    margin = format_points(params.evaluate.margin).lstrip("+")
+    margin = format_points(accuracy_margin(params)).lstrip("+")
     return (
         f"the best by {then} among those whose accuracy cannot be told from the highest (within {within} standard "
         f"errors and {margin})"

@@ -6,6 +6,7 @@ from typing import Any
 
 from scipy import stats
 
+from pipeline.score.metrics.wording import accuracy_margin
 from pipeline.tune.budget import EPOCH_BUDGET, HOUR, Budget
 from pipeline.tune.journal.records import (
     COMPLETE,
@@ -87,7 +88,7 @@ def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> 
         best=best.trial,
         then=objectives_from_params(task.params).then,
         correct=outcome.correct,
-        margin=task.params.evaluate.margin,
+        margin=accuracy_margin(task.params),
     )
     return as_json(found)
 

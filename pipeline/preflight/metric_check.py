@@ -1,0 +1,42 @@
+"""Whether the metric that the arms are to be compared by can be had of the test images."""
+
+import numpy as np
+
+from pipeline.config import Params
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.source_config import Preview
+from pipeline.errors import UserError
+from pipeline.inputs.data_split import compute_split
+from pipeline.inputs.source import manifest_if_current
+from pipeline.score.metrics.chosen_metric import chosen_metric
+from pipeline.score.metrics.label_check import check_labels, try_metric
+from pipeline.score.metrics.metric import USER_KEY
+from pipeline.workspace import Workspace
+
+MADE_UP = 20
+"""Images of each class on which a user's function is tried while no data are prepared."""
+
+
+def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
+    """Refuse a metric that the test images cannot give; while no data are prepared, a user's function that fails on as
+    many images of every class, and the rest is said when the search begins.
+
+    Raises:
+        UserError: as `chosen_metric` and `check_labels`.
+    """
+    metric, interval = chosen_metric(params), params.retrain.seed_bounds[1] > 1
+    if metric.in_points and (params.promote.margin or 0) >= 1:
+        raise UserError(
+            f"params.yaml: promote.margin: given {params.promote.margin:g}; {metric.label} is a share of 1, so it "
+            "must be below 1 (0.01: one point)."
+        )
+    if manifest_if_current(workspace, params) is None:
+        if metric.key == USER_KEY:
+            labels = np.repeat(np.arange(len(source.classes)), MADE_UP)
+            try_metric(metric, labels, len(source.classes), interval=False)
+        return
+    if not metric.by_class and metric.key != USER_KEY:
+        return
+    prepared = open_prepared(workspace.prepared)
+    test = compute_split(workspace, params, prepared).test
+    check_labels(metric, np.asarray(prepared.labels[test]), prepared.classes, interval=interval)
