@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copied import ROOT
+from copied import ROOT, set_parameters
 
 from pipeline.artifacts.evaluations import read_evaluations, store_evaluation
 from pipeline.commands.compare import describe_comparison
 from pipeline.errors import UserError
-from pipeline.score.comparison import compare_arms
+from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.family import holm, p_value
+from pipeline.score.metrics.metric import METRICS
 from pipeline.workspace import Workspace
 
 IMAGES = 400
@@ -40,9 +41,13 @@ def keep(
     against: str = "plain",
     first_seed: int = 1,
     first_control_seed: int = 1,
+    metric: dict[str, Any] | None = None,
+    metric_hash: str = "",
+    scores: dict[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     best, control = table(0.7 + gain, ord(letter), seeds), table(0.7, 1, seeds)
-    summary = {"fingerprint": letter * 64, "method": f"method {letter}", "control": "baseline", "data_hash": "d"}
+    summary: dict[str, Any] = {"fingerprint": letter * 64, "method": f"method {letter}", "control": "baseline"}
+    summary |= {"data_hash": "d", "metric_hash": metric_hash} | ({} if metric is None else {"metric": metric})
     store_evaluation(
         workspace.state,
         summary | {"look": 3},
@@ -55,6 +60,7 @@ def keep(
             "best": [first_seed + index for index in range(seeds)],
             "baseline": [first_control_seed + index for index in range(seeds)],
         },
+        scores=scores,
     )
     return best, control
 
@@ -188,4 +194,47 @@ def test_the_newest_evaluation_of_a_search_is_kept_whole(workspace: Workspace) -
     assert abs(kept.time - time.time()) < 60
     content = json.loads((workspace.state / "evaluations" / ("a" * 16) / "evaluation.json").read_text())
     assert content["fingerprint"] == "a" * 64
-    assert {field.name for field in dataclasses.fields(kept)} - {"best", "control_correct"} == set(content)
+    by_another_metric = {"metric", "metric_hash", "scores", "control_scores"}
+    assert {field.name for field in dataclasses.fields(kept)} - {"best", "control_correct"} - by_another_metric == set(
+        content
+    )
+
+
+def scored(letter: str, difference: float) -> dict[str, Any]:
+    rng = np.random.default_rng(ord(letter))
+    return {"best": 0.3 + difference + rng.normal(size=(4, IMAGES)), "control": 0.3 + rng.normal(size=(4, IMAGES))}
+
+
+def test_another_metric_is_compared_by_its_pseudo_values(workspace: Workspace) -> None:
+    words = METRICS["log_loss"].words.content()
+    tables = {letter: scored(letter, gain) for letter, gain in (("a", -0.5), ("b", 0.0))}
+    for letter, table_of in tables.items():
+        keep(workspace, letter, 0.0, metric=words, scores=table_of)
+    keep(workspace, "c", 0.2)  # by accuracy
+    set_parameters(workspace.params, {"evaluate.metric": "log_loss"})
+    lines = list(describe_comparison(workspace))
+    assert lines[0].split()[4:6] == ["log", "loss"]
+    rows = {line.split()[0]: line for line in lines[1:3]}
+    for letter, table_of in tables.items():
+        comparison = compare_scores(table_of["best"], table_of["control"])
+        assert f"{comparison.best_mean:.4f}" in rows[letter * 8]
+        assert f"{comparison.difference:+.4f}" in rows[letter * 8]
+    assert rows["aaaaaaaa"].rstrip().endswith("lowered")
+    assert any(line.startswith("Log loss, less of which is better, and its differences as they are,") for line in lines)
+    assert any("left out: cccccccc, not evaluated by log_loss" in line for line in lines)
+    with pytest.raises(UserError, match=r"cccccccc cannot be compared by log_loss \(evaluate\.metric\)"):
+        list(describe_comparison(workspace, ["a", "c"]))
+    # By accuracy all of them can be.
+    set_parameters(workspace.params, {"evaluate.metric": "accuracy"})
+    assert len([line for line in describe_comparison(workspace) if "method" in line[:40]]) == 4
+
+
+def test_other_code_of_a_users_metric_is_another_metric(workspace: Workspace) -> None:
+    words = METRICS["log_loss"].words.content() | {"name": "mine:score", "key": "metric", "label": "score"}
+    for letter, code in (("a", "1" * 12), ("b", "2" * 12)):
+        keep(workspace, letter, 0.0, metric=words, metric_hash=code, scores=scored(letter, 0.1))
+        time.sleep(0.01)
+    set_parameters(workspace.params, {"evaluate.metric": "mine:score"})
+    lines = list(describe_comparison(workspace))
+    assert any("left out: aaaaaaaa, not evaluated by mine:score" in line for line in lines)
+    assert lines[1].startswith("bbbbbbbb")

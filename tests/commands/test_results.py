@@ -8,6 +8,7 @@ import pytest
 from copied import ROOT
 
 from pipeline.commands.results import describe_results
+from pipeline.score.metrics.metric import MACRO_F1
 from pipeline.workspace import Workspace
 
 ARM = {"accuracy": 0.9738, "accuracy_sd": 0.0061, "seeds": [1, 2, 3]}
@@ -56,3 +57,18 @@ def test_one_seed_has_no_row_of_ensembles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("told", [{"look": 2}, {"test_reads": 2}], ids=["now", "earlier"])
 def test_results_say_which_look_it_was(tmp_path: Path, told: dict[str, int]) -> None:
     assert "This is look 2 at these test images." in describe(tmp_path, **told)
+
+
+def test_another_metric_stands_under_accuracy(tmp_path: Path) -> None:
+    arm = ARM | {"macro_f1": 0.81, "macro_f1_sd": 0.012}
+    ensembles = ENSEMBLES | {
+        "best": {"accuracy": 0.98, "macro_f1": 0.83},
+        "control": {"accuracy": 0.9, "macro_f1": 0.8},
+    }
+    words = MACRO_F1.words.content()
+    lines = describe(
+        tmp_path, look=1, metric=words, arms={"best": arm, "baseline": arm}, ensembles=ensembles | {"metric": words}
+    )
+    assert lines[2].startswith("best       test accuracy 0.9738")
+    assert lines[3] == "           test macro-F1 0.8100 +- 0.0120, 0.8300 as one ensemble"
+    assert lines[5].endswith("0.8000 as one ensemble")

@@ -16,6 +16,7 @@ from pipeline.figures.curves import (
     learning_curves,
     reliability_figure,
 )
+from pipeline.score.metrics.metric import LOG_LOSS
 
 
 def only_axes(figure: Figure) -> Axes:
@@ -126,3 +127,10 @@ def test_differences_are_drawn_in_points_with_their_intervals() -> None:
 
 def test_palette_has_no_colour_twice() -> None:
     assert len(set(SERIES)) == len(SERIES) == 7
+
+
+def test_differences_of_a_plain_number_are_drawn_as_they_are() -> None:
+    axes = only_axes(difference_figure([("best", -0.05, -0.08, -0.02)], margin=0.02, words=LOG_LOSS.words))
+    assert axes.get_xlabel() == "difference to the control (test log loss)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["within 0.02"]
+    assert list(axes.lines[-2].get_xdata()) == [-0.08, -0.02]

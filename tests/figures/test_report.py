@@ -20,6 +20,7 @@ from pipeline.figures.curves import (
 )
 from pipeline.figures.report import ReportData, render_report, shown_trials
 from pipeline.figures.search import survival_figure
+from pipeline.score.metrics.metric import LOG_LOSS
 
 VOID = {"meta", "img", "br"}
 UNCOMPARED = dict.fromkeys(("change", "low", "high", "p"))
@@ -296,3 +297,15 @@ def test_the_same_data_give_the_same_page(full_html: str) -> None:
 def test_report_data_cannot_be_changed_afterwards() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         bare_report().title = "other"  # type: ignore[misc]
+
+
+def test_another_metric_has_a_column_before_accuracy_and_names_the_section() -> None:
+    arm = {"seeds": 5, "accuracy_sd": 0.0052, "nll": 0.1234, "ece": 0.0213, "accuracy": 0.9741, "arm": "best"}
+    rows = [arm | {"metric": 0.3123, "metric_sd": 0.0044}, arm | {"metric": 0.29, "metric_sd": None}]
+    html = render_report(bare_report(arms=rows, metric=LOG_LOSS.words))
+    assert "<h2>Test log loss</h2>" in html
+    assert html.index('<th class="number">log loss</th>') < html.index('<th class="number">test accuracy</th>')
+    for text in ("0.312", "&plusmn; 0.0044", "0.290", "&ndash;"):
+        assert text in html
+    assert "log loss</th>" not in render_report(bare_report())
+    assert "<h2>Test accuracy</h2>" in render_report(bare_report())

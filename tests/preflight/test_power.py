@@ -5,12 +5,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import Params
-from pipeline.config.schema.result_sections import EvaluateParams
-from pipeline.errors import UserError
 from pipeline.preflight.power import (
     RunCost,
     affordable_seeds,
-    check_seeds,
     describe_expectation,
     describe_power,
     make_forecast,
@@ -174,16 +171,6 @@ def test_seeds_within_the_budget_are_what_the_search_has_left(
 ) -> None:
     params = given(**{f"search__budget__{name}": value for name, value in budget.items()})
     assert affordable_seeds(params, cost) == seeds
-
-
-def test_auto_without_a_margin_is_refused() -> None:
-    params = given(retrain__seeds="auto")
-    check_seeds(params)
-    nothing: dict[str, Any] = {"margin": None}
-    none = params.model_copy(update={"evaluate": EvaluateParams.model_construct(None, confidence=0.95, **nothing)})
-    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes as many seeds as evaluate\.margin needs"):
-        check_seeds(none)
-    check_seeds(none.model_copy(update={"retrain": given().retrain}))
 
 
 def test_expectation_is_a_sentence() -> None:

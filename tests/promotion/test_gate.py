@@ -16,7 +16,8 @@ from pipeline.promotion.gate import (
     evaluate_gate,
     overall_outcome,
 )
-from pipeline.score.paired_test import PairedDifference
+from pipeline.score.metrics.metric import METRICS
+from pipeline.score.paired_test import PairedDifference, PairedScores
 
 ARMS = {
     "difference": 0.002,
@@ -230,3 +231,87 @@ def test_latency_has_a_bound(bound: float | None, outcome: str) -> None:
 )
 def test_one_rule_that_fails_or_cannot_tell_decides(outcomes: list[str], whole: str) -> None:
     assert overall_outcome([Rule("x", each, "") for each in outcomes]) == whole
+
+
+F1, LOSS = METRICS["macro_f1"].words, METRICS["log_loss"].words
+BY_F1 = replace(
+    GOOD,
+    metric=F1,
+    value=0.91,
+    blind=0.02,
+    champion_margin=0.02,
+    pair=PairedScores(0.0, -0.012, 0.012, 0.95, 360),
+    arms={**ARMS, "metric": F1.content()},
+)
+BY_LOSS = replace(
+    GOOD,
+    metric=LOSS,
+    value=0.31,
+    blind=2.3,
+    champion_margin=0.02,
+    pair=PairedScores(0.0, -0.012, 0.012, 0.95, 360),
+    arms={**ARMS, "difference": -0.002, "low": -0.010, "high": 0.006, "metric": LOSS.content()},
+)
+
+
+def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
+    rules = evaluate_gate(BY_F1, PromoteParams())
+    assert [each.name for each in rules] == ["macro-F1", "champion", "control", "calibration", "latency"]
+    assert {each.outcome for each in rules} == {PASSED}
+    assert rules[0].detail == (
+        "91.0 % on 360 test images; needed: higher than 2.0 %, which the classes' shares give as every answer"
+    )
+    assert rule("macro-F1", replace(BY_F1, value=0.02)).outcome == FAILED
+    assert rule("macro-F1", BY_F1, min_metric=0.92).outcome == FAILED
+    assert "at least 91.0 % (promote.min_metric)" in rule("macro-F1", BY_F1, min_metric=0.91).detail
+    # Accuracy is asked for beside it only where its own parameter says so.
+    assert rule("accuracy", BY_F1, min_accuracy=0.98).outcome == FAILED
+    assert rule("accuracy", GOOD, min_metric=0.98).outcome == FAILED
+
+
+def test_less_is_better_turns_every_rule() -> None:
+    assert {each.outcome for each in evaluate_gate(BY_LOSS, PromoteParams())} == {PASSED}
+    least = rule("log loss", BY_LOSS, min_metric=0.3)
+    assert least.outcome == FAILED
+    assert "at most 0.300 (promote.min_metric)" in least.detail
+    worse = replace(BY_LOSS, pair=PairedScores(0.05, 0.03, 0.07, 0.95, 360))
+    assert rule("champion", worse).outcome == FAILED
+    better = replace(BY_LOSS, pair=PairedScores(-0.05, -0.07, -0.03, 0.95, 360))
+    assert rule("champion", better).outcome == PASSED
+    assert (
+        "-0.050 in log loss against version 3 on the same 360 images (95 % interval -0.070 to -0.030); needed: not "
+        in (rule("champion", better).detail)
+    )
+    for low, high, outcome in ((0.02, 0.04, FAILED), (-0.04, 0.02, UNDECIDED), (-0.04, 0.009, PASSED)):
+        arms = {**BY_LOSS.arms, "low": low, "high": high, "difference": (low + high) / 2}
+        assert rule("control", replace(BY_LOSS, arms=arms)).outcome == outcome
+    arms = {**BY_LOSS.arms, "low": -0.04, "high": -0.001, "difference": -0.02}
+    assert rule("control", replace(BY_LOSS, arms=arms), control="better").outcome == PASSED
+
+
+def test_a_first_model_is_accepted_with_what_is_not_ruled_out_and_not_with_a_rise_that_is_shown() -> None:
+    first = {"champion": None, "pair": None, "margin": 0.02}
+    arms = {**BY_LOSS.arms, "low": -0.01, "high": 0.03}
+    found = rule("control", replace(BY_LOSS, arms=arms, **first))
+    assert found.outcome == ACCEPTED
+    assert "A rise of up to 0.030 is not ruled out" in found.detail
+    shown = {**arms, "low": 0.001, "difference": 0.015}
+    refused = rule("control", replace(BY_LOSS, arms=shown, **first))
+    assert refused.outcome == UNDECIDED
+    assert "A rise is shown" in refused.detail
+
+
+def test_images_that_would_tell_follow_from_the_interval_and_a_metric_without_one_never_tells() -> None:
+    found = rule("champion", replace(BY_F1, pair=PairedScores(0.0, -0.03, 0.03, 0.95, 360)))
+    assert found.outcome == UNDECIDED
+    # (1.96 + .84)^2 (.03 / 1.967 / .02)^2 360, by hand.
+    assert found.to_decide.startswith("about 1,644 test images if both are equally good, or a promote.margin above 3.0")
+    never = rule("champion", replace(BY_F1, pair=PairedScores(0.0, None, None, 0.95, 360)))
+    assert never.outcome == UNDECIDED
+    assert "without an interval, since it is declared not smooth" in never.detail
+
+
+def test_margin_against_the_champion_is_the_metrics_own_where_none_is_given() -> None:
+    near = replace(BY_F1, pair=PairedScores(-0.01, -0.019, -0.001, 0.95, 360))
+    assert rule("champion", near).outcome == PASSED
+    assert rule("champion", near, margin=0.01).outcome == UNDECIDED

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.score.ensembles import compare_ensembles, describe_ensembles
-from pipeline.score.paired_test import paired_difference
+from pipeline.score.metrics.metric import LOG_LOSS, METRICS
+from pipeline.score.paired_test import paired_difference, paired_score_difference
 
 
 def probabilities(seeds: int, images: int, classes: int, seed: int) -> np.ndarray:
@@ -52,3 +53,33 @@ def test_the_sentence_speaks_of_these_two_ensembles() -> None:
         "These two ensembles (each the mean of its seeds' probabilities) differ by +0.8 points (95 % interval -0.4 to "
         "+2.0 points, of the images alone: other seeds would make two others). The verdict is of single networks."
     )
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "accuracy"])
+def test_by_another_metric_the_interval_is_of_its_pseudo_values(name: str) -> None:
+    metric, labels = METRICS[name], np.random.default_rng(2).integers(3, size=40)
+    best, control = probabilities(3, 40, 3, 0), probabilities(2, 40, 3, 1)
+    found = compare_ensembles(best, control, labels, confidence=0.9, metric=metric)
+    assert found is not None
+    means = [arm.astype(float).mean(axis=0) for arm in (best, control)]
+    values = [metric.value_of(mean, labels) for mean in means]
+    assert [found[arm][metric.key] for arm in ("best", "control")] == pytest.approx(values)
+    assert found["difference"] == pytest.approx(values[0] - values[1])
+    pair = paired_score_difference(*(metric.pseudo_values_of(mean, labels) for mean in means), confidence=0.9)
+    assert (found["low"], found["high"]) == (pytest.approx(pair.low), pytest.approx(pair.high))
+    assert found["best"]["seeds"] == 3
+
+
+def test_the_sentence_names_another_metric() -> None:
+    content = {
+        "difference": -0.0084,
+        "low": -0.021,
+        "high": 0.004,
+        "confidence": 0.95,
+        "metric": LOG_LOSS.words.content(),
+    }
+    assert "differ by -0.008 in log loss (95 % interval -0.021 to +0.004, of the images alone" in describe_ensembles(
+        content
+    )
+    without = describe_ensembles(content | {"low": None, "high": None})
+    assert without.endswith("differ by -0.008 in log loss. The verdict is of single networks.")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.score.comparison import compare_arms, compare_scores
+from pipeline.score.endpoints import endpoint_names
 from pipeline.score.locate import location_scores
+from pipeline.score.metrics.metric import METRICS
 from pipeline.stages.evaluate.attention_scores import (
     COMPARED,
     LOCATION,
@@ -22,7 +25,7 @@ from pipeline.stages.evaluate.attention_scores import (
     usable_masks,
     write_class_rows,
 )
-from pipeline.stages.evaluate.scores import RunEvaluation, summarise
+from pipeline.stages.evaluate.scores import RunEvaluation, flat_metrics, summarise
 
 
 def _data(masks: Any = None, **more: Any) -> Any:
@@ -212,3 +215,41 @@ def test_table_by_class_is_written_as_csv_with_empty_fields_for_what_there_is_no
     assert mean_scores([]) is None
     write_class_rows(tmp_path / "t.csv", [])
     assert (tmp_path / "t.csv").read_text().splitlines() == [",".join(["attention", "class", "images", *LOCATION])]
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "accuracy"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_another_metric_is_what_the_arms_are_compared_by(name: str, masked: bool) -> None:
+    runs, data = _evaluated(([1, 2, 3], [1, 2, 3]), masked=masked)
+    metric, labels = METRICS[name], data.prepared.labels[data.split.test]
+    summary = summarise(runs, data, **ASKED | {"margin": 0.03}, metric=metric)
+    arms = {arm: [run.probabilities for run in runs if run.arm == arm] for arm in ("best", "plain")}
+    tables = [np.stack([metric.pseudo_values_of(each, labels) for each in arm]) for arm in arms.values()]
+    assert summary["comparison"] == asdict(compare_scores(*tables))
+    np.testing.assert_array_equal(summary["scores"]["best"], tables[0])
+    assert summary["metric"] == metric.words.content() | {"margin": 0.03}
+    for arm, shares in arms.items():
+        values = [metric.value_of(each, labels) for each in shares]
+        assert summary["arms"][arm][f"{metric.key}_by_seed"] == pytest.approx(values)
+        assert summary["arms"][arm][metric.key] == pytest.approx(np.mean(values))
+        assert summary["arms"][arm][f"{metric.key}_sd"] == pytest.approx(np.std(values, ddof=1))
+    not_worse, better, worse = endpoint_names(metric.words)
+    second = ["attention_auroc"] if masked else [] if name == "log_loss" else ["log_loss"]
+    assert [each["name"] for each in summary["endpoints"]] == [not_worse, *second, better, worse]
+    assert summary["verdict"].startswith(f"{metric.words.title}: ")
+    flat = flat_metrics(summary | {"metric_hash": ""}, "plain")["test"]
+    assert flat["difference"][metric.key] == summary["comparison"]["difference"]
+    assert flat["best"][metric.key] == summary["arms"]["best"][metric.key]
+    assert set(flat["best"]) >= {"accuracy", "nll", "ece", metric.key}
+    assert not_worse in flat["shown"]
+
+
+def test_a_metric_that_is_not_smooth_shows_nothing_and_says_why() -> None:
+    runs, data = _evaluated(([1, 2], [1, 2]), masked=True)
+    metric = replace(METRICS["macro_f1"], name="mine:score", key="metric", label="score", pseudo_values=None)
+    summary = summarise(runs, data, **ASKED, metric=metric)
+    assert summary["scores"] is summary["variance_parts"] is None
+    assert summary["comparison"]["low"] is None
+    assert "score is declared not smooth, so that no interval can be given, and nothing is shown." in summary["verdict"]
+    assert not any(each["shown"] for each in summary["endpoints"] if each["name"].startswith("metric_"))
+    assert summary["ensembles"]["low"] is None

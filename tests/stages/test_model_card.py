@@ -1,5 +1,6 @@
 """The model card says what a version is, how good it is, and what its figures do not hold for."""
 
+from pipeline.score.metrics.metric import LOG_LOSS
 from pipeline.stages.register.model_card import model_card
 
 SCORES = {"seeds": [1, 2], "accuracies": [0.91, 0.93], "accuracy": 0.92, "accuracy_sd": 0.0141, "ece": 0.034}
@@ -31,3 +32,11 @@ def test_a_card_has_data_setting_figures_licence_and_limits() -> None:
 def test_one_seed_has_no_deviation() -> None:
     scores = SCORES | {"seeds": [2], "accuracies": [0.93], "accuracy_sd": None}
     assert "(deviation" not in model_card(SIDECAR, EVALUATION | {"arms": {"best": scores}}, MANIFEST)
+
+
+def test_another_metric_stands_before_accuracy() -> None:
+    scores = SCORES | {"log_loss": 0.31, "log_loss_by_seed": [0.33, 0.29], "log_loss_sd": 0.028}
+    by_loss = EVALUATION | {"arms": {"best": scores}, "metric": LOG_LOSS.words.content()}
+    card = model_card(SIDECAR, by_loss, MANIFEST)
+    assert "| test log loss | 0.290 |\n| test log loss, 2 seeds | 0.310 (deviation 0.028) |\n| test accuracy |" in card
+    assert "log loss" not in model_card(SIDECAR, EVALUATION, MANIFEST)

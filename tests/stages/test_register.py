@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from pipeline.stages.register.__main__ import judged_by
+from pipeline.score.metrics.metric import ACCURACY, MACRO_F1
+from pipeline.stages.register.__main__ import judged_by, metric_tags
 
 COMPARISON = {"difference": 0.01, "low": 0.0, "high": 0.02, "seeds": [2, 2]}
 EVALUATION: dict[str, Any] = {
@@ -26,3 +27,12 @@ def test_the_gate_gets_the_comparison_with_its_margin_its_look_and_the_first_end
 def test_an_evaluation_without_endpoints_leaves_the_comparison_to_the_gate() -> None:
     assert judged_by(EVALUATION)["endpoint"] is None
     assert judged_by(EVALUATION | {"endpoints": []})["endpoint"] is None
+
+
+def test_another_metric_goes_with_the_comparison_and_into_tags_and_accuracy_does_not() -> None:
+    by_f1 = EVALUATION | {"metric": MACRO_F1.words.content(), "arms": {"best": {"macro_f1": 0.81234}}}
+    assert judged_by(by_f1)["metric"] == MACRO_F1.words.content()
+    assert metric_tags(by_f1) == {"sar.metric": "macro-F1", "sar.test_metric": "0.8123"}
+    by_accuracy = EVALUATION | {"metric": ACCURACY.words.content()}
+    assert judged_by(by_accuracy) == judged_by(EVALUATION)
+    assert metric_tags(by_accuracy) == metric_tags(EVALUATION) == {}

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.artifacts.evaluations import correct_by_arm
+from pipeline.artifacts.evaluations import correct_by_arm, probabilities_by_arm
 from pipeline.artifacts.stage_results import NAMES, describe_control, describe_method
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.endpoints import decide_endpoints
+from pipeline.score.metrics.metric import METRICS
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -240,3 +241,26 @@ def test_the_verdict_says_shortly_what_it_is_against() -> None:
     assert describe_control(tuned) == "baseline, its recipe tuned over 12 trials of its own"
     plain = "baseline, with the recipe of params.yaml, which the search does not vary either"
     assert describe_control(plain) == "baseline, with the recipe of params.yaml"
+
+
+def test_another_metric_is_declared_and_resampled_in_its_own_words() -> None:
+    found = predictions()
+    correct, metric = correct_by_arm(found, "plain"), METRICS["log_loss"]
+    tables = metric.tables(probabilities_by_arm(found, "plain"), found["labels"])
+    assert tables is not None
+    comparison = compare_scores(tables["best"], tables["plain"])
+    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, words=metric.words)]
+    asked: dict[str, Any] = {"margin": 0.02, "seed": 0, "looked": "7 trials", "words": metric.words}
+    words = dict(describe_analysis(comparison, endpoints, correct, "plain", tables=tables, **asked))
+    order = words["endpoints, named beforehand"]
+    assert (
+        "the log loss is not higher than the control's by 0.02 or more (evaluate.margin), then that the log loss is lower"
+        in order
+    )
+    assert "A rise of log loss is said in any case." in order
+    assert set(words) >= {"log loss not worse", "log loss lower", "log loss higher", "log loss"}
+    assert "points" not in words["log loss"]
+    assert "decides nothing" in words["plain bootstrap, seeds and images"]
+    assert "plain bootstrap, seeds and images" not in dict(
+        describe_analysis(comparison, endpoints, correct, "plain", **asked)
+    )
