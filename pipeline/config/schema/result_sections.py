@@ -65,7 +65,7 @@ class EvaluateParams(Section):
 
     @field_validator("metric")
     @classmethod
-    def _is_known_or_a_users(cls, name: str) -> str:
+    def _check_metric(cls, name: str) -> str:
         if name not in METRIC_NAMES and not USER_METRIC.fullmatch(name):
             nearest = difflib.get_close_matches(name, METRIC_NAMES, n=1)
             meant = f"; did you mean {nearest[0]}?" if nearest else ""
