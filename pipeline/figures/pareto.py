@@ -20,6 +20,10 @@ _ABREAST = 2
 _WORDS = {
     "val/accuracy": "validation accuracy (%)",
     "val/loss": "validation loss",
+    "val/balanced_accuracy": "validation balanced accuracy (%)",
+    "val/macro_f1": "validation macro-F1 (%)",
+    "val/auroc": "validation AUROC",
+    "val/metric": "validation, your metric",
     "val/attention/jaccard": "attention against masks, Jaccard",
     "val/attention/auroc": "attention against masks, AUROC",
     "parameters": "parameters (millions)",
@@ -27,7 +31,7 @@ _WORDS = {
     "images_per_s": "images a second",
 }
 _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
-_SCALES = {"val/accuracy": 100.0, "parameters": 1e-6}
+_SCALES = {"val/accuracy": 100.0, "val/balanced_accuracy": 100.0, "val/macro_f1": 100.0, "parameters": 1e-6}
 
 
 def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:

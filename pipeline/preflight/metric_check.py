@@ -8,9 +8,10 @@ from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
 from pipeline.inputs.data_split import compute_split
 from pipeline.inputs.source import manifest_if_current
-from pipeline.score.metrics.chosen_metric import chosen_metric
+from pipeline.score.metrics.chosen_metric import chosen_metric, find_metric
 from pipeline.score.metrics.label_check import check_labels, try_metric
-from pipeline.score.metrics.metric import USER_KEY
+from pipeline.score.metrics.metric import USER_KEY, Metric
+from pipeline.tune.objectives.objectives import USER_METRIC, objectives_from_params
 from pipeline.workspace import Workspace
 
 MADE_UP = 20
@@ -25,6 +26,7 @@ def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
         UserError: as `chosen_metric` and `check_labels`.
     """
     metric, interval = chosen_metric(params), params.retrain.seed_bounds[1] > 1
+    searched = {name: _searched(name, metric) for name in objectives_from_params(params).class_metrics}
     if metric.in_points and (params.promote.margin or 0) >= 1:
         raise UserError(
             f"params.yaml: promote.margin: given {params.promote.margin:g}; {metric.label} is a share of 1, so it "
@@ -35,8 +37,27 @@ def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
             labels = np.repeat(np.arange(len(source.classes)), MADE_UP)
             try_metric(metric, labels, len(source.classes), interval=False)
         return
-    if not metric.by_class and metric.key != USER_KEY:
+    if not metric.by_class and metric.key != USER_KEY and not searched:
         return
     prepared = open_prepared(workspace.prepared)
-    test = compute_split(workspace, params, prepared).test
-    check_labels(metric, np.asarray(prepared.labels[test]), prepared.classes, interval=interval)
+    split = compute_split(workspace, params, prepared)
+    check_labels(metric, np.asarray(prepared.labels[split.test]), prepared.classes, interval=interval)
+    for name, each in searched.items():
+        labels = np.asarray(prepared.labels[split.val])
+        check_labels(each, labels, prepared.classes, interval=False, role="validation", parameter=f"search: {name}")
+
+
+def _searched(name: str, metric: Metric) -> Metric:
+    """The metric of an objective; metric: of evaluate.metric.
+
+    Raises:
+        UserError: a user's function of which less is better, which a search would have to turn.
+    """
+    if name != USER_METRIC:
+        return find_metric(name.removeprefix("val/"))
+    if metric.lower_is_better:
+        raise UserError(
+            f"params.yaml: search: {USER_METRIC}: {metric.name} declares lower_is_better, and a search takes it for "
+            "more is better. Search for its negative, or leave it out of search.objectives and search.choose.then."
+        )
+    return metric

@@ -50,7 +50,12 @@ from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
 from pipeline.tune.journal.records import METHOD
-from pipeline.tune.objectives.objectives import check_objectives, describe_objectives
+from pipeline.tune.objectives.objectives import (
+    USER_METRIC,
+    check_objectives,
+    describe_objectives,
+    objectives_from_params,
+)
 from pipeline.tune.run_counts import max_confirmation_runs, requested_trials
 from pipeline.tune.selection.choice import describe_rule
 from pipeline.tune.space import SearchSpace, load_space
@@ -224,6 +229,8 @@ class Plan:
     def _plugins(self) -> dict[str, str]:
         """The hashes of the users' own methods that a configuration can ask for."""
         used = {config.regularizer.used_plugin for _, config in self.space.representative_configs(self.params)}
+        if USER_METRIC in objectives_from_params(self.params).metrics:
+            used.add(self.params.evaluate.metric)
         return plugin_hashes(sorted(each for each in used if each))
 
 

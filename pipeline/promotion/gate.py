@@ -115,8 +115,8 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
     of = "" if words.key == ACCURACY_WORDS.key else f" in {words.label}"
     said = f"{words.format_difference(pair.difference)}{of} against version {inputs.champion} on the same"
     if pair.low is None or pair.high is None:
-        said += f" {pair.images:,} images, without an interval, since it is declared not smooth; {needed}"
-        return Rule("champion", UNDECIDED, said, "another evaluate.metric, since by this one no number of images tells")
+        said += f" {pair.images:,} images, without an interval: {pair.note}; {needed}"
+        return Rule("champion", UNDECIDED, said, "another evaluate.metric, or other test images")
     alone = (
         f"; each alone is right on {pair.only_first} and {pair.only_second}"
         if isinstance(pair, PairedDifference)

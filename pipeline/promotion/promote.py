@@ -240,7 +240,8 @@ def _compare_by_metric(
     if tables is not None and all(np.isfinite(table).all() for table in tables.values()):
         return paired_score_difference(tables["challenger"][0], tables["champion"][0], confidence=confidence)
     difference = metric.value_of(own.probabilities, own.labels) - metric.value_of(other, own.labels)
-    return PairedScores(difference, None, None, confidence, len(own.labels))
+    why = f"{metric.label} is declared not smooth" if tables is None else "a class has a single image"
+    return PairedScores(difference, None, None, confidence, len(own.labels), why)
 
 
 def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:

@@ -13,6 +13,8 @@ from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, hash
 
 _WITHOUT_EFFECT = ("auto", "none", "val/accuracy", "val/loss")
 """Of `search.choose.then`: what every trial measures anyway, and that lets none go on. `auto`: not known yet."""
+_OF_USER = "val/metric"
+"""The objective that is the user's function of `evaluate.metric`."""
 
 
 def fingerprint_content(
@@ -26,7 +28,7 @@ def fingerprint_content(
     """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
     where they are given, also the points that come first, what is known beforehand, objectives beside val/accuracy and
     constraints: these two decide which configurations are proposed, and which of them are trained; and the metric that
-    decides among equals, where trials measure it for that, or go on by it.
+    decides among equals, where trials measure it for that, or go on by it; and the user's function, where that is one.
 
     space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
     they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by
@@ -52,6 +54,7 @@ def fingerprint_content(
         **({"objectives": dump["search"]["objectives"]} if params.search.objectives != ["val/accuracy"] else {}),
         **({"constraints": limits} if limits else {}),
         **({"then": then} if (then := params.search.choose.then) not in _WITHOUT_EFFECT else {}),
+        **({"metric": params.evaluate.metric} if _OF_USER in (*params.search.objectives, then) else {}),
     }
 
 

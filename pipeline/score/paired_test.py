@@ -23,6 +23,9 @@ from numpy.typing import ArrayLike
 
 POWER = 0.8
 
+# Below this a deviation is rounding.
+_NOTHING = 1e-12
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -71,7 +74,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float 
 class PairedScores:
     """The first model's metric minus the second's, by pseudo-values of the same images (`pipeline.score.metrics`).
 
-    low, high: difference +- t sqrt(var_i / N) on N - 1 degrees of freedom; None for a metric that has no interval.
+    low, high: difference +- t sqrt(var_i / N) on N - 1 degrees of freedom; None where there is no interval, and `note`
+    then says why.
     """
 
     difference: float
@@ -79,6 +83,7 @@ class PairedScores:
     high: float | None
     confidence: float
     images: int
+    note: str | None = None
 
     def images_needed(self, margin: float) -> int:
         """Test images with which two equally good models that differ as much from image to image would be found within
@@ -102,7 +107,12 @@ def paired_score_difference(first: ArrayLike, second: ArrayLike, *, confidence: 
     if one.ndim != 1 or one.shape != other.shape or len(one) < 2:
         raise ValueError(f"needed: values of the same images, at least two, got {one.shape} and {other.shape}")
     images, difference = len(one), float(one.mean() - other.mean())
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, images - 1)) * float((one - other).std(ddof=1)) / images**0.5
+    error = float((one - other).std(ddof=1)) / images**0.5
+    if error < _NOTHING:
+        return PairedScores(
+            difference, None, None, confidence, images, "no image shows any variation in the difference"
+        )
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, images - 1)) * error
     return PairedScores(difference, difference - half, difference + half, confidence, images)
 
 

@@ -46,7 +46,8 @@ class Epoch:
 
     number: counted from 1. metrics: by name. model: has the weights to keep, which are the averaged ones where there is
     an average. state: gives what `fit(resume=...)` goes on from, together with those. correct: gives which validation
-    images are right, (N,) bool in the order of their ids; None without validation images.
+    images are right, (N,) bool in the order of their ids; probabilities: of their classes, (N, C). None without
+    validation images.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Epoch:
     model: nn.Module
     state: Callable[[], dict[str, Any]]
     correct: Callable[[], NDArray[np.bool_]] | None = None
+    probabilities: Callable[[], NDArray[np.float32]] | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -147,10 +149,12 @@ def fit(
             metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
             correct: Callable[[], NDArray[np.bool_]] | None = None
+            probabilities: Callable[[], NDArray[np.float32]] | None = None
             if val is not None:
+                logits: list[Tensor] = []
                 with average.swapped_into(model) if average is not None else nullcontext():
-                    scores, right = score(model, objective, val, config)
-                correct = partial(_to_numpy, right)
+                    scores, right = score(model, objective, val, config, logits=logits)
+                correct, probabilities = partial(_to_numpy, right), partial(_to_shares, logits)
                 metrics |= {f"val/{name}": value for name, value in scores.items()}
             metrics["seconds"] = time.perf_counter() - started
 
@@ -158,14 +162,19 @@ def fit(
                 kept = {"epoch": done, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
                 return kept if average is None else kept | {"model": model.state_dict()}
 
-            yield Epoch(epoch + 1, metrics, model if average is None else average.model, state, correct)
+            yield Epoch(epoch + 1, metrics, model if average is None else average.model, state, correct, probabilities)
 
 
 def score(
-    model: nn.Module, objective: Objective, images: ImageBatches, config: TrainConfig
+    model: nn.Module,
+    objective: Objective,
+    images: ImageBatches,
+    config: TrainConfig,
+    *,
+    logits: list[Tensor] | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Monitors of `Objective.score`, and accuracy, as means over images; and which of these are right, (N,) bool on the
-    device. Leaves the network in evaluation mode.
+    device. Leaves the network in evaluation mode. logits: those of every batch are added to it.
     """
     model.eval()
     means = _Means()
@@ -174,9 +183,11 @@ def score(
     size = -(-max(256, config.batch_size) // config.accumulate)
     with use_onednn_linear(model), original_network():
         for inputs, labels in images.in_order(size, workers=config.workers):
-            logits, monitors = objective.score(inputs, labels)
-            means.add({**monitors, "accuracy": accuracy(logits, labels)}, len(labels))
-            right.append(logits.argmax(-1) == labels)
+            answers, monitors = objective.score(inputs, labels)
+            means.add({**monitors, "accuracy": accuracy(answers, labels)}, len(labels))
+            right.append(answers.argmax(-1) == labels)
+            if logits is not None:
+                logits.append(answers.detach())
     return means.read(), torch.cat(right)
 
 
@@ -190,6 +201,11 @@ def predict(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) ->
 def _to_numpy(flags: Tensor) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = flags.cpu().numpy()
     return found
+
+
+def _to_shares(logits: list[Tensor]) -> NDArray[np.float32]:
+    shares: NDArray[np.float32] = torch.cat(logits).float().softmax(-1).cpu().numpy()
+    return shares
 
 
 def _all_finite(*modules: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from support.search_state import make_workspace
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
+from pipeline.preflight import metric_check
 from pipeline.preflight.metric_check import check_metric
 from pipeline.preflight.power import check_seeds, describe_expectation, describe_power, make_forecast
 from pipeline.score.metrics.label_check import check_labels
@@ -125,3 +127,26 @@ def test_seeds_and_power_are_foretold_of_accuracy_alone() -> None:
     with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* evaluate\.metric is macro_f1\. Give a number"):
         check_seeds(params(evaluate__metric="macro_f1", retrain__seeds="auto"))
     check_seeds(params(retrain__seeds="auto"))
+
+
+def test_what_is_searched_for_is_asked_of_the_validation_images(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_metric(workspace, params(search__choose__then="val/auroc"), SOURCE)
+    one_class = SimpleNamespace(val=np.arange(5), test=np.arange(20))
+    monkeypatch.setattr(metric_check, "compute_split", lambda *_: one_class)
+    with pytest.raises(
+        UserError, match=r"search: val/auroc: auroc weighs every class alike, and no validation image is"
+    ):
+        check_metric(workspace, params(search__choose__then="val/auroc"), SOURCE)
+    check_metric(workspace, params(search__choose__then="val/loss"), SOURCE)
+
+
+def test_less_is_better_is_not_searched_for(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "metric_turned.py").write_text(
+        "def cost(p, l):\n    return 1.0\ncost.lower_is_better = True\ncost.margin = 1\n"
+    )
+    turned = {"evaluate__metric": "metric_turned:cost", "retrain__seeds": 1}
+    check_metric(workspace, params(**turned), SOURCE)
+    with pytest.raises(UserError, match=r"search: val/metric: metric_turned:cost declares lower_is_better"):
+        check_metric(workspace, params(**turned, search__choose__then="val/metric"), SOURCE)

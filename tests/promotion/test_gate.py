@@ -306,9 +306,9 @@ def test_images_that_would_tell_follow_from_the_interval_and_a_metric_without_on
     assert found.outcome == UNDECIDED
     # (1.96 + .84)^2 (.03 / 1.967 / .02)^2 360, by hand.
     assert found.to_decide.startswith("about 1,644 test images if both are equally good, or a promote.margin above 3.0")
-    never = rule("champion", replace(BY_F1, pair=PairedScores(0.0, None, None, 0.95, 360)))
+    never = rule("champion", replace(BY_F1, pair=PairedScores(0.0, None, None, 0.95, 360, "it is declared not smooth")))
     assert never.outcome == UNDECIDED
-    assert "without an interval, since it is declared not smooth" in never.detail
+    assert "without an interval: it is declared not smooth; needed" in never.detail
 
 
 def test_margin_against_the_champion_is_the_metrics_own_where_none_is_given() -> None:

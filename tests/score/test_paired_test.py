@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.paired_test import paired_difference
+from pipeline.score.paired_test import paired_difference, paired_score_difference
 
 
 def right(images: int, both: int, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,3 +63,21 @@ def test_the_images_that_would_be_enough_are_enough_four_times_in_five() -> None
 def test_what_cannot_be_compared_is_refused(first: list[int], second: list[int], confidence: float) -> None:
     with pytest.raises(ValueError, match=r"needed|confidence"):
         paired_difference(first, second, confidence=confidence)
+
+
+def test_pseudo_values_are_compared_image_by_image_by_t() -> None:
+    rng = np.random.default_rng(0)
+    for images in (2, 5, 60):
+        one, other = rng.normal(size=images), rng.normal(size=images)
+        found = paired_score_difference(one, other, confidence=0.9)
+        plain = scipy.stats.ttest_rel(one, other).confidence_interval(0.9)
+        assert found.difference == pytest.approx(one.mean() - other.mean())
+        assert (found.low, found.high) == (pytest.approx(plain.low), pytest.approx(plain.high))
+
+
+def test_models_that_answer_alike_have_no_interval_rather_than_one_of_no_width() -> None:
+    found = paired_score_difference(np.full(50, 0.1) + 0.2, np.full(50, 0.3))
+    assert (found.low, found.high) == (None, None)
+    assert found.note is not None
+    with pytest.raises(ValueError, match="at least two"):
+        paired_score_difference([0.1], [0.2])

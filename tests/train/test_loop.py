@@ -433,3 +433,15 @@ def test_device_that_is_asked_for_is_given_or_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
     assert choose_device("cpu") == CPU
+
+
+def test_probabilities_of_the_validation_images_are_those_of_the_network_after_the_epoch() -> None:
+    model = network()
+    for epoch in epochs(model):
+        assert epoch.probabilities is not None
+        assert epoch.correct is not None
+        shares = epoch.probabilities()
+        labels = np.concatenate([answers.numpy() for _, answers in batches(VAL).in_order(5)])
+        assert shares.shape == (len(VAL), 2)
+        np.testing.assert_allclose(shares, predict(model, batches(VAL)).numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(shares.argmax(1) == labels, epoch.correct())

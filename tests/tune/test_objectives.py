@@ -10,6 +10,7 @@ from support.simulated_search import SPACE, WEIGHT, WIDE, Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError
+from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import (
     LATENCY,
@@ -209,3 +210,39 @@ def test_infeasible_trials_have_no_checkpoint_no_epochs_and_are_told_to_listener
         assert (record.epochs, record.measured) == ({}, {"parameters": 10})
     (baseline,) = [record for record in search.outcome if record.control]
     assert baseline.state == COMPLETE
+
+
+def test_metrics_of_classes_are_objectives_after_accuracy_and_decide_among_equals() -> None:
+    asked = params(search__objectives=["val/accuracy", "val/macro_f1", "val/auroc"], search__scheduler__name="none")
+    check_objectives(asked)
+    found = objectives_from_params(asked)
+    assert found.directions == ["maximize"] * 3
+    assert found.class_metrics == ["val/macro_f1", "val/auroc"]
+    assert found.attention_metrics == found.speed_metrics == []
+    then = objectives_from_params(params(search__choose__then="val/balanced_accuracy"))
+    assert then.class_metrics == ["val/balanced_accuracy"]
+    assert then.stopping_metrics == ["val/accuracy"]
+    rule = ChoiceRule(top=3, seeds=0, objectives=then, within=1.0, margin=0.05)
+    trials = [ran(number, accuracy) for number, accuracy in enumerate((0.90, 0.89, 0.7))]
+    for trial, value in zip(trials, (0.5, 0.8, 0.9), strict=True):
+        trial.epochs[1]["val/balanced_accuracy"] = value
+    assert [each.id for each in select_candidates(trials, rule)] == ["t0000", "t0001"]
+
+
+def test_the_users_metric_is_searched_for_only_where_there_is_one() -> None:
+    with pytest.raises(
+        UserError, match=r"val/metric is the user's function that evaluate\.metric names, which is macro_f1"
+    ):
+        check_objectives(params(search__choose__then="val/metric", evaluate__metric="macro_f1"))
+    check_objectives(params(search__choose__then="val/metric", evaluate__metric="mine:score"))
+
+
+def test_a_metric_that_decides_is_part_of_what_names_the_search() -> None:
+    def content(**settings: Any) -> dict[str, Any]:
+        return fingerprint_content(params(**settings), {}, data_hash="d", split_hash="s")
+
+    plain = content()
+    assert content(evaluate__metric="macro_f1", evaluate__margin=0.02) == plain
+    assert content(search__choose__then="val/macro_f1") == plain | {"then": "val/macro_f1"}
+    own = content(search__choose__then="val/metric", evaluate__metric="mine:score")
+    assert own == plain | {"then": "val/metric", "metric": "mine:score"}

@@ -115,6 +115,7 @@ class Worker:
                 model=self.network,
                 state=lambda e=epoch: {"epoch": e},
                 correct=lambda e=epoch: [True] * e + [False],
+                probabilities=lambda e=epoch: e,
             )
 
     def _write(self, folder: Path, weights: Any, sidecar: Any, *, state: dict[str, Any]) -> None:
@@ -457,3 +458,20 @@ def test_attention_is_scored_after_the_last_epoch_and_kept_with_its_checkpoint(
     assert worker.reports[2]["metrics"]["val/attention/jaccard"] == 0.4
     assert worker.newest is not None
     assert json.loads((worker.newest / "sidecar").read_text())["metrics"]["val/attention/jaccard"] == 0.4
+
+
+def test_metrics_of_classes_are_reported_after_every_epoch_where_they_are_asked_for(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def score(probabilities: Any, data: Any, objectives: Any, params: Params) -> dict[str, float]:
+        asked.append(probabilities)
+        return {"val/macro_f1": 0.2 * probabilities}
+
+    monkeypatch.setattr(module, "score_classes", score)
+    worker.run(**{"search.choose.then": "val/macro_f1"})
+    assert [report["metrics"]["val/macro_f1"] for report in worker.reports] == pytest.approx([0.2, 0.4, 0.6])
+    assert asked == [1, 2, 3]
+    worker.run(**{"search.choose.then": "val/loss"})
+    assert asked == [1, 2, 3]

@@ -12,6 +12,10 @@ Plain = bool | int | float | str | list[int] | None
 Objective = Literal[
     "val/accuracy",
     "val/loss",
+    "val/balanced_accuracy",
+    "val/macro_f1",
+    "val/auroc",
+    "val/metric",
     "val/attention/jaccard",
     "val/attention/auroc",
     "parameters",
@@ -200,7 +204,7 @@ class SearchParams(Section):
     objectives: list[Objective] = Field(
         ["val/accuracy"],
         min_length=1,
-        max_length=7,
+        max_length=11,
         description="What is searched for; several, of which val/accuracy is the first, give a Pareto front.",
     )
     constraints: ConstraintsParams = ConstraintsParams()

@@ -13,10 +13,18 @@ from pipeline.figures.curves import learning_curves
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
 from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
-from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, PARAMETERS, THROUGHPUT, format_limits
+from pipeline.tune.objectives.objectives import (
+    AUROC,
+    JACCARD,
+    LATENCY,
+    OF_CLASSES,
+    PARAMETERS,
+    THROUGHPUT,
+    format_limits,
+)
 from pipeline.tune.selection.findings import describe_findings
 
-OBJECTIVE_COLUMNS = (JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
+OBJECTIVE_COLUMNS = (*OF_CLASSES, JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
 FIXED_COLUMNS = {
     *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
     *OBJECTIVE_COLUMNS,

@@ -1,6 +1,9 @@
 """What a search is after: its objectives, and the constraints that the configuration it names as the best must keep.
 
 val/accuracy, val/loss   at a trial's last epoch
+val/balanced_accuracy, val/macro_f1, val/auroc
+                         likewise, where they are asked for (`pipeline.score.metrics`)
+val/metric               the user's function that evaluate.metric names, of which more must be better
 val/attention/jaccard, val/attention/auroc
                          of the attention of the last block against the validation images' masks, at the rungs and the
                          last epoch
@@ -16,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.config import Params
+from pipeline.config.schema.result_sections import USER_METRIC as USER_FUNCTION
 from pipeline.config.schema.search_section import ConstraintsParams
 from pipeline.errors import UserError
 from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, TrialRecord
@@ -26,6 +30,9 @@ PARAMETERS, LATENCY, THROUGHPUT = "parameters", "latency_ms", "images_per_s"
 LOSS = "val/loss"
 LOWER_IS_BETTER = (LOSS, PARAMETERS, LATENCY)
 OF_ATTENTION, OF_SPEED = (JACCARD, AUROC), (LATENCY, THROUGHPUT)
+USER_METRIC = "val/metric"
+OF_CLASSES = ("val/balanced_accuracy", "val/macro_f1", "val/auroc", USER_METRIC)
+"""What is measured of the probabilities of the validation images, after every epoch."""
 
 LIMITED = {
     "max_parameters": PARAMETERS,
@@ -81,6 +88,10 @@ class Objectives:
     @property
     def attention_metrics(self) -> list[str]:
         return [name for name in self.metrics if name in OF_ATTENTION]
+
+    @property
+    def class_metrics(self) -> list[str]:
+        return [name for name in self.metrics if name in OF_CLASSES]
 
     @property
     def speed_metrics(self) -> list[str]:
@@ -195,6 +206,11 @@ def check_objectives(params: Params) -> None:
         raise UserError(
             f"{said}: must begin with {OBJECTIVE}, by which the configuration to retrain is chosen from the Pareto "
             "front. To ask for a least value of another metric, see search.constraints."
+        )
+    if USER_METRIC in objectives.metrics and not USER_FUNCTION.fullmatch(params.evaluate.metric):
+        raise UserError(
+            f"params.yaml: search: {USER_METRIC} is the user's function that evaluate.metric names, which is "
+            f"{params.evaluate.metric}. Name your function there, or search for val/{params.evaluate.metric}."
         )
     if not objectives.is_multi_objective:
         return

@@ -1,14 +1,18 @@
 """What a trial measures of its network beside what training reports: its speed, and where its attention lies."""
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.assembly import TrainingData
+from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.score.latency import images_per_s, latency_ms
 from pipeline.score.locate import location_scores, pick_head
+from pipeline.score.metrics.chosen_metric import find_metric
 from pipeline.score.similarity_maps import last_block_maps
 from pipeline.train.compilation import original_network
-from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, Objectives
+from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, USER_METRIC, Objectives
 
 
 def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
@@ -16,6 +20,22 @@ def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) 
     height, width = data.prepared.images.shape[1:3]
     measures = {LATENCY: latency_ms, THROUGHPUT: images_per_s}
     return {name: measures[name](model, (height, width), data.prepared.channels) for name in objectives.speed_metrics}
+
+
+def score_classes(
+    probabilities: NDArray[np.float32], data: TrainingData, objectives: Objectives, params: Params
+) -> dict[str, float]:
+    """What the objectives ask for of the probabilities (N, C) of the validation images.
+
+    Raises:
+        UserError: a user's function fails, or gives no number.
+    """
+    labels = np.asarray(data.prepared.labels[data.split.val])
+    names = {
+        name: params.evaluate.metric if name == USER_METRIC else name.removeprefix("val/")
+        for name in objectives.class_metrics
+    }
+    return {name: find_metric(metric).value_of(probabilities, labels) for name, metric in names.items()}
 
 
 def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:

@@ -26,7 +26,7 @@ from pipeline.train.train_config import MAX_MICRO_BATCHES
 from pipeline.tune.journal.correctness import pack_correct
 from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
-from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention
+from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention, score_classes
 from pipeline.tune.ray.placement import locate_data
 from pipeline.tune.ray.trial_spec import TrialSpec
 
@@ -103,6 +103,8 @@ def _train(
 
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
         metrics, correct = dict(epoch.metrics), None
+        if objectives.class_metrics and epoch.probabilities is not None:
+            metrics |= score_classes(epoch.probabilities(), data, objectives, params)
         if epoch.number in rungs or epoch.number == params.train.epochs:
             metrics |= score_attention(epoch.model, data, objectives)
             correct = None if epoch.correct is None else pack_correct(epoch.correct())
