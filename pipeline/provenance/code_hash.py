@@ -14,7 +14,8 @@ HASHED_CODE = (
     *("compute", "assembly.py", "config", "models", "regularizers", "train", "tune"),
     *("data/augment", "data/batches", "data/prepared"),
     *("score/latency.py", "score/locate.py", "score/maps.py", "score/overlap.py", "score/similarity_maps.py"),
-    *("score/classify.py", "score/metrics", "score/pooled_error.py"),
+    *("score/metrics/chosen_metric.py", "score/metrics/jackknife.py", "score/metrics/metric.py"),
+    *("score/classify.py", "score/metrics/user_metric.py", "score/pooled_error.py"),
 )
 """The code that decides a trial's result, given the data and the split, which have hashes of their own."""
 

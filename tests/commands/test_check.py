@@ -193,7 +193,7 @@ def test_parameters_that_dvc_lists_and_the_file_lacks_are_named_with_what_holds(
         told(workspace, measured=False)
     plan = make_plan(workspace)
     said = str(caught.value).splitlines()[1:]
-    margin, retry = plan.params.evaluate.margin, json.dumps(plan.params.search.retry_out_of_memory)
+    margin, retry = json.dumps(plan.params.evaluate.margin), json.dumps(plan.params.search.retry_out_of_memory)
     assert said == [f"  search.retry_out_of_memory: {retry}", f"  evaluate.margin: {margin}"]
     # A name in a path of dvc.yaml counts too; a stage that is run by hand needs none of them.
     workspace.params.write_text(text.replace("  space: ", "  spaces_of_mine: "))
