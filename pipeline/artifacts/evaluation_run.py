@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.artifacts.stage_results import look_of, read_json, search_run
 from pipeline.config import Params
 from pipeline.provenance.code_hash import content_hash
-from pipeline.score.metrics.wording import other_metric
+from pipeline.score.metrics.wording import words_from
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.single_run import has_run, log_run, restore_run
 from pipeline.tracking.store import Store, as_user_error, client
@@ -16,7 +16,7 @@ from pipeline.workspace import Workspace
 KIND_TAG = "sar.kind"
 PREDICTIONS = "predictions.npz"
 METRIC_TAG = "sar.metric"
-"""What an evaluation is by, where that is not accuracy."""
+"""What an evaluation is by, as evaluate.metric has it."""
 LOOK_TAG = "sar.look"
 NETWORKS_TAG = "sar.networks"
 READS_TAG = "sar.test_reads"
@@ -51,9 +51,7 @@ def log_evaluation(
     about = {KIND_TAG: "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
     # Where nothing is said of them, as in results of an earlier version, the tags are empty.
     look, networks = look_of(summary), str(summary.get("networks", ""))
-    about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks}
-    metric = other_metric(summary)
-    by = {METRIC_TAG: metric.name} if metric is not None else {}
+    about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks, METRIC_TAG: words_from(summary.get("metric")).name}
     identity = [summary["arms"], summary["comparison"], fingerprint, *([look, networks] if networks else [])]
     return log_run(
         store,
@@ -64,7 +62,7 @@ def log_evaluation(
         metrics={
             f"test/{group}/{name}": value for group, values in metrics["test"].items() for name, value in values.items()
         },
-        tags={**tags, **about, **by, "sar.verdict": summary["verdict"]},
+        tags={**tags, **about, "sar.verdict": summary["verdict"]},
         parent_run_id=parent,
         artifacts={"": workspace.results / "evaluate"},
         datasets=datasets,

@@ -153,7 +153,7 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     for each in listed:
         accuracy = each.tags.get("sar.test_accuracy")
         figures = f"test accuracy {accuracy}" if accuracy else "no figures"
-        if metric := each.tags.get("sar.metric"):
+        if (metric := each.tags.get("sar.metric", ACCURACY.label)) != ACCURACY.label:
             figures += f", {metric} {each.tags.get('sar.test_metric', '?')}"
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)

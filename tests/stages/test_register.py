@@ -29,10 +29,11 @@ def test_an_evaluation_without_endpoints_leaves_the_comparison_to_the_gate() -> 
     assert judged_by(EVALUATION | {"endpoints": []})["endpoint"] is None
 
 
-def test_another_metric_goes_with_the_comparison_and_into_tags_and_accuracy_does_not() -> None:
+def test_another_metric_goes_with_the_comparison_and_tags_say_which_it_is() -> None:
     by_f1 = EVALUATION | {"metric": MACRO_F1.words.content(), "arms": {"best": {"macro_f1": 0.81234}}}
     assert judged_by(by_f1)["metric"] == MACRO_F1.words.content()
     assert metric_tags(by_f1) == {"sar.metric": "macro-F1", "sar.test_metric": "0.8123"}
-    by_accuracy = EVALUATION | {"metric": ACCURACY.words.content()}
+    earlier = EVALUATION | {"arms": {"best": {"accuracy": 0.9}}}
+    by_accuracy = earlier | {"metric": ACCURACY.words.content()}
     assert judged_by(by_accuracy) == judged_by(EVALUATION)
-    assert metric_tags(by_accuracy) == metric_tags(EVALUATION) == {}
+    assert metric_tags(by_accuracy) == metric_tags(earlier) == {"sar.metric": "accuracy", "sar.test_metric": "0.9000"}

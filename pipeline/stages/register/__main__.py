@@ -23,7 +23,7 @@ from pipeline.entry import run_stage
 from pipeline.files.atomic import write_whole
 from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
-from pipeline.score.metrics.wording import other_metric
+from pipeline.score.metrics.wording import other_metric, words_from
 from pipeline.stages.register.model_card import model_card
 from pipeline.tracking.registry.versions import WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
@@ -96,9 +96,10 @@ def judged_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metric_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of a version that say by what it was judged, and its value; none where that was accuracy."""
-    if (metric := other_metric(evaluation)) is None:
-        return {}
+    """Tags of a version that say by what it was judged, and its value; of accuracy too, since a version that is
+    registered again may have been judged by another one before.
+    """
+    metric = words_from(evaluation.get("metric"))
     value = evaluation["arms"][BEST][metric.key]
     return {"sar.metric": metric.label, "sar.test_metric": f"{value:.4f}"}
 
