@@ -53,7 +53,11 @@ def comma_words(value: Any) -> str:
 
 
 def _within(item: Any) -> str:
-    """Of a mapping in a mapping, such as a point among points; no deeper, since aliases make some that never end."""
+    """Of a mapping in a mapping, such as a point among points, or of a text in it; no deeper, since aliases make some
+    that never end.
+    """
+    if isinstance(item, str):
+        return comma_words(item)
     if not isinstance(item, Mapping):
         return ""
     return next((words for key, value in item.items() if (words := stray_words(key, value))), "")

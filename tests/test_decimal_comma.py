@@ -29,6 +29,12 @@ def test_in_params(tmp_path: Path, path: str) -> None:
     assert said.startswith(f"params.yaml: {path}: given '0,01' {WRITE}; allowed: ")
 
 
+def test_in_a_mapping_of_params(tmp_path: Path) -> None:
+    said = of_params(tmp_path, "train:\n  class_weights:\n    owl: 2.0\n    cat: 0,01")
+    assert said.startswith('params.yaml: train.class_weights: given {"owl": 2.0, "cat": "0,01"} ' + WRITE)
+    assert BRACES in of_params(tmp_path, "train: {class_weights: {owl: 0,5}}")
+
+
 def test_in_braces_of_params(tmp_path: Path) -> None:
     said = of_params(tmp_path, "search: {budget: {hours: 0,5}}")
     assert "search.budget.5" in said

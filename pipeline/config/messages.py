@@ -106,13 +106,22 @@ def _type_in_words(annotation: Any) -> str:
         choices = [str(choice) for choice in get_args(annotation)]
         return "one of " * (len(choices) > 1) + ", ".join(choices)
     if get_origin(annotation) in (Union, UnionType):
-        return " or ".join(_type_in_words(part) for part in get_args(annotation))
+        # A mapping last, since what it maps to has words of its own.
+        parts = sorted(get_args(annotation), key=_is_mapping)
+        return " or ".join(_type_in_words(part) for part in parts)
     if get_origin(annotation) is list:
         (of,) = get_args(annotation)
         if get_origin(of) is Literal:
             return "a list of some of " + ", ".join(str(choice) for choice in get_args(of))
         return "a list of " + _type_in_words(of) + "s"
-    if get_origin(annotation) is dict:
+    if _is_mapping(annotation):
+        _, of = get_args(annotation)
+        if get_origin(of) is Annotated:
+            return f"a mapping of names (in quotes where they are numbers), each to a {_type_in_words(of)}"
         return "a mapping of names to plain values (finite numbers, text, true, false, null, lists of whole numbers)"
     words = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
     return words.get(annotation, str(annotation))
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.data.augment.augment import Augmentation
 from pipeline.data.augment.rng import MIXING, isolated_rng
 from pipeline.data.batches.batches import ImageBatches
+from pipeline.train.class_weights import BALANCED
 from pipeline.train.rank_info import BatchShard
 from pipeline.train.train_config import TrainConfig
 
@@ -39,7 +40,8 @@ class TrainLoader:
         self._mixer = make_mixer(config, model)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once: inputs (B, C, H, W), and labels (B,) int64 or, where batches are mixed, shares (B, K).
+        """Every image once, or as balanced sampling draws them: inputs (B, C, H, W), and labels (B,) int64 or, where
+        batches are mixed, shares (B, K).
 
         epoch: counted from 0. The shares have the label smoothing in them.
         """
@@ -50,6 +52,7 @@ class TrainLoader:
             augmentation=self._augmentation,
             workers=self._config.workers,
             part=None if self._shares is None else self._rows,
+            balanced=self._config.sampling == BALANCED,
         )
         for step, (inputs, labels) in enumerate(batches):
             if self._mixer is None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches
 from pipeline.regularizers.base import Regularizer, device_of
+from pipeline.train.class_weights import weights_by_label
 from pipeline.train.compilation import compile_network, original_network
 from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.distributed import SharedObjective, streams_of, total
@@ -97,8 +98,9 @@ def fit(
     Metrics: train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss and val/accuracy; for a method M
     that has a weight or is watched val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...;
     seconds (of the epoch). train/... are of the images as they are trained on, augmented and mixed, and of the weights
-    on the way; train/accuracy of a mixed image is against the label with the larger share. val/... are of the weights
-    to keep, in the network's own precision.
+    on the way; train/accuracy of a mixed image is against the label with the larger share, and the losses have the
+    recipe's class weights in them. val/... are of the weights to keep, in the network's own precision, every image
+    alike.
 
     Raises:
         Diverged: the loss of an epoch, or a weight after it, is not finite. The weights are then of no use.
@@ -114,7 +116,12 @@ def fit(
     if resume is not None and "model" in resume:
         model.load_state_dict(resume["model"])
     objective = Objective(
-        model, methods, planned_epochs=config.epochs, label_smoothing=config.label_smoothing, seed=seed
+        model,
+        methods,
+        planned_epochs=config.epochs,
+        label_smoothing=config.label_smoothing,
+        class_weights=weights_by_label(config, train.labels, train.classes),
+        seed=seed,
     )
     with (
         objective,

@@ -11,6 +11,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,9 @@ class StepLoss:
 class Objective:
     """Cross-entropy + sum over methods of weight(epoch) * regulariser.
 
+    class_weights: (C,), what the cross-entropy's term of each class is multiplied with in training: for label smoothing
+    and mixed labels too, that of every class that an image has a share of. Scoring weighs nothing.
+
     Methods that have neither a weight nor a watcher are left out. The others are prepared for the network here: what
     they train beside it is `trainable`, whose first weights are drawn from a stream of each method's own, decided by
     `seed`, so that a method does not change what the network draws.
@@ -47,12 +51,14 @@ class Objective:
         *,
         planned_epochs: int,
         label_smoothing: float = 0.0,
+        class_weights: NDArray[np.float64] | None = None,
         seed: int = 0,
     ) -> None:
         self._model = model
         self._regularizers = {name: method for name, method in regularizers.items() if method.active}
         self._planned_epochs = planned_epochs
         self._label_smoothing = label_smoothing
+        self._class_weights = None if class_weights is None else torch.tensor(class_weights, device=device_of(model))
         self._collectors: dict[str, Collector] = {}
         try:
             for name, method in self._regularizers.items():
@@ -75,8 +81,7 @@ class Objective:
         for name, weight in weights.items():
             self._collectors[name].expect(weight != 0.0)
         logits = self._model(inputs)
-        smoothing = 0.0 if labels.is_floating_point() else self._label_smoothing
-        cross_entropy = F.cross_entropy(at_least_float32(logits), labels, label_smoothing=smoothing)
+        cross_entropy = self._cross_entropy(at_least_float32(logits), labels)
         monitors = {"cross_entropy": cross_entropy.detach()}
         total = cross_entropy
         for name, weight in weights.items():
@@ -88,6 +93,15 @@ class Objective:
         self._forget()
         monitors["loss"] = total.detach()
         return StepLoss(total, logits.detach(), monitors)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = 0.0 if labels.is_floating_point() else self._label_smoothing
+        if self._class_weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        weights = self._class_weights.to(logits.dtype)
+        # Of each image first: torch's own mean divides by the weights of the batch's labels, but not of mixed ones.
+        losses = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="none")
+        return losses.mean()
 
     @torch.no_grad()
     def score(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """What this room takes: plain frozen values, importable without torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_MICRO_BATCHES = 64
@@ -23,6 +24,10 @@ class TrainConfig:
     float32 or bfloat16, of forward passes in training. grad_checkpointing: compute activations again going backward.
     compile: auto, always or never, of training's passes; see `pipeline.train.compilation`.
     workers: processes that decode the images of an encoded set ahead, 0 for threads; they change no number.
+
+    class_weights: of the cross-entropy, by class name, "balanced", or None; see
+    `pipeline.train.class_weights`.
+    sampling: shuffle, every image once an epoch, or balanced, with replacement and all classes equally often.
     """
 
     epochs: int
@@ -49,3 +54,5 @@ class TrainConfig:
     grad_checkpointing: bool = False
     compile: str = "auto"
     workers: int = 0
+    class_weights: Mapping[str, float] | str | None = None
+    sampling: str = "shuffle"

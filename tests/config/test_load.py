@@ -92,6 +92,7 @@ def test_whole_numbers_are_good_numbers(written: Any) -> None:
     assert params.train.clip_grad == 2.0
 
 
+MAPPING = "a mapping of names (in quotes where they are numbers), each to a number"
 REFUSED = [
     ("base.seed", -1, "whole number, at least 0 and below 2147483648"),
     ("base.seed", 2147483648, "whole number, at least 0 and below 2147483648"),
@@ -134,6 +135,11 @@ REFUSED = [
     ("train.precision", "float16", "one of float32, bfloat16"),
     ("train.grad_checkpointing", "yes", "true or false"),
     ("train.compile", "sometimes", "one of auto, always, never"),
+    ("train.class_weights", "even", f"balanced or null or {MAPPING}, above 0 and at most 1000000"),
+    ("train.class_weights", {"owl": 0}, f"balanced or null or {MAPPING}, above 0"),
+    ("train.class_weights", {"owl": -2.5}, f"balanced or null or {MAPPING}, above 0"),
+    ("train.class_weights", {"owl": "2"}, f"balanced or null or {MAPPING}, above 0"),
+    ("train.sampling", "even", "one of shuffle, balanced"),
     ("regularizer.spatial_entropy.weight", -0.1, "number, at least 0 and at most 1000"),
     ("regularizer.spatial_entropy.layers", "first", "one of last, last_two, last_three, last_four, all or a list of"),
     ("regularizer.spatial_entropy.layers", ["last"], "one of last, last_two, last_three, last_four, all or a list of"),
@@ -224,6 +230,15 @@ def test_name_that_has_been_taken_out_is_refused_with_another_one(written: Any, 
 
 def test_number_that_is_not_finite_is_refused_among_the_keywords_of_the_network_too(written: Any) -> None:
     assert 'model.kwargs: given {"mlp_ratio": NaN}' in refusal(written("model: {kwargs: {mlp_ratio: .nan}}\n"))
+
+
+@pytest.mark.parametrize(
+    "given", ["{owl: .inf}", "{owl: .nan}", "{3: 2.0}", "{null: 1.0}", "{owl: true}", "{owl: null}"]
+)
+def test_class_weights_are_finite_numbers_by_names_that_are_text(written: Any, given: str) -> None:
+    assert "params.yaml: train.class_weights: given {" in refusal(written(f"train: {{class_weights: {given}}}\n"))
+    named = load_params(written("train: {class_weights: {'3': 2, owl: 0.5}}\n")).train
+    assert named.class_weights == named.config().class_weights == {"3": 2.0, "owl": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,23 @@ def test_standardisation_comes_between_the_pixels_and_the_erasing() -> None:
     for name, image in light.items():
         untouched = (image == both[name]).all(dim=0)
         assert 0.6 < untouched.float().mean() < 0.99
+
+
+@pytest.mark.parametrize("augmentation", [LIGHT, DEIT, ERASED])
+def test_image_that_comes_twice_in_a_balanced_epoch_is_augmented_twice(augmentation: Augmentation) -> None:
+    """By its place in the epoch: the same in batches of any size, and in parts of them."""
+    labels = np.array([0] * 11 + [1], dtype=np.int64)  # so that about every other image is the last one
+    batches = ImageBatches(
+        Prepared(prepared().images, labels, None, {}), range(12), Standardisation((0.5,) * 3, (0.25,) * 3), CPU
+    )
+
+    def shown(batch_size: int, **more: Any) -> list[tuple[bytes, int]]:
+        made = batches.shuffled(batch_size, seed=1, epoch=2, augmentation=augmentation, balanced=True, **more)
+        return [(image.numpy().tobytes(), int(label)) for inputs, found in made for image, label in zip(inputs, found, strict=True)]  # fmt: skip
+
+    whole = shown(4)
+    copies = [image for image, label in whole if label == 1]
+    assert len(copies) > 3
+    assert len(set(copies)) > 0.7 * len(copies)
+    assert shown(5) == whole
+    assert shown(4, part=lambda _: np.array([3, 0])) == [whole[place] for start in (0, 4, 8) for place in (start + 3, start)]  # fmt: skip

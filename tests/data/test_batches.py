@@ -112,3 +112,62 @@ def test_constant_channel_keeps_deviation_1() -> None:
     assert scale.std[0] == 1.0
     assert scale.std[1] < 1.0
     assert all_inputs(images, scale)[:, 0].abs().max() == 0.0
+
+
+# Balanced sampling.
+
+
+def uneven(counts: tuple[int, ...] = (40, 9, 1)) -> ImageBatches:
+    """Images of one pixel, whose grey level is their id; of classes 0, 2, 4, ..., as many as asked for, mixed up."""
+    labels = np.random.default_rng(0).permutation(np.repeat(2 * np.arange(len(counts)), counts))
+    pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None].copy()
+    return ImageBatches(Prepared(pixels, labels, None, {}), range(len(labels)), PLAIN, CPU)
+
+
+def ids_of(batches: Any) -> list[int]:
+    return torch.cat([(255 * inputs).round().flatten() for inputs, _ in batches]).int().tolist()
+
+
+def test_balanced_epoch_has_as_many_images_each_with_its_label() -> None:
+    batches = uneven()
+    found = list(batches.shuffled(8, seed=0, epoch=0, balanced=True))
+    assert [len(labels) for _, labels in found] == [8, 8, 8, 8, 8, 8, 2]
+    assert labels_of(found) == batches.labels[ids_of(found)].tolist()
+    assert len(set(ids_of(found))) < 50
+
+
+def test_balanced_epochs_have_every_class_equally_often_and_every_image_of_a_class_too() -> None:
+    """Over 600 epochs of 50 images each count is binomial: within five of its standard deviations."""
+    batches, epochs = uneven(), 600
+    seen = np.array([ids_of(batches.shuffled(50, seed=1, epoch=epoch, balanced=True)) for epoch in range(epochs)])
+    for label, count in ((0, 40), (2, 9), (4, 1)):
+        share = np.isin(seen, np.flatnonzero(batches.labels == label)).mean()
+        assert share == pytest.approx(1 / 3, abs=5 * np.sqrt(2 / 9 / seen.size))
+        for number in np.flatnonzero(batches.labels == label):
+            chance = 1 / 3 / count
+            assert (seen == number).mean() == pytest.approx(chance, abs=5 * np.sqrt(chance / seen.size))
+    # Without a rhythm: the number of one class in an epoch varies as draws with replacement do.
+    spread = (batches.labels[seen] == 4).sum(axis=1).var()
+    assert spread == pytest.approx(50 * 2 / 9, rel=0.3)
+
+
+def test_balanced_order_depends_on_seed_and_epoch_alone_and_its_parts_are_its_own() -> None:
+    order = ids_of(uneven().shuffled(4, seed=3, epoch=5, balanced=True))
+    torch.manual_seed(99), np.random.seed(99)
+    assert ids_of(uneven().shuffled(7, seed=3, epoch=5, balanced=True)) == order
+    assert ids_of(uneven().shuffled(4, seed=3, epoch=4, balanced=True)) != order
+    assert ids_of(uneven().shuffled(4, seed=2, epoch=5, balanced=True)) != order
+    parts = [
+        list(uneven().shuffled(4, seed=3, epoch=5, balanced=True, part=lambda _, first=first: np.arange(first, 2, 2)))
+        for first in (0, 1)
+    ]
+    by_part = [torch.cat([(255 * inputs).round().flatten() for inputs, _ in part]).int().tolist() for part in parts]
+    assert by_part[0] == [order[place] for place in range(0, 50, 4)]
+    assert by_part[1] == [order[place] for place in range(1, 50, 4)]
+
+
+@pytest.mark.parametrize("counts", [(5,), (1, 1), (1, 30)])
+def test_balanced_sampling_of_few_classes_and_images(counts: tuple[int, ...]) -> None:
+    found = labels_of(uneven(counts).shuffled(3, seed=0, epoch=0, balanced=True))
+    assert len(found) == sum(counts)
+    assert set(found) <= {2 * label for label in range(len(counts))}

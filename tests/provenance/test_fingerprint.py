@@ -39,6 +39,9 @@ def test_fingerprint_is_a_hash_that_stays() -> None:
         ("model.kwargs", {"depth": 2}),
         ("train.epochs", 17),
         ("train.lr", 0.003),
+        ("train.class_weights", "balanced"),
+        ("train.class_weights", {"owl": 2.0}),
+        ("train.sampling", "balanced"),
         ("regularizer.spatial_entropy.threshold", 0.5),
         ("search.sampler.name", "random"),
         ("search.sampler.startup_trials", 6),
@@ -303,7 +306,8 @@ def test_all_code_that_decides_a_trial_is_hashed_or_has_a_reason_not_to_be() -> 
 def test_parameter_that_is_added_later_renames_no_search() -> None:
     now = fingerprint_content(Params(), SPACE, data_hash="d", split_hash="s")
     before = json.loads(json.dumps(now))
-    del before["train"]["erasing"]
+    for name in ("erasing", "class_weights", "sampling"):
+        del before["train"][name]
     del before["regularizer"]["total_variation"]
     assert fingerprint(before) == fingerprint(now) == fingerprint(json.loads(json.dumps(now)))
     del before["model"]["kwargs"]["depth"]  # of a mapping that is one parameter, every entry counts

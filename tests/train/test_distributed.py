@@ -101,6 +101,12 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "regularised": (["spatial_entropy", "total_variation", "head_disagreement"], {}),
     "learning method": (["pairs"], {"accumulate": 2, "clip_grad": 0.5}),
     "mixed": ([], {"mixup": 0.8, "cutmix": 1.0, "batch_size": 7, "accumulate": 2, "augment": "light", "erasing": 0.5}),
+    "weighted": ([], {"class_weights": {"1": 5.0}, "accumulate": 3, "batch_size": 7}),
+    "weighted, mixed": (["half_empty"], {"class_weights": {"1": 5.0}, "mixup": 0.8, "accumulate": 2, "batch_size": 7}),
+    "evenly sampled": (
+        [],
+        {"sampling": "balanced", "accumulate": 2, "batch_size": 7, "augment": "light", "mixup": 0.8},
+    ),
     "averaged": (["spatial_entropy"], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3}),
 }
 HALF = {"precision": "bfloat16", "grad_checkpointing": True}
@@ -113,7 +119,7 @@ def images(count: int = IMAGES, kind: type[ImageBatches] = DoubleBatches) -> Ima
     pixels = rng.integers(0, 120, size=(count, 12, 12, 1), dtype=np.uint8)
     pixels[labels == 0, :, :6] += 100
     pixels[labels == 1, :, 6:] += 100
-    prepared = Prepared(pixels, labels, None, {})
+    prepared = Prepared(pixels, labels, None, {"classes": ["0", "1"]})
     return kind(prepared, list(range(count)), Standardisation((0.4,), (0.3,)), torch.device("cpu"))
 
 

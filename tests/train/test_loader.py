@@ -56,6 +56,12 @@ def test_recipe_that_asks_for_nothing_gives_the_plain_batches_and_draws_nothing(
         fed(MIXED)
 
 
+def test_balanced_sampling_is_that_of_the_batches() -> None:
+    found = fed(replace(PLAIN, sampling="balanced"))
+    assert equal(found, list(images().shuffled(8, seed=3, epoch=2, balanced=True)))
+    assert not equal(found, fed(PLAIN))
+
+
 def test_batches_are_mixed_by_seed_epoch_and_step_alone() -> None:
     first = fed(MIXED)
     random.seed(5), np.random.seed(5), torch.manual_seed(5)

@@ -51,6 +51,8 @@ EVERYTHING = replace(
     ema_decay=0.9,
     precision="bfloat16",
     grad_checkpointing=True,
+    class_weights={"0": 4.0},
+    sampling="balanced",
 )
 
 
@@ -76,7 +78,8 @@ def batches(ids: range, side: int = 12, device: str = "cpu", kind: type[ImageBat
     images = rng.integers(0, 120, size=(40, side, side, 1), dtype=np.uint8)
     for row, label in enumerate(labels):
         images[row, :, side // 3 * label : side // 3 * (label + 1)] += 100
-    return kind(Prepared(images, labels, None, {}), list(ids), Standardisation((0.4,), (0.3,)), torch.device(device))
+    prepared = Prepared(images, labels, None, {"classes": ["0", "1", "2"]})
+    return kind(prepared, list(ids), Standardisation((0.4,), (0.3,)), torch.device(device))
 
 
 TRAIN, VAL = range(28), range(28, 40)  # three batches of nine and one of a single image
@@ -128,6 +131,8 @@ def test_every_option_changes_the_run(unbroken: Any) -> None:
         "erasing": 0.0,
         "ema_decay": 0.0,
         "precision": "float32",
+        "class_weights": None,
+        "sampling": "shuffle",
     }
     two = [replace(EVERYTHING, epochs=2)] + [replace(EVERYTHING, epochs=2, **{name: value}) for name, value in off.items()]  # fmt: skip
     runs = [[untimed(epoch) for epoch in epochs(network(drop_path=0.3), config)] for config in two]

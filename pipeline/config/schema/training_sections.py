@@ -1,6 +1,6 @@
 """Sections of params.yaml about one training run: the network and the recipe."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -81,6 +81,16 @@ class TrainParams(Section):
         0.3, ge=0, le=10, description="Weight decay, decoupled in adamw, nadamw and lion; not on biases and norms."
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] | None = Field(
+        None,
+        description="What the classes weigh in the training loss; balanced: each as much as the others, however few "
+        "its images are; a mapping: of class names to weights, 1 for those that it does not name; null: all alike.",
+    )
+    sampling: Literal["shuffle", "balanced"] = Field(
+        "shuffle",
+        description="Images of an epoch; shuffle: each of them once; balanced: as many, but with replacement, so that "
+        "every class comes equally often.",
+    )
     clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: not clipped.")
     accumulate: int = Field(
         1,

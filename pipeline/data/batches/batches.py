@@ -55,6 +55,8 @@ class ImageBatches:
     """The images of one role on a device.
 
     images: (N, H, W, C) uint8, labels (N,) int64 and any masks (N, H, W) uint8 in `prepared`, restricted to `ids`.
+
+    labels: of its images, (n,) int64. classes: names by label, of the whole set.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class ImageBatches:
         self._ids = np.asarray(ids, dtype=np.int64)
         self._scale, self._device = scale, device
         self._pixels, self._masks = ImageStore(prepared.images, self._ids, device), prepared.masks
-        self._labels = torch.from_numpy(np.ascontiguousarray(prepared.labels[self._ids])).to(device)
+        self.labels: NDArray[np.int64] = np.ascontiguousarray(prepared.labels[self._ids])
+        self.classes: tuple[str, ...] = tuple(prepared.manifest.get("classes", ()))
+        self._labels = torch.from_numpy(self.labels).to(device)
         self._mean = torch.tensor(scale.mean, device=device).view(1, -1, 1, 1)
         self._std = torch.tensor(scale.std, device=device).view(1, -1, 1, 1)
 
@@ -95,17 +99,20 @@ class ImageBatches:
         augmentation: Augmentation | None = None,
         workers: int = 0,
         part: Part | None = None,
+        balanced: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in an order that depends on nothing but seed and epoch. The last batch may be smaller.
 
         augmentation: of the images; its draws depend on seed and epoch too, and on each image's id. workers: as for
         `in_order`; they change no bit. part: gives the places wanted of each batch by its number; the others are not
-        read.
+        read. balanced: as many images, but drawn with replacement: each of a class that any class is equally likely to
+        be, and any image of that class. One that comes twice in an epoch is augmented twice, each time as its place in
+        the epoch says.
 
         Raises:
             UserError: an encoded image is damaged.
         """
-        for _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part):
+        for _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced):
             yield inputs, labels
 
     def shuffled_with_masks(
@@ -142,39 +149,42 @@ class ImageBatches:
         augmentation: Augmentation | None,
         workers: int,
         part: Part | None = None,
+        balanced: bool = False,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        rng = np.random.default_rng([seed, epoch])
+        order = sample_evenly(self.labels, rng) if balanced else rng.permutation(len(self))
+        # Where an image comes twice, its id cannot say which of the two is augmented; its place in the epoch can.
+        keys = _cut(np.arange(len(self)) if balanced else self._ids[order], batch_size, part)
         augmenter = None if augmentation is None else self._augmenter(augmentation, seed, epoch)
-        for places, source in self._read(order, batch_size, workers, part):
+        for (places, source), key in zip(self._read(order, batch_size, workers, part), keys, strict=True):
             if augmenter is None:
                 inputs = self._plain(places, source)
             else:
-                inputs = augmenter.erase(self._augmented(places, source, augmenter), self._ids[places])
+                inputs = augmenter.erase(self._augmented(places, source, augmenter, key), key)
             yield places, inputs, self._labels[torch.from_numpy(places).to(self._device)]
 
     def _augmenter(self, augmentation: Augmentation, seed: int, epoch: int) -> EpochAugmenter:
-        last = int(self._ids.max(initial=-1))
+        last = max(int(self._ids.max(initial=-1)), len(self) - 1)
         return EpochAugmenter(augmentation, self._scale.mean, images=last + 1, seed=seed, epoch=epoch)
 
     def _read(
         self, order: NDArray[np.int64], batch_size: int, workers: int, part: Part | None = None
     ) -> Iterator[tuple[NDArray[np.int64], Source]]:
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        if part is not None:
-            batches = [batch[part(number)] for number, batch in enumerate(batches)]
+        batches = _cut(order, batch_size, part)
         with closing(self._pixels.read(batches, workers=workers)) as sources:
             yield from zip(batches, sources, strict=True)
 
     def _plain(self, places: NDArray[np.int64], source: Source) -> Tensor:
         return self._standardised(self._channels_first(places, source))
 
-    def _augmented(self, places: NDArray[np.int64], source: Source, augmenter: EpochAugmenter) -> Tensor:
-        ids = self._ids[places]
+    def _augmented(
+        self, places: NDArray[np.int64], source: Source, augmenter: EpochAugmenter, keys: NDArray[np.int64]
+    ) -> Tensor:
         if self._device.type == "cpu" and augmenter.moves:
-            return augmenter.moved(*source, ids, self._levels)
+            return augmenter.moved(*source, keys, self._levels)
         if augmenter.on_host:
-            return self._standardised(augmenter.transformed(*source, ids).to(self._device))
-        return self._standardised(augmenter.change(self._channels_first(places, source), ids))
+            return self._standardised(augmenter.transformed(*source, keys).to(self._device))
+        return self._standardised(augmenter.change(self._channels_first(places, source), keys))
 
     @cached_property
     def _levels(self) -> NDArray[np.float32]:
@@ -188,3 +198,21 @@ class ImageBatches:
 
     def _standardised(self, pixels: Tensor) -> Tensor:
         return pixels.float().div_(255.0).sub_(self._mean).div_(self._std)
+
+
+def sample_evenly(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """As many places as there are labels (N,), with replacement: of each a class first, then any image of that class.
+
+    Every class that has an image is equally likely.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    classes = rng.integers(len(sizes), size=len(labels))
+    places: NDArray[np.int64] = by_class[starts[classes] + rng.integers(sizes[classes])]
+    return places
+
+
+def _cut(order: NDArray[np.int64], batch_size: int, part: Part | None) -> list[NDArray[np.int64]]:
+    """An epoch's order by batches, or what is wanted of each of them."""
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches if part is None else [batch[part(number)] for number, batch in enumerate(batches)]
