@@ -15,7 +15,7 @@ from pipeline.config import Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import preview_dataset
-from pipeline.data.sources.source_config import DatasetNotFound, Preview, SourceConfig
+from pipeline.data.sources.source_config import DatasetNotFound, Preview, SourceConfig, count_trainable
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
@@ -77,7 +77,9 @@ def preview_source(workspace: Workspace, params: Params) -> Preview:
         made = manifest_if_current(workspace, params)
         if made is None:
             raise
-        return Preview(made["images"], tuple(made["classes"]), made["channels"], made.get("test_images"))
+        classes, prepared = tuple(made["classes"]), open_prepared(workspace.prepared)
+        counts = count_trainable(prepared.labels, prepared.test, classes)
+        return Preview(made["images"], classes, made["channels"], made.get("test_images"), class_counts=counts)
 
 
 def note_source(workspace: Workspace, params: Params, source: Preview, data_hash: str) -> None:

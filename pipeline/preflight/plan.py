@@ -15,6 +15,7 @@ from pipeline.inputs.choice_metric import resolve_choice
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
+from pipeline.preflight.class_balance import check_class_weights, describe_balance
 from pipeline.preflight.dry_run import check_networks, check_regularizers
 from pipeline.preflight.metric_check import check_metric
 from pipeline.preflight.power import check_seeds
@@ -131,7 +132,7 @@ class Plan:
         words = describe_weights(self.pretrained, params.model.pretrained, self.notes)
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
-        listed[1:1] = [("", note) for note in source.notes]
+        listed[1:1] = [("", note) for note in (*source.notes, *describe_balance(params, self.space, source))]
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
 
     def _describe_place(self) -> str:
@@ -269,6 +270,7 @@ def make_plan(workspace: Workspace) -> Plan:
     resources = trial_resources(params)
     check_checkpoints(params, space, resources)
     source = preview_source(workspace, params)
+    check_class_weights(workspace, params, space, source)
     beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)
     check_metric(workspace, params, source)

@@ -43,6 +43,7 @@ def packed(dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_set_that_is_to_be_fetched_without_a_network_is_told_and_leaves_nothing(dataset: str, tmp_path: Path) -> None:
     root = tmp_path / "sets"
     assert preview_dataset(settings(dataset, root)).images == DATASETS[dataset].images
+    assert preview_dataset(settings(dataset, root)).class_counts is None
     with pytest.raises(UserError, match=f"cannot be fetched from {DATASETS[dataset].host}") as refusal:
         fetch(settings(dataset, root))
     assert refusal.value.exit_code == 2

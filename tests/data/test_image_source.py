@@ -56,6 +56,7 @@ def test_preview_of_a_source_is_what_reading_it_gives(name: str) -> None:
     assert told.images == len(source.images)
     assert told.classes == source.classes
     assert told.channels == source.images.shape[3]
+    assert told.class_counts == tuple(np.bincount(source.labels))
 
 
 def test_root_and_dataset_must_fit_each_other(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_set_is_prepared_in_its_own_layout(
     assert found.classes == told.classes == CLASSES[dataset]
     assert len(found.images) == told.images == kinds * (TRAIN + TEST)
     assert np.bincount(found.labels).tolist() == [TRAIN + TEST] * kinds
+    assert told.class_counts == (TRAIN + TEST * (dataset == "eurosat"),) * kinds
     assert found.manifest["original_labels"] == ORIGINALS.get(dataset, list(range(kinds)))
     assert found.manifest["dataset"] == dataset
     assert found.manifest["licence"] == DATASETS[dataset].licence

@@ -79,6 +79,7 @@ def test_preview_tells_what_is_prepared(tmp_path: Path) -> None:
     assert told.classes == found.classes
     assert told.channels == found.channels
     assert told.test_images == found.manifest["test_images"] == 3
+    assert told.class_counts == (3, 3)
 
 
 def test_own_test_split_is_kept(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_imbalance_and_small_classes_are_told(tmp_path: Path, capsys: Any) -> No
     labels = np.repeat([0, 1, 2], [90, 20, 10])
     lines, report = run(make_checkout(tmp_path, {}, photos(8), labels=labels), capsys)
     assert lines[1:] == [
-        "imbalanced: cat has 90 images, owl 10",
+        "imbalanced: cat has 90 images (75.0 %), owl 10 (8.3 %), dog 20 (16.7 %)",
         "2 classes with fewer than 5 val images (dog 3, owl 2)",
         "2 classes with fewer than 5 test images (dog 4, owl 2)",
     ]

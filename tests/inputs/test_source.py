@@ -77,6 +77,7 @@ def test_pictures_that_are_gone_are_missed_only_until_they_are_prepared(workspac
     root.unlink()
     found = preview_source(workspace, chosen)
     assert (found.images, found.classes, found.channels) == (7, ("cat", "dog"), 3)
+    assert found.class_counts == (3, 4)
     check_source_unchanged(workspace, chosen, found)
     with pytest.raises(UserError, match="No such file or directory"):
         preview_source(workspace, params(root="photos.tar", image_size=9))

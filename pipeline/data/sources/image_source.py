@@ -18,7 +18,7 @@ from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.download import can_be_made
 from pipeline.data.sources.image_folder import Layout, arrange
 from pipeline.data.sources.named_dataset import read_catalogue
-from pipeline.data.sources.source_config import DatasetNotFound
+from pipeline.data.sources.source_config import DatasetNotFound, count_trainable
 from pipeline.data.sources.source_config import Preview as Preview
 from pipeline.data.sources.source_config import SourceConfig as SourceConfig
 from pipeline.data.system_files import describe_system_files
@@ -193,6 +193,9 @@ def _enlarged(scan: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
     return enlarged
 
 
+DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+"""How many there are of each, known without scikit-learn, which takes a second to import."""
+
 SOURCES: dict[str, Callable[[int], ArraySource]] = {"digits": read_digits}
 """Readers of the sources that fit in memory; each takes the side of the prepared images in pixels."""
 
@@ -211,7 +214,13 @@ def preview_dataset(config: SourceConfig) -> Preview:
                 f"params.yaml: prepare.root: not for prepare.dataset: {config.dataset}, which comes with a library; "
                 "set it to null."
             )
-        return Preview(images=1797, classes=tuple(str(digit) for digit in range(10)), channels=1, identity="digits")
+        return Preview(
+            images=sum(DIGITS),
+            classes=tuple(str(digit) for digit in range(10)),
+            channels=1,
+            identity="digits",
+            class_counts=DIGITS,
+        )
     if config.dataset in DATASETS:
         return _preview_named(config)
     listing, layout = list_image_folder(config)
@@ -222,6 +231,7 @@ def preview_dataset(config: SourceConfig) -> Preview:
         test_images=int(layout.test.sum()) if layout.test is not None else None,
         identity=listing.identity,
         notes=(describe_system_files(listing.leftovers),) if listing.leftovers else (),
+        class_counts=count_trainable(layout.labels, layout.test, layout.classes),
     )
 
 
@@ -235,7 +245,8 @@ def _preview_named(config: SourceConfig) -> Preview:
         names = tuple(f"class {number}" for number in range(known.classes))
         return Preview(known.images, names, 3, known.test_images)
     test = int(found.test.sum()) if found.test is not None else None
-    return Preview(len(found.names), found.classes, 3, test, found.identity)
+    counts = count_trainable(found.labels, found.test, found.classes)
+    return Preview(len(found.names), found.classes, 3, test, found.identity, class_counts=counts)
 
 
 def list_image_folder(config: SourceConfig) -> tuple[Listing, Layout]:

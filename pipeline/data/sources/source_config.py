@@ -1,7 +1,11 @@
 """What a user says of a source, and what is known of it before it is read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 
@@ -38,7 +42,8 @@ class Preview:
 
     images: how many; classes: names by label; channels: 1 or 3; test_images: how many of the images are the set's own
     test split, None where it has none; identity: changes when the source does, empty where it is not there yet. notes:
-    lines about what its user should know.
+    lines about what its user should know. class_counts: images by label that are not in the set's own test split; None
+    of a set that is yet to be fetched, whose classes go by numbers until then.
     """
 
     images: int
@@ -47,3 +52,12 @@ class Preview:
     test_images: int | None = None
     identity: str = ""
     notes: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] | None = None
+
+
+def count_trainable(
+    labels: NDArray[np.int64], test: NDArray[np.bool_] | None, classes: Sequence[str]
+) -> tuple[int, ...]:
+    """Images by label (N,) that are not in the set's own test split (N,), if it has one."""
+    free = labels if test is None else labels[~test]
+    return tuple(np.bincount(free, minlength=len(classes)).tolist())

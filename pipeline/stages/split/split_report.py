@@ -12,13 +12,12 @@ from pipeline.config import Params
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.assignment import ROLES, TRAIN
 from pipeline.data.splits.duplicates import can_be_near
+from pipeline.data.splits.imbalance import describe_imbalance
 from pipeline.data.splits.split import Ids
 from pipeline.errors import UserError, quote_name
 from pipeline.files.atomic import write_whole
 from pipeline.inputs.data_split import SplitInputs
 
-IMBALANCE = 3.0
-"""Times that the largest class has to be the smallest one before it is reported."""
 FEW = 5
 """Images of a class in val or test below which it is reported: each then counts for more than 20 points of its
 accuracy."""
@@ -141,9 +140,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     totals = {name: sum(counts.values()) for name, counts in classes.items()}
-    most, least = max(totals, key=lambda name: totals[name]), min(totals, key=lambda name: totals[name])
-    if totals[most] >= IMBALANCE * totals[least]:
-        yield f"imbalanced: {quote_name(most)} has {totals[most]:,} images, {quote_name(least)} {totals[least]:,}"
+    if imbalance := describe_imbalance(list(totals), list(totals.values())):
+        yield imbalance
     for role in ROLES[TRAIN + 1 :]:
         # The set's own test split may lack a class; the others have each of them.
         few = [name for name, counts in classes.items() if counts[role] < FEW]

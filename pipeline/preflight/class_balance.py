@@ -1,0 +1,71 @@
+"""Classes of unequal size: says which are rare and what is done about it, and checks the weights that classes get."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config import Params
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.sources.source_config import Preview
+from pipeline.data.splits.imbalance import describe_imbalance
+from pipeline.data.splits.split import read_split
+from pipeline.errors import UserError, join_lines
+from pipeline.inputs.source import manifest_if_current
+from pipeline.train.class_weights import BALANCED, count_classes, describe_problem
+from pipeline.tune.space import SearchSpace
+from pipeline.workspace import Workspace
+
+WEIGHTS, SAMPLING = "train.class_weights", "train.sampling"
+
+
+def check_class_weights(workspace: Workspace, params: Params, space: SearchSpace, source: Preview) -> None:
+    """Refuse weights of classes that there are not, or that training has no image of.
+
+    Looked at are params.yaml, every control and every choice of the space. The classes of a set that is yet to be
+    fetched are not known, nor is what training has of one that is not split; the search says it before it trains.
+
+    Raises:
+        UserError: it names the class, and those that there are.
+    """
+    if source.class_counts is None:
+        return
+    given: list[tuple[str, Any]] = [("params.yaml", params.train.class_weights)]
+    given += [(f"{space.file}: controls.{name}", values.get(WEIGHTS)) for name, values in space.controls.items()]
+    given += [(space.file, value) for value in (space.values_at_ends(WEIGHTS) if WEIGHTS in space.dimensions else [])]
+    counts = training_counts(workspace, params)
+    problems = ((where, describe_problem(weights, source.classes, counts)) for where, weights in given)
+    if lines := [f"{where}: {problem}" for where, problem in problems if problem]:
+        raise UserError(join_lines(dict.fromkeys(lines)))
+
+
+def training_counts(workspace: Workspace, params: Params) -> list[int]:
+    """Training images by label; none while the data are not prepared as they are asked for, or not split."""
+    if manifest_if_current(workspace, params) is None:
+        return []
+    prepared = open_prepared(workspace.prepared)
+    try:
+        train = read_split(workspace.split, data_hash=prepared.data_hash).train
+    except UserError:
+        return []
+    counts: list[int] = count_classes(prepared.labels[train], prepared.classes).tolist()
+    return counts
+
+
+def describe_balance(params: Params, space: SearchSpace, source: Preview) -> Iterator[str]:
+    """Lines about rare classes, and about what is done about them; none where there is nothing to say."""
+    found = None if source.class_counts is None else describe_imbalance(source.classes, source.class_counts)
+    if found is not None:
+        yield f"{found}; {_describe_remedies(params, space)}"
+    if params.train.class_weights == BALANCED and params.train.sampling == BALANCED:
+        yield f"{WEIGHTS}: {BALANCED} changes nothing beside {SAMPLING}: {BALANCED}, which shows all classes as often"
+
+
+def _describe_remedies(params: Params, space: SearchSpace) -> str:
+    defaults = {WEIGHTS: None, SAMPLING: "shuffle"}
+    taken = [f"params.yaml sets {path}" for path, default in defaults.items() if params.value(path) != default]
+    taken += [f"{space.file} varies {path}" for path in defaults if path in space.dimensions]
+    if taken:
+        return " and ".join(taken)
+    return (
+        f"{WEIGHTS}: {BALANCED} has rare classes count as much as the others in the loss, {SAMPLING}: {BALANCED} shows "
+        "them as often (docs/own-images.md)"
+    )
