@@ -7,9 +7,11 @@ import batches
 import numpy as np
 import power
 import pytest
+import rare_class
 import run_all
 import torch
 from copied import ROOT
+from digits import digits
 from entropy_released import SIDES
 from PIL import Image
 from scipy import stats
@@ -135,3 +137,16 @@ def test_plans_of_auto_have_power_where_the_margin_is_in_reach() -> None:
     assert 0.6 < np.mean(found.shown) < 1.0
     assert 2 <= min(found.seeds) <= max(found.seeds) <= power.MAX_SEEDS
     assert found.reasons.count(REACHED) > 30
+
+
+@pytest.mark.parametrize("digit", [0, 8])
+def test_rare_digit_is_three_percent_of_what_is_trained_on_and_the_others_are_as_they_were(digit: int) -> None:
+    whole = digits(8)
+    labels, train = whole.prepared.labels, whole.split.train
+    first, again, other = (rare_class.with_rare(whole, digit, 0.03, seed=seed) for seed in (0, 0, 1))
+    assert np.mean(labels[first.split.train] == digit) == pytest.approx(0.03, abs=0.0005)
+    others = [ids[labels[ids] != digit].tolist() for ids in (first.split.train, train)]
+    assert others[0] == others[1]
+    assert set(first.split.train) < set(train)
+    assert first.split.val.tolist() == sorted([*whole.split.val, *whole.split.test])
+    assert first.split.train.tolist() == again.split.train.tolist() != other.split.train.tolist()
