@@ -1,6 +1,6 @@
 """Classes of unequal size: says which are rare and what is done about it, and checks the weights that classes get."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config import Params
@@ -31,8 +31,9 @@ def check_class_weights(workspace: Workspace, params: Params, space: SearchSpace
     given: list[tuple[str, Any]] = [("params.yaml", params.train.class_weights)]
     given += [(f"{space.file}: controls.{name}", values.get(WEIGHTS)) for name, values in space.controls.items()]
     given += [(space.file, value) for value in (space.values_at_ends(WEIGHTS) if WEIGHTS in space.dimensions else [])]
-    counts = training_counts(workspace, params)
-    problems = ((where, describe_problem(weights, source.classes, counts)) for where, weights in given)
+    mappings = [(where, weights) for where, weights in given if isinstance(weights, Mapping)]
+    counts = training_counts(workspace, params) if mappings else []
+    problems = ((where, describe_problem(weights, source.classes, counts)) for where, weights in mappings)
     if lines := [f"{where}: {problem}" for where, problem in problems if problem]:
         raise UserError(join_lines(dict.fromkeys(lines)))
 
@@ -61,10 +62,12 @@ def describe_balance(params: Params, space: SearchSpace, source: Preview) -> Ite
 
 def _describe_remedies(params: Params, space: SearchSpace) -> str:
     defaults = {WEIGHTS: None, SAMPLING: "shuffle"}
-    taken = [f"params.yaml sets {path}" for path, default in defaults.items() if params.value(path) != default]
-    taken += [f"{space.file} varies {path}" for path in defaults if path in space.dimensions]
-    if taken:
-        return " and ".join(taken)
+    taken = {
+        "params.yaml sets": [path for path, default in defaults.items() if params.value(path) != default],
+        f"{space.file} varies": [path for path in defaults if path in space.dimensions],
+    }
+    if any(taken.values()):
+        return ", ".join(f"{who} {' and '.join(paths)}" for who, paths in taken.items() if paths)
     return (
         f"{WEIGHTS}: {BALANCED} has rare classes count as much as the others in the loss, {SAMPLING}: {BALANCED} shows "
         "them as often (docs/own-images.md)"

@@ -1,7 +1,6 @@
 """What an image of each class weighs in the training loss, where some classes have fewer images than others."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,16 +64,16 @@ def count_classes(labels: NDArray[np.int64], classes: Sequence[str]) -> NDArray[
     return np.bincount(labels, minlength=len(classes)).astype(np.int64)
 
 
-def describe_problem(given: Any, classes: Sequence[str], counts: Sequence[int] | NDArray[np.int64] = ()) -> str | None:
+def describe_problem(
+    given: Mapping[str, float], classes: Sequence[str], counts: Sequence[int] | NDArray[np.int64] = ()
+) -> str | None:
     """What is wrong with weights by class name, in words; None if nothing is.
 
     Args:
-        given: `train.class_weights`; only of a mapping something can be wrong.
+        given: `train.class_weights`, where it is a mapping.
         classes: Names by label.
         counts: Training images by label, where they are known.
     """
-    if not isinstance(given, Mapping):
-        return None
     known, found = Names({name: label for label, name in enumerate(classes)}), dict[str, str]()
     for name in given:
         meant = known.find(name)

@@ -54,13 +54,15 @@ def test_what_is_done_about_it_already_is_told_instead() -> None:
     assert said({WEIGHTS: {"owl": 5.0}}) == [FOUND + "params.yaml sets train.class_weights"]
     assert said({SAMPLING: "balanced"}) == [FOUND + "params.yaml sets train.sampling"]
     varied = SearchSpace("space.yaml", BOTH, {})
-    assert said(space=varied) == [FOUND + "space.yaml varies train.class_weights and space.yaml varies train.sampling"]
+    both = said({SAMPLING: "balanced"}, space=SearchSpace("space.yaml", {WEIGHTS: BOTH[WEIGHTS]}, {}))
+    assert both == [FOUND + "params.yaml sets train.sampling, space.yaml varies train.class_weights"]
+    assert said(space=varied) == [FOUND + "space.yaml varies train.class_weights and train.sampling"]
 
 
 def test_class_weights_that_change_nothing_are_told() -> None:
     both = {WEIGHTS: "balanced", SAMPLING: "balanced"}
     nothing = "train.class_weights: balanced changes nothing beside train.sampling: balanced, which shows all classes as often"
-    assert said(both) == [FOUND + "params.yaml sets train.class_weights and params.yaml sets train.sampling", nothing]
+    assert said(both) == [FOUND + "params.yaml sets train.class_weights and train.sampling", nothing]
     assert said(both, EVEN) == [nothing]
 
 

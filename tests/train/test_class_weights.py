@@ -97,7 +97,7 @@ def test_weights_of_a_class_that_is_not_there_are_told_with_the_classes(given: A
 
 
 def test_weights_without_a_problem_are_not_told() -> None:
-    for given in (None, "balanced", {}, {"owl": 2.0}):
+    for given in ({}, {"owl": 2.0}):
         assert describe_problem(given, CLASSES, (5, 4, 1)) is None
 
 
