@@ -78,7 +78,7 @@ def test_stage_lists_parameters_that_exist(stage: str) -> None:
 OF_OTHER_SECTIONS = {
     "search": {"evaluate.margin"},  # the accuracy that a configuration of equal accuracy may lack at most
     "retrain": {
-        *("evaluate.confidence", "evaluate.margin"),
+        *("evaluate.confidence", "evaluate.margin", "evaluate.folds"),
         *(f"search.budget.{name}" for name in ("hours", "gpu_hours", "cost", "price_per_gpu_hour")),
     },
 }

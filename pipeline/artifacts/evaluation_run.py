@@ -16,6 +16,7 @@ KIND_TAG = "sar.kind"
 PREDICTIONS = "predictions.npz"
 LOOK_TAG = "sar.look"
 NETWORKS_TAG = "sar.networks"
+FOLDS_TAG = "sar.folds"
 READS_TAG = "sar.test_reads"
 """Of earlier versions, which counted readings of the test images instead of looks."""
 
@@ -49,6 +50,7 @@ def log_evaluation(
     # Where nothing is said of them, as in results of an earlier version, the tags are empty.
     look, networks = look_of(summary), str(summary.get("networks", ""))
     about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks}
+    about |= {FOLDS_TAG: str(len(summary["folds"]))} if summary.get("folds") else {}
     identity = [summary["arms"], summary["comparison"], fingerprint, *([look, networks] if networks else [])]
     return log_run(
         store,

@@ -4,7 +4,8 @@
 `state/evaluations/<first 16 digits of the search's fingerprint>/`, the newest of a search in place of an older one:
 
     evaluation.json   what was evaluated, on what, and the seeds in the order of the tables' rows
-    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was right
+    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was
+                      right; with folds, the number of each image's
 """
 
 import json
@@ -32,7 +33,7 @@ class StoredEvaluation:
 
     method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
     it was. time: seconds since 1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None
-    in an evaluation that an earlier version kept.
+    in an evaluation that an earlier version kept. folds: the number of each image's fold; None without folds.
     """
 
     fingerprint: str
@@ -48,6 +49,7 @@ class StoredEvaluation:
     control_correct: NDArray[np.bool_]
     seeds: list[int] | None = None
     control_seeds: list[int] | None = None
+    folds: NDArray[np.int64] | None = None
 
     @property
     def id(self) -> str:
@@ -89,12 +91,16 @@ def store_evaluation(
     best: NDArray[np.bool_],
     control: NDArray[np.bool_],
     seeds: Mapping[str, list[int]],
+    folds: NDArray[np.int64] | None = None,
 ) -> Path:
     """Keep an evaluation, whole or not at all, and return its folder.
 
     summary: the content of evaluation.json; retrained: of retrain.json. seeds: of the rows of best and control, by arm.
+    folds: the number of each image's fold; None without folds.
     """
     folder = state / FOLDER / str(summary["fingerprint"])[:16]
+    tested = [summary["data_hash"], ids.tolist(), labels.tolist()]
+    tested += [] if folds is None else [folds.tolist()]  # other folds are other networks' images
     content = {
         "fingerprint": summary["fingerprint"],
         "method": summary["method"],
@@ -102,14 +108,15 @@ def store_evaluation(
         "control": summary["control"],
         "against": retrained.get("against", ""),
         "data_hash": summary["data_hash"],
-        "test": content_hash([summary["data_hash"], ids.tolist(), labels.tolist()]),
+        "test": content_hash(tested),
         "look": summary["look"],
         "time": time.time(),
         "seeds": seeds[BEST],
         "control_seeds": seeds[str(summary["control"])],
     }
     with replace_folder(folder) as whole:
-        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, best=best, control=control)
+        tables: dict[str, Any] = {"best": best, "control": control} | ({} if folds is None else {"folds": folds})
+        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, **tables)
         (whole / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -129,7 +136,12 @@ def _read(folder: Path) -> StoredEvaluation:
         content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         # Opened here, so that it is closed where it turns out to be broken.
         with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
-            return StoredEvaluation(**_as_now(content), best=archive["best"], control_correct=archive["control"])
+            return StoredEvaluation(
+                **_as_now(content),
+                best=archive["best"],
+                control_correct=archive["control"],
+                folds=archive["folds"] if "folds" in archive.files else None,
+            )
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "

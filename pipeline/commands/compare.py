@@ -45,8 +45,8 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     others = [each for each in asked if each.test != first.test]
     if others and chosen:
         raise UserError(
-            f"{_ids(others)} and {first.id} were tested on different images (other data or another split), so their "
-            "accuracies cannot be compared. Leave some out, or search again on the same data."
+            f"{_ids(others)} and {first.id} were tested on different images (other data, another split, other "
+            "folds), so their accuracies cannot be compared. Leave some out, or search again on the same data."
         )
     compared = [each for each in same if each is not reference]
     if not compared:
@@ -60,7 +60,8 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
         each.fingerprint: _share_seeds(each.seeds, each.control_seeds if reference is None else reference.seeds)
         for each in compared
     }
-    family = compare_family(tables, confidence=confidence, shared_seeds=shared)
+    folds = {each.fingerprint: each.folds for each in compared}
+    family = compare_family(tables, confidence=confidence, shared_seeds=shared, folds=folds)
     rows = [_row(each, member, reference, confidence, margin) for each, member in zip(compared, family, strict=True)]
     yield from format_table(COLUMNS, rows, gives_way="configuration")
     yield ""

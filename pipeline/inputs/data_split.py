@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Params
+from pipeline.config import Params, fold_seed
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.duplicates import Duplicates, find_duplicates
 from pipeline.data.splits.folds import make_folds
@@ -112,10 +112,10 @@ def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copie
         check_folds(params, has_test=prepared.test is not None)
         return make_folds(
             prepared.labels,
-            params.evaluate.folds,
+            seed=params.base.seed,
+            fold_seeds=[fold_seed(params.base.seed, number + 1) for number in range(params.evaluate.folds)],
             holdout=params.evaluate.holdout,
             val_fraction=params.split.val_fraction,
-            seed=params.base.seed,
             train_fraction=params.split.train_fraction,
             classes=prepared.classes,
             groups=groups,

@@ -36,7 +36,9 @@ class GateInputs:
     accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
     comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), the control's name, and
     what register put beside it. margin: what may be lost against the control, as the evaluation had it. pair: the
-    challenger against the champion on the same images; None where there is no champion, whose version `champion` is.
+    challenger against the champion on the same images; None where there is no champion, whose version `champion` is, or
+    where there are no images on which both can be judged, for which `not_compared` has the reason. tested_on: what the
+    images are, in words.
     latency_ms: of one image by itself; None where it was not measured.
     """
 
@@ -50,6 +52,8 @@ class GateInputs:
     champion: int | None
     pair: PairedDifference | None
     latency_ms: float | None
+    tested_on: str = "test images"
+    not_compared: str = ""
 
 
 def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
@@ -77,11 +81,14 @@ def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
         )
     else:
         passed, bound = inputs.accuracy >= params.min_accuracy, f"at least {format_percent(params.min_accuracy)}"
-    said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} test images; needed: {bound}"
+    said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} {inputs.tested_on}; needed: {bound}"
     return Rule("accuracy", PASSED if passed else FAILED, said)
 
 
 def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
+    if inputs.not_compared:
+        enough = "a champion whose procedure was tested in folds too, or evaluate.holdout, which keeps images apart"
+        return Rule("champion", UNDECIDED, inputs.not_compared, enough)
     if inputs.pair is None:
         return Rule("champion", PASSED, "there is none yet to compare with")
     pair, margin = inputs.pair, params.margin

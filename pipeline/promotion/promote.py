@@ -11,6 +11,7 @@ from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, single_item_command
 from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
 from pipeline.promotion.predictions import (
+    TestPredictions,
     compare_predictions,
     latency_ms,
     predict_again,
@@ -24,7 +25,7 @@ from pipeline.score.paired_test import PairedDifference, paired_difference
 from pipeline.state.looks import warn_of_look
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
-from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, Version, require_whole, versions
+from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, PROCEDURE_TAG, Version, require_whole, versions
 from pipeline.tracking.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
@@ -149,6 +150,8 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     for each in listed:
         accuracy = each.tags.get("sar.test_accuracy")
         figures = f"test accuracy {accuracy}" if accuracy else "no figures"
+        if PROCEDURE_TAG in each.tags:
+            figures += " of its procedure, in folds"
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
         if each is ours:
@@ -175,20 +178,27 @@ def _gate_inputs(
     own = recorded_predictions(store, challenger)
     if own is None:
         own = predict_again(workspace, store, params, challenger)
+    tested_on, not_compared = _describe_tested(challenger, own), ""
     scores = classification_scores(own.probabilities, own.labels)
     pair: PairedDifference | None = None
     arms = compare_predictions(challenger)
     how, look = "", int(arms.get("look") or 0)
     if champion is not None:
         other = predictions_on_same_test(workspace, store, params, champion, challenger)
-        if not np.array_equal(other.ids, own.ids):
+        if other is None:
+            not_compared = (
+                f"version {challenger.version} is judged out of fold, and of these images version {champion.version} "
+                "has no predictions by networks that had not seen them"
+            )
+        elif not (np.isin(other.ids, own.ids).all() if own.folds else np.array_equal(other.ids, own.ids)):
             raise UserError(
                 f"versions {challenger.version} and {champion.version} were tested on different images, although "
                 f"their tags name one split\n  run `{single_item_command('evaluate', 'register')}`"
             )
-        right = own.probabilities.argmax(1) == own.labels
-        pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
-        how, look = f", {other.how}", other.look
+        else:
+            right = own.correct[np.searchsorted(own.ids, other.ids)]
+            pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
+            how, look = f", {other.how}", other.look
     latency = None
     if params.promote.max_latency_ms is not None:
         side, channels = (int(part) for part in version_tag(challenger, "sar.input").split("x")[1:])
@@ -204,8 +214,19 @@ def _gate_inputs(
         champion=champion.version if champion else None,
         pair=pair,
         latency_ms=latency,
+        tested_on=tested_on,
+        not_compared=not_compared,
     )
     return inputs, how, look
+
+
+def _describe_tested(version: Version, own: TestPredictions) -> str:
+    """Which images a version is judged on, in words."""
+    if own.folds:
+        return (
+            f"images out of fold, by the networks of {own.folds} folds that its procedure made (it has seen them all)"
+        )
+    return "images kept apart from its folds (evaluate.holdout)" if PROCEDURE_TAG in version.tags else "test images"
 
 
 def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:

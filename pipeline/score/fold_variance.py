@@ -57,6 +57,11 @@ def has_single_image(folds: Folds) -> bool:
     return bool((np.unique(folds, return_counts=True)[1] == 1).any())
 
 
+def can_be_compared(folds: Folds, left: Folds) -> bool:
+    """Whether of images in folds, of which some are left, every fold has two at least."""
+    return len(np.unique(left)) == len(np.unique(folds)) and not has_single_image(left)
+
+
 def count_folds(folds: Folds) -> int:
     """How many folds there are."""
     return len(np.unique(folds))

@@ -102,6 +102,12 @@ def _describe_basis(accuracy: Comparison) -> str:
     seeds = f"{best} seed{'s' * (best != 1)} each" if best == control else f"{best} seeds against {control}"
     if accuracy.layout != PAIRED:
         seeds += ", which are not the same and are compared as independent,"
+    if (folds := accuracy.folds) > 1:
+        return (
+            f"searching and training on {folds - 1}/{folds} of these {accuracy.images:,} images, {folds} times over, "
+            f"{seeds} on the images left out. This is of the procedure, by these {folds} searches, and not of one "
+            "configuration or network"
+        )
     return f"{seeds} on {accuracy.images:,} test images"
 
 

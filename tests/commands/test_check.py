@@ -301,7 +301,7 @@ def test_search_is_that_of_the_parameters_and_not_of_a_split_made_by_earlier_one
     old = make_plan(workspace).task()
     set_parameters(workspace.params, {"split.val_fraction": 0.3})
     plan = make_plan(workspace)
-    present = plan.current_task()
+    present = plan.current_tasks()[0]
     assert present is not None
     assert present.folder != old.folder
     split.main(workspace)

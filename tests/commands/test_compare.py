@@ -188,4 +188,4 @@ def test_the_newest_evaluation_of_a_search_is_kept_whole(workspace: Workspace) -
     assert abs(kept.time - time.time()) < 60
     content = json.loads((workspace.state / "evaluations" / ("a" * 16) / "evaluation.json").read_text())
     assert content["fingerprint"] == "a" * 64
-    assert {field.name for field in dataclasses.fields(kept)} - {"best", "control_correct"} == set(content)
+    assert {field.name for field in dataclasses.fields(kept)} - {"best", "control_correct", "folds"} == set(content)

@@ -7,7 +7,8 @@ import pytest
 from data.test_grouped_splits import grouped, random_groups
 from numpy.typing import NDArray
 
-from pipeline.data.splits.folds import fold_ids, fold_numbers, fold_seed, make_folds
+from pipeline.config import fold_seed
+from pipeline.data.splits.folds import fold_ids, fold_numbers, make_folds
 from pipeline.data.splits.split import Split, make_split, read_split, write_split
 from pipeline.errors import UserError
 
@@ -15,7 +16,9 @@ Ints = NDArray[np.int64]
 
 
 def folds(labels: Any, count: int, **settings: Any) -> Split:
-    return make_folds(np.asarray(labels), count, **{"holdout": 0.0, "val_fraction": 0.2, "seed": 0} | settings)
+    given = {"holdout": 0.0, "val_fraction": 0.2, "seed": 0} | settings
+    seeds = [fold_seed(given["seed"], number + 1) for number in range(count)]
+    return make_folds(np.asarray(labels), fold_seeds=seeds, **given)
 
 
 def check_partition(made: Split, count: int, *, used: int | None = None) -> None:

@@ -20,22 +20,15 @@ from pipeline.data.splits.split import Split, make_split
 from pipeline.errors import UserError
 
 WHERE = "params.yaml: evaluate.folds"
-SEEDS = 10_000
-"""By so much the seeds of one fold lie above those of the one before: retraining and confirmations take fewer."""
-
-
-def fold_seed(seed: int, number: int) -> int:
-    """`base.seed` of a fold, counted from 1; 0: of all images."""
-    return seed + SEEDS * number
 
 
 def make_folds(
     labels: NDArray[np.int64],
-    count: int,
     *,
+    seed: int,
+    fold_seeds: Sequence[int],
     holdout: float,
     val_fraction: float,
-    seed: int,
     train_fraction: float = 1.0,
     classes: Sequence[str] | None = None,
     groups: Groups | None = None,
@@ -45,10 +38,10 @@ def make_folds(
 
     Args:
         labels: (N,) int.
-        count: Folds, two at least.
+        seed: Of the draws of the holdout, the folds, and train and val of all images.
+        fold_seeds: Of the draws inside each fold; there are so many folds, two at least.
         holdout: Share of all images that is kept apart from all folds and from training; 0: none.
         val_fraction: As of `make_split`, of the images that a split trains on or validates with.
-        seed: Of all draws; each fold has its own.
         train_fraction: As of `make_split`.
         classes: Names by label, for messages.
         groups: Images that belong together.
@@ -57,6 +50,7 @@ def make_folds(
     Raises:
         UserError: a class with too few images, or groups, to be in every fold and in train and val of every fold.
     """
+    count = len(fold_seeds)
     together = groups if copies is None else _with_copies(groups, copies)
     units = np.arange(len(labels)) if together is None else together.group_ids
     _check_counts(labels, units, count, classes, together)
@@ -86,7 +80,7 @@ def make_folds(
     folds = []
     for fold in range(count):
         try:
-            inner = divide(~used | (number == fold), fold_seed(seed, fold + 1))
+            inner = divide(~used | (number == fold), fold_seeds[fold])
         except UserError as error:
             raise UserError(f"{WHERE}: {count}: the images outside fold {fold + 1} cannot be split: {error}") from None
         folds.append(Split(inner.train, inner.val, np.flatnonzero(number == fold)))

@@ -20,6 +20,7 @@ from pipeline.score.classify import classification_scores, log_losses
 from pipeline.score.comparison import PAIRED, compare_arms, compare_scores
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, decide_endpoints
 from pipeline.score.ensembles import compare_ensembles
+from pipeline.score.fold_variance import Folds
 from pipeline.score.locate import LocationScores
 from pipeline.score.sample_size import variance_parts
 from pipeline.score.similarity_maps import last_block_maps
@@ -46,7 +47,8 @@ CENTRED = "centre"
 class RunEvaluation:
     """One retrained network on the test set.
 
-    probabilities: (N, C). maps: (N, A, H, W) of the last block. location: None for data without masks.
+    probabilities: (N, C). maps: (N, A, H, W) of the last block, of folds those of the report's images alone. location:
+    None for data without masks.
     """
 
     name: str
@@ -85,29 +87,35 @@ def summarise(
     seed: int,
     what: str,
     against: str,
+    folds: Folds | None = None,
 ) -> dict[str, Any]:
     """The figures of both arms, the endpoints and their verdict, and attention against masks beside trivial baselines.
 
-    what, against: the method and the control, in words.
+    what, against: the method and the control, in words. folds: the number of each test image's fold, where a run is one
+    network of each fold (`pipeline.stages.evaluate.fold_scores`); None without folds.
     """
     runs = sorted(runs, key=lambda run: run.seed)
     labels = np.asarray(data.prepared.labels[data.split.test])
     correct = correct_by_arm(predictions_of(runs, labels), control)
     shared = has_shared_seeds((run.name for run in runs), control)
-    comparison = compare_arms(correct[BEST], correct[control], confidence=confidence, shared_seeds=shared)
-    parts = variance_parts(correct[BEST], correct[control], shared_seeds=comparison.layout == PAIRED)
+    comparison = compare_arms(correct[BEST], correct[control], confidence=confidence, shared_seeds=shared, folds=folds)
+    paired = comparison.layout == PAIRED
+    parts = variance_parts(correct[BEST], correct[control], shared_seeds=paired, folds=folds)
     best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
-    masks = usable_masks(data)
+    # Of folds, each must have masks to score by.
+    masks = usable_masks(data) if all(run.location is not None for run in runs) else None
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
     attention = log_loss = None
-    if tables := auroc_tables(shown[BEST], shown[control]):
-        attention = compare_scores(*tables, confidence=confidence, shared_seeds=shared)
+    if tables := auroc_tables(shown[BEST], shown[control], folds):
+        attention = compare_scores(
+            tables.best, tables.control, confidence=confidence, shared_seeds=shared, folds=tables.folds
+        )
     else:
         losses = (
             np.stack([log_losses(run.probabilities, labels) for run in runs if run.arm == arm]) for arm in correct
         )
-        log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared)
+        log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared, folds=folds)
     endpoints = decide_endpoints(comparison, margin=margin, attention=attention, log_loss=log_loss)
     sentences = write_verdict(
         endpoints,
@@ -119,7 +127,7 @@ def summarise(
         what=what,
         against=against,
     )
-    compared = differences(shown[BEST], shown[control], confidence=confidence, shared_seeds=shared)
+    compared = differences(shown[BEST], shown[control], confidence=confidence, shared_seeds=shared, folds=folds)
     shown |= {f"blind: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),

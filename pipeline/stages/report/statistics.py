@@ -54,10 +54,11 @@ def describe_analysis(
             "intervals",
             "of the difference of the means, best minus control, over seeds and images both, "
             + (
-                "seed by seed and image by image (a two-way layout of their differences)."
+                "seed by seed and image by image (a two-way layout of their differences)"
                 if paired
-                else "of arms that do not share their seeds and are taken as independent."
-            ),
+                else "of arms that do not share their seeds and are taken as independent"
+            )
+            + (f", within each of {comparison.folds} folds, and summed." if comparison.folds > 1 else "."),
         ),
     ]
     p = p_value(comparison)
@@ -72,24 +73,8 @@ def describe_analysis(
         least = 100 * (comparison.detectable_difference or 0.0)
         words.append(("accuracy", f"{found}."))
         words.append(("could be found", f"a true difference of {least:.2f} points, four times out of five."))
-    if boot := two_way_bootstrap(
-        correct[BEST], correct[control], confidence=comparison.confidence, seed=seed, shared_seeds=paired
-    ):
-        # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
-        narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
-        said = (
-            f"{format_interval(*boot, 2)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
-        )
-        words.append(("plain bootstrap, seeds and images", said))
-    fixed = mcnemar(correct[BEST][0], correct[control][0])
-    words.append(
-        (
-            "two fixed networks",
-            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best configuration alone, "
-            f"{fixed.only_second} with the control alone (McNemar, exact: {_p(fixed.p)}). This describes those two "
-            "networks; another seed gives two others.",
-        )
-    )
+    if comparison.folds == 1:
+        words += _describe_beside(comparison, correct[BEST], correct[control], seed)
     words.append(
         (
             "families",
@@ -98,6 +83,29 @@ def describe_analysis(
         )
     )
     words.append(("looked at before", f"{looked}."))
+    return words
+
+
+def _describe_beside(comparison: Comparison, best: Table, control: Table, seed: int) -> list[tuple[str, str]]:
+    """The bootstrap, and two networks on the same images: both of networks that were tested on all of them."""
+    words = []
+    paired = comparison.layout == PAIRED
+    if boot := two_way_bootstrap(best, control, confidence=comparison.confidence, seed=seed, shared_seeds=paired):
+        # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
+        narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
+        said = (
+            f"{format_interval(*boot, 2)}; {'with so few seeds it is too narrow, and ' * narrower}it decides nothing."
+        )
+        words.append(("plain bootstrap, seeds and images", said))
+    fixed = mcnemar(best[0], control[0])
+    words.append(
+        (
+            "two fixed networks",
+            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best configuration alone, "
+            f"{fixed.only_second} with the control alone (McNemar, exact: {_p(fixed.p)}). This describes those two "
+            "networks; another seed gives two others.",
+        )
+    )
     return words
 
 
@@ -148,11 +156,20 @@ def class_rows(
     *,
     confidence: float,
     shared_seeds: bool = True,
+    folds: NDArray[np.int64] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for every class: images, both accuracies, the change with its interval, and Holm's p."""
+    """A row for every class: images, both accuracies, the change with its interval, and Holm's p. folds: the number of
+    each image's fold; None without folds.
+    """
     arms = evaluation["arms"]
     members = compare_classes(
-        correct[BEST], correct[control], labels, len(classes), confidence=confidence, shared_seeds=shared_seeds
+        correct[BEST],
+        correct[control],
+        labels,
+        len(classes),
+        confidence=confidence,
+        shared_seeds=shared_seeds,
+        folds=folds,
     )
     rows = zip(
         classes,
