@@ -173,5 +173,5 @@ def _check_counts(
     raise UserError(
         f"{WHERE}: given {count}; class {find_class(rarest, classes)} has {size} {what}{'s' * (size != 1)}{together}"
         f"{outside}, and each class needs one in every fold, and two outside of it, to train and to validate on. "
-        f"Lower it, or give that class more {what}s."
+        f"Lower it, or give that class more {what}s{'' if groups is None else ' (copies: split.duplicates: ignore)'}."
     )
