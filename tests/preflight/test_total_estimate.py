@@ -101,7 +101,9 @@ def test_warm_start_from_a_search_is_refused_with_folds_and_a_table_is_not(plann
     params = planned(FOLDS).params
     check_warm_start(params.with_values({"search.warm_start": "others.csv"}, where=""))
     check_warm_start(params.with_values({"search.warm_start": "7a64", "evaluate.folds": None}, where=""))
-    with pytest.raises(UserError, match=r"search\.warm_start: given '7a64', with evaluate\.folds: that search has seen"):
+    with pytest.raises(
+        UserError, match=r"search\.warm_start: given '7a64', with evaluate\.folds: that search has seen"
+    ):
         check_warm_start(params.with_values({"search.warm_start": "7a64"}, where=""))
 
 

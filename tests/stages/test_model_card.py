@@ -31,3 +31,15 @@ def test_a_card_has_data_setting_figures_licence_and_limits() -> None:
 def test_one_seed_has_no_deviation() -> None:
     scores = SCORES | {"seeds": [2], "accuracies": [0.93], "accuracy_sd": None}
     assert "(deviation" not in model_card(SIDECAR, EVALUATION | {"arms": {"best": scores}}, MANIFEST)
+
+
+def test_figures_of_folds_are_called_the_procedures() -> None:
+    folded = EVALUATION | {"folds": [{}] * 5, "holdout": None}
+    card = model_card(SIDECAR | {"seed": 77}, folded, MANIFEST)
+    assert "| accuracy of its procedure | 92.0 % (deviation 1.4): 360 images in 5 folds, each tested by networks of the other folds, 2 seeds |" in card  # fmt: skip
+    assert "| accuracy of this model | not measured: it was trained on every image |" in card
+    assert "would move the procedure's accuracy by\nup to 2.8 points" in card
+    kept = folded | {"holdout": {"images": 40, "accuracy": 0.9, "ece": 0.1, "nll": 1.0}}
+    card = model_card(SIDECAR | {"seed": 77}, kept, MANIFEST)
+    assert "| accuracy of this model | 90.0 % on 40 images kept apart |" in card
+    assert "would move this model's accuracy by\nup to 9.3 points" in card

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.stages.register.__main__ import judged_by
+from pipeline.stages.register.__main__ import judged_by, procedure_tags
 
 COMPARISON = {"difference": 0.01, "low": 0.0, "high": 0.02, "seeds": [2, 2]}
 EVALUATION: dict[str, Any] = {
@@ -26,3 +26,11 @@ def test_the_gate_gets_the_comparison_with_its_margin_its_look_and_the_first_end
 def test_an_evaluation_without_endpoints_leaves_the_comparison_to_the_gate() -> None:
     assert judged_by(EVALUATION)["endpoint"] is None
     assert judged_by(EVALUATION | {"endpoints": []})["endpoint"] is None
+
+
+def test_what_was_tested_in_folds_is_put_down_for_promotion() -> None:
+    assert procedure_tags(EVALUATION) == {}
+    folded = EVALUATION | {"folds": [{}, {}, {}], "folds_hash": "h", "test_images": 90, "holdout": None}
+    assert json.loads(procedure_tags(folded)["sar.procedure"]) == {"folds": 3, "images": 90, "folds_hash": "h", "holdout": 0}  # fmt: skip
+    kept = folded | {"holdout": {"images": 10}}
+    assert json.loads(procedure_tags(kept)["sar.procedure"])["holdout"] == 10

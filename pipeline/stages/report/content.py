@@ -28,7 +28,7 @@ from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
 from pipeline.score.comparison import comparison_from
 from pipeline.score.ensembles import describe_ensembles
-from pipeline.stages.report.fold_content import describe_folds, registered_remarks, tested_runs
+from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -222,7 +222,7 @@ def _attention_note(evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) 
 
 def _curves(workspace: Workspace, retrained: Mapping[str, Any], arms: Mapping[str, str]) -> Any:
     by_arm: dict[str, list[list[float]]] = {}
-    for run in tested_runs(retrained):
+    for run in list_tested(retrained):
         curves = read_sidecar(workspace.models / run["folder"])["curves"]
         by_arm.setdefault(arms[run["arm"]], []).append([row["train/accuracy"] for row in curves])
     series = {name: (np.arange(1, len(rows[0]) + 1), np.array(rows)) for name, rows in by_arm.items()}

@@ -36,6 +36,6 @@ def registered_remarks(evaluation: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def tested_runs(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def list_tested(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The runs of both arms that retrain.json lists, of all folds where there are some."""
     return [run for fold in retrained.get("folds", [retrained]) for run in fold["runs"]]
