@@ -14,6 +14,9 @@ from pathlib import Path
 from pipeline.errors import UserError, quote_name
 from pipeline.files.locks import acquire_lock, lock_holder
 
+FOLDS = "folds"
+"""The folder of what is of folds, within that of what is of all images; in it each fold has one by its number."""
+
 UNFIT = {
     ":": "has a colon, at which PATH and PYTHONPATH are cut",
     "$": "has a dollar sign, which setuptools takes for a variable",
@@ -117,6 +120,11 @@ class Workspace:
                     f"{folder}: cannot be written ({error.strerror or error}). "
                     "Make it a folder that you may write to, or move the checkout."
                 ) from None
+
+
+def part_folder(whole: Path, number: int) -> Path:
+    """Where the results of a fold are, counted from 1; 0: of all images, which are in `whole`."""
+    return whole / FOLDS / str(number) if number else whole
 
 
 def find_workspace(start: Path | None = None) -> Workspace:

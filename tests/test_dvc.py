@@ -81,7 +81,7 @@ OF_OTHER_SECTIONS = {
         "evaluate.margin",
     },  # the accuracy that a configuration of equal accuracy may lack at most
     "retrain": {
-        *("evaluate.confidence", "evaluate.metric", "evaluate.margin"),
+        *("evaluate.confidence", "evaluate.metric", "evaluate.margin", "evaluate.folds"),
         *(f"search.budget.{name}" for name in ("hours", "gpu_hours", "cost", "price_per_gpu_hour")),
     },
 }

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import ray
 from copied import ROOT
 
 from pipeline.cluster import runtime
-from pipeline.cluster.runtime import local_ray
+from pipeline.cluster.runtime import local_ray, shared_ray
 from pipeline.errors import UserError
 
 
@@ -105,3 +107,35 @@ def test_workers_that_never_start_are_noticed(tmp_path: Path) -> None:
     (said,) = runtime._worker_start_failure(log)
     assert "bash: no such file" in said
     assert str(tmp_path) in said
+
+
+def test_one_ray_is_shared_by_all_that_follow_and_ends_with_what_they_share_it_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def start(cpus: int, gpus: int) -> Iterator[None]:
+        said.append(f"start {cpus}")
+        try:
+            yield
+        finally:
+            said.append("end")
+
+    monkeypatch.setattr(runtime, "_start_ray", start)
+    monkeypatch.setattr(runtime.ray, "is_initialized", lambda: said.count("start 2") > said.count("end"))
+    with shared_ray():
+        assert said == []  # not before it is needed
+        for number in range(3):
+            with local_ray(2, 0):
+                said.append(str(number))
+    assert said == ["start 2", "0", "1", "2", "end"]
+    said.clear()
+    for number in range(2):
+        with local_ray(2, 0):
+            said.append(str(number))
+    assert said == ["start 2", "0", "end", "start 2", "1", "end"]
+    said.clear()
+    with pytest.raises(UserError, match="broken"), shared_ray(), local_ray(2, 0):
+        raise UserError("broken")
+    assert said == ["start 2", "end"]

@@ -5,32 +5,43 @@ no stage looks, it holds results of other parameters to be up to date.
 """
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.fold_results import read_fold_searches
 from pipeline.artifacts.stage_results import BestConfig, read_best
-from pipeline.config import Params, parameters
+from pipeline.config import Params, parameters, part_params
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, format_value, join_lines, single_item_command
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, part_folder
 
 _ABSENT = object()
 
 AGAIN = f"`{single_item_command('search')}`"
 
 
-def check_agreement(workspace: Workspace, params: Params, fingerprint: str | None = None) -> None:
-    """Refuse to build on a best configuration that was found with other parameters than those of now.
+def check_agreement(
+    workspace: Workspace, params: Params, fingerprint: str | None = None, folds: Mapping[int, str] | None = None
+) -> None:
+    """Refuse to build on best configurations that were found with other parameters than those of now.
 
     fingerprint: that of the search which what is built on says it comes from; None: that is the best configuration
-    itself.
+    itself. folds: the same, of the searches outside of each fold, by its number.
 
     Raises:
-        UserError: it is not of these parameters, or not of that search.
+        UserError: one is not of these parameters, or not of that search.
     """
-    path = workspace.results / "search" / "best.yaml"
+    for number in (0, *read_fold_searches(workspace.results)):
+        known = fingerprint if not number else (folds or {}).get(number)
+        _check_search(part_folder(workspace.results / "search", number), part_params(params, number), known)
+
+
+def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None:
+    path = folder / "best.yaml"
     if not path.is_file():
         return  # for the stages that go on from retraining it is no dependency
-    found = read_best(path.parent)
+    found = read_best(folder)
     if fingerprint not in (None, found.fingerprint):
         raise UserError(
             f"{path}: of the search {found.fingerprint[:16]}, and what was retrained is of {str(fingerprint)[:16]}. "

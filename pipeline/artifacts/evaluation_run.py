@@ -19,6 +19,7 @@ METRIC_TAG = "sar.metric"
 """What an evaluation is by, as evaluate.metric has it."""
 LOOK_TAG = "sar.look"
 NETWORKS_TAG = "sar.networks"
+FOLDS_TAG = "sar.folds"
 READS_TAG = "sar.test_reads"
 """Of earlier versions, which counted readings of the test images instead of looks."""
 
@@ -52,6 +53,7 @@ def log_evaluation(
     # Where nothing is said of them, as in results of an earlier version, the tags are empty.
     look, networks = look_of(summary), str(summary.get("networks", ""))
     about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks, METRIC_TAG: words_from(summary.get("metric")).name}
+    about |= {FOLDS_TAG: str(len(summary["folds"]))} if summary.get("folds") else {}
     identity = [summary["arms"], summary["comparison"], fingerprint, *([look, networks] if networks else [])]
     return log_run(
         store,

@@ -6,7 +6,7 @@
     evaluation.json   what was evaluated, on what, and the seeds in the order of the tables' rows
     correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was
                       right; of an evaluation by another metric than accuracy, `best_scores` and `control_scores` too,
-                      the pseudo-values of its images
+                      the pseudo-values of its images; with folds, the number of each image's
 """
 
 import json
@@ -36,9 +36,9 @@ class StoredEvaluation:
 
     method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
     it was. time: seconds since 1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None
-    in an evaluation that an earlier version kept. metric: in words (`pipeline.score.metrics.wording`), where it is not
-    accuracy, with the hash of a user's function, and scores, control_scores: its pseudo-values, (seeds, images), None
-    where it has none.
+    in an evaluation that an earlier version kept. folds: the number of each image's fold; None without folds. metric: in
+    words (`pipeline.score.metrics.wording`), where it is not accuracy, with the hash of a user's function, and scores,
+    control_scores: its pseudo-values, (seeds, images), None where it has none.
     """
 
     fingerprint: str
@@ -58,6 +58,7 @@ class StoredEvaluation:
     metric_hash: str = ""
     scores: NDArray[np.float64] | None = None
     control_scores: NDArray[np.float64] | None = None
+    folds: NDArray[np.int64] | None = None
 
     @property
     def id(self) -> str:
@@ -108,13 +109,17 @@ def store_evaluation(
     control: NDArray[np.bool_],
     seeds: Mapping[str, list[int]],
     scores: Mapping[str, NDArray[np.float64]] | None = None,
+    folds: NDArray[np.int64] | None = None,
 ) -> Path:
     """Keep an evaluation, whole or not at all, and return its folder.
 
     summary: the content of evaluation.json; retrained: of retrain.json. seeds: of the rows of best and control, by arm.
     scores: pseudo-values by `best` and `control`, of a metric that is not accuracy and has them.
+    folds: the number of each image's fold; None without folds.
     """
     folder = state / FOLDER / str(summary["fingerprint"])[:16]
+    tested = [summary["data_hash"], ids.tolist(), labels.tolist()]
+    tested += [] if folds is None else [folds.tolist()]  # other folds are other networks' images
     content = {
         "fingerprint": summary["fingerprint"],
         "method": summary["method"],
@@ -122,7 +127,7 @@ def store_evaluation(
         "control": summary["control"],
         "against": retrained.get("against", ""),
         "data_hash": summary["data_hash"],
-        "test": content_hash([summary["data_hash"], ids.tolist(), labels.tolist()]),
+        "test": content_hash(tested),
         "look": summary["look"],
         "time": time.time(),
         "seeds": seeds[BEST],
@@ -132,7 +137,8 @@ def store_evaluation(
         content |= {"metric": metric, "metric_hash": summary["metric_hash"]}
     further: dict[str, Any] = {} if scores is None else {f"{arm}_scores": table for arm, table in scores.items()}
     with replace_folder(folder) as whole:
-        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, best=best, control=control, **further)
+        tables: dict[str, Any] = {"best": best, "control": control} | ({} if folds is None else {"folds": folds})
+        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, **tables, **further)
         (whole / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -158,6 +164,7 @@ def _read(folder: Path) -> StoredEvaluation:
                 best=archive["best"],
                 control_correct=archive["control"],
                 **{name: archive[key] for name, key in scored.items() if key in archive.files},
+                folds=archive["folds"] if "folds" in archive.files else None,
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(

@@ -9,7 +9,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,11 +53,37 @@ LOSSES = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.e
 
 @contextmanager
 def local_ray(cpus: int, gpus: int) -> Iterator[None]:
-    """A Ray of this process alone, with the given numbers of CPU cores and GPUs, shut down on leaving.
+    """A Ray of this process alone, with the given numbers of CPU cores and GPUs, shut down on leaving; within
+    `shared_ray`, when that is left.
 
     Raises:
         UserError: Ray cannot start here, or one of its own processes has died.
     """
+    if _shared:
+        if not ray.is_initialized():
+            _shared[-1].enter_context(_start_ray(cpus, gpus))
+        yield
+        return
+    with _start_ray(cpus, gpus):
+        yield
+
+
+@contextmanager
+def shared_ray() -> Iterator[None]:
+    """Within this, the Ray that `local_ray` starts first is there for all that follow: several searches have one."""
+    with ExitStack() as stack:
+        _shared.append(stack)
+        try:
+            yield
+        finally:
+            _shared.pop()
+
+
+_shared: list[ExitStack] = []
+
+
+@contextmanager
+def _start_ray(cpus: int, gpus: int) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     _lead_workers_to_this_code()

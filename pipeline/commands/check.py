@@ -13,10 +13,11 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.environment import removed_variables
 from pipeline.errors import UserError, single_item_command
 from pipeline.inputs.data_split import check_group_by
-from pipeline.preflight.estimate import check_limits, describe_estimate
+from pipeline.preflight.estimate import check_limits
 from pipeline.preflight.image_sizes import describe_sizes
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
+from pipeline.preflight.total_estimate import describe_estimates
 from pipeline.preflight.up_to_date import finished_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
@@ -61,16 +62,22 @@ def run_check(
     yield from describe_sizes(workspace, plan.params)
     if unknown := unknown_files(workspace.root, "search_spaces", plan.params.search.space):
         yield f"{'git':<10}{unknown_words(unknown, plan.params.search.space)}"
-    task, done = plan.current_task(), None
-    if task is not None:
+    tasks, done = plan.current_tasks(), None
+    if tasks:
         if resume_anyway or new:
-            yield decide_on_changed_code(task, new=new)
-            task = plan.current_task() or task  # another one, if it is to begin anew
-        check_same_code(read_history(task.folder / JOURNAL), task.header, task.folder)
-        done = None if afresh or resume_anyway or new else finished_search(task, workspace.results)
-        yield f"search {task.folder.name[:8]}: {done.reason}" if done else describe_start(task, workspace.searches)
+            for each in tasks:
+                yield decide_on_changed_code(each, new=new)
+            tasks = plan.current_tasks()  # other ones, if they are to begin anew
+        for each in tasks:
+            check_same_code(read_history(each.folder / JOURNAL), each.header, each.folder)
+        done = None if afresh or resume_anyway or new else finished_search(tasks[0], workspace.results)
+        if done:
+            yield f"search {tasks[0].folder.name[:8]}: {done.reason}"
+        else:
+            yield from (describe_start(each, workspace.searches) for each in tasks)
     elif resume_anyway or new:
         yield "no data are prepared yet, so no search was begun; there is nothing to decide"
+    task = tasks[0] if tasks else None
     yield from describe_expected_power(plan, task)
     if plan.resources.address is not None:
         yield from check_cluster(plan, task)
@@ -83,7 +90,9 @@ def run_check(
         check_limits(plan.params, gpus=plan.resources.gpus)
         yield f"{'expected':<10}not measured (--no-measure): neither time, nor whether memory, disk and budget will do"
         return
-    yield from describe_estimate(plan, SearchHistory() if task is None else read_history(task.folder / JOURNAL))
+    plans = plan.expected_parts()
+    histories = [read_history(each.folder / JOURNAL) for each in tasks] or [SearchHistory()] * len(plans)
+    yield from describe_estimates(plans, histories)
 
 
 def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str]:

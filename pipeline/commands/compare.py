@@ -49,8 +49,8 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     others = [each for each in asked if each.test != first.test]
     if others and chosen:
         raise UserError(
-            f"{_ids(others)} and {first.id} were tested on different images (other data or another split), so their "
-            "accuracies cannot be compared. Leave some out, or search again on the same data."
+            f"{_ids(others)} and {first.id} were tested on different images (other data, another split, other "
+            "folds), so their accuracies cannot be compared. Leave some out, or search again on the same data."
         )
     name = params.evaluate.metric
     hashes = [each.metric_hash for each in (first, *same) if (each.metric or ACCURACY)["name"] == name]
@@ -76,7 +76,8 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
         for each in compared
     }
     compare = compare_arms if name == ACCURACY["name"] else compare_scores
-    family = compare_family(tables, confidence=confidence, shared_seeds=shared, compare=compare)
+    folds = {each.fingerprint: each.folds for each in compared}
+    family = compare_family(tables, confidence=confidence, shared_seeds=shared, folds=folds, compare=compare)
     rows = [_row(each, member, reference, confidence, words) for each, member in zip(compared, family, strict=True)]
     columns = {words.label if column == "accuracy" else column: side for column, side in COLUMNS.items()}
     yield from format_table(columns, rows, gives_way="configuration")

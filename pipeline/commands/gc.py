@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.artifacts.stage_results import read_best
+from pipeline.artifacts.fold_results import read_fold_searches
+from pipeline.artifacts.stage_results import BestConfig, read_best
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.config import Params, load_params
 from pipeline.console.tables import format_size
@@ -42,7 +43,7 @@ from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import lock_journal
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, JOURNAL, OBJECTIVE, TrialRecord
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
-from pipeline.workspace import Workspace
+from pipeline.workspace import FOLDS, Workspace
 
 KEEP = 3
 """Old searches that stay: who goes back to earlier parameters finds that search where it was."""
@@ -163,7 +164,7 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
     for search in found.searches:
         if search.runner() is not None:
             yield f"kept     {_shown(search.folder, workspace)}: {describe_state(search, search.runner())}"
-        elif (current and search.folder == current.folder) or search.folder.name == used[:16]:
+        elif (current and search.folder in current.searches) or search.folder.name in used:
             yield from _checkpoints(search, params)
         else:
             old.append(search)
@@ -185,13 +186,13 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
         yield Removal(search.folder, why, held, partial(_remove_search, search))
 
 
-def _earlier_searches(workspace: Workspace, used: str, *, go: bool) -> Iterator[Removal | str]:
+def _earlier_searches(workspace: Workspace, used: Collection[str], *, go: bool) -> Iterator[Removal | str]:
     """Searches that an earlier version began: they go where no old search is to stay, and are named where they stay."""
     for folder in find_earlier(workspace.searches):
         where = _shown(folder, workspace)
         if is_held(earlier_lock(folder)):
             yield f"kept     {where}: an earlier version runs it"
-        elif folder.name == used[:16]:
+        elif folder.name in used:
             yield f"kept     {where}: begun by an earlier version; results/ came from it"
         elif not go:
             yield f"kept     {where}: begun by an earlier version; --keep 0 removes it with the other old ones"
@@ -217,12 +218,17 @@ def _remove_earlier(folder: Path) -> None:
         lock.release()
 
 
-def _used_by_results(workspace: Workspace) -> str:
-    """The fingerprint of the search that the results came from; empty without results."""
+def _used_by_results(workspace: Workspace) -> set[str]:
+    """The names of the folders of the searches that the results came from; none without results."""
+    return {found.fingerprint[:16] for found in _best_found(workspace)}
+
+
+def _best_found(workspace: Workspace) -> list[BestConfig]:
+    """What the searches have found that the results came from; nothing of what cannot be read."""
     try:
-        return read_best(workspace.results / "search").fingerprint
+        return [read_best(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
     except UserError:
-        return ""
+        return []
 
 
 def _remove_search(search: SearchState) -> None:
@@ -319,7 +325,7 @@ def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
         # DVC takes the results away before the stage, and it has not ended since: what it has finished is all there is.
         yield "kept     retrained weights: there are no results to tell by which of them are needed"
         return
-    used = {_sidecar(folder) for folder in workspace.models.glob("*")}
+    used = {_sidecar(folder) for pattern in ("*", f"{FOLDS}/*/*") for folder in workspace.models.glob(pattern)}
     begun = root / BEGUN
     for folder in _folders(begun):
         why = "checkpoints of a retraining run that was begun and is not gone on with"
@@ -336,8 +342,7 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
     """Folders of weights that have been fetched and that nothing stays which began from. going: searches that go."""
     staying = [search for search in find_searches(workspace.searches).searches if search.folder not in going]
     known = [search.history.header.get("weights", {}) for search in staying]
-    with suppress(UserError):
-        known.append(read_best(workspace.results / "search").weights)
+    known += [found.weights for found in _best_found(workspace)]
     hashes = {each["sha256"] for recorded in known for each in recorded.values()}
     hashes |= {each.sha256 for each in read_note(workspace).values()}
     needed = {cache_folder(workspace, sha256) for sha256 in hashes}

@@ -66,7 +66,7 @@ def _chosen(workspace: Workspace, prefix: str | None) -> SearchState:
         current = current_search(workspace, load_params(workspace.params))
     except UserError:
         current = None
-    asked_for = [each for each in searches if current and each.folder == current.folder]
+    asked_for = [each for each in searches if current and each.folder in current.searches]
     return (asked_for or searches)[0]
 
 

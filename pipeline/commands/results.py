@@ -1,7 +1,10 @@
 """Parameters and results in words, for the terminal."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json
-from pipeline.console.format import config_name, wrap_text
+from pipeline.console.format import config_name, format_interval, format_points, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.score.ensembles import describe_ensembles
@@ -26,6 +29,22 @@ def _check_there(workspace: Workspace) -> None:
     if is_held(workspace.state / "repro.lock") or is_held(workspace.state / "stage.lock"):
         raise UserError("no results yet: the pipeline is running in this checkout; wait until it has ended")
     raise UserError(f"{workspace.results}: no results yet, or not all of them. Run `make repro`.")
+
+
+def _fold_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """A line a fold, and what of all this the registered network is; nothing without folds."""
+    if not (folds := evaluation.get("folds")):
+        return []
+    lines = [""]
+    for row in folds:
+        interval = "" if row["low"] is None else f" ({format_interval(row['low'], row['high'])})"
+        lines.append(f"fold {row['fold']:<5} {format_points(row['difference'])}{interval}    {row['setting']}")
+    tested = "these figures are the procedure's, and the configuration above that of a search over all images"
+    if found := evaluation.get("holdout"):
+        tested += f"; on {found['images']:,} images kept apart, the registered network has {found['accuracy']:.4f}"
+    else:
+        tested += ", every one of which the registered network has seen"
+    return [*lines, "", wrap_text(f"Folds: {tested}.")]
 
 
 def describe_results(workspace: Workspace) -> str:
@@ -60,6 +79,7 @@ def describe_results(workspace: Workspace) -> str:
             )
     if ensembles:
         lines += ["", wrap_text(describe_ensembles(ensembles))]
+    lines += _fold_lines(evaluation)
     summary = read_json(results / "search" / "summary.json", made_by="search")
     lines += [
         "",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.fold_results import read_fold_searches
 from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError
 from pipeline.config import Params, load_params
@@ -50,11 +51,11 @@ def describe_searches(workspace: Workspace) -> Iterator[str]:
         paused = any(search.paused_trials for search in found.searches)
         unended = "not ended, those that are paused too" if paused else "not ended"
         yield f"trials: in full/stopped early/failed/{unended}{untrained}, + confirmations by further seeds"
-        if current and any(search.folder == current.folder for search in found.searches):
+        if current and any(search.folder in current.searches for search in found.searches):
             yield "* is what the next run goes on with; `sar-search status ID` lists its trials"
     if not found.searches and not earlier:
         yield f"no searches yet in {workspace.searches}; `make repro` begins one"
-    elif found.searches and current and all(search.folder != current.folder for search in found.searches):
+    elif found.searches and current and all(search.folder not in current.searches for search in found.searches):
         yield "params.yaml asks for none of these: the next run begins a new one"
     elif trouble:
         yield trouble
@@ -83,8 +84,8 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
         counts, again, best = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values()), search.best
         untrained = counts.pop(INFEASIBLE)
         row = {
-            " search": ("*" if current and current.folder == search.folder else " ") + search.id,
-            "of": f"{search.history.header.get('set', '?')}, {Path(_space_file(search)).stem}",
+            " search": ("*" if current and search.folder in current.searches else " ") + search.id,
+            "of": f"{search.history.header.get('set', '?')}, {Path(_space_file(search)).stem}{_part(search)}",
             "state": describe_state(search, search.runner()),
             "trials": "/".join(map(str, counts.values()))
             + (f" {untrained} inf" if untrained else "")
@@ -118,7 +119,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         spent += f", {Budget(price_per_gpu_hour=price).price(history.gpu_seconds):.2f} in money" if price else ""
     counts, confirmations = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values())
     lines = {
-        "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}",
+        "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}{_part(search)}",
         "state": f"{describe_state(search, runner)}; last seen {format_age(time.time() - search.last_seen)} ago",
         "trials": f"{counts[COMPLETE]} in full, {counts[PRUNED]} stopped early, {counts[FAILED]} failed, "
         + (f"{paused} paused, " if (paused := len(search.paused_trials)) else "")
@@ -155,7 +156,7 @@ def _epochs(search: SearchState, params: Params | None, current: CurrentSearch |
     """The epochs that a search has trained; of the one that goes on, beside those of its budget."""
     spent = sum(trial.trained_epochs for trial in search.trials)
     budget = None
-    if params and current and search.folder == current.folder:
+    if params and current and search.folder in current.searches:
         budget = full_epochs(params.search.budget.full_trainings, params.train.epochs)
     return format_count(spent, "epoch") if budget is None else f"{spent:,} of {budget:,} epochs"
 
@@ -163,10 +164,11 @@ def _epochs(search: SearchState, params: Params | None, current: CurrentSearch |
 def _chosen(workspace: Workspace, search: SearchState) -> TrialRecord | None:
     """The trial that results/ names the best, if they are of this search."""
     try:
-        found = read_best(workspace.results / "search")
+        results = [read_best(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
     except UserError:
         return None
-    return search.history.trials.get(found.trial) if found.fingerprint[:16] == search.folder.name else None
+    trials = search.history.trials
+    return next((trials.get(each.trial) for each in results if each.fingerprint[:16] == search.folder.name), None)
 
 
 def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
@@ -210,7 +212,7 @@ def _counts(search: SearchState, role: str) -> dict[str | None, int]:
 
 
 def _against(search: SearchState, current: CurrentSearch) -> str:
-    if search.folder == current.folder:
+    if search.folder in current.searches:
         return "the next run goes on with it"
     content: Mapping[str, Any] = search.history.header.get("content", {})
     changed = changed_content(content, current.content)
@@ -230,6 +232,11 @@ def _parameters(workspace: Workspace) -> tuple[Params | None, CurrentSearch | No
         return params, None, "params.yaml or its space has a mistake, so none is marked *: see `sar-search check`"
     why = "" if current else "the data of params.yaml are still to be prepared; which search goes on is known then"
     return params, current, why
+
+
+def _part(search: SearchState) -> str:
+    part = search.history.header.get("part")
+    return f", {part}" if part else ""
 
 
 def _space_file(search: SearchState) -> str:

@@ -39,6 +39,9 @@ class ReportData:
     difference       figure of the difference and its interval
     analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
     ensembles        what the rows of the ensembles among the arms say, in words; None without any
+    folds            rows with fold, images, setting, best, control, difference, low, high (None without an interval);
+                     none without folds
+    folds_note       what is to be known of them
     look             which look at the test images it is (`pipeline.state.looks`)
     attention        rows with row, jaccard_best, jaccard_fixed, auroc, average_precision, pointing_game, energy; best
                      and control, then the trivial baselines. None if the data have no masks
@@ -75,6 +78,8 @@ class ReportData:
     metric: MetricWords | None = None
     difference: Figure | None = None
     ensembles: str | None = None
+    folds: Sequence[Row] = ()
+    folds_note: str = ""
     analysis: Words = ()
     attention: Sequence[Row] | None = None
     attention_changes: Sequence[Row] = ()

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Params
+from pipeline.config import Params, fold_seed
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.duplicates import Duplicates, find_duplicates
+from pipeline.data.splits.folds import make_folds
 from pipeline.data.splits.groups import (
     WHERE,
     Groups,
@@ -53,7 +54,7 @@ def compute_split(workspace: Workspace, params: Params, prepared: Prepared) -> S
         UserError: as `prepare_split`.
     """
     groups = _groups(workspace, params, file_names(workspace.prepared, prepared))
-    if params.split.duplicates != "move":
+    if not _looks_for_copies(params):
         return _make_split(params, prepared, groups)
     return _make_split(params, prepared, groups, recorded_duplicates(workspace, params, prepared))
 
@@ -67,6 +68,9 @@ def prepare_split(workspace: Workspace, params: Params, prepared: Prepared) -> S
     """
     names = file_names(workspace.prepared, prepared)
     groups = _groups(workspace, params, names)
+    if params.evaluate.folds is not None:
+        found = recorded_duplicates(workspace, params, prepared) if _looks_for_copies(params) else None
+        return SplitInputs(_make_split(params, prepared, groups, found), names, groups, found)
     split = _make_split(params, prepared, groups)
     if params.split.duplicates == "ignore":
         return SplitInputs(split, names, groups, None)
@@ -96,7 +100,27 @@ def recorded_duplicates(workspace: Workspace, params: Params, prepared: Prepared
     return copies
 
 
+def _looks_for_copies(params: Params) -> bool:
+    """Whether copies decide the split: they move, or they stay together in folds."""
+    return params.split.duplicates == "move" or (
+        params.evaluate.folds is not None and params.split.duplicates != "ignore"
+    )
+
+
 def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copies: Duplicates | None = None) -> Split:
+    if params.evaluate.folds is not None:
+        check_folds(params, has_test=prepared.test is not None)
+        return make_folds(
+            prepared.labels,
+            seed=params.base.seed,
+            fold_seeds=[fold_seed(params.base.seed, number + 1) for number in range(params.evaluate.folds)],
+            holdout=params.evaluate.holdout,
+            val_fraction=params.split.val_fraction,
+            train_fraction=params.split.train_fraction,
+            classes=prepared.classes,
+            groups=groups,
+            copies=None if copies is None else copies.clusters(len(prepared.labels)),
+        )
     return make_split(
         prepared.labels,
         val_fraction=params.split.val_fraction,
@@ -108,6 +132,28 @@ def _make_split(params: Params, prepared: Prepared, groups: Groups | None, copie
         groups=groups,
         copies=None if copies is None else copies.clusters(len(prepared.labels)),
     )
+
+
+def check_folds(params: Params, *, has_test: bool) -> None:
+    """Refuse folds of a set that has a test split of its own, and a holdout without folds.
+
+    Raises:
+        UserError: either of these.
+    """
+    evaluate = params.evaluate
+    if evaluate.folds is None:
+        if evaluate.holdout:
+            raise UserError(
+                f"params.yaml: evaluate.holdout: given {evaluate.holdout:g}, and evaluate.folds is null: without folds "
+                "the test images are those of split.test_fraction. Set it to 0, or evaluate.folds to 5 or more."
+            )
+        return
+    if has_test:
+        raise UserError(
+            f"params.yaml: evaluate.folds: given {evaluate.folds}; {params.set_name} has a test split of its own. "
+            "Folds would mix it with the other images, and what is lost is that its figures can be compared with those "
+            "that others report on that split. Set it to null."
+        )
 
 
 def file_names(folder: Path, prepared: Prepared) -> tuple[str, ...] | None:

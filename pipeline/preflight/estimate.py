@@ -62,7 +62,7 @@ class Estimate:
 
     gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
     Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told. estimated:
-    as of `StepCost`. disk: what its checkpoints take, in words.
+    as of `StepCost`. disk: what its checkpoints take, in words. searches: how many these are, one after the other.
     """
 
     seconds: Range
@@ -72,11 +72,13 @@ class Estimate:
     retraining: Range | None = None
     estimated: str = ""
     disk: str = ""
+    searches: int = 1
 
     def describe(self) -> list[str]:
         """Lines for a person, such as the plan's."""
         epoch = _span(*self.epoch, digits=2)
-        lines = [f"{'expected':<10}{_duration(self.seconds)} for the search ({epoch} s an epoch measured just now)"]
+        what = "the search" if self.searches == 1 else f"{self.searches} searches, one after the other"
+        lines = [f"{'expected':<10}{_duration(self.seconds)} for {what} ({epoch} s an epoch measured just now)"]
         more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
         more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
         if self.estimated:
@@ -142,12 +144,14 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
 
 def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
     """Lay the measured cost of a step over retraining: both arms, every seed, on train and val, each run in full. Where
-    the search is to say how many seeds, the low end is of the fewest and the high end of the most.
+    the search is to say how many seeds, the low end is of the fewest and the high end of the most. With folds, in each
+    of them, where all runs are taken to be as long as that on all images.
 
     None where what was measured is no measure of it: on a cluster, whose nodes differ; for runs of several workers, or
     of other cores than a trial's.
     """
     params, retrain = plan.params, plan.params.retrain
+    folds = params.evaluate.folds
     alike = (retrain.workers_per_run, retrain.cpus_per_run) == (1, params.search.cpus_per_trial)
     if plan.resources.address is not None or not alike:
         return None
@@ -155,12 +159,13 @@ def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
     fewest, most = (
         RemainingWork(
             trials=0,
-            full_runs=2 * seeds,
+            full_runs=runs,
             epochs=params.train.epochs,
-            max_concurrent=min(2 * seeds, retrain.max_concurrent_runs or 2 * seeds, there.max_concurrent),
+            max_concurrent=min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent),
             gpus=there.gpus,
         )
-        for seeds in retrain.seed_bounds
+        # In each fold both arms, and of all images what is registered.
+        for runs in (2 * seeds if folds is None else 2 * seeds * folds + 1 for seeds in retrain.seed_bounds)
     )
     steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
     writing = 2 * cost.seconds_per_checkpoint / params.search.checkpoint_every

@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from pipeline.inputs.data_split import compute_split
 from pipeline.inputs.source import manifest_if_current
 from pipeline.score.metrics.chosen_metric import chosen_metric, find_metric
-from pipeline.score.metrics.label_check import check_labels, try_metric
+from pipeline.score.metrics.label_check import check_labels, labels_at_once, try_metric
 from pipeline.score.metrics.metric import USER_KEY, Metric
 from pipeline.tune.objectives.objectives import USER_METRIC, objectives_from_params
 from pipeline.workspace import Workspace
@@ -41,7 +41,8 @@ def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
         return
     prepared = open_prepared(workspace.prepared)
     split = compute_split(workspace, params, prepared)
-    check_labels(metric, np.asarray(prepared.labels[split.test]), prepared.classes, interval=interval)
+    for held in labels_at_once(metric, prepared.labels, split.tested):
+        check_labels(metric, held, prepared.classes, interval=interval)
     for name, each in searched.items():
         labels = np.asarray(prepared.labels[split.val])
         check_labels(each, labels, prepared.classes, interval=False, role="validation", parameter=f"search: {name}")

@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Params, load_params
+import numpy as np
+
+from pipeline.config import Params, load_params, part_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
-from pipeline.data.splits.split import read_split
+from pipeline.data.splits.split import Split, read_split
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.choice_metric import resolve_choice
+from pipeline.inputs.data_split import check_folds
+from pipeline.inputs.procedure import Part, name_part, read_parts
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
@@ -38,6 +42,7 @@ from pipeline.preflight.validate import (
     check_shares,
     check_sizes,
     check_splits,
+    check_warm_start,
 )
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import fingerprint_content
@@ -57,7 +62,7 @@ from pipeline.tune.objectives.objectives import (
     describe_objectives,
     objectives_from_params,
 )
-from pipeline.tune.run_counts import max_confirmation_runs, requested_trials
+from pipeline.tune.run_counts import max_confirmation_runs, max_runs, requested_trials
 from pipeline.tune.selection.choice import describe_rule
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.tune.study.samplers import check_sampler
@@ -72,7 +77,8 @@ class Plan:
     """What a run will do. num_parameters: of the network. grid: (H, W) of patches.
 
     pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
-    are adapted to its network, in words. prior_results: results that the sampler has beforehand.
+    are adapted to its network, in words. prior_results: results that the sampler has beforehand. part: whose search it
+    is, where the data have been split into folds.
     """
 
     workspace: Workspace
@@ -88,6 +94,7 @@ class Plan:
     pretrained: Mapping[str, Weights] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     prior_results: tuple[PriorResult, ...] = ()
+    part: Part | None = None
 
     @property
     def images(self) -> int:
@@ -96,9 +103,15 @@ class Plan:
 
     @property
     def test_images(self) -> int:
-        """How many images will be test, but for the rounding within classes."""
-        own = self.source.test_images
+        """How many images will be tested, but for the rounding within classes; with folds, in all of them together."""
+        own, evaluate = self.source.test_images, self.params.evaluate
+        if evaluate.folds is not None:
+            return round(self.images * (1 - evaluate.holdout))
         return round(self.images * self.params.split.test_fraction) if own is None else own
+
+    def for_part(self, part: Part) -> "Plan":
+        """The same plan, of one of the searches of the procedure."""
+        return replace(self, params=part.params, part=part)
 
     def describe(self) -> str:
         """The plan in lines for a person."""
@@ -133,7 +146,26 @@ class Plan:
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
         listed[1:1] = [("", note) for note in (*source.notes, *describe_balance(params, self.space, source))]
+        listed = [*self._describe_folds().items(), *listed]
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
+
+    def _describe_folds(self) -> dict[str, str]:
+        """How large the procedure is that the folds ask for; nothing without folds."""
+        evaluate, epochs = self.params.evaluate, self.params.train.epochs
+        if (folds := evaluate.folds) is None:
+            return {}
+        most = max_epochs(self.params, self.space)
+        runs = max_runs(self.params, self.space)
+        least, seeds = (2 * folds * count + 1 for count in self.params.retrain.seed_bounds)
+        retraining = f"{least} to {seeds}" if least < seeds else f"{seeds}"
+        return {
+            "folds": f"{folds}: {folds + 1} searches, of all images and outside each fold, with {(folds + 1) * runs:,} "
+            f"runs and {(folds + 1) * most:,} epochs at most (search.budget is of each); then {retraining} retraining "
+            f"runs, {seeds * epochs:,} epochs{'' if least == seeds else ' at most'}: best and "
+            f"{self.params.retrain.control} in each fold, and what is registered, of all images",
+            "tested": f"all {self.test_images:,} images, each by networks of the other folds"
+            + (f"; {self.images - self.test_images:,} are kept apart for the registered one" * bool(evaluate.holdout)),
+        }
 
     def _describe_place(self) -> str:
         resources = self.resources
@@ -175,6 +207,31 @@ class Plan:
         """
         check_source_unchanged(self.workspace, self.params, self.source)
 
+    def parts(self) -> list["Plan"]:
+        """A plan for each search, over the data that have been prepared and split: of all images, then of the folds.
+
+        Raises:
+            UserError: they have not been, or the split is of other data.
+        """
+        data_hash = open_prepared(self.workspace.prepared).data_hash
+        return [self.for_part(part) for part in read_parts(self.workspace, self.params, data_hash=data_hash)]
+
+    def expected_parts(self) -> list["Plan"]:
+        """A plan for each search, also while no data are prepared: then it knows no split."""
+        folds, nothing = self.params.evaluate.folds or 0, np.zeros(0, dtype=np.int64)
+        return [
+            self.for_part(
+                Part(
+                    number,
+                    folds,
+                    part_params(self.params, number),
+                    Split(nothing, nothing, nothing),
+                    self.workspace.split,
+                )
+            )
+            for number in range(folds + 1)
+        ]
+
     def task(self) -> SearchTask:
         """The search of this plan, over the data that have been prepared and split.
 
@@ -182,40 +239,46 @@ class Plan:
             UserError: they have not been, or the split is of other data.
         """
         prepared = open_prepared(self.workspace.prepared)
-        split = read_split(self.workspace.split, data_hash=prepared.data_hash)
+        split = read_split(self.workspace.split, data_hash=prepared.data_hash) if self.part is None else self.part.split
         hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
         params = resolve_choice(self.params, prepared, split.val)
         content = fingerprint_content(params, self.space.content(), **hashes, weights=self.pretrained)
         return self._task(content, params)
 
-    def current_task(self) -> SearchTask | None:
-        """The search that will run, also while the split on disk is of other parameters; None before its data are made.
+    def current_tasks(self) -> list[SearchTask]:
+        """The searches that will run, also while the split on disk is of other parameters: of all images, then of the
+        folds; none before their data are made.
 
         Raises:
             UserError: the data cannot be split as the parameters ask.
         """
         current = current_search(self.workspace, self.params, self.pretrained)
-        return None if current is None else self._task(current.content, current.params)
+        if current is None:
+            return []
+        return [self._task(each.content, each.params, number) for number, each in enumerate(current.searches.values())]
 
     def task_without_data(self) -> SearchTask:
         """What is known of the search while no data have been prepared: everything but which one it is."""
         return self._task({}, self.params)
 
-    def _task(self, content: Mapping[str, Any], params: Params) -> SearchTask:
-        """params: as `search` is to run, with what the data decide."""
+    def _task(self, content: Mapping[str, Any], params: Params, number: int | None = None) -> SearchTask:
+        """params: as `search` is to run, with what the data decide. number: of the fold, if that is no part's."""
         name, folder = search_directory(self.workspace.searches, content)
+        number = number or (self.part.number if self.part else 0)
+        part = name_part(number, self.params.evaluate.folds or 0)
         return SearchTask(
             params=params,
-            asked=self.params,
+            asked=part_params(self.params, number) if self.part is None else self.params,
             space=self.space,
             fingerprint=name,
             folder=folder,
             prepared=self.workspace.prepared,
-            split=self.workspace.split,
+            split=self.workspace.split if self.part is None else self.part.path,
             resources=self.resources,
             header={
                 "fingerprint": name,
                 "set": self.params.set_name,
+                **({"part": part} if part else {}),
                 "space_file": self.space.file,
                 "content": dict(content),
                 "then": str(params.search.choose.then),
@@ -271,6 +334,8 @@ def make_plan(workspace: Workspace) -> Plan:
     check_checkpoints(params, space, resources)
     source = preview_source(workspace, params)
     check_class_weights(workspace, params, space, source)
+    check_folds(params, has_test=source.test_images is not None)
+    check_warm_start(params)
     beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)
     check_metric(workspace, params, source)

@@ -62,8 +62,10 @@ def check_seeds(params: Params) -> None:
 
 
 def make_forecast(params: Params, content: Mapping[str, Any] | None, test_images: int) -> Forecast:
-    """The forecast for so many test images. content: summary.json's `forecast`; None for the assumptions."""
-    return Forecast(components_from(content), test_images, params.evaluate.confidence)
+    """The forecast for so many test images, of all folds together. content: summary.json's `forecast`; None for the
+    assumptions.
+    """
+    return Forecast(components_from(content), test_images, params.evaluate.confidence, params.evaluate.folds or 1)
 
 
 def run_cost(params: Params, summary: Mapping[str, Any]) -> RunCost | None:
@@ -86,13 +88,13 @@ def run_cost(params: Params, summary: Mapping[str, Any]) -> RunCost | None:
 
 def affordable_seeds(params: Params, cost: RunCost) -> int | None:
     """Seeds of both arms that what the search has left of `search.budget` pays for; None without a limit."""
-    budget = Budget(**params.search.budget.model_dump())
+    budget, arms = Budget(**params.search.budget.model_dump()), 2 * (params.evaluate.folds or 1)
     found = []
     if budget.hours is not None and cost.seconds > 0:
         rounds = math.floor(max(0.0, budget.hours * HOUR - cost.spent_s) / cost.seconds)
-        found.append(rounds * cost.together // 2)
+        found.append(rounds * cost.together // arms)
     if (limit := budget.gpu_limit) is not None and cost.seconds * cost.gpus > 0:
-        found.append(math.floor(max(0.0, limit[0] - cost.spent_gpu_s) / (2 * cost.seconds * cost.gpus)))
+        found.append(math.floor(max(0.0, limit[0] - cost.spent_gpu_s) / (arms * cost.seconds * cost.gpus)))
     return min(found, default=None)
 
 
@@ -127,7 +129,7 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
     margin, asked = accuracy_margin(params), params.retrain.seeds
     auto = plan_seeds(params, forecast, cost) if asked == AUTO else None
     number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
-    level, images = f"{100 * forecast.confidence:.4g} %", format_count(forecast.test_images, "test image")
+    level, images = f"{100 * forecast.confidence:.4g} %", _describe_images(forecast)
     lines = [
         f"{'power':<10}the chance to show at {level} that accuracy loses no more than {_points(margin)}, where it "
         f"loses none, on {images};",
@@ -171,7 +173,7 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
 
 def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
     """What the number of test images leaves however many seeds there are, and what would lower it."""
-    images = format_count(forecast.test_images, "test image")
+    images = _describe_images(forecast)
     if math.isinf(forecast.floor):
         return "one test image gives no interval; there must be at least two"
     seeds = max(LEAST_SEEDS, seeds)  # one seed gives no interval
@@ -184,6 +186,11 @@ def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
     if enough > forecast.test_images:
         return f"{said}; with {seeds} seeds, four times out of five takes some {_round(enough):,} test images"
     return f"{said}, which the margin allows"
+
+
+def _describe_images(forecast: Forecast) -> str:
+    folds = f" of {forecast.folds} folds" if forecast.folds > 1 else ""
+    return f"{format_count(forecast.test_images, 'test image')}{folds}"
 
 
 def describe_source(forecast: Forecast) -> str:

@@ -160,9 +160,12 @@ def probe_configs(space: SearchSpace) -> list[Mapping[str, Any]]:
 
 
 def role_sizes(plan: Plan) -> tuple[int, int]:
-    """How many images train and val will have, but for the rounding within classes."""
-    split, test = plan.params.split, plan.source.test_images
+    """How many images train and val will have, but for the rounding within classes; of a fold, those outside of it."""
+    split, test, evaluate = plan.params.split, plan.source.test_images, plan.params.evaluate
     free = plan.images * (1 - split.test_fraction) if test is None else plan.images - test
+    if evaluate.folds is not None:
+        free = plan.images * (1 - evaluate.holdout)
+        free *= 1 - 1 / evaluate.folds if plan.part is not None and plan.part.number else 1
     used = free * split.train_fraction
     return max(1, round(used * (1 - split.val_fraction))), max(1, round(used * split.val_fraction))
 

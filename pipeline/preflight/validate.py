@@ -79,9 +79,29 @@ def check_masks(workspace: Workspace, params: Params) -> None:
 
 def check_splits(params: Params) -> None:
     """Refuse fractions that leave next to nothing to train on."""
-    split = params.split
-    if split.test_fraction + split.val_fraction * (1 - split.test_fraction) > 0.95:
-        raise UserError("params.yaml: split.val_fraction and split.test_fraction leave less than 5 % to train on.")
+    split, evaluate = params.split, params.evaluate
+    if evaluate.folds is None:
+        test, name = split.test_fraction, "split.test_fraction"
+    else:
+        test = evaluate.holdout + (1 - evaluate.holdout) / evaluate.folds
+        name = "evaluate.folds and evaluate.holdout"
+    if test + split.val_fraction * (1 - test) > 0.95:
+        raise UserError(f"params.yaml: split.val_fraction and {name} leave less than 5 % to train on.")
+
+
+def check_warm_start(params: Params) -> None:
+    """Refuse folds whose searches would know of an earlier one, which has seen the images of every fold.
+
+    Raises:
+        UserError: it does, since `search.warm_start` names a search.
+    """
+    warm = params.search.warm_start
+    if params.evaluate.folds is not None and warm is not None and not warm.endswith(".csv"):
+        raise UserError(
+            f"params.yaml: search.warm_start: given {format_value(warm)}, with evaluate.folds: that search has seen "
+            "the images of every fold, which would make each fold's figures too good. Set it to null, or to a .csv of "
+            "results on other images."
+        )
 
 
 def check_rates(params: Params, space: SearchSpace) -> None:

@@ -37,7 +37,9 @@ class GateInputs:
     accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
     comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), the control's name, and
     what register put beside it. margin: what may be lost against the control, as the evaluation had it. pair: the
-    challenger against the champion on the same images; None where there is no champion, whose version `champion` is.
+    challenger against the champion on the same images; None where there is no champion, whose version `champion` is, or
+    where there are no images on which both can be judged, for which `not_compared` has the reason. tested_on: what the
+    images are, in words.
     latency_ms: of one image by itself; None where it was not measured. metric: `evaluate.metric` of now; value: its own
     by that; blind: what the shares of the classes as the answer to every image give, of accuracy `commonest`.
     champion_margin: what may be lost by it against the champion, where promote.margin says nothing.
@@ -57,6 +59,8 @@ class GateInputs:
     value: float = math.nan
     blind: float = math.nan
     champion_margin: float = 0.01
+    tested_on: str = "test images"
+    not_compared: str = ""
 
 
 def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
@@ -88,7 +92,7 @@ def _metric(inputs: GateInputs, params: PromoteParams) -> Rule:
     else:
         passed = words.sign * (inputs.value - asked) >= 0
         bound = f"at {'most' if words.lower_is_better else 'least'} {words.format_value(asked)} (promote.min_metric)"
-    said = f"{words.format_value(inputs.value)} on {inputs.images:,} test images; needed: {bound}"
+    said = f"{words.format_value(inputs.value)} on {inputs.images:,} {inputs.tested_on}; needed: {bound}"
     return Rule(words.label, PASSED if passed else FAILED, said)
 
 
@@ -101,11 +105,14 @@ def _accuracy(inputs: GateInputs, params: PromoteParams) -> Rule:
         )
     else:
         passed, bound = inputs.accuracy >= least, f"at least {format_percent(least)}"
-    said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} test images; needed: {bound}"
+    said = f"{format_percent(inputs.accuracy)} on {inputs.images:,} {inputs.tested_on}; needed: {bound}"
     return Rule("accuracy", PASSED if passed else FAILED, said)
 
 
 def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
+    if inputs.not_compared:
+        enough = "a champion whose procedure was tested in folds too, or evaluate.holdout, which keeps images apart"
+        return Rule("champion", UNDECIDED, inputs.not_compared, enough)
     if inputs.pair is None:
         return Rule("champion", PASSED, "there is none yet to compare with")
     pair, words = inputs.pair, inputs.metric

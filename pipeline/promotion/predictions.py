@@ -3,8 +3,16 @@
 A version carries the hashes of the data and of the split that it was tested on, and the run that holds its predictions.
 Where the champion was tested on the challenger's test images, the recorded predictions are compared and nothing is run.
 Where it was not, it is run on the present test images, and the answers are kept under `state/promote/`, so that asking
-again runs nothing. Either way the two have not been judged together before, which is a look (`pipeline.state.looks`);
-asking again is none, and neither is running the challenger anew, which its evaluation has judged.
+again runs nothing.
+
+A version that was trained on all images, its procedure tested in folds, is judged by what the networks of the folds
+said of images that they had not seen: its predictions out of fold, of the first seed. Where images were kept apart from
+the folds, it is judged on those. A champion without predictions out of fold for the challenger's images is compared on
+those that it was tested on itself; without any of them it cannot be compared, since running it on images that it was
+trained on would say nothing.
+
+Either way the two have not been judged together before, which is a look (`pipeline.state.looks`); asking again is none,
+and neither is running the challenger anew, which its evaluation has judged.
 """
 
 import json
@@ -24,7 +32,7 @@ from pipeline.files.atomic import replace_file
 from pipeline.provenance.trace import commit
 from pipeline.state.looks import record_look
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
-from pipeline.tracking.registry.versions import HASH_TAG, WEIGHTS_TAG, Version
+from pipeline.tracking.registry.versions import HASH_TAG, PROCEDURE_TAG, WEIGHTS_TAG, Version
 from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
@@ -34,7 +42,8 @@ REGISTER = f"run `{single_item_command('register')}`, which writes them down"
 
 @dataclass(frozen=True)
 class CorrectOnTest:
-    """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known.
+    """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known. Of a challenger
+    that is judged out of fold, ids may be a part of its own.
 
     probabilities: (N, C), of the classes of the data, None where they were not kept. look: the number of the look at
     which it was judged together with the challenger.
@@ -49,11 +58,20 @@ class CorrectOnTest:
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """What `evaluate` recorded of a version: ids (N,), labels (N,), probabilities (N, C)."""
+    """What `evaluate` recorded of a version: ids (N,), labels (N,), probabilities (N, C).
+
+    folds: in how many its procedure was tested, where they are of the folds' networks; 0: of the version itself.
+    """
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    folds: int = 0
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which of the images it got right, (N,)."""
+        return np.asarray(self.probabilities.argmax(1) == self.labels)
 
 
 def version_tag(version: Version, name: str) -> str:
@@ -68,7 +86,8 @@ def version_tag(version: Version, name: str) -> str:
 
 
 def recorded_predictions(store: Store, version: Version) -> TestPredictions | None:
-    """The predictions that `evaluate` made with a version's weights; None where they are not to be had any more.
+    """The predictions that `evaluate` made with a version's weights, or where it has seen all images, with those of its
+    procedure's folds; None where they are not to be had any more.
 
     Raises:
         UserError: a version without the tags that lead to them, or a store that fails.
@@ -77,7 +96,27 @@ def recorded_predictions(store: Store, version: Version) -> TestPredictions | No
     run = version_tag(version, "sar.retrain_folder")
     if found is None or not {"ids", "labels", run} <= found.keys():
         return None
-    return TestPredictions(found["ids"], found["labels"], found[run])
+    if "folds" not in found:
+        return TestPredictions(found["ids"], found["labels"], found[run])
+    if "holdout" in found:
+        return TestPredictions(found["holdout_ids"], found["holdout_labels"], found["holdout"])
+    return TestPredictions(found["ids"], found["labels"], found[run], len(np.unique(found["folds"])))
+
+
+def is_judged_out_of_fold(version: Version) -> bool:
+    """Whether a version has seen every image, and is judged by its procedure's folds.
+
+    Raises:
+        UserError: its tag cannot be read.
+    """
+    if PROCEDURE_TAG not in version.tags:
+        return False
+    try:
+        return not json.loads(version.tags[PROCEDURE_TAG])["holdout"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"version {version.version} has a tag {PROCEDURE_TAG} that cannot be read\n  {REGISTER}"
+        ) from None
 
 
 def is_same_test(one: Version, other: Version) -> bool:
@@ -94,8 +133,9 @@ def predictions_on_same_test(
     challenger: Version,
     *,
     needs_probabilities: bool = False,
-) -> CorrectOnTest:
-    """The champion on the challenger's test images; the look at both is written down before.
+) -> CorrectOnTest | None:
+    """The champion on the challenger's test images; the look at both is written down before. None where the challenger
+    is judged out of fold and nothing honest is recorded of the champion on any of these images.
 
     needs_probabilities: it is run again where no more than what was right is known.
 
@@ -103,12 +143,20 @@ def predictions_on_same_test(
         UserError: it has to be run on them, and the data here are others, or it does not take such images.
     """
     pair = (champion, challenger)
+    if is_judged_out_of_fold(challenger) or is_judged_out_of_fold(champion):
+        if (common := _recorded_on_both(store, champion, challenger)) is not None:
+            how = "as recorded when it was evaluated"
+            if common.folds:
+                how = f"by its predictions out of fold, of {common.folds} folds"
+            look = _look(workspace, store, params, *pair)
+            return CorrectOnTest(common.ids, common.correct, how, look, common.probabilities)
+        if is_judged_out_of_fold(challenger):
+            return None
     if is_same_test(champion, challenger):
         found = recorded_predictions(store, champion)
         if found is not None:
             how, look = "as recorded when it was evaluated", _look(workspace, store, params, *pair)
-            right = found.probabilities.argmax(1) == found.labels
-            return CorrectOnTest(found.ids, right, how, look, found.probabilities)
+            return CorrectOnTest(found.ids, found.correct, how, look, found.probabilities)
     key = "-".join(
         version_tag(version, tag)[:16]
         for version, tag in ((champion, HASH_TAG), (challenger, "sar.data_hash"), (challenger, "sar.split_hash"))
@@ -143,12 +191,31 @@ def _shares(answers: Sequence[Mapping[str, float]], classes: Sequence[str]) -> N
     return np.asarray(shares, np.float32)
 
 
+def _recorded_on_both(store: Store, champion: Version, challenger: Version) -> TestPredictions | None:
+    """The champion's recorded predictions of the images that the challenger has some of too; None without any."""
+    if champion.tags.get("sar.data_hash") != challenger.tags.get("sar.data_hash"):
+        return None
+    own, other = recorded_predictions(store, challenger), recorded_predictions(store, champion)
+    if own is None or other is None:
+        return None
+    held = np.isin(other.ids, own.ids)
+    # One that is judged on few images of its own must be compared on all of them.
+    if not held.any() or (not own.folds and held.sum() < len(own.ids)):
+        return None
+    return TestPredictions(other.ids[held], other.labels[held], other.probabilities[held], other.folds)
+
+
 def predict_again(workspace: Workspace, store: Store, params: Params, challenger: Version) -> TestPredictions:
     """What `recorded_predictions` would give of the challenger, by running it on the present test images.
 
     Raises:
-        UserError: the images here are not those that it was tested on, or it cannot be run.
+        UserError: the images here are not those that it was tested on, or it cannot be run; or it has seen all of them.
     """
+    if is_judged_out_of_fold(challenger):
+        raise UserError(
+            f"the predictions out of fold that version {challenger.version} is judged by are gone, and it cannot be "
+            f"run in their place, since it has seen every image\n  run `{single_item_command('evaluate', 'register')}`"
+        )
     data, answers, _ = _run(workspace, store, params, challenger, challenger)
     shares = [[row[each] for each in data.prepared.classes] for row in answers["probabilities"]]
     test = data.split.test

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.config import Params, load_params
 from pipeline.errors import GateRefused, UserError, single_item_command
 from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, evaluate_gate, overall_outcome
 from pipeline.promotion.predictions import (
+    CorrectOnTest,
     TestPredictions,
     compare_predictions,
     latency_ms,
@@ -28,7 +28,7 @@ from pipeline.score.paired_test import PairedDifference, PairedScores, paired_di
 from pipeline.state.looks import warn_of_look
 from pipeline.tracking.hooks import PROMOTED, run_hook
 from pipeline.tracking.registry.champion import DONE, ChampionChange, history, move_champion, roll_back
-from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, Version, require_whole, versions
+from pipeline.tracking.registry.versions import CHALLENGER, HASH_TAG, PROCEDURE_TAG, Version, require_whole, versions
 from pipeline.tracking.store import Store, prepare_store, resolve_store, user_name
 from pipeline.workspace import Workspace
 
@@ -155,6 +155,8 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
         figures = f"test accuracy {accuracy}" if accuracy else "no figures"
         if (metric := each.tags.get("sar.metric", ACCURACY.label)) != ACCURACY.label:
             figures += f", {metric} {each.tags.get('sar.test_metric', '?')}"
+        if PROCEDURE_TAG in each.tags:
+            figures += " of its procedure, in folds"
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
         if each is ours:
@@ -181,6 +183,7 @@ def _gate_inputs(
     own = recorded_predictions(store, challenger)
     if own is None:
         own = predict_again(workspace, store, params, challenger)
+    tested_on, not_compared = _describe_tested(challenger, own), ""
     scores = classification_scores(own.probabilities, own.labels)
     metric = chosen_metric(params)
     pair: PairedDifference | PairedScores | None = None
@@ -191,18 +194,19 @@ def _gate_inputs(
         other = predictions_on_same_test(
             workspace, store, params, champion, challenger, needs_probabilities=not by_accuracy
         )
-        if not np.array_equal(other.ids, own.ids):
+        if other is None:
+            not_compared = (
+                f"version {challenger.version} is judged out of fold, and of these images version {champion.version} "
+                "has no predictions by networks that had not seen them"
+            )
+        elif not (np.isin(other.ids, own.ids).all() if own.folds else np.array_equal(other.ids, own.ids)):
             raise UserError(
                 f"versions {challenger.version} and {champion.version} were tested on different images, although "
                 f"their tags name one split\n  run `{single_item_command('evaluate', 'register')}`"
             )
-        if by_accuracy:
-            right = own.probabilities.argmax(1) == own.labels
-            pair = paired_difference(right, other.correct, confidence=params.promote.confidence)
         else:
-            assert other.probabilities is not None
-            pair = _compare_by_metric(metric, own, other.probabilities, params.promote.confidence)
-        how, look = f", {other.how}", other.look
+            pair = _compare_with_champion(metric, own, other, params.promote.confidence)
+            how, look = f", {other.how}", other.look
     latency = None
     if params.promote.max_latency_ms is not None:
         side, channels = (int(part) for part in version_tag(challenger, "sar.input").split("x")[1:])
@@ -222,6 +226,8 @@ def _gate_inputs(
         value=metric.value_of(own.probabilities, own.labels),
         blind=_blind_value(metric, own),
         champion_margin=find_metric(metric.name).margin or metric.words.margin,
+        tested_on=tested_on,
+        not_compared=not_compared,
     )
     return inputs, how, look
 
@@ -232,16 +238,30 @@ def _blind_value(metric: Metric, own: TestPredictions) -> float:
     return metric.value_of(np.tile(shares, (len(own.labels), 1)), own.labels)
 
 
-def _compare_by_metric(
-    metric: Metric, own: TestPredictions, other: NDArray[np.float32], confidence: float
-) -> PairedScores:
-    """Challenger against champion by a metric, from their probabilities of the same images."""
-    tables = metric.tables({"challenger": own.probabilities[None], "champion": other[None]}, own.labels)
+def _compare_with_champion(
+    metric: Metric, own: TestPredictions, other: CorrectOnTest, confidence: float
+) -> PairedDifference | PairedScores:
+    """Challenger against champion on the champion's images, which the challenger has predictions of."""
+    rows = np.searchsorted(own.ids, other.ids)
+    if metric.name == ACCURACY.name:
+        return paired_difference(own.correct[rows], other.correct, confidence=confidence)
+    assert other.probabilities is not None
+    mine, labels = own.probabilities[rows], own.labels[rows]
+    tables = metric.tables({"challenger": mine[None], "champion": other.probabilities[None]}, labels)
     if tables is not None and all(np.isfinite(table).all() for table in tables.values()):
         return paired_score_difference(tables["challenger"][0], tables["champion"][0], confidence=confidence)
-    difference = metric.value_of(own.probabilities, own.labels) - metric.value_of(other, own.labels)
+    difference = metric.value_of(mine, labels) - metric.value_of(other.probabilities, labels)
     why = f"{metric.label} is declared not smooth" if tables is None else "a class has a single image"
-    return PairedScores(difference, None, None, confidence, len(own.labels), why)
+    return PairedScores(difference, None, None, confidence, len(labels), why)
+
+
+def _describe_tested(version: Version, own: TestPredictions) -> str:
+    """Which images a version is judged on, in words."""
+    if own.folds:
+        return (
+            f"images out of fold, by the networks of {own.folds} folds that its procedure made (it has seen them all)"
+        )
+    return "images kept apart from its folds (evaluate.holdout)" if PROCEDURE_TAG in version.tags else "test images"
 
 
 def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:

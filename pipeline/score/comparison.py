@@ -31,6 +31,9 @@ to either cell of a 2 x 2 table:
 
 unless that is the smaller one. Half an image with one seed alone would be narrower, and covers too little where images
 are very unequally hard. docs/benchmarks/verdicts.md has how often the intervals cover, and where they do not.
+
+Images that were tested in folds, each by networks of its own, have this layout within every fold
+(`pipeline.score.fold_variance`); without folds all images are one.
 """
 
 import math
@@ -42,7 +45,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped, unused-ignore]
 
-from pipeline.score.pooled_error import interaction
+from pipeline.score.fold_variance import (
+    Folds,
+    check_fold_numbers,
+    count_folds,
+    images_variance,
+    interaction_variance,
+    seeds_variance,
+)
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +76,7 @@ class Comparison:
     of (best, control). `layout` is "paired" where seed s of both arms is the same seed, else "independent".
 
     `standard_error` is that over seeds and images, on `degrees_of_freedom`; `images_error` is that of the images alone,
-    on `images` - 1. The wider interval of the two is the interval.
+    on `images` - `folds`. The wider interval of the two is the interval.
 
     `detectable_difference` is the smallest true difference that an experiment with this noise would have shown, its
     interval excluding 0, with a chance of 0.8.
@@ -88,26 +98,38 @@ class Comparison:
     images_error: float | None
     detectable_difference: float | None
     note: str | None
+    folds: int = 1
 
 
 def compare_arms(
-    best: ArrayLike, control: ArrayLike, *, confidence: float = 0.95, shared_seeds: bool = True
+    best: ArrayLike,
+    control: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    shared_seeds: bool = True,
+    folds: ArrayLike | None = None,
 ) -> Comparison:
     """Compare two arms by shares: (S, N) and (S2, N), such as 1 where a seed's network got an image right.
 
-    shared_seeds: whether row s of both is the same seed; arms of unequally many seeds share none. See the module's
-    docstring for the formulas. Raises ValueError for other shapes, fewer than two images, values outside 0..1 and a
-    confidence outside (0, 1).
+    shared_seeds: whether row s of both is the same seed; arms of unequally many seeds share none. folds: (N,), the
+    number of each image's fold, where every fold has networks of its own in each row; None without folds. See the
+    module's docstring for the formulas. Raises ValueError for other shapes, fewer than two images in all or in a fold,
+    values outside 0..1 and a confidence outside (0, 1).
     """
     first, second = _checked("best", best), _checked("control", control)
     for name, table in (("best", first), ("control", second)):
         if not ((table >= 0) & (table <= 1)).all():
             raise ValueError(f"{name} must hold 0 (wrong) to 1 (right) only")
-    return _compare(first, second, confidence, shared_seeds)
+    return _compare(first, second, confidence, shared_seeds, folds)
 
 
 def compare_scores(
-    best: ArrayLike, control: ArrayLike, *, confidence: float = 0.95, shared_seeds: bool = True
+    best: ArrayLike,
+    control: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    shared_seeds: bool = True,
+    folds: ArrayLike | None = None,
 ) -> Comparison:
     """Compare two arms by any score of each image, (S, N) and (S2, N), such as its log loss.
 
@@ -117,7 +139,7 @@ def compare_scores(
     for name, table in (("best", first), ("control", second)):
         if not np.isfinite(table).all():
             raise ValueError(f"{name} must hold finite numbers only")
-    return _compare(first, second, confidence, shared_seeds)
+    return _compare(first, second, confidence, shared_seeds, folds)
 
 
 def compare_values(
@@ -187,11 +209,14 @@ def directed_p(comparison: Comparison, bound: float) -> float | None:
     return p_value(above) if above.difference > 0 else None if p_value(above) is None else 1.0
 
 
-def _compare(best: Floats, control: Floats, confidence: float, shared_seeds: bool) -> Comparison:
+def _compare(
+    best: Floats, control: Floats, confidence: float, shared_seeds: bool, folds: ArrayLike | None
+) -> Comparison:
     if best.shape[1] != control.shape[1]:
         raise ValueError(f"both arms must be tested on the same images, got {best.shape[1]} and {control.shape[1]}")
     paired = shared_seeds and len(best) == len(control)
-    error, freedom, of_images = _uncertainty(best, control, paired)
+    numbers = check_fold_numbers(folds, best.shape[1])
+    error, freedom, of_images = _uncertainty(best, control, paired, numbers)
     found = Comparison(
         difference=float(best.mean() - control.mean()),
         low=None,
@@ -209,39 +234,42 @@ def _compare(best: Floats, control: Floats, confidence: float, shared_seeds: boo
         images_error=of_images,
         detectable_difference=None,
         note=_note(best, control, error, paired),
+        folds=count_folds(numbers),
     )
     return at_confidence(found, confidence)
 
 
-def _uncertainty(best: Floats, control: Floats, paired: bool) -> tuple[float | None, float | None, float | None]:
+def _uncertainty(
+    best: Floats, control: Floats, paired: bool, folds: Folds
+) -> tuple[float | None, float | None, float | None]:
     """Standard error over seeds and images, its degrees of freedom, and the standard error of the images alone."""
-    images = best.shape[1]
+    images, count = best.shape[1], count_folds(folds)
     if min(len(best), len(control)) < 2:
         return None, None, None
     parts, freedoms, both = [], [], 0.0
     for table in (best - control,) if paired else (best, control):
-        parts.append(float(table.mean(axis=1).var(ddof=1)) / len(table))
-        freedoms.append(len(table) - 1)
-        both += float(np.square(interaction(table)).sum()) / ((len(table) - 1) * (images - 1)) / (len(table) * images)
-    of_images = _images_variance(best, control)
+        parts.append(seeds_variance(table, folds))
+        freedoms.append(count * (len(table) - 1))
+        both += interaction_variance(table, folds)
+    of_images = _images_variance(best, control, folds)
     parts.append(max(0.0, of_images - both))
-    freedoms.append(images - 1)
+    freedoms.append(images - count)
     variance = sum(parts)
     if math.sqrt(max(variance, of_images)) < _NOTHING:
         return None, None, None
     if variance <= 0:
-        return math.sqrt(of_images), float(images - 1), math.sqrt(of_images)
+        return math.sqrt(of_images), float(images - count), math.sqrt(of_images)
     spread = sum((part / variance) ** 2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
     return math.sqrt(variance), 1 / spread, math.sqrt(of_images)
 
 
-def _images_variance(best: Floats, control: Floats) -> float:
+def _images_variance(best: Floats, control: Floats, folds: Folds) -> float:
     """The variance of the mean difference over images alone, with half an image each way where few tell the arms
     apart and the tables hold right and wrong.
     """
     gains = best.mean(axis=0) - control.mean(axis=0)
     images = len(gains)
-    variance = float(gains.var(ddof=1)) / images
+    variance = images_variance(gains, folds)
     # Means over unequally many seeds may differ by rounding where they are the same share.
     if (np.abs(gains) > _NOTHING).sum() >= FEW_DISCORDANT or not (_is_binary(best) and _is_binary(control)):
         return variance
@@ -258,7 +286,7 @@ def _candidates(comparison: Comparison) -> list[tuple[float, float]]:
     error, freedom, of_images = comparison.standard_error, comparison.degrees_of_freedom, comparison.images_error
     if error is None or freedom is None or of_images is None:
         return []
-    both = [(error, freedom), (of_images, float(comparison.images - 1))]
+    both = [(error, freedom), (of_images, float(comparison.images - comparison.folds))]
     return [(each, df) for each, df in both if each > 0]
 
 

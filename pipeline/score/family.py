@@ -13,6 +13,7 @@ import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.score.comparison import Comparison, at_confidence, compare_arms, p_value
+from pipeline.score.fold_variance import has_single_image
 
 RESAMPLES = 4000
 
@@ -65,18 +66,21 @@ def compare_family(
     *,
     confidence: float = 0.95,
     shared_seeds: bool | Mapping[str, bool] = True,
+    folds: Mapping[str, NDArray[np.int64] | None] | None = None,
     compare: Callable[..., Comparison] = compare_arms,
 ) -> list[Member]:
     """Compare each pair of (best, control) tables, as `compare_arms` takes them, as one family.
 
-    shared_seeds: whether row s of both is the same seed, of all pairs or by the pair's name. compare: `compare_scores`
-    for tables of other values than shares. Raises ValueError as `compare` does.
+    shared_seeds: whether row s of both is the same seed, of all pairs or by the pair's name. folds: the number of each
+    image's fold, by the pair's name; None without folds. compare: `compare_scores` for tables of other values than
+    shares. Raises ValueError as `compare` does.
     """
     plain = {
         name: compare(
             *tables,
             confidence=confidence,
             shared_seeds=shared_seeds if isinstance(shared_seeds, bool) else shared_seeds[name],
+            folds=None if folds is None else folds[name],
         )
         for name, tables in arms.items()
     }
@@ -98,21 +102,25 @@ def compare_classes(
     *,
     confidence: float = 0.95,
     shared_seeds: bool = True,
+    folds: NDArray[np.int64] | None = None,
 ) -> list[Member | None]:
-    """Compare two arms, (S, N) tables of 0/1, on each class's images, as one family; None for a class of under two.
+    """Compare two arms, (S, N) tables of 0/1, on each class's images, as one family; None for a class of under two, or
+    of one in a fold.
 
-    shared_seeds: whether row s of both is the same seed.
+    shared_seeds: whether row s of both is the same seed. folds: (N,), the number of each image's fold; None without.
     """
     first, second = np.asarray(best), np.asarray(control)
-    members = [labels == label for label in range(classes)]
+    members = {str(label): labels == label for label in range(classes)}
+    members = {
+        name: chosen
+        for name, chosen in members.items()
+        if chosen.sum() >= _FEW and (folds is None or not has_single_image(folds[chosen]))
+    }
     family = compare_family(
-        {
-            str(label): (first[:, chosen], second[:, chosen])
-            for label, chosen in enumerate(members)
-            if chosen.sum() >= _FEW
-        },
+        {name: (first[:, chosen], second[:, chosen]) for name, chosen in members.items()},
         confidence=confidence,
         shared_seeds=shared_seeds,
+        folds=None if folds is None else {name: folds[chosen] for name, chosen in members.items()},
     )
     by_name = {member.name: member for member in family}
     return [by_name.get(str(label)) for label in range(classes)]

@@ -17,6 +17,9 @@ With R seeds on M test images, the verdict's interval (`pipeline.score.compariso
 The first term becomes smaller with every seed, the second with test images alone: it is the floor. Effects of seeds and
 of images that all configurations share drop out, since arms are compared seed by seed and image by image.
 
+In K folds (`pipeline.score.fold_variance`) a seed is K networks of either arm, so var_cs / K stands in the place of
+var_cs, on K times the degrees of freedom.
+
 Where fewer than ten images are to be expected on which the arms differ, the second has half an image each way beside
 it, 1 / M^2, as the verdict's interval then has.
 
@@ -195,7 +198,8 @@ class Expected:
 class Forecast:
     """What the comparison of two arms of as many seeds will be able to show.
 
-    test_images: on which they will be compared. confidence: of the interval that decides.
+    test_images: on which they will be compared. confidence: of the interval that decides. folds: in which these images
+    are tested, each by networks of its own; a seed is then one of every fold.
 
     level, where a method takes it: a probability with which V is below what is reckoned with; None for its estimate.
     """
@@ -203,6 +207,7 @@ class Forecast:
     components: Components
     test_images: int
     confidence: float = 0.95
+    folds: int = 1
 
     def standard_error(self, seeds: int, level: float | None = None) -> float:
         """Root of V, of the difference of both arms."""
@@ -223,9 +228,11 @@ class Forecast:
     @property
     def floor(self) -> float:
         """The half-width that any number of seeds leaves."""
-        if self.test_images < 2:
+        if self.test_images < 2 * self.folds:
             return math.inf
-        return _t(self._quantile, self.test_images - 1) * math.sqrt(2 * self.components.config_image / self.test_images)
+        return _t(self._quantile, self.test_images - self.folds) * math.sqrt(
+            2 * self.components.config_image / self.test_images
+        )
 
     def images_needed(self, margin: float, seeds: int | None = None) -> int | None:
         """Test images with which no loss would be shown four times out of five, by so many seeds (None: by any number);
@@ -238,7 +245,7 @@ class Forecast:
         def suffice(images: int) -> bool:
             return replace(self, test_images=images).power(seeds, margin).value >= POWER
 
-        high = 2
+        high = 2 * self.folds
         while not suffice(high):
             high *= 2
             if high > _MOST_IMAGES:
@@ -251,10 +258,10 @@ class Forecast:
 
     def reaches(self, seeds: int, margin: float, level: float | None = None) -> bool:
         """Whether (t(.975) + t(.8)) SE <= margin: t at the confidence asked for, on Satterthwaite's degrees."""
-        if self.test_images < 2 or seeds < LEAST_SEEDS:
+        if self.test_images < 2 * self.folds or seeds < LEAST_SEEDS:
             return False
         by_seed, by_image = self._variance_parts(seeds, level)
-        freedom = _satterthwaite(by_seed, by_image, seeds, self.test_images)
+        freedom = self._satterthwaite(by_seed, by_image, seeds)
         return (_t(self._quantile, freedom) + _t(POWER, freedom)) * math.sqrt(by_seed + by_image) <= margin
 
     @property
@@ -280,13 +287,13 @@ class Forecast:
         between = max(0.0, parts.config_seed - parts.residual / parts.images)
         discordance = min(1.0, 2 * (parts.residual + parts.config_image))
         few = images * (1 - (1 - discordance) ** seeds) < FEW_DISCORDANT
-        by_seed = 2 * (between + residual) / seeds
+        by_seed = 2 * (between / self.folds + residual) / seeds
         by_image = 2 * parts.config_image / images + few / images**2
         if level is None or parts.assumed:
             return by_seed, by_image
         scale = parts.degrees_of_freedom / float(special.chdtri(parts.degrees_of_freedom, level))
         other = max(0.0, parts.config_seed * scale - parts.residual / parts.images)
-        seed_step = 2 * (other - between) / seeds
+        seed_step = 2 * (other - between) / self.folds / seeds
         normal = float(special.ndtri(level))
         residual_step, image_step = (2 * normal * error / images for error in (parts.residual_error, parts.image_error))
         residual_step /= seeds
@@ -295,20 +302,26 @@ class Forecast:
         share = math.hypot(seed_step, residual_step + image_step) / both if both else 0.0
         return max(0.0, by_seed + share * (seed_step + residual_step)), max(0.0, by_image + share * image_step)
 
+    def _satterthwaite(self, by_seed: Any, by_image: float, seeds: int) -> Any:
+        """Degrees of freedom of the sum of both parts of V."""
+        total = by_seed + by_image
+        spread = by_seed**2 / (self.folds * (seeds - 1)) + by_image**2 / (self.test_images - self.folds)
+        return total**2 / np.maximum(spread, np.finfo(np.float64).tiny)
+
     def _half_and_power(self, seeds: int, margin: float, level: float | None) -> tuple[float, float]:
         """Average over what the variance between seeds will be found to be: a chi-square on S - 1 degrees of freedom.
 
         The images' part has degrees enough to be taken as known. The interval is the verdict's, that of the images
         alone where this is wider.
         """
-        if seeds < LEAST_SEEDS or self.test_images < 2:
+        if seeds < LEAST_SEEDS or self.test_images < 2 * self.folds:
             return math.inf, 0.0
         by_seed, by_image = self._variance_parts(seeds, level)
-        found = by_seed * _chi_square_points(seeds - 1)
-        freedom = _satterthwaite(found, by_image, seeds, self.test_images)
+        found = by_seed * _chi_square_points(self.folds * (seeds - 1))
+        freedom = self._satterthwaite(found, by_image, seeds)
         half = special.stdtrit(freedom, self._quantile) * np.sqrt(found + by_image)
         alone = by_image + 2 * self.components.residual / (seeds * self.test_images)
-        half = np.maximum(half, _t(self._quantile, self.test_images - 1) * math.sqrt(alone))
+        half = np.maximum(half, _t(self._quantile, self.test_images - self.folds) * math.sqrt(alone))
         error = max(math.sqrt(by_seed + by_image), _NOTHING)
         return float(half.mean()), float(special.ndtr((margin - half) / error).mean())
 
@@ -330,7 +343,7 @@ def choose_seeds(forecast: Forecast, margin: float, *, max_seeds: int, affordabl
     most, limit, level = max_seeds, LIMITED, PLANNED_LEVEL
     if affordable is not None and affordable < max_seeds:
         most, limit = max(LEAST_SEEDS, affordable), UNAFFORDABLE
-    if forecast.test_images < 2:
+    if forecast.test_images < 2 * forecast.folds:
         return SeedPlan(LEAST_SEEDS, UNTESTABLE)
     width = forecast.half_width(LEAST_SEEDS, level)
     for seeds in range(LEAST_SEEDS, most + 1):
@@ -347,13 +360,6 @@ def _chi_square_points(freedom: int) -> Floats:
     """Equally likely values of a chi-square over its degrees of freedom."""
     chances = (np.arange(_POINTS) + 0.5) / _POINTS
     return np.asarray(special.chdtri(freedom, 1 - chances) / freedom, dtype=np.float64)
-
-
-def _satterthwaite(by_seed: Any, by_image: float, seeds: int, images: int) -> Any:
-    """Degrees of freedom of the sum of both parts of V."""
-    total = by_seed + by_image
-    spread = by_seed**2 / (seeds - 1) + by_image**2 / (images - 1)
-    return total**2 / np.maximum(spread, np.finfo(np.float64).tiny)
 
 
 def _t(probability: float, freedom: float) -> float:

@@ -9,7 +9,7 @@ scores of an image.
 Shape letters: B images, A attention heads, H x W patches, h x w pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ from pipeline.score.overlap import (
     mean_over_images,
     pointing_game,
 )
+
+OF_HEAD = ("jaccard_fixed_head", "auroc", "average_precision", "pointing_game", "energy")
+"""Scores of one head, which are None where none is given."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,31 @@ def location_scores(
         images=int(scored.sum()),
         left_out=int((~scored).sum()),
         ranked=int((~np.isnan(auroc[:, 0])).sum()),
+        per_image=per_image,
+    )
+
+
+def join_scores(parts: Sequence[LocationScores], order: NDArray[np.int64]) -> LocationScores:
+    """The scores of images that several networks were tested on, each on its own: of folds, with their own heads.
+
+    order: places (n,) in which the images of all parts, one part after the other, are to stand. No head is theirs all.
+    """
+    names = parts[0].per_image
+    per_image = {name: np.concatenate([part.per_image[name] for part in parts])[order] for name in names}
+    fixed: dict[str, float | None] = dict.fromkeys(OF_HEAD)
+    means = {name: float(mean_over_images(values[:, None])[0]) for name, values in per_image.items()}
+    none = np.zeros(0)
+    return LocationScores(
+        **(fixed | means),  # type: ignore[arg-type]
+        head=None,
+        head_jaccard=none,
+        head_auroc=none,
+        head_average_precision=none,
+        head_pointing_game=none,
+        head_energy=none,
+        images=sum(part.images for part in parts),
+        left_out=sum(part.left_out for part in parts),
+        ranked=sum(part.ranked for part in parts),
         per_image=per_image,
     )
 

@@ -8,6 +8,9 @@ arms whose row s is the same seed it is that of one table, D = best - control, e
     both   = sum over tables of MS / (S N), at most the whole of either          falls with 1 / (S N)
     images = max(0, var_i(mean over seeds best - control) / N - both)            falls with 1 / N
 
+Of images that were tested in folds, each by networks of its own, these are sums over folds, weighed as
+`pipeline.score.fold_variance` has them, where a seed more is one more in every fold.
+
 So the images' part stays however many seeds there are, and the seeds' however many images. Enough is what finds a true
 difference at some distance from the bound with a chance of 0.8: (t(1 - alpha / 2) + t(0.8)) SE is at most the distance.
 These are forecasts from parts that few seeds estimate badly, and good for their order of magnitude.
@@ -20,9 +23,15 @@ from typing import Any
 
 import numpy as np
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from pipeline.score.pooled_error import interaction
+from pipeline.score.fold_variance import (
+    check_fold_numbers,
+    count_folds,
+    images_variance,
+    interaction_variance,
+    seeds_variance,
+)
 
 POWER = 0.8
 MOST_SEEDS = 1000
@@ -34,7 +43,8 @@ class VarianceParts:
     """Parts of the variance of a difference as it was measured, each a square of a fraction of 1.
 
     seeds, both: a value for each table. seed_counts: rows of each table. images: the images' part. images_both: of
-    what either shrinks, the share in the interval of the images alone. image_count: N.
+    what either shrinks, the share in the interval of the images alone. image_count: N. folds: in which the images were
+    tested; 1 without folds.
     """
 
     seeds: tuple[float, ...]
@@ -43,17 +53,18 @@ class VarianceParts:
     images: float
     images_both: float
     image_count: int
+    folds: int = 1
 
     def detectable(self, seeds: float, images: float, confidence: float) -> float:
         """The true difference that is found with a chance of 0.8, if every table's rows are `seeds` times as many, and
         the images `images` times.
         """
-        freedoms = [max(1, round(count * seeds) - 1) for count in self.seed_counts]
+        freedoms = [self.folds * max(1, round(count * seeds) - 1) for count in self.seed_counts]
         parts = [one / seeds + other / (seeds * images) for one, other in zip(self.seeds, self.both, strict=True)] + [
             self.images / images
         ]
         of_images = self.images / images + self.images_both / (seeds * images)
-        freedoms.append(max(1, round(self.image_count * images) - 1))
+        freedoms.append(max(1, round(self.image_count * images) - self.folds))
         candidates = [(of_images, float(freedoms[-1]))]
         if (variance := sum(parts)) > 0:
             spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
@@ -66,10 +77,12 @@ class VarianceParts:
         return float(half + _t(POWER, freedom) * error)
 
 
-def variance_parts(best: ArrayLike, control: ArrayLike, *, shared_seeds: bool = False) -> VarianceParts | None:
+def variance_parts(
+    best: ArrayLike, control: ArrayLike, *, shared_seeds: bool = False, folds: ArrayLike | None = None
+) -> VarianceParts | None:
     """The parts for what each seed got right, (S, N) and (S2, N); None with a single row in an arm.
 
-    shared_seeds: whether row s of both is the same seed.
+    shared_seeds: whether row s of both is the same seed. folds: (N,), the number of each image's fold; None without.
 
     Raises:
         ValueError: arms said to share seeds that have unequally many, or other images.
@@ -80,10 +93,11 @@ def variance_parts(best: ArrayLike, control: ArrayLike, *, shared_seeds: bool = 
     if min(len(first), len(second)) < 2:
         return None
     images = first.shape[1]
+    numbers = check_fold_numbers(folds, images)
     tables = [first - second] if shared_seeds else [first, second]
-    rows = [float(table.mean(axis=1).var(ddof=1)) / len(table) for table in tables]
-    left = [_mean_square(table) / table.size for table in tables]
-    of_images = float((first.mean(axis=0) - second.mean(axis=0)).var(ddof=1)) / images
+    rows = [seeds_variance(table, numbers) for table in tables]
+    left = [interaction_variance(table, numbers) for table in tables]
+    of_images = images_variance(first.mean(axis=0) - second.mean(axis=0), numbers)
     return VarianceParts(
         seeds=tuple(max(0.0, row - both) for row, both in zip(rows, left, strict=True)),
         both=tuple(min(row, both) for row, both in zip(rows, left, strict=True)),
@@ -91,6 +105,7 @@ def variance_parts(best: ArrayLike, control: ArrayLike, *, shared_seeds: bool = 
         images=max(0.0, of_images - sum(left)),
         images_both=min(of_images, sum(left)),
         image_count=images,
+        folds=count_folds(numbers),
     )
 
 
@@ -153,11 +168,6 @@ def _least(is_enough: Callable[[int], bool], start: int, most: int) -> int | Non
         middle = (low + high) // 2
         low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
-
-
-def _mean_square(table: NDArray[np.float64]) -> float:
-    """Of what is left after the means of rows and columns."""
-    return float(np.square(interaction(table)).sum() / ((table.shape[0] - 1) * (table.shape[1] - 1)))
 
 
 def _t(probability: float, freedom: float) -> float:

@@ -106,6 +106,12 @@ def _describe_basis(metric: Comparison) -> str:
     seeds = f"{best} seed{'s' * (best != 1)} each" if best == control else f"{best} seeds against {control}"
     if metric.layout != PAIRED:
         seeds += ", which are not the same and are compared as independent,"
+    if (folds := metric.folds) > 1:
+        return (
+            f"searching and training on {folds - 1}/{folds} of these {metric.images:,} images, {folds} times over, "
+            f"{seeds} on the images left out. This is of the procedure, by these {folds} searches, and not of one "
+            "configuration or network"
+        )
     return f"{seeds} on {metric.images:,} test images"
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, quote_name
 from pipeline.inputs.choice_metric import resolve_choice
 from pipeline.inputs.data_split import compute_split
+from pipeline.inputs.procedure import Part, split_parts
 from pipeline.inputs.source import manifest_if_current
 from pipeline.models.model_config import Weights
 from pipeline.provenance.fingerprint import fingerprint_content
@@ -22,11 +23,20 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class CurrentSearch:
-    """content: what decides it. folder: its own, which may not exist yet. params: with what the data decide."""
+    """content: what decides it. folder: its own, which may not exist yet. params: with what the data decide.
+
+    folds: the searches outside of each fold, which belong to the one of all images.
+    """
 
     content: Mapping[str, Any]
     folder: Path
     params: Params
+    folds: tuple["CurrentSearch", ...] = ()
+
+    @property
+    def searches(self) -> Mapping[Path, "CurrentSearch"]:
+        """It and those of its folds, by their folders."""
+        return {each.folder: each for each in (self, *self.folds)}
 
 
 def current_search(
@@ -49,8 +59,13 @@ def current_search(
     prepared = open_prepared(workspace.prepared)
     split = compute_split(workspace, params, prepared)
     known = read_note(workspace) if weights is None else weights
-    hashes = {"data_hash": prepared.data_hash, "split_hash": split.split_hash}
-    resolved = resolve_choice(params, prepared, split.val)
-    content = fingerprint_content(resolved, space.content(), **hashes, weights=known)
-    _, folder = search_directory(workspace.searches, content)
-    return CurrentSearch(json.loads(json.dumps(content)), folder, resolved)
+
+    def find(part: Part) -> CurrentSearch:
+        hashes = {"data_hash": prepared.data_hash, "split_hash": part.split.split_hash}
+        resolved = resolve_choice(part.params, prepared, part.split.val)
+        content = fingerprint_content(resolved, space.content(), **hashes, weights=known)
+        _, folder = search_directory(workspace.searches, content)
+        return CurrentSearch(json.loads(json.dumps(content)), folder, resolved)
+
+    whole, *folds = map(find, split_parts(workspace, params, split, data_hash=prepared.data_hash))
+    return replace(whole, folds=tuple(folds))

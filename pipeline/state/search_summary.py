@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.console.format import wrap_text
 from pipeline.errors import list_first
+from pipeline.inputs.procedure import ALL_IMAGES
 from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
@@ -25,7 +26,8 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     Raises:
         UserError: its journal cannot be read.
     """
-    name = f"search {task.folder.name[:8]}"
+    part = task.header.get("part")
+    name = f"search {task.folder.name[:8]}" + (f", {part}" if part else "")
     history = read_history(task.folder / JOURNAL)
     if history.trials:
         ended = sum(trial.state is not None for trial in history.trials.values())
@@ -47,6 +49,8 @@ def describe_start(task: SearchTask, searches: Path) -> str:
             f"{name}: new; search {earlier.name[:8]} of the same parameters was begun by an earlier version and cannot "
             "be gone on with; it stays as it is"
         )
+    if part and part != ALL_IMAGES:
+        return f"{name}: new"
     before = next((kept for kept in find_searches(searches).searches if kept.folder != task.folder), None)
     if before is None:
         return f"{name}: new"
@@ -63,8 +67,8 @@ def _describe_runner(search: SearchState) -> str:
     return f"is {'finishing' if search.stop_file.exists() else 'running'} now, {where}"
 
 
-def describe_summary(summary: Mapping[str, Any]) -> str:
-    """The end of a search in a few lines."""
+def describe_summary(summary: Mapping[str, Any], folder: str = "results/search") -> str:
+    """The end of a search in a few lines. folder: where its results are."""
     best, trials, spent = summary["best"], summary["trials"], summary["spent"]
     own = f"val/accuracy {best['val_accuracy']:.4f} with the search's seed alone"
     if best["further_mean"] is not None:
@@ -94,7 +98,7 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     if summary["stopped_by"]:
         lines.insert(1, f"ended early by {summary['stopped_by']}")
     lines += [wrap_text(line, name="health: ") for line in describe_findings(summary.get("health"))]
-    return "\n".join(lines) + "\n-> results/search"
+    return "\n".join(lines) + f"\n-> {folder}"
 
 
 def _describe_epochs(summary: Mapping[str, Any]) -> str:

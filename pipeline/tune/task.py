@@ -29,7 +29,8 @@ class Resources:
 @dataclass(frozen=True)
 class RunSpec:
     """Everything that is needed to place training runs on this machine or on a cluster: a search's trials, or
-    retraining runs. folder: their state. prepared, split: the data. resources: of each.
+    retraining runs. folder: their state. prepared, split: the data; other_splits: where some runs are of another split.
+    resources: of each.
 
     header: as in a search's journal; its `code` names the users' own methods. weights: what each specification of
     pretrained weights was resolved to.
@@ -42,6 +43,7 @@ class RunSpec:
     resources: Resources
     header: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    other_splits: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

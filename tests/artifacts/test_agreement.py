@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.artifacts.agreement import check_agreement, check_dvc_lock
-from pipeline.config import Params, parameters
+from pipeline.config import Params, parameters, part_params
 from pipeline.errors import UserError
 from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.stages.evaluate import __main__ as evaluate
@@ -121,3 +121,22 @@ def test_stages_after_the_search_refuse_what_is_of_others(stage: Any, of: str, w
         path.write_text(json.dumps({"fingerprint": ("f00d" if of == "parameters" else "beef") * 16}))
     with pytest.raises(UserError, match="found with other parameters" if of == "parameters" else "Run `dvc repro`"):
         stage.main(workspace)
+
+
+def test_search_of_every_fold_is_held_against_its_own_parameters_and_what_was_retrained(workspace: Workspace) -> None:
+    _found(workspace)
+    for number in (1, 2):
+        _found(Workspace(workspace.root, workspace.root), part_params(OURS, number), f"{number}" * 64)
+        folder = workspace.results / "search" / "folds" / str(number)
+        folder.mkdir(parents=True)
+        (workspace.results / "search" / "best.yaml").rename(folder / "best.yaml")
+    _found(workspace)
+    check_agreement(workspace, OURS)
+    check_agreement(workspace, OURS, "f00d" * 16, {1: "1" * 64, 2: "2" * 64})
+    with pytest.raises(
+        UserError, match=r"folds/2/best\.yaml: of the search 2222222222222222, and what was retrained is of 333"
+    ):
+        check_agreement(workspace, OURS, "f00d" * 16, {1: "1" * 64, 2: "3" * 64})
+    other = OURS.with_values({"base.seed": 1}, where="a test")
+    with pytest.raises(UserError, match=r"base\.seed: 0 then, 1 now"):
+        check_agreement(workspace, other)

@@ -301,7 +301,7 @@ def test_search_is_that_of_the_parameters_and_not_of_a_split_made_by_earlier_one
     old = make_plan(workspace).task()
     set_parameters(workspace.params, {"split.val_fraction": 0.3})
     plan = make_plan(workspace)
-    present = plan.current_task()
+    present = plan.current_tasks()[0]
     assert present is not None
     assert present.folder != old.folder
     split.main(workspace)
@@ -511,3 +511,44 @@ def test_of_many_search_spaces_that_git_does_not_know_the_used_one_is_named() ->
         "does not know search_spaces/it's.yaml and 2 others: `git add 'search_spaces/it'\"'\"'s.yaml'`"
     )
     assert unknown_words(spaces[:1], "mine.yaml").startswith(f"does not know {spaces[0]}: `git add {spaces[0]}` before")
+
+
+def test_every_fold_has_a_search_that_check_names(workspace: Workspace) -> None:
+    set_parameters(workspace.params, {"evaluate.folds": 3})
+    said = told(workspace, measured=False)
+    assert said.startswith("folds     3: 4 searches")
+    tasks = make_plan(workspace).current_tasks()
+    assert len({task.folder for task in tasks}) == 4
+    for task, part in zip(tasks, ("all images", "fold 1 of 3", "fold 2 of 3", "fold 3 of 3"), strict=True):
+        assert f"search {task.folder.name[:8]}, {part}: new" in said
+    assert "on 1,797 test images of 3 folds;" in said
+    split.main(workspace)
+    of_split = [each.task() for each in make_plan(workspace).parts()]
+    assert [task.fingerprint for task in of_split] == [task.fingerprint for task in tasks]
+    assert [task.header for task in of_split] == [task.header for task in tasks]
+    assert [task.asked for task in of_split] == [task.asked for task in tasks]
+    assert len({task.split for task in of_split}) == 4
+    assert all(task.split.is_file() for task in of_split)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"evaluate.folds": 100}, r"evaluate\.folds: 100?.*|class 8"),
+        ({"evaluate.holdout": 0.2}, r"evaluate\.holdout: given 0\.2, and evaluate\.folds is null"),
+        ({"evaluate.folds": 5, "search.warm_start": "7a64"}, r"search\.warm_start: given '7a64', with evaluate\.folds"),
+        ({"evaluate.folds": 1}, r"evaluate\.folds: given 1"),
+        ({"evaluate.folds": 5, "evaluate.holdout": 1.0}, r"evaluate\.holdout: given 1\.0"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused_before_anything_trains(
+    workspace: Workspace, settings: Any, said: str
+) -> None:
+    if settings.get("evaluate.folds") == 100:
+        labels = np.load(workspace.prepared / "labels.npy")
+        labels[np.flatnonzero(labels == 8)[30:]] = 7  # thirty are left
+        np.save(workspace.prepared / "labels.npy", labels)
+        said = r"evaluate\.folds: given 100; class 8 has 30 images, and each class needs one in every fold"
+    set_parameters(workspace.params, settings)
+    with pytest.raises(UserError, match=said):
+        told(workspace, measured=False)

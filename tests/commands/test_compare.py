@@ -195,9 +195,8 @@ def test_the_newest_evaluation_of_a_search_is_kept_whole(workspace: Workspace) -
     content = json.loads((workspace.state / "evaluations" / ("a" * 16) / "evaluation.json").read_text())
     assert content["fingerprint"] == "a" * 64
     by_another_metric = {"metric", "metric_hash", "scores", "control_scores"}
-    assert {field.name for field in dataclasses.fields(kept)} - {"best", "control_correct"} - by_another_metric == set(
-        content
-    )
+    tables = {"best", "control_correct", "folds"}
+    assert {field.name for field in dataclasses.fields(kept)} - tables - by_another_metric == set(content)
 
 
 def scored(letter: str, difference: float) -> dict[str, Any]:
@@ -238,3 +237,26 @@ def test_other_code_of_a_users_metric_is_another_metric(workspace: Workspace) ->
     lines = list(describe_comparison(workspace))
     assert any("left out: aaaaaaaa, not evaluated by mine:score" in line for line in lines)
     assert lines[1].startswith("bbbbbbbb")
+
+
+def test_evaluations_in_folds_are_compared_fold_by_fold_and_with_the_same_folds_alone(workspace: Workspace) -> None:
+    def keep_folded(letter: str, folds: Any) -> Any:
+        best, control = table(0.8, ord(letter)), table(0.7, 1)
+        summary = {"fingerprint": letter * 64, "method": "m", "control": "baseline", "data_hash": "d", "look": 1}
+        store_evaluation(workspace.state, summary, {"setting": "", "against": ""}, ids=np.arange(IMAGES), labels=np.zeros(IMAGES, dtype=np.int64), best=best, control=control, seeds={"best": [1, 2, 3, 4], "baseline": [1, 2, 3, 4]}, folds=folds)  # fmt: skip
+        return best, control
+
+    folds = np.arange(IMAGES) % 5
+    best, control = keep_folded("a", folds)
+    keep_folded("b", folds)
+    kept, _ = sorted(read_evaluations(workspace.state), key=lambda each: each.fingerprint)
+    np.testing.assert_array_equal(kept.folds, folds)
+    lines = list(describe_comparison(workspace, ["a", "b"]))
+    alone = compare_arms(best, control, confidence=1 - 0.05 / 2, folds=folds)
+    (row,) = [line for line in lines if line.startswith("aaaaaaaa")]
+    assert f"{100 * (alone.low or 0):+.2f} to {100 * (alone.high or 0):+.2f}" in row
+    keep(workspace, "c", 0.1)
+    keep_folded("d", (np.arange(IMAGES) + 1) % 5)
+    for other in ("c", "d"):
+        with pytest.raises(UserError, match="were tested on different images"):
+            list(describe_comparison(workspace, ["a", other]))

@@ -16,6 +16,7 @@ from support.search_state import (
     run,
     set_params,
     write_earlier_search,
+    write_fold_searches,
     write_search,
 )
 
@@ -353,3 +354,37 @@ def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from
     assert {name for name, folder in folders.items() if not folder.exists()} == {"old", "nobody"}
     assert f"state/pretrained/{hashes['nobody'][:16]}: fetched weights that nothing here began from" in said
     assert (workspace.state / "pretrained" / "resolved.json").exists()
+
+
+def test_searches_of_folds_stay_with_that_of_all_images(workspace: Workspace) -> None:
+    set_params(workspace, {"evaluate": {"folds": 3}, "split": {"duplicates": "ignore"}})
+    mine = write_fold_searches(workspace)
+    (old,) = write_old(workspace, 1)
+    gc(workspace)
+    assert all(folder.exists() for folder in mine)
+    assert not old.exists()
+    for number, folder in enumerate(mine):
+        place = workspace.results / "search" / (f"folds/{number}" if number else "")
+        place.mkdir(parents=True, exist_ok=True)
+        content = {"fingerprint": folder.name + "0" * 48, "trial": "t0000", "best": {}, "controls": {}}
+        (place / "best.yaml").write_text(json.dumps(content))
+    set_params(workspace, {})
+    gc(workspace)
+    assert all(folder.exists() for folder in mine)  # results came from them
+    shutil.rmtree(workspace.results / "search" / "folds")
+    gc(workspace)
+    assert [folder.exists() for folder in mine] == [True, False, False, False]
+
+
+def test_retrained_weights_of_folds_are_those_that_models_holds(workspace: Workspace) -> None:
+    (workspace.results / "retrain").mkdir(parents=True)
+    (workspace.results / "retrain" / "retrain.json").write_text("{}")
+    for name, place in (("a" * 16, "best-seed1"), ("b" * 16, "folds/2/best-seed20001"), ("c" * 16, None)):
+        folder = workspace.state / "retrain" / name
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.json").write_text(name)
+        if place:
+            (workspace.models / place).mkdir(parents=True)
+            (workspace.models / place / "checkpoint.json").write_text(name)
+    gc(workspace)
+    assert sorted(path.name for path in (workspace.state / "retrain").iterdir()) == ["a" * 16, "b" * 16]

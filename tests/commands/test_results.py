@@ -72,3 +72,16 @@ def test_another_metric_stands_under_accuracy(tmp_path: Path) -> None:
     assert lines[2].startswith("best       test accuracy 0.9738")
     assert lines[3] == "           test macro-F1 0.8100 +- 0.0120, 0.8300 as one ensemble"
     assert lines[5].endswith("0.8000 as one ensemble")
+
+
+def test_folds_are_told_one_by_one_with_what_the_registered_network_is(tmp_path: Path) -> None:
+    rows = [
+        {"fold": 1, "difference": 0.012, "low": -0.01, "high": 0.034, "setting": "weight=0.1"},
+        {"fold": 2, "difference": -0.003, "low": None, "high": None, "setting": "weight=0.4"},
+    ]
+    lines = describe(tmp_path, look=1, folds=rows, holdout=None)
+    assert "fold 1     +1.2 points (interval -1.0 to +3.4 points)    weight=0.1" in lines
+    assert "fold 2     -0.3 points    weight=0.4" in lines
+    assert "every one of which the registered network has seen." in " ".join(lines)
+    lines = describe(tmp_path, look=1, folds=rows, holdout={"images": 90, "accuracy": 0.9556})
+    assert "on 90 images kept apart, the registered network has 0.9556." in " ".join(lines)

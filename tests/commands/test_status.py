@@ -1,5 +1,6 @@
 """Claims about what is said of kept searches: how they stand, which goes on, and what they have cost."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.search_state import (
     run,
     set_params,
     write_earlier_search,
+    write_fold_searches,
     write_search,
 )
 
@@ -351,3 +353,30 @@ def test_health_of_a_search_whose_stopping_rule_is_no_more_is_not_told(workspace
     with open_search(workspace, content | {"scheduler": {"name": "pasha"}}) as journal:
         journal.end("t0003", PRUNED, None)
     assert "health:" not in "\n".join(describe_search(workspace, folder.name))
+
+
+def test_searches_of_folds_are_told_apart_and_are_all_what_the_next_run_goes_on_with(workspace: Workspace) -> None:
+    set_params(workspace, {"evaluate": {"folds": 3}, "split": {"duplicates": "ignore"}})
+    folders = write_fold_searches(workspace)
+    assert len(set(folders)) == 4
+    table = said(workspace)
+    for folder, part in zip(folders, ("all images", "fold 1 of 3", "fold 2 of 3", "fold 3 of 3"), strict=True):
+        assert f"*{folder.name[:8]}" in table
+        assert part in " ".join(row(workspace, folder))
+        told = "\n".join(describe_search(workspace, folder.name[:8]))
+        assert f"over search_spaces/sar.yaml, {part}" in told
+        assert "the next run goes on with it" in told
+    set_params(workspace, {"evaluate": {"folds": 4}, "split": {"duplicates": "ignore"}})
+    assert f"*{folders[1].name[:8]}" not in said(workspace)
+
+
+def test_best_of_a_folds_search_is_what_its_results_name(workspace: Workspace) -> None:
+    set_params(workspace, {"evaluate": {"folds": 3}, "split": {"duplicates": "ignore"}})
+    folders = write_fold_searches(workspace)
+    for number, folder in enumerate(folders):
+        place = workspace.results / "search" / (f"folds/{number}" if number else "")
+        place.mkdir(parents=True, exist_ok=True)
+        content = {"fingerprint": folder.name + "0" * 48, "trial": "t0000", "best": {}, "controls": {}}
+        (place / "best.yaml").write_text(json.dumps(content))
+    for folder in folders:
+        assert "t0000, chosen" in "\n".join(describe_search(workspace, folder.name[:8]))

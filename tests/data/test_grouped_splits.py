@@ -77,7 +77,7 @@ def test_shares_are_met_class_by_class_as_well_as_groups_allow() -> None:
 
 def test_images_on_their_own_are_split_as_exactly_as_without_groups() -> None:
     labels = np.repeat(np.arange(3), [100, 50, 10])
-    counts = [np.bincount(labels[ids]).tolist() for ids in vars(split(labels, np.arange(160))).values()]
+    counts = [np.bincount(labels[ids]).tolist() for ids in split(labels, np.arange(160)).ids_by_role().values()]
     assert counts == [[64, 32, 6], [16, 8, 2], [20, 10, 2]]
 
 

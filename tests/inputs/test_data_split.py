@@ -145,8 +145,9 @@ def with_copies(workspace_root: Path, action: str) -> tuple[Workspace, Any]:
     images = np.random.default_rng(1).integers(0, 256, (COUNT, 8, 8, 3)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
     labels = np.arange(COUNT) // 4 % 2
     made = make_split(labels, val_fraction=0.2, test_fraction=0.2, seed=0)
+    roles = {role: np.array(rows) for role, rows in made.ids_by_role().items()}
     # Those of one class come first, so that copies have one class.
-    ids = {role: rows[np.argsort(labels[rows], kind="stable")] for role, rows in vars(made).items()}
+    ids = {role: rows[np.argsort(labels[rows], kind="stable")] for role, rows in roles.items()}
     plain = Split(**ids)
     images[plain.test[:2]] = images[plain.train[:2]]
     images[plain.val[0]] = images[plain.train[2]]
@@ -287,3 +288,71 @@ def test_imbalance_and_small_classes_are_told(tmp_path: Path, capsys: Any) -> No
         "2 classes with fewer than 5 test images (dog 4, owl 2)",
     ]
     assert report["classes"]["owl"] == {"train": 6, "val": 2, "test": 2}
+
+
+def set_folds(workspace: Workspace, **evaluate: Any) -> None:
+    content = json.loads(workspace.params.read_text())
+    workspace.params.write_text(json.dumps(content | {"evaluate": evaluate}))
+
+
+def test_folds_are_told_and_written_and_are_what_the_parameters_give_again(tmp_path: Path, capsys: Any) -> None:
+    workspace = make_checkout(tmp_path, {}, photos())
+    set_folds(workspace, folds=5)
+    lines, report = run(workspace, capsys)
+    assert lines == ["train 96, val 24, test 0 images", "5 folds of 24 test images, each trained and validated on the others"]  # fmt: skip
+    assert report["folds"][0] == {"train": 76, "val": 20, "test": 24, "test_by_class": {"cat": 12, "dog": 12}}
+    made = read_split(workspace.split, data_hash="d")
+    assert sorted(np.concatenate([fold.test for fold in made.folds]).tolist()) == list(range(COUNT))
+    again = compute_split(workspace, params_of(workspace), open_prepared(workspace.prepared))
+    assert again.split_hash == made.split_hash
+    assert [fold.split_hash for fold in again.folds] == [fold.split_hash for fold in made.folds]
+
+
+def test_rare_class_of_folds_and_the_holdout_are_told(tmp_path: Path, capsys: Any) -> None:
+    labels = (np.arange(COUNT) >= COUNT - 20).astype(np.int64)
+    workspace = make_checkout(tmp_path, {}, photos(), labels=labels)
+    set_folds(workspace, folds=5, holdout=0.25)
+    lines, report = run(workspace, capsys)
+    assert lines[0] == "train 72, val 18, test 30 images"
+    assert "5 folds of 18 test images, each trained and validated on the others" in lines
+    assert "1 class with fewer than 5 test images in a fold (dog 3)" in lines
+    assert "1 class with fewer than 5 val images (dog 3)" in lines
+    assert report["images"]["test"] == 30
+
+
+@pytest.mark.parametrize("action", ["report", "move", "refuse"])
+def test_copies_are_in_one_fold_and_in_one_role_of_every_fold(tmp_path: Path, capsys: Any, action: str) -> None:
+    workspace, _ = with_copies(tmp_path, action)
+    set_folds(workspace, folds=3)
+    _, report = run(workspace, capsys)
+    prepared = open_prepared(workspace.prepared)
+    clusters = find_duplicates(prepared.images, 4).clusters(COUNT)
+    assert len(set(clusters.tolist())) == COUNT - 4
+    made = read_split(workspace.split, data_hash="d")
+    for split in (made, *made.folds):
+        for ids in (split.train, split.val, split.test):
+            assert not set(clusters[ids].tolist()) & set(clusters[np.setdiff1d(np.arange(COUNT), ids)].tolist())
+    assert [report["duplicates"][kind][role] for kind in ("exact", "near") for role in ("val", "test")] == [0] * 4
+
+
+def test_copies_that_are_ignored_are_not_looked_for_with_folds_either(tmp_path: Path, monkeypatch: Any) -> None:
+    workspace, _ = with_copies(tmp_path, "ignore")
+    set_folds(workspace, folds=3)
+    monkeypatch.setattr(data_split, "find_duplicates", None)
+    assert prepare_split(workspace, params_of(workspace), open_prepared(workspace.prepared)).copies is None
+
+
+def test_folds_of_a_set_with_a_test_split_of_its_own_are_refused(tmp_path: Path) -> None:
+    workspace = make_checkout(tmp_path, {}, photos())
+    np.save(workspace.prepared / "test.npy", np.arange(COUNT) % 4 == 0)
+    set_folds(workspace, folds=5)
+    prepared = dataclasses.replace(open_prepared(workspace.prepared), test=np.arange(COUNT) % 4 == 0)
+    with pytest.raises(UserError, match=r"evaluate\.folds: given 5; set has a test split of its own\. .* what is lost is that its figures can be compared"):  # fmt: skip
+        prepare_split(workspace, params_of(workspace), prepared)
+
+
+def test_holdout_without_folds_is_refused(tmp_path: Path) -> None:
+    workspace = make_checkout(tmp_path, {}, photos())
+    set_folds(workspace, holdout=0.2)
+    with pytest.raises(UserError, match=r"evaluate\.holdout: given 0\.2, and evaluate\.folds is null"):
+        data_split.check_folds(params_of(workspace), has_test=False)

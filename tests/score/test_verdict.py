@@ -1,5 +1,7 @@
 """The verdict's sentences, word for word: each with the interval that decided it, and none that says too much."""
 
+from dataclasses import replace
+
 import pytest
 from support.comparisons import comparison
 
@@ -130,3 +132,12 @@ def test_an_end_close_to_0_stays_on_its_side() -> None:
 def test_margins_are_named_as_they_are() -> None:
     for margin, words in ((0.02, "2 points"), (0.005, "0.5 points"), (0.11, "11 points"), (0.01, "1 point")):
         assert f"no loss of more than {words} (" in say(comparison(0.01, 0.001), comparison(0.0, 1.0), margin=margin)[0]
+
+
+def test_verdict_of_folds_is_of_the_procedure() -> None:
+    found = replace(comparison(-0.001, 0.0022), folds=5)
+    assert say(found, BETTER)[-1] == (
+        "SAR against baseline, with the recipe of params.yaml: searching and training on 4/5 of these 360 images, 5 "
+        "times over, 5 seeds each on the images left out. This is of the procedure, by these 5 searches, and not of one "
+        "configuration or network."
+    )

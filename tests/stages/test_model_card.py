@@ -40,3 +40,15 @@ def test_another_metric_stands_before_accuracy() -> None:
     card = model_card(SIDECAR, by_loss, MANIFEST)
     assert "| test log loss | 0.290 |\n| test log loss, 2 seeds | 0.310 (deviation 0.028) |\n| test accuracy |" in card
     assert "log loss" not in model_card(SIDECAR, EVALUATION, MANIFEST)
+
+
+def test_figures_of_folds_are_called_the_procedures() -> None:
+    folded = EVALUATION | {"folds": [{}] * 5, "holdout": None}
+    card = model_card(SIDECAR | {"seed": 77}, folded, MANIFEST)
+    assert "| accuracy of its procedure | 92.0 % (deviation 1.4): 360 images in 5 folds, each tested by networks of the other folds, 2 seeds |" in card  # fmt: skip
+    assert "| accuracy of this model | not measured: it was trained on every image |" in card
+    assert "would move the procedure's accuracy by\nup to 2.8 points" in card
+    kept = folded | {"holdout": {"images": 40, "accuracy": 0.9, "ece": 0.1, "nll": 1.0}}
+    card = model_card(SIDECAR | {"seed": 77}, kept, MANIFEST)
+    assert "| accuracy of this model | 90.0 % on 40 images kept apart |" in card
+    assert "would move this model's accuracy by\nup to 9.3 points" in card

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pipeline.score.metrics.metric import ACCURACY, MACRO_F1
-from pipeline.stages.register.__main__ import judged_by, metric_tags
+from pipeline.stages.register.__main__ import judged_by, metric_tags, procedure_tags
 
 COMPARISON = {"difference": 0.01, "low": 0.0, "high": 0.02, "seeds": [2, 2]}
 EVALUATION: dict[str, Any] = {
@@ -37,3 +37,11 @@ def test_another_metric_goes_with_the_comparison_and_tags_say_which_it_is() -> N
     by_accuracy = earlier | {"metric": ACCURACY.words.content()}
     assert judged_by(by_accuracy) == judged_by(EVALUATION)
     assert metric_tags(by_accuracy) == metric_tags(earlier) == {"sar.metric": "accuracy", "sar.test_metric": "0.9000"}
+
+
+def test_what_was_tested_in_folds_is_put_down_for_promotion() -> None:
+    assert procedure_tags(EVALUATION) == {}
+    folded = EVALUATION | {"folds": [{}, {}, {}], "folds_hash": "h", "test_images": 90, "holdout": None}
+    assert json.loads(procedure_tags(folded)["sar.procedure"]) == {"folds": 3, "images": 90, "folds_hash": "h", "holdout": 0}  # fmt: skip
+    kept = folded | {"holdout": {"images": 10}}
+    assert json.loads(procedure_tags(kept)["sar.procedure"])["holdout"] == 10

@@ -12,6 +12,7 @@ from pipeline.regularizers.registry import METHODS
 from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.endpoints import decide_endpoints
 from pipeline.score.metrics.metric import METRICS
+from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -264,3 +265,40 @@ def test_another_metric_is_declared_and_resampled_in_its_own_words() -> None:
     assert "plain bootstrap, seeds and images" not in dict(
         describe_analysis(comparison, endpoints, correct, "plain", **asked)
     )
+
+
+def test_folds_are_described_by_what_they_speak_of_and_nothing_that_takes_rows_for_networks() -> None:
+    correct = {arm: np.tile(table, (1, 2)) for arm, table in correct_by_arm(predictions(), "plain").items()}
+    folds = np.repeat([0, 1], 6)
+    comparison = compare_arms(correct["best"], correct["plain"], folds=folds)
+    losses = compare_scores(np.ones((2, 12)) + np.eye(2, 12), np.zeros((2, 12)), folds=folds)
+    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, log_loss=losses)]
+    words = dict(describe_analysis(comparison, endpoints, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
+    assert words["intervals"].endswith("(a two-way layout of their differences), within each of 2 folds, and summed.")
+    assert not {"plain bootstrap, seeds and images", "two fixed networks"} & set(words)
+    arms = {arm: {"per_class_accuracy": [1.0, 0.5, None]} for arm in ("best", "plain")}
+    labels = np.tile(predictions()["labels"], 2)
+    rows = class_rows({"arms": arms}, ["a", "b", "c"], labels, correct, "plain", confidence=0.95, folds=folds)
+    assert [each["images"] for each in rows] == [6, 4, 2]
+    assert rows[0]["low"] is not None
+    assert rows[2]["change"] is None  # one image in each fold
+
+
+def test_remarks_on_folds_say_what_is_registered_and_what_the_verdict_speaks_of() -> None:
+    assert registered_remarks({}) == []
+    assert describe_folds({}) == ""
+    evaluation: dict[str, Any] = {"folds": [{}] * 5, "holdout": None}
+    assert "It has seen every image that was tested: the figures are those of the procedure" in registered_remarks(evaluation)[0]  # fmt: skip
+    note = describe_folds(evaluation)
+    assert "speaks of these 5 searches, tested on new images (Bayle" in note
+    assert "no unbiased estimate exists (Bengio and Grandvalet, 2004)" in note
+    kept = registered_remarks(evaluation | {"holdout": {"images": 90, "accuracy": 0.95}})[0]
+    assert "On the 90 images that were kept apart (evaluate.holdout) it has an accuracy of 95.0 %" in kept
+
+
+def test_runs_of_every_fold_are_those_that_were_tested() -> None:
+    assert [run["folder"] for run in list_tested({"runs": [{"folder": "best-seed1"}]})] == ["best-seed1"]
+    folds = [{"runs": [{"folder": f"folds/{number}/best"}]} for number in (1, 2)]
+    retrained = {"runs": [{"folder": "best-seed1"}], "folds": folds, "seconds": 60.0}
+    assert [run["folder"] for run in list_tested(retrained)] == ["folds/1/best", "folds/2/best"]
+    assert ("retraining", "1 min for 3 runs") in describe_cost(SUMMARY, retrained)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,11 +15,18 @@ from support.prepared_digits import write_digits
 from pipeline.assembly import build_run, load_data
 from pipeline.cluster.checkpoint_store import CheckpointStore
 from pipeline.config import Params
-from pipeline.stages.retrain.retrain_runs import is_finished, retrain_jobs
+from pipeline.data.splits.folds import make_folds
+from pipeline.data.splits.split import make_split, write_split
+from pipeline.inputs.procedure import read_parts
+from pipeline.stages.retrain.__main__ import _part_jobs
+from pipeline.stages.retrain.retrain_runs import _run_spec, is_finished, retrain_jobs
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import fit
 from pipeline.train.sidecar import read_sidecar
+from pipeline.tune.selection.result_files import write_best
+from pipeline.tune.task import Resources
+from pipeline.workspace import Workspace
 
 TINY = {
     "base.device": "cpu",
@@ -113,3 +121,40 @@ def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_wei
         parts = json.loads((second / HISTORY).read_text())["parts"]
         assert [part["after"] for part in parts] == [0, reached]
     retrain_one(job(broken))  # there is nothing left to do
+
+
+def test_folds_retrain_both_arms_with_their_own_seeds_and_all_images_what_is_registered(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, tmp_path)
+    labels = np.repeat(np.arange(3), 20)
+    split = make_folds(labels, seed=0, fold_seeds=[10_000, 20_000], holdout=0.0, val_fraction=0.2)
+    write_split(split, workspace.split, data_hash="d", seed=0)
+    parts = read_parts(workspace, Params(), data_hash="d")
+    for part in parts:
+        folder = part.folder(workspace.results / "search")
+        folder.mkdir(parents=True)
+        best = {"regularizer.spatial_entropy.weight": 0.1 * (1 + part.number)}
+        control = {"baseline": {"regularizer.spatial_entropy.weight": 0.0}}
+        write_best(folder, {"fingerprint": f"{part.number}" * 64, "trial": "t", "best": best, "controls": control})
+    jobs = {part.number: _part_jobs(workspace, part, "d", 3).jobs for part in parts}
+    assert [(job.name, job.model_folder) for job in jobs[0]] == [("best-seed1", "best-seed1")]
+    for number in (1, 2):
+        assert [job.model_folder for job in jobs[number]] == [f"folds/{number}/{arm}-seed{10_000 * number + seed}" for seed in (1, 2, 3) for arm in ("best", "baseline")]  # fmt: skip
+        assert {job.split for job in jobs[number]} == {parts[number].path}
+        assert jobs[number][0].values == {"regularizer.spatial_entropy.weight": 0.1 * (1 + number)}
+    every = [job for each in jobs.values() for job in each]
+    assert len({job.folder for job in every}) == len(every) == 13
+    spec = _run_spec(Params(), every, Resources(1, 0.0, 2, 2, 0))
+    assert {spec.split, *spec.other_splits} == {part.path for part in parts}
+    (alone,) = read_parts(*without_folds(tmp_path / "other"), data_hash="d")
+    folder = alone.folder(tmp_path / "other" / "results" / "search")
+    folder.mkdir(parents=True)
+    write_best(folder, {"fingerprint": "0" * 64, "trial": "t", "best": {}, "controls": {"baseline": {}}})
+    found = _part_jobs(Workspace(tmp_path / "other", tmp_path / "other"), alone, "d", 3).jobs
+    assert [job.model_folder for job in found] == [f"{arm}-seed{seed}" for seed in (1, 2, 3) for arm in ("best", "baseline")]  # fmt: skip
+
+
+def without_folds(root: Path) -> tuple[Workspace, Params]:
+    workspace = Workspace(root, root)
+    made = make_split(np.repeat(np.arange(3), 20), val_fraction=0.2, test_fraction=0.2, seed=0)
+    write_split(made, workspace.split, data_hash="d", seed=0)
+    return workspace, Params()

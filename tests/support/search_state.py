@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.config import load_params
 from pipeline.data.splits.split import make_split
 from pipeline.provenance.fingerprint import fingerprint, fingerprint_content
+from pipeline.state.current_search import current_search
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, PRUNED, TrialRecord
 from pipeline.tune.space import load_space
@@ -51,17 +52,22 @@ def content_of(workspace: Workspace) -> dict[str, Any]:
     return fingerprint_content(params, space.content(), data_hash="d", split_hash=split.split_hash)
 
 
-def open_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Journal:
+def open_search(
+    workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0, part: str = ""
+) -> Journal:
     """The journal of a search; of the one that params.yaml asks for, unless its content is given."""
     content = content_of(workspace) if content is None else content
     name = fingerprint(content)
     header = {"fingerprint": name, "set": "digits", "space_file": "search_spaces/sar.yaml", "content": content}
+    header |= {"part": part} if part else {}
     return Journal(workspace.searches / name[:16] / "journal.jsonl", header, gpus=gpus)
 
 
-def write_search(workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0) -> Path:
+def write_search(
+    workspace: Workspace, content: Mapping[str, Any] | None = None, *, gpus: float = 0.0, part: str = ""
+) -> Path:
     """A search in which a trial ran in full, one was stopped, one failed and one has not ended. Returns its folder."""
-    with open_search(workspace, content, gpus=gpus) as journal:
+    with open_search(workspace, content, gpus=gpus, part=part) as journal:
         run(journal, "baseline", epochs=2, state=COMPLETE, role=CONTROL)
         run(journal, "t0000", epochs=2, state=COMPLETE, accuracy=0.75)
         run(journal, "t0001", epochs=1, state=PRUNED)
@@ -110,6 +116,15 @@ def run(
     journal.checkpoint(name, checkpoint or str(folder))
     if state:
         journal.end(name, state, reason)
+
+
+def write_fold_searches(workspace: Workspace) -> list[Path]:
+    """The searches that params.yaml asks for with its folds: of all images, then of each fold."""
+    current = current_search(workspace, load_params(workspace.params))
+    assert current is not None
+    searches = list(current.searches.values())
+    names = ["all images", *(f"fold {number} of {len(current.folds)}" for number in range(1, len(searches)))]
+    return [write_search(workspace, each.content, part=name) for each, name in zip(searches, names, strict=True)]
 
 
 def other(content: Mapping[str, Any], seed: int) -> dict[str, Any]:

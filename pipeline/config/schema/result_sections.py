@@ -62,6 +62,20 @@ class EvaluateParams(Section):
         description="Loss in evaluate.metric that an endpoint must rule out, and the most that the choice among "
         "configurations of equal accuracy may give up (0.01: one point); null: the metric's own, of accuracy 0.01.",
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="Parts into which all images are divided, each tested once by a search and retraining on the "
+        "others: the verdict is then of this procedure, at the cost of as many searches and one (docs/folds.md). "
+        "null: one test role, of split.test_fraction; else 5 or more.",
+    )
+    holdout: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="With folds: share of all images that is kept apart from them, to test the registered network.",
+    )
 
     @field_validator("metric")
     @classmethod

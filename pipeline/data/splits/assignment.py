@@ -71,7 +71,7 @@ def draw_groups(
     _, of = np.unique(groups.group_ids[free], return_inverse=True)
     used = [VAL, TRAIN] if own_test is not None else [TEST, VAL, TRAIN]
     counts = csr_array(coo_array((np.ones(len(free), np.int64), (of, labels[free]))))
-    assignment = _Assignment(counts, _wanted(labels[free], counts.shape[1], shares, own_test is not None), seed)
+    assignment = Assignment(counts, _wanted(labels[free], counts.shape[1], shares, own_test is not None), seed)
     present = np.unique(labels[free])
     sizes = {int(label): len(np.unique(of[labels[free] == label])) for label in present}
     for label, size in sizes.items():
@@ -115,8 +115,10 @@ def move_duplicates_to_train(roles: Roles, clusters: Ids) -> Roles:
     return np.where((lowest != highest)[clusters], np.int8(TRAIN), roles)
 
 
-class _Assignment:
-    """Groups on their way into roles. counts: (G, C), images of a group in a class. wanted: (3, C) images."""
+class Assignment:
+    """Groups on their way into roles, or into folds. counts: (G, C), images of a group in a class. wanted: (R, C), how
+    many images of each class the roles are to have.
+    """
 
     def __init__(self, counts: csr_array, wanted: NDArray[np.float64], seed: int) -> None:
         self._counts, self._by_class, self._wanted = counts, counts.tocsc(), wanted
@@ -125,6 +127,7 @@ class _Assignment:
         # Their place in a random order, by which ties are broken.
         self._place = np.random.default_rng([seed, 0x6721]).permutation(counts.shape[0])
         self.role = np.full(counts.shape[0], -1, dtype=np.int8)
+        """The role of each group (G,), by its number; -1 where it has none yet."""
 
     def cover(self, label: int, role: int) -> bool:
         """See to it that a class is in a role. False: none of its groups is left for that."""

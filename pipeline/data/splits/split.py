@@ -1,13 +1,13 @@
 """Three roles that never mix: train and val for the search, test for `evaluate` alone. Ids only.
 
 A split is stratified and seeded. Retraining uses train and val together; nothing but `evaluate` reads test.
-`pipeline.data.splits.assignment` draws the roles.
+`pipeline.data.splits.assignment` draws the roles, `pipeline.data.splits.folds` the folds, each a split of its own.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,30 @@ __all__ = ["Ids", "Split", "make_split", "read_split", "write_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Ids (row numbers of the prepared arrays), ascending, by role."""
+    """Ids (row numbers of the prepared arrays), ascending, by role.
+
+    folds: the splits of an outer cross-validation, whose test ids are together all ids but the test ids here; none
+    without one (`pipeline.data.splits.folds`).
+    """
 
     train: Ids
     val: Ids
     test: Ids
+    folds: tuple["Split", ...] = ()
 
     @property
     def split_hash(self) -> str:
-        content = json.dumps({role: ids.tolist() for role, ids in asdict(self).items()}, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """The hash of the roles, which says nothing of folds: each has its own."""
+        return hashlib.sha256(json.dumps(self.ids_by_role(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def tested(self) -> list[Ids]:
+        """The ids of the test images that the verdict is of: of every fold, or without folds of the test role."""
+        return [fold.test for fold in self.folds] or [self.test]
+
+    def ids_by_role(self) -> dict[str, list[int]]:
+        """Ids as plain data."""
+        return {role: getattr(self, role).tolist() for role in ROLES}
 
 
 def make_split(
@@ -100,7 +114,8 @@ def make_split(
             parts[role].append(
                 kept if role == "test" else kept[: fraction_to_count(train_fraction, len(kept), leave=0)]
             )
-    return Split(**{role: np.sort(np.concatenate(ids)) for role, ids in parts.items()})
+    train, val, test = (np.sort(np.concatenate(parts[role])) for role in ROLES)
+    return Split(train, val, test)
 
 
 def _check_test_is_trained(unseen: NDArray[np.int64], classes: Sequence[str] | None) -> None:
@@ -135,9 +150,11 @@ def _check_nothing_lost(
 
 
 def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:
-    """Write a split as JSON, with the hash of the data whose ids it names."""
-    content = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
-    content |= {role: ids.tolist() for role, ids in asdict(split).items()}
+    """Write a split as JSON, with its folds, if it has some, and the hash of the data whose ids it names."""
+    content: dict[str, Any] = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
+    content |= split.ids_by_role()
+    if split.folds:
+        content["folds"] = [fold.ids_by_role() for fold in split.folds]
     write_whole(path, json.dumps(content) + "\n")
 
 
@@ -149,7 +166,7 @@ def read_split(path: Path, *, data_hash: str) -> Split:
     """
     try:
         content: Mapping[str, Any] = json.loads(path.read_text())
-        split = Split(**{role: np.asarray(content[role], dtype=np.int64) for role in ("train", "val", "test")})
+        split = replace(_from_ids(content), folds=tuple(_from_ids(fold) for fold in content.get("folds", ())))
         made_of = content["data_hash"]
     except FileNotFoundError:
         raise UserError(f"{path}: not there. Run `dvc repro split` first.") from None
@@ -158,6 +175,11 @@ def read_split(path: Path, *, data_hash: str) -> Split:
     if made_of != data_hash:
         raise UserError(f"{path}: made of other data than data/prepared holds. Run `dvc repro split`.")
     return split
+
+
+def _from_ids(content: Mapping[str, Any]) -> Split:
+    train, val, test = (np.asarray(content[role], dtype=np.int64) for role in ROLES)
+    return Split(train, val, test)
 
 
 def examples_by_class(ids: Ids, labels: NDArray[np.int64], count: int) -> list[int]:

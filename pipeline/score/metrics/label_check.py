@@ -55,6 +55,17 @@ def check_labels(
         try_metric(metric, labels, len(classes), interval=interval)
 
 
+def labels_at_once(
+    metric: Metric, labels: NDArray[np.int64], tested: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.int64]]:
+    """The labels of the images that a metric is had of at once (`Metric.within_folds`).
+
+    labels: of all images. tested: ids of the test images, with folds of each.
+    """
+    parts = tested if metric.within_folds else [np.concatenate(tested)]
+    return [np.asarray(labels[ids]) for ids in parts]
+
+
 def try_metric(metric: Metric, labels: NDArray[np.int64], classes: int, *, interval: bool) -> None:
     """Ask a user's function for its value, and with an interval for its pseudo-values, of made-up probabilities.
 

@@ -41,7 +41,10 @@ class Metric:
     sentences. margin: the least difference that matters; None where a user's function declares none. value,
     pseudo_values: see `value_of` and `pseudo_values_of`; no pseudo-values where the metric is not smooth, so that no
     interval can be given. in_points: a share of 1, whose differences are told in points. by_class: every class weighs
-    the same, however few images it has.
+    the same, however few images it has. within_folds: where images were tested in folds, each by networks of its own, it
+    is had of every fold by itself and averaged by images, as what ranks images must be, since scores of different
+    networks cannot be ranked together; else of all of them at once, as counts can be
+    (Forman and Scholz, SIGKDD Explorations 12, 2010).
     """
 
     name: str
@@ -53,6 +56,7 @@ class Metric:
     lower_is_better: bool = False
     in_points: bool = False
     by_class: bool = False
+    within_folds: bool = False
 
     @property
     def words(self) -> MetricWords:
@@ -70,16 +74,22 @@ class Metric:
         """1 where more is better, else -1."""
         return -1 if self.lower_is_better else 1
 
-    def value_of(self, probabilities: ArrayLike, labels: ArrayLike) -> float:
+    def value_of(self, probabilities: ArrayLike, labels: ArrayLike, folds: ArrayLike | None = None) -> float:
         """The metric of a set of images; NaN where it has none, as an AUROC of images of one class.
+
+        folds: (N,), the number of each image's fold; None without folds.
 
         Raises:
             ValueError: as `pipeline.score.classify.classification_scores` does.
         """
-        return self.value(*check_predictions(probabilities, labels))
+        shares, truth = check_predictions(probabilities, labels)
+        parts = self._parts(truth, folds)
+        return float(sum(self.value(shares[part], truth[part]) * part.sum() for part in parts) / len(truth))
 
-    def pseudo_values_of(self, probabilities: ArrayLike, labels: ArrayLike) -> Floats:
+    def pseudo_values_of(self, probabilities: ArrayLike, labels: ArrayLike, folds: ArrayLike | None = None) -> Floats:
         """(N,) whose mean is the metric, and whose variance says how far other images would move it.
+
+        folds: as of `value_of`.
 
         Raises:
             ValueError: as above; one image; or a metric that is not smooth.
@@ -89,16 +99,30 @@ class Metric:
             raise ValueError(f"{self.name} is not smooth, so that it has no pseudo-values")
         if len(truth) < 2:
             raise ValueError("pseudo-values take at least two images")
-        return self.pseudo_values(shares, truth)
+        found = np.empty(len(truth))
+        for part in self._parts(truth, folds):
+            found[part] = self.pseudo_values(shares[part], truth[part])
+        return found
 
-    def tables(self, arms: Mapping[str, ArrayLike], labels: ArrayLike) -> dict[str, NDArray[np.float64]] | None:
-        """Pseudo-values (S, N) by arm of probabilities (S, N, C); None where the metric is not smooth."""
+    def tables(
+        self, arms: Mapping[str, ArrayLike], labels: ArrayLike, folds: ArrayLike | None = None
+    ) -> dict[str, NDArray[np.float64]] | None:
+        """Pseudo-values (S, N) by arm of probabilities (S, N, C); None where the metric is not smooth. folds: as of
+        `value_of`.
+        """
         if self.pseudo_values is None:
             return None
         return {
-            arm: np.stack([self.pseudo_values_of(run, labels) for run in np.asarray(runs)])
+            arm: np.stack([self.pseudo_values_of(run, labels, folds) for run in np.asarray(runs)])
             for arm, runs in arms.items()
         }
+
+    def _parts(self, truth: NDArray[np.int64], folds: ArrayLike | None) -> list[NDArray[np.bool_]]:
+        """Which images it is had of at once, (N,) each."""
+        if folds is None or not self.within_folds:
+            return [np.ones(len(truth), np.bool_)]
+        numbers = np.asarray(folds)
+        return [numbers == number for number in np.unique(numbers)]
 
 
 def _right(shares: Floats, truth: NDArray[np.int64]) -> Floats:
@@ -153,6 +177,7 @@ AUROC = Metric(
     value=auroc,
     pseudo_values=auroc_pseudo_values,
     by_class=True,
+    within_folds=True,
 )
 LOG_LOSS = Metric(
     "log_loss",

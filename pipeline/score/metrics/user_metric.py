@@ -83,6 +83,7 @@ def load_metric(spec: str) -> Metric:
         pseudo_values=partial(grouped_pseudo_values, checked) if smooth else None,
         lower_is_better=_declared(spec, function, "lower_is_better", False),
         in_points=_declared(spec, function, "in_points", False),
+        within_folds=True,  # it may rank images
     )
 
 

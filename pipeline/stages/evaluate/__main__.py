@@ -2,7 +2,8 @@
 
 metrics.json      the figures that `dvc metrics` shows
 evaluation.json   all of them, with the comparison of the arms, the endpoints and the verdict
-predictions.npz   ids, labels, and every run's probabilities by its name
+predictions.npz   ids, labels, and every run's probabilities by its name; with folds the number of each image's, and
+                  what the registered network says of the images kept apart (`holdout`), if there are any
 confusion.csv     true and predicted class, a row for every test image and seed of the best configuration
 attention_by_class.csv
                   attention against masks, a row for every class of either arm and of each baseline
@@ -28,11 +29,13 @@ from pipeline.console.progress_bar import ProgressBar
 from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
 from pipeline.files.file_stats import hash_file
+from pipeline.inputs.procedure import folds_hash, read_parts
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import comparison_from, p_value
 from pipeline.score.metrics.chosen_metric import chosen_metric, metric_hash
-from pipeline.score.metrics.label_check import check_labels
+from pipeline.score.metrics.label_check import check_labels, labels_at_once
 from pipeline.stages.evaluate.attention_scores import write_class_rows
+from pipeline.stages.evaluate.fold_scores import describe_holdout, evaluate_folds, evaluate_holdout
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
 from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
 from pipeline.tracking.dataset_inputs import DataUsed
@@ -46,16 +49,21 @@ def main(workspace: Workspace) -> None:
     began = time.monotonic()
     params = load_params(workspace.params)
     retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
-    check_agreement(workspace, params, retrained["fingerprint"])
+    of_folds = retrained.get("folds", [])
+    check_agreement(
+        workspace, params, retrained["fingerprint"], {each["fold"]: each["fingerprint"] for each in of_folds}
+    )
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     data_hash, control = data.prepared.data_hash, retrained["control"]
+    parts = read_parts(workspace, params, data_hash=data_hash)
     metric, seeds = chosen_metric(params), [run["seed"] for run in retrained["runs"]]
-    check_labels(
-        metric, np.asarray(data.prepared.labels[data.split.test]), data.prepared.classes, interval=len(set(seeds)) > 1
-    )
+    for held in labels_at_once(metric, data.prepared.labels, data.split.tested):
+        check_labels(metric, held, data.prepared.classes, interval=len(set(seeds)) > 1)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
-    networks = [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in retrained["runs"]]
+    tested = [run for each in of_folds for run in each["runs"]]
+    tested += retrained["runs"] if len(data.split.test) else []
+    networks = [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in tested]
     logged, network_set = looks_logged(store, params, data_hash), hash_networks(networks)
     look = record_look(
         workspace.state,
@@ -66,11 +74,23 @@ def main(workspace: Workspace) -> None:
         counted=logged.count,
         prior=logged.by_networks.get(network_set),
     )
-    runs = []
+    runs, folded, kept_apart = [], None, {}
     with ProgressBar("networks evaluated") as progress:
-        for run in retrained["runs"]:
-            runs.append(evaluate_run(workspace.models / run["folder"], run, data))
-            progress(len(runs), len(retrained["runs"]))
+        if of_folds:
+            folded = evaluate_folds(
+                workspace,
+                parts,
+                retrained,
+                progress,
+                confidence=params.evaluate.confidence,
+                images=params.report.attention_images,
+            )
+            runs, data = folded.runs, folded.data
+            kept_apart = evaluate_holdout(workspace, parts[0], retrained["to_register"])
+        else:
+            for run in retrained["runs"]:
+                runs.append(evaluate_run(workspace.models / run["folder"], run, data))
+                progress(len(runs), len(retrained["runs"]))
     what = retrained.get("method", "the best configuration")
     summary = summarise(
         runs,
@@ -82,6 +102,7 @@ def main(workspace: Workspace) -> None:
         what=what,
         against=describe_control(retrained.get("against", "")) or "its control",
         metric=metric,
+        folds=None if folded is None else folded.folds,
     )
     scores = summary.pop("scores")
     summary |= {
@@ -95,6 +116,8 @@ def main(workspace: Workspace) -> None:
         "method": what,
         "p": p_value(comparison_from(summary["comparison"])),
     }
+    if folded is not None:
+        summary |= {"folds": folded.rows, "holdout": describe_holdout(kept_apart), "folds_hash": folds_hash(parts)}
     summary["verdict"] = f"{warn_of_look(look)} {summary['verdict']}".lstrip()
     metrics = flat_metrics(summary, control)
     folder = workspace.results / "evaluate"
@@ -102,7 +125,8 @@ def main(workspace: Workspace) -> None:
     test = data.split.test
     labels = data.prepared.labels[test]
     predictions = predictions_of(runs, labels)
-    np.savez_compressed(folder / "predictions.npz", ids=test, **predictions)
+    further: dict[str, Any] = kept_apart | ({} if folded is None else {"folds": folded.folds})
+    np.savez_compressed(folder / "predictions.npz", ids=test, **predictions, **further)
     correct = correct_by_arm(predictions, control)
     store_evaluation(
         workspace.state,
@@ -114,11 +138,12 @@ def main(workspace: Workspace) -> None:
         control=correct[control],
         seeds=seeds_by_arm(predictions, control),
         scores=scores,
+        folds=None if folded is None else folded.folds,
     )
     write_confusion(folder / "confusion.csv", runs, data)
     write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))
     shown = examples_by_class(test, data.prepared.labels, params.report.attention_images)
-    rows = np.searchsorted(test, shown)
+    rows = np.searchsorted(test, shown) if folded is None else np.arange(len(shown))  # of folds there are no others
     maps: Any = {run.name: run.maps[rows] for run in runs}
     np.savez_compressed(folder / "attention.npz", ids=shown, **maps)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

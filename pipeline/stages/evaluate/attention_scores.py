@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.assembly import TrainingData
 from pipeline.score.family import compare_family
+from pipeline.score.fold_variance import Folds, can_be_compared
 from pipeline.score.locate import (
     LocationScores,
     baseline_scores,
@@ -30,6 +31,15 @@ COMPARED = ("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precisi
 
 Maps = NDArray[np.float32]
 Masks = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ScoredTables:
+    """A score of the images that all runs can be scored on, (S, N) by arm. folds: of these images; None without."""
+
+    best: NDArray[np.float64]
+    control: NDArray[np.float64]
+    folds: Folds | None
 
 
 def usable_masks(data: TrainingData) -> tuple[Masks, Masks] | None:
@@ -60,36 +70,46 @@ def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:
 
 
 def auroc_tables(
-    best: Sequence[LocationScores], control: Sequence[LocationScores]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    best: Sequence[LocationScores], control: Sequence[LocationScores], folds: Folds | None = None
+) -> ScoredTables | None:
     """AUROC of the fixed head, (S, N) by arm, of the images that every run of either arm can be scored on.
 
-    best, control: a run each, in the order of their seeds. None where no two images can be.
+    best, control: a run each, in the order of their seeds. None where no two images can be, or one alone of a fold.
     """
-    return _scored_tables(best, control, "auroc") if best and control else None
+    return _scored_tables(best, control, "auroc", folds) if best and control else None
 
 
 def _scored_tables(
-    best: Sequence[LocationScores], control: Sequence[LocationScores], key: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    best: Sequence[LocationScores], control: Sequence[LocationScores], key: str, folds: Folds | None
+) -> ScoredTables | None:
     first, second = (np.stack([scores.per_image[key] for scores in found]) for found in (best, control))
     scored = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
-    return (first[:, scored], second[:, scored]) if scored.sum() >= 2 else None
+    if scored.sum() < 2 or (folds is not None and not can_be_compared(folds, folds[scored])):
+        return None
+    return ScoredTables(first[:, scored], second[:, scored], None if folds is None else folds[scored])
 
 
 def differences(
-    best: Sequence[LocationScores], control: Sequence[LocationScores], *, confidence: float, shared_seeds: bool = True
+    best: Sequence[LocationScores],
+    control: Sequence[LocationScores],
+    *,
+    confidence: float,
+    shared_seeds: bool = True,
+    folds: Folds | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """How much more the best configuration's attention scores than the control's, with intervals over seeds and images,
     by the names of `COMPARED`: `difference`, `low`, `high` (None where there is no interval). The intervals hold
     together with the confidence. best, control: a run each, of the same images, in the order of their seeds.
-    shared_seeds: whether these are the same. What fewer than two images have is left out.
+    shared_seeds: whether these are the same. folds: the number of each image's fold; None without folds. What fewer
+    than two images have, in all or in a fold, is left out.
     """
-    found = {key: _scored_tables(best, control, key) for key in COMPARED if best and control}
-    pairs = {key: tables for key, tables in found.items() if tables is not None}
+    found = {key: _scored_tables(best, control, key, folds) for key in COMPARED if best and control}
+    tables = {key: each for key, each in found.items() if each is not None}
+    pairs = {key: (each.best, each.control) for key, each in tables.items()}
+    numbers = {key: each.folds for key, each in tables.items()}
     return {
         member.name: {name: getattr(member.comparison, name) for name in ("difference", "low", "high")}
-        for member in compare_family(pairs, confidence=confidence, shared_seeds=shared_seeds)
+        for member in compare_family(pairs, confidence=confidence, shared_seeds=shared_seeds, folds=numbers)
     }
 
 

@@ -20,6 +20,7 @@ from pipeline.score.classify import classification_scores, log_losses
 from pipeline.score.comparison import PAIRED, compare_scores
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, decide_endpoints
 from pipeline.score.ensembles import compare_ensembles
+from pipeline.score.fold_variance import Folds
 from pipeline.score.locate import LocationScores
 from pipeline.score.metrics.metric import ACCURACY, Metric
 from pipeline.score.metrics.metric import LOG_LOSS as LOSS_METRIC
@@ -50,7 +51,8 @@ CENTRED = "centre"
 class RunEvaluation:
     """One retrained network on the test set.
 
-    probabilities: (N, C). maps: (N, A, H, W) of the last block. location: None for data without masks.
+    probabilities: (N, C). maps: (N, A, H, W) of the last block, of folds those of the report's images alone. location:
+    None for data without masks.
     """
 
     name: str
@@ -90,11 +92,14 @@ def summarise(
     what: str,
     against: str,
     metric: Metric = ACCURACY,
+    folds: Folds | None = None,
 ) -> dict[str, Any]:
     """The figures of both arms, the endpoints and their verdict, and attention against masks beside trivial baselines;
     and as `scores` the pseudo-values by arm that are kept of another metric than accuracy, where it has them.
 
-    metric: that the arms are compared by, by this margin. what, against: the method and the control, in words.
+    metric: that the arms are compared by, by this margin. what, against: the method and the control, in words. folds:
+    the number of each test image's fold, where a run is one network of each fold (`pipeline.stages.evaluate.fold_scores`);
+    None without folds.
 
     Raises:
         UserError: the metric has no value on the test images.
@@ -104,23 +109,27 @@ def summarise(
     metric = replace(metric, margin=margin)
     shared, words = has_shared_seeds((run.name for run in runs), control), metric.words
     best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
-    found = compare_metric(metric, best, other, labels, confidence=confidence, shared_seeds=shared)
+    found = compare_metric(metric, best, other, labels, confidence=confidence, shared_seeds=shared, folds=folds)
     comparison, tables = found.comparison, found.tables
     parts = None
     if tables is not None:
-        parts = variance_parts(tables["best"], tables["control"], shared_seeds=comparison.layout == PAIRED)
-    masks = usable_masks(data)
+        paired = comparison.layout == PAIRED
+        parts = variance_parts(tables["best"], tables["control"], shared_seeds=paired, folds=folds)
+    # Of folds, each must have masks to score by.
+    masks = usable_masks(data) if all(run.location is not None for run in runs) else None
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
     attention = log_loss = None
-    if areas := auroc_tables(shown[BEST], shown[control]):
-        attention = compare_scores(*areas, confidence=confidence, shared_seeds=shared)
+    if areas := auroc_tables(shown[BEST], shown[control], folds):
+        attention = compare_scores(
+            areas.best, areas.control, confidence=confidence, shared_seeds=shared, folds=areas.folds
+        )
     elif metric.name != LOSS_METRIC.name:
         losses = (
             np.stack([log_losses(run.probabilities, labels) for run in runs if run.arm == arm])
             for arm in (BEST, control)
         )
-        log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared)
+        log_loss = compare_scores(*losses, confidence=confidence, shared_seeds=shared, folds=folds)
     endpoints = decide_endpoints(comparison, margin=margin, attention=attention, log_loss=log_loss, words=words)
     sentences = write_verdict(
         endpoints,
@@ -133,7 +142,7 @@ def summarise(
         against=against,
         words=words,
     )
-    compared = differences(shown[BEST], shown[control], confidence=confidence, shared_seeds=shared)
+    compared = differences(shown[BEST], shown[control], confidence=confidence, shared_seeds=shared, folds=folds)
     shown |= {f"blind: {name}": [scores] for name, scores in trivial.items()}
     return {
         "test_images": len(labels),

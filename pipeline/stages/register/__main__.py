@@ -25,7 +25,7 @@ from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
 from pipeline.score.metrics.wording import other_metric, words_from
 from pipeline.stages.register.model_card import model_card
-from pipeline.tracking.registry.versions import WEIGHTS_TAG, register_model
+from pipeline.tracking.registry.versions import PROCEDURE_TAG, WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.train.sidecar import WEIGHTS, read_sidecar
 from pipeline.workspace import Workspace
@@ -61,6 +61,7 @@ def main(workspace: Workspace) -> None:
             "sar.split_hash": str(sidecar["split_hash"]),
             "sar.retrain_folder": chosen,
             "sar.comparison": json.dumps(judged_by(evaluation)),
+            **procedure_tags(evaluation),
             WEIGHTS_TAG: hash_file(workspace.models / chosen / WEIGHTS),
             "sar.input": "x".join(str(part) for part in (*sidecar["image_size"], sidecar["channels"])),
             "sar.licence": str(prepared.manifest["licence"]),
@@ -80,6 +81,20 @@ def main(workspace: Workspace) -> None:
     print(
         f"models:/{registered.name}@challenger is version {registered.version}; `sar-search promote` makes it champion"
     )
+
+
+def procedure_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """What promotion must know of a network whose figures are those of a procedure; nothing without folds."""
+    if not (folds := evaluation.get("folds")):
+        return {}
+    holdout = evaluation.get("holdout")
+    content = {
+        "folds": len(folds),
+        "images": evaluation["test_images"],
+        "folds_hash": evaluation["folds_hash"],
+        "holdout": holdout["images"] if holdout else 0,
+    }
+    return {PROCEDURE_TAG: json.dumps(content)}
 
 
 def judged_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:

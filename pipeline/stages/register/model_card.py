@@ -12,8 +12,8 @@ from pipeline.score.metrics.wording import other_metric
 def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     """Markdown from the checkpoint's sidecar, the evaluation and the data's manifest."""
     scores, seed = evaluation["arms"][BEST], sidecar["seed"]
-    own = scores["accuracies"][scores["seeds"].index(seed)]
-    chance = 196 * math.sqrt(own * (1 - own) / evaluation["test_images"])
+    what, own, images = _tested(evaluation, seed)
+    chance = 196 * math.sqrt(own * (1 - own) / images)
     height, width = sidecar["image_size"]
     spread = f" (deviation {100 * scores['accuracy_sd']:.1f})" if scores["accuracy_sd"] is not None else ""
     return f"""# {manifest["dataset"]}: {sidecar["model"]["name"]}
@@ -28,13 +28,12 @@ def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manife
 | input | uint8 images (B, H, W, {sidecar["channels"]}), resized to {height} x {width} |
 | configuration | {config_name(dict(sidecar["values"])) or "as in params.yaml"} |
 | trained on | {sidecar["trained_on"]}, seed {seed}, {len(sidecar["curves"])} epochs, last weights |
-{_metric_rows(evaluation, seed)}| test accuracy | {100 * own:.1f} % on {evaluation["test_images"]} images |
-| test accuracy, {len(scores["seeds"])} seeds | {100 * scores["accuracy"]:.1f} %{spread} |
+{_metric_rows(evaluation, seed)}{_accuracy_rows(evaluation, seed, spread)}
 | calibration error | {100 * scores["ece"]:.1f} % |
 | search | {evaluation["fingerprint"]} |
 
 Limits: the figures hold for images like those of the data above, and for these classes: an image of anything else gets
-one of them too, often with a high probability. Other test images of the same kind would move this model's accuracy by
+one of them too, often with a high probability. Other test images of the same kind would move {what} by
 up to {chance:.1f} points (95 %), and another seed moves it besides. Attention is what the network reads by, not why it
 decides. The seed was fixed before the test set was read; this was look {look_of(evaluation) or 1} at these test images.
 The weights were made of these data: mind what their licence asks.
@@ -46,11 +45,44 @@ def _metric_rows(evaluation: Mapping[str, Any], seed: int) -> str:
     if (metric := other_metric(evaluation)) is None:
         return ""
     scores = evaluation["arms"][BEST]
-    own = scores[f"{metric.key}_by_seed"][scores["seeds"].index(seed)]
     deviation = scores[f"{metric.key}_sd"]
     spread = f" (deviation {metric.format_value(deviation)})" if deviation is not None else ""
     mean = f"{metric.format_value(scores[metric.key])}{spread}"
+    if evaluation.get("folds"):
+        return f"| {metric.label} of its procedure | {mean} |\n"
+    own = scores[f"{metric.key}_by_seed"][scores["seeds"].index(seed)]
     return (
         f"| test {metric.label} | {metric.format_value(own)} |\n"
         f"| test {metric.label}, {len(scores['seeds'])} seeds | {mean} |\n"
     )
+
+
+def _accuracy_rows(evaluation: Mapping[str, Any], seed: int, spread: str) -> str:
+    """The table's rows on accuracy: this model's own, or with folds those of its procedure, called so."""
+    scores, images = evaluation["arms"][BEST], evaluation["test_images"]
+    mean = f"{100 * scores['accuracy']:.1f} %{spread}"
+    if not (folds := evaluation.get("folds")):
+        own = 100 * scores["accuracies"][scores["seeds"].index(seed)]
+        of_seeds = f"| test accuracy, {len(scores['seeds'])} seeds | {mean} |"
+        return f"| test accuracy | {own:.1f} % on {images} images |\n{of_seeds}"
+    rows = [
+        f"| accuracy of its procedure | {mean}: {images} images in {len(folds)} folds, each tested by networks of the "
+        f"other folds, {len(scores['seeds'])} seeds |"
+    ]
+    if found := evaluation.get("holdout"):
+        rows.append(
+            f"| accuracy of this model | {100 * found['accuracy']:.1f} % on {found['images']} images kept apart |"
+        )
+    else:
+        rows.append("| accuracy of this model | not measured: it was trained on every image |")
+    return "\n".join(rows)
+
+
+def _tested(evaluation: Mapping[str, Any], seed: int) -> tuple[str, float, int]:
+    """What other test images would move, its value, and on how many it was measured."""
+    scores, found = evaluation["arms"][BEST], evaluation.get("holdout")
+    if found:
+        return "this model's accuracy", found["accuracy"], found["images"]
+    if evaluation.get("folds"):
+        return "the procedure's accuracy", scores["accuracy"], evaluation["test_images"]
+    return "this model's accuracy", scores["accuracies"][scores["seeds"].index(seed)], evaluation["test_images"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds, probabilities_by_arm
+from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds, probabilities_by_arm, seeds_by_arm
 from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import config_name
@@ -30,6 +30,7 @@ from pipeline.score.comparison import comparison_from
 from pipeline.score.ensembles import describe_ensembles
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.metrics.wording import MetricWords, other_metric, words_from
+from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -91,8 +92,10 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         control,
         confidence=comparison.confidence,
         shared_seeds=has_shared_seeds(predictions, control),
+        folds=predictions.get("folds"),
     )
     remarks = [
+        *registered_remarks(evaluation),
         f"Best configuration: {config_name(dict(found.best))} ({found.trial}). {_chosen(summary)}.",
         f"The control is {summary['against']}.",
         *_seed_remarks(params, summary, evaluation, retrained),
@@ -130,6 +133,8 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             words=metric,
             tables=_score_tables(predictions, control, metric),
         ),
+        folds=evaluation.get("folds", ()),
+        folds_note=describe_folds(evaluation),
         look=look_of(evaluation) or 1,
         attention=_attention_rows(evaluation, arms),
         attention_changes=_attention_changes(evaluation),
@@ -150,7 +155,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         class_figure=class_figure(classes),
         confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
-        attention_figures=_pictures(workspace, retrained, prepared.images, prepared.masks, control, found.best),
+        attention_figures=_pictures(workspace, prepared.images, prepared.masks, control, found.best),
         commit=_commit(workspace),
         data_hash=evaluation["data_hash"],
         fingerprint=evaluation["fingerprint"],
@@ -190,7 +195,8 @@ def _score_tables(
     """Pseudo-values by arm of a metric that is known by name; a user's function is not called again for the report."""
     if (known := METRICS.get(metric.name)) is None:
         return None
-    tables = known.tables(probabilities_by_arm(predictions, control), predictions["labels"])
+    arms = probabilities_by_arm(predictions, control)
+    tables = known.tables(arms, predictions["labels"], predictions.get("folds"))
     return tables if tables and all(np.isfinite(table).all() for table in tables.values()) else None
 
 
@@ -245,7 +251,7 @@ def _attention_note(evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) 
 
 def _curves(workspace: Workspace, retrained: Mapping[str, Any], arms: Mapping[str, str]) -> Any:
     by_arm: dict[str, list[list[float]]] = {}
-    for run in retrained["runs"]:
+    for run in list_tested(retrained):
         curves = read_sidecar(workspace.models / run["folder"])["curves"]
         by_arm.setdefault(arms[run["arm"]], []).append([row["train/accuracy"] for row in curves])
     series = {name: (np.arange(1, len(rows[0]) + 1), np.array(rows)) for name, rows in by_arm.items()}
@@ -263,16 +269,14 @@ def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str
 
 def _pictures(
     workspace: Workspace,
-    retrained: Mapping[str, Any],
     images: ImageRows,
     masks: ImageRows | None,
     control: str,
     best: Mapping[str, Any],
 ) -> list[tuple[str, Any]]:
-    first = {run["arm"]: run["folder"] for run in reversed(retrained["runs"])}
     with np.load(workspace.results / "evaluate" / "attention.npz") as archive:
-        ids = archive["ids"]
-        maps = {"best": archive[first[BEST]], "control": archive[first[control]]}
+        ids, seeds = archive["ids"], seeds_by_arm(archive.files, control)
+        maps = {name: archive[f"{arm}-seed{seeds[arm][0]}"] for name, arm in (("best", BEST), ("control", control))}
     threshold = float(best.get("regularizer.spatial_entropy.threshold", 0.0))
     figure = comparison_figure(images[ids], maps, masks=masks[ids] if masks is not None else None, threshold=threshold)
     return [("Test images; last block; the first seed of the best configuration and of its control.", figure)]

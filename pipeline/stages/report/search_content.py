@@ -152,6 +152,7 @@ def search_curves(
 def describe_cost(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Words:
     """What the search and the retraining have taken."""
     spent, epochs = summary["spent"], summary["epochs"]
+    count = sum(len(part["runs"]) for part in (retrained, *retrained.get("folds", ())))
     words = [
         ("search, by the clock", duration(3600 * spent["hours"])),
         ("search, workers' time", duration(3600 * spent["worker_hours"])),
@@ -160,7 +161,7 @@ def describe_cost(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> W
             "saved by stopping early",
             f"{epochs['saved_by_stopping']:,} epochs, about {duration(3600 * spent['worker_hours_saved_by_stopping'])}",
         ),
-        ("retraining", f"{duration(float(retrained['seconds']))} for {len(retrained['runs'])} runs"),
+        ("retraining", f"{duration(float(retrained['seconds']))} for {count} runs"),
     ]
     if spent["gpu_hours"]:
         words.append(("search, GPU-hours", f"{spent['gpu_hours']:.2f}"))

@@ -50,10 +50,11 @@ def describe_analysis(
             "intervals",
             "of the difference of the means, best minus control, over seeds and images both, "
             + (
-                "seed by seed and image by image (a two-way layout of their differences)."
+                "seed by seed and image by image (a two-way layout of their differences)"
                 if paired
-                else "of arms that do not share their seeds and are taken as independent."
-            ),
+                else "of arms that do not share their seeds and are taken as independent"
+            )
+            + (f", within each of {comparison.folds} folds, and summed." if comparison.folds > 1 else "."),
         ),
     ]
     p = p_value(comparison)
@@ -72,25 +73,9 @@ def describe_analysis(
         least = metric.format_difference(comparison.detectable_difference or 0.0, 2).lstrip("+")
         said.append((metric.label, f"{found}."))
         said.append(("could be found", f"a true difference of {least}, four times out of five."))
-    if tables is not None and (
-        boot := two_way_bootstrap(
-            tables[BEST], tables[control], confidence=comparison.confidence, seed=seed, shared_seeds=paired
-        )
-    ):
-        # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
-        narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
-        but = "with so few seeds it is too narrow, and " * narrower
-        told = f"{metric.format_interval(*boot, 2)}; {but}it decides nothing."
-        said.append(("plain bootstrap, seeds and images", told))
-    fixed = mcnemar(correct[BEST][0], correct[control][0])
-    said.append(
-        (
-            "two fixed networks",
-            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best configuration alone, "
-            f"{fixed.only_second} with the control alone (McNemar, exact: {_p(fixed.p)}). This describes those two "
-            "networks; another seed gives two others.",
-        )
-    )
+    if comparison.folds == 1:
+        arms = None if tables is None else (tables[BEST], tables[control])
+        said += _describe_beside(comparison, arms, correct[BEST], correct[control], seed, metric)
     said.append(
         (
             "families",
@@ -99,6 +84,44 @@ def describe_analysis(
         )
     )
     said.append(("looked at before", f"{looked}."))
+    return said
+
+
+def _describe_beside(
+    comparison: Comparison,
+    tables: tuple[Table, Table] | None,
+    best: Table,
+    control: Table,
+    seed: int,
+    metric: MetricWords,
+) -> list[tuple[str, str]]:
+    """The bootstrap, and two networks on the same images: both of networks that were tested on all of them.
+
+    tables: of the metric, of both arms. best, control: which images were right.
+    """
+    said = []
+    if tables is not None and (
+        boot := two_way_bootstrap(
+            *tables,
+            confidence=comparison.confidence,
+            seed=seed,
+            shared_seeds=comparison.layout == PAIRED,
+        )
+    ):
+        # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
+        narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
+        but = "with so few seeds it is too narrow, and " * narrower
+        told = f"{metric.format_interval(*boot, 2)}; {but}it decides nothing."
+        said.append(("plain bootstrap, seeds and images", told))
+    fixed = mcnemar(best[0], control[0])
+    said.append(
+        (
+            "two fixed networks",
+            f"of the first seed of either arm, {_images_right(fixed.only_first)} with the best configuration alone, "
+            f"{fixed.only_second} with the control alone (McNemar, exact: {_p(fixed.p)}). This describes those two "
+            "networks; another seed gives two others.",
+        )
+    )
     return said
 
 
@@ -164,11 +187,20 @@ def class_rows(
     *,
     confidence: float,
     shared_seeds: bool = True,
+    folds: NDArray[np.int64] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for every class: images, both accuracies, the change with its interval, and Holm's p."""
+    """A row for every class: images, both accuracies, the change with its interval, and Holm's p. folds: the number of
+    each image's fold; None without folds.
+    """
     arms = evaluation["arms"]
     members = compare_classes(
-        correct[BEST], correct[control], labels, len(classes), confidence=confidence, shared_seeds=shared_seeds
+        correct[BEST],
+        correct[control],
+        labels,
+        len(classes),
+        confidence=confidence,
+        shared_seeds=shared_seeds,
+        folds=folds,
     )
     rows = zip(
         classes,

@@ -1,19 +1,23 @@
 """retrain: best configuration and control -> `models/<arm>-seed<n>/`, `results/retrain/`. Run by `dvc repro retrain`.
 
+With folds, both arms of each are in `models/folds/<number>/`, and of all images there is the network to be registered.
+
 How many seeds there are is written to `results/retrain/seeds.json` before the first of them is trained.
 """
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.stage_results import BEST, describe_method, read_best, read_json
+from pipeline.artifacts.stage_results import BEST, BestConfig, describe_method, read_best, read_json
 from pipeline.config import Params, load_params
 from pipeline.console.format import config_name
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
+from pipeline.inputs.procedure import Part, read_parts
 from pipeline.preflight.power import check_seeds, describe_source, make_forecast, plan_seeds, run_cost
 from pipeline.provenance.trace import trace
 from pipeline.provenance.weights_record import from_record
@@ -25,7 +29,7 @@ from pipeline.stages.retrain.retrain_runs import (
     retrain_jobs,
     run_retraining,
 )
-from pipeline.stages.retrain.worker import seconds_in
+from pipeline.stages.retrain.worker import RetrainJob, seconds_in
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace
@@ -34,59 +38,105 @@ SEEDS = "seeds.json"
 
 
 def main(workspace: Workspace) -> None:
-    """Train both arms with every seed and keep their weights."""
+    """Train both arms with every seed and keep their weights; with folds in each, and the best on all images."""
     params = load_params(workspace.params)
     check_agreement(workspace, params)
-    found = read_best(workspace.results / "search")
     prepared = open_prepared(workspace.prepared)
-    split = read_split(workspace.split, data_hash=prepared.data_hash)
-    arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
-    configs = [params.with_values(values, where=arm) for arm, values in arms.items()]
-    seeds = choose_number(workspace, params, test_images=len(split.test))
-    jobs = retrain_jobs(
-        params,
-        arms,
-        seeds=seeds["chosen"],
-        prepared=workspace.prepared,
-        split=workspace.split,
-        hashes=[prepared.data_hash, split.split_hash],
-        state=workspace.state,
-        weights=from_record(workspace, found.weights, configs),
-    )
+    parts = read_parts(workspace, params, data_hash=prepared.data_hash)
+    whole, folds = parts[0], parts[1:]
+    seeds = choose_number(workspace, params, test_images=sum(len(part.split.test) for part in folds or [whole]))
+    of_parts = [_part_jobs(workspace, part, prepared.data_hash, seeds["chosen"]) for part in parts]
+    jobs = [job for each in of_parts for job in each.jobs]
     folder = workspace.results / "retrain"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEEDS).write_text(json.dumps(seeds, indent=2) + "\n")  # before anything trains, or is tested
     kept = sum(is_finished(job) for job in jobs)
     done = f", {kept} of them done before" if kept else ""
-    print(f"retraining on {len(split.train) + len(split.val):,} images: {len(jobs)} runs{done}", flush=True)
+    images = len(whole.split.train) + len(whole.split.val)
+    beside = f" and outside each of {len(folds)} folds" if folds else ""
+    print(f"retraining on {images:,} images{beside}: {len(jobs)} runs{done}", flush=True)
     if kept < len(jobs):
         print("starting Ray; a run's line comes when it has ended", flush=True)
     for count, job in enumerate(run_retraining(params, jobs), start=1):
         last = learning_curves(job.folder)[-1]
-        print(f"[{count}/{len(jobs)}] {job.name:<20} train/accuracy {last['train/accuracy']:.4f}", flush=True)
+        print(
+            f"[{count}/{len(jobs)}] {job.model_folder:<20} train/accuracy {last['train/accuracy']:.4f}",
+            flush=True,
+        )
     for job in jobs:
         shutil.copytree(
-            job.folder, workspace.models / job.name, ignore=shutil.ignore_patterns(*OWN_FILES), dirs_exist_ok=True
+            job.folder,
+            workspace.models / job.model_folder,
+            ignore=shutil.ignore_patterns(*OWN_FILES),
+            dirs_exist_ok=True,
         )
     store = resolve_store(params.tracking.uri, workspace.anchor)
-    counts = {"train": len(split.train), "val": len(split.val)}
     name, source = str(prepared.manifest["dataset"]), str(workspace.prepared)
-    used = [DataUsed(name, prepared.data_hash, source, "training", counts)]
     tags = trace(workspace.root, prepared.data_hash)
-    runs = log_retraining(store, params, jobs, found.fingerprint, workspace, tags, used)
+    described = []
+    for part, each in zip(parts, of_parts, strict=True):
+        counts = {"train": len(part.split.train), "val": len(part.split.val)}
+        used = [DataUsed(name, prepared.data_hash, source, "training", counts)]
+        runs = log_retraining(store, params, each.jobs, each.found.fingerprint, workspace, tags, used)
+        described.append(each.describe(runs))
+    own = described[0]
     content = {
-        "fingerprint": found.fingerprint,
+        "fingerprint": own["fingerprint"],
         "control": params.retrain.control,
-        "method": describe_method(*(config.regularizer.configs() for config in configs)),
-        "setting": config_name(dict(found.best)),
-        "against": found.against,
-        "runs": [{"arm": job.arm, "seed": job.seed, "folder": job.name, "mlflow_run": runs[job.name]} for job in jobs],
+        "method": describe_method(*(config.regularizer.configs() for config in of_parts[0].configs)),
+        "setting": own["setting"],
+        "against": own["against"],
+        "runs": own["runs"],
         "seconds": round(sum(seconds_in(job.folder) for job in jobs), 1),
         "to_register": jobs[0].name,
         "seeds": seeds,
     }
+    if folds:
+        content["folds"] = [{"fold": part.number, **each} for part, each in zip(folds, described[1:], strict=True)]
     (folder / "retrain.json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"weights -> models/; {jobs[0].name} is the one to be registered")
+
+
+@dataclass(frozen=True)
+class PartRuns:
+    """The runs of one part of the procedure. found: by its search. configs: of best and control."""
+
+    found: BestConfig
+    configs: list[Params]
+    jobs: list[RetrainJob]
+
+    def describe(self, runs: Mapping[str, str]) -> dict[str, Any]:
+        """What retrain.json says of it. runs: their ids in MLflow, by name."""
+        return {
+            "fingerprint": self.found.fingerprint,
+            "setting": config_name(dict(self.found.best)),
+            "against": self.found.against,
+            "runs": [
+                {"arm": job.arm, "seed": job.seed, "folder": job.model_folder, "mlflow_run": runs[job.name]}
+                for job in self.jobs
+            ],
+        }
+
+
+def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> PartRuns:
+    """Both arms with every seed; of all images beside folds, the best one with the seed that is registered."""
+    params = part.params
+    found = read_best(part.folder(workspace.results / "search"))
+    arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
+    configs = [params.with_values(values, where=arm) for arm, values in arms.items()]
+    alone = part.folds and not part.number
+    jobs = retrain_jobs(
+        params,
+        {BEST: found.best} if alone else arms,
+        seeds=1 if alone else seeds,
+        prepared=workspace.prepared,
+        split=part.path,
+        hashes=[data_hash, part.split.split_hash],
+        state=workspace.state,
+        weights=from_record(workspace, found.weights, configs),
+        fold=part.number,
+    )
+    return PartRuns(found, configs, jobs)
 
 
 def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> dict[str, Any]:

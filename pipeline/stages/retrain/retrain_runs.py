@@ -51,9 +51,10 @@ def retrain_jobs(
     hashes: Sequence[str],
     state: Path,
     weights: Mapping[str, Weights] | None = None,
+    fold: int = 0,
 ) -> list[RetrainJob]:
     """The runs of every arm and seed. seeds: how many of each arm, those that follow `base.seed`. hashes: of data and
-    split, which decide the results with the parameters.
+    split, which decide the results with the parameters. fold: the number of the fold that they leave out; 0: none.
 
     Raises:
         UserError: a batch has fewer images than a run has workers.
@@ -74,7 +75,8 @@ def retrain_jobs(
             key = content_hash([deciding, dict(values), seed, list(hashes), code, versions(), begins, *shared])
             folder = state / "retrain" / key[:16]
             threads = params.retrain.cpus_per_run
-            jobs.append(RetrainJob(arm, seed, dump, values, prepared, split, threads, folder, weights or {}))
+            job = RetrainJob(arm, seed, dump, values, prepared, split, threads, folder, weights or {}, fold=fold)
+            jobs.append(job)
     return jobs
 
 
@@ -156,7 +158,9 @@ def _run_all(
 def _run_spec(params: Params, jobs: Sequence[RetrainJob], resources: Resources) -> RunSpec:
     first = jobs[0]
     plugins: dict[str, str] = {}
+    weights: dict[str, Weights] = {}
     for job in jobs:
+        weights |= job.weights
         plugins |= _plugins(params.with_values(job.values, where=job.name))
     return RunSpec(
         params=params,
@@ -165,7 +169,8 @@ def _run_spec(params: Params, jobs: Sequence[RetrainJob], resources: Resources) 
         prepared=first.prepared,
         split=first.split,
         header={"code": plugins},
-        weights=first.weights,
+        weights=weights,
+        other_splits=tuple(sorted({job.split for job in jobs} - {first.split})),
     )
 
 

@@ -19,6 +19,7 @@ from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import read_sidecar
 from pipeline.tune.ray.placement import locate_data
+from pipeline.workspace import part_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +36,7 @@ ROLE = "train+val"
 @dataclass(frozen=True)
 class RetrainJob:
     """One run. arm: "best" or the control's name. values: its configuration by dotted path. folder: where it is kept.
+    fold: the number of the fold that it leaves out; 0: of all images.
 
     weights: the pretrained weights of the search, by specification. checkpoints: where they go while it trains.
     bundle: the data, where they may have to be found elsewhere on the node that it runs on.
@@ -51,10 +53,16 @@ class RetrainJob:
     weights: Mapping[str, Weights] = field(default_factory=dict)
     checkpoints: CheckpointStore | None = None
     bundle: DataBundle | None = None
+    fold: int = 0
 
     @property
     def name(self) -> str:
         return f"{self.arm}-seed{self.seed}"
+
+    @property
+    def model_folder(self) -> str:
+        """Where its weights go in models/."""
+        return str(part_folder(Path(), self.fold) / self.name)
 
 
 def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:

@@ -1,16 +1,28 @@
 """search: space + split -> `results/search/` (see `pipeline.tune.selection.result_files`). Run by `dvc repro search`.
 
-Its working state lies under `state/searches/`, by fingerprint: run again after any interruption, it goes on from there.
+With folds there is a search more outside of each, whose results are the same files in `results/search/folds/<number>/`;
+`results/search/folds/searches.json` lists them, none without folds. All follow each other over the same workers.
+
+Their working state lies under `state/searches/`, by fingerprint: run again after any interruption, it goes on from
+there.
 """
 
+import json
+import shutil
+from contextlib import nullcontext
+from typing import Any
+
+from pipeline.artifacts.fold_results import SEARCHES
 from pipeline.artifacts.pareto_front import write_pareto_figure
+from pipeline.cluster.runtime import shared_ray
 from pipeline.data.prepared.prepared import open_prepared
-from pipeline.data.splits.split import read_split
 from pipeline.entry import run_stage
-from pipeline.preflight.estimate import describe_estimate, remaining_work
-from pipeline.preflight.plan import make_plan
+from pipeline.inputs.procedure import Part
+from pipeline.preflight.estimate import remaining_work
+from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.preflight.search_budget import max_epochs
+from pipeline.preflight.total_estimate import describe_estimates
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
@@ -20,44 +32,70 @@ from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.run_counts import max_runs
 from pipeline.tune.selection.result_files import write_results
-from pipeline.workspace import Workspace
+from pipeline.tune.task import SearchTask
+from pipeline.workspace import FOLDS, Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Plan, run or go on with the search, and write what it found."""
+    """Plan, run or go on with the searches, and write what they found."""
     plan = make_plan(workspace)
-    task = plan.task()
+    plans = plan.parts()
+    tasks = [each.task() for each in plans]
     print(plan.describe())
-    print(describe_start(task, workspace.searches))
-    history = read_history(task.folder / JOURNAL)
-    for line in describe_estimate(plan, history, recent=True):
+    for task in tasks:
+        print(describe_start(task, workspace.searches))
+    histories = [read_history(task.folder / JOURNAL) for task in tasks]
+    for line in describe_estimates(plans, histories, recent=True):
         print(line, flush=True)
-    left = remaining_work(plan, history)
-    if left.trials + left.full_runs:
+    work = [remaining_work(each, history) for each, history in zip(plans, histories, strict=True)]
+    if any(left.trials + left.full_runs for left in work):
         print("starting Ray; the first epochs come when its workers have begun", flush=True)
-    total, params = max_runs(plan.params, plan.space), plan.params
+    shutil.rmtree(workspace.results / "search" / FOLDS, ignore_errors=True)
+    found = []
+    with shared_ray() if len(plans) > 1 else nullcontext():
+        for each, task in zip(plans, tasks, strict=True):
+            found.append(_search(each, task))
+    folder = workspace.results / "search" / FOLDS
+    folder.mkdir(parents=True, exist_ok=True)
+    of_folds = [row for each, row in zip(plans, found, strict=True) if _part(each).number]
+    (folder / SEARCHES).write_text(json.dumps({"folds": [row["listed"] for row in of_folds]}, indent=2) + "\n")
+    prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0]["summary"]
+    tested = sum(len(fold.test) for fold in split.folds) or len(split.test)
+    forecast, cost = make_forecast(plan.params, summary["forecast"], tested), run_cost(plan.params, summary)
+    print("\n".join(describe_power(plan.params, forecast, masks=prepared.masks is not None, cost=cost)))
+
+
+def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
+    """Run one search, or go on with it, and write its results: its summary, and what is listed of a fold's."""
+    workspace, params, part = plan.workspace, plan.params, _part(plan)
+    total = max_runs(plan.params, plan.space)
     budget = None if params.search.budget.full_trainings is None else max_epochs(params, plan.space)
     objectives = objectives_from_params(task.params)
     variables = search_variables(plan, task)
+    if part.folds:
+        print(f"{part.name}: search {task.folder.name[:8]}", flush=True)
     with (
         notify_on_exit(params.tracking, variables, workspace.root),
         MlflowCallback(plan, task) as tracked,
-        SearchProgress(total, params.train.epochs, budget=budget, objectives=objectives) as progress,
+        SearchProgress(total, params.train.epochs, budget=budget, objectives=objectives, part=part.name) as progress,
     ):
         outcome = run_search(task, [tracked, progress])
         print("writing the results", flush=True)
-        folder = workspace.results / "search"
+        folder = part.folder(workspace.results / "search")
         best, summary = write_results(task, outcome, folder)
         write_pareto_figure(folder, summary)
         controls = [trial for trial in outcome.trials if trial.control]
         controls.sort(key=lambda trial: trial.id != params.retrain.control)
         tracked.finish(best, controls, summary, folder)
         variables |= {"best": best.id, "best_accuracy": f"{best.metric(OBJECTIVE):.4f}", "mlflow_run": tracked.run_id}
-    print(describe_summary(summary))
-    prepared = open_prepared(workspace.prepared)
-    test = read_split(workspace.split, data_hash=prepared.data_hash).test
-    forecast, cost = make_forecast(params, summary["forecast"], len(test)), run_cost(params, summary)
-    print("\n".join(describe_power(params, forecast, masks=prepared.masks is not None, cost=cost)))
+    print(describe_summary(summary, str(folder.relative_to(workspace.root))))
+    listed = {"fold": part.number, "fingerprint": task.fingerprint, "trial": best.id, "best": dict(best.values)}
+    return {"summary": summary, "listed": listed}
+
+
+def _part(plan: Plan) -> Part:
+    assert plan.part is not None
+    return plan.part
 
 
 if __name__ == "__main__":

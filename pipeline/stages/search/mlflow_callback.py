@@ -14,6 +14,7 @@ from pipeline.console.format import config_name
 from pipeline.data.batches.batches import ImageBatches
 from pipeline.data.splits.split import examples_by_class
 from pipeline.errors import single_item_command
+from pipeline.inputs.procedure import ALL_IMAGES
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.search_budget import describe_budget, describe_trials
 from pipeline.provenance.trace import trace
@@ -46,20 +47,22 @@ class MlflowCallback(ClosedByStatus):
         self._pictures = (
             task.folder / "pictures"
         )  # not among temporary files, where those of a killed search would stay
-        dataset = data.prepared.manifest
+        dataset, part = data.prepared.manifest, task.header.get("part", "")
         self._log = SearchLog(
             plan.store,
             experiment=params.experiment,
             fingerprint=task.fingerprint,
             # MLflow's list cuts names short, so what tells searches apart stands first.
-            name=f"search {task.fingerprint[:8]}: {Path(plan.space.file).stem} on {params.set_name}",
+            name=f"search {task.fingerprint[:8]}: {Path(plan.space.file).stem} on {params.set_name}"
+            + (f", {part}" if part else ""),
             description=describe_search(plan, task, self._tags),
             params={
                 path: params.value(path)
                 for path in parameters()
                 if path.startswith(DESCRIBING) and path not in plan.space.dimensions
             },
-            tags={**self._tags, "sar.space": plan.space.file, "sar.trials": str(max_trials(params, plan.space))},
+            tags={**self._tags, "sar.space": plan.space.file, "sar.trials": str(max_trials(params, plan.space))}
+            | ({"sar.part": part} if part else {}),
             datasets=[
                 DataUsed(
                     name=str(dataset["dataset"]),
@@ -188,7 +191,13 @@ def search_variables(plan: Plan, task: SearchTask) -> dict[str, object]:
         "store": plan.store.shown,
         "experiment": plan.params.experiment,
         "folder": task.folder,
+        **({"part": part} if (part := task.header.get("part")) else {}),
     }
+
+
+def _describe_part(task: SearchTask) -> str:
+    part = task.header.get("part", "")
+    return f", the images outside {part}" if part and part != ALL_IMAGES else ""
 
 
 def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> str:
@@ -200,8 +209,8 @@ def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> st
         f"{search.scheduler.name}, {params.train.epochs} epochs a trial",
         "budget": describe_budget(params, plan.space),
         **describe_objectives(params),
-        "on what": f"{params.set_name}: {plan.images:,} images of {params.prepare.image_size} pixels a side, "
-        f"{params.model.name}; data `{tags['sar.data_hash'][:12]}`",
+        "on what": f"{params.set_name}{_describe_part(task)}: {plan.images:,} images of "
+        f"{params.prepare.image_size} pixels a side, {params.model.name}; data `{tags['sar.data_hash'][:12]}`",
         "command": "`make repro`, or `dvc repro search` for this part alone",
         "code": f"commit `{tags['sar.commit']}`",
         "to follow": f"`sar-search status {task.fingerprint[:8]}` says how it stands",

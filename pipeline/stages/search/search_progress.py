@@ -20,7 +20,7 @@ class SearchProgress:
     """Follows a search (see `pipeline.tune.journal.records.SearchCallback`). Use as a context manager around it.
 
     total: trials, controls and confirmations at most. epochs: of each in full. budget: epochs of all together, to which
-    is counted where it is given. objectives: what they are to reach.
+    is counted where it is given. objectives: what they are to reach. part: which of several searches it is, in words.
     """
 
     def __init__(
@@ -30,10 +30,11 @@ class SearchProgress:
         *,
         budget: int | None = None,
         objectives: Objectives = ACCURACY_ALONE,
+        part: str = "",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._objectives = objectives
+        self._objectives, self._part = objectives, part
         self._total, self._epochs, self._budget, self._clock = total, epochs, budget, clock
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._trials: dict[str, TrialRecord] = {}
@@ -113,6 +114,7 @@ class SearchProgress:
         stopped = sum(trial.state == PRUNED for trial in trials)
         by_epochs = self._budget is not None
         parts = [
+            *([self._part] if self._part else []),
             f"trials {self._ended()} done" if by_epochs else f"trials {self._ended()}/{self._total} done",
             f"{stopped} stopped early",
             *([f"{paused} paused"] if (paused := self._num_paused()) else []),

@@ -13,7 +13,7 @@ from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.assignment import ROLES, TRAIN
 from pipeline.data.splits.duplicates import can_be_near
 from pipeline.data.splits.imbalance import describe_imbalance
-from pipeline.data.splits.split import Ids
+from pipeline.data.splits.split import Ids, Split
 from pipeline.errors import UserError, quote_name
 from pipeline.files.atomic import write_whole
 from pipeline.inputs.data_split import SplitInputs
@@ -42,9 +42,28 @@ def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_
         "classes": {
             name: {role: int(counts[role][label]) for role in ROLES} for label, name in enumerate(prepared.classes)
         },
+        **({"folds": _folds(split, prepared)} if split.folds else {}),
         "group_by": grouped,
         "duplicates": _duplicates(inputs, prepared, params),
     }
+
+
+def _folds(split: Split, prepared: Prepared) -> list[dict[str, Any]]:
+    """Of each fold the images by role, and its test images by class."""
+    return [
+        {role: len(getattr(fold, role)) for role in ROLES}
+        | {
+            "test_by_class": {
+                name: int(count)
+                for name, count in zip(
+                    prepared.classes,
+                    np.bincount(prepared.labels[fold.test], minlength=len(prepared.classes)),
+                    strict=True,
+                )
+            }
+        }
+        for fold in split.folds
+    ]
 
 
 def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> dict[str, Any]:
@@ -122,6 +141,7 @@ def _pair(pair: Sequence[Sequence[str]]) -> str:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report for a person: the sizes, and a line for each thing that is out of the ordinary."""
     yield ", ".join(f"{role} {report['images'][role]:,}" for role in ROLES) + " images"
+    yield from _fold_lines(report.get("folds", []))
     grouped, found = report["group_by"], report["duplicates"]
     if grouped:
         alone = grouped["images_on_their_own"]
@@ -138,17 +158,35 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_images(differ)} with another class than an exact copy of the same"
 
 
+def _fold_lines(folds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not folds:
+        return
+    sizes = [fold["test"] for fold in folds]
+    span = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    yield f"{len(folds)} folds of {span} test images, each trained and validated on the others"
+    fewest = {name: min(fold["test_by_class"][name] for fold in folds) for name in folds[0]["test_by_class"]}
+    if few := [name for name, count in fewest.items() if count < FEW]:
+        yield f"{_classes(few)} with fewer than {FEW} test images in a fold ({_list_classes(few, fewest)})"
+
+
 def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     totals = {name: sum(counts.values()) for name, counts in classes.items()}
     if imbalance := describe_imbalance(list(totals), list(totals.values())):
         yield imbalance
     for role in ROLES[TRAIN + 1 :]:
         # The set's own test split may lack a class; the others have each of them.
-        few = [name for name, counts in classes.items() if counts[role] < FEW]
-        if few:
-            shown = ", ".join(f"{quote_name(name)} {classes[name][role]}" for name in few[:SHOWN])
-            more = ", ..." if len(few) > SHOWN else ""
-            yield f"{len(few):,} class{'es' * (len(few) != 1)} with fewer than {FEW} {role} images ({shown}{more})"
+        held = {name: counts[role] for name, counts in classes.items()}
+        few = [name for name, count in held.items() if count < FEW]
+        if few and any(held.values()):  # with folds, the test role may be empty
+            yield f"{_classes(few)} with fewer than {FEW} {role} images ({_list_classes(few, held)})"
+
+
+def _classes(names: Sequence[str]) -> str:
+    return f"{len(names):,} class{'es' * (len(names) != 1)}"
+
+
+def _list_classes(names: Sequence[str], counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{quote_name(name)} {counts[name]}" for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
 def _copy_line(found: Mapping[str, Any], words: str) -> str | None:

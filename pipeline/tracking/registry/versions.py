@@ -31,6 +31,9 @@ HASH_TAG = "sar.model_hash"
 WEIGHTS_TAG = "sar.weights_hash"
 """The SHA-256 of the file of weights, by which looks at test images know a network."""
 
+PROCEDURE_TAG = "sar.procedure"
+"""Of a network that was trained on all images: the folds in which its procedure was tested, as JSON."""
+
 LOGGED = "models:/m-"
 """How the source begins of a version whose files are those of a logged model."""
 

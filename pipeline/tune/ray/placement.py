@@ -95,16 +95,20 @@ def locate_data(prepared: Path, split: Path, weights: Mapping[str, Weights], bun
         return LocalData(prepared, split, weights)
     files = open_bundle(bundle)
     moved = {spec: dataclasses.replace(each, path=str(files[_weights_name(each)])) for spec, each in weights.items()}
-    return LocalData(files[f"{PREPARED}/manifest.json"].parent, files[SPLIT], moved)
+    return LocalData(files[f"{PREPARED}/manifest.json"].parent, files[_split_name(split)], moved)
 
 
-PREPARED, SPLIT = "prepared", "split.json"
+PREPARED, SPLITS = "prepared", "splits"
 
 
 def _listed(task: RunSpec) -> DataBundle:
     files = {f"{PREPARED}/{path.name}": path for path in task.prepared.iterdir() if path.is_file()}
-    files |= {SPLIT: task.split}
+    files |= {_split_name(split): split for split in (task.split, *task.other_splits)}
     return make_bundle(files | {_weights_name(each): Path(each.path) for each in task.weights.values()})
+
+
+def _split_name(split: Path) -> str:
+    return f"{SPLITS}/{split.name}"
 
 
 def _weights_name(weights: Weights) -> str:

@@ -1,0 +1,77 @@
+"""Estimate of the whole procedure: of every search that folds ask for, one after the other, and of retraining."""
+
+import math
+from collections.abc import Sequence
+
+from pipeline.preflight.estimate import (
+    Estimate,
+    RemainingWork,
+    check_budget,
+    check_disk,
+    check_memory,
+    describe_disk,
+    describe_estimate,
+    estimate,
+    remaining_work,
+    retraining_seconds,
+    stored_checkpoints,
+)
+from pipeline.preflight.plan import Plan
+from pipeline.preflight.profile import profile_steps
+from pipeline.tune.journal.records import SearchHistory
+
+
+def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False) -> list[str]:
+    """What is left of all searches will take, in lines; steps are timed once, on the largest of them.
+
+    Args:
+        plans: Of all images, then of each fold.
+        histories: Of their searches, as far as they have come.
+        recent: As of `describe_estimate`.
+
+    Raises:
+        UserError: as of `describe_estimate`.
+    """
+    if len(plans) == 1:
+        return describe_estimate(plans[0], histories[0], recent=recent)
+    works = [remaining_work(plan, history) for plan, history in zip(plans, histories, strict=True)]
+    left = [(plan, work) for plan, work in zip(plans, works, strict=True) if work.trials + work.full_runs]
+    if not left:
+        return [f"{'expected':<10}nothing of the {len(plans)} searches: all of their runs have ended"]
+    return estimate_searches(plans, left, recent=recent).describe()
+
+
+def estimate_searches(
+    plans: Sequence[Plan], left: Sequence[tuple[Plan, RemainingWork]], *, recent: bool = False
+) -> Estimate:
+    """Time a few steps, refuse what memory, disk or a budget cannot do, and add up what the searches will take.
+
+    left: those of the plans that have something to run.
+
+    Raises:
+        UserError: as of `pipeline.preflight.estimate.measure`.
+    """
+    whole, params = plans[0], plans[0].params
+    cost = profile_steps(whole, recent=recent)
+    check_memory(cost, whole)
+    stored = len(plans) * stored_checkpoints(params, whole.space)
+    check_disk(cost, whole, stored)
+    price = (params.search.budget.price_per_gpu_hour or None) if whole.resources.gpus else None
+    found = [estimate(plan, cost, work, price=price) for plan, work in left]
+    for each in found:
+        check_budget(params, each, gpus=whole.resources.gpus)
+
+    def add(parts: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+        known = [part for part in parts if part is not None]
+        return (math.fsum(low for low, _ in known), math.fsum(high for _, high in known)) if known else None
+
+    return Estimate(
+        seconds=add([each.seconds for each in found]) or (0.0, 0.0),
+        epoch=found[0].epoch,
+        gpu_hours=add([each.gpu_hours for each in found]),
+        cost=add([each.cost for each in found]),
+        retraining=retraining_seconds(whole, cost),
+        estimated=cost.estimated,
+        disk=describe_disk(cost, whole, stored),
+        searches=len(found),
+    )

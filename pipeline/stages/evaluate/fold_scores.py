@@ -1,0 +1,166 @@
+"""Evaluation fold by fold: every network of a fold on the fold's own images, and the folds put together.
+
+Seed s of either arm is another network in every fold. What these say of their images stands side by side as one run,
+under the name that seed s has on all images, so that all of evaluation goes on from there; only where an interval is
+made does it matter that the rows are put together (`pipeline.score.fold_variance`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts.stage_results import BEST
+from pipeline.assembly import TrainingData, load_data, load_trained
+from pipeline.data.batches.batches import ImageBatches, Standardisation
+from pipeline.data.splits.folds import fold_ids, fold_numbers
+from pipeline.data.splits.split import Split, examples_by_class
+from pipeline.inputs.procedure import Part
+from pipeline.score.classify import classification_scores
+from pipeline.score.comparison import compare_arms
+from pipeline.score.locate import join_scores
+from pipeline.stages.evaluate.scores import RunEvaluation, evaluate_run
+from pipeline.train.loop import predict
+from pipeline.workspace import Workspace
+
+HOLDOUT = "holdout"
+"""How predictions.npz calls what the registered network says of the images kept apart; its ids and labels begin so."""
+
+
+@dataclass(frozen=True)
+class FoldedEvaluation:
+    """All folds, evaluated.
+
+    runs: one for every arm and seed, over all folds. data: with the images of all folds as test. folds: (N,), the
+    number of each image's fold. rows: a fold each, for evaluation.json.
+    """
+
+    runs: list[RunEvaluation]
+    data: TrainingData
+    folds: NDArray[np.int64]
+    rows: list[dict[str, Any]]
+
+
+def evaluate_folds(
+    workspace: Workspace,
+    parts: Sequence[Part],
+    retrained: Mapping[str, Any],
+    progress: Callable[[int, int], None],
+    *,
+    confidence: float,
+    images: int,
+) -> FoldedEvaluation:
+    """Evaluate the networks of every fold on its images.
+
+    Args:
+        workspace: The checkout.
+        parts: Of the split: all images, then the folds.
+        retrained: The content of retrain.json.
+        progress: Called with how many networks have been evaluated, and of how many.
+        confidence: Level of the folds' own intervals.
+        images: How many images' maps are kept.
+    """
+    whole, control, seed = parts[0], str(retrained["control"]), parts[0].params.base.seed
+    opened = load_data(workspace.prepared, whole.path, whole.params.base.device)
+    ids, numbers = fold_ids(whole.split), fold_numbers(whole.split)
+    shown = np.array(examples_by_class(ids, opened.prepared.labels, images), dtype=np.int64)
+    listed = {row["fold"]: row for row in retrained["folds"]}
+    total = sum(len(row["runs"]) for row in listed.values())
+    by_fold, rows, done = [], [], 0
+    for part in parts[1:]:
+        data = load_data(workspace.prepared, part.path, part.params.base.device)
+        runs = []
+        for run in listed[part.number]["runs"]:
+            found = evaluate_run(workspace.models / run["folder"], run, data)
+            runs.append(replace(found, maps=found.maps[np.isin(part.split.test, shown)]))
+            done += 1
+            progress(done, total)
+        by_fold.append(sorted(runs, key=lambda run: run.seed))
+        labels = np.asarray(data.prepared.labels[part.split.test])
+        rows.append(_fold_row(part, listed[part.number], by_fold[-1], labels, control, confidence))
+    joined = [
+        _join(parts[1:], [[run for run in runs if run.arm == arm] for runs in by_fold], shown, seed)
+        for arm in (BEST, control)
+    ]
+    split = Split(whole.split.train, whole.split.val, ids)
+    data = TrainingData(opened.prepared, split, opened.device)
+    return FoldedEvaluation([run for runs in joined for run in runs], data, numbers, rows)
+
+
+def evaluate_holdout(workspace: Workspace, whole: Part, folder: str) -> dict[str, NDArray[Any]]:
+    """What the network to be registered says of the images kept apart, for predictions.npz; nothing without any.
+
+    folder: of the network, below models/.
+    """
+    if not len(whole.split.test):
+        return {}
+    data = load_data(workspace.prepared, whole.path, whole.params.base.device)
+    model, sidecar = load_trained(workspace.models / folder, data.device)
+    scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
+    probabilities = predict(model, ImageBatches(data.prepared, whole.split.test, scale, data.device)).numpy()
+    labels = np.asarray(data.prepared.labels[whole.split.test])
+    return {HOLDOUT: probabilities, f"{HOLDOUT}_ids": whole.split.test, f"{HOLDOUT}_labels": labels}
+
+
+def describe_holdout(found: Mapping[str, NDArray[Any]]) -> dict[str, Any] | None:
+    """The figures of the registered network on the images kept apart; None without any."""
+    if not found:
+        return None
+    scores = classification_scores(found[HOLDOUT], found[f"{HOLDOUT}_labels"])
+    return {
+        "images": len(found[f"{HOLDOUT}_ids"]),
+        "accuracy": scores.accuracy,
+        "nll": scores.nll,
+        "ece": scores.ece,
+    }
+
+
+def _fold_row(
+    part: Part,
+    listed: Mapping[str, Any],
+    runs: Sequence[RunEvaluation],
+    labels: NDArray[np.int64],
+    control: str,
+    confidence: float,
+) -> dict[str, Any]:
+    """A fold's own comparison, and what its search has chosen."""
+    best, other = (
+        np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm]) for arm in (BEST, control)
+    )
+    found = asdict(compare_arms(best, other, confidence=confidence))
+    named = {"difference": "difference", "low": "low", "high": "high", "best": "best_mean", "control": "control_mean"}
+    return {
+        "fold": part.number,
+        "images": len(labels),
+        "fingerprint": listed["fingerprint"],
+        "setting": listed["setting"],
+        **{name: found[key] for name, key in named.items()},
+    }
+
+
+def _join(
+    folds: Sequence[Part], by_fold: Sequence[Sequence[RunEvaluation]], shown: NDArray[np.int64], seed: int
+) -> list[RunEvaluation]:
+    """An arm's runs over all folds, one for each seed: those of the folds in the order of the images' ids.
+
+    by_fold: the arm's runs in each fold, by their seeds. seed: `base.seed`, from which runs are named.
+    """
+    order = np.argsort(np.concatenate([part.split.test for part in folds]))
+    drawn = np.concatenate([part.split.test[np.isin(part.split.test, shown)] for part in folds])
+    places = np.argsort(drawn)[np.searchsorted(np.sort(drawn), shown)]
+    joined = []
+    for number, runs in enumerate(zip(*by_fold, strict=True), start=seed + 1):
+        located = [run.location for run in runs if run.location is not None]
+        joined.append(
+            RunEvaluation(
+                name=f"{runs[0].arm}-seed{number}",
+                arm=runs[0].arm,
+                seed=number,
+                probabilities=np.concatenate([run.probabilities for run in runs])[order],
+                maps=np.concatenate([run.maps for run in runs])[places],
+                location=join_scores(located, order) if len(located) == len(runs) else None,
+            )
+        )
+    return joined
