@@ -20,6 +20,7 @@ BY_HAND = {
     "record_curves": "records what search_quality replays, for hours; run it by itself",
     "record_choosing": "records what choosing replays, for most of an hour; run it by itself",
     "metric_coverage": "trains and simulates for many minutes; run it by itself",
+    "fold_coverage": "simulates for many minutes; run it by itself",
     "verdicts": "simulates for many minutes; run it by itself",
     "cluster_overhead": "starts several nodes, for many minutes; run it by itself",
 }

@@ -7,6 +7,7 @@
     retrained weights that models/ does not hold, and checkpoints of runs that were begun before; none while there are
                       no results to tell by
     half-made data    once data/prepared is what params.yaml asks for
+    splits of folds   other ones than those that params.yaml asks for
     fetched weights   that no search which stays, no results and no plan made last began from
 
 Of shared storage (`search.cluster.storage`), what a search has put there goes with it, and its checkpoints as those
@@ -32,6 +33,7 @@ from pipeline.config import Params, load_params
 from pipeline.console.tables import format_size
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
+from pipeline.inputs.procedure import fold_split
 from pipeline.inputs.source import manifest_if_current
 from pipeline.provenance.weights_record import cache_folder, read_note
 from pipeline.state.current_search import current_search
@@ -122,6 +124,7 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
             yield Removal(folder, why, size_of(folder), partial(discard, folder, folder.parent))
         yield from _retrained_weights(workspace)
         yield from _half_made(workspace, params)
+        yield from _fold_splits(workspace, params)
     else:
         yield "kept     retrained weights, fetched ones and half-made data: a stage is running, which may want them"
 
@@ -361,6 +364,18 @@ def _half_made(workspace: Workspace, params: Params) -> Iterator[Removal]:
     root = workspace.state / "prepare"
     for folder in _folders(root) if manifest_if_current(workspace, params) else []:
         yield Removal(folder, "half-made data; data/prepared is whole", size_of(folder), partial(discard, folder, root))
+
+
+def _fold_splits(workspace: Workspace, params: Params) -> Iterator[Removal]:
+    """The files of folds that params.yaml does not ask for: they are made again from data/split.json."""
+    current = current_search(workspace, params)
+    if current is None:
+        return
+    used = {fold_split(workspace, str(each.content["data"]), str(each.content["split"])) for each in current.folds}
+    root = workspace.state / FOLDS
+    for path in sorted(root.glob("*.json")):
+        if path not in used:
+            yield Removal(path, "a fold's split, of other folds or data", size_of(path), partial(path.unlink))
 
 
 def _folders(root: Path) -> list[Path]:

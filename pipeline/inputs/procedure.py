@@ -51,11 +51,16 @@ def folds_hash(parts: Sequence[Part]) -> str:
     return content_hash([part.split.test.tolist() for part in parts[1:]])
 
 
+def fold_split(workspace: Workspace, data_hash: str, split_hash: str) -> Path:
+    """The file of a fold's split."""
+    return workspace.state / FOLDS / f"{data_hash[:8]}-{split_hash[:16]}.json"
+
+
 def split_parts(workspace: Workspace, params: Params, split: Split, *, data_hash: str) -> list[Part]:
     """The parts of a split: first that of all images, then the folds. Files of folds are named, and not written."""
     parts = [Part(0, len(split.folds), params, split, workspace.split)]
     for number, fold in enumerate(split.folds, start=1):
-        path = workspace.state / FOLDS / f"{data_hash[:8]}-{fold.split_hash[:16]}.json"
+        path = fold_split(workspace, data_hash, fold.split_hash)
         parts.append(Part(number, len(split.folds), part_params(params, number), fold, path))
     return parts
 

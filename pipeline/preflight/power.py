@@ -180,7 +180,8 @@ def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
     least, enough = forecast.images_needed(margin), forecast.images_needed(margin, seeds)
     said = f"{images} leave +-{100 * forecast.floor:.2g} points however many seeds"
     if least is not None and least > forecast.test_images:
-        return f"{said}; the margin is in reach from some {_round(least):,} on (split.test_fraction, or more images)"
+        more = "more images" if forecast.folds > 1 else "split.test_fraction, or more images"
+        return f"{said}; the margin is in reach from some {_round(least):,} on ({more})"
     if enough is None:
         return f"{said}; no number of images makes up for seeds: with {seeds}, the margin stays out of reach"
     if enough > forecast.test_images:

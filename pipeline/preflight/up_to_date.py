@@ -6,10 +6,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artifacts.fold_results import read_fold_searches
 from pipeline.artifacts.stage_results import read_best, read_json
 from pipeline.errors import UserError
 from pipeline.tune.journal.records import ASKED_TO_FINISH
 from pipeline.tune.task import SearchTask
+from pipeline.workspace import part_folder
 
 SEARCH = ("prepare", "split", "search")
 """The stages that must be up to date for the search to be left as it is."""
@@ -33,12 +35,15 @@ def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
     try:
         if read_best(results / "search").fingerprint != task.fingerprint:
             return None
-        summary = read_json(results / "search" / "summary.json", made_by="search")
+        folders = [part_folder(results / "search", number) for number in (0, *read_fold_searches(results))]
+        summaries = [read_json(folder / "summary.json", made_by="search") for folder in folders]
     except UserError:
         return None
     left_alone = stages_up_to_date(results.parent, (*SEARCH, "retrain"))
     if not left_alone.issuperset(SEARCH):
         return None
+    # Of several searches, the first that was ended early.
+    summary = next((each for each in summaries if each["stopped_by"]), summaries[0])
     how, stopped = "has ended", summary["stopped_by"]
     if stopped:
         asked = summary.get("trials_asked")

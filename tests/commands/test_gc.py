@@ -22,7 +22,12 @@ from support.search_state import (
 
 from pipeline.commands import gc as module
 from pipeline.commands.gc import collect_garbage
+from pipeline.config import load_params
+from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.splits.split import write_split
 from pipeline.errors import UserError
+from pipeline.inputs.data_split import compute_split
+from pipeline.inputs.procedure import read_parts
 from pipeline.models.model_config import Weights
 from pipeline.provenance.weights_record import cache_folder, write_note
 from pipeline.state.searches import find_searches, search_directory
@@ -388,3 +393,19 @@ def test_retrained_weights_of_folds_are_those_that_models_holds(workspace: Works
             (workspace.models / place / "checkpoint.json").write_text(name)
     gc(workspace)
     assert sorted(path.name for path in (workspace.state / "retrain").iterdir()) == ["a" * 16, "b" * 16]
+
+
+def test_splits_of_other_folds_go_and_those_that_params_asks_for_stay(workspace: Workspace) -> None:
+    set_params(workspace, {"evaluate": {"folds": 3}, "split": {"duplicates": "ignore"}})
+    params = load_params(workspace.params)
+    split = compute_split(workspace, params, open_prepared(workspace.prepared))
+    write_split(split, workspace.split, data_hash="d", seed=0)
+    mine = [part.path for part in read_parts(workspace, params, data_hash="d")[1:]]
+    old = mine[0].with_name("e-0123456789abcdef.json")
+    old.write_text("{}")
+    said = gc(workspace)
+    assert "state/folds/e-0123456789abcdef.json: a fold's split, of other folds or data" in said
+    assert [path.exists() for path in (*mine, old)] == [True, True, True, False]
+    set_params(workspace, {})
+    gc(workspace)
+    assert list((workspace.state / "folds").iterdir()) == []

@@ -345,3 +345,11 @@ def test_terminal_gets_the_lines_of_trials_above_the_state_of_the_search() -> No
         search.start("t0001", epochs=1)
     assert "[1/4] t0000     val/accuracy 0.5000  ran in full" in search.paper.getvalue()
     assert "trials 1/4 done" in search.paper.getvalue()
+
+
+def test_search_of_a_fold_says_which_it_is() -> None:
+    paper = io.StringIO()
+    console = Console(file=paper, width=200, force_terminal=True, highlight=False, soft_wrap=True)
+    progress = SearchProgress(4, 10, part="fold 2 of 5", console=console, clock=lambda: 0.0)
+    assert str(progress._status()).startswith("fold 2 of 5 | trials 0/4 done")
+    assert str(SearchProgress(4, 10, console=console)._status()).startswith("trials 0/4 done")

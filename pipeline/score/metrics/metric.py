@@ -41,10 +41,10 @@ class Metric:
     sentences. margin: the least difference that matters; None where a user's function declares none. value,
     pseudo_values: see `value_of` and `pseudo_values_of`; no pseudo-values where the metric is not smooth, so that no
     interval can be given. in_points: a share of 1, whose differences are told in points. by_class: every class weighs
-    the same, however few images it has. within_folds: where images were tested in folds, each by networks of its own, it
-    is had of every fold by itself and averaged by images, as what ranks images must be, since scores of different
-    networks cannot be ranked together; else of all of them at once, as counts can be
-    (Forman and Scholz, SIGKDD Explorations 12, 2010).
+    the same, however few images it has. within_folds: where images were tested in folds, each by networks of its own,
+    it is had of every fold by itself and averaged by images, as what ranks images must be, since scores of different
+    networks cannot be ranked together; else of all of them at once, as counts can be (Forman and Scholz, SIGKDD
+    Explorations 12, 2010).
     """
 
     name: str

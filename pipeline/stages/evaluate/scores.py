@@ -98,8 +98,8 @@ def summarise(
     and as `scores` the pseudo-values by arm that are kept of another metric than accuracy, where it has them.
 
     metric: that the arms are compared by, by this margin. what, against: the method and the control, in words. folds:
-    the number of each test image's fold, where a run is one network of each fold (`pipeline.stages.evaluate.fold_scores`);
-    None without folds.
+    the number of each test image's fold, where a run is one network of each fold
+    (`pipeline.stages.evaluate.fold_scores`); None without folds.
 
     Raises:
         UserError: the metric has no value on the test images.
