@@ -36,9 +36,9 @@ class StoredEvaluation:
 
     method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
     it was. time: seconds since 1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None
-    in an evaluation that an earlier version kept. folds: the number of each image's fold; None without folds. metric: in
-    words (`pipeline.score.metrics.wording`), where it is not accuracy, with the hash of a user's function, and scores,
-    control_scores: its pseudo-values, (seeds, images), None where it has none.
+    in an evaluation that an earlier version kept. folds: the number of each image's fold; None without folds. metric:
+    in words (`pipeline.score.metrics.wording`), where it is not accuracy, with the hash of a user's function, and
+    scores, control_scores: its pseudo-values, (seeds, images), None where it has none.
     """
 
     fingerprint: str
