@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json
-from pipeline.console.format import config_name, format_interval, format_points, wrap_text
+from pipeline.console.format import config_name, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.score.ensembles import describe_ensembles
-from pipeline.score.metrics.wording import other_metric
+from pipeline.score.metrics.wording import other_metric, words_from
 from pipeline.state.looks import describe_look
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
@@ -35,10 +35,12 @@ def _fold_lines(evaluation: Mapping[str, Any]) -> list[str]:
     """A line a fold, and what of all this the registered network is; nothing without folds."""
     if not (folds := evaluation.get("folds")):
         return []
-    lines = [""]
+    lines, words = [""], words_from(evaluation.get("metric"))
     for row in folds:
-        interval = "" if row["low"] is None else f" ({format_interval(row['low'], row['high'])})"
-        lines.append(f"fold {row['fold']:<5} {format_points(row['difference'])}{interval}    {row['setting']}")
+        interval = "" if row["low"] is None else f" ({words.format_interval(row['low'], row['high'])})"
+        lines.append(
+            f"fold {row['fold']:<5} {words.format_difference(row['difference'])}{interval}    {row['setting']}"
+        )
     tested = "these figures are the procedure's, and the configuration above that of a search over all images"
     if found := evaluation.get("holdout"):
         tested += f"; on {found['images']:,} images kept apart, the registered network has {found['accuracy']:.4f}"

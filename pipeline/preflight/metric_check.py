@@ -42,7 +42,8 @@ def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
     prepared = open_prepared(workspace.prepared)
     split = compute_split(workspace, params, prepared)
     for held in labels_at_once(metric, prepared.labels, split.tested):
-        check_labels(metric, held, prepared.classes, interval=interval)
+        of_fold = metric.within_folds and bool(split.folds)
+        check_labels(metric, held, prepared.classes, interval=interval, of_fold=of_fold)
     for name, each in searched.items():
         labels = np.asarray(prepared.labels[split.val])
         check_labels(each, labels, prepared.classes, interval=False, role="validation", parameter=f"search: {name}")

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from support.search_state import make_workspace
 
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
+from pipeline.data.splits.split import Split
 from pipeline.errors import UserError
 from pipeline.preflight import metric_check
 from pipeline.preflight.metric_check import check_metric
@@ -69,6 +69,17 @@ def test_few_images_of_a_class_give_no_interval(workspace: Workspace, name: str)
     check_metric(workspace, params(evaluate__metric=name, retrain__seeds=1), SOURCE)
     check_metric(workspace, params(), SOURCE)
     check_metric(workspace, params(evaluate__metric=name, split__test_fraction=0.5), SOURCE)
+
+
+def test_what_ranks_images_is_asked_of_every_fold_and_counts_of_all_of_them(workspace: Workspace) -> None:
+    few = {"evaluate__folds": 3, "split__duplicates": "ignore"}
+    with pytest.raises(UserError) as said:
+        check_metric(workspace, params(evaluate__metric="auroc", **few), SOURCE)
+    message = str(said.value)
+    assert "auroc gets no interval from fewer than 5 test images of a class in a fold" in message
+    assert "Lower evaluate.folds" in message
+    check_metric(workspace, params(evaluate__metric="macro_f1", **few), SOURCE)
+    check_metric(workspace, params(evaluate__metric="auroc", retrain__seeds=1, **few), SOURCE)
 
 
 def test_a_class_without_images_is_named_and_only_where_classes_are_weighed() -> None:
@@ -133,7 +144,7 @@ def test_what_is_searched_for_is_asked_of_the_validation_images(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_metric(workspace, params(search__choose__then="val/auroc"), SOURCE)
-    one_class = SimpleNamespace(val=np.arange(5), test=np.arange(20))
+    one_class = Split(train=np.arange(0), val=np.arange(5), test=np.arange(20))
     monkeypatch.setattr(metric_check, "compute_split", lambda *_: one_class)
     with pytest.raises(
         UserError, match=r"search: val/auroc: auroc weighs every class alike, and no validation image is"

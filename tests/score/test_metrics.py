@@ -119,6 +119,33 @@ def test_means_over_images_are_their_own_pseudo_values_and_accuracy_compares_as_
     assert LOG_LOSS.value_of(runs[0], labels) == scores.nll
 
 
+@pytest.mark.parametrize("name", [*METRICS])
+def test_in_folds_what_ranks_images_is_had_of_every_fold_and_the_rest_of_all_of_them(name: str) -> None:
+    rng = np.random.default_rng(4)
+    metric = METRICS[name]
+    folds = np.repeat([2, 0, 1], [9, 14, 11])
+    for classes in (2, 3):
+        shares = predictions(rng, len(folds), classes)
+        labels = np.concatenate([np.arange(count) % classes for count in (9, 14, 11)])
+        found = metric.pseudo_values_of(shares, labels, folds)
+        if name != "auroc":
+            np.testing.assert_array_equal(found, metric.pseudo_values_of(shares, labels))
+            assert metric.value_of(shares, labels, folds) == pytest.approx(slow_value(name, shares, labels), rel=1e-12)
+            continue
+        expected = 0.0
+        for number in range(3):
+            own = folds == number
+            expected += own.sum() / len(folds) * slow_value(name, shares[own], labels[own])
+            np.testing.assert_array_equal(found[own], metric.pseudo_values_of(shares[own], labels[own]))
+        assert metric.value_of(shares, labels, folds) == pytest.approx(expected, rel=1e-12)
+        assert found.mean() == pytest.approx(expected, rel=1e-12)
+        # Scores that another network has on another scale change nothing within its fold.
+        squashed = np.where((folds == 1)[:, None], shares**3, shares)
+        squashed /= squashed.sum(axis=1, keepdims=True)
+        if classes == 2:
+            assert metric.value_of(squashed, labels, folds) == pytest.approx(expected, rel=1e-12)
+
+
 def test_auroc_of_two_classes_is_of_the_second_and_of_its_order_alone() -> None:
     rng = np.random.default_rng(5)
     shares, labels = predictions(rng, 50, 2), rng.integers(2, size=50)

@@ -17,6 +17,7 @@ from pipeline.data.splits.split import write_split
 from pipeline.inputs.procedure import read_parts
 from pipeline.score.comparison import compare_arms
 from pipeline.score.locate import location_scores
+from pipeline.score.metrics.metric import METRICS
 from pipeline.stages.evaluate import fold_scores as module
 from pipeline.stages.evaluate.fold_scores import describe_holdout, evaluate_folds
 from pipeline.stages.evaluate.scores import RunEvaluation, flat_metrics, summarise
@@ -166,3 +167,23 @@ def test_figures_of_the_holdout_are_those_of_its_predictions() -> None:
     found = describe_holdout({"holdout": shares, "holdout_ids": np.arange(3), "holdout_labels": np.array([0, 1, 1])})
     assert found is not None
     assert (found["images"], found["accuracy"]) == (3, pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize("name", ["auroc", "macro_f1"])
+def test_another_metric_is_compared_in_folds(evaluated: Any, name: str) -> None:
+    """Of what ranks images the folds' values are averaged; of what is counted, all counts are summed."""
+    found, _ = evaluated
+    metric = METRICS[name]
+    given: dict[str, Any] = {"control": "plain", "confidence": 0.95, "margin": 0.01, "seed": 0}
+    summary = summarise(found.runs, found.data, what="SAR", against="it", folds=found.folds, metric=metric, **given)
+    values = {}
+    for arm in ("best", "plain"):
+        runs = [run.probabilities for run in found.runs if run.arm == arm]
+        of_folds = [[metric.value_of(run[found.folds == number], LABELS[found.folds == number]) for number in range(FOLDS)] for run in runs]  # fmt: skip
+        averaged = np.mean(of_folds) if name == "auroc" else np.mean([metric.value_of(run, LABELS) for run in runs])
+        values[arm] = float(averaged)
+        assert summary["arms"][arm][metric.key] == pytest.approx(averaged, rel=1e-9)
+    assert summary["comparison"]["difference"] == pytest.approx(values["best"] - values["plain"], rel=1e-9)
+    assert summary["comparison"]["folds"] == FOLDS
+    assert summary["comparison"]["low"] is not None
+    assert "3 times over" in summary["verdict"]

@@ -20,6 +20,7 @@ def check_labels(
     interval: bool,
     role: str = "test",
     parameter: str = "evaluate.metric",
+    of_fold: bool = False,
 ) -> None:
     """Refuse images that do not have what a metric needs; try a user's function on made-up probabilities of them.
 
@@ -30,26 +31,29 @@ def check_labels(
         interval: Whether an interval is asked for.
         role: Of the images: test or validation.
         parameter: That asks for the metric.
+        of_fold: Whether the images are those of one fold of several.
 
     Raises:
         UserError: a class without images, or with too few for an interval, where the metric weighs classes alike; or a
             user's function that fails or gives no number.
     """
     said = f"params.yaml: {parameter}: {metric.name}"
+    where = " in a fold" if of_fold else ""
+    more = "Lower evaluate.folds" if of_fold else f"Have more {role} images ({_share(role)})"
     count = np.bincount(labels, minlength=len(classes))
     if metric.by_class and (none := [quote_name(name) for name, held in zip(classes, count, strict=True) if not held]):
         raise UserError(
-            f"{said} weighs every class alike, and no {role} image is of {list_first(none, NAMED)}. Have more {role} "
-            f"images ({_share(role)}), leave the class out (prepare.class_list), or take another metric."
+            f"{said} weighs every class alike, and no {role} image{where} is of {list_first(none, NAMED)}. {more}, "
+            "leave the class out (prepare.class_list), or take another metric."
         )
     few = [
         f"{held} of {quote_name(name)}" for name, held in zip(classes, count, strict=True) if held < FEWEST_OF_A_CLASS
     ]
     if interval and metric.by_class and few:
         raise UserError(
-            f"{said} gets no interval from fewer than {FEWEST_OF_A_CLASS} {role} images of a class, and there are "
-            f"{list_first(few, NAMED)}. Have more {role} images ({_share(role)}), take another metric, or one seed "
-            "(retrain.seeds: 1), with which no interval is asked for."
+            f"{said} gets no interval from fewer than {FEWEST_OF_A_CLASS} {role} images of a class{where}, and there "
+            f"are {list_first(few, NAMED)}. {more}, take another metric, or one seed (retrain.seeds: 1), with which no "
+            "interval is asked for."
         )
     if metric.key == USER_KEY:
         try_metric(metric, labels, len(classes), interval=interval)

@@ -58,7 +58,8 @@ def main(workspace: Workspace) -> None:
     parts = read_parts(workspace, params, data_hash=data_hash)
     metric, seeds = chosen_metric(params), [run["seed"] for run in retrained["runs"]]
     for held in labels_at_once(metric, data.prepared.labels, data.split.tested):
-        check_labels(metric, held, data.prepared.classes, interval=len(set(seeds)) > 1)
+        of_fold = metric.within_folds and bool(of_folds)
+        check_labels(metric, held, data.prepared.classes, interval=len(set(seeds)) > 1, of_fold=of_fold)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     tested = [run for each in of_folds for run in each["runs"]]
@@ -84,6 +85,7 @@ def main(workspace: Workspace) -> None:
                 progress,
                 confidence=params.evaluate.confidence,
                 images=params.report.attention_images,
+                metric=metric,
             )
             runs, data = folded.runs, folded.data
             kept_apart = evaluate_holdout(workspace, parts[0], retrained["to_register"])

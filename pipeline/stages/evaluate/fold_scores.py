@@ -19,8 +19,9 @@ from pipeline.data.splits.folds import fold_ids, fold_numbers
 from pipeline.data.splits.split import Split, examples_by_class
 from pipeline.inputs.procedure import Part
 from pipeline.score.classify import classification_scores
-from pipeline.score.comparison import compare_arms
 from pipeline.score.locate import join_scores
+from pipeline.score.metrics.metric import ACCURACY, Metric
+from pipeline.stages.evaluate.metric_comparison import compare_metric
 from pipeline.stages.evaluate.scores import RunEvaluation, evaluate_run
 from pipeline.train.loop import predict
 from pipeline.workspace import Workspace
@@ -51,6 +52,7 @@ def evaluate_folds(
     *,
     confidence: float,
     images: int,
+    metric: Metric = ACCURACY,
 ) -> FoldedEvaluation:
     """Evaluate the networks of every fold on its images.
 
@@ -61,6 +63,7 @@ def evaluate_folds(
         progress: Called with how many networks have been evaluated, and of how many.
         confidence: Level of the folds' own intervals.
         images: How many images' maps are kept.
+        metric: That the folds' own comparisons are by.
     """
     whole, control, seed = parts[0], str(retrained["control"]), parts[0].params.base.seed
     opened = load_data(workspace.prepared, whole.path, whole.params.base.device)
@@ -79,7 +82,7 @@ def evaluate_folds(
             progress(done, total)
         by_fold.append(sorted(runs, key=lambda run: run.seed))
         labels = np.asarray(data.prepared.labels[part.split.test])
-        rows.append(_fold_row(part, listed[part.number], by_fold[-1], labels, control, confidence))
+        rows.append(_fold_row(part, listed[part.number], by_fold[-1], labels, control, confidence, metric))
     joined = [
         _join(parts[1:], [[run for run in runs if run.arm == arm] for runs in by_fold], shown, seed)
         for arm in (BEST, control)
@@ -124,12 +127,11 @@ def _fold_row(
     labels: NDArray[np.int64],
     control: str,
     confidence: float,
+    metric: Metric,
 ) -> dict[str, Any]:
     """A fold's own comparison, and what its search has chosen."""
-    best, other = (
-        np.stack([run.probabilities.argmax(1) == labels for run in runs if run.arm == arm]) for arm in (BEST, control)
-    )
-    found = asdict(compare_arms(best, other, confidence=confidence))
+    best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
+    found = asdict(compare_metric(metric, best, other, labels, confidence=confidence).comparison)
     named = {"difference": "difference", "low": "low", "high": "high", "best": "best_mean", "control": "control_mean"}
     return {
         "fold": part.number,
