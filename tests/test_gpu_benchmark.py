@@ -127,7 +127,7 @@ def test_what_trains_imports_where_nothing_of_the_search_is_installed_nor_what_i
     assert {lacking for *_, lacking in missing} <= {"numba", "scipy", "scipy.sparse", "imagehash"}
     assert {module.removeprefix("pipeline.") for module, _ in missing} == {
         "compute.compiled", "data.augment.crop_kernels", "data.augment.mask_kernels", "data.augment.pixel_kernels",
-        "data.splits.assignment", "data.splits.duplicates", "data.splits.split", "regularizers.kernels.entropy_numba",
+        "data.splits.assignment", "data.splits.duplicates", "data.splits.folds", "data.splits.split", "regularizers.kernels.entropy_numba",
     }  # fmt: skip
 
 

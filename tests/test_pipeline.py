@@ -256,6 +256,7 @@ def test_a_column_more_in_status_makes_no_stage_run_again(done: Checkout) -> Non
     assert "up to date" in said
 
 
+@pytest.mark.slow
 def test_a_column_more_in_trials_csv_trains_nothing_again_and_asks_nothing(done: Checkout) -> None:
     """Last, since what follows the search is stale afterwards."""
     (journal,) = (done.root / "state" / "searches").glob("*/journal.jsonl")

@@ -117,6 +117,7 @@ json.dump(answer.to_dict("records"), open(sys.argv[3], "w"))
 """
 
 
+@pytest.mark.slow
 def test_a_registered_model_loads_where_nothing_of_this_repository_is(
     store: Store, name: str, networks: Path, tiny_network: torch.nn.Module, write_checkpoint: Write, tmp_path: Path
 ) -> None:
