@@ -53,12 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Processes of `-n auto`: one more than may run, which a container's quota decides as well, since some of the tests
-    wait for what they have started.
-    """
+    """Processes of `-n auto`: as many as may run, which a container's quota decides as well."""
     from pipeline.compute.limits import usable_cpus
 
-    return usable_cpus() + 1
+    return usable_cpus()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -197,6 +197,7 @@ def test_second_repro_runs_nothing(done: Checkout) -> None:
     assert "up to date" in said
 
 
+@pytest.mark.slow
 def test_a_gate_that_says_no_ends_with_status_3_and_moves_nothing(done: Checkout) -> None:
     done.set({"promote.min_accuracy": 1.0})
     for arguments in (["promote"], ["promote", "--dry-run"]):
@@ -225,6 +226,7 @@ def test_promote_moves_the_champion(done: Checkout) -> None:
     assert "no champion before version 1" in refused.stderr
 
 
+@pytest.mark.slow
 def test_evaluating_the_same_networks_again_is_no_further_look(done: Checkout) -> None:
     before = _json(done, "evaluate/evaluation.json")
     said = done.run("dvc", "repro", "--single-item", "--force", "evaluate")
