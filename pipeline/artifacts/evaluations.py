@@ -24,10 +24,9 @@ from pipeline.artifacts.stage_results import BEST, look_of
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_folder
 from pipeline.provenance.code_hash import content_hash
+from pipeline.score.metrics.wording import other_metric, words_from
 
 FOLDER = "evaluations"
-ACCURACY: Mapping[str, Any] = {"name": "accuracy"}
-"""The metric of an evaluation that names none."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ class StoredEvaluation:
     scores: NDArray[np.float64] | None = None
     control_scores: NDArray[np.float64] | None = None
     folds: NDArray[np.int64] | None = None
+
+    @property
+    def metric_name(self) -> str:
+        """As `evaluate.metric` has it."""
+        return words_from(self.metric).name
 
     @property
     def id(self) -> str:
@@ -133,8 +137,8 @@ def store_evaluation(
         "seeds": seeds[BEST],
         "control_seeds": seeds[str(summary["control"])],
     }
-    if (metric := summary.get("metric", ACCURACY))["name"] != ACCURACY["name"]:
-        content |= {"metric": metric, "metric_hash": summary["metric_hash"]}
+    if (metric := other_metric(summary)) is not None:
+        content |= {"metric": metric.content(), "metric_hash": summary["metric_hash"]}
     further: dict[str, Any] = {} if scores is None else {f"{arm}_scores": table for arm, table in scores.items()}
     with replace_folder(folder) as whole:
         tables: dict[str, Any] = {"best": best, "control": control} | ({} if folds is None else {"folds": folds})

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from numpy.typing import ArrayLike
 
-from pipeline.artifacts.evaluations import ACCURACY, StoredEvaluation, read_evaluations
+from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations
 from pipeline.config import Params, load_params
 from pipeline.console.tables import LEFT, RIGHT, format_table
 from pipeline.errors import UserError, quote_name, single_item_command
@@ -53,7 +53,7 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
             "folds), so their accuracies cannot be compared. Leave some out, or search again on the same data."
         )
     name = params.evaluate.metric
-    hashes = [each.metric_hash for each in (first, *same) if (each.metric or ACCURACY)["name"] == name]
+    hashes = [each.metric_hash for each in (first, *same) if each.metric_name == name]
     by_metric = [each for each in same if _has_metric(each, name, hashes[0] if hashes else "")]
     held = {each.fingerprint for each in by_metric}
     apart = [each for each in same if each.fingerprint not in held]
@@ -66,16 +66,14 @@ def describe_comparison(workspace: Workspace, searches: Sequence[str] = (), *, a
     compared = [each for each in by_metric if each is not reference]
     if not compared:
         raise UserError(f"there is no other search on the test images of {first.id}; run one, or leave out --against.")
-    tables, words = (
-        {each.fingerprint: _tables(each, reference, name) for each in compared},
-        _words(params, by_metric[0]),
-    )
+    tables = {each.fingerprint: _tables(each, reference, name) for each in compared}
+    words = _words(params, by_metric[0])
     confidence = params.evaluate.confidence
     shared = {
         each.fingerprint: _share_seeds(each.seeds, each.control_seeds if reference is None else reference.seeds)
         for each in compared
     }
-    compare = compare_arms if name == ACCURACY["name"] else compare_scores
+    compare = compare_arms if name == ACCURACY_WORDS.name else compare_scores
     folds = {each.fingerprint: each.folds for each in compared}
     family = compare_family(tables, confidence=confidence, shared_seeds=shared, folds=folds, compare=compare)
     rows = [_row(each, member, reference, confidence, words) for each, member in zip(compared, family, strict=True)]
@@ -120,14 +118,13 @@ def _difference(value: float | None, words: MetricWords) -> str:
 
 def _has_metric(each: StoredEvaluation, name: str, code: str) -> bool:
     """Whether an evaluation has what is compared by a metric: of accuracy every one, else one by this code of it."""
-    if name == ACCURACY["name"]:
+    if name == ACCURACY_WORDS.name:
         return True
-    named = (each.metric or ACCURACY)["name"] == name
-    return named and each.scores is not None and each.metric_hash == code
+    return each.metric_name == name and each.scores is not None and each.metric_hash == code
 
 
 def _tables(each: StoredEvaluation, reference: StoredEvaluation | None, name: str) -> tuple[ArrayLike, ArrayLike]:
-    if name == ACCURACY["name"]:
+    if name == ACCURACY_WORDS.name:
         return each.best, each.control_correct if reference is None else reference.best
     other = each.control_scores if reference is None else reference.scores
     assert each.scores is not None
@@ -137,7 +134,7 @@ def _tables(each: StoredEvaluation, reference: StoredEvaluation | None, name: st
 
 def _words(params: Params, first: StoredEvaluation) -> MetricWords:
     """The metric in words, as the evaluation has it, with the margin of now where one is given."""
-    if params.evaluate.metric == ACCURACY["name"]:
+    if params.evaluate.metric == ACCURACY_WORDS.name:
         return replace(ACCURACY_WORDS, margin=accuracy_margin(params))
     words = words_from(first.metric)
     return words if params.evaluate.margin is None else replace(words, margin=params.evaluate.margin)
@@ -163,7 +160,7 @@ def _notes(
 ) -> Iterator[str]:
     told = (
         "Accuracies"
-        if words.key == ACCURACY["name"]
+        if words.name == ACCURACY_WORDS.name
         else f"{words.title}{', less of which is better,' * (words.sign < 0)}"
     )
     told += " in %, differences in points," if words.in_points else " and its differences as they are,"

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.config import Params
+from pipeline.config.schema.result_sections import METRIC_NAMES
 from pipeline.errors import UserError
 from pipeline.score.classify import classification_scores
 from pipeline.score.comparison import compare_arms, compare_scores
@@ -117,6 +118,10 @@ def test_means_over_images_are_their_own_pseudo_values_and_accuracy_compares_as_
     assert ACCURACY.value_of(runs[0], labels) == scores.accuracy
     assert BALANCED_ACCURACY.value_of(runs[0], labels) == pytest.approx(scores.balanced_accuracy, abs=1e-15)
     assert LOG_LOSS.value_of(runs[0], labels) == scores.nll
+
+
+def test_metrics_known_by_name_are_those_of_the_parameter() -> None:
+    assert set(METRIC_NAMES) == set(METRICS)
 
 
 @pytest.mark.parametrize("name", [*METRICS])
