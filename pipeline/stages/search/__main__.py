@@ -60,7 +60,7 @@ def main(workspace: Workspace) -> None:
     of_folds = [row for each, row in zip(plans, found, strict=True) if _part(each).number]
     (folder / SEARCHES).write_text(json.dumps({"folds": [row["listed"] for row in of_folds]}, indent=2) + "\n")
     prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0]["summary"]
-    tested = sum(len(fold.test) for fold in split.folds) or len(split.test)
+    tested = sum(map(len, split.tested))
     forecast, cost = make_forecast(plan.params, summary["forecast"], tested), run_cost(plan.params, summary)
     print("\n".join(describe_power(plan.params, forecast, masks=prepared.masks is not None, cost=cost)))
 
