@@ -31,7 +31,7 @@ from simulate import Table, make_table, simulate
 from pipeline.compute.limits import usable_cpus
 from pipeline.config import Params, load_params
 from pipeline.score.pooled_error import pooled_error
-from pipeline.tune.journal.records import OBJECTIVE
+from pipeline.tune.journal.records import VAL_ACCURACY
 from pipeline.tune.objectives.objectives import AUROC, LOSS
 from pipeline.tune.selection.candidates import choice_rule
 from pipeline.tune.selection.choice import choose_best
@@ -94,7 +94,7 @@ def recorded(split: int, path: Path = TABLE) -> tuple[Recorded, Recorded]:
     with np.load(path) as stored:
         about = json.loads(str(stored["about"]))
         count = len(about["controls"])
-        figures = {OBJECTIVE: stored["accuracy"][split], LOSS: stored["loss"][split], AUROC: stored["auroc"][split]}
+        figures = {VAL_ACCURACY: stored["accuracy"][split], LOSS: stored["loss"][split], AUROC: stored["auroc"][split]}
         correct = np.unpackbits(stored["correct"][split], axis=-1, count=about["val"]).astype(bool)
         test = np.unpackbits(stored["test_correct"][split], axis=-1, count=about["test"]).astype(bool)
         aurocs = stored["test_auroc"][split]
@@ -132,12 +132,12 @@ def search(split: int, settings: Mapping[str, Any], number: int) -> Judged:
     made = replace(made, correct=found.correct[:, order])
     simulation = simulate(params, made, workers=2)
     course = simulation.course
-    choice = choose_best(course.requested_trials(), choice_rule(params), course.journal.correct)
+    choice = choose_best(course.requested_trials(), choice_rule(params), course.journal.scores)
     row = made.nearest(choice.best.trial.values)
     unseen = order[USED:]
     tried = [made.nearest(trial.values) for trial in course.requested_trials() if trial.study is not None]
     return Judged(
-        float(found.figures[OBJECTIVE][row, unseen, -1].mean()),
+        float(found.figures[VAL_ACCURACY][row, unseen, -1].mean()),
         float(found.figures[AUROC][row, unseen, -1].mean()),
         float(found.test_correct[row, unseen].mean()),
         float(found.test_auroc[row, unseen].mean()),
@@ -194,7 +194,7 @@ def describe(split: int) -> None:
     """How well accuracy and attention tell the recorded configurations apart."""
     found, controls = recorded(split)
     rows = []
-    for name, metric in (("accuracy", OBJECTIVE), ("AUROC", AUROC), ("loss", LOSS)):
+    for name, metric in (("accuracy", VAL_ACCURACY), ("AUROC", AUROC), ("loss", LOSS)):
         last = found.figures[metric][:, :, -1].astype(np.float64)
         rest = last - last.mean(axis=1, keepdims=True) - last.mean(axis=0) + last.mean()
         seeds = last.shape[1]

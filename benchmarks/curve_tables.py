@@ -20,7 +20,7 @@ from scipy import stats
 from simulate import Table, make_table, read_table
 
 from pipeline.config import Params
-from pipeline.tune.journal.records import OBJECTIVE
+from pipeline.tune.journal.records import VAL_ACCURACY
 from pipeline.tune.space import SearchSpace, load_space
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ class Problem:
 
     def seen(self, seed: int) -> NDArray[np.float64]:
         """The curves that a search with this seed sees, (settings, epochs); NaN once a setting has diverged."""
-        return np.asarray(self.table.curves[OBJECTIVE][:, seed % self.table.seeds], dtype=np.float64)
+        return np.asarray(self.table.curves[VAL_ACCURACY][:, seed % self.table.seeds], dtype=np.float64)
 
     def outcome(self, choices: Choices, seed: int, budget: int) -> tuple[float, ...]:
         """What the choices of a search come to: epochs until a setting of each of SHARES was held, and regrets.
@@ -106,7 +106,7 @@ def read_foreign(path: Path) -> Table:
     inside = np.clip(settings, [ranges[name]["low"] for name in names], [ranges[name]["high"] for name in names])
     kinds = [int if ranges[name]["type"] == "int" else float for name in names]
     values = [{n: kind(v) for n, kind, v in zip(names, kinds, row, strict=True)} for row in inside.tolist()]
-    return make_table(space, values, {OBJECTIVE: curves[:, None], "val/loss": 1 - curves[:, None]})
+    return make_table(space, values, {VAL_ACCURACY: curves[:, None], "val/loss": 1 - curves[:, None]})
 
 
 def random_rows(table: Table, seed: int) -> Iterator[int]:
@@ -145,7 +145,7 @@ def _worst_if_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def describe(recorded: Table) -> None:
     """Print how well the table tells settings apart: all of them, and those that were trained again."""
-    accuracy, mean = np.asarray(recorded.curves[OBJECTIVE], dtype=np.float64), recorded.final()
+    accuracy, mean = np.asarray(recorded.curves[VAL_ACCURACY], dtype=np.float64), recorded.final()
     last = accuracy[:, :, -1] - accuracy[:, :, -1].mean(axis=0)  # less what a seed gives to all settings
     most_seeds = max((len(values) for values in recorded.further.values()), default=0)
     groups = {

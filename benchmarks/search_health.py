@@ -30,9 +30,9 @@ from scipy import stats
 from simulate import Table, make_table, row_of, simulate
 
 from pipeline.config import Params
-from pipeline.tune.journal.correctness import CorrectImages, pack_correct
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, METHOD, OBJECTIVE
-from pipeline.tune.objectives.objectives import AUROC
+from pipeline.tune.journal.image_scores import ImageScores, pack_scores
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, METHOD, VAL_ACCURACY
+from pipeline.tune.objectives.objectives import AUROC, Objectives
 from pipeline.tune.selection.candidates import ChoiceRule
 from pipeline.tune.selection.choice import choose_best
 from pipeline.tune.selection.confirm import FIRST_SEED
@@ -111,7 +111,7 @@ def make_world(world: World, space: SearchSpace, rng: np.random.Generator, rows:
     else:
         curves = end[:, :, None] - 0.3 * (1 / np.arange(1, EPOCHS + 1) - 1 / EPOCHS) + world.rung_noise * noise
     seconds = np.ones_like(curves)
-    metrics = {OBJECTIVE: curves, "val/loss": 1 - curves, "seconds": seconds}
+    metrics = {VAL_ACCURACY: curves, "val/loss": 1 - curves, "seconds": seconds}
     auroc = 0.75 + 0.08 * _quality(replace(world, optimum=None), shares, rng)
     metrics[AUROC] = auroc[:, None, None] + 0.02 * rng.standard_normal(curves.shape)
     if np.isinf(world.rung_noise):
@@ -148,22 +148,22 @@ def search(world: World, space: SearchSpace, trials: int, seed: int) -> tuple[li
     }
     params = Params().with_values(fixed, where="the benchmark")
     course = simulate(params, recorded.table, space=space).course
-    records, correct = list(course.journal.trials.values()), CorrectImages()
+    records, correct = list(course.journal.trials.values()), ImageScores()
     confirmed = {record.of for record in records if record.role == CONFIRMATION}
     for record in records:
         if record.state == COMPLETE and (record.of or record.id) in confirmed:
             further = 0 if record.seed is None else record.seed - seed - FIRST_SEED
             flags = recorded.correct[row_of(recorded.table, params, record.values), further]
             for epoch in record.epochs:
-                correct.add(record.id, epoch, pack_correct(flags))
+                correct.add(record.id, epoch, pack_scores(flags))
     best = choose_best(records, ChoiceRule(top=3, seeds=SEEDS - 1, base_seed=seed)).best.trial
     found = examine_search(
         records,
         space,
         course.studies[METHOD].scheduler.rung_epochs,
         best=best,
-        then=AUROC,
-        correct=correct,
+        objectives=Objectives(then=AUROC),
+        scores=correct,
     )
     rows = [row_of(recorded.table, params, r.values) for r in records if r.id in confirmed and r.study == METHOD]
     # Of a mean over seeds: the configuration's own seeds, and the images that it alone finds easier.

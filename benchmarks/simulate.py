@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from pipeline.config import Params
 from pipeline.tune.controller import SearchController, Wait
-from pipeline.tune.journal.correctness import CorrectImages, pack_correct
+from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     FAILED,
     INFEASIBLE,
     METHOD,
-    OBJECTIVE,
+    VAL_ACCURACY,
     SearchCallback,
     SearchHistory,
     TrialRecord,
@@ -62,11 +62,11 @@ class Table:
 
     @property
     def seeds(self) -> int:
-        return int(self.curves[OBJECTIVE].shape[1])
+        return int(self.curves[VAL_ACCURACY].shape[1])
 
     @property
     def epochs(self) -> int:
-        return int(self.curves[OBJECTIVE].shape[2])
+        return int(self.curves[VAL_ACCURACY].shape[2])
 
     def nearest(self, values: Mapping[str, Any], *, but: Collection[int] = ()) -> int:
         """The row of the nearest setting in the unit cube; another choice of a category is as far as its whole side.
@@ -86,7 +86,7 @@ class Table:
 
         but: seeds that do not count, such as the one that a search has seen.
         """
-        last = np.delete(np.asarray(self.curves[OBJECTIVE][:, :, -1], dtype=np.float64), list(but), axis=1)
+        last = np.delete(np.asarray(self.curves[VAL_ACCURACY][:, :, -1], dtype=np.float64), list(but), axis=1)
         return np.array([np.mean([*values, *self.further.get(row, ())]) for row, values in enumerate(last)])
 
     def best(self, share: float) -> frozenset[int]:
@@ -131,7 +131,7 @@ class UnwrittenLedger(Journal):
     """A journal that is kept in memory, by a clock that is set from outside. now: in seconds."""
 
     def __init__(self, *, gpus: float = 0.0) -> None:
-        self.history, self.correct, self.now = SearchHistory(), CorrectImages(), 0.0
+        self.history, self.scores, self.now = SearchHistory(), ImageScores(), 0.0
         self._record({"event": "session", "gpus": gpus})
 
     def _record(self, event: dict[str, Any]) -> None:
@@ -306,14 +306,14 @@ class _Workers:
 
     def _epoch(self, record: TrialRecord, row: int, epoch: int) -> None:
         course = self._simulation.course
-        value = self._metric(OBJECTIVE, record, row, epoch)
+        value = self._metric(VAL_ACCURACY, record, row, epoch)
         if math.isnan(value):
             course.end_trial(record.id, FAILED, f"diverged: in epoch {epoch}")
             self._free, self._released = self._free + 1, True
             return
         names = [name for name in self._table.curves if name not in MEASURED]
         metrics = {name: self._metric(name, record, row, epoch) for name in names}
-        decision = course.report(record.id, epoch, metrics, correct=self._correct(record, row, epoch))
+        decision = course.report(record.id, epoch, metrics, scores=self._correct(record, row, epoch))
         if decision is Decision.CONTINUE:
             return self._train(record, row, epoch + 1)
         course.release(record.id)
@@ -326,7 +326,7 @@ class _Workers:
         """Which validation images were right, as a worker reports it; None where the table does not say."""
         if self._table.correct is None:
             return None
-        return pack_correct(self._table.correct[row, self._column(record), epoch - 1])
+        return pack_scores(self._table.correct[row, self._column(record), epoch - 1])
 
     def _column(self, record: TrialRecord) -> int:
         """The table's seed that stands for a run's."""

@@ -18,7 +18,7 @@ from neps_search import ask_neps, nearest
 from rivals import IEpoch, OptunaStudy, PausingASHA, StoppingASHA, i_epoch_knowing, play
 from simulate import Table
 
-from pipeline.tune.journal.records import OBJECTIVE
+from pipeline.tune.journal.records import VAL_ACCURACY
 from pipeline.tune.schedulers import factory as schedulers
 from pipeline.tune.space import SearchSpace
 
@@ -57,7 +57,7 @@ def of_two(first: list[float], second: list[float]) -> Problem:
     curves = np.array([first, second], dtype=np.float32)[:, None]
     space = SearchSpace("made", {"share": {"type": "float", "low": 0.0, "high": 1.0}}, {})
     points = np.array([[0.25], [0.75]])
-    return Problem("made", "made", Table(space, [{"share": 0.25}, {"share": 0.75}], {OBJECTIVE: curves}, points))
+    return Problem("made", "made", Table(space, [{"share": 0.25}, {"share": 0.75}], {VAL_ACCURACY: curves}, points))
 
 
 def test_a_table_of_others_is_read_as_settings_of_a_space(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_table_of_others_is_read_as_settings_of_a_space(tmp_path: Path) -> Non
     assert table.values[0] == {"rate": 1.0, "units": 2, "layers": 4, "share": -1.0}
     assert isinstance(table.values[0]["units"], int)
     assert table.points[0] == pytest.approx([1.0, math.log(2.5 / 2) / math.log(65 / 2), 0.875, 0.0])
-    assert table.curves[OBJECTIVE][2, 0].tolist() == pytest.approx(np.linspace(0.1, 0.9, 35)[14:21].tolist())
+    assert table.curves[VAL_ACCURACY][2, 0].tolist() == pytest.approx(np.linspace(0.1, 0.9, 35)[14:21].tolist())
     assert table.best(0.2) == {4}
 
 

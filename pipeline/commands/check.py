@@ -22,10 +22,11 @@ from pipeline.preflight.up_to_date import finished_search
 from pipeline.provenance.git import unknown_files
 from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.provenance.weights_record import as_recorded
+from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.state.current_search import current_search
 from pipeline.state.search_summary import decide_on_changed_code, describe_start
 from pipeline.tune.journal.compatibility import check_same_code
-from pipeline.tune.journal.correctness import read_correct
+from pipeline.tune.journal.image_scores import read_scores
 from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
 from pipeline.tune.ray.placement import inspect_cluster
 from pipeline.tune.selection.confirmed_tables import forecast_content
@@ -104,14 +105,15 @@ def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str
     if task is not None:
         masks = open_prepared(workspace.prepared).masks is not None
         trials = read_history(task.folder / JOURNAL).trials.values()
-        content = forecast_content(trials, read_correct(task.folder), task.resources) if trials else None
+        content = forecast_content(trials, read_scores(task.folder), task.resources, params) if trials else None
         try:
             summary = read_json(workspace.results / "search" / "summary.json", made_by="search")
             if summary["fingerprint"] == task.fingerprint and "forecast" in summary:
                 content, cost = summary["forecast"], run_cost(params, summary)
         except (UserError, KeyError):
             pass  # no results yet, or broken ones, which the stages will say
-    yield from describe_power(params, make_forecast(params, content, plan.test_images), masks=masks, cost=cost)
+    words = chosen_metric(params).words
+    yield from describe_power(params, make_forecast(params, content, plan.test_images), words, masks=masks, cost=cost)
 
 
 def unknown_words(unknown: Sequence[str], used: str) -> str:

@@ -43,7 +43,7 @@ from pipeline.state.status_words import describe_state
 from pipeline.train.sidecar import SIDECAR
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.journal import lock_journal
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, JOURNAL, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, JOURNAL, TrialRecord
 from pipeline.tune.journal.remote_files import checkpoint_folders, read_remote_files, remove_remote_files
 from pipeline.workspace import FOLDS, Workspace
 
@@ -313,7 +313,7 @@ def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ..
     """
     confirmed = {trial.of for trial in search.trials if trial.role == CONFIRMATION}
     ran = [trial for trial in search.trials if trial.study is not None and trial.state == COMPLETE]
-    ran.sort(key=lambda trial: -trial.metric(OBJECTIVE))
+    ran.sort(key=lambda trial: -search.objectives.gain(trial))
     top = max(params.search.keep_checkpoints or len(ran), params.search.confirm.top)
     for study in {trial.study for trial in ran}:
         # Some of the very best may be out for their empty maps; what the search has kept has its checkpoint still.

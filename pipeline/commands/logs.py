@@ -7,7 +7,7 @@ its own temporary folder, by worker and not by trial.
 import difflib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
 
-METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds")
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 POLL_S = 0.5
 WIDTH = 14
 
@@ -46,11 +46,12 @@ def describe_trial(
     trial = _trial(chosen, name)
     yield from _head(chosen, trial)
     yield ""
-    yield from _aligned([["epoch", *METRICS]])
+    columns = _columns(chosen)
+    yield _aligned(columns, columns)
     if follow:
         yield from _follow(chosen, trial, wait)
     else:
-        yield from _aligned([_row(epoch, metrics) for epoch, metrics in sorted(trial.epochs.items())])
+        yield from (_row(epoch, metrics, columns) for epoch, metrics in sorted(trial.epochs.items()))
 
 
 def _chosen(workspace: Workspace, prefix: str | None) -> SearchState:
@@ -117,8 +118,13 @@ def _checkpoint(trial: TrialRecord) -> str:
     return trial.checkpoint if there else "removed since; those of the best are kept"
 
 
-def _row(epoch: int, metrics: Mapping[str, float]) -> list[str]:
-    return [str(epoch), *(_figure(name, metrics.get(name)) for name in METRICS)]
+def _columns(search: SearchState) -> list[str]:
+    """What is shown of every epoch, with what the search measures for its objectives."""
+    return ["epoch", *METRICS, *search.objectives.class_metrics, "seconds"]
+
+
+def _row(epoch: int, metrics: Mapping[str, float], columns: Sequence[str]) -> str:
+    return _aligned([str(epoch), *(_figure(name, metrics.get(name)) for name in columns[1:])], columns)
 
 
 def _figure(name: str, value: float | None) -> str:
@@ -127,22 +133,21 @@ def _figure(name: str, value: float | None) -> str:
     return f"{value:.1f}" if name == "seconds" else f"{value:.4f}"
 
 
-def _aligned(rows: list[list[str]]) -> Iterator[str]:
-    """Rows under the headings: they come one by one, so columns have the headings' width."""
-    for row in rows:
-        yield "  ".join(text.rjust(max(7, len(name))) for text, name in zip(row, ["epoch", *METRICS], strict=True))
+def _aligned(row: Sequence[str], columns: Sequence[str]) -> str:
+    """A row under the headings: rows come one by one, so columns have the headings' width."""
+    return "  ".join(text.rjust(max(7, len(name))) for text, name in zip(row, columns, strict=True))
 
 
 def _follow(search: SearchState, trial: TrialRecord, wait: Callable[[float], None]) -> Iterator[str]:
     """Every epoch in the order in which they came and come, and at last why no more will."""
-    last = 0
+    last, columns = 0, _columns(search)
     tail = _Tail(search.journal, trial.id)
     while True:
         runs = search.runner() is not None  # asked before reading, so that nothing is missed of what it wrote at last
         for event in tail.read():
             if event["event"] == "epoch":
                 last = event["epoch"]
-                yield from _aligned([_row(last, event["metrics"])])
+                yield _row(last, event["metrics"], columns)
             elif event["event"] == "ended":
                 yield f"{trial.id} has ended: {ENDED[event['state']]}"
                 yield from (event.get("reason") or "").splitlines()

@@ -13,7 +13,6 @@ from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
-from pipeline.score.metrics.wording import accuracy_margin
 from pipeline.state.current_search import CurrentSearch, current_search
 from pipeline.state.earlier_searches import find_earlier
 from pipeline.state.search_health import examine_state
@@ -26,7 +25,6 @@ from pipeline.tune.journal.records import (
     CONFIRMATION,
     FAILED,
     INFEASIBLE,
-    OBJECTIVE,
     PRUNED,
     TRIAL,
     TrialRecord,
@@ -90,7 +88,7 @@ def _searches_table(searches: list[SearchState], params: Params | None, current:
             "trials": "/".join(map(str, counts.values()))
             + (f" {untrained} inf" if untrained else "")
             + (f"+{again}" if again else ""),
-            "best": f"{best.metric(OBJECTIVE):.4f}" if best else "-",
+            "best": f"{best.metric(search.objectives.first):.4f}" if best else "-",
             "hours": f"{search.history.seconds / HOUR:.2f}",
             "GPU-h": f"{search.history.gpu_seconds / HOUR:.2f}",
             "cost": f"{Budget(price_per_gpu_hour=price).price(search.history.gpu_seconds):.2f}",
@@ -110,7 +108,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     params, current, _ = _parameters(workspace)
     search = choose_search(find_searches(workspace.searches).searches, prefix)
     history, runner, chosen = search.history, search.runner(), _chosen(workspace, search)
-    best = chosen or search.best
+    best, first = chosen or search.best, search.objectives.first
     price = params.search.budget.price_per_gpu_hour if params else 0.0
     spent = f"{_epochs(search, params, current)}, {history.seconds / HOUR:.2f} hours in "
     spent += format_count(history.sessions, "session")
@@ -125,8 +123,8 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         + (f"{paused} paused, " if (paused := len(search.paused_trials)) else "")
         + (f"{counts[INFEASIBLE]} not trained since they break a constraint, " if counts[INFEASIBLE] else "")
         + f"{counts[None] - paused} not ended; {format_count(confirmations, 'confirmation')}",
-        "best": f"{best.id}, {'chosen' if chosen else 'the most accurate'}, {OBJECTIVE} "
-        f"{best.metric(OBJECTIVE):.4f}    {config_name(best.values)}"
+        "best": f"{best.id}, {'chosen' if chosen else 'the best so far'}, {first} "
+        f"{best.metric(first):.4f}    {config_name(best.values)}"
         if best
         else "none has run in full yet",
         "spent": spent,
@@ -142,11 +140,10 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         lines["params"] = _against(search, current)
     yield from (f"{name:<8}{text}" for name, text in lines.items())
     yield ""
-    columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, OBJECTIVE: RIGHT}
+    columns = {"trial": LEFT, "role": LEFT, "state": LEFT, "epochs": RIGHT, first: RIGHT}
     columns |= dict.fromkeys((*_further_metrics(search), "seconds"), RIGHT)
     yield from format_table(columns | {"configuration": LEFT}, _trial_rows(search, runner), gives_way="configuration")
-    margin = accuracy_margin(params or Params())
-    found = examine_state(search, best=chosen, then=search.objectives.then, margin=margin)
+    found = examine_state(search, best=chosen, words=search.words(params))
     if found is not None:
         yield ""
         yield from (wrap_text(line, name="health: ") for line in describe_findings(as_json(found)))
@@ -178,7 +175,7 @@ def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
             trial.role if trial.study in (None, "search") else "control's",
             trial_state(search, trial, runner),
             str(trial.last_epoch),
-            f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-",
+            f"{trial.metric(search.objectives.first):.4f}" if trial.epochs else "-",
             *(format_metric(name, trial.metric(name)) for name in _further_metrics(search)),
             f"{trial.seconds:.1f}",
             config_name(trial.values),
@@ -188,7 +185,7 @@ def _trial_rows(search: SearchState, runner: Runner | None) -> list[list[str]]:
 
 
 def _further_metrics(search: SearchState) -> list[str]:
-    """What the search looks at beside val/accuracy."""
+    """What the search looks at beside its first objective."""
     return search.objectives.shown_metrics
 
 

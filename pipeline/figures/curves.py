@@ -1,4 +1,4 @@
-"""Figures of numbers: learning curves, accuracy by trial, confusion, calibration, and differences with intervals.
+"""Figures of numbers: learning curves, the objective by trial, confusion, calibration, and differences with intervals.
 
 Series differ in mark or line style besides colour. Accuracies come in as fractions and are drawn in per cent. NaN, and
 None where it is allowed, means "was not measured" and leaves a gap.
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from pipeline.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, SKY, VERMILION
 from pipeline.figures.fonts import display_labels, fit_fonts
+from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
 _WIDTH = 7.5  # inches; at 120 dots an inch the 900 pixels a report gives its figures
@@ -74,21 +75,24 @@ def learning_curves(
     return figure
 
 
-def accuracy_by_trial(trials: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """Draw validation accuracy in the order of `trials`, with the best completed one so far as a line.
+def objective_by_trial(
+    trials: Sequence[Mapping[str, Any]], *, objective: ObjectiveAxis = ACCURACY_AXIS, title: str = ""
+) -> Figure:
+    """Draw the first objective in the order of `trials`, with the best completed one so far as a line.
 
-    A trial is a mapping with "state" (complete, pruned, failed, or infeasible: not trained), "accuracy" (fraction;
-    None or NaN where there is none) and, for a control, "control" true. Controls have a mark of their own and do not
-    enter the line; trials without an accuracy stand on the lower edge. Raises ValueError for an unknown state.
+    A trial is a mapping with "state" (complete, pruned, failed, or infeasible: not trained), "value" (None or
+    NaN where there is none) and, for a control, "control" true. Controls have a mark of their own and do not
+    enter the line; trials without a value stand on the lower edge. Raises ValueError for an unknown state.
     """
     figure, axes = _canvas(3.6, title)
     kinds = ["control" if trial.get("control") else str(trial["state"]) for trial in trials]
     if unknown := set(kinds) - set(_STATES):
         raise ValueError(f"unknown trial states: {', '.join(sorted(unknown))}")
-    values = np.array([_number(trial["accuracy"]) * 100 for trial in trials])
+    values = np.array([_number(trial["value"]) * objective.scale for trial in trials])
     places = np.arange(1, len(trials) + 1)
     finished = np.array([kind == "complete" for kind in kinds], dtype=bool) & ~np.isnan(values)
-    best = np.maximum.accumulate(np.where(finished, values, -np.inf)) if len(trials) else values
+    better, worst = (np.minimum, np.inf) if objective.minimize else (np.maximum, -np.inf)
+    best = better.accumulate(np.where(finished, values, worst)) if len(trials) else values
     started = np.isfinite(best)
     axes.step(places[started], best[started], where="post", color=GREY, linewidth=1.4, label="best so far", zorder=1)
     for kind, mark in _STATES.items():
@@ -103,7 +107,7 @@ def accuracy_by_trial(trials: Sequence[Mapping[str, Any]], *, title: str = "") -
             label = None if at.any() else f"{kind} ({chosen.sum()})"
             foot = axes.get_xaxis_transform()
             axes.scatter(missing, np.full(len(missing), 0.03), transform=foot, clip_on=False, label=label, **style)
-    axes.set(xlabel="trial, in the order of starting", ylabel="validation accuracy (%)")
+    axes.set(xlabel="trial, in the order of starting", ylabel=objective.label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_below(axes)
     return figure

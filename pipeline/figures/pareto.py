@@ -12,26 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.figures import BLUE, GREY, ORANGE, SKY, VERMILION
+from pipeline.figures.objective_axis import objective_axis
 
 Config = Mapping[str, Any]
 
 _WIDTH = 7.5
 _ABREAST = 2
-_WORDS = {
-    "val/accuracy": "validation accuracy (%)",
-    "val/loss": "validation loss",
-    "val/balanced_accuracy": "validation balanced accuracy (%)",
-    "val/macro_f1": "validation macro-F1 (%)",
-    "val/auroc": "validation AUROC",
-    "val/metric": "validation, your metric",
-    "val/attention/jaccard": "attention against masks, Jaccard",
-    "val/attention/auroc": "attention against masks, AUROC",
-    "parameters": "parameters (millions)",
-    "latency_ms": "latency of one image (ms)",
-    "images_per_s": "images a second",
-}
 _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
-_SCALES = {"val/accuracy": 100.0, "val/balanced_accuracy": 100.0, "val/macro_f1": 100.0, "parameters": 1e-6}
 
 
 def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:
@@ -102,8 +89,8 @@ def _draw(axes: Axes, configs: Sequence[Config], across: str, up: str, *, step: 
 
 
 def _scaled(name: str, value: float) -> float:
-    return float(value) * _SCALES.get(name, 1.0)
+    return objective_axis(name).scale * float(value)
 
 
 def _label(name: str, direction: str, arrows: tuple[str, str]) -> str:
-    return f"{_WORDS.get(name, name)}  {arrows[direction == 'maximize']} better"
+    return f"{objective_axis(name).label}  {arrows[direction == 'maximize']} better"

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from pipeline.console.format import format_percent, format_points
 from pipeline.figures import short_names
 from pipeline.figures.fonts import display_labels, fit_fonts
+from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 from pipeline.score.metrics.wording import MetricWords
 
 Row = Mapping[str, Any]
@@ -36,6 +38,7 @@ class ReportData:
     arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece; metric and
                      metric_sd, where the arms are compared by another metric
     metric           that in words; None: accuracy
+    objective        the first one of the search
     difference       figure of the difference and its interval
     analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
     ensembles        what the rows of the ensembles among the arms say, in words; None without any
@@ -48,10 +51,10 @@ class ReportData:
     attention_changes
                      best minus control by the same columns: difference, low, high (None where there is no interval)
     attention_note   sentences on it: where the masks come from, the number of images left out
-    trials           rows with trial, state, epochs, accuracy (validation; None if there is none), parameters (by dotted
-                     path), control (bool), in the order of starting
+    trials           rows with trial, state, epochs, value (of the first objective; None if there is none), parameters
+                     (by dotted path), control (bool), in the order of starting
     trials_figure, learning_curves, search_curves, confusion, calibration
-                     figures from `figures.curves`; search_curves: of validation accuracy
+                     figures from `figures.curves`; search_curves: of the first objective
     search_figures   (caption, figure) from `figures.search`
     classes          rows with class, images, best, control (accuracies; None for a class without images), and change,
                      low, high, p (None where the class cannot be compared)
@@ -76,6 +79,7 @@ class ReportData:
     seconds: float
     remarks: Sequence[str] = ()
     metric: MetricWords | None = None
+    objective: ObjectiveAxis = ACCURACY_AXIS
     difference: Figure | None = None
     ensembles: str | None = None
     folds: Sequence[Row] = ()
@@ -99,7 +103,7 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """Return the report as one HTML page. A row without one of its keys raises `jinja2.UndefinedError`, naming it.
 
-    Trials are sorted by validation accuracy, at most fifty of them shown, the controls always among these.
+    Trials are sorted by the first objective, at most fifty of them shown, the controls always among these.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.figures", ""),
@@ -118,7 +122,7 @@ def render_report(data: ReportData) -> str:
         duration=duration,
         picture=_picture,
     )
-    shown = shown_trials(data.trials)
+    shown = shown_trials(data.trials, objective=data.objective)
     numbered = data.classes is not None and display_labels([str(row["class"]) for row in data.classes]).numbered
     columns = short_names(name for trial in shown for name in trial["parameters"])
     return environment.get_template("report.html.j2").render(
@@ -126,15 +130,18 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def shown_trials(trials: Sequence[Row], limit: int = _TRIALS_SHOWN) -> list[Row]:
-    """Choose at most `limit` trials: all controls first, then the most accurate; sorted by accuracy, unknown last."""
-    ranked = sorted(trials, key=_rank)
+def shown_trials(
+    trials: Sequence[Row], limit: int = _TRIALS_SHOWN, *, objective: ObjectiveAxis = ACCURACY_AXIS
+) -> list[Row]:
+    """Choose at most `limit` trials: all controls first, then the best; sorted by their value, unknown last."""
+    rank = partial(_rank, objective=objective)
+    ranked = sorted(trials, key=rank)
     kept = sorted(ranked, key=lambda trial: not trial["control"])[:limit]
-    return sorted(kept, key=_rank)
+    return sorted(kept, key=rank)
 
 
-def _rank(trial: Row) -> float:
-    return math.inf if _missing(trial["accuracy"]) else -float(trial["accuracy"])
+def _rank(trial: Row, objective: ObjectiveAxis) -> float:
+    return math.inf if _missing(trial["value"]) else -objective.gain(float(trial["value"]))
 
 
 def _missing(value: float | None) -> bool:

@@ -1,8 +1,9 @@
 """Figures of a search: which configurations did well, what seems to have mattered, and how many trials each epoch saw.
 
-A trial is a mapping with "state" (complete, pruned or failed), "accuracy" (a fraction, None without one), "epochs" and
-"parameters" (by short name, numbers or words). Controls and confirmations are left to the caller to leave out. A trial
-that was stopped early has the accuracy of its last epoch, which is no result: such trials never carry colour.
+A trial is a mapping with "state" (complete, pruned or failed), "value" (of the first objective, None without one),
+"epochs" and "parameters" (by short name, numbers or words). Controls and confirmations are left to the
+caller to leave out. A trial that was stopped early has the value of its last epoch, which is no result: such trials
+never carry colour.
 """
 
 import math
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pipeline.figures import BLUE, GREY, ORANGE, SKY
+from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
 
 Trial = Mapping[str, Any]
 
@@ -27,13 +29,19 @@ _MAP = "cividis"
 """Its lightness rises evenly, also for readers without red or green."""
 
 
-def parallel_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (), title: str = "") -> Figure | None:
-    """Draw each trial as a line through its parameters to its accuracy; None without a completed trial.
+def parallel_figure(
+    trials: Sequence[Trial],
+    *,
+    logarithmic: Collection[str] = (),
+    objective: ObjectiveAxis = ACCURACY_AXIS,
+    title: str = "",
+) -> Figure | None:
+    """Draw each trial as a line through its parameters to its value; None without a completed trial.
 
     logarithmic: the parameters that are searched, and drawn, on such a scale.
 
-    Completed trials are coloured by accuracy, the best thickest; those stopped early are thin and grey, and end before
-    the last axis.
+    Completed trials are coloured by their value, the best thickest; those stopped early are thin and grey, and end
+    before the last axis.
     """
     done = [trial for trial in trials if _is_result(trial)]
     names = _names(trials)
@@ -43,17 +51,20 @@ def parallel_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (
     axes = figure.add_subplot()
     scales = {name: _Scale([trial["parameters"].get(name) for trial in trials], name in logarithmic) for name in names}
     colours = colormaps[_MAP]
-    values = [100 * float(trial["accuracy"]) for trial in done]
+    values = [objective.scale * float(trial["value"]) for trial in done]
     low, high = min(values), max(values)
-    span = Normalize(low - 1, high + 1) if low == high else Normalize(low, high)
+    span = Normalize(low - objective.scale / 100, high + objective.scale / 100) if low == high else Normalize(low, high)
     for trial in trials:
         places = [scales[name].place(trial["parameters"].get(name)) for name in names]
         if not _is_result(trial):
             axes.plot(range(len(names)), places, color=GREY, linewidth=0.7, alpha=0.5, linestyle=(0, (4, 2)), zorder=1)
             continue
-        value = 100 * float(trial["accuracy"])
+        value = objective.scale * float(trial["value"])
         end = 0.5 if low == high else (value - low) / (high - low)
-        style: dict[str, Any] = {"linewidth": 3.0 if value == high else 1.4, "zorder": 2 + end}
+        style: dict[str, Any] = {
+            "linewidth": 3.0 if value == (low if objective.minimize else high) else 1.4,
+            "zorder": 2 + end,
+        }
         axes.plot(range(len(names) + 1), [*places, end], color=colours(span(value)), **style)
     for place, name in enumerate(names):
         axes.axvline(place, color="#444444", linewidth=0.8, zorder=4)
@@ -63,16 +74,18 @@ def parallel_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
             )  # fmt: skip
     axes.axvline(len(names), color="#444444", linewidth=0.8, zorder=4)
-    axes.set_xticks(range(len(names) + 1), [*names, "validation\naccuracy"], fontsize=9)
+    axes.set_xticks(range(len(names) + 1), [*names, objective.words.replace(" ", "\n", 1)], fontsize=9)
     axes.set(yticks=[], ylim=(-0.06, 1.06), xlim=(-0.05, len(names) + 0.05))
     axes.spines[:].set_visible(False)
-    figure.colorbar(ScalarMappable(span, _MAP), ax=axes, label="validation accuracy (%)", shrink=0.9)
+    figure.colorbar(ScalarMappable(span, _MAP), ax=axes, label=objective.label, shrink=0.9)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
 
 
-def importance_figure(shares: Mapping[str, float], *, title: str = "") -> Figure | None:
+def importance_figure(
+    shares: Mapping[str, float], *, objective: ObjectiveAxis = ACCURACY_AXIS, title: str = ""
+) -> Figure | None:
     """Draw each parameter's share of the variance as a bar, the largest on top; None where there are none."""
     if not shares:
         return None
@@ -81,22 +94,28 @@ def importance_figure(shares: Mapping[str, float], *, title: str = "") -> Figure
     axes = figure.add_subplot()
     bars = axes.barh([name for name, _ in ranked], [100 * share for _, share in ranked], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt="%.0f %%", padding=3, fontsize=9)
-    axes.set(xlabel="share of the variance of validation accuracy (%)", xlim=(0, 110))
+    axes.set(xlabel=f"share of the variance of {objective.words} (%)", xlim=(0, 110))
     axes.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
 
 
-def slice_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (), title: str = "") -> Figure | None:
-    """Draw validation accuracy against each parameter; None without a completed trial.
+def slice_figure(
+    trials: Sequence[Trial],
+    *,
+    logarithmic: Collection[str] = (),
+    objective: ObjectiveAxis = ACCURACY_AXIS,
+    title: str = "",
+) -> Figure | None:
+    """Draw the first objective against each parameter; None without a completed trial.
 
     logarithmic: the parameters that are searched, and drawn, on such a scale.
 
-    Filled marks are completed trials; hollow ones were stopped early, at whatever accuracy they had by then.
+    Filled marks are completed trials; hollow ones were stopped early, at whatever value they had by then.
     """
     names = _names(trials)
-    drawn = [trial for trial in trials if trial["accuracy"] is not None and trial["state"] != "failed"]
+    drawn = [trial for trial in trials if trial["value"] is not None and trial["state"] != "failed"]
     if not any(_is_result(trial) for trial in drawn) or not names:
         return None
     columns = min(_ABREAST, len(names))
@@ -112,7 +131,7 @@ def slice_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (), 
             at = [scale.position(trial["parameters"][name]) for trial in chosen]
             style: dict[str, Any] = {"color": BLUE} if complete else {"facecolors": "none", "edgecolors": SKY}
             label = "complete" if complete else "stopped early"
-            heights = [100 * float(trial["accuracy"]) for trial in chosen]
+            heights = [objective.scale * float(trial["value"]) for trial in chosen]
             axes.scatter(at, heights, s=30, marker="o" if complete else "v", label=label, **style)
         if scale.words:
             axes.set_xticks(range(len(scale.words)), [str(word) for word in scale.words])
@@ -126,7 +145,7 @@ def slice_figure(trials: Sequence[Trial], *, logarithmic: Collection[str] = (), 
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if index % columns == 0:
-            axes.set_ylabel("validation accuracy (%)", fontsize=9)
+            axes.set_ylabel(objective.label, fontsize=9)
     assert first is not None
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     if title:
@@ -197,7 +216,7 @@ class _Scale:
 
 
 def _is_result(trial: Trial) -> bool:
-    return trial["state"] == "complete" and trial["accuracy"] is not None and not math.isnan(trial["accuracy"])
+    return trial["state"] == "complete" and trial["value"] is not None and not math.isnan(trial["value"])
 
 
 def _is_number(value: Any) -> bool:

@@ -1,11 +1,12 @@
-"""The metric that decides among configurations of equal accuracy, where params.yaml leaves it to the data."""
+"""The metric that decides among configurations that the first objective does not tell apart, where params.yaml leaves
+it to the data."""
 
 from pipeline.config import Params
 from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.data.splits.split import Ids
 from pipeline.score.locate import count_rankable
-from pipeline.tune.objectives.objectives import AUROC, AUTO, LOSS
+from pipeline.tune.objectives.objectives import AUROC, AUTO, otherwise_by
 
 MIN_MASKED = 50
 """Validation images with a usable mask from which on attention decides: fewer do not tell configurations apart."""
@@ -23,7 +24,7 @@ def resolve_choice(params: Params, prepared: Prepared, val: Ids) -> Params:
     """
     if params.search.choose.then != AUTO:
         return params
-    found = AUROC if has_masks_to_choose_by(prepared.masks, val) else LOSS
+    found = AUROC if has_masks_to_choose_by(prepared.masks, val) else otherwise_by(params)
     return params.with_values({"search.choose.then": found}, where="search.choose.then: auto")
 
 

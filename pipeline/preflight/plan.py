@@ -55,7 +55,8 @@ from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
-from pipeline.tune.journal.records import METHOD
+from pipeline.tune.journal.records import METHOD, VAL_ACCURACY
+from pipeline.tune.objectives.objective_words import objective_words
 from pipeline.tune.objectives.objectives import (
     USER_METRIC,
     check_objectives,
@@ -282,6 +283,7 @@ class Plan:
                 "space_file": self.space.file,
                 "content": dict(content),
                 "then": str(params.search.choose.then),
+                **self._metric(),
                 "code": code_hashes(self._plugins()),
                 "versions": versions(),
             }
@@ -289,6 +291,12 @@ class Plan:
             | ({"known": list(self.prior_results)} if self.prior_results else {}),
             weights=self.pretrained,
         )
+
+    def _metric(self) -> dict[str, Any]:
+        """The words of the first objective, for who reads the search; nothing of accuracy, whose words all know."""
+        if objectives_from_params(self.params).first == VAL_ACCURACY:
+            return {}
+        return {"metric": objective_words(self.params).content()}
 
     def _plugins(self) -> dict[str, str]:
         """The hashes of the users' own methods that a configuration can ask for."""

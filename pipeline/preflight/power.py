@@ -17,6 +17,7 @@ from pipeline.score.forecast import (
     LEAST_SEEDS,
     LIMITED,
     REACHED,
+    UNFORETOLD,
     UNTESTABLE,
     Expected,
     Forecast,
@@ -24,14 +25,16 @@ from pipeline.score.forecast import (
     choose_seeds,
     components_from,
 )
-from pipeline.score.metrics.wording import ACCURACY_WORDS, accuracy_margin
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 from pipeline.tune.budget import HOUR, Budget
+from pipeline.tune.objectives.objectives import is_searched_for, objective_of
 
 AUTO = "auto"
 SHOWN = (2, 3, 5, 8, 10, 20)
 """Seeds of the table's rows, beside those asked for."""
 
-_NOT_FORETOLD = "not foretold of {}, since a search keeps what was right of every image, which tells of accuracy alone"
+UNFORETOLD_SEEDS = 5
+"""What `auto` takes where nothing is foretold of another metric than accuracy."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,16 @@ class RunCost:
 
 
 def check_seeds(params: Params) -> None:
-    """Refuse `auto` where what is compared is not foretold.
+    """Refuse `auto` where no search foretells what is compared.
 
     Raises:
-        UserError: the metric is another one than accuracy.
+        UserError: the search is not for the metric that the arms are compared by.
     """
-    if params.retrain.seeds == AUTO and params.evaluate.metric != ACCURACY_WORDS.name:
+    if params.retrain.seeds == AUTO and not is_searched_for(params):
         raise UserError(
-            "params.yaml: retrain.seeds: auto takes as many seeds as a search's accuracies say, and evaluate.metric is "
-            f"{params.evaluate.metric}. Give a number of seeds."
+            "params.yaml: retrain.seeds: auto takes as many seeds as a search for evaluate.metric says; that is "
+            f"{params.evaluate.metric}, and the search is for {params.search.objectives[0]}. Have search.objectives "
+            f"begin with {objective_of(params.evaluate.metric)}, or give a number of seeds."
         )
 
 
@@ -98,13 +102,24 @@ def affordable_seeds(params: Params, cost: RunCost) -> int | None:
     return min(found, default=None)
 
 
-def plan_seeds(params: Params, forecast: Forecast, cost: RunCost | None = None) -> tuple[SeedPlan, str]:
-    """What `auto` comes to, and why, in a sentence. cost: None where no budget is to be looked at."""
-    retrain, margin = params.retrain, accuracy_margin(params)
+def plan_seeds(
+    params: Params, forecast: Forecast, words: MetricWords, cost: RunCost | None = None
+) -> tuple[SeedPlan, str]:
+    """What `auto` comes to, and why, in a sentence. words: of `evaluate.metric`. cost: None where no budget is to be
+    looked at.
+    """
+    retrain = params.retrain
+    if _is_unforetold(forecast, words):
+        seeds = min(UNFORETOLD_SEEDS, retrain.max_seeds)
+        return SeedPlan(seeds, UNFORETOLD), f"{seeds} seeds each, since nothing is foretold of {words.label}"
+    margin = words.margin
     affordable = None if cost is None else affordable_seeds(params, cost)
     plan = choose_seeds(forecast, margin, max_seeds=retrain.max_seeds, affordable=affordable)
     if plan.reason == REACHED:
-        why = f"the least with which no loss of {_points(margin)} is shown four times out of five, where there is none"
+        why = (
+            f"the least with which no {words.harm} of {words.format_margin()} is shown four times out of five, where "
+            "there is none"
+        )
     elif plan.reason == UNTESTABLE:
         why = "the least that gives an interval, which one test image does not give with any number"
     elif plan.reason == FLAT:
@@ -119,22 +134,26 @@ def plan_seeds(params: Params, forecast: Forecast, cost: RunCost | None = None) 
     return plan, f"{plan.seeds} seeds each, {why}; power {power}"
 
 
-def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: RunCost | None = None) -> list[str]:
+def describe_power(
+    params: Params, forecast: Forecast, words: MetricWords, *, masks: bool, cost: RunCost | None = None
+) -> list[str]:
     """The table of seeds, half-width and power, in lines; then the floor, and what `auto` comes to.
 
-    masks: whether attention is tested too, by which accuracy may have to do with the half of alpha.
+    words: of `evaluate.metric`. masks: whether attention is tested too, by which the first endpoint may have to do with
+    half of alpha.
     """
-    if params.evaluate.metric != ACCURACY_WORDS.name:
-        return [f"{'power':<10}{_NOT_FORETOLD.format(params.evaluate.metric)}"]
-    margin, asked = accuracy_margin(params), params.retrain.seeds
-    auto = plan_seeds(params, forecast, cost) if asked == AUTO else None
+    asked = params.retrain.seeds
+    if _is_unforetold(forecast, words):
+        return [f"{'power':<10}{_not_foretold(params, forecast, words)}"]
+    margin = words.margin
+    auto = plan_seeds(params, forecast, words, cost) if asked == AUTO else None
     number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
     level, images = f"{100 * forecast.confidence:.4g} %", _describe_images(forecast)
     lines = [
-        f"{'power':<10}the chance to show at {level} that accuracy loses no more than {_points(margin)}, where it "
-        f"loses none, on {images};",
+        f"{'power':<10}the chance to show at {level} that {words.label} {_loses(words)} no more than "
+        f"{words.format_margin()}, where it {_loses(words)} none, on {images};",
         f"{'':<10}{describe_source(forecast)}",
-        f"{'':<10}{'seeds':>5}  {'half-width, points':<22}  power",
+        f"{'':<10}{'seeds':>5}  {_width_title(words):<22}  power",
     ]
     for seeds in sorted({*SHOWN, number}):
         half, power = forecast.expected_half_width(seeds), forecast.power(seeds, margin)
@@ -142,13 +161,13 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
         if math.isinf(half.value):
             lines.append(f"{'':<10}{seeds:>5}  {'no interval':<22}  none{mark}")
         else:
-            lines.append(f"{'':<10}{seeds:>5}  {_width(half):<22}  {_say(power)}{mark}")
-    lines.append(f"{'':<10}{_floor(forecast, margin, number)}")
+            lines.append(f"{'':<10}{seeds:>5}  {_width(half, words):<22}  {_say(power)}{mark}")
+    lines.append(f"{'':<10}{_floor(forecast, words, number)}")
     if masks and number >= LEAST_SEEDS and not math.isinf(forecast.floor):
         # Holm: the hypothesis with the larger p is decided at alpha where the other was shown, else at half of it.
         strict = Forecast(forecast.components, forecast.test_images, (1 + forecast.confidence) / 2)
         lines.append(
-            f"{'':<10}where attention is not shown to be better, accuracy is decided at "
+            f"{'':<10}where attention is not shown to be better, {words.label} is decided at "
             f"{100 * strict.confidence:.4g} %: with {number} seeds {_say(strict.power(number, margin))}"
         )
     if auto is not None:
@@ -156,29 +175,52 @@ def describe_power(params: Params, forecast: Forecast, *, masks: bool, cost: Run
     return lines
 
 
-def describe_expectation(params: Params, forecast: Forecast, seeds: int) -> str:
-    """What was to be expected of so many seeds, in a sentence for the report."""
-    if params.evaluate.metric != ACCURACY_WORDS.name:
-        return f"Expected before this evaluation: {_NOT_FORETOLD.format(params.evaluate.metric)}."
-    margin = accuracy_margin(params)
+def describe_expectation(params: Params, forecast: Forecast, seeds: int, words: MetricWords) -> str:
+    """What was to be expected of so many seeds, in a sentence for the report.
+
+    words: of the metric, as the evaluation has them.
+    """
+    if _is_unforetold(forecast, words):
+        return f"Expected before this evaluation: {_not_foretold(params, forecast, words)}."
     half = forecast.expected_half_width(seeds)
     if math.isinf(half.value):
         return "Expected before this evaluation: no interval."
     return (
-        f"Expected before this evaluation, with {seeds} seeds: an interval of +-{_width(half)} points, and "
-        f"a chance of {_say(forecast.power(seeds, margin))} to show no loss of more than "
-        f"{_points(margin)} where there is none ({describe_source(forecast)})."
+        f"Expected before this evaluation, with {seeds} seeds: an interval of +-{_width(half, words)}"
+        f"{' points' if words.in_points else ''}, and "
+        f"a chance of {_say(forecast.power(seeds, words.margin))} to show no {words.harm} of more than "
+        f"{words.format_margin()} where there is none ({describe_source(forecast)})."
     )
 
 
-def _floor(forecast: Forecast, margin: float, seeds: int) -> str:
+def _is_unforetold(forecast: Forecast, words: MetricWords) -> bool:
+    """Whether nothing is known: what is assumed where nothing was measured is of accuracy."""
+    return forecast.components.assumed is not None and words.key != ACCURACY_WORDS.key
+
+
+def _not_foretold(params: Params, forecast: Forecast, words: MetricWords) -> str:
+    said = f"not foretold of {words.label}, since {forecast.components.assumed}"
+    if is_searched_for(params):
+        return said
+    return f"{said}; a search for {objective_of(params.evaluate.metric)} (search.objectives) foretells it"
+
+
+def _loses(words: MetricWords) -> str:
+    return "rises by" if words.lower_is_better else "loses"
+
+
+def _width_title(words: MetricWords) -> str:
+    return "half-width, points" if words.in_points else "half-width"
+
+
+def _floor(forecast: Forecast, words: MetricWords, seeds: int) -> str:
     """What the number of test images leaves however many seeds there are, and what would lower it."""
-    images = _describe_images(forecast)
+    images, margin = _describe_images(forecast), words.margin
     if math.isinf(forecast.floor):
         return "one test image gives no interval; there must be at least two"
     seeds = max(LEAST_SEEDS, seeds)  # one seed gives no interval
     least, enough = forecast.images_needed(margin), forecast.images_needed(margin, seeds)
-    said = f"{images} leave +-{100 * forecast.floor:.2g} points however many seeds"
+    said = f"{images} leave +-{_floor_size(forecast, words)} however many seeds"
     if least is not None and least > forecast.test_images:
         more = "more images" if forecast.folds > 1 else "split.test_fraction, or more images"
         return f"{said}; the margin is in reach from some {_round(least):,} on ({more})"
@@ -205,13 +247,16 @@ def describe_source(forecast: Forecast) -> str:
     )
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.3g} point{'s' * (share != 0.01)}"
+def _floor_size(forecast: Forecast, words: MetricWords) -> str:
+    return f"{100 * forecast.floor:.2g} points" if words.in_points else f"{forecast.floor:.2g}"
 
 
-def _width(half: Expected) -> str:
-    said = f"{100 * half.value:.2f}"
-    return said if half.low is None or half.high is None else f"{said} ({100 * half.low:.2f} to {100 * half.high:.2f})"
+def _width(half: Expected, words: MetricWords) -> str:
+    said = words.format_size(half.value, 2, unit=False)
+    if half.low is None or half.high is None:
+        return said
+    low, high = (words.format_size(end, 2, unit=False) for end in (half.low, half.high))
+    return f"{said} ({low} to {high})"
 
 
 def _say(power: Expected) -> str:

@@ -1,9 +1,10 @@
 """How narrow an interval, and how much power, so many seeds and test images will give: a forecast, not a promise.
 
-A search has trained several configurations and controls, each with the same further seeds, and knows which validation
-images each of these networks got right: Y[c, s, i], of C configurations, S seeds and N images. What is left of Y after
-the effects of configurations, seeds, images and the pairs of them says how much the difference of two arms that share
-their seeds will vary (crossed random effects; the mean squares are those of a three-way analysis of variance):
+A search has trained several configurations and controls, each with the same further seeds, and knows what each
+validation image counts for with each of these networks, whether it was right or its pseudo-value: Y[c, s, i], of C
+configurations, S seeds and N images. What is left of Y after the effects of configurations, seeds, images and the pairs
+of them says how much the difference of two arms that share their seeds will vary (crossed random effects; the mean
+squares are those of a three-way analysis of variance):
 
     MS_cs    mean square of configuration x seed of the accuracies, on (C - 1)(S - 1) degrees of freedom;
              estimates  var_cs + var_csi / N
@@ -20,8 +21,8 @@ of images that all configurations share drop out, since arms are compared seed b
 In K folds (`pipeline.score.fold_variance`) a seed is K networks of either arm, so var_cs / K stands in the place of
 var_cs, on K times the degrees of freedom.
 
-Where fewer than ten images are to be expected on which the arms differ, the second has half an image each way beside
-it, 1 / M^2, as the verdict's interval then has.
+Where fewer than ten images are to be expected of which one arm alone is right, the second has half an image each way
+beside it, 1 / M^2, as the verdict's interval then has.
 
 The values of the further seeds are used, not the search's own: a candidate was chosen because its own value was high,
 and its mistakes on these images are too few. Validation images stand for test images, and training without them for
@@ -72,8 +73,9 @@ LEAST_SEEDS = 2
 """With fewer there is no interval."""
 
 REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE = "reached", "flat", "max_seeds", "budget", "test_images"
+UNFORETOLD = "unforetold"
 """Why no more seeds are taken: the margin is within reach; a further one gains too little; `retrain.max_seeds`; the
-budget; one test image, which gives no interval."""
+budget; one test image, which gives no interval; nothing is known."""
 
 _POINTS = 200  # equally likely values of a chi-square, over which half-width and power are averaged
 _MOST_IMAGES = 10**9
@@ -86,7 +88,8 @@ class Components:
 
     config_seed: MS_cs on `images` images. residual, config_image: var_csi, var_ci of one image. residual_error,
     image_error: standard errors of the latter, by these images. configurations, seeds: of the tables. assumed: why
-    these are assumptions and no measurement; None where they were measured.
+    these are assumptions and no measurement; None where they were measured. binary: whether what an image counts for is
+    0 or 1.
     """
 
     config_seed: float
@@ -98,6 +101,7 @@ class Components:
     configurations: int
     seeds: int
     assumed: str | None = None
+    binary: bool = True
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -113,7 +117,7 @@ def components_from(content: Mapping[str, Any] | None) -> Components:
     """Read components back from JSON; the assumptions where there are none."""
     if content is None:
         return assumed_components("no configuration has been confirmed yet")
-    return Components(**{name: content[name] for name in Components.__dataclass_fields__})
+    return Components(**{name: content[name] for name in Components.__dataclass_fields__ if name in content})
 
 
 def assumed_components(why: str, *, configurations: int = 0, seeds: int = 0) -> Components:
@@ -134,7 +138,8 @@ def assumed_components(why: str, *, configurations: int = 0, seeds: int = 0) -> 
 
 
 def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
-    """Take the components from what networks got right: (S, N) 0/1 by configuration, rows and columns of all alike.
+    """Take the components from what images count for: (S, N), such as 0/1, by configuration, rows and columns of all
+    alike.
 
     The assumptions, with the reason, where there are too few tables or they do not differ.
 
@@ -174,9 +179,11 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
         images=images,
         configurations=configurations,
         seeds=seeds,
+        binary=bool(((cube == 0) | (cube == 1)).all()),
     )
     if found.residual + found.config_image < _NOTHING:
-        why = f"the networks of each seed are right on the same of {images} validation images, whatever configuration"
+        do = "are right on the same of" if found.binary else "do the same on"
+        why = f"the networks of each seed {do} {images} validation images, whatever configuration"
         return assumed_components(why, configurations=configurations, seeds=seeds)
     return found
 
@@ -222,7 +229,7 @@ class Forecast:
         return self._half_and_power(seeds, 0.0, level)[0]
 
     def power(self, seeds: int, margin: float) -> Expected:
-        """The chance to show that no more than `margin` of accuracy is lost, where the arms are equally good."""
+        """The chance to show that no more than `margin` is lost, where the arms are equally good."""
         return self._expected(lambda level: self._half_and_power(seeds, margin, level)[1])
 
     @property
@@ -286,7 +293,7 @@ class Forecast:
         residual = parts.residual / images
         between = max(0.0, parts.config_seed - parts.residual / parts.images)
         discordance = min(1.0, 2 * (parts.residual + parts.config_image))
-        few = images * (1 - (1 - discordance) ** seeds) < FEW_DISCORDANT
+        few = parts.binary and images * (1 - (1 - discordance) ** seeds) < FEW_DISCORDANT
         by_seed = 2 * (between / self.folds + residual) / seeds
         by_image = 2 * parts.config_image / images + few / images**2
         if level is None or parts.assumed:
@@ -328,7 +335,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """Seeds an arm, and why not more: REACHED, FLAT, LIMITED, UNAFFORDABLE or UNTESTABLE."""
+    """Seeds an arm, and why not more: REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE or UNFORETOLD."""
 
     seeds: int
     reason: str

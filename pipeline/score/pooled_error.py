@@ -1,4 +1,7 @@
-"""How far the accuracies of configurations lie apart by chance alone, from what each got right, seed by seed.
+"""How far the values of configurations lie apart by chance alone, from the scores of each image, seed by seed.
+
+A score is whether an image was right, whose mean is the accuracy, or the pseudo-value of another metric
+(`pipeline.score.metrics.jackknife`), whose mean is that metric.
 
 Configurations that are trained with the same seeds and scored on the same images are compared by differences within
 seeds and images. Of a table Y[c, s, i] of C configurations, S seeds and N images, the variance of the difference of two
@@ -6,7 +9,7 @@ configurations' means is, pooled over all of them,
 
     2 MS(c x s) / S + max(0, 2 (MS(c x i) - MS(c x s x i) / S) / N)
 
-with MS(c x s) the mean square of what is left of the (C, S) accuracies after their row and column means, on (C - 1)(S -
+with MS(c x s) the mean square of what is left of the (C, S) values after their row and column means, on (C - 1)(S -
 1) degrees of freedom; MS(c x i) likewise of the (C, N) means over seeds; MS(c x s x i) of what is left of Y after both,
 which MS(c x i) holds once by chance. One seed shows no variation over seeds: of it the second term is 2 MS(c x i) / N.
 """
@@ -19,21 +22,19 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-def pooled_error(correct: ArrayLike) -> float:
-    """Standard error of the difference of two configurations' accuracies, pooled over all configurations.
+def pooled_error(scores: ArrayLike) -> float:
+    """Standard error of the difference of two configurations' values, pooled over all configurations.
 
     Args:
-        correct: (C, S, N), at least two configurations and two images: which images each was right on with each seed,
-            the same seeds and images in the same order for all.
+        scores: (C, S, N), at least two configurations and two images: of each image with each seed, the same seeds and
+            images in the same order for all.
 
     Raises:
         ValueError: another shape.
     """
-    table = np.asarray(correct, dtype=np.float64)
+    table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 3 or table.shape[0] < 2 or table.shape[1] < 1 or table.shape[2] < 2:
-        raise ValueError(
-            f"correct must have shape (configurations, seeds, images), at least 2 by 1 by 2: {table.shape}"
-        )
+        raise ValueError(f"scores must have shape (configurations, seeds, images), at least 2 by 1 by 2: {table.shape}")
     configs, seeds, images = table.shape
     by_seed = interaction(table.mean(axis=2))
     by_image = interaction(table.mean(axis=1))
@@ -61,6 +62,21 @@ def discordance_error(first: ArrayLike, second: ArrayLike) -> float:
     one, other = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     alone, beside, images = int((one & ~other).sum()), int((other & ~one).sum()), len(one) + 2
     return math.sqrt(alone + beside + 1 - (alone - beside) ** 2 / images) / images
+
+
+def difference_error(first: ArrayLike, second: ArrayLike) -> float:
+    """Standard error of the difference of two networks' values on the same images.
+
+    Of rights and wrongs that of `discordance_error`; of other scores the root of var_i(first - second) / N.
+
+    Args:
+        first, second: (N,), N > 1, bool or numbers.
+    """
+    one, other = np.asarray(first), np.asarray(second)
+    if one.dtype == other.dtype == np.bool_:
+        return discordance_error(one, other)
+    difference = one.astype(np.float64) - other
+    return math.sqrt(float(difference.var(ddof=1)) / len(difference))
 
 
 def interaction(table: Floats) -> Floats:

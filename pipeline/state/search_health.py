@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.schema.search_section import SchedulerParams
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 from pipeline.state.searches import SearchState
-from pipeline.tune.journal.correctness import read_correct
+from pipeline.tune.journal.image_scores import read_scores
 from pipeline.tune.journal.records import COMPLETE, METHOD, TrialRecord
 from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import resolve_grace_period
@@ -15,11 +16,11 @@ from pipeline.tune.space import SearchSpace
 
 
 def examine_state(
-    search: SearchState, *, best: TrialRecord | None = None, then: str | None = None, margin: float = 0.01
+    search: SearchState, *, best: TrialRecord | None = None, words: MetricWords = ACCURACY_WORDS
 ) -> list[Finding] | None:
     """Look at a search that has ended, or has enough trials in full; None of others, and of one whose journal does not
-    say what was searched. best: the one that was chosen, None: the most accurate. then, margin: as `examine_search`
-    takes them.
+    say what was searched. best: the one that was chosen, None: the best by the first objective. words: of
+    that.
     """
     completed = sum(trial.study == METHOD and trial.state == COMPLETE for trial in search.trials)
     ended = search.runner() is None and not search.open_trials
@@ -33,7 +34,13 @@ def examine_state(
         return None
     space = SearchSpace(str(search.history.header.get("space_file", "the space")), parameters, controls)
     rungs = make_scheduler(scheduler, epochs, resolve_grace_period(scheduler, content, space)).rung_epochs
-    correct = read_correct(search.folder)
+    scores = read_scores(search.folder)
     return examine_search(
-        search.trials, space, rungs, best=best or search.best, then=then, correct=correct, margin=margin
+        search.trials,
+        space,
+        rungs,
+        best=best or search.best,
+        objectives=search.objectives,
+        scores=scores,
+        words=words,
     )

@@ -12,7 +12,7 @@ from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
-from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
+from pipeline.tune.journal.records import FAILED, JOURNAL, VAL_ACCURACY, read_history
 from pipeline.tune.run_counts import budget_epochs, max_runs
 from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
@@ -70,11 +70,13 @@ def _describe_runner(search: SearchState) -> str:
 def describe_summary(summary: Mapping[str, Any], folder: str = "results/search") -> str:
     """The end of a search in a few lines. folder: where its results are."""
     best, trials, spent = summary["best"], summary["trials"], summary["spent"]
-    own = f"val/accuracy {best['val_accuracy']:.4f} with the search's seed alone"
+    first = summary.get("objective", VAL_ACCURACY)
+    value = best.get(first, best.get(first.replace("/", "_")))  # of every trial: val_accuracy, val_loss
+    own = f"{first} {value:.4f} with the search's seed alone"
     if best["further_mean"] is not None:
         # Its own value was picked for being high.
         over = f"over {len(best['further_seeds'])} further seed{'s' * (len(best['further_seeds']) != 1)}"
-        own = f"val/accuracy {best['further_mean']:.4f} {over}, which the search has not seen"
+        own = f"{first} {best['further_mean']:.4f} {over}, which the search has not seen"
     tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
     lines = [
         f"best: {best['trial']}, {own}",

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.config import Params
 from pipeline.errors import UserError, format_value
 from pipeline.provenance.fingerprint import fingerprint
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_margin, words_from
 from pipeline.state.earlier_searches import is_of_earlier_version
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.records import (
     JOURNAL,
     METHOD,
-    OBJECTIVE,
     STOP_FILE,
     SearchHistory,
     TrialRecord,
@@ -78,6 +79,13 @@ class SearchState:
         then = found.then or self.history.header.get("then")
         return found if then in (None, NO_METRIC, AUTO) else replace(found, then=str(then))
 
+    def words(self, params: Params | None) -> MetricWords:
+        """Its first objective in words: of another one than accuracy as it began."""
+        stored = self.history.header.get("metric")
+        if stored is None:
+            return replace(ACCURACY_WORDS, margin=accuracy_margin(params)) if params else ACCURACY_WORDS
+        return words_from(stored)
+
     @property
     def trials(self) -> Sequence[TrialRecord]:
         return list(self.history.trials.values())
@@ -94,9 +102,11 @@ class SearchState:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The completed trial of the method's study with the highest val/accuracy so far that keeps the constraints."""
-        ran = [trial for trial in self.trials if trial.study == METHOD and is_valid_result(trial, self.objectives)]
-        return max(ran, key=lambda trial: trial.metric(OBJECTIVE), default=None)
+        """The completed trial of the method's study that is the best by the first objective so far, and keeps the
+        constraints."""
+        objectives = self.objectives
+        ran = [trial for trial in self.trials if trial.study == METHOD and is_valid_result(trial, objectives)]
+        return max(ran, key=objectives.gain, default=None)
 
     def runner(self) -> Runner | None:
         """The process that runs it now; None if there is none."""

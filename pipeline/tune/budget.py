@@ -18,7 +18,8 @@ class Budget:
     """Limits of a search beside the number of trials; None for no limit.
 
     hours: of wall-clock time with a driver running, all sessions together. gpu_hours: GPU-hours of trials. cost: in the
-    unit of price_per_gpu_hour. target: a completed trial's objective that is good enough. patience: trials that may end
+    unit of price_per_gpu_hour. target: a completed
+    trial's first objective that is good enough, minimize: from above. patience: trials that may end
     one after the other without a better one among them.
     full_trainings: epochs, as multiples of a whole run's.
     """
@@ -28,6 +29,7 @@ class Budget:
     cost: float | None = None
     price_per_gpu_hour: float = 0.0
     target: float | None = None
+    minimize: bool = False
     patience: int | None = None
     full_trainings: float | None = None
 
@@ -59,7 +61,7 @@ class BestSoFar:
         self._paused: list[int] = []
 
     def add(self, number: int, value: float | None) -> None:
-        """A trial has ended. value: its objective, None if it has not completed."""
+        """A trial has ended. value: its first objective, more is better; None if it has not completed."""
         insort(self._ended, number)
         if value is not None and (self.value is None or (value, -number) > (self.value, -self._number)):
             self.value, self._number = value, number
@@ -114,7 +116,7 @@ class BudgetState:
     follow when all of that has ended. trial_epochs: of a whole run. next_epochs: of what is to start now, until it may
     be held. reserved_epochs: of what must follow so that a trial runs in full. seconds_per_epoch: seconds of a worker
     an epoch, None before the first. gpus: a trial's share. max_concurrent: trials together. best: the best completed
-    objective of the study, None if none. since_best: trials that have ended since.
+    objective of the study, turned so that more is better; None if none. since_best: trials that have ended since.
     """
 
     seconds: float
@@ -149,8 +151,10 @@ class BudgetState:
 
 def exhausted_limit(budget: Budget, state: BudgetState) -> str | None:
     """The limit for which no further trial may start, by its parameter's name and in words; None to go on."""
-    if budget.target is not None and state.best is not None and state.best >= budget.target:
-        return f"search.budget.target: {state.best:.4f} reached {budget.target:g}"
+    if budget.target is not None and state.best is not None:
+        sign = -1 if budget.minimize else 1
+        if state.best >= sign * budget.target:
+            return f"search.budget.target: {sign * state.best:.4f} reached {budget.target:g}"
     if budget.patience is not None and state.since_best >= budget.patience:
         return f"search.budget.patience: {state.since_best} trials in a row were no better"
     if budget.hours is not None and state.seconds + state.seconds_to_come > budget.hours * HOUR:

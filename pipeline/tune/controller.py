@@ -310,7 +310,7 @@ class SearchController:
         epoch: int,
         metrics: Mapping[str, float],
         node: str | None = None,
-        correct: str | None = None,
+        scores: str | None = None,
     ) -> Decision:
         """Take a finished epoch in; what becomes of the trial. With the word to pause or to stop, its worker is to let
         it go, and `release` is to be called then.
@@ -320,12 +320,12 @@ class SearchController:
             epoch: Counted from 1.
             metrics: By name.
             node: Of a cluster, where it was trained.
-            correct: Which validation images were right, packed, if it is known.
+            scores: Of the validation images, packed, if they are known.
         """
         if trial_id in self._decided:
             return self._decided[trial_id]  # its worker died before it heard, and has gone on
         record = self.journal.trials[trial_id]
-        self.journal.report(trial_id, epoch, metrics, node, correct)
+        self.journal.report(trial_id, epoch, metrics, node, scores)
         trials = None if record.study is None else self._trials[record.study]
         decision = self._decide_alone(epoch) if trials is None else self._decide(trials, record, epoch)
         if decision is not Decision.CONTINUE:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.tune.journal.correctness import CorrectImages
+from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import METHOD, TrialRecord
 from pipeline.tune.study.study import StudyAdapter
 
@@ -21,8 +21,8 @@ class SearchOutcome:
     """What a search has come to.
 
     trials: controls, the studies' trials, confirmations; those that were asked for. studies: by name. rung_epochs: the
-    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None. correct: which validation
-    images each run got right.
+    rungs' epochs. stopped: why it ended before it had tried all that was asked for, or None. scores: what each
+    validation image counts for, by run.
     """
 
     trials: Sequence[TrialRecord]
@@ -30,7 +30,7 @@ class SearchOutcome:
     rung_epochs: Sequence[int]
     spent: Spent
     stopped: str | None = None
-    correct: CorrectImages = field(default_factory=CorrectImages)
+    scores: ImageScores = field(default_factory=ImageScores)
 
     @property
     def adapter(self) -> StudyAdapter:

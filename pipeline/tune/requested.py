@@ -58,7 +58,7 @@ class RequestedRuns:
         runs = []
         for study in self._studies:
             trials = [record for record in tried if record.study == study]
-            for best in select_candidates(trials, choice_rule(self._params), self._journal.correct):
+            for best in select_candidates(trials, choice_rule(self._params), self._journal.scores):
                 runs += confirmation_runs(best, seeds, base_seed=self._params.base.seed)
         return runs
 

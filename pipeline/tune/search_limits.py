@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pipeline.config import Params
 from pipeline.tune.budget import EPOCH_BUDGET, BestSoFar, Budget, BudgetState, exhausted_limit
 from pipeline.tune.journal.records import SearchHistory, TrialRecord
+from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.run_counts import max_candidate_runs
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study_trials import Step, StudyTrials
@@ -28,7 +29,9 @@ class SearchLimits:
     ) -> None:
         self._epochs, self._history, self._best = params.train.epochs, history, best
         self._gpus, self._max_concurrent = gpus, max_concurrent
-        self._budget = budget = Budget(**params.search.budget.model_dump())
+        self._budget = budget = Budget(
+            **params.search.budget.model_dump(), minimize=objectives_from_params(params).directions[0] == "minimize"
+        )
         self._hard = Budget(budget.hours, budget.gpu_hours, budget.cost, budget.price_per_gpu_hour)
         self._max_candidates = max_candidate_runs(params, space)
 

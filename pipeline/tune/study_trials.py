@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Params
 from pipeline.tune.budget import BestSoFar, EpochAllowance
-from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import Objectives, is_valid_result
 from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.selection.candidates import empty_share
@@ -103,8 +103,8 @@ class StudyTrials:
     def report(self, record: TrialRecord, epoch: int) -> Decision:
         """Take in a report; what the scheduler would have become of the trial."""
         metrics = record.epochs[epoch]
-        self.study.adapter.report(record.number or 0, epoch, metrics[OBJECTIVE], metrics)
-        return self.study.scheduler.report(record.id, epoch, metrics)
+        self.study.adapter.report(record.number or 0, epoch, metrics[self._objectives.first], metrics)
+        return self.study.scheduler.report(record.id, epoch, self._objectives.gains(metrics))
 
     def has_ended(self, record: TrialRecord, decision: Decision | None) -> bool:
         """Whether a trial of an earlier session has ended for good, by the word on its last report. One that waited
@@ -147,7 +147,7 @@ class StudyTrials:
         number, values = record.number or 0, self._objectives.objective_values(record)
         self.study.adapter.tell(number, record.state, *values, constraints=self._constraints(record))
         self.best.resume(number)
-        self.best.add(number, record.metric(OBJECTIVE) if is_valid_result(record, self._objectives) else None)
+        self.best.add(number, self._objectives.gain(record) if is_valid_result(record, self._objectives) else None)
 
     def _is_allowed(self, record: TrialRecord) -> bool:
         return empty_share(record) <= self._max_empty_share and self._objectives.is_feasible(record)

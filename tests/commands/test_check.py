@@ -27,7 +27,7 @@ from pipeline.provenance.stage_inputs import absent_parameters
 from pipeline.stages.prepare import __main__ as prepare
 from pipeline.stages.split import __main__ as split
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.tune.journal.correctness import pack_correct, read_correct
+from pipeline.tune.journal.image_scores import pack_scores, read_scores
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import (
     ASKED_TO_FINISH,
@@ -122,12 +122,12 @@ def test_power_is_foretold_by_assumptions_and_then_by_what_the_search_has_confir
             name = f"t000{number}-seed{seed}"
             values = {"regularizer.spatial_entropy.weight": 0.1 * number}
             journal.start(TrialRecord(name, None, values, role=CONFIRMATION, seed=seed, of=f"t000{number}"))
-            journal.report(name, 1, {"val/accuracy": 0.5}, correct=pack_correct(rng.random(287) < 0.97))
+            journal.report(name, 1, {"val/accuracy": 0.5}, scores=pack_scores(rng.random(287) < 0.97))
             journal.end(name, "complete")
     by = "by {} configurations with 2 further seeds each, on 287 validation images of the search"
     assert by.format(5) in told(workspace, measured=False)
     records = read_history(task.folder / JOURNAL).trials.values()
-    content = forecast_content(records, read_correct(task.folder), task.resources)
+    content = forecast_content(records, read_scores(task.folder), task.resources, Params())
     folder = workspace.results / "search"
     folder.mkdir(parents=True)
     summary = {"fingerprint": task.fingerprint, "forecast": {**content, "configurations": 6}}

@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
 from pipeline.state.current_search import current_search
 from pipeline.state.searches import find_searches, is_held, read_search
-from pipeline.tune.journal.records import COMPLETE, METHOD, OBJECTIVE, PRUNED
+from pipeline.tune.journal.records import COMPLETE, METHOD, PRUNED, VAL_ACCURACY
 from pipeline.workspace import Workspace
 
 
@@ -300,7 +300,7 @@ def test_names_are_those_of_the_search_itself() -> None:
     from pipeline.tune.ray import trainable
     from pipeline.tune.study import studies
 
-    assert (METHOD, OBJECTIVE) == (studies.METHOD, trainable.OBJECTIVE)
+    assert (METHOD, VAL_ACCURACY) == (studies.METHOD, trainable.VAL_ACCURACY)
 
 
 REMOVED = [("sampler", "cmaes"), ("sampler", "noisy_gp"), ("scheduler", "pasha")]

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from pipeline.figures import SERIES
 from pipeline.figures.curves import (
-    accuracy_by_trial,
     confusion_figure,
     difference_figure,
     learning_curves,
+    objective_by_trial,
     reliability_figure,
 )
 from pipeline.score.metrics.metric import LOG_LOSS
@@ -54,15 +54,15 @@ def test_learning_curves_refuse_epochs_that_do_not_fit() -> None:
 
 def test_trials_are_marked_by_state_and_the_line_follows_completed_ones() -> None:
     trials: list[dict[str, Any]] = [
-        {"state": "complete", "accuracy": 0.99, "control": True},
-        {"state": "complete", "accuracy": 0.90},
-        {"state": "pruned", "accuracy": 0.95},
-        {"state": "failed", "accuracy": None},
-        {"state": "complete", "accuracy": 0.93},
-        {"state": "complete", "accuracy": 0.91},
-        {"state": "failed", "accuracy": float("nan")},
+        {"state": "complete", "value": 0.99, "control": True},
+        {"state": "complete", "value": 0.90},
+        {"state": "pruned", "value": 0.95},
+        {"state": "failed", "value": None},
+        {"state": "complete", "value": 0.93},
+        {"state": "complete", "value": 0.91},
+        {"state": "failed", "value": float("nan")},
     ]
-    axes = only_axes(accuracy_by_trial(trials))
+    axes = only_axes(objective_by_trial(trials))
     line = axes.lines[0]
     np.testing.assert_allclose(np.asarray(line.get_xdata()), [2, 3, 4, 5, 6, 7])
     np.testing.assert_allclose(np.asarray(line.get_ydata()), [90, 90, 90, 93, 93, 93])
@@ -76,12 +76,12 @@ def test_trials_are_marked_by_state_and_the_line_follows_completed_ones() -> Non
 
 
 def test_a_search_without_trials_is_an_empty_figure() -> None:
-    assert len(only_axes(accuracy_by_trial([])).collections) == 0
+    assert len(only_axes(objective_by_trial([])).collections) == 0
 
 
 def test_an_unknown_state_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown trial states: running"):
-        accuracy_by_trial([{"state": "running", "accuracy": 0.5}])
+        objective_by_trial([{"state": "running", "value": 0.5}])
 
 
 def test_confusion_is_coloured_by_row_and_numbered() -> None:

@@ -136,7 +136,7 @@ DOLLARS = ["$a__1$", r"$\frac$", "$5 bill$", "x_$y$", "a", "US $5", r"a\$ $"]
 @pytest.mark.parametrize("kind", ["confusion", "difference", "parallel", "slice"])
 def test_dollars_make_no_formula(kind: str) -> None:
     trials = [
-        {"state": "complete", "accuracy": place / 10, "epochs": 2, "parameters": {"kwargs": name, "$p$": name}}
+        {"state": "complete", "value": place / 10, "epochs": 2, "parameters": {"kwargs": name, "$p$": name}}
         for place, name in enumerate(DOLLARS)
     ]
     found = {

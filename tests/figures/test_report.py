@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.figures.attention import comparison_figure
 from pipeline.figures.curves import (
-    accuracy_by_trial,
     confusion_figure,
     difference_figure,
     learning_curves,
+    objective_by_trial,
     reliability_figure,
 )
 from pipeline.figures.report import ReportData, render_report, shown_trials
@@ -60,7 +60,7 @@ def trial(number: int, accuracy: float | None, *, control: bool = False, state: 
         "trial": "baseline" if control else f"t{number:04}",
         "state": state,
         "epochs": 16,
-        "accuracy": accuracy,
+        "value": accuracy,
         "parameters": {"regularizer.spatial_entropy.weight": 0.123456789, "regularizer.spatial_entropy.layers": "last"},
         "control": control,
     }
@@ -114,7 +114,7 @@ def full_report() -> ReportData:
         ],
         attention_changes=[{"difference": 0.1234, "low": -0.02, "high": 0.2668}] * 5 + [UNCHANGED],
         attention_note="12 images without an object are left out.",
-        trials_figure=accuracy_by_trial(trials),
+        trials_figure=objective_by_trial(trials),
         learning_curves=learning_curves(curves),
         classes=[
             {"class": str(label), "images": 36, "best": 0.97, "control": 0.95, "change": 0.02}

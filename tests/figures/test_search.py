@@ -12,7 +12,7 @@ from pipeline.figures.search import importance_figure, parallel_figure, slice_fi
 
 def trial(state: str, accuracy: float | None, epochs: int, weight: float, layers: str = "last") -> dict[str, Any]:
     parameters = {"weight": weight, "layers": layers, "fixed": 3.0}
-    return {"state": state, "accuracy": accuracy, "epochs": epochs, "parameters": parameters}
+    return {"state": state, "value": accuracy, "epochs": epochs, "parameters": parameters}
 
 
 TRIALS = [

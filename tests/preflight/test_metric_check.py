@@ -17,7 +17,7 @@ from pipeline.preflight import metric_check
 from pipeline.preflight.metric_check import check_metric
 from pipeline.preflight.power import check_seeds, describe_expectation, describe_power, make_forecast
 from pipeline.score.metrics.label_check import check_labels
-from pipeline.score.metrics.metric import METRICS
+from pipeline.score.metrics.metric import MACRO_F1, METRICS
 from pipeline.workspace import Workspace
 
 SOURCE = Preview(images=20, classes=("a", "b"), channels=1)
@@ -130,12 +130,15 @@ def test_a_whole_share_is_no_margin_of_a_share(workspace: Workspace, parameter: 
     check_metric(workspace, params(evaluate__metric="log_loss", **{parameter: 1.0}), SOURCE)
 
 
-def test_seeds_and_power_are_foretold_of_accuracy_alone() -> None:
+def test_seeds_and_power_are_not_foretold_before_a_search_for_the_metric() -> None:
     by_f1 = params(evaluate__metric="macro_f1")
-    (line,) = describe_power(by_f1, make_forecast(by_f1, None, 300), masks=False)
-    assert line.startswith("power     not foretold of macro_f1, since a search keeps what was right of every image")
-    assert "not foretold of macro_f1" in describe_expectation(by_f1, make_forecast(by_f1, None, 300), 5)
-    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* evaluate\.metric is macro_f1\. Give a number"):
+    nothing = make_forecast(by_f1, None, 300)
+    (line,) = describe_power(by_f1, nothing, MACRO_F1.words, masks=False)
+    assert line.startswith(
+        "power     not foretold of macro-F1, since no configuration has been confirmed yet; a search for"
+    )
+    assert "not foretold of macro-F1" in describe_expectation(by_f1, nothing, 5, MACRO_F1.words)
+    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* or give a number of seeds"):
         check_seeds(params(evaluate__metric="macro_f1", retrain__seeds="auto"))
     check_seeds(params(retrain__seeds="auto"))
 

@@ -14,6 +14,8 @@ from pipeline.preflight.power import (
     plan_seeds,
     run_cost,
 )
+from pipeline.score.metrics.chosen_metric import chosen_metric
+from pipeline.score.metrics.wording import ACCURACY_WORDS
 
 MEASURED: dict[str, Any] = {
     "config_seed": 5e-5,
@@ -41,7 +43,9 @@ def given(**settings: Any) -> Params:
 
 
 def table(params: Params, content: dict[str, Any] | None, images: int, **about: Any) -> list[str]:
-    return describe_power(params, make_forecast(params, content, images), **{"masks": False, **about})
+    return describe_power(
+        params, make_forecast(params, content, images), chosen_metric(params).words, **{"masks": False, **about}
+    )
 
 
 def test_table_before_anything_ran_says_what_it_assumes() -> None:
@@ -129,10 +133,12 @@ def test_masks_add_what_the_half_of_alpha_leaves() -> None:
 def test_auto_says_why_it_takes_no_more_seeds(settings: dict[str, Any], images: int, said: str) -> None:
     params = given(retrain__seeds="auto", **{"evaluate__margin": 0.003, **settings})
     cost = run_cost(params, SUMMARY)
-    plan, why = plan_seeds(params, make_forecast(params, MEASURED, images), cost)
+    plan, why = plan_seeds(params, make_forecast(params, MEASURED, images), chosen_metric(params).words, cost)
     assert said in why
     assert why.startswith(f"{plan.seeds} seeds each, ")
-    last = describe_power(params, make_forecast(params, MEASURED, images), masks=False, cost=cost)[-1]
+    last = describe_power(
+        params, make_forecast(params, MEASURED, images), chosen_metric(params).words, masks=False, cost=cost
+    )[-1]
     assert last == f"          retrain.seeds: auto, by what is known now: {why}"
 
 
@@ -174,8 +180,8 @@ def test_seeds_within_the_budget_are_what_the_search_has_left(
 
 
 def test_expectation_is_a_sentence() -> None:
-    said = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 5)
+    said = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 5, ACCURACY_WORDS)
     assert said.startswith("Expected before this evaluation, with 5 seeds: an interval of +-")
     assert said.endswith("(by 5 configurations with 2 further seeds each, on 287 validation images of the search).")
-    none = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 1)
+    none = describe_expectation(given(), make_forecast(given(), MEASURED, 359), 1, ACCURACY_WORDS)
     assert none == "Expected before this evaluation: no interval."

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.score.pooled_error import discordance_error, pooled_error
+from pipeline.score.pooled_error import difference_error, discordance_error, pooled_error
 
 
 def slow(table: np.ndarray) -> float:
@@ -69,3 +69,21 @@ def test_two_networks_differ_by_their_discordant_images(alone: int, beside: int,
     n = alone + beside + both
     expected = math.sqrt((alone + beside + 1 - (alone - beside) ** 2 / (n + 2)) / (n + 2) ** 2)
     assert discordance_error(first, second) == pytest.approx(expected, abs=1e-15)
+
+
+def test_of_scores_it_is_that_of_a_mean_of_differences() -> None:
+    """Rights and wrongs keep the formula that does not collapse; numbers have the plain one, restated in loops."""
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(size=(2, 30))
+    gains = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    mean = sum(gains) / 30
+    expected = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / 29 / 30)
+    assert difference_error(first, second) == pytest.approx(expected, rel=1e-12)
+    right = rng.random((2, 30)) < 0.8
+    assert difference_error(right[0], right[1]) == discordance_error(right[0], right[1])
+    assert difference_error(first, first) == 0
+
+
+def test_pseudo_values_are_pooled_as_rights_are() -> None:
+    table = np.random.default_rng(6).normal(size=(3, 2, 11))
+    assert pooled_error(table) == pytest.approx(slow(table), rel=1e-9)

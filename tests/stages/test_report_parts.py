@@ -80,11 +80,11 @@ def predictions() -> dict[str, Any]:
 
 
 def test_rows_are_trials_and_controls_without_confirmations() -> None:
-    rows = trial_rows(ROWS)
+    rows = trial_rows(ROWS, "val/accuracy")
     assert [each["trial"] for each in rows] == ["baseline", "t0000", "t0001", "t0002", "t0003"]
     assert [each["control"] for each in rows] == [True, False, False, False, False]
     assert rows[1]["parameters"] == {"spatial_entropy.weight": 0.01}
-    assert rows[4]["accuracy"] is None
+    assert rows[4]["value"] is None
 
 
 def found_of(importances: dict[str, float], correlations: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +109,22 @@ def test_captions_say_over_which_trials_a_figure_speaks() -> None:
     assert not any("drawn from" in caption or "says little" in caption for caption in captions)
     # Without any, nothing is claimed.
     assert search_figures(ROWS[:1], found_of({}, {})) == []
+
+
+def test_another_first_objective_is_drawn_in_its_own_words_and_unit() -> None:
+    rows = [each | {"val/macro_f1": each["val/accuracy"], "val/loss": each["val/accuracy"]} for each in ROWS]
+    for objective, words, label in (
+        ("val/macro_f1", "validation macro-F1", "validation macro-F1 (%)"),
+        ("val/loss", "validation loss", "validation loss"),
+    ):
+        (caption, parallel), (second, slices), *_ = search_figures(rows, found_of({}, {}) | {"objective": objective})
+        assert f"coloured by {words}" in caption
+        assert second.startswith(f"Slices: {words} by parameter")
+        assert slices.axes[0].get_ylabel() == label
+        assert parallel.axes[1].get_ylabel() == label
+        listed = trial_rows(rows, objective)
+        assert listed[1]["value"] == float(ROWS[1]["val/accuracy"])
+        assert objective not in listed[1]["parameters"]
 
 
 def test_parameters_of_two_methods_that_end_alike_are_drawn_apart_each_on_its_own_scale() -> None:
@@ -142,12 +158,12 @@ def test_curves_take_confirmations_as_further_seeds() -> None:
         for trial, gap in (("baseline", 0.0), ("baseline-seed1001", 0.2), ("t0000", 0.3), ("t0001", 0.9))
         for epoch in (1, 2)
     ]
-    figure = search_curves(curves, ROWS, {"t0000": "best", "baseline": "control"})
+    figure = search_curves(curves, ROWS, {"t0000": "best", "baseline": "control"}, "val/accuracy")
     assert figure is not None
     axes = figure.axes[0]
     assert list(axes.get_legend_handles_labels()[1]) == ["best", "control (2 seeds)"]
     np.testing.assert_allclose(np.asarray(axes.lines[1].get_ydata()), [20, 30])
-    assert search_curves([], ROWS, {"t0000": "best"}) is None
+    assert search_curves([], ROWS, {"t0000": "best"}, "val/accuracy") is None
 
 
 def test_what_was_looked_at_and_spent_is_counted() -> None:

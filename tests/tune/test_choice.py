@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.config import Params
-from pipeline.tune.journal.correctness import CorrectImages, pack_correct
+from pipeline.score.metrics.wording import ACCURACY_WORDS
+from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.records import COMPLETE, TrialRecord
 from pipeline.tune.objectives.objectives import AUROC, LATENCY, LOSS, Objectives
 from pipeline.tune.selection.candidates import ChoiceRule, choice_rule, rank_trials, select_candidates
@@ -20,7 +22,8 @@ IMAGES = 1000
 def rule(
     then: str | None = AUROC, *, top: int = 3, seeds: int = 0, within: float = 2.0, margin: float = 0.01
 ) -> ChoiceRule:
-    return ChoiceRule(top=top, seeds=seeds, within=within, margin=margin, objectives=Objectives(then=then))
+    words = replace(ACCURACY_WORDS, margin=margin)
+    return ChoiceRule(top=top, seeds=seeds, within=within, words=words, objectives=Objectives(then=then))
 
 
 class Search:
@@ -28,7 +31,7 @@ class Search:
 
     def __init__(self) -> None:
         self.records: list[TrialRecord] = []
-        self.correct = CorrectImages()
+        self.scores = ImageScores()
 
     def add(self, wrong: int, then: float, *, shift: int = 0, metric: str = AUROC) -> TrialRecord:
         number = len(self.records)
@@ -45,11 +48,11 @@ class Search:
         right[shift : shift + wrong] = False
         record.state = COMPLETE
         record.epochs = {2: {"val/accuracy": float(right.mean()), "val/loss": 1.0, metric: then}}
-        self.correct.add(record.id, 2, pack_correct(right))
+        self.scores.add(record.id, 2, pack_scores(right))
         self.records.append(record)
 
     def candidates(self, given: ChoiceRule) -> list[str]:
-        return [trial.id for trial in select_candidates(self.records, given, self.correct)]
+        return [trial.id for trial in select_candidates(self.records, given, self.scores)]
 
 
 def test_candidates_are_the_most_accurate_and_of_those_near_it_the_best_by_the_second_metric() -> None:
@@ -120,7 +123,7 @@ def test_among_equals_the_second_metric_decides_by_its_mean_over_all_seeds() -> 
     search = confirmed(
         ((20, 24, 22), (0.5, 0.5, 0.5), 0), ((24, 22, 26), (0.95, 0.9, 0.91), 3), ((22, 26, 24), (0.99, 0.8, 0.8), 6)
     )
-    choice = choose_best(search.records, rule(seeds=2), search.correct)
+    choice = choose_best(search.records, rule(seeds=2), search.scores)
     assert (choice.best.trial.id, choice.equal) == ("t0001", ("t0000", "t0002", "t0001"))
     assert choice.standard_error == pytest.approx(0.003, abs=0.0005)
     content = choice.content()
@@ -137,9 +140,9 @@ def test_among_equals_the_second_metric_decides_by_its_mean_over_all_seeds() -> 
 
 def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attention_is() -> None:
     search = confirmed(((20, 24, 22), (0.5, 0.5, 0.5), 0), ((23, 27, 25), (0.9, 0.9, 0.9), 5))
-    assert choose_best(search.records, rule(seeds=2), search.correct).equal == ("t0000", "t0001")
+    assert choose_best(search.records, rule(seeds=2), search.scores).equal == ("t0000", "t0001")
     apart = confirmed(((20, 24, 22), (0.5, 0.5, 0.5), 0), ((24, 34, 32), (0.9, 0.9, 0.9), 0))
-    choice = choose_best(apart.records, rule(seeds=2), apart.correct)
+    choice = choose_best(apart.records, rule(seeds=2), apart.scores)
     assert choice.equal == ("t0000",)
     assert choice.content()["decided_by"] == "val/accuracy"
     assert "the most accurate; accuracy tells it from all others (within 2 standard errors of" in describe_choice(
@@ -149,15 +152,15 @@ def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attenti
 
 def test_no_more_than_the_margin_may_be_given_up() -> None:
     search = confirmed(((20, 24, 22), (0.5, 0.5, 0.5), 0), ((20, 40, 30), (0.9, 0.9, 0.9), 300))
-    behind = choose_best(search.records, rule(seeds=2, margin=0.009), search.correct)
+    behind = choose_best(search.records, rule(seeds=2, margin=0.009), search.scores)
     assert behind.equal == ("t0000", "t0001")
-    assert choose_best(search.records, rule(seeds=2, margin=0.007), search.correct).equal == ("t0000",)
-    assert choose_best(search.records, rule(seeds=2, within=0.0), search.correct).equal == ("t0000",)
+    assert choose_best(search.records, rule(seeds=2, margin=0.007), search.scores).equal == ("t0000",)
+    assert choose_best(search.records, rule(seeds=2, within=0.0), search.scores).equal == ("t0000",)
 
 
 def test_the_only_candidate_is_told_as_such() -> None:
     search = confirmed(((20, 24), (0.5, 0.5), 0))
-    choice = choose_best(search.records, rule(seeds=1), search.correct)
+    choice = choose_best(search.records, rule(seeds=1), search.scores)
     assert choice.standard_error is None
     assert describe_choice(choice.content()) == "the only candidate that was left, with 2 seeds"
 
@@ -165,7 +168,7 @@ def test_the_only_candidate_is_told_as_such() -> None:
 def test_rule_follows_the_parameters() -> None:
     params = Params().with_values({"search.choose.then": AUROC, "evaluate.margin": 0.02, "base.seed": 7}, where="here")
     given = choice_rule(params)
-    assert (given.then, given.within, given.margin, given.base_seed) == (AUROC, 2.0, 0.02, 7)
+    assert (given.then, given.within, given.words.margin, given.base_seed) == (AUROC, 2.0, 0.02, 7)
     assert choice_rule(params.with_values({"search.choose.then": LOSS}, where="here")).within == 1.0
     assert choice_rule(params.with_values({"search.choose.within": 1.5}, where="here")).within == 1.5
     assert choice_rule(params.with_values({"search.choose.then": "none"}, where="here")).then is None

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tune.journal.correctness import CorrectImages, pack_correct
+from pipeline.config import Params
+from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL, FAILED, TRIAL, TrialRecord
 from pipeline.tune.selection.confirmed_tables import confirmed_tables, forecast_content
 from pipeline.tune.task import Resources
@@ -19,7 +20,7 @@ class Search:
 
     def __init__(self) -> None:
         self.trials: list[TrialRecord] = []
-        self.correct = CorrectImages()
+        self.scores = ImageScores()
         self._rng = np.random.default_rng(0)
         self.right: dict[str, NDArray[np.bool_]] = {}
 
@@ -34,8 +35,8 @@ class Search:
         self.trials.append(record)
         self.right[name] = self._rng.random(images) < 0.7
         if known:
-            self.correct.add(name, 1, pack_correct(~self.right[name]))
-            self.correct.add(name, 2, pack_correct(self.right[name]))
+            self.scores.add(name, 1, pack_scores(~self.right[name]))
+            self.scores.add(name, 2, pack_scores(self.right[name]))
 
     def confirm(self, of: str, *seeds: int, weight: float, **about: Any) -> None:
         self.add(of, weight=weight)
@@ -43,7 +44,7 @@ class Search:
             self.add(of, seed, weight=weight, **about)
 
     def tables(self) -> dict[str, list[list[bool]]]:
-        return {name: table.tolist() for name, table in confirmed_tables(self.trials, self.correct).items()}
+        return {name: table.tolist() for name, table in confirmed_tables(self.trials, self.scores).items()}
 
     def rows(self, of: str, *seeds: int) -> list[list[bool]]:
         return [self.right[f"{of}-seed{seed}"].tolist() for seed in seeds]
@@ -103,10 +104,10 @@ def test_no_confirmations_and_other_images_give_no_tables() -> None:
 
 def test_content_is_what_the_tables_say_and_how_trials_shared_the_machine() -> None:
     search = Search()
-    assert forecast_content(search.trials, search.correct, RESOURCES)["assumed"]
+    assert forecast_content(search.trials, search.scores, RESOURCES, Params())["assumed"]
     for number in range(5):
         search.confirm(f"t000{number}", 1001, 1002, weight=0.1 * number)
-    found = forecast_content(search.trials, search.correct, RESOURCES)
+    found = forecast_content(search.trials, search.scores, RESOURCES, Params())
     accuracies = np.array([search.right[f"t000{n}-seed{s}"].mean() for n in range(5) for s in (1001, 1002)]).reshape(
         5, 2
     )

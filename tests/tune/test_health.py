@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.tune.journal.correctness import CorrectImages, pack_correct
+from pipeline.score.metrics.wording import ACCURACY_WORDS
+from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.records import (
     COMPLETE,
     CONFIRMATION,
@@ -16,10 +17,11 @@ from pipeline.tune.journal.records import (
     CONTROL_STUDY,
     FAILED,
     METHOD,
-    OBJECTIVE,
     PRUNED,
+    VAL_ACCURACY,
     TrialRecord,
 )
+from pipeline.tune.objectives.objectives import Objectives
 from pipeline.tune.selection.findings import ALARM, REMARK, UNKNOWN, Finding, as_json, describe_findings
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.space import SearchSpace
@@ -36,7 +38,7 @@ def record(name: str, *curve: float, auroc: Sequence[float] = (), **about: Any) 
     """A run with this accuracy, and AUROC, by epoch."""
     number = int(name[1:5]) if name[1:].isdigit() else None
     found = TrialRecord(name, number, about.pop("values", {}), **{"state": COMPLETE, **about})
-    found.epochs = {epoch: {OBJECTIVE: value} for epoch, value in enumerate(curve, 1)}
+    found.epochs = {epoch: {VAL_ACCURACY: value} for epoch, value in enumerate(curve, 1)}
     for epoch, value in enumerate(auroc, 1):
         found.epochs[epoch][AUROC] = value
     return found
@@ -60,6 +62,10 @@ def control(name: str, *ends: float) -> list[TrialRecord]:
 
 
 def found(records: Sequence[TrialRecord], name: str, space: SearchSpace = SPACE, **about: Any) -> Finding | None:
+    if "then" in about:
+        about["objectives"] = Objectives(then=about.pop("then"))
+    if "margin" in about:
+        about["words"] = replace(ACCURACY_WORDS, margin=about.pop("margin"))
     (*findings,) = examine_search(records, space, about.pop("rungs", [RUNG]), **about)
     assert len({finding.name for finding in findings}) == len(findings)
     return next((finding for finding in findings if finding.name == name), None)
@@ -82,7 +88,7 @@ def spread_out(quality: Any, trials: int = 45, seed: int = 0, noise: float = 0.0
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord:
-    return max(records, key=lambda each: each.metric(OBJECTIVE))
+    return max(records, key=lambda each: each.metric(VAL_ACCURACY))
 
 
 STEP = {"last": 0.0, "last_two": 0.05, "all": 0.1}
@@ -95,7 +101,7 @@ def test_best_at_an_edge_towards_which_trials_get_better_is_found() -> None:
     finding = found(records, "edge_of_range", best=best)
     assert finding is not None
     assert finding.seen.startswith(
-        f"{WEIGHT} of {best.id} is 0.975, at the high end of its range (1), and {OBJECTIVE} "
+        f"{WEIGHT} of {best.id} is 0.975, at the high end of its range (1), and {VAL_ACCURACY} "
     )
     assert finding.seen.endswith(" other trials).")
     assert "gets better towards it (rank correlation 0." in finding.seen
@@ -144,7 +150,7 @@ def test_parameter_without_effect_is_found_and_one_with_an_optimum_inside_is_not
     finding = found(records, "no_effect")
     assert finding == Finding(
         "no_effect",
-        f"{LAYERS} had no effect that 45 trials could show: on {OBJECTIVE} at epoch 2, {OBJECTIVE} at the end.",
+        f"{LAYERS} had no effect that 45 trials could show: on {VAL_ACCURACY} at epoch 2, {VAL_ACCURACY} at the end.",
         "Fix it in params.yaml and take it out of the space, or widen the range.",
     )
     both = spread_out(lambda weight, layers: 0.8 - 0.8 * (weight - 0.5) ** 2 + STEP[layers])
@@ -155,7 +161,7 @@ def test_parameter_with_an_effect_on_attention_alone_has_one() -> None:
     records = spread_out(lambda weight, layers: 0.8 - 0.8 * (weight - 0.5) ** 2)
     for each in records:
         for metrics in each.epochs.values():
-            metrics[AUROC] = 0.6 + STEP[each.values[LAYERS]] + 1e-3 * metrics[OBJECTIVE]
+            metrics[AUROC] = 0.6 + STEP[each.values[LAYERS]] + 1e-3 * metrics[VAL_ACCURACY]
     assert alarm(records, "no_effect")
     assert found(records, "no_effect", then=AUROC) is None
 
@@ -164,7 +170,7 @@ def test_no_parameter_with_an_effect_is_told_as_one() -> None:
     records = spread_out(lambda weight, layers: 0.8)
     finding = found(records, "no_effect", rungs=[])
     assert finding is not None
-    assert finding.seen == f"No parameter had an effect that 45 trials could show: on {OBJECTIVE} at the end."
+    assert finding.seen == f"No parameter had an effect that 45 trials could show: on {VAL_ACCURACY} at the end."
     assert finding.advice == "Widen the ranges, train longer, or take more validation images (split.val_fraction)."
 
 
@@ -188,7 +194,7 @@ def test_tie_of_confirmed_configurations_is_a_remark_and_of_all_trials_an_alarm(
     some = ties(*NOISE, trials=[0.3, 0.5, 0.7, 0.8])
     assert found(some, "tie") == Finding(
         "tie",
-        f"The 3 confirmed configurations tie: their means of {OBJECTIVE} over 3 seeds, 0.9100 to 0.9100, differ no "
+        f"The 3 confirmed configurations tie: their means of {VAL_ACCURACY} over 3 seeds, 0.9100 to 0.9100, differ no "
         "more than those of equal ones may (F = 0.0), so that luck chose among them.",
         kind=REMARK,
     )
@@ -213,7 +219,7 @@ def test_control_ahead_over_shared_seeds_is_found() -> None:
     records = [*ties(*ends), *control("paper", 0.95, 0.96, 0.94)]
     assert found(records, "control_ahead") == Finding(
         "control_ahead",
-        f"The control paper is ahead of every trial: {OBJECTIVE} 0.9500 over 3 seeds, against 0.8100 of t0000, the best "
+        f"The control paper is ahead of every trial: {VAL_ACCURACY} 0.9500 over 3 seeds, against 0.8100 of t0000, the best "
         "confirmed one, with the same seeds.",
         "Have the space reach to lower weights, with which the regulariser does less harm, or try more trials.",
     )
@@ -244,7 +250,7 @@ def test_rungs_that_do_not_predict_the_end_are_found_from_eight_trials_in_full_o
     finding = found(records, "rungs")
     assert finding == Finding(
         "rungs",
-        f"Rungs say little of the end: over 10 trials in full, the rank correlation of {OBJECTIVE} with that of the last "
+        f"Rungs say little of the end: over 10 trials in full, the rank correlation of {VAL_ACCURACY} with that of the last "
         "epoch is -0.40 at epoch 2.",
         "Make search.scheduler.grace_period longer than 2 epochs, or stop no trial early (search.scheduler.name: none).",
     )
@@ -265,12 +271,12 @@ def test_rungs_that_predict_are_not_told() -> None:
     assert found(records, "rungs", rungs=[1, 2, 3]) is None  # of the median rule
 
 
-def images(records: Sequence[TrialRecord], rights: Mapping[str, np.ndarray[Any, Any]]) -> CorrectImages:
-    correct = CorrectImages()
+def images(records: Sequence[TrialRecord], rights: Mapping[str, np.ndarray[Any, Any]]) -> ImageScores:
+    correct = ImageScores()
     for each in records:
         if (flags := rights.get(each.of or each.id)) is not None:
             for epoch in each.epochs:
-                correct.add(each.id, epoch, pack_correct(flags))
+                correct.add(each.id, epoch, pack_scores(flags))
     return correct
 
 
@@ -278,7 +284,7 @@ def test_validation_set_that_is_too_small_for_the_differences_is_found() -> None
     rng = np.random.default_rng(0)
     records = ties(*NOISE)
     rights = {name: rng.random(100) < 0.9 for name in ("t0000", "t0001", "t0002", "baseline")}
-    finding = found(records, "validation_images", correct=images(records, rights), then=AUROC)
+    finding = found(records, "validation_images", scores=images(records, rights), then=AUROC)
     assert finding is not None
     assert finding.kind == ALARM
     assert finding.seen.startswith(
@@ -289,11 +295,11 @@ def test_validation_set_that_is_too_small_for_the_differences_is_found() -> None
     )
     assert finding.advice == "Take more validation images (split.val_fraction)."
     # A margin that they can show, configurations that are further apart, or images that agree.
-    assert found(records, "validation_images", correct=images(records, rights), margin=0.2) is None
+    assert found(records, "validation_images", scores=images(records, rights), margin=0.2) is None
     apart = ties((0.9, 0.92, 0.91), (0.5, 0.52, 0.51))
-    assert found(apart, "validation_images", correct=images(apart, rights)) is None
+    assert found(apart, "validation_images", scores=images(apart, rights)) is None
     alike = dict.fromkeys(rights, rng.random(1000) < 0.9)
-    assert found(records, "validation_images", correct=images(records, alike)) is None
+    assert found(records, "validation_images", scores=images(records, alike)) is None
 
 
 def test_images_part_widens_what_counts_as_a_tie() -> None:
@@ -301,7 +307,7 @@ def test_images_part_widens_what_counts_as_a_tie() -> None:
     records = ties((0.90, 0.92, 0.91), (0.93, 0.95, 0.94), trials=[0.9, 0.93])
     assert found(records, "tie") is None
     rights = {name: rng.random(60) < 0.6 for name in ("t0000", "t0001", "baseline")}
-    finding = found(records, "tie", correct=images(records, rights))
+    finding = found(records, "tie", scores=images(records, rights))
     assert finding is not None
     assert finding.advice.endswith("more validation images (split.val_fraction).")
 
@@ -369,7 +375,7 @@ def test_search_without_results_is_said_not_to_be_examined(records: list[TrialRe
 def test_nasty_records_are_looked_at_without_an_error(records: list[TrialRecord]) -> None:
     for best in (None, records[0]):
         for space in (SPACE, SearchSpace("s.yaml", {LAYERS: CHOICES}, {})):
-            findings = examine_search(records, space, [RUNG], best=best, then=AUROC)
+            findings = examine_search(records, space, [RUNG], best=best, objectives=Objectives(then=AUROC))
             assert all(finding.seen for finding in findings)
 
 

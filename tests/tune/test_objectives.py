@@ -1,6 +1,7 @@
 """Claims about objectives and constraints: what is broken, by how much, in which words, and what cannot be had."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.simulated_search import SPACE, WEIGHT, WIDE, Search, told
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.provenance.fingerprint import fingerprint_content
+from pipeline.score.metrics.wording import ACCURACY_WORDS
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import (
     LATENCY,
@@ -117,7 +119,7 @@ def test_nothing_that_keeps_the_constraints_is_told_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"search__objectives": ["val/loss"]}, "must begin with val/accuracy"),
+        ({"search__objectives": ["latency_ms"]}, "must begin with one of val/accuracy, val/loss"),
         ({"search__objectives": ["val/accuracy", "val/accuracy"]}, "an objective stands there twice"),
         ({"search__objectives": ["val/accuracy", "val/loss"]}, "Set search.scheduler.name: none (it is asha)"),
         (
@@ -222,7 +224,7 @@ def test_metrics_of_classes_are_objectives_after_accuracy_and_decide_among_equal
     then = objectives_from_params(params(search__choose__then="val/balanced_accuracy"))
     assert then.class_metrics == ["val/balanced_accuracy"]
     assert then.stopping_metrics == ["val/accuracy"]
-    rule = ChoiceRule(top=3, seeds=0, objectives=then, within=1.0, margin=0.05)
+    rule = ChoiceRule(top=3, seeds=0, objectives=then, within=1.0, words=replace(ACCURACY_WORDS, margin=0.05))
     trials = [ran(number, accuracy) for number, accuracy in enumerate((0.90, 0.89, 0.7))]
     for trial, value in zip(trials, (0.5, 0.8, 0.9), strict=True):
         trial.epochs[1]["val/balanced_accuracy"] = value

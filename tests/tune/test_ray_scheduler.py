@@ -31,7 +31,7 @@ def trial(name: str) -> Any:
 def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
     """A report as Ray hands it to a scheduler."""
     metrics = {"val/accuracy": value, "val/loss": 1 - value}
-    report = {"epoch": epoch, "objective": value, "metrics": metrics, "failed": None, "correct": None}
+    report = {"epoch": epoch, "objective": value, "metrics": metrics, "failed": None, "scores": None}
     return flatten_dict(report | more)
 
 

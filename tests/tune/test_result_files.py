@@ -164,7 +164,7 @@ def test_metrics_hold_the_best_and_every_control(written: Any) -> None:
 def test_plot_of_trials_follows_the_best_that_had_completed(written: Any) -> None:
     rows = table(written[0] / "plot_trials.csv")
     assert [row["trial"] for row in rows] == ["0", "1", "3"]  # the failed one has no epoch to show
-    assert [float(row["accuracy"]) for row in rows] == pytest.approx([0.875, 0.95, 0.575])
+    assert [float(row["objective"]) for row in rows] == pytest.approx([0.875, 0.95, 0.575])
     assert [float(row["best so far"]) for row in rows] == pytest.approx([0.875, 0.875, 0.875])
 
 

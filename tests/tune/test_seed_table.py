@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.tune.journal.correctness import CorrectImages, pack_correct
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.image_scores import ImageScores, pack_scores
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, FAILED, VAL_ACCURACY, TrialRecord
 from pipeline.tune.selection.seed_table import SeedTable, seed_table
 
 
 def run(of: str, seed: int | None, *accuracies: float, state: str = COMPLETE) -> TrialRecord:
     name, role = (of, "trial") if seed is None else (f"{of}-seed{seed}", CONFIRMATION)
     record = TrialRecord(name, None, {}, role=role, seed=seed, of=None if seed is None else of, state=state)
-    record.epochs = {epoch: {OBJECTIVE: value} for epoch, value in enumerate(accuracies, 1)}
+    record.epochs = {epoch: {VAL_ACCURACY: value} for epoch, value in enumerate(accuracies, 1)}
     return record
 
 
@@ -82,13 +82,13 @@ def test_table_takes_the_seeds_and_configurations_that_leave_most_degrees_of_fre
     runs = [run(of, seed, 0.5) for of in ("t0000", "t0001", "baseline") for seed in (None, 1001, 1002)]
     runs += [run("baseline", seed, 0.5) for seed in range(1003, 1010)]
     runs += [run("t0002", None, 0.5), run("t0002", 1001, 0.4, state=FAILED), run("t0002", 1002, float("nan"))]
-    table = seed_table(runs, ["t0000", "t0001", "t0002", "baseline"], CorrectImages())
+    table = seed_table(runs, ["t0000", "t0001", "t0002", "baseline"], ImageScores())
     assert table is not None
     assert (table.ids, table.seeds) == (["t0000", "t0001", "baseline"], 3)
-    assert table.correct is None
+    assert table.scores is None
     assert table.image_variance(0, 1) is None
     assert table.mean_image_variance([0, 1]) is None
-    alone = seed_table(runs, ["t0000", "baseline"], CorrectImages())
+    alone = seed_table(runs, ["t0000", "baseline"], ImageScores())
     assert alone is not None
     assert alone.seeds == 3
 
@@ -105,30 +105,30 @@ def test_table_takes_the_seeds_and_configurations_that_leave_most_degrees_of_fre
     ids=["none", "one configuration", "one seed", "no seed in common", "no epoch"],
 )
 def test_there_is_no_table_without_two_configurations_and_two_seeds(runs: list[TrialRecord]) -> None:
-    assert seed_table(runs, ["t0000", "t0001"], CorrectImages()) is None
+    assert seed_table(runs, ["t0000", "t0001"], ImageScores()) is None
 
 
 def test_images_are_those_of_the_epoch_and_must_be_known_of_every_run() -> None:
     runs = [run(of, seed, 0.25, 0.5) for of in ("t0000", "t0001") for seed in (None, 1001)]
-    correct = CorrectImages()
+    correct = ImageScores()
     for record in runs:
-        correct.add(record.id, 1, pack_correct([True, False, False, False]))
-        correct.add(record.id, 2, pack_correct([True, False, True, False]))
+        correct.add(record.id, 1, pack_scores([True, False, False, False]))
+        correct.add(record.id, 2, pack_scores([True, False, True, False]))
     early, late = (seed_table(runs, ["t0000", "t0001"], correct, epoch=epoch) for epoch in (1, None))
     assert early is not None
     assert late is not None
-    assert early.correct is not None
-    assert late.correct is not None
+    assert early.scores is not None
+    assert late.scores is not None
     assert (early.values == 0.25).all()
-    assert (early.correct.sum(axis=2) == 1).all()
-    assert (late.correct.sum(axis=2) == 2).all()
+    assert (early.scores.sum(axis=2) == 1).all()
+    assert (late.scores.sum(axis=2) == 2).all()
     runs.append(run("t0000", 1002, 0.5))
     runs.append(run("t0001", 1002, 0.5))
     without = seed_table(runs, ["t0000", "t0001"], correct)
     assert without is not None
-    assert without.correct is None
-    correct.add("t0000-seed1002", 1, pack_correct([True]))
-    correct.add("t0001-seed1002", 1, pack_correct([True, True]))
+    assert without.scores is None
+    correct.add("t0000-seed1002", 1, pack_scores([True]))
+    correct.add("t0001-seed1002", 1, pack_scores([True, True]))
     torn = seed_table(runs, ["t0000", "t0001"], correct)
     assert torn is not None
-    assert torn.correct is None
+    assert torn.scores is None

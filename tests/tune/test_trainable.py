@@ -18,7 +18,7 @@ from pipeline.config import Params
 from pipeline.models.model_config import Weights
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import Diverged
-from pipeline.tune.journal.correctness import unpack_correct
+from pipeline.tune.journal.image_scores import unpack_scores
 from pipeline.tune.ray import trainable as module
 from pipeline.tune.ray.trainable import run_trial
 from pipeline.tune.ray.trial_spec import TrialSpec
@@ -439,10 +439,10 @@ def test_attention_is_scored_at_the_rungs_as_well_and_what_was_right_is_reported
     )
     worker.run(**{"search.choose.then": "val/attention/auroc", "search.scheduler.grace_period": 2, "train.epochs": 3})
     assert [report["metrics"].get("val/attention/auroc") for report in worker.reports] == [None, 0.7, 0.7]
-    right = [report["correct"] and unpack_correct(report["correct"]).tolist() for report in worker.reports]
+    right = [report["scores"] and unpack_scores(report["scores"]).tolist() for report in worker.reports]
     assert right == [None, [True, True, False], [True, True, True, False]]
     assert worker.newest is not None
-    assert json.loads((worker.newest / "sidecar").read_text())["correct"] == worker.reports[2]["correct"]
+    assert json.loads((worker.newest / "sidecar").read_text())["scores"] == worker.reports[2]["scores"]
 
 
 def test_attention_is_scored_after_the_last_epoch_and_kept_with_its_checkpoint(

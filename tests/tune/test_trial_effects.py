@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.tune.journal.records import COMPLETE, FAILED, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, FAILED, PRUNED, VAL_ACCURACY, TrialRecord
 from pipeline.tune.selection.trial_effects import (
     PERMUTATIONS,
     SEED,
@@ -35,7 +35,7 @@ CATEGORICAL = {LR: False, LAYERS: True, DROP: False}
 def trial(number: int, accuracy: float, state: str = COMPLETE, reason: str | None = None, **values: Any) -> TrialRecord:
     point = {LR: 0.1, LAYERS: "last", DROP: 0.1} | {name.replace("__", "."): value for name, value in values.items()}
     record = TrialRecord(f"t{number:04d}", number, point, state=state, reason=reason, study="search")
-    record.epochs = {1: {OBJECTIVE: accuracy, "val/loss": 1 - accuracy}}
+    record.epochs = {1: {VAL_ACCURACY: accuracy, "val/loss": 1 - accuracy}}
     return record
 
 
@@ -43,7 +43,7 @@ def random_sample(seed: int, n: int, effect: float) -> Sample:
     rng = np.random.default_rng(seed)
     shares = {LR: rng.random(n), LAYERS: rng.choice([1 / 6, 0.5, 5 / 6], n), DROP: rng.random(n)}
     value = effect * -((shares[LR] - 0.6) ** 2) * 12 + rng.standard_normal(n) + shares[LAYERS]
-    return Sample(OBJECTIVE, None, [f"t{i:04d}" for i in range(n)], shares, stats.rankdata(value))
+    return Sample(VAL_ACCURACY, None, [f"t{i:04d}" for i in range(n)], shares, stats.rankdata(value))
 
 
 def slow_p_value(sample: Sample, path: str) -> float:
@@ -83,12 +83,12 @@ def test_effect_is_not_examined_of_few_trials_one_value_or_equal_results() -> No
     assert effect_p_value(random_sample(0, 13, 1.0), LR, CATEGORICAL) is None
     assert effect_p_value(random_sample(0, 14, 1.0), LR, CATEGORICAL) is not None
     sample = random_sample(0, 30, 1.0)
-    same = Sample(OBJECTIVE, None, sample.trials, {**sample.shares, LR: np.full(30, 0.5)}, sample.ranks)
+    same = Sample(VAL_ACCURACY, None, sample.trials, {**sample.shares, LR: np.full(30, 0.5)}, sample.ranks)
     assert effect_p_value(same, LR, CATEGORICAL) is None
     assert effect_p_value(same, DROP, CATEGORICAL) is not None
-    flat = Sample(OBJECTIVE, None, sample.trials, sample.shares, np.full(30, 15.5))
+    flat = Sample(VAL_ACCURACY, None, sample.trials, sample.shares, np.full(30, 15.5))
     assert effect_p_value(flat, LR, CATEGORICAL) is None
-    assert effect_p_value(make_sample([], SPACE, OBJECTIVE, None), LR, CATEGORICAL) is None
+    assert effect_p_value(make_sample([], SPACE, VAL_ACCURACY, None), LR, CATEGORICAL) is None
 
 
 def test_columns_of_a_parameter() -> None:
@@ -114,13 +114,13 @@ def test_ranks_are_higher_the_better_and_what_diverged_is_the_worst() -> None:
     trials[4].epochs = {}
     trials[6].epochs = {}
     del trials[2].values[DROP]
-    early = make_sample(trials, SPACE, OBJECTIVE, 1)
+    early = make_sample(trials, SPACE, VAL_ACCURACY, 1)
     assert dict(zip(early.trials, early.ranks, strict=True)) == {"t0000": 3, "t0001": 4, "t0004": 1, "t0005": 2}
     trials[2].values[DROP] = 0.4
     loss = make_sample(trials, SPACE, "val/loss", 1)
     ranks = {"t0000": 3, "t0001": 5, "t0002": 4, "t0004": 1, "t0005": 2}
     assert dict(zip(loss.trials, loss.ranks, strict=True)) == ranks
-    late = make_sample(trials, SPACE, OBJECTIVE, None)
+    late = make_sample(trials, SPACE, VAL_ACCURACY, None)
     assert dict(zip(late.trials, late.ranks, strict=True)) == {"t0000": 2, "t0001": 3, "t0004": 1}
     assert late.shares[LR] == pytest.approx([2 / 3] * 3)
     assert (early.place, late.place) == ("at epoch 1", "at the end")
@@ -144,7 +144,7 @@ def test_edge_is_what_permutations_of_the_half_before_it_say(upper: bool) -> Non
     ranks = stats.rankdata((3 if upper else -3) * shares + noise)
     ids = [f"t{i:04d}" for i in range(24)]
     best = ids[int(np.argmax(ranks))]
-    edge = examine_edge(Sample(OBJECTIVE, 3, ids, {LR: shares}, ranks), LR, {LR: False}, upper=upper, without=best)
+    edge = examine_edge(Sample(VAL_ACCURACY, 3, ids, {LR: shares}, ranks), LR, {LR: False}, upper=upper, without=best)
     others = [
         (share if upper else 1 - share, rank)
         for share, rank, name in zip(shares, ranks, ids, strict=True)
@@ -161,7 +161,7 @@ def test_edge_is_what_permutations_of_the_half_before_it_say(upper: bool) -> Non
 def test_edge_of_an_optimum_inside_does_not_rise() -> None:
     shares = np.linspace(0, 1, 30)
     sample = Sample(
-        OBJECTIVE, None, [f"t{i:04d}" for i in range(30)], {LR: shares}, stats.rankdata(-((shares - 0.7) ** 2))
+        VAL_ACCURACY, None, [f"t{i:04d}" for i in range(30)], {LR: shares}, stats.rankdata(-((shares - 0.7) ** 2))
     )
     edge = examine_edge(sample, LR, {LR: False}, upper=True, without="t0029")
     assert edge is not None
@@ -172,7 +172,7 @@ def test_edge_takes_off_what_other_parameters_explain() -> None:
     rng = np.random.default_rng(5)
     shares = {LR: rng.random(40), DROP: rng.random(40)}
     ranks = stats.rankdata(shares[LR] + 20 * shares[DROP])
-    sample = Sample(OBJECTIVE, None, [f"t{i:04d}" for i in range(40)], shares, ranks)
+    sample = Sample(VAL_ACCURACY, None, [f"t{i:04d}" for i in range(40)], shares, ranks)
     edge = examine_edge(sample, LR, {LR: False, DROP: False}, upper=True, without="none")
     assert edge is not None
     assert edge.correlation > 0.5
@@ -181,9 +181,9 @@ def test_edge_takes_off_what_other_parameters_explain() -> None:
 
 def test_edge_with_too_few_trials_before_it_or_nothing_that_differs_is_not_examined() -> None:
     ids, shares = ["a", "b", "c", "d", "e"], np.array([0.1, 0.6, 0.7, 0.8, 0.9])
-    sample = Sample(OBJECTIVE, None, ids, {LR: shares}, np.arange(1.0, 6.0))
+    sample = Sample(VAL_ACCURACY, None, ids, {LR: shares}, np.arange(1.0, 6.0))
     assert examine_edge(sample, LR, {LR: False}, upper=True, without="e") is None
     assert examine_edge(sample, LR, {LR: False}, upper=True, without="a") is not None
     assert examine_edge(sample, LR, {LR: False}, upper=False, without="a") is None
-    flat = Sample(OBJECTIVE, None, ids, {LR: shares}, np.full(5, 3.0))
+    flat = Sample(VAL_ACCURACY, None, ids, {LR: shares}, np.full(5, 3.0))
     assert examine_edge(flat, LR, {LR: False}, upper=True, without="a") is None

@@ -72,8 +72,8 @@ class ConfirmParams(Section):
         3,
         ge=1,
         le=1000,
-        description="So many configurations at most are trained again, and each control: the most accurate, and those "
-        "near it in accuracy that are the best by search.choose.then.",
+        description="So many configurations at most are trained again, and each control: the best, and those near it "
+        "that are the best by search.choose.then.",
     )
     seeds: int = Field(2, ge=0, le=100, description="Further seeds that they are trained with; 0: no confirmation.")
 
@@ -81,14 +81,15 @@ class ConfirmParams(Section):
 class ChooseParams(Section):
     then: Literal["auto", "none"] | Objective = Field(
         "auto",
-        description="What decides among configurations whose accuracy cannot be told apart; auto: val/attention/auroc "
-        "where at least 50 validation images have masks or boxes, else val/loss; none: the most accurate is taken.",
+        description="What decides among configurations that the first objective does not tell apart; auto: "
+        "val/attention/auroc where at least 50 validation images have masks or boxes, else val/loss; none: the best is "
+        "taken.",
     )
     within: float | None = Field(
         None,
         ge=0,
         le=100,
-        description="Standard errors of a difference within which accuracies count as equal, evaluate.margin at most; "
+        description="Standard errors of a difference within which values count as equal, the metric's margin at most; "
         "null: 2 for attention, 1 for anything else.",
     )
 
@@ -110,7 +111,10 @@ class BudgetParams(Section):
         0.0, ge=0, le=1e6, description="What a GPU costs an hour, for search.budget.cost and for the summary."
     )
     target: float | None = Field(
-        None, gt=0, le=1, description="No further trial starts once one has completed with this validation accuracy."
+        None,
+        ge=-1e9,
+        le=1e9,
+        description="No further trial starts once one has completed with this value of the first of search.objectives.",
     )
     patience: int | None = Field(
         None,
@@ -205,7 +209,7 @@ class SearchParams(Section):
         ["val/accuracy"],
         min_length=1,
         max_length=11,
-        description="What is searched for; several, of which val/accuracy is the first, give a Pareto front.",
+        description="What is searched for, a metric of the validation images first; several give a Pareto front.",
     )
     constraints: ConstraintsParams = ConstraintsParams()
     confirm: ConfirmParams = ConfirmParams()

@@ -43,6 +43,11 @@ class MetricWords:
         return "lower" if self.lower_is_better else "higher"
 
     @property
+    def best(self) -> str:
+        """The best of several values, in a word."""
+        return "lowest" if self.lower_is_better else "highest"
+
+    @property
     def worse(self) -> str:
         """What is worse, in a word."""
         return "higher" if self.lower_is_better else "lower"
@@ -75,6 +80,10 @@ class MetricWords:
     def format_value(self, value: float, digits: int = 1) -> str:
         """A value: `91.2 %`, `0.912`."""
         return f"{100 * value:.{digits}f} %" if self.in_points else f"{value:.{self._places(digits)}f}"
+
+    def format_size(self, amount: float, digits: int = 1, *, unit: bool = True) -> str:
+        """An amount of a difference, without a sign: `0.43 points`, `0.0012`."""
+        return self.format_difference(abs(amount), digits, unit=unit).lstrip("+")
 
     def fine_digits(self, *ends: float | None) -> int:
         """1, or 2 where an end of an interval would round to 0, which hides the side of 0 that it lies on."""

@@ -15,12 +15,13 @@ from pipeline.data.prepared.encoded import ImageRows
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.figures.attention import comparison_figure
 from pipeline.figures.curves import (
-    accuracy_by_trial,
     confusion_figure,
     difference_figure,
     learning_curves,
+    objective_by_trial,
     reliability_figure,
 )
+from pipeline.figures.objective_axis import objective_axis
 from pipeline.figures.report import ReportData
 from pipeline.preflight.power import AUTO, describe_expectation, make_forecast
 from pipeline.provenance.git import git_problem
@@ -34,6 +35,7 @@ from pipeline.stages.report.fold_content import describe_folds, list_tested, reg
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
+    first_objective,
     front_figures,
     health_remarks,
     objective_remarks,
@@ -80,7 +82,8 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     metric = words_from(evaluation.get("metric"), margin=evaluation.get("margin"))
     told = other_metric(evaluation)
     rows = read_table(results / "search" / "trials.csv", made_by="search")
-    trials = trial_rows(rows)
+    first = first_objective(summary)
+    trials, objective = trial_rows(rows, first), objective_axis(first)
     with np.load(results / "evaluate" / "predictions.npz") as archive:
         predictions = {name: archive[name] for name in archive.files}
     correct = correct_by_arm(predictions, control)
@@ -115,6 +118,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             *_ensemble_rows(evaluation, arms, told),
         ],
         metric=told,
+        objective=objective,
         ensembles=describe_ensembles(evaluation["ensembles"]) if evaluation.get("ensembles") else None,
         difference=difference_figure(
             [("best - control", comparison.difference, comparison.low, comparison.high)],
@@ -140,7 +144,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         attention_changes=_attention_changes(evaluation),
         attention_note=_attention_note(evaluation, prepared.manifest),
         trials=trials,
-        trials_figure=accuracy_by_trial(trials),
+        trials_figure=objective_by_trial(trials, objective=objective),
         search_figures=[
             *front_figures(results / "search", summary),
             *search_figures(rows, summary),
@@ -150,6 +154,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
             read_table(results / "search" / "curves.csv", made_by="search"),
             rows,
             {found.trial: "best", control: f"control: {control}"},
+            first,
         ),
         classes=classes,
         class_figure=class_figure(classes),
@@ -173,9 +178,10 @@ def _chosen(summary: Mapping[str, Any]) -> str:
     if best["further_mean"] is None:
         return why
     count = len(best["further_seeds"])
+    words = words_from(summary["choice"].get("metric"))
     return (
         f"{why}. Over its {count} further seed{'s' * (count != 1)}, which the search did not see, its validation "
-        f"accuracy was {100 * best['further_mean']:.1f} %"
+        f"{words.label} was {words.format_value(best['further_mean'])}"
     )
 
 
@@ -186,7 +192,8 @@ def _seed_remarks(
     forecast = make_forecast(params, summary.get("forecast"), evaluation["test_images"])
     seeds = retrained.get("seeds", {})
     chosen = [f"Seeds: {seeds['why']} (retrain.seeds: auto)."] if seeds.get("asked") == AUTO else []
-    return [*chosen, describe_expectation(params, forecast, len(evaluation["arms"][BEST]["seeds"]))]
+    words = words_from(evaluation.get("metric"), margin=evaluation.get("margin"))
+    return [*chosen, describe_expectation(params, forecast, len(evaluation["arms"][BEST]["seeds"]), words)]
 
 
 def _score_tables(

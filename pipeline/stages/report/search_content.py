@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.pareto_front import front_figure
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
+from pipeline.figures.objective_axis import objective_axis
 from pipeline.figures.report import Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
+from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED, VAL_ACCURACY
 from pipeline.tune.objectives.objectives import (
     AUROC,
     JACCARD,
@@ -33,15 +34,16 @@ OWN_STUDY = "search"
 """What trials.csv calls the method's study."""
 
 
-def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The report's rows of trials.csv, with what the objectives ask for beside the parameters. Confirmations are the
-    same configurations again and are left out.
+def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[dict[str, Any]]:
+    """The report's rows of trials.csv, with what the further objectives ask for beside the parameters. Confirmations
+    are the same configurations again and are left out. objective: the first.
     """
     trials = []
     for row in rows:
         if row["role"] != "confirmation":
-            trial = _trial(row)
-            trial["parameters"] |= {name: _number(row[name]) for name in OBJECTIVE_COLUMNS if row.get(name)}
+            trial = _trial(row, objective)
+            shown = (name for name in OBJECTIVE_COLUMNS if name != objective and row.get(name))
+            trial["parameters"] |= {name: _number(row[name]) for name in shown}
             trials.append(trial)
     return trials
 
@@ -49,9 +51,11 @@ def trial_rows(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
 def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
     """(caption, figure) of the method's own trials, those that there is enough for. Controls are in none of them.
 
-    summary: of summary.json, the importances, the rungs' correlations, and what is searched on a logarithmic scale.
+    summary: of summary.json, the first objective, the importances, the rungs' correlations, and what is searched on a
+    logarithmic scale.
     """
-    tried = [_trial(row) for row in rows if row["study"] == OWN_STUDY and row["state"] != INFEASIBLE]
+    first, axis = first_objective(summary), objective_axis(first_objective(summary))
+    tried = [_trial(row, first) for row in rows if row["study"] == OWN_STUDY and row["state"] != INFEASIBLE]
     short = short_names(name for trial in tried for name in trial["parameters"])
     for trial in tried:
         trial["parameters"] = {short[name]: value for name, value in trial["parameters"].items()}
@@ -59,18 +63,24 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]
     over = f"the {complete} completed trials" if complete != 1 else "the one completed trial"
     pruned = sum(trial["state"] == "pruned" for trial in tried)
     others = f"; the {pruned} that were stopped early are grey" if pruned else ""
-    hollow = f"; hollow: {pruned} stopped early, at the accuracy they had by then" if pruned else ""
+    hollow = f"; hollow: {pruned} stopped early, at the value they had by then" if pruned else ""
     shares = {name.removeprefix("regularizer."): share for name, share in summary["importances"].items()}
     scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.get("logarithmic", [])}
     agreed = _rank_agreement(summary["rung_correlations"])
     few = "" if complete >= MIN_COMPLETED else f" Importances are drawn from {MIN_COMPLETED} on."
     drawn = [
         (
-            f"Parallel coordinates of {over}, coloured by validation accuracy{others}.",
-            parallel_figure(tried, logarithmic=scales),
+            f"Parallel coordinates of {over}, coloured by {axis.words}{others}.",
+            parallel_figure(tried, logarithmic=scales, objective=axis),
         ),
-        (f"Slices: validation accuracy by parameter, of {over}{hollow}.{few}", slice_figure(tried, logarithmic=scales)),
-        (f"Importances (PED-ANOVA) over {over}; those stopped early do not count.", importance_figure(shares)),
+        (
+            f"Slices: {axis.words} by parameter, of {over}{hollow}.{few}",
+            slice_figure(tried, logarithmic=scales, objective=axis),
+        ),
+        (
+            f"Importances (PED-ANOVA) over {over}; those stopped early do not count.",
+            importance_figure(shares, objective=axis),
+        ),
         (f"Rung survival: how many trials trained each epoch, controls left out.{agreed}", survival_figure(tried)),
     ]
     return [(caption, figure) for caption, figure in drawn if figure is not None]
@@ -129,14 +139,22 @@ def health_remarks(summary: Mapping[str, Any]) -> list[str]:
     return [f"The search's health: {line}" for line in describe_findings(summary.get("health"))]
 
 
+def first_objective(summary: Mapping[str, Any]) -> str:
+    """What the search was for, first of all; val/accuracy of one by an earlier version."""
+    return str(summary.get("objective", VAL_ACCURACY))
+
+
 def search_curves(
-    curves: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, str]], shown: Mapping[str, str]
+    curves: Sequence[Mapping[str, str]],
+    rows: Sequence[Mapping[str, str]],
+    shown: Mapping[str, str],
+    objective: str,
 ) -> Figure | None:
-    """Validation accuracy by epoch of the trials `shown` (id -> name), with their confirmations as further seeds."""
+    """The first objective by epoch of the trials `shown` (id -> name), with their confirmations as further seeds."""
     by_trial: dict[str, dict[int, float]] = {}
     for row in curves:
-        if row.get("val/accuracy"):
-            by_trial.setdefault(row["trial"], {})[int(row["epoch"])] = float(row["val/accuracy"])
+        if row.get(objective):
+            by_trial.setdefault(row["trial"], {})[int(row["epoch"])] = float(row[objective])
     confirmations = [row["trial"] for row in rows if row["role"] == "confirmation"]
     series = {}
     for trial, name in shown.items():
@@ -146,7 +164,8 @@ def search_curves(
             epochs = np.arange(1, max(max(values) for values in found) + 1)
             table = [[values.get(int(epoch), np.nan) for epoch in epochs] for values in found]
             series[name] = (epochs, np.array(table))
-    return learning_curves(series, ylabel="validation accuracy (%)") if series else None
+    axis = objective_axis(objective)
+    return learning_curves(series, ylabel=axis.label, scale=axis.scale) if series else None
 
 
 def describe_cost(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Words:
@@ -182,14 +201,14 @@ def plotted_trials(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
     )
 
 
-def _trial(row: Mapping[str, str]) -> dict[str, Any]:
+def _trial(row: Mapping[str, str], objective: str) -> dict[str, Any]:
     parameters = {name: _number(value) for name, value in row.items() if name not in FIXED_COLUMNS and value}
     return {
         "trial": row["trial"],
         "state": row["state"],
         "control": row["role"].startswith("control"),
         "epochs": int(row["epochs"]),
-        "accuracy": float(row["val/accuracy"]) if row["val/accuracy"] else None,
+        "value": float(row[objective]) if row[objective] else None,
         "parameters": {name.removeprefix("regularizer."): value for name, value in parameters.items()},
     }
 

@@ -23,11 +23,12 @@ from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.power import describe_power, make_forecast, run_cost
 from pipeline.preflight.search_budget import max_epochs
 from pipeline.preflight.total_estimate import describe_estimates
+from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.stages.search.mlflow_callback import MlflowCallback, search_variables
 from pipeline.stages.search.search_progress import SearchProgress
 from pipeline.state.search_summary import describe_start, describe_summary
 from pipeline.tracking.hooks import notify_on_exit
-from pipeline.tune.journal.records import JOURNAL, OBJECTIVE, read_history
+from pipeline.tune.journal.records import JOURNAL, VAL_ACCURACY, read_history
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.ray.runner import run_search
 from pipeline.tune.run_counts import max_runs
@@ -62,7 +63,8 @@ def main(workspace: Workspace) -> None:
     prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0]["summary"]
     tested = sum(map(len, split.tested))
     forecast, cost = make_forecast(plan.params, summary["forecast"], tested), run_cost(plan.params, summary)
-    print("\n".join(describe_power(plan.params, forecast, masks=prepared.masks is not None, cost=cost)))
+    words = chosen_metric(plan.params).words
+    print("\n".join(describe_power(plan.params, forecast, words, masks=prepared.masks is not None, cost=cost)))
 
 
 def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
@@ -87,7 +89,12 @@ def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
         controls = [trial for trial in outcome.trials if trial.control]
         controls.sort(key=lambda trial: trial.id != params.retrain.control)
         tracked.finish(best, controls, summary, folder)
-        variables |= {"best": best.id, "best_accuracy": f"{best.metric(OBJECTIVE):.4f}", "mlflow_run": tracked.run_id}
+        variables |= {
+            "best": best.id,
+            "best_accuracy": f"{best.metric(VAL_ACCURACY):.4f}",
+            "best_value": f"{best.metric(objectives.first):.4f}",
+            "mlflow_run": tracked.run_id,
+        }
     print(describe_summary(summary, str(folder.relative_to(workspace.root))))
     listed = {"fold": part.number, "fingerprint": task.fingerprint, "trial": best.id, "best": dict(best.values)}
     return {"summary": summary, "listed": listed}

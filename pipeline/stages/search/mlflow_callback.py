@@ -22,7 +22,7 @@ from pipeline.score.similarity_maps import last_block_maps
 from pipeline.stages.search.attention_images import THRESHOLD, ConfigMaps, write_attention
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.runs import ClosedByStatus, SearchLog
-from pipeline.tune.journal.records import COMPLETE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, VAL_ACCURACY, TrialRecord
 from pipeline.tune.objectives.objectives import describe_objectives, objectives_from_params
 from pipeline.tune.run_counts import max_trials
 from pipeline.tune.schedulers.factory import make_scheduler
@@ -119,8 +119,11 @@ class MlflowCallback(ClosedByStatus):
         self._log.end_trial(best.id, best.state or "", tags={"sar.best": "true"})  # after every trial's "false"
         self._log.log_metrics(
             {
-                "best/val/accuracy": best.metric("val/accuracy"),
-                "control/val/accuracy": controls[0].metric("val/accuracy"),
+                **{
+                    f"{name}/{metric}": trial.metric(metric)
+                    for metric in dict.fromkeys((VAL_ACCURACY, self._objectives.first))
+                    for name, trial in (("best", best), ("control", controls[0]))
+                },
                 "epochs_spent": summary["epochs"]["spent"],
                 "epochs_saved_by_stopping": summary["epochs"]["saved_by_stopping"],
                 **({"pareto_front": len(summary["front"])} if "front" in summary else {}),

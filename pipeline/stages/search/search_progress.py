@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.console.format import config_name, format_count
 from pipeline.console.run_progress import HEARTBEAT_S, format_time_left
 from pipeline.tune.budget import EPOCH_BUDGET
-from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
 
 
@@ -84,11 +84,12 @@ class SearchProgress:
         if self._started is None:
             return
         self._last_printed = self._clock()
-        value = f"{trial.metric(OBJECTIVE):.4f}" if trial.epochs else "-"
+        first = self._objectives.first
+        value = f"{trial.metric(first):.4f}" if trial.epochs else "-"
         further = self._objectives.shown_metrics
         value += "".join(f", {name} {format_metric(name, trial.metric(name))}" for name in further)
         place = f"{self._ended()}/{self._total}" if self._budget is None else self._count_epochs()
-        self._say(f"[{place}] {trial.id:<9} {OBJECTIVE} {value}  {outcome}  {config_name(trial.values)}")
+        self._say(f"[{place}] {trial.id:<9} {first} {value}  {outcome}  {config_name(trial.values)}")
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
         """Say so at once, and count to what is still to come."""
@@ -123,8 +124,8 @@ class SearchProgress:
         ]
         tried = [trial for trial in trials if trial.study == METHOD and is_valid_result(trial, self._objectives)]
         if tried:
-            best = max(tried, key=lambda trial: trial.metric(OBJECTIVE))
-            parts.append(f"best so far {best.metric(OBJECTIVE):.4f} ({best.id})")
+            best = max(tried, key=self._objectives.gain)
+            parts.append(f"best so far {best.metric(self._objectives.first):.4f} ({best.id})")
         if (left := self.seconds_left()) is not None:
             parts.append(format_time_left(left))
         return Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")

@@ -14,13 +14,13 @@ from typing import Any, Self
 from filelock import FileLock
 
 from pipeline.files.locks import acquire_lock
-from pipeline.tune.journal.correctness import CORRECT, CorrectImages
+from pipeline.tune.journal.image_scores import ImageScores, scores_path
 from pipeline.tune.journal.records import FORMAT, TrialRecord, read_history
 
 
 class Journal:
-    """A journal opened for writing. history: what it holds, kept up to date. correct: which validation images were
-    right.
+    """A journal opened for writing. history: what it holds, kept up to date. scores: what each validation image
+    counts for.
 
     header: what decides the search, for a new journal's first line. gpus: a trial's share of a GPU in this session.
 
@@ -33,7 +33,7 @@ class Journal:
         self._lock = lock_journal(path)
         try:
             self.history = read_history(path, repair=True)
-            self.correct = CorrectImages(path.with_name(CORRECT))
+            self.scores = ImageScores(scores_path(path.parent))
             self._file = path.open("ab")
             self._opened = time.monotonic()
             if not self.history.header:
@@ -73,11 +73,11 @@ class Journal:
         epoch: int,
         metrics: Mapping[str, float],
         node: str | None = None,
-        correct: str | None = None,
+        scores: str | None = None,
     ) -> None:
-        """A finished epoch. correct: which validation images were right, as `pack_correct` gives it, if it is known."""
-        if correct is not None:
-            self.correct.add(trial_id, epoch, correct)
+        """A finished epoch. scores: of the validation images, as `pack_scores` gives them, if they are known."""
+        if scores is not None:
+            self.scores.add(trial_id, epoch, scores)
         where = {} if node is None else {"node": node}
         self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | where)
 

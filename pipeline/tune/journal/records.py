@@ -32,8 +32,8 @@ ASKED_TO_FINISH = "sar-search stop --finish"
 
 COMPLETE, PRUNED, FAILED, INFEASIBLE = "complete", "pruned", "failed", "infeasible"
 
-OBJECTIVE = "val/accuracy"
-"""The metric that a search maximises; with several objectives, the first of them."""
+VAL_ACCURACY = "val/accuracy"
+"""What a search is for unless `search.objectives` says otherwise; every trial has it."""
 MIN_COMPLETED = 10
 """Completed trials from which on figures over them (importances, rank correlations) say more than chance does."""
 

@@ -22,7 +22,7 @@ from pipeline.config import Params
 from pipeline.config.schema.result_sections import USER_METRIC as USER_FUNCTION
 from pipeline.config.schema.search_section import ConstraintsParams
 from pipeline.errors import UserError
-from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, VAL_ACCURACY, TrialRecord
 from pipeline.tune.objectives.pareto import count_dominating
 
 JACCARD, AUROC = "val/attention/jaccard", "val/attention/auroc"
@@ -33,6 +33,8 @@ OF_ATTENTION, OF_SPEED = (JACCARD, AUROC), (LATENCY, THROUGHPUT)
 USER_METRIC = "val/metric"
 OF_CLASSES = ("val/balanced_accuracy", "val/macro_f1", "val/auroc", USER_METRIC)
 """What is measured of the probabilities of the validation images, after every epoch."""
+MAY_BE_FIRST = (VAL_ACCURACY, LOSS, *OF_CLASSES)
+"""What every epoch has: by the first objective trials go on at rungs, and the configuration to retrain is chosen."""
 
 LIMITED = {
     "max_parameters": PARAMETERS,
@@ -45,14 +47,20 @@ LIMITED = {
 
 @dataclass(frozen=True)
 class Objectives:
-    """objectives: names of metrics, the first val/accuracy. limits: the worst value allowed, by metric.
+    """objectives: names of metrics, the first one of `MAY_BE_FIRST`. limits: the worst value allowed, by metric.
 
-    then: the metric that decides among configurations of equal accuracy (`search.choose.then`); None where none does.
+    then: the metric that decides among configurations that the first does not tell apart (`search.choose.then`); None
+    where none does.
     """
 
-    objectives: tuple[str, ...] = (OBJECTIVE,)
+    objectives: tuple[str, ...] = (VAL_ACCURACY,)
     limits: Mapping[str, float] = field(default_factory=dict)
     then: str | None = None
+
+    @property
+    def first(self) -> str:
+        """The objective by which trials go on and configurations are chosen."""
+        return self.objectives[0]
 
     @property
     def is_multi_objective(self) -> bool:
@@ -69,21 +77,22 @@ class Objectives:
         all trials have.
         """
         asked = (*self.objectives, *self.limits, *([self.then] if self.then else []))
-        return [name for name in dict.fromkeys(asked) if name not in (OBJECTIVE, LOSS)]
+        return [name for name in dict.fromkeys(asked) if name not in (VAL_ACCURACY, LOSS)]
 
     @property
     def shown_metrics(self) -> list[str]:
-        """What lists of trials show beside val/accuracy."""
+        """What lists of trials show beside the first objective."""
         asked = (*self.objectives[1:], *self.limits, *([self.then] if self.then else []))
-        return [name for name in dict.fromkeys(asked) if name != OBJECTIVE]
+        return [name for name in dict.fromkeys(asked) if name != self.first]
 
     @property
     def stopping_metrics(self) -> list[str]:
-        """The metrics by each of which a trial may go on at a rung.
+        """The metrics by each of which a trial may go on at a rung, the first objective first.
 
-        Attention hardly goes along with accuracy, and accuracy alone would stop the trials that it is to be chosen by.
+        Attention hardly goes along with what is measured of the classes, which alone would stop the trials that it is
+        to be chosen by.
         """
-        return [OBJECTIVE, *([self.then] if self.then in OF_ATTENTION else [])]
+        return [self.first, *([self.then] if self.then in OF_ATTENTION else [])]
 
     @property
     def attention_metrics(self) -> list[str]:
@@ -96,6 +105,14 @@ class Objectives:
     @property
     def speed_metrics(self) -> list[str]:
         return [name for name in self.metrics if name in OF_SPEED]
+
+    def gain(self, record: TrialRecord) -> float:
+        """The first objective at a trial's last epoch, turned so that more is better; NaN where it is not there."""
+        return maximise(self.first, record.metric(self.first))
+
+    def gains(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Those of an epoch's metrics by which a trial may go on, turned so that more is better of each."""
+        return {name: maximise(name, metrics[name]) for name in self.stopping_metrics if name in metrics}
 
     def objective_values(self, record: TrialRecord) -> list[float]:
         """The objectives at the last epoch; NaN where one is not there."""
@@ -155,6 +172,20 @@ def maximise(name: str, value: float) -> float:
     return -value if name in LOWER_IS_BETTER else value
 
 
+def metric_of(objective: str, params: Params) -> str:
+    """The metric of class probabilities that an objective of `MAY_BE_FIRST` is, by its name in `evaluate.metric`."""
+    if objective == USER_METRIC:
+        return params.evaluate.metric
+    return "log_loss" if objective == LOSS else objective.removeprefix("val/")
+
+
+def objective_of(metric: str) -> str:
+    """The objective by which a search is for a metric of `evaluate.metric`."""
+    if USER_FUNCTION.fullmatch(metric):
+        return USER_METRIC
+    return LOSS if metric == "log_loss" else f"val/{metric}"
+
+
 def objectives_from_params(params: Params) -> Objectives:
     """The objectives that the parameters name; `search.choose.then: auto`, not resolved yet, counts as none."""
     then = params.search.choose.then
@@ -169,8 +200,18 @@ def objectives_from_content(content: Mapping[str, Any]) -> Objectives:
     """The objectives of a search by what decides it, as its journal's header has it under `content`."""
     constraints = ConstraintsParams(**content.get("constraints", {}))
     return Objectives(
-        tuple(content.get("objectives", [OBJECTIVE])), limits_from_params(constraints), content.get("then")
+        tuple(content.get("objectives", [VAL_ACCURACY])), limits_from_params(constraints), content.get("then")
     )
+
+
+def is_searched_for(params: Params) -> bool:
+    """Whether the first objective is the metric that the arms are compared by, `evaluate.metric`."""
+    return objective_of(params.evaluate.metric) == params.search.objectives[0]
+
+
+def otherwise_by(params: Params) -> str:
+    """The metric that `search.choose.then: auto` is where too few validation images have masks."""
+    return VAL_ACCURACY if params.search.objectives[0] == LOSS else LOSS
 
 
 def limits_from_params(constraints: ConstraintsParams) -> dict[str, float]:
@@ -202,15 +243,31 @@ def check_objectives(params: Params) -> None:
     said = f"params.yaml: search.objectives: {', '.join(objectives.objectives)}"
     if len(set(objectives.objectives)) < len(objectives.objectives):
         raise UserError(f"{said}: an objective stands there twice.")
-    if objectives.objectives[0] != OBJECTIVE:
+    if objectives.first not in MAY_BE_FIRST:
         raise UserError(
-            f"{said}: must begin with {OBJECTIVE}, by which the configuration to retrain is chosen from the Pareto "
-            "front. To ask for a least value of another metric, see search.constraints."
+            f"{said}: must begin with one of {', '.join(MAY_BE_FIRST)}, which every epoch has: by it trials go on at "
+            "rungs, and the configuration to retrain is chosen. To ask for a least value of another metric, see "
+            "search.constraints."
         )
     if USER_METRIC in objectives.metrics and not USER_FUNCTION.fullmatch(params.evaluate.metric):
         raise UserError(
             f"params.yaml: search: {USER_METRIC} is the user's function that evaluate.metric names, which is "
-            f"{params.evaluate.metric}. Name your function there, or search for val/{params.evaluate.metric}."
+            f"{params.evaluate.metric}. Name your function there, or search for {objective_of(params.evaluate.metric)}."
+        )
+    if objectives.then == objectives.first:
+        raise UserError(
+            f"params.yaml: search.choose.then: {objectives.then} is the first of search.objectives, and cannot decide "
+            "among what it does not tell apart. Name another metric, auto, or none."
+        )
+    target = search.budget.target
+    if (
+        target is not None
+        and objectives.first != USER_METRIC
+        and not 0 < target <= (math.inf if objectives.first == LOSS else 1)
+    ):
+        raise UserError(
+            f"params.yaml: search.budget.target: given {target:g}; {objectives.first}, the first of search.objectives, "
+            f"{'is above 0' if objectives.first == LOSS else 'lies in 0 to 1'}."
         )
     if not objectives.is_multi_objective:
         return
@@ -222,7 +279,7 @@ def check_objectives(params: Params) -> None:
     if search.budget.patience is not None:
         raise UserError(
             f"{said}: search.budget.patience counts trials without a better one, which several objectives do not have. "
-            "Set it to null; search.trials, hours, gpu_hours, cost and target (of val/accuracy) bound such a search."
+            "Set it to null; search.trials, hours, gpu_hours, cost and target (of the first) bound such a search."
         )
 
 
@@ -260,6 +317,13 @@ def describe_objectives(params: Params) -> dict[str, str]:
         )
         if search.sampler.name == "local_gp":
             lines["objectives"] += "; local_gp proposes as tpe does"
+    elif objectives.first != VAL_ACCURACY:
+        lines["objective"] = f"{objectives.directions[0]} {objectives.first}"
+    if not is_searched_for(params):
+        lines["metric"] = (
+            f"the arms are compared by {params.evaluate.metric}; a search for that: search.objectives: "
+            f"[{objective_of(params.evaluate.metric)}]"
+        )
     if objectives.limits:
         lines["within"] = format_limits(search.constraints.model_dump())
     return lines

@@ -12,7 +12,7 @@ from pipeline.score.locate import location_scores, pick_head
 from pipeline.score.metrics.chosen_metric import find_metric
 from pipeline.score.similarity_maps import last_block_maps
 from pipeline.train.compilation import original_network
-from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, USER_METRIC, Objectives
+from pipeline.tune.objectives.objectives import AUROC, JACCARD, LATENCY, THROUGHPUT, Objectives, metric_of
 
 
 def measure_speed(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:
@@ -31,11 +31,31 @@ def score_classes(
         UserError: a user's function fails, or gives no number.
     """
     labels = np.asarray(data.prepared.labels[data.split.val])
-    names = {
-        name: params.evaluate.metric if name == USER_METRIC else name.removeprefix("val/")
-        for name in objectives.class_metrics
+    return {
+        name: find_metric(metric_of(name, params)).value_of(probabilities, labels) for name in objectives.class_metrics
     }
-    return {name: find_metric(metric).value_of(probabilities, labels) for name, metric in names.items()}
+
+
+def score_images(
+    probabilities: NDArray[np.float32], data: TrainingData, objectives: Objectives, params: Params
+) -> NDArray[np.float64] | None:
+    """What each validation image counts for in the first objective, (N,): its pseudo-values; None where it has none.
+
+    Args:
+        probabilities: (N, C), of the validation images.
+        data: Whose these are.
+        objectives: Of the search.
+        params: That name the user's function, where the first objective is one.
+
+    Raises:
+        UserError: a user's function fails, or gives no number.
+    """
+    metric = find_metric(metric_of(objectives.first, params))
+    labels = np.asarray(data.prepared.labels[data.split.val])
+    if metric.pseudo_values is None or len(labels) < 2:
+        return None
+    found = metric.pseudo_values_of(probabilities, labels)
+    return found if np.isfinite(found).all() else None
 
 
 def score_attention(model: nn.Module, data: TrainingData, objectives: Objectives) -> dict[str, float]:

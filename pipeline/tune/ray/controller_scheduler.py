@@ -37,6 +37,6 @@ class ControllerScheduler(FIFOScheduler):
         metrics = {key.removeprefix(FLAT): value for key, value in result.items() if key.startswith(FLAT)}
         with self._callback.capture_fatal():
             decision = self._controller.report(
-                trial.config["trial"], result["epoch"], metrics, result.get("node"), result.get("correct")
+                trial.config["trial"], result["epoch"], metrics, result.get("node"), result.get("scores")
             )
         return CONTINUE if decision is Decision.CONTINUE else STOP

@@ -68,7 +68,7 @@ def run_search(task: SearchTask, callbacks: Sequence[SearchCallback]) -> SearchO
             controller.studies[METHOD].scheduler.rung_epochs,
             spent,
             controller.stopped,
-            journal.correct,
+            journal.scores,
         )
 
 

@@ -23,10 +23,10 @@ from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.sidecar import read_sidecar
 from pipeline.train.train_config import MAX_MICRO_BATCHES
-from pipeline.tune.journal.correctness import pack_correct
-from pipeline.tune.journal.records import OBJECTIVE
-from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
-from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention, score_classes
+from pipeline.tune.journal.image_scores import pack_scores
+from pipeline.tune.journal.records import VAL_ACCURACY
+from pipeline.tune.objectives.objectives import Objectives, maximise, objectives_from_params
+from pipeline.tune.objectives.trial_metrics import measure_speed, score_attention, score_classes, score_images
 from pipeline.tune.ray.placement import locate_data
 from pipeline.tune.ray.trial_spec import TrialSpec
 
@@ -94,7 +94,7 @@ def _train(
             if resume["epoch"] >= params.train.epochs:
                 # It died between its last checkpoint and the report of it.
                 written = read_sidecar(Path(folder))
-                _report(resume["epoch"], written["metrics"], written.get("correct"))
+                _report(resume["epoch"], written["metrics"], objectives.first, written.get("scores"))
                 return
     if resume is None and _is_infeasible(run.model, data, objectives, config):
         return
@@ -102,18 +102,18 @@ def _train(
     rungs = set(task.rung_epochs)
 
     def on_epoch(epoch: Epoch, due: bool, wait: Callable[[], None]) -> WriteCheckpoint | None:
-        metrics, correct = dict(epoch.metrics), None
+        metrics, scores = dict(epoch.metrics), None
         if objectives.class_metrics and epoch.probabilities is not None:
             metrics |= score_classes(epoch.probabilities(), data, objectives, params)
         if epoch.number in rungs or epoch.number == params.train.epochs:
             metrics |= score_attention(epoch.model, data, objectives)
-            correct = None if epoch.correct is None else pack_correct(epoch.correct())
+            scores = _pack_scores(epoch, data, objectives, params)
         if not due:
             wait()  # reports are heard in the order of their epochs
-            _report(epoch.number, metrics, correct)
+            _report(epoch.number, metrics, objectives.first, scores)
             return None
-        sidecar = {**run.sidecar, "metrics": metrics, "correct": correct, "values": dict(config["values"])}
-        return partial(_save_checkpoint, epoch.number, metrics, correct, sidecar)
+        sidecar = {**run.sidecar, "metrics": metrics, "scores": scores, "values": dict(config["values"])}
+        return partial(_save_checkpoint, epoch.number, metrics, objectives.first, scores, sidecar)
 
     # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
     decisive = rungs if config["study"] is not None else set()
@@ -121,17 +121,28 @@ def _train(
     train_resumable(run, params, data, on_epoch, seed=seed, resume=resume, decisive=decisive, stored=stored)
 
 
+def _pack_scores(epoch: Epoch, data: TrainingData, objectives: Objectives, params: Params) -> str | None:
+    """What the validation images count for in the first objective, packed; None where that is not known."""
+    if objectives.first == VAL_ACCURACY:
+        return None if epoch.correct is None else pack_scores(epoch.correct())
+    if epoch.probabilities is None:
+        return None
+    found = score_images(epoch.probabilities(), data, objectives, params)
+    return None if found is None else pack_scores(found)
+
+
 def _save_checkpoint(
     epoch: int,
     metrics: Mapping[str, float],
-    correct: str | None,
+    objective: str,
+    scores: str | None,
     sidecar: Mapping[str, Any],
     weights: nn.Module | Mapping[str, Tensor],
     state: Mapping[str, Any] | None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)
-        _report(epoch, metrics, correct, tune.Checkpoint.from_directory(folder))
+        _report(epoch, metrics, objective, scores, tune.Checkpoint.from_directory(folder))
 
 
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Mapping[str, Any]) -> bool:
@@ -148,9 +159,17 @@ def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives,
     return bool(broken)
 
 
-def _report(epoch: int, metrics: Mapping[str, float], correct: str | None = None, checkpoint: Any = None) -> None:
-    report = {"epoch": epoch, "objective": metrics[OBJECTIVE], "metrics": dict(metrics), "failed": None}
-    report["correct"] = correct
+def _report(
+    epoch: int, metrics: Mapping[str, float], objective: str, scores: str | None = None, checkpoint: Any = None
+) -> None:
+    """objective: the first one, of which Ray is told more to be better."""
+    report = {
+        "epoch": epoch,
+        "objective": maximise(objective, metrics[objective]),
+        "metrics": dict(metrics),
+        "failed": None,
+    }
+    report["scores"] = scores
     report["node"] = driver_among_nodes()
     tune.report(report, checkpoint=checkpoint)
 

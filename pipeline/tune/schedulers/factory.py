@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.config.schema.search_section import SchedulerParams
-from pipeline.tune.journal.records import OBJECTIVE
+from pipeline.tune.journal.records import VAL_ACCURACY
 from pipeline.tune.schedulers.asha import ASHA
 from pipeline.tune.schedulers.hyperband import Hyperband
 from pipeline.tune.schedulers.median import MedianStopping
@@ -13,7 +13,7 @@ from pipeline.tune.schedulers.scheduler import EitherRule, Scheduler, StoppingRu
 
 
 def make_scheduler(
-    scheduler: SchedulerParams, epochs: int, first: int, metrics: Sequence[str] = (OBJECTIVE,)
+    scheduler: SchedulerParams, epochs: int, first: int, metrics: Sequence[str] = (VAL_ACCURACY,)
 ) -> Scheduler:
     """The scheduler that the parameters name.
 
@@ -21,7 +21,7 @@ def make_scheduler(
         scheduler: `search.scheduler`.
         epochs: Of a whole trial.
         first: The first rung (`pipeline.tune.schedulers.rungs.first_rung`).
-        metrics: By any of which a trial may go on; the first is val/accuracy.
+        metrics: By any of which a trial may go on; the first is the first objective. More is better of each.
     """
     if scheduler.name == PAUSING:
         rungs = rung_epochs(scheduler, first, epochs)

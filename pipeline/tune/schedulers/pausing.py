@@ -8,7 +8,6 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Container, Iterator, Mapping, Sequence
 
-from pipeline.tune.journal.records import OBJECTIVE
 from pipeline.tune.schedulers.scheduler import Decision, trial_number
 
 Place = tuple[float, int, str]
@@ -26,9 +25,9 @@ class _Rung:
 
     def enter(self, trial: str, metrics: Mapping[str, float]) -> None:
         """Values that are no numbers are not ranked, nor counted among those of which the best are taken; of a trial
-        whose accuracy is none, no value is.
+        that has none of the first metric, no value is.
         """
-        failed = math.isnan(metrics.get(OBJECTIVE, math.nan))
+        failed = math.isnan(metrics.get(next(iter(self.ranked)), math.nan))
         values = {name: math.nan if failed else metrics.get(name, math.nan) for name in self.ranked}
         number = trial_number(trial)
         places = {name: (-value, number, trial) for name, value in values.items() if not math.isnan(value)}

@@ -10,8 +10,6 @@ import re
 from collections.abc import Container, Mapping
 from typing import Protocol
 
-from pipeline.tune.journal.records import OBJECTIVE
-
 
 class Decision(enum.Enum):
     """What becomes of a trial after a report. One that is paused goes on when `Scheduler.next_to_resume` names it."""
@@ -75,28 +73,29 @@ class EitherRule:
     """Stops a trial unless the rule of any of its metrics lets it go on. Every rule hears every report.
 
     Args:
-        rules: By metric, of each of which more is better; all of them have the same rungs. The first is val/accuracy.
+        rules: By metric, of each of which more is better; all of them have the same rungs. The first always has a say.
     """
 
     pauses = False
 
     def __init__(self, rules: Mapping[str, StoppingRule]) -> None:
         self._rules = rules
+        self._first = next(iter(rules))
 
     @property
     def rung_epochs(self) -> list[int]:
-        return self._rules[OBJECTIVE].rung_epochs
+        return self._rules[self._first].rung_epochs
 
     @property
     def survival_fraction(self) -> float:
-        """Of trials that run in full at least: as many as by accuracy alone, if the metrics name the same ones."""
-        return self._rules[OBJECTIVE].survival_fraction
+        """Of trials that run in full at least: as many as by the first alone, if the metrics name the same ones."""
+        return self._rules[self._first].survival_fraction
 
     def report(self, trial: str, epoch: int, metrics: Mapping[str, float]) -> Decision:
         """Take a report in. A metric that it lacks has no say."""
         said = {name: rule.stops(trial, epoch, metrics.get(name, math.nan)) for name, rule in self._rules.items()}
         heard = (
-            stop for name, stop in said.items() if name == OBJECTIVE or not math.isnan(metrics.get(name, math.nan))
+            stop for name, stop in said.items() if name == self._first or not math.isnan(metrics.get(name, math.nan))
         )
         return Decision.STOP if all(heard) else Decision.CONTINUE
 

@@ -1,22 +1,24 @@
 """Which configurations a search may name the best, and which of them are confirmed with further seeds.
 
-Of the completed trials that keep `search.constraints` (with several objectives, of those on the Pareto front), the most
-accurate one is a candidate, and of those whose accuracy cannot be told from its own, the `top` - 1 best by the metric
-of `search.choose.then`. With one seed each, two trials cannot be told apart where their difference is within 2 standard
+Of the completed trials that keep `search.constraints` (with several objectives, of those on the Pareto front), the best
+by the first objective is a candidate, and of those that this does not tell from it, the `top` - 1 best by the metric of
+`search.choose.then`. With one seed each, two trials cannot be told apart where their difference is within 2 standard
 errors of the difference of two networks on the same images (`pipeline.score.pooled_error`). Without such a metric the
-`top` most accurate are candidates.
+`top` best by the first objective are candidates.
 """
 
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.config import Params
-from pipeline.score.metrics.wording import accuracy_margin
-from pipeline.score.pooled_error import discordance_error
-from pipeline.tune.journal.correctness import CorrectImages
-from pipeline.tune.journal.records import COMPLETE, OBJECTIVE, TrialRecord
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
+from pipeline.score.pooled_error import difference_error
+from pipeline.tune.journal.image_scores import ImageScores
+from pipeline.tune.journal.records import COMPLETE, TrialRecord
+from pipeline.tune.objectives.objective_words import objective_words
 from pipeline.tune.objectives.objectives import (
     ACCURACY_ALONE,
     OF_ATTENTION,
@@ -26,15 +28,16 @@ from pipeline.tune.objectives.objectives import (
 )
 
 NEAR = 2.0
-"""Standard errors within which one trial's accuracy cannot be told from another's."""
+"""Standard errors within which one trial cannot be told from another by the first objective."""
 
 
 @dataclass(frozen=True)
 class ChoiceRule:
     """How the best configuration is chosen (`pipeline.tune.selection.choice`).
 
-    top, seeds: `search.confirm`. base_seed: of the search. within: standard errors within which accuracies are equal.
-    margin: the accuracy that an equal configuration may lack at most. objectives.then decides among equals.
+    top, seeds: `search.confirm`. base_seed: of the search. within: standard errors within which configurations
+    are equal by the first objective. words: of that, whose margin an equal configuration may lack at most.
+    objectives.then decides among equals.
     """
 
     top: int
@@ -43,7 +46,7 @@ class ChoiceRule:
     max_empty_share: float = 1.0
     objectives: Objectives = ACCURACY_ALONE
     within: float = 1.0
-    margin: float = 0.01
+    words: MetricWords = ACCURACY_WORDS
 
     @property
     def then(self) -> str | None:
@@ -63,38 +66,40 @@ def choice_rule(params: Params) -> ChoiceRule:
         max_empty_share=search.max_empty_share,
         objectives=objectives,
         within=within,
-        margin=accuracy_margin(params),
+        words=objective_words(params),
     )
 
 
 def default_within(then: str | None) -> float:
-    """`search.choose.within` where it is null: 2 for attention, since the most accurate of equals is a maximum, from
-    which 1 would leave out half of its equals; 1 for what goes along with accuracy.
+    """`search.choose.within` where it is null: 2 for attention, since the highest of equals is a maximum, from
+    which 1 would leave out half of its equals; 1 for what goes along with what is
+    measured of the classes.
     """
     return 2.0 if then in OF_ATTENTION else 1.0
 
 
 def select_candidates(
-    trials: Iterable[TrialRecord], rule: ChoiceRule, correct: CorrectImages | None = None
+    trials: Iterable[TrialRecord], rule: ChoiceRule, scores: ImageScores | None = None
 ) -> list[TrialRecord]:
-    """The configurations to confirm, the most accurate first; of trials of one configuration, the best alone.
+    """The configurations to confirm, the best by the first objective first; of trials of one configuration, the best
+    alone.
 
     Args:
         trials: Of one study.
         rule: How they are chosen.
-        correct: Which images each was right on. Trials of which that is not known are near within `rule.margin`.
+        scores: Of the images by trial. Trials of which they are not known are near within `rule.words.margin`.
     """
     ranked = rank_trials(trials, rule)
     if rule.then is None or not ranked:
         return ranked[: rule.top]
     best, *others = ranked
-    near = [trial for trial in others if _is_near(trial, best, rule, correct or CorrectImages())]
+    near = [trial for trial in others if _is_near(trial, best, rule, scores or ImageScores())]
     return [best, *sorted(near, key=lambda trial: -then_value(trial, rule))[: rule.top - 1]]
 
 
 def rank_trials(trials: Iterable[TrialRecord], rule: ChoiceRule) -> list[TrialRecord]:
-    """Every trial that may be named the best, by last-epoch validation accuracy (ties: lower loss, then earlier), best
-    first; of those of the same configuration, the best alone.
+    """Every trial that may be named the best, by the first objective at the last epoch (ties: lower loss, then
+    earlier), best first; of those of the same configuration, the best alone.
     """
     found = (
         pareto_front(trials, rule.max_empty_share, rule.objectives)
@@ -102,7 +107,7 @@ def rank_trials(trials: Iterable[TrialRecord], rule: ChoiceRule) -> list[TrialRe
         else allowed_trials(trials, rule.max_empty_share, rule.objectives)
     )
     different: dict[str, TrialRecord] = {}
-    for trial in sorted(found, key=rank_key, reverse=True):
+    for trial in sorted(found, key=partial(rank_key, objectives=rule.objectives), reverse=True):
         different.setdefault(json.dumps(trial.values, sort_keys=True, default=str), trial)
     return list(different.values())
 
@@ -124,10 +129,10 @@ def empty_share(record: TrialRecord) -> float:
     return max((value for name, value in metrics.items() if name.endswith("/empty_share")), default=0.0)
 
 
-def rank_key(trial: TrialRecord) -> tuple[float, float, int]:
-    """By which trials are ranked: accuracy, then lower loss, then the earlier one."""
+def rank_key(trial: TrialRecord, objectives: Objectives = ACCURACY_ALONE) -> tuple[float, float, int]:
+    """By which trials are ranked: the first objective, then lower loss, then the earlier one."""
     loss = trial.metric("val/loss")
-    return trial.metric(OBJECTIVE), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
+    return objectives.gain(trial), -math.inf if math.isnan(loss) else -loss, -(trial.number or 0)
 
 
 def then_value(trial: TrialRecord, rule: ChoiceRule) -> float:
@@ -136,9 +141,9 @@ def then_value(trial: TrialRecord, rule: ChoiceRule) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _is_near(trial: TrialRecord, best: TrialRecord, rule: ChoiceRule, correct: CorrectImages) -> bool:
-    behind = best.metric(OBJECTIVE) - trial.metric(OBJECTIVE)
-    first, second = (correct.at(each.id, each.last_epoch) for each in (best, trial))
+def _is_near(trial: TrialRecord, best: TrialRecord, rule: ChoiceRule, scores: ImageScores) -> bool:
+    behind = rule.objectives.gain(best) - rule.objectives.gain(trial)
+    first, second = (scores.at(each.id, each.last_epoch) for each in (best, trial))
     if first is None or second is None or len(first) != len(second):
-        return behind <= rule.margin
-    return behind <= NEAR * discordance_error(first, second)
+        return behind <= rule.words.margin
+    return behind <= NEAR * difference_error(first, second)

@@ -45,6 +45,6 @@ class StoredCheckpoints:
         best = rank_trials(trials, self._rule)[: max(0, self._most - len(waiting))]
         for study in dict.fromkeys(record.study for record in trials):
             of_study = [record for record in trials if record.study == study and is_requested(record)]
-            best += select_candidates(of_study, self._rule, self._journal.correct)
+            best += select_candidates(of_study, self._rule, self._journal.scores)
         self._ended = {record.id: record for record in best}
         remove_best_effort([r.checkpoint for r in there.values() if r.id not in self._ended and r.checkpoint])

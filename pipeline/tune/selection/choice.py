@@ -1,10 +1,10 @@
 """Chooses the best configuration among those that were confirmed.
 
-Equal are the candidates whose mean accuracy over all seeds lies within `within` standard errors of the highest one, and
-no more than `evaluate.margin` below it. The standard error is that of a difference over shared seeds and images, pooled
-over the candidates (`pipeline.score.pooled_error`), since what one arm's accuracy varies by says nothing of a
+Equal are the candidates whose mean of the first objective over all seeds lies within `within` standard errors of the
+best one, and no more than its margin behind it. The standard error is that of a difference over shared seeds and
+images, pooled over the candidates (`pipeline.score.pooled_error`), since what one arm varies by says nothing of a
 difference. Among equals the best by `search.choose.then` is taken, by its mean over all seeds; without such a metric,
-the most accurate one.
+the best by the first objective.
 
 How good it is said to be is the mean over the further seeds alone, since the search's own values were picked for being
 high.
@@ -17,13 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.console.format import format_points
 from pipeline.errors import UserError
-from pipeline.score.metrics.wording import accuracy_margin
+from pipeline.score.metrics.wording import words_from
 from pipeline.score.pooled_error import pooled_error
-from pipeline.tune.journal.correctness import CorrectImages
-from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, OBJECTIVE, PRUNED, TrialRecord
-from pipeline.tune.objectives.objectives import AUTO, LOSS, OF_ATTENTION, Objectives, format_metric, maximise, violated
+from pipeline.tune.journal.image_scores import ImageScores
+from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from pipeline.tune.objectives.objective_words import objective_words
+from pipeline.tune.objectives.objectives import (
+    AUTO,
+    OF_ATTENTION,
+    Objectives,
+    format_metric,
+    maximise,
+    otherwise_by,
+    violated,
+)
 from pipeline.tune.selection.candidates import ChoiceRule, default_within, empty_share, rank_key, select_candidates
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 
@@ -32,8 +40,8 @@ from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 class Choice:
     """The configuration that was chosen, and why.
 
-    best: the one. candidates: all that were confirmed with as many seeds, the most accurate first. equal: of these, the
-    ids of those that accuracy does not tell from the first. standard_error: of a difference of two, a fraction; None
+    best: the one. candidates: all that were confirmed with as many seeds, the best by the first objective first.
+    equal: of these, the ids of those that it does not tell from the first. standard_error: of a difference of two; None
     where there was nothing to tell it by.
     """
 
@@ -48,11 +56,12 @@ class Choice:
         found = {
             "then": self.rule.then,
             "within": self.rule.within,
-            "margin": self.rule.margin,
+            "margin": self.rule.words.margin,
+            "metric": self.rule.words.content(),
             "standard_error": self.standard_error,
             "confirmed": [each.trial.id for each in self.candidates],
             "equal": list(self.equal),
-            "decided_by": self.rule.then if self.rule.then and len(self.equal) > 1 else OBJECTIVE,
+            "decided_by": self.rule.then if self.rule.then and len(self.equal) > 1 else self.rule.objectives.first,
             "value": None if self.rule.then is None else _finite(self.best.mean_of(self.rule.then)),
             "further_value": None if self.rule.then is None else _finite(self.best.further_mean(self.rule.then)),
             "further_seeds": len(self.best.confirmations),
@@ -63,7 +72,7 @@ class Choice:
 def choose_best(
     trials: Sequence[TrialRecord],
     rule: ChoiceRule,
-    correct: CorrectImages | None = None,
+    scores: ImageScores | None = None,
     *,
     stopped: str | None = None,
     label: str = "the search",
@@ -73,7 +82,7 @@ def choose_best(
     Args:
         trials: Every record of a study, confirmations among them.
         rule: How it is chosen.
-        correct: Which validation images each run got right.
+        scores: Of the validation images, by run.
         stopped: Why the search ended early, if it did; for messages.
         label: What the trials are of; for messages.
 
@@ -81,12 +90,15 @@ def choose_best(
         UserError: no trial completed, none has an allowed share of empty maps or keeps the constraints, or no candidate
             was confirmed.
     """
-    correct = correct or CorrectImages()
-    found = select_candidates(trials, rule, correct)
+    scores = scores or ImageScores()
+    found = select_candidates(trials, rule, scores)
     if not found:
         raise _nothing_found(trials, rule, stopped, label)
     records = {trial.id: trial for trial in trials}
-    tested = [confirm_results(trial, records, rule.seeds, base_seed=rule.base_seed) for trial in found]
+    tested = [
+        confirm_results(trial, records, rule.seeds, base_seed=rule.base_seed, objective=rule.objectives.first)
+        for trial in found
+    ]
     sound = [candidate for candidate in tested if candidate.mean > -math.inf]
     if not sound:
         raise UserError(
@@ -96,13 +108,14 @@ def choose_best(
     # A search that its budget ended early may have confirmed some candidates only; means of fewer seeds are luckier.
     most = max(len(candidate.confirmations) for candidate in sound)
     whole = [candidate for candidate in sound if len(candidate.confirmations) == most]
-    whole.sort(key=lambda candidate: (candidate.mean, *rank_key(candidate.trial)), reverse=True)
-    error = _standard_error(whole, correct)
+    sign = rule.words.sign
+    whole.sort(key=lambda each: (sign * each.mean, *rank_key(each.trial, rule.objectives)), reverse=True)
+    error = _standard_error(whole, scores)
     equal = [whole[0]]
     if rule.then is not None:
-        reach = min(rule.within * (error or 0.0), rule.margin)
-        equal += [each for each in whole[1:] if whole[0].mean - each.mean <= reach + _ROUNDING]
-    best = max(equal, key=lambda candidate: _then_mean(candidate, rule))  # of ties, the most accurate
+        reach = min(rule.within * (error or 0.0), rule.words.margin)
+        equal += [each for each in whole[1:] if sign * (whole[0].mean - each.mean) <= reach + _ROUNDING]
+    best = max(equal, key=lambda candidate: _then_mean(candidate, rule))  # of ties, the first
     return Choice(best, tuple(whole), tuple(each.trial.id for each in equal), error, rule)
 
 
@@ -110,8 +123,8 @@ _ROUNDING = 1e-12
 """A difference of two means of whole images over a few seeds is no smaller than this, unless it is rounding."""
 
 
-def _standard_error(candidates: Sequence[ConfirmedResult], correct: CorrectImages) -> float | None:
-    tables = [[correct.at(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates]
+def _standard_error(candidates: Sequence[ConfirmedResult], scores: ImageScores) -> float | None:
+    tables = [[scores.at(run.id, run.last_epoch) for run in candidate.runs] for candidate in candidates]
     if len(tables) < 2 or any(row is None for rows in tables for row in rows):
         return None
     lengths = {len(row) for rows in tables for row in rows if row is not None}
@@ -129,40 +142,42 @@ def _then_mean(candidate: ConfirmedResult, rule: ChoiceRule) -> float:
 
 def describe_rule(params: Any) -> str:
     """How the configuration will be chosen, for the plan. params: `search.choose.then` may still be `auto`."""
-    choose = params.search.choose
+    choose, words = params.search.choose, objective_words(params)
     if choose.then == "none":
-        return "the highest mean validation accuracy over all seeds"
-    then = f"{OF_ATTENTION[1]} (of a set with masks for its validation images) or {LOSS}"
-    within = f"{default_within(OF_ATTENTION[1]):g} or {default_within(LOSS):g}"
+        return f"the {words.best} mean validation {words.label} over all seeds"
+    otherwise = otherwise_by(params)
+    then = f"{OF_ATTENTION[1]} (of a set with masks for its validation images) or {otherwise}"
+    within = f"{default_within(OF_ATTENTION[1]):g} or {default_within(otherwise):g}"
     if choose.then != AUTO:
         then, within = choose.then, f"{default_within(choose.then):g}"
     if choose.within is not None:
         within = f"{choose.within:g}"
-    margin = format_points(accuracy_margin(params)).lstrip("+")
     return (
-        f"the best by {then} among those whose accuracy cannot be told from the highest (within {within} standard "
-        f"errors and {margin})"
+        f"the best by {then} among those whose {words.label} cannot be told from the {words.best} (within {within} "
+        f"standard errors and {words.format_size(words.margin)})"
     )
 
 
 def describe_choice(choice: Mapping[str, Any]) -> str:
     """Why the best configuration is the best, in a sentence. choice: as `Choice.content` has it, but for `why`."""
     confirmed, equal, then = len(choice["confirmed"]), len(choice["equal"]), choice["then"]
+    words = words_from(choice.get("metric"), choice["margin"])
+    best = "the most accurate" if words.key == "accuracy" else f"the best by {words.label}"
     seeds = _count(1 + choice["further_seeds"], "seed")
     if confirmed == 1:
         return f"the only candidate that was left, with {seeds}"
     of = f"of {confirmed} configurations with {seeds} each"
     if then is None:
-        return f"{of}, the most accurate (search.choose.then: none)"
-    error, margin = choice["standard_error"], format_points(choice["margin"], 2).lstrip("+")
+        return f"{of}, {best} (search.choose.then: none)"
+    error, margin = choice["standard_error"], words.format_size(choice["margin"], 2)
     if error is None:
         reach = "no standard error is known, so only equal values count as equal"
     else:
         errors = _count(choice["within"], "standard error")
-        reach = f"within {errors} of {format_points(error, 2).lstrip('+')}, and {margin}"
+        reach = f"within {errors} of {words.format_size(error, 2)}, and {margin}"
     if equal == 1:
-        return f"{of}, the most accurate; accuracy tells it from all others ({reach})"
-    said = f"{of}, {equal} cannot be told apart by accuracy ({reach})"
+        return f"{of}, {best}; {words.label} tells it from all others ({reach})"
+    said = f"{of}, {equal} cannot be told apart by {words.label} ({reach})"
     further, own = choice["further_value"], choice["value"]
     if further is None and own is None:
         return f"{said}; {then} decided"

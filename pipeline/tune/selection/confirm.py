@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, VAL_ACCURACY, TrialRecord
 
 FIRST_SEED = 1000
 """Added to base.seed: retraining uses the seeds that follow it, so these two never meet."""
@@ -22,11 +22,12 @@ def confirmation_runs(of: TrialRecord, seeds: int, *, base_seed: int) -> list[Tr
 @dataclass(frozen=True)
 class ConfirmedResult:
     """A configuration with its runs by seed. trial: the search's own. confirmations: those that have ended, in the
-    order of their seeds.
+    order of their seeds. objective: the metric that its values are of.
     """
 
     trial: TrialRecord
     confirmations: tuple[TrialRecord, ...] = ()
+    objective: str = VAL_ACCURACY
 
     @property
     def runs(self) -> tuple[TrialRecord, ...]:
@@ -35,25 +36,25 @@ class ConfirmedResult:
 
     @property
     def search_value(self) -> float:
-        """The accuracy that the search saw."""
-        return self.trial.metric(OBJECTIVE)
+        """The value that the search saw."""
+        return self.trial.metric(self.objective)
 
     @property
     def confirmation_values(self) -> tuple[float, ...]:
-        """The accuracies of its confirmations; NaN of one that failed."""
-        return self.further(OBJECTIVE)
+        """The values of its confirmations; NaN of one that failed."""
+        return self.further(self.objective)
 
     @property
     def mean(self) -> float:
-        """The accuracy over all seeds; -inf if any of them failed: a configuration that fails with another seed is no
+        """The value over all seeds; -inf if any of them failed: a configuration that fails with another seed is no
         best one.
         """
-        return self.mean_of(OBJECTIVE)
+        return self.mean_of(self.objective)
 
     @property
     def confirmation_mean(self) -> float | None:
-        """The accuracy over the further seeds; None without any."""
-        return self.further_mean(OBJECTIVE)
+        """The value over the further seeds; None without any."""
+        return self.further_mean(self.objective)
 
     def mean_of(self, metric: str) -> float:
         """A metric over all seeds; -inf where any of them has no such value."""
@@ -72,8 +73,8 @@ class ConfirmedResult:
 
 
 def confirm_results(
-    of: TrialRecord, records: Mapping[str, TrialRecord], seeds: int, *, base_seed: int
+    of: TrialRecord, records: Mapping[str, TrialRecord], seeds: int, *, base_seed: int, objective: str = VAL_ACCURACY
 ) -> ConfirmedResult:
     """A configuration with those of its confirmations that have ended."""
     runs = [records.get(run.id) for run in confirmation_runs(of, seeds, base_seed=base_seed)]
-    return ConfirmedResult(of, tuple(run for run in runs if run is not None and run.state))
+    return ConfirmedResult(of, tuple(run for run in runs if run is not None and run.state), objective)

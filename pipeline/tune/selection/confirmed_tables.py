@@ -1,4 +1,4 @@
-"""What the confirmed configurations and the controls got right with the seeds that they share.
+"""The scores of validation images of the confirmed configurations and the controls, with the seeds that they share.
 
 This is all that `pipeline.score.forecast` needs of a search. The search's own run of a configuration is left out, since
 its value was picked for being high; so is a configuration that is the same as another one.
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.score.forecast import estimate_components
-from pipeline.tune.journal.correctness import CorrectImages
+from pipeline.config import Params
+from pipeline.score.forecast import assumed_components, estimate_components
+from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, TrialRecord
+from pipeline.tune.objectives.objectives import is_searched_for
 from pipeline.tune.task import Resources
 
-Table = NDArray[np.bool_]
+Table = NDArray[Any]
 
 
-def confirmed_tables(trials: Iterable[TrialRecord], correct: CorrectImages) -> dict[str, Table]:
+def confirmed_tables(trials: Iterable[TrialRecord], scores: ImageScores) -> dict[str, Table]:
     """Tables (seeds, images) by the id of a configuration or control, with one row for every seed that all have.
 
     Of configurations that lack seeds, those are left out without which there is most to compare: (configurations - 1) x
@@ -28,7 +30,7 @@ def confirmed_tables(trials: Iterable[TrialRecord], correct: CorrectImages) -> d
     runs: dict[str, dict[int, Table]] = {}
     of: dict[str, str] = {}
     for trial in trials:
-        right = correct.at(trial.id, trial.last_epoch)
+        right = scores.at(trial.id, trial.last_epoch)
         if trial.role != CONFIRMATION or trial.state != COMPLETE or right is None or not (trial.of and trial.seed):
             continue
         same = of.setdefault(json.dumps(trial.values, sort_keys=True, default=str), trial.of)
@@ -48,7 +50,16 @@ def confirmed_tables(trials: Iterable[TrialRecord], correct: CorrectImages) -> d
     return chosen
 
 
-def forecast_content(trials: Iterable[TrialRecord], correct: CorrectImages, resources: Resources) -> dict[str, Any]:
-    """What summary.json has under `forecast`: the components of variance, and how trials shared the machine."""
-    components = estimate_components(confirmed_tables(trials, correct))
+def forecast_content(
+    trials: Iterable[TrialRecord], scores: ImageScores, resources: Resources, params: Params
+) -> dict[str, Any]:
+    """What summary.json has under `forecast`: the components of variance, and how trials shared the machine.
+
+    They are of `evaluate.metric`, so they are measured where the search was for that, and assumed otherwise.
+    """
+    first, metric = params.search.objectives[0], params.evaluate.metric
+    if is_searched_for(params):
+        components = estimate_components(confirmed_tables(trials, scores))
+    else:
+        components = assumed_components(f"the search was for {first}, and evaluate.metric is {metric}")
     return {**components.content(), "max_concurrent": resources.max_concurrent, "gpus": resources.gpus}

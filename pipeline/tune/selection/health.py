@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.tune.journal.correctness import CorrectImages
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
+from pipeline.tune.journal.image_scores import ImageScores
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, TrialRecord
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.selection.findings import ALARM, REMARK, UNKNOWN, Finding
 from pipeline.tune.selection.seed_table import SeedTable, seed_table
 from pipeline.tune.selection.trial_effects import Edge, Sample, effect_p_value, examine_edge, make_sample
@@ -52,14 +54,22 @@ class _Search:
     space: SearchSpace
     rungs: Sequence[int]
     best: TrialRecord | None
-    then: str | None
-    correct: CorrectImages
-    margin: float
+    objectives: Objectives
+    scores: ImageScores
+    words: MetricWords
     samples: Sequence[Sample] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[str]:
-        return list(dict.fromkeys([OBJECTIVE, self.then or OBJECTIVE]))
+        return list(dict.fromkeys([self.first, self.then or self.first]))
+
+    @property
+    def first(self) -> str:
+        return self.objectives.first
+
+    @property
+    def then(self) -> str | None:
+        return self.objectives.then
 
     @property
     def categorical(self) -> dict[str, bool]:
@@ -82,7 +92,7 @@ class _Search:
     def table(self, epoch: int | None = None) -> tuple[SeedTable | None, list[int]]:
         """Confirmed configurations and controls, and which rows are of configurations."""
         candidates = self.candidates
-        found = seed_table(self.trials, [*candidates, *self.controls], self.correct, epoch=epoch)
+        found = seed_table(self.trials, [*candidates, *self.controls], self.scores, epoch=epoch, metric=self.first)
         rows = [] if found is None else [row for row, name in enumerate(found.ids) if name in candidates]
         return found, rows
 
@@ -93,9 +103,9 @@ def examine_search(
     rung_epochs: Sequence[float],
     *,
     best: TrialRecord | None = None,
-    then: str | None = None,
-    correct: CorrectImages | None = None,
-    margin: float = 0.01,
+    objectives: Objectives = ACCURACY_ALONE,
+    scores: ImageScores | None = None,
+    words: MetricWords = ACCURACY_WORDS,
 ) -> list[Finding]:
     """Look at a search, and say what is wrong with it: alarms first, then remarks, then what could not be examined.
 
@@ -105,13 +115,13 @@ def examine_search(
         rung_epochs: At which trials were compared. Of the median rule, which compares at every epoch, the products of
             the first with powers of two are looked at.
         best: The configuration that was chosen; None if there is none yet.
-        then: The metric by which equals are chosen from, if there is one (`search.choose.then`).
-        correct: Which validation images each run got right; None where that was not written down.
-        margin: Differences of accuracy below it count as none (`evaluate.margin`).
+        objectives: The first, which configurations are compared by, and the metric that decides among equals.
+        scores: Of the validation images, by run; None where they were not written down.
+        words: Of the first objective; differences below its margin count as none.
     """
     tried = [trial for trial in trials if trial.study == METHOD and trial.number is not None]
     rungs = _looked_at([int(rung) for rung in rung_epochs])
-    search = _Search(trials, tried, space, rungs, best, then, correct or CorrectImages(), margin)
+    search = _Search(trials, tried, space, rungs, best, objectives, scores or ImageScores(), words)
     samples = [make_sample(tried, space, metric, epoch) for metric in search.metrics for epoch in (*rungs[:1], None)]
     search = replace(search, samples=[sample for sample in samples if sample.trials])
     examined = (_edge, _no_effect, _tie, _control_ahead, _rungs, _validation_images)
@@ -203,7 +213,7 @@ def _tie(search: _Search) -> Finding | None:
         return None
     of_trials, chose = _ratio_of_trials(search), search.then or "luck"
     seen = (
-        f"The {len(rows)} confirmed configurations tie: their means of {OBJECTIVE} over {table.seeds} seeds, "
+        f"The {len(rows)} confirmed configurations tie: their means of {search.first} over {table.seeds} seeds, "
         f"{means.min():.4f} to {means.max():.4f}, differ no more than those of equal ones may (F = {ratio:.1f})"
     )
     if of_trials is None or of_trials > TIE_RATIO:
@@ -212,7 +222,7 @@ def _tie(search: _Search) -> Finding | None:
     if search.then is None:
         advice = f"Choose among equals by search.choose.then, or take {more}."
     else:
-        advice = f"To have accuracy choose, take {more}."
+        advice = f"To have {search.words.label} choose, take {more}."
     return Finding("tie", f"{seen}, and neither do all trials (F = {of_trials:.1f}): {chose} chose.", advice)
 
 
@@ -229,9 +239,9 @@ def _ratio_of_trials(search: _Search) -> float | None:
     found = []
     for epoch in (*search.rungs[:1], None):
         if epoch is None:
-            values = [trial.metric(OBJECTIVE) for trial in search.tried if trial.state == COMPLETE]
+            values = [trial.metric(search.first) for trial in search.tried if trial.state == COMPLETE]
         else:
-            values = [trial.epochs.get(epoch, {}).get(OBJECTIVE, math.nan) for trial in search.tried]
+            values = [trial.epochs.get(epoch, {}).get(search.first, math.nan) for trial in search.tried]
         values = [value for value in values if math.isfinite(value)]
         table, rows = search.table(epoch)
         if table is not None and len(values) >= 3:
@@ -248,11 +258,12 @@ def _control_ahead(search: _Search) -> Finding | None:
         return Finding("control_ahead", seen, kind=UNKNOWN)
     from scipy import stats  # here, so that commands that need none of it answer at once
 
-    best = max(candidates, key=lambda row: float(table.means[row]))
+    sign = search.words.sign
+    best = max(candidates, key=lambda row: sign * float(table.means[row]))
     limit = float(stats.t.ppf(1 - AHEAD_LEVEL / len(controls), table.degrees_of_freedom))
     found = []
     for row in controls:
-        ahead = float(table.means[row] - table.means[best])
+        ahead = sign * float(table.means[row] - table.means[best])
         error = math.sqrt(2 * table.seed_variance() + (table.image_variance(row, best) or 0.0))
         if error > 0 and ahead > limit * error:
             found.append((ahead, row))
@@ -260,8 +271,9 @@ def _control_ahead(search: _Search) -> Finding | None:
         return None
     _, row = max(found)
     seen = (
-        f"The control {table.ids[row]} is ahead of every trial: {OBJECTIVE} {table.means[row]:.4f} over {table.seeds} "
-        f"seeds, against {table.means[best]:.4f} of {table.ids[best]}, the best confirmed one, with the same seeds."
+        f"The control {table.ids[row]} is ahead of every trial: {search.first} {table.means[row]:.4f} over "
+        f"{table.seeds} seeds, against {table.means[best]:.4f} of {table.ids[best]}, the best confirmed one, with the "
+        "same seeds."
     )
     if any(path.startswith("regularizer.") for path in search.space.dimensions):
         advice = "Have the space reach to lower weights, with which the regulariser does less harm, or try more trials."
@@ -289,8 +301,8 @@ def _rungs(search: _Search) -> Finding | None:
         return None
     said = ", ".join(f"{correlation:.2f} at epoch {rung}" for rung, correlation, _ in weak)
     seen = (
-        f"Rungs say little of the end: over {weak[0][2]} trials in full, the rank correlation of {OBJECTIVE} with that "
-        f"of the last epoch is {said}."
+        f"Rungs say little of the end: over {weak[0][2]} trials in full, the rank correlation of {search.first} with "
+        f"that of the last epoch is {said}."
     )
     advice = (
         f"Make search.scheduler.grace_period longer than {weak[-1][0]} epochs, or stop no trial early "
@@ -324,16 +336,16 @@ def _upper_limit(correlation: float, trials: int) -> float:
 def _validation_images(search: _Search) -> Finding | None:
     table, rows = search.table()
     variance = None if table is None else table.mean_image_variance(rows)
-    if table is None or table.correct is None or variance is None:
+    if table is None or table.scores is None or variance is None:
         seen = "whether validation images are enough (two confirmed configurations are needed, image by image)"
         return Finding("validation_images", seen, kind=UNKNOWN)
     spread, error = float(table.means[rows].std(ddof=1)), math.sqrt(variance)
-    if error <= spread or 2 * error <= search.margin:
+    if error <= spread or 2 * error <= search.words.margin:
         return None
     seen = (
-        f"{table.correct.shape[2]} validation images are too few for these differences: they alone part two equal "
-        f"configurations by {100 * error:.2f} points (a standard error), and the {len(rows)} confirmed ones are "
-        f"{100 * spread:.2f} apart (a standard deviation)."
+        f"{table.scores.shape[2]} validation images are too few for these differences: they alone part two equal "
+        f"configurations by {search.words.format_size(error, 2)} (a standard error), and the {len(rows)} confirmed "
+        f"ones are {search.words.format_size(spread, 2, unit=False)} apart (a standard deviation)."
     )
     advice = "Take more validation images (split.val_fraction)"
     return Finding("validation_images", seen, f"{advice}{'' if search.then else ', or choose by search.choose.then'}.")

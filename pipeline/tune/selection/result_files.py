@@ -7,7 +7,7 @@
     best.yaml     best configuration and controls, as parameters by dotted path; the parameters they were found with
     metrics.json  the few figures that `dvc metrics` shows
     summary.json  all of them: counts, epochs spent and saved, best and control values, importances
-    plot_trials.csv, plot_curves.csv  what `dvc plots` draws: accuracy by trial; curves of best and control
+    plot_trials.csv, plot_curves.csv  what `dvc plots` draws: the first objective by trial; curves of best and control
     study.db      the Optuna study (SQLite; optuna-dashboard opens it)
 
 How the best configuration is chosen is described in `pipeline.tune.selection.choice`. Values that the search saw
@@ -25,8 +25,8 @@ from ruamel.yaml import YAML
 
 from pipeline.config import Params, parameters
 from pipeline.files.atomic import replace_file
-from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, OBJECTIVE, TrialRecord
-from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
+from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, VAL_ACCURACY, TrialRecord
+from pipeline.tune.objectives.objectives import LOSS, Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.selection.candidates import allowed_trials, choice_rule, empty_share, pareto_front
 from pipeline.tune.selection.choice import Choice, choose_best
@@ -83,7 +83,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
     _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, objectives_from_params(task.params)))
-    _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params.train.epochs))
+    _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params))
     _write_csv(folder / "pareto.csv", pareto_rows(task, outcome, best.trial))
     outcome.adapter.save(folder / "study.db")
     controls = {name: dict(values) for name, values in task.space.controls.items()}
@@ -129,7 +129,7 @@ def _choose(study: str, task: SearchTask, outcome: SearchOutcome) -> Choice:
     return choose_best(
         [trial for trial in outcome.trials if trial.study != others[study]],
         choice_rule(task.params),
-        outcome.correct,
+        outcome.scores,
         stopped=outcome.stopped,
         label="the search" if study == METHOD else f"{task.params.retrain.control}'s own study",
     )
@@ -189,29 +189,35 @@ def _broken(trial: TrialRecord, objectives: Objectives) -> list[str]:
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    controls = {name: values["val_accuracy"] for name, values in summary["controls"].items()}
-    return {"val": {"best": summary["best"]["val_accuracy"], **controls}, "epochs": summary["epochs"]["spent"]}
+    shown = {"val": "val_accuracy"}
+    if (first := summary["objective"]) != VAL_ACCURACY:
+        shown[first.replace("/", "_")] = "val_loss" if first == LOSS else first
+    arms = {"best": summary["best"], **summary["controls"]}
+    values = {name: {arm: found[key] for arm, found in arms.items()} for name, key in shown.items()}
+    return {**values, "epochs": summary["epochs"]["spent"]}
 
 
 def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[dict[str, Any]]:
     """Trials by number, with the best that had completed by then."""
     rows, best = [], math.nan
+    better = min if objectives.directions[0] == "minimize" else max
     for trial in trials:
         if trial.study != METHOD or not trial.epochs:
             continue
-        value = trial.metric(OBJECTIVE)
+        value = trial.metric(objectives.first)
         if is_valid_result(trial, objectives):
-            best = value if math.isnan(best) else max(best, value)
-        rows.append({"trial": trial.number, "accuracy": value, "best so far": best})
+            best = value if math.isnan(best) else better(best, value)
+        rows.append({"trial": trial.number, "objective": value, "best so far": best})
     return rows
 
 
-def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], epochs: int) -> list[dict[str, Any]]:
-    """Validation accuracy by epoch, of the best trial and of the space's first control."""
+def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], params: Params) -> list[dict[str, Any]]:
+    """The first objective by epoch, of the best trial and of the space's first control."""
+    objective = objectives_from_params(params).first
     shown = {"best": best, "control": next(trial for trial in trials if trial.control)}
     return [
-        {"epoch": epoch} | {name: trial.epochs.get(epoch, {}).get(OBJECTIVE) for name, trial in shown.items()}
-        for epoch in range(1, epochs + 1)
+        {"epoch": epoch} | {name: trial.epochs.get(epoch, {}).get(objective) for name, trial in shown.items()}
+        for epoch in range(1, params.train.epochs + 1)
     ]
 
 

@@ -1,6 +1,7 @@
 """Configurations side by side, over the seeds that they share: means, and what seeds and images alone would do to them.
 
-Of K configurations, S seeds and N validation images, x[k, s] is an accuracy and c[k, s, i] whether an image was right.
+Of K configurations, S seeds and N validation images, x[k, s] is the value of the first objective, and c[k, s, i] what
+an image counts for in it: whether it was right, or its pseudo-value.
 Two parts make configurations differ that are equal. One is the seeds': MS(configuration x seed) / S, the mean square of
 x[k, s] - x[k, .] - x[., s] + x[., .] on (K-1)(S-1) degrees of freedom, pooled over all of them. The other is the
 images': of D[s, i] = c[a, s, i] - c[b, s, i], the variance of its mean over seeds from image to image, over N, less
@@ -18,19 +19,19 @@ from numpy.typing import NDArray
 
 from pipeline.score.comparison import FEW_DISCORDANT
 from pipeline.score.pooled_error import interaction
-from pipeline.tune.journal.correctness import CorrectImages
-from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, OBJECTIVE, TrialRecord
+from pipeline.tune.journal.image_scores import ImageScores
+from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, VAL_ACCURACY, TrialRecord
 
 
 @dataclass(frozen=True)
 class SeedTable:
-    """ids: of the configurations, K > 1. values: the objective, (K, S), S > 1. correct: which images were right,
-    (K, S, N); None where that is not known of every run.
+    """ids: of the configurations, K > 1. values: the objective, (K, S), S > 1. scores: of the images, (K, S, N); None
+    where they are not known of every run.
     """
 
     ids: Sequence[str]
     values: NDArray[np.float64]
-    correct: NDArray[np.bool_] | None
+    scores: NDArray[np.bool_] | NDArray[np.float64] | None
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -53,15 +54,16 @@ class SeedTable:
     def image_variance(self, one: int, other: int) -> float | None:
         """The images' part of the variance of a difference of two configurations' means; None where it is not known.
 
-        Fewer than ten images on which they differ get half of one more each way: the variance of none would be 0.
+        Fewer than ten images that one of them alone gets right get half of one more each way: the variance of none
+        would be 0.
         """
-        if self.correct is None or self.correct.shape[2] < 2:
+        if self.scores is None or self.scores.shape[2] < 2:
             return None
-        difference = self.correct[one].astype(np.float64) - self.correct[other]
+        difference = self.scores[one].astype(np.float64) - self.scores[other]
         seeds, images = difference.shape
         mean = difference.mean(axis=0)
         square = float(((mean - mean.mean()) ** 2).sum())
-        if (mean != 0).sum() < FEW_DISCORDANT:
+        if self.scores.dtype == np.bool_ and (mean != 0).sum() < FEW_DISCORDANT:
             square += 1.0
         mean_square = float((interaction(difference) ** 2).sum()) / ((seeds - 1) * (images - 1))
         return float(max(0.0, square / (images - 1) / images - mean_square / (seeds * images)))
@@ -74,10 +76,15 @@ class SeedTable:
 
 
 def seed_table(
-    trials: Sequence[TrialRecord], of: Sequence[str], correct: CorrectImages, *, epoch: int | None = None
+    trials: Sequence[TrialRecord],
+    of: Sequence[str],
+    scores: ImageScores,
+    *,
+    epoch: int | None = None,
+    metric: str = VAL_ACCURACY,
 ) -> SeedTable | None:
     """The table of these configurations (ids of trials and controls) over the seeds that all of them ran in full with,
-    by what they were at an epoch; None: at their last.
+    by a metric as it was at an epoch; None: at their last.
 
     One of too few seeds, since a confirmation failed or was not started, is left out where more degrees of freedom are
     left without it. None if fewer than two configurations, or no two seeds, are left.
@@ -85,7 +92,7 @@ def seed_table(
     runs: dict[str, dict[int | None, TrialRecord]] = {name: {} for name in of}
     for trial in trials:
         name = trial.of if trial.role == CONFIRMATION else trial.id
-        if name in runs and trial.state == COMPLETE and math.isfinite(_value(trial, epoch)):
+        if name in runs and trial.state == COMPLETE and math.isfinite(_value(trial, metric, epoch)):
             runs[name][trial.seed] = trial
     chosen: tuple[int, int, dict[str, dict[int | None, TrialRecord]], list[int | None]] | None = None
     for least in sorted({len(found) for found in runs.values()}):
@@ -98,20 +105,20 @@ def seed_table(
     if chosen is None:
         return None
     _, _, whole, seeds = chosen
-    values = np.array([[_value(found[seed], epoch) for seed in seeds] for found in whole.values()])
-    return SeedTable(list(whole), values, _correct(whole, seeds, correct, epoch))
+    values = np.array([[_value(found[seed], metric, epoch) for seed in seeds] for found in whole.values()])
+    return SeedTable(list(whole), values, _scores(whole, seeds, scores, epoch))
 
 
-def _value(trial: TrialRecord, epoch: int | None) -> float:
-    return trial.metric(OBJECTIVE) if epoch is None else trial.epochs.get(epoch, {}).get(OBJECTIVE, math.nan)
+def _value(trial: TrialRecord, metric: str, epoch: int | None) -> float:
+    return trial.metric(metric) if epoch is None else trial.epochs.get(epoch, {}).get(metric, math.nan)
 
 
-def _correct(
+def _scores(
     runs: Mapping[str, Mapping[int | None, TrialRecord]],
     seeds: Sequence[int | None],
-    correct: CorrectImages,
+    scores: ImageScores,
     epoch: int | None,
 ) -> NDArray[np.bool_] | None:
-    found = [[correct.at(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in runs.values()]
+    found = [[scores.at(of[seed].id, epoch or of[seed].last_epoch) for seed in seeds] for of in runs.values()]
     lengths = {None if flags is None else len(flags) for row in found for flags in row}
     return None if None in lengths or len(lengths) != 1 else np.array(found, dtype=bool)

@@ -6,7 +6,6 @@ from typing import Any
 
 from scipy import stats
 
-from pipeline.score.metrics.wording import accuracy_margin
 from pipeline.tune.budget import EPOCH_BUDGET, HOUR, Budget
 from pipeline.tune.journal.records import (
     COMPLETE,
@@ -15,10 +14,11 @@ from pipeline.tune.journal.records import (
     FAILED,
     INFEASIBLE,
     METHOD,
-    OBJECTIVE,
     PRUNED,
+    VAL_ACCURACY,
     TrialRecord,
 )
+from pipeline.tune.objectives.objective_words import objective_words
 from pipeline.tune.objectives.objectives import Objectives, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.run_counts import budget_epochs, control_seeds, requested_trials, study_allowance
@@ -43,15 +43,15 @@ def summarise(
     tried = [trial for trial in outcome.trials if trial.study == METHOD]
     planned = params.train.epochs
     records = {trial.id: trial for trial in outcome.trials}
-    seeds = control_seeds(params, task.space)
+    seeds, objectives = control_seeds(params, task.space), objectives_from_params(params)
     controls = {
         trial.id: _values(
-            objectives_from_params(params), confirm_results(trial, records, seeds[trial.id], base_seed=params.base.seed)
+            objectives,
+            confirm_results(trial, records, seeds[trial.id], base_seed=params.base.seed, objective=objectives.first),
         )
         for trial in outcome.trials
         if trial.control and trial.epochs
     }
-    objectives = objectives_from_params(params)
     states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if objectives.limits else []))
     return {
         "fingerprint": task.fingerprint,
@@ -66,17 +66,18 @@ def summarise(
             "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
         },
         "spent": _spent(task, outcome),
+        "objective": objectives.first,
         "best": {"trial": best.trial.id, **_values(objectives, best)},
         "choice": choice.content(),
         "controls": controls,
         "against": _against(task, tuned),
         "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(objectives, tuned)},
         **({} if control_choice is None else {"control_choice": control_choice.content()}),
-        "rung_correlations": rung_correlations(tried, outcome.rung_epochs),
+        "rung_correlations": rung_correlations(tried, outcome.rung_epochs, objectives.first),
         "health": _health(task, outcome, best),
         "importances": outcome.adapter.importances(),
         "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
-        "forecast": forecast_content(outcome.trials, outcome.correct, task.resources),
+        "forecast": forecast_content(outcome.trials, outcome.scores, task.resources, params),
     } | _of_objectives(task, outcome)
 
 
@@ -86,9 +87,9 @@ def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> 
         task.space,
         outcome.rung_epochs,
         best=best.trial,
-        then=objectives_from_params(task.params).then,
-        correct=outcome.correct,
-        margin=accuracy_margin(task.params),
+        objectives=objectives_from_params(task.params),
+        scores=outcome.scores,
+        words=objective_words(task.params),
     )
     return as_json(found)
 
@@ -108,7 +109,7 @@ def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     if objectives.is_multi_objective:
         tried = [trial for trial in outcome.trials if trial.study == METHOD]
         front = pareto_front(tried, search.max_empty_share, objectives)
-        front.sort(key=lambda trial: -trial.metric(OBJECTIVE))
+        front.sort(key=lambda trial: -objectives.gain(trial))
         found["objectives"] = dict(zip(objectives.objectives, objectives.directions, strict=True))
         found["front"] = [
             {
@@ -121,9 +122,10 @@ def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
 
 
 def _values(objectives: Objectives, confirmed: ConfirmedResult) -> dict[str, Any]:
+    """What is known of a configuration; `further_seeds` and `further_mean` are of the first objective."""
     further = [_number(value) for value in confirmed.confirmation_values]
     return {
-        "val_accuracy": _number(confirmed.search_value),
+        "val_accuracy": _number(confirmed.trial.metric(VAL_ACCURACY)),
         "val_loss": _number(confirmed.trial.metric("val/loss")),
         "further_seeds": further,
         "further_mean": None if confirmed.confirmation_mean is None else _number(confirmed.confirmation_mean),
@@ -171,7 +173,9 @@ def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
     return f"{name}, with the recipe of params.yaml, which the search does not vary either"
 
 
-def rung_correlations(trials: Sequence[TrialRecord], rung_epochs: Sequence[int]) -> dict[str, dict[str, float | int]]:
+def rung_correlations(
+    trials: Sequence[TrialRecord], rung_epochs: Sequence[int], objective: str = VAL_ACCURACY
+) -> dict[str, dict[str, float | int]]:
     """Spearman's rank correlation between the objective at each rung and at the last epoch, over completed trials.
 
     Only those that ran in full have both, so it speaks of the ones that the rungs let through. A rung with fewer than
@@ -180,7 +184,7 @@ def rung_correlations(trials: Sequence[TrialRecord], rung_epochs: Sequence[int])
     completed = [trial for trial in trials if trial.state == COMPLETE]
     found: dict[str, dict[str, float | int]] = {}
     for rung in rung_epochs:
-        pairs = [(t.epochs[rung][OBJECTIVE], t.metric(OBJECTIVE)) for t in completed if rung in t.epochs]
+        pairs = [(t.epochs[rung][objective], t.metric(objective)) for t in completed if rung in t.epochs]
         early, late = [first for first, _ in pairs], [last for _, last in pairs]
         if len(pairs) >= 3 and len(set(early)) > 1 and len(set(late)) > 1:
             correlation = float(stats.spearmanr(early, late).statistic)

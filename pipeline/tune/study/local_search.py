@@ -63,7 +63,7 @@ class Observation:
 class LocalSearch:
     """What `local_gp` knows of a study's trials, by number; those of earlier searches have numbers below 0.
 
-    metrics: what is searched for in turn, val/accuracy first; more of each is better. epochs: of a whole trial.
+    metrics: what is searched for in turn, the first objective first; more of each is better. epochs: of a whole trial.
     """
 
     def __init__(self, space: SearchSpace, prior: Prior, metrics: Sequence[str], epochs: int) -> None:

@@ -102,13 +102,14 @@ def make_sampler(name: str, *, seed: int) -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=1)
 
 
-def rank_key(trial: FrozenTrial) -> tuple[float, bool, int, float]:
+def rank_key(trial: FrozenTrial, *, minimize: bool = False) -> tuple[float, bool, int, float]:
     """What trials are ordered by, the best last: by how much they break constraints, whether they ran in full, how far
-    they came, their last value.
+    they came, their last value. minimize: less of it is better.
     """
+    sign = -1 if minimize else 1
     broken = -sum(amount for amount in trial.constraints.values() if amount > 0)
     if trial.state == TrialState.COMPLETE:
-        return broken, True, 0, float(trial.value or 0.0)
+        return broken, True, 0, sign * float(trial.value or 0.0)
     last = max(trial.intermediate_values, default=0)
     value = trial.intermediate_values.get(last, math.nan)
-    return broken, False, last, -math.inf if math.isnan(value) else value
+    return broken, False, last, -math.inf if math.isnan(value) else sign * value

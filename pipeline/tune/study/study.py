@@ -5,6 +5,7 @@ import math
 import statistics
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_file
 from pipeline.files.paths import database_uri
-from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, OBJECTIVE, PRUNED, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
 from pipeline.tune.space import SearchSpace
@@ -67,8 +68,8 @@ class StudyAdapter:
     """Proposes configurations and learns from results.
 
     objectives: with several, nothing is learned from values before the last epoch, and `local_gp` proposes as `tpe`
-    does. With a metric that decides among equals (`then`), `local_gp` proposes for it in turn with accuracy, where
-    trials go on by it too.
+    does. With a metric that decides among equals (`then`), `local_gp` proposes for it in turn with the first objective,
+    where trials go on by it too.
 
     seed: of all proposals. points: configurations by dotted path, whole or in part, that come first; what one leaves
     out is the recipe's, or drawn as the start is. recipe: values of dimensions that a start from it is drawn around,
@@ -115,7 +116,7 @@ class StudyAdapter:
             for number, trial in enumerate(prior_trials, -len(prior_trials)):
                 self._local.start(number, trial.params)
                 for epoch, value in (trial.intermediate_values or {epochs: float(trial.value or 0.0)}).items():
-                    self._local.report(number, epoch, {OBJECTIVE: value})
+                    self._local.report(number, epoch, objectives.gains({objectives.first: value}))
                 self._local.hold(number, _constraints(trial))
         self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
         self._open: dict[int, Trial] = {}
@@ -223,14 +224,14 @@ class StudyAdapter:
         Args:
             number: Of the trial.
             epoch: Counted from 1.
-            value: Of val/accuracy.
+            value: Of the first objective.
             others: Further metrics of this epoch, of which those are learned from by which trials go on.
         """
         if epoch in self._reported[number]:
             return
         self._reported[number][epoch] = value
         if self._local is not None:
-            self._local.report(number, epoch, {**others, OBJECTIVE: value})
+            self._local.report(number, epoch, self._objectives.gains({**others, self._objectives.first: value}))
         if not self._objectives.is_multi_objective:  # Optuna has no intermediate values of several objectives
             self._open[number].report(value, epoch)
 
@@ -307,7 +308,7 @@ class StudyAdapter:
     def _ordered(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Ended trials, the best last; with several objectives, those that the fewest others dominate."""
         if not self._objectives.is_multi_objective:
-            return sorted(trials, key=rank_key)
+            return sorted(trials, key=partial(rank_key, minimize=self._objectives.directions[0] == "minimize"))
         whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         counts = count_dominating([self._objectives.maximised(trial.values) for trial in whole])
         dominators = {id(trial): int(count) for trial, count in zip(whole, counts, strict=True)}

@@ -16,14 +16,15 @@ from pipeline.config import Params
 from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
 from pipeline.files.text_tables import decode_text, parse_table
 from pipeline.files.user_files import read_user_file
-from pipeline.tune.journal.records import COMPLETE, METHOD, OBJECTIVE, PRUNED, SearchHistory
-from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, objectives_from_params
+from pipeline.tune.journal.records import COMPLETE, METHOD, PRUNED, SearchHistory
+from pipeline.tune.objectives.objectives import ACCURACY_ALONE, USER_METRIC, Objectives, objectives_from_params
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.table_cells import parse_cell
 
 PriorResult = Mapping[str, Any]
-"""values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its val/accuracy, ascending. metrics:
-what is known of the search's other objectives, and of what its constraints bound, by name; absent if that is nothing.
+"""values: by dotted path. state: complete or pruned. curve: pairs of an epoch and its first objective, ascending.
+metrics: what is known of the search's other objectives, and of what its constraints bound, by name; absent if that is
+nothing.
 """
 
 
@@ -31,8 +32,8 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
     """The ended trials of an earlier search's own study; those outside of this space's ranges are left out.
 
     Raises:
-        UserError: it varied other parameters, planned other epochs, or had not all objectives; or nothing of it lies
-            within this space.
+        UserError: it varied other parameters, planned other epochs, had not all objectives, or another function of the
+            user's; or nothing of it lies within this space.
     """
     content = history.header.get("content", {})
     _check_names(content.get("space", {}).get("parameters", {}), space, where)
@@ -40,16 +41,25 @@ def results_from_search(history: SearchHistory, params: Params, space: SearchSpa
     if epochs != params.train.epochs:
         raise UserError(f"{where}: its trials have {epochs} epochs, and train.epochs is {params.train.epochs}.")
     objectives = objectives_from_params(params)
+    theirs = content.get("metric")
+    if USER_METRIC in objectives.metrics and theirs != params.evaluate.metric:
+        raise UserError(
+            f"{where}: its {USER_METRIC} is {theirs or 'not measured'}, and evaluate.metric is "
+            f"{params.evaluate.metric}; leave search.warm_start at null, or name a search that had this function."
+        )
     found = []
     for trial in history.trials.values():
         if trial.study != METHOD or trial.state not in (COMPLETE, PRUNED) or not trial.epochs:
             continue
-        if lacking := _lacking(objectives, trial.metric) if trial.state == COMPLETE else []:
+        lacking = _lacking(objectives, trial.metric) if trial.state == COMPLETE else []
+        if any(objectives.first not in metrics for metrics in trial.epochs.values()):
+            lacking = lacking or [objectives.first]
+        if lacking:
             raise UserError(
                 f"{where}: its trials have no {', '.join(lacking)}, which search.objectives names; leave "
                 "search.warm_start at null, or name a search that had these objectives."
             )
-        curve = [[epoch, trial.epochs[epoch][OBJECTIVE]] for epoch in sorted(trial.epochs)]
+        curve = [[epoch, trial.epochs[epoch][objectives.first]] for epoch in sorted(trial.epochs)]
         found.append(
             {"values": dict(trial.values), "state": trial.state, "curve": curve} | _others(objectives, trial.metric)
         )
@@ -93,7 +103,7 @@ def results_from_csv(path: Path, params: Params, space: SearchSpace, *, where: s
             for name in objectives.objectives
             if not math.isfinite(metric(name))
         ]
-        curve = [[params.train.epochs, metric(OBJECTIVE)]]
+        curve = [[params.train.epochs, metric(objectives.first)]]
         found.append({"values": values, "state": COMPLETE, "curve": curve} | _others(objectives, metric))
     if problems:
         raise UserError(join_lines(problems))
@@ -107,8 +117,10 @@ def as_trials(
     states = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
     trials = []
     for each in results:
-        metrics = {**each.get("metrics", {}), OBJECTIVE: each["curve"][-1][1]}
-        if not math.isfinite(metrics[OBJECTIVE]) or (objectives.is_multi_objective and each["state"] != COMPLETE):
+        metrics = {**each.get("metrics", {}), objectives.first: each["curve"][-1][1]}
+        if not math.isfinite(metrics[objectives.first]) or (
+            objectives.is_multi_objective and each["state"] != COMPLETE
+        ):
             continue
         curve = {} if objectives.is_multi_objective else {int(epoch): float(value) for epoch, value in each["curve"]}
         trial = create_trial(
