@@ -146,3 +146,20 @@ def test_folds_killed_three_times_give_the_table_of_folds_left_alone(done: Clone
         np.testing.assert_array_equal(arrays[0][name], arrays[1][name])
     with (killed.root / "results" / "search" / "folds" / "2" / "trials.csv").open() as file:
         assert {row["state"] for row in csv.DictReader(file)} <= {"complete", "pruned"}
+
+
+def test_images_kept_apart_test_the_registered_network(tmp_path: Path) -> None:
+    """With `evaluate.holdout` no image of it is in a fold or was trained on, and promotion judges by it."""
+    clone = Clone(tmp_path / "holdout", SETTINGS | {"evaluate.holdout": 0.2})
+    assert clone.run(REPRO) == 0, clone.log.read_text()[-4000:]
+    split = json.loads((clone.root / "data" / "split.json").read_text())
+    apart = set(split["test"])
+    assert len(apart) == pytest.approx(0.2 * 1797, abs=10)
+    in_folds = [image for fold in split["folds"] for image in fold["test"]]
+    assert sorted([*in_folds, *apart]) == list(range(1797))
+    assert not apart & {*split["train"], *split["val"]}
+    with np.load(clone.root / "results" / "evaluate" / "predictions.npz") as archive:
+        assert set(archive["ids"].tolist()) == set(in_folds)
+        assert set(archive["holdout_ids"].tolist()) == apart
+    assert content(clone, "evaluate/evaluation.json")["test_images"] == len(in_folds)
+    assert "images kept apart from its folds (evaluate.holdout)" in said(clone, "promote")

@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {
     "search.trials": 4,
     "search.max_concurrent_trials": 1,
     "search.sampler.startup_trials": 1,
-    "search.confirm": {"top": 2, "seeds": 2},
+    "search.confirm": {"top": 1, "seeds": 3},
     "search.objectives": ["val/metric"],
     "search.choose.then": "val/loss",
     "evaluate.metric": "mine:even",
@@ -58,7 +58,7 @@ def test_the_search_is_for_the_function_from_the_plan_to_the_report(done: Checko
     assert "objective maximize val/metric" in said
     assert "among those whose even cannot be told from the highest" in said
     status = done.search("status", folder_of(done).name[:8]).stdout
-    assert "val/metric" in next(line for line in status.splitlines() if line.startswith("trial"))
+    assert "val/metric" in next(line for line in status.splitlines() if line.startswith("trial "))
     page = (done.root / "results/report/index.html").read_text()
     assert "validation, your metric" in page
     assert "its validation even was" in page

@@ -111,7 +111,9 @@ def plan_seeds(
     retrain = params.retrain
     if _is_unforetold(forecast, words):
         seeds = min(UNFORETOLD_SEEDS, retrain.max_seeds)
-        return SeedPlan(seeds, UNFORETOLD), f"{seeds} seeds each, since nothing is foretold of {words.label}"
+        return SeedPlan(seeds, UNFORETOLD), (
+            f"{seeds} seeds each; nothing is foretold of {words.label}, since {forecast.components.assumed}"
+        )
     margin = words.margin
     affordable = None if cost is None else affordable_seeds(params, cost)
     plan = choose_seeds(forecast, margin, max_seeds=retrain.max_seeds, affordable=affordable)

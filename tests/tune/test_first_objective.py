@@ -464,6 +464,6 @@ def test_before_anything_is_confirmed_auto_takes_the_default_number() -> None:
     asked = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto")
     plan, why = plan_seeds(asked, make_forecast(asked, None, 300), MACRO_F1.words)
     assert plan.seeds == UNFORETOLD_SEEDS == Params().retrain.seeds
-    assert why == "5 seeds each, since nothing is foretold of macro-F1"
+    assert why == "5 seeds each; nothing is foretold of macro-F1, since no configuration has been confirmed yet"
     few = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto", retrain__max_seeds=3)
     assert plan_seeds(few, make_forecast(few, None, 300), MACRO_F1.words)[0].seeds == 3

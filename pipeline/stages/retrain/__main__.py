@@ -21,6 +21,7 @@ from pipeline.inputs.procedure import Part, read_parts
 from pipeline.preflight.power import check_seeds, describe_source, make_forecast, plan_seeds, run_cost
 from pipeline.provenance.trace import trace
 from pipeline.provenance.weights_record import from_record
+from pipeline.score.forecast import UNFORETOLD
 from pipeline.score.metrics.wording import ACCURACY_WORDS, accuracy_margin, words_from
 from pipeline.stages.retrain.retrain_runs import (
     OWN_FILES,
@@ -156,7 +157,8 @@ def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> 
     if params.evaluate.metric != words.name:
         words = words_from(summary["choice"]["metric"])  # of the same metric (check_seeds), with the margin of now
     plan, why = plan_seeds(params, forecast, words, run_cost(params, summary))
-    why += f", {describe_source(forecast)}"
+    if plan.reason != UNFORETOLD:
+        why += f", {describe_source(forecast)}"
     print(f"retrain.seeds: {asked}: {why}")
     return {"asked": asked, "chosen": plan.seeds, "why": why}
 
