@@ -146,6 +146,36 @@ def list_blocks(model: nn.Module) -> list[Any]:
     return [block for stage in getattr(network, "layers", None) or network.stages for block in stage.blocks]
 
 
+def list_parts_before(model: nn.Module, block: int) -> list[nn.Module | nn.Parameter]:
+    """What a network computes with before a block, counted from 0 through all stages: patch embedding, position
+    embeddings, prefix tokens, earlier blocks, and what joins stages. As many as there are: all before the final norm.
+
+    Raises:
+        ValueError: as `describe_network`.
+    """
+    network: Any = model
+    parts = [network.patch_embed]
+    if _kind(model) == "vit":
+        parts += [getattr(network, name, None) for name in ("cls_token", "dist_token", "reg_token", "pos_embed")]
+        parts += [network.pos_drop, network.patch_drop, network.norm_pre, *network.blocks[:block]]
+    else:
+        between, left = None, block
+        for stage in getattr(network, "layers", None) or network.stages:
+            parts += [between, stage.downsample, *stage.blocks[:left]]
+            left -= len(stage.blocks)
+            if left < 0:
+                break
+            between = getattr(stage, "norm", None)  # PVTv2's, of which the last is the final one
+    return [part for part in parts if part is not None]
+
+
+def list_classifiers(model: nn.Module) -> list[nn.Module]:
+    """A network's classifiers: one, or with distillation two."""
+    network: Any = model
+    found = network.get_classifier()
+    return list(found) if isinstance(found, tuple) else [found]
+
+
 class QKCallback(Protocol):
     """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with.
 
@@ -262,7 +292,6 @@ def hook_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> 
 
 def hook_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
     """Have `keep` given the patch tokens after the final norm in every forward pass, (B, N, D)."""
-    network: Any = model
     kind, prefix = _kind(model), int(getattr(model, "num_prefix_tokens", 0))
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -271,8 +300,14 @@ def hook_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[Remova
         else:  # Swin's are (B, H, W, D), PVTv2's (B, D, H, W)
             keep(output.flatten(1, 2) if kind == "swin" else output.flatten(2).transpose(1, 2))
 
-    last = network.stages[-1] if kind == "pvt" else network.norm
-    return [last.register_forward_hook(hook)]
+    return [last_part(model).register_forward_hook(hook)]
+
+
+def last_part(model: nn.Module) -> nn.Module:
+    """What puts out the patch tokens of the final grid: the final norm, or the last stage, which has it."""
+    network: Any = model
+    found: nn.Module = network.stages[-1] if _kind(model) == "pvt" else network.norm
+    return found
 
 
 def hook_grid(model: nn.Module, keep: Callable[[tuple[int, int]], None]) -> list[RemovableHandle]:

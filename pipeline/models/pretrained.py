@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .architecture import describe_network
+from .architecture import describe_network, list_classifiers
 from .last_block import skip_parameter_names, unused_without_skip
 from .spatial_prior import is_of_prior
 from .weights import abbreviate, format_shape
@@ -133,10 +133,8 @@ def _with_channels(kernel: Tensor, channels: int) -> Tensor:
 
 
 def _heads(model: nn.Module) -> list[str]:
-    """The names of a network's classifiers: one, or with distillation two."""
-    network: Any = model
-    found = network.get_classifier()
-    parts = found if isinstance(found, tuple) else (found,)
+    """The names of a network's classifiers."""
+    parts = list_classifiers(model)
     return [name for name, module in model.named_modules() if any(module is part for part in parts)]
 
 
