@@ -21,6 +21,7 @@ from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.files.file_stats import hash_file
 from pipeline.models.build import ModelConfig, build_model
+from pipeline.models.freeze import freeze
 from pipeline.models.model_config import Weights
 from pipeline.models.pretrained import AdaptedWeights, adapt_weights
 from pipeline.models.source_network import load_source
@@ -112,6 +113,10 @@ def build_run(
         raise UserError(f"model.{error}") from None
     if (began := fit_pretrained(model, params, weights)) is not None:
         began.load(model)
+    try:
+        freeze(model, params.model.freeze)
+    except ValueError as error:
+        raise UserError(f"model.{error}") from None
     sidecar = {
         "model": asdict(config),
         "num_classes": len(prepared.classes),

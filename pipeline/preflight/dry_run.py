@@ -7,7 +7,7 @@ training step's forward pass, in milliseconds. Each regulariser must be there, a
 import itertools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,13 @@ from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError, format_value, join_lines, truncate
 from pipeline.models.architecture import Architecture, describe_network
 from pipeline.models.build import build_model
+from pipeline.models.freeze import ALL, freeze
 from pipeline.models.model_config import Weights
+from pipeline.models.spatial_prior import is_of_prior
 from pipeline.models.tap import SimilarityTap, TokenTap
 from pipeline.train.loader import make_augmentation, make_mixer
 from pipeline.train.memory import checkpointed
-from pipeline.train.objective import Objective
+from pipeline.train.objective import NO_GRADIENT, Objective
 from pipeline.tune.space import SearchSpace
 
 LAYERS = [path for path in parameters() if path.startswith("regularizer.") and path.endswith(".layers")]
@@ -34,17 +36,18 @@ NOT_SHAPING = ("model.init", "model.drop_path")
 MOST_BLOCKS = 1000
 """Blocks are objects, on the meta device too: a million of them would take minutes. timm's deepest ViT has 48."""
 
-BYTES_A_WEIGHT = 16
-"""In training: a weight, its gradient and the two moments of most optimizers, 4 bytes each."""
+BYTES_A_WEIGHT = 4
+"""In training three times as many more: a gradient and the two moments of most optimizers."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """num_parameters: how many weights it has. architecture: its blocks, grid and tokens. notes: how pretrained weights
-    were adapted.
+    """num_parameters: how many weights it has. num_trained: of these, those that are not frozen. architecture: its
+    blocks, grid and tokens. notes: how pretrained weights were adapted.
     """
 
     num_parameters: int
+    num_trained: int
     architecture: Architecture
     notes: tuple[str, ...] = ()
 
@@ -94,7 +97,10 @@ def check_networks(
 
 
 def _check_choices(config: Params, space: SearchSpace, architecture: Architecture) -> None:
-    """Every choice of layers must exist in a network of this architecture, and no two may be the same blocks."""
+    """Every choice of layers must exist in a network of this architecture, and no two may be the same blocks; those of
+    a method that may have a weight must not all be frozen.
+    """
+    frozen = architecture.blocks if config.model.freeze == ALL else config.model.freeze
     for path in LAYERS:
         if path in space.dimensions:
             choices = space.dimensions[path]["choices"]
@@ -102,9 +108,16 @@ def _check_choices(config: Params, space: SearchSpace, architecture: Architectur
             choices = [config.value(path)]
         else:
             continue
+        section = path.rpartition(".")[0]
+        weighs = bool(config.value(f"{section}.weight")) or f"{section}.weight" in space.dimensions
         seen: dict[tuple[int, ...], Any] = {}
         for spec in choices:
             blocks = _blocks(space.file, path, spec, architecture)
+            if weighs and blocks[-1] < frozen:
+                raise UserError(
+                    f"{space.file}: {path}: {spec!r} are blocks {list(blocks)} of {architecture.blocks}; the method "
+                    f"{NO_GRADIENT} (model.freeze: {config.model.freeze})."
+                )
             if blocks in seen:
                 raise UserError(
                     f"{space.file}: {path}: {seen[blocks]!r} and {spec!r} are the same blocks {list(blocks)} in a "
@@ -167,6 +180,10 @@ def check_network(
             raise UserError(f"{where}: model.{error}") from None
         architecture = describe_network(model)
         try:
+            freeze(model, params.model.freeze)
+        except ValueError as error:
+            raise UserError(f"{where}: model.{error}") from None
+        try:
             # What a method asks beyond that is seen by `check_regularizers`, where it is on.
             SimilarityTap(model, "last", architecture.query).remove()
         except ValueError as error:
@@ -182,7 +199,8 @@ def check_network(
                 pass
         except ValueError as error:
             raise UserError(f"{where}: {error}.") from None
-        network = Network(sum(each.numel() for each in model.parameters()), architecture)
+        num_trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        network = Network(sum(each.numel() for each in model.parameters()), num_trained, architecture)
         _check_memory(network, where, device)
         try:
             with TokenTap(model) as tap:
@@ -199,7 +217,30 @@ def check_network(
         adapted = fit_pretrained(model, params, pretrained)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    _check_prior_learns(model, params, where, known={} if adapted is None else adapted.tensors)
     return network if adapted is None else replace(network, notes=adapted.notes)
+
+
+def _check_prior_learns(model: torch.nn.Module, params: Params, where: str, known: Container[str]) -> None:
+    """Refuse a spatial prior that is fresh and frozen: it is 1 and stays so. known: names of pretrained weights."""
+    prior = {name: weight for name, weight in model.named_parameters() if is_of_prior(name)}
+    if prior and not any(weight.requires_grad or name in known for name, weight in prior.items()):
+        raise UserError(
+            f"{where}: model.spatial_prior: model.freeze {params.model.freeze} keeps it as it begins, which changes "
+            "nothing; freeze fewer blocks, or take blocks: 0 and positional_conv: false"
+        )
+
+
+def describe_freezing(params: Params, space: SearchSpace, network: Network) -> tuple[str, ...]:
+    """What `model.freeze` leaves to be trained, and that it keeps random weights where it does, in lines."""
+    lines = []
+    if (frozen := params.model.freeze) != 0:
+        share = f"{network.num_trained:,} of {network.num_parameters:,} parameters"
+        lines.append(f"model.freeze: {frozen}, so {share} are trained")
+    configs = (config.model for _, config in space.representative_configs(params))
+    if any(config.freeze != 0 and config.pretrained is None for config in configs):
+        lines.append("model.freeze without model.pretrained keeps random weights, on which the rest is then trained")
+    return tuple(lines)
 
 
 def check_patch(patch: tuple[int, int], side: int, where: str) -> None:
@@ -242,7 +283,7 @@ def _check_memory(network: Network, where: str, device: str) -> None:
         there = torch.cuda.get_device_properties(torch.device(device)).total_memory
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = network.num_parameters * BYTES_A_WEIGHT
+    needed = (network.num_parameters + 3 * network.num_trained) * BYTES_A_WEIGHT
     if needed > there:
         raise UserError(
             f"{where}: model.name and model.kwargs: {network.num_parameters:,} weights take {needed / 2**30:,.0f} GiB "
@@ -277,6 +318,7 @@ def check_regularizers(
                         image_size=(side, side),
                         channels=source.channels,
                     )
+                freeze(model, config.model.freeze)
                 Objective(model, methods, planned_epochs=config.train.epochs).close()
         except (UserError, ValueError) as error:
             raise UserError(join_lines(f"{where}: {line}" for line in str(error).splitlines())) from None

@@ -20,7 +20,7 @@ from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
 from pipeline.models.model_config import Weights
 from pipeline.preflight.class_balance import check_class_weights, describe_balance
-from pipeline.preflight.dry_run import check_networks, check_regularizers
+from pipeline.preflight.dry_run import check_networks, check_regularizers, describe_freezing
 from pipeline.preflight.metric_check import check_metric
 from pipeline.preflight.power import check_seeds
 from pipeline.preflight.prior_results import load_prior_results
@@ -78,8 +78,8 @@ class Plan:
     """What a run will do. num_parameters: of the network. grid: (H, W) of patches.
 
     pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
-    are adapted to its network, in words. prior_results: results that the sampler has beforehand. part: whose search it
-    is, where the data have been split into folds.
+    are adapted to its network, in words; freezing: what of it is trained, where not all is. prior_results: results that
+    the sampler has beforehand. part: whose search it is, where the data have been split into folds.
     """
 
     workspace: Workspace
@@ -94,6 +94,7 @@ class Plan:
     grid: tuple[int, int]
     pretrained: Mapping[str, Weights] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    freezing: tuple[str, ...] = ()
     prior_results: tuple[PriorResult, ...] = ()
     part: Part | None = None
 
@@ -146,6 +147,7 @@ class Plan:
         words = describe_weights(self.pretrained, params.model.pretrained, self.notes)
         listed = list(lines.items())
         listed[2:2] = [("" if number else "weights", text) for number, text in enumerate(words)]
+        listed[2:2] = [("", line) for line in self.freezing]
         listed[1:1] = [("", note) for note in (*source.notes, *describe_balance(params, self.space, source))]
         listed = [*self._describe_folds().items(), *listed]
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
@@ -369,6 +371,7 @@ def make_plan(workspace: Workspace) -> Plan:
         grid=network.grid,
         pretrained=pretrained,
         notes=network.notes,
+        freezing=describe_freezing(params, space, network),
         prior_results=tuple(beforehand),
     )
 

@@ -26,6 +26,7 @@ from pipeline.config import Params
 from pipeline.data.prepared.prepared import Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
+from pipeline.models.freeze import enter_training
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile_budget import FEW, ProfileBudget
 from pipeline.provenance.code_hash import code_hashes
@@ -209,7 +210,7 @@ def _measure(
 
     with objective, checkpointed(run.model, config.grad_checkpointing), use_onednn_linear(run.model):
         drawn, taken_so_far = _endless(loader), itertools.count(1)
-        run.model.train()
+        enter_training(run.model)
         first = _time_calls(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
         budget.record_step(first)
         if budget.is_limited:
@@ -220,7 +221,7 @@ def _measure(
                 scored = _time_calls(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
         else:
             score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
-            run.model.train()
+            enter_training(run.model)
             taken = _time_calls(step, device, seconds * 0.7, most=40)
             scored = _time_calls(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
     memory = None

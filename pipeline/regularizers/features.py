@@ -7,9 +7,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipeline.models.architecture import describe_network, last_part
+from pipeline.models.freeze import count_frozen, is_trained
 from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap
 from pipeline.regularizers.base import Features, RequiredFeatures, at_least_float32
 from pipeline.regularizers.projected_rows import pass_projected
+
+
+def carries_gradient(model: nn.Module, needs: RequiredFeatures) -> bool:
+    """Whether what is collected depends on a weight that is trained; of a method that collects nothing, True.
+
+    Raises:
+        ValueError: layers that the network does not have.
+    """
+    if not (frozen := count_frozen(model)):
+        return True
+    architecture = describe_network(model)
+    read = [
+        block for spec in (needs.similarity, needs.heads) if spec is not None for block in architecture.resolve(spec)
+    ]
+    after_blocks = frozen < architecture.blocks or is_trained(last_part(model))
+    collects = bool(read) or needs.tokens
+    return not collects or any(block >= frozen for block in read) or (needs.tokens and after_blocks)
 
 
 class Collector:

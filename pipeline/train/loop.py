@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches
+from pipeline.models.freeze import enter_training
 from pipeline.regularizers.base import Regularizer, device_of
 from pipeline.train.class_weights import weights_by_label
 from pipeline.train.compilation import compile_network, original_network
@@ -27,7 +28,7 @@ from pipeline.train.ema import make_average
 from pipeline.train.loader import TrainLoader
 from pipeline.train.memory import checkpointed, raise_gc_threshold, retain_freed_memory
 from pipeline.train.objective import Objective
-from pipeline.train.optim import make_optimizer, make_schedule
+from pipeline.train.optim import learning_rate, make_optimizer, make_schedule
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.step import accuracy, take_step
 from pipeline.train.train_config import TrainConfig
@@ -140,7 +141,7 @@ def fit(
         for epoch in range(first, config.epochs):
             started = time.perf_counter()
             seed_everything(seed, epoch, *streams_of(world))
-            model.train()
+            enter_training(model)
             means = _Means()
             for step, (inputs, labels) in enumerate(loader.epoch(epoch), start=epoch * steps):
                 schedule.step_update(step)
@@ -153,7 +154,7 @@ def fit(
             # The losses are from before each step, so what the last one did is seen in the weights.
             if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):
                 raise Diverged(epoch + 1)
-            metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
+            metrics["train/lr"] = learning_rate(optimizer)
             metrics |= {f"train/{name}/weight": weight for name, weight in objective.weights(epoch).items()}
             correct: Callable[[], NDArray[np.bool_]] | None = None
             probabilities: Callable[[], NDArray[np.float32]] | None = None

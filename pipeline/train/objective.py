@@ -18,7 +18,12 @@ from torch.nn import functional as F
 from pipeline.models.architecture import describe_network
 from pipeline.models.precision import without_autocast
 from pipeline.regularizers.base import Regularizer, RegularizerOutput, at_least_float32, device_of
-from pipeline.regularizers.features import Collector
+from pipeline.regularizers.features import Collector, carries_gradient
+
+NO_GRADIENT = (
+    "reads what model.freeze keeps as it is, and nothing else, so it has no gradient; freeze fewer blocks, let it read "
+    "later ones, or set its weight to 0"
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Objective:
     `seed`, so that a method does not change what the network draws.
 
     Raises:
-        ValueError: the network cannot give what a regulariser needs; begins with `regularizer.` and the method's name.
+        ValueError: the network cannot give what a regulariser needs, or all that it reads is frozen; begins with
+            `regularizer.` and the method's name.
     """
 
     def __init__(
@@ -137,6 +143,8 @@ class Objective:
             try:
                 method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
                 self._collectors[name] = Collector(self._model, method.needs)
+                if method.weight != 0 and not carries_gradient(self._model, method.needs):
+                    raise ValueError(NO_GRADIENT)
             except ValueError as error:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)

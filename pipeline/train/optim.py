@@ -1,8 +1,13 @@
 """The optimizer and the learning-rate schedule, both timm's."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.optim import (  # type: ignore[attr-defined]
+    create_optimizer_v2,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.poly_lr import PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
@@ -10,6 +15,7 @@ from timm.scheduler.step_lr import StepLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from pipeline.models.architecture import list_classifiers
 from pipeline.train.train_config import TrainConfig
 
 FUSED = ("adamw", "sgd")
@@ -19,17 +25,46 @@ FUSED = ("adamw", "sgd")
 def make_optimizer(model: nn.Module, config: TrainConfig, *, beside: nn.Module | None = None) -> Optimizer:
     """The recipe's optimizer over a network's parameters, with timm's own settings but for rate and decay.
 
-    Biases, norms and what the network names itself stay out of weight decay. beside: what else is trained, such as the
-    trainable parts of regularisers; decayed by the same rule.
+    Biases, norms and what the network names itself stay out of weight decay, and what is frozen out of all groups.
+    beside: what else is trained, such as the trainable parts of regularisers; decayed by the same rule.
+
+    With `layer_decay` d, timm's groups: layer i of L has the rate lr d^(L - 1 - i), with what comes before the first
+    block as layer 0, each block as one, and the classifier as the last (Clark et al., ELECTRA, arXiv 2003.10555; Bao et
+    al., BEiT, arXiv 2106.08254). What is trained beside the network has lr.
     """
     # One kernel for all weights where torch has one, in place of several for each of them.
     fused: dict[str, Any] = {"fused": True} if config.optimizer in FUSED else {}
     optimizer = create_optimizer_v2(
-        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **fused
+        list(_groups(model, config)), opt=config.optimizer, lr=config.lr, weight_decay=0.0, **fused
     )
     for group in param_groups_weight_decay(beside, config.weight_decay) if beside is not None else ():
         optimizer.add_param_group(group)
     return optimizer
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The rate that the schedule has set, before a group's own scale."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / float(group.get("lr_scale", 1.0))
+
+
+def _groups(model: nn.Module, config: TrainConfig) -> Iterator[dict[str, Any]]:
+    """timm's groups, with those cut in two that the classifier shares, where that has a rate of its own."""
+    named: Any = getattr(model, "no_weight_decay", set)
+    shared: dict[str, Any] = {"weight_decay": config.weight_decay, "no_weight_decay_list": named()}
+    if config.layer_decay == 1:
+        groups = param_groups_weight_decay(model, **shared)
+    else:
+        groups = param_groups_layer_decay(model, **shared, layer_decay=config.layer_decay)
+    if config.classifier_lr_scale == 1:
+        yield from groups
+        return
+    own = {id(weight) for classifier in list_classifiers(model) for weight in classifier.parameters()}
+    for group in groups:
+        scale = group.get("lr_scale", 1.0)
+        for of_classifier, factor in ((False, scale), (True, scale * config.classifier_lr_scale)):
+            if weights := [each for each in group["params"] if (id(each) in own) == of_classifier]:
+                yield {**group, "params": weights, "lr_scale": factor}
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:

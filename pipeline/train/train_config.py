@@ -16,7 +16,8 @@ class TrainConfig:
     weight_decay: not on biases and norms. label_smoothing: of the cross-entropy. clip_grad: largest gradient norm,
     None for no clipping. accumulate: micro-batches that a batch is run in, one after the other, so that the activations
     of one micro-batch at a time are held. optimizer: timm's name. scheduler: cosine, linear or constant, after the
-    warm-up.
+    warm-up. layer_decay: factor of the learning rate from a layer to the one before it, 1 for none.
+    classifier_lr_scale: of the classifier's learning rate.
 
     mixup, cutmix: alpha of the beta distribution that shares are drawn from, 0 for none; mixup_prob: of a batch to be
     mixed at all; mixup_switch: of cutmix where both are on. augment: none, light or deit; flip: whether it mirrors.
@@ -56,3 +57,5 @@ class TrainConfig:
     workers: int = 0
     class_weights: Mapping[str, float] | str | None = None
     sampling: str = "shuffle"
+    layer_decay: float = 1.0
+    classifier_lr_scale: float = 1.0

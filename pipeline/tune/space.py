@@ -94,8 +94,9 @@ class SearchSpace:
         return list(dimension["choices"]) if "choices" in dimension else [dimension["low"], dimension["high"]]
 
     def representative_configs(self, params: Params) -> Iterator[tuple[str, Params]]:
-        """Yields configurations in which every choice of regulariser and network occurs, with all weights as high as
-        they go: those of `params`, of every control, and of the dimensions. Each comes with who asks for it.
+        """Yields configurations in which every choice of regulariser and network occurs, with each choice of what is
+        frozen, with all weights as high as they go: those of `params`, of every control, and of the dimensions. Each
+        comes with who asks for it.
 
         Raises:
             UserError: a configuration is none.
@@ -108,9 +109,12 @@ class SearchSpace:
             path: self.values_at_ends(path) for path in self.dimensions if path.startswith(("regularizer.", "model."))
         }
         highest = {path: values[-1] for path, values in ends.items()}
-        for path, there in ends.items():
-            for value in there if "choices" in self.dimensions[path] else there[-1:]:
-                yield self.file, params.with_values({**highest, path: value}, where=self.file)
+        # What a regulariser reads may be frozen or not, whatever the others are.
+        for frozen in ends.get("model.freeze", [None]):
+            fixed = highest if frozen is None else {**highest, "model.freeze": frozen}
+            for path, there in ends.items():
+                for value in there if "choices" in self.dimensions[path] else there[-1:]:
+                    yield self.file, params.with_values({**fixed, path: value}, where=self.file)
 
     def values_outside(self, values: Mapping[str, Any]) -> list[str]:
         """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""

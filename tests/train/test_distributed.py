@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
+from pipeline.models.freeze import freeze
 from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
 from pipeline.regularizers.head_disagreement import HeadDisagreement
@@ -107,8 +108,15 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         [],
         {"sampling": "balanced", "accumulate": 2, "batch_size": 7, "augment": "light", "mixup": 0.8},
     ),
+    "fine-tuned": (
+        ["spatial_entropy"],
+        {"layer_decay": 0.5, "classifier_lr_scale": 3.0, "accumulate": 2, "batch_size": 7},
+    ),
+    "half frozen": (["half_empty"], {"layer_decay": 0.5, "accumulate": 2, "batch_size": 7}),
+    "linear probe": ([], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3, "batch_size": 7}),
     "averaged": (["spatial_entropy"], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3}),
 }
+FROZEN: dict[str, int | str] = {"half frozen": 1, "linear probe": "all"}
 HALF = {"precision": "bfloat16", "grad_checkpointing": True}
 """Not among them: autocast leaves float64 as it is."""
 
@@ -123,16 +131,18 @@ def images(count: int = IMAGES, kind: type[ImageBatches] = DoubleBatches) -> Ima
     return kind(prepared, list(range(count)), Standardisation((0.4,), (0.3,)), torch.device("cpu"))
 
 
-def network() -> nn.Module:
+def network(frozen: int | str = 0) -> nn.Module:
     torch.manual_seed(0)
     kwargs = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
     tiny = ModelConfig("vit_tiny_patch16_224", kwargs, "xavier", 0.0)
-    return build_model(tiny, num_classes=2, image_size=(12, 12), channels=1).double()
+    model: nn.Module = build_model(tiny, num_classes=2, image_size=(12, 12), channels=1).double()
+    freeze(model, frozen)
+    return model
 
 
 def trained(case: str, world: RankInfo | None = None, **more: Any) -> dict[str, Any]:
     names, recipe = CASES[case]
-    model = network()
+    model = network(FROZEN.get(case, 0))
     given = {"regularizers": {name: METHODS[name]() for name in names}, "seed": 3, "val": images(10)} | more
     epochs = list(fit(model, images(), replace(RECIPE, **recipe), world=world, **given))
     return {"metrics": [untimed(epoch) for epoch in epochs], "weights": weights(epochs[-1].model)}

@@ -42,6 +42,11 @@ class ModelParams(Section):
         "standard", description="no_skip: no residual around the last block's attention, as in SAR's own runs."
     )
     spatial_prior: SpatialPriorParams = SpatialPriorParams()
+    freeze: Annotated[int, Field(ge=0, le=1000)] | Literal["all"] = Field(
+        0,
+        description="Blocks, counted from the input, that stay as they are, with patch embedding, position embeddings "
+        "and prefix tokens; all: everything but the classifier; 0: nothing.",
+    )
     pretrained: PathText | None = Field(
         None,
         min_length=1,
@@ -51,7 +56,7 @@ class ModelParams(Section):
     )
 
     def config(self) -> ModelConfig:
-        """What the network is; what it begins from is no part of that, and its checkpoints do without."""
+        """What the network is, and no more: its checkpoints do without what it began from and what was frozen."""
         return ModelConfig(
             name=self.name,
             kwargs=dict(self.kwargs),
@@ -79,6 +84,16 @@ class TrainParams(Section):
     )
     weight_decay: float = Field(
         0.3, ge=0, le=10, description="Weight decay, decoupled in adamw, nadamw and lion; not on biases and norms."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the learning rate from a block to the one before it (layer-wise decay): the classifier "
+        "has lr, and the earlier a block, the lower its rate; 1: all have lr.",
+    )
+    classifier_lr_scale: float = Field(
+        1.0, gt=0, le=1000, description="The classifier's learning rate, as a multiple of lr."
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] | None = Field(
