@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import batches
+import freeze_step
 import numpy as np
 import power
 import pytest
@@ -150,3 +151,11 @@ def test_rare_digit_is_three_percent_of_what_is_trained_on_and_the_others_are_as
     assert set(first.split.train) < set(train)
     assert first.split.val.tolist() == sorted([*whole.split.val, *whole.split.test])
     assert first.split.train.tolist() == again.split.train.tolist() != other.split.train.tolist()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_steps_with_frozen_blocks_can_be_timed_on_every_side() -> None:
+    """A quick look at three steps; what share of a whole one they take is the command's to say."""
+    found = freeze_step.measure(3, warm_up=1)
+    assert found.keys() == freeze_step.SIDES.keys()
+    assert all(len(timing.times) == 3 and min(timing.times) > 0 for timing in found.values())

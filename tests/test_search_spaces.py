@@ -16,7 +16,7 @@ def load(name: str) -> SearchSpace:
 
 
 def test_these_spaces_there_are() -> None:
-    names = "baseline drloc gta head_disagreement sar sar_wide smoke sp_vit tv tv_wide"
+    names = "baseline drloc finetune gta head_disagreement sar sar_wide smoke sp_vit tv tv_wide"
     assert [name.removesuffix(".yaml") for name in FILES] == names.split()
 
 
@@ -53,3 +53,13 @@ def test_wide_space_is_the_narrow_one_and_the_recipe_of_the_baseline(method: str
 def test_recipe_that_is_searched_encloses_the_recipe_as_it_stands() -> None:
     for path, dimension in load("baseline.yaml").dimensions.items():
         assert dimension["low"] <= Params().value(path) <= dimension["high"], path
+
+
+def test_finetuning_searches_what_sar_does_with_rate_and_layer_decay_and_has_a_linear_probe() -> None:
+    tuned, narrow = load("finetune.yaml"), load("sar.yaml")
+    assert tuned.dimensions.keys() == {"train.lr", "train.layer_decay", *narrow.dimensions}
+    assert {path: tuned.dimensions[path] for path in narrow.dimensions} == narrow.dimensions
+    assert {name: tuned.controls[name] for name in narrow.controls} == narrow.controls
+    probe = Params().with_values(tuned.controls["probe"], where="finetune.yaml")
+    assert (probe.model.freeze, probe.regularizer.spatial_entropy.weight) == ("all", 0.0)
+    assert probe.train.lr <= tuned.dimensions["train.lr"]["high"]

@@ -42,31 +42,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig, *, beside: nn.Module |
     return optimizer
 
 
-def learning_rate(optimizer: Optimizer) -> float:
-    """The rate that the schedule has set, before a group's own scale."""
-    group = optimizer.param_groups[0]
-    return float(group["lr"]) / float(group.get("lr_scale", 1.0))
-
-
-def _groups(model: nn.Module, config: TrainConfig) -> Iterator[dict[str, Any]]:
-    """timm's groups, with those cut in two that the classifier shares, where that has a rate of its own."""
-    named: Any = getattr(model, "no_weight_decay", set)
-    shared: dict[str, Any] = {"weight_decay": config.weight_decay, "no_weight_decay_list": named()}
-    if config.layer_decay == 1:
-        groups = param_groups_weight_decay(model, **shared)
-    else:
-        groups = param_groups_layer_decay(model, **shared, layer_decay=config.layer_decay)
-    if config.classifier_lr_scale == 1:
-        yield from groups
-        return
-    own = {id(weight) for classifier in list_classifiers(model) for weight in classifier.parameters()}
-    for group in groups:
-        scale = group.get("lr_scale", 1.0)
-        for of_classifier, factor in ((False, scale), (True, scale * config.classifier_lr_scale)):
-            if weights := [each for each in group["params"] if (id(each) in own) == of_classifier]:
-                yield {**group, "params": weights, "lr_scale": factor}
-
-
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
     """Linear warm-up, then the recipe's schedule; advanced by `step_update(step)`, steps counted from 0.
 
@@ -91,3 +66,28 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: in
     if config.scheduler == "constant":
         return StepLRScheduler(optimizer, decay_t=length, decay_rate=1.0, **shared)
     raise ValueError(f"unknown schedule of the learning rate {config.scheduler!r}; known: cosine, linear, constant")
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The rate that the schedule has set, before a group's own scale."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / float(group.get("lr_scale", 1.0))
+
+
+def _groups(model: nn.Module, config: TrainConfig) -> Iterator[dict[str, Any]]:
+    """timm's groups, with those cut in two that the classifier shares, where that has a rate of its own."""
+    named: Any = getattr(model, "no_weight_decay", set)
+    shared: dict[str, Any] = {"weight_decay": config.weight_decay, "no_weight_decay_list": named()}
+    if config.layer_decay == 1:
+        groups = param_groups_weight_decay(model, **shared)
+    else:
+        groups = param_groups_layer_decay(model, **shared, layer_decay=config.layer_decay)
+    if config.classifier_lr_scale == 1:
+        yield from groups
+        return
+    own = {id(weight) for classifier in list_classifiers(model) for weight in classifier.parameters()}
+    for group in groups:
+        scale = group.get("lr_scale", 1.0)
+        for of_classifier, factor in ((False, scale), (True, scale * config.classifier_lr_scale)):
+            if weights := [each for each in group["params"] if (id(each) in own) == of_classifier]:
+                yield {**group, "params": weights, "lr_scale": factor}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from copied import ROOT, set_parameters
 from support.checkout import TINY
 
 from pipeline.commands.check import run_check, unknown_words
+from pipeline.commands.train import train_once
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.files.file_stats import hash_file
@@ -552,3 +554,21 @@ def test_folds_that_cannot_be_are_refused_before_anything_trains(
     set_parameters(workspace.params, settings)
     with pytest.raises(UserError, match=said):
         told(workspace, measured=False)
+
+
+def test_freezing_is_told_and_what_then_has_no_gradient_is_refused_in_a_sentence(workspace: Workspace) -> None:
+    set_parameters(workspace.params, {"model.freeze": 1})
+    lines = make_plan(workspace).describe().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("model  "))
+    assert re.fullmatch(r" {10}model\.freeze: 1, so [\d,]+ of [\d,]+ parameters are trained", lines[at + 1])
+    assert "model.freeze without model.pretrained keeps random weights" in lines[at + 2]
+    set_parameters(workspace.params, {"model.freeze": "all"})
+    said = r"^search_spaces/sar\.yaml: regularizer\.spatial_entropy\.layers: 'last' are blocks .* has no gradient;"
+    with pytest.raises(UserError, match=said):
+        make_plan(workspace)
+    on = {"model.freeze": "all", "regularizer.spatial_entropy.weight": 0.1}
+    with pytest.raises(UserError, match=r"^regularizer\.spatial_entropy: reads what model\.freeze keeps as it is"):
+        list(train_once(workspace, on))
+    assert (
+        len(list(train_once(workspace, {"model.freeze": "all"}))) == Params().with_values(TINY, where="").train.epochs
+    )
