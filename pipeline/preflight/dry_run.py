@@ -19,7 +19,7 @@ from pipeline.data.sources.image_source import Preview
 from pipeline.errors import UserError, format_value, join_lines, truncate
 from pipeline.models.architecture import Architecture, describe_network
 from pipeline.models.build import build_model
-from pipeline.models.freeze import ALL, freeze
+from pipeline.models.freeze import freeze
 from pipeline.models.model_config import Weights
 from pipeline.models.spatial_prior import is_of_prior
 from pipeline.models.tap import SimilarityTap, TokenTap
@@ -100,7 +100,7 @@ def _check_choices(config: Params, space: SearchSpace, architecture: Architectur
     """Every choice of layers must exist in a network of this architecture, and no two may be the same blocks; those of
     a method that may have a weight must not all be frozen.
     """
-    frozen = architecture.blocks if config.model.freeze == ALL else config.model.freeze
+    frozen = architecture.blocks if isinstance(config.model.freeze, str) else config.model.freeze
     for path in LAYERS:
         if path in space.dimensions:
             choices = space.dimensions[path]["choices"]
@@ -217,14 +217,14 @@ def check_network(
         adapted = fit_pretrained(model, params, pretrained)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    _check_prior_learns(model, params, where, known={} if adapted is None else adapted.tensors)
+    _check_prior_learns(model, params, where, loaded={} if adapted is None else adapted.tensors)
     return network if adapted is None else replace(network, notes=adapted.notes)
 
 
-def _check_prior_learns(model: torch.nn.Module, params: Params, where: str, known: Container[str]) -> None:
-    """Refuse a spatial prior that is fresh and frozen: it is 1 and stays so. known: names of pretrained weights."""
+def _check_prior_learns(model: torch.nn.Module, params: Params, where: str, loaded: Container[str]) -> None:
+    """Refuse a spatial prior that is fresh and frozen: it is 1 and stays so. loaded: names of pretrained weights."""
     prior = {name: weight for name, weight in model.named_parameters() if is_of_prior(name)}
-    if prior and not any(weight.requires_grad or name in known for name, weight in prior.items()):
+    if prior and not any(weight.requires_grad or name in loaded for name, weight in prior.items()):
         raise UserError(
             f"{where}: model.spatial_prior: model.freeze {params.model.freeze} keeps it as it begins, which changes "
             "nothing; freeze fewer blocks, or take blocks: 0 and positional_conv: false"

@@ -569,6 +569,3 @@ def test_freezing_is_told_and_what_then_has_no_gradient_is_refused_in_a_sentence
     on = {"model.freeze": "all", "regularizer.spatial_entropy.weight": 0.1}
     with pytest.raises(UserError, match=r"^regularizer\.spatial_entropy: reads what model\.freeze keeps as it is"):
         list(train_once(workspace, on))
-    assert (
-        len(list(train_once(workspace, {"model.freeze": "all"}))) == Params().with_values(TINY, where="").train.epochs
-    )
