@@ -16,7 +16,7 @@ def load(name: str) -> SearchSpace:
 
 
 def test_these_spaces_there_are() -> None:
-    names = "baseline drloc finetune gta head_disagreement sar sar_wide smoke sp_vit tv tv_wide"
+    names = "baseline drloc finetune gta head_disagreement masks sar sar_wide smoke sp_vit tv tv_wide"
     assert [name.removesuffix(".yaml") for name in FILES] == names.split()
 
 

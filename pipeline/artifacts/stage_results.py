@@ -19,6 +19,7 @@ NAMES = {
     "head_disagreement": "head disagreement",
     "relative_localisation": "relative localisation",
     "guided_transfer": "guided transfer",
+    "mask_supervision": "mask supervision",
 }
 """The methods as sentences call them."""
 

@@ -30,11 +30,14 @@ def resolve_choice(params: Params, prepared: Prepared, val: Ids) -> Params:
 
 def has_masks_to_choose_by(masks: ImageRows | None, val: Ids) -> bool:
     """Whether enough validation images have a mask with object and background. Looks no further than it must."""
-    if masks is None or len(val) < MIN_MASKED:
-        return False
+    return masks is not None and has_usable_masks(masks, val, least=MIN_MASKED)
+
+
+def has_usable_masks(masks: ImageRows, ids: Ids, *, least: int = 1) -> bool:
+    """Whether so many of these images have a mask with object and background. Looks no further than it must."""
     found = 0
-    for start in range(0, len(val), BLOCK):
-        found += count_rankable(masks[val[start : start + BLOCK]])
-        if found >= MIN_MASKED:
+    for start in range(0, len(ids) if len(ids) >= least else 0, BLOCK):
+        found += count_rankable(masks[ids[start : start + BLOCK]])
+        if found >= least:
             return True
     return False

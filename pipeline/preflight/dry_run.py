@@ -293,16 +293,19 @@ def _check_memory(network: Network, where: str, device: str) -> None:
 
 def check_regularizers(
     params: Params, space: SearchSpace, source: Preview, weights: Mapping[str, Weights] = NO_WEIGHTS
-) -> None:
+) -> dict[str, str]:
     """Prepare the regularisers of params.yaml, of every control and of what the space can ask for.
 
     Plugins are imported and pretrained networks loaded; the network that is trained has shapes and no weights. weights:
     what the specifications of pretrained networks were resolved to.
 
+    Returns the methods that ask for masks, and who asks for each.
+
     Raises:
         UserError: one of them cannot be had, or not with its network; says who asks for it.
     """
     tried: list[Params] = []
+    masked: dict[str, str] = {}
     for where, config in space.representative_configs(params):
         if any(each.model == config.model and each.regularizer == config.regularizer for each in tried):
             continue
@@ -320,5 +323,9 @@ def check_regularizers(
                     )
                 freeze(model, config.model.freeze)
                 Objective(model, methods, planned_epochs=config.train.epochs).close()
+            for name, method in methods.items():
+                if method.active and method.needs.masks:
+                    masked.setdefault(name, where)
         except (UserError, ValueError) as error:
             raise UserError(join_lines(f"{where}: {line}" for line in str(error).splitlines())) from None
+    return masked

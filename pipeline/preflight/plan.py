@@ -42,6 +42,7 @@ from pipeline.preflight.validate import (
     check_shares,
     check_sizes,
     check_splits,
+    check_training_masks,
     check_warm_start,
 )
 from pipeline.provenance.code_hash import code_hashes
@@ -354,7 +355,7 @@ def make_plan(workspace: Workspace) -> Plan:
     write_note(workspace, pretrained)
     network = check_networks(params, space, source, str(device), pretrained)
     check_sizes(params, space, source)
-    check_regularizers(params, space, source, pretrained)
+    check_training_masks(workspace, params, check_regularizers(params, space, source, pretrained))
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     require_access(store, experiment=params.experiment, model=params.model_name)

@@ -192,9 +192,10 @@ def _measure(
     config = params.train.config()
     try:
         run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained)
-        loader = TrainLoader(data.batches("train"), config, model=run.model, seed=0)
         average = make_average(run.model, config)
         objective = Objective(run.model, run.regularizers, planned_epochs=config.epochs)
+        masked = objective.needs_masks
+        loader = TrainLoader(data.batches("train"), config, model=run.model, seed=0, masks=masked)
     except (UserError, ValueError):
         # An end of every range at once may be a network that does not exist, while most of the space does.
         return None
@@ -203,8 +204,8 @@ def _measure(
     val = data.batches("val")
 
     def step() -> None:
-        inputs, labels = next(drawn)
-        take_step(run.model, objective, optimizer, inputs, labels, epoch=peak, config=config)
+        inputs, labels, masks = next(drawn)
+        take_step(run.model, objective, optimizer, inputs, labels, masks, epoch=peak, config=config)
         if average is not None:
             average.update(run.model, next(taken_so_far))
 
@@ -252,9 +253,9 @@ def _time_calls(work: Any, device: torch.device, seconds: float, *, most: int, l
     return statistics.median(times)
 
 
-def _endless(loader: TrainLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _endless(loader: TrainLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
     for epoch in itertools.count():
-        yield from loader.epoch(epoch)
+        yield from loader.with_masks(epoch)
 
 
 def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> TrainingData:
@@ -274,7 +275,8 @@ def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> T
     noise = rng.integers(0, 256, (images + val_images, side, side, channels), dtype=np.uint8)
     labels = rng.integers(0, len(classes), len(noise), dtype=np.int64)
     manifest = {"classes": list(classes), "data_hash": ""}
-    return TrainingData(Prepared(noise, labels, None, manifest), split, device)
+    masks = (noise[..., 0] > 127).astype(np.uint8)  # for methods that read them, whatever the set will have
+    return TrainingData(Prepared(noise, labels, masks, manifest), split, device)
 
 
 def _spread(ids: Ids, count: int) -> Ids:
@@ -283,7 +285,8 @@ def _spread(ids: Ids, count: int) -> Ids:
 
 
 def _rows_of(prepared: Prepared, rows: Ids) -> Prepared:
-    return Prepared(prepared.images[rows], prepared.labels[rows], None, prepared.manifest)
+    masks = None if prepared.masks is None else prepared.masks[rows]
+    return Prepared(prepared.images[rows], prepared.labels[rows], masks, prepared.manifest)
 
 
 def _checkpoint_bytes(run: TrainingRun, state: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 import itertools
 import posixpath
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import Params
@@ -10,6 +11,7 @@ from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.source_config import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, format_value
+from pipeline.inputs.choice_metric import has_usable_masks
 from pipeline.inputs.source import manifest_if_current
 from pipeline.preflight.run_resources import check_batch_shards
 from pipeline.score.locate import can_be_ranked
@@ -75,6 +77,33 @@ def check_masks(workspace: Workspace, params: Params) -> None:
         return  # the split is still to be made
     if not can_be_ranked(prepared.masks[val]):
         raise UserError(f"{said}: no mask of a validation image holds both object and background to score against.")
+
+
+def check_training_masks(workspace: Workspace, params: Params, methods: Mapping[str, str]) -> None:
+    """Refuse methods that are told where objects are where no training image says it; while no data are prepared, this
+    cannot be told, and the search says it when it begins.
+
+    methods: by name, who asks for each.
+
+    Raises:
+        UserError: the set has no masks, or none of its training images has a usable one.
+    """
+    if not methods or manifest_if_current(workspace, params) is None:
+        return
+    prepared = open_prepared(workspace.prepared)
+    name, where = next(iter(methods.items()))
+    said = f"{where}: regularizer.{name}"
+    if prepared.masks is None:
+        raise UserError(
+            f"{said}: needs masks of the training images, and {params.set_name} has none. Set its weight to 0, search "
+            "another space, or give masks or boxes with the pictures (docs/own-images.md)."
+        )
+    try:
+        train = read_split(workspace.split, data_hash=prepared.data_hash).train
+    except UserError:
+        return  # the split is still to be made
+    if not has_usable_masks(prepared.masks, train):
+        raise UserError(f"{said}: no mask of a training image holds both object and background to learn from.")
 
 
 def check_splits(params: Params) -> None:

@@ -28,7 +28,7 @@ class RequiredFeatures:
     similarity: the blocks whose similarity maps it reads, or None. query: whose query they are of, "cls" or "mean" (of
     the patches' queries). heads: the blocks whose heads' outputs it reads, or None. tokens: the patch tokens that the
     last block leaves. inputs: the images that the network was given. with_cls: of the similarity maps' blocks also the
-    CLS query's product with the CLS key.
+    CLS query's product with the CLS key. masks: where the objects are in the images; a set without masks is refused.
     """
 
     similarity: LayerSpec | None = None
@@ -37,6 +37,7 @@ class RequiredFeatures:
     tokens: bool = False
     inputs: bool = False
     with_cls: bool = False
+    masks: bool = False
 
     def __post_init__(self) -> None:
         if self.query not in ("cls", "mean"):
@@ -48,8 +49,9 @@ class Features:
     """What was collected for one regulariser in one forward pass; None where its needs do not say so.
 
     similarity (B, L, A, H, W); heads (B, L, A, T, D), before the projection; tokens (B, H, W, D); inputs, the images
-    (B, channels, height, width); cls (B, L, A), the CLS query's product with the CLS key. All are of float32 at least,
-    under autocast too; in training all but the images carry gradient into the network.
+    (B, channels, height, width); cls (B, L, A), the CLS query's product with the CLS key; masks (B, height, width), of
+    every pixel how much of it is object, 0 to 1, NaN where nobody has decided that. All are of float32 at least, under
+    autocast too; in training all but images and masks carry gradient into the network.
     """
 
     similarity: Tensor | None = None
@@ -57,6 +59,7 @@ class Features:
     tokens: Tensor | None = None
     inputs: Tensor | None = None
     cls: Tensor | None = None
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ class Collector:
             self.remove()
             raise
 
-    def features(self, inputs: Tensor | None = None) -> Features:
-        """What the last forward pass gave; inputs: the images that it was of."""
+    def features(self, inputs: Tensor | None = None, masks: Tensor | None = None) -> Features:
+        """What the last forward pass gave; inputs: the images that it was of; masks: theirs."""
         similarity, cls = self._similarity, self._needs.with_cls
         return Features(
             similarity=similarity.maps() if similarity else None,
@@ -65,6 +65,7 @@ class Collector:
             tokens=at_least_float32(self._tokens.tokens()) if self._tokens else None,
             inputs=inputs if self._needs.inputs else None,
             cls=similarity.cls() if similarity and cls else None,
+            masks=masks if self._needs.masks else None,
         )
 
     def expect(self, features: bool) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.guided_transfer import GuidedTransfer
 from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.mask_supervision import MaskSupervision
 from pipeline.regularizers.plugin import build_plugin, requested_features
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Regularizer]] = {
     "head_disagreement": HeadDisagreement,
     "relative_localisation": RelativeLocalisation,
     "guided_transfer": GuidedTransfer,
+    "mask_supervision": MaskSupervision,
 }
 
 

@@ -49,7 +49,7 @@ class SharedObjective:
         """The next steps are the micro-batches of this shard of a batch."""
         self._shard, self._micro_batch = shard, 0
 
-    def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
+    def step(self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None = None) -> StepLoss:
         """As `Objective.step`, of this worker's part of the next micro-batch."""
         assert self._shard is not None
         own, whole = self._shard.sizes[self._micro_batch], self._shard.wholes[self._micro_batch]
@@ -57,7 +57,7 @@ class SharedObjective:
         self._objective.count_over_workers(lambda counts: _total_of(counts, own, whole), unit=own / whole or 1.0)
         try:
             with nullcontext() if self._micro_batch == len(self._shard.sizes) else self._step.no_sync():
-                total, logits, monitors = self._step(inputs, labels, epoch)
+                total, logits, monitors = self._step(inputs, labels, epoch, masks)
         finally:
             self._objective.count_over_workers(None)
         return StepLoss(total, logits, monitors)
@@ -106,8 +106,10 @@ class _Step(nn.Module):
         self.model, self.trainable = model, objective.trainable
         self._objective = objective
 
-    def forward(self, inputs: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        loss = self._objective.step(inputs, labels, epoch)
+    def forward(
+        self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        loss = self._objective.step(inputs, labels, epoch, masks)
         return loss.total, loss.logits, dict(loss.monitors)
 
 

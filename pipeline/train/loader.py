@@ -1,6 +1,8 @@
 """The batches that a run trains on: augmented and mixed as the recipe says, decided by seed and epoch alone."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from pipeline.data.augment.augment import Augmentation
 from pipeline.data.augment.rng import MIXING, isolated_rng
 from pipeline.data.batches.batches import ImageBatches
+from pipeline.data.prepared.prepared import UNDECIDED
+from pipeline.regularizers.base import Regularizer
 from pipeline.train.class_weights import BALANCED
 from pipeline.train.rank_info import BatchShard
 from pipeline.train.train_config import TrainConfig
@@ -20,7 +24,8 @@ class TrainLoader:
     """Training batches, epoch by epoch.
 
     model: says how many classes there are. seed: of the order, of the augmentation and of the mixing. shares: of every
-    batch of an epoch, what this one of several workers runs; None for all of it.
+    batch of an epoch, what this one of several workers runs; None for all of it. masks: whether each image's mask comes
+    with it.
 
     Raises:
         ValueError: the recipe asks for what these images or this network cannot have.
@@ -34,8 +39,9 @@ class TrainLoader:
         model: nn.Module,
         seed: int,
         shares: Sequence[BatchShard] | None = None,
+        masks: bool = False,
     ) -> None:
-        self._images, self._config, self._seed, self._shares = images, config, seed, shares
+        self._images, self._config, self._seed, self._shares, self._masks = images, config, seed, shares, masks
         self._augmentation = make_augmentation(config, channels=images.channels)
         self._mixer = make_mixer(config, model)
 
@@ -45,7 +51,18 @@ class TrainLoader:
 
         epoch: counted from 0. The shares have the label smoothing in them.
         """
-        batches = self._images.shuffled(
+        for inputs, labels, _ in self.with_masks(epoch):
+            yield inputs, labels
+
+    def with_masks(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """The batches of `epoch`, each with its masks (B, H, W) where the loader was made with them.
+
+        A mask has of every pixel how much of it is object, 0 to 1, NaN where that is not decided. It is moved as its
+        image is, and mixed as that is: CutMix pastes masks too; mixup blends them, and what is undecided in either of
+        two images is undecided in the blend.
+        """
+        draw: Any = self._images.shuffled_with_masks if self._masks else self._images.shuffled
+        batches = draw(
             self._config.batch_size,
             seed=self._seed,
             epoch=epoch,
@@ -54,14 +71,19 @@ class TrainLoader:
             part=None if self._shares is None else self._rows,
             balanced=self._config.sampling == BALANCED,
         )
-        for step, (inputs, labels) in enumerate(batches):
+        for step, (inputs, labels, *found) in enumerate(batches):
+            masks = object_shares(found[0]) if found else None
             if self._mixer is None:
-                yield inputs, labels
+                yield inputs, labels, masks
                 continue
             with isolated_rng() as seed:
+                if masks is not None:
+                    seed(self._seed, epoch, MIXING, step)  # for the same draws as the images'
+                    masks = mix(self._mixer, masks.unsqueeze(1), labels)[0].squeeze(1)
                 seed(self._seed, epoch, MIXING, step)
-                mixed = mix(self._mixer, inputs, labels)
-            yield mixed if self._shares is None else _own(self._shares[step], mixed)
+                inputs, labels = mix(self._mixer, inputs, labels)
+            own = slice(None) if self._shares is None else slice(len(self._shares[step].rows))
+            yield inputs[own], labels[own], None if masks is None else masks[own]
 
     def _rows(self, step: int) -> NDArray[np.int64]:
         """The rows of this worker's share; where batches are mixed, and after them, those they are mixed with, in the
@@ -74,8 +96,20 @@ class TrainLoader:
         return np.concatenate([shard.rows, (shard.images - 1 - shard.rows)[::-1]])
 
 
-def _own(shard: BatchShard, mixed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return mixed[0][: len(shard.rows)], mixed[1][: len(shard.rows)]
+def check_masks(methods: Mapping[str, Regularizer], images: ImageBatches) -> None:
+    """Refuse a method that is told where objects are, where the images' set has no masks.
+
+    Raises:
+        ValueError: as said; begins with `regularizer.` and the method's name.
+    """
+    for name, method in methods.items():
+        if method.active and method.needs.masks and not images.has_masks:
+            raise ValueError(f"regularizer.{name}: needs masks or boxes of the images, and this set has none")
+
+
+def object_shares(masks: Tensor) -> Tensor:
+    """Masks (..., H, W) uint8 as of a prepared set, as how much of every pixel is object: float32, NaN: undecided."""
+    return masks.float().masked_fill_(masks == UNDECIDED, math.nan)
 
 
 def make_augmentation(config: TrainConfig, *, channels: int) -> Augmentation | None:

@@ -5,11 +5,11 @@ the same numbers as the unbroken one, without any generator's state having been 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from pipeline.train.compilation import compile_network, original_network
 from pipeline.train.cpu.onednn_linear import use_onednn_linear
 from pipeline.train.distributed import SharedObjective, streams_of, total
 from pipeline.train.ema import make_average
-from pipeline.train.loader import TrainLoader
+from pipeline.train.loader import TrainLoader, check_masks, object_shares
 from pipeline.train.memory import checkpointed, raise_gc_threshold, retain_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import learning_rate, make_optimizer, make_schedule
@@ -105,14 +105,16 @@ def fit(
 
     Raises:
         Diverged: the loss of an epoch, or a weight after it, is not finite. The weights are then of no use.
-        ValueError: the network cannot give what a regulariser needs, or what the recipe asks for.
+        ValueError: the network or the data cannot give what a regulariser needs, or what the recipe asks for.
     """
     methods = dict(regularizers or {})
     retain_freed_memory()
     raise_gc_threshold()
     steps = -(-len(train) // config.batch_size)
     shares = None if world is None else world.shares(len(train), config.batch_size, config.accumulate)
-    loader = TrainLoader(train, config, model=model, seed=seed, shares=shares)
+    check_masks(methods, train)
+    masked = any(method.needs.masks and method.weight for method in methods.values())
+    loader = TrainLoader(train, config, model=model, seed=seed, shares=shares, masks=masked)
     average = make_average(model, config)  # of the weights that the model has been given
     if resume is not None and "model" in resume:
         model.load_state_dict(resume["model"])
@@ -143,10 +145,12 @@ def fit(
             seed_everything(seed, epoch, *streams_of(world))
             enter_training(model)
             means = _Means()
-            for step, (inputs, labels) in enumerate(loader.epoch(epoch), start=epoch * steps):
+            for step, (inputs, labels, masks) in enumerate(loader.with_masks(epoch), start=epoch * steps):
                 schedule.step_update(step)
                 shard = None if shares is None else shares[step - epoch * steps]
-                monitors = take_step(model, stepped, optimizer, inputs, labels, epoch=epoch, config=config, shard=shard)
+                monitors = take_step(
+                    model, stepped, optimizer, inputs, labels, masks, epoch=epoch, config=config, shard=shard
+                )
                 if average is not None:
                     average.update(model, step + 1)
                 means.add(monitors, len(labels) if shard is None else shard.images)
@@ -190,8 +194,10 @@ def score(
     # Whoever cuts batches for want of memory has none to spare here.
     size = -(-max(256, config.batch_size) // config.accumulate)
     with use_onednn_linear(model), original_network():
-        for inputs, labels in images.in_order(size, workers=config.workers):
-            answers, monitors = objective.score(inputs, labels)
+        masks: Iterable[Tensor | None] = images.masks_in_order(size) if objective.needs_masks else repeat(None)
+        for (inputs, labels), mask in zip(images.in_order(size, workers=config.workers), masks, strict=False):
+            shares = None if mask is None else object_shares(mask)
+            answers, monitors = objective.score(inputs, labels, shares)
             means.add({**monitors, "accuracy": accuracy(answers, labels)}, len(labels))
             right.append(answers.argmax(-1) == labels)
             if logits is not None:

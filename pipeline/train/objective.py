@@ -74,14 +74,20 @@ class Objective:
             raise
         self.trainable = nn.ModuleDict(self._regularizers)
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a method asks for the masks of the images."""
+        return any(method.needs.masks for method in self._regularizers.values())
+
     def weights(self, epoch: int) -> dict[str, float]:
         """Every method's weight in an epoch counted from 0."""
         return {name: method.weight_at(epoch, self._planned_epochs) for name, method in self._regularizers.items()}
 
-    def step(self, inputs: Tensor, labels: Tensor, epoch: int) -> StepLoss:
+    def step(self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None = None) -> StepLoss:
         """Forward pass and loss of one training batch. A method whose weight is 0 is not evaluated.
 
-        inputs (B, C, H, W); labels (B,) int64, or (B, K) as shares that have the label smoothing in them already.
+        inputs (B, C, H, W); labels (B,) int64, or (B, K) as shares that have the label smoothing in them already; masks
+        (B, H, W) as of `Features`, for methods that ask for them.
         """
         weights = self.weights(epoch)
         for name, weight in weights.items():
@@ -93,7 +99,7 @@ class Objective:
         for name, weight in weights.items():
             if weight == 0.0:
                 continue
-            output = self._regularize(name, inputs)
+            output = self._regularize(name, inputs, masks)
             total = torch.add(total, output.loss, alpha=weight)
             monitors |= {f"{name}/{key}": value for key, value in output.monitors.items()}
         self._forget()
@@ -110,12 +116,13 @@ class Objective:
         return losses.mean()
 
     @torch.no_grad()
-    def score(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def score(self, inputs: Tensor, labels: Tensor, masks: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and monitors of a batch that is not trained on; every method is asked, whatever its weight then is."""
         logits = self._model(inputs)
         monitors = {"loss": F.cross_entropy(logits, labels)}
         for name in self._regularizers:
-            monitors |= {f"{name}/{key}": value for key, value in self._regularize(name, inputs).monitors.items()}
+            output = self._regularize(name, inputs, masks)
+            monitors |= {f"{name}/{key}": value for key, value in output.monitors.items()}
         self._forget()
         return logits, monitors
 
@@ -149,10 +156,10 @@ class Objective:
                 raise ValueError(f"regularizer.{name}: {error}") from error
         method.to(device)
 
-    def _regularize(self, name: str, inputs: Tensor) -> RegularizerOutput:
+    def _regularize(self, name: str, inputs: Tensor, masks: Tensor | None) -> RegularizerOutput:
         method, collector = self._regularizers[name], self._collectors[name]
         with without_autocast(inputs.device):
-            output: RegularizerOutput = method(collector.features(inputs))
+            output: RegularizerOutput = method(collector.features(inputs, masks))
         return output
 
     def _forget(self) -> None:

@@ -1,5 +1,6 @@
 """One step of the optimizer: a batch run in micro-batches, forward in the recipe's precision and backward."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ def take_step(
     optimizer: Optimizer,
     inputs: Tensor,
     labels: Tensor,
+    masks: Tensor | None = None,
     *,
     epoch: int,
     config: TrainConfig,
@@ -26,7 +28,8 @@ def take_step(
 ) -> dict[str, Tensor]:
     """One step of the optimizer on one batch, run in `config.accumulate` micro-batches as equal as can be.
 
-    inputs (B, C, H, W), labels (B,) or shares (B, K); a batch of fewer images than micro-batches is run image by image.
+    inputs (B, C, H, W), labels (B,) or shares (B, K), masks (B, H, W) where a method asks for them; a batch of fewer
+    images than micro-batches is run image by image.
     epoch: counted from 0. Returns the monitors of `Objective.step`, and accuracy, as means over the batch's images:
     detached scalars.
 
@@ -46,6 +49,7 @@ def take_step(
     monitors: dict[str, Tensor] = {}
     micro_batches = min(config.accumulate, len(labels))
     cut = zip(inputs.tensor_split(micro_batches), labels.tensor_split(micro_batches), strict=True)
+    objects: Sequence[Tensor | None] = [None] * micro_batches if masks is None else masks.tensor_split(micro_batches)
     for index, (images, answers) in enumerate(cut):
         if shard is None:
             part = weight = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
@@ -53,7 +57,7 @@ def take_step(
             part = shard.sizes[index] / shard.images
             weight = part * shard.workers  # the mean over workers is taken of their gradients
         with _precision(config, images.device):
-            loss = objective.step(images, answers, epoch)
+            loss = objective.step(images, answers, epoch, objects[index])
         (loss.total * weight).backward()  # type: ignore[no-untyped-call, unused-ignore]
         found = {**loss.monitors, "accuracy": accuracy(loss.logits, answers)}
         terms = torch.stack(list(found.values())).detach().double() * part

@@ -97,6 +97,17 @@ def test_network_that_a_method_cannot_read_is_refused_where_the_space_chooses_it
         check_regularizers(params, SearchSpace("space.yaml", names, {}), DIGITS)
 
 
+def test_methods_that_ask_for_masks_are_told_with_who_asks_for_them() -> None:
+    weight = "regularizer.mask_supervision.weight"
+    off, on = {weight: 0.0}, {weight: 0.1}
+    params = setting(prepare__image_size=24)
+    assert check_regularizers(params, SearchSpace("space.yaml", {}, {"baseline": off}), DIGITS) == {}
+    asked = check_regularizers(params, SearchSpace("space.yaml", {}, {"bound": on}), DIGITS)
+    assert asked == {"mask_supervision": "space.yaml: controls.bound"}
+    searched = SearchSpace("space.yaml", {weight: {"type": "float", "low": 0.1, "high": 1.0}}, {"baseline": off})
+    assert check_regularizers(params, searched, DIGITS) == {"mask_supervision": "space.yaml"}
+
+
 @pytest.mark.parametrize(("name", "kwargs"), [("swin_tiny_patch4_window7_224", SWIN), ("pvt_v2_b0", PVT)])
 def test_layers_of_a_method_that_is_off_are_not_asked_of_the_network(name: str, kwargs: dict[str, Any]) -> None:
     guided, variation = "regularizer.guided_transfer", "regularizer.total_variation"

@@ -11,7 +11,7 @@ from support.search_state import make_workspace
 from pipeline.config import Params
 from pipeline.data.sources.source_config import Preview
 from pipeline.errors import UserError
-from pipeline.preflight.validate import check_masks, check_sizes
+from pipeline.preflight.validate import check_masks, check_sizes, check_training_masks
 from pipeline.tune.objectives.objectives import describe_objectives
 from pipeline.tune.space import SearchSpace
 
@@ -78,6 +78,29 @@ def test_attention_is_refused_as_a_goal_where_the_data_have_no_masks_or_none_of_
         else:
             with pytest.raises(UserError, match="no mask of a validation image holds both object and background"):
                 check_masks(workspace, asked)
+
+
+def test_method_that_is_told_where_objects_are_is_refused_where_no_training_image_says_it(tmp_path: Path) -> None:
+    workspace, asked = make_workspace(tmp_path), {"mask_supervision": "masks.yaml", "plugin": "params.yaml"}
+    check_training_masks(workspace, Params(), {})
+    with pytest.raises(
+        UserError, match=r"^masks\.yaml: regularizer\.mask_supervision: needs masks of the training images"
+    ):
+        check_training_masks(workspace, Params(), asked)
+    split = {role: list(range(start, start + 5)) for role, start in (("train", 0), ("val", 5), ("test", 10))}
+    masks = np.zeros((20, 4, 4), np.uint8)
+    masks[5:] = np.eye(4, dtype=np.uint8)  # of validation and test images alone
+    for train in (masks, np.eye(4, dtype=np.uint8)[None].repeat(20, 0)):
+        np.save(workspace.prepared / "masks.npy", train)
+        manifest = json.loads((workspace.prepared / "manifest.json").read_text())
+        manifest["sha256"]["masks"] = ""
+        (workspace.prepared / "manifest.json").write_text(json.dumps(manifest))
+        check_training_masks(workspace, Params(), asked)  # there is no split yet, or it is of these data
+        workspace.split.write_text(json.dumps({"data_hash": "d", **split}))
+        if train is masks:
+            with pytest.raises(UserError, match="no mask of a training image holds both object and background"):
+                check_training_masks(workspace, Params(), asked)
+            workspace.split.unlink()
 
 
 def test_goals_are_told_in_the_plan_where_there_are_any() -> None:

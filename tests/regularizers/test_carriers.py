@@ -32,6 +32,8 @@ CARRIERS: dict[str, tuple[str, ...]] = {
     "head_disagreement": (*PLAIN, *MAPS_BY_MEAN, "pvt, linear"),
     "relative_localisation": tuple(KINDS),
     "guided_transfer": PLAIN,
+    "mask_supervision": PLAIN,
+    "mask_supervision by mean": PLAIN + MAPS_BY_MEAN,
 }
 
 
@@ -56,7 +58,7 @@ def test_every_method_is_in_the_table() -> None:
 def test_network_carries_the_method(system: str, kind: str) -> None:
     model, made, images = objective(kind, system)
     with made:
-        loss = made.step(images, torch.tensor([0, 1, 2, 0]), 0)
+        loss = made.step(images, torch.tensor([0, 1, 2, 0]), 0, (images[:, 0] > 0).float())
         loss.total.backward()
     method = system.partition(" by ")[0]
     assert loss.total.isfinite()

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_networks import network, pictures
 from torch import nn
 
 import pipeline.regularizers
 from pipeline.config import Params
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError
+from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.plugin import load_plugin, plugin_source_hash
 from pipeline.regularizers.registry import build_regularizers
+from pipeline.train.objective import Objective
 from pipeline.tune.space import load_space
 
 ROOT = Path(__file__).parents[2]
@@ -212,10 +215,44 @@ def test_penalty_of_a_plugin_is_what_its_class_says(write: Any) -> None:
     assert method(Features(similarity=maps)).loss.item() == 12.0
 
 
-def test_example_of_the_docs_runs_as_it_stands_there(write: Any) -> None:
+def maps_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with SimilarityTap(model, "last") as tap, torch.no_grad():
+        model(images)
+    return tap.maps()
+
+
+def blocks_of_docs() -> list[str]:
     text = (ROOT / "docs" / "methods.md").read_text()
     text = text.partition("\n## A method of your own\n")[2].partition("\n## ")[0]
-    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
+
+
+def test_example_of_the_docs_with_masks_and_a_source_trains_beside_sar(write: Any) -> None:
+    write("my_package/on_object.py", next(block for block in blocks_of_docs() if "class OnTheObject" in block))
+    options = {"source": "the source"}
+    plugin = {"spec": "my_package.on_object:OnTheObject", "weight": 1.0, "schedule": "constant", "watch": False}
+    configs = {
+        "plugin": {**plugin, "options": options},
+        "spatial_entropy": {"weight": 0.1, "watch": True, "schedule": "constant"},
+    }
+    methods = build_regularizers(configs, load_source=lambda spec: network(noise=0.3) if spec == "the source" else None)
+    model, images = network().train(), pictures()
+    masks = torch.zeros(4, 12, 12)
+    masks[:, :6] = 1.0
+    masks[3] = float("nan")
+    with Objective(model, methods, planned_epochs=1) as objective:
+        assert objective.needs_masks
+        step = objective.step(images, torch.tensor([0, 1, 2, 0]), 0, masks)
+        step.total.backward()  # type: ignore[no-untyped-call, unused-ignore]
+    ours, source = maps_of(model, images), maps_of(network(noise=0.3), images)
+    expected = ((ours - source)[:3, :, :, :3] ** 2).sum() / ours.numel()
+    assert step.monitors["plugin/value"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert {"spatial_entropy/value", "plugin/value"} <= step.monitors.keys()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in model.parameters())
+
+
+def test_example_of_the_docs_runs_as_it_stands_there(write: Any) -> None:
+    blocks = blocks_of_docs()
     parameters, code = (next(block for block in blocks if word in block) for word in ("plugin_weight:", "class "))
     given = parse_yaml(parameters, "docs/methods.md")["regularizer"]
     write("my_package/my_module.py", code)

@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "head_disagreement": {"weight": 1.0},
     "relative_localisation": {"weight": 1.0},
     "guided_transfer": {"weight": 1.0, "source": "another network"},
+    "mask_supervision": {"weight": 1.0},
 }
 
 
@@ -40,7 +41,7 @@ def last_value(method: str, **options: Any) -> float:
     """The method's value on validation images after a short training run on digits."""
     digits = load_digits()
     images = (digits.images * 15.9).astype(np.uint8)[..., None]
-    prepared = Prepared(images, digits.target.astype(np.int64), None, {})
+    prepared = Prepared(images, digits.target.astype(np.int64), (images[..., 0] > 63).astype(np.uint8), {})
     scale = standardisation(images)
     train, val = (ImageBatches(prepared, ids, scale, torch.device("cpu")) for ids in (range(1000), range(1400, 1797)))
     methods = build_regularizers({method: {"watch": True, **options}}, load_source=lambda _: network(7))

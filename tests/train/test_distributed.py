@@ -17,12 +17,13 @@ from support.run_comparison import untimed, weights
 from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches, Standardisation
-from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.prepared.prepared import UNDECIDED, Prepared
 from pipeline.models.build import build_model
 from pipeline.models.freeze import freeze
 from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
 from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.mask_supervision import MaskSupervision
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
 from pipeline.regularizers.total_variation import TotalVariation
@@ -93,6 +94,7 @@ METHODS: dict[str, Callable[[], Regularizer]] = {
     "total_variation": lambda: TotalVariation(weight=0.05),
     "head_disagreement": lambda: HeadDisagreement(weight=0.5),
     "pairs": lambda: Pairs(weight=0.5, pairs=8),
+    "masks": lambda: MaskSupervision(weight=0.5, layers="all"),
 }
 CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "plain": ([], {}),
@@ -114,6 +116,11 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "half frozen": (["half_empty"], {"layer_decay": 0.5, "accumulate": 2, "batch_size": 7}),
     "linear probe": ([], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3, "batch_size": 7}),
+    "masked": (["masks"], {"accumulate": 3, "batch_size": 7}),
+    "masked and mixed": (
+        ["masks", "half_empty"],
+        {"mixup": 0.8, "cutmix": 1.0, "augment": "light", "accumulate": 2, "batch_size": 7, "sampling": "balanced"},
+    ),
     "averaged": (["spatial_entropy"], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3}),
 }
 FROZEN: dict[str, int | str] = {"half frozen": 1, "linear probe": "all"}
@@ -127,7 +134,9 @@ def images(count: int = IMAGES, kind: type[ImageBatches] = DoubleBatches) -> Ima
     pixels = rng.integers(0, 120, size=(count, 12, 12, 1), dtype=np.uint8)
     pixels[labels == 0, :, :6] += 100
     pixels[labels == 1, :, 6:] += 100
-    prepared = Prepared(pixels, labels, None, {"classes": ["0", "1"]})
+    masks = (pixels[..., 0] > 100).astype(np.uint8)
+    masks[::3] = UNDECIDED
+    prepared = Prepared(pixels, labels, masks, {"classes": ["0", "1"]})
     return kind(prepared, list(range(count)), Standardisation((0.4,), (0.3,)), torch.device("cpu"))
 
 

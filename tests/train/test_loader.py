@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from pipeline.data.augment.rng import MIXING, isolated_rng
 from pipeline.data.batches.batches import ImageBatches, Standardisation
-from pipeline.data.prepared.prepared import Prepared
-from pipeline.train.loader import TrainLoader, make_augmentation, make_mixer, mix
+from pipeline.data.prepared.prepared import UNDECIDED, Prepared
+from pipeline.regularizers.mask_supervision import MaskSupervision
+from pipeline.regularizers.spatial_entropy import SpatialEntropy
+from pipeline.train.loader import TrainLoader, check_masks, make_augmentation, make_mixer, mix
+from pipeline.train.rank_info import RankInfo
 from pipeline.train.train_config import TrainConfig
 
 PLAIN = TrainConfig(4, 8, 2e-3, 0.0, 1, 0.1, 0.0, None)
@@ -140,3 +143,98 @@ def test_mixing_what_cannot_be_mixed_is_refused() -> None:
         make_mixer(MIXED, nn.Linear(2, 2))
     with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
         make_augmentation(replace(PLAIN, augment="deit"), channels=2)
+
+
+# Masks.
+
+
+def masked(kind: type[ImageBatches] = ImageBatches) -> ImageBatches:
+    """Images that show their masks, and nothing else: black where there is background, white where there is object."""
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (40, 16, 16), dtype=np.uint8)
+    images = masks[..., None] * np.uint8(255)
+    # Test images: no training batch may so much as look at theirs.
+    masks[27:] = 77
+    prepared = Prepared(images, np.arange(40, dtype=np.int64) % 5, masks, {})
+    return kind(prepared, range(27), Standardisation((0.0,), (1.0,)), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"augment": "light"},
+        {"cutmix": 1.0},
+        {"mixup": 0.8},
+        {"mixup": 0.8, "cutmix": 1.0, "mixup_prob": 0.7, "augment": "light", "sampling": "balanced"},
+    ],
+)
+@pytest.mark.parametrize("world", [None, RankInfo(0, 2), RankInfo(1, 2)])
+def test_masks_are_moved_and_mixed_as_their_images(recipe: dict[str, Any], world: RankInfo | None) -> None:
+    config = replace(PLAIN, batch_size=7, **recipe)
+    shares = None if world is None else world.shares(27, 7, 2)
+    plain = TrainLoader(masked(), config, model=Classes(), seed=3, shares=shares)
+    loader = TrainLoader(masked(), config, model=Classes(), seed=3, shares=shares, masks=True)
+    found = list(loader.with_masks(1))
+    assert equal([(inputs, labels) for inputs, labels, _ in found], list(plain.epoch(1)))
+    for inputs, _, masks in found:
+        assert masks is not None
+        torch.testing.assert_close(masks, inputs[:, 0], rtol=0, atol=1e-6)
+    assert all(masks is None for _, _, masks in plain.with_masks(1))
+
+
+def test_what_is_undecided_in_one_of_two_blended_images_is_undecided_and_a_pasted_rectangle_brings_it_along() -> None:
+    prepared = masked()
+    half = replace(PLAIN, batch_size=27, sampling="shuffle")
+    assert prepared._masks is not None
+    undecided = np.array(prepared._masks)
+    undecided[:27:2] = UNDECIDED
+    prepared._masks = undecided
+    blended, pasted = (
+        next(TrainLoader(prepared, replace(half, **each), model=Classes(), seed=3, masks=True).with_masks(1))
+        for each in ({"mixup": 0.8}, {"cutmix": 1.0})
+    )
+    order = np.random.default_rng([3, 1]).permutation(27)
+    known = torch.from_numpy(order % 2 == 1)
+    assert blended[2] is not None
+    assert pasted[2] is not None
+    assert torch.equal(~blended[2].isnan().any(-1).any(-1), known & known.flip(0))
+    mixed = known != known.flip(0)
+    assert mixed.any()
+    shares = pasted[2][mixed].isnan().float().mean((-2, -1))
+    assert ((shares > 0) & (shares < 1)).any()
+
+
+def test_method_that_needs_masks_is_refused_by_its_name_where_there_are_none() -> None:
+    method = MaskSupervision(weight=1.0)
+    check_masks({"mask_supervision": MaskSupervision(weight=0.0), "sar": SpatialEntropy(weight=1.0)}, images())
+    check_masks({"mask_supervision": method}, masked())
+    with pytest.raises(
+        ValueError, match=r"^regularizer\.mask_supervision: needs masks or boxes of the images, and this"
+    ):
+        check_masks({"mask_supervision": method}, images())
+
+
+class Watched(np.ndarray):
+    """Masks that remember which of their rows were read."""
+
+    read: set[int]
+
+    def __getitem__(self, rows: Any) -> Any:
+        self.read.update(np.atleast_1d(rows).tolist())
+        return np.asarray(super().__getitem__(rows))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"augment": "deit", "mixup": 0.8, "sampling": "balanced"}])
+def test_of_no_image_of_another_role_is_the_mask_read(recipe: dict[str, Any]) -> None:
+    watched = np.zeros((40, 16, 16), dtype=np.uint8).view(Watched)
+    watched.read = set()
+    prepared = Prepared(np.zeros((40, 16, 16, 1), dtype=np.uint8), np.arange(40, dtype=np.int64) % 5, watched, {})
+    images = ImageBatches(prepared, range(27), Standardisation((0.0,), (1.0,)), torch.device("cpu"))
+    loader = TrainLoader(images, replace(PLAIN, **recipe), model=Classes(), seed=3, masks=True)
+    for epoch in range(3):
+        assert all(masks is not None for _, _, masks in loader.with_masks(epoch))
+    assert watched.read
+    assert watched.read <= set(range(27))
+    list(images.masks_in_order(8))
+    assert watched.read == set(range(27))

@@ -200,10 +200,11 @@ def test_method_that_is_neither_weighted_nor_watched_costs_nothing(model: nn.Mod
 
 
 def test_method_gets_what_it_needs_and_nothing_else(model: nn.Module, inputs: Tensor) -> None:
-    everything = RequiredFeatures(similarity="all", heads="last", tokens=True, inputs=True, with_cls=True)
+    everything = RequiredFeatures(similarity="all", heads="last", tokens=True, inputs=True, with_cls=True, masks=True)
     methods = {"all": Learner(needs=everything), "none": Learner(needs=RequiredFeatures())}
     with Objective(model, methods, planned_epochs=4) as objective:
-        objective.step(inputs, LABELS, epoch=1)
+        assert objective.needs_masks
+        objective.step(inputs, LABELS, 1, inputs[:, 0])
     given = methods["all"].given[0]
     shapes = {name: tuple(value.shape) for name, value in vars(given).items()}
     assert shapes == {
@@ -212,6 +213,7 @@ def test_method_gets_what_it_needs_and_nothing_else(model: nn.Module, inputs: Te
         "tokens": (4, 6, 6, 16),
         "inputs": (4, 1, 12, 12),
         "cls": (4, 2, 2),
+        "masks": (4, 12, 12),
     }
     assert given.inputs is inputs
     assert methods["none"].given == [Features()]

@@ -17,17 +17,18 @@ from support.small_networks import PVT, SWIN, network
 from torch import Tensor, nn
 
 from pipeline.data.batches.batches import ImageBatches, Standardisation
-from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.prepared.prepared import UNDECIDED, Prepared
 from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
 from pipeline.regularizers.guided_transfer import GuidedTransfer
 from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.mask_supervision import MaskSupervision
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy, spatial_entropy
 from pipeline.regularizers.total_variation import TotalVariation
 from pipeline.train.checkpoint import load_state, load_weights, save_checkpoint
-from pipeline.train.loader import TrainLoader
+from pipeline.train.loader import TrainLoader, object_shares
 from pipeline.train.loop import Diverged, Epoch, fit, score, seed_everything
 from pipeline.train.memory import checkpointed
 from pipeline.train.objective import Objective
@@ -68,17 +69,22 @@ METHODS = {
     "head_disagreement": lambda: HeadDisagreement(weight=0.5, layers="all"),
     "relative_localisation": lambda: RelativeLocalisation(weight=0.5, pairs=8),
     "guided_transfer": guided,
+    "mask_supervision": lambda: MaskSupervision(weight=0.5, layers="all"),
+    "mask_supervision of the mean head": lambda: MaskSupervision(weight=0.5, layers="all", heads="mean"),
 }
 
 
 def batches(ids: range, side: int = 12, device: str = "cpu", kind: type[ImageBatches] = ImageBatches) -> ImageBatches:
-    """Of forty noisy pictures whose class says which third is bright."""
+    """Of forty noisy pictures whose class says which third is bright, and their masks too, but for every fifth."""
     rng = np.random.default_rng(0)
     labels = np.arange(40, dtype=np.int64) % 3
     images = rng.integers(0, 120, size=(40, side, side, 1), dtype=np.uint8)
+    masks = np.zeros((40, side, side), dtype=np.uint8)
     for row, label in enumerate(labels):
         images[row, :, side // 3 * label : side // 3 * (label + 1)] += 100
-    prepared = Prepared(images, labels, None, {"classes": ["0", "1", "2"]})
+        masks[row, :, side // 3 * label : side // 3 * (label + 1)] = 1
+    masks[::5] = UNDECIDED
+    prepared = Prepared(images, labels, masks, {"classes": ["0", "1", "2"]})
     return kind(prepared, list(ids), Standardisation((0.4,), (0.3,)), torch.device(device))
 
 
@@ -86,7 +92,7 @@ TRAIN, VAL = range(28), range(28, 40)  # three batches of nine and one of a sing
 
 
 def methods() -> dict[str, Regularizer]:
-    return {name: METHODS[name]() for name in ("spatial_entropy", "relative_localisation")}
+    return {name: METHODS[name]() for name in ("spatial_entropy", "relative_localisation", "mask_supervision")}
 
 
 def epochs(model: nn.Module, config: TrainConfig, **changes: Any) -> Iterator[Epoch]:
@@ -292,11 +298,14 @@ def checkpointed_step(enabled: bool, build: Any, method: Any, side: int, **recip
     config = replace(PLAIN, **recipe)
     half = config.precision == "bfloat16"
     model = (build() if half else build().double()).train()
-    inputs, labels = next(batches(TRAIN, side, kind=ImageBatches if half else DoubleBatches).in_order(9))
+    images = batches(TRAIN, side, kind=ImageBatches if half else DoubleBatches)
+    inputs, labels = next(images.in_order(9))
+    masks = object_shares(next(images.masks_in_order(9)))
     regularizers = {"method": guided(inputs.dtype) if method is guided else method()} if method else {}
     with Objective(model, regularizers, planned_epochs=4) as objective, checkpointed(model, enabled):
         seed_everything(5)
-        monitors = take_step(model, objective, make_optimizer(model, config), inputs, labels, epoch=1, config=config)
+        optimizer = make_optimizer(model, config)
+        monitors = take_step(model, objective, optimizer, inputs, labels, masks, epoch=1, config=config)
         after = torch.rand(3)
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     return monitors["loss"].item(), gradients | {"stream": after}

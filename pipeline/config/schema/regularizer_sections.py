@@ -73,12 +73,21 @@ class GuidedTransferParams(MethodParams):
     reduction: Literal["mean", "sum"] = Field("mean", description="Of the squared differences, over positions.")
 
 
+class MaskSupervisionParams(MethodParams):
+    layers: Layers = Field("last", description="Blocks whose attention is drawn to the object by the training masks.")
+    query: Literal["cls", "mean"] = Field("cls", description="As regularizer.spatial_entropy.query.")
+    heads: Literal["each", "mean"] = Field(
+        "each", description="Whose attention is compared with the mask: each head's, or the mean over heads."
+    )
+
+
 class RegularizerParams(Section):
     spatial_entropy: SpatialEntropyParams = SpatialEntropyParams()
     total_variation: TotalVariationParams = TotalVariationParams()
     head_disagreement: HeadDisagreementParams = HeadDisagreementParams()
     relative_localisation: RelativeLocalisationParams = RelativeLocalisationParams()
     guided_transfer: GuidedTransferParams = GuidedTransferParams()
+    mask_supervision: MaskSupervisionParams = MaskSupervisionParams()
     plugin: str | None = Field(
         None,
         min_length=1,

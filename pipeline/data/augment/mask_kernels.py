@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from pipeline.compute.compiled import compile_kernel, frozen
 from pipeline.compute.threads import spread_over_threads
 from pipeline.data.augment.rand_augment import ROTATE, SHEAR_X, Operations
-
-UNDECIDED = 255
-"""What is moved in from outside of a mask: nobody knows what was there."""
+from pipeline.data.prepared.prepared import UNDECIDED
 
 Masks = NDArray[np.uint8]
 
@@ -21,7 +19,7 @@ Masks = NDArray[np.uint8]
 def shift_masks(masks: Masks, rows: NDArray[np.int64], changes: Operations) -> Masks:
     """The masks `rows` (B,) of a set (N, H, W) uint8, cropped, mirrored and moved as the changes say: (B, H, W).
 
-    What changes colours alone leaves them as they are.
+    What changes colours alone leaves them as they are; what is moved in from outside is undecided.
     """
     out = np.empty((len(rows), *masks.shape[1:]), dtype=np.uint8)
     moves = (changes.operations == ROTATE) | (changes.operations >= SHEAR_X)

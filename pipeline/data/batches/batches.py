@@ -79,6 +79,11 @@ class ImageBatches:
         """Channels of the images."""
         return self._pixels.channels
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the set has masks, though not every image need have one that says anything."""
+        return self._masks is not None
+
     def in_order(self, batch_size: int, *, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in the order of the ids: inputs (B, C, H, W) float32, labels (B,) int64.
 
@@ -112,7 +117,7 @@ class ImageBatches:
         Raises:
             UserError: an encoded image is damaged.
         """
-        for _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced):
+        for _, _, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced):
             yield inputs, labels
 
     def shuffled_with_masks(
@@ -123,23 +128,43 @@ class ImageBatches:
         epoch: int,
         augmentation: Augmentation | None = None,
         workers: int = 0,
+        part: Part | None = None,
+        balanced: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The batches of `shuffled`, each with its masks (B, H, W) uint8 on the device.
 
         They follow what moves an image, by the nearest pixel: 0 background, 1 object, 255 undecided or from outside.
+        Of other images than those of this role no mask is read.
 
         Raises:
             UserError: an encoded image or mask is damaged.
             ValueError: the set has no masks.
         """
+        self._require_masks()
+        augmenter = self._augmenter(augmentation or Augmentation(), seed, epoch)
+        drawn = self._shuffled(batch_size, seed, epoch, augmentation, workers, part, balanced)
+        for places, key, inputs, labels in drawn:
+            moved = augmenter.masks(self._masks_at(places), np.arange(len(places)), key)
+            yield inputs, labels, torch.from_numpy(moved).to(self._device)
+
+    def masks_in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """The masks (B, H, W) uint8 of the batches of `in_order`, on the device.
+
+        Raises:
+            UserError: an encoded mask is damaged.
+            ValueError: the set has no masks.
+        """
+        self._require_masks()
+        for places in _cut(np.arange(len(self)), batch_size, None):
+            yield torch.from_numpy(self._masks_at(places)).to(self._device)
+
+    def _require_masks(self) -> None:
         if self._masks is None:
             raise ValueError("this prepared set has no masks")
-        augmenter = self._augmenter(augmentation or Augmentation(), seed, epoch)
-        for places, inputs, labels in self._shuffled(batch_size, seed, epoch, augmentation, workers):
-            ids = self._ids[places]
-            masks = indexed_rows(self._masks, ids)
-            moved = augmenter.masks(masks, np.arange(len(ids)), ids)
-            yield inputs, labels, torch.from_numpy(moved).to(self._device)
+
+    def _masks_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        assert self._masks is not None
+        return indexed_rows(self._masks, self._ids[places])
 
     def _shuffled(
         self,
@@ -150,7 +175,8 @@ class ImageBatches:
         workers: int,
         part: Part | None = None,
         balanced: bool = False,
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Tensor, Tensor]]:
+        """Of each batch the places of its images, what their augmentation is drawn for, inputs and labels."""
         rng = np.random.default_rng([seed, epoch])
         order = sample_evenly(self.labels, rng) if balanced else rng.permutation(len(self))
         # Where an image comes twice, its id cannot say which of the two is augmented; its place in the epoch can.
@@ -161,7 +187,7 @@ class ImageBatches:
                 inputs = self._plain(places, source)
             else:
                 inputs = augmenter.erase(self._augmented(places, source, augmenter, key), key)
-            yield places, inputs, self._labels[torch.from_numpy(places).to(self._device)]
+            yield places, key, inputs, self._labels[torch.from_numpy(places).to(self._device)]
 
     def _augmenter(self, augmentation: Augmentation, seed: int, epoch: int) -> EpochAugmenter:
         last = max(int(self._ids.max(initial=-1)), len(self) - 1)

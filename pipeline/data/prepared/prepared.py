@@ -30,6 +30,8 @@ from pipeline.data.prepared.encoded import EncodedRows, ImageRows
 from pipeline.errors import UserError, single_item_command
 
 FORMAT = 1
+UNDECIDED = 255
+"""Of a mask's pixels: nobody has said, or knows, what is there."""
 
 
 @dataclass(frozen=True)
