@@ -27,6 +27,7 @@ from pipeline.models.pretrained import AdaptedWeights, adapt_weights
 from pipeline.models.source_network import load_source
 from pipeline.models.weights import read_weights
 from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.guide_network import GuideConfig, GuideNetwork
 from pipeline.regularizers.registry import build_regularizers
 from pipeline.train.checkpoint import load_state, load_weights
 from pipeline.train.checkpoint_writer import CheckpointWriter
@@ -94,10 +95,13 @@ def build_run(
     seed: int,
     scaled_by: str = "train",
     weights: Mapping[str, Weights] = NO_WEIGHTS,
+    fresh_guide: bool = False,
 ) -> TrainingRun:
     """Build the network of `params` with weights drawn from `seed`, or what it is to begin from, and its regularisers.
 
-    weights: what every specification of pretrained weights was resolved to when the search began, by specification.
+    weights: what every specification of pretrained weights was resolved to when the search began, by specification, and
+    the guide of locality guidance by `guide_spec`. fresh_guide: take one that has learnt nothing, to measure what it
+    costs.
 
     Raises:
         UserError: the network, or a regulariser, cannot be built, or its weights have changed since they were resolved.
@@ -134,7 +138,42 @@ def build_run(
     if params.model.pretrained is not None:
         source = weights[params.model.pretrained]
         sidecar["pretrained"] = {"spec": source.spec, "resolved": source.resolved, "sha256": source.sha256}
-    return TrainingRun(model.to(data.device), regularizers_from_params(params, weights), sidecar)
+    guide = None
+    if params.regularizer.uses_guide:
+        spec = None if fresh_guide else guide_spec(params, data, scaled_by)
+        guide = _guide(params, data, spec, weights)
+        if spec is not None:
+            sidecar["guide"] = {"spec": spec, "sha256": weights[spec].sha256}
+    return TrainingRun(model.to(data.device), regularizers_from_params(params, weights, guide=guide), sidecar)
+
+
+def guide_config(params: Params) -> GuideConfig:
+    """How the guide of locality guidance is made, which is one for all trials and all seeds."""
+    section = params.regularizer.locality_guidance
+    return GuideConfig(section.guide_depth, section.guide_epochs, params.train.flip, params.base.seed)
+
+
+def guide_spec(params: Params, data: TrainingData, role: str) -> str:
+    """What the guide that is trained on a role's images goes by among the weights of a run."""
+    return guide_config(params).spec(data_hash=data.prepared.data_hash, split_hash=data.split.split_hash, role=role)
+
+
+def make_guide(params: Params, prepared: Prepared) -> GuideNetwork:
+    """The guide of a configuration, with fresh weights."""
+    depth = guide_config(params).depth
+    return GuideNetwork(depth, num_classes=len(prepared.classes), channels=prepared.channels)
+
+
+def _guide(params: Params, data: TrainingData, spec: str | None, weights: Mapping[str, Weights]) -> GuideNetwork:
+    """The guide of a specification; a fresh one of none."""
+    with torch.random.fork_rng(devices=[]):
+        network = make_guide(params, data.prepared)
+    if spec is not None:
+        try:
+            network.load_state_dict(_tensors_of(spec, weights))
+        except ValueError as error:
+            raise UserError(f"regularizer.locality_guidance: its guide: {error}") from None
+    return network
 
 
 def train_run(
@@ -217,8 +256,14 @@ def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weigh
         raise UserError(f"model.pretrained: {spec}: {error}") from None
 
 
-def regularizers_from_params(params: Params, weights: Mapping[str, Weights] = NO_WEIGHTS) -> dict[str, Regularizer]:
-    """The methods of a configuration that have a weight or are watched. weights: as of `build_run`.
+def regularizers_from_params(
+    params: Params,
+    weights: Mapping[str, Weights] = NO_WEIGHTS,
+    *,
+    guide: GuideNetwork | None = None,
+) -> dict[str, Regularizer]:
+    """The methods of a configuration that have a weight or are watched. weights: as of `build_run`. guide: of locality
+    guidance.
 
     Raises:
         UserError: one of them cannot be had as it is configured.
@@ -230,7 +275,7 @@ def regularizers_from_params(params: Params, weights: Mapping[str, Weights] = NO
         return network
 
     try:
-        return build_regularizers(params.regularizer.configs(), load_source=load)
+        return build_regularizers(params.regularizer.configs(), load_source=load, guide=guide)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -112,7 +112,7 @@ def test_plugin_that_is_named_is_a_method_with_its_options_and_without_a_name_th
 def test_section_of_a_method_has_the_keywords_of_its_constructor_and_their_defaults(name: str) -> None:
     keywords = inspect.signature(METHODS[name]).parameters
     config = Params().regularizer.configs()[name]
-    assert set(config) == set(keywords) - {"load_source"}
+    assert set(config) == set(keywords) - {"load_source", "guide"}
     given = {key: value for key, value in config.items() if keywords[key].default is not inspect.Parameter.empty}
     assert given == {key: keywords[key].default for key in given}
     assert set(config) - set(given) <= {"weight", "source"}

@@ -16,7 +16,8 @@ def load(name: str) -> SearchSpace:
 
 
 def test_these_spaces_there_are() -> None:
-    names = "baseline drloc finetune gta head_disagreement masks sar sar_wide smoke sp_vit tv tv_wide"
+    names = "baseline cutmix drloc finetune gta head_disagreement locality_guidance masks sar sar_wide smoke sp_vit tv"
+    names += " tv_wide"
     assert [name.removesuffix(".yaml") for name in FILES] == names.split()
 
 

@@ -20,6 +20,7 @@ NAMES = {
     "relative_localisation": "relative localisation",
     "guided_transfer": "guided transfer",
     "mask_supervision": "mask supervision",
+    "locality_guidance": "locality guidance",
 }
 """The methods as sentences call them."""
 

@@ -8,6 +8,7 @@
                       no results to tell by
     half-made data    once data/prepared is what params.yaml asks for
     splits of folds   other ones than those that params.yaml asks for
+    guides            of data or splits that no search which stays, or is asked for, has
     fetched weights   that no search which stays, no results and no plan made last began from
 
 Of shared storage (`search.cluster.storage`), what a search has put there goes with it, and its checkpoints as those
@@ -18,6 +19,7 @@ call removes what an interrupted one has left. A search is touched under its loc
 `state/test_reads.jsonl` and the tracking store are never touched.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -122,6 +124,7 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         for folder in unneeded_weights(workspace, going):
             why = "fetched weights that nothing here began from"
             yield Removal(folder, why, size_of(folder), partial(discard, folder, folder.parent))
+        yield from _guides(workspace, params, going)
         yield from _retrained_weights(workspace)
         yield from _half_made(workspace, params)
         yield from _fold_splits(workspace, params)
@@ -130,12 +133,10 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
 
 
 def _left_behind(workspace: Workspace) -> Iterator[Removal]:
-    for root in (workspace.state / name for name in ("searches", "retrain", "prepare", "pretrained")):
-        left = root / REMOVED
+    for name in ("searches", "retrain", "prepare", "pretrained", "guides"):
+        left, why = workspace.state / name / REMOVED, "left by an earlier gc that was interrupted"
         if left.is_dir():
-            yield Removal(
-                left, "left by an earlier gc that was interrupted", size_of(left), partial(shutil.rmtree, left)
-            )
+            yield Removal(left, why, size_of(left), partial(shutil.rmtree, left))
 
 
 def discard(folder: Path, root: Path) -> None:
@@ -350,6 +351,20 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
     hashes |= {each.sha256 for each in read_note(workspace).values()}
     needed = {cache_folder(workspace, sha256) for sha256 in hashes}
     return [folder for folder in _folders(workspace.state / "pretrained") if folder not in needed]
+
+
+def _guides(workspace: Workspace, params: Params, going: Collection[Path | str]) -> Iterator[Removal]:
+    current, root = current_search(workspace, params), workspace.state / "guides"
+    contents = [dict(each.content) for each in current.searches.values()] if current else []
+    searches = find_searches(workspace.searches).searches
+    contents += [each.history.header.get("content", {}) for each in searches if each.folder not in going]
+    needed = {(content.get("data"), content.get("split")) for content in contents}
+    for folder in _folders(root):
+        of = json.loads(_sidecar(folder) or b"{}")
+        if (of.get("data"), of.get("split")) not in needed:
+            yield Removal(
+                folder, "a guide, of a split that no search has", size_of(folder), partial(discard, folder, root)
+            )
 
 
 def _sidecar(folder: Path) -> bytes | None:

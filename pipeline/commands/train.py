@@ -1,4 +1,4 @@
-"""Training one configuration by hand, without Ray and without leaving anything behind."""
+"""Training one configuration by hand, without Ray and without leaving anything behind but a guide that it needs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from pipeline.assembly import build_run, load_data, train_run
 from pipeline.config import load_params
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError, format_value, quote_name
+from pipeline.inputs.guides import train_guides
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
@@ -43,7 +44,9 @@ def train_once(workspace: Workspace, overrides: Mapping[str, Any]) -> Iterator[s
     torch.set_num_threads(params.search.cpus_per_trial)
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     weights = resolve_weights(workspace, [("params.yaml and --set", params)])
-    run = build_run(params, data, seed=params.base.seed, weights=weights)
+    guides = train_guides(workspace, [params], split=workspace.split, role="train")
+    yield from guides.said
+    run = build_run(params, data, seed=params.base.seed, weights={**weights, **guides.weights})
     epochs = train_run(run, params, data, seed=params.base.seed)
     try:
         for epoch in epochs:

@@ -310,6 +310,14 @@ def last_part(model: nn.Module) -> nn.Module:
     return found
 
 
+def hook_block(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
+    """Have `keep` given what a block puts out in every forward pass, (B, T, D), prefix first; of Swin (B, H, W, D).
+
+    Nothing is computed here, so that gradient checkpointing finds the operations that it expects.
+    """
+    return [list_blocks(model)[block].register_forward_hook(lambda module, inputs, output: keep(output))]
+
+
 def hook_grid(model: nn.Module, keep: Callable[[tuple[int, int]], None]) -> list[RemovableHandle]:
     """Have `keep` given the final grid (H, W) of every forward pass, in networks where it depends on the images."""
     network: Any = model

@@ -26,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from .architecture import (
     attention_scale,
     describe_network,
+    hook_block,
     hook_grid,
     hook_heads,
     hook_similarity,
@@ -313,6 +314,33 @@ class TokenTap(_Tap):
         (tokens,) = self._found()
         given: Tensor = tokens.reshape(len(tokens), *self._on_grid(tokens.shape[1]), -1)
         return given
+
+
+class BlockTap(_Tap):
+    """Collects the patch tokens that the chosen blocks put out.
+
+    Raises:
+        ValueError: a network of an unknown kind, or layers that it does not have.
+    """
+
+    def __init__(self, model: nn.Module, layers: LayerSpec) -> None:
+        super().__init__(model)
+        self.layers = self._architecture.resolve(layers)
+        self._wanted = len(self.layers)
+        for layer in self.layers:
+            self._handles += hook_block(model, layer, partial(self.keep, layer))
+        self._attach(model)
+
+    def tokens(self) -> Tensor:
+        """The patch tokens of the last forward pass, (B, L, H, W, D), in the precision that the network ran in.
+
+        Raises:
+            RuntimeError: no forward pass since the tap was made or cleared.
+            ValueError: the tokens of that pass do not fill the grid of the patch embedding.
+        """
+        prefix = self._architecture.prefix
+        patches = [each.flatten(1, -2)[:, prefix:] for each in self._found()]
+        return torch.stack([each.unflatten(1, self._on_grid(each.shape[1])) for each in patches], dim=1)
 
 
 class _Reached(Exception):

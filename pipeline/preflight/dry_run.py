@@ -23,6 +23,7 @@ from pipeline.models.freeze import freeze
 from pipeline.models.model_config import Weights
 from pipeline.models.spatial_prior import is_of_prior
 from pipeline.models.tap import SimilarityTap, TokenTap
+from pipeline.regularizers.guide_network import GuideNetwork
 from pipeline.train.loader import make_augmentation, make_mixer
 from pipeline.train.memory import checkpointed
 from pipeline.train.objective import NO_GRADIENT, Objective
@@ -311,9 +312,12 @@ def check_regularizers(
             continue
         tried.append(config)
         try:
-            methods = regularizers_from_params(config, weights)
+            depth, classes = config.regularizer.locality_guidance.guide_depth, len(source.classes)
+            guided = config.regularizer.uses_guide
+            guide = GuideNetwork(depth, num_classes=classes, channels=source.channels) if guided else None
+            methods = regularizers_from_params(config, weights, guide=guide)
             if any(method.active for method in methods.values()):
-                side, classes = config.prepare.image_size, len(source.classes)
+                side = config.prepare.image_size
                 with torch.device("meta"):
                     model = build_model(
                         config.model.config(),

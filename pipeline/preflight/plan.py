@@ -15,6 +15,7 @@ from pipeline.data.splits.split import Split, read_split
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.choice_metric import resolve_choice
 from pipeline.inputs.data_split import check_folds
+from pipeline.inputs.guides import describe_guide
 from pipeline.inputs.procedure import Part, name_part, read_parts
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.inputs.source import check_source_unchanged, preview_source
@@ -137,6 +138,7 @@ class Plan:
             "confirm": self._describe_confirmation(),
             "choose": describe_rule(self.params),
             "budget": describe_budget(params, self.space),
+            **describe_guide(params, self.space),
             "together": f"{resources.max_concurrent} trials at a time, each {resources.cpus} CPU{gpus}, of "
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._describe_place()}",
             "retrain": f"best and {params.retrain.control}, {self._describe_seeds()} seeds each, {epochs} epochs"

@@ -191,7 +191,7 @@ def _measure(
         torch.cuda.reset_peak_memory_stats(device)
     config = params.train.config()
     try:
-        run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained)
+        run = build_run(params, data, seed=params.base.seed, weights=plan.pretrained, fresh_guide=True)
         average = make_average(run.model, config)
         objective = Objective(run.model, run.regularizers, planned_epochs=config.epochs)
         masked = objective.needs_masks
@@ -205,7 +205,7 @@ def _measure(
 
     def step() -> None:
         inputs, labels, masks = next(drawn)
-        take_step(run.model, objective, optimizer, inputs, labels, masks, epoch=peak, config=config)
+        take_step(run.model, objective, optimizer, inputs, labels, masks=masks, epoch=peak, config=config)
         if average is not None:
             average.update(run.model, next(taken_so_far))
 

@@ -29,6 +29,7 @@ class RequiredFeatures:
     the patches' queries). heads: the blocks whose heads' outputs it reads, or None. tokens: the patch tokens that the
     last block leaves. inputs: the images that the network was given. with_cls: of the similarity maps' blocks also the
     CLS query's product with the CLS key. masks: where the objects are in the images; a set without masks is refused.
+    blocks: the blocks whose patch tokens it reads, as they put them out, or None.
     """
 
     similarity: LayerSpec | None = None
@@ -38,6 +39,7 @@ class RequiredFeatures:
     inputs: bool = False
     with_cls: bool = False
     masks: bool = False
+    blocks: LayerSpec | None = None
 
     def __post_init__(self) -> None:
         if self.query not in ("cls", "mean"):
@@ -50,8 +52,9 @@ class Features:
 
     similarity (B, L, A, H, W); heads (B, L, A, T, D), before the projection; tokens (B, H, W, D); inputs, the images
     (B, channels, height, width); cls (B, L, A), the CLS query's product with the CLS key; masks (B, height, width), of
-    every pixel how much of it is object, 0 to 1, NaN where nobody has decided that. All are of float32 at least, under
-    autocast too; in training all but images and masks carry gradient into the network.
+    every pixel how much of it is object, 0 to 1, NaN where nobody has decided that; blocks (B, L, H, W, D), their patch
+    tokens. All are of float32 at least, under autocast too; in training all but images and masks carry gradient into
+    the network.
     """
 
     similarity: Tensor | None = None
@@ -60,6 +63,7 @@ class Features:
     inputs: Tensor | None = None
     cls: Tensor | None = None
     masks: Tensor | None = None
+    blocks: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.models.architecture import describe_network, last_part
 from pipeline.models.freeze import count_frozen, is_trained
-from pipeline.models.tap import HeadTap, SimilarityTap, TokenTap
+from pipeline.models.tap import BlockTap, HeadTap, SimilarityTap, TokenTap
 from pipeline.regularizers.base import Features, RequiredFeatures, at_least_float32
 from pipeline.regularizers.projected_rows import pass_projected
 
@@ -43,6 +43,7 @@ class Collector:
         self._similarity: SimilarityTap | None = None
         self._heads: HeadTap | None = None
         self._tokens: TokenTap | None = None
+        self._blocks: BlockTap | None = None
         try:
             if needs.similarity is not None:
                 self._similarity = SimilarityTap(
@@ -52,6 +53,8 @@ class Collector:
                 self._heads = HeadTap(model, needs.heads)
             if needs.tokens:
                 self._tokens = TokenTap(model)
+            if needs.blocks is not None:
+                self._blocks = BlockTap(model, needs.blocks)
         except ValueError:
             self.remove()
             raise
@@ -66,6 +69,7 @@ class Collector:
             inputs=inputs if self._needs.inputs else None,
             cls=similarity.cls() if similarity and cls else None,
             masks=masks if self._needs.masks else None,
+            blocks=at_least_float32(self._blocks.tokens()) if self._blocks else None,
         )
 
     def expect(self, features: bool) -> None:
@@ -84,4 +88,4 @@ class Collector:
             tap.remove()
 
     def _taps(self) -> list[Any]:
-        return [tap for tap in (self._similarity, self._heads, self._tokens) if tap is not None]
+        return [tap for tap in (self._similarity, self._heads, self._tokens, self._blocks) if tap is not None]

@@ -8,8 +8,10 @@ from typing import Any
 from torch import nn
 
 from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.guide_network import GuideNetwork
 from pipeline.regularizers.guided_transfer import GuidedTransfer
 from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.locality_guidance import LocalityGuidance
 from pipeline.regularizers.mask_supervision import MaskSupervision
 from pipeline.regularizers.plugin import build_plugin, requested_features
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
@@ -23,16 +25,21 @@ METHODS: dict[str, type[Regularizer]] = {
     "relative_localisation": RelativeLocalisation,
     "guided_transfer": GuidedTransfer,
     "mask_supervision": MaskSupervision,
+    "locality_guidance": LocalityGuidance,
 }
 
 
 def build_regularizers(
-    configs: Mapping[str, Mapping[str, Any]], *, load_source: Callable[[str], nn.Module] | None = None
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    load_source: Callable[[str], nn.Module] | None = None,
+    guide: GuideNetwork | None = None,
 ) -> dict[str, Regularizer]:
     """One regulariser by name for each configuration that has a weight or is to be watched; of the others nothing.
 
     configs: the keywords of a method's constructor by the method's name. load_source: gives a pretrained network for a
-    specification (a timm name, a checkpoint, models:/...), to methods that name it among their keywords.
+    specification (a timm name, a checkpoint, models:/...), to methods that name it among their keywords; guide: that of
+    locality guidance, likewise.
 
     Raises:
         ValueError: a method that cannot be had as configured; begins with the parameter that is wrong.
@@ -43,7 +50,7 @@ def build_regularizers(
             continue
         make: Callable[..., Regularizer] = build_plugin if name == "plugin" else METHODS[name]
         try:
-            built[name] = make(**config, **requested_features(make, {"load_source": load_source}))
+            built[name] = make(**config, **requested_features(make, {"load_source": load_source, "guide": guide}))
         except ValueError as error:
             # A plugin's parameters stand beside each other, plugin and plugin_options; a method's in its section.
             raise ValueError(f"regularizer.{error}" if name == "plugin" else f"regularizer.{name}.{error}") from error

@@ -86,6 +86,7 @@ def describe_summary(summary: Mapping[str, Any], folder: str = "results/search")
         f"spent: {spent['hours']:.2f} hours, {spent['worker_hours']:.2f} worker-hours"
         + (f", {spent['gpu_hours']:.2f} GPU-hours" if spent["gpu_hours"] else "")
         + (f", {spent['cost']:.2f} in money" if spent["cost"] is not None else "")
+        + (f", {spent['guide_hours']:.2f} of the hours on the guide" if "guide_hours" in spent else "")
         + f" ({spent['worker_hours_saved_by_stopping']:.2f} worker-hours saved)",
         f"the control is {summary['against']}",
     ]

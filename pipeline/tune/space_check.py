@@ -12,7 +12,13 @@ from pipeline.tune.prior_check import prior_problems
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
 SEARCHABLE = ("model.", "train.", "regularizer.")
-NOT_SEARCHABLE = {"train.epochs": "early stopping compares trials of one planned length"}
+NOT_SEARCHABLE = {
+    "train.epochs": "early stopping compares trials of one planned length",
+    **dict.fromkeys(
+        ("regularizer.locality_guidance.guide_depth", "regularizer.locality_guidance.guide_epochs"),
+        "a search trains one guide, before its trials",
+    ),
+}
 _RANGE_KEYS = {"low", "high", "log", "step", "prior"}
 KEYS = {"float": _RANGE_KEYS, "int": _RANGE_KEYS, "categorical": {"choices", "prior"}}
 ALL_CHECKED = 1000

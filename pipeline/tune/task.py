@@ -52,8 +52,10 @@ class SearchTask(RunSpec):
     data decide (`search.choose.then: auto`).
 
     header: what the journal begins with: what the fingerprint is made of, and the code and versions that run it.
+    guide_seconds: that guides have taken before the trials, and those of them on a GPU.
     """
 
     space: SearchSpace
     fingerprint: str
     asked: Params | None = None
+    guide_seconds: tuple[float, float] = (0.0, 0.0)

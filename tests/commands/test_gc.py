@@ -361,6 +361,20 @@ def test_fetched_weights_stay_while_a_search_results_or_the_last_plan_begin_from
     assert (workspace.state / "pretrained" / "resolved.json").exists()
 
 
+def test_guides_stay_while_a_search_here_is_of_their_split(workspace: Workspace) -> None:
+    (old,) = write_old(workspace, 1)
+    content = content_of(workspace)
+    for name, split in (("mine", content["split"]), ("another", "of other data")):
+        folder = workspace.state / "guides" / name
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.json").write_text(json.dumps({"data": content["data"], "split": split}))
+    (workspace.state / "guides" / "half").mkdir()
+    said = gc(workspace)
+    assert "state/guides/another: a guide, of a split that no search has" in said
+    assert [path.name for path in sorted((workspace.state / "guides").iterdir())] == ["mine"]
+    assert not old.exists()
+
+
 def test_searches_of_folds_stay_with_that_of_all_images(workspace: Workspace) -> None:
     set_params(workspace, {"evaluate": {"folds": 3}, "split": {"duplicates": "ignore"}})
     mine = write_fold_searches(workspace)

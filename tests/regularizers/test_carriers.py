@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.small_networks import PVT, SMALL, SWIN, network, pictures
 
+from pipeline.regularizers.guide_network import GuideNetwork
 from pipeline.regularizers.registry import METHODS, build_regularizers
 from pipeline.train.objective import Objective
 
@@ -34,6 +35,7 @@ CARRIERS: dict[str, tuple[str, ...]] = {
     "guided_transfer": PLAIN,
     "mask_supervision": PLAIN,
     "mask_supervision by mean": PLAIN + MAPS_BY_MEAN,
+    "locality_guidance": (*PLAIN, "no CLS"),  # the stages of the others that have a final grid are of two blocks
 }
 
 
@@ -45,7 +47,9 @@ def objective(kind: str, system: str) -> tuple[Any, Objective, torch.Tensor]:
     options |= {"query": query} if query else {}
     options |= {"source": "its like"} if method == "guided_transfer" else {}
     built = build_regularizers(
-        {method: options}, load_source=lambda _: network(name, kwargs, image_size=side, noise=0.2)
+        {method: options},
+        load_source=lambda _: network(name, kwargs, image_size=side, noise=0.2),
+        guide=GuideNetwork(8, num_classes=3, channels=1),
     )
     return model, Objective(model, built, planned_epochs=1), pictures(*side)
 

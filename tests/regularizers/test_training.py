@@ -12,6 +12,7 @@ from pipeline.data.batches.batches import ImageBatches, standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
+from pipeline.regularizers.guide_network import GuideNetwork
 from pipeline.regularizers.registry import METHODS, build_regularizers
 from pipeline.train.loop import fit
 from pipeline.train.train_config import TrainConfig
@@ -27,12 +28,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relative_localisation": {"weight": 1.0},
     "guided_transfer": {"weight": 1.0, "source": "another network"},
     "mask_supervision": {"weight": 1.0},
+    "locality_guidance": {"weight": 1.0},
 }
 
 
 def network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    kwargs = {"patch_size": 1, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    kwargs = {"patch_size": 1, "embed_dim": 32, "depth": 3, "num_heads": 2}
     config = ModelConfig("vit_tiny_patch16_224", kwargs, "xavier", 0.0)
     return build_model(config, num_classes=10, image_size=(8, 8), channels=1)
 
@@ -44,7 +46,8 @@ def last_value(method: str, **options: Any) -> float:
     prepared = Prepared(images, digits.target.astype(np.int64), (images[..., 0] > 63).astype(np.uint8), {})
     scale = standardisation(images)
     train, val = (ImageBatches(prepared, ids, scale, torch.device("cpu")) for ids in (range(1000), range(1400, 1797)))
-    methods = build_regularizers({method: {"watch": True, **options}}, load_source=lambda _: network(7))
+    guide = GuideNetwork(8, num_classes=10, channels=1)
+    methods = build_regularizers({method: {"watch": True, **options}}, load_source=lambda _: network(7), guide=guide)
     *_, last = fit(network(0), train, RECIPE, val=val, regularizers=methods, seed=1)
     assert last.metrics["val/accuracy"] > 0.5
     return last.metrics[f"val/{method}/value"]

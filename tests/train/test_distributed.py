@@ -22,7 +22,9 @@ from pipeline.models.build import build_model
 from pipeline.models.freeze import freeze
 from pipeline.models.model_config import ModelConfig
 from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput, RequiredFeatures
+from pipeline.regularizers.guide_network import GuideNetwork
 from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.locality_guidance import LocalityGuidance
 from pipeline.regularizers.mask_supervision import MaskSupervision
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
@@ -88,6 +90,11 @@ class HalfEmpty(SpatialEntropy):
         return super().forward(Features(similarity=maps))
 
 
+def guide() -> GuideNetwork:
+    torch.manual_seed(4)
+    return GuideNetwork(8, num_classes=2, channels=1)
+
+
 METHODS: dict[str, Callable[[], Regularizer]] = {
     "spatial_entropy": lambda: SpatialEntropy(weight=0.5, layers="all"),
     "half_empty": lambda: HalfEmpty(weight=0.5, layers="all"),
@@ -95,6 +102,7 @@ METHODS: dict[str, Callable[[], Regularizer]] = {
     "head_disagreement": lambda: HeadDisagreement(weight=0.5),
     "pairs": lambda: Pairs(weight=0.5, pairs=8),
     "masks": lambda: MaskSupervision(weight=0.5, layers="all"),
+    "guided": lambda: LocalityGuidance(weight=0.5, guide=guide()),
 }
 CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "plain": ([], {}),
@@ -116,6 +124,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "half frozen": (["half_empty"], {"layer_decay": 0.5, "accumulate": 2, "batch_size": 7}),
     "linear probe": ([], {"ema_decay": 0.8, "optimizer": "adamw", "lr": 2e-3, "batch_size": 7}),
+    "guided": (["guided"], {"accumulate": 3, "batch_size": 7, "clip_grad": 0.5}),
     "masked": (["masks"], {"accumulate": 3, "batch_size": 7}),
     "masked and mixed": (
         ["masks", "half_empty"],
@@ -142,7 +151,7 @@ def images(count: int = IMAGES, kind: type[ImageBatches] = DoubleBatches) -> Ima
 
 def network(frozen: int | str = 0) -> nn.Module:
     torch.manual_seed(0)
-    kwargs = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    kwargs = {"patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
     tiny = ModelConfig("vit_tiny_patch16_224", kwargs, "xavier", 0.0)
     model: nn.Module = build_model(tiny, num_classes=2, image_size=(12, 12), channels=1).double()
     freeze(model, frozen)

@@ -200,7 +200,9 @@ def test_method_that_is_neither_weighted_nor_watched_costs_nothing(model: nn.Mod
 
 
 def test_method_gets_what_it_needs_and_nothing_else(model: nn.Module, inputs: Tensor) -> None:
-    everything = RequiredFeatures(similarity="all", heads="last", tokens=True, inputs=True, with_cls=True, masks=True)
+    everything = RequiredFeatures(
+        similarity="all", heads="last", tokens=True, inputs=True, with_cls=True, masks=True, blocks=(0,)
+    )
     methods = {"all": Learner(needs=everything), "none": Learner(needs=RequiredFeatures())}
     with Objective(model, methods, planned_epochs=4) as objective:
         assert objective.needs_masks
@@ -214,6 +216,7 @@ def test_method_gets_what_it_needs_and_nothing_else(model: nn.Module, inputs: Te
         "inputs": (4, 1, 12, 12),
         "cls": (4, 2, 2),
         "masks": (4, 12, 12),
+        "blocks": (4, 1, 6, 6, 16),
     }
     assert given.inputs is inputs
     assert methods["none"].given == [Features()]

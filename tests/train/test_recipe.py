@@ -21,8 +21,10 @@ from pipeline.data.prepared.prepared import UNDECIDED, Prepared
 from pipeline.models.model_config import SpatialPriorConfig
 from pipeline.models.tap import SimilarityTap
 from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.guide_network import GuideNetwork
 from pipeline.regularizers.guided_transfer import GuidedTransfer
 from pipeline.regularizers.head_disagreement import HeadDisagreement
+from pipeline.regularizers.locality_guidance import LocalityGuidance
 from pipeline.regularizers.mask_supervision import MaskSupervision
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy, spatial_entropy
@@ -63,6 +65,12 @@ def guided(dtype: torch.dtype = torch.float32) -> GuidedTransfer:
     )
 
 
+def guide() -> GuideNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return GuideNetwork(8, num_classes=3, channels=1)
+
+
 METHODS = {
     "spatial_entropy": lambda: SpatialEntropy(weight=0.5, layers="all"),
     "total_variation": lambda: TotalVariation(weight=0.5, layers="all"),
@@ -70,6 +78,7 @@ METHODS = {
     "relative_localisation": lambda: RelativeLocalisation(weight=0.5, pairs=8),
     "guided_transfer": guided,
     "mask_supervision": lambda: MaskSupervision(weight=0.5, layers="all"),
+    "locality_guidance": lambda: LocalityGuidance(weight=0.5, guide=guide()),
     "mask_supervision of the mean head": lambda: MaskSupervision(weight=0.5, layers="all", heads="mean"),
 }
 
@@ -92,7 +101,8 @@ TRAIN, VAL = range(28), range(28, 40)  # three batches of nine and one of a sing
 
 
 def methods() -> dict[str, Regularizer]:
-    return {name: METHODS[name]() for name in ("spatial_entropy", "relative_localisation", "mask_supervision")}
+    together = ("spatial_entropy", "relative_localisation", "mask_supervision", "locality_guidance")
+    return {name: METHODS[name]() for name in together}
 
 
 def epochs(model: nn.Module, config: TrainConfig, **changes: Any) -> Iterator[Epoch]:

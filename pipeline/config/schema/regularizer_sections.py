@@ -81,6 +81,21 @@ class MaskSupervisionParams(MethodParams):
     )
 
 
+class LocalityGuidanceParams(MethodParams):
+    blocks: list[int] | None = Field(
+        None,
+        min_length=3,
+        max_length=3,
+        description="Three blocks, each guided by a stage of the guide; null: the first, the middle and the last.",
+    )
+    guide_depth: Literal[8, 14, 20, 26, 32, 44, 56, 110] = Field(
+        20, description="Layers of the guide, a ResNet for small images; the published one has 56."
+    )
+    guide_epochs: int = Field(
+        30, ge=1, le=100_000, description="Epochs of the guide on the training images, before the first trial."
+    )
+
+
 class RegularizerParams(Section):
     spatial_entropy: SpatialEntropyParams = SpatialEntropyParams()
     total_variation: TotalVariationParams = TotalVariationParams()
@@ -88,6 +103,7 @@ class RegularizerParams(Section):
     relative_localisation: RelativeLocalisationParams = RelativeLocalisationParams()
     guided_transfer: GuidedTransferParams = GuidedTransferParams()
     mask_supervision: MaskSupervisionParams = MaskSupervisionParams()
+    locality_guidance: LocalityGuidanceParams = LocalityGuidanceParams()
     plugin: str | None = Field(
         None,
         min_length=1,
@@ -102,6 +118,11 @@ class RegularizerParams(Section):
     plugin_options: dict[str, bool | int | float | str | None] = Field(
         {}, description="Further keyword arguments of its constructor; searched as a whole mapping."
     )
+
+    @property
+    def uses_guide(self) -> bool:
+        """Whether locality guidance has a weight or is watched."""
+        return bool(self.locality_guidance.weight or self.locality_guidance.watch)
 
     @property
     def used_plugin(self) -> str | None:

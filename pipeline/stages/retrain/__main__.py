@@ -17,6 +17,7 @@ from pipeline.config import Params, load_params
 from pipeline.console.format import config_name
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
+from pipeline.inputs.guides import train_guides
 from pipeline.inputs.procedure import Part, read_parts
 from pipeline.preflight.power import check_seeds, describe_source, make_forecast, plan_seeds, run_cost
 from pipeline.provenance.trace import trace
@@ -31,7 +32,7 @@ from pipeline.stages.retrain.retrain_runs import (
     retrain_jobs,
     run_retraining,
 )
-from pipeline.stages.retrain.worker import RetrainJob, seconds_in
+from pipeline.stages.retrain.worker import ROLE, RetrainJob, seconds_in
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace
@@ -93,6 +94,8 @@ def main(workspace: Workspace) -> None:
         "to_register": jobs[0].name,
         "seeds": seeds,
     }
+    if guided := sum(each.guide_seconds for each in of_parts):
+        content["guide_seconds"] = round(guided, 1)
     if folds:
         content["folds"] = [{"fold": part.number, **each} for part, each in zip(folds, described[1:], strict=True)]
     (folder / "retrain.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -101,11 +104,14 @@ def main(workspace: Workspace) -> None:
 
 @dataclass(frozen=True)
 class PartRuns:
-    """The runs of one part of the procedure. found: by its search. configs: of best and control."""
+    """The runs of one part of the procedure. found: by its search. configs: of best and control. guide_seconds: that
+    guides have taken.
+    """
 
     found: BestConfig
     configs: list[Params]
     jobs: list[RetrainJob]
+    guide_seconds: float = 0.0
 
     def describe(self, runs: Mapping[str, str]) -> dict[str, Any]:
         """What retrain.json says of it. runs: their ids in MLflow, by name."""
@@ -127,6 +133,9 @@ def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> 
     arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
     configs = [params.with_values(values, where=arm) for arm, values in arms.items()]
     alone = part.folds and not part.number
+    guides = train_guides(workspace, configs[:1] if alone else configs, split=part.path, role=ROLE)
+    for line in guides.said:
+        print(line, flush=True)
     jobs = retrain_jobs(
         params,
         {BEST: found.best} if alone else arms,
@@ -135,10 +144,10 @@ def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> 
         split=part.path,
         hashes=[data_hash, part.split.split_hash],
         state=workspace.state,
-        weights=from_record(workspace, found.weights, configs),
+        weights={**from_record(workspace, found.weights, configs), **guides.weights},
         fold=part.number,
     )
-    return PartRuns(found, configs, jobs)
+    return PartRuns(found, configs, jobs, guides.seconds)
 
 
 def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> dict[str, Any]:

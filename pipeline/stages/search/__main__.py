@@ -10,6 +10,7 @@ there.
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from pipeline.artifacts.fold_results import SEARCHES
@@ -17,6 +18,7 @@ from pipeline.artifacts.pareto_front import write_pareto_figure
 from pipeline.cluster.runtime import shared_ray
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
+from pipeline.inputs.guides import guided_configs, train_guides
 from pipeline.inputs.procedure import Part
 from pipeline.preflight.estimate import remaining_work
 from pipeline.preflight.plan import Plan, make_plan
@@ -70,6 +72,7 @@ def main(workspace: Workspace) -> None:
 def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
     """Run one search, or go on with it, and write its results: its summary, and what is listed of a fold's."""
     workspace, params, part = plan.workspace, plan.params, _part(plan)
+    task = _with_guides(plan, task)
     total = max_runs(plan.params, plan.space)
     budget = None if params.search.budget.full_trainings is None else max_epochs(params, plan.space)
     objectives = objectives_from_params(task.params)
@@ -98,6 +101,15 @@ def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
     print(describe_summary(summary, str(folder.relative_to(workspace.root))))
     listed = {"fold": part.number, "fingerprint": task.fingerprint, "trial": best.id, "best": dict(best.values)}
     return {"summary": summary, "listed": listed}
+
+
+def _with_guides(plan: Plan, task: SearchTask) -> SearchTask:
+    """The task with the guides that its configurations ask for, trained now where they are not there yet."""
+    guides = train_guides(plan.workspace, guided_configs(task.params, plan.space), split=task.split, role="train")
+    for line in guides.said:
+        print(line, flush=True)
+    weights = {**task.weights, **guides.weights}
+    return replace(task, weights=weights, guide_seconds=(guides.seconds, guides.gpu_seconds))
 
 
 def _part(plan: Plan) -> Part:

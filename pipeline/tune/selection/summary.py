@@ -134,15 +134,19 @@ def _values(objectives: Objectives, confirmed: ConfirmedResult) -> dict[str, Any
 
 
 def _spent(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """Time by what it went into. A trial stopped early saves what the rest of its epochs would have taken."""
+    """Time by what it went into, that of guides included. A trial stopped early saves what its other epochs would have
+    taken.
+    """
     pace = _pace(outcome.trials)
     left = sum(task.params.train.epochs - t.last_epoch for t in outcome.trials if t.state == PRUNED)
     price = task.params.search.budget.price_per_gpu_hour
-    gpu_s = outcome.spent.gpu_seconds
+    guide_s, guide_gpu_s = task.guide_seconds
+    gpu_s = outcome.spent.gpu_seconds + guide_gpu_s
     return {
-        "hours": round(outcome.spent.seconds / HOUR, 4),
-        "worker_hours": round(sum(trial.busy_s for trial in outcome.trials) / HOUR, 4),
-        "training_hours": round(sum(trial.seconds for trial in outcome.trials) / HOUR, 4),
+        "hours": round((outcome.spent.seconds + guide_s) / HOUR, 4),
+        "worker_hours": round((sum(trial.busy_s for trial in outcome.trials) + guide_s) / HOUR, 4),
+        "training_hours": round((sum(trial.seconds for trial in outcome.trials) + guide_s) / HOUR, 4),
+        **({"guide_hours": round(guide_s / HOUR, 4)} if guide_s else {}),
         "worker_hours_saved_by_stopping": round(left * pace / HOUR, 4),
         "gpu_hours": round(gpu_s / HOUR, 4),
         "cost": round(Budget(price_per_gpu_hour=price).price(gpu_s), 4) if price else None,

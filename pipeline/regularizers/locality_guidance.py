@@ -1,0 +1,123 @@
+"""Locality guidance: a small convolutional network, trained on the same images, guides the tokens of the network.
+
+Li, Yu, Wang, Yuan, Song and Chen, Locality Guidance for Improving Vision Transformers on Tiny Datasets, ECCV 2022,
+arXiv 2207.10026; equations as its released code (lkhl/tiny-transformers) has them. With F_b the patch tokens that block
+b puts out, as a map of H x W, T_s the map of the guide's stage s, and P_s a linear projection of each token, trained
+along:
+
+    L = sum over the pairs (b, s) of the mean over images, channels and places of ( up(P_s F_b) - up(T_s) )^2
+
+up is bilinear, to the larger of the two grids in either direction. Published: three pairs, of the first block, that in
+the middle (6 of 0 .. 11) and the last; weight 2.5 throughout; a ResNet-56 on images of 32 x 32 pixels.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.models.architecture import Architecture, describe_network
+from pipeline.regularizers.base import (
+    Features,
+    Frozen,
+    Regularizer,
+    RegularizerOutput,
+    RequiredFeatures,
+    at_least_float32,
+)
+from pipeline.regularizers.guide_network import CHANNELS, GuideNetwork, stage_grids
+
+
+class LocalityGuidance(Regularizer):
+    """The loss of locality guidance. Monitors: `value`, the loss itself.
+
+    blocks: the three that are guided by the three stages, in this order; None: the first, that in the middle, the last.
+    guide_depth, guide_epochs: of the guide, which is made and trained elsewhere; guide: that one.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float,
+        blocks: tuple[int, ...] | None = None,
+        guide_depth: int = 20,
+        guide_epochs: int = 30,
+        schedule: str = "warmup_cosine",
+        watch: bool = False,
+        guide: GuideNetwork | None = None,
+    ) -> None:
+        super().__init__(weight, RequiredFeatures(inputs=True), schedule=schedule, watch=watch)
+        self.blocks = blocks
+        self.projections: nn.ModuleList | None = None
+        self._given = [guide]  # a list, since it is no part of what is trained
+        self._guide: Frozen | None = None
+
+    def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
+        """Make the projections with fresh weights, and freeze the guide.
+
+        Raises:
+            ValueError: a network without three blocks on one grid, blocks that it does not have, images on which the
+                guide's last stage has a single place, or no guide.
+        """
+        try:
+            architecture = describe_network(model)
+        except ValueError as error:
+            raise ValueError(f"locality guidance needs patch tokens of several blocks: {error}") from None
+        guided = self._guided(architecture, type(model).__name__)
+        last = stage_grids(*architecture.inputs[1:])[-1]
+        if min(last) < 2:
+            height, width = architecture.inputs[1:]
+            raise ValueError(
+                f"locality guidance needs larger images: on {height} x {width} pixels the last stage of the guide has "
+                f"{last[0]} x {last[1]} places, which is nothing local; from 5 x 5 on it has several"
+            )
+        if (guide := self._given[0]) is None:
+            raise ValueError("locality guidance needs a guide, and was given none")
+        dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+        self._guide = Frozen(guide.to(dtype), beside=model)
+        self.projections = nn.ModuleList(nn.Conv2d(architecture.width, each, 1) for each in CHANNELS).to(dtype)
+        self.needs = RequiredFeatures(blocks=guided, inputs=True)
+
+    def forward(self, features: Features) -> RegularizerOutput:
+        if self._guide is None or self.projections is None:
+            raise RuntimeError("locality guidance has not been prepared for a network")
+        if features.blocks is None or features.inputs is None:
+            raise ValueError("locality guidance needs the tokens of blocks and images, and they were not collected")
+        with torch.no_grad():
+            maps = self._guide.network.maps(features.inputs)  # type: ignore[operator]
+        loss = locality_guidance(features.blocks, maps, self.projections)
+        return RegularizerOutput(loss, {"value": loss.detach()})
+
+    def _guided(self, architecture: Architecture, name: str) -> tuple[int, ...]:
+        stage, needed = architecture.stage, len(CHANNELS)
+        spread = (stage.start, stage.start + len(stage) // 2, stage.stop - 1)
+        if self.blocks is None and len(set(spread)) < needed:
+            raise ValueError(
+                f"locality guidance needs {needed} blocks whose tokens are the final grid, and {name} has {len(stage)}"
+            )
+        guided = architecture.resolve(spread if self.blocks is None else self.blocks)
+        if len(guided) != needed:
+            raise ValueError(
+                f"blocks: given {list(guided)}; locality guidance needs {needed}, one for each stage of the guide"
+            )
+        return guided
+
+
+def locality_guidance(tokens: Tensor, maps: Sequence[Tensor], projections: Iterable[nn.Module]) -> Tensor:
+    """The squared difference of projected tokens and a guide's maps, a scalar; no gradient goes into the maps.
+
+    tokens: (B, L, H, W, D), floating point; half precision is computed in float32. maps: L of (B, C, h, w), each with
+    its C and grid. projections: L of (B, D, H, W) -> (B, C, H, W).
+    """
+    grids = at_least_float32(tokens).permute(1, 0, 4, 2, 3)  # (L, B, D, H, W)
+    losses = []
+    for ours, theirs, project in zip(grids, maps, projections, strict=True):
+        made = project(ours)
+        rows, columns = (max(sides) for sides in zip(made.shape[-2:], theirs.shape[-2:], strict=True))
+        losses.append(F.mse_loss(_resized(made, (rows, columns)), _resized(theirs.detach(), (rows, columns))))
+    return torch.stack(losses).sum()
+
+
+def _resized(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    return maps if tuple(maps.shape[-2:]) == grid else F.interpolate(maps, grid, mode="bilinear", align_corners=False)
