@@ -23,9 +23,8 @@ def carries_gradient(model: nn.Module, needs: RequiredFeatures) -> bool:
     if not (frozen := count_frozen(model)):
         return True
     architecture = describe_network(model)
-    read = [
-        block for spec in (needs.similarity, needs.heads) if spec is not None for block in architecture.resolve(spec)
-    ]
+    specs = (needs.similarity, needs.heads, needs.blocks)
+    read = [block for spec in specs if spec is not None for block in architecture.resolve(spec)]
     after_blocks = frozen < architecture.blocks or is_trained(last_part(model))
     collects = bool(read) or needs.tokens
     return not collects or any(block >= frozen for block in read) or (needs.tokens and after_blocks)

@@ -22,7 +22,8 @@ from pipeline.config import parameters
 from pipeline.data.batches.batches import ImageBatches, Standardisation
 from pipeline.data.prepared.prepared import Prepared
 from pipeline.models.freeze import freeze
-from pipeline.regularizers.base import Regularizer
+from pipeline.regularizers.base import Regularizer, RequiredFeatures
+from pipeline.regularizers.features import carries_gradient
 from pipeline.regularizers.head_disagreement import HeadDisagreement
 from pipeline.regularizers.relative_localisation import RelativeLocalisation
 from pipeline.regularizers.spatial_entropy import SpatialEntropy
@@ -305,3 +306,13 @@ def test_gradient_of_a_method_goes_into_the_blocks_that_are_trained_alone() -> N
     full, partial = gradients
     assert set(partial) == {name for name in full if name.startswith(("blocks.1", "blocks.2", "norm", "head"))}
     torch.testing.assert_close(partial, {name: full[name] for name in partial}, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("frozen", "carries"), [(0, True), (1, True), (2, True), (3, False), ("all", False)])
+def test_tokens_of_blocks_have_a_gradient_where_one_of_these_blocks_is_trained(
+    frozen: int | str, carries: bool
+) -> None:
+    model = tuned(frozen)
+    assert carries_gradient(model, RequiredFeatures(blocks=[0, 2])) is carries
+    assert carries_gradient(model, RequiredFeatures(blocks=[0])) is (frozen == 0)
+    assert carries_gradient(model, RequiredFeatures(masks=True))  # it collects nothing of the network
