@@ -6,11 +6,13 @@ from typing import Any
 
 from pipeline.artifacts.stage_results import look_of, read_json, search_run
 from pipeline.config import Params
+from pipeline.files.file_stats import hash_file
 from pipeline.provenance.code_hash import content_hash
 from pipeline.score.metrics.wording import words_from
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.single_run import has_run, log_run, restore_run
 from pipeline.tracking.store import Store, as_user_error, client
+from pipeline.train.sidecar import WEIGHTS
 from pipeline.workspace import Workspace
 
 KIND_TAG = "sar.kind"
@@ -34,6 +36,17 @@ class LoggedLooks:
     count: int
     by_networks: Mapping[str, int]
     by_run: Mapping[str, int]
+
+
+def tested_networks(workspace: Workspace, retrained: Mapping[str, Any], *, holdout: bool) -> list[str]:
+    """What the networks are known by that an evaluation tests: those of all folds, and, where there are none or images
+    are kept apart from them, those of all images.
+
+    retrained: the content of retrain.json. holdout: whether the split of all images has test images.
+    """
+    runs = [run for each in retrained.get("folds", []) for run in each["runs"]]
+    runs += retrained["runs"] if holdout else []
+    return [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in runs]
 
 
 def log_evaluation(

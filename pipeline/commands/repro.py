@@ -8,8 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.commands.check import run_check
@@ -37,16 +37,7 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
     Raises:
         UserError: another process is at work in this checkout, or the check found a mistake.
     """
-    check_temporary()
-    # The fork server first: the lock is this process's alone, and would be in the hands of its copies too.
-    with fork_server(), workspace.locked("make repro", lock="repro"):
-        with workspace.locked("make repro"):
-            pass  # a stage may have outlived the command that started it
-        check_for_dvc(workspace.root)
-        for mended in (repair_lock(workspace), *remove_leftovers(workspace)):
-            if mended:
-                print(mended, flush=True)
-        keep_lock(workspace)
+    with alone_with_dvc(workspace, "make repro"):
         print("checking the parameters, and what they will take", flush=True)
         for line in run_check(workspace, afresh=_is_forced(arguments)):
             print(line, flush=True)
@@ -54,11 +45,11 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             print(f"{'git':<10}{trouble}. Runs are logged without a commit.", flush=True)
         workspace.stage_status.write_text("    ")
         whole = all(argument.startswith("-") for argument in arguments) and not DRY & set(arguments)
-        status = _dvc(["repro", *arguments], workspace.root)
+        status = run_dvc(["repro", *arguments], workspace.root)
         keep_lock(workspace)
         if status == 0 and whole and (why := _registry_advice(workspace)):
             print(f"registering again, from models/ and results/: {why}", flush=True)
-            status = _dvc(REPAIR.split()[1:], workspace.root)
+            status = run_dvc(REPAIR.split()[1:], workspace.root)
             keep_lock(workspace)
         if status == 0:
             # Given targets, DVC has run a part of the pipeline; its results may be none yet, or an earlier run's.
@@ -69,6 +60,27 @@ def reproduce(workspace: Workspace, arguments: Sequence[str]) -> int:
             return int(workspace.stage_status.read_text())
         except (OSError, ValueError):
             return status
+
+
+@contextmanager
+def alone_with_dvc(workspace: Workspace, doing: str) -> Iterator[None]:
+    """Inside, this process is alone in the checkout, what a DVC that was killed has left is mended, and stages begin
+    fast. doing: the command.
+
+    Raises:
+        UserError: another process is at work in this checkout, or DVC cannot work here.
+    """
+    check_temporary()
+    # The fork server first: the lock is this process's alone, and would be in the hands of its copies too.
+    with fork_server(), workspace.locked(doing, lock="repro"):
+        with workspace.locked(doing):
+            pass  # a stage may have outlived the command that started it
+        check_for_dvc(workspace.root)
+        for mended in (repair_lock(workspace), *remove_leftovers(workspace)):
+            if mended:
+                print(mended, flush=True)
+        keep_lock(workspace)
+        yield
 
 
 def environment_for_dvc() -> dict[str, str]:
@@ -92,8 +104,14 @@ def _registry_advice(workspace: Workspace) -> str:
     return ""
 
 
-def _dvc(arguments: Sequence[str], root: Path) -> int:
-    process = subprocess.Popen([sys.executable, "-m", "dvc", *arguments], cwd=root, env=environment_for_dvc())
+def run_dvc(arguments: Sequence[str], root: Path) -> int:
+    """Run DVC in a checkout, and return its status."""
+    return run_python(["-m", "dvc", *arguments], root, environment_for_dvc())
+
+
+def run_python(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Run this Python with arguments in a folder, and return its status; 130 where it was interrupted."""
+    process = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment)
     interrupted = False
     while True:
         try:

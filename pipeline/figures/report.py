@@ -105,6 +105,17 @@ def render_report(data: ReportData) -> str:
 
     Trials are sorted by the first objective, at most fifty of them shown, the controls always among these.
     """
+    environment = page_environment()
+    shown = shown_trials(data.trials, objective=data.objective)
+    numbered = data.classes is not None and display_labels([str(row["class"]) for row in data.classes]).numbered
+    columns = short_names(name for trial in shown for name in trial["parameters"])
+    return environment.get_template("report.html.j2").render(
+        data=data, trials=shown, columns=columns, more_trials=len(data.trials) - len(shown), numbered=numbered
+    )
+
+
+def page_environment() -> Environment:
+    """Templates of this folder, with filters for numbers and figures."""
     environment = Environment(
         loader=PackageLoader("pipeline.figures", ""),
         autoescape=True,
@@ -122,12 +133,7 @@ def render_report(data: ReportData) -> str:
         duration=duration,
         picture=_picture,
     )
-    shown = shown_trials(data.trials, objective=data.objective)
-    numbered = data.classes is not None and display_labels([str(row["class"]) for row in data.classes]).numbered
-    columns = short_names(name for trial in shown for name in trial["parameters"])
-    return environment.get_template("report.html.j2").render(
-        data=data, trials=shown, columns=columns, more_trials=len(data.trials) - len(shown), numbered=numbered
-    )
+    return environment
 
 
 def shown_trials(

@@ -62,7 +62,8 @@ class Estimate:
 
     gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
     Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told. estimated:
-    as of `StepCost`. disk: what its checkpoints take, in words. searches: how many these are, one after the other.
+    as of `StepCost`. disk: what its checkpoints take, in words; disk_bytes: the
+    same, where it is asked for. searches: how many these are, one after the other.
     """
 
     seconds: Range
@@ -73,18 +74,19 @@ class Estimate:
     estimated: str = ""
     disk: str = ""
     searches: int = 1
+    disk_bytes: float = 0.0
 
     def describe(self) -> list[str]:
         """Lines for a person, such as the plan's."""
         epoch = _span(*self.epoch, digits=2)
         what = "the search" if self.searches == 1 else f"{self.searches} searches, one after the other"
-        lines = [f"{'expected':<10}{_duration(self.seconds)} for {what} ({epoch} s an epoch measured just now)"]
+        lines = [f"{'expected':<10}{describe_seconds(self.seconds)} for {what} ({epoch} s an epoch measured just now)"]
         more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
         more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
         if self.estimated:
             lines.append(f"{' ' * 10}an estimate, so that measuring ended: {self.estimated}, scaled up")
         lines += [" " * 10 + ", ".join(more)] if more else []
-        lines += [f"{' ' * 10}{_duration(self.retraining)} for retraining"] if self.retraining else []
+        lines += [f"{' ' * 10}{describe_seconds(self.retraining)} for retraining"] if self.retraining else []
         return lines + ([f"{'disk':<10}{self.disk}"] if self.disk else [])
 
 
@@ -142,10 +144,11 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
     return Estimate(seconds, epoch, gpu_hours, None if price is None else (paid[0] * price, paid[1] * price))
 
 
-def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
+def retraining_seconds(plan: Plan, cost: StepCost, *, arms: int = 2) -> Range | None:
     """Lay the measured cost of a step over retraining: both arms, every seed, on train and val, each run in full. Where
     the search is to say how many seeds, the low end is of the fewest and the high end of the most. With folds, in each
-    of them, where all runs are taken to be as long as that on all images.
+    of them, where all runs are taken to be as long as that on all images. arms: one, where the control is another
+    search's.
 
     None where what was measured is no measure of it: on a cluster, whose nodes differ; for runs of several workers, or
     of other cores than a trial's.
@@ -164,8 +167,8 @@ def retraining_seconds(plan: Plan, cost: StepCost) -> Range | None:
             max_concurrent=min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent),
             gpus=there.gpus,
         )
-        # In each fold both arms, and of all images what is registered.
-        for runs in (2 * seeds if folds is None else 2 * seeds * folds + 1 for seeds in retrain.seed_bounds)
+        # In each fold every arm, and of all images what is registered.
+        for runs in (arms * seeds if folds is None else arms * seeds * folds + 1 for seeds in retrain.seed_bounds)
     )
     steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
     writing = 2 * cost.seconds_per_checkpoint / params.search.checkpoint_every
@@ -269,7 +272,8 @@ def _existing_parent(folder: Path) -> Path:
     return folder
 
 
-def _duration(seconds: Range) -> str:
+def describe_seconds(seconds: Range) -> str:
+    """A range of time for people: `4 to 9.5 minutes`."""
     for unit, length, most in (("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800)):
         if seconds[1] < most:
             return f"{_span(seconds[0] / length, seconds[1] / length, digits=int(length > 1))} {unit}"

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline.preflight.estimate import (
     Estimate,
+    Range,
     RemainingWork,
     check_budget,
     check_disk,
@@ -42,11 +44,11 @@ def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory]
 
 
 def estimate_searches(
-    plans: Sequence[Plan], left: Sequence[tuple[Plan, RemainingWork]], *, recent: bool = False
+    plans: Sequence[Plan], left: Sequence[tuple[Plan, RemainingWork]], *, recent: bool = False, arms: int = 2
 ) -> Estimate:
     """Time a few steps, refuse what memory, disk or a budget cannot do, and add up what the searches will take.
 
-    left: those of the plans that have something to run.
+    left: those of the plans that have something to run. arms: that are retrained after them.
 
     Raises:
         UserError: as of `pipeline.preflight.estimate.measure`.
@@ -60,18 +62,31 @@ def estimate_searches(
     found = [estimate(plan, cost, work, price=price) for plan, work in left]
     for each in found:
         check_budget(params, each, gpus=whole.resources.gpus)
-
-    def add(parts: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
-        known = [part for part in parts if part is not None]
-        return (math.fsum(low for low, _ in known), math.fsum(high for _, high in known)) if known else None
-
-    return Estimate(
-        seconds=add([each.seconds for each in found]) or (0.0, 0.0),
-        epoch=found[0].epoch,
-        gpu_hours=add([each.gpu_hours for each in found]),
-        cost=add([each.cost for each in found]),
-        retraining=retraining_seconds(whole, cost),
+    return replace(
+        add_estimates(found),
+        retraining=retraining_seconds(whole, cost, arms=arms) if arms else None,
         estimated=cost.estimated,
         disk=describe_disk(cost, whole, stored),
-        searches=len(found),
+        disk_bytes=(stored + whole.resources.max_concurrent) * cost.checkpoint_bytes,
     )
+
+
+def add_estimates(found: Sequence[Estimate]) -> Estimate:
+    """The searches of all of them, and their retraining, one after the other."""
+    epochs = [each.epoch for each in found if each.searches]
+    retraining = [each.retraining for each in found]
+    return Estimate(
+        seconds=_add([each.seconds for each in found]) or (0.0, 0.0),
+        epoch=(min(low for low, _ in epochs), max(high for _, high in epochs)) if epochs else (0.0, 0.0),
+        gpu_hours=_add([each.gpu_hours for each in found]),
+        cost=_add([each.cost for each in found]),
+        retraining=_add(retraining),
+        estimated=next((each.estimated for each in found if each.estimated), ""),
+        searches=sum(each.searches for each in found),
+        disk_bytes=math.fsum(each.disk_bytes for each in found),
+    )
+
+
+def _add(parts: Sequence[Range | None]) -> Range | None:
+    known = [part for part in parts if part is not None]
+    return (math.fsum(low for low, _ in known), math.fsum(high for _, high in known)) if known else None

@@ -84,13 +84,18 @@ def compare_family(
         )
         for name, tables in arms.items()
     }
-    values = [p_value(comparison) for comparison in plain.values()]
+    return correct_family(plain, confidence=confidence)
+
+
+def correct_family(comparisons: Mapping[str, Comparison], *, confidence: float = 0.95) -> list[Member]:
+    """Correct comparisons that were made one by one for their number; `confidence` is that of all together."""
+    values = [p_value(comparison) for comparison in comparisons.values()]
     counted = sum(value is not None for value in values)
     # Bonferroni: each interval may miss with a share of what all together may.
     each = 1 - (1 - confidence) / max(1, counted)
     return [
         Member(name, at_confidence(comparison, each), value, corrected)
-        for (name, comparison), value, corrected in zip(plain.items(), values, holm(values), strict=True)
+        for (name, comparison), value, corrected in zip(comparisons.items(), values, holm(values), strict=True)
     ]
 
 

@@ -35,7 +35,7 @@ def test_the_verdict_is_told_when_the_whole_pipeline_has_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A part of it may leave none, or an earlier run's."""
-    monkeypatch.setattr(repro, "_dvc", lambda arguments, root: 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root: 0)
     assert repro.reproduce(workspace, arguments) == 0
     printed = capsys.readouterr().out
     assert ("the verdict" in printed) == said
@@ -77,7 +77,7 @@ def test_a_lock_file_that_was_cut_off_is_mended_before_dvc_starts(
         lock.write_text("schema: '2.0'\nstages: {}\n")
         return 0
 
-    monkeypatch.setattr(repro, "_dvc", dvc)
+    monkeypatch.setattr(repro, "run_dvc", dvc)
     lock.write_text("")
     assert repro.reproduce(workspace, []) == 0
     assert "dvc.lock was cut off" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_check_is_told_when_what_is_up_to_date_is_to_run_too(
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(repro, "run_check", lambda workspace, *, afresh: asked.append(afresh) or [])
-    monkeypatch.setattr(repro, "_dvc", lambda arguments, root: 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root: 0)
     assert repro.reproduce(workspace, arguments) == 0
     assert asked == [afresh]
 
@@ -149,7 +149,7 @@ def test_what_the_store_has_lost_is_registered_again_when_the_whole_pipeline_was
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(repro, "_dvc", lambda arguments, root: asked.append(arguments) or 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda arguments, root: asked.append(arguments) or 0)
     monkeypatch.setattr(repro, "advice", lambda workspace: "the store has no version 1")
     assert repro.reproduce(workspace, arguments) == 0
     assert asked[1:] == ([["repro", "--single-item", "--force", "register"]] if again else [])

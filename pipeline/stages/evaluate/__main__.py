@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.evaluation_run import log_evaluation, looks_logged
+from pipeline.artifacts.evaluation_run import log_evaluation, looks_logged, tested_networks
 from pipeline.artifacts.evaluations import correct_by_arm, seeds_by_arm, store_evaluation
 from pipeline.artifacts.stage_results import BEST, describe_control, read_json
 from pipeline.assembly import load_data
@@ -28,7 +28,6 @@ from pipeline.console.format import wrap_text
 from pipeline.console.progress_bar import ProgressBar
 from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
-from pipeline.files.file_stats import hash_file
 from pipeline.inputs.procedure import folds_hash, read_parts
 from pipeline.provenance.trace import commit, trace
 from pipeline.score.comparison import comparison_from, p_value
@@ -40,7 +39,6 @@ from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predicti
 from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import prepare_store, resolve_store
-from pipeline.train.sidecar import WEIGHTS
 from pipeline.workspace import Workspace
 
 
@@ -62,9 +60,7 @@ def main(workspace: Workspace) -> None:
         check_labels(metric, held, data.prepared.classes, interval=len(set(seeds)) > 1, of_fold=of_fold)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
-    tested = [run for each in of_folds for run in each["runs"]]
-    tested += retrained["runs"] if len(data.split.test) else []
-    networks = [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in tested]
+    networks = tested_networks(workspace, retrained, holdout=bool(len(data.split.test)))
     logged, network_set = looks_logged(store, params, data_hash), hash_networks(networks)
     look = record_look(
         workspace.state,

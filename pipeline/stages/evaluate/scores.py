@@ -152,6 +152,7 @@ def summarise(
         },
         "metric": words.content(),
         "comparison": asdict(comparison),
+        "attention_comparison": None if attention is None else asdict(attention),
         "endpoints": [asdict(endpoint) for endpoint in endpoints],
         "verdict": " ".join(sentences),
         "variance_parts": None if parts is None else asdict(parts),
