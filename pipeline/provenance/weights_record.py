@@ -110,7 +110,7 @@ def from_record(
         UserError: the search had no such weights, or they have changed or gone since; says what to do.
     """
     found = {}
-    for spec in dict.fromkeys(spec for config in configs for spec in _used_by(config, recorded)):
+    for spec in dict.fromkeys(spec for config in configs for spec in used_specs(config, recorded)):
         if spec not in recorded:
             raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
         known = recorded[spec]
@@ -128,7 +128,7 @@ def from_record(
     return found
 
 
-def _used_by(params: Params, recorded: Mapping[str, Any]) -> list[str]:
+def used_specs(params: Params, recorded: Mapping[str, Any]) -> list[str]:
     """The specifications that a configuration uses; of a plugin's option only the record knows whether it is one."""
     guided, option = params.regularizer.guided_transfer, params.regularizer.plugin_options.get(OPTION)
     specs = [params.model.pretrained] if params.model.pretrained else []

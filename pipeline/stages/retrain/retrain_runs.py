@@ -26,6 +26,7 @@ from pipeline.models.model_config import Weights
 from pipeline.preflight.run_resources import check_batch_shards, retrain_resources
 from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
+from pipeline.provenance.weights_record import used_specs
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in
 from pipeline.train.sidecar import SIDECAR, read_sidecar
@@ -69,7 +70,8 @@ def retrain_jobs(
                 workers, batch_size=config.train.batch_size, accumulate=config.train.accumulate, where=arm
             )
             deciding = {section: dump[section] for section in ("model", "train", "regularizer")}
-            begins = {spec: each.sha256 for spec, each in (weights or {}).items()}
+            known = weights or {}
+            begins = {spec: known[spec].sha256 for spec in used_specs(config, known) if spec in known}
             code = code_hash(_plugins(config))
             shared = [workers] if workers > 1 else []  # several workers draw other values inside the network
             key = content_hash([deciding, dict(values), seed, list(hashes), code, versions(), begins, *shared])
