@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 
 from pipeline.compute.limits import limit_threads
@@ -14,6 +15,9 @@ from pipeline.compute.user import settle_user
 from pipeline.errors import UserError
 from pipeline.provenance.stage_inputs import check_carried, check_unchanged, read_inputs
 from pipeline.workspace import Workspace, find_workspace
+
+METHOD = "--method"
+"""Option of a stage's command, before the folder of a method of a comparison."""
 
 INTERRUPTED = 130
 INTERRUPTED_WORDS = "interrupted; what had finished is kept, run the same command again to go on"
@@ -31,11 +35,14 @@ STORAGE = {
 def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
     """Run a stage on the checkout that the current folder lies in, alone in it, and end the process.
 
-    It fails where what it depends on is another by its end: DVC would note that, and not what it has read.
+    With `--method FOLDER` it is the stage of one method of a comparison (`Workspace.own`). It fails where what it
+    depends on is another by its end: DVC would note that, and not what it has read.
     """
 
     def alone() -> None:
         workspace = find_workspace()
+        if sys.argv[1:2] == [METHOD]:
+            workspace = replace(workspace, own=workspace.root / sys.argv[2])
         try:
             check_carried(workspace)
             check_temporary()

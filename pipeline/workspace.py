@@ -8,7 +8,7 @@ default tracking store stay with the checkout that it was started from.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError, quote_name
@@ -30,14 +30,19 @@ UNFIT = {
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout. root: where dvc.yaml and params.yaml are. anchor: the checkout that state and tracking belong to."""
+    """A checkout. root: where dvc.yaml and params.yaml are. anchor: the checkout that state and tracking belong to.
+
+    own: the folder of one method of a comparison, which has parameters, models and results of its own; None: those of
+    the checkout.
+    """
 
     root: Path
     anchor: Path
+    own: Path | None = None
 
     @property
     def params(self) -> Path:
-        return self.root / "params.yaml"
+        return (self.own or self.root) / "params.yaml"
 
     @property
     def prepared(self) -> Path:
@@ -50,12 +55,22 @@ class Workspace:
     @property
     def models(self) -> Path:
         """Retrained weights, a folder `<arm>-seed<n>` each."""
-        return self.root / "models"
+        return (self.own or self.root) / "models"
 
     @property
     def results(self) -> Path:
         """What stages found, a folder a stage."""
-        return self.root / "results"
+        return self.own or self.root / "results"
+
+    @property
+    def comparison(self) -> Path:
+        """What the last `sar-search compare --run` found: a page, and a folder a method (`own`)."""
+        return self.root / "results" / "compare"
+
+    def compared(self) -> list["Workspace"]:
+        """Those of the searches of the last comparison, whether it has ended or not."""
+        folders = sorted(path.parent for path in self.comparison.glob("*/params.yaml"))
+        return [replace(self, own=folder) for folder in folders]
 
     @property
     def state(self) -> Path:

@@ -1,8 +1,8 @@
 """What `sar-search gc` removes: state that nothing here needs any more.
 
-    old searches      all but the one that params.yaml asks for, the one that results/ came from, those that run, and
-                      the newest few; ones that cannot be read stay for their user to repair; those that an
-                      earlier version began go where no old ones are to stay (`--keep 0`)
+    old searches      all but the one that params.yaml asks for, those of results/ and of the last comparison, those
+                      that run, and the newest few; ones that cannot be read stay for their user to repair; those that
+                      an earlier version began go where no old ones are to stay (`--keep 0`)
     checkpoints       of searches that have ended: all but those of controls and of the best trials
     retrained weights that models/ does not hold, and checkpoints of runs that were begun before; none while there are
                       no results to tell by
@@ -31,6 +31,7 @@ from pathlib import Path
 from pipeline.artifacts.fold_results import read_fold_searches
 from pipeline.artifacts.stage_results import BestConfig, read_best
 from pipeline.cluster.storage import StorageError, remove, size
+from pipeline.compared.compared_methods import CONTROL
 from pipeline.config import Params, load_params
 from pipeline.console.tables import format_size
 from pipeline.errors import UserError
@@ -164,6 +165,10 @@ def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Remov
     found = find_searches(workspace.searches)
     yield from (f"kept     {reason}" for reason in found.unreadable)
     used = _used_by_results(workspace)
+    for each in workspace.compared():
+        with suppress(UserError):
+            theirs = current_search(each, load_params(each.params))
+            used |= {folder.name for folder in theirs.searches} if theirs else set()
     old = []
     for search in found.searches:
         if search.runner() is not None:
@@ -229,10 +234,11 @@ def _used_by_results(workspace: Workspace) -> set[str]:
 
 def _best_found(workspace: Workspace) -> list[BestConfig]:
     """What the searches have found that the results came from; nothing of what cannot be read."""
-    try:
-        return [read_best(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
-    except UserError:
-        return []
+    found: list[BestConfig] = []
+    for each in (workspace, *workspace.compared()):
+        with suppress(UserError):
+            found += [read_best(each.results / "search"), *read_fold_searches(each.results).values()]
+    return found
 
 
 def _remove_search(search: SearchState) -> None:
@@ -325,11 +331,15 @@ def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ..
 def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
     root = workspace.state / "retrain"
     folders = _folders(root)
-    if folders and not (workspace.results / "retrain" / "retrain.json").exists():
+    compared = [each for each in workspace.compared() if each.results.name != CONTROL]
+    retrained = [(each.results / "retrain" / "retrain.json").exists() for each in (workspace, *compared)]
+    # A comparison needs no results beside its own.
+    if folders and not (all(retrained) or (compared and all(retrained[1:]) and not workspace.models.exists())):
         # DVC takes the results away before the stage, and it has not ended since: what it has finished is all there is.
         yield "kept     retrained weights: there are no results to tell by which of them are needed"
         return
-    used = {_sidecar(folder) for pattern in ("*", f"{FOLDS}/*/*") for folder in workspace.models.glob(pattern)}
+    kept = [each.models for each in (workspace, *compared)]
+    used = {_sidecar(path) for folder in kept for pattern in ("*", f"{FOLDS}/*/*") for path in folder.glob(pattern)}
     begun = root / BEGUN
     for folder in _folders(begun):
         why = "checkpoints of a retraining run that was begun and is not gone on with"

@@ -164,7 +164,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         commit=_commit(workspace),
         data_hash=evaluation["data_hash"],
         fingerprint=evaluation["fingerprint"],
-        command="make repro",
+        command="make repro" if workspace.own is None else "sar-search compare --run, with this method among others",
         versions=versions(),
         cost=describe_cost(summary, retrained),
         seconds=3600 * float(summary["spent"]["training_hours"]) + float(retrained["seconds"]),

@@ -99,7 +99,7 @@ def main(workspace: Workspace) -> None:
     if folds:
         content["folds"] = [{"fold": part.number, **each} for part, each in zip(folds, described[1:], strict=True)]
     (folder / "retrain.json").write_text(json.dumps(content, indent=2) + "\n")
-    print(f"weights -> models/; {jobs[0].name} is the one to be registered")
+    print(f"weights -> {workspace.models.relative_to(workspace.root)}/; {jobs[0].name} is the one to be registered")
 
 
 @dataclass(frozen=True)

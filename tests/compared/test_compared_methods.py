@@ -1,0 +1,128 @@
+"""The methods of a comparison: names are found as people write them, and all searches vary the same of the recipe."""
+
+from pathlib import Path
+
+import pytest
+from copied import ROOT
+from ruamel.yaml import YAML
+
+from pipeline.compared.compared_methods import CONTROL, Comparison, read_comparison
+from pipeline.config import load_params
+from pipeline.errors import UserError
+from pipeline.tune.space import load_space
+from pipeline.workspace import Workspace
+
+RATE = {"type": "float", "low": 0.0005, "high": 0.008, "log": True}
+SAR = {"regularizer.spatial_entropy.weight": {"type": "float", "low": 0.003, "high": 1.0, "log": True}}
+OFF = {"baseline": {"regularizer.spatial_entropy.weight": 0.0}}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "search_spaces").mkdir()
+    for path in (ROOT / "search_spaces").glob("*.yaml"):
+        (tmp_path / "search_spaces" / path.name).write_text(path.read_text())
+    return Workspace(tmp_path, tmp_path)
+
+
+def read(workspace: Workspace, given: str) -> Comparison:
+    return read_comparison(workspace, load_params(workspace.params), given)
+
+
+def write_space(workspace: Workspace, name: str, parameters: object, controls: object) -> None:
+    with (workspace.root / name).open("w") as file:
+        YAML().dump({"parameters": parameters, "controls": controls}, file)
+
+
+def test_where_no_space_varies_the_recipe_the_control_is_the_recipe_with_every_method_off(workspace: Workspace) -> None:
+    found = read(workspace, "sar, TV")
+    assert [search.name for search in found.searches] == ["sar", "tv"]
+    assert found.control is None
+    assert found.off == {"regularizer.spatial_entropy.weight": 0.0, "regularizer.total_variation.weight": 0.0}
+    assert not any(search.written for search in found.searches)
+    assert (
+        found.against("baseline") == "baseline, with the recipe of params.yaml, which the searches do not vary either"
+    )
+
+
+@pytest.mark.parametrize("name", ["sp_vit", "spvit", "SP-ViT"])
+def test_what_one_space_varies_of_the_recipe_all_do_and_the_control_is_tuned_over_it(
+    workspace: Workspace, name: str
+) -> None:
+    found = read(workspace, f"sar,{name}")
+    control, sar, prior = found.searches
+    assert (control.name, sar.name, prior.name) == (CONTROL, "sar", "sp_vit")
+    assert list(control.space.dimensions) == list(found.recipe) == ["train.lr"]
+    assert control.space.controls == {"baseline": found.off}
+    assert sar.space.dimensions["train.lr"] == prior.space.dimensions["train.lr"] == RATE
+    assert (sar.written, prior.written) == (True, False)
+    assert found.added == {"sar": ("train.lr",), "sp_vit": ()}
+
+
+def test_what_a_control_sets_is_the_methods_own_and_no_control_is_tuned_over_it(workspace: Workspace) -> None:
+    assert "model.spatial_prior.blocks" not in read(workspace, "sar_wide,sp_vit").recipe
+
+
+def test_no_method_runs_with_the_weight_that_another_has_in_params_yaml(workspace: Workspace) -> None:
+    text = workspace.params.read_text()
+    off = "total_variation: {weight: 0.0"
+    assert off in text
+    workspace.params.write_text(text.replace(off, "total_variation: {weight: 0.5"))
+    found = {search.name: search.params for search in read(workspace, "sar,tv,sp_vit").searches}
+    weights = {name: params.regularizer.total_variation.weight for name, params in found.items()}
+    assert weights == {CONTROL: 0.0, "sar": 0.0, "tv": 0.5, "sp_vit": 0.0}  # tv's own search sets it in every trial
+
+
+def test_a_written_search_reads_back_as_the_same_space_and_parameters(workspace: Workspace, tmp_path: Path) -> None:
+    asked = load_params(workspace.params)
+    for search in read(workspace, "tv,sp_vit").searches:
+        own = search.write(workspace, workspace.comparison)
+        params = load_params(own.params)
+        space = load_space(workspace.root / params.search.space, params, shown_as="space")
+        assert space.content() == search.space.content()
+        assert own.results == own.own == tmp_path / "results" / "compare" / search.name
+        assert own.models == own.results / "models"
+        assert params.train == asked.train
+        assert params.search.budget == asked.search.budget
+    assert [each.results.name for each in workspace.compared()] == ["sp_vit", CONTROL, "tv"]
+    assert load_params(workspace.params) == asked
+
+
+def test_a_file_of_the_users_own_is_a_method_by_its_name(workspace: Workspace) -> None:
+    write_space(workspace, "mine.yaml", SAR, OFF)
+    (method,) = read(workspace, "mine.yaml").methods
+    assert (method.name, method.file) == ("mine", "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sar,nosuch", "--run: no method nosuch; there are baseline, drloc, gta"),
+        ("sar,there/is/none.yaml", "--run: no file there/is/none.yaml"),
+        ("", "--run: names of search spaces"),
+        ("sar,", "--run: names of search spaces"),
+        ("sar,SAR", "--run: sar is given twice"),
+        ("sar,search_spaces/sar.yaml", "--run: sar is given twice"),
+        ("sar,baseline", "search_spaces/baseline.yaml varies the recipe alone (train.lr"),
+        ("sar,sar_wide", "--run: sar and sar_wide are one search"),
+        ("sar,faster.yaml", "parameters: train.lr is"),
+        ("sar,other.yaml", "retrain.control: given 'baseline'; the controls of other.yaml: plain"),
+        (
+            "tv,set.yaml",
+            "controls.baseline: regularizer.total_variation.weight is 0.0 in search_spaces/tv.yaml and 0.1",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_sentence(workspace: Workspace, given: str, said: str) -> None:
+    write_space(workspace, "faster.yaml", {**SAR, "train.lr": {**RATE, "high": 0.01}}, OFF)
+    write_space(workspace, "other.yaml", SAR, {"plain": OFF["baseline"]})
+    write_space(
+        workspace, "set.yaml", SAR, {"baseline": {**OFF["baseline"], "regularizer.total_variation.weight": 0.1}}
+    )
+    if "faster" in given:
+        given += ",sp_vit"
+    with pytest.raises(UserError) as told:
+        read(workspace, given)
+    assert said in str(told.value)
+    assert "\n" not in str(told.value)
