@@ -11,6 +11,7 @@ from pipeline.entry import run_entry
 from pipeline.environment import clean_environment
 from pipeline.files.paths import expand_home
 
+TWO_ANSWERS = "--resume-anyway and --new are two answers to one question; give one."
 WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: champion]"
 
 
@@ -60,7 +61,7 @@ def cli() -> None:
 def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
     """Validate params.yaml and the search space, print the plan and what it will take; start nothing."""
     if resume_anyway and new:
-        raise click.UsageError("--resume-anyway and --new are two answers to one question; give one.")
+        raise click.UsageError(TWO_ANSWERS)
     check_temporary()  # before imports that take seconds
     from pipeline.commands.check import run_check
     from pipeline.workspace import find_workspace
@@ -122,12 +123,42 @@ def results() -> None:
 @cli.command()
 @click.argument("searches", nargs=-1, metavar="[SEARCH]...")
 @click.option("--against", default="", metavar="SEARCH", help="Compare with its best configuration, not the controls.")
-def compare(searches: tuple[str, ...], against: str) -> None:
-    """Compare what several searches found on the same test images, corrected for their number (Holm)."""
-    from pipeline.commands.compare import describe_comparison
+@click.option(
+    "--run", "methods", default=None, metavar="METHODS", help="Search, retrain and test these: sar,tv,sp_vit."
+)
+@click.option("--check", is_flag=True, help="With --run: check every method, say what all will take; start nothing.")
+@click.option("--no-measure", is_flag=True, help="With --run: time no steps; what it will take is then not said.")
+@click.option("--resume-anyway", is_flag=True, help="With --run: go on with searches that other code began.")
+@click.option("--new", is_flag=True, help="With --run: begin new searches in place of those that other code began.")
+def compare(searches: tuple[str, ...], against: str, methods: str | None, check: bool, **options: bool) -> None:
+    """Compare what several searches found on the same test images, corrected for their number (Holm).
+
+    With --run METHODS, names of search_spaces/ or paths of files, the searches are run first, each with search.budget,
+    and every method is compared with one control, tuned with the same budget where there is something to tune.
+    """
+    if methods is None:
+        if check or any(options.values()):
+            raise click.UsageError("--check, --no-measure, --resume-anyway and --new go with --run METHODS.")
+        from pipeline.commands.compare import describe_comparison
+        from pipeline.workspace import find_workspace
+
+        for line in describe_comparison(find_workspace(), searches, against=against):
+            click.echo(line)
+        return
+    if searches or against:
+        raise click.UsageError(
+            "--run searches anew or goes on; searches that have been, and --against, are without it."
+        )
+    if options["resume_anyway"] and options["new"]:
+        raise click.UsageError(TWO_ANSWERS)
+    check_temporary()  # before imports that take seconds
+    from pipeline.commands.compare_run import Answer, check_methods, run_methods
     from pipeline.workspace import find_workspace
 
-    for line in describe_comparison(find_workspace(), searches, against=against):
+    answer, measured = Answer(options["resume_anyway"], options["new"]), not options["no_measure"]
+    if not check:
+        sys.exit(run_methods(find_workspace(), methods, answer, measured=measured))
+    for line in check_methods(find_workspace(), methods, answer, measured=measured):
         click.echo(line)
 
 

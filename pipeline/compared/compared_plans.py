@@ -1,0 +1,112 @@
+"""The plans of a comparison's searches: each checked before the first begins, and what all of it will take together."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.compared.compared_methods import CONTROL, Comparison
+from pipeline.console.format import wrap_text
+from pipeline.console.tables import format_size
+from pipeline.errors import UserError
+from pipeline.preflight.estimate import MARGIN, RemainingWork, describe_seconds, remaining_work
+from pipeline.preflight.plan import Plan, make_plan
+from pipeline.preflight.search_budget import max_epochs
+from pipeline.preflight.total_estimate import add_estimates, estimate_searches
+from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
+from pipeline.workspace import Workspace
+
+WIDTH, INDENT = 100, 10
+
+
+def plan_searches(workspace: Workspace, comparison: Comparison, folder: Path) -> dict[str, Plan]:
+    """Write the parameters of every search into its folder under `folder`, and make its plan, by its name.
+
+    Raises:
+        UserError: what is wrong with the first that has something wrong; names it.
+    """
+    plans = {}
+    for search in comparison.searches:
+        try:
+            plans[search.name] = make_plan(search.write(workspace, folder))
+        except UserError as error:
+            raise UserError(f"{search.name}: {error}") from None
+    return plans
+
+
+def describe_comparison_plan(comparison: Comparison, plans: Mapping[str, Plan]) -> Iterator[str]:
+    """What will be searched, retrained and tested, in lines."""
+    first = next(iter(plans.values()))
+    params, folds = first.params, first.params.evaluate.folds
+    control, runs = params.retrain.control, 1 if folds is None else folds + 1
+    least, most = params.retrain.seed_bounds
+    networks = (len(comparison.methods) + 1) * (most if folds is None else most * folds)
+    images = f"{first.test_images:,} test images" if folds is None else f"all {first.images:,} images, in {folds} folds"
+    epochs = [runs * max_epochs(plan.params, plan.space) for plan in plans.values()]
+    names = ", ".join(method.name for method in comparison.methods)
+    budget = "search.budget each" if folds is None else f"each on all images and outside of {folds} folds"
+    yield _line("compare", f"{names}, each with {control}, on {images}")
+    yield _line(
+        "searches",
+        f"{len(plans)} one after the other, {budget}: {', '.join(plans).replace(CONTROL, 'the control')}; at "
+        f"most {sum(epochs):,} epochs",
+    )
+    yield _line("control", f"{comparison.against(control)}; the same for all")
+    for added in dict.fromkeys(filter(None, comparison.added.values())):
+        taking = [name for name, each in comparison.added.items() if each == added]
+        what = f"{', '.join(added)} too, which another space does, so that all are treated alike"
+        yield _line("", f"{' and '.join(taking)} {'varies' if len(taking) == 1 else 'vary'} {what}")
+    yield _line(
+        "retrain",
+        f"{'at most ' * (least < most)}{networks:,} networks, {most if least == most else f'{least} to {most}'} seeds "
+        f"of each method and of the control; then all are tested at once, in one look",
+    )
+
+
+def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
+    """What is left of all searches, and retraining, will take: search by search, and together.
+
+    Raises:
+        UserError: memory, disk or a budget cannot do it.
+    """
+    found = {}
+    left_to_train = [name for name in plans if name != CONTROL]
+    for name, plan in plans.items():
+        parts, works = plan.expected_parts(), _remaining(plan)
+        left = [(part, work) for part, work in zip(parts, works, strict=True) if work.trials + work.full_runs]
+        # The control is retrained once, and counted with the first method.
+        arms = 0 if name == CONTROL else 1 + (name == left_to_train[0])
+        try:
+            found[name] = estimate_searches(parts, left, arms=arms)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        told = describe_seconds(found[name].seconds) if left else "nothing, all of its runs have ended,"
+        name = "control" if name == CONTROL else name
+        yield _line(name if len(name) < INDENT else f"{name} ", f"{told} for the search")
+    total = add_estimates(list(found.values()))
+    yield from total.describe() if total.searches else [_line("expected", "nothing of the searches")]
+    if total.searches and total.retraining is not None:
+        both = tuple(a + b for a, b in zip(total.seconds, total.retraining, strict=True))
+        yield _line("in all", describe_seconds((both[0], both[1])))
+    yield _line("disk", f"about {format_size(total.disk_bytes)} of checkpoints in state/ at most, of all searches")
+    workspace = next(iter(plans.values())).workspace
+    place = workspace.state if workspace.state.exists() else workspace.anchor
+    free = shutil.disk_usage(place).free
+    if free < MARGIN * total.disk_bytes:
+        raise UserError(
+            f"{place}: {format_size(free)} are free there, and the checkpoints of all searches need "
+            f"{format_size(MARGIN * total.disk_bytes)} with room to spare. Lower search.keep_checkpoints, or "
+            "free space."
+        )
+
+
+def _remaining(plan: Plan) -> list[RemainingWork]:
+    parts, tasks = plan.expected_parts(), plan.current_tasks()
+    histories: Sequence[SearchHistory] = [read_history(task.folder / JOURNAL) for task in tasks]
+    return [
+        remaining_work(part, history)
+        for part, history in zip(parts, histories or [SearchHistory()] * len(parts), strict=True)
+    ]
+
+
+def _line(name: str, text: str) -> str:
+    return wrap_text(text, WIDTH, name=f"{name:<{INDENT}}")

@@ -1,0 +1,157 @@
+"""What a comparison of methods prints, and its page: a row for the control and for every method."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.compared.compared_results import (
+    ComparedResults,
+    SearchCost,
+    describe_answer,
+    describe_family,
+    seeds_of,
+    warn_of_looks,
+)
+from pipeline.config import Params
+from pipeline.console.format import wrap_text
+from pipeline.console.tables import LEFT, RIGHT, format_table
+from pipeline.figures.curves import difference_figure
+from pipeline.figures.methods_page import ComparisonPage
+from pipeline.figures.report import duration
+from pipeline.provenance.trace import versions
+from pipeline.score.metrics.wording import MetricWords
+
+ATTENTION_WORDS = MetricWords("attention", "attention_auroc", "AUROC of attention", 0.01)
+
+COLUMNS = {
+    "method": LEFT,
+    "configuration": LEFT,
+    "seeds": RIGHT,
+    "accuracy": RIGHT,
+    "difference": RIGHT,
+    "p (Holm)": RIGHT,
+    "shown": LEFT,
+}
+ATTENTION_COLUMNS = {"AUROC": RIGHT, "difference ": RIGHT, "p (Holm) ": RIGHT}
+COST_COLUMNS = {"epochs": RIGHT, "search": RIGHT}
+
+
+def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
+    """The control's row, then the methods', as the page takes them."""
+    first = found.methods[0]
+    control: dict[str, Any] = {
+        "method": f"control: {found.control}",
+        "control": True,
+        "setting": found.configuration,
+        "seeds": str(first.member.comparison.seeds[1]),
+        "value": first.member.comparison.control_mean,
+        "auroc": None if first.attention is None else first.attention.comparison.control_mean,
+        **_cost(found.cost),
+        "report": "",
+    }
+    rows = [control]
+    for method in found.methods:
+        comparison, attention = method.member.comparison, method.attention
+        rows.append(
+            {
+                "method": method.name,
+                "control": False,
+                "setting": f"{method.configuration}{' (of all images)' * bool(found.folds)}",
+                "seeds": seeds_of(method.member),
+                "value": comparison.best_mean,
+                "difference": comparison.difference,
+                "low": comparison.low,
+                "high": comparison.high,
+                "p": method.member.p_holm,
+                "shown": found.outcome(method.member),
+                "auroc": None if attention is None else attention.comparison.best_mean,
+                "attention": None
+                if attention is None
+                else {
+                    "difference": attention.comparison.difference,
+                    "low": attention.comparison.low,
+                    "high": attention.comparison.high,
+                    "p": attention.p_holm,
+                },
+                **_cost(method.cost),
+                "report": f"{method.name}/report/index.html",
+            }
+        )
+    return rows
+
+
+def _cost(cost: SearchCost | None) -> dict[str, Any]:
+    return {"epochs": None, "seconds": None} if cost is None else {"epochs": cost.epochs, "seconds": 3600 * cost.hours}
+
+
+def describe_compared(found: ComparedResults, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The answer, the table, and what is to be known of it."""
+    words = found.words
+    if warning := warn_of_looks(found):
+        yield wrap_text(warning)
+    yield wrap_text(" ".join(describe_answer(found)))
+    yield ""
+    masks = rows[0]["auroc"] is not None
+    columns = {words.label if name == "accuracy" else name: side for name, side in COLUMNS.items()}
+    columns |= (ATTENTION_COLUMNS if masks else {}) | COST_COLUMNS
+    table = []
+    for row in rows:
+        cells = [row["method"], row["setting"], row["seeds"], words.format_value(row["value"], 2).removesuffix(" %")]
+        if row["control"]:
+            cells += ["", "", "", *([f"{row['auroc']:.3f}", "", ""] if masks else [])]
+        else:
+            ends = [words.format_difference(row[end] or 0.0, 2, unit=False) for end in ("difference", "low", "high")]
+            cells += [_interval(ends, row["low"]), _p(row["p"]), row["shown"]]
+            if masks:
+                area = row["attention"]
+                ends = [f"{area[end] or 0.0:+.3f}" for end in ("difference", "low", "high")]
+                cells += [f"{row['auroc']:.3f}", _interval(ends, area["low"]), _p(area["p"])]
+        cells += ["", ""] if row["epochs"] is None else [f"{row['epochs']:,}", duration(row["seconds"])]
+        table.append(cells)
+    yield from format_table(columns, table, gives_way="configuration")
+    yield ""
+    units = " in %, differences in points" if words.in_points else ""
+    yield wrap_text(" ".join([f"{words.title}{units}. AUROC is of attention." if masks else f"{words.title}{units}."]))
+    yield wrap_text(" ".join(describe_family(found)))
+
+
+def _interval(ends: list[str], low: float | None) -> str:
+    return ends[0] if low is None else f"{ends[0]} ({ends[1]} to {ends[2]})"
+
+
+def _p(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def comparison_page(params: Params, found: ComparedResults, rows: list[dict[str, Any]], given: str) -> ComparisonPage:
+    """The page of a comparison. rows: of `result_rows`. given: what `--run` was given."""
+    compared = [row for row in rows if not row["control"]]
+    attention = [(row["method"], row["attention"]) for row in compared if row["attention"] is not None]
+    warning, names = warn_of_looks(found), ", ".join(row["method"] for row in compared)
+    searched = [row["seconds"] for row in rows if row["seconds"] is not None]
+    return ComparisonPage(
+        title=f"{params.set_name}: which method helps? {names}",
+        answer=[*([warning] if warning else []), *describe_answer(found)],
+        metric=found.words,
+        rows=rows,
+        difference=difference_figure(
+            [(row["method"], row["difference"], row["low"], row["high"]) for row in compared],
+            margin=found.words.margin,
+            words=found.words,
+        ),
+        attention_difference=difference_figure(
+            [(name, each["difference"], each["low"], each["high"]) for name, each in attention], words=ATTENTION_WORDS
+        )
+        if attention
+        else None,
+        how=list(describe_family(found)),
+        cost=[
+            ("all searches", f"{duration(sum(searched))} by the clock, one after the other"),
+            ("retraining", "every method with the same seeds, the control once; in each method's own report"),
+        ],
+        again=[
+            ("command", f"sar-search compare --run {given}"),
+            ("searches", ", ".join(f"{method.name} {method.fingerprint[:8]}" for method in found.methods)),
+            ("data", found.data_hash[:16]),
+            ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        ],
+    )

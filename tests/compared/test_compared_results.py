@@ -1,0 +1,123 @@
+"""What several methods came to: one family over metric and attention, and sentences that say no more than it shows."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts.stage_results import read_best
+from pipeline.compared.compared_results import (
+    ComparedResults,
+    describe_answer,
+    describe_family,
+    gather_results,
+    share_control,
+    warn_of_looks,
+)
+from pipeline.score.comparison import at_confidence, compare_arms, compare_scores, p_value
+from pipeline.score.metrics.wording import ACCURACY_WORDS
+from pipeline.tune.selection.result_files import write_best
+from pipeline.workspace import Workspace
+
+SEEDS, IMAGES = 5, 2000
+FINGERPRINT = "f" * 64
+
+
+def table(accuracy: float, seed: int) -> Any:
+    """Right and wrong by seed and image, mostly the same images for every arm."""
+    shared = np.random.default_rng(0).random((1, IMAGES))
+    return 0.9 * shared + 0.1 * np.random.default_rng(seed).random((SEEDS, IMAGES)) < accuracy
+
+
+def areas(mean: float, seed: int) -> Any:
+    return mean + 0.05 * np.random.default_rng(seed).standard_normal((SEEDS, IMAGES))
+
+
+def leave(folder: Path, name: str, gain: float, area: float | None, *, look: int = 1) -> Workspace:
+    """What the stages of a method leave, as far as it is read."""
+    own = Workspace(folder, folder, folder / name)
+    comparison = compare_arms(table(0.7 + gain, len(name)), table(0.7, 99))
+    attention = None if area is None else compare_scores(areas(0.6 + area, len(name)), areas(0.6, 99))
+    evaluation = {
+        "fingerprint": FINGERPRINT,
+        "comparison": asdict(comparison),
+        "attention_comparison": None if attention is None else asdict(attention),
+        "control": "baseline",
+        "metric": ACCURACY_WORDS.content(),
+        "margin": 0.01,
+        "look": look,
+        "networks": "n",
+        "test_images": IMAGES,
+        "data_hash": "d",
+    }
+    retrained = {"setting": "weight=0.1", "against": "baseline, with the recipe", "seconds": 3.0}
+    summary = {"epochs": {"spent": 20}, "spent": {"hours": 0.5}}
+    for stage, file, content in (
+        ("evaluate", "evaluation.json", evaluation),
+        ("retrain", "retrain.json", retrained),
+        ("search", "summary.json", summary),
+    ):
+        (own.results / stage).mkdir(parents=True)
+        (own.results / stage / file).write_text(json.dumps(content))
+    return own
+
+
+def gather(folder: Path, *methods: tuple[str, float, float | None], look: int = 1) -> ComparedResults:
+    left = {name: leave(folder, name, gain, area, look=look) for name, gain, area in methods}
+    return gather_results(left, confidence=0.95, configuration="as the recipe has it", cost=None)
+
+
+def test_metric_and_attention_of_all_methods_are_one_family(tmp_path: Path) -> None:
+    found = gather(tmp_path, ("a", 0.05, 0.1), ("bb", 0.0, 0.0), ("ccc", -0.05, 0.1))
+    assert found.size == 6
+    members = [each for method in found.methods for each in (method.member, method.attention) if each is not None]
+    plain = [p_value(member.comparison) or 0.0 for member in members]
+    # Holm by its definition: the k-th smallest times (6 - k + 1), never falling.
+    order, highest = sorted(range(6), key=lambda place: plain[place]), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (6 - rank) * plain[place]))
+        assert members[place].p_holm == pytest.approx(highest)
+    for member in members:
+        wide = at_confidence(member.comparison, 1 - 0.05 / 6)
+        assert (member.comparison.low, member.comparison.high) == pytest.approx((wide.low, wide.high))
+    json.dumps(found.content())
+
+
+def test_the_answer_names_what_helps_what_harms_and_what_is_not_known(tmp_path: Path) -> None:
+    found = gather(tmp_path, ("a", 0.05, 0.1), ("bb", 0.0, 0.0), ("ccc", -0.05, 0.1))
+    answer = " ".join(describe_answer(found))
+    assert "a raises accuracy (+" in answer
+    assert "ccc lowers accuracy (-" in answer
+    assert "bb differs from the control by less than 1 point" in answer
+    assert "a and ccc attend to the object better (AUROC +.10, +.10)" in answer
+    assert "Of bb better attention is not shown" in answer
+    assert warn_of_looks(found) == ""
+
+
+def test_without_masks_nothing_is_said_of_attention_and_no_method_is_made_to_help(tmp_path: Path) -> None:
+    found = gather(tmp_path, ("a", -0.05, None), ("bb", 0.0, None), look=2)
+    answer = " ".join(describe_answer(found))
+    assert found.size == 2
+    assert "No method is shown to raise accuracy." in answer
+    assert "AUROC" not in answer + " ".join(describe_family(found))
+    assert "look 2" in warn_of_looks(found)
+
+
+def test_the_shared_control_takes_the_place_of_a_searchs_own(tmp_path: Path) -> None:
+    own = Workspace(tmp_path, tmp_path, tmp_path / "a")
+    for number in (0, 1):
+        folder = own.results / "search" / (f"folds/{number}" if number else ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        controls = {"baseline": {"train.lr": 0.1}, "paper": {"train.lr": 0.2}}
+        (folder / "summary.json").write_text('{"against": "baseline", "epochs": 1}')
+        write_best(folder, {"fingerprint": "f", "trial": "t1", "best": {"train.lr": 0.3}, "controls": controls})
+    share_control(own, {0: {"train.lr": 0.5}, 1: {"train.lr": 0.6}}, "baseline", "baseline, tuned")
+    whole, fold = read_best(own.results / "search"), read_best(own.results / "search" / "folds" / "1")
+    assert (whole.controls["baseline"], fold.controls["baseline"]) == ({"train.lr": 0.5}, {"train.lr": 0.6})
+    summary = json.loads((own.results / "search" / "summary.json").read_text())
+    assert summary == {"against": "baseline, tuned", "epochs": 1}
+    assert whole.controls["paper"] == {"train.lr": 0.2}
+    assert (whole.best, whole.against) == ({"train.lr": 0.3}, "baseline, tuned")
