@@ -351,3 +351,33 @@ def test_an_impossible_tmpdir_is_told_before_imports_that_take_seconds(
     said = command(name)
     assert said.status == 2
     assert said.err.startswith("error: TMPDIR: /proc/none: cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--run", "sar,nosuch", "--check"), "--run: no method nosuch; there are baseline, drloc, gta"),
+        (("--run", "sar,gta", "--check"), "gta: "),  # without regularizer.guided_transfer.source
+        (("--check",), "--check, --no-measure, --resume-anyway and --new go with --run METHODS"),
+        (("--run", "sar", "--against", "ab12"), "--run searches anew or goes on"),
+        (("--run", "sar", "--new", "--resume-anyway"), "two answers to one question"),
+    ],
+)
+def test_a_comparison_that_cannot_be_run_is_refused_with_its_method(
+    command: Callable[..., Said], checkout: Checkout, arguments: tuple[str, ...], said: str
+) -> None:
+    found = command("compare", *arguments)
+    assert found.status == 2
+    assert said in found.err
+    assert "Traceback" not in found.err
+    assert not (checkout.root / "results").exists()
+
+
+def test_a_comparison_says_first_what_all_of_it_comes_to(command: Callable[..., Said], checkout: Checkout) -> None:
+    checkout.set({"model.kwargs": {"patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}})  # sp_vit's blocks
+    found = command("compare", "--run", "sar,spvit", "--check", "--no-measure")
+    assert (found.status, found.err) == (0, "")
+    assert "3 one after the other, search.budget each: the control, sar, sp_vit" in found.out
+    assert "sar varies train.lr too" in found.out
+    assert "6 networks, 2 seeds of each method and of the control" in " ".join(found.out.split())
+    assert not (checkout.root / "results").exists()

@@ -20,6 +20,8 @@ SAME_NAMES: dict[str, str] = {}
 
 COMMANDS_IMPORTED = {
     ("repro.py", "check.py"): "`sar-search repro` begins with what `sar-search check` does",
+    ("compare_run.py", "check.py"): "`sar-search compare --run` looks at params.yaml as `sar-search check` does",
+    ("compare_run.py", "repro.py"): "`sar-search compare --run` has DVC make the data, as `sar-search repro` does",
     ("repro.py", "results.py"): "`sar-search repro` ends with what `sar-search results` says",
 }
 """Commands that another command consists of: who imports which, and why."""
