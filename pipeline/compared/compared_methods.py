@@ -47,13 +47,17 @@ class ComparedMethod:
         its stages run in.
         """
         own = replace(workspace, own=folder / self.name)
-        file = self.file
         if self.written:
-            path = own.results / SPACE
-            write_whole(path, json.dumps(self.space.content(), indent=1) + "\n")
-            file = str(path.relative_to(workspace.root) if path.is_relative_to(workspace.root) else path)
-        write_params(own, self.params.with_values({"search.space": file}, where=self.name))
+            write_whole(own.results / SPACE, json.dumps(self.space.content(), indent=1) + "\n")
+        write_params(own, self.params.with_values({"search.space": self.space_in(own)}, where=self.name))
         return own
+
+    def space_in(self, own: Workspace) -> str:
+        """The file of its space in the workspace that `write` gives, as `search.space` names it."""
+        if not self.written:
+            return self.file
+        path = own.results / SPACE
+        return str(path.relative_to(own.root) if path.is_relative_to(own.root) else path)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ def plan_searches(workspace: Workspace, comparison: Comparison, folder: Path) ->
     """
     plans = {}
     for search in comparison.searches:
+        own = search.write(workspace, folder)
         try:
-            plans[search.name] = make_plan(search.write(workspace, folder))
-        except UserError as error:
-            raise UserError(f"{search.name}: {error}") from None
+            plans[search.name] = make_plan(own)
+        except UserError as error:  # of the space that the user knows, not of the one that was written
+            raise UserError(f"{search.name}: {str(error).replace(search.space_in(own), search.file)}") from None
     return plans
 
 
@@ -54,7 +55,7 @@ def describe_comparison_plan(comparison: Comparison, plans: Mapping[str, Plan]) 
     for added in dict.fromkeys(filter(None, comparison.added.values())):
         taking = [name for name, each in comparison.added.items() if each == added]
         what = f"{', '.join(added)} too, which another space does, so that all are treated alike"
-        yield _line("", f"{' and '.join(taking)} {'varies' if len(taking) == 1 else 'vary'} {what}")
+        yield _line("", f"{', '.join(taking)} {'varies' if len(taking) == 1 else 'vary'} {what}")
     yield _line(
         "retrain",
         f"{'at most ' * (least < most)}{networks:,} networks, {most if least == most else f'{least} to {most}'} seeds "

@@ -7,6 +7,7 @@ from copied import ROOT
 from ruamel.yaml import YAML
 
 from pipeline.compared.compared_methods import CONTROL, Comparison, read_comparison
+from pipeline.compared.compared_plans import plan_searches
 from pipeline.config import load_params
 from pipeline.errors import UserError
 from pipeline.tune.space import load_space
@@ -98,7 +99,7 @@ def test_a_file_of_the_users_own_is_a_method_by_its_name(workspace: Workspace) -
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("sar,nosuch", "--run: no method nosuch; there are baseline, drloc, gta"),
+        ("sar,nosuch", "--run: no method nosuch; there are baseline, cutmix, drloc"),
         ("sar,there/is/none.yaml", "--run: no file there/is/none.yaml"),
         ("", "--run: names of search spaces"),
         ("sar,", "--run: names of search spaces"),
@@ -126,3 +127,18 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(workspace: Workspace, 
         read(workspace, given)
     assert said in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_what_is_wrong_is_said_of_the_file_that_the_user_knows(workspace: Workspace, tmp_path: Path) -> None:
+    found = read(workspace, "gta,sp_vit")
+    assert found.methods[0].written  # since it varies what SP-ViT's space does
+    with pytest.raises(
+        UserError, match=r"^gta: search_spaces/gta\.yaml: regularizer\.guided_transfer\.source: is null"
+    ):
+        plan_searches(workspace, Comparison(found.methods, None, (), {}, {}), tmp_path / "results" / "compare")
+
+
+def test_how_often_batches_are_mixed_is_cutmix_own_and_no_recipe(workspace: Workspace) -> None:
+    found = read(workspace, "sar,cutmix")
+    assert [search.name for search in found.searches] == ["sar", "cutmix"]
+    assert found.recipe == ()
