@@ -108,15 +108,7 @@ def build_run(
     """
     prepared, config = data.prepared, params.model.config()
     scale = data.scale(scaled_by)
-    seed_everything(seed)
-    try:
-        model = build_model(
-            config, num_classes=len(prepared.classes), image_size=prepared.image_size, channels=prepared.channels
-        )
-    except ValueError as error:
-        raise UserError(f"model.{error}") from None
-    if (began := fit_pretrained(model, params, weights)) is not None:
-        began.load(model)
+    model = build_network(params, data, seed=seed, weights=weights)
     try:
         freeze(model, params.model.freeze)
     except ValueError as error:
@@ -174,6 +166,28 @@ def _guide(params: Params, data: TrainingData, spec: str | None, weights: Mappin
         except ValueError as error:
             raise UserError(f"regularizer.locality_guidance: its guide: {error}") from None
     return network
+
+
+def build_network(
+    params: Params, data: TrainingData, *, seed: int, weights: Mapping[str, Weights] = NO_WEIGHTS
+) -> nn.Module:
+    """The network of `params` on the CPU, with weights drawn from `seed`, or what it is to begin from. Arguments and
+    errors are those of `build_run`.
+    """
+    prepared = data.prepared
+    seed_everything(seed)
+    try:
+        model: nn.Module = build_model(
+            params.model.config(),
+            num_classes=len(prepared.classes),
+            image_size=prepared.image_size,
+            channels=prepared.channels,
+        )
+    except ValueError as error:
+        raise UserError(f"model.{error}") from None
+    if (began := fit_pretrained(model, params, weights)) is not None:
+        began.load(model)
+    return model
 
 
 def train_run(
@@ -269,15 +283,23 @@ def regularizers_from_params(
         UserError: one of them cannot be had as it is configured.
     """
 
-    def load(spec: str) -> nn.Module:
-        tensors, side = _tensors_of(spec, weights), params.prepare.image_size
-        network: nn.Module = load_source(weights[spec], tensors, params.model.config(), (side, side))
-        return network
-
     try:
-        return build_regularizers(params.regularizer.configs(), load_source=load, guide=guide)
+        return build_regularizers(
+            params.regularizer.configs(), load_source=lambda spec: load_frozen(spec, params, weights), guide=guide
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def load_frozen(spec: str, params: Params, weights: Mapping[str, Weights]) -> nn.Module:
+    """The network that weights were made with, on the CPU, as guided transfer's source is one. weights: as above.
+
+    Raises:
+        ValueError: they cannot be read, have changed since they were resolved, or are of another network.
+    """
+    tensors, side = _tensors_of(spec, weights), params.prepare.image_size
+    network: nn.Module = load_source(weights[spec], tensors, params.model.config(), (side, side))
+    return network
 
 
 def _tensors_of(spec: str, weights: Mapping[str, Weights]) -> dict[str, torch.Tensor]:

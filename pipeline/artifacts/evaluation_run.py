@@ -85,6 +85,34 @@ def log_evaluation(
     )
 
 
+def log_probe(
+    store: Store,
+    params: Params,
+    summary: Mapping[str, Any],
+    workspace: Workspace,
+    tags: Mapping[str, str],
+    datasets: Sequence[DataUsed] = (),
+) -> str:
+    """A run for the probe of evaluation.json, under the evaluation's search; it is not registered. Returns its id."""
+    probe, metric = summary["probe"], words_from(summary.get("metric"))
+    fingerprint = str(summary["fingerprint"])
+    parent = search_run(workspace.state, fingerprint)
+    said = ("weights", "sha256", "features", "C", "trained_on", "images")
+    test = {"accuracy": probe["accuracy"], "log_loss": probe["nll"], "ece": probe["ece"], metric.key: probe[metric.key]}
+    about = {KIND_TAG: "probe", "sar.fingerprint": fingerprint, "sar.search_run": parent or "", METRIC_TAG: metric.name}
+    return log_run(
+        store,
+        experiment=params.experiment,
+        key=f"probe/{content_hash([fingerprint, summary['data_hash'], test, *(probe[name] for name in said)])[:32]}",
+        name="probe (frozen features, no training)",
+        params={name: probe[name] for name in said} | {"data_hash": summary["data_hash"]},
+        metrics={f"test/{name}": value for name, value in test.items()},
+        tags={**tags, **about},
+        parent_run_id=parent,
+        datasets=datasets,
+    )
+
+
 def looks_logged(store: Store, params: Params, data_hash: str) -> LoggedLooks:
     """The looks at the test images of these data that the experiment's evaluations tell of.
 

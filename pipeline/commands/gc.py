@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.artifacts.fold_results import read_fold_searches
-from pipeline.artifacts.stage_results import BestConfig, read_best
+from pipeline.artifacts.stage_results import BestConfig, read_best, read_json
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.compared.compared_methods import CONTROL
 from pipeline.config import Params, load_params
@@ -129,6 +129,7 @@ def _removals(workspace: Workspace, params: Params, *, keep: int, alone: bool) -
         yield from _retrained_weights(workspace)
         yield from _half_made(workspace, params)
         yield from _fold_splits(workspace, params)
+        yield from _features(workspace)
     else:
         yield "kept     retrained weights, fetched ones and half-made data: a stage is running, which may want them"
 
@@ -401,6 +402,18 @@ def _fold_splits(workspace: Workspace, params: Params) -> Iterator[Removal]:
     for path in sorted(root.glob("*.json")):
         if path not in used:
             yield Removal(path, "a fold's split, of other folds or data", size_of(path), partial(path.unlink))
+
+
+def _features(workspace: Workspace) -> Iterator[Removal]:
+    """Features of `evaluate.probe` that the results are not of: they are made again from the weights."""
+    try:
+        evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
+    except UserError:
+        evaluation = {}
+    used = (evaluation.get("probe") or {}).get("features_file")
+    for path in sorted((workspace.state / "features").glob("*.npy")):
+        if path.name != used:
+            yield Removal(path, "frozen features that results/ are not of", size_of(path), partial(path.unlink))
 
 
 def _folders(root: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.score.ensembles import describe_ensembles
 from pipeline.score.metrics.wording import other_metric, words_from
+from pipeline.score.probe import describe_probe
 from pipeline.state.looks import describe_look
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
@@ -79,6 +80,11 @@ def describe_results(workspace: Workspace) -> str:
                 + (f" +- {deviation:.4f}" if deviation is not None else "")
                 + (f", {together[metric.key]:.4f} as one ensemble" if together else "")
             )
+    if probe := evaluation.get("probe"):
+        by = "" if metric is None else f", test {metric.label} {probe[metric.key]:.4f}"
+        lines.append(f"{'probe':<10} test accuracy {probe['accuracy']:.4f}{by}    frozen features, no training")
+    if said := describe_probe(evaluation):
+        lines += ["", wrap_text(said)]
     if ensembles:
         lines += ["", wrap_text(describe_ensembles(ensembles))]
     lines += _fold_lines(evaluation)

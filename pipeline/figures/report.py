@@ -35,13 +35,14 @@ class ReportData:
 
     title, verdict   the heading, and the sentences of `score.verdict`
     remarks          further sentences under the verdict, such as a comparison's note
-    arms             rows with arm, seeds, accuracy, accuracy_sd (None with one seed), nll (nats), ece; metric and
-                     metric_sd, where the arms are compared by another metric
+    arms             rows with arm, seeds (None of a probe), accuracy, accuracy_sd (None with one seed), nll (nats),
+                     ece; metric and metric_sd, where the arms are compared by another metric
     metric           that in words; None: accuracy
     objective        the first one of the search
     difference       figure of the difference and its interval
     analysis         (name, sentence) pairs: what was declared beforehand, what was found, what stands beside it
     ensembles        what the rows of the ensembles among the arms say, in words; None without any
+    probe            what its row among the arms says, in words; None without one
     folds            rows with fold, images, setting, best, control, difference, low, high (None without an interval);
                      none without folds
     folds_note       what is to be known of them
@@ -82,6 +83,7 @@ class ReportData:
     objective: ObjectiveAxis = ACCURACY_AXIS
     difference: Figure | None = None
     ensembles: str | None = None
+    probe: str | None = None
     folds: Sequence[Row] = ()
     folds_note: str = ""
     analysis: Words = ()

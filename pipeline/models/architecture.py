@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -301,6 +302,20 @@ def hook_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[Remova
             keep(output.flatten(1, 2) if kind == "swin" else output.flatten(2).transpose(1, 2))
 
     return [last_part(model).register_forward_hook(hook)]
+
+
+def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
+    """The CLS token and the mean of the patch tokens after the final norm, joined: (B, 2 D). Of a network without a CLS
+    token the mean alone, (B, D). Where timm norms what is pooled, in place of tokens, so is it here. images: (B, C, H,
+    W).
+    """
+    network: Any = model
+    tokens: Tensor = network.forward_features(images)
+    kind = _kind(model)
+    if kind != "vit":  # Swin's are (B, H, W, D), PVTv2's (B, D, H, W)
+        return tokens.mean((1, 2) if kind == "swin" else (2, 3))
+    mean = network.fc_norm(tokens[:, int(network.num_prefix_tokens) :].mean(1))
+    return torch.cat([network.fc_norm(tokens[:, 0]), mean], dim=1) if network.has_class_token else mean
 
 
 def last_part(model: nn.Module) -> nn.Module:

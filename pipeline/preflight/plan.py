@@ -39,12 +39,14 @@ from pipeline.preflight.validate import (
     check_masks,
     check_mixing,
     check_model_name,
+    check_probe,
     check_rates,
     check_shares,
     check_sizes,
     check_splits,
     check_training_masks,
     check_warm_start,
+    describe_probe_plan,
 )
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import fingerprint_content
@@ -143,6 +145,7 @@ class Plan:
             f"{resources.machine_cpus} CPUs and {resources.machine_gpus} GPUs {self._describe_place()}",
             "retrain": f"best and {params.retrain.control}, {self._describe_seeds()} seeds each, {epochs} epochs"
             f"{self._describe_workers()}",
+            **describe_probe_plan(params),
             "results": f"{self.workspace.results} and {self.workspace.models}",
             "state": f"{self.workspace.state} (survives interruptions)",
             "MLflow": f"{self.store.shown}, experiment {params.experiment}, model {params.model_name}",
@@ -349,6 +352,7 @@ def make_plan(workspace: Workspace) -> Plan:
     check_class_weights(workspace, params, space, source)
     check_folds(params, has_test=source.test_images is not None)
     check_warm_start(params)
+    check_probe(params, space)
     beforehand = load_prior_results(workspace, params, space, source)
     check_masks(workspace, params)
     check_metric(workspace, params, source)

@@ -12,8 +12,10 @@ from pipeline.data.sources.source_config import Preview
 from pipeline.data.splits.split import read_split
 from pipeline.errors import UserError, format_value
 from pipeline.inputs.choice_metric import has_usable_masks
+from pipeline.inputs.probe_weights import probed_spec
 from pipeline.inputs.source import manifest_if_current
 from pipeline.preflight.run_resources import check_batch_shards
+from pipeline.provenance.weights_record import PRETRAINED, SOURCE
 from pipeline.score.locate import can_be_ranked
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import MODEL, parameter_counter
@@ -131,6 +133,33 @@ def check_warm_start(params: Params) -> None:
             "the images of every fold, which would make each fold's figures too good. Set it to null, or to a .csv of "
             "results on other images."
         )
+
+
+def check_probe(params: Params, space: SearchSpace) -> None:
+    """Refuse a probe that has no weights to read features of, or none that the search will have resolved.
+
+    Raises:
+        UserError: as `probed_spec`; or the source that it would read guides no configuration of the space.
+    """
+    if not params.evaluate.probe:
+        return
+    spec = probed_spec(params)
+    guided = (config.regularizer.guided_transfer for _, config in space.representative_configs(params))
+    if params.model.pretrained is None and not any(
+        each.source == spec and (each.weight or each.watch) for each in guided
+    ):
+        raise UserError(
+            f"params.yaml: evaluate.probe: given true, but {SOURCE}, whose features it would read, guides no "
+            f"configuration of {space.file}. Name the weights in {PRETRAINED}, give guided transfer a weight or watch: "
+            "true, or set evaluate.probe to false."
+        )
+
+
+def describe_probe_plan(params: Params) -> dict[str, str]:
+    """What the plan says of the probe; nothing without one."""
+    if not params.evaluate.probe:
+        return {}
+    return {"probe": f"logistic regression on frozen features of {probed_spec(params)}, on the same test images"}
 
 
 def check_rates(params: Params, space: SearchSpace) -> None:

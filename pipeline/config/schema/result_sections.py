@@ -76,6 +76,11 @@ class EvaluateParams(Section):
         le=0.9,
         description="With folds: share of all images that is kept apart from them, to test the registered network.",
     )
+    probe: bool = Field(
+        False,
+        description="Whether what needs no training is tested too: a logistic regression on the frozen features of "
+        "model.pretrained, or of guided transfer's source; docs/report.md.",
+    )
 
     @field_validator("metric")
     @classmethod

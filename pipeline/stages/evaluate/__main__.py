@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.evaluation_run import log_evaluation, looks_logged, tested_networks
+from pipeline.artifacts.evaluation_run import log_evaluation, log_probe, looks_logged, tested_networks
 from pipeline.artifacts.evaluations import correct_by_arm, seeds_by_arm, store_evaluation
 from pipeline.artifacts.stage_results import BEST, describe_control, read_json
 from pipeline.assembly import load_data
@@ -35,6 +35,7 @@ from pipeline.score.metrics.chosen_metric import chosen_metric, metric_hash
 from pipeline.score.metrics.label_check import check_labels, labels_at_once
 from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.fold_scores import describe_holdout, evaluate_folds, evaluate_holdout
+from pipeline.stages.evaluate.probe import evaluate_probe, probe_weights
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
 from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
 from pipeline.tracking.dataset_inputs import DataUsed
@@ -58,6 +59,7 @@ def main(workspace: Workspace) -> None:
     for held in labels_at_once(metric, data.prepared.labels, data.split.tested):
         of_fold = metric.within_folds and bool(of_folds)
         check_labels(metric, held, data.prepared.classes, interval=len(set(seeds)) > 1, of_fold=of_fold)
+    probed = probe_weights(workspace, params)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     networks = tested_networks(workspace, retrained, holdout=bool(len(data.split.test)))
@@ -116,6 +118,9 @@ def main(workspace: Workspace) -> None:
     }
     if folded is not None:
         summary |= {"folds": folded.rows, "holdout": describe_holdout(kept_apart), "folds_hash": folds_hash(parts)}
+    if probed is not None:
+        best = [run.probabilities for run in runs if run.arm == BEST]
+        summary["probe"] = evaluate_probe(workspace, params, data, probed, metric, best)
     summary["verdict"] = f"{warn_of_look(look)} {summary['verdict']}".lstrip()
     metrics = flat_metrics(summary, control)
     folder = workspace.results / "evaluate"
@@ -150,6 +155,8 @@ def main(workspace: Workspace) -> None:
     used = [DataUsed(name, data_hash, source, "test", {"test": len(test)})]
     seconds = time.monotonic() - began
     summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used, seconds)
+    if probed is not None:
+        summary["probe"]["mlflow_run"] = log_probe(store, params, summary, workspace, tags, used)
     (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{wrap_text(summary['verdict'])}\n{describe_look(look)}")
 

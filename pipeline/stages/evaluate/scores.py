@@ -181,6 +181,8 @@ def flat_metrics(summary: Mapping[str, Any], control: str) -> dict[str, Any]:
             section, score = SECOND[endpoint["name"]]
             named = {score: endpoint["difference"], "low": endpoint["low"], "high": endpoint["high"]}
             figures[section] = {name: value for name, value in named.items() if value is not None}
+    if probe := summary.get("probe"):
+        figures["probe"] = {name: probe[name] for name in ("accuracy", "ece", "nll", metric.key)}
     figures["shown"] = {endpoint["name"]: int(endpoint["shown"]) for endpoint in summary["endpoints"]}
     return {"test": figures}
 

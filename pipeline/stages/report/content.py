@@ -31,6 +31,7 @@ from pipeline.score.comparison import comparison_from
 from pipeline.score.ensembles import describe_ensembles
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.metrics.wording import MetricWords, other_metric, words_from
+from pipeline.score.probe import describe_probe
 from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
@@ -116,10 +117,12 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         arms=[
             *({"arm": shown, **_arm_row(evaluation["arms"][arm], told)} for arm, shown in arms.items()),
             *_ensemble_rows(evaluation, arms, told),
+            *_probe_rows(evaluation, told),
         ],
         metric=told,
         objective=objective,
         ensembles=describe_ensembles(evaluation["ensembles"]) if evaluation.get("ensembles") else None,
+        probe=describe_probe(evaluation),
         difference=difference_figure(
             [("best - control", comparison.difference, comparison.low, comparison.high)],
             margin=metric.margin,
@@ -226,6 +229,15 @@ def _ensemble_rows(
         for name, shown in zip(("best", "control"), arms.values(), strict=True)
     ]
     return rows if metric is None else [row | {"metric": row[metric.key], "metric_sd": None} for row in rows]
+
+
+def _probe_rows(evaluation: Mapping[str, Any], metric: MetricWords | None = None) -> list[dict[str, Any]]:
+    """A row for what needed no training, if it was asked for."""
+    if not (probe := evaluation.get("probe")):
+        return []
+    row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
+    row |= {key: probe[key] for key in ("accuracy", "nll", "ece")}
+    return [row if metric is None else row | {"metric": probe[metric.key], "metric_sd": None}]
 
 
 def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]] | None:

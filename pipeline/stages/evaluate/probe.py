@@ -1,0 +1,170 @@
+"""The baseline that needs no training: a probe on the frozen features of pretrained weights, on the same test images.
+
+Features are those of images as they are evaluated, without augmentation, standardised by the training images' pixels.
+They are kept under `state/features/`, by a hash of all that decides them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import pipeline.models
+from pipeline.artifacts.stage_results import read_best
+from pipeline.assembly import TrainingData, build_network, load_frozen
+from pipeline.config import Params
+from pipeline.data.batches.batches import ImageBatches
+from pipeline.errors import UserError
+from pipeline.files.atomic import replace_file
+from pipeline.inputs.probe_weights import read_probe_weights
+from pipeline.models.architecture import pooled_features
+from pipeline.models.model_config import Weights
+from pipeline.provenance.code_hash import code_digest, content_hash
+from pipeline.score.classify import classification_scores
+from pipeline.score.metrics.metric import Metric
+from pipeline.score.paired_test import paired_score_difference
+from pipeline.score.probe import Probe, fit_probe
+from pipeline.train.class_weights import BALANCED, count_classes, weights_by_label
+from pipeline.workspace import Workspace
+
+EVERY = "train+val+test"
+
+
+def probe_weights(workspace: Workspace, params: Params) -> Weights | None:
+    """The weights that are to be probed; None where `evaluate.probe` is false.
+
+    Raises:
+        UserError: as `pipeline.inputs.probe_weights.read_probe_weights`.
+    """
+    if not params.evaluate.probe:
+        return None
+    return read_probe_weights(workspace, params, read_best(workspace.results / "search").weights)
+
+
+def evaluate_probe(
+    workspace: Workspace,
+    params: Params,
+    data: TrainingData,
+    weights: Weights,
+    metric: Metric,
+    best: Sequence[NDArray[np.float32]],
+) -> dict[str, Any]:
+    """What evaluation.json has of the probe. best: probabilities (N, C) of the test images, of each seed of the best
+    configuration.
+
+    Raises:
+        UserError: the weights cannot be read, or the training images are of one class.
+    """
+    table, file = frozen_features(workspace, params, data, weights)
+    ids, labels = data.ids(EVERY), np.asarray(data.prepared.labels)
+    of = {role: (table[np.searchsorted(ids, data.ids(role))], labels[data.ids(role)]) for role in EVERY.split("+")}
+    classes = data.prepared.classes
+    try:
+        found = fit_probe(
+            of["train"],
+            of["val"],
+            of["test"][0],
+            num_classes=len(classes),
+            metric=metric,
+            class_weights=_class_weights(params, of["train"][1], classes),
+        )
+    except ValueError as error:
+        raise UserError(f"params.yaml: evaluate.probe: {error}") from None
+    truth = of["test"][1]
+    scores = classification_scores(found.probabilities, truth)
+    return {
+        "weights": weights.spec,
+        "resolved": weights.resolved,
+        "sha256": weights.sha256,
+        "features": table.shape[1],
+        "features_file": file.name,
+        "C": found.strength,
+        "validation": [{"C": strength, metric.key: value} for strength, value in found.values.items()],
+        "trained_on": "train+val",
+        "images": len(of["train"][1]) + len(of["val"][1]),
+        "converged": found.converged,
+        "accuracy": scores.accuracy,
+        "nll": scores.nll,
+        "ece": scores.ece,
+        metric.key: metric.value_of(found.probabilities, truth),
+        "best_minus_probe": _compare(metric, best, found, truth, params.evaluate.confidence),
+    }
+
+
+def frozen_features(
+    workspace: Workspace, params: Params, data: TrainingData, weights: Weights
+) -> tuple[NDArray[np.float32], Path]:
+    """Features (N, D) of every image that has a role, in the order of their ids, and the file that keeps them.
+
+    Raises:
+        UserError: the weights cannot be read, have changed, or are of another network.
+    """
+    ids, scale = data.ids(EVERY), data.scale("train")
+    known = {
+        "weights": [weights.sha256, weights.network],
+        "of": "source" if params.model.pretrained is None else "network",
+        "model": [asdict(params.model.config()), list(data.prepared.image_size), data.prepared.channels],
+        "data": [data.prepared.data_hash, ids.tolist(), asdict(scale)],
+        "code": [code_digest(Path(pipeline.models.__file__).parent), torch.__version__, data.device.type],
+    }
+    path = workspace.state / "features" / f"{content_hash(known)[:16]}.npy"
+    try:
+        table: NDArray[np.float32] = np.load(path)
+    except (OSError, ValueError, EOFError):
+        network = _network(params, data, weights)
+        table = extract_features(network, data.batches(EVERY), data.device)
+        with replace_file(path, concurrent=True) as partial, partial.open("wb") as file:
+            np.save(file, table)
+    return table, path
+
+
+@torch.inference_mode()
+def extract_features(
+    network: nn.Module, images: ImageBatches, device: torch.device, *, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """`pooled_features` of images in the order of their ids, (N, D) float32, in evaluation mode."""
+    network = network.to(device).eval()
+    rows = [pooled_features(network, inputs).float().cpu() for inputs, _ in images.in_order(batch_size)]
+    table: NDArray[np.float32] = torch.cat(rows).numpy()
+    return table
+
+
+def _network(params: Params, data: TrainingData, weights: Weights) -> nn.Module:
+    known = {weights.spec: weights}
+    if params.model.pretrained is not None:
+        return build_network(params, data, seed=params.base.seed, weights=known)
+    try:
+        return load_frozen(weights.spec, params, known)
+    except ValueError as error:
+        raise UserError(f"params.yaml: evaluate.probe: {weights.spec}: {error}") from None
+
+
+def _class_weights(params: Params, labels: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.float64] | None:
+    """What networks are trained with: `train.class_weights`, and classes that are drawn equally often."""
+    config = params.train.config()
+    weights = weights_by_label(config, labels, classes)
+    if config.sampling != BALANCED:
+        return weights
+    counts = count_classes(labels, classes)
+    often = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return often if weights is None else weights * often
+
+
+def _compare(
+    metric: Metric, best: Sequence[NDArray[np.float32]], probe: Probe, labels: NDArray[np.int64], confidence: float
+) -> Mapping[str, Any]:
+    """The mean of the seeds minus the probe, with an interval of the images alone where the metric has one."""
+    ours, theirs = np.stack(best), probe.probabilities
+    mean = float(np.mean([metric.value_of(each, labels) for each in ours]))
+    low = high = None
+    tables = metric.tables({"best": ours, "probe": theirs[None]}, labels)
+    if tables is not None and all(np.isfinite(table).all() for table in tables.values()):
+        pair = paired_score_difference(tables["best"].mean(axis=0), tables["probe"][0], confidence=confidence)
+        low, high = pair.low, pair.high
+    difference = mean - metric.value_of(theirs, labels)
+    return {"difference": difference, "low": low, "high": high, "confidence": confidence}
