@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.artifacts.probe_words import describe_probe
 from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json
 from pipeline.console.format import config_name, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
 from pipeline.score.ensembles import describe_ensembles
 from pipeline.score.metrics.wording import other_metric, words_from
-from pipeline.score.probe import describe_probe
 from pipeline.state.looks import describe_look
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace

@@ -423,3 +423,18 @@ def test_splits_of_other_folds_go_and_those_that_params_asks_for_stay(workspace:
     set_params(workspace, {})
     gc(workspace)
     assert list((workspace.state / "folds").iterdir()) == []
+
+
+def test_features_of_the_results_probe_stay(workspace: Workspace) -> None:
+    folder = workspace.state / "features"
+    folder.mkdir(parents=True)
+    for name in ("used.npy", "other.npy"):
+        (folder / name).write_bytes(b"rows")
+    evaluation = workspace.results / "evaluate" / "evaluation.json"
+    evaluation.parent.mkdir(parents=True, exist_ok=True)
+    evaluation.write_text('{"probe": {"features_file": "used.npy"}}')
+    assert "state/features/other.npy: frozen features that results/ are not of" in gc(workspace)
+    assert [path.name for path in folder.iterdir()] == ["used.npy"]
+    evaluation.write_text("{}")
+    gc(workspace)
+    assert not list(folder.iterdir())

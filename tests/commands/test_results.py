@@ -85,3 +85,14 @@ def test_folds_are_told_one_by_one_with_what_the_registered_network_is(tmp_path:
     assert "every one of which the registered network has seen." in " ".join(lines)
     lines = describe(tmp_path, look=1, folds=rows, holdout={"images": 90, "accuracy": 0.9556})
     assert "on 90 images kept apart, the registered network has 0.9556." in " ".join(lines)
+
+
+def test_probe_stands_beside_the_arms_with_what_it_is(tmp_path: Path) -> None:
+    beside = {"difference": 0.04, "low": 0.01, "high": 0.07, "confidence": 0.95}
+    probe = {"accuracy": 0.93, "C": 1.0, "weights": "vit.pt", "converged": True, "best_minus_probe": beside}
+    lines = describe(tmp_path, look=1, probe=probe)
+    assert lines[4] == "probe      test accuracy 0.9300    frozen features, no training"
+    said = " ".join(lines[6:10])
+    assert "on frozen features of vit.pt: no network was trained, so there are no seeds" in said
+    assert "+4.0 points of accuracy" in said
+    assert not any("frozen features" in line for line in describe(tmp_path, look=1))

@@ -309,3 +309,12 @@ def test_another_metric_has_a_column_before_accuracy_and_names_the_section() -> 
         assert text in html
     assert "log loss</th>" not in render_report(bare_report())
     assert "<h2>Test accuracy</h2>" in render_report(bare_report())
+
+
+def test_probe_is_a_row_without_seeds_with_what_it_is_under_the_table() -> None:
+    best, *_ = bare_report().arms
+    row = {"arm": "probe", "seeds": None, "accuracy": 0.9, "accuracy_sd": None, "nll": 0.3, "ece": 0.1}
+    page = render_report(bare_report(arms=[best, row], probe="The probe has no seeds."))
+    assert '<tr><th scope="row">probe</th><td class="number">&ndash;</td>' in page
+    assert "<p>The probe has no seeds.</p>" in page
+    assert "None" not in page

@@ -9,6 +9,7 @@ from copied import ROOT, set_parameters
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.score.maps import trivial_maps
+from pipeline.score.metrics.metric import MACRO_F1
 from pipeline.stages.evaluate.attention_scores import COMPARED, LOCATION
 from pipeline.stages.report import __main__ as report
 from pipeline.stages.report.content import ATTENTION_COLUMNS, BASELINES
@@ -16,6 +17,7 @@ from pipeline.stages.report.content import _attention_changes as attention_chang
 from pipeline.stages.report.content import _attention_note as attention_note
 from pipeline.stages.report.content import _attention_rows as attention_rows
 from pipeline.stages.report.content import _ensemble_rows as ensemble_rows
+from pipeline.stages.report.content import _probe_rows as probe_rows
 from pipeline.stages.report.content import _seed_remarks as seed_remarks
 from pipeline.workspace import Workspace
 
@@ -110,3 +112,12 @@ def test_seeds_that_the_search_chose_and_what_was_to_be_expected_of_them_are_sai
         "Seeds: 5 seeds each, since (retrain.seeds: auto).",
         expected,
     ]
+
+
+def test_probe_is_a_row_with_the_metric_where_another_one_is_asked_for() -> None:
+    probe = {"accuracy": 0.9, "nll": 0.3, "ece": 0.1, "macro_f1": 0.8}
+    row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
+    row |= {"accuracy": 0.9, "nll": 0.3, "ece": 0.1}
+    assert probe_rows({}) == []
+    assert probe_rows({"probe": probe}) == [row]
+    assert probe_rows({"probe": probe}, MACRO_F1.words) == [row | {"metric": 0.8, "metric_sd": None}]

@@ -28,7 +28,7 @@ from pipeline.provenance.code_hash import code_digest, content_hash
 from pipeline.score.classify import classification_scores
 from pipeline.score.metrics.metric import Metric
 from pipeline.score.paired_test import paired_score_difference
-from pipeline.score.probe import Probe, fit_probe
+from pipeline.stages.evaluate.probe_fit import Probe, fit_probe
 from pipeline.train.class_weights import BALANCED, count_classes, weights_by_label
 from pipeline.workspace import Workspace
 

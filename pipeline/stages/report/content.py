@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds, probabilities_by_arm, seeds_by_arm
+from pipeline.artifacts.probe_words import describe_probe
 from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json, read_table
 from pipeline.config import Params
 from pipeline.console.format import config_name
@@ -31,7 +32,6 @@ from pipeline.score.comparison import comparison_from
 from pipeline.score.ensembles import describe_ensembles
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.metrics.wording import MetricWords, other_metric, words_from
-from pipeline.score.probe import describe_probe
 from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,

@@ -7,8 +7,9 @@ import pytest
 import scipy.optimize  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
 
+from pipeline.artifacts.probe_words import describe_probe
 from pipeline.score.metrics.metric import ACCURACY, AUROC, LOG_LOSS, MACRO_F1, Metric
-from pipeline.score.probe import MOST_STEPS, STRENGTHS, describe_probe, fit_probe
+from pipeline.stages.evaluate.probe_fit import STRENGTHS, fit_probe
 
 CLASSES = 3
 
@@ -122,4 +123,4 @@ def test_sentences_say_what_it_is_and_what_the_interval_is_of() -> None:
     probe |= {"converged": False, "best_minus_probe": beside | {"low": None, "high": None}}
     said = describe_probe({"probe": probe}) or ""
     assert "interval" not in said
-    assert said.endswith(f"in the mean. It had not converged after {MOST_STEPS:,} steps.")
+    assert said.endswith("in the mean. Its fit had not converged.")

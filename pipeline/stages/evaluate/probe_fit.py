@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.score.metrics.metric import LOG_LOSS, Metric
-from pipeline.score.metrics.wording import words_from
 
 STRENGTHS: tuple[float, ...] = tuple(float(f"{strength:.4g}") for strength in np.logspace(-4, 4, 17))
 """The values of C that are tried, from the strongest penalty to the weakest: two a decade."""
@@ -87,21 +86,3 @@ def _predict(fitted: Any, features: NDArray[np.float64], num_classes: int) -> ND
     shares = np.zeros((len(features), num_classes))
     shares[:, fitted.classes_] = fitted.predict_proba(features)
     return shares
-
-
-def describe_probe(evaluation: Mapping[str, Any]) -> str | None:
-    """What an evaluation.json says of its probe, in sentences; None if there was none."""
-    if not (probe := evaluation.get("probe")):
-        return None
-    words, beside = words_from(evaluation.get("metric")), probe["best_minus_probe"]
-    said = (
-        f"The probe is a logistic regression (C = {probe['C']:g}, chosen on validation images) on frozen features of "
-        f"{probe['weights']}: no network was trained, so there are no seeds, and the verdict is not of it. The best "
-        f"configuration's seeds minus the probe: {words.format_difference(beside['difference'])} of {words.label}, in "
-        "the mean"
-    )
-    if beside["low"] is not None:
-        level, span = f"{100 * beside['confidence']:.4g} %", words.format_interval(beside["low"], beside["high"])
-        said += f" ({level} {span}, of the images alone: other seeds would make other networks)"
-    unfinished = "" if probe["converged"] else f" It had not converged after {MOST_STEPS:,} steps."
-    return f"{said}.{unfinished}"
