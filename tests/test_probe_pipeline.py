@@ -19,8 +19,6 @@ SETTINGS: dict[str, Any] = {
     "search.trials": 1,
     "search.max_concurrent_trials": 1,
     "search.confirm": {"top": 1, "seeds": 0},
-    "train.epochs": 2,
-    "search.scheduler.grace_period": 1,
     "evaluate.probe": True,
 }
 

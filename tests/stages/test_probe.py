@@ -75,7 +75,7 @@ def test_features_of_stages_are_the_mean_of_the_final_grid(name: str, kwargs: An
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("digits"), train_fraction=0.3)
+    return write_digits(tmp_path_factory.mktemp("digits"), train_fraction=0.1)
 
 
 @pytest.fixture

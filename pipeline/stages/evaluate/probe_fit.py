@@ -20,7 +20,8 @@ STRENGTHS: tuple[float, ...] = tuple(float(f"{strength:.4g}") for strength in np
 """The values of C that are tried, from the strongest penalty to the weakest: two a decade."""
 
 MOST_STEPS, TOLERANCE = 5000, 1e-6
-"""Of scikit-learn's L-BFGS. Its own tolerance, 1e-4, leaves the log loss of weak penalties open in the third digit."""
+"""Of scikit-learn's L-BFGS. Each fit begins where the one before ended, from which a weak penalty would not
+move at all at scikit-learn's own tolerance, 1e-4."""
 
 Labelled = tuple[ArrayLike, ArrayLike]
 """Features (N, D) and labels (N,)."""
