@@ -165,7 +165,7 @@ def test_check_tries_a_plugin_with_every_choice_of_its_options(
         ({"search.points": {"mine": {"train.lr": 0.1}}}, "search.points.mine: train.lr: no dimension of search_spaces/sar.yaml; its dimensions: "),
         ({"search.warm_start": "7a64"}, "search.warm_start: 7a64: "),
         ({"search.warm_start": "none.csv"}, "search.warm_start: none.csv: cannot be read"),
-        ({"search.space": "search_spaces/sra.yaml"}, "no file search_spaces/sra.yaml; there are search_spaces/baseline.yaml, search_spaces/drloc.yaml"),
+        ({"search.space": "search_spaces/sra.yaml"}, "no file search_spaces/sra.yaml; there are search_spaces/baseline.yaml, search_spaces/cutmix.yaml"),
         ({"prepare.dataset": "image_folder"}, "prepare.root: is null, but prepare.dataset is image_folder"),
         ({"prepare.dataset": "image_folder", "prepare.root": "nowhere"}, "nowhere: No such file or directory. Set it to the folder or archive"),
         ({"prepare.dataset": "image_folder", "prepare.root": "dvc.yaml"}, "neither a folder nor an archive of a kind that can be read"),
@@ -356,7 +356,7 @@ def test_an_impossible_tmpdir_is_told_before_imports_that_take_seconds(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--run", "sar,nosuch", "--check"), "--run: no method nosuch; there are baseline, drloc, gta"),
+        (("--run", "sar,nosuch", "--check"), "--run: no method nosuch; there are baseline, cutmix, drloc"),
         (("--run", "sar,gta", "--check"), "gta: "),  # without regularizer.guided_transfer.source
         (("--check",), "--check, --no-measure, --resume-anyway and --new go with --run METHODS"),
         (("--run", "sar", "--against", "ab12"), "--run searches anew or goes on"),

@@ -81,5 +81,5 @@ def test_schedule_that_is_not_known_is_refused() -> None:
 
 def test_schedules_of_the_parameters_are_those_there_are() -> None:
     schedules = {path: get_args(field.annotation) for path, field in parameters().items() if path.endswith("schedule")}
-    assert len(schedules) == 6
+    assert len(schedules) == 8
     assert set(schedules.values()) == {SCHEDULES}
