@@ -163,6 +163,7 @@ def test_report_is_one_page_that_fetches_nothing(done: Checkout) -> None:
     assert page.count("data:image/png;base64,") >= 5
 
 
+@pytest.mark.slow
 def test_registered_model_answers_in_a_folder_without_the_checkout(done: Checkout, tmp_path: Path) -> None:
     script = """
 import sys, json, numpy as np, mlflow
@@ -207,6 +208,7 @@ def test_a_gate_that_says_no_ends_with_status_3_and_moves_nothing(done: Checkout
     assert "champion" not in _client(done).get_registered_model("sar-digits").aliases
 
 
+@pytest.mark.slow
 def test_promote_moves_the_champion(done: Checkout) -> None:
     done.set({"promote.min_accuracy": 0.0, "promote.control": "any", "promote.max_ece": None})
     said = done.search("promote", "--reason", "a test")
@@ -236,6 +238,7 @@ def test_evaluating_the_same_networks_again_is_no_further_look(done: Checkout) -
     assert len((done.root / "state" / "looks.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_predict_gives_picture_files_the_probabilities_of_evaluate(done: Checkout, tmp_path: Path) -> None:
     ids = json.loads((done.root / "data/split.json").read_text())["test"][:5]
     for place, image in enumerate(np.load(done.root / "data/prepared/images.npy")[ids]):

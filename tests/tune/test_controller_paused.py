@@ -169,11 +169,12 @@ def test_request_to_finish_keeps_trials_from_going_on_and_they_go_on_when_the_se
     assert studies(course) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         {"train.epochs": 8, "search.budget.full_trainings": 10.0, "search.sampler.name": "random"},  # two rungs
-        pytest.param({"search.compare": "same_budget", "search.budget.full_trainings": 20.0}, marks=pytest.mark.slow),
+        {"search.compare": "same_budget", "search.budget.full_trainings": 20.0},
     ],
 )
 def test_journal_of_a_search_by_epochs_cut_after_any_line_leads_to_the_records_of_the_unharmed_one(
