@@ -9,6 +9,7 @@
     half-made data    once data/prepared is what params.yaml asks for
     splits of folds   other ones than those that params.yaml asks for
     guides            of data or splits that no search which stays, or is asked for, has
+    frozen features   of `evaluate.probe` that results/ are not of
     fetched weights   that no search which stays, no results and no plan made last began from
 
 Of shared storage (`search.cluster.storage`), what a search has put there goes with it, and its checkpoints as those
@@ -22,9 +23,8 @@ call removes what an interrupted one has left. A search is touched under its loc
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from pipeline.inputs.source import manifest_if_current
 from pipeline.provenance.weights_record import cache_folder, read_note
 from pipeline.state.current_search import current_search
 from pipeline.state.earlier_searches import EARLIER_JOURNAL, earlier_lock, find_earlier
+from pipeline.state.removal import REMOVED, Removal, discard, folders_of, place_of, purge
 from pipeline.state.searches import SearchState, find_searches, is_held, read_search
 from pipeline.state.status_words import describe_state
 from pipeline.train.sidecar import SIDECAR
@@ -53,22 +54,8 @@ from pipeline.workspace import FOLDS, Workspace
 KEEP = 3
 """Old searches that stay: who goes back to earlier parameters finds that search where it was."""
 
-REMOVED = "removed"
 BEGUN = "ray"
 """Where under `state/retrain/` runs that are not done have their checkpoints."""
-
-
-@dataclass(frozen=True)
-class Removal:
-    """path: what goes, or its address in shared storage. why: in words. size: in bytes. remove: does it.
-
-    `remove` may raise UserError if it is in use by now, and StorageError if shared storage does not answer.
-    """
-
-    path: Path | str
-    why: str
-    size: int
-    remove: Callable[[], None]
 
 
 def collect_garbage(workspace: Workspace, *, keep: int = KEEP, dry_run: bool = False) -> Iterator[str]:
@@ -139,26 +126,6 @@ def _left_behind(workspace: Workspace) -> Iterator[Removal]:
         left, why = workspace.state / name / REMOVED, "left by an earlier gc that was interrupted"
         if left.is_dir():
             yield Removal(left, why, size_of(left), partial(shutil.rmtree, left))
-
-
-def discard(folder: Path, root: Path) -> None:
-    """Rename a folder of `root` away, and remove it then."""
-    gone = _place(root, folder.name)
-    os.replace(folder, gone)
-    _purge(gone)
-
-
-def _place(root: Path, name: str) -> Path:
-    """Where something is renamed to; a folder of this process, since another one may be at work here too."""
-    folder = root / REMOVED / str(os.getpid())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
-
-
-def _purge(gone: Path) -> None:
-    shutil.rmtree(gone.parent)
-    with suppress(OSError):  # another process has something there too
-        gone.parent.parent.rmdir()
 
 
 def _searches(workspace: Workspace, params: Params, keep: int) -> Iterator[Removal | str]:
@@ -258,12 +225,12 @@ def _remove_search(search: SearchState) -> None:
 
 def _remove_but_mark(folder: Path, journal: str) -> None:
     """Remove what a search's folder holds, its journal last, but for the mark and the lock that is held now."""
-    gone = _place(folder.parent, folder.name)
+    gone = place_of(folder.parent, folder.name)
     gone.mkdir()
     for entry in sorted(folder.iterdir(), key=lambda path: path.name == journal):
         if entry.name not in (SUPERSEDED, Path(journal).with_suffix(".lock").name):
             os.replace(entry, gone / entry.name)
-    _purge(gone)
+    purge(gone)
 
 
 @contextmanager
@@ -331,7 +298,7 @@ def _needed(search: SearchState, params: Params, there: Collection[tuple[str, ..
 
 def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
     root = workspace.state / "retrain"
-    folders = _folders(root)
+    folders = folders_of(root)
     compared = [each for each in workspace.compared() if each.results.name != CONTROL]
     retrained = [(each.results / "retrain" / "retrain.json").exists() for each in (workspace, *compared)]
     # A comparison needs no results beside its own.
@@ -342,7 +309,7 @@ def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
     kept = [each.models for each in (workspace, *compared)]
     used = {_sidecar(path) for folder in kept for pattern in ("*", f"{FOLDS}/*/*") for path in folder.glob(pattern)}
     begun = root / BEGUN
-    for folder in _folders(begun):
+    for folder in folders_of(begun):
         why = "checkpoints of a retraining run that was begun and is not gone on with"
         yield Removal(folder, why, size_of(folder), partial(discard, folder, root))
     for folder in folders:
@@ -361,7 +328,7 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
     hashes = {each["sha256"] for recorded in known for each in recorded.values()}
     hashes |= {each.sha256 for each in read_note(workspace).values()}
     needed = {cache_folder(workspace, sha256) for sha256 in hashes}
-    return [folder for folder in _folders(workspace.state / "pretrained") if folder not in needed]
+    return [folder for folder in folders_of(workspace.state / "pretrained") if folder not in needed]
 
 
 def _guides(workspace: Workspace, params: Params, going: Collection[Path | str]) -> Iterator[Removal]:
@@ -370,8 +337,11 @@ def _guides(workspace: Workspace, params: Params, going: Collection[Path | str])
     searches = find_searches(workspace.searches).searches
     contents += [each.history.header.get("content", {}) for each in searches if each.folder not in going]
     needed = {(content.get("data"), content.get("split")) for content in contents}
-    for folder in _folders(root):
-        of = json.loads(_sidecar(folder) or b"{}")
+    for folder in folders_of(root):
+        try:
+            of = json.loads(_sidecar(folder) or b"{}")
+        except ValueError:  # a damaged one guides nobody
+            of = {}
         if (of.get("data"), of.get("split")) not in needed:
             yield Removal(
                 folder, "a guide, of a split that no search has", size_of(folder), partial(discard, folder, root)
@@ -388,7 +358,7 @@ def _sidecar(folder: Path) -> bytes | None:
 
 def _half_made(workspace: Workspace, params: Params) -> Iterator[Removal]:
     root = workspace.state / "prepare"
-    for folder in _folders(root) if manifest_if_current(workspace, params) else []:
+    for folder in folders_of(root) if manifest_if_current(workspace, params) else []:
         yield Removal(folder, "half-made data; data/prepared is whole", size_of(folder), partial(discard, folder, root))
 
 
@@ -414,7 +384,3 @@ def _features(workspace: Workspace) -> Iterator[Removal]:
     for path in sorted((workspace.state / "features").glob("*.npy")):
         if path.name != used:
             yield Removal(path, "frozen features that results/ are not of", size_of(path), partial(path.unlink))
-
-
-def _folders(root: Path) -> list[Path]:
-    return [path for path in sorted(root.glob("*")) if path.is_dir() and path.name != REMOVED]

@@ -16,7 +16,6 @@ from pipeline.inputs.probe_weights import probed_spec
 from pipeline.inputs.source import manifest_if_current
 from pipeline.preflight.run_resources import check_batch_shards
 from pipeline.provenance.weights_record import PRETRAINED, SOURCE
-from pipeline.score.locate import can_be_ranked
 from pipeline.tune.objectives.objectives import PARAMETERS, objectives_from_params
 from pipeline.tune.objectives.parameter_count import MODEL, parameter_counter
 from pipeline.tune.space import SearchSpace
@@ -77,7 +76,7 @@ def check_masks(workspace: Workspace, params: Params) -> None:
         val = read_split(workspace.split, data_hash=prepared.data_hash).val
     except UserError:
         return  # the split is still to be made
-    if not can_be_ranked(prepared.masks[val]):
+    if not has_usable_masks(prepared.masks, val):
         raise UserError(f"{said}: no mask of a validation image holds both object and background to score against.")
 
 

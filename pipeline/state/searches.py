@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pipeline.config import Params
 from pipeline.errors import UserError, format_value
 from pipeline.provenance.fingerprint import fingerprint
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_margin, words_from
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words, words_from
 from pipeline.state.earlier_searches import is_of_earlier_version
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.records import (
@@ -80,10 +80,10 @@ class SearchState:
         return found if then in (None, NO_METRIC, AUTO) else replace(found, then=str(then))
 
     def words(self, params: Params | None) -> MetricWords:
-        """Its first objective in words: of another one than accuracy as it began."""
+        """Its first objective in words: accuracy by the margin of these parameters, others as at its start."""
         stored = self.history.header.get("metric")
         if stored is None:
-            return replace(ACCURACY_WORDS, margin=accuracy_margin(params)) if params else ACCURACY_WORDS
+            return accuracy_words(params) if params else ACCURACY_WORDS
         return words_from(stored)
 
     @property

@@ -30,6 +30,7 @@ from pipeline.inputs.data_split import compute_split
 from pipeline.inputs.procedure import read_parts
 from pipeline.models.model_config import Weights
 from pipeline.provenance.weights_record import cache_folder, write_note
+from pipeline.state import removal
 from pipeline.state.searches import find_searches, search_directory
 from pipeline.tune.journal.journal import lock_journal
 from pipeline.tune.journal.records import COMPLETE, PRUNED
@@ -181,7 +182,7 @@ def test_what_an_interruption_leaves_is_no_search_and_goes_next_time(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.shutil, "rmtree", interrupted)
+        patch.setattr(removal.shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gc(workspace)
     assert not old.exists()
@@ -202,7 +203,7 @@ def test_superseded_search_whose_removal_was_interrupted_goes_next_time(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", interrupted)
+        patch.setattr(removal.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gc(workspace)
     gc(workspace)

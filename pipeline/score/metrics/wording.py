@@ -6,7 +6,7 @@ results needs the module of a user's function.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.config import Params
@@ -102,10 +102,10 @@ class MetricWords:
 ACCURACY_WORDS = MetricWords("accuracy", "accuracy", "accuracy", 0.01, in_points=True)
 
 
-def accuracy_margin(params: Params) -> float:
-    """The difference of accuracy that matters in a search: `evaluate.margin`, where that is of accuracy."""
+def accuracy_words(params: Params) -> MetricWords:
+    """Accuracy in words, with `evaluate.margin` where that is of accuracy."""
     given = params.evaluate.margin if params.evaluate.metric == ACCURACY_WORDS.name else None
-    return ACCURACY_WORDS.margin if given is None else given
+    return ACCURACY_WORDS if given is None else replace(ACCURACY_WORDS, margin=given)
 
 
 def other_metric(evaluation: Mapping[str, Any]) -> MetricWords | None:

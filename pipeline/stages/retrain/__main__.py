@@ -8,7 +8,7 @@ How many seeds there are is written to `results/retrain/seeds.json` before the f
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.artifacts.agreement import check_agreement
@@ -23,7 +23,7 @@ from pipeline.preflight.power import check_seeds, describe_source, make_forecast
 from pipeline.provenance.trace import trace
 from pipeline.provenance.weights_record import from_record
 from pipeline.score.forecast import UNFORETOLD
-from pipeline.score.metrics.wording import ACCURACY_WORDS, accuracy_margin, words_from
+from pipeline.score.metrics.wording import accuracy_words, words_from
 from pipeline.stages.retrain.retrain_runs import (
     OWN_FILES,
     is_finished,
@@ -162,7 +162,7 @@ def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> 
     check_seeds(params)
     summary = read_json(workspace.results / "search" / "summary.json", made_by="search")
     forecast = make_forecast(params, summary.get("forecast"), test_images)
-    words = replace(ACCURACY_WORDS, margin=accuracy_margin(params))
+    words = accuracy_words(params)
     if params.evaluate.metric != words.name:
         words = words_from(summary["choice"]["metric"])  # of the same metric (check_seeds), with the margin of now
     plan, why = plan_seeds(params, forecast, words, run_cost(params, summary))

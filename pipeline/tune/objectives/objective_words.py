@@ -1,9 +1,7 @@
 """The first objective in words: its name in sentences, its unit, and the difference that matters."""
 
-from dataclasses import replace
-
 from pipeline.config import Params
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_margin
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words
 from pipeline.tune.objectives.objectives import metric_of, objectives_from_params
 
 
@@ -15,7 +13,7 @@ def objective_words(params: Params) -> MetricWords:
     """
     name = metric_of(objectives_from_params(params).first, params)
     if name == ACCURACY_WORDS.name:
-        return replace(ACCURACY_WORDS, margin=accuracy_margin(params))
+        return accuracy_words(params)
     # They import scipy, for which commands that only read do not wait.
     from pipeline.score.metrics.chosen_metric import chosen_metric
     from pipeline.score.metrics.metric import METRICS
