@@ -9,24 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.scored_images import ByImages
 from support.simulated_search import Search, told
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.preflight.power import (
-    UNFORETOLD_SEEDS,
-    check_seeds,
-    describe_expectation,
-    describe_power,
-    make_forecast,
-    plan_seeds,
-)
-from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.score.metrics.metric import LOG_LOSS, MACRO_F1
 from pipeline.score.metrics.wording import ACCURACY_WORDS
 from pipeline.score.pooled_error import pooled_error
 from pipeline.state.searches import SearchState
-from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.records import (
     COMPLETE,
     CONFIRMATION,
@@ -52,18 +43,14 @@ from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.scheduler import Decision
 from pipeline.tune.selection.candidates import ChoiceRule, choice_rule, rank_trials
 from pipeline.tune.selection.choice import choose_best, describe_rule
-from pipeline.tune.selection.confirm import confirmation_runs
-from pipeline.tune.selection.confirmed_tables import forecast_content
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.selection.summary import rung_correlations
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.study import StudyAdapter
 from pipeline.tune.study.warm_start import as_trials, results_from_search
-from pipeline.tune.task import Resources
 
 F1 = "val/macro_f1"
 LOSS_ALONE, F1_ALONE = Objectives((LOSS,)), Objectives((F1,))
-RESOURCES = Resources(1, 0.0, 2, 2, 0.0)
 LR = "train.lr"
 SPACE = SearchSpace("space.yaml", {LR: {"type": "float", "low": 0.0, "high": 1.0}}, {"baseline": {LR: 0.5}})
 
@@ -234,31 +221,6 @@ def test_trials_are_ranked_by_the_first_objective() -> None:
     assert [each.id for each in rank_trials(trials[:2], ChoiceRule(1, 0))] == ["t0000", "t0001"]
 
 
-class ByImages:
-    """Confirmed configurations with random probabilities, and what follows from these."""
-
-    def __init__(self, configs: int = 4, seeds: int = 2, images: int = 120, *, metric: Any = MACRO_F1) -> None:
-        rng = np.random.default_rng(3)
-        labels = rng.choice(3, size=images, p=[0.6, 0.3, 0.1])
-        self.metric, self.labels, self.scores = metric, labels, ImageScores()
-        self.records: list[TrialRecord] = []
-        self.tables: dict[str, list[Any]] = {}
-        name = objective_of(metric.name)
-        for number in range(configs):
-            first = TrialRecord(f"t{number:04d}", number, {LR: 0.1 * number}, study=METHOD)
-            self.tables[first.id] = []
-            for run in (first, *confirmation_runs(first, seeds, base_seed=0)):
-                truth = np.eye(3)[labels]
-                shares = rng.dirichlet(np.ones(3), size=images) + (0.8 + 0.05 * number) * truth
-                shares /= shares.sum(axis=1, keepdims=True)
-                run.state = COMPLETE
-                run.epochs = {1: {"val/loss": 1.0, "val/accuracy": 0.5, name: metric.value_of(shares, labels)}}
-                pseudo = metric.pseudo_values_of(shares, labels)
-                self.scores.add(run.id, 1, pack_scores(pseudo))
-                self.tables[first.id].append(pseudo)
-                self.records.append(run)
-
-
 @pytest.mark.parametrize("metric", [MACRO_F1, LOG_LOSS], ids=lambda metric: metric.name)
 def test_equal_is_what_the_pseudo_values_do_not_tell_apart(metric: Any) -> None:
     """Against the pooled error of the pseudo-values and the means, restated here."""
@@ -397,73 +359,3 @@ def test_a_search_that_did_not_measure_it_is_refused() -> None:
             results_from_search(history, mine, SPACE, where="w")
     same = history_of("val/metric", {2: {"val/metric": 0.1}}, metric="mine:f")
     assert results_from_search(same, mine, SPACE, where="w")
-
-
-# How many seeds
-
-
-def test_power_is_foretold_of_the_metric_that_is_searched_for() -> None:
-    made = ByImages(configs=5, seeds=2)
-    asked = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto")
-    check_seeds(asked)
-    content = forecast_content(made.records, made.scores, RESOURCES, asked)
-    assert content["assumed"] is None
-    assert content["binary"] is False
-    # var_cs on the pseudo-values of the further seeds, restated.
-    means = np.array([[np.float32(row).mean() for row in rows[1:]] for rows in made.tables.values()], dtype=np.float64)
-    rest = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
-    assert content["config_seed"] == pytest.approx((rest**2).sum() / 4, rel=1e-4)
-    forecast = make_forecast(asked, content, 300)
-    lines = describe_power(asked, forecast, chosen_metric(asked).words, masks=False)
-    assert "that macro-F1 loses no more than 2 points, where it loses none, on 300 test images" in lines[0]
-    plan, why = plan_seeds(asked, forecast, MACRO_F1.words)
-    assert plan.seeds >= 2
-    assert str(plan.seeds) in why
-    assert "to show no loss of more than 2 points where there is none" in describe_expectation(
-        asked, forecast, 5, chosen_metric(asked).words
-    )
-
-
-def test_power_of_log_loss_is_in_nats() -> None:
-    made = ByImages(configs=5, seeds=2, metric=LOG_LOSS)
-    asked = params(search__objectives=[LOSS], evaluate__metric="log_loss")
-    forecast = make_forecast(asked, forecast_content(made.records, made.scores, RESOURCES, asked), 300)
-    lines = describe_power(asked, forecast, chosen_metric(asked).words, masks=False)
-    assert "that log loss rises by no more than 0.02, where it rises by none" in lines[0]
-    assert "half-width  " in lines[2]
-    assert "points" not in "".join(lines)
-    assert "to show no rise of more than 0.02 where there is none" in describe_expectation(
-        asked, forecast, 5, chosen_metric(asked).words
-    )
-
-
-@pytest.mark.parametrize(
-    ("settings", "assumed"),
-    [
-        ({"search__objectives": [F1]}, "the search was for val/macro_f1, and evaluate.metric is accuracy"),
-        ({"evaluate__metric": "macro_f1"}, "the search was for val/accuracy, and evaluate.metric is macro_f1"),
-    ],
-)
-def test_a_search_for_another_metric_foretells_nothing(settings: dict[str, Any], assumed: str) -> None:
-    made, asked = ByImages(configs=5, seeds=2), params(**settings)
-    content = forecast_content(made.records, made.scores, RESOURCES, asked)
-    assert content["assumed"] == assumed
-    with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* Have search\.objectives begin with val/"):
-        check_seeds(params(**settings, retrain__seeds="auto"))
-    said = describe_power(asked, make_forecast(asked, content, 300), chosen_metric(asked).words, masks=False)
-    if asked.evaluate.metric == "accuracy":
-        assert f"assumed, since {assumed}" in said[1]
-    else:
-        assert said == [
-            f"power     not foretold of macro-F1, since {assumed}; a search for val/macro_f1 (search.objectives) "
-            "foretells it"
-        ]
-
-
-def test_before_anything_is_confirmed_auto_takes_the_default_number() -> None:
-    asked = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto")
-    plan, why = plan_seeds(asked, make_forecast(asked, None, 300), MACRO_F1.words)
-    assert plan.seeds == UNFORETOLD_SEEDS == Params().retrain.seeds
-    assert why == "5 seeds each; nothing is foretold of macro-F1, since no configuration has been confirmed yet"
-    few = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto", retrain__max_seeds=3)
-    assert plan_seeds(few, make_forecast(few, None, 300), MACRO_F1.words)[0].seeds == 3
