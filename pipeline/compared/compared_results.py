@@ -209,7 +209,7 @@ def describe_answer(found: ComparedResults) -> Iterator[str]:
         found_by = f"a difference of {words.format_size(most)} would have been found four times out of five"
         if words.in_points and most >= 1:
             found_by = f"with {seeds_of(chosen[0].member)} seeds hardly any difference could have been found"
-        yield f"Of {_join(chosen)} there is not enough data to tell; {found_by}."
+        yield f"For {_join(chosen)} there is not enough data to tell; {found_by}."
     if chosen := by[NO_INTERVAL]:
         yield f"Of {_join(chosen)} there is no interval: {chosen[0].member.comparison.note}."
     looked = [method for method in found.methods if method.attention is not None]
