@@ -16,8 +16,8 @@ def load(name: str) -> SearchSpace:
 
 
 def test_these_spaces_there_are() -> None:
-    names = "baseline cutmix drloc finetune gta head_disagreement locality_guidance masks sar sar_wide smoke sp_vit tv"
-    names += " tv_wide"
+    names = "baseline cutmix drloc finetune gta head_disagreement locality_guidance masks pretrained"
+    names += " pretrained_sar sar sar_wide smoke sp_vit tv tv_wide"
     assert [name.removesuffix(".yaml") for name in FILES] == names.split()
 
 
@@ -54,6 +54,16 @@ def test_wide_space_is_the_narrow_one_and_the_recipe_of_the_baseline(method: str
 def test_recipe_that_is_searched_encloses_the_recipe_as_it_stands() -> None:
     for path, dimension in load("baseline.yaml").dimensions.items():
         assert dimension["low"] <= Params().value(path) <= dimension["high"], path
+
+
+def test_pretrained_spaces_differ_by_sar_alone_and_their_control_has_fresh_weights() -> None:
+    plain, ours, narrow = load("pretrained.yaml"), load("pretrained_sar.yaml"), load("sar.yaml")
+    assert ours.dimensions == {**plain.dimensions, **narrow.dimensions}
+    assert ours.controls["baseline"] == {**plain.controls["baseline"], **narrow.controls["baseline"]}
+    begun = Params().with_values({"model.pretrained": "mine.pth"}, where="test")
+    for space in (plain, ours):
+        assert begun.with_values(space.controls["baseline"], where=space.file) == Params()
+    assert plain.dimensions["train.lr"] == load("sp_vit.yaml").dimensions["train.lr"]  # so that both can be compared
 
 
 def test_finetuning_searches_what_sar_does_with_rate_and_layer_decay_and_has_a_linear_probe() -> None:

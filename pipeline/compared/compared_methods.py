@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.config import Params
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.files.atomic import write_whole
+from pipeline.preflight.validate import check_probe
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace
 
@@ -120,9 +121,10 @@ def read_comparison(workspace: Workspace, params: Params, given: str) -> Compari
     control = None
     if recipe:
         tuned = SearchSpace("the control's", recipe, {params.retrain.control: off})
-        control = ComparedMethod(CONTROL, "", tuned, written=True, params=_alike(params, off))
+        unprobed = _alike(params, {**off, "evaluate.probe": False})
+        control = ComparedMethod(CONTROL, "", tuned, written=True, params=unprobed)
     added = {name: tuple(path for path in recipe if path not in spaces[name].dimensions) for name in spaces}
-    return Comparison(tuple(methods), control, tuple(recipe), added, off)
+    return Comparison(tuple(_probe_once(methods)), control, tuple(recipe), added, off)
 
 
 def _find_spaces(workspace: Workspace, given: str) -> dict[str, str]:
@@ -193,6 +195,33 @@ def _merge(found: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Any]:
 def _alike(params: Params, values: Mapping[str, Any]) -> Params:
     """The parameters of a search that shares its control with others. values: of what others' controls set."""
     return params.with_values({**values, "search.compare": "recipe"}, where="the spaces' controls")
+
+
+def _probe_once(methods: Sequence[ComparedMethod]) -> list[ComparedMethod]:
+    """The methods, of which one that uses the weights to be probed has the probe: one for the comparison. Those that
+    begin from pretrained weights come before those that are guided by them.
+
+    Raises:
+        UserError: none uses any.
+    """
+    if not methods[0].params.evaluate.probe:
+        return list(methods)
+    having = None
+    for method in sorted(methods, key=lambda method: method.params.model.pretrained is None):
+        try:
+            check_probe(method.params, method.space)
+        except UserError as error:
+            refused = error
+        else:
+            having = method
+            break
+    if having is None:
+        raise refused
+    without = {"evaluate.probe": False}
+    return [
+        method if method is having else replace(method, params=method.params.with_values(without, where=method.name))
+        for method in methods
+    ]
 
 
 def _check_different(methods: Iterable[ComparedMethod]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.artifacts.probe_words import CONTROL, describe_probe
 from pipeline.artifacts.stage_results import read_json
 from pipeline.config.yaml import read_yaml
 from pipeline.files.atomic import write_whole
@@ -49,9 +50,20 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
+class ProbeResult:
+    """The probe beside the methods (`evaluate.probe`). configuration: its strength. value: by the metric. said: what it
+    is, and the control beside it, in sentences.
+    """
+
+    configuration: str
+    value: float
+    said: str
+
+
+@dataclass(frozen=True)
 class ComparedResults:
     """All of a comparison. control: its name; against: what it is, in words; configuration: its own. cost: of its
-    own search; None without one.
+    own search; None without one. probe: None without one.
     """
 
     methods: tuple[MethodResult, ...]
@@ -64,6 +76,7 @@ class ComparedResults:
     images: int
     folds: int
     data_hash: str
+    probe: ProbeResult | None = None
 
     @property
     def look(self) -> int:
@@ -94,6 +107,7 @@ class ComparedResults:
             "folds": self.folds,
             "data_hash": self.data_hash,
             "look": self.look,
+            "probe": None if self.probe is None else asdict(self.probe),
             "methods": [asdict(method) | {"shown": self.outcome(method.member)} for method in self.methods],
         }
 
@@ -173,7 +187,17 @@ def gather_results(
         images=first["test_images"],
         folds=len(first.get("folds", ())),
         data_hash=first["data_hash"],
+        probe=next(filter(None, map(_read_probe, evaluated.values())), None),
     )
+
+
+def _read_probe(evaluation: Mapping[str, Any]) -> ProbeResult | None:
+    """The probe of an evaluation.json, if it has one."""
+    said = describe_probe(evaluation, CONTROL)
+    if said is None:
+        return None
+    probe, key = evaluation["probe"], words_from(evaluation["metric"]).key
+    return ProbeResult(f"C={probe['C']:g}", probe[key], said)
 
 
 def describe_outcome(member: Member, confidence: float, words: MetricWords) -> str:

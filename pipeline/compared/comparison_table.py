@@ -32,11 +32,13 @@ COLUMNS = {
     "shown": LEFT,
 }
 ATTENTION_COLUMNS = {"AUROC": RIGHT, "difference ": RIGHT, "p (Holm) ": RIGHT}
+UNCOMPARED: dict[str, Any] = {"difference": None, "attention": None}
+"""Of rows that are not compared with the control: its own, and the probe's."""
 COST_COLUMNS = {"epochs": RIGHT, "search": RIGHT}
 
 
 def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
-    """The control's row, then the methods', as the page takes them."""
+    """The control's row, the methods', and the probe's if there is one, as the page takes them."""
     first = found.methods[0]
     control: dict[str, Any] = {
         "method": f"control: {found.control}",
@@ -44,6 +46,7 @@ def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
         "setting": found.configuration,
         "seeds": str(first.member.comparison.seeds[1]),
         "value": first.member.comparison.control_mean,
+        **UNCOMPARED,
         "auroc": None if first.attention is None else first.attention.comparison.control_mean,
         **_cost(found.cost),
         "report": "",
@@ -76,6 +79,11 @@ def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
                 "report": f"{method.name}/report/index.html",
             }
         )
+    if found.probe is not None:
+        probe = {"method": "probe (frozen features)", "control": False, "setting": found.probe.configuration}
+        rows.append(
+            probe | UNCOMPARED | {"seeds": "", "value": found.probe.value, "auroc": None, **_cost(None), "report": ""}
+        )
     return rows
 
 
@@ -96,15 +104,18 @@ def describe_compared(found: ComparedResults, rows: list[dict[str, Any]]) -> Ite
     table = []
     for row in rows:
         cells = [row["method"], row["setting"], row["seeds"], words.format_value(row["value"], 2).removesuffix(" %")]
-        if row["control"]:
-            cells += ["", "", "", *([f"{row['auroc']:.3f}", "", ""] if masks else [])]
+        if row["difference"] is None:
+            cells += ["", "", ""]
         else:
             ends = [words.format_difference(row[end] or 0.0, 2, unit=False) for end in ("difference", "low", "high")]
             cells += [_interval(ends, row["low"]), _p(row["p"]), row["shown"]]
-            if masks:
-                area = row["attention"]
+        if masks:
+            cells.append("" if row["auroc"] is None else f"{row['auroc']:.3f}")
+            if (area := row["attention"]) is None:
+                cells += ["", ""]
+            else:
                 ends = [f"{area[end] or 0.0:+.3f}" for end in ("difference", "low", "high")]
-                cells += [f"{row['auroc']:.3f}", _interval(ends, area["low"]), _p(area["p"])]
+                cells += [_interval(ends, area["low"]), _p(area["p"])]
         cells += ["", ""] if row["epochs"] is None else [f"{row['epochs']:,}", duration(row["seconds"])]
         table.append(cells)
     yield from format_table(columns, table, gives_way="configuration")
@@ -112,6 +123,8 @@ def describe_compared(found: ComparedResults, rows: list[dict[str, Any]]) -> Ite
     units = " in %, differences in points" if words.in_points else ""
     yield wrap_text(" ".join([f"{words.title}{units}. AUROC is of attention." if masks else f"{words.title}{units}."]))
     yield wrap_text(" ".join(describe_family(found)))
+    if found.probe is not None:
+        yield wrap_text(found.probe.said)
 
 
 def _interval(ends: list[str], low: float | None) -> str:
@@ -124,7 +137,7 @@ def _p(value: float | None) -> str:
 
 def comparison_page(params: Params, found: ComparedResults, rows: list[dict[str, Any]], given: str) -> ComparisonPage:
     """The page of a comparison. rows: of `result_rows`. given: what `--run` was given."""
-    compared = [row for row in rows if not row["control"]]
+    compared = [row for row in rows if row["difference"] is not None]
     attention = [(row["method"], row["attention"]) for row in compared if row["attention"] is not None]
     warning, names = warn_of_looks(found), ", ".join(row["method"] for row in compared)
     searched = [row["seconds"] for row in rows if row["seconds"] is not None]
@@ -143,7 +156,7 @@ def comparison_page(params: Params, found: ComparedResults, rows: list[dict[str,
         )
         if attention
         else None,
-        how=list(describe_family(found)),
+        how=[*describe_family(found), *([found.probe.said] if found.probe is not None else [])],
         cost=[
             ("all searches", f"{duration(sum(searched))} by the clock, one after the other"),
             ("retraining", "every method with the same seeds, the control once; in each method's own report"),

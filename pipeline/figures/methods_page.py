@@ -15,10 +15,10 @@ class ComparisonPage:
     """What the page says.
 
     answer           sentences on what helps
-    rows             the control first, then the methods: method, control (bool), setting, seeds, value, difference,
+    rows             the control first, then the methods, then the probe if there is one: method, control (bool),
+                     setting, seeds, value, difference (None of the control and the probe, which lack low to shown),
                      low, high (None without an interval), p, shown, auroc (None without masks), attention (difference,
-                     low, high, p), epochs (None without a search), seconds, report (its address); of the control
-                     nothing of a difference
+                     low, high, p; or None), epochs (None without a search), seconds, report (its address)
     difference, attention_difference
                      figures of `figures.curves.difference_figure`; the latter None without masks
     how              sentences on the family and the control

@@ -1,5 +1,6 @@
 """The methods of a comparison: names are found as people write them, and all searches vary the same of the recipe."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,53 @@ def test_no_method_runs_with_the_weight_that_another_has_in_params_yaml(workspac
     found = {search.name: search.params for search in read(workspace, "sar,tv,sp_vit").searches}
     weights = {name: params.regularizer.total_variation.weight for name, params in found.items()}
     assert weights == {CONTROL: 0.0, "sar": 0.0, "tv": 0.5, "sp_vit": 0.0}  # tv's own search sets it in every trial
+
+
+def set_parameters(workspace: Workspace, **replaced: str) -> None:
+    text = workspace.params.read_text()
+    for old, new in replaced.items():
+        old = old.replace("_", " ")
+        assert f"{old}: " in text, old
+        text = re.sub(rf"\b{old}: [^,\s}}]+", f"{old}: {new}", text, count=1)
+    workspace.params.write_text(text)
+
+
+def test_pretrained_weights_are_a_methods_own_where_its_control_has_fresh_ones(workspace: Workspace) -> None:
+    set_parameters(workspace, pretrained="mine.pth")
+    found = {search.name: search for search in read(workspace, "sar,pretrained,pretrained_sar,sp_vit").searches}
+    begun = {name: search.params.model.pretrained for name, search in found.items()}
+    assert begun == {CONTROL: None, "sar": None, "pretrained": "mine.pth", "pretrained_sar": "mine.pth", "sp_vit": None}
+    assert list(found["sar"].space.dimensions)[-1] == "train.lr"  # the one thing of the recipe that all of them vary
+    control = found["sar"].params.with_values(found[CONTROL].space.controls["baseline"], where="test")
+    for search in found.values():
+        values = {**search.space.controls["baseline"], "model.pretrained": None}
+        assert search.params.with_values(values, where="test") == control
+
+
+@pytest.mark.parametrize(
+    ("given", "replaced", "having"),
+    [
+        ("sar,pretrained", {"pretrained": "mine.pth", "source": "theirs.pth"}, "pretrained"),
+        ("gta,pretrained", {"pretrained": "mine.pth", "source": "theirs.pth"}, "pretrained"),
+        ("sar,gta,tv", {"source": "theirs.pth"}, "gta"),
+        ("sar,tv", {"pretrained": "mine.pth"}, "sar"),
+    ],
+)
+def test_one_method_has_the_probe_and_it_is_one_that_uses_its_weights(
+    workspace: Workspace, given: str, replaced: dict[str, str], having: str
+) -> None:
+    set_parameters(workspace, probe="true", **replaced)
+    found = read(workspace, given)
+    assert [search.name for search in found.searches if search.params.evaluate.probe] == [having]
+
+
+def test_a_probe_of_weights_that_no_method_uses_is_refused(workspace: Workspace) -> None:
+    set_parameters(workspace, probe="true")
+    with pytest.raises(UserError, match=r"evaluate\.probe: given true, but there are no pretrained weights"):
+        read(workspace, "sar,tv")
+    set_parameters(workspace, source="theirs.pth")
+    with pytest.raises(UserError, match=r"evaluate\.probe: given true, but .* guides no configuration"):
+        read(workspace, "sar,tv")
 
 
 def test_a_written_search_reads_back_as_the_same_space_and_parameters(workspace: Workspace, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.compared.compared_results import (
     share_control,
     warn_of_looks,
 )
+from pipeline.compared.comparison_table import describe_compared, result_rows
 from pipeline.score.comparison import at_confidence, compare_arms, compare_scores, p_value
 from pipeline.score.metrics.wording import ACCURACY_WORDS
 from pipeline.tune.selection.result_files import write_best
@@ -104,6 +105,28 @@ def test_without_masks_nothing_is_said_of_attention_and_no_method_is_made_to_hel
     assert "No method is shown to raise accuracy." in answer
     assert "AUROC" not in answer + " ".join(describe_family(found))
     assert "look 2" in warn_of_looks(found)
+
+
+def test_the_probe_is_a_row_outside_of_the_family_and_the_control_is_told_beside_it(tmp_path: Path) -> None:
+    own = {name: leave(tmp_path, name, 0.05, 0.1) for name in ("a", "bb")}
+    path = own["bb"].results / "evaluate" / "evaluation.json"
+    beside = {"difference": -0.03, "low": -0.05, "high": -0.01, "confidence": 0.95}
+    probe = {"C": 0.1, "weights": "models:/backbone@champion", "converged": True, "accuracy": 0.73}
+    probe |= {"best_minus_probe": beside | {"difference": 0.02}, "control_minus_probe": beside}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"probe": probe}))
+    found = gather_results(own, confidence=0.95, configuration="as the recipe has it", cost=None)
+    assert found.size == 4
+    *_, row = rows = result_rows(found)
+    assert (row["method"], row["setting"], row["value"], row["difference"]) == (
+        "probe (frozen features)",
+        "C=0.1",
+        0.73,
+        None,
+    )
+    said = "\n".join(describe_compared(found, rows))
+    assert "73.00" in said
+    assert "The control's seeds minus the probe: -3.0 points" in " ".join(said.split())
+    assert found.content()["probe"]["value"] == 0.73
 
 
 def test_the_shared_control_takes_the_place_of_a_searchs_own(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 def page(words: MetricWords = ACCURACY_WORDS, *, masks: bool = True, interval: bool = True, leave_out: str = "") -> str:
     control: dict[str, Any] = {"method": "control: baseline", "control": True, "setting": "lr=0.002", "seeds": "5"}
     control |= {"value": 0.9, "auroc": 0.6 if masks else None, "epochs": None, "seconds": None, "report": ""}
+    control |= {"difference": None, "attention": None}
+    probe = control | {"method": "probe", "control": False, "value": 0.777, "auroc": None, "seeds": ""}
     low, high = (-0.004, 0.031) if interval else (None, None)
     area = {"difference": 0.21, "low": 0.15, "high": 0.27, "p": 0.0004} if masks else None
     row = control | {"method": "s<a>r", "control": False, "value": 0.913, "difference": 0.013, "low": low, "high": high}
@@ -27,7 +29,7 @@ def page(words: MetricWords = ACCURACY_WORDS, *, masks: bool = True, interval: b
             title="digits: which method helps?",
             answer=["No method is shown to raise accuracy."],
             metric=words,
-            rows=[control, row],
+            rows=[control, row, probe],
             difference=figure,
             attention_difference=figure if masks else None,
             how=["One family of 2 comparisons."],
@@ -44,6 +46,7 @@ def test_the_page_has_answer_table_figures_and_cost_and_needs_nothing_else() -> 
         "s&lt;a&gt;r",
         '<a href="sar/report/index.html">',
         "91.30 %",
+        "77.70 %",
         "-0.40 to +3.10",
         "+0.210",
         "1,160",

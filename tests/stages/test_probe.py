@@ -144,7 +144,7 @@ def test_evaluation_has_the_probe_with_its_figures(case: Any) -> None:
     labels = np.asarray(data.prepared.labels[data.split.test])
     perfect = np.eye(10, dtype=np.float32)[labels]
     wrong = np.roll(perfect, 1, axis=1)
-    found = evaluate_probe(workspace, params, data, weights, ACCURACY, [perfect, wrong])
+    found = evaluate_probe(workspace, params, data, weights, ACCURACY, [perfect, wrong], [wrong])
     assert found["weights"] == "mine.safetensors"
     assert found["sha256"] == weights.sha256
     assert found["features"] == 32
@@ -154,8 +154,9 @@ def test_evaluation_has_the_probe_with_its_figures(case: Any) -> None:
     beside = found["best_minus_probe"]
     assert beside["difference"] == pytest.approx(0.5 - found["accuracy"])
     assert beside["low"] < beside["difference"] < beside["high"]
+    assert found["control_minus_probe"]["difference"] == pytest.approx(-found["accuracy"])
     assert json.loads(json.dumps(found)) == found
-    by_loss = evaluate_probe(workspace, params, data, weights, LOG_LOSS, [perfect])
+    by_loss = evaluate_probe(workspace, params, data, weights, LOG_LOSS, [perfect], [perfect])
     assert by_loss["log_loss"] == pytest.approx(by_loss["nll"])
     assert min(by_loss["validation"], key=lambda row: float(row["log_loss"]))["C"] == by_loss["C"]
 

@@ -119,8 +119,8 @@ def main(workspace: Workspace) -> None:
     if folded is not None:
         summary |= {"folds": folded.rows, "holdout": describe_holdout(kept_apart), "folds_hash": folds_hash(parts)}
     if probed is not None:
-        best = [run.probabilities for run in runs if run.arm == BEST]
-        summary["probe"] = evaluate_probe(workspace, params, data, probed, metric, best)
+        best, others = ([run.probabilities for run in runs if run.arm == arm] for arm in (BEST, control))
+        summary["probe"] = evaluate_probe(workspace, params, data, probed, metric, best, others)
     summary["verdict"] = f"{warn_of_look(look)} {summary['verdict']}".lstrip()
     metrics = flat_metrics(summary, control)
     folder = workspace.results / "evaluate"

@@ -53,9 +53,10 @@ def evaluate_probe(
     weights: Weights,
     metric: Metric,
     best: Sequence[NDArray[np.float32]],
+    control: Sequence[NDArray[np.float32]],
 ) -> dict[str, Any]:
-    """What evaluation.json has of the probe. best: probabilities (N, C) of the test images, of each seed of the best
-    configuration.
+    """What evaluation.json has of the probe. best, control: probabilities (N, C) of the test images, of each seed of
+    the best configuration and of the control.
 
     Raises:
         UserError: the weights cannot be read, or the training images are of one class.
@@ -93,6 +94,7 @@ def evaluate_probe(
         "ece": scores.ece,
         metric.key: metric.value_of(found.probabilities, truth),
         "best_minus_probe": _compare(metric, best, found, truth, params.evaluate.confidence),
+        "control_minus_probe": _compare(metric, control, found, truth, params.evaluate.confidence),
     }
 
 
@@ -156,15 +158,15 @@ def _class_weights(params: Params, labels: NDArray[np.int64], classes: Sequence[
 
 
 def _compare(
-    metric: Metric, best: Sequence[NDArray[np.float32]], probe: Probe, labels: NDArray[np.int64], confidence: float
+    metric: Metric, arm: Sequence[NDArray[np.float32]], probe: Probe, labels: NDArray[np.int64], confidence: float
 ) -> Mapping[str, Any]:
-    """The mean of the seeds minus the probe, with an interval of the images alone where the metric has one."""
-    ours, theirs = np.stack(best), probe.probabilities
+    """The mean of an arm's seeds minus the probe, with an interval of the images alone where the metric has one."""
+    ours, theirs = np.stack(arm), probe.probabilities
     mean = float(np.mean([metric.value_of(each, labels) for each in ours]))
     low = high = None
-    tables = metric.tables({"best": ours, "probe": theirs[None]}, labels)
+    tables = metric.tables({"arm": ours, "probe": theirs[None]}, labels)
     if tables is not None and all(np.isfinite(table).all() for table in tables.values()):
-        pair = paired_score_difference(tables["best"].mean(axis=0), tables["probe"][0], confidence=confidence)
+        pair = paired_score_difference(tables["arm"].mean(axis=0), tables["probe"][0], confidence=confidence)
         low, high = pair.low, pair.high
     difference = mean - metric.value_of(theirs, labels)
     return {"difference": difference, "low": low, "high": high, "confidence": confidence}
