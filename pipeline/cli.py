@@ -102,12 +102,18 @@ def datasets() -> None:
 
 @cli.command()
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a parameter; may be repeated.")
-def train(overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--save",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Write a checkpoint after every epoch, or go on from the one there; model.pretrained can name it.",
+)
+def train(overrides: tuple[str, ...], save: Path | None) -> None:
     """Train one configuration, without a search, and print its epochs."""
     from pipeline.commands.train import parse_assignments, train_once
     from pipeline.workspace import find_workspace
 
-    for line in train_once(find_workspace(), parse_assignments(overrides)):
+    for line in train_once(find_workspace(), parse_assignments(overrides), save):
         click.echo(line)
 
 

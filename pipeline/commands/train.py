@@ -1,18 +1,27 @@
-"""Training one configuration by hand, without Ray and without leaving anything behind but a guide that it needs."""
+"""Training one configuration by hand, without Ray: `sar-search train`.
+
+It leaves nothing behind but a guide that it needs, and with `--save` a checkpoint, from which the same command goes on,
+and which `model.pretrained` and guided transfer's `source` can name: a backbone of one's own.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.assembly import build_run, load_data, train_run
-from pipeline.config import load_params
+from pipeline.assembly import TrainingData, TrainingRun, build_run, load_data, load_resume_state, train_run
+from pipeline.config import Params, load_params
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.guides import train_guides
 from pipeline.inputs.resolved_weights import resolve_weights
+from pipeline.models.model_config import Weights
+from pipeline.provenance.code_hash import content_hash
+from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
+from pipeline.train.sidecar import SIDECAR, read_sidecar
 from pipeline.workspace import Workspace
 
 MAX_LISTED = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -33,23 +42,37 @@ def parse_assignments(overrides: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def train_once(workspace: Workspace, overrides: Mapping[str, Any]) -> Iterator[str]:
+def train_once(workspace: Workspace, overrides: Mapping[str, Any], save: Path | None = None) -> Iterator[str]:
     """Train the configuration on train, score it on val, and yield a line an epoch.
+
+    Args:
+        workspace: Where parameters and data are.
+        overrides: Values in place of those of params.yaml, by dotted path.
+        save: A folder for the checkpoint, which is written after every epoch. Where it has one of the same training,
+            that goes on.
 
     Raises:
         UserError: a wrong parameter, data not prepared, a network that cannot be built, weights that cannot be had, a
-            diverged loss, or too little memory.
+            folder that has something else or cannot be written, a diverged loss, or too little memory.
     """
     params = load_params(workspace.params).with_values(overrides, where="--set")
+    if save is not None:
+        _check_folder(workspace, save)
     torch.set_num_threads(params.search.cpus_per_trial)
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     weights = resolve_weights(workspace, [("params.yaml and --set", params)])
     guides = train_guides(workspace, [params], split=workspace.split, role="train")
     yield from guides.said
     run = build_run(params, data, seed=params.base.seed, weights={**weights, **guides.weights})
-    epochs = train_run(run, params, data, seed=params.base.seed)
+    training = _training_hash(params, data, weights)
+    resume = None if save is None else _resume(save, run, training)
+    if resume is not None:
+        yield f"{save}: has epoch {resume['epoch']} of {params.train.epochs}"
+    epochs = train_run(run, params, data, seed=params.base.seed, resume=resume)
     try:
         for epoch in epochs:
+            if save is not None:
+                _save(save, epoch.model, {**run.sidecar, "training": training}, epoch.state())
             own = [name for name in epoch.metrics if name.startswith("val/") and name.endswith("/value")]
             figures = "  ".join(f"{name} {epoch.metrics[name]:.4f}" for name in (*MAX_LISTED, *own))
             yield f"epoch {epoch.number}/{params.train.epochs}  {figures}  {epoch.metrics['seconds']:.1f} s"
@@ -62,3 +85,44 @@ def train_once(workspace: Workspace, overrides: Mapping[str, Any]) -> Iterator[s
             raise
         advice = out_of_memory_advice(params.train.config(), device=data.device, gpus=0.0)
         raise UserError(f"out of memory. {advice}") from None
+    if save is not None:
+        yield f"{save}: the checkpoint; model.pretrained and regularizer.guided_transfer.source can name it"
+
+
+def _check_folder(workspace: Workspace, save: Path) -> None:
+    """Refuse a folder in which the pipeline would remove the checkpoint, and one that has something else."""
+    for folder in (workspace.prepared.parent, workspace.models, workspace.results, workspace.state):
+        if save.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--save: {save}: lies in {folder.name}/, which the pipeline writes and cleans; name another."
+            )
+    if save.is_file() or (save.is_dir() and any(save.iterdir()) and not (save / SIDECAR).is_file()):
+        raise UserError(f"--save: {save}: has something else than a checkpoint; name a new folder.")
+
+
+def _training_hash(params: Params, data: TrainingData, weights: Mapping[str, Weights]) -> str:
+    """Identifies a training: its parameters, its data and split, and the weights that it begins from or is guided by."""
+    sections = params.model_dump(mode="json", include={"model", "train", "regularizer"})
+    begun = {spec: each.sha256 for spec, each in weights.items()}
+    of = [data.prepared.data_hash, data.split.split_hash, params.base.seed, begun]
+    return content_hash([sections, *of])
+
+
+def _resume(save: Path, run: TrainingRun, training: str) -> Mapping[str, Any] | None:
+    """Give the network the weights of the folder's checkpoint; returns the training state, None without a checkpoint."""
+    if not (save / SIDECAR).is_file():
+        return None
+    if read_sidecar(save).get("training") != training:
+        raise UserError(
+            f"--save: {save}: has the checkpoint of another training (other parameters, data or weights); name a new "
+            "folder, or remove that one."
+        )
+    return load_resume_state(run, save)
+
+
+def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    try:
+        save.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(save, model, sidecar, state=state)
+    except OSError as error:
+        raise UserError(f"--save: {save}: cannot be written ({error.strerror or error}).") from None

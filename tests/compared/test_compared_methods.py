@@ -77,11 +77,11 @@ def test_no_method_runs_with_the_weight_that_another_has_in_params_yaml(workspac
 
 
 def set_parameters(workspace: Workspace, **replaced: str) -> None:
+    """Replace parameters that are null, or false, in params.yaml, by their last names."""
     text = workspace.params.read_text()
-    for old, new in replaced.items():
-        old = old.replace("_", " ")
-        assert f"{old}: " in text, old
-        text = re.sub(rf"\b{old}: [^,\s}}]+", f"{old}: {new}", text, count=1)
+    for name, value in replaced.items():
+        text, found = re.subn(rf"\b{name}: (null|false)\b", f"{name}: {value}", text, count=1)
+        assert found, name
     workspace.params.write_text(text)
 
 
