@@ -5,7 +5,6 @@ from typing import Any
 
 from pipeline.score.metrics.wording import words_from
 
-
 BEST, CONTROL = "best_minus_probe", "control_minus_probe"
 """The comparisons with an arm, as evaluation.json calls them."""
 
@@ -23,8 +22,8 @@ def describe_probe(evaluation: Mapping[str, Any], against: str = BEST) -> str | 
     said = (
         f"The probe is a logistic regression (C = {probe['C']:g}, chosen on validation images) on frozen features of "
         f"{probe['weights']}: no network was trained, so there are no seeds, and the verdict is not of it. The "
-        f"{ARMS[against]}'s seeds minus the probe: {words.format_difference(beside['difference'])} of {words.label}, in "
-        "the mean"
+        f"{ARMS[against]}'s seeds minus the probe: {words.format_difference(beside['difference'])} of {words.label}, "
+        "in the mean"
     )
     if beside["low"] is not None:
         level, span = f"{100 * beside['confidence']:.4g} %", words.format_interval(beside["low"], beside["high"])
