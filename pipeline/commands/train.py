@@ -101,7 +101,7 @@ def _check_folder(workspace: Workspace, save: Path) -> None:
 
 
 def _training_hash(params: Params, data: TrainingData, weights: Mapping[str, Weights]) -> str:
-    """Identifies a training: its parameters, its data and split, and the weights that it begins from or is guided by."""
+    """Hash of a training: its parameters, data, split and seed, and the weights that it begins from or is guided by."""
     sections = params.model_dump(mode="json", include={"model", "train", "regularizer"})
     begun = {spec: each.sha256 for spec, each in weights.items()}
     of = [data.prepared.data_hash, data.split.split_hash, params.base.seed, begun]
@@ -109,7 +109,7 @@ def _training_hash(params: Params, data: TrainingData, weights: Mapping[str, Wei
 
 
 def _resume(save: Path, run: TrainingRun, training: str) -> Mapping[str, Any] | None:
-    """Give the network the weights of the folder's checkpoint; returns the training state, None without a checkpoint."""
+    """Give the network the weights of the checkpoint, if there is one; returns the training state."""
     if not (save / SIDECAR).is_file():
         return None
     if read_sidecar(save).get("training") != training:
