@@ -12,6 +12,7 @@ from pipeline.preflight.estimate import MARGIN, RemainingWork, describe_seconds,
 from pipeline.preflight.plan import Plan, make_plan
 from pipeline.preflight.search_budget import max_epochs
 from pipeline.preflight.total_estimate import add_estimates, estimate_searches
+from pipeline.preflight.validate import describe_probe_plan
 from pipeline.tune.journal.records import JOURNAL, SearchHistory, read_history
 from pipeline.workspace import Workspace
 
@@ -61,6 +62,9 @@ def describe_comparison_plan(comparison: Comparison, plans: Mapping[str, Plan]) 
         f"{'at most ' * (least < most)}{networks:,} networks, {most if least == most else f'{least} to {most}'} seeds "
         f"of each method and of the control; then all are tested at once, in one look",
     )
+    for plan in plans.values():
+        for name, text in describe_probe_plan(plan.params).items():
+            yield _line(name, text)
 
 
 def describe_total(plans: Mapping[str, Plan]) -> Iterator[str]:
