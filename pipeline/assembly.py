@@ -34,6 +34,7 @@ from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.sidecar import read_sidecar
+from pipeline.train.usage import UsageMeter
 
 WriteCheckpoint = Callable[[nn.Module | Mapping[str, torch.Tensor], Mapping[str, Any] | None], None]
 OnEpoch = Callable[[Epoch, bool, Callable[[], None]], WriteCheckpoint | None]
@@ -200,7 +201,9 @@ def train_run(
     role: str = "train",
     world: RankInfo | None = None,
 ) -> Iterator[Epoch]:
-    """Train on a role; on train, scored on val after every epoch, as a trial is. See `pipeline.train.loop.fit`."""
+    """Train on a role; on train, scored on val after every epoch, as a trial is. See `pipeline.train.loop.fit`. What
+    epochs use is measured where `tracking.system_metrics` asks for it.
+    """
     return fit(
         run.model,
         data.batches(role, scaled_by=role),
@@ -210,6 +213,7 @@ def train_run(
         seed=seed,
         resume=resume,
         world=world,
+        meter=UsageMeter(data.device) if params.tracking.system_metrics else None,
     )
 
 

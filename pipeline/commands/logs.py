@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.cluster.storage import StorageError, exists
+from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import load_params
 from pipeline.errors import UserError, format_value
 from pipeline.state.current_search import current_search
@@ -95,6 +96,8 @@ def _head(search: SearchState, trial: TrialRecord) -> Iterator[str]:
     for index, (metric, value) in enumerate(trial.measured.items()):
         yield f"{'' if index else 'measured':<{WIDTH}}{metric} {format_metric(metric, value)}"
     yield f"{'time':<{WIDTH}}{trial.seconds:.1f} s of training, {trial.busy_s:.1f} s of a worker"
+    if used := describe_usage(summarise_usage(trial.timed_usage)):
+        yield f"{'used':<{WIDTH}}{used}"
     yield f"{'checkpoint':<{WIDTH}}{_checkpoint(trial)}"
     if (search.folder / RUN_FILE).exists():
         parent = (search.folder / RUN_FILE).read_text().strip()

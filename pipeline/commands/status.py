@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.artifacts.fold_results import read_fold_searches
 from pipeline.artifacts.stage_results import read_best
 from pipeline.cluster.storage import StorageError
+from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import Params, load_params
 from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
@@ -115,6 +116,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     if history.gpu_seconds:
         spent += f", {history.gpu_seconds / HOUR:.2f} GPU-hours"
         spent += f", {Budget(price_per_gpu_hour=price).price(history.gpu_seconds):.2f} in money" if price else ""
+    used = describe_usage(summarise_usage(each for trial in search.trials for each in trial.timed_usage))
     counts, confirmations = _counts(search, TRIAL), sum(_counts(search, CONFIRMATION).values())
     lines = {
         "search": f"{search.id}, of {history.header.get('set', '?')} over {_space_file(search)}{_part(search)}",
@@ -128,6 +130,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
         if best
         else "none has run in full yet",
         "spent": spent,
+        **({"used": used} if used else {}),
         "folder": f"{search.folder} ({format_size(size_of(search.folder))})",
     }
     if (outside := read_remote_files(search.folder)) is not None and outside.checkpoints:

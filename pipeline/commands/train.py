@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.assembly import TrainingData, TrainingRun, build_run, load_data, load_resume_state, train_run
+from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import Params, load_params
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError, format_value, quote_name
@@ -43,7 +44,7 @@ def parse_assignments(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def train_once(workspace: Workspace, overrides: Mapping[str, Any], save: Path | None = None) -> Iterator[str]:
-    """Train the configuration on train, score it on val, and yield a line an epoch.
+    """Train the configuration on train, score it on val, and yield a line an epoch, and one on what they used.
 
     Args:
         workspace: Where parameters and data are.
@@ -69,6 +70,7 @@ def train_once(workspace: Workspace, overrides: Mapping[str, Any], save: Path | 
     if resume is not None:
         yield f"{save}: has epoch {resume['epoch']} of {params.train.epochs}"
     epochs = train_run(run, params, data, seed=params.base.seed, resume=resume)
+    used = []
     try:
         for epoch in epochs:
             if save is not None:
@@ -76,6 +78,7 @@ def train_once(workspace: Workspace, overrides: Mapping[str, Any], save: Path | 
             own = [name for name in epoch.metrics if name.startswith("val/") and name.endswith("/value")]
             figures = "  ".join(f"{name} {epoch.metrics[name]:.4f}" for name in (*MAX_LISTED, *own))
             yield f"epoch {epoch.number}/{params.train.epochs}  {figures}  {epoch.metrics['seconds']:.1f} s"
+            used.append((epoch.metrics["seconds"], epoch.usage))
     except ValueError as error:
         raise UserError(str(error)) from None
     except Diverged as error:
@@ -85,6 +88,8 @@ def train_once(workspace: Workspace, overrides: Mapping[str, Any], save: Path | 
             raise
         advice = out_of_memory_advice(params.train.config(), device=data.device, gpus=0.0)
         raise UserError(f"out of memory. {advice}") from None
+    if said := describe_usage(summarise_usage(used)):
+        yield f"used: {said}"
     if save is not None:
         yield f"{save}: the checkpoint; model.pretrained and regularizer.guided_transfer.source can name it"
 
@@ -126,3 +131,5 @@ def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, Any], state:
         save_checkpoint(save, model, sidecar, state=state)
     except OSError as error:
         raise UserError(f"--save: {save}: cannot be written ({error.strerror or error}).") from None
+    if said := describe_usage(summarise_usage(used)):
+        yield f"used: {said}"

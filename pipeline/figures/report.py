@@ -61,6 +61,8 @@ class ReportData:
                      low, high, p (None where the class cannot be compared)
     class_figure     (caption, figure) of the changes
     cost             (name, words) pairs
+    usage            rows with part, cpu_busy, machine_cpu_busy, gpu_busy, data_wait (fractions of 1), memory_mb,
+                     gpu_memory_mb, each None if it is not known; none where nothing was measured
     attention_figures
                      (caption, figure) from `figures.attention`
     commit, data_hash, fingerprint, command, versions (by library), seconds
@@ -100,6 +102,7 @@ class ReportData:
     calibration: Figure | None = None
     attention_figures: Sequence[tuple[str, Figure]] | None = None
     cost: Words = ()
+    usage: Sequence[Row] = ()
 
 
 def render_report(data: ReportData) -> str:
@@ -134,6 +137,7 @@ def page_environment() -> Environment:
         setting=_format_config,
         duration=duration,
         picture=_picture,
+        megabytes=_megabytes,
     )
     return environment
 
@@ -178,6 +182,10 @@ def _format_config(value: Any) -> str:
 
 def _change(share: float | None) -> str:
     return _ABSENT if _missing(share) or share is None else format_points(share, unit=False)
+
+
+def _megabytes(value: float | None) -> str:
+    return _ABSENT if value is None else f"{value:,.0f} MB"
 
 
 def duration(seconds: float) -> str:

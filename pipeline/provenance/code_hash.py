@@ -21,9 +21,11 @@ HASHED_CODE = (
 
 UNHASHED_CODE = (
     *("tune/journal", "tune/table_cells.py", "tune/selection/result_files.py", "tune/selection/summary.py"),
+    *("compute/gpu_usage.py", "compute/host_usage.py", "compute/usage_summary.py", "train/usage.py"),
     "tune/ray/placement.py",
 )
-"""What of these rooms decides no result: how a journal is kept, the tables that are written, where trials run."""
+"""What of these rooms decides no result: how a journal is kept, the tables that are written, what training used of the
+machine, where trials run."""
 
 ROOT = Path(pipeline.__file__).parent
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.compute.usage_summary import describe_usage
 from pipeline.console.format import wrap_text
 from pipeline.errors import list_first
 from pipeline.inputs.procedure import ALL_IMAGES
@@ -88,6 +89,7 @@ def describe_summary(summary: Mapping[str, Any], folder: str = "results/search")
         + (f", {spent['cost']:.2f} in money" if spent["cost"] is not None else "")
         + (f", {spent['guide_hours']:.2f} of the hours on the guide" if "guide_hours" in spent else "")
         + f" ({spent['worker_hours_saved_by_stopping']:.2f} worker-hours saved)",
+        *([f"used: {describe_usage(spent['usage'])}"] if spent.get("usage") else []),
         f"the control is {summary['against']}",
     ]
     if front := summary.get("front"):

@@ -7,7 +7,7 @@ the same numbers as the unbroken one, without any generator's state having been 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -32,6 +32,7 @@ from pipeline.train.optim import learning_rate, make_optimizer, make_schedule
 from pipeline.train.rank_info import RankInfo
 from pipeline.train.step import accuracy, take_step
 from pipeline.train.train_config import TrainConfig
+from pipeline.train.usage import UsageMeter
 
 
 class Diverged(Exception):
@@ -49,7 +50,8 @@ class Epoch:
     number: counted from 1. metrics: by name. model: has the weights to keep, which are the averaged ones where there is
     an average. state: gives what `fit(resume=...)` goes on from, together with those. correct: gives which validation
     images are right, (N,) bool in the order of their ids; probabilities: of their classes, (N, C). None without
-    validation images.
+    validation images. usage: what it used of the machine (`pipeline.train.usage`), apart from the metrics, since it is
+    no result.
     """
 
     number: int
@@ -58,6 +60,7 @@ class Epoch:
     state: Callable[[], dict[str, Any]]
     correct: Callable[[], NDArray[np.bool_]] | None = None
     probabilities: Callable[[], NDArray[np.float32]] | None = None
+    usage: Mapping[str, float] = field(default_factory=dict)
 
 
 def choose_device(name: str) -> torch.device:
@@ -87,6 +90,7 @@ def fit(
     seed: int = 0,
     resume: Mapping[str, Any] | None = None,
     world: RankInfo | None = None,
+    meter: UsageMeter | None = None,
 ) -> Iterator[Epoch]:
     """Train a network and yield every finished epoch.
 
@@ -94,7 +98,7 @@ def fit(
     name. seed: of the batches' order and of all that is drawn during training. resume: `Epoch.state()` of an earlier
     run; the model has been given the weights of that run's `Epoch.model`. world: of several workers that train it
     together, this one; each of them runs this with the same arguments otherwise, and yields the same epochs; see
-    `pipeline.train.distributed`.
+    `pipeline.train.distributed`. meter: measures each epoch's use of the machine; None: nothing is measured.
 
     Metrics: train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss and val/accuracy; for a method M
     that has a weight or is watched val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...;
@@ -127,6 +131,7 @@ def fit(
         seed=seed,
     )
     with (
+        nullcontext() if meter is None else meter,
         objective,
         checkpointed(model, config.grad_checkpointing),
         use_onednn_linear(model),
@@ -142,10 +147,14 @@ def fit(
         stepped = objective if world is None else SharedObjective(model, objective)
         for epoch in range(first, config.epochs):
             started = time.perf_counter()
+            batches = loader.with_masks(epoch)
+            if meter is not None:
+                meter.begin()
+                batches = meter.timed(batches)
             seed_everything(seed, epoch, *streams_of(world))
             enter_training(model)
             means = _Means()
-            for step, (inputs, labels, masks) in enumerate(loader.with_masks(epoch), start=epoch * steps):
+            for step, (inputs, labels, masks) in enumerate(batches, start=epoch * steps):
                 schedule.step_update(step)
                 shard = None if shares is None else shares[step - epoch * steps]
                 monitors = take_step(
@@ -165,16 +174,18 @@ def fit(
             if val is not None:
                 logits: list[Tensor] = []
                 with average.swapped_into(model) if average is not None else nullcontext():
-                    scores, right = score(model, objective, val, config, logits=logits)
+                    scores, right = score(model, objective, val, config, logits=logits, meter=meter)
                 correct, probabilities = partial(_to_numpy, right), partial(_to_shares, logits)
                 metrics |= {f"val/{name}": value for name, value in scores.items()}
+            usage = {} if meter is None else meter.read()
             metrics["seconds"] = time.perf_counter() - started
 
             def state(done: int = epoch + 1) -> dict[str, Any]:
                 kept = {"epoch": done, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
                 return kept if average is None else kept | {"model": model.state_dict()}
 
-            yield Epoch(epoch + 1, metrics, model if average is None else average.model, state, correct, probabilities)
+            weights = model if average is None else average.model
+            yield Epoch(epoch + 1, metrics, weights, state, correct, probabilities, usage)
 
 
 def score(
@@ -184,9 +195,11 @@ def score(
     config: TrainConfig,
     *,
     logits: list[Tensor] | None = None,
+    meter: UsageMeter | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Monitors of `Objective.score`, and accuracy, as means over images; and which of these are right, (N,) bool on the
-    device. Leaves the network in evaluation mode. logits: those of every batch are added to it.
+    device. Leaves the network in evaluation mode. logits: those of every batch are added to it. meter: counts the time
+    until each batch is there.
     """
     model.eval()
     means = _Means()
@@ -195,7 +208,8 @@ def score(
     size = -(-max(256, config.batch_size) // config.accumulate)
     with use_onednn_linear(model), original_network():
         masks: Iterable[Tensor | None] = images.masks_in_order(size) if objective.needs_masks else repeat(None)
-        for (inputs, labels), mask in zip(images.in_order(size, workers=config.workers), masks, strict=False):
+        batches: Iterable[Any] = zip(images.in_order(size, workers=config.workers), masks, strict=False)
+        for (inputs, labels), mask in batches if meter is None else meter.timed(batches):
             shares = None if mask is None else object_shares(mask)
             answers, monitors = objective.score(inputs, labels, shares)
             means.add({**monitors, "accuracy": accuracy(answers, labels)}, len(labels))

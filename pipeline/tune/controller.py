@@ -311,6 +311,7 @@ class SearchController:
         metrics: Mapping[str, float],
         node: str | None = None,
         scores: str | None = None,
+        usage: Mapping[str, float] | None = None,
     ) -> Decision:
         """Take a finished epoch in; what becomes of the trial. With the word to pause or to stop, its worker is to let
         it go, and `release` is to be called then.
@@ -321,11 +322,12 @@ class SearchController:
             metrics: By name.
             node: Of a cluster, where it was trained.
             scores: Of the validation images, packed, if they are known.
+            usage: Of the machine, by name, if it was measured; it decides nothing.
         """
         if trial_id in self._decided:
             return self._decided[trial_id]  # its worker died before it heard, and has gone on
         record = self.journal.trials[trial_id]
-        self.journal.report(trial_id, epoch, metrics, node, scores)
+        self.journal.report(trial_id, epoch, metrics, node, scores, usage)
         trials = None if record.study is None else self._trials[record.study]
         decision = self._decide_alone(epoch) if trials is None else self._decide(trials, record, epoch)
         if decision is not Decision.CONTINUE:

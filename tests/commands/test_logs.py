@@ -19,7 +19,7 @@ from support.search_state import (
 from pipeline.commands.logs import describe_trial
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import Journal
-from pipeline.tune.journal.records import PRUNED
+from pipeline.tune.journal.records import PRUNED, TrialRecord
 from pipeline.workspace import Workspace
 
 
@@ -44,6 +44,16 @@ def test_trial_is_told_with_setting_seed_checkpoint_and_epochs(workspace: Worksp
     assert lines[-3].split() == ["epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds"]
     assert lines[-1].split() == ["2", "2.0000", "0.2500", "1.5000", "0.7500", "3.0"]
     assert max(map(len, lines[-3:])) <= 80
+
+
+def test_what_a_trial_used_is_told_where_it_was_measured(workspace: Workspace) -> None:
+    used = {"system/process_cpu_utilization_percentage": 97.5, "system/data_wait_percentage": 4.0}
+    with open_search(workspace) as journal:
+        journal.start(TrialRecord("t0000", 0, {}, study="search"))
+        journal.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 3.0})
+        assert "used " not in said(workspace, "t0000")
+        journal.report("t0000", 2, {"val/accuracy": 0.5, "seconds": 3.0}, usage=used)
+        assert "used          CPU cores 97.5 % busy, 4.0 % of the time waiting for data" in said(workspace, "t0000")
 
 
 def test_reason_of_a_failure_is_told_in_full(workspace: Workspace) -> None:

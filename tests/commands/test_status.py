@@ -182,6 +182,17 @@ def test_paused_trials_are_told_apart_from_those_that_run(workspace: Workspace) 
     assert "in full/stopped early/failed/not ended, those that are paused too, + conf" in said(workspace)
 
 
+def test_search_says_what_its_epochs_used_where_that_was_measured(workspace: Workspace) -> None:
+    folder = write_search(workspace)
+    assert not any(line.startswith("used") for line in describe_search(workspace, folder.name))
+    with open_search(workspace) as journal:
+        for epoch, share in ((5, 100.0), (6, 50.0)):
+            used = {"system/process_cpu_utilization_percentage": share, "system/data_wait_percentage": share / 10}
+            journal.report("t0000", epoch, {"val/accuracy": 0.5, "seconds": 3.0}, usage=used)
+        lines = list(describe_search(workspace, folder.name))
+        assert "used    CPU cores 75.0 % busy, 7.5 % of the time waiting for data" in lines
+
+
 def test_epochs_are_told_beside_those_of_the_budget(workspace: Workspace) -> None:
     set_params(workspace, {"search": {"trials": 12, "budget": {"full_trainings": None}}})
     folder = write_search(workspace)

@@ -34,7 +34,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def train(workspace: Workspace, save: Path | None, **changed: Any) -> list[str]:
     values = SMALL | {name.replace("__", "."): value for name, value in changed.items()}
-    return list(train_once(workspace, values, save))
+    return [line for line in train_once(workspace, values, save) if not line.startswith("used: ")]
 
 
 def test_without_a_folder_nothing_is_left(workspace: Workspace) -> None:

@@ -259,6 +259,22 @@ def test_time_is_written_for_people(seconds: float, words: str) -> None:
     assert words in render_report(bare_report(seconds=seconds))
 
 
+def test_use_of_the_machine_is_a_table_without_a_gpus_columns_where_there_was_none() -> None:
+    assert "Use of the machine" not in render_report(bare_report())
+    row = {"part": "search", "cpu_busy": 0.981, "machine_cpu_busy": None, "data_wait": 0.0123, "memory_mb": 1812.4}
+    on_cpu = Page(render_report(bare_report(usage=[row | {"gpu_busy": None, "gpu_memory_mb": None}]))).text["cost"]
+    for words in ("98.1 %", "1.2 %", "1,812 MB"):
+        assert words in on_cpu
+    assert "GPU" not in on_cpu
+    rows = [
+        row | {"gpu_busy": 0.4, "gpu_memory_mb": 5000.0},
+        row | {"part": "retraining", "gpu_busy": None, "gpu_memory_mb": None},
+    ]
+    on_gpu = Page(render_report(bare_report(usage=rows))).text["cost"]
+    assert "40.0 %" in on_gpu
+    assert "5,000 MB" in on_gpu
+
+
 def test_one_seed_has_no_deviation() -> None:
     arms = [{"arm": "best", "seeds": 1, "accuracy": 0.9, "accuracy_sd": None, "nll": 0.1, "ece": 0.02}]
     page = Page(render_report(bare_report(arms=arms)))

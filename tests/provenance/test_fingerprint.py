@@ -277,6 +277,8 @@ def test_two_methods_weights_are_told_apart() -> None:
 ENTRIES = ("tune/ray/trainable.py", "tune/controller.py")
 UNHASHED = {
     "cluster": "where a file lies and which node runs a trial is not what it finds",
+    "compute/gpu_usage.py": "measures, and is read by nothing that decides",
+    "compute/host_usage.py": "measures, and is read by nothing that decides",
     "console/format.py": "words for people",
     "data/names.py": "the split is known by its hash",
     "data/splits": "the split is known by its hash",
@@ -284,6 +286,8 @@ UNHASHED = {
     "files": "how files of users are read, whose content is in the fingerprint, and how files are written",
     "provenance/code_hash.py": "which code a node has, and what the hashes are made by",
     "score/metrics/wording.py": "words for people, and the difference by which nothing that has run is another",
+    "train/usage.py": "measures, and is read by nothing that decides",
+    "compute/usage_summary.py": "words for people",
     "tune/journal": "how a journal is kept",
     "tune/table_cells.py": "how values are written into tables",
     "tune/ray/placement.py": "where trials run",

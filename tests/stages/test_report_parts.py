@@ -21,6 +21,7 @@ from pipeline.stages.report.search_content import (
     search_curves,
     search_figures,
     trial_rows,
+    usage_rows,
 )
 from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
 from pipeline.tune.journal.records import MIN_COMPLETED
@@ -177,6 +178,16 @@ def test_what_was_looked_at_and_spent_is_counted() -> None:
     assert not any("GPU" in name or "money" in name for name in cost)
     paid = {**SUMMARY, "spent": SUMMARY["spent"] | {"gpu_hours": 2.0, "cost": 5.0}}
     assert dict(describe_cost(paid, {"seconds": 1, "runs": []}))["search, money"].startswith("5.00")
+
+
+def test_use_of_the_machine_has_a_row_for_the_search_and_one_for_retraining() -> None:
+    nothing = {"seconds": 90.0, "runs": []}
+    assert usage_rows(SUMMARY, nothing) == []
+    found = {"cpu_busy": 0.98, "data_wait": 0.02, "memory_mb": 800.0}
+    unknown = dict.fromkeys(("machine_cpu_busy", "gpu_busy", "gpu_memory_mb"))
+    measured = {**SUMMARY, "spent": SUMMARY["spent"] | {"usage": found}}
+    assert usage_rows(measured, nothing) == [{"part": "search", **found, **unknown}]
+    assert [each["part"] for each in usage_rows(measured, {**nothing, "usage": found})] == ["search", "retraining"]
 
 
 def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> None:

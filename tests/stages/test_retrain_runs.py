@@ -14,13 +14,14 @@ from support.prepared_digits import write_digits
 
 from pipeline.assembly import build_run, load_data
 from pipeline.cluster.checkpoint_store import CheckpointStore
+from pipeline.compute.usage_summary import DATA_WAIT
 from pipeline.config import Params
 from pipeline.data.splits.folds import make_folds
 from pipeline.data.splits.split import make_split, write_split
 from pipeline.inputs.procedure import read_parts
 from pipeline.stages.retrain.__main__ import _part_jobs
 from pipeline.stages.retrain.retrain_runs import _run_spec, is_finished, retrain_jobs
-from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, usage_in
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import fit
 from pipeline.train.sidecar import read_sidecar
@@ -42,9 +43,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("data"), train_fraction=0.1)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.8])
-def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tmp_path: Path, decay: float) -> None:
-    params = Params().with_values({**TINY, "train.ema_decay": decay}, where="test")
+@pytest.mark.parametrize(("decay", "measured"), [(0.0, True), (0.8, False)])
+def test_weights_that_are_left_are_the_average_where_there_is_one(
+    data: Path, tmp_path: Path, decay: float, measured: bool
+) -> None:
+    settings = {"train.ema_decay": decay, "tracking.system_metrics": measured}
+    params = Params().with_values({**TINY, **settings}, where="test")
     dump: dict[str, Any] = params.model_dump(by_alias=True)
     epochs = CheckpointStore(str(tmp_path / "epochs"))
     job = RetrainJob(
@@ -59,6 +63,10 @@ def test_weights_that_are_left_are_the_average_where_there_is_one(data: Path, tm
         assert done == 2
         assert folder is not None
         left, curves = load_file(folder / "weights.safetensors"), read_sidecar(folder)["curves"]
+        assert [epoch for epoch, _, _ in usage_in(folder)] == ([1, 2] if measured else [])
+        assert not any(
+            "system/" in path.read_text(errors="replace") for path in folder.glob("*.json") if path.name != HISTORY
+        )
     kept = last.model.state_dict()
     assert all(torch.equal(left[name], kept[name]) for name in kept)
     assert (last.model is run.model) == (decay == 0.0)
@@ -120,6 +128,8 @@ def test_run_that_is_broken_off_goes_on_from_its_last_checkpoint_to_the_same_wei
         assert not (second / "state.pt").exists()  # it is done
         parts = json.loads((second / HISTORY).read_text())["parts"]
         assert [part["after"] for part in parts] == [0, reached]
+        assert [epoch for epoch, _, _ in usage_in(second)] == [1, 2, 3, 4, 5]
+        assert all(seconds > 0 and used[DATA_WAIT] > 0 for _, seconds, used in usage_in(second))
     retrain_one(job(broken))  # there is nothing left to do
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from mlflow.entities import Run
-from support.mlflow_search import Open
+from support.mlflow_search import Open, points
 from support.simulated_search import WEIGHT, WIDE, Kill, Search
 
 from pipeline.config import Params
 from pipeline.stages.search.mlflow_callback import MlflowCallback
 from pipeline.tracking.runs import SearchLog
+from pipeline.tracking.store import Store
 from pipeline.tune.controller import STOP_FILE
 from pipeline.tune.journal.records import COMPLETE, PRUNED, TrialRecord, read_history
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE
@@ -38,6 +39,24 @@ def states(runs: dict[str, Run]) -> dict[str, str]:
     return {
         run.data.tags["sar.trial"]: run.data.tags["sar.state"] for run in runs.values() if "sar.trial" in run.data.tags
     }
+
+
+def test_what_an_epoch_used_is_among_the_metrics_of_its_trial_by_mlflows_names(
+    open_search: Open, runs: Callable[[], dict[str, Run]], store: Store
+) -> None:
+    used = {"system/cpu_utilization_percentage": 97.5, "system/gpu_0_utilization_percentage": 40.0}
+    record = TrialRecord("t0000", 0, {WEIGHT: 0.1}, study="search")
+    for _ in range(2):  # told again by the next process, it is not logged again
+        with open_search() as log:
+            callback = Tracked(log)
+            callback.trial_started(record)
+            for epoch in (1, 2):
+                record.epochs[epoch] = {"val/accuracy": 0.5}
+                record.usage |= {2: used} if epoch == 2 else {}
+                callback.epoch_reported(record, epoch)
+    (found,) = [run for run in runs().values() if "sar.trial" in run.data.tags]
+    assert found.data.metrics == {"val/accuracy": 0.5, **used}
+    assert points(store, found, "system/cpu_utilization_percentage") == [(2, 97.5)]
 
 
 @pytest.mark.parametrize("how", ["budget", "patience", "finish", "killed"])

@@ -48,6 +48,20 @@ def write_search(path: Path) -> dict[str, TrialRecord]:
         return journal.trials
 
 
+def test_what_an_epoch_used_comes_back_as_it_was_reported_first(path: Path) -> None:
+    used = {"system/process_cpu_utilization_percentage": 97.5}
+    with Journal(path, HEADER) as journal:
+        journal.start(TrialRecord("t0000", 0, {}, study="search"))
+        journal.report("t0000", 1, {"val/accuracy": 0.5, "seconds": 2.0}, usage=used)
+        journal.report("t0000", 2, {"val/accuracy": 0.6, "seconds": 3.0})
+        journal.report("t0000", 2, {"val/accuracy": 0.6, "seconds": 9.0}, usage=used)  # again, after a kill
+    record = read_history(path).trials["t0000"]
+    assert record.usage == {1: used}
+    assert record.timed_usage == [(2.0, used)]
+    assert record.epochs[1] == {"val/accuracy": 0.5, "seconds": 2.0}
+    assert [("usage" in event) for event in events(path) if event["event"] == "epoch"] == [True, False, True]
+
+
 def test_ledger_replays_what_was_written(path: Path) -> None:
     written = write_search(path)
     with Journal(path, HEADER) as journal:

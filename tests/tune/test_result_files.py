@@ -137,6 +137,24 @@ def test_seconds_are_in_a_table_of_their_own(written: Any) -> None:
     assert [float(row["gpu_seconds"]) for row in rows[:6]] == [4.5, 4.5, 4.5, 3.0, 0.0, 4.5]
 
 
+def test_what_trials_used_is_with_their_seconds_and_in_the_summary_alone(written: Any, tmp_path: Path) -> None:
+    assert "cpu_busy" not in table(written[0] / "timings.csv")[0]  # it was not measured
+    assert "usage" not in json.loads((written[0] / "summary.json").read_text())["spent"]
+    task, outcome = searched()
+    for record in outcome.trials[:2]:
+        share = 100.0 if record is outcome.trials[0] else 50.0
+        used = {"system/process_cpu_utilization_percentage": share, "system/data_wait_percentage": share / 10}
+        record.usage = dict.fromkeys(record.epochs, used)
+    write_results(task, outcome, tmp_path)
+    rows = table(tmp_path / "timings.csv")
+    assert [(row["cpu_busy"], row["data_wait"]) for row in rows[:3]] == [("1.0", "0.1"), ("0.5", "0.05"), ("", "")]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["spent"]["usage"] == {"cpu_busy": 0.75, "data_wait": 0.075}
+    for path in written[0].iterdir():
+        if path.name not in ("timings.csv", "summary.json", "study.db"):
+            assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
 def test_best_setting_and_controls_are_readable_as_parameters(written: Any) -> None:
     folder, outcome, chosen, _ = written
     assert chosen.id == "t0000"

@@ -24,6 +24,7 @@ from pipeline.tune.ray.trainable import run_trial
 from pipeline.tune.ray.trial_spec import TrialSpec
 from pipeline.tune.schedulers.factory import make_scheduler
 
+CPU_USED = "system/process_cpu_utilization_percentage"
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
@@ -116,6 +117,7 @@ class Worker:
                 state=lambda e=epoch: {"epoch": e},
                 correct=lambda e=epoch: [True] * e + [False],
                 probabilities=lambda e=epoch: e,
+                usage={CPU_USED: 10.0 * epoch} if others["meter"] else {},
             )
 
     def _write(self, folder: Path, weights: Any, sidecar: Any, *, state: dict[str, Any]) -> None:
@@ -149,6 +151,20 @@ def test_trial_reports_every_epoch_with_its_metrics_and_checkpoint(worker: Worke
     assert last["failed"] is None
     assert all(report["checkpoint"] for report in worker.reports)
     assert worker.attempts == [{"accumulate": 1, "seed": 7, "from": 0, "fit": (1, 7)}]
+
+
+@pytest.mark.parametrize("every", [1, 9])  # with a checkpoint each, and with one at the end alone
+def test_what_an_epoch_used_is_reported_beside_its_metrics_and_in_no_checkpoint(worker: Worker, every: int) -> None:
+    worker.run(study=None, **{"search.checkpoint_every": every})
+    assert [report["usage"] for report in worker.reports] == [{CPU_USED: 10.0}, {CPU_USED: 20.0}, {CPU_USED: 30.0}]
+    assert not any(CPU_USED in report["metrics"] for report in worker.reports)
+    assert worker.newest is not None
+    assert "system/" not in (worker.newest / "sidecar").read_text()
+
+
+def test_without_system_metrics_nothing_is_measured(worker: Worker) -> None:
+    worker.run(**{"tracking.system_metrics": False})
+    assert [report["usage"] for report in worker.reports] == [{}, {}, {}]
 
 
 def test_checkpoints_have_the_weights_that_their_epoch_says_to_keep(worker: Worker) -> None:

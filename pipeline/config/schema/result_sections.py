@@ -151,6 +151,11 @@ class TrackingParams(Section):
         None, min_length=1, max_length=200, description="MLflow experiment; null: sar-search/ and the set's name."
     )
     attention_images: int = Field(4, ge=0, le=64, description="Validation images whose attention is logged.")
+    system_metrics: bool = Field(
+        True,
+        description="Whether it is measured what each epoch uses of CPU, memory and GPU, and how long it waits for "
+        "data; docs/performance.md.",
+    )
     on_finished: str | None = Field(
         None,
         min_length=1,

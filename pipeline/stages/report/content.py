@@ -44,6 +44,7 @@ from pipeline.stages.report.search_content import (
     search_curves,
     search_figures,
     trial_rows,
+    usage_rows,
 )
 from pipeline.stages.report.statistics import class_figure, class_rows, describe_analysis
 from pipeline.train.sidecar import read_sidecar
@@ -170,6 +171,7 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         command="make repro" if workspace.own is None else "sar-search compare --run, with this method among others",
         versions=versions(),
         cost=describe_cost(summary, retrained),
+        usage=usage_rows(summary, retrained),
         seconds=3600 * float(summary["spent"]["training_hours"]) + float(retrained["seconds"]),
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.artifacts.pareto_front import front_figure
+from pipeline.compute.usage_summary import MEMORY, SHARES
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.objective_axis import objective_axis
@@ -187,6 +188,18 @@ def describe_cost(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> W
     if spent["cost"] is not None:
         words.append(("search, money", f"{spent['cost']:.2f} at search.budget.price_per_gpu_hour"))
     return words
+
+
+def usage_rows(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What training used of the machine, a row for the search and one for retraining; none where it was not measured.
+    What was not measured of the one, as of the search of an earlier version, is None.
+    """
+    found = {"search": summary["spent"].get("usage"), "retraining": retrained.get("usage")}
+    return [
+        {"part": part, **{name: usage.get(name) for name in (*SHARES, *MEMORY)}}
+        for part, usage in found.items()
+        if usage
+    ]
 
 
 def plotted_trials(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:

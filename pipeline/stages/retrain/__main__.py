@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.artifacts.agreement import check_agreement
 from pipeline.artifacts.stage_results import BEST, BestConfig, describe_method, read_best, read_json
+from pipeline.compute.usage_summary import summarise_usage
 from pipeline.config import Params, load_params
 from pipeline.console.format import config_name
 from pipeline.data.prepared.prepared import open_prepared
@@ -32,7 +33,7 @@ from pipeline.stages.retrain.retrain_runs import (
     retrain_jobs,
     run_retraining,
 )
-from pipeline.stages.retrain.worker import ROLE, RetrainJob, seconds_in
+from pipeline.stages.retrain.worker import ROLE, RetrainJob, seconds_in, usage_in
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace
@@ -94,6 +95,8 @@ def main(workspace: Workspace) -> None:
         "to_register": jobs[0].name,
         "seeds": seeds,
     }
+    if usage := summarise_usage((seconds, used) for job in jobs for _, seconds, used in usage_in(job.folder)):
+        content["usage"] = usage
     if guided := sum(each.guide_seconds for each in of_parts):
         content["guide_seconds"] = round(guided, 1)
     if folds:

@@ -28,7 +28,7 @@ from pipeline.provenance.code_hash import code_hash, content_hash
 from pipeline.provenance.trace import versions
 from pipeline.provenance.weights_record import used_specs
 from pipeline.regularizers.plugin import plugin_hashes
-from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in
+from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, seconds_in, usage_in
 from pipeline.train.sidecar import SIDECAR, read_sidecar
 from pipeline.tune.ray.placement import open_runtime
 from pipeline.tune.task import Resources, RunSpec
@@ -207,8 +207,10 @@ def log_retraining(
     parent = search_run(workspace.state, fingerprint)
     runs = {}
     for job in jobs:
+        used = {epoch: usage for epoch, _, usage in usage_in(job.folder)}
         curves = [
-            (int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"}) for row in learning_curves(job.folder)
+            (int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"} | used.get(int(row["epoch"]), {}))
+            for row in learning_curves(job.folder)
         ]
         runs[job.name] = log_run(
             store,

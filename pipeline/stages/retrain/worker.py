@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pipeline.assembly import TrainingData, TrainingRun, WriteCheckpoint
 
 HISTORY = "history.json"
-"""A file beside a checkpoint: the time that it took, and where it was trained. It stays out of the checkpoint itself:
-the same model is the same files, wherever it was trained."""
+"""A file beside a checkpoint: the time that it took, what its epochs used of the machine, and where it was trained. It
+stays out of the checkpoint itself: the same model is the same files, wherever it was trained."""
 
 ROLE = "train+val"
 
@@ -110,6 +110,11 @@ def seconds_in(folder: Path) -> float:
     return seconds
 
 
+def usage_in(folder: Path) -> list[tuple[int, float, dict[str, float]]]:
+    """Of the run that a checkpoint is of, each epoch that was measured: its number, its seconds, and what it used."""
+    return [(row["epoch"], row["seconds"], row["usage"]) for row in _history_in(folder).get("usage", [])]
+
+
 def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingData", world: RankInfo | None) -> None:
     from pipeline.assembly import load_resume_state, train_resumable
 
@@ -131,6 +136,9 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
         own = {name: value for name, value in epoch.metrics.items() if name != "seconds"}
         curves.append({"epoch": epoch.number, **own})
         history["seconds"] += epoch.metrics["seconds"]
+        if epoch.usage:
+            measured = {"epoch": epoch.number, "seconds": epoch.metrics["seconds"], "usage": dict(epoch.usage)}
+            history.setdefault("usage", []).append(measured)
         if not due or (world is not None and world.rank != 0):
             return None
         said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE, "curves": list(curves)}

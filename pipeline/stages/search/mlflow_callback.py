@@ -92,7 +92,7 @@ class MlflowCallback(ClosedByStatus):
         self._log.start_trial(trial.id, run_name(trial), values, tags)
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
-        self._log.log_epoch(trial.id, epoch, trial.epochs[epoch])
+        self._log.log_epoch(trial.id, epoch, trial.epochs[epoch] | trial.usage.get(epoch, {}))
 
     def trial_paused(self, trial: TrialRecord) -> None:
         """Its run stays open: it may go on."""

@@ -74,12 +74,16 @@ class Journal:
         metrics: Mapping[str, float],
         node: str | None = None,
         scores: str | None = None,
+        usage: Mapping[str, float] | None = None,
     ) -> None:
-        """A finished epoch. scores: of the validation images, as `pack_scores` gives them, if they are known."""
+        """A finished epoch. scores: of the validation images, as `pack_scores` gives them, if they are known. usage: of
+        the machine, if it was measured.
+        """
         if scores is not None:
             self.scores.add(trial_id, epoch, scores)
-        where = {} if node is None else {"node": node}
-        self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | where)
+        more: dict[str, Any] = {} if node is None else {"node": node}
+        more |= {"usage": dict(usage)} if usage else {}
+        self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | more)
 
     def measured(self, trial_id: str, metrics: Mapping[str, float]) -> None:
         """What is known of a trial's network before it is trained."""

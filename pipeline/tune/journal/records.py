@@ -52,7 +52,8 @@ class TrialRecord:
     values: by dotted path. role: see above. study: the one that proposed it (see `pipeline.tune.study.studies`), else
     None. seed: of its training, None for `base.seed`. of: the id whose configuration a confirmation repeats.
 
-    epochs: metrics by epoch, counted from 1. checkpoint: the newest one's path. state: None while it has not ended.
+    epochs: metrics by epoch, counted from 1. usage: of the machine, by epoch, of those in which it was measured.
+    checkpoint: the newest one's path. state: None while it has not ended.
     busy_s: seconds for which a worker was taken by it. gpu_s: the same, times its share of a GPU. nodes: of a cluster
     that it has reported from, in this order. measured: of its network, by the metric's name, before any epoch.
 
@@ -78,6 +79,7 @@ class TrialRecord:
     paused: bool = False
     dropped: bool = False
     repeated: int = 0
+    usage: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @property
     def control(self) -> bool:
@@ -96,6 +98,11 @@ class TrialRecord:
     def seconds(self) -> float:
         """Time spent training."""
         return sum(metrics.get("seconds", 0.0) for metrics in self.epochs.values())
+
+    @property
+    def timed_usage(self) -> list[tuple[float, dict[str, float]]]:
+        """Seconds of each epoch that was measured, and what it used of the machine."""
+        return [(self.epochs[epoch].get("seconds", 0.0), usage) for epoch, usage in sorted(self.usage.items())]
 
     def metric(self, name: str) -> float:
         """The value at the last reported epoch, or what was measured before any; NaN if there is none."""
@@ -188,6 +195,8 @@ class SearchHistory:
         if kind == "epoch":
             epoch = int(event["epoch"])
             self.epochs += epoch not in trial.epochs
+            if epoch not in trial.epochs and (usage := event.get("usage")):
+                trial.usage[epoch] = dict(usage)
             trial.epochs.setdefault(epoch, dict(event["metrics"]))
             self.reports.append((name, epoch))
             if (node := event.get("node")) and trial.nodes[-1:] != [node]:

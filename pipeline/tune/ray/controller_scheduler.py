@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
-FLAT = "metrics/"
-"""How the keys of a report's metrics begin, as a scheduler gets it."""
+FLAT, FLAT_USAGE = "metrics/", "usage/"
+"""How the keys of a report's metrics, and of what it used, begin, as a scheduler gets it."""
 
 
 class ControllerScheduler(FIFOScheduler):
@@ -34,9 +34,12 @@ class ControllerScheduler(FIFOScheduler):
         if result["epoch"] == 0:
             return CONTINUE  # what it has measured of its network, before any epoch
         # Ray hands schedulers a report whose mappings are flattened, and callbacks the report as it was made.
-        metrics = {key.removeprefix(FLAT): value for key, value in result.items() if key.startswith(FLAT)}
+        metrics, usage = (
+            {key.removeprefix(flat): value for key, value in result.items() if key.startswith(flat)}
+            for flat in (FLAT, FLAT_USAGE)
+        )
         with self._callback.capture_fatal():
             decision = self._controller.report(
-                trial.config["trial"], result["epoch"], metrics, result.get("node"), result.get("scores")
+                trial.config["trial"], result["epoch"], metrics, result.get("node"), result.get("scores"), usage
             )
         return CONTINUE if decision is Decision.CONTINUE else STOP

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,15 +31,17 @@ from pipeline.tune.objectives.trial_metrics import measure_speed, score_attentio
 from pipeline.tune.ray.placement import locate_data
 from pipeline.tune.ray.trial_spec import TrialSpec
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
+
 
 def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
     """Train one configuration and report to Ray Tune.
 
     config: trial (id in the journal), study (its name, None outside of one), values (by dotted path), seed (None for
     base.seed), checkpoint (path to go on from, or None), measured (what earlier attempts found before their first
-    epoch). Each report has `epoch` (from 1), `objective`, `metrics` (all by name) and `failed`: None, or why the trial
-    cannot go on. Before the first epoch one may come with `measured`, by metric, and `infeasible`: None, or which
-    constraint the trial breaks, and so is not trained.
+    epoch). Each report has `epoch` (from 1), `objective`, `metrics` (all by name), `usage` (of the machine, by name),
+    and `failed`: None, or why the trial cannot go on. Before the first epoch one may come with `measured`, by metric,
+    and `infeasible`: None, or which constraint the trial breaks, and so is not trained.
     """
     torch.set_num_threads(task.threads)
     params = Params.model_validate(task.params).with_values(config["values"], where=f"trial {config['trial']}")
@@ -110,10 +113,10 @@ def _train(
             scores = _pack_scores(epoch, data, objectives, params)
         if not due:
             wait()  # reports are heard in the order of their epochs
-            _report(epoch.number, metrics, objectives.first, scores)
+            _report(epoch.number, metrics, objectives.first, scores, usage=epoch.usage)
             return None
         sidecar = {**run.sidecar, "metrics": metrics, "scores": scores, "values": dict(config["values"])}
-        return partial(_save_checkpoint, epoch.number, metrics, objectives.first, scores, sidecar)
+        return partial(_save_checkpoint, epoch.number, metrics, objectives.first, scores, epoch.usage, sidecar)
 
     # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
     decisive = rungs if config["study"] is not None else set()
@@ -136,13 +139,14 @@ def _save_checkpoint(
     metrics: Mapping[str, float],
     objective: str,
     scores: str | None,
+    usage: Mapping[str, float],
     sidecar: Mapping[str, Any],
     weights: nn.Module | Mapping[str, Tensor],
     state: Mapping[str, Any] | None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)
-        _report(epoch, metrics, objective, scores, tune.Checkpoint.from_directory(folder))
+        _report(epoch, metrics, objective, scores, tune.Checkpoint.from_directory(folder), usage)
 
 
 def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Mapping[str, Any]) -> bool:
@@ -160,13 +164,19 @@ def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives,
 
 
 def _report(
-    epoch: int, metrics: Mapping[str, float], objective: str, scores: str | None = None, checkpoint: Any = None
+    epoch: int,
+    metrics: Mapping[str, float],
+    objective: str,
+    scores: str | None = None,
+    checkpoint: Any = None,
+    usage: Mapping[str, float] = NOTHING,
 ) -> None:
     """objective: the first one, of which Ray is told more to be better."""
     report = {
         "epoch": epoch,
         "objective": maximise(objective, metrics[objective]),
         "metrics": dict(metrics),
+        "usage": dict(usage),
         "failed": None,
     }
     report["scores"] = scores

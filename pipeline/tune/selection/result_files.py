@@ -2,7 +2,8 @@
 
     trials.csv    a row a run: controls, trials (`control trial`: of the control's own study), confirmations
     curves.csv    a row an epoch of a trial
-    timings.csv   seconds by trial, apart from the rest so that the same search gives the same files
+    timings.csv   seconds by trial, and what it used of the machine, apart from the rest so that the same search gives
+                  the same files
     pareto.csv    the trials that ran in full, and the controls, by their objectives; `front`: on the Pareto front
     best.yaml     best configuration and controls, as parameters by dotted path; the parameters they were found with
     metrics.json  the few figures that `dvc metrics` shows
@@ -23,6 +24,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.compute.usage_summary import summarise_usage
 from pipeline.config import Params, parameters
 from pipeline.files.atomic import replace_file
 from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, VAL_ACCURACY, TrialRecord
@@ -75,6 +77,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
                 "training_seconds": round(trial.seconds, 2),
                 "worker_seconds": round(trial.busy_s, 2),
                 "gpu_seconds": round(trial.gpu_s, 2),
+                **summarise_usage(trial.timed_usage),
             }
             for trial in outcome.trials
         ],

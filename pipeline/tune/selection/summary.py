@@ -6,6 +6,7 @@ from typing import Any
 
 from scipy import stats
 
+from pipeline.compute.usage_summary import summarise_usage
 from pipeline.tune.budget import EPOCH_BUDGET, HOUR, Budget
 from pipeline.tune.journal.records import (
     COMPLETE,
@@ -134,14 +135,15 @@ def _values(objectives: Objectives, confirmed: ConfirmedResult) -> dict[str, Any
 
 
 def _spent(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    """Time by what it went into, that of guides included. A trial stopped early saves what its other epochs would have
-    taken.
+    """Time by what it went into, that of guides included, and what the epochs used of the machine, if it was measured.
+    A trial stopped early saves what its other epochs would have taken.
     """
     pace = _pace(outcome.trials)
     left = sum(task.params.train.epochs - t.last_epoch for t in outcome.trials if t.state == PRUNED)
     price = task.params.search.budget.price_per_gpu_hour
     guide_s, guide_gpu_s = task.guide_seconds
     gpu_s = outcome.spent.gpu_seconds + guide_gpu_s
+    usage = summarise_usage(each for trial in outcome.trials for each in trial.timed_usage)
     return {
         "hours": round((outcome.spent.seconds + guide_s) / HOUR, 4),
         "worker_hours": round((sum(trial.busy_s for trial in outcome.trials) + guide_s) / HOUR, 4),
@@ -150,6 +152,7 @@ def _spent(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
         "worker_hours_saved_by_stopping": round(left * pace / HOUR, 4),
         "gpu_hours": round(gpu_s / HOUR, 4),
         "cost": round(Budget(price_per_gpu_hour=price).price(gpu_s), 4) if price else None,
+        **({"usage": usage} if usage else {}),
     }
 
 
