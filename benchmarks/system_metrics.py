@@ -117,7 +117,7 @@ def main() -> None:
     logged = log_alone()
     further = statistics.median(on - off for on, off in zip(logged[ON].times, logged[OFF].times, strict=True))
     print(
-        f"Logging an epoch, processor time of the driver: {logged[OFF]} without, {logged[ON]} with; the further metrics "
+        f"Logging an epoch, processor time of the driver: {logged[OFF]} without, {logged[ON]} with; the others "
         f"{further:.2f} ms, {100 * further / whole:.2f} % of an epoch."
     )
     verdict = "within" if (alone + further) / whole <= MOST else "above"

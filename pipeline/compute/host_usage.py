@@ -39,7 +39,7 @@ def cpu_times() -> CpuTimes:
     """What the kernel has counted until now."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = time.process_time() + children.ru_utime + children.ru_stime
-    machine = _told(psutil.cpu_times)
+    machine = _ask_kernel(psutil.cpu_times)
     if machine is None:
         return CpuTimes(time.perf_counter(), process, None)
     # Time of guests is within that of users.
@@ -65,14 +65,14 @@ def cpu_usage(since: CpuTimes, cores: int) -> dict[str, float]:
 def memory_usage() -> dict[str, float]:
     """By name, now."""
     usage = {}
-    if (own := _told(lambda: psutil.Process().memory_info())) is not None:
+    if (own := _ask_kernel(lambda: psutil.Process().memory_info())) is not None:
         usage[PROCESS_MEMORY] = own.rss / MEGABYTE
-    if (machine := _told(psutil.virtual_memory)) is not None:
+    if (machine := _ask_kernel(psutil.virtual_memory)) is not None:
         usage[MACHINE_MEMORY] = 100 * machine.used / machine.total
     return usage
 
 
-def _told(ask: Callable[[], Any]) -> Any:
+def _ask_kernel(ask: Callable[[], Any]) -> Any:
     """An answer; None where there is none: what is measured beside training must not end it."""
     try:
         return ask()

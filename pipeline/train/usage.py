@@ -112,13 +112,13 @@ class _GpuWait:
         self._milliseconds = 0.0
 
     def mark(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
 
     def add(self, began: torch.cuda.Event, ended: torch.cuda.Event) -> None:
         self._spans.append((began, ended))
-        while self._spans[0][1].query():
+        while self._spans[0][1].query():  # type: ignore[no-untyped-call]
             self._take()
             if not self._spans:
                 return

@@ -33,6 +33,9 @@ TOP_LEVEL = (
 WHOLE = ("search/metrics.json", "evaluate/metrics.json")
 """Files of which all keys are public: `dvc metrics` and `dvc exp` show them by dotted path."""
 
+OF_GPUS = ("gpu_busy", "gpu_memory_mb", "system/gpu_")
+"""Names, and beginnings of names, that are there only where a GPU trains."""
+
 SET_BY_MLFLOW = ("mlflow.source.", "mlflow.user", "mlflow.runName", "mlflow.log-model.", "mlflow.artifact")
 """Beginnings of tags that MLflow sets by itself."""
 
@@ -82,7 +85,7 @@ def names_of_run(root: Path) -> Names:
 
 def _columns(path: Path) -> list[str]:
     with path.open(newline="", encoding="utf-8") as file:
-        return sorted(next(csv.reader(file), []))
+        return sorted(name for name in next(csv.reader(file), []) if name not in OF_GPUS)
 
 
 def _content(path: Path) -> Any:
@@ -108,7 +111,8 @@ def _names_in_mlflow(uri: str) -> Names:
     names: Names = {}
     for kind, runs in by_kind.items():
         names[f"MLflow {kind} run, tags"] = _ours({tag for run in runs for tag in run.data.tags})
-        names[f"MLflow {kind} run, metrics"] = sorted({metric for run in runs for metric in run.data.metrics})
+        metrics = {metric for run in runs for metric in run.data.metrics}
+        names[f"MLflow {kind} run, metrics"] = sorted(name for name in metrics if not name.startswith(OF_GPUS))
         names[f"MLflow {kind} run, params"] = sorted({param for run in runs for param in run.data.params})
     for version in client.search_model_versions():
         names["registered version, tags"] = _ours(version.tags)
