@@ -131,5 +131,3 @@ def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, Any], state:
         save_checkpoint(save, model, sidecar, state=state)
     except OSError as error:
         raise UserError(f"--save: {save}: cannot be written ({error.strerror or error}).") from None
-    if said := describe_usage(summarise_usage(used)):
-        yield f"used: {said}"
