@@ -59,7 +59,7 @@ for path in pathlib.Path(sys.executable).parent.iterdir():
         path.write_bytes(re.sub(old, lambda _: head.encode(), content, count=1))
 endef
 
-.PHONY: cluster-up cluster-repro cluster-status cluster-down environment other-place
+.PHONY: cluster-up cluster-repro cluster-status cluster-stop cluster-logs cluster-down environment other-place
 .PHONY: help repro check test test-oldest test-slow lint ui dashboard bench clean lock
 
 help: ## say what each command does
@@ -101,6 +101,12 @@ cluster-repro: $(READY) ## run the pipeline on it, and bring the results back
 
 cluster-status: $(READY) ## say what it consists of and how its run stands
 	@sar-search cluster status $(CLUSTER)
+
+cluster-stop: $(READY) ## interrupt its run, as Ctrl-C would; cluster-repro goes on with it
+	@sar-search cluster stop $(CLUSTER)
+
+cluster-logs: $(READY) ## print all that its run has said
+	@sar-search cluster logs $(CLUSTER)
 
 cluster-down: $(READY) ## take it down, whatever runs on it, and look whether anything is left
 	@sar-search cluster down $(CLUSTER)

@@ -364,6 +364,30 @@ def cluster_status(name: str) -> None:
         click.echo(line)
 
 
+@cluster.command(name="stop")
+@click.argument("name")
+def cluster_stop(name: str) -> None:
+    """Interrupt the run on the head, as Ctrl-C would where it runs. `cluster repro` goes on with it."""
+    from pipeline.cluster.launch.cluster_files import open_cluster
+    from pipeline.cluster.launch.launcher import ask_job
+    from pipeline.workspace import find_workspace
+
+    for line in ask_job(open_cluster(find_workspace(), name), "stop"):
+        click.echo(line)
+
+
+@cluster.command(name="logs")
+@click.argument("name")
+def cluster_logs(name: str) -> None:
+    """Print everything that the newest run has said so far. `cluster repro` follows it."""
+    from pipeline.cluster.launch.cluster_files import open_cluster
+    from pipeline.cluster.launch.launcher import ask_job
+    from pipeline.workspace import find_workspace
+
+    for line in ask_job(open_cluster(find_workspace(), name), "logs"):
+        click.echo(line)
+
+
 @cluster.command(name="down")
 @click.argument("name")
 def cluster_down(name: str) -> None:

@@ -8,7 +8,21 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster.launch.cluster_files import open_cluster
-from pipeline.cluster.launch.launcher import STATUS, _archive, _start_command, _state_command
+from pipeline.cluster.launch.launcher import (
+    BEGINS,
+    HANDED,
+    JOB,
+    KILLED,
+    LOST,
+    NONE,
+    RUNS,
+    STATE,
+    STOPPED,
+    SUCCEEDED,
+    _archive,
+    _submit_command,
+    state_of,
+)
 from pipeline.errors import UserError
 from pipeline.workspace import Workspace
 
@@ -56,24 +70,75 @@ def test_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_run_on_the_head_outlives_its_shell_gets_its_arguments_and_leaves_its_status(tmp_path: Path) -> None:
-    stub = tmp_path / "bin" / "python"
-    stub.parent.mkdir()
-    stub.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\nexit 3\n')
-    stub.chmod(0o755)
-    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ("none", NONE),
+        ("lost", LOST),
+        ("PENDING None", RUNS),
+        ("RUNNING None", RUNS),
+        ("SUCCEEDED 0", SUCCEEDED),
+        ("FAILED 3", "ended with status 3"),
+        ("FAILED -9", KILLED),
+        ("FAILED None", KILLED),
+        ("STOPPED None", STOPPED),
+        ("", KILLED),
+    ],
+)
+def test_what_ray_says_of_a_job_is_told_in_words(said: str, state: str) -> None:
+    assert state_of(said) == state
 
-    def say(command: str) -> str:
-        return subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
 
-    assert say(_state_command()) == "none"
-    say(_start_command(["--force", "it's $HOME"]))
-    say(f"until [ -s {STATUS} ]; do sleep 0.05; done")
-    assert say(_state_command()) == "ended with status 3"
-    log = (tmp_path / "state" / "cluster-repro.log").read_text()
-    assert log.splitlines() == ["<-m>", "<pipeline.cli>", "<repro>", "<--force>", "<it's $HOME>"]
+class Head:
+    """A home with ~/sar-search, whose Ray takes a job and runs it at once, and whose Python says its arguments."""
+
+    def __init__(self, home: Path, ray: str) -> None:
+        self.home, self.checkout = home, home / "sar-search"
+        programs = self.checkout / ".venv" / "bin"
+        programs.mkdir(parents=True)
+        for name, text in {
+            "ray": ray,
+            "python": 'for word in "$@"; do echo "<$word>"; done; echo "${KEY:-no key}"',
+        }.items():
+            (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+            (programs / name).chmod(0o755)
+        self.environment = os.environ | {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def say(self, command: str, status: int = 0) -> list[str]:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.checkout, env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == status, done.stderr
+        return done.stdout.splitlines()
+
+
+def test_job_gets_its_arguments_and_what_was_handed_to_it_which_is_then_gone(tmp_path: Path) -> None:
+    # Ray has what stands after -- run by a shell, each word as it is.
+    head = Head(tmp_path, 'echo "${*:1:5}"; while [ "$1" != -- ]; do shift; done; shift; sh -c "$(printf "%q " "$@")"')
+    handed = Path(HANDED.replace("~", str(tmp_path)))
+    handed.write_text("export KEY='a secret'\n")
+    said = head.say(_submit_command(["--force", "it's $HOME"]))
+    job = (head.checkout / JOB).read_text().strip()
+    assert said[0] == f"job submit --no-wait --submission-id {job}"
+    assert said[1:] == [BEGINS, "<-m>", "<pipeline.cli>", "<repro>", "<--force>", "<it's $HOME>", "a secret"]
+    assert not handed.exists()
+
+
+def test_what_was_handed_is_gone_too_where_ray_takes_no_job(tmp_path: Path) -> None:
+    head = Head(tmp_path, "echo nothing listens; exit 1")
+    handed = Path(HANDED.replace("~", str(tmp_path)))
+    handed.touch()
+    assert head.say(_submit_command([]), status=1)[-1] == "is Ray running there? `cluster up` starts it"
+    assert not handed.exists()
+
+
+def test_state_of_a_head_without_a_run_and_of_one_whose_ray_is_gone(tmp_path: Path) -> None:
+    head = Head(tmp_path, "")
+    assert head.say(STATE) == ["none"]
+    (head.checkout / JOB).parent.mkdir()
+    (head.checkout / JOB).write_text("sar-search-1\n")
+    (head.checkout / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho it cannot be reached >&2; exit 1\n")
+    assert head.say(STATE) == ["lost"]
 
 
 def test_file_that_is_no_clusters_is_told(tmp_path: Path) -> None:

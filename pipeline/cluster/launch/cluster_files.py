@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ FOLDER = "~/sar-search"
 
 MARK = "-- sar-search: from the head --"
 """What the head says after this line is ours; the launcher's own words come before."""
+
+IN_PLACE = f"cd {FOLDER} && export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$PWD/.venv/bin:$PATH || exit 1; "
+IN_PLACE += "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265; "
+"""Before a command on the head: the checkout, its environment, and how its Ray and its job server are found."""
 
 LAUNCHERS_OWN = re.compile(r"Shared connection to .* closed\.")
 """What ssh says at the end of every command that the launcher runs."""
@@ -104,12 +109,14 @@ def run_on_each(cluster: Cluster, addresses: Sequence[str], command: str) -> dic
         return dict(zip(addresses, pool.map(ask, addresses), strict=True))
 
 
-def head_process(cluster: Cluster, command: str) -> "subprocess.Popen[str]":
-    """Start a shell command in the head's checkout; what it says comes after a line that is `MARK`."""
-    in_place = f"cd {FOLDER} && export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$PWD/.venv/bin:$PATH || exit 1; "
-    whole = f"echo '{MARK}'; {in_place}{command}"
-    return subprocess.Popen(
-        [launcher(), "exec", str(cluster.file), whole],
+def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
+    """What the head says to a shell command in its checkout, line by line as it comes.
+
+    Raises:
+        UserError: it could not be run there, or the connection was lost.
+    """
+    process = subprocess.Popen(
+        [launcher(), "exec", str(cluster.file), f"echo '{MARK}'; {IN_PLACE}{command}"],
         cwd=cluster.root,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -117,21 +124,15 @@ def head_process(cluster: Cluster, command: str) -> "subprocess.Popen[str]":
         text=True,
         errors="replace",
     )
-
-
-def run_on_head(cluster: Cluster, command: str) -> list[str]:
-    """What the head says to a command.
-
-    Raises:
-        UserError: it could not be run there.
-    """
-    process = head_process(cluster, command)
-    said, _ = process.communicate()
-    before, mark, after = said.rpartition(f"{MARK}\n")
-    if process.returncode or not mark:
-        words = " ".join((after or before).split())[-600:]
-        raise UserError(f"{cluster.file.name}: the head could not do it: {words}")
-    return [line for line in after.splitlines() if not LAUNCHERS_OWN.match(line)]
+    assert process.stdout is not None
+    ours, last = False, deque[str](maxlen=12)
+    for line in process.stdout:
+        last.append(line.rstrip("\r\n"))
+        if ours and not LAUNCHERS_OWN.match(line):
+            yield last[-1]
+        ours = ours or last[-1] == MARK
+    if process.wait() or not ours:
+        raise UserError(f"{cluster.file.name}: the head could not do it: {' '.join(' '.join(last).split())[-600:]}")
 
 
 def copy_by_launcher(cluster: Cluster, way: str, source: str, target: str) -> None:

@@ -1,8 +1,9 @@
 """A cluster by `ray up`: started, used and taken down from the machine that you type on.
 
 The cluster's file is `docker/ray-<name>.yaml`, or any path. Everything goes through Ray's own launcher, which knows
-how to reach each provider's machines. The run itself lives on the head, in a session of its own: it outlives the
-connection, and `cluster repro` typed again watches the one that runs, or goes on with one that has ended.
+how to reach each provider's machines. The run itself is a job of Ray's on the head: it outlives the connection, and
+`cluster repro` typed again watches the one that runs, or goes on with one that has ended. Ray's job server listens on
+the head's loopback, so it is asked there, by `ray job`.
 """
 
 import re
@@ -13,28 +14,47 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.cluster.launch.cluster_files import (
     FOLDER,
-    LAUNCHERS_OWN,
-    MARK,
     Cluster,
     copy_by_launcher,
-    head_process,
+    head_lines,
     launcher,
     run_launcher,
     run_on_each,
-    run_on_head,
 )
 from pipeline.cluster.storage import worker_environment
 from pipeline.config import load_params
 from pipeline.errors import UserError, join_lines
 from pipeline.provenance.git import run_git
 
-LOG, PID, STATUS = (f"state/cluster-repro.{name}" for name in ("log", "pid", "status"))
-"""On the head: what the run says, its process, and, once it has ended, its exit status."""
+JOB = "state/cluster-repro.job"
+"""On the head: what Ray calls the newest run, by which its job server is asked."""
+
+BEGINS = "-- sar-search: the run --"
+"""What a run says first; before it are Ray's own words."""
+
+ASK = "import sys, ray.job_submission as jobs; job = jobs.JobSubmissionClient().get_job_info(sys.argv[1]); "
+ASK += "print(job.status.value, job.driver_exit_code)"
+STATE = (
+    f"if [ ! -s {JOB} ]; then echo none; else python -c '{ASK}' $(cat {JOB}) 2>/dev/null || "
+    # The server may be down and the run alive. The letter in brackets keeps this command from being found.
+    "{ pgrep -u $(id -u) -f '[p]ipeline.cli repro' >/dev/null && echo RUNNING None; } || echo lost; fi"
+)
+"""On the head: says the newest run's status and exit status."""
+
+FOLLOW = f"ray job logs --follow --log-style pretty --log-color false $(cat {JOB}) 2>/dev/null | "
+FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
+"""On the head: says the newest run's lines from its first one on, as they come, without Ray's before and after them."""
+
+STOPS = '{"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "90"}}'
+"""Have Ray end a run as Ctrl-C would, and kill it only if it is still there after so many seconds."""
+
+NONE, RUNS, STOPPED, SUCCEEDED = "none", "runs", "was stopped", "ended with status 0"
+KILLED, LOST = "was killed", "not known to the Ray that is there"
 
 HANDED = "~/.sar-search-handed"
 """On the head, until the run has read it: the variables that lead to the bucket of search.cluster.storage."""
@@ -62,8 +82,8 @@ NODES_S = 300
 FENCE = "sar_search"
 """The table of nft that docker/fence.sh makes."""
 
-KILLED = -1
-"""In place of an exit status: the run has left none."""
+LOST_MOST = 5
+"""Times in a row that the head may be out of reach while its run is watched."""
 
 
 def up(cluster: Cluster) -> Iterator[str]:
@@ -73,7 +93,10 @@ def up(cluster: Cluster) -> Iterator[str]:
         UserError: a machine cannot be reached, a run is there, Ray's launcher fails, or a worker does not join.
     """
     check_reachable(cluster)
-    if _runs(cluster):
+    state = NONE  # also where there is no head yet
+    with suppress(UserError):
+        state = _state(cluster)
+    if state == RUNS:
         raise UserError("a run is on this cluster, and starting Ray anew would end it: watch it by `cluster repro`.")
     if run_launcher([launcher(), "get-auth-token", "--generate"], cluster).returncode:
         raise UserError("~/.ray/auth_token: cannot be made, and a cluster without a token is open to everyone.")
@@ -96,24 +119,32 @@ def repro(cluster: Cluster, arguments: Sequence[str]) -> Iterator[str]:
     Raises:
         UserError: the head cannot be reached, or the run failed; what it left stays on the head.
     """
-    state = run_on_head(cluster, _state_command())
-    if state[-1:] != ["runs"]:
+    if _state(cluster) == RUNS:
+        yield "a run is there already; this watches it"
+    else:
         _send_checkout(cluster)
         _send_data(cluster)
-        run_on_head(cluster, _start_command(arguments))
-    else:
-        yield "a run is there already; this watches it"
-    status = yield from _watch(cluster)
-    if status == KILLED:
+        _do(cluster, _submit_command(arguments))
+    state = yield from _watch(cluster)
+    if state in (KILLED, LOST):
         raise UserError(
             "the run on the head was killed: the head was lost, or its memory full. `cluster up` starts Ray anew; the "
             "same command then goes on from what the head's disk has kept."
         )
-    if status != 0:
-        raise UserError(
-            f"the run on the head ended with status {status}. Mend what it says, and type the same again to go on."
-        )
+    if state != SUCCEEDED:
+        raise UserError(f"the run on the head {state}. Mend what it says, and type the same again to go on.")
     yield f"brought back: {', '.join(_fetch_results(cluster))}"
+
+
+def ask_job(cluster: Cluster, command: str) -> Iterator[str]:
+    """Yield what `ray job` says of the newest run. command: `logs`, or `stop`, which ends it as Ctrl-C would.
+
+    Raises:
+        UserError: there is none, or the head cannot be reached.
+    """
+    yield from head_lines(
+        cluster, f"[ -s {JOB} ] || {{ echo no run was started; exit 1; }}; ray job {command} $(cat {JOB})"
+    )
 
 
 def status(cluster: Cluster) -> Iterator[str]:
@@ -123,9 +154,8 @@ def status(cluster: Cluster) -> Iterator[str]:
         UserError: the head cannot be reached.
     """
     yield from _nodes(cluster) or ["no node answers"]
-    state = run_on_head(cluster, _state_command())
-    yield f"run: {state[-1] if state else 'none'}"
-    yield from run_on_head(cluster, f"tail -n 5 {LOG} 2>/dev/null || true")
+    yield f"run: {_state(cluster)}"
+    yield from head_lines(cluster, f"ray job logs $(cat {JOB}) 2>/dev/null | tail -n 5")
 
 
 def down(cluster: Cluster) -> Iterator[str]:
@@ -157,7 +187,7 @@ def check_reachable(cluster: Cluster) -> None:
         UserError: those that do not, a line each.
     """
     needs = (
-        "for tool in rsync make git pgrep setsid; do command -v $tool >/dev/null || echo it has no $tool; done; "
+        "for tool in rsync make git pgrep; do command -v $tool >/dev/null || echo it has no $tool; done; "
         f"test -x {FOLDER}/.venv/bin/python || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' "
         "|| echo it has no Python 3.11 or newer"
     )
@@ -192,37 +222,42 @@ def print_nodes() -> None:
 
 def _nodes(cluster: Cluster) -> list[str]:
     try:
-        return run_on_head(
-            cluster, "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'"
-        )
+        return _do(cluster, "python -c 'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()'")
     except UserError:
         return []
 
 
-def _runs(cluster: Cluster) -> bool:
-    """Whether a run is at work; not where there is no head yet."""
-    try:
-        return run_on_head(cluster, _state_command())[-1:] == ["runs"]
-    except UserError:
-        return False
+def _do(cluster: Cluster, command: str) -> list[str]:
+    return list(head_lines(cluster, command))
 
 
-def _state_command() -> str:
-    """Says `runs`, `ended with status N`, or `none`."""
+def _state(cluster: Cluster) -> str:
+    return state_of(" ".join(_do(cluster, STATE)[-1:]))
+
+
+def state_of(said: str) -> str:
+    """How a run stands, of what `STATE` says."""
+    match said.split():
+        case ["none"]:
+            return NONE
+        case ["lost"]:
+            return LOST
+        case ["PENDING" | "RUNNING", _]:
+            return RUNS
+        case ["STOPPED", _]:
+            return STOPPED
+        case ["SUCCEEDED" | "FAILED", code] if code.isdecimal():
+            return f"ended with status {code}"
+    return KILLED  # by a signal, and has no exit status of its own
+
+
+def _submit_command(arguments: Sequence[str]) -> str:
+    run = f"cd {FOLDER} && {{ [ ! -f {HANDED} ] || {{ . {HANDED}; rm -f {HANDED}; }}; }} && echo '{BEGINS}' && "
+    run += f"exec .venv/bin/python -m pipeline.cli repro {shlex.join(arguments)}"
     return (
-        f"if [ -f {STATUS} ]; then echo ended with status $(cat {STATUS}); "
-        f"elif [ -f {PID} ] && kill -0 $(cat {PID}) 2>/dev/null; then echo runs; "
-        f"elif [ -f {PID} ]; then echo was killed; else echo none; fi"
-    )
-
-
-def _start_command(arguments: Sequence[str]) -> str:
-    run = f"[ ! -f {HANDED} ] || {{ . {HANDED}; rm -f {HANDED}; }}; echo $$ > {PID}; "
-    run += f"python -m pipeline.cli repro {shlex.join(arguments)}; echo $? > {STATUS}"
-    return (
-        f"mkdir -p state && rm -f {STATUS} {PID} {LOG} && touch {LOG} && "
-        f"(setsid nohup bash -c {shlex.quote(run)} > {LOG} 2>&1 < /dev/null &) && "
-        f"until [ -s {PID} ]; do sleep 0.2; done"
+        f"mkdir -p state && echo sar-search-$(date +%s) > {JOB} && ray job submit --no-wait "
+        f"--submission-id $(cat {JOB}) --runtime-env-json {shlex.quote(STOPS)} -- bash -c {shlex.quote(run)} "
+        f"|| {{ rm -f {HANDED}; echo 'is Ray running there? `cluster up` starts it'; false; }}"
     )
 
 
@@ -239,44 +274,33 @@ def _send_data(cluster: Cluster) -> None:
 
 
 def _stop_command() -> str:
-    """Ends the run and Ray, and says what is left of either."""
+    """Ends Ray, and with it the run, and says what is left of either."""
     return (
-        f"cd {FOLDER} 2>/dev/null || exit 0; "
-        # What it has done is in the search's journal, so it may be ended at any moment. In the background of a shell it
-        # does not hear interruptions.
-        f"if [ -f {PID} ] && [ ! -f {STATUS} ]; then run=$(cat {PID}); pkill -TERM -s $run; fi; "
-        ".venv/bin/ray stop --force >/dev/null 2>&1; docker/fence.sh down >/dev/null 2>&1; sleep 1; "
-        'if [ -n "$run" ]; then pkill -KILL -s $run; sleep 1; fi; '
+        f"cd {FOLDER} 2>/dev/null || exit 0; .venv/bin/ray stop --force >/dev/null 2>&1; "
+        # A job ends within a second after its Ray. What it has done is in the search's journal.
+        "docker/fence.sh down >/dev/null 2>&1; sleep 3; "
         # The letters in brackets keep this command itself from being found.
         "pgrep -u $(id -u) -l -f '[r]aylet/raylet|[g]cs_server|[r]ay/dashboard|[p]ipeline.stages' | cut -c 1-60"
     )
 
 
-def _watch(cluster: Cluster) -> Generator[str, None, int]:
-    """Yield the run's lines as they come, also over lost connections, and return its status."""
+def _watch(cluster: Cluster) -> Generator[str, None, str]:
+    """Yield the run's lines as they come, also over lost connections, and return its state."""
     seen, lost = 0, 0
     while True:
-        follow = f"tail -n +{seen + 1} -f {LOG} & tail=$!; while [ ! -f {STATUS} ] && kill -0 $(cat {PID}); "
-        follow += "do sleep 1; done; sleep 1; kill $tail"
-        follow = f"{{ {follow}; }} 2>/dev/null"
-        process, ours = head_process(cluster, follow), False
-        assert process.stdout is not None
-        for line in process.stdout:
-            if ours and not LAUNCHERS_OWN.match(line):
-                seen += 1
-                yield line.rstrip("\r\n")
-            ours = ours or line.rstrip("\r\n") == MARK
-        process.wait()
         try:
-            state = run_on_head(cluster, _state_command())[-1]
+            for number, line in enumerate(head_lines(cluster, FOLLOW)):
+                if number >= seen:
+                    yield line
+                seen = max(seen, number + 1)
+            if (state := _state(cluster)) != RUNS:
+                return state
+            lost = 0
         except UserError:
             lost += 1
-            if lost > 5:
+            if lost > LOST_MOST:
                 raise
-            time.sleep(10)
-            continue
-        if state != "runs":
-            return int(state.rpartition(" ")[2]) if state.startswith("ended") else KILLED
+        time.sleep(10)
 
 
 def _send_checkout(cluster: Cluster) -> None:
@@ -284,7 +308,7 @@ def _send_checkout(cluster: Cluster) -> None:
     with _archive(cluster.root) as archive:
         copy_by_launcher(cluster, "rsync-up", str(archive), "~/sar-search.tar")
     kept = " ".join(f"--exclude=/{name}" for name in STAYS)
-    run_on_head(
+    _do(
         cluster,
         "rm -rf ~/sar-search.new && mkdir ~/sar-search.new && tar -xf ~/sar-search.tar -C ~/sar-search.new && "
         f"rsync -a --delete {kept} ~/sar-search.new/ {FOLDER}/ && "
@@ -318,7 +342,7 @@ def _archive(root: Path) -> Iterator[Path]:
 def _fetch_results(cluster: Cluster) -> list[str]:
     """Put what the run left in place of what is here, each folder whole or not at all. Returns what there was."""
     # Given targets, the run has made a part of these alone.
-    back = run_on_head(cluster, f"tar -cvf ~/sar-search-back.tar $(ls -d {' '.join(BACK)} 2>/dev/null)")
+    back = _do(cluster, f"tar -cvf ~/sar-search-back.tar $(ls -d {' '.join(BACK)} 2>/dev/null)")
     there = [name for name in BACK if any(line.rstrip("/") == name for line in back)]
     with tempfile.TemporaryDirectory(dir=cluster.root, prefix=".cluster-") as folder:
         path = Path(folder) / "back.tar"
@@ -330,5 +354,5 @@ def _fetch_results(cluster: Cluster) -> list[str]:
             if here.is_dir():
                 shutil.rmtree(here)
             (Path(folder) / name).replace(here)
-    run_on_head(cluster, "rm -f ~/sar-search-back.tar")
+    _do(cluster, "rm -f ~/sar-search-back.tar")
     return there
