@@ -6,6 +6,7 @@ The cluster's file is docker/ray-onprem.yaml with nothing but addresses, user an
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from support.checkout import TINY, Checkout
 from support.hosts import Hosts, what_lacks
+from support.journal_events import check_none_is_set_back
 from support.services import BUCKET, S3_KEYS, s3_store
 
 from pipeline.cluster.launch.launcher import HANDED
@@ -219,6 +221,36 @@ def test_what_is_wrong_with_hosts_is_told_for_each_before_any_trial(bed: Bed, st
     assert not any(event["event"] == "started" for event in bed.events())
 
 
+def test_run_outlives_its_connection_keeps_ray_from_being_started_anew_and_is_stopped(bed: Bed, started: str) -> None:
+    bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
+    bed.checkout.set({"search.trials": 1, "train.epochs": 40})
+    run = bed.cluster("repro", "onprem", "search")
+    try:
+        bed.until(
+            lambda: any(e["event"] == "checkpoint" for e in bed.events()) or run.poll() is not None, "a checkpoint"
+        )
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    again = bed.cluster("up", "onprem")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 2
+    assert "a run is on this cluster" in said
+    assert "run: runs" in bed.done("status", "onprem")
+    assert "checking the parameters" in bed.done("logs", "onprem")
+    watching = bed.cluster("repro", "onprem", "search")
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("a run is there already")
+    bed.done("stop", "onprem")
+    said, _ = watching.communicate(timeout=300)
+    assert watching.returncode == 2, said[-4000:]
+    assert "interrupted; what had finished is kept" in said, "it was killed"
+    assert "the run on the head was stopped" in said
+    assert "run: was stopped" in bed.done("status", "onprem")
+    assert bed.hosts.run(1, "pgrep -f '[p]ipeline.cli repro'").returncode == 1
+    assert [event["event"] for event in bed.events()].count("ended") < 3, "the search was over before it was stopped"
+
+
 def test_run_goes_on_when_the_head_was_lost(bed: Bed, started: str) -> None:
     """Everything that runs on the head dies at once, as when it is switched off and on; its disk stays."""
     bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
@@ -244,7 +276,7 @@ def test_run_goes_on_when_the_head_was_lost(bed: Bed, started: str) -> None:
     assert [event["event"] for event in events].count("session") == 2
     ended = {event["trial"]: event["state"] for event in events if event["event"] == "ended"}
     assert ended == dict.fromkeys(["baseline", "paper", "t0000"], "complete")
-    _check_none_is_set_back(events)
+    check_none_is_set_back(events)
     bed.checkout.set({name: SETTINGS[name] for name in ("search.trials", "train.epochs")})
 
 
@@ -274,23 +306,10 @@ def test_search_goes_on_though_a_host_dies_and_another_is_cut_off_and_healed(bed
     assert set(ended.values()) == {"complete"}
     assert bed.nodes() == {bed.hosts.address(number) for number in bed.hosts.numbers}
     assert bed.hosts.address(3) not in bed.nodes(since=began + 60)
-    _check_none_is_set_back(events)
+    check_none_is_set_back(events)
     summary = json.loads((bed.checkout.root / "results" / "search" / "summary.json").read_text())
     assert summary["trials"]["complete"] == 4
     assert "search" in read_yaml(bed.checkout.root / "dvc.lock")["stages"]
-
-
-def _check_none_is_set_back(events: list[dict[str, Any]]) -> None:
-    """No trial trained an epoch again of which it had a checkpoint."""
-    reached: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for event in events:
-        if event["event"] == "epoch":
-            name = event["trial"]
-            assert event["epoch"] > reached.get(name, 0), f"{name} was set back behind its checkpoint"
-            last[name] = event["epoch"]
-        elif event["event"] == "checkpoint":
-            reached[event["trial"]] = last[event["trial"]]
 
 
 def test_down_leaves_nothing_running(bed: Bed, started: str) -> None:
