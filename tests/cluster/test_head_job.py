@@ -1,6 +1,7 @@
 """The run on a head as a job of Ray's own server: submitted, followed, stopped, and lost with its Ray."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -17,7 +18,7 @@ from mlflow_server import free_port
 from pipeline.cluster.launch.cluster_files import IN_PLACE
 from pipeline.cluster.launch.launcher import FOLLOW, JOB, KILLED, LOST, RUNS, STATE, STOPPED, _submit_command, state_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150)]
 
 RUN = """#!{python}
 # Stands in for the head's Python: the pipeline is a few lines, everything else is this environment's own Python.
@@ -63,7 +64,12 @@ class Head:
         with (self.home / "ray.log").open("wb") as log:
             self.ray = subprocess.Popen(
                 command,
-                env=self.environment | {"RAY_AUTH_MODE": "token", "RAY_enable_metrics_collection": "0"},
+                env=self.environment
+                | {
+                    "RAY_AUTH_MODE": "token",
+                    "RAY_enable_metrics_collection": "0",
+                    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+                },
                 cwd=self.home,
                 stdout=log,
                 stderr=log,
@@ -115,7 +121,7 @@ def head() -> Iterator[Head]:
 def test_run_that_fails_is_followed_to_its_end_and_leaves_its_status(head: Head) -> None:
     head.submit("fail", "it's")
     _, said = head.do(FOLLOW)
-    assert said[0].startswith("first ['fail', \"it's\"] 127.0.0.1:")
+    assert re.match(r"first \['fail', \"it's\"\] [0-9.]+:[0-9]+$", said[0])
     assert said[1:3] == ["", "after an empty line"]
     assert "".join(said[3:]) == ""
     assert head.state() == "ended with status 3"
@@ -140,7 +146,7 @@ def test_run_goes_on_without_whoever_follows_it_and_is_stopped_as_by_ctrl_c(head
     assert status == 0
     assert head.state() == STOPPED
     _, said = head.do(FOLLOW)
-    assert said[3].startswith("interrupted"), "it was killed, and not interrupted"
+    assert any(line.startswith("interrupted") for line in said), "it was killed, and not interrupted"
     _, whole = head.do(f"ray job logs $(cat {JOB})")
     assert "after an empty line" in whole
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from support.hosts import Hosts
@@ -32,7 +33,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PreemptParameters=send_user_signal
+SlurmctldParameters=preempt_send_user_signal
 SlurmdParameters=config_overrides
 ReturnToService=2
 {nodes}
@@ -74,19 +75,26 @@ class Slurm:
         ]
         with (self.folder / "munged.out").open("wb") as out:
             self._munge = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        self._wait_for(Path(files["socket"]).exists, "munged.out")
         nodes = [f"NodeName=sar{i} NodeAddr={self.hosts.address(i)} CPUs=2 RealMemory=2000" for i in self.hosts.numbers]
         self.conf.write_text(
             CONFIGURATION.format(folder=self.folder, head=self.hosts.address(1), nodes="\n".join(nodes))
         )
+        # Told by name, since the hosts have no control groups by which it could be told.
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         for number, daemon in [(1, "slurmctld"), *((number, "slurmd") for number in self.hosts.numbers)]:
-            started = self.hosts.run(number, f"{_program(daemon)} -f {self.conf} < /dev/null > /dev/null 2>&1")
-            assert started.returncode == 0, (self.folder / f"{daemon}.log", started)
+            out = f"{self.folder}/{daemon}.out"
+            self.hosts.run(number, f"{_program(daemon)} -f {self.conf} < /dev/null >> {out} 2>&1")
+        idle = ["idle"] * len(self.hosts.numbers)
+        ask = "sinfo --noheader --Node --partition=low --format=%T"
+        self._wait_for(lambda: self.do(ask, check=False).split() == idle, "slurm*.[ol]*")
+
+    def _wait_for(self, holds: Callable[[], bool], logs: str) -> None:
         for _ in range(60):
-            said = self.do("sinfo --noheader --Node --partition=low --format=%T", check=False)
-            if said.split() == ["idle"] * len(self.hosts.numbers):
+            if holds():
                 return
             time.sleep(1)
-        raise AssertionError(said + "".join(path.read_text()[-2000:] for path in self.folder.glob("slurm*.log")))
+        raise AssertionError("\n".join(path.read_text()[-2000:] for path in self.folder.glob(logs)))
 
     def down(self) -> None:
         """End what the hosts' own end does not."""

@@ -46,7 +46,7 @@ STATE = (
 )
 """On the head: says the newest run's status and exit status."""
 
-FOLLOW = f"ray job logs --follow --log-style pretty --log-color false $(cat {JOB}) 2>/dev/null | "
+FOLLOW = f"PYTHONUNBUFFERED=1 ray job logs --follow --log-style pretty --log-color false $(cat {JOB}) 2>/dev/null | "
 FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
 """On the head: says the newest run's lines from its first one on, as they come, without Ray's before and after them."""
 
