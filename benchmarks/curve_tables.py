@@ -20,6 +20,7 @@ from scipy import stats
 from simulate import Table, make_table, read_table
 
 from pipeline.config import Params
+from pipeline.tune.dimension import Dimension
 from pipeline.tune.journal.records import VAL_ACCURACY
 from pipeline.tune.space import SearchSpace, load_space
 
@@ -96,7 +97,7 @@ def read_foreign(path: Path) -> Table:
         if missing := {"hp", "names", "ranges", "curves"} - set(stored.files):
             raise ValueError(f"{path}: no {', '.join(sorted(missing))}; see benchmarks/curve_tables.py")
         settings, names, curves = stored["hp"], [str(name) for name in stored["names"]], stored["curves"]
-        ranges: dict[str, dict[str, Any]] = json.loads(str(stored["ranges"]))
+        ranges: dict[str, Dimension] = json.loads(str(stored["ranges"]))
     if len(settings) != len(curves) or settings.shape[1:] != (len(names),) or set(names) - set(ranges):
         raise ValueError(
             f"{path}: hp {settings.shape}, curves {curves.shape}, {len(names)} names and {len(ranges)} ranges do not "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.assembly import TrainingData, build_run
 from pipeline.config import Params, load_params
-from pipeline.data.prepared.prepared import Prepared
+from pipeline.data.prepared.prepared import Manifest, Prepared
 from pipeline.data.sources.image_source import SOURCES
 from pipeline.data.splits.split import Split
 from pipeline.models.tap import SimilarityTap
@@ -29,7 +29,7 @@ def digits(side: int) -> TrainingData:
     source = SOURCES["digits"](side)
     order = np.random.default_rng(0).permutation(len(source.images))
     split = Split(np.sort(order[:1078]), np.sort(order[1078:1437]), np.sort(order[1437:]))
-    manifest = {"classes": list(source.classes), "data_hash": ""}
+    manifest: Manifest = {"classes": list(source.classes), "data_hash": ""}
     return TrainingData(Prepared(source.images, source.labels, None, manifest), split, torch.device("cpu"))
 
 

@@ -28,8 +28,8 @@ from record_curves import settings_of
 
 from pipeline.assembly import TrainingData, build_run, train_run
 from pipeline.compute.limits import usable_cpus
-from pipeline.config import Params, load_params
-from pipeline.data.prepared.prepared import Prepared
+from pipeline.config import Params, Values, load_params
+from pipeline.data.prepared.prepared import Manifest, Prepared
 from pipeline.data.sources.image_source import SOURCES
 from pipeline.data.splits.split import make_split
 from pipeline.score.locate import location_scores, pick_head
@@ -43,7 +43,7 @@ SPACE = "search_spaces/sar.yaml"
 TABLE = ROOT / "benchmarks" / "tables" / "sar_digits.npz"
 
 
-def configurations(params: Params, count: int) -> list[dict[str, Any]]:
+def configurations(params: Params, count: int) -> list[Values]:
     """The controls of the space, then so many points of the Sobol sequence, as values by dotted path."""
     space = load_space(ROOT / SPACE, params, shown_as=SPACE)
     return [*(dict(values) for values in space.controls.values()), *settings_of(space, count)]
@@ -58,7 +58,7 @@ def data_of(params: Params, split: int) -> TrainingData:
         test_fraction=params.split.test_fraction,
         seed=split,
     )
-    manifest = {"classes": list(source.classes), "data_hash": ""}
+    manifest: Manifest = {"classes": list(source.classes), "data_hash": ""}
     return TrainingData(Prepared(source.images, source.labels, source.masks, manifest), divided, torch.device("cpu"))
 
 
@@ -120,7 +120,7 @@ def _train_one(job: tuple[int, dict[str, Any], int]) -> dict[str, Any]:
     return train(params, data[split], values, split + (FIRST_SEED + number if number else 0))
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Path) -> list[Values]:
     log = folder / "runs.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 

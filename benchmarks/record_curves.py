@@ -15,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {"search.space": SPACE}
 KEPT = {"val/accuracy": "accuracy", "val/loss": "loss", "val/spatial_entropy/empty_share": "empty_share"}
 
 
-def settings_of(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+def settings_of(space: SearchSpace, count: int) -> list[Mapping[str, Any]]:
     """The first so many points of the Sobol sequence, as values by dotted path."""
     points = qmc.Sobol(len(space.dimensions), seed=0).random(count)
     return [space.decode(space.value_at(point.tolist())) for point in points]
@@ -105,7 +105,7 @@ def _train_one(values: dict[str, Any], seed: int) -> dict[str, list[float]]:
     return train(_given["params"], _given["data"], values, seed)
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Path) -> list[Mapping[str, Any]]:
     log = folder / "curves.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from simulate import Table, make_table, row_of, simulate
 
+from pipeline.artifacts.search_result import ALARM, UNKNOWN, Finding
 from pipeline.config import Params
 from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, METHOD, VAL_ACCURACY
@@ -36,7 +37,6 @@ from pipeline.tune.objectives.objectives import AUROC, Objectives
 from pipeline.tune.selection.candidates import ChoiceRule
 from pipeline.tune.selection.choice import choose_best
 from pipeline.tune.selection.confirm import FIRST_SEED
-from pipeline.tune.selection.findings import ALARM, UNKNOWN, Finding
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.space import SearchSpace, load_space
 

@@ -134,7 +134,7 @@ class UnwrittenLedger(Journal):
         self.history, self.scores, self.now = SearchHistory(), ImageScores(), 0.0
         self._record({"event": "session", "gpus": gpus})
 
-    def _record(self, event: dict[str, Any]) -> None:
+    def _record(self, event: Mapping[str, Any]) -> None:
         self.history.apply({**event, "at": self.now})
 
     def close(self) -> None: ...

@@ -33,7 +33,7 @@ from pipeline.train.checkpoint import load_state, load_weights
 from pipeline.train.checkpoint_writer import CheckpointWriter
 from pipeline.train.loop import Epoch, choose_device, fit, seed_everything
 from pipeline.train.rank_info import RankInfo
-from pipeline.train.sidecar import read_sidecar
+from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
 from pipeline.train.usage import UsageMeter
 
 WriteCheckpoint = Callable[[nn.Module | Mapping[str, torch.Tensor], Mapping[str, Any] | None], None]
@@ -86,7 +86,7 @@ class TrainingRun:
 
     model: nn.Module
     regularizers: Mapping[str, Regularizer]
-    sidecar: Mapping[str, Any]
+    sidecar: Sidecar
 
 
 def build_run(
@@ -114,7 +114,7 @@ def build_run(
         freeze(model, params.model.freeze)
     except ValueError as error:
         raise UserError(f"model.{error}") from None
-    sidecar = {
+    sidecar: Sidecar = {
         "model": asdict(config),
         "num_classes": len(prepared.classes),
         "image_size": list(prepared.image_size),
@@ -197,7 +197,7 @@ def train_run(
     data: TrainingData,
     *,
     seed: int,
-    resume: Mapping[str, Any] | None = None,
+    resume: TrainState | None = None,
     role: str = "train",
     world: RankInfo | None = None,
 ) -> Iterator[Epoch]:
@@ -217,7 +217,7 @@ def train_run(
     )
 
 
-def load_resume_state(run: TrainingRun, folder: Path) -> dict[str, Any]:
+def load_resume_state(run: TrainingRun, folder: Path) -> TrainState:
     """Give a run the weights of its checkpoint; returns the training state that `train_run` goes on from."""
     load_weights(folder, run.model)
     return load_state(folder)
@@ -230,7 +230,7 @@ def train_resumable(
     on_epoch: OnEpoch,
     *,
     seed: int,
-    resume: Mapping[str, Any] | None,
+    resume: TrainState | None,
     decisive: Container[int] = (),
     stored: Container[int] = (),
     last_with_state: bool = True,
@@ -330,7 +330,7 @@ def _read_checked(path: str, sha256: str, changed_ns: int, size: int) -> dict[st
     return read_weights(Path(path))
 
 
-def load_trained(folder: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+def load_trained(folder: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
     """The network of a checkpoint, on a device and in evaluation mode, and the checkpoint's sidecar.
 
     Raises:

@@ -29,6 +29,9 @@ from typing import Any, NoReturn
 from pipeline.compute.temp_dirs import short_folder
 from pipeline.provenance.code_hash import source_files
 
+Message = Mapping[str, Any]
+"""A line on the socket: what is to be run, and what came of it."""
+
 ADDRESS = "SAR_SEARCH_FORK_SERVER"
 """Environment variable with the fork server's socket."""
 
@@ -185,7 +188,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _run_as_fork(request: Mapping[str, Any], files: list[int], connection: socket.socket) -> NoReturn:
+def _run_as_fork(request: Message, files: list[int], connection: socket.socket) -> NoReturn:
     """The copy: run the stage as if it had been started by itself, and end the process."""
     status = 1
     try:
@@ -234,11 +237,11 @@ def _end_with_caller(connection: socket.socket) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _write(connection: socket.socket, content: Mapping[str, Any]) -> None:
+def _write(connection: socket.socket, content: Message) -> None:
     connection.sendall(json.dumps(content).encode() + b"\n")
 
 
-def _read(connection: socket.socket) -> dict[str, Any] | None:
+def _read(connection: socket.socket) -> Message | None:
     """The next line; None at the end."""
     text = b""
     while not text.endswith(b"\n"):
@@ -246,7 +249,7 @@ def _read(connection: socket.socket) -> dict[str, Any] | None:
         if not piece:
             return None
         text += piece
-    content: dict[str, Any] = json.loads(text)
+    content: Message = json.loads(text)
     return content
 
 

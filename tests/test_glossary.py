@@ -36,8 +36,12 @@ SOURCES = {
     "ours",
 }
 
-STAYING = {("pipeline/artifacts/evaluations.py", "setting")}
-"""Fields that are the keys of a state file, and so cannot be called otherwise: of state/evaluations/*/evaluation.json."""
+STAYING = {
+    *((f"pipeline/artifacts/{name}.py", "setting") for name in ("evaluation", "evaluations", "retraining")),
+    ("pipeline/artifacts/search_result.py", "all_settings_tried"),
+    ("pipeline/tune/journal/records.py", "known"),
+}
+"""Fields that are the keys of a file, and so cannot be called otherwise."""
 
 PRIVATE = {"anatomy", "course", "ladder", "ledger", "nursery", "parcel", "postman", "proposer"}
 """Banned words that are in no text either, and name no variable. The other banned ones have ordinary meanings: a letter, a piece, a setting."""

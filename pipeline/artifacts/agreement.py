@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.fold_results import read_fold_searches
-from pipeline.artifacts.stage_results import BestConfig, read_best
-from pipeline.config import Params, parameters, part_params
+from pipeline.artifacts.best_config import BestConfig, read_fold_searches
+from pipeline.config import Params, Values, parameters, part_params
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, format_value, join_lines, single_item_command
 from pipeline.workspace import Workspace, part_folder
@@ -41,7 +40,7 @@ def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None
     path = folder / "best.yaml"
     if not path.is_file():
         return  # for the stages that go on from retraining it is no dependency
-    found = read_best(folder)
+    found = BestConfig.read(folder)
     if fingerprint not in (None, found.fingerprint):
         raise UserError(
             f"{path}: of the search {found.fingerprint[:16]}, and what was retrained is of {str(fingerprint)[:16]}. "
@@ -65,16 +64,16 @@ def check_dvc_lock(workspace: Workspace, params: Params) -> None:
         UserError: dvc.lock has for the search the parameters of now, and best.yaml was found with others.
     """
     try:
-        found = read_best(workspace.results / "search")
+        found = BestConfig.read(workspace.results / "search")
         stages: Any = read_yaml(workspace.root / "dvc.lock")["stages"]
-        noted: dict[str, Any] = stages["search"]["params"]["params.yaml"]
+        noted: Values = stages["search"]["params"]["params.yaml"]
     except (UserError, KeyError, TypeError):
         return
     if all(_noted(noted, path) == now for path, (_, now) in _changed(found, params)):
         check_agreement(workspace, params)
 
 
-def _noted(noted: dict[str, Any], path: str) -> Any:
+def _noted(noted: Values, path: str) -> Any:
     """The value of a parameter in dvc.lock, by itself or in a section that dvc.yaml lists whole."""
     if path in noted:
         return noted[path]

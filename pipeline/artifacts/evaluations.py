@@ -12,25 +12,31 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AliasChoices, ConfigDict, Field, SkipValidation
 
-from pipeline.artifacts.stage_results import BEST, look_of
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.stage_results import BEST, Number, Record
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_folder
 from pipeline.provenance.code_hash import content_hash
-from pipeline.score.metrics.wording import other_metric, words_from
+from pipeline.score.metrics.wording import MetricWords, words_of
 
 FOLDER = "evaluations"
 
 
-@dataclass(frozen=True)
-class StoredEvaluation:
+Table = Annotated[NDArray[Any], SkipValidation, Field(exclude=True)]
+MaybeTable = Annotated[NDArray[Any] | None, SkipValidation, Field(exclude=True)]
+"""An array, which stands in correct.npz and not in evaluation.json."""
+
+
+class StoredEvaluation(Record):
     """One search's evaluation.
 
     method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
@@ -40,6 +46,8 @@ class StoredEvaluation:
     scores, control_scores: its pseudo-values, (seeds, images), None where it has none.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     fingerprint: str
     method: str
     setting: str
@@ -47,22 +55,22 @@ class StoredEvaluation:
     against: str
     data_hash: str
     test: str
-    look: int
-    time: float
-    best: NDArray[np.bool_]
-    control_correct: NDArray[np.bool_]
+    look: int = Field(validation_alias=AliasChoices("look", "test_reads"))
+    time: Number
     seeds: list[int] | None = None
     control_seeds: list[int] | None = None
-    metric: Mapping[str, Any] | None = None
+    metric: MetricWords | None = None
     metric_hash: str = ""
-    scores: NDArray[np.float64] | None = None
-    control_scores: NDArray[np.float64] | None = None
-    folds: NDArray[np.int64] | None = None
+    best: Table
+    control_correct: Table
+    scores: MaybeTable = None
+    control_scores: MaybeTable = None
+    folds: MaybeTable = None
 
     @property
     def metric_name(self) -> str:
         """As `evaluate.metric` has it."""
-        return words_from(self.metric).name
+        return words_of(self.metric).name
 
     @property
     def id(self) -> str:
@@ -104,8 +112,8 @@ def has_shared_seeds(names: Iterable[str], control: str) -> bool:
 
 def store_evaluation(
     state: Path,
-    summary: Mapping[str, Any],
-    retrained: Mapping[str, Any],
+    evaluation: Evaluation,
+    retrained: Retraining,
     *,
     ids: NDArray[np.int64],
     labels: NDArray[np.int64],
@@ -117,33 +125,36 @@ def store_evaluation(
 ) -> Path:
     """Keep an evaluation, whole or not at all, and return its folder.
 
-    summary: the content of evaluation.json; retrained: of retrain.json. seeds: of the rows of best and control, by arm.
+    seeds: of the rows of best and control, by arm.
     scores: pseudo-values by `best` and `control`, of a metric that is not accuracy and has them.
     folds: the number of each image's fold; None without folds.
     """
-    folder = state / FOLDER / str(summary["fingerprint"])[:16]
-    tested = [summary["data_hash"], ids.tolist(), labels.tolist()]
+    folder = state / FOLDER / evaluation.fingerprint[:16]
+    tested = [evaluation.data_hash, ids.tolist(), labels.tolist()]
     tested += [] if folds is None else [folds.tolist()]  # other folds are other networks' images
-    content = {
-        "fingerprint": summary["fingerprint"],
-        "method": summary["method"],
-        "setting": retrained.get("setting", ""),
-        "control": summary["control"],
-        "against": retrained.get("against", ""),
-        "data_hash": summary["data_hash"],
-        "test": content_hash(tested),
-        "look": summary["look"],
-        "time": time.time(),
-        "seeds": seeds[BEST],
-        "control_seeds": seeds[str(summary["control"])],
-    }
-    if (metric := other_metric(summary)) is not None:
-        content |= {"metric": metric.content(), "metric_hash": summary["metric_hash"]}
-    further: dict[str, Any] = {} if scores is None else {f"{arm}_scores": table for arm, table in scores.items()}
+    other = evaluation.other_metric
+    by: dict[str, Any] = {} if other is None else {"metric": other, "metric_hash": evaluation.metric_hash}
+    stored = StoredEvaluation(
+        fingerprint=evaluation.fingerprint,
+        method=evaluation.method,
+        setting=retrained.setting,
+        control=evaluation.control,
+        against=retrained.against,
+        data_hash=evaluation.data_hash,
+        test=content_hash(tested),
+        look=evaluation.look or 1,
+        time=time.time(),
+        seeds=seeds[BEST],
+        control_seeds=seeds[evaluation.control],
+        best=best,
+        control_correct=control,
+        **by,
+    )
+    tables: dict[str, Any] = {"best": best, "control": control} | ({} if folds is None else {"folds": folds})
+    tables |= {f"{arm}_scores": table for arm, table in (scores or {}).items()}
     with replace_folder(folder) as whole:
-        tables: dict[str, Any] = {"best": best, "control": control} | ({} if folds is None else {"folds": folds})
-        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, **tables, **further)
-        (whole / "evaluation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        np.savez_compressed(whole / "correct.npz", ids=ids, labels=labels, **tables)
+        (whole / "evaluation.json").write_text(json.dumps(stored.content(), indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -162,21 +173,11 @@ def _read(folder: Path) -> StoredEvaluation:
         content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         # Opened here, so that it is closed where it turns out to be broken.
         with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
-            scored = {"scores": "best_scores", "control_scores": "control_scores"}
-            return StoredEvaluation(
-                **_as_now(content),
-                best=archive["best"],
-                control_correct=archive["control"],
-                **{name: archive[key] for name, key in scored.items() if key in archive.files},
-                folds=archive["folds"] if "folds" in archive.files else None,
-            )
+            others = {"control": "control_correct", "best_scores": "scores"}
+            tables = {others.get(name, name): archive[name] for name in archive.files}
+            return StoredEvaluation.model_validate({**content, **tables})
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "
             f"`{single_item_command('evaluate')}` keeps that of the present results anew."
         ) from None
-
-
-def _as_now(content: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation that an earlier version kept, which counted readings in place of looks, with the names of now."""
-    return {name: value for name, value in content.items() if name != "test_reads"} | {"look": look_of(content)}

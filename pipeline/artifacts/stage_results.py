@@ -1,14 +1,22 @@
-"""Reads what stages have left in `results/`."""
+"""What the classes of this room share, and how results call arms and methods.
+
+A class is a stage's file, or a part of one: frozen values that are read from it, and written to it.
+"""
 
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pipeline.config.yaml import read_yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config import Values
 from pipeline.errors import UserError, single_item_command
+from pipeline.files.atomic import write_whole
+
+Number = int | float
+"""A number that is written as it was read: neither type is converted to the other."""
 
 BEST = "best"
 """Name of the arm that has the best configuration; the other arm has its control's name."""
@@ -28,79 +36,57 @@ RUN_FILE = "mlflow_run"
 """File in a search's state folder that holds the id of its parent run."""
 
 
-@dataclass(frozen=True)
-class BestConfig:
-    """best.yaml, read back. best: values of the best trial; controls: values by control name.
+class Record(BaseModel):
+    """A part of a stage's file. Its keys are its fields, in their order; fields that were not given are left out."""
 
-    weights: what the search's specifications of pretrained weights were resolved to, as
-    `pipeline.provenance.weights_record` has it. against: what the control is, in words. parameters: those that it was
-    found with, by dotted path.
-    """
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    fingerprint: str
-    trial: str
-    best: Mapping[str, Any]
-    controls: Mapping[str, Mapping[str, Any]]
-    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    against: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    def content(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        return self.model_dump(exclude_unset=True, warnings=False)
 
-    def control(self, name: str) -> Mapping[str, Any]:
-        """A control's values.
+
+class Artifact(Record):
+    """A JSON file that a stage leaves in its folder of results/. FILE: its name. MADE_BY: the stage."""
+
+    FILE: ClassVar[str]
+    MADE_BY: ClassVar[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read it back.
 
         Raises:
-            UserError: the search had no control of that name.
+            UserError: it is not there, or is not what this version reads; names the stage to run.
         """
-        if name not in self.controls:
-            raise UserError(f"params.yaml: retrain.control: the search's controls are {', '.join(self.controls)}.")
-        return self.controls[name]
+        path = folder / cls.FILE
+        try:
+            return cls.parse(json.loads(path.read_text(encoding="utf-8")), path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: not there. Run `dvc repro {cls.MADE_BY}` first.") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}). Run `{single_item_command(cls.MADE_BY)}`.") from None
 
+    @classmethod
+    def parse(cls, content: Any, path: Path) -> Self:
+        """The artifact of a file's content.
 
-def read_best(folder: Path) -> BestConfig:
-    """Read best.yaml of `results/search/`.
+        Raises:
+            UserError: a key is missing, or its value is of another kind; `path` says where.
+        """
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key = ".".join(map(str, first["loc"])) or "the file"
+            raise UserError(
+                f"{path}: not what this version reads ({key}: {first['msg'][0].lower()}{first['msg'][1:]}). "
+                f"Run `{single_item_command(cls.MADE_BY)}`."
+            ) from None
 
-    Raises:
-        UserError: it is not there or not whole.
-    """
-    path = folder / "best.yaml"
-    if not path.exists():
-        raise UserError(f"{path}: not there. Run `dvc repro search` first.")
-    content = read_yaml(path)
-    try:
-        return BestConfig(
-            content["fingerprint"],
-            content["trial"],
-            content["best"],
-            content["controls"],
-            content.get("weights", {}),
-            content.get("against", ""),
-            content.get("parameters", {}),
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a search's result ({error}). Run `{single_item_command('search')}`.") from None
-
-
-def read_json(path: Path, *, made_by: str) -> dict[str, Any]:
-    """A stage's JSON file.
-
-    Raises:
-        UserError: it is not there or broken; `made_by` is the stage to run.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no mapping")
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there. Run `dvc repro {made_by}` first.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run `{single_item_command(made_by)}`.") from None
-    return content
-
-
-def look_of(evaluation: Mapping[str, Any]) -> int | None:
-    """Which look at the test images an evaluation.json is of; earlier versions counted readings in its place."""
-    found = evaluation.get("look", evaluation.get("test_reads"))
-    return None if found is None else int(found)
+    def write(self, folder: Path) -> None:
+        """Write it, whole or not at all."""
+        write_whole(folder / self.FILE, json.dumps(self.content(), indent=2) + "\n")
 
 
 def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
@@ -116,7 +102,7 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Run `dvc repro {made_by}` first.") from None
 
 
-def describe_method(best: Mapping[str, Mapping[str, Any]], control: Mapping[str, Mapping[str, Any]]) -> str:
+def describe_method(best: Mapping[str, Values], control: Mapping[str, Values]) -> str:
     """What the best configuration trains with that its control does not: `SAR`, `SAR and total variation`.
 
     Both are the configurations of every method by its name (`RegularizerParams.configs`).

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artifacts.agreement import check_dvc_lock
-from pipeline.artifacts.stage_results import read_best, read_json
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compute.temp_dirs import check_temporary
 from pipeline.config import Params, parameters
 from pipeline.data.prepared.prepared import open_prepared
@@ -101,19 +102,19 @@ def describe_expected_power(plan: Plan, task: SearchTask | None) -> Iterator[str
 
     task: None before the data are made.
     """
-    workspace, params, content, cost, masks = plan.workspace, plan.params, None, None, False
+    workspace, params, measured, cost, masks = plan.workspace, plan.params, None, None, False
     if task is not None:
         masks = open_prepared(workspace.prepared).masks is not None
         trials = read_history(task.folder / JOURNAL).trials.values()
-        content = forecast_content(trials, read_scores(task.folder), task.resources, params) if trials else None
+        measured = forecast_content(trials, read_scores(task.folder), task.resources, params) if trials else None
         try:
-            summary = read_json(workspace.results / "search" / "summary.json", made_by="search")
-            if summary["fingerprint"] == task.fingerprint and "forecast" in summary:
-                content, cost = summary["forecast"], run_cost(params, summary)
-        except (UserError, KeyError):
+            summary = SearchSummary.read(workspace.results / "search")
+            if summary.fingerprint == task.fingerprint and summary.forecast is not None:
+                measured, cost = summary.forecast, run_cost(params, summary)
+        except UserError:
             pass  # no results yet, or broken ones, which the stages will say
     words = chosen_metric(params).words
-    yield from describe_power(params, make_forecast(params, content, plan.test_images), words, masks=masks, cost=cost)
+    yield from describe_power(params, make_forecast(params, measured, plan.test_images), words, masks=masks, cost=cost)
 
 
 def unknown_words(unknown: Sequence[str], used: str) -> str:
@@ -163,7 +164,7 @@ def check_weights_unchanged(plan: Plan) -> None:
         UserError: nothing but the weights differs from the search that the results are of; says how to decide.
     """
     try:
-        found = read_best(plan.workspace.results / "search")
+        found = BestConfig.read(plan.workspace.results / "search")
     except UserError:
         return
     then = as_recorded(plan.pretrained, found.weights)
@@ -173,9 +174,9 @@ def check_weights_unchanged(plan: Plan) -> None:
         return  # another parameter has changed as well, which DVC sees
     spec = changed[0]
     now, was = plan.pretrained[spec], found.weights[spec]
-    means = f" ({was['resolved']} then, {now.resolved} now)" if now.resolved != was["resolved"] else ""
+    means = f" ({was.resolved} then, {now.resolved} now)" if now.resolved != was.resolved else ""
     raise UserError(
-        f"{spec}: its weights are not those that results/ were made with: sha256 {was['sha256'][:8]} then, "
+        f"{spec}: its weights are not those that results/ were made with: sha256 {was.sha256[:8]} then, "
         f"{now.sha256[:8]} now{means}, and DVC does not see that by itself.\n"
         f"Run `{single_item_command('search')}` to search with those of now, and then this again; or put the others "
         "back, by the file or, of a registered model, by naming its version."

@@ -11,7 +11,7 @@ from pipeline.console.tables import LEFT, RIGHT, format_table
 from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.score.comparison import PAIRED, Comparison, compare_arms, compare_scores
 from pipeline.score.family import Member, compare_family
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words, words_from
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words, words_of
 from pipeline.workspace import Workspace
 
 COLUMNS = {
@@ -136,7 +136,7 @@ def _words(params: Params, first: StoredEvaluation) -> MetricWords:
     """The metric in words, as the evaluation has it, with the margin of now where one is given."""
     if params.evaluate.metric == ACCURACY_WORDS.name:
         return accuracy_words(params)
-    words = words_from(first.metric)
+    words = words_of(first.metric)
     return words if params.evaluate.margin is None else replace(words, margin=params.evaluate.margin)
 
 

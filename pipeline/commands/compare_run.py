@@ -15,11 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pipeline.artifacts.evaluation_run import looks_logged, tested_networks
-from pipeline.artifacts.fold_results import read_fold_searches
-from pipeline.artifacts.stage_results import read_best, read_json
+from pipeline.artifacts.best_config import BestConfig, read_fold_searches
+from pipeline.artifacts.retraining import ChosenSeeds, Retraining
 from pipeline.commands.check import check_listed
 from pipeline.commands.repro import alone_with_dvc, run_dvc, run_python
 from pipeline.compared.compared_methods import CONTROL, Comparison, read_comparison, write_params
@@ -32,7 +30,7 @@ from pipeline.compared.compared_results import (
     share_control,
 )
 from pipeline.compared.comparison_table import comparison_page, describe_compared, result_rows
-from pipeline.config import Params, load_params
+from pipeline.config import Params, Values, load_params
 from pipeline.console.format import config_name
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.splits.split import read_split
@@ -46,6 +44,7 @@ from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.trace import commit, trace
 from pipeline.state.looks import hash_networks, record_look
 from pipeline.state.search_summary import decide_on_changed_code
+from pipeline.tracking.evaluation_run import looks_logged, tested_networks
 from pipeline.tracking.single_run import log_run
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.tune.journal.compatibility import check_same_code
@@ -189,17 +188,17 @@ def _stage(name: str, own: Workspace) -> None:
     _run(run_python(["-m", f"pipeline.stages.{name}", METHOD, folder], own.root))
 
 
-def _control_values(comparison: Comparison, tuned: Workspace | None) -> Mapping[int, Mapping[str, Any]]:
+def _control_values(comparison: Comparison, tuned: Workspace | None) -> Mapping[int, Values]:
     """The control's configuration by the number of the fold, 0 of all images."""
     if tuned is None:
         return defaultdict(lambda: comparison.off)
-    whole = {0: read_best(tuned.results / "search"), **read_fold_searches(tuned.results)}
+    whole = {0: BestConfig.read(tuned.results / "search"), **read_fold_searches(tuned.results)}
     return {number: {**comparison.off, **found.best} for number, found in whole.items()}
 
 
 def _same_seeds(methods: Mapping[str, Workspace]) -> Iterator[str]:
     """Where `retrain.seeds: auto` has come to other numbers for other methods, have all take the largest."""
-    chosen = {name: _retrained(each)["seeds"]["chosen"] for name, each in methods.items()}
+    chosen = {name: ChosenSeeds.read(each.results / "retrain").chosen for name, each in methods.items()}
     most = max(chosen.values())
     for name, each in methods.items():
         if chosen[name] < most:
@@ -208,8 +207,8 @@ def _same_seeds(methods: Mapping[str, Workspace]) -> Iterator[str]:
             _stage("retrain", each)
 
 
-def _retrained(each: Workspace) -> dict[str, Any]:
-    return read_json(each.results / "retrain" / "retrain.json", made_by="retrain")
+def _retrained(each: Workspace) -> Retraining:
+    return Retraining.read(each.results / "retrain")
 
 
 def _look(workspace: Workspace, params: Params, methods: Mapping[str, Workspace]) -> str:

@@ -28,8 +28,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from pipeline.artifacts.fold_results import read_fold_searches
-from pipeline.artifacts.stage_results import BestConfig, read_best, read_json
+from pipeline.artifacts.best_config import BestConfig, read_fold_searches
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.compared.compared_methods import CONTROL
 from pipeline.config import Params, load_params
@@ -205,7 +205,7 @@ def _best_found(workspace: Workspace) -> list[BestConfig]:
     found: list[BestConfig] = []
     for each in (workspace, *workspace.compared()):
         with suppress(UserError):
-            found += [read_best(each.results / "search"), *read_fold_searches(each.results).values()]
+            found += [BestConfig.read(each.results / "search"), *read_fold_searches(each.results).values()]
     return found
 
 
@@ -323,9 +323,8 @@ def _retrained_weights(workspace: Workspace) -> Iterator[Removal | str]:
 def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> list[Path]:
     """Folders of weights that have been fetched and that nothing stays which began from. going: searches that go."""
     staying = [search for search in find_searches(workspace.searches).searches if search.folder not in going]
-    known = [search.history.header.get("weights", {}) for search in staying]
-    known += [found.weights for found in _best_found(workspace)]
-    hashes = {each["sha256"] for recorded in known for each in recorded.values()}
+    hashes = {each["sha256"] for search in staying for each in search.history.header.get("weights", {}).values()}
+    hashes |= {each.sha256 for found in _best_found(workspace) for each in found.weights.values()}
     hashes |= {each.sha256 for each in read_note(workspace).values()}
     needed = {cache_folder(workspace, sha256) for sha256 in hashes}
     return [folder for folder in folders_of(workspace.state / "pretrained") if folder not in needed]
@@ -333,7 +332,7 @@ def unneeded_weights(workspace: Workspace, going: Collection[Path | str]) -> lis
 
 def _guides(workspace: Workspace, params: Params, going: Collection[Path | str]) -> Iterator[Removal]:
     current, root = current_search(workspace, params), workspace.state / "guides"
-    contents = [dict(each.content) for each in current.searches.values()] if current else []
+    contents = [each.content for each in current.searches.values()] if current else []
     searches = find_searches(workspace.searches).searches
     contents += [each.history.header.get("content", {}) for each in searches if each.folder not in going]
     needed = {(content.get("data"), content.get("split")) for content in contents}
@@ -377,10 +376,10 @@ def _fold_splits(workspace: Workspace, params: Params) -> Iterator[Removal]:
 def _features(workspace: Workspace) -> Iterator[Removal]:
     """Features of `evaluate.probe` that the results are not of: they are made again from the weights."""
     try:
-        evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
+        probe = Evaluation.read(workspace.results / "evaluate").probe
     except UserError:
-        evaluation = {}
-    used = (evaluation.get("probe") or {}).get("features_file")
+        probe = None
+    used = probe and probe.features_file
     for path in sorted((workspace.state / "features").glob("*.npy")):
         if path.name != used:
             yield Removal(path, "frozen features that results/ are not of", size_of(path), partial(path.unlink))

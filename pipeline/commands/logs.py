@@ -19,7 +19,7 @@ from pipeline.errors import UserError, format_value
 from pipeline.state.current_search import current_search
 from pipeline.state.searches import SearchState, choose_search, find_searches, read_search
 from pipeline.state.status_words import ENDED, trial_state
-from pipeline.tune.journal.records import COMPLETE, TrialRecord
+from pipeline.tune.journal.records import COMPLETE, Event, TrialRecord
 from pipeline.tune.objectives.objectives import format_metric
 from pipeline.workspace import Workspace
 
@@ -171,7 +171,7 @@ class _Tail:
         self._path, self._trial = path, trial
         self._offset = 0
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self) -> Iterator[Event]:
         """What has come since the last call; nothing when the file is gone."""
         if not self._path.exists():
             return

@@ -21,6 +21,9 @@ from pipeline.tracking.registry.weights_download import find_version
 from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
+Answer = Mapping[str, Any]
+"""What is said of a picture, by the names that `classify_files` lists."""
+
 BATCH = 64
 LARGEST = 200 * 2**20
 """Bytes of a file; a photograph has some ten millions."""
@@ -30,7 +33,7 @@ OVERLAY_SIDE = 384
 
 def classify_files(
     workspace: Workspace, files: Sequence[Path], *, model: str | None = None, overlays: Path | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Answer]:
     """Classify picture files with a registered model; a folder stands for the files in it.
 
     model: "champion" (the default), "challenger", a version's number, or models:/name@alias. overlays: a folder for
@@ -71,7 +74,7 @@ def classify_files(
             yield answer
 
 
-def format_prediction(answer: Mapping[str, Any]) -> str:
+def format_prediction(answer: Answer) -> str:
     """One answer as a line: file, class, probability, and the next most probable class."""
     if answer["error"] is not None:
         return f"{answer['image']}  error: {answer['error']}"
@@ -138,9 +141,7 @@ def _payload(file: Path) -> bytes | str:
         return f"cannot be read ({error.strerror or error})"
 
 
-def _overlay(
-    folder: Path, file: Path, payload: bytes, row: Mapping[str, Any], taken: set[str], bit_depth: int | None
-) -> Path:
+def _overlay(folder: Path, file: Path, payload: bytes, row: Answer, taken: set[str], bit_depth: int | None) -> Path:
     stem, number = file.stem, 1
     while stem in taken:
         number += 1

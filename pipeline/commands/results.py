@@ -1,15 +1,13 @@
 """Parameters and results in words, for the terminal."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pipeline.artifacts.probe_words import describe_probe
-from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.evaluation_words import describe_ensembles, describe_probe
+from pipeline.artifacts.search_result import SearchSummary
+from pipeline.artifacts.stage_results import BEST
 from pipeline.console.format import config_name, wrap_text
 from pipeline.errors import UserError
 from pipeline.promotion.registered_version import describe_registry
-from pipeline.score.ensembles import describe_ensembles
-from pipeline.score.metrics.wording import other_metric, words_from
 from pipeline.state.looks import describe_look
 from pipeline.state.searches import find_searches, is_held
 from pipeline.workspace import Workspace
@@ -32,19 +30,17 @@ def _check_there(workspace: Workspace) -> None:
     raise UserError(f"{workspace.results}: no results yet, or not all of them. Run `make repro`.")
 
 
-def _fold_lines(evaluation: Mapping[str, Any]) -> list[str]:
+def _fold_lines(evaluation: Evaluation) -> list[str]:
     """A line a fold, and what of all this the registered network is; nothing without folds."""
-    if not (folds := evaluation.get("folds")):
+    if not (folds := evaluation.folds):
         return []
-    lines, words = [""], words_from(evaluation.get("metric"))
+    lines, words = [""], evaluation.words
     for row in folds:
-        interval = "" if row["low"] is None else f" ({words.format_interval(row['low'], row['high'])})"
-        lines.append(
-            f"fold {row['fold']:<5} {words.format_difference(row['difference'])}{interval}    {row['setting']}"
-        )
+        interval = "" if row.low is None or row.high is None else f" ({words.format_interval(row.low, row.high)})"
+        lines.append(f"fold {row.fold:<5} {words.format_difference(row.difference)}{interval}    {row.setting}")
     tested = "these figures are the procedure's, and the configuration above that of a search over all images"
-    if found := evaluation.get("holdout"):
-        tested += f"; on {found['images']:,} images kept apart, the registered network has {found['accuracy']:.4f}"
+    if found := evaluation.holdout:
+        tested += f"; on {found.images:,} images kept apart, the registered network has {found.accuracy:.4f}"
     else:
         tested += ", every one of which the registered network has seen"
     return [*lines, "", wrap_text(f"Folds: {tested}.")]
@@ -58,41 +54,39 @@ def describe_results(workspace: Workspace) -> str:
     """
     results = workspace.results
     _check_there(workspace)
-    evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
-    read_json(results / "register" / "registered.json", made_by="register")
-    found = read_best(results / "search")
-    lines, ensembles = [wrap_text(evaluation["verdict"]), ""], evaluation.get("ensembles")
-    metric = other_metric(evaluation)
-    for arm, config in ((BEST, found.best), (evaluation["control"], found.controls[evaluation["control"]])):
-        scores = evaluation["arms"][arm]
-        spread = f" +- {scores['accuracy_sd']:.4f}" if scores["accuracy_sd"] is not None else ""
-        count = len(scores["seeds"])
-        together = ensembles["best" if arm == BEST else "control"] if ensembles else None
+    evaluation = Evaluation.read(results / "evaluate")
+    found, summary = BestConfig.read(results / "search"), SearchSummary.read(results / "search")
+    lines, ensembles = [wrap_text(evaluation.verdict), ""], evaluation.ensembles
+    metric = evaluation.other_metric
+    for arm, config in ((BEST, found.best), (evaluation.control, found.control(evaluation.control))):
+        scores = evaluation.arms[arm]
+        spread = f" +- {scores.accuracy_sd:.4f}" if scores.accuracy_sd is not None else ""
+        count = len(scores.seeds)
+        together = (ensembles.best if arm == BEST else ensembles.control) if ensembles else None
         lines.append(
-            f"{arm:<10} test accuracy {scores['accuracy']:.4f}{spread} over {count} seed{'s' * (count != 1)}"
-            + (f", {together['accuracy']:.4f} as one ensemble" if together else "")
-            + f"    {config_name(dict(config))}"
+            f"{arm:<10} test accuracy {scores.accuracy:.4f}{spread} over {count} seed{'s' * (count != 1)}"
+            + (f", {together.accuracy:.4f} as one ensemble" if together else "")
+            + f"    {config_name(config)}"
         )
         if metric is not None:
-            deviation = scores[f"{metric.key}_sd"]
+            deviation = scores.value(metric, "_sd")
             lines.append(
-                f"{'':<10} test {metric.label} {scores[metric.key]:.4f}"
+                f"{'':<10} test {metric.label} {scores.value(metric):.4f}"
                 + (f" +- {deviation:.4f}" if deviation is not None else "")
-                + (f", {together[metric.key]:.4f} as one ensemble" if together else "")
+                + (f", {together.value(metric):.4f} as one ensemble" if together else "")
             )
-    if probe := evaluation.get("probe"):
-        by = "" if metric is None else f", test {metric.label} {probe[metric.key]:.4f}"
-        lines.append(f"{'probe':<10} test accuracy {probe['accuracy']:.4f}{by}    frozen features, no training")
+    if probe := evaluation.probe:
+        by = "" if metric is None else f", test {metric.label} {probe.value:.4f}"
+        lines.append(f"{'probe':<10} test accuracy {probe.accuracy:.4f}{by}    frozen features, no training")
     if said := describe_probe(evaluation):
         lines += ["", wrap_text(said)]
     if ensembles:
         lines += ["", wrap_text(describe_ensembles(ensembles))]
     lines += _fold_lines(evaluation)
-    summary = read_json(results / "search" / "summary.json", made_by="search")
     lines += [
         "",
-        f"The control is {summary['against']}.",
-        describe_look(look_of(evaluation) or 1),
+        f"The control is {summary.against}.",
+        describe_look(evaluation.look or 1),
         f"report     {results / 'report' / 'index.html'}",
         f"trials     {results / 'search' / 'trials.csv'}",
         f"weights    {workspace.models}",

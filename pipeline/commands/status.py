@@ -1,15 +1,13 @@
 """What `sar-search status` says: every search of this checkout in a line, or one of them trial by trial."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.artifacts.fold_results import read_fold_searches
-from pipeline.artifacts.stage_results import read_best
+from pipeline.artifacts.best_config import BestConfig, read_fold_searches
 from pipeline.cluster.storage import StorageError
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
-from pipeline.config import Params, load_params
+from pipeline.config import Content, Params, load_params
 from pipeline.console.format import config_name, format_count, wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
@@ -32,7 +30,7 @@ from pipeline.tune.journal.records import (
 )
 from pipeline.tune.journal.remote_files import read_remote_files
 from pipeline.tune.objectives.objectives import format_metric
-from pipeline.tune.selection.findings import as_json, describe_findings
+from pipeline.tune.selection.findings import describe_findings
 from pipeline.workspace import Workspace
 
 SHOWN = 8
@@ -149,7 +147,7 @@ def describe_search(workspace: Workspace, prefix: str) -> Iterator[str]:
     found = examine_state(search, best=chosen, words=search.words(params))
     if found is not None:
         yield ""
-        yield from (wrap_text(line, name="health: ") for line in describe_findings(as_json(found)))
+        yield from (wrap_text(line, name="health: ") for line in describe_findings(found))
 
 
 def _epochs(search: SearchState, params: Params | None, current: CurrentSearch | None) -> str:
@@ -164,7 +162,7 @@ def _epochs(search: SearchState, params: Params | None, current: CurrentSearch |
 def _chosen(workspace: Workspace, search: SearchState) -> TrialRecord | None:
     """The trial that results/ names the best, if they are of this search."""
     try:
-        results = [read_best(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
+        results = [BestConfig.read(workspace.results / "search"), *read_fold_searches(workspace.results).values()]
     except UserError:
         return None
     trials = search.history.trials
@@ -214,7 +212,7 @@ def _counts(search: SearchState, role: str) -> dict[str | None, int]:
 def _against(search: SearchState, current: CurrentSearch) -> str:
     if search.folder in current.searches:
         return "the next run goes on with it"
-    content: Mapping[str, Any] = search.history.header.get("content", {})
+    content: Content = search.history.header.get("content", {})
     changed = changed_content(content, current.content)
     if not changed:
         return "ask for the same, which was begun anew"

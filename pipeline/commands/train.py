@@ -6,13 +6,12 @@ and which `model.pretrained` and guided transfer's `source` can name: a backbone
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.assembly import TrainingData, TrainingRun, build_run, load_data, load_resume_state, train_run
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
-from pipeline.config import Params, load_params
+from pipeline.config import Params, Values, load_params
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.inputs.guides import train_guides
@@ -22,13 +21,13 @@ from pipeline.provenance.code_hash import content_hash
 from pipeline.train.checkpoint import save_checkpoint
 from pipeline.train.loop import Diverged
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-from pipeline.train.sidecar import SIDECAR, read_sidecar
+from pipeline.train.sidecar import SIDECAR, TrainState, read_sidecar
 from pipeline.workspace import Workspace
 
 MAX_LISTED = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
-def parse_assignments(overrides: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(overrides: Sequence[str]) -> Values:
     """`KEY=VALUE` texts as parameters by dotted path; values are read as YAML, as in params.yaml.
 
     Raises:
@@ -43,7 +42,7 @@ def parse_assignments(overrides: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def train_once(workspace: Workspace, overrides: Mapping[str, Any], save: Path | None = None) -> Iterator[str]:
+def train_once(workspace: Workspace, overrides: Values, save: Path | None = None) -> Iterator[str]:
     """Train the configuration on train, score it on val, and yield a line an epoch, and one on what they used.
 
     Args:
@@ -113,7 +112,7 @@ def _training_hash(params: Params, data: TrainingData, weights: Mapping[str, Wei
     return content_hash([sections, *of])
 
 
-def _resume(save: Path, run: TrainingRun, training: str) -> Mapping[str, Any] | None:
+def _resume(save: Path, run: TrainingRun, training: str) -> TrainState | None:
     """Give the network the weights of the checkpoint, if there is one; returns the training state."""
     if not (save / SIDECAR).is_file():
         return None
@@ -125,7 +124,7 @@ def _resume(save: Path, run: TrainingRun, training: str) -> Mapping[str, Any] | 
     return load_resume_state(run, save)
 
 
-def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, object], state: TrainState) -> None:
     try:
         save.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(save, model, sidecar, state=state)

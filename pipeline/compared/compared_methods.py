@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.files.atomic import write_whole
 from pipeline.preflight.validate import check_probe
@@ -71,7 +71,7 @@ class Comparison:
     control: ComparedMethod | None
     recipe: tuple[str, ...]
     added: Mapping[str, tuple[str, ...]]
-    off: Mapping[str, Any]
+    off: Values
 
     @property
     def searches(self) -> tuple[ComparedMethod, ...]:
@@ -114,7 +114,7 @@ def read_comparison(workspace: Workspace, params: Params, given: str) -> Compari
                 f"{space.file} varies the recipe alone ({', '.join(space.dimensions)}), so it is no method: where a "
                 "method's space varies any of that, a control is tuned over it anyway. Leave it out."
             )
-        whole = replace(space, dimensions=dict(space.dimensions) | recipe)
+        whole = replace(space, dimensions={**space.dimensions, **recipe})
         fixed = {path: value for path, value in off.items() if path not in _control_values(space, params)}
         methods.append(ComparedMethod(name, files[name], whole, whole != space, _alike(params, fixed)))
     _check_different(methods)
@@ -158,7 +158,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).casefold()
 
 
-def _control_values(space: SearchSpace, params: Params) -> Mapping[str, Any]:
+def _control_values(space: SearchSpace, params: Params) -> Values:
     name = params.retrain.control
     if name not in space.controls:
         raise UserError(
@@ -168,11 +168,11 @@ def _control_values(space: SearchSpace, params: Params) -> Mapping[str, Any]:
     return space.controls[name]
 
 
-def _recipe(space: SearchSpace, off: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _recipe(space: SearchSpace, off: Values) -> dict[str, Values]:
     return {path: dimension for path, dimension in space.recipe().dimensions.items() if path not in off}
 
 
-def _merge(found: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Any]:
+def _merge(found: Mapping[str, Values], what: str) -> Values:
     """All of them together. found: values by path, by the file that has them.
 
     Raises:
@@ -192,7 +192,7 @@ def _merge(found: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Any]:
     return merged
 
 
-def _alike(params: Params, values: Mapping[str, Any]) -> Params:
+def _alike(params: Params, values: Values) -> Params:
     """The parameters of a search that shares its control with others. values: of what others' controls set."""
     return params.with_values({**values, "search.compare": "recipe"}, where="the spaces' controls")
 

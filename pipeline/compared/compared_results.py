@@ -4,19 +4,18 @@ The family holds a comparison of every method with the control by `evaluate.metr
 one by attention (AUROC of the fixed head): p by Holm, intervals by Bonferroni, over all of them together.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.artifacts.probe_words import CONTROL, describe_probe
-from pipeline.artifacts.stage_results import read_json
-from pipeline.config.yaml import read_yaml
-from pipeline.files.atomic import write_whole
-from pipeline.score.comparison import comparison_from
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.evaluation_words import CONTROL, describe_probe
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.search_result import SearchSummary
+from pipeline.config import Values
 from pipeline.score.family import Member, correct_family
-from pipeline.score.metrics.wording import MetricWords, words_from
-from pipeline.tune.selection.result_files import write_best
+from pipeline.score.metrics.wording import MetricWords
 from pipeline.workspace import FOLDS, Workspace, part_folder
 
 ATTENTION = "attention"
@@ -112,7 +111,7 @@ class ComparedResults:
         }
 
 
-def share_control(results: Workspace, values: Mapping[int, Mapping[str, Any]], name: str, against: str) -> None:
+def share_control(results: Workspace, values: Mapping[int, Values], name: str, against: str) -> None:
     """Put the control that all methods share in the place of a search's own: in best.yaml, from which it is retrained,
     and in what summary.json says of it.
 
@@ -120,20 +119,16 @@ def share_control(results: Workspace, values: Mapping[int, Mapping[str, Any]], n
     """
     for number, each in values.items():
         folder = part_folder(results.results / "search", number)
-        content = read_yaml(folder / "best.yaml")
-        write_best(folder, {**content, "controls": content["controls"] | {name: dict(each)}, "against": against})
-        path = folder / "summary.json"
-        write_whole(path, json.dumps(read_json(path, made_by="search") | {"against": against}, indent=2) + "\n")
+        BestConfig.read(folder).with_control(name, each, against).write(folder)
+        SearchSummary.read(folder).with_against(against).write(folder)
 
 
 def search_cost(workspace: Workspace) -> SearchCost:
     """What a search and those outside of its folds have taken."""
     folder = workspace.results / "search"
     numbers = [0, *(int(path.name) for path in (folder / FOLDS).glob("*") if path.name.isdecimal())]
-    found = [read_json(part_folder(folder, number) / "summary.json", made_by="search") for number in numbers]
-    return SearchCost(
-        sum(each["epochs"]["spent"] for each in found), sum(float(each["spent"]["hours"]) for each in found)
-    )
+    found = [SearchSummary.read(part_folder(folder, number)) for number in numbers]
+    return SearchCost(sum(each.epochs.spent for each in found), sum(each.spent.hours for each in found))
 
 
 def gather_results(
@@ -146,58 +141,49 @@ def gather_results(
     Raises:
         UserError: a method has not been evaluated.
     """
-    evaluated = {
-        name: read_json(each.results / "evaluate" / "evaluation.json", made_by="evaluate")
-        for name, each in workspaces.items()
-    }
-    retrained = {
-        name: read_json(each.results / "retrain" / "retrain.json", made_by="retrain")
-        for name, each in workspaces.items()
-    }
-    tested = {(name, ""): evaluation["comparison"] for name, evaluation in evaluated.items()}
+    evaluated = {name: Evaluation.read(each.results / "evaluate") for name, each in workspaces.items()}
+    retrained = {name: Retraining.read(each.results / "retrain") for name, each in workspaces.items()}
+    tested = {(name, ""): evaluation.comparison for name, evaluation in evaluated.items()}
     tested |= {
-        (name, ATTENTION): evaluation["attention_comparison"]
+        (name, ATTENTION): evaluation.attention_comparison
         for name, evaluation in evaluated.items()
-        if evaluation["attention_comparison"] is not None
+        if evaluation.attention_comparison is not None
     }
-    comparisons = {" ".join(key): comparison_from(content) for key, content in tested.items()}
+    comparisons = {" ".join(key): comparison for key, comparison in tested.items()}
     family = dict(zip(tested, correct_family(comparisons, confidence=confidence), strict=True))
     first, one = next(iter(evaluated.values())), next(iter(retrained.values()))
     return ComparedResults(
         methods=tuple(
             MethodResult(
                 name=name,
-                fingerprint=evaluation["fingerprint"],
-                configuration=retrained[name]["setting"],
+                fingerprint=evaluation.fingerprint,
+                configuration=retrained[name].setting,
                 member=family[name, ""],
                 attention=family.get((name, ATTENTION)),
                 cost=search_cost(workspaces[name]),
-                look=evaluation["look"],
-                networks=evaluation["networks"],
-                retraining_seconds=float(retrained[name]["seconds"]),
+                look=evaluation.look or 1,
+                networks=evaluation.networks,
+                retraining_seconds=retrained[name].seconds,
             )
             for name, evaluation in evaluated.items()
         ),
-        control=first["control"],
-        against=one["against"],
+        control=first.control,
+        against=one.against,
         configuration=configuration,
         cost=cost,
-        words=words_from(first["metric"], first["margin"]),
+        words=first.words,
         confidence=confidence,
-        images=first["test_images"],
-        folds=len(first.get("folds", ())),
-        data_hash=first["data_hash"],
+        images=first.test_images,
+        folds=len(first.folds),
+        data_hash=first.data_hash,
         probe=next(filter(None, map(_read_probe, evaluated.values())), None),
     )
 
 
-def _read_probe(evaluation: Mapping[str, Any]) -> ProbeResult | None:
+def _read_probe(evaluation: Evaluation) -> ProbeResult | None:
     """The probe of an evaluation.json, if it has one."""
-    said = describe_probe(evaluation, CONTROL)
-    if said is None:
-        return None
-    probe, key = evaluation["probe"], words_from(evaluation["metric"]).key
-    return ProbeResult(f"C={probe['C']:g}", probe[key], said)
+    said, probe = describe_probe(evaluation, CONTROL), evaluation.probe
+    return None if said is None or probe is None else ProbeResult(f"C={probe.C:g}", probe.value, said)
 
 
 def describe_outcome(member: Member, confidence: float, words: MetricWords) -> str:

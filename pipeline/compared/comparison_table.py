@@ -1,7 +1,6 @@
 """What a comparison of methods prints, and its page: a row for the control and for every method."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from pipeline.compared.compared_results import (
     ComparedResults,
@@ -16,7 +15,7 @@ from pipeline.console.format import wrap_text
 from pipeline.console.tables import LEFT, RIGHT, format_table
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.methods_page import ComparisonPage
-from pipeline.figures.report import duration
+from pipeline.figures.report import Row, duration
 from pipeline.provenance.trace import versions
 from pipeline.score.metrics.wording import MetricWords
 
@@ -32,15 +31,15 @@ COLUMNS = {
     "shown": LEFT,
 }
 ATTENTION_COLUMNS = {"AUROC": RIGHT, "difference ": RIGHT, "p (Holm) ": RIGHT}
-UNCOMPARED: dict[str, Any] = {"difference": None, "attention": None}
+UNCOMPARED: Row = {"difference": None, "attention": None}
 """Of rows that are not compared with the control: its own, and the probe's."""
 COST_COLUMNS = {"epochs": RIGHT, "search": RIGHT}
 
 
-def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
+def result_rows(found: ComparedResults) -> list[Row]:
     """The control's row, the methods', and the probe's if there is one, as the page takes them."""
     first = found.methods[0]
-    control: dict[str, Any] = {
+    control: Row = {
         "method": f"control: {found.control}",
         "control": True,
         "setting": found.configuration,
@@ -51,7 +50,7 @@ def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
         **_cost(found.cost),
         "report": "",
     }
-    rows = [control]
+    rows: list[Row] = [control]
     for method in found.methods:
         comparison, attention = method.member.comparison, method.attention
         rows.append(
@@ -82,16 +81,17 @@ def result_rows(found: ComparedResults) -> list[dict[str, Any]]:
     if found.probe is not None:
         probe = {"method": "probe (frozen features)", "control": False, "setting": found.probe.configuration}
         rows.append(
-            probe | UNCOMPARED | {"seeds": "", "value": found.probe.value, "auroc": None, **_cost(None), "report": ""}
+            {**probe, **UNCOMPARED}
+            | {"seeds": "", "value": found.probe.value, "auroc": None, **_cost(None), "report": ""}
         )
     return rows
 
 
-def _cost(cost: SearchCost | None) -> dict[str, Any]:
+def _cost(cost: SearchCost | None) -> dict[str, float | None]:
     return {"epochs": None, "seconds": None} if cost is None else {"epochs": cost.epochs, "seconds": 3600 * cost.hours}
 
 
-def describe_compared(found: ComparedResults, rows: list[dict[str, Any]]) -> Iterator[str]:
+def describe_compared(found: ComparedResults, rows: list[Row]) -> Iterator[str]:
     """The answer, the table, and what is to be known of it."""
     words = found.words
     if warning := warn_of_looks(found):
@@ -135,7 +135,7 @@ def _p(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def comparison_page(params: Params, found: ComparedResults, rows: list[dict[str, Any]], given: str) -> ComparisonPage:
+def comparison_page(params: Params, found: ComparedResults, rows: list[Row], given: str) -> ComparisonPage:
     """The page of a comparison. rows: of `result_rows`. given: what `--run` was given."""
     compared = [row for row in rows if row["difference"] is not None]
     attention = [(row["method"], row["attention"]) for row in compared if row["attention"] is not None]

@@ -1,6 +1,6 @@
 """Parameters: params.yaml, its schema, and what is said of a value that is wrong."""
 
 from pipeline.config.fold_params import fold_seed, part_params
-from pipeline.config.load import Params, load_params, parameters, unknown_parameter
+from pipeline.config.load import Content, Params, Values, load_params, parameters, unknown_parameter
 
-__all__ = ["Params", "fold_seed", "load_params", "parameters", "part_params", "unknown_parameter"]
+__all__ = ["Content", "Params", "Values", "fold_seed", "load_params", "parameters", "part_params", "unknown_parameter"]

@@ -32,6 +32,12 @@ from pipeline.config.schema.training_sections import ModelParams, TrainParams
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, join_lines
 
+Values = Mapping[str, Any]
+"""Values of parameters by their dotted paths: a configuration, a control, what a search space leaves open."""
+
+Content = Mapping[str, Any]
+"""What decides a search, or a part of that, as JSON has it: sections of parameters, the space, hashes."""
+
 
 class Params(Section):
     """The whole of params.yaml."""
@@ -69,7 +75,7 @@ class Params(Section):
         """The name of the MLflow experiment."""
         return self.tracking.experiment or f"sar-search/{self.set_name}"
 
-    def with_values(self, values: Mapping[str, Any], *, where: str) -> "Params":
+    def with_values(self, values: Values, *, where: str) -> "Params":
         """A copy with the parameters at the dotted paths replaced, validated as the file is.
 
         Raises:

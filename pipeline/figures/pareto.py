@@ -6,19 +6,57 @@ constraints).
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.artifacts.search_result import SearchSummary
+from pipeline.artifacts.stage_results import read_table
 from pipeline.figures import BLUE, GREY, ORANGE, SKY, VERMILION
+from pipeline.figures.fonts import fit_fonts
 from pipeline.figures.objective_axis import objective_axis
 
 Config = Mapping[str, Any]
 
+PICTURE = "pareto.png"
+"""Its name in results/search/. DVC does not know it, since a search for one objective has none."""
+
 _WIDTH = 7.5
 _ABREAST = 2
 _STEPS = {"minimize": "steps-post", "maximize": "steps-pre"}
+
+
+def front_figure(folder: Path, summary: SearchSummary, *, title: str = "") -> Figure | None:
+    """The figure of pareto.csv in a search's results; None of a search for one objective.
+
+    Raises:
+        UserError: the table is not there.
+    """
+    objectives = summary.objectives
+    if len(objectives) < 2:
+        return None
+    configs = [
+        {
+            "trial": row["trial"],
+            "control": row["role"] == "control",
+            **{column: row[column] == "true" for column in ("front", "chosen")},
+            "keeps": row["keeps_constraints"] == "true",
+            **{name: float(row[name]) if row[name] else math.nan for name in objectives},
+        }
+        for row in read_table(folder / "pareto.csv", made_by="search")
+    ]
+    return pareto_figure(configs, objectives, title=title)
+
+
+def write_pareto_figure(folder: Path, summary: SearchSummary) -> None:
+    """Write the figure beside the results; one of an earlier search goes."""
+    (folder / PICTURE).unlink(missing_ok=True)
+    figure = front_figure(folder, summary, title="Pareto front of the search")
+    if figure is not None:
+        fit_fonts(figure)
+        figure.savefig(folder / PICTURE)
 
 
 def pareto_figure(configs: Sequence[Config], objectives: Mapping[str, str], *, title: str = "") -> Figure | None:

@@ -76,7 +76,7 @@ def train_guides(workspace: Workspace, configs: Iterable[Params], *, split: Path
         UserError: a guide's training diverged, or it cannot be kept.
     """
     weights: dict[str, Weights] = {}
-    notes: list[dict[str, Any]] = []
+    notes: list[Mapping[str, Any]] = []
     for config in configs:
         if not config.regularizer.uses_guide:
             continue

@@ -1,11 +1,10 @@
 """The pretrained weights whose frozen features `evaluate.probe` reads."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.models.model_config import Weights
+from pipeline.models.model_config import RecordedWeights, Weights
 from pipeline.provenance.weights_record import PRETRAINED, SOURCE, from_record
 from pipeline.workspace import Workspace
 
@@ -30,7 +29,7 @@ def probed_spec(params: Params) -> str:
     return spec
 
 
-def read_probe_weights(workspace: Workspace, params: Params, recorded: Mapping[str, Mapping[str, Any]]) -> Weights:
+def read_probe_weights(workspace: Workspace, params: Params, recorded: Mapping[str, RecordedWeights]) -> Weights:
     """The very weights that the search has recorded (`pipeline.provenance.weights_record`), of those that are probed.
 
     Raises:

@@ -9,10 +9,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import timm
 from safetensors.torch import save_file
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from pipeline.config import Params
 from pipeline.errors import UserError, quote_name
 from pipeline.files.file_stats import hash_file
-from pipeline.models.model_config import Weights
+from pipeline.models.model_config import NetworkRecord, Weights
 from pipeline.models.source_network import fetch_timm
 from pipeline.models.weights import SUFFIXES
 from pipeline.provenance.weights_record import (
@@ -104,29 +103,33 @@ def _resolve(workspace: Workspace, spec: str, params: Params) -> Weights:
     return Weights(spec, str(path), hash_file(path), "", network)
 
 
-def _network_of(checkpoint: Path) -> dict[str, Any]:
+def _network_of(checkpoint: Path) -> NetworkRecord:
     if not (checkpoint / SIDECAR).is_file() or not (checkpoint / WEIGHTS).is_file():
         raise ValueError(f"is no checkpoint's folder: it lacks {WEIGHTS} or {SIDECAR}; name a file, or such a folder")
-    sidecar = read_sidecar(checkpoint)
+    sidecar: NetworkRecord = read_sidecar(checkpoint)
     if missing := [key for key in DESCRIBED if key not in sidecar]:
         raise ValueError(f"{SIDECAR} lacks {', '.join(missing)}")
+    return _described(sidecar)
+
+
+def _described(sidecar: NetworkRecord) -> NetworkRecord:
     return {key: sidecar[key] for key in DESCRIBED}
 
 
 def _fetch_registered(workspace: Workspace, spec: str, store: Store) -> Weights:
     name, version = find_version(store, spec)
 
-    def fetch(folder: Path) -> Mapping[str, Any]:
+    def fetch(folder: Path) -> NetworkRecord:
         checkpoint = fetch_checkpoint(store, name, version, folder / "fetched")
         os.replace(checkpoint / WEIGHTS, folder / WEIGHTS)
-        return {key: read_sidecar(checkpoint)[key] for key in DESCRIBED}
+        return _described(read_sidecar(checkpoint))
 
     kept = _cached(workspace, f"models:/{name}/{version} of {store.shown}", fetch)
     return replace(kept, spec=spec, resolved=f"version {version}")
 
 
 def _fetch_from_timm(workspace: Workspace, spec: str) -> Weights:
-    def fetch(folder: Path) -> Mapping[str, Any]:
+    def fetch(folder: Path) -> NetworkRecord:
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in fetch_timm(spec).items()}
         save_file(tensors, folder / WEIGHTS)
         return {"timm": spec}
@@ -136,7 +139,7 @@ def _fetch_from_timm(workspace: Workspace, spec: str) -> Weights:
     return replace(kept, spec=spec, resolved=f"timm {timm.__version__}")
 
 
-def _cached(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], Mapping[str, Any]]) -> Weights:
+def _cached(workspace: Workspace, fetched_as: str, fetch: Callable[[Path], NetworkRecord]) -> Weights:
     """What has been fetched as this before, or is now. fetch: leaves the file in a folder and returns the network."""
     root = workspace.state / "pretrained"
     for notes in sorted(root.glob(f"*/{CACHE_FOLDER}")):

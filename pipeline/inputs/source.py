@@ -7,12 +7,12 @@ dvc.yaml cannot list what may not exist. So `prepare` notes in state/ what it re
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.prepared.prepared import Manifest, open_prepared
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import preview_dataset
 from pipeline.data.sources.source_config import DatasetNotFound, Preview, SourceConfig, count_trainable
@@ -90,7 +90,7 @@ def note_source(workspace: Workspace, params: Params, source: Preview, data_hash
     write_whole(path, json.dumps(dict(list(notes.items())[-NOTES_FILE:]), indent=1) + "\n")
 
 
-def describe_warnings(manifest: Mapping[str, Any]) -> Iterator[str]:
+def describe_warnings(manifest: Manifest) -> Iterator[str]:
     """Lines about what was odd in a set that has just been prepared, each with the names of some files."""
     originals = manifest.get("original_labels")
     if originals is not None and originals != list(range(len(originals))):
@@ -125,10 +125,10 @@ def _options(params: Params) -> dict[str, Any]:
     return params.prepare.model_dump(exclude={"download"})  # which does not change what is made
 
 
-def manifest_if_current(workspace: Workspace, params: Params) -> dict[str, Any] | None:
+def manifest_if_current(workspace: Workspace, params: Params) -> Manifest | None:
     """The manifest of data/prepared, if these parameters made it."""
     try:
-        manifest = dict(open_prepared(workspace.prepared).manifest)
+        manifest = open_prepared(workspace.prepared).manifest
     except (UserError, EOFError, KeyError):
         return None
     note = _notes(workspace).get(str(manifest.get("data_hash")))

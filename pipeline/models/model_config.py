@@ -51,21 +51,34 @@ class ModelConfig:
             object.__setattr__(self, "spatial_prior", SpatialPriorConfig(**self.spatial_prior))
 
 
+NetworkRecord = Mapping[str, Any]
+"""What is known of the network that weights are of: {"timm": name}, or of a checkpoint's sidecar `model`,
+`num_classes`, `image_size` and `channels`.
+"""
+
+
+@dataclass(frozen=True)
+class RecordedWeights:
+    """`Weights` as journal and results have them, by specification: no path, which differs between machines."""
+
+    sha256: str
+    resolved: str
+    network: NetworkRecord | None
+
+
 @dataclass(frozen=True)
 class Weights:
     """The weights that a specification (a timm name, a path, models:/name@alias) was resolved to.
 
     spec: as it was given. path: of the file. sha256: of the file, in hexadecimal. resolved: what the specification was
-    found to mean, in words; empty for a file, which means itself. network: what is known of the network that the
-    weights are of: {"timm": name}, or of a checkpoint's sidecar `model`, `num_classes`, `image_size` and `channels`;
-    None for a bare file.
+    found to mean, in words; empty for a file, which means itself. network: None for a bare file.
     """
 
     spec: str
     path: str
     sha256: str
     resolved: str = ""
-    network: Mapping[str, Any] | None = None
+    network: NetworkRecord | None = None
 
 
 def resolve_layers(spec: LayerSpec, depth: int) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.model_config import NetworkRecord
+
 from .architecture import describe_network
 from .build import build_model
 from .model_config import ModelConfig, SpatialPriorConfig, Weights
@@ -68,7 +70,7 @@ def fetch_timm(name: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _described(network: Mapping[str, Any]) -> Any:
+def _described(network: NetworkRecord) -> Any:
     if "timm" in network:
         import timm
 

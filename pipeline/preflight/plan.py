@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from pipeline.config import Params, load_params, part_params
+from pipeline.config import Content, Params, load_params, part_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.data.sources.image_source import Preview
 from pipeline.data.splits.split import Split, read_split
@@ -51,7 +51,7 @@ from pipeline.preflight.validate import (
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.provenance.trace import versions
-from pipeline.provenance.weights_record import describe_weights, to_record, write_note
+from pipeline.provenance.weights_record import describe_weights, to_json, write_note
 from pipeline.regularizers.plugin import plugin_hashes
 from pipeline.state.current_search import current_search
 from pipeline.state.searches import search_directory
@@ -59,7 +59,7 @@ from pipeline.tracking.permissions import require_access
 from pipeline.tracking.store import Store, prepare_store, resolve_store
 from pipeline.train.compilation import lacks_compiler
 from pipeline.train.loop import choose_device
-from pipeline.tune.journal.records import METHOD, VAL_ACCURACY
+from pipeline.tune.journal.records import METHOD, VAL_ACCURACY, Header
 from pipeline.tune.objectives.objective_words import objective_words
 from pipeline.tune.objectives.objectives import (
     USER_METRIC,
@@ -270,7 +270,7 @@ class Plan:
         """What is known of the search while no data have been prepared: everything but which one it is."""
         return self._task({}, self.params)
 
-    def _task(self, content: Mapping[str, Any], params: Params, number: int | None = None) -> SearchTask:
+    def _task(self, content: Content, params: Params, number: int | None = None) -> SearchTask:
         """params: as `search` is to run, with what the data decide. number: of the fold, if that is no part's."""
         name, folder = search_directory(self.workspace.searches, content)
         number = number or (self.part.number if self.part else 0)
@@ -284,23 +284,26 @@ class Plan:
             prepared=self.workspace.prepared,
             split=self.workspace.split if self.part is None else self.part.path,
             resources=self.resources,
-            header={
-                "fingerprint": name,
-                "set": self.params.set_name,
-                **({"part": part} if part else {}),
-                "space_file": self.space.file,
-                "content": dict(content),
-                "then": str(params.search.choose.then),
-                **self._metric(),
-                "code": code_hashes(self._plugins()),
-                "versions": versions(),
-            }
-            | ({"weights": to_record(self.pretrained)} if self.pretrained else {})
-            | ({"known": list(self.prior_results)} if self.prior_results else {}),
+            header=cast(
+                "Header",
+                {
+                    "fingerprint": name,
+                    "set": self.params.set_name,
+                    **({"part": part} if part else {}),
+                    "space_file": self.space.file,
+                    "content": dict(content),
+                    "then": str(params.search.choose.then),
+                    **self._metric(),
+                    "code": code_hashes(self._plugins()),
+                    "versions": versions(),
+                }
+                | ({"weights": to_json(self.pretrained)} if self.pretrained else {})
+                | ({"known": list(self.prior_results)} if self.prior_results else {}),
+            ),
             weights=self.pretrained,
         )
 
-    def _metric(self) -> dict[str, Any]:
+    def _metric(self) -> Header:
         """The words of the first objective, for who reads the search; nothing of accuracy, whose words all know."""
         if objectives_from_params(self.params).first == VAL_ACCURACY:
             return {}

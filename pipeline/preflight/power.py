@@ -5,10 +5,9 @@ Everything follows from what summary.json has of a search (`forecast`, `spent`) 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Params
 from pipeline.console.format import format_count, format_percent
 from pipeline.errors import UserError
@@ -19,11 +18,12 @@ from pipeline.score.forecast import (
     REACHED,
     UNFORETOLD,
     UNTESTABLE,
+    Components,
     Expected,
     Forecast,
     SeedPlan,
+    assumed_components,
     choose_seeds,
-    components_from,
 )
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 from pipeline.tune.budget import HOUR, Budget
@@ -65,28 +65,29 @@ def check_seeds(params: Params) -> None:
         )
 
 
-def make_forecast(params: Params, content: Mapping[str, Any] | None, test_images: int) -> Forecast:
-    """The forecast for so many test images, of all folds together. content: summary.json's `forecast`; None for the
+def make_forecast(params: Params, measured: Components | None, test_images: int) -> Forecast:
+    """The forecast for so many test images, of all folds together. measured: by the search; None for the
     assumptions.
     """
-    return Forecast(components_from(content), test_images, params.evaluate.confidence, params.evaluate.folds or 1)
+    components = assumed_components("no configuration has been confirmed yet") if measured is None else measured
+    return Forecast(components, test_images, params.evaluate.confidence, params.evaluate.folds or 1)
 
 
-def run_cost(params: Params, summary: Mapping[str, Any]) -> RunCost | None:
+def run_cost(params: Params, summary: SearchSummary) -> RunCost | None:
     """The cost of a run of retraining, by what the search says of itself; None where it does not say it.
 
     It trains on train and val, for as many epochs, side by side as trials did but for `retrain.max_concurrent_runs`.
     """
-    spent, trained, content = summary["spent"], summary["epochs"]["spent"], summary.get("forecast")
-    if content is None or not trained:
+    spent, trained, machine = summary.spent, summary.epochs.spent, summary.forecast
+    if machine is None or not trained:
         return None
-    most = params.retrain.max_concurrent_runs or content["max_concurrent"]
+    most = params.retrain.max_concurrent_runs or machine.max_concurrent
     return RunCost(
-        seconds=spent["worker_hours"] * HOUR / trained * params.train.epochs / (1 - params.split.val_fraction),
-        together=max(1, min(most, content["max_concurrent"])),
-        gpus=content["gpus"],
-        spent_s=spent["hours"] * HOUR,
-        spent_gpu_s=spent["gpu_hours"] * HOUR,
+        seconds=spent.worker_hours * HOUR / trained * params.train.epochs / (1 - params.split.val_fraction),
+        together=max(1, min(most, machine.max_concurrent)),
+        gpus=machine.gpus,
+        spent_s=spent.hours * HOUR,
+        spent_gpu_s=spent.gpu_hours * HOUR,
     )
 
 

@@ -11,7 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from pipeline.assembly import TrainingData, TrainingRun, build_run
-from pipeline.config import Params
-from pipeline.data.prepared.prepared import Prepared, open_prepared
+from pipeline.config import Params, Values
+from pipeline.data.prepared.prepared import Manifest, Prepared, open_prepared
 from pipeline.data.splits.split import Ids, Split, read_split
 from pipeline.errors import UserError
 from pipeline.models.freeze import enter_training
@@ -39,6 +39,7 @@ from pipeline.train.loop import score
 from pipeline.train.memory import checkpointed, is_out_of_memory, out_of_memory_advice, retain_freed_memory
 from pipeline.train.objective import Objective
 from pipeline.train.optim import make_optimizer
+from pipeline.train.sidecar import TrainState
 from pipeline.train.step import take_step
 from pipeline.tune.space import SearchSpace
 
@@ -147,16 +148,14 @@ def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
     return " and ".join(parts)
 
 
-def probe_configs(space: SearchSpace) -> list[Mapping[str, Any]]:
+def probe_configs(space: SearchSpace) -> list[Values]:
     """The configurations to measure: the first controls, and of every dimension the low end or first choice, and the
     other.
 
     Costs mostly grow along a dimension (blocks, sizes, batch), so the corners enclose most of what trials will cost.
     """
     controls = list(space.controls.values())[:MOST_CONTROLS]
-    corners: list[Mapping[str, Any]] = [
-        {path: space.values_at_ends(path)[end] for path in space.dimensions} for end in (0, -1)
-    ]
+    corners: list[Values] = [{path: space.values_at_ends(path)[end] for path in space.dimensions} for end in (0, -1)]
     return [*controls, *corners]
 
 
@@ -274,7 +273,7 @@ def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> T
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (images + val_images, side, side, channels), dtype=np.uint8)
     labels = rng.integers(0, len(classes), len(noise), dtype=np.int64)
-    manifest = {"classes": list(classes), "data_hash": ""}
+    manifest: Manifest = {"classes": list(classes), "data_hash": ""}
     masks = (noise[..., 0] > 127).astype(np.uint8)  # for methods that read them, whatever the set will have
     return TrainingData(Prepared(noise, labels, masks, manifest), split, device)
 
@@ -289,7 +288,7 @@ def _rows_of(prepared: Prepared, rows: Ids) -> Prepared:
     return Prepared(prepared.images[rows], prepared.labels[rows], masks, prepared.manifest)
 
 
-def _checkpoint_bytes(run: TrainingRun, state: Mapping[str, Any]) -> int:
+def _checkpoint_bytes(run: TrainingRun, state: TrainState) -> int:
     """Size of a checkpoint that is really written, where trials write theirs before Ray takes them over."""
     with tempfile.TemporaryDirectory() as folder:
         try:

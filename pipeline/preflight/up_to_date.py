@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts.fold_results import read_fold_searches
-from pipeline.artifacts.stage_results import read_best, read_json
+from pipeline.artifacts.best_config import BestConfig, read_fold_searches
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.errors import UserError
 from pipeline.tune.journal.records import ASKED_TO_FINISH
 from pipeline.tune.task import SearchTask
@@ -33,21 +33,21 @@ def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
     results: the folder results/.
     """
     try:
-        if read_best(results / "search").fingerprint != task.fingerprint:
+        if BestConfig.read(results / "search").fingerprint != task.fingerprint:
             return None
         folders = [part_folder(results / "search", number) for number in (0, *read_fold_searches(results))]
-        summaries = [read_json(folder / "summary.json", made_by="search") for folder in folders]
+        summaries = [SearchSummary.read(folder) for folder in folders]
     except UserError:
         return None
     left_alone = stages_up_to_date(results.parent, (*SEARCH, "retrain"))
     if not left_alone.issuperset(SEARCH):
         return None
     # Of several searches, the first that was ended early.
-    summary = next((each for each in summaries if each["stopped_by"]), summaries[0])
-    how, stopped = "has ended", summary["stopped_by"]
+    summary = next((each for each in summaries if each.stopped_by), summaries[0])
+    how, stopped = "has ended", summary.stopped_by
     if stopped:
-        asked = summary.get("trials_asked")
-        how = f"was ended by {stopped} with {sum(summary['trials'].values())}{f' of {asked}' if asked else ''} trials"
+        asked = summary.trials_asked
+        how = f"was ended by {stopped} with {sum(summary.trials.values())}{f' of {asked}' if asked else ''} trials"
         how += f"; {GO_ON}" if stopped == ASKED_TO_FINISH else ""
     return FinishedSearch(how, "retrain" in left_alone)
 

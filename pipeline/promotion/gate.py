@@ -7,15 +7,15 @@ passes the gate if every rule is passed or accepted.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pipeline.artifacts.registration import ArmsTag
 from pipeline.config.schema.result_sections import PromoteParams
 from pipeline.console.format import format_percent
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_from
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_of
 from pipeline.score.paired_test import PairedDifference, PairedScores
-from pipeline.score.sample_size import describe_enough, parts_from
+from pipeline.score.sample_size import describe_enough
 
 PASSED, FAILED, UNDECIDED, ACCEPTED = "passed", "failed", "undecided", "undecided, accepted"
 
@@ -34,12 +34,11 @@ class Rule:
 class GateInputs:
     """What is known of a challenger; accuracies, errors and differences are fractions of 1.
 
-    accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: the
-    comparison of its configuration with the control (`pipeline.score.comparison.Comparison`), the control's name, and
-    what register put beside it. margin: what may be lost against the control, as the evaluation had it. pair: the
-    challenger against the champion on the same images; None where there is no champion, whose version `champion` is, or
-    where there are no images on which both can be judged, for which `not_compared` has the reason. tested_on: what the
-    images are, in words.
+    accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: its
+    configuration compared with the control, as register wrote it down. margin: what may be lost against the control, as
+    the evaluation had it. pair: the challenger against the champion on the same images; None where there is no
+    champion, whose version `champion` is, or where there are no images on which both can be judged, for which
+    `not_compared` has the reason. tested_on: what the images are, in words.
     latency_ms: of one image by itself; None where it was not measured. metric: `evaluate.metric` of now; value: its own
     by that; blind: what the shares of the classes as the answer to every image give, of accuracy `commonest`.
     champion_margin: what may be lost by it against the champion, where promote.margin says nothing.
@@ -49,8 +48,7 @@ class GateInputs:
     ece: float
     images: int
     commonest: float
-    arms: Mapping[str, Any]
-    control: str
+    arms: ArmsTag
     margin: float
     champion: int | None
     pair: PairedDifference | PairedScores | None
@@ -147,19 +145,19 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     if params.control == "any":
         return Rule("control", PASSED, "not asked for (promote.control: any)")
     arms, margin, better = inputs.arms, inputs.margin, params.control == "better"
-    words = words_from(arms.get("metric"))
+    words = words_of(arms.metric)
     # Not worse is the evaluation's first endpoint, at the level at which that was decided.
-    found = arms if better else arms.get("endpoint") or arms
-    difference, low, high = found["difference"], found["low"], found["high"]
-    confidence = float(found.get("level", arms["confidence"]))
+    found = arms if better or arms.endpoint is None else arms.endpoint
+    difference, low, high = found.difference, found.low, found.high
+    confidence = arms.confidence if found is arms or arms.endpoint is None else arms.endpoint.level
     lost = words.format_difference(margin).lstrip("+")
     wanted = "better" if better else f"not worse by more than {lost} (evaluate.margin)"
     of = "" if words.key == ACCURACY_WORDS.key else f" in {words.label}"
-    said = f"{words.format_difference(difference)}{of} against {inputs.control}"
+    said = f"{words.format_difference(difference)}{of} against {arms.control}"
     if low is None or high is None:
-        said += f", without an interval: {arms['note']}; needed: {wanted}"
+        said += f", without an interval: {arms.note}; needed: {wanted}"
         return Rule("control", UNDECIDED, said, "at least 2 seeds in each arm (retrain.seeds), networks that differ")
-    best, control = arms["seeds"]
+    best, control = arms.seeds
     said += f" ({_interval(words, low, high, confidence)}; {best} and {control} seeds); needed: {wanted}"
     bound = 0.0 if better else -margin
     worst, least = _turned(words, low, high)
@@ -172,7 +170,7 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     if better or inputs.champion is not None or params.first_undecided == "refuse":
         return Rule("control", UNDECIDED, said, enough)
     # A loss is said at the confidence of the comparison.
-    if arms["low"] is not None and arms["high"] is not None and _turned(words, arms["low"], arms["high"])[1] < 0:
+    if arms.low is not None and arms.high is not None and _turned(words, arms.low, arms.high)[1] < 0:
         return Rule(
             "control",
             UNDECIDED,
@@ -191,18 +189,18 @@ def _turned(words: MetricWords, low: float, high: float) -> tuple[float, float]:
     return (-high, -low) if words.lower_is_better else (low, high)
 
 
-def _enough(arms: Mapping[str, Any], distance: float, confidence: float, words: MetricWords, *, better: bool) -> str:
+def _enough(arms: ArmsTag, distance: float, confidence: float, words: MetricWords, *, better: bool) -> str:
     """What would decide the comparison of the arms, if they differ by the distance from what is to be ruled out."""
     truth = (
         f"(if it is better by {words.format_difference(distance).lstrip('+')})"
         if better
         else "(if both are equally good)"
     )
-    if arms.get("variance_parts"):
-        return f"{truth} {describe_enough(parts_from(arms['variance_parts']), distance, confidence)}"
+    if arms.variance_parts:
+        return f"{truth} {describe_enough(arms.variance_parts, distance, confidence)}"
     # A version that was registered without the parts of the variance: more of both shrinks all of it.
-    factor = max(1.0, (arms["detectable_difference"] / distance) ** 2)
-    seeds, images = math.ceil(factor * min(arms["seeds"])), math.ceil(factor * arms["images"])
+    factor = max(1.0, ((arms.detectable_difference or 0.0) / distance) ** 2)
+    seeds, images = math.ceil(factor * min(arms.seeds)), math.ceil(factor * arms.images)
     return f"{truth} about {seeds:,} seeds an arm (retrain.seeds) and {images:,} test images, both together"
 
 

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.evaluation_run import looks_logged
+from pipeline.artifacts.registration import ArmsTag
 from pipeline.assembly import TrainingData, load_data
 from pipeline.config import Params
 from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import replace_file
 from pipeline.provenance.trace import commit
 from pipeline.state.looks import record_look
+from pipeline.tracking.evaluation_run import looks_logged
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import HASH_TAG, PROCEDURE_TAG, WEIGHTS_TAG, Version
 from pipeline.tracking.store import Store
@@ -281,15 +282,15 @@ def latency_ms(store: Store, name: str, version: int, side: int, channels: int, 
     return 1000 * float(np.median(taken[3:]))
 
 
-def compare_predictions(version: Version) -> dict[str, Any]:
-    """The comparison of a version's configuration with its control, the control's name with it, as register wrote it
-    down.
+def read_arms_tag(version: Version) -> ArmsTag:
+    """The comparison of a version's configuration with its control, as register wrote it down.
 
     Raises:
         UserError: it has none.
     """
     try:
-        content: dict[str, Any] = json.loads(version_tag(version, "sar.comparison"))
+        return ArmsTag.model_validate_json(version_tag(version, "sar.comparison"))
     except ValueError:
-        raise UserError(f"version {version.version} has a tag sar.comparison that is not JSON\n  {REGISTER}") from None
-    return content
+        raise UserError(
+            f"version {version.version} has a tag sar.comparison that cannot be read\n  {REGISTER}"
+        ) from None

@@ -13,10 +13,10 @@ from pipeline.promotion.gate import ACCEPTED, FAILED, PASSED, GateInputs, Rule, 
 from pipeline.promotion.predictions import (
     CorrectOnTest,
     TestPredictions,
-    compare_predictions,
     latency_ms,
     predict_again,
     predictions_on_same_test,
+    read_arms_tag,
     recorded_predictions,
     version_tag,
 )
@@ -147,7 +147,7 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
     name, store = load_params(workspace.params).model_name, open_store(workspace)
     listed, (moves, _) = versions(store, name), history(store, name)
     content = registered_json(workspace)
-    shown = (content["version"], content["hash"]) if content and content["name"] == name else None
+    shown = (content.version, content.model_hash) if content and content.name == name else None
     ours = next((each for each in listed if (each.version, each.tags.get(HASH_TAG)) == shown), None)
     yield f"{name} at {store.shown}"
     for each in listed:
@@ -187,8 +187,8 @@ def _gate_inputs(
     scores = classification_scores(own.probabilities, own.labels)
     metric = chosen_metric(params)
     pair: PairedDifference | PairedScores | None = None
-    arms = compare_predictions(challenger)
-    how, look = "", int(arms.get("look") or 0)
+    arms = read_arms_tag(challenger)
+    how, look = "", arms.look or 0
     if champion is not None:
         by_accuracy = metric.name == ACCURACY.name
         other = predictions_on_same_test(
@@ -217,8 +217,7 @@ def _gate_inputs(
         images=len(own.labels),
         commonest=float(np.bincount(own.labels).max() / len(own.labels)),
         arms=arms,
-        control=str(arms["control"]),
-        margin=float(arms.get("margin") or metric.words.margin),
+        margin=arms.margin or metric.words.margin,
         champion=champion.version if champion else None,
         pair=pair,
         latency_ms=latency,

@@ -4,11 +4,10 @@ DVC sees files alone. A store that was moved, emptied or named anew, a version t
 experiment has taken: `results/` then shows one model, and the registry would promote another, or none.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline.artifacts.registration import Registration
 from pipeline.config import Params, load_params
 from pipeline.errors import UserError, single_item_command
 from pipeline.tracking.registry.version_status import VersionStatus, version_status
@@ -62,17 +61,16 @@ class RegisteredVersion:
         return self.store.database is not None and self.store.database.is_relative_to(workspace.anchor)
 
 
-def registered_json(workspace: Workspace) -> dict[str, Any] | None:
+def registered_json(workspace: Workspace) -> Registration | None:
     """The content of registered.json; None where nothing has been registered from here, or the file is not whole."""
     try:
-        content = json.loads(_note(workspace).read_text(encoding="utf-8"))
-        return {"name": str(content["name"]), "version": int(content["version"]), "hash": str(content["model_hash"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        return Registration.read(_note(workspace).parent)
+    except UserError:
         return None
 
 
 def _note(workspace: Workspace) -> Path:
-    return workspace.results / "register" / "registered.json"
+    return workspace.results / "register" / Registration.FILE
 
 
 def find_registered_version(workspace: Workspace, params: Params | None = None) -> RegisteredVersion | None:
@@ -85,8 +83,8 @@ def find_registered_version(workspace: Workspace, params: Params | None = None) 
     if content is None:
         return None
     store = resolve_store((params or load_params(workspace.params)).tracking.uri, workspace.anchor)
-    name, version, model_hash = content["name"], content["version"], content["hash"]
-    return RegisteredVersion(name, version, model_hash, store, version_status(store, name, version, model_hash))
+    status = version_status(store, content.name, content.version, content.model_hash)
+    return RegisteredVersion(content.name, content.version, content.model_hash, store, status)
 
 
 def describe_registry(workspace: Workspace) -> str:

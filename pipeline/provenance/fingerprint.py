@@ -6,7 +6,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from pipeline.config import Params, parameters
+from pipeline.config import Content, Params, Values, parameters
 from pipeline.models.model_config import Weights
 from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, hash_choices, replace_by_hashes
@@ -19,12 +19,12 @@ _OF_USER = "val/metric"
 
 def fingerprint_content(
     params: Params,
-    space: Mapping[str, Any],
+    space: Content,
     *,
     data_hash: str,
     split_hash: str,
     weights: Mapping[str, Weights] | None = None,
-) -> dict[str, Any]:
+) -> Content:
     """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
     where they are given, also the points that come first, what is known beforehand, objectives beside val/accuracy and
     constraints: these two decide which configurations are proposed, and which of them are trained; and the metric that
@@ -58,7 +58,7 @@ def fingerprint_content(
     }
 
 
-def fingerprint(content: Mapping[str, Any], generation: int = 0) -> str:
+def fingerprint(content: Content, generation: int = 0) -> str:
     """The hash of what decides a search's trials (`fingerprint_content`), which names the search.
 
     Parameters at their default are left out, so that one which is added later renames no search. Where a default
@@ -70,7 +70,7 @@ def fingerprint(content: Mapping[str, Any], generation: int = 0) -> str:
     return content_hash({**named, "generation": generation} if generation else named)
 
 
-def _without_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+def _without_defaults(content: Content) -> Content:
     sections = {name: f"{name}." for name in ("model", "train", "regularizer")}
     sections |= {name: f"search.{name}." for name in ("sampler", "scheduler")}
     # As JSON has it, which the content comes back from.
@@ -82,7 +82,7 @@ def _without_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
     return plain | {name: _non_default(plain[name], path, defaults) for name, path in sections.items() if name in plain}
 
 
-def _non_default(section: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _non_default(section: Content, prefix: str, defaults: Values) -> Content:
     """The values of a section that differ from their defaults; what is no parameter stays."""
     changed = {}
     for key, value in section.items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import parameters
+from pipeline.config import Values, parameters
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, format_value, join_lines, quote_name
 from pipeline.files.file_stats import hash_file
@@ -33,6 +33,8 @@ LOOKS, PAUSE_S = 5, 0.3
 
 _ABSENT = object()
 _INTERPOLATED = re.compile(r"\$\{([\w.]+)\}")
+Tree = Mapping[str, Any]
+"""A mapping of dvc.yaml."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Inputs:
     files: every file of these, with what tells its content from another.
     """
 
-    params: Mapping[str, Any]
+    params: Values
     deps: tuple[str, ...]
     files: Mapping[str, str]
 
@@ -146,13 +148,13 @@ def _changes(workspace: Workspace, began: Inputs) -> list[str]:
     return lines
 
 
-def _filled(declared: Mapping[str, Any], tree: Any) -> tuple[str, ...]:
+def _filled(declared: Tree, tree: Any) -> tuple[str, ...]:
     """The files and folders that a stage depends on, with the parameters that stand in their paths."""
     filled = (_INTERPOLATED.sub(lambda match: str(_value(tree, match[1])), dep) for dep in _listed(declared, "deps"))
     return tuple(dep for dep in filled if "://" not in dep)
 
 
-def _listed(declared: Mapping[str, Any], key: str) -> list[str]:
+def _listed(declared: Tree, key: str) -> list[str]:
     entries = declared.get(key)
     return [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
 
@@ -162,7 +164,7 @@ def _leaves(entry: str) -> list[str]:
     return [path for path in parameters() if path.startswith(f"{entry}.")] or [entry]
 
 
-def _values(tree: Any, paths: Iterable[str]) -> dict[str, Any]:
+def _values(tree: Any, paths: Iterable[str]) -> Values:
     return {path: _value(tree, path) for path in paths}
 
 
@@ -198,5 +200,5 @@ def _mark(file: Path) -> str | None:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: Any) -> Tree:
     return value if isinstance(value, Mapping) else {}

@@ -8,17 +8,17 @@ torch.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.files.atomic import write_whole
 from pipeline.files.file_stats import hash_file
 from pipeline.files.paths import expand_home
-from pipeline.models.model_config import Weights
+from pipeline.models.model_config import RecordedWeights, Weights
 from pipeline.train.sidecar import WEIGHTS
 from pipeline.workspace import Workspace
 
@@ -48,12 +48,12 @@ def find_local(workspace: Workspace, spec: str) -> Path | None:
     return None
 
 
-def replace_by_hashes(values: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
+def replace_by_hashes(values: Values, weights: Mapping[str, Weights]) -> Values:
     """Values by dotted path, weights by their hash in the place of where they are."""
     return {path: _replace_by_hash(path, value, weights) for path, value in values.items()}
 
 
-def hash_choices(space: Mapping[str, Any], weights: Mapping[str, Weights]) -> dict[str, Any]:
+def hash_choices(space: Values, weights: Mapping[str, Weights]) -> Values:
     """A space's content, in which weights go by their hash; choices by both, since trials are known by their choice."""
     dimensions = {}
     for path, dimension in space["parameters"].items():
@@ -89,12 +89,10 @@ def _source_hash(weights: Weights) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def to_record(weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
-    """What specifications were resolved to, for journal and results: without paths, which differ between machines."""
-    return {
-        spec: {"sha256": each.sha256, "resolved": each.resolved, "network": _plain(each.network)}
-        for spec, each in weights.items()
-    }
+def to_json(weights: Mapping[str, Weights]) -> dict[str, dict[str, object]]:
+    """What specifications were resolved to, a `RecordedWeights` each, for journal and results."""
+    recorded = [RecordedWeights(each.sha256, each.resolved, _plain(each.network)) for each in weights.values()]
+    return dict(zip(weights, map(asdict, recorded), strict=True))
 
 
 def _plain(value: Any) -> Any:
@@ -102,7 +100,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_record(
-    workspace: Workspace, recorded: Mapping[str, Mapping[str, Any]], configs: Iterable[Params]
+    workspace: Workspace, recorded: Mapping[str, RecordedWeights], configs: Iterable[Params]
 ) -> dict[str, Weights]:
     """The very weights that a search has recorded, of those that these configurations use.
 
@@ -114,7 +112,7 @@ def from_record(
         if spec not in recorded:
             raise UserError(f"params.yaml: {spec}: the search had no such weights. Run `dvc repro search` first.")
         known = recorded[spec]
-        sha256, anew = known["sha256"], f"or search anew: `{single_item_command('search')}`, and then this again."
+        sha256, anew = known.sha256, f"or search anew: `{single_item_command('search')}`, and then this again."
         kept = cache_folder(workspace, sha256) / WEIGHTS
         path = kept if kept.is_file() else find_local(workspace, spec)
         if path is None or not path.is_file():
@@ -124,11 +122,11 @@ def from_record(
                 f"{spec}: has changed since the search (sha256 {sha256[:8]} then, {now[:8]} now). Put back what it "
                 f"was, {anew}"
             )
-        found[spec] = Weights(spec, str(path), sha256, known["resolved"], known["network"])
+        found[spec] = Weights(spec, str(path), sha256, known.resolved, known.network)
     return found
 
 
-def used_specs(params: Params, recorded: Mapping[str, Any]) -> list[str]:
+def used_specs(params: Params, recorded: Collection[str]) -> list[str]:
     """The specifications that a configuration uses; of a plugin's option only the record knows whether it is one."""
     guided, option = params.regularizer.guided_transfer, params.regularizer.plugin_options.get(OPTION)
     specs = [params.model.pretrained] if params.model.pretrained else []
@@ -149,7 +147,7 @@ def write_note(workspace: Workspace, weights: Mapping[str, Weights]) -> None:
     """Note what was resolved last."""
     if not weights and not _notes(workspace).exists():
         return
-    write_whole(_notes(workspace), json.dumps(to_record(weights), indent=1) + "\n", concurrent=True)
+    write_whole(_notes(workspace), json.dumps(to_json(weights), indent=1) + "\n", concurrent=True)
 
 
 def read_note(workspace: Workspace) -> dict[str, Weights]:
@@ -161,12 +159,10 @@ def read_note(workspace: Workspace) -> dict[str, Weights]:
         return {}
 
 
-def as_recorded(weights: Mapping[str, Weights], recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Weights]:
+def as_recorded(weights: Mapping[str, Weights], recorded: Mapping[str, RecordedWeights]) -> dict[str, Weights]:
     """The same specifications with the hashes that they have in a record."""
     return {
-        spec: replace(each, sha256=recorded[spec]["sha256"], network=recorded[spec]["network"])
-        if spec in recorded
-        else each
+        spec: replace(each, sha256=recorded[spec].sha256, network=recorded[spec].network) if spec in recorded else each
         for spec, each in weights.items()
     }
 

@@ -37,9 +37,7 @@ Images that were tested in folds, each by networks of its own, have this layout 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -165,11 +163,6 @@ def compare_values(
         detectable_difference=None,
         note=note,
     )
-
-
-def comparison_from(content: Mapping[str, Any]) -> Comparison:
-    """Read back a comparison that was written to JSON with `dataclasses.asdict`."""
-    return Comparison(**{**content, "seeds": tuple(content["seeds"])})
 
 
 def at_confidence(comparison: Comparison, confidence: float) -> Comparison:

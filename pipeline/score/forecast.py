@@ -35,7 +35,7 @@ attention, and half of it if not; seeds are chosen for the whole, and what the h
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -107,17 +107,6 @@ class Components:
     def degrees_of_freedom(self) -> int:
         """Those of MS_cs."""
         return (self.configurations - 1) * (self.seeds - 1)
-
-    def content(self) -> dict[str, Any]:
-        """For JSON; `components_from` reads it."""
-        return asdict(self)
-
-
-def components_from(content: Mapping[str, Any] | None) -> Components:
-    """Read components back from JSON; the assumptions where there are none."""
-    if content is None:
-        return assumed_components("no configuration has been confirmed yet")
-    return Components(**{name: content[name] for name in Components.__dataclass_fields__ if name in content})
 
 
 def assumed_components(why: str, *, configurations: int = 0, seeds: int = 0) -> Components:

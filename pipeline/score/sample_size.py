@@ -17,9 +17,8 @@ These are forecasts from parts that few seeds estimate badly, and good for their
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
@@ -107,12 +106,6 @@ def variance_parts(
         image_count=images,
         folds=count_folds(numbers),
     )
-
-
-def parts_from(content: Mapping[str, Any]) -> VarianceParts:
-    """Read back parts that were written to JSON with `dataclasses.asdict`."""
-    lists = {name: tuple(content[name]) for name in ("seeds", "both", "seed_counts")}
-    return VarianceParts(**{**content, **lists})
 
 
 def seeds_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:

@@ -4,9 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pipeline.config import Params
+from pipeline.config import Content, Params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.errors import UserError, quote_name
 from pipeline.inputs.choice_metric import resolve_choice
@@ -28,7 +27,7 @@ class CurrentSearch:
     folds: the searches outside of each fold, which belong to the one of all images.
     """
 
-    content: Mapping[str, Any]
+    content: Content
     folder: Path
     params: Params
     folds: tuple["CurrentSearch", ...] = ()

@@ -161,7 +161,7 @@ def _living(text: str, written: float) -> str:
     from voluptuous import Invalid
 
     try:
-        locks: dict[str, Any] = SCHEMA(json.loads(text))
+        locks = SCHEMA(json.loads(text))
     except (ValueError, Invalid):
         return "{}"
     read = {path: [each for each in holders if _lives(each["pid"], written)] for path, holders in locks["read"].items()}

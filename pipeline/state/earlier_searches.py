@@ -1,10 +1,9 @@
 """Searches that an earlier version began: they can be listed and removed, and not gone on with."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pipeline.config import Content
 from pipeline.provenance.fingerprint import fingerprint
 from pipeline.tune.journal.records import JOURNAL
 
@@ -23,7 +22,7 @@ def is_of_earlier_version(folder: Path) -> bool:
     return (folder / EARLIER_JOURNAL).exists() and not (folder / JOURNAL).exists()
 
 
-def earlier_search_of(searches: Path, content: Mapping[str, Any]) -> Path | None:
+def earlier_search_of(searches: Path, content: Content) -> Path | None:
     """The folder of the newest of them that this content decides, as its journal says; None if there is none."""
     name = fingerprint(content)
     return next((folder for folder in find_earlier(searches) if _fingerprint_now(folder) == name), None)

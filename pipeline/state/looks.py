@@ -12,9 +12,8 @@ known by the hash of its file of weights, since on a CPU the same run gives the 
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.files.locks import locked
 
@@ -111,7 +110,7 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
 
 
-def _append(path: Path, content: dict[str, Any]) -> None:
+def _append(path: Path, content: Mapping[str, object]) -> None:
     torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" * torn + json.dumps(content) + "\n")

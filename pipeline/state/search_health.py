@@ -1,8 +1,7 @@
 """The health of a search on disk, from its journal and what lies beside it: without its parameters, Ray or torch."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from pipeline.artifacts.search_result import Finding
+from pipeline.config import Content
 from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 from pipeline.state.searches import SearchState
@@ -10,7 +9,6 @@ from pipeline.tune.journal.image_scores import read_scores
 from pipeline.tune.journal.records import COMPLETE, METHOD, TrialRecord
 from pipeline.tune.schedulers.factory import make_scheduler
 from pipeline.tune.schedulers.rungs import resolve_grace_period
-from pipeline.tune.selection.findings import Finding
 from pipeline.tune.selection.health import RUNG_TRIALS, examine_search
 from pipeline.tune.space import SearchSpace
 
@@ -26,7 +24,7 @@ def examine_state(
     ended = search.runner() is None and not search.open_trials
     if not completed or not (ended or completed >= RUNG_TRIALS):
         return None
-    content: Mapping[str, Any] = search.history.header.get("content", {})
+    content: Content = search.history.header.get("content", {})
     try:
         scheduler, epochs = SchedulerParams(**content["scheduler"]), int(content["train"]["epochs"])
         parameters, controls = content["space"]["parameters"], content["space"]["controls"]

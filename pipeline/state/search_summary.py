@@ -1,10 +1,9 @@
 """What a search says of itself when it starts and when it ends, and the decision whether one of other code goes on."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compute.usage_summary import describe_usage
 from pipeline.console.format import wrap_text
 from pipeline.errors import list_first
@@ -13,7 +12,7 @@ from pipeline.state.earlier_searches import earlier_search_of
 from pipeline.state.searches import SearchState, find_searches, read_search
 from pipeline.tune.journal.compatibility import SUPERSEDED, changed_code, changed_content
 from pipeline.tune.journal.journal import Journal
-from pipeline.tune.journal.records import FAILED, JOURNAL, VAL_ACCURACY, read_history
+from pipeline.tune.journal.records import FAILED, JOURNAL, read_history
 from pipeline.tune.run_counts import budget_epochs, max_runs
 from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.task import SearchTask
@@ -68,46 +67,44 @@ def _describe_runner(search: SearchState) -> str:
     return f"is {'finishing' if search.stop_file.exists() else 'running'} now, {where}"
 
 
-def describe_summary(summary: Mapping[str, Any], folder: str = "results/search") -> str:
+def describe_summary(summary: SearchSummary, folder: str = "results/search") -> str:
     """The end of a search in a few lines. folder: where its results are."""
-    best, trials, spent = summary["best"], summary["trials"], summary["spent"]
-    first = summary.get("objective", VAL_ACCURACY)
-    value = best.get(first, best.get(first.replace("/", "_")))  # of every trial: val_accuracy, val_loss
-    own = f"{first} {value:.4f} with the search's seed alone"
-    if best["further_mean"] is not None:
+    best, spent, first = summary.best, summary.spent, summary.objective
+    own = f"{first} {best.value(first):.4f} with the search's seed alone"
+    if best.further_mean is not None:
         # Its own value was picked for being high.
-        over = f"over {len(best['further_seeds'])} further seed{'s' * (len(best['further_seeds']) != 1)}"
-        own = f"{first} {best['further_mean']:.4f} {over}, which the search has not seen"
-    tried = ", ".join(f"{count} {state}" for state, count in trials.items() if count)
+        over = f"over {len(best.further_seeds)} further seed{'s' * (len(best.further_seeds) != 1)}"
+        own = f"{first} {best.further_mean:.4f} {over}, which the search has not seen"
+    tried = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
     lines = [
-        f"best: {best['trial']}, {own}",
-        wrap_text(summary["choice"]["why"], name="chosen: "),
-        f"tried: {tried}; {summary['confirmations']} confirmations; {_describe_epochs(summary)} trained, "
-        f"{summary['epochs']['saved_by_stopping']} saved by stopping early",
-        f"spent: {spent['hours']:.2f} hours, {spent['worker_hours']:.2f} worker-hours"
-        + (f", {spent['gpu_hours']:.2f} GPU-hours" if spent["gpu_hours"] else "")
-        + (f", {spent['cost']:.2f} in money" if spent["cost"] is not None else "")
-        + (f", {spent['guide_hours']:.2f} of the hours on the guide" if "guide_hours" in spent else "")
-        + f" ({spent['worker_hours_saved_by_stopping']:.2f} worker-hours saved)",
-        *([f"used: {describe_usage(spent['usage'])}"] if spent.get("usage") else []),
-        f"the control is {summary['against']}",
+        f"best: {best.trial}, {own}",
+        wrap_text(summary.choice.why, name="chosen: "),
+        f"tried: {tried}; {summary.confirmations} confirmations; {_describe_epochs(summary)} trained, "
+        f"{summary.epochs.saved_by_stopping} saved by stopping early",
+        f"spent: {spent.hours:.2f} hours, {spent.worker_hours:.2f} worker-hours"
+        + (f", {spent.gpu_hours:.2f} GPU-hours" if spent.gpu_hours else "")
+        + (f", {spent.cost:.2f} in money" if spent.cost is not None else "")
+        + (f", {spent.guide_hours:.2f} of the hours on the guide" if spent.guide_hours else "")
+        + f" ({spent.worker_hours_saved_by_stopping:.2f} worker-hours saved)",
+        *([f"used: {describe_usage(spent.usage)}"] if spent.usage else []),
+        f"the control is {summary.against}",
     ]
-    if front := summary.get("front"):
-        names = ", ".join(summary["objectives"])
+    if front := summary.front:
+        names = ", ".join(summary.objectives)
         lines.insert(
             1,
             f"Pareto front over {names}: {len(front)} configuration{'s' * (len(front) != 1)}, from which it was chosen",
         )
-    if summary.get("all_settings_tried"):
+    if summary.all_settings_tried:
         lines.insert(1, "every configuration of the space has been tried")
-    if summary["stopped_by"]:
-        lines.insert(1, f"ended early by {summary['stopped_by']}")
-    lines += [wrap_text(line, name="health: ") for line in describe_findings(summary.get("health"))]
+    if summary.stopped_by:
+        lines.insert(1, f"ended early by {summary.stopped_by}")
+    lines += [wrap_text(line, name="health: ") for line in describe_findings(summary.health)]
     return "\n".join(lines) + f"\n-> {folder}"
 
 
-def _describe_epochs(summary: Mapping[str, Any]) -> str:
-    spent, budget = summary["epochs"]["spent"], summary["epochs"].get("budget")
+def _describe_epochs(summary: SearchSummary) -> str:
+    spent, budget = summary.epochs.spent, summary.epochs.budget
     return f"{spent} epochs" if budget is None else f"{spent} of {budget} epochs"
 
 

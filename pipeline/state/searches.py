@@ -8,15 +8,15 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pipeline.config import Params
+from pipeline.config import Content, Params
 from pipeline.errors import UserError, format_value
 from pipeline.provenance.fingerprint import fingerprint
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words, words_from
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, accuracy_words
 from pipeline.state.earlier_searches import is_of_earlier_version
 from pipeline.tune.journal.compatibility import SUPERSEDED
 from pipeline.tune.journal.records import (
@@ -84,7 +84,7 @@ class SearchState:
         stored = self.history.header.get("metric")
         if stored is None:
             return accuracy_words(params) if params else ACCURACY_WORDS
-        return words_from(stored)
+        return MetricWords(**stored)
 
     @property
     def trials(self) -> Sequence[TrialRecord]:
@@ -180,7 +180,7 @@ def choose_search(searches: Sequence[SearchState], prefix: str) -> SearchState:
     raise UserError(f"search {format_value(prefix)}: none begins so; there are {there}. See `sar-search status`.")
 
 
-def search_directory(searches: Path, content: Mapping[str, Any]) -> tuple[str, Path]:
+def search_directory(searches: Path, content: Content) -> tuple[str, Path]:
     """Fingerprint and folder of the search of this content.
 
     It is the first that its user has not wanted to begin anew and that no earlier version began.

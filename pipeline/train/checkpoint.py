@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_folder
-from pipeline.train.sidecar import FORMAT, SIDECAR, STATE, WEIGHTS
+from pipeline.train.sidecar import FORMAT, SIDECAR, STATE, WEIGHTS, TrainState
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, sidecar: Mapping[str, Any], *, state: Mapping[str, Any] | None = None
+    folder: Path, model: nn.Module, sidecar: Mapping[str, object], *, state: TrainState | None = None
 ) -> None:
     """Write a checkpoint into `folder`, replacing what was there only once the new one is complete."""
     with replace_folder(folder) as whole:
@@ -31,9 +31,9 @@ def save_checkpoint(
 def write_checkpoint(
     folder: Path,
     weights: nn.Module | Mapping[str, Tensor],
-    sidecar: Mapping[str, Any],
+    sidecar: Mapping[str, object],
     *,
-    state: Mapping[str, Any] | None = None,
+    state: TrainState | None = None,
 ) -> None:
     """Write a checkpoint's files into an empty folder that the caller commits as a whole (as Ray does).
 
@@ -78,14 +78,14 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         )
 
 
-def load_state(folder: Path) -> dict[str, Any]:
+def load_state(folder: Path) -> TrainState:
     """The training state of a checkpoint.
 
     Raises:
         UserError: the checkpoint has none, or it is broken.
     """
     try:
-        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        state: TrainState = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise UserError(f"{folder}: the training state cannot be loaded: {type(error).__name__}: {error}") from None
     return state

@@ -14,6 +14,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from pipeline.train.checkpoint import copy_tensors
+from pipeline.train.sidecar import TrainState
 
 LEAST_S = 0.2
 LEAST_SHARE = 0.02
@@ -40,7 +41,7 @@ class CheckpointWriter:
         self,
         write: Callable[[nn.Module | Mapping[str, Tensor], Mapping[str, Any] | None], None],
         model: nn.Module,
-        state: Mapping[str, Any] | None,
+        state: TrainState | None,
         *,
         epoch_seconds: float,
         blocking: bool,

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from pipeline.train.memory import checkpointed, raise_gc_threshold, retain_freed
 from pipeline.train.objective import Objective
 from pipeline.train.optim import learning_rate, make_optimizer, make_schedule
 from pipeline.train.rank_info import RankInfo
+from pipeline.train.sidecar import TrainState
 from pipeline.train.step import accuracy, take_step
 from pipeline.train.train_config import TrainConfig
 from pipeline.train.usage import UsageMeter
@@ -57,7 +57,7 @@ class Epoch:
     number: int
     metrics: Mapping[str, float]
     model: nn.Module
-    state: Callable[[], dict[str, Any]]
+    state: Callable[[], TrainState]
     correct: Callable[[], NDArray[np.bool_]] | None = None
     probabilities: Callable[[], NDArray[np.float32]] | None = None
     usage: Mapping[str, float] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def fit(
     val: ImageBatches | None = None,
     regularizers: Mapping[str, Regularizer] | None = None,
     seed: int = 0,
-    resume: Mapping[str, Any] | None = None,
+    resume: TrainState | None = None,
     world: RankInfo | None = None,
     meter: UsageMeter | None = None,
 ) -> Iterator[Epoch]:
@@ -180,7 +180,7 @@ def fit(
             usage = {} if meter is None else meter.read()
             metrics["seconds"] = time.perf_counter() - started
 
-            def state(done: int = epoch + 1) -> dict[str, Any]:
+            def state(done: int = epoch + 1) -> TrainState:
                 kept = {"epoch": done, "optimizer": optimizer.state_dict(), "regularizers": objective.state()}
                 return kept if average is None else kept | {"model": model.state_dict()}
 

@@ -3,9 +3,29 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+
+class Dimension(TypedDict, total=False):
+    """A dimension as the space's file has it: a range of numbers, or choices; with what is believed of it beforehand.
+
+    weights: hashes in the place of choices that name pretrained weights, in what decides a search.
+    """
+
+    type: Required[str]
+    low: Any
+    high: Any
+    log: bool
+    step: Any
+    choices: list[Any]
+    prior: Any
+    weights: list[Any]
+
+
+DimensionPrior = Mapping[str, Any]
+"""What is believed of a dimension beforehand: a form of `pipeline.tune.prior_check` and its numbers."""
 
 
 def choice_label(choice: Any) -> Any:
@@ -13,7 +33,7 @@ def choice_label(choice: Any) -> Any:
     return json.dumps(choice, sort_keys=True, default=str) if isinstance(choice, list | dict) else choice
 
 
-def distribution_of(dimension: Mapping[str, Any]) -> BaseDistribution:
+def distribution_of(dimension: Dimension) -> BaseDistribution:
     """Optuna's distribution of a checked dimension."""
     if dimension["type"] == "categorical":
         return CategoricalDistribution([choice_label(choice) for choice in dimension["choices"]])

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import IN_LISTS, comma_words, format_value, stray_words
-from pipeline.tune.dimension import choice_label, describe_allowed, distribution_of, holds
+from pipeline.tune.dimension import Dimension, DimensionPrior, choice_label, describe_allowed, distribution_of, holds
 
 FORMS = {"center": "spread", "normal": None, "lognormal": None, "beta": None}
 """Of a number, with the key that may stand beside each."""
@@ -31,7 +31,7 @@ ROUNDING = 1e-6
 """By how much the probabilities of all choices may miss 1."""
 
 
-def prior_problems(dimension: Mapping[str, Any]) -> list[str]:
+def prior_problems(dimension: Dimension) -> list[str]:
     """What is wrong with the prior of a dimension in which all else is right, in words; nothing where there is none."""
     if "prior" not in dimension:
         return []
@@ -75,7 +75,7 @@ def _one_of(forms: Mapping[str, str | None]) -> str:
     return f"one of {', '.join(named)}"
 
 
-def _number_problems(form: str, prior: Mapping[str, Any], dimension: Mapping[str, Any]) -> list[str]:
+def _number_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> list[str]:
     distribution: Any = distribution_of(dimension)
     given = prior[form]
     if form == "center":
@@ -111,7 +111,7 @@ def _sd_problems(name: str, sd: Any, *, factor: bool) -> list[str]:
     return [f"{name}: {_given(sd)}; allowed: {allowed}"]
 
 
-def _choice_problems(form: str, prior: Mapping[str, Any], dimension: Mapping[str, Any]) -> list[str]:
+def _choice_problems(form: str, prior: DimensionPrior, dimension: Dimension) -> list[str]:
     choices, given = dimension["choices"], prior[form]
     named = describe_allowed(distribution_of(dimension))
     if form == "center":

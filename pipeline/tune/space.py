@@ -19,10 +19,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
 from pipeline.tune.dimension import (
+    Dimension,
     choice_label,
     describe_allowed,
     distribution_of,
@@ -33,20 +34,23 @@ from pipeline.tune.dimension import (
 )
 from pipeline.tune.space_check import control_problems, dimension_problems
 
+Encoded = dict[str, Any]
+"""Values of the dimensions by dotted path, as Optuna takes them: a list or mapping among the choices is JSON."""
+
 
 @dataclass(frozen=True)
 class SearchSpace:
     """A checked space. dimensions: the file's mapping by dotted path. controls: values by path, by control name."""
 
     file: str
-    dimensions: Mapping[str, Mapping[str, Any]]
-    controls: Mapping[str, Mapping[str, Any]]
+    dimensions: Mapping[str, Dimension]
+    controls: Mapping[str, Values]
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distribution of each dimension, by dotted path."""
         return {path: distribution_of(dimension) for path, dimension in self.dimensions.items()}
 
-    def decode(self, proposed: Mapping[str, Any]) -> dict[str, Any]:
+    def decode(self, proposed: Values) -> Values:
         """Parameter values for what Optuna proposed; a list or mapping among the choices goes as JSON."""
         values = {}
         for path, value in proposed.items():
@@ -54,7 +58,7 @@ class SearchSpace:
             values[path] = value if choices is None else next(c for c in choices if choice_label(c) == value)
         return values
 
-    def encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(self, values: Values) -> Encoded:
         """The inverse of `decode`, for the values of the dimensions alone; those that are there."""
         return {
             path: choice_label(values[path]) if "choices" in dimension else values[path]
@@ -62,7 +66,7 @@ class SearchSpace:
             if path in values
         }
 
-    def value_at(self, shares: Sequence[float]) -> dict[str, Any]:
+    def value_at(self, shares: Sequence[float]) -> Encoded:
         """Encoded values at a point of the unit cube: shares, in [0, 1), of the way through the dimensions' ranges."""
         distributions = self.distributions()
         return {
@@ -70,7 +74,7 @@ class SearchSpace:
             for (path, distribution), share in zip(distributions.items(), shares, strict=True)
         }
 
-    def shares(self, values: Mapping[str, Any]) -> list[float]:
+    def shares(self, values: Values) -> list[float]:
         """The inverse of `value_at`, for values by dotted path; of what has steps, the middle of the step."""
         encoded = self.encode(values)
         return [share_of(distribution, encoded[path]) for path, distribution in self.distributions().items()]
@@ -116,7 +120,7 @@ class SearchSpace:
                 for value in there if "choices" in self.dimensions[path] else there[-1:]:
                     yield self.file, params.with_values({**fixed, path: value}, where=self.file)
 
-    def values_outside(self, values: Mapping[str, Any]) -> list[str]:
+    def values_outside(self, values: Values) -> list[str]:
         """What is wrong with values as a point of this space, in words; nothing if they are one, or a part of one."""
         problems = [
             f"{quote_name(str(path))}: no dimension of {self.file}; its dimensions: {', '.join(self.dimensions)}"

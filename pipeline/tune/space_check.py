@@ -1,13 +1,13 @@
 """What a search-space file may say of a parameter and of a control: every mistake in a line."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pipeline.config import Params, parameters, unknown_parameter
 from pipeline.errors import IN_LISTS, UserError, comma_words, format_value, stray_words
-from pipeline.tune.dimension import choice_label
+from pipeline.tune.dimension import Dimension, choice_label
 from pipeline.tune.prior_check import prior_problems
 
 TRIAL_NAME = re.compile(r"[tc]\d+")
@@ -45,11 +45,12 @@ def dimension_problems(path: str, dimension: Any, params: Params) -> list[str]:
         for key, value in dimension.items()
         if key not in KEYS[kind] | {"type"}
     ]
-    problems = problems or (_choice_problems if kind == "categorical" else _range_problems)(path, dimension, params)
-    return problems or prior_problems(dimension)
+    checked = cast("Dimension", dimension)
+    problems = problems or (_choice_problems if kind == "categorical" else _range_problems)(path, checked, params)
+    return problems or prior_problems(checked)
 
 
-def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
+def _range_problems(path: str, dimension: Dimension, params: Params) -> list[str]:
     number = (int,) if dimension["type"] == "int" else (int, float)
     for key in ("low", "high"):
         if not isinstance(dimension.get(key), number) or isinstance(dimension.get(key), bool):
@@ -80,7 +81,7 @@ def _range_problems(path: str, dimension: Mapping[str, Any], params: Params) -> 
     return _value_problems(path, inside, params)
 
 
-def _choice_problems(path: str, dimension: Mapping[str, Any], params: Params) -> list[str]:
+def _choice_problems(path: str, dimension: Dimension, params: Params) -> list[str]:
     choices = dimension.get("choices")
     if not isinstance(choices, list) or len(choices) < 2:
         return [f"choices: given {format_value(choices)}; needed: a list of at least two values"]

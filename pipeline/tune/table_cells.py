@@ -11,9 +11,13 @@ from typing import Any
 
 from pipeline.config.yaml import parse_yaml
 from pipeline.errors import UserError
+from pipeline.tune.dimension import Dimension
+
+Row = Mapping[str, Any]
+"""A row of a table, by its columns."""
 
 
-def format_cell(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:
+def format_cell(value: Any, dimension: Dimension | None = None) -> Any:
     """A value as a cell has it. dimension: of the space, where the value is one of it."""
     choices = [] if dimension is None else dimension.get("choices", [])
     if any(_same(value, choice) for choice in choices) and len(set(map(_plain, choices))) < len(choices):
@@ -21,7 +25,7 @@ def format_cell(value: Any, dimension: Mapping[str, Any] | None = None) -> Any:
     return _plain(value) if value is None or isinstance(value, float) else value
 
 
-def parse_cell(text: str, dimension: Mapping[str, Any]) -> Any:
+def parse_cell(text: str, dimension: Dimension) -> Any:
     """The inverse of `format_cell`, for a dimension's cell; the text itself where it is no value of its kind."""
     if "choices" in dimension:
         return _choice(text, dimension)
@@ -47,7 +51,7 @@ def _same(value: Any, choice: Any) -> bool:
     return type(value) is type(choice) and bool(value == choice)
 
 
-def _choice(text: str, dimension: Mapping[str, Any]) -> Any:
+def _choice(text: str, dimension: Dimension) -> Any:
     choices: Sequence[Any] = dimension["choices"]
     for choice in choices:
         if str(format_cell(choice, dimension)) == text:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import Params
 from pipeline.models.model_config import Weights
+from pipeline.tune.journal.records import Header
 from pipeline.tune.space import SearchSpace
 
 
@@ -41,7 +41,7 @@ class RunSpec:
     prepared: Path
     split: Path
     resources: Resources
-    header: Mapping[str, Any] = field(default_factory=dict)
+    header: Header = field(default_factory=Header)
     weights: Mapping[str, Weights] = field(default_factory=dict)
     other_splits: tuple[Path, ...] = ()
 

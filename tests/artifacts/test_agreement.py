@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from support.partial_results import filled_content
 
 from pipeline.artifacts.agreement import check_agreement, check_dvc_lock
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.retraining import Retraining
 from pipeline.config import Params, parameters, part_params
 from pipeline.errors import UserError
 from pipeline.provenance.fingerprint import fingerprint_content
@@ -115,10 +118,11 @@ def test_results_that_dvc_takes_for_those_of_other_parameters_are_refused(noted:
 )
 def test_stages_after_the_search_refuse_what_is_of_others(stage: Any, of: str, workspace: Workspace) -> None:
     _found(workspace, OTHER if of == "parameters" else OURS)
-    for name in ("retrain/retrain", "evaluate/evaluation"):
-        path = workspace.results / f"{name}.json"
+    of_search = {"fingerprint": ("f00d" if of == "parameters" else "beef") * 16}
+    for kind in (Retraining, Evaluation):
+        path = workspace.results / kind.MADE_BY / kind.FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"fingerprint": ("f00d" if of == "parameters" else "beef") * 16}))
+        path.write_text(json.dumps(filled_content(kind, of_search)))
     with pytest.raises(UserError, match="found with other parameters" if of == "parameters" else "Run `dvc repro`"):
         stage.main(workspace)
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 import torch
 from copied import ROOT, set_parameters
 from support.checkout import TINY
+from support.partial_results import filled_content
 
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.commands.check import run_check, unknown_words
 from pipeline.commands.train import train_once
 from pipeline.config import Params
@@ -132,8 +135,9 @@ def test_power_is_foretold_by_assumptions_and_then_by_what_the_search_has_confir
     content = forecast_content(records, read_scores(task.folder), task.resources, Params())
     folder = workspace.results / "search"
     folder.mkdir(parents=True)
-    summary = {"fingerprint": task.fingerprint, "forecast": {**content, "configurations": 6}}
+    summary = {"fingerprint": task.fingerprint, "forecast": {**asdict(content), "configurations": 6}}
     summary |= {"epochs": {"spent": 10}, "spent": {"hours": 0.1, "worker_hours": 0.1, "gpu_hours": 0.0}}
+    summary = filled_content(SearchSummary, summary)
     (folder / "summary.json").write_text(json.dumps(summary))
     assert by.format(6) in told(workspace, measured=False)
     (folder / "summary.json").write_text(json.dumps(summary | {"fingerprint": "another"}))
@@ -156,6 +160,7 @@ def test_nothing_is_expected_of_results_that_are_up_to_date(
     best = {"fingerprint": task.fingerprint, "trial": "t0000", "best": {}, "controls": {}}
     summary = {"stopped_by": ASKED_TO_FINISH, "trials": {"complete": 1, "pruned": 0}, "trials_asked": 12}
     (folder / "best.yaml").write_text(json.dumps(best))
+    summary = filled_content(SearchSummary, summary)
     (folder / "summary.json").write_text(json.dumps(summary))
     fresh = {"prepare", "split", "search", "retrain"}
     monkeypatch.setattr(up_to_date, "stages_up_to_date", lambda root, stages: frozenset(fresh))

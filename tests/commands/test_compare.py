@@ -1,6 +1,5 @@
 """`sar-search compare`: only the same test images are compared, as one family, from evaluations that are kept."""
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -9,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from copied import ROOT, set_parameters
+from support.partial_results import filled
 
-from pipeline.artifacts.evaluations import read_evaluations, store_evaluation
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations, store_evaluation
+from pipeline.artifacts.retraining import Retraining
 from pipeline.commands.compare import describe_comparison
 from pipeline.errors import UserError
 from pipeline.score.comparison import compare_arms, compare_scores
@@ -50,8 +52,8 @@ def keep(
     summary |= {"data_hash": "d", "metric_hash": metric_hash} | ({} if metric is None else {"metric": metric})
     store_evaluation(
         workspace.state,
-        summary | {"look": 3},
-        {"setting": "weight=0.1", "against": against},
+        filled(Evaluation, **summary, look=3),
+        filled(Retraining, setting="weight=0.1", against=against),
         ids=np.arange(IMAGES) + first_id,
         labels=np.zeros(IMAGES, dtype=np.int64),
         best=best,
@@ -196,7 +198,7 @@ def test_the_newest_evaluation_of_a_search_is_kept_whole(workspace: Workspace) -
     assert content["fingerprint"] == "a" * 64
     by_another_metric = {"metric", "metric_hash", "scores", "control_scores"}
     tables = {"best", "control_correct", "folds"}
-    assert {field.name for field in dataclasses.fields(kept)} - tables - by_another_metric == set(content)
+    assert set(StoredEvaluation.model_fields) - tables - by_another_metric == set(content)
 
 
 def scored(letter: str, difference: float) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def test_evaluations_in_folds_are_compared_fold_by_fold_and_with_the_same_folds_
     def keep_folded(letter: str, folds: Any) -> Any:
         best, control = table(0.8, ord(letter)), table(0.7, 1)
         summary = {"fingerprint": letter * 64, "method": "m", "control": "baseline", "data_hash": "d", "look": 1}
-        store_evaluation(workspace.state, summary, {"setting": "", "against": ""}, ids=np.arange(IMAGES), labels=np.zeros(IMAGES, dtype=np.int64), best=best, control=control, seeds={"best": [1, 2, 3, 4], "baseline": [1, 2, 3, 4]}, folds=folds)  # fmt: skip
+        store_evaluation(workspace.state, filled(Evaluation, **summary), filled(Retraining), ids=np.arange(IMAGES), labels=np.zeros(IMAGES, dtype=np.int64), best=best, control=control, seeds={"best": [1, 2, 3, 4], "baseline": [1, 2, 3, 4]}, folds=folds)  # fmt: skip
         return best, control
 
     folds = np.arange(IMAGES) % 5

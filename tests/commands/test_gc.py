@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.partial_results import filled_content
 from support.search_state import (
     content_of,
     ledger_folder,
@@ -20,6 +21,7 @@ from support.search_state import (
     write_search,
 )
 
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.commands import gc as module
 from pipeline.commands.gc import collect_garbage
 from pipeline.config import load_params
@@ -433,9 +435,11 @@ def test_features_of_the_results_probe_stay(workspace: Workspace) -> None:
         (folder / name).write_bytes(b"rows")
     evaluation = workspace.results / "evaluate" / "evaluation.json"
     evaluation.parent.mkdir(parents=True, exist_ok=True)
-    evaluation.write_text('{"probe": {"features_file": "used.npy"}}')
+    content = filled_content(Evaluation, {"probe": {"features_file": "used.npy"}})
+    evaluation.write_text(json.dumps(content))
     assert "state/features/other.npy: frozen features that results/ are not of" in gc(workspace)
     assert [path.name for path in folder.iterdir()] == ["used.npy"]
-    evaluation.write_text("{}")
+    del content["probe"]
+    evaluation.write_text(json.dumps(content))
     gc(workspace)
     assert not list(folder.iterdir())

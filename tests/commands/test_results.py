@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from copied import ROOT
+from support.partial_results import filled_content
 
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.commands.results import describe_results
 from pipeline.score.metrics.metric import MACRO_F1
 from pipeline.workspace import Workspace
@@ -26,9 +29,9 @@ def describe(root: Path, **evaluation: Any) -> list[str]:
     """The lines of results with this in evaluation.json."""
     content = {"verdict": "No difference shown.", "control": "baseline", "arms": {"best": ARM, "baseline": ARM}}
     files = {
-        "evaluate/evaluation.json": json.dumps(content | evaluation),
+        "evaluate/evaluation.json": json.dumps(filled_content(Evaluation, content | evaluation)),
         "register/registered.json": "{}",
-        "search/summary.json": json.dumps({"against": "baseline"}),
+        "search/summary.json": json.dumps(filled_content(SearchSummary, {"against": "baseline"})),
         "search/best.yaml": json.dumps(
             {"fingerprint": "f", "trial": "t0000", "best": {}, "controls": {"baseline": {}}}
         ),

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.partial_results import filled_content
 
-from pipeline.artifacts.stage_results import read_best
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compared.compared_results import (
     ComparedResults,
     describe_answer,
@@ -20,7 +24,6 @@ from pipeline.compared.compared_results import (
 from pipeline.compared.comparison_table import describe_compared, result_rows
 from pipeline.score.comparison import at_confidence, compare_arms, compare_scores, p_value
 from pipeline.score.metrics.wording import ACCURACY_WORDS
-from pipeline.tune.selection.result_files import write_best
 from pipeline.workspace import Workspace
 
 SEEDS, IMAGES = 5, 2000
@@ -56,13 +59,9 @@ def leave(folder: Path, name: str, gain: float, area: float | None, *, look: int
     }
     retrained = {"setting": "weight=0.1", "against": "baseline, with the recipe", "seconds": 3.0}
     summary = {"epochs": {"spent": 20}, "spent": {"hours": 0.5}}
-    for stage, file, content in (
-        ("evaluate", "evaluation.json", evaluation),
-        ("retrain", "retrain.json", retrained),
-        ("search", "summary.json", summary),
-    ):
-        (own.results / stage).mkdir(parents=True)
-        (own.results / stage / file).write_text(json.dumps(content))
+    for kind, content in ((Evaluation, evaluation), (Retraining, retrained), (SearchSummary, summary)):
+        (own.results / kind.MADE_BY).mkdir(parents=True)
+        (own.results / kind.MADE_BY / kind.FILE).write_text(json.dumps(filled_content(kind, content)))
     return own
 
 
@@ -113,7 +112,7 @@ def test_the_probe_is_a_row_outside_of_the_family_and_the_control_is_told_beside
     beside = {"difference": -0.03, "low": -0.05, "high": -0.01, "confidence": 0.95}
     probe = {"C": 0.1, "weights": "models:/backbone@champion", "converged": True, "accuracy": 0.73}
     probe |= {"best_minus_probe": beside | {"difference": 0.02}, "control_minus_probe": beside}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"probe": probe}))
+    path.write_text(json.dumps(filled_content(Evaluation, json.loads(path.read_text()) | {"probe": probe})))
     found = gather_results(own, confidence=0.95, configuration="as the recipe has it", cost=None)
     assert found.size == 4
     *_, row = rows = result_rows(found)
@@ -135,12 +134,13 @@ def test_the_shared_control_takes_the_place_of_a_searchs_own(tmp_path: Path) -> 
         folder = own.results / "search" / (f"folds/{number}" if number else ".")
         folder.mkdir(parents=True, exist_ok=True)
         controls = {"baseline": {"train.lr": 0.1}, "paper": {"train.lr": 0.2}}
-        (folder / "summary.json").write_text('{"against": "baseline", "epochs": 1}')
-        write_best(folder, {"fingerprint": "f", "trial": "t1", "best": {"train.lr": 0.3}, "controls": controls})
+        summary = filled_content(SearchSummary, {"against": "baseline", "confirmations": 1})
+        (folder / "summary.json").write_text(json.dumps(summary))
+        BestConfig(fingerprint="f", trial="t1", best={"train.lr": 0.3}, controls=controls).write(folder)
     share_control(own, {0: {"train.lr": 0.5}, 1: {"train.lr": 0.6}}, "baseline", "baseline, tuned")
-    whole, fold = read_best(own.results / "search"), read_best(own.results / "search" / "folds" / "1")
+    whole, fold = BestConfig.read(own.results / "search"), BestConfig.read(own.results / "search" / "folds" / "1")
     assert (whole.controls["baseline"], fold.controls["baseline"]) == ({"train.lr": 0.5}, {"train.lr": 0.6})
-    summary = json.loads((own.results / "search" / "summary.json").read_text())
-    assert summary == {"against": "baseline, tuned", "epochs": 1}
+    after = json.loads((own.results / "search" / "summary.json").read_text())
+    assert after == summary | {"against": "baseline, tuned"}
     assert whole.controls["paper"] == {"train.lr": 0.2}
     assert (whole.best, whole.against) == ({"train.lr": 0.3}, "baseline, tuned")

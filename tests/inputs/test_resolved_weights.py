@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.inputs import resolved_weights as module
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.models.build import build_model
-from pipeline.models.model_config import ModelConfig, Weights
+from pipeline.models.model_config import ModelConfig, RecordedWeights, Weights
 from pipeline.provenance.code_hash import code_hashes
 from pipeline.provenance.fingerprint import fingerprint_content
 from pipeline.provenance.weights_record import (
@@ -32,7 +33,7 @@ from pipeline.provenance.weights_record import (
     describe_weights,
     from_record,
     hash_choices,
-    to_record,
+    to_json,
     write_note,
 )
 from pipeline.regularizers.plugin import plugin_hashes
@@ -307,7 +308,7 @@ def test_plugins_source_counts_where_the_plugin_loads_one(
     loading = setting(**options, regularizer__plugin="loading_mine:Mine")
     assert list(weights := resolved(workspace, loading)) == ["a.safetensors"]
     assert content(loading, weights)["regularizer"]["plugin_options"] == {"source": weights["a.safetensors"].sha256}
-    assert from_record(workspace, to_record(weights), [loading]).keys() == weights.keys()
+    assert from_record(workspace, recorded_of(weights), [loading]).keys() == weights.keys()
     assert resolved(workspace, setting(**options, regularizer__plugin="other_mine:Mine")) == {}
 
 
@@ -406,18 +407,23 @@ def test_source_of_guided_transfer_is_what_was_resolved(workspace: Workspace) ->
 # What retraining begins from.
 
 
+def recorded_of(weights: Mapping[str, Weights]) -> dict[str, RecordedWeights]:
+    """As a journal or best.yaml has them, read back."""
+    return {spec: RecordedWeights(**each) for spec, each in json.loads(json.dumps(to_json(weights))).items()}
+
+
 @pytest.fixture
-def searched(workspace: Workspace) -> tuple[Workspace, Params, dict[str, Any]]:
+def searched(workspace: Workspace) -> tuple[Workspace, Params, dict[str, RecordedWeights]]:
     write_file(workspace.root / "mine.safetensors")
     params = setting("mine.safetensors")
-    return workspace, params, json.loads(json.dumps(to_record(resolved(workspace, params))))
+    return workspace, params, recorded_of(resolved(workspace, params))
 
 
 def test_retraining_finds_the_weights_of_the_search_again(searched: Any) -> None:
     workspace, params, recorded = searched
     assert from_record(workspace, recorded, [params]) == resolved(workspace, params)
     assert from_record(workspace, recorded, [setting()]) == {}
-    assert str(workspace.root) not in json.dumps(recorded)
+    assert str(workspace.root) not in repr(recorded)
 
 
 def test_retraining_from_weights_that_have_changed_or_gone_is_refused(searched: Any) -> None:
@@ -443,7 +449,7 @@ def test_retraining_takes_what_an_alias_meant_and_asks_nobody(
     weights = resolved(workspace, params)
     registered(store, tmp_path, "asked", 3)
     promote(store, "asked")
-    assert from_record(workspace, to_record(weights), [params]) == weights
+    assert from_record(workspace, recorded_of(weights), [params]) == weights
 
 
 def test_retrained_runs_of_other_weights_are_others(searched: Any) -> None:
@@ -460,7 +466,7 @@ def test_retrained_runs_of_other_weights_are_others(searched: Any) -> None:
 
 def test_record_stands_in_for_what_is_resolved_now() -> None:
     now = {"a": Weights("a", "/a", "new"), "b": Weights("b", "/b", "same")}
-    then = as_recorded(now, {"a": {"sha256": "old", "network": None}})
+    then = as_recorded(now, {"a": RecordedWeights("old", "", None)})
     assert {spec: each.sha256 for spec, each in then.items()} == {"a": "old", "b": "same"}
 
 

@@ -1,9 +1,12 @@
 """Claims about the forecast in words, about what `auto` comes to within a budget, and about what it refuses."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from support.partial_results import filled
 
+from pipeline.artifacts.search_result import SearchForecast, SearchSummary
 from pipeline.config import Params
 from pipeline.preflight.power import (
     RunCost,
@@ -17,34 +20,35 @@ from pipeline.preflight.power import (
 from pipeline.score.metrics.chosen_metric import chosen_metric
 from pipeline.score.metrics.wording import ACCURACY_WORDS
 
-MEASURED: dict[str, Any] = {
-    "config_seed": 5e-5,
-    "residual": 0.008,
-    "config_image": 0.001,
-    "residual_error": 0.001,
-    "image_error": 0.0005,
-    "images": 287,
-    "configurations": 5,
-    "seeds": 2,
-    "assumed": None,
-    "max_concurrent": 2,
-    "gpus": 0.0,
-}
+MEASURED = SearchForecast(
+    config_seed=5e-5,
+    residual=0.008,
+    config_image=0.001,
+    residual_error=0.001,
+    image_error=0.0005,
+    images=287,
+    configurations=5,
+    seeds=2,
+    assumed=None,
+    max_concurrent=2,
+    gpus=0.0,
+)
 
-SUMMARY: dict[str, Any] = {
-    "forecast": MEASURED,
+CONTENT: dict[str, Any] = {
+    "forecast": asdict(MEASURED),
     "epochs": {"spent": 100},
     "spent": {"hours": 0.5, "worker_hours": 1.0, "gpu_hours": 0.25},
 }
+SUMMARY = filled(SearchSummary, **CONTENT)
 
 
 def given(**settings: Any) -> Params:
     return Params().with_values({name.replace("__", "."): value for name, value in settings.items()}, where="test")
 
 
-def table(params: Params, content: dict[str, Any] | None, images: int, **about: Any) -> list[str]:
+def table(params: Params, measured: SearchForecast | None, images: int, **about: Any) -> list[str]:
     return describe_power(
-        params, make_forecast(params, content, images), chosen_metric(params).words, **{"masks": False, **about}
+        params, make_forecast(params, measured, images), chosen_metric(params).words, **{"masks": False, **about}
     )
 
 
@@ -95,12 +99,12 @@ def test_one_seed_and_one_image_have_no_interval() -> None:
 
 
 def test_floor_says_what_would_lower_it() -> None:
-    few = {**MEASURED, "config_image": 0.02}
+    few = replace(MEASURED, config_image=0.02)
     assert table(given(), few, 359)[-1] == (
         "          359 test images leave +-2.1 points however many seeds; the margin is in reach from some 3,200 on "
         "(split.test_fraction, or more images)"
     )
-    wild = {**MEASURED, "config_seed": 4e-3}
+    wild = replace(MEASURED, config_seed=4e-3)
     assert table(given(), wild, 10_000)[-1].endswith(
         "no number of images makes up for seeds: with 5, the margin stays out of reach"
     )
@@ -152,8 +156,8 @@ def test_runs_cost_what_the_search_took_for_an_epoch_on_more_images() -> None:
     one = run_cost(given(retrain__max_concurrent_runs=1), SUMMARY)
     assert one is not None
     assert one.together == 1
-    assert run_cost(params, {**SUMMARY, "epochs": {"spent": 0}}) is None
-    assert run_cost(params, {name: SUMMARY[name] for name in ("epochs", "spent")}) is None
+    assert run_cost(params, filled(SearchSummary, **CONTENT | {"epochs": {"spent": 0}})) is None
+    assert run_cost(params, filled(SearchSummary, **{name: CONTENT[name] for name in ("epochs", "spent")})) is None
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,12 @@ def test_power_is_foretold_of_the_metric_that_is_searched_for() -> None:
     asked = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto")
     check_seeds(asked)
     content = forecast_content(made.records, made.scores, RESOURCES, asked)
-    assert content["assumed"] is None
-    assert content["binary"] is False
+    assert content.assumed is None
+    assert content.binary is False
     # var_cs on the pseudo-values of the further seeds, restated.
     means = np.array([[np.float32(row).mean() for row in rows[1:]] for rows in made.tables.values()], dtype=np.float64)
     rest = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
-    assert content["config_seed"] == pytest.approx((rest**2).sum() / 4, rel=1e-4)
+    assert content.config_seed == pytest.approx((rest**2).sum() / 4, rel=1e-4)
     forecast = make_forecast(asked, content, 300)
     lines = describe_power(asked, forecast, chosen_metric(asked).words, masks=False)
     assert "that macro-F1 loses no more than 2 points, where it loses none, on 300 test images" in lines[0]
@@ -75,7 +75,7 @@ def test_power_of_log_loss_is_in_nats() -> None:
 def test_a_search_for_another_metric_foretells_nothing(settings: dict[str, Any], assumed: str) -> None:
     made, asked = ByImages(configs=5, seeds=2), params(**settings)
     content = forecast_content(made.records, made.scores, RESOURCES, asked)
-    assert content["assumed"] == assumed
+    assert content.assumed == assumed
     with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* Have search\.objectives begin with val/"):
         check_seeds(params(**settings, retrain__seeds="auto"))
     said = describe_power(asked, make_forecast(asked, content, 300), chosen_metric(asked).words, masks=False)

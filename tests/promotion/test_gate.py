@@ -4,7 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.partial_results import filled
 
+from pipeline.artifacts.registration import ArmsTag
 from pipeline.config.schema.result_sections import PromoteParams
 from pipeline.promotion.gate import (
     ACCEPTED,
@@ -19,7 +21,8 @@ from pipeline.promotion.gate import (
 from pipeline.score.metrics.metric import METRICS
 from pipeline.score.paired_test import PairedDifference, PairedScores
 
-ARMS = {
+ARMS: dict[str, Any] = {
+    "control": "baseline",
     "difference": 0.002,
     "low": -0.006,
     "high": 0.010,
@@ -35,7 +38,6 @@ GOOD = GateInputs(
     images=360,
     commonest=0.11,
     arms=ARMS,
-    control="baseline",
     margin=0.01,
     champion=3,
     pair=PairedDifference(0.0, -0.008, 0.008, 0.95, 360, 1, 1),
@@ -47,12 +49,17 @@ def pair(low: float, high: float) -> PairedDifference:
     return PairedDifference((low + high) / 2, low, high, 0.95, 360, 6, 6)
 
 
+def judged(facts: GateInputs, params: PromoteParams) -> list[Rule]:
+    """By what a version's tag says of its arms, which is a mapping here."""
+    return evaluate_gate(replace(facts, arms=filled(ArmsTag, **facts.arms)), params)
+
+
 def rule(name: str, facts: GateInputs = GOOD, **params: Any) -> Rule:
-    return next(each for each in evaluate_gate(facts, PromoteParams(**params)) if each.name == name)
+    return next(each for each in judged(facts, PromoteParams(**params)) if each.name == name)
 
 
 def test_a_good_challenger_passes_every_rule() -> None:
-    rules = evaluate_gate(GOOD, PromoteParams(max_latency_ms=10.0))
+    rules = judged(GOOD, PromoteParams(max_latency_ms=10.0))
     assert [each.name for each in rules] == ["accuracy", "champion", "control", "calibration", "latency"]
     assert {each.outcome for each in rules} == {PASSED}
     assert overall_outcome(rules) == PASSED
@@ -197,7 +204,7 @@ def test_what_is_accepted_says_the_largest_loss_and_what_would_have_told() -> No
 
 
 def test_no_other_rule_is_accepted_undecided() -> None:
-    rules = evaluate_gate(replace(FIRST, ece=0.5, accuracy=0.1), PromoteParams())
+    rules = judged(replace(FIRST, ece=0.5, accuracy=0.1), PromoteParams())
     assert {each.name for each in rules if each.outcome == FAILED} == {"accuracy", "calibration"}
 
 
@@ -255,7 +262,7 @@ BY_LOSS = replace(
 
 
 def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
-    rules = evaluate_gate(BY_F1, PromoteParams())
+    rules = judged(BY_F1, PromoteParams())
     assert [each.name for each in rules] == ["macro-F1", "champion", "control", "calibration", "latency"]
     assert {each.outcome for each in rules} == {PASSED}
     assert rules[0].detail == (
@@ -270,7 +277,7 @@ def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
 
 
 def test_less_is_better_turns_every_rule() -> None:
-    assert {each.outcome for each in evaluate_gate(BY_LOSS, PromoteParams())} == {PASSED}
+    assert {each.outcome for each in judged(BY_LOSS, PromoteParams())} == {PASSED}
     least = rule("log loss", BY_LOSS, min_metric=0.3)
     assert least.outcome == FAILED
     assert "at most 0.300 (promote.min_metric)" in least.detail

@@ -10,14 +10,16 @@ from urllib.request import url2pathname
 
 import numpy as np
 import pytest
+from support.partial_results import filled
 from support.registered_versions import SIDE, SPLIT, Place
 
-from pipeline.artifacts.evaluation_run import evaluation_run, looks_logged
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.config import load_params
 from pipeline.errors import UserError
 from pipeline.promotion.promote import restore_champion
 from pipeline.promotion.registered_version import advice, describe_registry
 from pipeline.state.looks import hash_networks
+from pipeline.tracking.evaluation_run import evaluation_run, looks_logged
 from pipeline.tracking.registry.loading import fetch_predictions, load_registered
 from pipeline.tracking.registry.versions import CHALLENGER, register_model, versions
 from pipeline.tracking.single_run import log_run
@@ -135,13 +137,15 @@ def test_an_evaluations_run_is_written_again_where_the_store_has_lost_it(
     folder.mkdir(parents=True)
     np.savez(folder / "predictions.npz", ids=SPLIT.test)
     (folder / "metrics.json").write_text(json.dumps({"test": {"best": {"accuracy": 0.9}}}))
-    evaluation = {"fingerprint": place.name, "arms": {}, "comparison": {}, "control": "baseline", "verdict": "none"}
+    evaluation = {"fingerprint": place.name, "control": "baseline", "verdict": "none"}
     evaluation |= {"test_images": 360, "data_hash": "d" * 64, "mlflow_run": "0" * 32} | said
     place.workspace.params.write_text(json.dumps({"tracking": {"uri": place.store.uri, "experiment": place.name}}))
     params = load_params(place.workspace.params)
 
     def run() -> str:
-        return evaluation_run(place.store, params, evaluation, place.workspace, {"sar.data_hash": "d" * 64})
+        return evaluation_run(
+            place.store, params, filled(Evaluation, **evaluation), place.workspace, {"sar.data_hash": "d" * 64}
+        )
 
     assert looks_logged(place.store, params, "d" * 64).count == 0
     first = evaluation["mlflow_run"] = run()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from pipeline.score.comparison import (
+    Comparison,
     at_confidence,
     compare_arms,
     compare_scores,
-    comparison_from,
     directed_p,
     p_value,
 )
@@ -285,7 +286,7 @@ def test_higher_confidence_gives_a_wider_interval() -> None:
 def test_comparison_survives_being_written_to_json() -> None:
     arms = simulated_arms(np.random.default_rng(10), seeds=3, images=50, accuracy=0.8, gain=0.0, seed_sd=0.01)
     for result in (compare_arms(*arms), compare_arms(arms[0][:1], arms[1])):
-        assert comparison_from(json.loads(json.dumps(dataclasses.asdict(result)))) == result
+        assert TypeAdapter(Comparison).validate_json(json.dumps(dataclasses.asdict(result))) == result
 
 
 def test_many_images_leave_the_paired_t_over_seeds() -> None:

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
 
-from pipeline.score.comparison import at_confidence, compare_arms, compare_scores, comparison_from, p_value
+from pipeline.score.comparison import at_confidence, compare_arms, compare_scores, p_value
 from pipeline.score.family import compare_classes, compare_family
 from pipeline.score.forecast import Forecast, assumed_components
 from pipeline.score.sample_size import variance_parts
@@ -90,7 +90,7 @@ def test_intervals_are_those_of_the_formulas(paired: bool, kind: str) -> None:
         np.testing.assert_allclose((found.low, found.high), (low, high), rtol=1e-7, atol=1e-9 * scale)
         assert found.folds == count
         assert found.images == len(folds)
-        again = at_confidence(comparison_from(dataclasses.asdict(found)), 0.9)
+        again = at_confidence(found, 0.9)
         low, high = slow_interval(best, control, folds, paired=paired, confidence=0.9)
         np.testing.assert_allclose((again.low, again.high), (low, high), rtol=1e-7, atol=1e-9 * scale)
 

@@ -1,7 +1,6 @@
 """Claims about the forecast: components against sums over single images, figures against experiments drawn one by one."""
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -24,7 +23,6 @@ from pipeline.score.forecast import (
     Forecast,
     assumed_components,
     choose_seeds,
-    components_from,
     estimate_components,
 )
 
@@ -164,12 +162,6 @@ def test_assumptions_are_the_stated_constants() -> None:
     found = assumed_components("why")
     assert 2 * (found.residual + found.config_image) == pytest.approx(ASSUMED_DISCORDANCE)
     assert found.config_seed - found.residual / found.images == pytest.approx(ASSUMED_CONFIG_SEED**2)
-
-
-def test_components_come_back_from_json() -> None:
-    content = {**FOUND.content(), "max_concurrent": 2, "gpus": 0.0}
-    assert components_from(json.loads(json.dumps(content))) == FOUND
-    assert components_from(None).assumed
 
 
 def verdicts(forecast: Forecast, seeds: int, rng: np.random.Generator, repetitions: int) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from support.comparisons import comparison
 from pipeline.score.comparison import Comparison, compare_values
 from pipeline.score.endpoints import Endpoint, decide_endpoints, endpoint_names
 from pipeline.score.metrics.metric import LOG_LOSS, MACRO_F1, METRICS
-from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_from
+from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_of
 from pipeline.score.verdict import write_verdict
 
 F1, LOSS = MACRO_F1.words, LOG_LOSS.words
@@ -117,6 +117,6 @@ def test_without_an_interval_nothing_is_shown_and_why_is_said() -> None:
 
 
 def test_words_are_read_back_and_are_accuracys_of_earlier_evaluations() -> None:
-    assert words_from(LOSS.content()) == LOSS
-    assert words_from(None) == ACCURACY_WORDS
-    assert words_from(None, margin=0.02).margin == 0.02
+    assert words_of(LOSS) == LOSS
+    assert words_of(None) == ACCURACY_WORDS
+    assert words_of(None, margin=0.02).margin == 0.02

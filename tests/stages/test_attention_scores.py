@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.partial_results import filled
 
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.endpoints import endpoint_names
 from pipeline.score.locate import location_scores
@@ -21,11 +23,16 @@ from pipeline.stages.evaluate.attention_scores import (
     class_rows,
     differences,
     locate,
-    mean_scores,
     usable_masks,
     write_class_rows,
 )
 from pipeline.stages.evaluate.scores import RunEvaluation, flat_metrics, summarise
+
+
+def summarised(*given: Any, **asked: Any) -> dict[str, Any]:
+    """What `summarise` finds, as mappings."""
+    found = summarise(*given, **asked)
+    return {**found.compared.content(), "scores": found.tables, "attention_by_class": found.class_rows}
 
 
 def _data(masks: Any = None, **more: Any) -> Any:
@@ -92,7 +99,7 @@ def test_summary_holds_the_scores_of_both_arms_with_baselines_and_a_table_by_cla
     data = _data(masks, labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
     found = usable_masks(data)
     runs = [_run(arm, seed, rng.normal(size=(2, 2, 3, 3)), found) for arm in ("best", "plain") for seed in (1, 2)]
-    summary = summarise(runs, data, **ASKED)
+    summary = summarised(runs, data, **ASKED)
     best, plain = summary["arms"]["best"], summary["arms"]["plain"]
     for arm, of_arm in ((best, runs[:2]), (plain, runs[2:])):
         assert set(arm["location"]) == set(LOCATION)
@@ -121,7 +128,9 @@ def test_arms_are_compared_on_the_images_that_have_a_score_with_intervals_that_h
     for key, left_out in (("energy", [3]), ("auroc", [3, 4])):
         best, control = (np.array([np.delete(run.per_image[key], left_out) for run in arm]) for arm in arms)
         alone = compare_arms(best, control, confidence=1 - 0.1 / len(COMPARED))
-        assert found[key] == pytest.approx({"difference": alone.difference, "low": alone.low, "high": alone.high})
+        assert found[key].content() == pytest.approx(
+            {"difference": alone.difference, "low": alone.low, "high": alone.high}
+        )
     assert differences([], [], confidence=0.9) == {}
 
 
@@ -129,7 +138,7 @@ def test_set_without_masks_has_no_scores() -> None:
     data = _data(labels=np.array([0, 1, 0, 1]), classes=("cat", "dog"))
     maps = np.zeros((2, 1, 3, 3), dtype=np.float32)
     runs = [_run(arm, seed, maps, None) for arm in ("best", "plain") for seed in (1, 2)]
-    summary = summarise(runs, data, **ASKED)
+    summary = summarised(runs, data, **ASKED)
     assert summary["arms"]["best"]["location"] is summary["baselines"] is None
     assert summary["attention_by_class"] == []
     assert summary["attention_differences"] == {}
@@ -158,7 +167,7 @@ def _evaluated(seeds: tuple[list[int], list[int]], *, masked: bool) -> tuple[lis
 
 def test_endpoints_are_of_tables_in_the_order_of_the_seeds() -> None:
     runs, data = _evaluated(([10, 9, 2], [2, 9, 10]), masked=True)
-    summary = summarise(runs, data, **ASKED)
+    summary = summarised(runs, data, **ASKED)
     assert summary["arms"]["best"]["seeds"] == summary["arms"]["plain"]["seeds"] == [2, 9, 10]
     assert summary["comparison"]["layout"] == "paired"
     assert json.loads(json.dumps(summary["endpoints"])) == summary["endpoints"]
@@ -179,7 +188,7 @@ def test_endpoints_are_of_tables_in_the_order_of_the_seeds() -> None:
 
 def test_log_loss_is_compared_image_by_image_where_there_are_no_masks() -> None:
     runs, data = _evaluated(([1, 2, 3], [1, 2, 3]), masked=False)
-    summary = summarise(runs, data, **ASKED)
+    summary = summarised(runs, data, **ASKED)
     labels = data.prepared.labels[data.split.test]
     tables = [
         np.array(
@@ -199,7 +208,7 @@ def test_log_loss_is_compared_image_by_image_where_there_are_no_masks() -> None:
 @pytest.mark.parametrize("seeds", [([1, 2, 3], [1, 2]), ([1, 2], [1, 3])])
 def test_seeds_that_are_not_shared_are_compared_as_independent(seeds: tuple[list[int], list[int]]) -> None:
     runs, data = _evaluated(seeds, masked=True)
-    summary = summarise(runs, data, **ASKED)
+    summary = summarised(runs, data, **ASKED)
     assert summary["comparison"]["layout"] == "independent"
     assert "compared as independent, on 40 test images" in summary["verdict"]
 
@@ -212,7 +221,6 @@ def test_table_by_class_is_written_as_csv_with_empty_fields_for_what_there_is_no
     assert (cat["class"], cat["images"], cat["energy"]) == ("cat", "0", "")
     assert (dog["attention"], dog["class"], dog["images"]) == ("best", "dog", "1")
     assert float(dog["energy"]) == pytest.approx(0.75)
-    assert mean_scores([]) is None
     write_class_rows(tmp_path / "t.csv", [])
     assert (tmp_path / "t.csv").read_text().splitlines() == [",".join(["attention", "class", "images", *LOCATION])]
 
@@ -222,7 +230,7 @@ def test_table_by_class_is_written_as_csv_with_empty_fields_for_what_there_is_no
 def test_another_metric_is_what_the_arms_are_compared_by(name: str, masked: bool) -> None:
     runs, data = _evaluated(([1, 2, 3], [1, 2, 3]), masked=masked)
     metric, labels = METRICS[name], data.prepared.labels[data.split.test]
-    summary = summarise(runs, data, **ASKED | {"margin": 0.03}, metric=metric)
+    summary = summarised(runs, data, **ASKED | {"margin": 0.03}, metric=metric)
     arms = {arm: [run.probabilities for run in runs if run.arm == arm] for arm in ("best", "plain")}
     tables = [np.stack([metric.pseudo_values_of(each, labels) for each in arm]) for arm in arms.values()]
     assert summary["comparison"] == asdict(compare_scores(*tables))
@@ -237,7 +245,7 @@ def test_another_metric_is_what_the_arms_are_compared_by(name: str, masked: bool
     second = ["attention_auroc"] if masked else [] if name == "log_loss" else ["log_loss"]
     assert [each["name"] for each in summary["endpoints"]] == [not_worse, *second, better, worse]
     assert summary["verdict"].startswith(f"{metric.words.title}: ")
-    flat = flat_metrics(summary | {"metric_hash": ""}, "plain")["test"]
+    flat = flat_metrics(filled(Evaluation, **summary, control="plain")).test
     assert flat["difference"][metric.key] == summary["comparison"]["difference"]
     assert flat["best"][metric.key] == summary["arms"]["best"][metric.key]
     assert set(flat["best"]) >= {"accuracy", "nll", "ece", metric.key}
@@ -247,7 +255,7 @@ def test_another_metric_is_what_the_arms_are_compared_by(name: str, masked: bool
 def test_a_metric_that_is_not_smooth_shows_nothing_and_says_why() -> None:
     runs, data = _evaluated(([1, 2], [1, 2]), masked=True)
     metric = replace(METRICS["macro_f1"], name="mine:score", key="metric", label="score", pseudo_values=None)
-    summary = summarise(runs, data, **ASKED, metric=metric)
+    summary = summarised(runs, data, **ASKED, metric=metric)
     assert summary["scores"] is summary["variance_parts"] is None
     assert summary["comparison"]["low"] is None
     assert "score is declared not smooth, so that no interval can be given, and nothing is shown." in summary["verdict"]

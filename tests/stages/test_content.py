@@ -1,11 +1,15 @@
 """What the report's table of attention is made of; the page itself is tested in tests/figures."""
 
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from copied import ROOT, set_parameters
+from support.partial_results import filled, filled_content
 
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.score.maps import trivial_maps
@@ -27,40 +31,38 @@ def scores(start: float) -> dict[str, float]:
 
 
 def test_table_holds_both_arms_and_every_baseline() -> None:
-    evaluation: dict[str, Any] = {
-        "arms": {"best": {"location": scores(0.1)}, "plain": {"location": scores(0.2)}},
-        "baselines": {name: scores(0.5) for name in BASELINES},
-    }
+    located = {"best": {"location": scores(0.1)}, "plain": {"location": scores(0.2)}}
+    evaluation = filled(Evaluation, arms=located, baselines={name: scores(0.5) for name in BASELINES})
     arms = {"best": "best", "plain": "control: plain"}
     rows = attention_rows(evaluation, arms)
     assert rows is not None
     assert [row["row"] for row in rows] == ["best", "control: plain", *BASELINES.values()]
     for row, start in zip(rows, [0.1, 0.2, *[0.5] * len(BASELINES)], strict=True):
         assert (row["jaccard_best"], row["pointing_game"], row["energy"]) == pytest.approx((start, start + 0.05, start + 0.07))  # fmt: skip
-    assert attention_rows(evaluation | {"baselines": None}, arms) is None
+    assert attention_rows(filled(Evaluation, arms=located), arms) is None
 
 
 def test_ensembles_are_rows_under_the_arms_and_none_with_one_seed() -> None:
     row = {"seeds": 3, "accuracy": 0.9, "nll": 0.2, "ece": 0.01}
     found = {"best": row, "control": row | {"accuracy": 0.8}, "difference": 0.1, "low": 0.0, "high": 0.2}
     arms = {"best": "best", "plain": "control: plain"}
-    rows = ensemble_rows({"ensembles": found}, arms)
+    rows = ensemble_rows(filled(Evaluation, ensembles=found), arms)
     assert [(each["arm"], each["accuracy"]) for each in rows] == [("best, ensemble", 0.9), ("control: plain, ensemble", 0.8)]  # fmt: skip
     assert all(each["accuracy_sd"] is None and each["seeds"] == 3 for each in rows)
-    assert ensemble_rows({"ensembles": None}, arms) == ensemble_rows({}, arms) == []
+    assert ensemble_rows(filled(Evaluation), arms) == []
 
 
 def test_changes_of_attention_stand_in_the_order_of_the_columns() -> None:
     found = {key: {"difference": index / 10, "low": None, "high": None} for index, key in enumerate(COMPARED) if index}
-    changes = attention_changes({"attention_differences": dict(reversed(found.items()))})
+    changes = attention_changes(filled(Evaluation, attention_differences=dict(reversed(found.items()))))
     assert [change["difference"] for change in changes] == pytest.approx([None, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert list(ATTENTION_COLUMNS.values()) == list(COMPARED)
-    assert attention_changes({"attention_differences": {}}) == []
+    assert attention_changes(filled(Evaluation)) == []
 
 
 def test_note_says_what_the_masks_are_and_how_many_images_have_none() -> None:
     def note(left_out: int, **manifest: str) -> str | None:
-        return attention_note({"arms": {"best": {"left_out": left_out}}}, manifest)
+        return attention_note(filled(Evaluation, arms={"best": {"left_out": left_out}}), manifest)
 
     boxes = "A mask here is the area of the picture's boxes; what else lies in one counts as object."
     assert note(0) is note(0, masks_from="trimaps") is None
@@ -88,7 +90,8 @@ def test_a_report_before_there_are_results_says_what_to_run(workspace: Workspace
 def test_a_store_that_cannot_be_used_leaves_no_page(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = workspace.results / "evaluate"
     folder.mkdir(parents=True)
-    (folder / "evaluation.json").write_text('{"fingerprint": "f1", "mlflow_run": "r1"}')
+    content = filled_content(Evaluation, {"fingerprint": "f1", "mlflow_run": "r1"})
+    (folder / "evaluation.json").write_text(json.dumps(content))
     monkeypatch.setattr(report, "gather_report", lambda *_: None)
     monkeypatch.setattr(report, "render_report", lambda _: "<html>")
     (workspace.root / "taken").mkdir()
@@ -99,16 +102,16 @@ def test_a_store_that_cannot_be_used_leaves_no_page(workspace: Workspace, monkey
 
 
 def test_seeds_that_the_search_chose_and_what_was_to_be_expected_of_them_are_said() -> None:
-    evaluation = {"test_images": 359, "arms": {"best": {"seeds": [1, 2, 3, 4, 5]}}}
-    asked = {"seeds": {"asked": 5, "chosen": 5, "why": "retrain.seeds says so"}}
-    (expected,) = seed_remarks(Params(), {}, evaluation, asked)
+    evaluation = filled(Evaluation, test_images=359, arms={"best": {"seeds": [1, 2, 3, 4, 5]}})
+    asked = filled(Retraining, seeds={"asked": 5, "chosen": 5, "why": "retrain.seeds says so"})
+    (expected,) = seed_remarks(Params(), filled(SearchSummary), evaluation, asked)
     assert expected == (
         "Expected before this evaluation, with 5 seeds: an interval of +-1.01 points, and a chance of 50 % to "
         "show no loss of more than 1 point where there is none (assumed, since no configuration has been confirmed yet)."
     )
-    assert seed_remarks(Params(), {}, evaluation, {}) == [expected]
-    chosen = {"seeds": {"asked": "auto", "chosen": 5, "why": "5 seeds each, since"}}
-    assert seed_remarks(Params(), {}, evaluation, chosen) == [
+    assert seed_remarks(Params(), filled(SearchSummary), evaluation, filled(Retraining)) == [expected]
+    chosen = filled(Retraining, seeds={"asked": "auto", "chosen": 5, "why": "5 seeds each, since"})
+    assert seed_remarks(Params(), filled(SearchSummary), evaluation, chosen) == [
         "Seeds: 5 seeds each, since (retrain.seeds: auto).",
         expected,
     ]
@@ -118,6 +121,7 @@ def test_probe_is_a_row_with_the_metric_where_another_one_is_asked_for() -> None
     probe = {"accuracy": 0.9, "nll": 0.3, "ece": 0.1, "macro_f1": 0.8}
     row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
     row |= {"accuracy": 0.9, "nll": 0.3, "ece": 0.1}
-    assert probe_rows({}) == []
-    assert probe_rows({"probe": probe}) == [row]
-    assert probe_rows({"probe": probe}, MACRO_F1.words) == [row | {"metric": 0.8, "metric_sd": None}]
+    assert probe_rows(filled(Evaluation)) == []
+    assert probe_rows(filled(Evaluation, probe=probe)) == [row]
+    by_f1 = filled(Evaluation, metric=MACRO_F1.words.content(), probe=probe)
+    assert probe_rows(by_f1, MACRO_F1.words) == [row | {"metric": 0.8, "metric_sd": None}]

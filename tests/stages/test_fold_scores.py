@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.partial_results import filled
 
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.retraining import RetrainedRun, Retraining
 from pipeline.assembly import TrainingData
 from pipeline.config import Params, fold_seed
 from pipeline.data.prepared.prepared import Prepared
@@ -40,6 +43,12 @@ def maps_of(arm: str, seed: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     )
 
 
+def summarised(*given: Any, **asked: Any) -> dict[str, Any]:
+    """What `summarise` finds, as mappings."""
+    found = summarise(*given, **asked)
+    return {**found.compared.content(), "scores": found.tables, "attention_by_class": found.class_rows}
+
+
 @pytest.fixture
 def masks() -> NDArray[np.uint8]:
     return (np.random.default_rng(0).random((COUNT, 4, 4)) < 0.5).astype(np.uint8)
@@ -58,12 +67,12 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: NDArray[np
     by_path = {part.path: TrainingData(prepared, part.split, torch.device("cpu")) for part in parts}
     monkeypatch.setattr(module, "load_data", lambda _, path, __: by_path[path])
 
-    def evaluate(folder: Path, run: dict[str, Any], data: TrainingData) -> RunEvaluation:
-        assert folder == workspace.models / run["folder"]
+    def evaluate(folder: Path, run: RetrainedRun, data: TrainingData) -> RunEvaluation:
+        assert folder == workspace.models / run.folder
         ids = data.split.test
-        maps = maps_of(run["arm"], run["seed"], ids)
-        located = location_scores(maps, masks[ids], head=run["seed"] % 2)
-        return RunEvaluation(run["folder"], run["arm"], run["seed"], answers(run["arm"], run["seed"], ids), maps, located)  # fmt: skip
+        maps = maps_of(run.arm, run.seed, ids)
+        located = location_scores(maps, masks[ids], head=run.seed % 2)
+        return RunEvaluation(run.folder, run.arm, run.seed, answers(run.arm, run.seed, ids), maps, located)  # fmt: skip
 
     monkeypatch.setattr(module, "evaluate_run", evaluate)
     folds = []
@@ -75,7 +84,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: NDArray[np
         ]
         folds.append({"fold": part.number, "fingerprint": f"f{part.number}", "setting": f"w={part.number}", "runs": runs})  # fmt: skip
     said: list[tuple[int, int]] = []
-    retrained = {"control": "plain", "folds": folds}
+    retrained = filled(Retraining, control="plain", folds=folds)
     found = evaluate_folds(workspace, parts, retrained, lambda *done: said.append(done), confidence=0.9, images=7)
     assert said == [(done + 1, 12) for done in range(12)]
     return found, parts
@@ -126,14 +135,14 @@ def test_rows_have_each_folds_own_comparison_and_what_its_search_chose(evaluated
     for part, row in zip(parts[1:], found.rows, strict=True):
         tables = [np.stack([answers(arm, part.params.base.seed + seed, part.split.test).argmax(1) == LABELS[part.split.test] for seed in (1, 2)]) for arm in ("best", "plain")]  # fmt: skip
         alone = compare_arms(*tables, confidence=0.9)
-        assert (row["fold"], row["images"], row["setting"]) == (part.number, 20, f"w={part.number}")
-        assert (row["difference"], row["low"], row["best"]) == (alone.difference, alone.low, alone.best_mean)
+        assert (row.fold, row.images, row.setting) == (part.number, 20, f"w={part.number}")
+        assert (row.difference, row.low, row.best) == (alone.difference, alone.low, alone.best_mean)
 
 
 def test_summary_compares_fold_by_fold_and_its_verdict_is_of_the_procedure(evaluated: Any) -> None:
     found, _ = evaluated
     given: dict[str, Any] = {"control": "plain", "confidence": 0.95, "margin": 0.01, "seed": 0}
-    summary = summarise(found.runs, found.data, what="SAR", against="the baseline", folds=found.folds, **given)
+    summary = summarised(found.runs, found.data, what="SAR", against="the baseline", folds=found.folds, **given)
     best, plain = (np.stack([run.probabilities.argmax(1) == LABELS for run in found.runs if run.arm == arm]) for arm in ("best", "plain"))  # fmt: skip
     comparison = compare_arms(best, plain, folds=found.folds)
     assert summary["comparison"] == dataclasses.asdict(comparison)
@@ -147,8 +156,8 @@ def test_summary_compares_fold_by_fold_and_its_verdict_is_of_the_procedure(evalu
     assert summary["variance_parts"]["folds"] == 3
     assert [endpoint["name"] for endpoint in summary["endpoints"]][1] == "attention_auroc"
     assert summary["attention_differences"]["auroc"]["low"] is not None
-    assert flat_metrics(summary | {"folds": found.rows}, "plain")["test"]["difference"]["accuracy"] == comparison.difference  # fmt: skip
-    without = summarise(found.runs, found.data, what="SAR", against="the baseline", **given)
+    assert flat_metrics(filled(Evaluation, **summary, control="plain")).test["difference"]["accuracy"] == comparison.difference  # fmt: skip
+    without = summarised(found.runs, found.data, what="SAR", against="the baseline", **given)
     assert without["comparison"]["degrees_of_freedom"] != summary["comparison"]["degrees_of_freedom"]
     assert "procedure" not in without["verdict"]
 
@@ -156,7 +165,7 @@ def test_summary_compares_fold_by_fold_and_its_verdict_is_of_the_procedure(evalu
 def test_attention_is_no_endpoint_where_a_fold_has_no_masks_to_score_by(evaluated: Any) -> None:
     found, _ = evaluated
     runs = [dataclasses.replace(run, location=None) for run in found.runs]
-    summary = summarise(runs, found.data, control="plain", confidence=0.95, margin=0.01, seed=0, what="SAR", against="b", folds=found.folds)  # fmt: skip
+    summary = summarised(runs, found.data, control="plain", confidence=0.95, margin=0.01, seed=0, what="SAR", against="b", folds=found.folds)  # fmt: skip
     assert [endpoint["name"] for endpoint in summary["endpoints"]][1] == "log_loss"
     assert summary["baselines"] is None
 
@@ -166,7 +175,7 @@ def test_figures_of_the_holdout_are_those_of_its_predictions() -> None:
     shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], np.float32)
     found = describe_holdout({"holdout": shares, "holdout_ids": np.arange(3), "holdout_labels": np.array([0, 1, 1])})
     assert found is not None
-    assert (found["images"], found["accuracy"]) == (3, pytest.approx(2 / 3))
+    assert (found.images, found.accuracy) == (3, pytest.approx(2 / 3))
 
 
 @pytest.mark.parametrize("name", ["auroc", "macro_f1"])
@@ -175,7 +184,7 @@ def test_another_metric_is_compared_in_folds(evaluated: Any, name: str) -> None:
     found, _ = evaluated
     metric = METRICS[name]
     given: dict[str, Any] = {"control": "plain", "confidence": 0.95, "margin": 0.01, "seed": 0}
-    summary = summarise(found.runs, found.data, what="SAR", against="it", folds=found.folds, metric=metric, **given)
+    summary = summarised(found.runs, found.data, what="SAR", against="it", folds=found.folds, metric=metric, **given)
     values = {}
     for arm in ("best", "plain"):
         runs = [run.probabilities for run in found.runs if run.arm == arm]

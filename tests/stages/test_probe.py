@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.partial_results import filled
 from support.prepared_digits import write_digits
 from support.small_networks import PVT, SMALL, SWIN, network, pictures
 from torch import nn
 
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.assembly import TrainingData, build_run, load_data
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.inputs.resolved_weights import resolve_weights
 from pipeline.models.architecture import pooled_features
 from pipeline.models.model_config import Weights
-from pipeline.provenance.weights_record import to_record
+from pipeline.provenance.weights_record import to_json
 from pipeline.score.metrics.metric import ACCURACY, LOG_LOSS
 from pipeline.stages.evaluate import probe as module
 from pipeline.stages.evaluate.probe import evaluate_probe, frozen_features, probe_weights
@@ -145,20 +147,19 @@ def test_evaluation_has_the_probe_with_its_figures(case: Any) -> None:
     perfect = np.eye(10, dtype=np.float32)[labels]
     wrong = np.roll(perfect, 1, axis=1)
     found = evaluate_probe(workspace, params, data, weights, ACCURACY, [perfect, wrong], [wrong])
-    assert found["weights"] == "mine.safetensors"
-    assert found["sha256"] == weights.sha256
-    assert found["features"] == 32
-    assert found["images"] == len(data.split.train) + len(data.split.val)
-    assert found["C"] in [row["C"] for row in found["validation"]]
-    assert found["accuracy"] > 0.5  # random features of digits tell most of them
-    beside = found["best_minus_probe"]
-    assert beside["difference"] == pytest.approx(0.5 - found["accuracy"])
-    assert beside["low"] < beside["difference"] < beside["high"]
-    assert found["control_minus_probe"]["difference"] == pytest.approx(-found["accuracy"])
-    assert json.loads(json.dumps(found)) == found
+    assert found.weights == "mine.safetensors"
+    assert found.sha256 == weights.sha256
+    assert found.features == 32
+    assert found.images == len(data.split.train) + len(data.split.val)
+    assert found.C in [row["C"] for row in found.validation]
+    assert found.accuracy > 0.5  # random features of digits tell most of them
+    beside = found.best_minus_probe
+    assert beside.difference == pytest.approx(0.5 - found.accuracy)
+    assert beside.low < beside.difference < beside.high
+    assert found.control_minus_probe.difference == pytest.approx(-found.accuracy)
     by_loss = evaluate_probe(workspace, params, data, weights, LOG_LOSS, [perfect], [perfect])
-    assert by_loss["log_loss"] == pytest.approx(by_loss["nll"])
-    assert min(by_loss["validation"], key=lambda row: float(row["log_loss"]))["C"] == by_loss["C"]
+    assert by_loss.value == pytest.approx(by_loss.nll)
+    assert min(by_loss.validation, key=lambda row: float(row["log_loss"]))["C"] == by_loss.C
 
 
 def test_classes_weigh_as_in_training(case: Any) -> None:
@@ -176,11 +177,11 @@ def test_classes_weigh_as_in_training(case: Any) -> None:
 
 def test_metrics_hold_the_probe_where_there_is_one() -> None:
     arm = {"accuracy": 0.9, "ece": 0.1, "nll": 0.3, "location": None}
-    comparison = {"accuracy": 0.0, "difference": 0.01, "low": None, "high": None}
-    summary = {"comparison": comparison, "arms": {"best": arm, "baseline": arm}, "endpoints": []}
-    assert "probe" not in flat_metrics(summary, "baseline")["test"]
-    summary["probe"] = {"accuracy": 0.8, "ece": 0.2, "nll": 0.5, "C": 1.0}
-    assert flat_metrics(summary, "baseline")["test"]["probe"] == {"accuracy": 0.8, "ece": 0.2, "nll": 0.5}
+    summary: dict[str, Any] = {"arms": {"best": arm, "baseline": arm}, "control": "baseline"}
+    assert "probe" not in flat_metrics(filled(Evaluation, **summary)).test
+    probe = {"accuracy": 0.8, "ece": 0.2, "nll": 0.5, "C": 1.0}
+    found = flat_metrics(filled(Evaluation, **summary, probe=probe)).test
+    assert found["probe"] == {"accuracy": 0.8, "ece": 0.2, "nll": 0.5}
 
 
 def test_weights_are_those_that_the_search_recorded(case: Any) -> None:
@@ -190,7 +191,7 @@ def test_weights_are_those_that_the_search_recorded(case: Any) -> None:
         "trial": "t",
         "best": {},
         "controls": {},
-        "weights": to_record({weights.spec: weights}),
+        "weights": to_json({weights.spec: weights}),
     }
     (workspace.results / "search").mkdir(parents=True)
     best = workspace.results / "search" / "best.yaml"

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import scipy.optimize  # type: ignore[import-untyped, unused-ignore]
 from numpy.typing import NDArray
+from support.partial_results import filled
 
-from pipeline.artifacts.probe_words import describe_probe
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.evaluation_words import describe_probe
 from pipeline.score.metrics.metric import ACCURACY, AUROC, LOG_LOSS, MACRO_F1, Metric
 from pipeline.stages.evaluate.probe_fit import STRENGTHS, fit_probe
 
@@ -111,16 +113,16 @@ def test_training_images_of_one_class_are_told() -> None:
 
 
 def test_sentences_say_what_it_is_and_what_the_interval_is_of() -> None:
-    assert describe_probe({}) is None
+    assert describe_probe(filled(Evaluation)) is None
     beside = {"difference": 0.012, "low": -0.001, "high": 0.025, "confidence": 0.95}
     probe = {"C": 0.1, "weights": "vit.safetensors", "converged": True, "best_minus_probe": beside}
-    assert describe_probe({"probe": probe}) == (
+    assert describe_probe(filled(Evaluation, probe=probe)) == (
         "The probe is a logistic regression (C = 0.1, chosen on validation images) on frozen features of "
         "vit.safetensors: no network was trained, so there are no seeds, and the verdict is not of it. The best "
         "configuration's seeds minus the probe: +1.2 points of accuracy, in the mean (95 % interval -0.1 to +2.5 points, of the "
         "images alone: other seeds would make other networks)."
     )
     probe |= {"converged": False, "best_minus_probe": beside | {"low": None, "high": None}}
-    said = describe_probe({"probe": probe}) or ""
+    said = describe_probe(filled(Evaluation, probe=probe)) or ""
     assert "interval" not in said
     assert said.endswith("in the mean. Its fit had not converged.")

@@ -1,18 +1,22 @@
 """What the report says of the search and of the statistics, from the stages' own files."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from support.partial_results import filled
 
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.evaluations import correct_by_arm, probabilities_by_arm
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import NAMES, describe_control, describe_method
 from pipeline.regularizers.registry import METHODS
 from pipeline.score.comparison import compare_arms, compare_scores
 from pipeline.score.endpoints import decide_endpoints
 from pipeline.score.metrics.metric import METRICS
-from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
+from pipeline.stages.report.fold_content import describe_folds, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
@@ -54,7 +58,7 @@ ROWS = [
     row("t0003", "trial", "failed", 0, None, 0.2),
     row("baseline-seed1001", "confirmation", "complete", 4, 0.6, 0.0),
 ]
-SUMMARY: dict[str, Any] = {
+CONTENT: dict[str, Any] = {
     "trials": {"complete": 2, "pruned": 1, "failed": 1},
     "confirmations": 1,
     "epochs": {"spent": 18, "saved_by_stopping": 2},
@@ -66,6 +70,7 @@ SUMMARY: dict[str, Any] = {
         "cost": None,
     },
 }
+SUMMARY = filled(SearchSummary, **CONTENT)
 
 
 def predictions() -> dict[str, Any]:
@@ -88,8 +93,9 @@ def test_rows_are_trials_and_controls_without_confirmations() -> None:
     assert rows[4]["value"] is None
 
 
-def found_of(importances: dict[str, float], correlations: dict[str, Any]) -> dict[str, Any]:
-    return {"importances": importances, "rung_correlations": correlations, "logarithmic": [WEIGHT]}
+def found_of(importances: dict[str, float], correlations: dict[str, Any], **further: Any) -> SearchSummary:
+    scales = {"logarithmic": [WEIGHT]}
+    return filled(SearchSummary, importances=importances, rung_correlations=correlations, **scales, **further)
 
 
 def test_captions_say_over_which_trials_a_figure_speaks() -> None:
@@ -118,7 +124,7 @@ def test_another_first_objective_is_drawn_in_its_own_words_and_unit() -> None:
         ("val/macro_f1", "validation macro-F1", "validation macro-F1 (%)"),
         ("val/loss", "validation loss", "validation loss"),
     ):
-        (caption, parallel), (second, slices), *_ = search_figures(rows, found_of({}, {}) | {"objective": objective})
+        (caption, parallel), (second, slices), *_ = search_figures(rows, found_of({}, {}, objective=objective))
         assert f"coloured by {words}" in caption
         assert second.startswith(f"Slices: {words} by parameter")
         assert slices.axes[0].get_ylabel() == label
@@ -138,19 +144,20 @@ def test_parameters_of_two_methods_that_end_alike_are_drawn_apart_each_on_its_ow
 
 
 def test_search_that_was_ended_early_says_after_how_many_trials() -> None:
-    summary = {"stopped_by": "sar-search stop --finish", "trials": {"complete": 6, "pruned": 3}, "trials_asked": 12}
+    tried: dict[str, Any] = {"trials": {"complete": 6, "pruned": 3}, "trials_asked": 12}
+    summary = filled(SearchSummary, stopped_by="sar-search stop --finish", **tried)
     assert early_remarks(summary) == ["The search was ended early by sar-search stop --finish, with 9 of 12 trials."]
-    assert early_remarks(summary | {"stopped_by": None}) == []
+    assert early_remarks(filled(SearchSummary, **tried)) == []
 
 
 def test_health_of_the_search_is_among_the_remarks() -> None:
     found = {"name": "tie", "seen": "They tie.", "advice": "Take more seeds.", "kind": "alarm"}
     unknown = {"name": "rungs", "seen": "rungs (too few)", "advice": "", "kind": "unknown"}
-    assert health_remarks({"health": [found, unknown]}) == [
+    assert health_remarks(filled(SearchSummary, health=[found, unknown])) == [
         "The search's health: They tie. Take more seeds.",
         "The search's health: Not examined: rungs (too few).",
     ]
-    assert health_remarks({}) == []
+    assert health_remarks(filled(SearchSummary)) == []
 
 
 def test_curves_take_confirmations_as_further_seeds() -> None:
@@ -171,13 +178,13 @@ def test_what_was_looked_at_and_spent_is_counted() -> None:
     said = plotted_trials(SUMMARY, ROWS)
     assert said.startswith("4 trials (2 complete, 1 pruned, 1 failed), 1 control and 1 confirmations, all of them on")
     assert "2 trials of the control's own study" in plotted_trials(SUMMARY, [*ROWS, *[row("c", "control trial", "complete", 4, 0.1, 0.0)] * 2])  # fmt: skip
-    cost = dict(describe_cost(SUMMARY, {"seconds": 90.0, "runs": [{}, {}]}))
+    cost = dict(describe_cost(SUMMARY, filled(Retraining, seconds=90.0, runs=[{}, {}])))
     assert cost["search, by the clock"] == "30 min"
     assert cost["saved by stopping early"] == "2 epochs, about 3 min"
     assert cost["retraining"] == "2 min for 2 runs"
     assert not any("GPU" in name or "money" in name for name in cost)
-    paid = {**SUMMARY, "spent": SUMMARY["spent"] | {"gpu_hours": 2.0, "cost": 5.0}}
-    assert dict(describe_cost(paid, {"seconds": 1, "runs": []}))["search, money"].startswith("5.00")
+    paid = filled(SearchSummary, **CONTENT | {"spent": CONTENT["spent"] | {"gpu_hours": 2.0, "cost": 5.0}})
+    assert dict(describe_cost(paid, filled(Retraining, seconds=1)))["search, money"].startswith("5.00")
 
 
 def test_use_of_the_machine_has_a_row_for_the_search_and_one_for_retraining() -> None:
@@ -195,7 +202,7 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     assert correct["best"].astype(int).tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1]]
     comparison = compare_arms(correct["best"], correct["plain"])
     attention = compare_scores(np.full((2, 6), 0.9) + np.eye(2, 6) / 10, np.full((2, 6), 0.5))
-    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, attention=attention)]
+    endpoints = decide_endpoints(comparison, margin=0.02, attention=attention)
     words = dict(describe_analysis(comparison, endpoints, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
     assert "by 2 points or more (evaluate.margin)" in words["endpoints, named beforehand"]
     assert "by Holm's rule" in words["endpoints, named beforehand"]
@@ -224,7 +231,7 @@ def test_one_seed_gives_no_interval_and_says_so() -> None:
     correct = {arm: table[:1] for arm, table in correct_by_arm(predictions(), "plain").items()}
     comparison = compare_arms(correct["best"], correct["plain"])
     losses = compare_scores(np.ones((1, 6)), np.zeros((1, 6)))
-    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, log_loss=losses)]
+    endpoints = decide_endpoints(comparison, margin=0.02, log_loss=losses)
     words = dict(describe_analysis(comparison, endpoints, correct, "plain", margin=0.02, seed=0, looked=""))
     assert "without an interval: with one seed in an arm" in words["accuracy"]
     assert "in this order until one is not shown" in words["endpoints, named beforehand"]
@@ -235,7 +242,9 @@ def test_one_seed_gives_no_interval_and_says_so() -> None:
 def test_classes_have_their_change_and_no_interval_leaves_what_can_be() -> None:
     correct = correct_by_arm(predictions(), "plain")
     arms = {arm: {"per_class_accuracy": [1.0, 0.5, None]} for arm in ("best", "plain")}
-    rows = class_rows({"arms": arms}, ["a", "b", "c"], predictions()["labels"], correct, "plain", confidence=0.95)
+    rows = class_rows(
+        filled(Evaluation, arms=arms), ["a", "b", "c"], predictions()["labels"], correct, "plain", confidence=0.95
+    )
     assert [each["images"] for each in rows] == [3, 2, 1]
     assert rows[0]["change"] == pytest.approx(5 / 6 - 1 / 2)
     assert rows[0]["low"] >= -1.0
@@ -277,7 +286,7 @@ def test_another_metric_is_declared_and_resampled_in_its_own_words() -> None:
     tables = metric.tables(probabilities_by_arm(found, "plain"), found["labels"])
     assert tables is not None
     comparison = compare_scores(tables["best"], tables["plain"])
-    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, words=metric.words)]
+    endpoints = decide_endpoints(comparison, margin=0.02, words=metric.words)
     asked: dict[str, Any] = {"margin": 0.02, "seed": 0, "looked": "7 trials", "words": metric.words}
     words = dict(describe_analysis(comparison, endpoints, correct, "plain", tables=tables, **asked))
     order = words["endpoints, named beforehand"]
@@ -299,33 +308,36 @@ def test_folds_are_described_by_what_they_speak_of_and_nothing_that_takes_rows_f
     folds = np.repeat([0, 1], 6)
     comparison = compare_arms(correct["best"], correct["plain"], folds=folds)
     losses = compare_scores(np.ones((2, 12)) + np.eye(2, 12), np.zeros((2, 12)), folds=folds)
-    endpoints = [asdict(each) for each in decide_endpoints(comparison, margin=0.02, log_loss=losses)]
+    endpoints = decide_endpoints(comparison, margin=0.02, log_loss=losses)
     words = dict(describe_analysis(comparison, endpoints, correct, "plain", margin=0.02, seed=0, looked="7 trials"))
     assert words["intervals"].endswith("(a two-way layout of their differences), within each of 2 folds, and summed.")
     assert not {"plain bootstrap, seeds and images", "two fixed networks"} & set(words)
     arms = {arm: {"per_class_accuracy": [1.0, 0.5, None]} for arm in ("best", "plain")}
     labels = np.tile(predictions()["labels"], 2)
-    rows = class_rows({"arms": arms}, ["a", "b", "c"], labels, correct, "plain", confidence=0.95, folds=folds)
+    rows = class_rows(
+        filled(Evaluation, arms=arms), ["a", "b", "c"], labels, correct, "plain", confidence=0.95, folds=folds
+    )
     assert [each["images"] for each in rows] == [6, 4, 2]
     assert rows[0]["low"] is not None
     assert rows[2]["change"] is None  # one image in each fold
 
 
 def test_remarks_on_folds_say_what_is_registered_and_what_the_verdict_speaks_of() -> None:
-    assert registered_remarks({}) == []
-    assert describe_folds({}) == ""
-    evaluation: dict[str, Any] = {"folds": [{}] * 5, "holdout": None}
+    assert registered_remarks(filled(Evaluation)) == []
+    assert describe_folds(filled(Evaluation)) == ""
+    evaluation = filled(Evaluation, folds=[{}] * 5, holdout=None)
     assert "It has seen every image that was tested: the figures are those of the procedure" in registered_remarks(evaluation)[0]  # fmt: skip
     note = describe_folds(evaluation)
     assert "speaks of these 5 searches, tested on new images (Bayle" in note
     assert "no unbiased estimate exists (Bengio and Grandvalet, 2004)" in note
-    kept = registered_remarks(evaluation | {"holdout": {"images": 90, "accuracy": 0.95}})[0]
+    kept = registered_remarks(filled(Evaluation, folds=[{}] * 5, holdout={"images": 90, "accuracy": 0.95}))[0]
     assert "On the 90 images that were kept apart (evaluate.holdout) it has an accuracy of 95.0 %" in kept
 
 
 def test_runs_of_every_fold_are_those_that_were_tested() -> None:
-    assert [run["folder"] for run in list_tested({"runs": [{"folder": "best-seed1"}]})] == ["best-seed1"]
+    whole = filled(Retraining, runs=[{"folder": "best-seed1"}])
+    assert [run.folder for run in whole.tested_runs()] == ["best-seed1"]
     folds = [{"runs": [{"folder": f"folds/{number}/best"}]} for number in (1, 2)]
-    retrained = {"runs": [{"folder": "best-seed1"}], "folds": folds, "seconds": 60.0}
-    assert [run["folder"] for run in list_tested(retrained)] == ["folds/1/best", "folds/2/best"]
+    retrained = filled(Retraining, runs=[{"folder": "best-seed1"}], folds=folds, seconds=60.0)
+    assert [run.folder for run in retrained.tested_runs()] == ["folds/1/best", "folds/2/best"]
     assert ("retraining", "1 min for 3 runs") in describe_cost(SUMMARY, retrained)

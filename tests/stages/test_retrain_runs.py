@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from support.prepared_digits import write_digits
 
+from pipeline.artifacts.best_config import BestConfig
 from pipeline.assembly import build_run, load_data
 from pipeline.cluster.checkpoint_store import CheckpointStore
 from pipeline.compute.usage_summary import DATA_WAIT
@@ -25,7 +26,6 @@ from pipeline.stages.retrain.worker import HISTORY, RetrainJob, retrain_one, usa
 from pipeline.train import checkpoint_writer
 from pipeline.train.loop import fit
 from pipeline.train.sidecar import read_sidecar
-from pipeline.tune.selection.result_files import write_best
 from pipeline.tune.task import Resources
 from pipeline.workspace import Workspace
 
@@ -144,7 +144,7 @@ def test_folds_retrain_both_arms_with_their_own_seeds_and_all_images_what_is_reg
         folder.mkdir(parents=True)
         best = {"regularizer.spatial_entropy.weight": 0.1 * (1 + part.number)}
         control = {"baseline": {"regularizer.spatial_entropy.weight": 0.0}}
-        write_best(folder, {"fingerprint": f"{part.number}" * 64, "trial": "t", "best": best, "controls": control})
+        BestConfig(fingerprint=f"{part.number}" * 64, trial="t", best=best, controls=control).write(folder)
     jobs = {part.number: _part_jobs(workspace, part, "d", 3).jobs for part in parts}
     assert [(job.name, job.model_folder) for job in jobs[0]] == [("best-seed1", "best-seed1")]
     for number in (1, 2):
@@ -158,7 +158,7 @@ def test_folds_retrain_both_arms_with_their_own_seeds_and_all_images_what_is_reg
     (alone,) = read_parts(*without_folds(tmp_path / "other"), data_hash="d")
     folder = alone.folder(tmp_path / "other" / "results" / "search")
     folder.mkdir(parents=True)
-    write_best(folder, {"fingerprint": "0" * 64, "trial": "t", "best": {}, "controls": {"baseline": {}}})
+    BestConfig(fingerprint="0" * 64, trial="t", best={}, controls={"baseline": {}}).write(folder)
     found = _part_jobs(Workspace(tmp_path / "other", tmp_path / "other"), alone, "d", 3).jobs
     assert [job.model_folder for job in found] == [f"{arm}-seed{seed}" for seed in (1, 2, 3) for arm in ("best", "baseline")]  # fmt: skip
 

@@ -92,7 +92,7 @@ def test_without_a_standard_error_equal_values_alone_are_equal_and_this_is_said(
         search.add(wrong, then)
     choice = choose_best(search.records, rule())
     assert choice.equal == ("t0000", "t0001")
-    assert "(no standard error is known, so only equal values count as equal)" in describe_choice(choice.content())
+    assert "(no standard error is known, so only equal values count as equal)" in describe_choice(choice.result())
 
 
 def test_second_metric_that_a_trial_lacks_comes_last() -> None:
@@ -126,16 +126,16 @@ def test_among_equals_the_second_metric_decides_by_its_mean_over_all_seeds() -> 
     choice = choose_best(search.records, rule(seeds=2), search.scores)
     assert (choice.best.trial.id, choice.equal) == ("t0001", ("t0000", "t0002", "t0001"))
     assert choice.standard_error == pytest.approx(0.003, abs=0.0005)
-    content = choice.content()
+    content = choice.result().content()
     assert (content["decided_by"], content["value"], content["further_value"]) == (
         AUROC,
         pytest.approx(0.92),
         pytest.approx(0.905),
     )
-    assert describe_choice(content).startswith(
+    assert describe_choice(choice.result()).startswith(
         "of 3 configurations with 3 seeds each, 3 cannot be told apart by accuracy"
     )
-    assert describe_choice(content).endswith("val/attention/auroc decided (0.9050 over its further seeds)")
+    assert describe_choice(choice.result()).endswith("val/attention/auroc decided (0.9050 over its further seeds)")
 
 
 def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attention_is() -> None:
@@ -144,9 +144,9 @@ def test_one_that_is_clearly_less_accurate_is_not_equal_however_good_its_attenti
     apart = confirmed(((20, 24, 22), (0.5, 0.5, 0.5), 0), ((24, 34, 32), (0.9, 0.9, 0.9), 0))
     choice = choose_best(apart.records, rule(seeds=2), apart.scores)
     assert choice.equal == ("t0000",)
-    assert choice.content()["decided_by"] == "val/accuracy"
+    assert choice.result().decided_by == "val/accuracy"
     assert "the most accurate; accuracy tells it from all others (within 2 standard errors of" in describe_choice(
-        choice.content()
+        choice.result()
     )
 
 
@@ -162,7 +162,7 @@ def test_the_only_candidate_is_told_as_such() -> None:
     search = confirmed(((20, 24), (0.5, 0.5), 0))
     choice = choose_best(search.records, rule(seeds=1), search.scores)
     assert choice.standard_error is None
-    assert describe_choice(choice.content()) == "the only candidate that was left, with 2 seeds"
+    assert describe_choice(choice.result()) == "the only candidate that was left, with 2 seeds"
 
 
 def test_rule_follows_the_parameters() -> None:

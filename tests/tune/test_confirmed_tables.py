@@ -104,7 +104,7 @@ def test_no_confirmations_and_other_images_give_no_tables() -> None:
 
 def test_content_is_what_the_tables_say_and_how_trials_shared_the_machine() -> None:
     search = Search()
-    assert forecast_content(search.trials, search.scores, RESOURCES, Params())["assumed"]
+    assert forecast_content(search.trials, search.scores, RESOURCES, Params()).assumed
     for number in range(5):
         search.confirm(f"t000{number}", 1001, 1002, weight=0.1 * number)
     found = forecast_content(search.trials, search.scores, RESOURCES, Params())
@@ -112,7 +112,7 @@ def test_content_is_what_the_tables_say_and_how_trials_shared_the_machine() -> N
         5, 2
     )
     half = (accuracies[:, 0] - accuracies[:, 1]) / 2
-    assert np.isclose(found["config_seed"], 2 * ((half - half.mean()) ** 2).sum() / 4)
-    assert found["assumed"] is None
-    assert (found["configurations"], found["seeds"], found["images"]) == (5, 2, IMAGES)
-    assert (found["max_concurrent"], found["gpus"]) == (3, 0.5)
+    assert np.isclose(found.config_seed, 2 * ((half - half.mean()) ** 2).sum() / 4)
+    assert found.assumed is None
+    assert (found.configurations, found.seeds, found.images) == (5, 2, IMAGES)
+    assert (found.max_concurrent, found.gpus) == (3, 0.5)

@@ -12,6 +12,7 @@ import pytest
 from support.scored_images import ByImages
 from support.simulated_search import Search, told
 
+from pipeline.artifacts.search_result import RungCorrelation
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.score.metrics.metric import LOG_LOSS, MACRO_F1
@@ -238,7 +239,7 @@ def test_equal_is_what_the_pseudo_values_do_not_tell_apart(metric: Any) -> None:
     assert (np.diff(gains) <= 1e-6).all()  # the best first
     expected = [each.trial.id for each, gain in zip(choice.candidates, gains, strict=True) if gains[0] - gain <= error]
     assert list(choice.equal) == expected
-    content = choice.content()
+    content = choice.result().content()
     assert content["metric"] == wide.content()
     assert metric.label in content["why"]
     assert content["decided_by"] == ("val/accuracy" if len(expected) > 1 else first)
@@ -293,8 +294,8 @@ def test_health_is_of_the_first_objective_in_its_direction() -> None:
 
 def test_rungs_are_correlated_by_the_first_objective() -> None:
     trials = [trial(n, _loss=[0.1 * n, 0.1 * n], _accuracy=[0.1 * n, -0.1 * n]) for n in range(4)]
-    assert rung_correlations(trials, [1], LOSS)["1"] == {"correlation": 1.0, "trials": 4}
-    assert rung_correlations(trials, [1])["1"] == {"correlation": -1.0, "trials": 4}
+    assert rung_correlations(trials, [1], LOSS)["1"] == RungCorrelation(correlation=1.0, trials=4)
+    assert rung_correlations(trials, [1])["1"] == RungCorrelation(correlation=-1.0, trials=4)
 
 
 def test_status_names_the_best_by_the_first_objective(tmp_path: Path) -> None:

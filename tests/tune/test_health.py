@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.artifacts.search_result import ALARM, REMARK, UNKNOWN, Finding
 from pipeline.score.metrics.wording import ACCURACY_WORDS
 from pipeline.tune.journal.image_scores import ImageScores, pack_scores
 from pipeline.tune.journal.records import (
@@ -22,7 +23,7 @@ from pipeline.tune.journal.records import (
     TrialRecord,
 )
 from pipeline.tune.objectives.objectives import Objectives
-from pipeline.tune.selection.findings import ALARM, REMARK, UNKNOWN, Finding, as_json, describe_findings
+from pipeline.tune.selection.findings import describe_findings
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.space import SearchSpace
 
@@ -342,7 +343,7 @@ def test_search_without_results_is_said_not_to_be_examined(records: list[TrialRe
     findings = examine_search(records, SPACE, [RUNG])
     assert [(finding.name, finding.seen) for finding in findings] == UNEXAMINED
     assert all(finding.kind == UNKNOWN and not finding.advice for finding in findings)
-    (first, second) = describe_findings(as_json(findings))
+    (first, second) = describe_findings(findings)
     assert first == "Nothing was found that speaks against this search."
     assert second == f"Not examined: {'; '.join(seen for _, seen in UNEXAMINED)}."
 
@@ -384,7 +385,7 @@ def test_search_says_alarms_first_then_remarks_then_what_it_has_not_examined_and
     findings = examine_search(records, SPACE, [RUNG])
     assert [finding.kind for finding in findings] == [ALARM, REMARK, UNKNOWN, UNKNOWN, UNKNOWN]
     assert findings == examine_search(records, SPACE, [RUNG])
-    lines = describe_findings(as_json(findings))
+    lines = describe_findings(findings)
     assert len(lines) == 3
     assert lines[0] == f"{findings[0].seen} {findings[0].advice}"
     assert lines[1] == findings[1].seen
@@ -393,7 +394,6 @@ def test_search_says_alarms_first_then_remarks_then_what_it_has_not_examined_and
     )
     assert describe_findings([]) == ["Nothing was found that speaks against this search."]
     assert describe_findings(None) == []
-    assert list(as_json(findings)[0]) == ["name", "seen", "advice", "kind"]
 
 
 def test_warm_start_and_further_control_seeds_change_nothing() -> None:

@@ -221,7 +221,8 @@ def test_best_is_the_one_that_the_further_seeds_confirm(tmp_path: Path) -> None:
     task, outcome = searched()
     runs = {record.id: record for record in outcome.trials}
     runs["t0000-seed1001"].epochs[3]["val/accuracy"] = 0.2  # 0.875 was luck
-    chosen, summary = write_results(task, outcome, tmp_path)
+    chosen, written = write_results(task, outcome, tmp_path)
+    summary = written.content()
     assert chosen.id == "t0003"
     assert summary["best"]["val_accuracy"] == pytest.approx(0.575)
     assert summary["best"]["further_mean"] == pytest.approx(0.625)
@@ -249,7 +250,8 @@ def same_budget(*, completed: bool = True) -> tuple[SearchTask, SearchOutcome]:
 
 def test_tuned_control_takes_the_place_of_the_one_that_was_not_tuned(tmp_path: Path) -> None:
     task, outcome = same_budget()
-    chosen, summary = write_results(task, outcome, tmp_path)
+    chosen, written = write_results(task, outcome, tmp_path)
+    summary = written.content()
     assert chosen.id == "t0000"  # though the control's trial was better
     content = read_yaml(tmp_path / "best.yaml")
     assert content["controls"] == {

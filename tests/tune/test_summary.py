@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from support.simulated_search import LR, SPACE, WEIGHT, WIDE
 
+from pipeline.artifacts.search_result import RungCorrelation, SearchSummary
 from pipeline.config import Params
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.state.search_summary import describe_summary
@@ -84,7 +85,7 @@ def best_of(task: SearchTask, outcome: SearchOutcome) -> Choice:
 
 def summary(space: SearchSpace = SPACE, **settings: Any) -> dict[str, Any]:
     task, outcome = searched(space, **settings)
-    return summarise(task, outcome, best_of(task, outcome), None)
+    return summarise(task, outcome, best_of(task, outcome), None).content()
 
 
 def test_summary_counts_trials_confirmations_and_epochs() -> None:
@@ -97,7 +98,9 @@ def test_summary_counts_trials_confirmations_and_epochs() -> None:
     assert found["logarithmic"] == [path for path, each in SPACE.dimensions.items() if each.get("log")]
     assert found["stopped_by"] is None
     task, outcome = searched()
-    ended = summarise(task, replace(outcome, stopped="search.budget.hours: spent"), best_of(task, outcome), None)
+    ended = summarise(
+        task, replace(outcome, stopped="search.budget.hours: spent"), best_of(task, outcome), None
+    ).content()
     assert ended["stopped_by"] == "search.budget.hours: spent"
 
 
@@ -105,7 +108,7 @@ def test_search_that_has_spent_its_epochs_is_not_said_to_have_ended_early() -> N
     by_epochs = {"search.trials": None, "search.budget.full_trainings": 20}
     task, outcome = searched(**by_epochs)
     spent = replace(outcome, stopped=f"{EPOCH_BUDGET}: 30 of 80 epochs")
-    found = summarise(task, spent, best_of(task, outcome), None)
+    found = summarise(task, spent, best_of(task, outcome), None).content()
     assert (found["stopped_by"], found["trials_asked"]) == (None, None)
     assert found["epochs"]["budget"] == 20 * task.params.train.epochs
 
@@ -135,7 +138,7 @@ def test_control_whose_budget_went_to_seeds_is_told_with_all_of_them() -> None:
     task, outcome = searched(search__compare="same_budget", search__confirm__seeds=1, search__trials=4)
     more = [again("baseline", seed, 0.0, 0.0, 0.0, 1.0) for seed in (1003, 1004, 1005)]
     outcome = replace(outcome, trials=[*outcome.trials, *more])
-    found = summarise(task, outcome, best_of(task, outcome), None)
+    found = summarise(task, outcome, best_of(task, outcome), None).content()
     assert found["controls"]["baseline"]["further_seeds"] == [0.25, 0.75, 1.0, 1.0]
     assert found["best"]["further_seeds"] == [0.5]
 
@@ -155,7 +158,7 @@ def test_time_is_told_by_what_it_went_into() -> None:
 
 def test_search_in_which_nothing_was_trained_has_no_pace() -> None:
     task, outcome = searched()
-    found = summarise(task, replace(outcome, trials=outcome.trials[3:4]), best_of(task, outcome), None)
+    found = summarise(task, replace(outcome, trials=outcome.trials[3:4]), best_of(task, outcome), None).content()
     assert found["spent"]["worker_hours_saved_by_stopping"] == 0.0
     assert found["controls"] == {}
 
@@ -185,7 +188,7 @@ def test_tuned_control_is_told_in_words_and_with_its_values() -> None:
         run.state, run.epochs = "complete", {4: {"val/accuracy": value}}
     tuned = ConfirmedResult(record, tuple(runs))
     choice = Choice(tuned, (tuned,), ("c0001",), None, ChoiceRule(top=1, seeds=2))
-    found = summarise(task, outcome, best_of(task, outcome), choice)
+    found = summarise(task, outcome, best_of(task, outcome), choice).content()
     assert found["against"] == ("baseline, its recipe tuned over 4 trials of its own (search.compare: same_budget)")
     assert found["tuned_control"] == {
         "trial": "c0001",
@@ -202,7 +205,7 @@ def test_summary_is_json_whatever_the_values_are() -> None:
         for metrics in record.epochs.values():
             metrics["val/loss"] = math.nan
     outcome.trials[5].state = FAILED
-    found = summarise(task, outcome, best_of(task, outcome), None)
+    found = summarise(task, outcome, best_of(task, outcome), None).content()
     json.dumps(found, allow_nan=False)
     assert found["best"]["val_loss"] is None
     assert found["controls"]["baseline"]["further_seeds"] == [None, 0.75]
@@ -217,7 +220,7 @@ def test_rung_correlation_is_spearmans_over_those_that_ran_in_full() -> None:
     trials = [trial(f"t{n:04d}", 0.0, e, 0.0, v) for n, (e, v) in enumerate(zip(early, late, strict=True))]
     trials.append(trial("t0009", 0.0, 0.9, state=PRUNED))
     # By hand: ranks 1 4 2 3 and 1 4 3 2, so 1 - 6 * 2 / (4 * 15).
-    expected = {"correlation": 0.8, "trials": 4}
+    expected = RungCorrelation(correlation=0.8, trials=4)
     assert rung_correlations(trials, [2]) == {"2": expected}
     assert stats.spearmanr(early, late).statistic == pytest.approx(0.8)
 
@@ -226,7 +229,7 @@ def test_rung_correlation_shares_the_ranks_of_equal_values() -> None:
     early, late = [0.1, 0.1, 0.2, 0.3], [0.5, 0.6, 0.6, 0.7]
     trials = [trial(f"t{n:04d}", e, v) for n, (e, v) in enumerate(zip(early, late, strict=True))]
     # Ranks 1.5 1.5 3 4 and 1 2.5 2.5 4, around 2.5: 3.75 / sqrt(4.5 * 4.5).
-    assert rung_correlations(trials, [1]) == {"1": {"correlation": 0.8333, "trials": 4}}
+    assert rung_correlations(trials, [1]) == {"1": RungCorrelation(correlation=0.8333, trials=4)}
     assert stats.spearmanr(early, late).statistic == pytest.approx(3.75 / 4.5)
 
 
@@ -248,14 +251,14 @@ def test_rung_that_nothing_can_be_said_of_is_left_out(curves: list[tuple[float, 
 def test_rung_that_some_trials_did_not_report_counts_the_others() -> None:
     trials = [trial(f"t{n:04d}", 0.1 * n, 0.2 * n) for n in range(4)]
     del trials[2].epochs[1]
-    assert rung_correlations(trials, [1, 7]) == {"1": {"correlation": 1.0, "trials": 3}}
+    assert rung_correlations(trials, [1, 7]) == {"1": RungCorrelation(correlation=1.0, trials=3)}
 
 
 def test_summary_has_a_correlation_for_every_rung_of_the_methods_trials() -> None:
     task, outcome = searched()
     further = [trial("t0004", 0.2, 0.3, 0.6, 0.7), trial("c0000", 0.9, 0.9, 0.0, 0.0)]
     outcome = replace(outcome, trials=[*outcome.trials, *further], rung_epochs=[1, 2])
-    found = summarise(task, outcome, best_of(task, outcome), None)["rung_correlations"]
+    found = summarise(task, outcome, best_of(task, outcome), None).content()["rung_correlations"]
     assert {rung: entry["trials"] for rung, entry in found.items()} == {"1": 3, "2": 3}
     assert found["1"] == {"correlation": 0.0, "trials": 3}
     assert LR not in found
@@ -270,9 +273,9 @@ def test_space_that_is_tried_to_its_end_is_told() -> None:
     outcome.adapter.ask()
     assert summary_of(task, outcome)["all_settings_tried"] is True
     found = summary_of(task, outcome)
-    assert "every configuration of the space has been tried" in describe_summary(found)
+    assert "every configuration of the space has been tried" in describe_summary(SearchSummary.model_validate(found))
     best = found["best"] | {"further_mean": 0.9512, "further_seeds": [1001, 1002]}
-    said = describe_summary(found | {"best": best}).splitlines()[0]
+    said = describe_summary(SearchSummary.model_validate(found | {"best": best})).splitlines()[0]
     assert said.endswith("val/accuracy 0.9512 over 2 further seeds, which the search has not seen")
 
 
@@ -286,7 +289,11 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
         "validation_images",
     ]
     assert {each["kind"] for each in found["health"]} == {"unknown"}
-    lines = [line for line in describe_summary(found).splitlines() if line.startswith("health: ")]
+    lines = [
+        line
+        for line in describe_summary(SearchSummary.model_validate(found)).splitlines()
+        if line.startswith("health: ")
+    ]
     assert lines[0] == "health: Nothing was found that speaks against this search."
     assert lines[1].startswith("health: Not examined: which parameters have an effect (3 trials, 40 are needed);")
     ahead = [again("baseline", seed, 0.2, 0.3, 0.4, 0.98) for seed in (1001, 1002)]
@@ -297,10 +304,12 @@ def test_summary_says_what_speaks_against_the_search_and_so_do_its_words() -> No
     found = summary_of(task, replace(outcome, trials=trials))
     (alarm,) = [each for each in found["health"] if each["kind"] == "alarm"]
     assert alarm["name"] == "control_ahead"
-    assert f"health: {alarm['seen']} {alarm['advice']}" in " ".join(describe_summary(found).split())
+    assert f"health: {alarm['seen']} {alarm['advice']}" in " ".join(
+        describe_summary(SearchSummary.model_validate(found)).split()
+    )
     del found["health"]  # as a version before wrote it
-    assert "health" not in describe_summary(found)
+    assert "health" not in describe_summary(SearchSummary.model_validate(found))
 
 
 def summary_of(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
-    return summarise(task, outcome, choose_best(outcome.trials, ChoiceRule(top=1, seeds=2)), None)
+    return summarise(task, outcome, choose_best(outcome.trials, ChoiceRule(top=1, seeds=2)), None).content()

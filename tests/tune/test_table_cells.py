@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.simulated_search import SPACE, WEIGHT
 
-from pipeline.artifacts.stage_results import read_best
+from pipeline.artifacts.best_config import BestConfig
 from pipeline.config import Params
 from pipeline.errors import UserError
 from pipeline.tune.journal.journal import Journal
 from pipeline.tune.journal.records import METHOD, TrialRecord, read_history
-from pipeline.tune.selection.result_files import _write_csv, write_best
+from pipeline.tune.selection.result_files import _write_csv
 from pipeline.tune.space import SearchSpace
 from pipeline.tune.study.warm_start import results_from_csv
 from pipeline.tune.table_cells import format_cell, parse_cell
@@ -90,8 +90,8 @@ def test_settings_come_back_from_best_yaml_and_from_the_ledger(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    write_best(folder, {"fingerprint": "f", "trial": "t0001", "best": values, "controls": {"baseline": values}})
-    best = read_best(folder)
+    BestConfig(fingerprint="f", trial="t0001", best=values, controls={"baseline": values}).write(folder)
+    best = BestConfig.read(folder)
     assert same(best.best, values)
     assert same(best.controls, {"baseline": values})
     journal = folder / "journal.jsonl"

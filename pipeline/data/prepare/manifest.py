@@ -5,12 +5,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.prepared.prepared import FORMAT
+from pipeline.data.prepared.prepared import FORMAT, Manifest, OddFiles
 from pipeline.data.sources.image_source import ImageSource, UnreadableFile
 
 LIBRARIES = ("numpy", "pillow", "torchvision", "scikit-learn")
@@ -32,12 +31,12 @@ class Warnings:
             if len(names) < NAMED:
                 names.append(name)
 
-    def entries(self) -> dict[str, Any]:
+    def entries(self) -> Mapping[str, OddFiles]:
         """As the manifest has them."""
         return {kind: {"files": self.counts[kind], "first": self.first[kind]} for kind in sorted(self.counts)}
 
     @classmethod
-    def of(cls, entries: Mapping[str, Any]) -> "Warnings":
+    def of(cls, entries: Mapping[str, OddFiles]) -> "Warnings":
         """From such entries again."""
         return cls(
             {kind: int(found["files"]) for kind, found in entries.items()},
@@ -51,12 +50,12 @@ def make_manifest(
     broken: Sequence[UnreadableFile],
     hashes: Mapping[str, str],
     remarks: Warnings,
-) -> dict[str, Any]:
+) -> Manifest:
     """The manifest of the rows that are kept (N,). hashes: of each array, by its name."""
     counts = np.bincount(source.labels[keep], minlength=len(source.classes))
     height, width, channels = source.shape
     identity = json.dumps([hashes, list(source.classes)], sort_keys=True)
-    manifest: dict[str, Any] = {
+    manifest: Manifest = {
         "format": FORMAT,
         "dataset": source.name,
         "origin": source.origin,
@@ -74,7 +73,7 @@ def make_manifest(
     }
     if source.test is not None:
         manifest["test_images"] = int(source.test[keep].sum())
-    manifest |= source.details
+    manifest = {**manifest, **source.details}
     if broken:
         manifest["skipped"] = {file.name: file.reason for file in broken}
     if remarks.counts:

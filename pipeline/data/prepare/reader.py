@@ -4,12 +4,11 @@ little memory.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from pipeline.compute.limits import usable_cpus
 from pipeline.data.archive import Unreadable, format_names, read_files
 from pipeline.data.decode.decode import Decoded, DecodeTask, decode_all, start_worker
 from pipeline.data.decode.open_image import Content, Size
+from pipeline.data.prepared.prepared import Details
 from pipeline.data.sources.boxes import read_boxes
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.image_source import (
@@ -152,9 +152,9 @@ class ImageFiles:
         return self._encoded
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def details(self) -> Details:
         found = self._catalogue
-        entries: dict[str, Any] = {} if found.originals is None else {"original_labels": list(found.originals)}
+        entries: Details = {} if found.originals is None else {"original_labels": list(found.originals)}
         if self._bit_depth is not None:
             entries["bit_depth"] = self._bit_depth
         if self.has_masks:

@@ -23,7 +23,7 @@ from pipeline.data.decode.bit_depth import BitDepths
 from pipeline.data.prepare.manifest import Warnings, make_manifest
 from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, BlobWriter, NpyRowWriter, copy_rows, hash_files
 from pipeline.data.prepared.encoded import index_of
-from pipeline.data.prepared.prepared import FORMAT
+from pipeline.data.prepared.prepared import FORMAT, Manifest
 from pipeline.data.sources.image_source import DecodedBatch, ImageSource, UnreadableFile
 from pipeline.errors import UserError
 from pipeline.files.atomic import write_whole
@@ -44,7 +44,7 @@ def write_prepared(
     work: Path | None = None,
     skip_broken: bool = False,
     on_progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Write a source in prepared form, and return its manifest. Until it is complete, `folder` stays as it is.
 
     work: a folder for half-made sets, which the same call goes on with; None: beside `folder`, begun anew each time.
@@ -235,7 +235,7 @@ def _refusal(broken: list[UnreadableFile], files: int) -> str:
     return "\n".join(lines)
 
 
-def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | None) -> dict[str, Any]:
+def _complete(source: ImageSource, place: Path, state: _State, bit_depth: int | None) -> Manifest:
     """Put everything of the prepared set into the folder `whole`, its arrays last."""
     whole, broken = place / "whole", state.broken
     shutil.rmtree(whole, ignore_errors=True)

@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,47 @@ from pipeline.errors import UserError, single_item_command
 FORMAT = 1
 UNDECIDED = 255
 """Of a mask's pixels: nobody has said, or knows, what is there."""
+
+
+class OddFiles(TypedDict):
+    """How many files were odd in one way, and the names of the first."""
+
+    files: int
+    first: list[str]
+
+
+class Details(TypedDict, total=False):
+    """What only some sources have to say of themselves. original_labels: the set's own, by label. masks_from: what they
+    were made of.
+    """
+
+    original_labels: list[int | str]
+    bit_depth: int
+    masks_from: str
+
+
+class Manifest(Details, total=False):
+    """manifest.json. counts: images by class. sha256: of each array, by its name. data_hash: over all of them and the
+    class names. skipped: why files were left out, by name. remarks: what was odd, by kind.
+    """
+
+    format: int
+    dataset: str
+    origin: str
+    licence: str
+    images: int
+    image_size: list[int]
+    channels: int
+    classes: list[str]
+    counts: Mapping[str, int]
+    has_masks: bool
+    encoded: bool
+    sha256: Mapping[str, str]
+    data_hash: str
+    versions: Mapping[str, str]
+    test_images: int
+    skipped: Mapping[str, str]
+    remarks: Mapping[str, OddFiles]
 
 
 @dataclass(frozen=True)
@@ -45,7 +86,7 @@ class Prepared:
     images: ImageRows
     labels: NDArray[np.int64]
     masks: ImageRows | None
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     test: NDArray[np.bool_] | None = None
 
     @property
@@ -74,7 +115,7 @@ def open_prepared(folder: Path) -> Prepared:
         UserError: it is not there, incomplete, or of another format version.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest: Manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder}: prepared by another version (format {manifest['format']}); run `dvc repro`.")
         shapes = _encoded_shapes(manifest)
@@ -92,7 +133,7 @@ def open_prepared(folder: Path) -> Prepared:
     return Prepared(images, labels, arrays.get("masks"), manifest, arrays.get("test"))
 
 
-def _encoded_shapes(manifest: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _encoded_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """The shape of each row of what is kept encoded."""
     if not manifest.get("encoded"):
         return {}

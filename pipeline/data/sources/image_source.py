@@ -4,9 +4,9 @@
 and `pipeline.data.prepare.writer` writes a source in prepared form.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.data.archive import Listing, format_names, list_root
 from pipeline.data.decode.bit_depth import BitDepth
+from pipeline.data.prepared.prepared import Details
 from pipeline.data.sources.dataset_registry import DATASETS
 from pipeline.data.sources.download import can_be_made
 from pipeline.data.sources.image_folder import Layout, arrange
@@ -94,7 +95,7 @@ class ImageSource(Protocol):
     @property
     def encoded(self) -> bool: ...
     @property
-    def details(self) -> Mapping[str, Any]: ...
+    def details(self) -> Details: ...
 
     def read(self, start: int) -> Iterator[DecodedBatch]:
         """The blocks after the first `start` files, which have been read before."""
@@ -144,7 +145,7 @@ class ArraySource:
         return False
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def details(self) -> Details:
         return {"masks_from": "masks"} if self.has_masks else {}
 
     def read(self, start: int) -> Iterator[DecodedBatch]:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +150,7 @@ def _check_nothing_lost(
 
 def write_split(split: Split, path: Path, *, data_hash: str, seed: int) -> None:
     """Write a split as JSON, with its folds, if it has some, and the hash of the data whose ids it names."""
-    content: dict[str, Any] = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
+    content: dict[str, object] = {"format": 1, "data_hash": data_hash, "split_hash": split.split_hash, "seed": seed}
     content |= split.ids_by_role()
     if split.folds:
         content["folds"] = [fold.ids_by_role() for fold in split.folds]
@@ -165,7 +164,7 @@ def read_split(path: Path, *, data_hash: str) -> Split:
         UserError: it is not there, broken, or names the ids of other data.
     """
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
         split = replace(_from_ids(content), folds=tuple(_from_ids(fold) for fold in content.get("folds", ())))
         made_of = content["data_hash"]
     except FileNotFoundError:
@@ -177,7 +176,7 @@ def read_split(path: Path, *, data_hash: str) -> Split:
     return split
 
 
-def _from_ids(content: Mapping[str, Any]) -> Split:
+def _from_ids(content: Mapping[str, Sequence[int]]) -> Split:
     train, val, test = (np.asarray(content[role], dtype=np.int64) for role in ROLES)
     return Split(train, val, test)
 

@@ -5,7 +5,6 @@ results needs the module of a user's function.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -91,7 +90,7 @@ class MetricWords:
         return 1 if min(abs(end or 0.0) for end in ends) >= least else 2
 
     def content(self) -> dict[str, Any]:
-        """For JSON; `words_from` reads it."""
+        """For JSON."""
         return asdict(self)
 
     def _places(self, digits: int) -> int:
@@ -108,14 +107,8 @@ def accuracy_words(params: Params) -> MetricWords:
     return ACCURACY_WORDS if given is None else replace(ACCURACY_WORDS, margin=given)
 
 
-def other_metric(evaluation: Mapping[str, Any]) -> MetricWords | None:
-    """The metric that an evaluation.json is by, where it is not accuracy."""
-    words = words_from(evaluation.get("metric"))
-    return None if words.key == ACCURACY_WORDS.key else words
-
-
-def words_from(content: Mapping[str, Any] | None, margin: float | None = None) -> MetricWords:
-    """What an evaluation says of its metric; accuracy, of one by an earlier version. margin: of that one."""
-    if content is not None:
-        return MetricWords(**content)
-    return ACCURACY_WORDS if margin is None else MetricWords("accuracy", "accuracy", "accuracy", margin, in_points=True)
+def words_of(metric: MetricWords | None, margin: float | None = None) -> MetricWords:
+    """What results say of their metric; accuracy, in those of an earlier version. margin: of these."""
+    if metric is not None:
+        return metric
+    return ACCURACY_WORDS if margin is None else replace(ACCURACY_WORDS, margin=margin)

@@ -12,16 +12,16 @@ attention.npz     similarity maps of the last block of the images that the repor
 What was right is kept under `state/evaluations/` too, for `sar-search compare`: the next search replaces these files.
 """
 
-import json
 import time
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.evaluation_run import log_evaluation, log_probe, looks_logged, tested_networks
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.evaluations import correct_by_arm, seeds_by_arm, store_evaluation
-from pipeline.artifacts.stage_results import BEST, describe_control, read_json
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.stage_results import BEST, describe_control
 from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.console.format import wrap_text
@@ -30,15 +30,16 @@ from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
 from pipeline.inputs.procedure import folds_hash, read_parts
 from pipeline.provenance.trace import commit, trace
-from pipeline.score.comparison import comparison_from, p_value
+from pipeline.score.comparison import p_value
 from pipeline.score.metrics.chosen_metric import chosen_metric, metric_hash
 from pipeline.score.metrics.label_check import check_labels, labels_at_once
 from pipeline.stages.evaluate.attention_scores import write_class_rows
 from pipeline.stages.evaluate.fold_scores import describe_holdout, evaluate_folds, evaluate_holdout
 from pipeline.stages.evaluate.probe import evaluate_probe, probe_weights
 from pipeline.stages.evaluate.scores import evaluate_run, flat_metrics, predictions_of, summarise, write_confusion
-from pipeline.state.looks import describe_look, hash_networks, record_look, warn_of_look
+from pipeline.state.looks import describe_look, hash_networks, record_look
 from pipeline.tracking.dataset_inputs import DataUsed
+from pipeline.tracking.evaluation_run import log_evaluation, log_probe, looks_logged, tested_networks
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.workspace import Workspace
 
@@ -47,17 +48,14 @@ def main(workspace: Workspace) -> None:
     """Score every retrained network on the test set, and both arms against each other."""
     began = time.monotonic()
     params = load_params(workspace.params)
-    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
-    of_folds = retrained.get("folds", [])
-    check_agreement(
-        workspace, params, retrained["fingerprint"], {each["fold"]: each["fingerprint"] for each in of_folds}
-    )
+    retrained = Retraining.read(workspace.results / "retrain")
+    check_agreement(workspace, params, retrained.fingerprint, retrained.fold_fingerprints)
     data = load_data(workspace.prepared, workspace.split, params.base.device)
-    data_hash, control = data.prepared.data_hash, retrained["control"]
+    data_hash, control = data.prepared.data_hash, retrained.control
     parts = read_parts(workspace, params, data_hash=data_hash)
-    metric, seeds = chosen_metric(params), [run["seed"] for run in retrained["runs"]]
+    metric, seeds = chosen_metric(params), [run.seed for run in retrained.runs]
     for held in labels_at_once(metric, data.prepared.labels, data.split.tested):
-        of_fold = metric.within_folds and bool(of_folds)
+        of_fold = metric.within_folds and bool(retrained.folds)
         check_labels(metric, held, data.prepared.classes, interval=len(set(seeds)) > 1, of_fold=of_fold)
     probed = probe_weights(workspace, params)
     store = resolve_store(params.tracking.uri, workspace.anchor)
@@ -75,7 +73,7 @@ def main(workspace: Workspace) -> None:
     )
     runs, folded, kept_apart = [], None, {}
     with ProgressBar("networks evaluated") as progress:
-        if of_folds:
+        if retrained.folds:
             folded = evaluate_folds(
                 workspace,
                 parts,
@@ -86,12 +84,11 @@ def main(workspace: Workspace) -> None:
                 metric=metric,
             )
             runs, data = folded.runs, folded.data
-            kept_apart = evaluate_holdout(workspace, parts[0], retrained["to_register"])
+            kept_apart = evaluate_holdout(workspace, parts[0], retrained.to_register)
         else:
-            for run in retrained["runs"]:
-                runs.append(evaluate_run(workspace.models / run["folder"], run, data))
-                progress(len(runs), len(retrained["runs"]))
-    what = retrained.get("method", "the best configuration")
+            for run in retrained.runs:
+                runs.append(evaluate_run(workspace.models / run.folder, run, data))
+                progress(len(runs), len(retrained.runs))
     summary = summarise(
         runs,
         data,
@@ -99,66 +96,68 @@ def main(workspace: Workspace) -> None:
         confidence=params.evaluate.confidence,
         margin=metric.words.margin,
         seed=params.base.seed,
-        what=what,
-        against=describe_control(retrained.get("against", "")) or "its control",
+        what=retrained.method,
+        against=describe_control(retrained.against) or "its control",
         metric=metric,
         folds=None if folded is None else folded.folds,
+        look=look,
     )
-    scores = summary.pop("scores")
-    summary |= {
-        "control": control,
-        "fingerprint": retrained["fingerprint"],
-        "data_hash": data_hash,
-        "look": look,
-        "networks": network_set,
-        "margin": metric.margin,
-        "metric_hash": metric_hash(metric.name),
-        "method": what,
-        "p": p_value(comparison_from(summary["comparison"])),
-    }
+    further: dict[str, Any] = {}
     if folded is not None:
-        summary |= {"folds": folded.rows, "holdout": describe_holdout(kept_apart), "folds_hash": folds_hash(parts)}
+        further = {"folds": folded.rows, "holdout": describe_holdout(kept_apart), "folds_hash": folds_hash(parts)}
     if probed is not None:
         best, others = ([run.probabilities for run in runs if run.arm == arm] for arm in (BEST, control))
-        summary["probe"] = evaluate_probe(workspace, params, data, probed, metric, best, others)
-    summary["verdict"] = f"{warn_of_look(look)} {summary['verdict']}".lstrip()
-    metrics = flat_metrics(summary, control)
+        further["probe"] = evaluate_probe(workspace, params, data, probed, metric, best, others)
+    evaluation = Evaluation(
+        **dict(summary.compared),
+        control=control,
+        fingerprint=retrained.fingerprint,
+        data_hash=data_hash,
+        look=look,
+        networks=network_set,
+        margin=metric.margin,
+        metric_hash=metric_hash(metric.name),
+        method=retrained.method,
+        p=p_value(summary.compared.comparison),
+        **further,
+    )
+    metrics = flat_metrics(evaluation)
     folder = workspace.results / "evaluate"
     folder.mkdir(parents=True, exist_ok=True)
     test = data.split.test
     labels = data.prepared.labels[test]
     predictions = predictions_of(runs, labels)
-    further: dict[str, Any] = kept_apart | ({} if folded is None else {"folds": folded.folds})
-    np.savez_compressed(folder / "predictions.npz", ids=test, **predictions, **further)
+    beside: dict[str, Any] = predictions | kept_apart | ({} if folded is None else {"folds": folded.folds})
+    np.savez_compressed(folder / "predictions.npz", ids=test, **beside)
     correct = correct_by_arm(predictions, control)
     store_evaluation(
         workspace.state,
-        summary,
+        evaluation,
         retrained,
         ids=test,
         labels=labels,
         best=correct[BEST],
         control=correct[control],
         seeds=seeds_by_arm(predictions, control),
-        scores=scores,
+        scores=summary.tables,
         folds=None if folded is None else folded.folds,
     )
     write_confusion(folder / "confusion.csv", runs, data)
-    write_class_rows(folder / "attention_by_class.csv", summary.pop("attention_by_class"))
+    write_class_rows(folder / "attention_by_class.csv", summary.class_rows)
     shown = examples_by_class(test, data.prepared.labels, params.report.attention_images)
     rows = np.searchsorted(test, shown) if folded is None else np.arange(len(shown))  # of folds there are no others
     maps: Any = {run.name: run.maps[rows] for run in runs}
     np.savez_compressed(folder / "attention.npz", ids=shown, **maps)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    metrics.write(folder)
     tags = trace(workspace.root, data_hash)
     name, source = str(data.prepared.manifest["dataset"]), str(workspace.prepared)
     used = [DataUsed(name, data_hash, source, "test", {"test": len(test)})]
     seconds = time.monotonic() - began
-    summary["mlflow_run"] = log_evaluation(store, params, summary, metrics, workspace, tags, used, seconds)
-    if probed is not None:
-        summary["probe"]["mlflow_run"] = log_probe(store, params, summary, workspace, tags, used)
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{wrap_text(summary['verdict'])}\n{describe_look(look)}")
+    run_id = log_evaluation(store, params, evaluation, metrics, workspace, tags, used, seconds)
+    found = evaluation.probe
+    probed_as = None if found is None else log_probe(store, params, evaluation, found, workspace, tags, used)
+    evaluation.with_runs(run_id, probed_as).write(folder)
+    print(f"{wrap_text(evaluation.verdict)}\n{describe_look(look)}")
 
 
 if __name__ == "__main__":

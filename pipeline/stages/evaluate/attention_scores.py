@@ -3,13 +3,13 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.evaluation import Difference, Location
 from pipeline.assembly import TrainingData
 from pipeline.score.family import compare_family
 from pipeline.score.fold_variance import Folds, can_be_compared
@@ -31,6 +31,7 @@ COMPARED = ("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precisi
 
 Maps = NDArray[np.float32]
 Masks = NDArray[np.uint8]
+ClassRow = Mapping[str, str | int | float | None]
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,9 @@ def baselines(maps: Maps, masks: tuple[Masks, Masks], seed: int) -> dict[str, Lo
     return baseline_scores(masks[1], (rows, columns), heads=heads, seed=seed)
 
 
-def mean_scores(found: Sequence[LocationScores]) -> dict[str, float] | None:
-    """Means over runs of what `LOCATION` names; None without runs."""
-    located = [asdict(scores) for scores in found]
-    return {key: float(np.mean([scores[key] for scores in located])) for key in LOCATION} if located else None
+def mean_location(found: Sequence[LocationScores]) -> Location:
+    """Means over runs of what `LOCATION` names."""
+    return Location(**{key: float(np.mean([getattr(scores, key) for scores in found])) for key in LOCATION})
 
 
 def auroc_tables(
@@ -96,9 +96,9 @@ def differences(
     confidence: float,
     shared_seeds: bool = True,
     folds: Folds | None = None,
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, Difference]:
     """How much more the best configuration's attention scores than the control's, with intervals over seeds and images,
-    by the names of `COMPARED`: `difference`, `low`, `high` (None where there is no interval). The intervals hold
+    by the names of `COMPARED`. The intervals hold
     together with the confidence. best, control: a run each, of the same images, in the order of their seeds.
     shared_seeds: whether these are the same. folds: the number of each image's fold; None without folds. What fewer
     than two images have, in all or in a fold, is left out.
@@ -108,19 +108,21 @@ def differences(
     pairs = {key: (each.best, each.control) for key, each in tables.items()}
     numbers = {key: each.folds for key, each in tables.items()}
     return {
-        member.name: {name: getattr(member.comparison, name) for name in ("difference", "low", "high")}
+        member.name: Difference(
+            difference=member.comparison.difference, low=member.comparison.low, high=member.comparison.high
+        )
         for member in compare_family(pairs, confidence=confidence, shared_seeds=shared_seeds, folds=numbers)
     }
 
 
 def class_rows(
     runs: Mapping[str, Sequence[LocationScores]], labels: NDArray[np.int64], classes: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[ClassRow]:
     """A row a kind of attention and class, of the means over runs; images: how many were scored.
 
     runs: their scores by kind of attention. labels: (n,) of the images that were scored.
     """
-    table = []
+    table: list[ClassRow] = []
     for name, found in runs.items():
         if not found:
             continue
@@ -129,14 +131,12 @@ def class_rows(
         counts = np.bincount(labels[scored], minlength=len(classes))
         for label, shown in enumerate(classes):
             values = {key: float(np.mean([mean[key][label] for mean in means])) for key in LOCATION}
-            table.append(
-                {"attention": name, "class": shown, "images": int(counts[label])}
-                | {key: None if math.isnan(value) else value for key, value in values.items()}
-            )
+            scores = {key: None if math.isnan(value) else value for key, value in values.items()}
+            table.append({"attention": name, "class": shown, "images": int(counts[label]), **scores})
     return table
 
 
-def write_class_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_class_rows(path: Path, rows: Iterable[ClassRow]) -> None:
     """Write the rows of `class_rows` as CSV; the header alone where nothing was scored."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["attention", "class", "images", *LOCATION])

@@ -6,12 +6,14 @@ made does it matter that the rows are put together (`pipeline.score.fold_varianc
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.evaluation import FoldScores, HoldoutScores
+from pipeline.artifacts.retraining import FoldRetraining, Retraining
 from pipeline.artifacts.stage_results import BEST
 from pipeline.assembly import TrainingData, load_data, load_trained
 from pipeline.data.batches.batches import ImageBatches, Standardisation
@@ -41,13 +43,13 @@ class FoldedEvaluation:
     runs: list[RunEvaluation]
     data: TrainingData
     folds: NDArray[np.int64]
-    rows: list[dict[str, Any]]
+    rows: list[FoldScores]
 
 
 def evaluate_folds(
     workspace: Workspace,
     parts: Sequence[Part],
-    retrained: Mapping[str, Any],
+    retrained: Retraining,
     progress: Callable[[int, int], None],
     *,
     confidence: float,
@@ -59,24 +61,24 @@ def evaluate_folds(
     Args:
         workspace: The checkout.
         parts: Of the split: all images, then the folds.
-        retrained: The content of retrain.json.
+        retrained: What was retrained.
         progress: Called with how many networks have been evaluated, and of how many.
         confidence: Level of the folds' own intervals.
         images: How many images' maps are kept.
         metric: That the folds' own comparisons are by.
     """
-    whole, control, seed = parts[0], str(retrained["control"]), parts[0].params.base.seed
+    whole, control, seed = parts[0], retrained.control, parts[0].params.base.seed
     opened = load_data(workspace.prepared, whole.path, whole.params.base.device)
     ids, numbers = fold_ids(whole.split), fold_numbers(whole.split)
     shown = np.array(examples_by_class(ids, opened.prepared.labels, images), dtype=np.int64)
-    listed = {row["fold"]: row for row in retrained["folds"]}
-    total = sum(len(row["runs"]) for row in listed.values())
+    listed = {row.fold: row for row in retrained.folds}
+    total = sum(len(row.runs) for row in listed.values())
     by_fold, rows, done = [], [], 0
     for part in parts[1:]:
         data = load_data(workspace.prepared, part.path, part.params.base.device)
         runs = []
-        for run in listed[part.number]["runs"]:
-            found = evaluate_run(workspace.models / run["folder"], run, data)
+        for run in listed[part.number].runs:
+            found = evaluate_run(workspace.models / run.folder, run, data)
             runs.append(replace(found, maps=found.maps[np.isin(part.split.test, shown)]))
             done += 1
             progress(done, total)
@@ -107,39 +109,38 @@ def evaluate_holdout(workspace: Workspace, whole: Part, folder: str) -> dict[str
     return {HOLDOUT: probabilities, f"{HOLDOUT}_ids": whole.split.test, f"{HOLDOUT}_labels": labels}
 
 
-def describe_holdout(found: Mapping[str, NDArray[Any]]) -> dict[str, Any] | None:
+def describe_holdout(found: Mapping[str, NDArray[Any]]) -> HoldoutScores | None:
     """The figures of the registered network on the images kept apart; None without any."""
     if not found:
         return None
     scores = classification_scores(found[HOLDOUT], found[f"{HOLDOUT}_labels"])
-    return {
-        "images": len(found[f"{HOLDOUT}_ids"]),
-        "accuracy": scores.accuracy,
-        "nll": scores.nll,
-        "ece": scores.ece,
-    }
+    images = len(found[f"{HOLDOUT}_ids"])
+    return HoldoutScores(images=images, accuracy=scores.accuracy, nll=scores.nll, ece=scores.ece)
 
 
 def _fold_row(
     part: Part,
-    listed: Mapping[str, Any],
+    listed: FoldRetraining,
     runs: Sequence[RunEvaluation],
     labels: NDArray[np.int64],
     control: str,
     confidence: float,
     metric: Metric,
-) -> dict[str, Any]:
+) -> FoldScores:
     """A fold's own comparison, and what its search has chosen."""
     best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
-    found = asdict(compare_metric(metric, best, other, labels, confidence=confidence).comparison)
-    named = {"difference": "difference", "low": "low", "high": "high", "best": "best_mean", "control": "control_mean"}
-    return {
-        "fold": part.number,
-        "images": len(labels),
-        "fingerprint": listed["fingerprint"],
-        "setting": listed["setting"],
-        **{name: found[key] for name, key in named.items()},
-    }
+    found = compare_metric(metric, best, other, labels, confidence=confidence).comparison
+    return FoldScores(
+        fold=part.number,
+        images=len(labels),
+        fingerprint=listed.fingerprint,
+        setting=listed.setting,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        best=found.best_mean,
+        control=found.control_mean,
+    )
 
 
 def _join(

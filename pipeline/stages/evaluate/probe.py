@@ -4,10 +4,9 @@ Features are those of images as they are evaluated, without augmentation, standa
 They are kept under `state/features/`, by a hash of all that decides them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 import pipeline.models
-from pipeline.artifacts.stage_results import read_best
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.evaluation import ProbeDifference, ProbeScores
 from pipeline.assembly import TrainingData, build_network, load_frozen
 from pipeline.config import Params
 from pipeline.data.batches.batches import ImageBatches
@@ -43,7 +43,7 @@ def probe_weights(workspace: Workspace, params: Params) -> Weights | None:
     """
     if not params.evaluate.probe:
         return None
-    return read_probe_weights(workspace, params, read_best(workspace.results / "search").weights)
+    return read_probe_weights(workspace, params, BestConfig.read(workspace.results / "search").weights)
 
 
 def evaluate_probe(
@@ -54,7 +54,7 @@ def evaluate_probe(
     metric: Metric,
     best: Sequence[NDArray[np.float32]],
     control: Sequence[NDArray[np.float32]],
-) -> dict[str, Any]:
+) -> ProbeScores:
     """What evaluation.json has of the probe. best, control: probabilities (N, C) of the test images, of each seed of
     the best configuration and of the control.
 
@@ -78,24 +78,24 @@ def evaluate_probe(
         raise UserError(f"params.yaml: evaluate.probe: {error}") from None
     truth = of["test"][1]
     scores = classification_scores(found.probabilities, truth)
-    return {
-        "weights": weights.spec,
-        "resolved": weights.resolved,
-        "sha256": weights.sha256,
-        "features": table.shape[1],
-        "features_file": file.name,
-        "C": found.strength,
-        "validation": [{"C": strength, metric.key: value} for strength, value in found.values.items()],
-        "trained_on": "train+val",
-        "images": len(of["train"][1]) + len(of["val"][1]),
-        "converged": found.converged,
-        "accuracy": scores.accuracy,
-        "nll": scores.nll,
-        "ece": scores.ece,
-        metric.key: metric.value_of(found.probabilities, truth),
-        "best_minus_probe": _compare(metric, best, found, truth, params.evaluate.confidence),
-        "control_minus_probe": _compare(metric, control, found, truth, params.evaluate.confidence),
-    }
+    return ProbeScores(
+        weights=weights.spec,
+        resolved=weights.resolved,
+        sha256=weights.sha256,
+        features=table.shape[1],
+        features_file=file.name,
+        C=found.strength,
+        validation=[{"C": strength, metric.key: value} for strength, value in found.values.items()],
+        trained_on="train+val",
+        images=len(of["train"][1]) + len(of["val"][1]),
+        converged=found.converged,
+        accuracy=scores.accuracy,
+        nll=scores.nll,
+        ece=scores.ece,
+        value=metric.value_of(found.probabilities, truth),
+        best_minus_probe=_compare(metric, best, found, truth, params.evaluate.confidence),
+        control_minus_probe=_compare(metric, control, found, truth, params.evaluate.confidence),
+    )
 
 
 def frozen_features(
@@ -159,7 +159,7 @@ def _class_weights(params: Params, labels: NDArray[np.int64], classes: Sequence[
 
 def _compare(
     metric: Metric, arm: Sequence[NDArray[np.float32]], probe: Probe, labels: NDArray[np.int64], confidence: float
-) -> Mapping[str, Any]:
+) -> ProbeDifference:
     """The mean of an arm's seeds minus the probe, with an interval of the images alone where the metric has one."""
     ours, theirs = np.stack(arm), probe.probabilities
     mean = float(np.mean([metric.value_of(each, labels) for each in ours]))
@@ -169,4 +169,4 @@ def _compare(
         pair = paired_score_difference(tables["arm"].mean(axis=0), tables["probe"][0], confidence=confidence)
         low, high = pair.low, pair.high
     difference = mean - metric.value_of(theirs, labels)
-    return {"difference": difference, "low": low, "high": high, "confidence": confidence}
+    return ProbeDifference(difference=difference, low=low, high=high, confidence=confidence)

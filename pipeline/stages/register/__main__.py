@@ -7,24 +7,23 @@ registry as it is.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import pipeline.models
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.evaluation_run import evaluation_run
-from pipeline.artifacts.stage_results import BEST, read_json, search_run
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.registration import Registration, arms_tag
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.stage_results import search_run
 from pipeline.config import load_params
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
-from pipeline.files.atomic import write_whole
 from pipeline.files.file_stats import hash_file
 from pipeline.provenance.trace import trace
-from pipeline.score.metrics.wording import other_metric, words_from
 from pipeline.stages.register.model_card import model_card
+from pipeline.tracking.evaluation_run import evaluation_run
 from pipeline.tracking.registry.versions import PROCEDURE_TAG, WEIGHTS_TAG, register_model
 from pipeline.tracking.store import prepare_store, resolve_store
 from pipeline.train.sidecar import WEIGHTS, read_sidecar
@@ -34,12 +33,12 @@ from pipeline.workspace import Workspace
 def main(workspace: Workspace) -> None:
     """Register the chosen weights and point `challenger` at them."""
     params = load_params(workspace.params)
-    retrained = read_json(workspace.results / "retrain" / "retrain.json", made_by="retrain")
-    evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
-    check_agreement(workspace, params, retrained["fingerprint"])
+    retrained = Retraining.read(workspace.results / "retrain")
+    evaluation = Evaluation.read(workspace.results / "evaluate")
+    check_agreement(workspace, params, retrained.fingerprint)
     prepared = open_prepared(workspace.prepared)
-    chosen = retrained["to_register"]
-    run = next(run for run in retrained["runs"] if run["folder"] == chosen)
+    chosen = retrained.to_register
+    run = next(run for run in retrained.runs if run.folder == chosen)
     sidecar = read_sidecar(workspace.models / chosen)
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
@@ -52,27 +51,25 @@ def main(workspace: Workspace) -> None:
         model_card=model_card(sidecar, evaluation, prepared.manifest),
         tags=tags
         | {
-            "sar.fingerprint": retrained["fingerprint"],
-            "sar.search_run": search_run(workspace.state, retrained["fingerprint"]) or "",
+            "sar.fingerprint": retrained.fingerprint,
+            "sar.search_run": search_run(workspace.state, retrained.fingerprint) or "",
             "sar.evaluation_run": evaluation_run(store, params, evaluation, workspace, tags),
-            "sar.test_accuracy": f"{evaluation['arms'][BEST]['accuracy']:.4f}",
+            "sar.test_accuracy": f"{evaluation.best.accuracy:.4f}",
             **metric_tags(evaluation),
             # What promotion judges by, wherever the registry is read from.
             "sar.split_hash": str(sidecar["split_hash"]),
             "sar.retrain_folder": chosen,
-            "sar.comparison": json.dumps(judged_by(evaluation)),
+            "sar.comparison": json.dumps(arms_tag(evaluation).content()),
             **procedure_tags(evaluation),
             WEIGHTS_TAG: hash_file(workspace.models / chosen / WEIGHTS),
             "sar.input": "x".join(str(part) for part in (*sidecar["image_size"], sidecar["channels"])),
             "sar.licence": str(prepared.manifest["licence"]),
         },
-        run_id=run["mlflow_run"],
+        run_id=run.mlflow_run,
         input_example=np.asarray(prepared.images[:2]),
     )
-    folder = workspace.results / "register"
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"name": registered.name, "version": registered.version, "model_hash": registered.model_hash}
-    write_whole(folder / "registered.json", json.dumps(content, indent=2) + "\n")
+    left = Registration(name=registered.name, version=registered.version, model_hash=registered.model_hash)
+    left.write(workspace.results / "register")
     if registered.lost_run:
         print(
             f"{store.shown} has no run {registered.lost_run}, which trained this model: its version belongs to no run. "
@@ -83,40 +80,25 @@ def main(workspace: Workspace) -> None:
     )
 
 
-def procedure_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
+def procedure_tags(evaluation: Evaluation) -> dict[str, str]:
     """What promotion must know of a network whose figures are those of a procedure; nothing without folds."""
-    if not (folds := evaluation.get("folds")):
+    if not evaluation.folds:
         return {}
-    holdout = evaluation.get("holdout")
     content = {
-        "folds": len(folds),
-        "images": evaluation["test_images"],
-        "folds_hash": evaluation["folds_hash"],
-        "holdout": holdout["images"] if holdout else 0,
+        "folds": len(evaluation.folds),
+        "images": evaluation.test_images,
+        "folds_hash": evaluation.folds_hash,
+        "holdout": evaluation.holdout.images if evaluation.holdout else 0,
     }
     return {PROCEDURE_TAG: json.dumps(content)}
 
 
-def judged_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rule `control` of the gate reads: the comparison of the arms, and how it was decided.
-
-    endpoint: that it is not worse than the control, the first of the evaluation's endpoints, if it has any. metric: by
-    which it is compared, where that is not accuracy.
-    """
-    beside = {name: evaluation.get(name) for name in ("margin", "look", "variance_parts")}
-    endpoint = next(iter(evaluation.get("endpoints") or ()), None)
-    if (metric := other_metric(evaluation)) is not None:
-        beside["metric"] = metric.content()
-    return {"control": evaluation["control"], **evaluation["comparison"], **beside, "endpoint": endpoint}
-
-
-def metric_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
+def metric_tags(evaluation: Evaluation) -> dict[str, str]:
     """Tags of a version that say by what it was judged, and its value; of accuracy too, since a version that is
     registered again may have been judged by another one before.
     """
-    metric = words_from(evaluation.get("metric"))
-    value = evaluation["arms"][BEST][metric.key]
-    return {"sar.metric": metric.label, "sar.test_metric": f"{value:.4f}"}
+    metric = evaluation.words
+    return {"sar.metric": metric.label, "sar.test_metric": f"{evaluation.best.value(metric):.4f}"}
 
 
 if __name__ == "__main__":

@@ -1,88 +1,85 @@
 """The model card: what a registered model is, how good it is, and what it should not be used for."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from pipeline.artifacts.stage_results import BEST, look_of
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.console.format import config_name
-from pipeline.score.metrics.wording import other_metric
+from pipeline.data.prepared.prepared import Manifest
+from pipeline.train.sidecar import Sidecar
 
 
-def model_card(sidecar: Mapping[str, Any], evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def model_card(sidecar: Sidecar, evaluation: Evaluation, manifest: Manifest) -> str:
     """Markdown from the checkpoint's sidecar, the evaluation and the data's manifest."""
-    scores, seed = evaluation["arms"][BEST], sidecar["seed"]
+    scores, seed = evaluation.best, sidecar["seed"]
     what, own, images = _tested(evaluation, seed)
     chance = 196 * math.sqrt(own * (1 - own) / images)
     height, width = sidecar["image_size"]
-    spread = f" (deviation {100 * scores['accuracy_sd']:.1f})" if scores["accuracy_sd"] is not None else ""
+    spread = f" (deviation {100 * scores.accuracy_sd:.1f})" if scores.accuracy_sd is not None else ""
     return f"""# {manifest["dataset"]}: {sidecar["model"]["name"]}
 
-{evaluation["verdict"]}
+{evaluation.verdict}
 
 | | |
 |---|---|
 | data | {manifest["dataset"]}, {manifest["images"]:,} images, {len(sidecar["classes"])} classes; {manifest["origin"]} |
 | data licence | {manifest["licence"]} |
-| data hash, split hash | {evaluation["data_hash"][:16]}, {sidecar["split_hash"][:16]} |
+| data hash, split hash | {evaluation.data_hash[:16]}, {sidecar["split_hash"][:16]} |
 | input | uint8 images (B, H, W, {sidecar["channels"]}), resized to {height} x {width} |
 | configuration | {config_name(dict(sidecar["values"])) or "as in params.yaml"} |
 | trained on | {sidecar["trained_on"]}, seed {seed}, {len(sidecar["curves"])} epochs, last weights |
 {_metric_rows(evaluation, seed)}{_accuracy_rows(evaluation, seed, spread)}
-| calibration error | {100 * scores["ece"]:.1f} % |
-| search | {evaluation["fingerprint"]} |
+| calibration error | {100 * scores.ece:.1f} % |
+| search | {evaluation.fingerprint} |
 
 Limits: the figures hold for images like those of the data above, and for these classes: an image of anything else gets
 one of them too, often with a high probability. Other test images of the same kind would move {what} by
 up to {chance:.1f} points (95 %), and another seed moves it besides. Attention is what the network reads by, not why it
-decides. The seed was fixed before the test set was read; this was look {look_of(evaluation) or 1} at these test images.
+decides. The seed was fixed before the test set was read; this was look {evaluation.look or 1} at these test images.
 The weights were made of these data: mind what their licence asks.
 """
 
 
-def _metric_rows(evaluation: Mapping[str, Any], seed: int) -> str:
+def _metric_rows(evaluation: Evaluation, seed: int) -> str:
     """Rows of the metric that the arms are compared by; none where that is accuracy."""
-    if (metric := other_metric(evaluation)) is None:
+    if (metric := evaluation.other_metric) is None:
         return ""
-    scores = evaluation["arms"][BEST]
-    deviation = scores[f"{metric.key}_sd"]
+    scores = evaluation.best
+    deviation = scores.value(metric, "_sd")
     spread = f" (deviation {metric.format_value(deviation)})" if deviation is not None else ""
-    mean = f"{metric.format_value(scores[metric.key])}{spread}"
-    if evaluation.get("folds"):
+    mean = f"{metric.format_value(scores.value(metric))}{spread}"
+    if evaluation.folds:
         return f"| {metric.label} of its procedure | {mean} |\n"
-    own = scores[f"{metric.key}_by_seed"][scores["seeds"].index(seed)]
+    own = scores.value(metric, "_by_seed")[scores.seeds.index(seed)]
     return (
         f"| test {metric.label} | {metric.format_value(own)} |\n"
-        f"| test {metric.label}, {len(scores['seeds'])} seeds | {mean} |\n"
+        f"| test {metric.label}, {len(scores.seeds)} seeds | {mean} |\n"
     )
 
 
-def _accuracy_rows(evaluation: Mapping[str, Any], seed: int, spread: str) -> str:
+def _accuracy_rows(evaluation: Evaluation, seed: int, spread: str) -> str:
     """The table's rows on accuracy: this model's own, or with folds those of its procedure, called so."""
-    scores, images = evaluation["arms"][BEST], evaluation["test_images"]
-    mean = f"{100 * scores['accuracy']:.1f} %{spread}"
-    if not (folds := evaluation.get("folds")):
-        own = 100 * scores["accuracies"][scores["seeds"].index(seed)]
-        of_seeds = f"| test accuracy, {len(scores['seeds'])} seeds | {mean} |"
+    scores, images = evaluation.best, evaluation.test_images
+    mean = f"{100 * scores.accuracy:.1f} %{spread}"
+    if not (folds := evaluation.folds):
+        own = 100 * scores.accuracies[scores.seeds.index(seed)]
+        of_seeds = f"| test accuracy, {len(scores.seeds)} seeds | {mean} |"
         return f"| test accuracy | {own:.1f} % on {images} images |\n{of_seeds}"
     rows = [
         f"| accuracy of its procedure | {mean}: {images} images in {len(folds)} folds, each tested by networks of the "
-        f"other folds, {len(scores['seeds'])} seeds |"
+        f"other folds, {len(scores.seeds)} seeds |"
     ]
-    if found := evaluation.get("holdout"):
-        rows.append(
-            f"| accuracy of this model | {100 * found['accuracy']:.1f} % on {found['images']} images kept apart |"
-        )
+    if found := evaluation.holdout:
+        rows.append(f"| accuracy of this model | {100 * found.accuracy:.1f} % on {found.images} images kept apart |")
     else:
         rows.append("| accuracy of this model | not measured: it was trained on every image |")
     return "\n".join(rows)
 
 
-def _tested(evaluation: Mapping[str, Any], seed: int) -> tuple[str, float, int]:
+def _tested(evaluation: Evaluation, seed: int) -> tuple[str, float, int]:
     """What other test images would move, its value, and on how many it was measured."""
-    scores, found = evaluation["arms"][BEST], evaluation.get("holdout")
+    scores, found = evaluation.best, evaluation.holdout
     if found:
-        return "this model's accuracy", found["accuracy"], found["images"]
-    if evaluation.get("folds"):
-        return "the procedure's accuracy", scores["accuracy"], evaluation["test_images"]
-    return "this model's accuracy", scores["accuracies"][scores["seeds"].index(seed)], evaluation["test_images"]
+        return "this model's accuracy", found.accuracy, found.images
+    if evaluation.folds:
+        return "the procedure's accuracy", scores.accuracy, evaluation.test_images
+    return "this model's accuracy", scores.accuracies[scores.seeds.index(seed)], evaluation.test_images

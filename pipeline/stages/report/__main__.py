@@ -4,7 +4,8 @@ The page is put beside the search's run in MLflow too, or the evaluation's where
 """
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.stage_results import read_json, search_run
+from pipeline.artifacts.evaluation import Evaluation
+from pipeline.artifacts.stage_results import search_run
 from pipeline.config import load_params
 from pipeline.entry import run_stage
 from pipeline.figures.report import render_report
@@ -18,14 +19,14 @@ from pipeline.workspace import Workspace
 def main(workspace: Workspace) -> None:
     """Gather the results, write the page and log it."""
     params = load_params(workspace.params)
-    evaluation = read_json(workspace.results / "evaluate" / "evaluation.json", made_by="evaluate")
-    check_agreement(workspace, params, evaluation["fingerprint"])
+    evaluation = Evaluation.read(workspace.results / "evaluate")
+    check_agreement(workspace, params, evaluation.fingerprint)
     page = render_report(gather_report(workspace, params))
     store = resolve_store(params.tracking.uri, workspace.anchor)
     prepare_store(store)
     path = workspace.results / "report" / "index.html"
     write_whole(path, page)
-    runs = [search_run(workspace.state, evaluation["fingerprint"]), evaluation["mlflow_run"]]
+    runs = [search_run(workspace.state, evaluation.fingerprint), evaluation.mlflow_run]
     run = find_first(store, [each for each in runs if each])
     if run is None:
         print(f"{store.shown} has lost the runs that the page is of; `dvc repro -sf search` logs the search again")

@@ -5,15 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.evaluation import ArmScores, Difference, EnsembleScores, Evaluation, ProbeScores
+from pipeline.artifacts.evaluation_words import describe_ensembles, describe_probe
 from pipeline.artifacts.evaluations import correct_by_arm, has_shared_seeds, probabilities_by_arm, seeds_by_arm
-from pipeline.artifacts.probe_words import describe_probe
-from pipeline.artifacts.stage_results import BEST, look_of, read_best, read_json, read_table
-from pipeline.config import Params
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.search_result import SearchSummary
+from pipeline.artifacts.stage_results import BEST, read_table
+from pipeline.config import Params, Values
 from pipeline.console.format import config_name
 from pipeline.data.prepared.encoded import ImageRows
-from pipeline.data.prepared.prepared import open_prepared
+from pipeline.data.prepared.prepared import Manifest, open_prepared
 from pipeline.figures.attention import comparison_figure
 from pipeline.figures.curves import (
     confusion_figure,
@@ -23,20 +28,17 @@ from pipeline.figures.curves import (
     reliability_figure,
 )
 from pipeline.figures.objective_axis import objective_axis
-from pipeline.figures.report import ReportData
+from pipeline.figures.report import ReportData, Row
 from pipeline.preflight.power import AUTO, describe_expectation, make_forecast
 from pipeline.provenance.git import git_problem
 from pipeline.provenance.trace import commit, versions
 from pipeline.score.classify import reliability_bins
-from pipeline.score.comparison import comparison_from
-from pipeline.score.ensembles import describe_ensembles
 from pipeline.score.metrics.metric import METRICS
-from pipeline.score.metrics.wording import MetricWords, other_metric, words_from
-from pipeline.stages.report.fold_content import describe_folds, list_tested, registered_remarks
+from pipeline.score.metrics.wording import MetricWords, words_of
+from pipeline.stages.report.fold_content import describe_folds, registered_remarks
 from pipeline.stages.report.search_content import (
     describe_cost,
     early_remarks,
-    first_objective,
     front_figures,
     health_remarks,
     objective_remarks,
@@ -75,16 +77,19 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         UserError: a stage before it has not run.
     """
     results = workspace.results
-    evaluation = read_json(results / "evaluate" / "evaluation.json", made_by="evaluate")
-    summary = read_json(results / "search" / "summary.json", made_by="search")
-    found = read_best(results / "search")
-    retrained = read_json(results / "retrain" / "retrain.json", made_by="retrain")
+    evaluation = Evaluation.read(results / "evaluate")
+    summary = SearchSummary.read(results / "search")
+    found = BestConfig.read(results / "search")
+    retrained = Retraining.read(results / "retrain")
     prepared = open_prepared(workspace.prepared)
-    control, comparison = evaluation["control"], comparison_from(evaluation["comparison"])
-    metric = words_from(evaluation.get("metric"), margin=evaluation.get("margin"))
-    told = other_metric(evaluation)
+    control, comparison, metric, told = (
+        evaluation.control,
+        evaluation.comparison,
+        evaluation.words,
+        evaluation.other_metric,
+    )
     rows = read_table(results / "search" / "trials.csv", made_by="search")
-    first = first_objective(summary)
+    first = summary.objective
     trials, objective = trial_rows(rows, first), objective_axis(first)
     with np.load(results / "evaluate" / "predictions.npz") as archive:
         predictions = {name: archive[name] for name in archive.files}
@@ -101,8 +106,8 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     )
     remarks = [
         *registered_remarks(evaluation),
-        f"Best configuration: {config_name(dict(found.best))} ({found.trial}). {_chosen(summary)}.",
-        f"The control is {summary['against']}.",
+        f"Best configuration: {config_name(found.best)} ({found.trial}). {_chosen(summary)}.",
+        f"The control is {summary.against}.",
         *_seed_remarks(params, summary, evaluation, retrained),
         *early_remarks(summary),
         *objective_remarks(summary),
@@ -113,16 +118,16 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
     arms = {BEST: "best", control: f"control: {control}"}
     return ReportData(
         title=f"{params.set_name}: what the search over {params.search.space} found",
-        verdict=evaluation["verdict"],
+        verdict=evaluation.verdict,
         remarks=remarks,
         arms=[
-            *({"arm": shown, **_arm_row(evaluation["arms"][arm], told)} for arm, shown in arms.items()),
+            *({"arm": shown, **_arm_row(evaluation.arms[arm], told)} for arm, shown in arms.items()),
             *_ensemble_rows(evaluation, arms, told),
             *_probe_rows(evaluation, told),
         ],
         metric=told,
         objective=objective,
-        ensembles=describe_ensembles(evaluation["ensembles"]) if evaluation.get("ensembles") else None,
+        ensembles=describe_ensembles(evaluation.ensembles) if evaluation.ensembles else None,
         probe=describe_probe(evaluation),
         difference=difference_figure(
             [("best - control", comparison.difference, comparison.low, comparison.high)],
@@ -131,19 +136,19 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ),
         analysis=describe_analysis(
             comparison,
-            evaluation["endpoints"],
+            evaluation.endpoints,
             correct,
             control,
             margin=metric.margin,
             seed=params.base.seed,
             looked=plotted_trials(summary, rows),
-            look=look_of(evaluation) or 1,
+            look=evaluation.look or 1,
             words=metric,
             tables=_score_tables(predictions, control, metric),
         ),
-        folds=evaluation.get("folds", ()),
+        folds=[each.content() for each in evaluation.folds],
         folds_note=describe_folds(evaluation),
-        look=look_of(evaluation) or 1,
+        look=evaluation.look or 1,
         attention=_attention_rows(evaluation, arms),
         attention_changes=_attention_changes(evaluation),
         attention_note=_attention_note(evaluation, prepared.manifest),
@@ -162,43 +167,40 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
         ),
         classes=classes,
         class_figure=class_figure(classes),
-        confusion=confusion_figure(evaluation["arms"][BEST]["confusion"], prepared.classes, title="best, all seeds"),
+        confusion=confusion_figure(evaluation.best.confusion, prepared.classes, title="best, all seeds"),
         calibration=_calibration(predictions, arms),
         attention_figures=_pictures(workspace, prepared.images, prepared.masks, control, found.best),
         commit=_commit(workspace),
-        data_hash=evaluation["data_hash"],
-        fingerprint=evaluation["fingerprint"],
+        data_hash=evaluation.data_hash,
+        fingerprint=evaluation.fingerprint,
         command="make repro" if workspace.own is None else "sar-search compare --run, with this method among others",
         versions=versions(),
         cost=describe_cost(summary, retrained),
         usage=usage_rows(summary, retrained),
-        seconds=3600 * float(summary["spent"]["training_hours"]) + float(retrained["seconds"]),
+        seconds=3600 * summary.spent.training_hours + retrained.seconds,
     )
 
 
-def _chosen(summary: Mapping[str, Any]) -> str:
+def _chosen(summary: SearchSummary) -> str:
     """How the best configuration was chosen, and how accurate it was with seeds that the search did not see."""
-    best, why = summary["best"], summary["choice"]["why"]
+    best, why = summary.best, summary.choice.why
     why = f"{why[0].upper()}{why[1:]}"
-    if best["further_mean"] is None:
+    if best.further_mean is None:
         return why
-    count = len(best["further_seeds"])
-    words = words_from(summary["choice"].get("metric"))
+    count = len(best.further_seeds)
+    words = words_of(summary.choice.metric)
     return (
         f"{why}. Over its {count} further seed{'s' * (count != 1)}, which the search did not see, its validation "
-        f"{words.label} was {words.format_value(best['further_mean'])}"
+        f"{words.label} was {words.format_value(best.further_mean)}"
     )
 
 
-def _seed_remarks(
-    params: Params, summary: Mapping[str, Any], evaluation: Mapping[str, Any], retrained: Mapping[str, Any]
-) -> list[str]:
+def _seed_remarks(params: Params, summary: SearchSummary, evaluation: Evaluation, retrained: Retraining) -> list[str]:
     """What was to be expected of so many seeds, and where the search chose their number, why it is that one."""
-    forecast = make_forecast(params, summary.get("forecast"), evaluation["test_images"])
-    seeds = retrained.get("seeds", {})
-    chosen = [f"Seeds: {seeds['why']} (retrain.seeds: auto)."] if seeds.get("asked") == AUTO else []
-    words = words_from(evaluation.get("metric"), margin=evaluation.get("margin"))
-    return [*chosen, describe_expectation(params, forecast, len(evaluation["arms"][BEST]["seeds"]), words)]
+    forecast = make_forecast(params, summary.forecast, evaluation.test_images)
+    seeds = retrained.seeds
+    chosen = [f"Seeds: {seeds.why} (retrain.seeds: auto)."] if seeds is not None and seeds.asked == AUTO else []
+    return [*chosen, describe_expectation(params, forecast, len(evaluation.best.seeds), evaluation.words)]
 
 
 def _score_tables(
@@ -212,74 +214,79 @@ def _score_tables(
     return tables if tables and all(np.isfinite(table).all() for table in tables.values()) else None
 
 
-def _arm_row(scores: Mapping[str, Any], metric: MetricWords | None) -> dict[str, Any]:
-    kept = {key: scores[key] for key in ("accuracy", "accuracy_sd", "nll", "ece")}
+def _arm_row(scores: ArmScores, metric: MetricWords | None) -> Row:
+    kept = scores.model_dump(include={"accuracy", "accuracy_sd", "nll", "ece"})
     if metric is not None:
-        kept |= {"metric": scores[metric.key], "metric_sd": scores[f"{metric.key}_sd"]}
-    return {"seeds": len(scores["seeds"]), **kept}
+        kept |= {"metric": scores.value(metric), "metric_sd": scores.value(metric, "_sd")}
+    return {"seeds": len(scores.seeds), **kept}
 
 
-def _ensemble_rows(
-    evaluation: Mapping[str, Any], arms: Mapping[str, str], metric: MetricWords | None = None
-) -> list[dict[str, Any]]:
+def _ensemble_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: MetricWords | None = None) -> list[Row]:
     """A row for each arm's seeds as one ensemble; none with one seed."""
-    found = evaluation.get("ensembles")
-    if not found:
+    if (found := evaluation.ensembles) is None:
         return []
-    rows = [
-        {"arm": f"{shown}, ensemble", "accuracy_sd": None, **found[name]}
-        for name, shown in zip(("best", "control"), arms.values(), strict=True)
+    return [
+        {"arm": f"{shown}, ensemble", "accuracy_sd": None, "seeds": each.seeds, **_beside(each, metric)}
+        for each, shown in zip((found.best, found.control), arms.values(), strict=True)
     ]
-    return rows if metric is None else [row | {"metric": row[metric.key], "metric_sd": None} for row in rows]
 
 
-def _probe_rows(evaluation: Mapping[str, Any], metric: MetricWords | None = None) -> list[dict[str, Any]]:
+def _probe_rows(evaluation: Evaluation, metric: MetricWords | None = None) -> list[Row]:
     """A row for what needed no training, if it was asked for."""
-    if not (probe := evaluation.get("probe")):
+    if (probe := evaluation.probe) is None:
         return []
     row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
-    row |= {key: probe[key] for key in ("accuracy", "nll", "ece")}
-    return [row if metric is None else row | {"metric": probe[metric.key], "metric_sd": None}]
+    return [{**row, **_beside(probe, metric)}]
 
 
-def _attention_rows(evaluation: Mapping[str, Any], arms: Mapping[str, str]) -> list[dict[str, Any]] | None:
-    if evaluation["baselines"] is None:
+def _beside(scores: EnsembleScores | ProbeScores, metric: MetricWords | None) -> Row:
+    """The columns of what has no deviation over seeds."""
+    row = {"accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece}
+    if metric is None:
+        return row
+    value = scores.value if isinstance(scores, ProbeScores) else scores.value(metric)
+    return row | {"metric": value, "metric_sd": None}
+
+
+def _attention_rows(evaluation: Evaluation, arms: Mapping[str, str]) -> list[Row] | None:
+    if evaluation.baselines is None:
         return None
-    scored = {shown: evaluation["arms"][arm]["location"] for arm, shown in arms.items()}
-    scored |= {shown: evaluation["baselines"][name] for name, shown in BASELINES.items()}
+    scored = {shown: evaluation.arms[arm].location for arm, shown in arms.items()}
+    scored |= {shown: evaluation.baselines[name] for name, shown in BASELINES.items()}
     return [
-        {"row": name, **{column: scores[key] for column, key in ATTENTION_COLUMNS.items()}}
+        {"row": name, **{column: getattr(scores, key) for column, key in ATTENTION_COLUMNS.items()}}
         for name, scores in scored.items()
     ]
 
 
-def _attention_changes(evaluation: Mapping[str, Any]) -> list[dict[str, float | None]]:
+def _attention_changes(evaluation: Evaluation) -> list[Row]:
     """What the arms differ by, in the order of the table's columns; nothing where nothing could be compared."""
-    nothing = {"difference": None, "low": None, "high": None}
-    found = evaluation.get("attention_differences")
-    return [found.get(key, nothing) for key in ATTENTION_COLUMNS.values()] if found else []
+    if not (found := evaluation.attention_differences):
+        return []
+    nothing = Difference(difference=None, low=None, high=None)
+    return [found.get(key, nothing).content() for key in ATTENTION_COLUMNS.values()]
 
 
-def _attention_note(evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:
+def _attention_note(evaluation: Evaluation, manifest: Manifest) -> str | None:
     """What is to be known of the masks; None: nothing."""
     said = []
     if manifest.get("masks_from") == "boxes":
         said.append("A mask here is the area of the picture's boxes; what else lies in one counts as object.")
-    if count := evaluation["arms"][BEST]["left_out"]:
+    if count := evaluation.best.left_out:
         said.append(f"{count} test images without a usable mask are left out.")
     return " ".join(said) or None
 
 
-def _curves(workspace: Workspace, retrained: Mapping[str, Any], arms: Mapping[str, str]) -> Any:
+def _curves(workspace: Workspace, retrained: Retraining, arms: Mapping[str, str]) -> Figure:
     by_arm: dict[str, list[list[float]]] = {}
-    for run in list_tested(retrained):
-        curves = read_sidecar(workspace.models / run["folder"])["curves"]
-        by_arm.setdefault(arms[run["arm"]], []).append([row["train/accuracy"] for row in curves])
+    for run in retrained.tested_runs():
+        curves = read_sidecar(workspace.models / run.folder)["curves"]
+        by_arm.setdefault(arms[run.arm], []).append([row["train/accuracy"] for row in curves])
     series = {name: (np.arange(1, len(rows[0]) + 1), np.array(rows)) for name, rows in by_arm.items()}
     return learning_curves(series, ylabel="training accuracy (%)")
 
 
-def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str]) -> Any:
+def _calibration(predictions: Mapping[str, NDArray[Any]], arms: Mapping[str, str]) -> Figure:
     shown = {}
     for arm, name in arms.items():
         runs = [values for key, values in predictions.items() if key.rpartition("-seed")[0] == arm]
@@ -293,8 +300,8 @@ def _pictures(
     images: ImageRows,
     masks: ImageRows | None,
     control: str,
-    best: Mapping[str, Any],
-) -> list[tuple[str, Any]]:
+    best: Values,
+) -> list[tuple[str, Figure]]:
     with np.load(workspace.results / "evaluate" / "attention.npz") as archive:
         ids, seeds = archive["ids"], seeds_by_arm(archive.files, control)
         maps = {name: archive[f"{arm}-seed{seeds[arm][0]}"] for name, arm in (("best", BEST), ("control", control))}

@@ -1,41 +1,33 @@
 """The report's part on folds: what each has given, and what its figures say of the network that is registered."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.console.format import format_percent
 
 
-def describe_folds(evaluation: Mapping[str, Any]) -> str:
+def describe_folds(evaluation: Evaluation) -> str:
     """What the figures of folds speak of, and what they do not; nothing without folds."""
-    folds = evaluation.get("folds")
-    if not folds:
+    if not evaluation.folds:
         return ""
     return (
-        f"The verdict speaks of these {len(folds)} searches, tested on new images (Bayle, Bayle, Janson and Mackey, "
-        "NeurIPS 2020), and not of another sample of images to search and to train on, of whose variance no unbiased "
-        "estimate exists (Bengio and Grandvalet, 2004). What is to be seen of it is how much the folds, and the "
-        "configurations that their searches chose, differ. Each fold's interval is its own."
+        f"The verdict speaks of these {len(evaluation.folds)} searches, tested on new images (Bayle, Bayle, Janson and "
+        "Mackey, NeurIPS 2020), and not of another sample of images to search and to train on, of whose variance no "
+        "unbiased estimate exists (Bengio and Grandvalet, 2004). What is to be seen of it is how much the folds, and "
+        "the configurations that their searches chose, differ. Each fold's interval is its own."
     )
 
 
-def registered_remarks(evaluation: Mapping[str, Any]) -> list[str]:
+def registered_remarks(evaluation: Evaluation) -> list[str]:
     """What the figures say of the network that is registered, in sentences; none without folds."""
-    if not evaluation.get("folds"):
+    if not evaluation.folds:
         return []
     said = [
         "What is registered was trained on all images, with the configuration that a search over all of them chose. It "
         "has seen every image that was tested: the figures are those of the procedure, by networks that had not."
     ]
-    if found := evaluation.get("holdout"):
+    if found := evaluation.holdout:
         said = [
             "What is registered was trained with the configuration that a search over the images of all folds chose, "
-            f"and on them. On the {found['images']:,} images that were kept apart (evaluate.holdout) it has an "
-            f"accuracy of {format_percent(found['accuracy'])}; the other figures are those of the procedure."
+            f"and on them. On the {found.images:,} images that were kept apart (evaluate.holdout) it has an "
+            f"accuracy of {format_percent(found.accuracy)}; the other figures are those of the procedure."
         ]
     return said
-
-
-def list_tested(retrained: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The runs of both arms that retrain.json lists, of all folds where there are some."""
-    return [run for fold in retrained.get("folds", [retrained]) for run in fold["runs"]]

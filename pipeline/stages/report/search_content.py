@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.artifacts.pareto_front import front_figure
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.search_result import RungCorrelation, SearchSummary
 from pipeline.compute.usage_summary import MEMORY, SHARES
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.objective_axis import objective_axis
-from pipeline.figures.report import Words, duration
+from pipeline.figures.pareto import front_figure
+from pipeline.figures.report import Row, Words, duration
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
-from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED, VAL_ACCURACY
+from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
 from pipeline.tune.objectives.objectives import (
     AUROC,
     JACCARD,
@@ -35,27 +37,23 @@ OWN_STUDY = "search"
 """What trials.csv calls the method's study."""
 
 
-def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[dict[str, Any]]:
+def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[Row]:
     """The report's rows of trials.csv, with what the further objectives ask for beside the parameters. Confirmations
     are the same configurations again and are left out. objective: the first.
     """
-    trials = []
+    trials: list[Row] = []
     for row in rows:
         if row["role"] != "confirmation":
             trial = _trial(row, objective)
             shown = (name for name in OBJECTIVE_COLUMNS if name != objective and row.get(name))
-            trial["parameters"] |= {name: _number(row[name]) for name in shown}
+            trial["parameters"].update({name: _number(row[name]) for name in shown})
             trials.append(trial)
     return trials
 
 
-def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
-    """(caption, figure) of the method's own trials, those that there is enough for. Controls are in none of them.
-
-    summary: of summary.json, the first objective, the importances, the rungs' correlations, and what is searched on a
-    logarithmic scale.
-    """
-    first, axis = first_objective(summary), objective_axis(first_objective(summary))
+def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) -> list[tuple[str, Figure]]:
+    """(caption, figure) of the method's own trials, those that there is enough for. Controls are in none of them."""
+    first, axis = summary.objective, objective_axis(summary.objective)
     tried = [_trial(row, first) for row in rows if row["study"] == OWN_STUDY and row["state"] != INFEASIBLE]
     short = short_names(name for trial in tried for name in trial["parameters"])
     for trial in tried:
@@ -65,9 +63,9 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]
     pruned = sum(trial["state"] == "pruned" for trial in tried)
     others = f"; the {pruned} that were stopped early are grey" if pruned else ""
     hollow = f"; hollow: {pruned} stopped early, at the value they had by then" if pruned else ""
-    shares = {name.removeprefix("regularizer."): share for name, share in summary["importances"].items()}
-    scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.get("logarithmic", [])}
-    agreed = _rank_agreement(summary["rung_correlations"])
+    shares = {name.removeprefix("regularizer."): share for name, share in summary.importances.items()}
+    scales = {short.get(name.removeprefix("regularizer."), "") for name in summary.logarithmic}
+    agreed = _rank_agreement(summary.rung_correlations)
     few = "" if complete >= MIN_COMPLETED else f" Importances are drawn from {MIN_COMPLETED} on."
     drawn = [
         (
@@ -87,23 +85,22 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: Mapping[str, Any]
     return [(caption, figure) for caption, figure in drawn if figure is not None]
 
 
-def _rank_agreement(correlations: Mapping[str, Mapping[str, Any]]) -> str:
+def _rank_agreement(correlations: Mapping[str, RungCorrelation]) -> str:
     """How well the rungs have foretold the end, in words; nothing where no rung can be judged."""
     if not correlations:
         return ""
-    said = ", ".join(f"epoch {rung}: {found['correlation']:.2f}" for rung, found in correlations.items())
-    trials = max(int(found["trials"]) for found in correlations.values())
+    said = ", ".join(f"epoch {rung}: {found.correlation:.2f}" for rung, found in correlations.items())
+    trials = max(found.trials for found in correlations.values())
     little = ", so few that it says little" if trials < MIN_COMPLETED else ""
     return f" Rank correlation with the last epoch, over the {trials} trials that ran in full{little}: {said}."
 
 
-def front_figures(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, Figure]]:
+def front_figures(folder: Path, summary: SearchSummary) -> list[tuple[str, Figure]]:
     """(caption, figure) of the Pareto front; nothing of a search for one objective. folder: results/search."""
     figure = front_figure(folder, summary)
     if figure is None:
         return []
-    front = summary["front"]
-    names, trials = ", ".join(summary["objectives"]), ", ".join(each["trial"] for each in front)
+    names, trials = ", ".join(summary.objectives), ", ".join(each.trial for each in summary.front)
     caption = (
         f"Pareto front over {names}, on validation images with one seed: {trials}. No other trial that ran in full is "
         "better in one of these without being worse in another. What was retrained was chosen "
@@ -112,37 +109,32 @@ def front_figures(folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, F
     return [(caption, figure)]
 
 
-def early_remarks(summary: Mapping[str, Any]) -> list[str]:
+def early_remarks(summary: SearchSummary) -> list[str]:
     """A sentence about a search that did not try all that was asked for; none of one that did."""
-    if not summary["stopped_by"]:
+    if not summary.stopped_by:
         return []
-    tried, asked = sum(summary["trials"].values()), summary.get("trials_asked")
+    tried, asked = sum(summary.trials.values()), summary.trials_asked
     of = f" of {asked}" if asked else ""
-    return [f"The search was ended early by {summary['stopped_by']}, with {tried}{of} trials."]
+    return [f"The search was ended early by {summary.stopped_by}, with {tried}{of} trials."]
 
 
-def objective_remarks(summary: Mapping[str, Any]) -> list[str]:
+def objective_remarks(summary: SearchSummary) -> list[str]:
     """Sentences about several objectives and constraints; none where neither was asked for."""
     remarks = []
-    if "front" in summary:
-        count = len(summary["front"])
+    if summary.objectives:
+        count = len(summary.front)
         remarks.append(
-            f"Searched for {', '.join(summary['objectives'])}: {count} configuration{'s' * (count != 1)} on the Pareto "
+            f"Searched for {', '.join(summary.objectives)}: {count} configuration{'s' * (count != 1)} on the Pareto "
             "front, from which it was chosen."
         )
-    if limits := summary.get("constraints"):
+    if limits := summary.constraints:
         remarks.append(f"The best configuration keeps search.constraints ({format_limits(limits)}); controls need not.")
     return remarks
 
 
-def health_remarks(summary: Mapping[str, Any]) -> list[str]:
+def health_remarks(summary: SearchSummary) -> list[str]:
     """What the search's own records say against it, and what to do; none of a search that did not look."""
-    return [f"The search's health: {line}" for line in describe_findings(summary.get("health"))]
-
-
-def first_objective(summary: Mapping[str, Any]) -> str:
-    """What the search was for, first of all; val/accuracy of one by an earlier version."""
-    return str(summary.get("objective", VAL_ACCURACY))
+    return [f"The search's health: {line}" for line in describe_findings(summary.health)]
 
 
 def search_curves(
@@ -169,32 +161,32 @@ def search_curves(
     return learning_curves(series, ylabel=axis.label, scale=axis.scale) if series else None
 
 
-def describe_cost(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> Words:
+def describe_cost(summary: SearchSummary, retrained: Retraining) -> Words:
     """What the search and the retraining have taken."""
-    spent, epochs = summary["spent"], summary["epochs"]
-    count = sum(len(part["runs"]) for part in (retrained, *retrained.get("folds", ())))
+    spent, epochs = summary.spent, summary.epochs
+    count = len(retrained.runs) + sum(len(fold.runs) for fold in retrained.folds)
     words = [
-        ("search, by the clock", duration(3600 * spent["hours"])),
-        ("search, workers' time", duration(3600 * spent["worker_hours"])),
-        ("epochs trained", f"{epochs['spent']:,}"),
+        ("search, by the clock", duration(3600 * spent.hours)),
+        ("search, workers' time", duration(3600 * spent.worker_hours)),
+        ("epochs trained", f"{epochs.spent:,}"),
         (
             "saved by stopping early",
-            f"{epochs['saved_by_stopping']:,} epochs, about {duration(3600 * spent['worker_hours_saved_by_stopping'])}",
+            f"{epochs.saved_by_stopping:,} epochs, about {duration(3600 * spent.worker_hours_saved_by_stopping)}",
         ),
-        ("retraining", f"{duration(float(retrained['seconds']))} for {count} runs"),
+        ("retraining", f"{duration(retrained.seconds)} for {count} runs"),
     ]
-    if spent["gpu_hours"]:
-        words.append(("search, GPU-hours", f"{spent['gpu_hours']:.2f}"))
-    if spent["cost"] is not None:
-        words.append(("search, money", f"{spent['cost']:.2f} at search.budget.price_per_gpu_hour"))
+    if spent.gpu_hours:
+        words.append(("search, GPU-hours", f"{spent.gpu_hours:.2f}"))
+    if spent.cost is not None:
+        words.append(("search, money", f"{spent.cost:.2f} at search.budget.price_per_gpu_hour"))
     return words
 
 
-def usage_rows(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> list[dict[str, Any]]:
+def usage_rows(summary: SearchSummary, retrained: Retraining) -> list[Row]:
     """What training used of the machine, a row for the search and one for retraining; none where it was not measured.
     What was not measured of the one, as of the search of an earlier version, is None.
     """
-    found = {"search": summary["spent"].get("usage"), "retraining": retrained.get("usage")}
+    found = {"search": summary.spent.usage, "retraining": retrained.usage}
     return [
         {"part": part, **{name: usage.get(name) for name in (*SHARES, *MEMORY)}}
         for part, usage in found.items()
@@ -202,15 +194,15 @@ def usage_rows(summary: Mapping[str, Any], retrained: Mapping[str, Any]) -> list
     ]
 
 
-def plotted_trials(summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str:
+def plotted_trials(summary: SearchSummary, rows: Sequence[Mapping[str, str]]) -> str:
     """How many results were looked at before the test set was, in a sentence."""
-    counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items() if count) or "none"
+    counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count) or "none"
     of_control = sum(row["role"] == "control trial" for row in rows)
     controls = sum(row["role"] == "control" for row in rows)
     tuned = f", {of_control} trials of the control's own study" if of_control else ""
     return (
-        f"{sum(summary['trials'].values())} trials ({counts}){tuned}, {controls} "
-        f"control{'s' * (controls != 1)} and {summary['confirmations']} confirmations, all of them on validation images"
+        f"{sum(summary.trials.values())} trials ({counts}){tuned}, {controls} "
+        f"control{'s' * (controls != 1)} and {summary.confirmations} confirmations, all of them on validation images"
     )
 
 

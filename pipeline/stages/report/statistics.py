@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.stage_results import BEST
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import display_labels
-from pipeline.figures.report import Words
+from pipeline.figures.report import Row, Words
 from pipeline.score.comparison import PAIRED, Comparison, p_value
-from pipeline.score.endpoints import ATTENTION, LOG_LOSS, endpoint_names
+from pipeline.score.endpoints import ATTENTION, LOG_LOSS, Endpoint, endpoint_names
 from pipeline.score.family import Member, compare_classes, mcnemar, two_way_bootstrap
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
@@ -23,7 +24,7 @@ CHANGES_SHOWN = 20
 
 def describe_analysis(
     comparison: Comparison,
-    endpoints: Sequence[Mapping[str, Any]],
+    endpoints: Sequence[Endpoint],
     correct: Mapping[str, Table],
     control: str,
     *,
@@ -45,7 +46,7 @@ def describe_analysis(
         tables = correct
     said = [
         ("endpoints, named beforehand", _describe_order(endpoints, comparison.confidence, margin, look, metric)),
-        *((of_endpoints[endpoint["name"]], _describe_endpoint(endpoint, metric)) for endpoint in endpoints),
+        *((of_endpoints[endpoint.name], _describe_endpoint(endpoint, metric)) for endpoint in endpoints),
         (
             "intervals",
             "of the difference of the means, best minus control, over seeds and images both, "
@@ -138,7 +139,7 @@ def _endpoint_words(metric: MetricWords) -> dict[str, str]:
 
 
 def _describe_order(
-    endpoints: Sequence[Mapping[str, Any]], confidence: float, margin: float, look: int, metric: MetricWords
+    endpoints: Sequence[Endpoint], confidence: float, margin: float, look: int, metric: MetricWords
 ) -> str:
     level = f"{100 * (1 - confidence):.4g} %"
     held = f"That any of it is said wrongly has a chance of at most {level}."
@@ -150,28 +151,28 @@ def _describe_order(
     )
     harm = f"{held} A {metric.harm} of {metric.label} is said in any case."
     better = f"that the {metric.label} is {metric.better}"
-    if any(endpoint["name"] == ATTENTION for endpoint in endpoints):
+    if any(endpoint.name == ATTENTION for endpoint in endpoints):
         return (
             f"that {not_worse}, and that the attention of the fixed head ranks the object's pixels higher than the "
             f"control's (AUROC), by Holm's rule; where both are shown, {better}. {harm}"
         )
-    loss = ", then that the log loss is lower" if any(endpoint["name"] == LOG_LOSS for endpoint in endpoints) else ""
+    loss = ", then that the log loss is lower" if any(endpoint.name == LOG_LOSS for endpoint in endpoints) else ""
     return f"that {not_worse}{loss}, then {better}, in this order until one is not shown. {harm}"
 
 
-def _describe_endpoint(endpoint: Mapping[str, Any], metric: MetricWords) -> str:
-    outcome = "shown" if endpoint["shown"] else "not shown" if endpoint["tested"] else "not tested"
-    if endpoint["low"] is None or endpoint["high"] is None:
+def _describe_endpoint(endpoint: Endpoint, metric: MetricWords) -> str:
+    outcome = "shown" if endpoint.shown else "not shown" if endpoint.tested else "not tested"
+    if endpoint.low is None or endpoint.high is None or endpoint.p is None:
         return f"{outcome}; there is no interval."
-    level = f"{100 * endpoint['level']:.4g} %"
-    if endpoint["name"] in (ATTENTION, LOG_LOSS):
-        found = f"{endpoint['difference']:+.3f}, {level} interval {endpoint['low']:+.3f} to {endpoint['high']:+.3f}"
+    level = f"{100 * endpoint.level:.4g} %"
+    if endpoint.name in (ATTENTION, LOG_LOSS):
+        found = f"{endpoint.difference:+.3f}, {level} interval {endpoint.low:+.3f} to {endpoint.high:+.3f}"
     else:
         found = (
-            f"{metric.format_difference(endpoint['difference'], 2)}, {level} "
-            f"{metric.format_interval(endpoint['low'], endpoint['high'], 2)}"
+            f"{metric.format_difference(endpoint.difference, 2)}, {level} "
+            f"{metric.format_interval(endpoint.low, endpoint.high, 2)}"
         )
-    return f"{outcome}: {found}; {_p(endpoint['p'])} in its direction."
+    return f"{outcome}: {found}; {_p(endpoint.p)} in its direction."
 
 
 def _images_right(count: int) -> str:
@@ -179,7 +180,7 @@ def _images_right(count: int) -> str:
 
 
 def class_rows(
-    evaluation: Mapping[str, Any],
+    evaluation: Evaluation,
     classes: Sequence[str],
     labels: NDArray[np.int64],
     correct: Mapping[str, Table],
@@ -188,11 +189,10 @@ def class_rows(
     confidence: float,
     shared_seeds: bool = True,
     folds: NDArray[np.int64] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """A row for every class: images, both accuracies, the change with its interval, and Holm's p. folds: the number of
     each image's fold; None without folds.
     """
-    arms = evaluation["arms"]
     members = compare_classes(
         correct[BEST],
         correct[control],
@@ -205,8 +205,8 @@ def class_rows(
     rows = zip(
         classes,
         np.bincount(labels, minlength=len(classes)),
-        arms[BEST]["per_class_accuracy"],
-        arms[control]["per_class_accuracy"],
+        evaluation.best.per_class_accuracy,
+        evaluation.arms[control].per_class_accuracy,
         members,
         strict=True,
     )
@@ -216,7 +216,7 @@ def class_rows(
     ]
 
 
-def class_figure(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Figure] | None:
+def class_figure(rows: Sequence[Row]) -> tuple[str, Figure] | None:
     """(caption, figure) of the change of every class, of very many those that changed most; None without any."""
     changed = [row for row in rows if row["change"] is not None]
     if not changed:

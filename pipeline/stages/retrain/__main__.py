@@ -5,14 +5,16 @@ With folds, both arms of each are in `models/folds/<number>/`, and of all images
 How many seeds there are is written to `results/retrain/seeds.json` before the first of them is trained.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.artifacts.agreement import check_agreement
-from pipeline.artifacts.stage_results import BEST, BestConfig, describe_method, read_best, read_json
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.retraining import ChosenSeeds, FoldRetraining, RetrainedRun, Retraining
+from pipeline.artifacts.search_result import SearchSummary
+from pipeline.artifacts.stage_results import BEST, describe_method
 from pipeline.compute.usage_summary import summarise_usage
 from pipeline.config import Params, load_params
 from pipeline.console.format import config_name
@@ -24,7 +26,7 @@ from pipeline.preflight.power import check_seeds, describe_source, make_forecast
 from pipeline.provenance.trace import trace
 from pipeline.provenance.weights_record import from_record
 from pipeline.score.forecast import UNFORETOLD
-from pipeline.score.metrics.wording import accuracy_words, words_from
+from pipeline.score.metrics.wording import accuracy_words, words_of
 from pipeline.stages.retrain.retrain_runs import (
     OWN_FILES,
     is_finished,
@@ -38,8 +40,6 @@ from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.store import resolve_store
 from pipeline.workspace import Workspace
 
-SEEDS = "seeds.json"
-
 
 def main(workspace: Workspace) -> None:
     """Train both arms with every seed and keep their weights; with folds in each, and the best on all images."""
@@ -49,11 +49,10 @@ def main(workspace: Workspace) -> None:
     parts = read_parts(workspace, params, data_hash=prepared.data_hash)
     whole, folds = parts[0], parts[1:]
     seeds = choose_number(workspace, params, test_images=sum(len(part.split.test) for part in folds or [whole]))
-    of_parts = [_part_jobs(workspace, part, prepared.data_hash, seeds["chosen"]) for part in parts]
+    of_parts = [_part_jobs(workspace, part, prepared.data_hash, seeds.chosen) for part in parts]
     jobs = [job for each in of_parts for job in each.jobs]
     folder = workspace.results / "retrain"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SEEDS).write_text(json.dumps(seeds, indent=2) + "\n")  # before anything trains, or is tested
+    seeds.write(folder)  # before anything trains, or is tested
     kept = sum(is_finished(job) for job in jobs)
     done = f", {kept} of them done before" if kept else ""
     images = len(whole.split.train) + len(whole.split.val)
@@ -77,31 +76,34 @@ def main(workspace: Workspace) -> None:
     store = resolve_store(params.tracking.uri, workspace.anchor)
     name, source = str(prepared.manifest["dataset"]), str(workspace.prepared)
     tags = trace(workspace.root, prepared.data_hash)
-    described = []
+    logged = []
     for part, each in zip(parts, of_parts, strict=True):
         counts = {"train": len(part.split.train), "val": len(part.split.val)}
         used = [DataUsed(name, prepared.data_hash, source, "training", counts)]
-        runs = log_retraining(store, params, each.jobs, each.found.fingerprint, workspace, tags, used)
-        described.append(each.describe(runs))
-    own = described[0]
-    content = {
-        "fingerprint": own["fingerprint"],
-        "control": params.retrain.control,
-        "method": describe_method(*(config.regularizer.configs() for config in of_parts[0].configs)),
-        "setting": own["setting"],
-        "against": own["against"],
-        "runs": own["runs"],
-        "seconds": round(sum(seconds_in(job.folder) for job in jobs), 1),
-        "to_register": jobs[0].name,
-        "seeds": seeds,
-    }
-    if usage := summarise_usage((seconds, used) for job in jobs for _, seconds, used in usage_in(job.folder)):
-        content["usage"] = usage
-    if guided := sum(each.guide_seconds for each in of_parts):
-        content["guide_seconds"] = round(guided, 1)
+        logged.append(log_retraining(store, params, each.jobs, each.found.fingerprint, workspace, tags, used))
+    own, guided = of_parts[0], sum(each.guide_seconds for each in of_parts)
+    usage = summarise_usage((seconds, used) for job in jobs for _, seconds, used in usage_in(job.folder))
+    further: dict[str, Any] = {"usage": usage} if usage else {}
+    if guided:
+        further["guide_seconds"] = round(guided, 1)
     if folds:
-        content["folds"] = [{"fold": part.number, **each} for part, each in zip(folds, described[1:], strict=True)]
-    (folder / "retrain.json").write_text(json.dumps(content, indent=2) + "\n")
+        further["folds"] = [
+            each.describe_fold(part.number, runs)
+            for part, each, runs in zip(folds, of_parts[1:], logged[1:], strict=True)
+        ]
+    retrained = Retraining(
+        fingerprint=own.found.fingerprint,
+        control=params.retrain.control,
+        method=describe_method(*(config.regularizer.configs() for config in own.configs)),
+        setting=config_name(own.found.best),
+        against=own.found.against,
+        runs=own.list_runs(logged[0]),
+        seconds=round(sum(seconds_in(job.folder) for job in jobs), 1),
+        to_register=jobs[0].name,
+        seeds=seeds,
+        **further,
+    )
+    retrained.write(folder)
     print(f"weights -> {workspace.models.relative_to(workspace.root)}/; {jobs[0].name} is the one to be registered")
 
 
@@ -116,23 +118,28 @@ class PartRuns:
     jobs: list[RetrainJob]
     guide_seconds: float = 0.0
 
-    def describe(self, runs: Mapping[str, str]) -> dict[str, Any]:
-        """What retrain.json says of it. runs: their ids in MLflow, by name."""
-        return {
-            "fingerprint": self.found.fingerprint,
-            "setting": config_name(dict(self.found.best)),
-            "against": self.found.against,
-            "runs": [
-                {"arm": job.arm, "seed": job.seed, "folder": job.model_folder, "mlflow_run": runs[job.name]}
-                for job in self.jobs
-            ],
-        }
+    def list_runs(self, logged: Mapping[str, str]) -> list[RetrainedRun]:
+        """The runs as retrain.json lists them. logged: their ids in MLflow, by name."""
+        return [
+            RetrainedRun(arm=job.arm, seed=job.seed, folder=job.model_folder, mlflow_run=logged[job.name])
+            for job in self.jobs
+        ]
+
+    def describe_fold(self, number: int, logged: Mapping[str, str]) -> FoldRetraining:
+        """What retrain.json says of a fold. logged: as above."""
+        return FoldRetraining(
+            fold=number,
+            fingerprint=self.found.fingerprint,
+            setting=config_name(self.found.best),
+            against=self.found.against,
+            runs=self.list_runs(logged),
+        )
 
 
 def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> PartRuns:
     """Both arms with every seed; of all images beside folds, the best one with the seed that is registered."""
     params = part.params
-    found = read_best(part.folder(workspace.results / "search"))
+    found = BestConfig.read(part.folder(workspace.results / "search"))
     arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
     configs = [params.with_values(values, where=arm) for arm, values in arms.items()]
     alone = part.folds and not part.number
@@ -153,7 +160,7 @@ def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> 
     return PartRuns(found, configs, jobs, guides.seconds)
 
 
-def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> dict[str, Any]:
+def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> ChosenSeeds:
     """Seeds of either arm: what was asked for, what it comes to, and why; `auto` by what the search has left.
 
     Raises:
@@ -161,18 +168,18 @@ def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> 
     """
     asked = params.retrain.seeds
     if isinstance(asked, int):
-        return {"asked": asked, "chosen": asked, "why": "retrain.seeds says so"}
+        return ChosenSeeds(asked=asked, chosen=asked, why="retrain.seeds says so")
     check_seeds(params)
-    summary = read_json(workspace.results / "search" / "summary.json", made_by="search")
-    forecast = make_forecast(params, summary.get("forecast"), test_images)
+    summary = SearchSummary.read(workspace.results / "search")
+    forecast = make_forecast(params, summary.forecast, test_images)
     words = accuracy_words(params)
     if params.evaluate.metric != words.name:
-        words = words_from(summary["choice"]["metric"])  # of the same metric (check_seeds), with the margin of now
+        words = words_of(summary.choice.metric)  # of the same metric (check_seeds), with the margin of now
     plan, why = plan_seeds(params, forecast, words, run_cost(params, summary))
     if plan.reason != UNFORETOLD:
         why += f", {describe_source(forecast)}"
     print(f"retrain.seeds: {asked}: {why}")
-    return {"asked": asked, "chosen": plan.seeds, "why": why}
+    return ChosenSeeds(asked=asked, chosen=plan.seeds, why=why)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts.stage_results import search_run
 from pipeline.cluster.checkpoint_store import CheckpointStore
 from pipeline.cluster.connect import Capacity
 from pipeline.cluster.runtime import run_jobs
 from pipeline.cluster.storage import join
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.console.format import config_name
 from pipeline.console.run_progress import RunProgress
 from pipeline.files.atomic import replace_folder
@@ -44,7 +44,7 @@ OWN_FILES = (HISTORY,)
 
 def retrain_jobs(
     params: Params,
-    arms: Mapping[str, Mapping[str, Any]],
+    arms: Mapping[str, Values],
     *,
     seeds: int,
     prepared: Path,

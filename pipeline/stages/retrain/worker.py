@@ -5,19 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pipeline.cluster.checkpoint_store import CheckpointStore
 from pipeline.cluster.connect import driver_among_nodes
 from pipeline.cluster.data_bundle import DataBundle
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.errors import UserError
 from pipeline.models.model_config import Weights
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
 from pipeline.train.rank_info import RankInfo
-from pipeline.train.sidecar import read_sidecar
+from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
 from pipeline.tune.ray.placement import locate_data
 from pipeline.workspace import part_folder
 
@@ -33,6 +33,14 @@ stays out of the checkpoint itself: the same model is the same files, wherever i
 ROLE = "train+val"
 
 
+class History(TypedDict):
+    """What `HISTORY` has. parts: after which epoch a node went on, and which."""
+
+    seconds: float
+    parts: list[dict[str, object]]
+    usage: NotRequired[list[dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class RetrainJob:
     """One run. arm: "best" or the control's name. values: its configuration by dotted path. folder: where it is kept.
@@ -44,8 +52,8 @@ class RetrainJob:
 
     arm: str
     seed: int
-    params: Mapping[str, Any]
-    values: Mapping[str, Any]
+    params: Values
+    values: Values
     prepared: Path
     split: Path
     threads: int
@@ -106,8 +114,7 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
 
 def seconds_in(folder: Path) -> float:
     """How long the run has trained that a checkpoint is of, in seconds."""
-    seconds: float = _history_in(folder)["seconds"]
-    return seconds
+    return _history_in(folder)["seconds"]
 
 
 def usage_in(folder: Path) -> list[tuple[int, float, dict[str, float]]]:
@@ -123,7 +130,7 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
     with store.newest() as (done, folder):
         _broadcast(done, world)
         curves: list[dict[str, float]] = []
-        history: dict[str, Any] = {"seconds": 0.0, "parts": []}
+        history: History = {"seconds": 0.0, "parts": []}
         resume = None
         if folder is not None:
             if done >= params.train.epochs:
@@ -141,7 +148,13 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
             history.setdefault("usage", []).append(measured)
         if not due or (world is not None and world.rank != 0):
             return None
-        said = {**run.sidecar, "arm": job.arm, "values": dict(job.values), "trained_on": ROLE, "curves": list(curves)}
+        said: Sidecar = {
+            **run.sidecar,
+            "arm": job.arm,
+            "values": dict(job.values),
+            "trained_on": ROLE,
+            "curves": list(curves),
+        }
         return partial(_save_checkpoint, store, epoch.number, said, json.dumps(history))
 
     train_resumable(
@@ -152,10 +165,10 @@ def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingD
 def _save_checkpoint(
     store: CheckpointStore,
     epoch: int,
-    sidecar: Mapping[str, Any],
+    sidecar: Sidecar,
     history: str,
     weights: "nn.Module | Mapping[str, Tensor]",
-    state: Mapping[str, Any] | None,
+    state: TrainState | None,
 ) -> None:
     with store.write(epoch) as folder:
         (folder / HISTORY).write_text(history + "\n")
@@ -185,6 +198,6 @@ def _check_shareable(run: "TrainingRun") -> None:
         raise UserError(f"model.name: {error}") from None
 
 
-def _history_in(folder: Path) -> dict[str, Any]:
-    history: dict[str, Any] = json.loads((folder / HISTORY).read_text())
+def _history_in(folder: Path) -> History:
+    history: History = json.loads((folder / HISTORY).read_text())
     return history

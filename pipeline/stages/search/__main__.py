@@ -7,17 +7,16 @@ Their working state lies under `state/searches/`, by fingerprint: run again afte
 there.
 """
 
-import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
-from pipeline.artifacts.fold_results import SEARCHES
-from pipeline.artifacts.pareto_front import write_pareto_figure
+from pipeline.artifacts.best_config import FoldSearch, FoldSearches
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.cluster.runtime import shared_ray
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.entry import run_stage
+from pipeline.figures.pareto import write_pareto_figure
 from pipeline.inputs.guides import guided_configs, train_guides
 from pipeline.inputs.procedure import Part
 from pipeline.preflight.estimate import remaining_work
@@ -58,18 +57,15 @@ def main(workspace: Workspace) -> None:
     with shared_ray() if len(plans) > 1 else nullcontext():
         for each, task in zip(plans, tasks, strict=True):
             found.append(_search(each, task))
-    folder = workspace.results / "search" / FOLDS
-    folder.mkdir(parents=True, exist_ok=True)
-    of_folds = [row for each, row in zip(plans, found, strict=True) if _part(each).number]
-    (folder / SEARCHES).write_text(json.dumps({"folds": [row["listed"] for row in of_folds]}, indent=2) + "\n")
-    prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0]["summary"]
+    FoldSearches(folds=[listed for _, listed in found if listed.fold]).write(workspace.results / "search" / FOLDS)
+    prepared, split, summary = open_prepared(workspace.prepared), _part(plans[0]).split, found[0][0]
     tested = sum(map(len, split.tested))
-    forecast, cost = make_forecast(plan.params, summary["forecast"], tested), run_cost(plan.params, summary)
+    forecast, cost = make_forecast(plan.params, summary.forecast, tested), run_cost(plan.params, summary)
     words = chosen_metric(plan.params).words
     print("\n".join(describe_power(plan.params, forecast, words, masks=prepared.masks is not None, cost=cost)))
 
 
-def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
+def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
     """Run one search, or go on with it, and write its results: its summary, and what is listed of a fold's."""
     workspace, params, part = plan.workspace, plan.params, _part(plan)
     task = _with_guides(plan, task)
@@ -99,8 +95,8 @@ def _search(plan: Plan, task: SearchTask) -> dict[str, Any]:
             "mlflow_run": tracked.run_id,
         }
     print(describe_summary(summary, str(folder.relative_to(workspace.root))))
-    listed = {"fold": part.number, "fingerprint": task.fingerprint, "trial": best.id, "best": dict(best.values)}
-    return {"summary": summary, "listed": listed}
+    listed = FoldSearch(fold=part.number, fingerprint=task.fingerprint, trial=best.id, best=best.values)
+    return summary, listed
 
 
 def _with_guides(plan: Plan, task: SearchTask) -> SearchTask:

@@ -4,8 +4,8 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.artifacts.stage_results import RUN_FILE
 from pipeline.assembly import load_data, load_trained
 from pipeline.cluster.storage import StorageError, exists, local_copy
@@ -87,7 +87,7 @@ class MlflowCallback(ClosedByStatus):
     def trial_started(self, trial: TrialRecord) -> None:
         tags = {**self._tags, "sar.role": trial.role, "sar.control": str(trial.control).lower()}
         tags |= {"sar.confirms": trial.of} if trial.of else {}
-        values = {path: self._params.value(path) for path in self._plan.space.dimensions} | trial.values
+        values = {**{path: self._params.value(path) for path in self._plan.space.dimensions}, **trial.values}
         values["base.seed"] = self._params.base.seed if trial.seed is None else trial.seed
         self._log.start_trial(trial.id, run_name(trial), values, tags)
 
@@ -109,9 +109,7 @@ class MlflowCallback(ClosedByStatus):
             tags["sar.keeps_constraints"] = str(self._objectives.is_feasible(trial)).lower()
         self._log.end_trial(trial.id, trial.state, tags=tags, metrics=trial.measured)
 
-    def finish(
-        self, best: TrialRecord, controls: Sequence[TrialRecord], summary: Mapping[str, Any], results: Path
-    ) -> None:
+    def finish(self, best: TrialRecord, controls: Sequence[TrialRecord], summary: SearchSummary, results: Path) -> None:
         """Mark the best trial, and log the summary's figures, the result files and the attention pictures.
 
         controls: those of the space, the one that the verdict is against first.
@@ -124,12 +122,12 @@ class MlflowCallback(ClosedByStatus):
                     for metric in dict.fromkeys((VAL_ACCURACY, self._objectives.first))
                     for name, trial in (("best", best), ("control", controls[0]))
                 },
-                "epochs_spent": summary["epochs"]["spent"],
-                "epochs_saved_by_stopping": summary["epochs"]["saved_by_stopping"],
-                **({"pareto_front": len(summary["front"])} if "front" in summary else {}),
-                **{f"trials_{state}": count for state, count in summary["trials"].items()},
+                "epochs_spent": summary.epochs.spent,
+                "epochs_saved_by_stopping": summary.epochs.saved_by_stopping,
+                **({"pareto_front": len(summary.front)} if summary.objectives else {}),
+                **{f"trials_{state}": count for state, count in summary.trials.items()},
             },
-            step=sum(summary["trials"].values()) + summary["confirmations"],
+            step=sum(summary.trials.values()) + summary.confirmations,
         )
         self._log.log_artifacts(None, results)
         if self._params.tracking.attention_images:

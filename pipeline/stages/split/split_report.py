@@ -18,6 +18,9 @@ from pipeline.errors import UserError, quote_name
 from pipeline.files.atomic import write_whole
 from pipeline.inputs.data_split import SplitInputs
 
+Report = Mapping[str, Any]
+"""The report, or a part of it, as data/split_report.json has it."""
+
 FEW = 5
 """Images of a class in val or test below which it is reported: each then counts for more than 20 points of its
 accuracy."""
@@ -26,7 +29,7 @@ LISTED = 1000
 REFUSED = 5
 
 
-def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_by: Mapping[str, Any] | None) -> Any:
+def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_by: Report | None) -> Report:
     """The report as plain data: images by role and class, groups, copies. group_by: what the groups were made by."""
     split = inputs.split
     counts = {
@@ -48,7 +51,7 @@ def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_
     }
 
 
-def _folds(split: Split, prepared: Prepared) -> list[dict[str, Any]]:
+def _folds(split: Split, prepared: Prepared) -> list[Report]:
     """Of each fold the images by role, and its test images by class."""
     return [
         {role: len(getattr(fold, role)) for role in ROLES}
@@ -66,8 +69,8 @@ def _folds(split: Split, prepared: Prepared) -> list[dict[str, Any]]:
     ]
 
 
-def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> dict[str, Any]:
-    told: dict[str, Any] = {"action": params.split.duplicates, "distance": params.split.duplicate_distance}
+def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> Report:
+    told: Report = {"action": params.split.duplicates, "distance": params.split.duplicate_distance}
     copies = inputs.copies
     if copies is None:
         return told
@@ -81,7 +84,7 @@ def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> dict
         of_near = _describe(both, copies.near, roles, prepared.labels, inputs.names)
         for key in ("test", "val"):
             of_near[key] -= of_exact[key]
-    return told | {"moved": inputs.moved, "exact": of_exact, "near": of_near}
+    return {**told, "moved": inputs.moved, "exact": of_exact, "near": of_near}
 
 
 def _roles_of(inputs: SplitInputs, count: int) -> NDArray[np.int8]:
@@ -112,7 +115,7 @@ def _name(row: int, names: Sequence[str] | None) -> str:
     return f"image {row}" if names is None else names[row]
 
 
-def check_no_duplicates(report: Mapping[str, Any]) -> None:
+def check_no_duplicates(report: Report) -> None:
     """Refuse a split with copies in several roles, where split.duplicates says so.
 
     Raises:
@@ -138,7 +141,7 @@ def _pair(pair: Sequence[Sequence[str]]) -> str:
     return f"{quote_name(one)} ({its_role}) = {quote_name(other)} ({other_role})"
 
 
-def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+def report_lines(report: Report) -> Iterator[str]:
     """The report for a person: the sizes, and a line for each thing that is out of the ordinary."""
     yield ", ".join(f"{role} {report['images'][role]:,}" for role in ROLES) + " images"
     yield from _fold_lines(report.get("folds", []))
@@ -158,7 +161,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{_images(differ)} with another class than an exact copy of the same"
 
 
-def _fold_lines(folds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _fold_lines(folds: Sequence[Report]) -> Iterator[str]:
     if not folds:
         return
     sizes = [fold["test"] for fold in folds]
@@ -189,7 +192,7 @@ def _list_classes(names: Sequence[str], counts: Mapping[str, int]) -> str:
     return ", ".join(f"{quote_name(name)} {counts[name]}" for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
-def _copy_line(found: Mapping[str, Any], words: str) -> str | None:
+def _copy_line(found: Report, words: str) -> str | None:
     parts = [f"{_images(found['test'], 'test ')} with {words} in train or val"] if found["test"] else []
     parts += [f"{_images(found['val'], 'val ')} with {words} in train"] if found["val"] else []
     if not parts:
@@ -202,6 +205,6 @@ def _images(count: int, kind: str = "") -> str:
     return f"{count:,} {kind}image{'s' * (count != 1)}"
 
 
-def write_report(report: Mapping[str, Any], path: Path) -> None:
+def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON."""
     write_whole(path, json.dumps(report, indent=1) + "\n")

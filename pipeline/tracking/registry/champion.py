@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -32,7 +31,9 @@ CHAMPION = "champion"
 PREFIX = "sar.champion."
 INTENDED, DONE, ABANDONED = "intended", "done", "abandoned"
 PROMOTE, ROLLBACK = "promote", "rollback"
-NO_GATE: Mapping[str, Any] = MappingProxyType({})
+Gate = Mapping[str, str | float]
+"""What came of each rule, and the figures beside them."""
+NO_GATE: Gate = MappingProxyType({})
 
 LOCK_WAIT_S = 20.0
 CLAIM_S = 60.0
@@ -56,7 +57,7 @@ class ChampionChange:
     by: str
     at: str
     reason: str
-    gate: Mapping[str, Any]
+    gate: Gate
     state: str
 
 
@@ -68,7 +69,7 @@ def move_champion(
     expected: int | None,
     reason: str | None,
     action: str = PROMOTE,
-    gate: Mapping[str, Any] = NO_GATE,
+    gate: Gate = NO_GATE,
 ) -> ChampionChange:
     """Make a version champion, if `expected` (None: no version) still is, and write down who did it, when and why.
 

@@ -22,7 +22,7 @@ from mlflow.types.schema import Array, Map
 
 from pipeline.data.decode import pictures
 from pipeline.errors import UserError
-from pipeline.train.sidecar import SIDECAR, WEIGHTS, read_sidecar
+from pipeline.train.sidecar import SIDECAR, WEIGHTS, Sidecar, read_sidecar
 
 PROGRAM = Path(__file__).with_name("model.py")
 PICTURES = Path(pictures.__file__)
@@ -81,7 +81,7 @@ def _hash(checkpoint: Path, code: Path, program: Path, reader: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_registrable(checkpoint: Path) -> dict[str, Any]:
+def _check_registrable(checkpoint: Path) -> Sidecar:
     """What a checkpoint says of itself, once it is known that it can be registered.
 
     Raises:
@@ -94,9 +94,15 @@ def _check_registrable(checkpoint: Path) -> dict[str, Any]:
         # The names become the keys of a mapping: a repeated one would swallow a probability.
         if len(set(sidecar["classes"])) != sidecar["num_classes"]:
             raise ValueError(f"{sidecar['num_classes']} classes, but {len(set(sidecar['classes']))} different names")
-        for key, length in (("mean", sidecar["channels"]), ("std", sidecar["channels"]), ("image_size", 2)):
-            if len(sidecar[key]) != length:
-                raise ValueError(f"{key} has {len(sidecar[key])} values instead of {length}")
+        channels, sides = sidecar["channels"], len(sidecar["image_size"])
+        lengths = (
+            ("mean", len(sidecar["mean"]), channels),
+            ("std", len(sidecar["std"]), channels),
+            ("image_size", sides, 2),
+        )
+        for key, length, needed in lengths:
+            if length != needed:
+                raise ValueError(f"{key} has {length} values instead of {needed}")
     except KeyError as error:
         raise UserError(f"{checkpoint / SIDECAR} lacks {error}; it cannot be registered") from None
     except (UserError, OSError, ValueError) as error:

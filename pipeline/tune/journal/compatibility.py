@@ -4,14 +4,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Content
 from pipeline.errors import UserError
-from pipeline.tune.journal.records import SearchHistory
+from pipeline.tune.journal.records import Header, SearchHistory
 
 SUPERSEDED = "superseded"
 """A file of this name in a search's folder says that its user wants a new one of the same kind."""
 
 
-def check_same_code(history: SearchHistory, header: Mapping[str, Any], folder: Path) -> None:
+def check_same_code(history: SearchHistory, header: Header, folder: Path) -> None:
     """Refuse to go on with a search that other code, or other versions of libraries, began, until its user says so.
 
     Raises:
@@ -27,7 +28,7 @@ def check_same_code(history: SearchHistory, header: Mapping[str, Any], folder: P
         )
 
 
-def changed_code(history: SearchHistory, header: Mapping[str, Any]) -> list[str]:
+def changed_code(history: SearchHistory, header: Header) -> list[str]:
     """Files and packages that differ from those which the search was begun with, or that its user accepted last."""
     known = history.accepted or history.header
     return [
@@ -36,7 +37,7 @@ def changed_code(history: SearchHistory, header: Mapping[str, Any]) -> list[str]
     ]
 
 
-def changed_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_content(before: Content, now: Content) -> list[str]:
     """What differs between the deciding contents of two searches, by dotted path, with both values where short.
 
     A section that only one of them has, such as a parameter of the space, is named whole.
@@ -44,7 +45,7 @@ def changed_content(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return list(_differing(before, now, ""))
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any], said: str) -> list[str]:
+def _changed(before: Mapping[str, str], now: Mapping[str, str], said: str) -> list[str]:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [said.format(name, _short(before.get(name, "none")), _short(now.get(name, "none"))) for name in names]
 
@@ -54,7 +55,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:12] + "..."
 
 
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _differing(before: Content, now: Content, prefix: str) -> Iterator[str]:
     for key in {**before, **now}:
         path, was, is_now = f"{prefix}{key}", before.get(key), now.get(key)
         if isinstance(was, Mapping) and isinstance(is_now, Mapping):

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from pipeline.files.locks import acquire_lock
 from pipeline.tune.journal.image_scores import ImageScores, scores_path
-from pipeline.tune.journal.records import FORMAT, TrialRecord, read_history
+from pipeline.tune.journal.records import FORMAT, Event, Header, TrialRecord, read_history
 
 
 class Journal:
@@ -28,7 +28,7 @@ class Journal:
         UserError: another process writes it, it belongs to another format, or a line in its middle is broken.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any], *, gpus: float = 0.0) -> None:
+    def __init__(self, path: Path, header: Header, *, gpus: float = 0.0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = lock_journal(path)
         try:
@@ -99,7 +99,7 @@ class Journal:
         """Its user wants it to go on with this code and these versions."""
         self._record({"event": "accepted", "code": dict(code), "versions": dict(versions)})
 
-    def _record(self, event: dict[str, Any]) -> None:
+    def _record(self, event: Event) -> None:
         stamped = {**event, "at": round(time.monotonic() - self._opened, 3), "time": time.time()}
         self._file.write(json.dumps(stamped).encode() + b"\n")
         self._file.flush()

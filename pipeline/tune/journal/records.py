@@ -14,11 +14,12 @@ never jumps, of which the account is made.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, cast
 
+from pipeline.config import Content, Values
 from pipeline.errors import UserError
 
 FORMAT = 2
@@ -63,7 +64,7 @@ class TrialRecord:
 
     id: str
     number: int | None
-    values: dict[str, Any]
+    values: Values
     epochs: dict[int, dict[str, float]] = field(default_factory=dict)
     checkpoint: str | None = None
     state: str | None = None
@@ -125,6 +126,36 @@ class SearchCallback(Protocol):
         """No further trial is proposed. running: runs at work. left: runs that may still start, confirmations most."""
 
 
+class Accepted(TypedDict):
+    """Code and versions, by file and by package, that a search's user has accepted."""
+
+    code: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+class Header(TypedDict, total=False):
+    """What a journal begins with. content: what decides the search. set, part, space_file, then, metric: of what it is,
+    for who reads it. code, versions: that began it. weights: what each specification was resolved to
+    (`pipeline.models.model_config.RecordedWeights`). known: of `search.warm_start`.
+    """
+
+    fingerprint: str
+    set: str
+    part: str
+    space_file: str
+    content: Content
+    then: str
+    metric: Any
+    code: Mapping[str, str]
+    versions: Mapping[str, str]
+    weights: Mapping[str, Any]
+    known: Sequence[Any]
+
+
+Event = Mapping[str, Any]
+"""A line of a journal: `event` says of which kind, and `apply` what each kind has."""
+
+
 @dataclass
 class SearchHistory:
     """What a journal holds.
@@ -137,8 +168,8 @@ class SearchHistory:
     busy_s, gpu_seconds, epochs: of all trials together, an epoch that was reported again counted once.
     """
 
-    header: dict[str, Any] = field(default_factory=dict)
-    accepted: dict[str, Any] | None = None
+    header: Header = field(default_factory=Header)
+    accepted: Accepted | None = None
     trials: dict[str, TrialRecord] = field(default_factory=dict)
     reports: list[tuple[str, int]] = field(default_factory=list)
     seconds: float = 0.0
@@ -150,7 +181,7 @@ class SearchHistory:
     _gpus: float = 0.0
     _since: dict[str, float] = field(default_factory=dict)
 
-    def apply(self, event: Mapping[str, Any]) -> None:
+    def apply(self, event: Event) -> None:
         """Take one event in. An epoch reported again, since a kill cost its checkpoint, stays as it was reported first:
         the study, the rungs and the tracker have taken that in.
 
@@ -160,7 +191,7 @@ class SearchHistory:
         kind = event["event"]
         at = float(event.get("at", 0.0))
         if kind == "search":
-            self.header = dict(event)
+            self.header = cast("Header", dict(event))
         elif kind == "accepted":
             self.accepted = {"code": event["code"], "versions": event["versions"]}
         elif kind == "session":

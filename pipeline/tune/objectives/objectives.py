@@ -16,9 +16,9 @@ latency_ms, images_per_s of a forward pass on the trial's device, measured befor
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from pipeline.config import Params
+from pipeline.config import Content, Params
 from pipeline.config.schema.result_sections import USER_METRIC as USER_FUNCTION
 from pipeline.config.schema.search_section import ConstraintsParams
 from pipeline.errors import UserError
@@ -196,7 +196,7 @@ def objectives_from_params(params: Params) -> Objectives:
     )
 
 
-def objectives_from_content(content: Mapping[str, Any]) -> Objectives:
+def objectives_from_content(content: Content) -> Objectives:
     """The objectives of a search by what decides it, as its journal's header has it under `content`."""
     constraints = ConstraintsParams(**content.get("constraints", {}))
     return Objectives(

@@ -2,26 +2,25 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.models.build import build_model
 from pipeline.models.model_config import ModelConfig
 
 MODEL = "model."
 
 
-def parameter_counter(params: Params, *, num_classes: int, channels: int) -> Callable[[Mapping[str, Any]], int]:
+def parameter_counter(params: Params, *, num_classes: int, channels: int) -> Callable[[Values], int]:
     """A function from a configuration, by dotted path, to the number of its network's parameters. Equal networks are
     counted once. A network that cannot be built, which its trial will say of itself, has 0.
     """
     known: dict[str, int] = {}
 
-    def count(values: Mapping[str, Any]) -> int:
+    def count(values: Values) -> int:
         own = {path: value for path, value in values.items() if path.startswith(MODEL)}
         config = params.with_values(own, where="a configuration").model.config()
         key = json.dumps(asdict(config), sort_keys=True, default=str)

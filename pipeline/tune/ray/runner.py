@@ -10,6 +10,7 @@ from ray.tune.execution import class_cache
 
 from pipeline.cluster.late_nodes import exclude_selector
 from pipeline.cluster.storage import filesystem_of, join, list_dir, remove_best_effort
+from pipeline.config import Values
 from pipeline.data.prepared.prepared import open_prepared
 from pipeline.models.model_config import Weights
 from pipeline.tune.controller import SearchController
@@ -131,14 +132,14 @@ def _keep_keys_out_of_logs() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}
 
 
-def _trial_resources(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+def _trial_resources(resources: Resources, config: Values) -> tune.PlacementGroupFactory:
     """What a trial takes, and which nodes it is kept away from."""
     away = exclude_selector(config["away_from"])
     options: dict[str, Any] = {"bundle_label_selector": [away]} if away else {}
     return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": resources.gpus}], **options)
 
 
-def _counter(task: SearchTask) -> Callable[[Mapping[str, Any]], int] | None:
+def _counter(task: SearchTask) -> Callable[[Values], int] | None:
     """Counts the parameters of configurations, where the search's objectives ask for them."""
     if PARAMETERS not in objectives_from_params(task.params).metrics:
         return None

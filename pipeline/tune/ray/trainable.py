@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from pipeline.assembly import TrainingData, WriteCheckpoint, build_run, load_data, load_resume_state, train_resumable
 from pipeline.cluster.connect import driver_among_nodes
 from pipeline.cluster.storage import local_copy
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.models.model_config import Weights
 from pipeline.train.checkpoint import write_checkpoint
 from pipeline.train.loop import Diverged, Epoch
 from pipeline.train.memory import is_out_of_memory, out_of_memory_advice
-from pipeline.train.sidecar import read_sidecar
+from pipeline.train.sidecar import Sidecar, TrainState, read_sidecar
 from pipeline.train.train_config import MAX_MICRO_BATCHES
 from pipeline.tune.journal.image_scores import pack_scores
 from pipeline.tune.journal.records import VAL_ACCURACY
@@ -34,7 +34,7 @@ from pipeline.tune.ray.trial_spec import TrialSpec
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
-def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
+def run_trial(config: Values, task: TrialSpec) -> None:
     """Train one configuration and report to Ray Tune.
 
     config: trial (id in the journal), study (its name, None outside of one), values (by dotted path), seed (None for
@@ -79,7 +79,7 @@ def run_trial(config: Mapping[str, Any], task: TrialSpec) -> None:
 def _train(
     params: Params,
     data: TrainingData,
-    config: Mapping[str, Any],
+    config: Values,
     checkpoint: str | None,
     weights: Mapping[str, Weights],
     task: TrialSpec,
@@ -115,7 +115,7 @@ def _train(
             wait()  # reports are heard in the order of their epochs
             _report(epoch.number, metrics, objectives.first, scores, usage=epoch.usage)
             return None
-        sidecar = {**run.sidecar, "metrics": metrics, "scores": scores, "values": dict(config["values"])}
+        sidecar: Sidecar = {**run.sidecar, "metrics": metrics, "scores": scores, "values": dict(config["values"])}
         return partial(_save_checkpoint, epoch.number, metrics, objectives.first, scores, epoch.usage, sidecar)
 
     # Where the scheduler may end the trial, it must be heard before the next epoch is trained.
@@ -140,16 +140,16 @@ def _save_checkpoint(
     objective: str,
     scores: str | None,
     usage: Mapping[str, float],
-    sidecar: Mapping[str, Any],
+    sidecar: Sidecar,
     weights: nn.Module | Mapping[str, Tensor],
-    state: Mapping[str, Any] | None,
+    state: TrainState | None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), weights, sidecar, state=state)
         _report(epoch, metrics, objective, scores, tune.Checkpoint.from_directory(folder), usage)
 
 
-def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Mapping[str, Any]) -> bool:
+def _is_infeasible(model: nn.Module, data: TrainingData, objectives: Objectives, config: Values) -> bool:
     """Measure what the objectives ask for before training, report it, and say whether a constraint forbids the rest.
 
     Controls and confirmations are trained whatever they measure.

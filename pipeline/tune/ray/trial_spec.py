@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.cluster.data_bundle import DataBundle
 from pipeline.cluster.late_nodes import AdmissionRules
+from pipeline.config import Values
 from pipeline.models.model_config import Weights
 
 
@@ -21,7 +21,7 @@ class TrialSpec:
     meanwhile is held against; None where there is none.
     """
 
-    params: Mapping[str, Any]
+    params: Values
     prepared: Path
     split: Path
     rung_epochs: Sequence[int]

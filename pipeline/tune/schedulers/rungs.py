@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config import Params
+from pipeline.config import Content, Params
 from pipeline.config.schema.search_section import SchedulerParams
 from pipeline.regularizers.regularizer_config import warmup_epochs
 from pipeline.tune.space import SearchSpace
@@ -26,7 +26,7 @@ def first_rung(params: Params, space: SearchSpace) -> int:
     return resolve_grace_period(params.search.scheduler, params.model_dump(by_alias=True), space)
 
 
-def resolve_grace_period(scheduler: SchedulerParams, content: Mapping[str, Any], space: SearchSpace) -> int:
+def resolve_grace_period(scheduler: SchedulerParams, content: Content, space: SearchSpace) -> int:
     """As `first_rung`, of a search by what decides it.
 
     Args:
@@ -36,7 +36,7 @@ def resolve_grace_period(scheduler: SchedulerParams, content: Mapping[str, Any],
     return automatic_grace_period(content, space) if given is None else min(given, int(content["train"]["epochs"]))
 
 
-def automatic_grace_period(content: Mapping[str, Any], space: SearchSpace) -> int:
+def automatic_grace_period(content: Content, space: SearchSpace) -> int:
     """One epoch after the longest warm-up: while a weight or the learning rate is rising, trials differ by chance.
 
     The warm-up of the regularisers counts where one is on or searched, unless its weight is constant throughout.
@@ -55,7 +55,7 @@ def automatic_grace_period(content: Mapping[str, Any], space: SearchSpace) -> in
     return min(epochs, 1 + max(warmup_epochs(epochs) if rises else 0, of_rate))
 
 
-def _weights(regularizer: Mapping[str, Any]) -> Iterator[tuple[str, float, str, str]]:
+def _weights(regularizer: Content) -> Iterator[tuple[str, float, str, str]]:
     """Of every regulariser the path and value of its weight, and of its schedule."""
     for name, section in regularizer.items():
         if isinstance(section, Mapping) and "weight" in section:

@@ -11,14 +11,15 @@ high.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.search_result import ChoiceResult
 from pipeline.errors import UserError
-from pipeline.score.metrics.wording import words_from
+from pipeline.score.metrics.wording import words_of
 from pipeline.score.pooled_error import pooled_error
 from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
@@ -51,22 +52,23 @@ class Choice:
     standard_error: float | None
     rule: ChoiceRule
 
-    def content(self) -> dict[str, Any]:
+    def result(self) -> ChoiceResult:
         """As summary.json has it."""
-        found = {
-            "then": self.rule.then,
-            "within": self.rule.within,
-            "margin": self.rule.words.margin,
-            "metric": self.rule.words.content(),
-            "standard_error": self.standard_error,
-            "confirmed": [each.trial.id for each in self.candidates],
-            "equal": list(self.equal),
-            "decided_by": self.rule.then if self.rule.then and len(self.equal) > 1 else self.rule.objectives.first,
-            "value": None if self.rule.then is None else _finite(self.best.mean_of(self.rule.then)),
-            "further_value": None if self.rule.then is None else _finite(self.best.further_mean(self.rule.then)),
-            "further_seeds": len(self.best.confirmations),
-        }
-        return found | {"why": describe_choice(found)}
+        found = ChoiceResult(
+            then=self.rule.then,
+            within=self.rule.within,
+            margin=self.rule.words.margin,
+            metric=self.rule.words,
+            standard_error=self.standard_error,
+            confirmed=[each.trial.id for each in self.candidates],
+            equal=list(self.equal),
+            decided_by=self.rule.then if self.rule.then and len(self.equal) > 1 else self.rule.objectives.first,
+            value=None if self.rule.then is None else _finite(self.best.mean_of(self.rule.then)),
+            further_value=None if self.rule.then is None else _finite(self.best.further_mean(self.rule.then)),
+            further_seeds=len(self.best.confirmations),
+            why="",
+        )
+        return found.model_copy(update={"why": describe_choice(found)})
 
 
 def choose_best(
@@ -158,31 +160,29 @@ def describe_rule(params: Any) -> str:
     )
 
 
-def describe_choice(choice: Mapping[str, Any]) -> str:
-    """Why the best configuration is the best, in a sentence. choice: as `Choice.content` has it, but for `why`."""
-    confirmed, equal, then = len(choice["confirmed"]), len(choice["equal"]), choice["then"]
-    words = words_from(choice.get("metric"), choice["margin"])
+def describe_choice(choice: ChoiceResult) -> str:
+    """Why the best configuration is the best, in a sentence."""
+    confirmed, equal, then = len(choice.confirmed), len(choice.equal), choice.then
+    words = words_of(choice.metric, choice.margin)
     best = "the most accurate" if words.key == "accuracy" else f"the best by {words.label}"
-    seeds = _count(1 + choice["further_seeds"], "seed")
+    seeds = _count(1 + choice.further_seeds, "seed")
     if confirmed == 1:
         return f"the only candidate that was left, with {seeds}"
     of = f"of {confirmed} configurations with {seeds} each"
     if then is None:
         return f"{of}, {best} (search.choose.then: none)"
-    error, margin = choice["standard_error"], words.format_size(choice["margin"], 2)
+    error, margin = choice.standard_error, words.format_size(choice.margin, 2)
     if error is None:
         reach = "no standard error is known, so only equal values count as equal"
     else:
-        errors = _count(choice["within"], "standard error")
+        errors = _count(choice.within, "standard error")
         reach = f"within {errors} of {words.format_size(error, 2)}, and {margin}"
     if equal == 1:
         return f"{of}, {best}; {words.label} tells it from all others ({reach})"
     said = f"{of}, {equal} cannot be told apart by {words.label} ({reach})"
-    further, own = choice["further_value"], choice["value"]
-    if further is None and own is None:
-        return f"{said}; {then} decided"
+    further, own = choice.further_value, choice.value
     if further is None:
-        return f"{said}; {then} decided ({format_metric(then, own)})"
+        return f"{said}; {then} decided" + ("" if own is None else f" ({format_metric(then, own)})")
     return f"{said}; {then} decided ({format_metric(then, further)} over its further seeds)"
 
 

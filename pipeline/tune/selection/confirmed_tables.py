@@ -6,11 +6,13 @@ its value was picked for being high; so is a configuration that is the same as a
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.search_result import SearchForecast
 from pipeline.config import Params
 from pipeline.score.forecast import assumed_components, estimate_components
 from pipeline.tune.journal.image_scores import ImageScores
@@ -52,7 +54,7 @@ def confirmed_tables(trials: Iterable[TrialRecord], scores: ImageScores) -> dict
 
 def forecast_content(
     trials: Iterable[TrialRecord], scores: ImageScores, resources: Resources, params: Params
-) -> dict[str, Any]:
+) -> SearchForecast:
     """What summary.json has under `forecast`: the components of variance, and how trials shared the machine.
 
     They are of `evaluate.metric`, so they are measured where the search was for that, and assumed otherwise.
@@ -62,4 +64,4 @@ def forecast_content(
         components = estimate_components(confirmed_tables(trials, scores))
     else:
         components = assumed_components(f"the search was for {first}, and evaluate.metric is {metric}")
-    return {**components.content(), "max_concurrent": resources.max_concurrent, "gpus": resources.gpus}
+    return SearchForecast(**asdict(components), max_concurrent=resources.max_concurrent, gpus=resources.gpus)

@@ -14,17 +14,18 @@ to be so.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.search_result import ALARM, REMARK, UNKNOWN, Finding
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
+from pipeline.tune.dimension import Dimension
 from pipeline.tune.journal.image_scores import ImageScores
 from pipeline.tune.journal.records import COMPLETE, CONFIRMATION, CONTROL_STUDY, METHOD, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
-from pipeline.tune.selection.findings import ALARM, REMARK, UNKNOWN, Finding
 from pipeline.tune.selection.seed_table import SeedTable, seed_table
 from pipeline.tune.selection.trial_effects import Edge, Sample, effect_p_value, examine_edge, make_sample
 from pipeline.tune.space import SearchSpace
@@ -156,8 +157,8 @@ def _edge(search: _Search) -> Finding | None:
         return None
     seen, widen = [], []
     for path, (upper, sample, edge) in clear.items():
-        end = "high" if upper else "low"
-        limit = _short(search.space.dimensions[path][end])
+        end, dimension = "high" if upper else "low", search.space.dimensions[path]
+        limit = _short(dimension["high"] if upper else dimension["low"])
         seen.append(
             f"{path} of {best.id} is {_short(best.values[path])}, at the {end} end of its range ({limit}), and "
             f"{sample.metric} {sample.place} gets better towards it (rank correlation {edge.correlation:.2f} over "
@@ -167,7 +168,7 @@ def _edge(search: _Search) -> Finding | None:
     return Finding("edge_of_range", f"{'; '.join(seen)}.", f"Widen the range of {', '.join(widen)} in the space.")
 
 
-def _end(dimension: Mapping[str, Any], value: Any, share: float) -> bool | None:
+def _end(dimension: Dimension, value: Any, share: float) -> bool | None:
     """Whether a value is at the upper end (True), at the lower one (False), or at none."""
     if value in (dimension["low"], dimension["high"]):
         return bool(value == dimension["high"])

@@ -18,22 +18,22 @@ choose a configuration; they never enter the verdict.
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from pipeline.artifacts.best_config import BestConfig
+from pipeline.artifacts.search_result import SearchSummary
 from pipeline.compute.usage_summary import summarise_usage
-from pipeline.config import Params, parameters
+from pipeline.config import Params, Values, parameters
 from pipeline.files.atomic import replace_file
 from pipeline.tune.journal.records import COMPLETE, CONTROL_STUDY, METHOD, VAL_ACCURACY, TrialRecord
-from pipeline.tune.objectives.objectives import LOSS, Objectives, is_valid_result, objectives_from_params
+from pipeline.tune.objectives.objectives import Objectives, is_valid_result, objectives_from_params
 from pipeline.tune.outcome import SearchOutcome
 from pipeline.tune.selection.candidates import allowed_trials, choice_rule, empty_share, pareto_front
 from pipeline.tune.selection.choice import Choice, choose_best
 from pipeline.tune.selection.summary import summarise
-from pipeline.tune.table_cells import format_cell
+from pipeline.tune.table_cells import Row, format_cell
 from pipeline.tune.task import SearchTask
 
 IDENTITY_PREFIXES = (
@@ -47,7 +47,7 @@ IDENTITY_PREFIXES = (
 """How the paths begin of what decides which configurations are proposed and how they are trained."""
 
 
-def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, dict[str, Any]]:
+def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tuple[TrialRecord, SearchSummary]:
     """Write every file of the module's list and return the best trial and the summary.
 
     Raises:
@@ -83,7 +83,7 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
         ],
     )
     summary = summarise(task, outcome, choice, control_choice)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary.write(folder)
     (folder / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
     _write_csv(folder / "plot_trials.csv", _plot_trials(outcome.trials, objectives_from_params(task.params)))
     _write_csv(folder / "plot_curves.csv", _plot_curves(best.trial, outcome.trials, task.params))
@@ -92,31 +92,20 @@ def write_results(task: SearchTask, outcome: SearchOutcome, folder: Path) -> tup
     controls = {name: dict(values) for name, values in task.space.controls.items()}
     if control_choice is not None:
         controls[task.params.retrain.control] = dict(control_choice.best.trial.values)
-    content = {
-        "fingerprint": task.fingerprint,
-        "trial": best.trial.id,
-        "best": dict(best.trial.values),
-        "controls": controls,
-        "against": summary["against"],
-        "parameters": json.loads(json.dumps(fingerprint_parameters(task.asked or task.params))),
-    }
-    if "weights" in task.header:
-        content["weights"] = task.header["weights"]
-    write_best(folder, content)
+    weights: dict[str, Any] = {"weights": task.header["weights"]} if "weights" in task.header else {}
+    BestConfig(
+        fingerprint=task.fingerprint,
+        trial=best.trial.id,
+        best=best.trial.values,
+        controls=controls,
+        against=summary.against,
+        parameters=json.loads(json.dumps(fingerprint_parameters(task.asked or task.params))),
+        **weights,
+    ).write(folder)
     return best.trial, summary
 
 
-def write_best(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write best.yaml; `pipeline.artifacts.stage_results.read_best` reads it."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    # Unescaped, these end a line, and come back as a space.
-    yaml.allow_unicode = not any(mark in json.dumps(content, ensure_ascii=False) for mark in "\x85\u2028\u2029")
-    with (folder / "best.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(dict(content), file)
-
-
-def fingerprint_parameters(params: Params) -> dict[str, Any]:
+def fingerprint_parameters(params: Params) -> Values:
     """The parameters that are part of what names a search (`pipeline.provenance.fingerprint.fingerprint_content`), by
     dotted path.
     """
@@ -138,7 +127,7 @@ def _choose(study: str, task: SearchTask, outcome: SearchOutcome) -> Choice:
     )
 
 
-def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
+def _trial_row(trial: TrialRecord, task: SearchTask) -> Row:
     metrics = trial.epochs[trial.last_epoch] if trial.epochs else {}
     configuration = _configurations(trial, task)
     objectives = objectives_from_params(task.params)
@@ -159,7 +148,7 @@ def _trial_row(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
     }
 
 
-def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> list[dict[str, Any]]:
+def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> list[Row]:
     """A row for each of the method's trials that ran in full, and each control: its objectives, whether it keeps every
     constraint, and whether it is on the front or the one chosen. Of a single objective the front is the best alone.
     """
@@ -181,9 +170,9 @@ def pareto_rows(task: SearchTask, outcome: SearchOutcome, best: TrialRecord) -> 
     ]
 
 
-def _configurations(trial: TrialRecord, task: SearchTask) -> dict[str, Any]:
+def _configurations(trial: TrialRecord, task: SearchTask) -> Row:
     """What a run trained with, as cells."""
-    values = {path: task.params.value(path) for path in task.space.dimensions} | trial.values
+    values = {**{path: task.params.value(path) for path in task.space.dimensions}, **trial.values}
     return {path: format_cell(value, task.space.dimensions.get(path)) for path, value in values.items()}
 
 
@@ -191,18 +180,19 @@ def _broken(trial: TrialRecord, objectives: Objectives) -> list[str]:
     return [name for name, amount in objectives.violations(trial.metric).items() if amount > 0]
 
 
-def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {"val": "val_accuracy"}
-    if (first := summary["objective"]) != VAL_ACCURACY:
-        shown[first.replace("/", "_")] = "val_loss" if first == LOSS else first
-    arms = {"best": summary["best"], **summary["controls"]}
-    values = {name: {arm: found[key] for arm, found in arms.items()} for name, key in shown.items()}
-    return {**values, "epochs": summary["epochs"]["spent"]}
+def _metrics(summary: SearchSummary) -> dict[str, Any]:
+    shown = {"val": VAL_ACCURACY}
+    if (first := summary.objective) != VAL_ACCURACY:
+        shown[first.replace("/", "_")] = first
+    arms = {"best": summary.best, **summary.controls}
+    values = {name: {arm: found.value(key) for arm, found in arms.items()} for name, key in shown.items()}
+    return {**values, "epochs": summary.epochs.spent}
 
 
-def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[dict[str, Any]]:
+def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[Row]:
     """Trials by number, with the best that had completed by then."""
-    rows, best = [], math.nan
+    rows: list[Row] = []
+    best = math.nan
     better = min if objectives.directions[0] == "minimize" else max
     for trial in trials:
         if trial.study != METHOD or not trial.epochs:
@@ -214,7 +204,7 @@ def _plot_trials(trials: Sequence[TrialRecord], objectives: Objectives) -> list[
     return rows
 
 
-def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], params: Params) -> list[dict[str, Any]]:
+def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], params: Params) -> list[Row]:
     """The first objective by epoch, of the best trial and of the space's first control."""
     objective = objectives_from_params(params).first
     shown = {"best": best, "control": next(trial for trial in trials if trial.control)}
@@ -224,7 +214,7 @@ def _plot_curves(best: TrialRecord, trials: Sequence[TrialRecord], params: Param
     ]
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with replace_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")

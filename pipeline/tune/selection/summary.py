@@ -6,6 +6,15 @@ from typing import Any
 
 from scipy import stats
 
+from pipeline.artifacts.search_result import (
+    ConfigResult,
+    Epochs,
+    Finding,
+    FrontTrial,
+    RungCorrelation,
+    SearchSummary,
+    SpentTime,
+)
 from pipeline.compute.usage_summary import summarise_usage
 from pipeline.tune.budget import EPOCH_BUDGET, HOUR, Budget
 from pipeline.tune.journal.records import (
@@ -27,15 +36,12 @@ from pipeline.tune.selection.candidates import pareto_front
 from pipeline.tune.selection.choice import Choice
 from pipeline.tune.selection.confirm import ConfirmedResult, confirm_results
 from pipeline.tune.selection.confirmed_tables import forecast_content
-from pipeline.tune.selection.findings import as_json
 from pipeline.tune.selection.health import examine_search
 from pipeline.tune.study.studies import SAME_BUDGET
 from pipeline.tune.task import SearchTask
 
 
-def summarise(
-    task: SearchTask, outcome: SearchOutcome, choice: Choice, control_choice: Choice | None
-) -> dict[str, Any]:
+def summarise(task: SearchTask, outcome: SearchOutcome, choice: Choice, control_choice: Choice | None) -> SearchSummary:
     """The content of summary.json. choice, control_choice: of the method's study; of the control's own, if there is
     one.
     """
@@ -46,7 +52,7 @@ def summarise(
     records = {trial.id: trial for trial in outcome.trials}
     seeds, objectives = control_seeds(params, task.space), objectives_from_params(params)
     controls = {
-        trial.id: _values(
+        trial.id: _result(
             objectives,
             confirm_results(trial, records, seeds[trial.id], base_seed=params.base.seed, objective=objectives.first),
         )
@@ -54,36 +60,40 @@ def summarise(
         if trial.control and trial.epochs
     }
     states = (COMPLETE, PRUNED, FAILED, *([INFEASIBLE] if objectives.limits else []))
-    return {
-        "fingerprint": task.fingerprint,
-        "trials": {state: sum(t.state == state for t in tried) for state in states},
-        **_all_tried(task, outcome),
-        "confirmations": sum(trial.role == CONFIRMATION for trial in outcome.trials),
-        "stopped_by": None if (outcome.stopped or "").startswith(EPOCH_BUDGET) else outcome.stopped,
-        "trials_asked": None if params.search.trials is None else requested_trials(params, task.space)[METHOD],
-        "epochs": {
-            "spent": sum(trial.trained_epochs for trial in outcome.trials),
-            "budget": budget_epochs(params),
-            "saved_by_stopping": sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
-        },
-        "spent": _spent(task, outcome),
-        "objective": objectives.first,
-        "best": {"trial": best.trial.id, **_values(objectives, best)},
-        "choice": choice.content(),
-        "controls": controls,
-        "against": _against(task, tuned),
-        "tuned_control": None if tuned is None else {"trial": tuned.trial.id, **_values(objectives, tuned)},
-        **({} if control_choice is None else {"control_choice": control_choice.content()}),
-        "rung_correlations": rung_correlations(tried, outcome.rung_epochs, objectives.first),
-        "health": _health(task, outcome, best),
-        "importances": outcome.adapter.importances(),
-        "logarithmic": [path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
-        "forecast": forecast_content(outcome.trials, outcome.scores, task.resources, params),
-    } | _of_objectives(task, outcome)
+    further: dict[str, Any] = _of_objectives(task, outcome)
+    if control_choice is not None:
+        further["control_choice"] = control_choice.result()
+    if task.space.size() is not None:
+        further["all_settings_tried"] = outcome.adapter.num_left == 0
+    return SearchSummary(
+        fingerprint=task.fingerprint,
+        trials={state: sum(t.state == state for t in tried) for state in states},
+        confirmations=sum(trial.role == CONFIRMATION for trial in outcome.trials),
+        stopped_by=None if (outcome.stopped or "").startswith(EPOCH_BUDGET) else outcome.stopped,
+        trials_asked=None if params.search.trials is None else requested_trials(params, task.space)[METHOD],
+        epochs=Epochs(
+            spent=sum(trial.trained_epochs for trial in outcome.trials),
+            budget=budget_epochs(params),
+            saved_by_stopping=sum(planned - t.last_epoch for t in outcome.trials if t.state == PRUNED),
+        ),
+        spent=_spent(task, outcome),
+        objective=objectives.first,
+        best=_result(objectives, best, trial=best.trial.id),
+        choice=choice.result(),
+        controls=controls,
+        against=_against(task, tuned),
+        tuned_control=None if tuned is None else _result(objectives, tuned, trial=tuned.trial.id),
+        rung_correlations=rung_correlations(tried, outcome.rung_epochs, objectives.first),
+        health=_health(task, outcome, best),
+        importances=outcome.adapter.importances(),
+        logarithmic=[path for path, dimension in task.space.dimensions.items() if dimension.get("log")],
+        forecast=forecast_content(outcome.trials, outcome.scores, task.resources, params),
+        **further,
+    )
 
 
-def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> list[dict[str, str]]:
-    found = examine_search(
+def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> Sequence[Finding]:
+    return examine_search(
         outcome.trials,
         task.space,
         outcome.rung_epochs,
@@ -92,12 +102,6 @@ def _health(task: SearchTask, outcome: SearchOutcome, best: ConfirmedResult) -> 
         scores=outcome.scores,
         words=objective_words(task.params),
     )
-    return as_json(found)
-
-
-def _all_tried(task: SearchTask, outcome: SearchOutcome) -> dict[str, bool]:
-    """Whether the method's study has no configuration left to try; nothing of a space without end."""
-    return {} if task.space.size() is None else {"all_settings_tried": outcome.adapter.num_left == 0}
 
 
 def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
@@ -112,29 +116,28 @@ def _of_objectives(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
         front = pareto_front(tried, search.max_empty_share, objectives)
         front.sort(key=lambda trial: -objectives.gain(trial))
         found["objectives"] = dict(zip(objectives.objectives, objectives.directions, strict=True))
-        found["front"] = [
-            {
-                "trial": trial.id,
-                **dict(zip(objectives.objectives, map(_number, objectives.objective_values(trial)), strict=True)),
-            }
-            for trial in front
-        ]
+        found["front"] = [FrontTrial(trial=trial.id, **_objective_values(objectives, trial)) for trial in front]
     return found
 
 
-def _values(objectives: Objectives, confirmed: ConfirmedResult) -> dict[str, Any]:
-    """What is known of a configuration; `further_seeds` and `further_mean` are of the first objective."""
-    further = [_number(value) for value in confirmed.confirmation_values]
-    return {
-        "val_accuracy": _number(confirmed.trial.metric(VAL_ACCURACY)),
-        "val_loss": _number(confirmed.trial.metric("val/loss")),
-        "further_seeds": further,
-        "further_mean": None if confirmed.confirmation_mean is None else _number(confirmed.confirmation_mean),
-        **{name: _number(confirmed.trial.metric(name)) for name in objectives.metrics},
-    }
+def _objective_values(objectives: Objectives, trial: TrialRecord) -> dict[str, Any]:
+    return dict(zip(objectives.objectives, map(_number, objectives.objective_values(trial)), strict=True))
 
 
-def _spent(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
+def _result(objectives: Objectives, confirmed: ConfirmedResult, **trial: str) -> ConfigResult:
+    """What is known of a configuration. trial: its id, unless it goes by a name of its own."""
+    measured: dict[str, Any] = {name: _number(confirmed.trial.metric(name)) for name in objectives.metrics}
+    return ConfigResult(
+        **trial,
+        val_accuracy=_number(confirmed.trial.metric(VAL_ACCURACY)),
+        val_loss=_number(confirmed.trial.metric("val/loss")),
+        further_seeds=[_number(value) for value in confirmed.confirmation_values],
+        further_mean=None if confirmed.confirmation_mean is None else _number(confirmed.confirmation_mean),
+        **measured,
+    )
+
+
+def _spent(task: SearchTask, outcome: SearchOutcome) -> SpentTime:
     """Time by what it went into, that of guides included, and what the epochs used of the machine, if it was measured.
     A trial stopped early saves what its other epochs would have taken.
     """
@@ -144,16 +147,18 @@ def _spent(task: SearchTask, outcome: SearchOutcome) -> dict[str, Any]:
     guide_s, guide_gpu_s = task.guide_seconds
     gpu_s = outcome.spent.gpu_seconds + guide_gpu_s
     usage = summarise_usage(each for trial in outcome.trials for each in trial.timed_usage)
-    return {
-        "hours": round((outcome.spent.seconds + guide_s) / HOUR, 4),
-        "worker_hours": round((sum(trial.busy_s for trial in outcome.trials) + guide_s) / HOUR, 4),
-        "training_hours": round((sum(trial.seconds for trial in outcome.trials) + guide_s) / HOUR, 4),
-        **({"guide_hours": round(guide_s / HOUR, 4)} if guide_s else {}),
-        "worker_hours_saved_by_stopping": round(left * pace / HOUR, 4),
-        "gpu_hours": round(gpu_s / HOUR, 4),
-        "cost": round(Budget(price_per_gpu_hour=price).price(gpu_s), 4) if price else None,
-        **({"usage": usage} if usage else {}),
-    }
+    further: dict[str, Any] = {"usage": usage} if usage else {}
+    if guide_s:
+        further["guide_hours"] = round(guide_s / HOUR, 4)
+    return SpentTime(
+        hours=round((outcome.spent.seconds + guide_s) / HOUR, 4),
+        worker_hours=round((sum(trial.busy_s for trial in outcome.trials) + guide_s) / HOUR, 4),
+        training_hours=round((sum(trial.seconds for trial in outcome.trials) + guide_s) / HOUR, 4),
+        worker_hours_saved_by_stopping=round(left * pace / HOUR, 4),
+        gpu_hours=round(gpu_s / HOUR, 4),
+        cost=round(Budget(price_per_gpu_hour=price).price(gpu_s), 4) if price else None,
+        **further,
+    )
 
 
 def _pace(trials: Sequence[TrialRecord]) -> float:
@@ -182,20 +187,20 @@ def _against(task: SearchTask, tuned: ConfirmedResult | None) -> str:
 
 def rung_correlations(
     trials: Sequence[TrialRecord], rung_epochs: Sequence[int], objective: str = VAL_ACCURACY
-) -> dict[str, dict[str, float | int]]:
+) -> dict[str, RungCorrelation]:
     """Spearman's rank correlation between the objective at each rung and at the last epoch, over completed trials.
 
     Only those that ran in full have both, so it speaks of the ones that the rungs let through. A rung with fewer than
     three of them, or with equal values throughout, is left out.
     """
     completed = [trial for trial in trials if trial.state == COMPLETE]
-    found: dict[str, dict[str, float | int]] = {}
+    found: dict[str, RungCorrelation] = {}
     for rung in rung_epochs:
         pairs = [(t.epochs[rung][objective], t.metric(objective)) for t in completed if rung in t.epochs]
         early, late = [first for first, _ in pairs], [last for _, last in pairs]
         if len(pairs) >= 3 and len(set(early)) > 1 and len(set(late)) > 1:
             correlation = float(stats.spearmanr(early, late).statistic)
-            found[str(rung)] = {"correlation": round(correlation, 4), "trials": len(pairs)}
+            found[str(rung)] = RungCorrelation(correlation=round(correlation, 4), trials=len(pairs))
     return found
 
 

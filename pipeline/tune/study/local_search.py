@@ -9,11 +9,11 @@ believed beforehand (`pipeline.tune.study.prior`), and ever fewer as trials accu
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from pipeline.tune.space import SearchSpace
+from pipeline.config import Values
+from pipeline.tune.space import Encoded, SearchSpace
 from pipeline.tune.study.curve_gp import Array, condition, fit_parameters, log_expected_improvement
 from pipeline.tune.study.prior import Prior
 
@@ -72,7 +72,7 @@ class LocalSearch:
         self._curves: dict[int, dict[str, dict[int, float]]] = {}
         self._broken: dict[int, Mapping[str, float]] = {}
 
-    def start(self, number: int, values: Mapping[str, Any]) -> None:
+    def start(self, number: int, values: Values) -> None:
         """A trial of these encoded values is running."""
         self._points[number] = self._space.shares(self._space.decode(values))
         self._curves[number] = {}
@@ -95,7 +95,7 @@ class LocalSearch:
         """A trial that was paused goes on."""
         self._broken.pop(number, None)
 
-    def propose(self, number: int, *, seed: int) -> dict[str, Any]:
+    def propose(self, number: int, *, seed: int) -> Encoded:
         """The encoded values of the next trial, for one of the metrics by its number."""
         metric = self._metrics[number % len(self._metrics)]
         held, going, running = [], [], []

@@ -7,7 +7,7 @@ and one of whole numbers, has the mass of each step, which stands for the half s
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from scipy import special
 
-from pipeline.tune.dimension import num_steps, value_at
+from pipeline.config import Values
+from pipeline.tune.dimension import DimensionPrior, num_steps, value_at
 from pipeline.tune.prior_check import find_choice
-from pipeline.tune.space import SearchSpace
+from pipeline.tune.space import Encoded, SearchSpace
 
 Array = NDArray[np.float64]
 
@@ -43,10 +44,10 @@ class Prior:
     log-normal density, and the most probable value of another one.
     """
 
-    def __init__(self, space: SearchSpace, recipe: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(self, space: SearchSpace, recipe: Values = MappingProxyType({})) -> None:
         self._num_dims = len(space.dimensions)
         self._marginals: list[tuple[int, _Marginal]] = []
-        self.centers: dict[str, Any] = {}
+        self.centers: Encoded = {}
         distributions = space.distributions()
         for dim, (path, spec) in enumerate(space.dimensions.items()):
             given = spec.get("prior", {"center": recipe[path]} if path in recipe else None)
@@ -184,14 +185,14 @@ class _Scale:
         return math.log(self.length) + (np.log(values) if self.log else 0.0)
 
 
-def _make_marginal(distribution: Any, choices: Sequence[Any] | None, given: Mapping[str, Any]) -> _Marginal:
+def _make_marginal(distribution: Any, choices: Sequence[Any] | None, given: DimensionPrior) -> _Marginal:
     return _NumberMarginal(distribution, given) if choices is None else _ChoiceMarginal(distribution, choices, given)
 
 
 class _ChoiceMarginal:
     """Probabilities of choices, each of which has an equal share of the unit interval."""
 
-    def __init__(self, distribution: Any, choices: Sequence[Any], given: Mapping[str, Any]) -> None:
+    def __init__(self, distribution: Any, choices: Sequence[Any], given: DimensionPrior) -> None:
         if "center" in given:
             weight = given.get("weight", DEFAULT_WEIGHT + (1 - DEFAULT_WEIGHT) / len(choices))
             named = {find_choice(choices, given["center"]): weight}
@@ -219,7 +220,7 @@ class _ChoiceMarginal:
 class _NumberMarginal:
     """A shape over a range, on the range's own scale or the other one, with the masses of steps where it has some."""
 
-    def __init__(self, distribution: Any, given: Mapping[str, Any]) -> None:
+    def __init__(self, distribution: Any, given: DimensionPrior) -> None:
         low, high, self._steps = distribution.low, distribution.high, num_steps(distribution)
         # A whole number n on a log scale has the place from n to n + 1; any other step, the one around its value.
         self._from_value = self._steps is not None and distribution.log

@@ -19,7 +19,6 @@ these and on the results, and on nothing that a resumed search would have to rem
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config import Params
 from pipeline.errors import UserError
-from pipeline.tune.space import SearchSpace
+from pipeline.tune.space import Encoded, SearchSpace
 from pipeline.tune.study.prior import Prior, sobol_point
 
 LOCAL = "local_gp"
@@ -63,7 +62,7 @@ def _check_grid(space: SearchSpace, said: str) -> None:
         raise UserError(f"{said}: {space.file} has {points:,} combinations, more than {MAX_GRID:,}. Use sobol.")
 
 
-def sample_blind(name: str, space: SearchSpace, *, seed: int, number: int) -> dict[str, Any]:
+def sample_blind(name: str, space: SearchSpace, *, seed: int, number: int) -> Encoded:
     """The encoded values of a blind sampler at a place of its sequence."""
     if name == "grid":
         steps = [count or 1 for count in space.steps().values()]
@@ -80,7 +79,7 @@ def _grid_order(seed: int, size: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(size)
 
 
-def sample_near_prior(space: SearchSpace, prior: Prior, *, seed: int, number: int, first: int = 0) -> dict[str, Any]:
+def sample_near_prior(space: SearchSpace, prior: Prior, *, seed: int, number: int, first: int = 0) -> Encoded:
     """The encoded values of a start from what is believed: its centers, then draws of it, and some from all over the
     space. Of what nothing is believed of, all are drawn evenly. They are made of a Sobol sequence, so that a few of
     them are spread as such draws should be.

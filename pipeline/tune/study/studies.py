@@ -1,10 +1,9 @@
 """The studies of a search: the method's own and, with `search.compare: same_budget`, one of its control."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.tune.journal.records import CONTROL_STUDY, METHOD, TRIAL, TrialRecord
 from pipeline.tune.objectives.objectives import objectives_from_params
 from pipeline.tune.schedulers.factory import make_scheduler
@@ -28,7 +27,7 @@ class StudyWithScheduler:
     prefix: str
     adapter: StudyAdapter
     scheduler: Scheduler
-    fixed: Mapping[str, Any]
+    fixed: Values
 
     def ask(self) -> TrialRecord:
         """The next trial."""
@@ -69,7 +68,7 @@ def _make_study(
     space: SearchSpace,
     first: int,
     fingerprint: str,
-    fixed: Mapping[str, Any],
+    fixed: Values,
     prior_results: Sequence[PriorResult] = (),
 ) -> StudyWithScheduler:
     search, objectives = params.search, objectives_from_params(params)

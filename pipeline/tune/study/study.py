@@ -15,6 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from pipeline.config import Values
 from pipeline.config.schema.search_section import SamplerParams
 from pipeline.errors import UserError
 from pipeline.files.atomic import replace_file
@@ -22,7 +23,7 @@ from pipeline.files.paths import database_uri
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, MIN_COMPLETED, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives
 from pipeline.tune.objectives.pareto import count_dominating
-from pipeline.tune.space import SearchSpace
+from pipeline.tune.space import Encoded, SearchSpace
 from pipeline.tune.study.extrapolation import extrapolate
 from pipeline.tune.study.local_search import LocalSearch
 from pipeline.tune.study.prior import Prior
@@ -45,6 +46,9 @@ CONSTRAINTS = "constraints:"
 MAX_VISIBLE_TRIALS = 200
 """Ended trials that a sampler learns from, half of them the best and half the newest: its time stays the same however
 many there are."""
+
+Notes = Mapping[str, Any]
+"""What the sampler notes about a trial, Optuna's system attributes."""
 
 
 class _UncheckedTrial(FrozenTrial):  # type: ignore[misc]
@@ -90,8 +94,8 @@ class StudyAdapter:
         *,
         seed: int,
         name: str,
-        points: Sequence[Mapping[str, Any]] = (),
-        recipe: Mapping[str, Any] = MappingProxyType({}),
+        points: Sequence[Values] = (),
+        recipe: Values = MappingProxyType({}),
         prior_trials: Sequence[FrozenTrial] = (),
         objectives: Objectives = ACCURACY_ALONE,
         epochs: int = 1,
@@ -118,7 +122,7 @@ class StudyAdapter:
                 for epoch, value in (trial.intermediate_values or {epochs: float(trial.value or 0.0)}).items():
                     self._local.report(number, epoch, objectives.gains({objectives.first: value}))
                 self._local.hold(number, _constraints(trial))
-        self.moved: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+        self.moved: Callable[[Values], Values] | None = None
         self._open: dict[int, Trial] = {}
         self._reported: dict[int, dict[int, float]] = {}
         self._paused: dict[int, FrozenTrial] = {}
@@ -126,7 +130,7 @@ class StudyAdapter:
         self._ended: list[FrozenTrial] = []
         self.proposed = 0
 
-    def ask(self) -> tuple[int, dict[str, Any]]:
+    def ask(self) -> tuple[int, Values]:
         """The next configuration: its number and its values by dotted path."""
         number = self.proposed
         params, notes = self._new(number)
@@ -145,7 +149,7 @@ class StudyAdapter:
         more = max(0, trials - self.proposed)
         return more if self.num_left is None else min(more, self.num_left)
 
-    def _new(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _new(self, number: int) -> tuple[Encoded, Notes]:
         """As of `_choose`, but a configuration that has been proposed already gives way to one that has not."""
         params, notes = self._choose(number)
         point = self._points[number] if number < len(self._points) else {}
@@ -154,7 +158,7 @@ class StudyAdapter:
             return self._untried.nearest(params, seed=seed, fixed=point.keys()), {}
         return params, notes
 
-    def _choose(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _choose(self, number: int) -> tuple[Encoded, Notes]:
         """Encoded values, and what the sampler notes about them."""
         sampler, count = self._sampler, len(self._points)
         start = sampler.name if sampler.name in NON_ADAPTIVE else sampler.start
@@ -183,7 +187,7 @@ class StudyAdapter:
         asked = study.get_trials(deepcopy=False)[-1]
         return asked.params, asked.system_attrs
 
-    def _next_of_grid(self, place: int) -> dict[str, Any]:
+    def _next_of_grid(self, place: int) -> Encoded:
         """The first combination from a place of the grid's order on, and around its end, that is new."""
         size = self._space.size() or 1
         for index in range(place, place + size):
@@ -192,7 +196,7 @@ class StudyAdapter:
                 break
         return params
 
-    def _add(self, params: Mapping[str, Any], notes: Mapping[str, Any]) -> int:
+    def _add(self, params: Encoded, notes: Notes) -> int:
         """Enter a running trial; its number."""
         number = self.proposed
         self._study.add_trial(
@@ -301,7 +305,7 @@ class StudyAdapter:
         ]
         return shown + running
 
-    def _running_params(self) -> list[dict[str, Any]]:
+    def _running_params(self) -> list[Encoded]:
         """Of those that have neither ended nor wait, in the order of their numbers."""
         return [trial.params for number, trial in sorted(self._open.items()) if number not in self._paused]
 

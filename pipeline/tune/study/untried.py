@@ -7,14 +7,15 @@ of a warm start are avoided too, until nothing else is left: they are no trials 
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 
-from pipeline.tune.space import SearchSpace
+from pipeline.config import Values
+from pipeline.tune.space import Encoded, SearchSpace
 
 ENUMERATED = 20_000
 """Configurations of a space that are compared one by one; of larger ones, neighbours are drawn until one is new."""
@@ -39,11 +40,11 @@ class Untried:
         self._proposed: set[Key] = set()
         self._prior_keys: set[Key] = set()
 
-    def add(self, values: Mapping[str, Any]) -> None:
+    def add(self, values: Values) -> None:
         """Count a configuration as proposed."""
         self._proposed.add(self._key(values))
 
-    def add_prior(self, values: Mapping[str, Any]) -> None:
+    def add_prior(self, values: Values) -> None:
         """Avoid a configuration while there are others."""
         self._prior_keys.add(self._key(values))
 
@@ -52,15 +53,15 @@ class Untried:
         """How many configurations have not been proposed; None where there is no end of them."""
         return None if self._size is None else max(0, self._size - len(self._proposed))
 
-    def new(self, values: Mapping[str, Any]) -> bool:
+    def new(self, values: Values) -> bool:
         """Whether a configuration may be proposed."""
         return self._key(values) not in self._avoided()
 
-    def is_repeat(self, values: Mapping[str, Any]) -> bool:
+    def is_repeat(self, values: Values) -> bool:
         """Whether this search has proposed a configuration."""
         return self._key(values) in self._proposed
 
-    def nearest(self, values: Mapping[str, Any], *, seed: int, fixed: Collection[str] = ()) -> dict[str, Any]:
+    def nearest(self, values: Values, *, seed: int, fixed: Collection[str] = ()) -> Encoded:
         """The configuration nearest to one that may not be proposed, of those that may; itself, if none is left.
 
         Distances are those of the unit cube, another choice of a category being a whole side away; the seed decides
@@ -79,14 +80,14 @@ class Untried:
         both = self._proposed | self._prior_keys
         return self._proposed if len(both) == self._size else both
 
-    def _key(self, values: Mapping[str, Any]) -> Key:
+    def _key(self, values: Values) -> Key:
         """A configuration's place: of what has steps, the number of the step, since 3 * 0.1 is not quite 0.3."""
         pairs = zip(self._distributions.items(), self._counts, strict=True)
         return tuple(_place(distribution, count, values[path]) for (path, distribution), count in pairs)
 
     def _compared(
-        self, values: Mapping[str, Any], avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
-    ) -> dict[str, Any]:
+        self, values: Values, avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
+    ) -> Encoded:
         counts = [count or 1 for count in self._counts]
         here = self._key(values)
         distance: NDArray[np.float64] = np.zeros((1,))
@@ -107,8 +108,8 @@ class Untried:
         return {path: self._value(path, int(place)) for path, place in zip(self._distributions, places, strict=True)}
 
     def _sample(
-        self, values: Mapping[str, Any], avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
-    ) -> dict[str, Any]:
+        self, values: Values, avoided: Collection[Key], fixed: Collection[str], rng: np.random.Generator
+    ) -> Encoded:
         center = np.array(self._space.shares(self._space.decode(values)))
         categorical = [isinstance(each, CategoricalDistribution) for each in self._distributions.values()]
         widening = 0

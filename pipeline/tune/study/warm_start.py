@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipeline.config import Params
+from pipeline.config import Params, Values
 from pipeline.errors import UserError, comma_words, format_value, join_lines, quote_name
 from pipeline.files.text_tables import decode_text, parse_table
 from pipeline.files.user_files import read_user_file
@@ -182,7 +182,7 @@ def _figure(row: Mapping[str, str | None], name: str) -> float:
         return math.nan
 
 
-def _check_names(theirs: Mapping[str, Mapping[str, Any]], space: SearchSpace, where: str) -> None:
+def _check_names(theirs: Mapping[str, Values], space: SearchSpace, where: str) -> None:
     ours = space.dimensions
     problems = [f"{where}: it varied {path}, which {space.file} does not" for path in theirs if path not in ours]
     problems += [f"{where}: it did not vary {path}, which {space.file} does" for path in ours if path not in theirs]

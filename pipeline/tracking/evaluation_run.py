@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.artifacts.stage_results import look_of, read_json, search_run
+from pipeline.artifacts.evaluation import Evaluation, ProbeScores, TestMetrics
+from pipeline.artifacts.retraining import Retraining
+from pipeline.artifacts.stage_results import search_run
 from pipeline.config import Params
 from pipeline.files.file_stats import hash_file
 from pipeline.provenance.code_hash import content_hash
-from pipeline.score.metrics.wording import words_from
 from pipeline.tracking.dataset_inputs import DataUsed
 from pipeline.tracking.single_run import has_run, log_run, restore_run
 from pipeline.tracking.store import Store, as_user_error, client
@@ -38,46 +38,46 @@ class LoggedLooks:
     by_run: Mapping[str, int]
 
 
-def tested_networks(workspace: Workspace, retrained: Mapping[str, Any], *, holdout: bool) -> list[str]:
+def tested_networks(workspace: Workspace, retrained: Retraining, *, holdout: bool) -> list[str]:
     """What the networks are known by that an evaluation tests: those of all folds, and, where there are none or images
     are kept apart from them, those of all images.
 
-    retrained: the content of retrain.json. holdout: whether the split of all images has test images.
+    retrained: what was retrained. holdout: whether the split of all images has test images.
     """
-    runs = [run for each in retrained.get("folds", []) for run in each["runs"]]
-    runs += retrained["runs"] if holdout else []
-    return [hash_file(workspace.models / run["folder"] / WEIGHTS) for run in runs]
+    runs = [run for each in retrained.folds for run in each.runs]
+    runs += retrained.runs if holdout else []
+    return [hash_file(workspace.models / run.folder / WEIGHTS) for run in runs]
 
 
 def log_evaluation(
     store: Store,
     params: Params,
-    summary: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    evaluation: Evaluation,
+    metrics: TestMetrics,
     workspace: Workspace,
     tags: Mapping[str, str],
     datasets: Sequence[DataUsed] = (),
     seconds: float = 0.0,
 ) -> str:
     """A run for the evaluation, under its search, with its figures and files. seconds: what it took. Returns its id."""
-    fingerprint = str(summary["fingerprint"])
+    fingerprint, look, networks = evaluation.fingerprint, evaluation.look, evaluation.networks
     parent = search_run(workspace.state, fingerprint)
     about = {KIND_TAG: "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
     # Where nothing is said of them, as in results of an earlier version, the tags are empty.
-    look, networks = look_of(summary), str(summary.get("networks", ""))
-    about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks, METRIC_TAG: words_from(summary.get("metric")).name}
-    about |= {FOLDS_TAG: str(len(summary["folds"]))} if summary.get("folds") else {}
-    identity = [summary["arms"], summary["comparison"], fingerprint, *([look, networks] if networks else [])]
+    about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks, METRIC_TAG: evaluation.words.name}
+    about |= {FOLDS_TAG: str(len(evaluation.folds))} if evaluation.folds else {}
+    content = evaluation.content()
+    identity = [content["arms"], content["comparison"], fingerprint, *([look, networks] if networks else [])]
     return log_run(
         store,
         experiment=params.experiment,
         key=f"evaluate/{content_hash(identity)[:32]}",
-        name=f"evaluation of best and {summary['control']}",
-        params={"test_images": summary["test_images"], "data_hash": summary["data_hash"]},
+        name=f"evaluation of best and {evaluation.control}",
+        params={"test_images": evaluation.test_images, "data_hash": evaluation.data_hash},
         metrics={
-            f"test/{group}/{name}": value for group, values in metrics["test"].items() for name, value in values.items()
+            f"test/{group}/{name}": value for group, values in metrics.test.items() for name, value in values.items()
         },
-        tags={**tags, **about, "sar.verdict": summary["verdict"]},
+        tags={**tags, **about, "sar.verdict": evaluation.verdict},
         parent_run_id=parent,
         artifacts={"": workspace.results / "evaluate"},
         datasets=datasets,
@@ -88,24 +88,24 @@ def log_evaluation(
 def log_probe(
     store: Store,
     params: Params,
-    summary: Mapping[str, Any],
+    evaluation: Evaluation,
+    probe: ProbeScores,
     workspace: Workspace,
     tags: Mapping[str, str],
     datasets: Sequence[DataUsed] = (),
 ) -> str:
-    """A run for the probe of evaluation.json, under the evaluation's search; it is not registered. Returns its id."""
-    probe, metric = summary["probe"], words_from(summary.get("metric"))
-    fingerprint = str(summary["fingerprint"])
+    """A run for an evaluation's probe, under the evaluation's search; it is not registered. Returns its id."""
+    metric, fingerprint, data_hash = evaluation.words, evaluation.fingerprint, evaluation.data_hash
     parent = search_run(workspace.state, fingerprint)
-    said = ("weights", "sha256", "features", "C", "trained_on", "images")
-    test = {"accuracy": probe["accuracy"], "log_loss": probe["nll"], "ece": probe["ece"], metric.key: probe[metric.key]}
+    said = probe.model_dump(include={"weights", "sha256", "features", "C", "trained_on", "images"})
+    test = {"accuracy": probe.accuracy, "log_loss": probe.nll, "ece": probe.ece, metric.key: probe.value}
     about = {KIND_TAG: "probe", "sar.fingerprint": fingerprint, "sar.search_run": parent or "", METRIC_TAG: metric.name}
     return log_run(
         store,
         experiment=params.experiment,
-        key=f"probe/{content_hash([fingerprint, summary['data_hash'], test, *(probe[name] for name in said)])[:32]}",
+        key=f"probe/{content_hash([fingerprint, data_hash, test, *said.values()])[:32]}",
         name="probe (frozen features, no training)",
-        params={name: probe[name] for name in said} | {"data_hash": summary["data_hash"]},
+        params={**said, "data_hash": data_hash},
         metrics={f"test/{name}": value for name, value in test.items()},
         tags={**tags, **about},
         parent_run_id=parent,
@@ -140,18 +140,18 @@ def looks_logged(store: Store, params: Params, data_hash: str) -> LoggedLooks:
 
 
 def evaluation_run(
-    store: Store, params: Params, evaluation: Mapping[str, Any], workspace: Workspace, tags: Mapping[str, str]
+    store: Store, params: Params, evaluation: Evaluation, workspace: Workspace, tags: Mapping[str, str]
 ) -> str:
     """The id of the evaluation's run, which is written again, with its files, where the store has it no more.
 
     Raises:
         UserError: the store fails.
     """
-    run, folder = str(evaluation["mlflow_run"]), workspace.results / "evaluate"
+    run, folder = evaluation.mlflow_run, workspace.results / "evaluate"
     with as_user_error(store, f"looking for the run {run}"):
         there = has_run(client(store), run)
     if not there:
-        metrics = read_json(folder / "metrics.json", made_by="evaluate")
+        metrics = TestMetrics.read(folder)
         run = log_evaluation(store, params, evaluation, metrics, workspace, tags)
     restore_run(store, run, folder, file=PREDICTIONS)
     return run

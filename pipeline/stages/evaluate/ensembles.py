@@ -1,0 +1,63 @@
+"""The seeds of each arm as one ensemble, the mean of their probabilities: a row beside the single networks.
+
+The verdict is of single networks, since one network is what is registered. Two ensembles are two fixed classifiers, and
+their difference has an interval of the images alone (`pipeline.score.paired_test`): other seeds would make two others.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.artifacts.evaluation import Ensembles, EnsembleScores
+from pipeline.score.classify import classification_scores
+from pipeline.score.metrics.metric import ACCURACY, Metric
+from pipeline.score.paired_test import paired_difference, paired_score_difference
+
+
+def compare_ensembles(
+    best: ArrayLike, control: ArrayLike, labels: NDArray[np.int64], *, confidence: float, metric: Metric = ACCURACY
+) -> Ensembles | None:
+    """What evaluation.json says of both ensembles; None where an arm has a single network.
+
+    Args:
+        best: Probabilities of the best configuration's networks, (S, N, C).
+        control: Those of the control's, (S2, N, C).
+        labels: (N,).
+        confidence: The interval's level.
+        metric: That they are compared by, with its margin.
+    """
+    arms = [np.asarray(arm, dtype=np.float64) for arm in (best, control)]
+    if min(len(arm) for arm in arms) < 2:
+        return None
+    first, second = (arm.mean(axis=0) for arm in arms)
+    found = [classification_scores(mean, labels) for mean in (first, second)]
+    rows = [
+        EnsembleScores(seeds=len(arm), accuracy=each.accuracy, nll=each.nll, ece=each.ece)
+        for arm, each in zip(arms, found, strict=True)
+    ]
+    if metric.name == ACCURACY.name:
+        right = [mean.argmax(axis=1) == labels for mean in (first, second)]
+        pair = paired_difference(*right, confidence=confidence)
+        return Ensembles(
+            best=rows[0],
+            control=rows[1],
+            difference=pair.difference,
+            low=pair.low,
+            high=pair.high,
+            confidence=confidence,
+            only_best=pair.only_first,
+            only_control=pair.only_second,
+        )
+    values = [metric.value_of(mean, labels) for mean in (first, second)]
+    tables, low, high = metric.tables({"best": first[None], "control": second[None]}, labels), None, None
+    if tables is not None:
+        scores = paired_score_difference(tables["best"][0], tables["control"][0], confidence=confidence)
+        low, high = scores.low, scores.high
+    return Ensembles(
+        best=rows[0].with_values({metric.key: values[0]}),
+        control=rows[1].with_values({metric.key: values[1]}),
+        difference=values[0] - values[1],
+        low=low,
+        high=high,
+        confidence=confidence,
+        metric=metric.words,
+    )
