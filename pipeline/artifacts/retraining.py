@@ -42,8 +42,8 @@ class FoldRetraining(Record):
 
 class Retraining(Artifact):
     """retrain.json. method: what is compared with the control, in words. setting, against: as of a fold, of all images.
-    to_register: folder of the network that is registered. seconds: of training; guide_seconds: of guides, 0 of none. usage: as of
-    `pipeline.artifacts.search_result.SpentTime`.
+    to_register: folder of the network that is registered. seconds: of training; guide_seconds: of guides, 0 of none.
+    usage: as of `pipeline.artifacts.search_result.SpentTime`.
     """
 
     FILE: ClassVar[str] = "retrain.json"

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
+from typing import Any
 
 import numpy as np
 import torch

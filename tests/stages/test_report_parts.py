@@ -188,13 +188,13 @@ def test_what_was_looked_at_and_spent_is_counted() -> None:
 
 
 def test_use_of_the_machine_has_a_row_for_the_search_and_one_for_retraining() -> None:
-    nothing = {"seconds": 90.0, "runs": []}
+    nothing = filled(Retraining)
     assert usage_rows(SUMMARY, nothing) == []
     found = {"cpu_busy": 0.98, "data_wait": 0.02, "memory_mb": 800.0}
     unknown = dict.fromkeys(("machine_cpu_busy", "gpu_busy", "gpu_memory_mb"))
-    measured = {**SUMMARY, "spent": SUMMARY["spent"] | {"usage": found}}
+    measured = filled(SearchSummary, **CONTENT | {"spent": CONTENT["spent"] | {"usage": found}})
     assert usage_rows(measured, nothing) == [{"part": "search", **found, **unknown}]
-    assert [each["part"] for each in usage_rows(measured, {**nothing, "usage": found})] == ["search", "retraining"]
+    assert [each["part"] for each in usage_rows(measured, filled(Retraining, usage=found))] == ["search", "retraining"]
 
 
 def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> None:
