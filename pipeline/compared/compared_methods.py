@@ -178,7 +178,7 @@ def _merge(found: Mapping[str, Values], what: str) -> Values:
     Raises:
         UserError: two files differ in a value, so that no control would be that of both.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     source: dict[str, str] = {}
     for file, values in found.items():
         for path, value in values.items():

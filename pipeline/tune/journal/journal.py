@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock
 
@@ -81,7 +81,7 @@ class Journal:
         """
         if scores is not None:
             self.scores.add(trial_id, epoch, scores)
-        more: dict[str, Any] = {} if node is None else {"node": node}
+        more: dict[str, object] = {} if node is None else {"node": node}
         more |= {"usage": dict(usage)} if usage else {}
         self._record({"event": "epoch", "trial": trial_id, "epoch": epoch, "metrics": dict(metrics)} | more)
 
