@@ -18,7 +18,7 @@ from mlflow_server import free_port
 from pipeline.cluster.launch.cluster_files import IN_PLACE
 from pipeline.cluster.launch.launcher import FOLLOW, JOB, KILLED, LOST, RUNS, STATE, STOPPED, _submit_command, state_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 RUN = """#!{python}
 # Stands in for the head's Python: the pipeline is a few lines, everything else is this environment's own Python.
@@ -88,7 +88,7 @@ class Head:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         return done.returncode, done.stdout.splitlines()
 
@@ -100,7 +100,7 @@ class Head:
         return state_of(" ".join(self.do(STATE)[1][-1:]))
 
     def until(self, holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not holds():
             assert time.monotonic() < end, (self.home / "ray.log").read_text()[-3000:]
             time.sleep(0.5)
