@@ -331,9 +331,10 @@ def test_train_trains_one_setting_without_a_search(checkout: Checkout, command: 
         assert checkout.run(sys.executable, "-m", f"pipeline.stages.{stage}").returncode == 0
     done = command("train", "--set", "train.epochs=2", "--set", "regularizer.spatial_entropy.weight=0.1")
     assert done.status == 0, done.err
-    lines = done.out.strip().splitlines()
+    *lines, used = done.out.strip().splitlines()
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert "val/spatial_entropy/value" in lines[-1]
+    assert used.startswith("used: CPU cores ")
 
 
 def test_train_refuses_an_unknown_parameter(command: Callable[..., Said]) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 from pipeline.config import Params, Values
 from pipeline.errors import UserError, format_value, quote_name
 from pipeline.files.atomic import write_whole
-from pipeline.preflight.validate import check_probe
 from pipeline.tune.space import SearchSpace, load_space
 from pipeline.workspace import Workspace
 
@@ -206,6 +205,8 @@ def _probe_once(methods: Sequence[ComparedMethod]) -> list[ComparedMethod]:
     """
     if not methods[0].params.evaluate.probe:
         return list(methods)
+    from pipeline.preflight.validate import check_probe  # imports Ray, which `gc` does without
+
     having = None
     for method in sorted(methods, key=lambda method: method.params.model.pretrained is None):
         try:

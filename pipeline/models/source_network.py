@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.model_config import NetworkRecord
-
 from .architecture import describe_network
 from .build import build_model
-from .model_config import ModelConfig, SpatialPriorConfig, Weights
+from .model_config import ModelConfig, NetworkRecord, SpatialPriorConfig, Weights
 from .pretrained import INPUT
 from .weights import abbreviate
 
