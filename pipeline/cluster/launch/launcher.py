@@ -48,7 +48,8 @@ STATE = (
 
 FOLLOW = f"PYTHONUNBUFFERED=1 ray job logs --follow --log-style pretty --log-color false $(cat {JOB}) 2>/dev/null | "
 # Ray names the command that it runs in the same output, after its first lines at times.
-FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /Running entrypoint for job sar-search-/d; /^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
+FOLLOW += f"sed -u '1,/^{BEGINS}$/d; /Running entrypoint for job sar-search-/d; "
+FOLLOW += "/^---*$/d; /^Job .sar-search-[0-9]*. /,$d'"
 """On the head: says the newest run's lines from its first one on, as they come, without Ray's before and after them."""
 
 STOPS = '{"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "90"}}'
