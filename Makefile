@@ -11,7 +11,7 @@ READY := .venv/.ready
 
 # Files of tests side by side, each in one process.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-QUICK := not slow and not cluster and not browser and not services
+QUICK := not slow and not cluster and not browser and not services and not containers
 
 # What is computed, by the instructions that every x86-64 processor has: torch's own kernels, oneDNN's, MKL's, numba's.
 NUMERICAL := tests/train tests/models tests/regularizers tests/data tests/score
@@ -60,7 +60,8 @@ for path in pathlib.Path(sys.executable).parent.iterdir():
 endef
 
 .PHONY: cluster-up cluster-repro cluster-status cluster-stop cluster-logs cluster-down environment other-place
-.PHONY: help repro check test test-oldest test-slow lint ui dashboard bench clean lock
+.PHONY: services-up services-repro services-status services-down
+.PHONY: help repro check test test-oldest test-slow test-containers lint ui dashboard bench clean lock
 
 help: ## say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,13 +74,16 @@ check: $(READY) ## check params.yaml and the search space and print the plan; st
 
 test: lint ## run the tests that every user can run
 	@python -m pytest $(SIDE_BY_SIDE) -m "$(QUICK)"
-	@echo "not run: the tiers slow, cluster, browser and services; make test-slow runs those that this machine can"
+	@echo "not run: the tiers slow, cluster, browser and services (make test-slow), and containers (make test-containers)"
 
 test-oldest: $(READY) ## run the tests of what is computed as the oldest processors would, which round elsewhere
 	@$(OLDEST) python -m pytest $(SIDE_BY_SIDE) -m "$(QUICK)" $(NUMERICAL)
 
 test-slow: $(READY) ## run the tests that take minutes, and those that need more of the machine (WITHIN=seconds)
-	@python -m pytest -m "slow or cluster or browser or services or gpu" $(if $(WITHIN),--within $(WITHIN))
+	@python -m pytest -m "(slow or cluster or browser or services or gpu) and not containers" $(if $(WITHIN),--within $(WITHIN))
+
+test-containers: $(READY) ## run the tests that build the image and run the services: an engine, 30 GB, half an hour
+	@python -m pytest -m containers -s
 
 lint: $(READY) ## check style, types and which room imports which
 	@ruff check .
@@ -110,6 +114,19 @@ cluster-logs: $(READY) ## print all that its run has said
 
 cluster-down: $(READY) ## take it down, whatever runs on it, and look whether anything is left
 	@sar-search cluster down $(CLUSTER)
+
+# These need an engine and nothing else, so not .venv either.
+services-up: ## start MLflow, PostgreSQL, an S3 store and Ray in containers on this machine (WORKERS=2); docs/cluster.md
+	@docker/services.sh up $(WORKERS)
+
+services-repro: ## run the pipeline on them
+	@docker/services.sh repro
+
+services-status: ## say which of them run
+	@docker/services.sh status
+
+services-down: ## end them; what they have kept stays
+	@docker/services.sh down
 
 environment: $(READY) ## make .venv, and nothing else
 

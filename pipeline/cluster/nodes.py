@@ -35,6 +35,9 @@ SPARE_BYTES = 200 * 10**6
 
 PACKAGES = ("ray", "torch", "timm", "numpy")
 
+PROCESSOR = "processor"
+"""Beside the versions: x86_64, aarch64 and their like round differently, so their trials do not compare."""
+
 
 @dataclass(frozen=True)
 class NodeRequirements:
@@ -117,8 +120,9 @@ def _describe(error: Exception) -> str:
 
 
 def own_versions() -> dict[str, str]:
-    """Versions of Python and of what a trial computes with, here."""
-    return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    """Versions of Python and of what a trial computes with, here; and the kind of processor."""
+    kind = platform.machine().replace("arm64", "aarch64")  # the same, as macOS calls it
+    return {PROCESSOR: kind, "Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def inspect_nodes(requirements: NodeRequirements) -> list[NodeResult]:
@@ -200,7 +204,9 @@ def _find_problem(answer: NodeResult, requirements: NodeRequirements, here: Mapp
     if report is None:
         return [answer.why]
     for name, version in here.items():
-        if report.versions.get(name) != version:
+        if name == PROCESSOR and (other := report.versions.get(name, version)) != version:
+            said.append(f"its processor is {other}, this one {version}, and what they compute differs; leave it out")
+        elif name != PROCESSOR and report.versions.get(name) != version:
             said.append(
                 f"{name} {report.versions.get(name, 'is missing')} there, {version} here; use one image or lock"
             )

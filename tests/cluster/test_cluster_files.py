@@ -101,7 +101,8 @@ def test_compose_publishes_on_loopback_alone_and_holds_no_secret() -> None:
         for key, value in {**content["x-ray"]["environment"], **service.get("environment", {})}.items():
             if re.search("PASSWORD|TOKEN|SECRET|ACCESS_KEY|USER$", key) and key != "POSTGRES_USER":
                 assert re.fullmatch(r"\$\{\w+:\?fill in docker/\.env\}", value), (name, key)
-    named = {v.partition(":")[0] for s in services.values() for v in s.get("volumes", []) if not v.startswith(".")}
+    mounted = [volume for service in services.values() for volume in service.get("volumes", [])]
+    named = {volume.partition(":")[0] for volume in mounted if not volume.startswith((".", "/"))}
     assert named == set(content["volumes"])
     assert ".env" in (ROOT / ".gitignore").read_text()
 
@@ -166,10 +167,34 @@ def test_dockerfile_does_not_run_as_root_and_copies_what_there_is() -> None:
     (user,) = (step[1] for step in steps if step[0] == "USER")
     assert int(user) == int(next(re.search(r"--uid (\d+)", step[1])[1] for step in steps if "useradd" in step[1])) > 0  # type: ignore[index]
     for kind, rest in steps:
-        assert kind in ("FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "USER", "CMD"), kind
+        assert kind in ("FROM", "ARG", "RUN", "WORKDIR", "COPY", "ENV", "LABEL", "USER", "CMD"), kind
         for source in rest.split()[:-1] if kind == "COPY" else []:
             assert (ROOT / source).exists(), source
-    assert "latest" not in next(step[1] for step in steps if step[0] == "FROM")
+    assert [step[1] for step in steps if step[0] == "FROM"] == ["${PYTHON_IMAGE}"]
+    base = next(step[1] for step in steps if step[1].startswith("PYTHON_IMAGE="))
+    assert re.fullmatch(r"PYTHON_IMAGE=docker\.io/library/python:3\.\d+-slim", base)
+
+
+def test_what_the_dockerfile_copies_is_all_that_the_engine_is_sent() -> None:
+    """No data, no secrets: .dockerignore leaves everything out but what a COPY names."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert (lines[0], lines[-1]) == ("*", "**/__pycache__")
+    copied = {source for line in _dockerfile() if line.startswith("COPY ") for source in line.split()[1:-1]}
+    assert {line.removeprefix("!") for line in lines[1:-1]} == copied
+    assert all(line.startswith("!") for line in lines[1:-1])
+
+
+def test_every_image_can_be_replaced_and_is_named_whole() -> None:
+    """Podman takes no short names."""
+    content = read_yaml(DOCKER / "compose.yaml")
+    for name in ("postgres", "s3"):
+        image = content["services"][name]["image"]
+        assert re.fullmatch(rf"\$\{{{name.upper()}_IMAGE:-docker\.io/[a-z]+/[a-z]+:v?\d[\d.]*\}}", image)
+    assert {service["image"] for name, service in content["services"].items() if name not in ("postgres", "s3")} == {
+        "${IMAGE:-sar-search}"
+    }
+    gpu = read_yaml(DOCKER / "compose.gpu.yaml")
+    assert gpu == {"services": {name: {"gpus": "all"} for name in ("head", "worker")}}
 
 
 def test_rays_ports_are_those_that_the_fence_closes() -> None:
@@ -184,7 +209,7 @@ def test_rays_ports_are_those_that_the_fence_closes() -> None:
         assert all(any(first <= port <= last for first, last in ranges) for port in ports), ports
 
 
-LINTERS = {"Dockerfile": "hadolint", "install.sh": "shellcheck", "fence.sh": "shellcheck"}
+LINTERS = {"Dockerfile": "hadolint"} | dict.fromkeys(("install.sh", "fence.sh", "services.sh"), "shellcheck")
 
 
 @pytest.mark.parametrize("name", LINTERS)
@@ -198,7 +223,7 @@ def test_linters_have_nothing_to_say(name: str) -> None:
 
 
 def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
-    """Docker Compose; or its first version (Debian's docker-compose), which knows neither `name` nor `gpus` yet."""
+    """Docker Compose; or its first version (Debian's docker-compose), which does not know `name` yet."""
     secrets = {"POSTGRES_PASSWORD": "a", "S3_USER": "b", "S3_PASSWORD": "c", "RAY_AUTH_TOKEN": "d"}
     file, docker, first = DOCKER / "compose.yaml", shutil.which("docker"), shutil.which("docker-compose")
     if docker and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0:
@@ -207,7 +232,7 @@ def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
         command = [first]
         lines = file.read_text().splitlines(keepends=True)
         file = tmp_path / "compose.yaml"
-        file.write_text("".join(line for line in lines if not re.match("name:|  gpus:", line)))
+        file.write_text("".join(line for line in lines if not line.startswith("name:")))
     else:
         pytest.skip("needs Docker Compose")
     asked = [*command, "-f", str(file), "config", "--quiet"]
@@ -216,9 +241,9 @@ def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
 
 
 SERVICE = {
-    "build": dict, "command": str | list, "depends_on": dict, "entrypoint": str | list, "environment": dict,
-    "gpus": str, "healthcheck": dict, "image": str, "networks": list, "ports": list, "restart": str, "shm_size": str,
-    "volumes": list,
+    "build": dict, "cap_drop": list, "command": str | list, "depends_on": dict, "environment": dict, "healthcheck": dict,
+    "image": str, "networks": list, "ports": list, "read_only": bool, "restart": str, "security_opt": list,
+    "shm_size": str, "user": str, "volumes": list,
 }  # fmt: skip
 """Keys of the Compose specification that the file uses, and what each may hold."""
 
@@ -241,8 +266,8 @@ def test_compose_uses_keys_of_the_specification_and_each_refers_to_what_is_there
         for value in service.get("environment", {}).values():
             assert isinstance(value, str), name  # of YAML's numbers and booleans Compose makes its own text
         for value in service.get("volumes", []):
-            source, target = value.split(":")
-            assert source == ".." or source in content["volumes"]
+            source, _, target = value.rpartition(":")
+            assert source in ("", "..") or source in content["volumes"]  # without one, a volume of the container alone
             assert target.startswith("/")
         # A service is reached by its name: every host that is named is one.
         text = str({key: service[key] for key in ("command", "entrypoint", "environment") if key in service})

@@ -33,6 +33,10 @@ def test_good_node_gives_no_line() -> None:
     [
         ({"versions": HERE | {"Python": "3.11.9"}}, "Python 3.11.9 there, 3.12.1 here"),
         ({"versions": {"Python": "3.12.1"}}, "torch is missing there, 2.15.0 here"),
+        (
+            {"versions": HERE | {"processor": "aarch64"}},
+            "its processor is aarch64, this one x86_64, and what they compute differs; leave it out",
+        ),
         ({"code": "0ther"}, "its pipeline package is another one (0ther there, c0de here)"),
         ({"clock": 1010.0 + 7200}, "its clock is off by 120 minutes"),
         ({"clock": 990.0 - 7200}, "its clock is off by 120 minutes"),
