@@ -43,6 +43,26 @@ def test_cluster_file_is_valid_by_rays_own_schema(path: Path) -> None:
     validate_config(prepare_config(_filled(read_yaml(path))))
 
 
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.stem)
+def test_file_with_its_section_of_containers_is_valid_and_complete(path: Path, tmp_path: Path) -> None:
+    """What is commented out in it, with the signs taken away."""
+    lines = path.read_text().splitlines()
+    first = lines.index("# docker:")
+    end = next(number for number in range(first, len(lines)) if not lines[number])
+    taken = [line.removeprefix("# ").removeprefix("#") for line in lines[first:end]]
+    (tmp_path / "ray.yaml").write_text("\n".join([*lines[:first], *taken, *lines[end:]]))
+    content = read_yaml(tmp_path / "ray.yaml")
+    assert set(content["docker"]) == {"image", "container_name", "pull_before_run", "use_podman", "run_options"}
+    validate_config(prepare_config(_filled(content)))
+    # What the image has no right to, or has no need of, is done on the machine, before.
+    assert not any("sudo" in command for command in content["setup_commands"])
+    assert all("ray_bootstrap_config" in command for command in content["head_start_ray_commands"][-1:])
+    steps = (DOCKER / "Dockerfile").read_text()
+    assert "/opt/sar-search" in steps
+    assert "chmod 1777 /home/pipeline" in steps
+    assert "HOME=/home/pipeline" in steps
+
+
 def test_schema_sees_a_key_that_it_does_not_know() -> None:
     content = _filled(read_yaml(DOCKER / "ray-onprem.yaml")) | {"idle_minutes": 3}
     with pytest.raises(ValidationError, match="idle_minutes"):
@@ -102,7 +122,7 @@ def test_compose_publishes_on_loopback_alone_and_holds_no_secret() -> None:
             if re.search("PASSWORD|TOKEN|SECRET|ACCESS_KEY|USER$", key) and key != "POSTGRES_USER":
                 assert re.fullmatch(r"\$\{\w+:\?fill in docker/\.env\}", value), (name, key)
     mounted = [volume for service in services.values() for volume in service.get("volumes", [])]
-    named = {volume.partition(":")[0] for volume in mounted if not volume.startswith((".", "/"))}
+    named = {volume.partition(":")[0] for volume in mounted if not volume.startswith(".")}
     assert named == set(content["volumes"])
     assert ".env" in (ROOT / ".gitignore").read_text()
 
@@ -243,7 +263,7 @@ def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
 SERVICE = {
     "build": dict, "cap_drop": list, "command": str | list, "depends_on": dict, "environment": dict, "healthcheck": dict,
     "image": str, "networks": list, "ports": list, "read_only": bool, "restart": str, "security_opt": list,
-    "shm_size": str, "user": str, "volumes": list,
+    "shm_size": str, "tmpfs": list, "user": str, "volumes": list,
 }  # fmt: skip
 """Keys of the Compose specification that the file uses, and what each may hold."""
 
@@ -266,8 +286,8 @@ def test_compose_uses_keys_of_the_specification_and_each_refers_to_what_is_there
         for value in service.get("environment", {}).values():
             assert isinstance(value, str), name  # of YAML's numbers and booleans Compose makes its own text
         for value in service.get("volumes", []):
-            source, _, target = value.rpartition(":")
-            assert source in ("", "..") or source in content["volumes"]  # without one, a volume of the container alone
+            source, target = value.split(":")  # of one without a name podman-compose makes one for all replicas
+            assert source == ".." or source in content["volumes"]
             assert target.startswith("/")
         # A service is reached by its name: every host that is named is one.
         text = str({key: service[key] for key in ("command", "entrypoint", "environment") if key in service})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.launch.cluster_files import open_cluster
+from pipeline.cluster.launch.cluster_files import Cluster, open_cluster
 from pipeline.cluster.launch.launcher import (
     BEGINS,
     HANDED,
@@ -20,6 +20,8 @@ from pipeline.cluster.launch.launcher import (
     STOPPED,
     SUCCEEDED,
     _archive,
+    _needs_command,
+    _stop_command,
     _submit_command,
     state_of,
 )
@@ -145,3 +147,43 @@ def test_file_that_is_no_clusters_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("cluster_name: x\n")
     with pytest.raises(UserError, match="it has no provider"):
         open_cluster(Workspace(tmp_path, tmp_path), str(tmp_path / "mine.yaml"))
+
+
+CONTAINERS = {"provider": {"type": "local", "head_ip": "10.0.0.1"}, "docker": {"container_name": "mine", "image": "i"}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (None, "it has no podman"),
+        ("exit 1", "its podman does not answer, or not to this user"),
+        ("exit 0", ""),
+    ],
+)
+def test_machine_that_is_to_run_containers_is_asked_for_an_engine(
+    tmp_path: Path, engine: str | None, said: str
+) -> None:
+    content = CONTAINERS | {"docker": CONTAINERS["docker"] | {"use_podman": True}}
+    cluster = Cluster(tmp_path / "ray.yaml", content, tmp_path)
+    assert cluster.engine == "podman"
+    for name, does in {"rsync": "exit 0", "podman": engine}.items():
+        if does is not None:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+            (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/bash", "-c", _needs_command(cluster)], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.stdout.strip(), done.stderr) == (said, "")
+
+
+def test_container_that_stays_is_told_and_no_process_of_the_machine_is_ended(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / "ray.yaml", CONTAINERS, tmp_path)
+    asked = tmp_path / "asked"
+    (tmp_path / "docker").write_text(f'#!/bin/sh\necho "$*" >> {asked}\nexit $STATUS\n')
+    (tmp_path / "docker").chmod(0o755)
+    for status, said in (("0", "its container mine is still there"), ("1", "")):
+        environment = {"PATH": str(tmp_path), "STATUS": status}
+        command = ["/bin/bash", "-c", _stop_command(cluster)]
+        assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == said
+    assert asked.read_text().splitlines() == ["rm -f mine", "inspect mine"] * 2
+    assert Cluster(tmp_path / "ray.yaml", {"provider": {}}, tmp_path).engine is None

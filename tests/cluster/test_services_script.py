@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
+import tempfile
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -33,32 +35,22 @@ SERVE = _module()
 # ---- services.sh: with programs that only say what an engine would
 
 
+SYSTEMS = set(
+    ["bash", "cut", "df", "dirname", "env", "grep", "head", "od", "sed", "sleep", "sort", "stat", "tail", "tr"]
+)
+"""What the script takes of the system."""
+
+
 def _say(folder: Path, *arguments: str, **programs: str) -> "subprocess.CompletedProcess[str]":
     """Run the script of a copy of docker/ where these programs are, each a shell script, and no others but the system's."""
-    tools = folder / "bin"
-    tools.mkdir(exist_ok=True)
-    for name in (
-        "bash",
-        "dirname",
-        "grep",
-        "sed",
-        "head",
-        "sort",
-        "stat",
-        "od",
-        "tr",
-        "df",
-        "tail",
-        "cut",
-        "sleep",
-        "env",
-    ):
-        if not (tools / name).exists():
-            (tools / name).symlink_to(next(p for p in (Path("/usr/bin", name), Path("/bin", name)) if p.exists()))
-    for name, content in programs.items():
-        path = tools / name.replace("_", "-")
-        path.write_text(f"#!/bin/bash\n{content}\n")
-        path.chmod(0o755)
+    tools = Path(tempfile.mkdtemp(dir=folder))
+    scripts = {name.replace("_", "-"): content for name, content in programs.items()}
+    for name in sorted(SYSTEMS - set(scripts)):  # a script is never written where a link to the system's program is
+        (tools / name).symlink_to(str(shutil.which(name)))
+    for name, content in scripts.items():
+        with (tools / name).open("x") as file:
+            file.write(f"#!/bin/bash\n{content}\n")
+        (tools / name).chmod(0o755)
     place = folder / "checkout" / "docker"
     place.mkdir(parents=True, exist_ok=True)
     (place / "services.sh").write_text((ROOT / "docker" / "services.sh").read_text())
@@ -101,7 +93,6 @@ def test_what_is_wrong_with_the_engine_is_said_in_a_sentence(
 def test_too_little_room_and_too_odd_a_number_are_refused(tmp_path: Path) -> None:
     info = 'exit 0 ;; "image inspect"*) exit 1'
     programs = {"docker": DOCKER.format(version="2.40.3", info=info), "df": "echo ' 7G'"}
-    (tmp_path / "bin").mkdir()
     done = _say(tmp_path, "up", **programs)
     assert done.returncode == 2
     assert "7 GB free; the image takes 8 GB" in done.stderr

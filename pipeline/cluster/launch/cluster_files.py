@@ -47,6 +47,12 @@ class Cluster:
         provider = self.content["provider"]
         return [provider["head_ip"], *provider.get("worker_ips", [])] if provider.get("type") == "local" else []
 
+    @property
+    def engine(self) -> str | None:
+        """What runs Ray's containers on the machines, docker or podman; None where Ray runs without."""
+        docker = self.content.get("docker") or {}
+        return ("podman" if docker.get("use_podman") else "docker") if docker.get("container_name") else None
+
 
 def open_cluster(workspace: Workspace, name: str) -> Cluster:
     """The cluster of a name (`docker/ray-<name>.yaml`) or of a file.

@@ -170,7 +170,7 @@ def down(cluster: Cluster) -> Iterator[str]:
     left = []
     if cluster.own_machines:
         # `ray down` leaves what it cannot reach through the head, and processes that it did not start.
-        asked = run_on_each(cluster, cluster.own_machines, _stop_command())
+        asked = run_on_each(cluster, cluster.own_machines, _stop_command(cluster))
         left = [f"{address}: {said}" for address, said in asked.items() if said]
     else:
         for kind in ("get-head-ip", "get-worker-ips"):
@@ -188,14 +188,24 @@ def check_reachable(cluster: Cluster) -> None:
     Raises:
         UserError: those that do not, a line each.
     """
-    needs = (
+    asked = run_on_each(cluster, cluster.own_machines, _needs_command(cluster))
+    if wrong := [f"{address}: {said}" for address, said in asked.items() if said]:
+        raise UserError(f"{cluster.file.name}: machines that cannot take part:\n" + join_lines(wrong, most=40))
+
+
+def _needs_command(cluster: Cluster) -> str:
+    """Says what a machine lacks."""
+    if cluster.engine:
+        return (
+            f"command -v rsync >/dev/null || echo it has no rsync; if ! command -v {cluster.engine} >/dev/null; "
+            f"then echo it has no {cluster.engine}; elif ! {cluster.engine} info >/dev/null 2>&1; "
+            f"then echo its {cluster.engine} does not answer, or not to this user; fi"
+        )
+    return (
         "for tool in rsync make git pgrep; do command -v $tool >/dev/null || echo it has no $tool; done; "
         f"test -x {FOLDER}/.venv/bin/python || python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' "
         "|| echo it has no Python 3.11 or newer"
     )
-    asked = run_on_each(cluster, cluster.own_machines, needs)
-    if wrong := [f"{address}: {said}" for address, said in asked.items() if said]:
-        raise UserError(f"{cluster.file.name}: machines that cannot take part:\n" + join_lines(wrong, most=40))
 
 
 def _open_elsewhere(cluster: Cluster) -> Iterator[str]:
@@ -255,7 +265,8 @@ def state_of(said: str) -> str:
 
 def _submit_command(arguments: Sequence[str]) -> str:
     run = f"cd {FOLDER} && {{ [ ! -f {HANDED} ] || {{ . {HANDED}; rm -f {HANDED}; }}; }} && echo '{BEGINS}' && "
-    run += f"exec .venv/bin/python -m pipeline.cli repro {shlex.join(arguments)}"
+    # In a container there is no .venv, and the image's own Python has everything.
+    run += f"PATH=$PWD/.venv/bin:$PATH exec python -m pipeline.cli repro {shlex.join(arguments)}"
     return (
         f"mkdir -p state && echo sar-search-$(date +%s) > {JOB} && ray job submit --no-wait "
         f"--submission-id $(cat {JOB}) --runtime-env-json {shlex.quote(STOPS)} -- bash -c {shlex.quote(run)} "
@@ -275,8 +286,14 @@ def _send_data(cluster: Cluster) -> None:
         copy_by_launcher(cluster, "rsync-up", str(path), HANDED)
 
 
-def _stop_command() -> str:
+def _stop_command(cluster: Cluster) -> str:
     """Ends Ray, and with it the run, and says what is left of either."""
+    if cluster.engine:
+        name = shlex.quote(cluster.content["docker"]["container_name"])
+        return (
+            f"{cluster.engine} rm -f {name} >/dev/null 2>&1; "
+            f"{cluster.engine} inspect {name} >/dev/null 2>&1 && echo its container {name} is still there"
+        )
     return (
         f"cd {FOLDER} 2>/dev/null || exit 0; .venv/bin/ray stop --force >/dev/null 2>&1; "
         # A job ends within a second after its Ray. What it has done is in the search's journal.
