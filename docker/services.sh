@@ -24,7 +24,7 @@ find_compose() {
   fi
   command -v "${compose[0]}" > /dev/null || fail "${compose[0]}: not found"
   engine=docker least=2.24.0
-  [ "${compose[0]}" != podman-compose ] || { engine=podman least=1.3.0; }
+  [ "${compose[0]##*/}" != podman-compose ] || { engine=podman least=1.3.0; }
   local version
   version=$("${compose[@]}" version 2> /dev/null | grep -ioE 'compose.*version:? v?[0-9][0-9.]*' | grep -oE '[0-9][0-9.]*$' | head -n 1) || true
   [ -n "$version" ] || fail "${compose[*]} does not say its version"
@@ -64,19 +64,19 @@ check_room() {
 }
 
 await_answers() {
-  local said until=$((SECONDS + 300))
+  local said until=$((SECONDS + 600))
   until "${compose[@]}" "${files[@]}" exec -T head python -c \
     'import urllib.request as r; r.urlopen("http://mlflow:5000/health", timeout=5)' > /dev/null 2>&1; do
     # What serve_mlflow.py says it cannot wait for.
-    said=$("${compose[@]}" "${files[@]}" logs mlflow 2>&1 | grep -o 'error: .*' | tail -n 1) || true
+    said=$("${compose[@]}" "${files[@]}" logs --tail 3 mlflow 2>&1 | grep -o 'error: .*' | tail -n 1) || true
     [ -z "$said" ] || fail "mlflow: ${said#error: }"
-    [ $SECONDS -lt $until ] || fail "MLflow does not answer after 5 minutes; ${compose[*]} ${files[*]} logs"
+    [ $SECONDS -lt $until ] || fail "MLflow does not answer after 10 minutes; its own words: ${compose[*]} ${files[*]} logs"
     sleep 3
   done
 }
 
 say_nodes() {
-  local until=$((SECONDS + 120)) nodes=""
+  local until=$((SECONDS + 300)) nodes=""
   until [ "$(grep -c CPUs <<< "$nodes")" -gt "$1" ] || [ $SECONDS -gt $until ]; do
     nodes=$("${compose[@]}" "${files[@]}" exec -T head python -c \
       'from pipeline.cluster.launch.launcher import print_nodes; print_nodes()' 2> /dev/null) || sleep 3
@@ -108,6 +108,9 @@ case $command in
     "${compose[@]}" "${files[@]}" exec -T head true > /dev/null 2>&1 || fail "the head does not run: make services-up"
     exec "${compose[@]}" "${files[@]}" exec "${terminal[@]}" head sar-search repro "$@" ;;
   status) find_compose; "${compose[@]}" "${files[@]}" ps ;;
-  down) find_compose; "${compose[@]}" "${files[@]}" down "$@" ;;
+  down)
+    find_compose
+    # Once more, since podman-compose may meet a container that is just being started again.
+    "${compose[@]}" "${files[@]}" down "$@" || { sleep 5; "${compose[@]}" "${files[@]}" down "$@"; } ;;
   *) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 2 ;;
 esac
