@@ -110,7 +110,8 @@ case $command in
   status) find_compose; "${compose[@]}" "${files[@]}" ps ;;
   down)
     find_compose
-    # Once more, since podman-compose may meet a container that is just being started again.
-    "${compose[@]}" "${files[@]}" down "$@" || { sleep 5; "${compose[@]}" "${files[@]}" down "$@"; } ;;
+    # podman-compose takes workers beyond the first for orphans, and may meet one that is just being started again.
+    end=("${compose[@]}" "${files[@]}" down --remove-orphans "$@")
+    "${end[@]}" || { sleep 5; "${end[@]}"; } ;;
   *) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 2 ;;
 esac

@@ -25,16 +25,17 @@ from support.browser import Browser, chromium
 from support.checkout import TINY, Checkout
 from support.engine import POSTGRES, S3, engine, image_of, inspect, program_there, project_image, until, what_lacks
 
+from pipeline.compute.limits import usable_cpus
+
 pytestmark = [pytest.mark.services, pytest.mark.containers, pytest.mark.timeout(5400)]
 
 PROJECT = "sar-search-test"
 OWNER = 4321
-EPOCHS, TRIALS = 30, 6
+EPOCHS, TRIALS = 12, 6
 SETTINGS: dict[str, Any] = TINY | {
     "train.epochs": EPOCHS,
     "search.trials": TRIALS,
-    "search.cpus_per_trial": 1,
-    "search.max_concurrent_trials": 4,
+    "search.cpus_per_trial": max(1, usable_cpus()),  # one on each node
     "search.scheduler.name": "none",
     "search.confirm.seeds": 0,
     "search.max_failures": 5,
@@ -215,14 +216,14 @@ def searched(services: Services, up: str) -> dict[str, Any]:
     run = services.start("docker/services.sh", "repro", "search")
     killed: list[tuple[str, int]] = []
     try:
-        until(lambda: len(_nodes(services)) == 3 or run.poll() is not None, "trials on all nodes", 600)
+        until(lambda: len(_nodes(services)) == 3 or run.poll() is not None, "trials on all nodes", 1200)
         assert run.poll() is None, run.communicate()[0][-4000:]
         for name in order:
             seen = services.epochs()
             services.kill(name)
             killed.append((name, seen))
             until(
-                lambda seen=seen: services.epochs() >= seen + 4 or run.poll() is not None, f"epochs after {name}", 600
+                lambda seen=seen: services.epochs() >= seen + 2 or run.poll() is not None, f"epochs after {name}", 600
             )
             assert run.poll() is None, (name, run.communicate()[0][-4000:])
         (head,) = services.containers("head")

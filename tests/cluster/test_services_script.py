@@ -36,8 +36,6 @@ SERVE = _module()
 
 
 SYSTEMS = {"bash", "cut", "df", "dirname", "env", "grep", "head", "od", "sed", "sleep", "sort", "stat", "tail", "tr"}
-    ["bash", "cut", "df", "dirname", "env", "grep", "head", "od", "sed", "sleep", "sort", "stat", "tail", "tr"]
-)
 """What the script takes of the system."""
 
 

@@ -9,4 +9,4 @@ if [ ! -s "$data/PG_VERSION" ]; then
   [ "$POSTGRES_DB" = postgres ] \
     || printf 'CREATE DATABASE %s;\n' "$POSTGRES_DB" | postgres --single -D "$data" postgres
 fi
-exec postgres -D "$data" -c 'listen_addresses=*' -c unix_socket_directories=/tmp
+exec postgres -D "$data" -c 'listen_addresses=*' -c unix_socket_directories=/var/run/postgresql
