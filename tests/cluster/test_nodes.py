@@ -10,7 +10,7 @@ from pipeline.cluster.connect import Node
 from pipeline.cluster.data_bundle import DataBundle
 from pipeline.cluster.nodes import NodeReport, NodeRequirements, NodeResult, find_problems
 
-HERE = {"Python": "3.12.1", "torch": "2.15.0"}
+HERE = {"processor": "x86_64", "Python": "3.12.1", "torch": "2.15.0"}
 NODE = Node("ab" * 14, "far (10.0.0.2, ababab)", "10.0.0.2", 8, 0)
 GOOD = NodeReport(
     versions=HERE, code="c0de", clock=1000.0, free=10**11, temporary="/tmp", cuda=0, data=True, token="", wrote=None
