@@ -140,7 +140,7 @@ def test_run_goes_on_without_whoever_follows_it_and_is_stopped_as_by_ctrl_c(head
     assert follower.stdout is not None
     assert follower.stdout.readline().startswith("first")
     os.killpg(follower.pid, signal.SIGKILL)
-    follower.wait()
+    follower.communicate()
     assert head.state() == RUNS
     status, _ = head.do(f"ray job stop $(cat {JOB})")
     assert status == 0

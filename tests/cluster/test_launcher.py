@@ -82,6 +82,8 @@ def test_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
         ("SUCCEEDED 0", SUCCEEDED),
         ("FAILED 3", "ended with status 3"),
         ("FAILED -9", KILLED),
+        ("FAILED 137", KILLED),
+        ("FAILED 130", "ended with status 130"),
         ("FAILED None", KILLED),
         ("STOPPED None", STOPPED),
         ("", KILLED),

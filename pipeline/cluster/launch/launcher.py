@@ -9,6 +9,7 @@ the head's loopback, so it is asked there, by `ray job`.
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -83,6 +84,9 @@ NODES_S = 300
 
 FENCE = "sar_search"
 """The table of nft that docker/fence.sh makes."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a run after Ctrl-C, which is its own."""
 
 LOST_MOST = 5
 """Times in a row that the head may be out of reach while its run is watched."""
@@ -258,9 +262,9 @@ def state_of(said: str) -> str:
             return RUNS
         case ["STOPPED", _]:
             return STOPPED
-        case ["SUCCEEDED" | "FAILED", code] if code.isdecimal():
+        case ["SUCCEEDED" | "FAILED", code] if code.isdecimal() and (int(code) <= 128 or int(code) == INTERRUPTED):
             return f"ended with status {code}"
-    return KILLED  # by a signal, and has no exit status of its own
+    return KILLED  # by a signal: there is no exit status, or the one that a shell makes of the signal
 
 
 def _submit_command(arguments: Sequence[str]) -> str:
