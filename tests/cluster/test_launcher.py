@@ -189,3 +189,15 @@ def test_container_that_stays_is_told_and_no_process_of_the_machine_is_ended(tmp
         assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == said
     assert asked.read_text().splitlines() == ["rm -f mine", "inspect mine"] * 2
     assert Cluster(tmp_path / "ray.yaml", {"provider": {}}, tmp_path).engine is None
+
+
+def test_state_of_a_run_whose_server_is_gone_is_that_of_its_own_checkout(tmp_path: Path) -> None:
+    head = Head(tmp_path, "")
+    (head.checkout / JOB).parent.mkdir()
+    (head.checkout / JOB).write_text("sar-search-1\n")
+    (head.checkout / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    command = ["bash", "-c", "read -r _; : pipeline.cli repro"]
+    for folder, said in ((tmp_path, "lost"), (head.checkout, "RUNNING None")):
+        with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as run:
+            assert head.say(STATE) == [said]
+            run.communicate(b"\n")

@@ -42,8 +42,10 @@ ASK = "import sys, ray.job_submission as jobs; job = jobs.JobSubmissionClient().
 ASK += "print(job.status.value, job.driver_exit_code)"
 STATE = (
     f"if [ ! -s {JOB} ]; then echo none; else python -c '{ASK}' $(cat {JOB}) 2>/dev/null || "
-    # The server may be down and the run alive. The letter in brackets keeps this command from being found.
-    "{ pgrep -u $(id -u) -f '[p]ipeline.cli repro' >/dev/null && echo RUNNING None; } || echo lost; fi"
+    # The server may be down and the run of this checkout alive. The letter in brackets keeps this command from being
+    # found.
+    "for run in $(pgrep -u $(id -u) -f '[p]ipeline.cli repro'); do "
+    "[ /proc/$run/cwd -ef . ] && echo RUNNING None; done | grep -m 1 . || echo lost; fi"
 )
 """On the head: says the newest run's status and exit status."""
 
