@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.launch.cluster_files import Cluster, open_cluster
+from pipeline.cluster.launch.cluster_files import LAUNCHERS_OWN, Cluster, open_cluster
 from pipeline.cluster.launch.launcher import (
     BEGINS,
     HANDED,
@@ -201,3 +201,9 @@ def test_state_of_a_run_whose_server_is_gone_is_that_of_its_own_checkout(tmp_pat
         with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as run:
             assert head.say(STATE) == [said]
             run.communicate(b"\n")
+
+
+@pytest.mark.parametrize("before", ["", "\x1b[0m"])
+def test_what_ssh_says_at_the_end_is_no_line_of_the_heads(before: str) -> None:
+    assert LAUNCHERS_OWN.match(f"{before}Shared connection to 10.0.0.1 closed.\r")
+    assert not LAUNCHERS_OWN.match("epoch 1: Shared connection to 10.0.0.1 closed.")

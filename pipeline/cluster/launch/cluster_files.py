@@ -24,8 +24,8 @@ IN_PLACE = f"cd {FOLDER} && export RAY_AUTH_MODE=token RAY_ADDRESS=auto PATH=$PW
 IN_PLACE += "export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265; "
 """Before a command on the head: the checkout, its environment, and how its Ray and its job server are found."""
 
-LAUNCHERS_OWN = re.compile(r"Shared connection to .* closed\.")
-"""What ssh says at the end of every command that the launcher runs."""
+LAUNCHERS_OWN = re.compile(r"(\x1b\[[\d;]*m)*Shared connection to .* closed\.")
+"""What ssh says at the end of every command that the launcher runs, after the launcher's change of colour."""
 
 REACH_S = 10
 """Seconds for a machine to answer by ssh."""
