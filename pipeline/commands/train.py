@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from pipeline.assembly import TrainingData, TrainingRun, build_run, load_data, load_resume_state, train_run
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
@@ -128,5 +129,5 @@ def _save(save: Path, model: torch.nn.Module, sidecar: Mapping[str, object], sta
     try:
         save.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(save, model, sidecar, state=state)
-    except OSError as error:
-        raise UserError(f"--save: {save}: cannot be written ({error.strerror or error}).") from None
+    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk is each of them, by who writes
+        raise UserError(f"--save: {save}: cannot be written ({error}).") from None

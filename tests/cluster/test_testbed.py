@@ -84,6 +84,18 @@ class Bed:
             sys.executable, "-u", "-m", "pipeline.cli", "cluster", *arguments, env=self.variables
         )
 
+    def begin_search(self, *, epochs: int) -> "subprocess.Popen[str]":
+        """Start a search of one trial, with checkpoints in the bucket."""
+        self.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
+        self.checkout.set({"search.trials": 1, "train.epochs": epochs})
+        return self.cluster("repro", "onprem", "search")
+
+    def await_checkpoint(self, run: "subprocess.Popen[str]") -> None:
+        """Wait until the search has one, or its command has ended."""
+        self.until(
+            lambda: any(e["event"] == "checkpoint" for e in self.events()) or run.poll() is not None, "a checkpoint"
+        )
+
     def done(self, *arguments: str) -> str:
         process = self.cluster(*arguments)
         said, _ = process.communicate(timeout=1200)
@@ -222,13 +234,9 @@ def test_what_is_wrong_with_hosts_is_told_for_each_before_any_trial(bed: Bed, st
 
 
 def test_run_outlives_its_connection_keeps_ray_from_being_started_anew_and_is_stopped(bed: Bed, started: str) -> None:
-    bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
-    bed.checkout.set({"search.trials": 1, "train.epochs": 40})
-    run = bed.cluster("repro", "onprem", "search")
+    run = bed.begin_search(epochs=40)
     try:
-        bed.until(
-            lambda: any(e["event"] == "checkpoint" for e in bed.events()) or run.poll() is not None, "a checkpoint"
-        )
+        bed.await_checkpoint(run)
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
@@ -253,13 +261,9 @@ def test_run_outlives_its_connection_keeps_ray_from_being_started_anew_and_is_st
 
 def test_run_goes_on_when_the_head_was_lost(bed: Bed, started: str) -> None:
     """Everything that runs on the head dies at once, as when it is switched off and on; its disk stays."""
-    bed.checkout.set({"search.cluster.storage": f"s3://{BUCKET}/sar", "search.cluster.ship_limit_mb": 2000})
-    bed.checkout.set({"search.trials": 1, "train.epochs": 10})
-    run = bed.cluster("repro", "onprem", "search")
+    run = bed.begin_search(epochs=10)
     try:
-        bed.until(
-            lambda: any(e["event"] == "checkpoint" for e in bed.events()) or run.poll() is not None, "a checkpoint"
-        )
+        bed.await_checkpoint(run)
         bed.hosts.run(1, "pkill -KILL -f '[g]cs_server|[r]aylet|[r]ay::|[p]ipeline|[r]ay/dashboard'")
         said, _ = run.communicate(timeout=300)
     finally:
