@@ -91,10 +91,13 @@ class Bed:
         return self.cluster("repro", "onprem", "search")
 
     def await_checkpoint(self, run: "subprocess.Popen[str]") -> None:
-        """Wait until the search has one, or its command has ended."""
-        self.until(
-            lambda: any(e["event"] == "checkpoint" for e in self.events()) or run.poll() is not None, "a checkpoint"
-        )
+        """Wait until the search has one, and not one before it, or its command has ended."""
+        began = time.time()
+
+        def has_one() -> bool:
+            return any(event["event"] == "checkpoint" and event["time"] > began for event in self.events())
+
+        self.until(lambda: has_one() or run.poll() is not None, "a checkpoint")
 
     def done(self, *arguments: str) -> str:
         process = self.cluster(*arguments)

@@ -133,6 +133,8 @@ def head_lines(cluster: Cluster, command: str) -> Iterator[str]:
     assert process.stdout is not None
     ours, last = False, deque[str](maxlen=12)
     for line in process.stdout:
+        if MARK in line and line.rstrip("\r\n") != MARK:
+            continue  # the launcher repeats a command that failed
         last.append(line.rstrip("\r\n"))
         if ours and not LAUNCHERS_OWN.match(line):
             yield last[-1]
