@@ -1,7 +1,7 @@
 """What an evaluation says in words of what stands beside the arms' networks: ensembles of them, and the probe."""
 
 from pipeline.artifacts.evaluation import Ensembles, Evaluation
-from pipeline.console.format import format_interval, format_points
+from pipeline.console.format import format_interval, format_level, format_points
 
 BEST, CONTROL = "best_minus_probe", "control_minus_probe"
 """The comparisons with an arm, as evaluation.json calls them."""
@@ -24,7 +24,7 @@ def describe_probe(evaluation: Evaluation, against: str = BEST) -> str | None:
         "the mean"
     )
     if beside.low is not None and beside.high is not None:
-        level, span = f"{100 * beside.confidence:.4g} %", words.format_interval(beside.low, beside.high)
+        level, span = format_level(beside.confidence), words.format_interval(beside.low, beside.high)
         said += f" ({level} {span}, of the images alone: other seeds would make other networks)"
     unfinished = "" if probe.converged else " Its fit had not converged."
     return f"{said}.{unfinished}"
@@ -38,7 +38,7 @@ def describe_ensembles(ensembles: Ensembles) -> str:
         by = f"{words.format_difference(ensembles.difference)} in {words.label}"
     if ensembles.low is not None and ensembles.high is not None:
         span = (format_interval if words is None else words.format_interval)(ensembles.low, ensembles.high)
-        level = f"{100 * ensembles.confidence:.4g} %"
+        level = format_level(ensembles.confidence)
         interval = f" ({level} {span}, of the images alone: other seeds would make two others)"
     return (
         f"These two ensembles (each the mean of its seeds' probabilities) differ by {by}{interval}. The verdict is of "

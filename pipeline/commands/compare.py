@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from pipeline.artifacts.evaluations import StoredEvaluation, read_evaluations
 from pipeline.config import Params, load_params
-from pipeline.console.tables import LEFT, RIGHT, format_table
+from pipeline.console.format import LEFT, RIGHT, format_level, format_table
 from pipeline.errors import UserError, quote_name, single_item_command
 from pipeline.score.comparison import PAIRED, Comparison, compare_arms, compare_scores
 from pipeline.score.family import Member, compare_family
@@ -172,7 +172,7 @@ def _notes(
     )
     yield (
         f"One family of {made} comparison{'s' * (made != 1)}: p corrected by Holm, intervals by Bonferroni, which all "
-        f"hold together at {100 * confidence:.4g} %."
+        f"hold together at {format_level(confidence)}."
     )
     if apart := [each for each, member in zip(compared, family, strict=True) if member.comparison.layout != PAIRED]:
         yield (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import Params, load_params
-from pipeline.console.tables import LEFT, RIGHT, format_table
+from pipeline.console.format import LEFT, RIGHT, format_size, format_table
 from pipeline.data.sources.dataset_registry import DATASETS, DatasetInfo
 from pipeline.data.sources.download import can_be_made
 from pipeline.data.sources.named_dataset import locate_dataset
@@ -45,7 +45,7 @@ def _roots(workspace: Workspace) -> tuple[list[Path], str]:
 def _row(name: str, entry: DatasetInfo, roots: list[Path], workspace: Workspace, asked: str) -> tuple[str, ...]:
     here = "by hand (docs/datasets.md)"
     if entry.host:
-        here = f"to fetch, {entry.bytes / 1e9:.1f} GB"
+        here = f"to fetch, {format_size(entry.bytes)}"
     for root in reversed(roots):
         shown = str(root.relative_to(workspace.anchor)) if root.is_relative_to(workspace.anchor) else str(root)
         if locate_dataset(name, root) is not None or (name == asked and root.is_file()):

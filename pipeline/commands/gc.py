@@ -33,7 +33,7 @@ from pipeline.artifacts.evaluation import Evaluation
 from pipeline.cluster.storage import StorageError, remove, size
 from pipeline.compared.compared_methods import CONTROL
 from pipeline.config import Params, load_params
-from pipeline.console.tables import format_size
+from pipeline.console.format import format_size
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
 from pipeline.inputs.procedure import fold_split

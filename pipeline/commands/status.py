@@ -8,8 +8,16 @@ from pipeline.artifacts.best_config import BestConfig, read_fold_searches
 from pipeline.cluster.storage import StorageError
 from pipeline.compute.usage_summary import describe_usage, summarise_usage
 from pipeline.config import Content, Params, load_params
-from pipeline.console.format import config_name, format_count, wrap_text
-from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
+from pipeline.console.format import (
+    LEFT,
+    RIGHT,
+    config_name,
+    format_age,
+    format_count,
+    format_size,
+    format_table,
+    wrap_text,
+)
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
 from pipeline.state.current_search import CurrentSearch, current_search

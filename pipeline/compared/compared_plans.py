@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.compared.compared_methods import CONTROL, Comparison
-from pipeline.console.format import wrap_text
-from pipeline.console.tables import format_size
+from pipeline.console.format import format_size, wrap_text
 from pipeline.errors import UserError
 from pipeline.preflight.estimate import MARGIN, RemainingWork, describe_seconds, remaining_work
 from pipeline.preflight.plan import Plan, make_plan

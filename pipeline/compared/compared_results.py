@@ -14,6 +14,7 @@ from pipeline.artifacts.evaluation_words import CONTROL, describe_probe
 from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Values
+from pipeline.console.format import format_level
 from pipeline.score.family import Member, correct_family
 from pipeline.score.metrics.wording import MetricWords
 from pipeline.workspace import FOLDS, Workspace, part_folder
@@ -239,7 +240,7 @@ def describe_family(found: ComparedResults) -> Iterator[str]:
     one = found.size == 1
     yield (
         f"One family of {found.size} comparison{'s' * (not one)} with the control, {by}, {of}: p corrected by Holm, "
-        f"intervals by Bonferroni, which all hold together at {100 * found.confidence:.4g} %."
+        f"intervals by Bonferroni, which all hold together at {format_level(found.confidence)}."
     )
     yield f"The control is {found.against}; every method is compared with the same networks of it."
     if len(found.methods) > 1:

@@ -11,11 +11,10 @@ from pipeline.compared.compared_results import (
     warn_of_looks,
 )
 from pipeline.config import Params
-from pipeline.console.format import wrap_text
-from pipeline.console.tables import LEFT, RIGHT, format_table
+from pipeline.console.format import LEFT, RIGHT, format_duration, format_table, wrap_text
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.methods_page import ComparisonPage
-from pipeline.figures.report import Row, duration
+from pipeline.figures.report import Row
 from pipeline.provenance.trace import versions
 from pipeline.score.metrics.wording import MetricWords
 
@@ -116,7 +115,7 @@ def describe_compared(found: ComparedResults, rows: list[Row]) -> Iterator[str]:
             else:
                 ends = [f"{area[end] or 0.0:+.3f}" for end in ("difference", "low", "high")]
                 cells += [_interval(ends, area["low"]), _p(area["p"])]
-        cells += ["", ""] if row["epochs"] is None else [f"{row['epochs']:,}", duration(row["seconds"])]
+        cells += ["", ""] if row["epochs"] is None else [f"{row['epochs']:,}", format_duration(row["seconds"])]
         table.append(cells)
     yield from format_table(columns, table, gives_way="configuration")
     yield ""
@@ -158,7 +157,7 @@ def comparison_page(params: Params, found: ComparedResults, rows: list[Row], giv
         else None,
         how=[*describe_family(found), *([found.probe.said] if found.probe is not None else [])],
         cost=[
-            ("all searches", f"{duration(sum(searched))} by the clock, one after the other"),
+            ("all searches", f"{format_duration(sum(searched))} by the clock, one after the other"),
             ("retraining", "every method with the same seeds, the control once; in each method's own report"),
         ],
         again=[

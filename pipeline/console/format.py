@@ -1,50 +1,116 @@
-"""Short names of configurations and of their values; shares as points and percents; sentences in lines."""
+"""Formats of what people read: numbers, intervals, sizes, ages, names of configurations, tables."""
 
+import shutil
+import sys
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
+
+from pipeline.errors import truncate
+
 SHORT = {"weight": "w", "threshold": "t"}
-"""Parameters that come in every name."""
+"""Abbreviations of the parameters that occur in every name."""
+LEFT, RIGHT = "left", "right"
+MIN_WIDTH = 8
+"""Characters that the shortened column of a table keeps."""
 
 
 def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
-    """A configuration as a name: `weight=0.012 layers=last`, or for a narrow list `w=0.012 layers=last`."""
+    """Returns a configuration as a name: `weight=0.012 layers=last`, or abbreviated `w=0.012 layers=last`."""
     leaves = Counter(path.rpartition(".")[2] for path in values)
     words = []
     for path, value in values.items():
         parent, _, leaf = path.rpartition(".")
-        # Two methods' weights are told apart by their methods.
+        # The method's name distinguishes the weights of two methods.
         method = f"{parent.rpartition('.')[2]}." if leaves[leaf] > 1 else ""
         words.append(f"{method}{SHORT.get(leaf, leaf) if short else leaf}={format_value_short(value)}")
     return " ".join(words)
 
 
-def format_value_short(value: Any) -> str:
-    """A value as names show it, numbers with three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def format_value_short(value: Any, digits: int = 3) -> str:
+    """Returns a value of a configuration; a float has so many significant digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def format_count(number: int, noun: str) -> str:
-    """A number of things: `1 trial`, `1,200 trials`."""
+    """Returns a number of things: `1 trial`, `1,200 trials`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def format_percent(share: float, digits: int = 1) -> str:
+    """Returns a share in percent: `12.3 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def format_level(share: float) -> str:
+    """Returns a level of confidence without trailing zeros: `95 %`, `97.5 %`."""
+    return f"{100 * share:.4g} %"
+
+
 def format_points(share: float, digits: int = 1, *, unit: bool = True) -> str:
-    """A difference of two shares, with its sign: `+1.2 points`."""
+    """Returns a difference of two shares with its sign: `+1.2 points`.
+
+    Args:
+        share: the difference, where 1 is 100 points.
+        digits: digits after the point.
+        unit: whether the word "points" follows.
+    """
     # Adding 0 turns the -0.0 that rounding may leave into 0.0.
     return f"{round(100 * share, digits) + 0.0:+.{digits}f}" + (" points" if unit else "")
 
 
 def format_interval(low: float, high: float, digits: int = 1) -> str:
-    """An interval of such differences: `interval -0.3 to +1.2 points`."""
+    """Returns an interval of differences of shares: `interval -0.3 to +1.2 points`.
+
+    Args:
+        low: its lower end, where 1 is 100 points.
+        high: its upper end.
+        digits: digits after the point.
+    """
     return f"interval {format_points(low, digits, unit=False)} to {format_points(high, digits)}"
 
 
+def format_size(size: float) -> str:
+    """Returns a number of bytes in two or three digits: `1.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if size >= 9.95 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_age(seconds: float) -> str:
+    """Returns a time in its largest unit: `12 s`, `3 min`, `5 h`, `2 d`."""
+    for unit, longest in (("s", 60), ("min", 60), ("h", 48)):
+        if seconds < longest:
+            return f"{max(0.0, seconds):.0f} {unit}"
+        seconds /= {"s": 60, "min": 60, "h": 24}[unit]
+    return f"{seconds:.0f} d"
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a time to the minute: `12 s`, `3 min`, `1 h 23 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_time_left(seconds: float) -> str:
+    """Returns a remaining time: `about 2:40 left`."""
+    return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
+
+
 def wrap_text(text: str, width: int = 100, *, name: str = "") -> str:
-    """Sentences in lines of at most `width` characters, broken between words alone. name: stands before the first line,
-    and the others are indented by it.
+    """Wraps sentences into lines, broken between words alone.
+
+    Args:
+        text: the sentences.
+        width: characters of a line at most.
+        name: precedes the first line; the other lines are indented by its length.
     """
     return textwrap.fill(
         text,
@@ -56,6 +122,34 @@ def wrap_text(text: str, width: int = 100, *, name: str = "") -> str:
     )
 
 
-def format_percent(share: float, digits: int = 1) -> str:
-    """A share in percent: `12.3 %`."""
-    return f"{100 * share:.{digits}f} %"
+def format_table(
+    columns: Mapping[str, str], rows: Sequence[Sequence[str]], *, gives_way: str, width: int | None = None
+) -> list[str]:
+    """Returns the lines of an aligned table, which suits a terminal and a pipe; its header is bold in a terminal.
+
+    Args:
+        columns: LEFT or RIGHT by heading.
+        rows: the cells.
+        gives_way: the heading of the column that is shortened where a line is too long.
+        width: characters of a line; None for those of the terminal, or without limit where there is no terminal.
+    """
+    grid = [list(columns), *rows]
+    widths = [max(len(row[index]) for row in grid) for index in range(len(columns))]
+    room = _terminal_width() if width is None else width
+    if room is not None:
+        index = list(columns).index(gives_way)
+        over = sum(widths) + 2 * (len(widths) - 1) - room
+        widths[index] = max(min(MIN_WIDTH, widths[index]), widths[index] - max(0, over))
+    sides = list(columns.values())
+    lines = [
+        "  ".join(
+            truncate(text, size).rjust(size) if side == RIGHT else truncate(text, size).ljust(size)
+            for text, size, side in zip(row, widths, sides, strict=True)
+        ).rstrip()
+        for row in grid
+    ]
+    return [click.style(lines[0], bold=True) if sys.stdout.isatty() else lines[0], *lines[1:]]
+
+
+def _terminal_width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from pipeline.console.format import format_percent, format_points
+from pipeline.console.format import format_duration, format_percent, format_points, format_value_short
 from pipeline.figures import short_names
 from pipeline.figures.fonts import display_labels, fit_fonts
 from pipeline.figures.objective_axis import ACCURACY_AXIS, ObjectiveAxis
@@ -134,8 +134,8 @@ def page_environment() -> Environment:
         signed=_signed,
         deviation=_deviation,
         change=_change,
-        setting=_format_config,
-        duration=duration,
+        setting=partial(format_value_short, digits=4),
+        duration=format_duration,
         picture=_picture,
         megabytes=_megabytes,
     )
@@ -176,24 +176,12 @@ def _deviation(share: float | None) -> str:
     return _ABSENT if share is None or math.isnan(share) else f"\N{PLUS-MINUS SIGN} {100 * share:.2f}"
 
 
-def _format_config(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _change(share: float | None) -> str:
     return _ABSENT if _missing(share) or share is None else format_points(share, unit=False)
 
 
 def _megabytes(value: float | None) -> str:
     return _ABSENT if value is None else f"{value:,.0f} MB"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `12 s`, `3 min`, `1 h 23 min`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _picture(figure: Figure, description: str) -> Markup:

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.assembly import TrainingData, guide_config, guide_spec, load_data, make_guide
 from pipeline.config import Params
+from pipeline.console.progress import CountProgress
 from pipeline.errors import UserError
 from pipeline.files.file_stats import hash_file
 from pipeline.models.model_config import Weights
@@ -121,13 +122,16 @@ def _train(folder: Path, params: Params, data: TrainingData, role: str) -> None:
         flip=config.flip,
         compile="never",
     )
-    print(f"training the guide of locality guidance on {len(images):,} images", flush=True)
+    doing = f"training the guide of locality guidance on {len(images):,} images"
+    print(doing, flush=True)
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         seed_everything(config.seed)
         network = make_guide(params, data.prepared).to(data.device)
         try:
-            *_, last = fit(network, images, recipe, seed=config.seed)
+            with CountProgress(f"{doing}: epochs") as progress:
+                for last in fit(network, images, recipe, seed=config.seed):
+                    progress(last.number, config.epochs)
         except Diverged as error:
             raise UserError(f"params.yaml: regularizer.locality_guidance: its guide: {error}") from None
     note = {

@@ -16,8 +16,7 @@ import torch
 
 from pipeline.cluster.storage import is_s3
 from pipeline.config import Params
-from pipeline.console.format import format_count
-from pipeline.console.tables import format_size
+from pipeline.console.format import format_count, format_size
 from pipeline.errors import UserError
 from pipeline.preflight.plan import Plan
 from pipeline.preflight.profile import StepCost, profile_steps, role_sizes, steps_per_epoch

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.artifacts.search_result import SearchSummary
 from pipeline.config import Params
-from pipeline.console.format import format_count, format_percent
+from pipeline.console.format import format_count, format_level, format_percent
 from pipeline.errors import UserError
 from pipeline.score.forecast import (
     FLAT,
@@ -151,7 +151,7 @@ def describe_power(
     margin = words.margin
     auto = plan_seeds(params, forecast, words, cost) if asked == AUTO else None
     number = asked if isinstance(asked, int) else auto[0].seeds if auto else 0
-    level, images = f"{100 * forecast.confidence:.4g} %", _describe_images(forecast)
+    level, images = format_level(forecast.confidence), _describe_images(forecast)
     lines = [
         f"{'power':<10}the chance to show at {level} that {words.label} {_loses(words)} no more than "
         f"{words.format_margin()}, where it {_loses(words)} none, on {images};",
@@ -171,7 +171,7 @@ def describe_power(
         strict = Forecast(forecast.components, forecast.test_images, (1 + forecast.confidence) / 2)
         lines.append(
             f"{'':<10}where attention is not shown to be better, {words.label} is decided at "
-            f"{100 * strict.confidence:.4g} %: with {number} seeds {_say(strict.power(number, margin))}"
+            f"{format_level(strict.confidence)}: with {number} seeds {_say(strict.power(number, margin))}"
         )
     if auto is not None:
         lines.append(f"{'':<10}retrain.seeds: auto, by what is known now: {auto[1]}")

@@ -7,11 +7,10 @@ estimate.
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.status import Status
+
+from pipeline.console.progress import ProgressLine
 
 MOST_S = 20.0
 """Seconds that measuring takes in all, but for what cannot be divided: a network built, a step of a few images."""
@@ -21,11 +20,14 @@ FEW = 2
 """Images of a step of a large network; fewer cannot be mixed."""
 
 
-class ProfileBudget:
-    """The time that measuring has. Use as a context manager around it; on a terminal it says what is being measured.
+class ProfileBudget(ProgressLine):
+    """Time that measuring has, and its progress. Use it as a context manager around the measurements.
 
-    operations: of a step; None where steps are to stay whole. num_configs: how many configurations there are to
-    measure.
+    Args:
+        operations: floating-point operations of a step; None where steps are to stay whole.
+        num_configs: configurations to measure.
+        console: where progress is printed; None for standard output.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -36,10 +38,9 @@ class ProfileBudget:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(self._parts, console=console, clock=clock)
         self._whole, self.is_limited = operations is None, (operations or 0.0) > LARGE
-        self._num_configs, self._clock, self._began = num_configs, clock, clock()
-        self._console = console or Console(highlight=False, soft_wrap=True)
-        self._status = Status("", console=self._console)
+        self._num_configs, self._began = num_configs, clock()
         self._measured, self._longest = 0, 0.0
         self._started: float | None = None
 
@@ -64,12 +65,14 @@ class ProfileBudget:
         if enough and left <= self._longest:
             return False
         self._measured += 1
-        few = ", a few images at a time" if self.is_limited else ""
-        self._status.update(
-            f"measuring what training takes: configuration {self._measured} of {self._num_configs}{few}; "
-            f"{max(left, 1):.0f} s at most (--no-measure leaves it out)"
-        )
         return True
+
+    def _parts(self) -> list[str]:
+        few = ", a few images at a time" if self.is_limited else ""
+        return [
+            f"measuring what training takes: configuration {self._measured} of {self._num_configs}{few}; "
+            f"{max(self.seconds_left, 1):.0f} s at most (--no-measure leaves it out)"
+        ]
 
     def share(self) -> float:
         """Seconds that the configuration being measured may take."""
@@ -82,14 +85,3 @@ class ProfileBudget:
     def num_images(self, batch: int, micro_batches: int) -> int:
         """Images of a step, of a batch that is run in so many micro-batches."""
         return min(batch, max(FEW, micro_batches)) if self.is_limited else batch
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._console.is_terminal:
-            self._status.stop()

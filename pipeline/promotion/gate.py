@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.artifacts.registration import ArmsTag
 from pipeline.config.schema.result_sections import PromoteParams
-from pipeline.console.format import format_percent
+from pipeline.console.format import format_level, format_percent
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords, words_of
 from pipeline.score.paired_test import PairedDifference, PairedScores
 from pipeline.score.sample_size import describe_enough
@@ -225,4 +225,4 @@ def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
 
 
 def _interval(words: MetricWords, low: float, high: float, confidence: float) -> str:
-    return f"{100 * confidence:.4g} % {words.format_interval(low, high)}"
+    return f"{format_level(confidence)} {words.format_interval(low, high)}"

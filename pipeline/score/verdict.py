@@ -6,6 +6,7 @@ data" stands with the difference that would have been found four times out of fi
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.console.format import format_level
 from pipeline.score.comparison import PAIRED, Comparison
 from pipeline.score.endpoints import ATTENTION, LOG_LOSS, Endpoint, endpoint_names
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
@@ -127,7 +128,7 @@ def _span(endpoint: Endpoint, words: MetricWords) -> str:
 
 
 def _level(endpoint: Endpoint) -> str:
-    return f"{100 * endpoint.level:.4g} % interval"
+    return f"{format_level(endpoint.level)} interval"
 
 
 def _share(value: float, digits: int = 2, *, signed: bool = False) -> str:

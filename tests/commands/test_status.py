@@ -23,7 +23,7 @@ from support.search_state import (
 
 from pipeline.commands.logs import describe_trial
 from pipeline.commands.status import describe_search, describe_searches
-from pipeline.console.tables import LEFT, RIGHT, format_age, format_size, format_table
+from pipeline.console.format import LEFT, RIGHT, format_age, format_size, format_table
 from pipeline.errors import UserError
 from pipeline.files.file_stats import size_of
 from pipeline.state.current_search import current_search

@@ -351,5 +351,5 @@ def test_search_of_a_fold_says_which_it_is() -> None:
     paper = io.StringIO()
     console = Console(file=paper, width=200, force_terminal=True, highlight=False, soft_wrap=True)
     progress = SearchProgress(4, 10, part="fold 2 of 5", console=console, clock=lambda: 0.0)
-    assert str(progress._status()).startswith("fold 2 of 5 | trials 0/4 done")
-    assert str(SearchProgress(4, 10, console=console)._status()).startswith("trials 0/4 done")
+    assert str(progress).startswith("fold 2 of 5 | trials 0/4 done")
+    assert str(SearchProgress(4, 10, console=console)).startswith("trials 0/4 done")

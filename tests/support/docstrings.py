@@ -20,10 +20,13 @@ SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example", "Exa
 MANY = 3
 """Parameters from which on a function says of each what it is, whoever calls it."""
 LONGEST_SENTENCE = 30
-HEADLESS = {
-    *"What Whether Which Those That Of How Where When Why Whose Who As If Is It Its Their This These Such Same From".split(),
-    *"To With Without In Inside By For On At Into Beside Before After Not Nor And Or But So".split(),
-}
+HEADLESS = frozenset(
+    re.findall(
+        r"\w+",
+        "What Whether Which Those That Of How Where When Why Whose Who As If Is It Its Their This These Such Same From "
+        "To With Without In Inside By For On At Into Beside Before After Not Nor And Or But So",
+    )
+)
 """First words of a docstring or sentence that leave its subject to be guessed."""
 ALSO_WITH_S = {"Its", "Is", "As", "This", "Has", "Was", "Always", "Thus", "Perhaps", "Besides", "Numbers", "Values"}
 HEADLESS_LATER = {"What", "Whether", "Which", "Those", "Of", "That", "Whose", "Such"}
@@ -124,7 +127,9 @@ def _walk(tree: ast.Module, module: str) -> Iterator[tuple[int, str, list[str]]]
 
 def _walk_class(node: ast.ClassDef, outer: str = "") -> Iterator[tuple[int, str, list[str]]]:
     text = ast.get_docstring(node) or ""
-    fields = {each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)}
+    fields = {
+        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
     own = [each for each in node.body if isinstance(each, Function)]
     made_by = {name for each in own if each.name == "__init__" for name in parameters(each)}
     name = f"{outer}{node.name}"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.console.format import format_size
 from pipeline.data.decode.bit_depth import BitDepths
 from pipeline.data.prepare.manifest import Warnings, make_manifest
 from pipeline.data.prepare.row_files import COPY_ROWS_BYTES, BlobWriter, NpyRowWriter, copy_rows, hash_files
@@ -151,13 +152,9 @@ def _start(source: ImageSource, place: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{place}: the prepared images need {_bytes(needed)}, and {_bytes(free)} are free there. Free some space, "
-            "or lower prepare.image_size."
+            f"{place}: the prepared images need {format_size(needed)}, and {format_size(free)} are free there. "
+            "Free some space, or lower prepare.image_size."
         )
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _fill_undecided(masks: NpyRowWriter, source: ImageSource) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.console.format import format_size
 from pipeline.data.archive import Listing, format_names, list_root, read_files
 from pipeline.data.decode.masks import Box, Meaning
 from pipeline.data.names import Names
@@ -113,7 +114,7 @@ def _not_there(config: SourceConfig) -> DatasetNotFound:
     lines = [f"{where}: {config.dataset} ({known.title}) is not there. Needed under it: {known.layout}."]
     if known.host:
         lines.append(
-            f"Put it there, or set prepare.download: true in params.yaml to fetch {known.bytes / 1e9:.1f} GB from "
+            f"Put it there, or set prepare.download: true in params.yaml to fetch {format_size(known.bytes)} from "
             f"{known.host} when `prepare` runs. Elsewhere already? Name the folder or archive in prepare.root."
         )
     else:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.console.format import format_interval, format_points
+from pipeline.console.format import format_interval, format_percent, format_points
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class MetricWords:
 
     def format_value(self, value: float, digits: int = 1) -> str:
         """A value: `91.2 %`, `0.912`."""
-        return f"{100 * value:.{digits}f} %" if self.in_points else f"{value:.{self._places(digits)}f}"
+        return format_percent(value, digits) if self.in_points else f"{value:.{self._places(digits)}f}"
 
     def format_size(self, amount: float, digits: int = 1, *, unit: bool = True) -> str:
         """An amount of a difference, without a sign: `0.43 points`, `0.0012`."""

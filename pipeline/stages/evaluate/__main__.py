@@ -25,7 +25,7 @@ from pipeline.artifacts.stage_results import BEST, describe_control
 from pipeline.assembly import load_data
 from pipeline.config import load_params
 from pipeline.console.format import wrap_text
-from pipeline.console.progress_bar import ProgressBar
+from pipeline.console.progress import CountProgress
 from pipeline.data.splits.split import examples_by_class
 from pipeline.entry import run_stage
 from pipeline.inputs.procedure import folds_hash, read_parts
@@ -72,7 +72,7 @@ def main(workspace: Workspace) -> None:
         prior=logged.by_networks.get(network_set),
     )
     runs, folded, kept_apart = [], None, {}
-    with ProgressBar("networks evaluated") as progress:
+    with CountProgress("networks evaluated") as progress:
         if retrained.folds:
             folded = evaluate_folds(
                 workspace,

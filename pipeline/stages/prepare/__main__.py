@@ -1,7 +1,7 @@
 """prepare: a source -> `data/prepared/` (see `pipeline.data.prepared.prepared`). Run by `dvc repro prepare`."""
 
 from pipeline.config import load_params
-from pipeline.console.progress_bar import ProgressBar
+from pipeline.console.progress import CountProgress
 from pipeline.data.prepare.reader import open_source
 from pipeline.data.prepare.writer import write_prepared
 from pipeline.data.sources.download import fetch
@@ -17,7 +17,7 @@ def main(workspace: Workspace) -> None:
     fetch(config)
     found = preview_source(workspace, params)
     source = open_source(config)
-    with ProgressBar("preparing") as bar:
+    with CountProgress("preparing") as bar:
         manifest = write_prepared(
             source,
             workspace.prepared,

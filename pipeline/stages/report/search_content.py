@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.retraining import Retraining
 from pipeline.artifacts.search_result import RungCorrelation, SearchSummary
 from pipeline.compute.usage_summary import MEMORY, SHARES
+from pipeline.console.format import format_duration
 from pipeline.figures import short_names
 from pipeline.figures.curves import learning_curves
 from pipeline.figures.objective_axis import objective_axis
 from pipeline.figures.pareto import front_figure
-from pipeline.figures.report import Row, Words, duration
+from pipeline.figures.report import Row, Words
 from pipeline.figures.search import importance_figure, parallel_figure, slice_figure, survival_figure
 from pipeline.tune.journal.records import INFEASIBLE, MIN_COMPLETED
 from pipeline.tune.objectives.objectives import (
@@ -166,14 +167,15 @@ def describe_cost(summary: SearchSummary, retrained: Retraining) -> Words:
     spent, epochs = summary.spent, summary.epochs
     count = len(retrained.runs) + sum(len(fold.runs) for fold in retrained.folds)
     words = [
-        ("search, by the clock", duration(3600 * spent.hours)),
-        ("search, workers' time", duration(3600 * spent.worker_hours)),
+        ("search, by the clock", format_duration(3600 * spent.hours)),
+        ("search, workers' time", format_duration(3600 * spent.worker_hours)),
         ("epochs trained", f"{epochs.spent:,}"),
         (
             "saved by stopping early",
-            f"{epochs.saved_by_stopping:,} epochs, about {duration(3600 * spent.worker_hours_saved_by_stopping)}",
+            f"{epochs.saved_by_stopping:,} epochs, about "
+            + format_duration(3600 * spent.worker_hours_saved_by_stopping),
         ),
-        ("retraining", f"{duration(retrained.seconds)} for {count} runs"),
+        ("retraining", f"{format_duration(retrained.seconds)} for {count} runs"),
     ]
     if spent.gpu_hours:
         words.append(("search, GPU-hours", f"{spent.gpu_hours:.2f}"))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts.evaluation import Evaluation
 from pipeline.artifacts.stage_results import BEST
+from pipeline.console.format import format_level
 from pipeline.figures.curves import difference_figure
 from pipeline.figures.fonts import display_labels
 from pipeline.figures.report import Row, Words
@@ -141,7 +142,7 @@ def _endpoint_words(metric: MetricWords) -> dict[str, str]:
 def _describe_order(
     endpoints: Sequence[Endpoint], confidence: float, margin: float, look: int, metric: MetricWords
 ) -> str:
-    level = f"{100 * (1 - confidence):.4g} %"
+    level = format_level(1 - confidence)
     held = f"That any of it is said wrongly has a chance of at most {level}."
     if look > 1:
         held = f"At a first look, a chance of at most {level} that any of it is said wrongly; not at look {look}."
@@ -164,7 +165,7 @@ def _describe_endpoint(endpoint: Endpoint, metric: MetricWords) -> str:
     outcome = "shown" if endpoint.shown else "not shown" if endpoint.tested else "not tested"
     if endpoint.low is None or endpoint.high is None or endpoint.p is None:
         return f"{outcome}; there is no interval."
-    level = f"{100 * endpoint.level:.4g} %"
+    level = format_level(endpoint.level)
     if endpoint.name in (ATTENTION, LOG_LOSS):
         found = f"{endpoint.difference:+.3f}, {level} interval {endpoint.low:+.3f} to {endpoint.high:+.3f}"
     else:

@@ -20,7 +20,7 @@ from pipeline.cluster.runtime import run_jobs
 from pipeline.cluster.storage import join
 from pipeline.config import Params, Values
 from pipeline.console.format import config_name
-from pipeline.console.run_progress import RunProgress
+from pipeline.console.progress import RunProgress
 from pipeline.files.atomic import replace_folder
 from pipeline.models.model_config import Weights
 from pipeline.preflight.run_resources import check_batch_shards, retrain_resources

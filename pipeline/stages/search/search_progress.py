@@ -1,26 +1,28 @@
-"""Live progress of a search in the terminal: a line that is kept up to date, or, in a log, a line a trial."""
+"""Progress of a search: a line that a terminal keeps up to date, and a line that stays for every trial that ends."""
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-from pipeline.console.format import config_name, format_count
-from pipeline.console.run_progress import HEARTBEAT_S, format_time_left
+from pipeline.console.format import config_name, format_count, format_time_left
+from pipeline.console.progress import Pace, ProgressLine
 from pipeline.tune.budget import EPOCH_BUDGET
 from pipeline.tune.journal.records import COMPLETE, INFEASIBLE, METHOD, PRUNED, TrialRecord
 from pipeline.tune.objectives.objectives import ACCURACY_ALONE, Objectives, format_metric, is_valid_result
 
 
-class SearchProgress:
-    """Follows a search (see `pipeline.tune.journal.records.SearchCallback`). Use as a context manager around it.
+class SearchProgress(ProgressLine):
+    """Progress of a search, of which it is a `pipeline.tune.journal.records.SearchCallback`.
 
-    total: trials, controls and confirmations at most. epochs: of each in full. budget: epochs of all together, to which
-    is counted where it is given. objectives: what they are to reach. part: which of several searches it is, in words.
+    Args:
+        total: trials, controls and confirmations at most.
+        epochs: epochs of each of them in full.
+        budget: epochs of all together, to which progress is counted; None where the budget is a number of trials.
+        objectives: the objectives of the search.
+        part: which of several searches it is, in words; empty for a single one.
+        console: where it is printed; None for standard output.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -34,42 +36,33 @@ class SearchProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(self._parts, self._part_done, console=console, clock=clock)
         self._objectives, self._part = objectives, part
-        self._total, self._epochs, self._budget, self._clock = total, epochs, budget, clock
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._total, self._epochs, self._budget = total, epochs, budget
         self._trials: dict[str, TrialRecord] = {}
         self._paused_after: dict[str, int] = {}
-        self._ending = False
-        self._replayed = 0
-        self._started: float | None = None
-        self._first_epoch: float | None = None
-        self._last_printed = 0.0
-        self._live = Live(get_renderable=self._status, console=self._console, refresh_per_second=2, transient=True)
+        self._ending = self._is_replayed = False
+        self._pace = Pace(clock)
 
     def replayed(self) -> None:
-        """The events so far came from the journal; from now on epochs are trained, and the clock runs."""
-        self._started = self._last_printed = self._clock()
+        """Notes that the events so far came from the journal, and that epochs are trained from now on."""
+        self._is_replayed, self._last_printed = True, self._clock()
         if self._trials:
             paused = f", {count} are paused" if (count := self._num_paused()) else ""
             spent = "" if self._budget is None else f"{self._count_epochs()} spent, "
             of = f" of {self._total}" if self._budget is None else ""
-            self._say(f"going on from the journal: {spent}{self._ended()}{of} trials have ended{paused}")
+            self.say(f"going on from the journal: {spent}{self._ended()}{of} trials have ended{paused}")
 
     def trial_started(self, trial: TrialRecord) -> None:
         self._trials[trial.id] = trial
 
     def epoch_reported(self, trial: TrialRecord, epoch: int) -> None:
-        if self._started is None:
-            return
-        if self._first_epoch is None:
-            # Workers spend seconds on imports before this, which the pace of training must not be judged by.
-            self._first_epoch, self._replayed = self._clock(), self._trained()
-        if not self._console.is_terminal and self._clock() - self._last_printed > HEARTBEAT_S:
-            self._last_printed = self._clock()
-            self._say(self._status())
+        if self._is_replayed:
+            self._pace.count(self._trained())
+            self.beat()
 
     def trial_paused(self, trial: TrialRecord) -> None:
-        """Say so; nothing more is said of it if it ends without having gone on."""
+        """Prints that a trial is paused; nothing further is printed if it ends without having been resumed."""
         self._paused_after[trial.id] = trial.last_epoch
         self._say_trial(trial, f"paused after epoch {trial.last_epoch}")
 
@@ -81,36 +74,37 @@ class SearchProgress:
         self._say_trial(trial, said.get(trial.state or "", f"failed: {_last_line(trial.reason)}"))
 
     def _say_trial(self, trial: TrialRecord, outcome: str) -> None:
-        if self._started is None:
+        if not self._is_replayed:
             return
-        self._last_printed = self._clock()
         first = self._objectives.first
         value = f"{trial.metric(first):.4f}" if trial.epochs else "-"
         further = self._objectives.shown_metrics
         value += "".join(f", {name} {format_metric(name, trial.metric(name))}" for name in further)
         place = f"{self._ended()}/{self._total}" if self._budget is None else self._count_epochs()
-        self._say(f"[{place}] {trial.id:<9} {first} {value}  {outcome}  {config_name(trial.values)}")
+        self.say(f"[{place}] {trial.id:<9} {first} {value}  {outcome}  {config_name(trial.values)}")
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
-        """Say so at once, and count to what is still to come."""
-        if self._started is None:
+        """Prints the reason, and counts up to the runs that are still to come.
+
+        Args:
+            reason: why no further trials begin.
+            running: trials that are running.
+            left: runs that are left.
+        """
+        if not self._is_replayed:
             return
         self._ending = True
         self._total = min(self._total, len(self._trials) + left)
         paused = f"{format_count(count, 'paused trial')} may end there; " if (count := self._num_paused()) else ""
         # That the epochs are spent is how a search with such a budget ends.
         begins = "no further trials" if reason.startswith(EPOCH_BUDGET) else "ending early"
-        self._say(
+        self.say(
             f"{begins}: {reason}; {paused}what runs ({running} now) goes on to its end or is paused, then the best are "
             f"confirmed: "
             f"{self._total} runs at most"
         )
 
-    def _say(self, text: str | Text) -> None:
-        # A configuration or a reason may hold brackets, which are no markup.
-        self._console.print(text, markup=False)
-
-    def _status(self) -> Text:
+    def _parts(self) -> list[str]:
         trials = self._trials.values()
         stopped = sum(trial.state == PRUNED for trial in trials)
         by_epochs = self._budget is not None
@@ -128,26 +122,27 @@ class SearchProgress:
             parts.append(f"best so far {best.metric(self._objectives.first):.4f} ({best.id})")
         if (left := self.seconds_left()) is not None:
             parts.append(format_time_left(left))
-        return Text(" | ".join(parts), no_wrap=True, overflow="ellipsis")
+        return parts
+
+    def _part_done(self) -> float | None:
+        left = self._epochs_left()
+        return self._trained() / (self._trained() + left) if self._is_replayed and self._trained() + left else None
 
     def seconds_left(self) -> float | None:
-        """From the pace since the first epoch, and the epochs to come: those left of the budget, or as many as trials
-        that have ended, or are paused, have taken on average; None before that.
-        """
-        done = self._trained() - self._replayed
-        if self._first_epoch is None or done <= 0:
-            return None
-        pace = (self._clock() - self._first_epoch) / done
+        """Returns the seconds left by the pace since the first epoch; None before a second one."""
+        return self._pace.seconds_left(self._trained(), self._epochs_left())
+
+    def _epochs_left(self) -> float:
+        """Returns the epochs to come: those left of the budget, or as many a trial as ended and paused ones took."""
         running = [t for t in self._trials.values() if t.state is None and not t.paused]
         to_start = self._total - len(self._trials)
         if self._budget is not None:
             left = max(0, self._budget - self._trained())
             in_full = sum(self._epochs - trial.last_epoch for trial in running) + self._epochs * to_start
-            return (min(left, in_full) if self._ending else left) * pace
+            return min(left, in_full) if self._ending else left
         ended = [t.last_epoch for t in self._trials.values() if t.state is not None or t.paused]
         usual = sum(ended) / len(ended) if ended else self._epochs
-        to_come = sum(max(0.0, usual - trial.last_epoch) for trial in running) + usual * to_start
-        return to_come * pace
+        return sum(max(0.0, usual - trial.last_epoch) for trial in running) + usual * to_start
 
     def _ended(self) -> int:
         return sum(trial.state is not None for trial in self._trials.values())
@@ -164,16 +159,6 @@ class SearchProgress:
     def _at_most(self) -> int:
         ended = sum(trial.last_epoch for trial in self._trials.values() if trial.state is not None)
         return ended + (self._total - self._ended()) * self._epochs
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
 
 
 def _last_line(reason: str | None) -> str:

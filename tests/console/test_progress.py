@@ -1,13 +1,14 @@
-"""Claims about what is said of runs whose epochs are counted from outside, on a console that keeps what is printed."""
+"""Claims about what is printed on the progress of long work, on a console that keeps it."""
 
 import io
 import time
 from collections.abc import Callable
 
+import pytest
 from rich.console import Console
 
 from pipeline.cluster.storage import StorageError
-from pipeline.console.run_progress import HEARTBEAT_S, RunProgress
+from pipeline.console.progress import HEARTBEAT_S, CountProgress, Pace, ProgressLine, RunProgress
 
 
 class Counted:
@@ -65,7 +66,7 @@ def test_line_in_a_terminal_goes_when_the_work_ends() -> None:
     runs = Counted(terminal=True)
     with runs.following:
         runs.look(done=2, after=60)
-        runs.following._live.refresh()
+        _refresh(runs.following)
         assert "epoch 2 of 40" in runs.paper.getvalue()
     assert runs.paper.getvalue().endswith("\x1b[2K")
 
@@ -85,8 +86,57 @@ def test_thread_looks_by_itself_and_ends_with_the_work() -> None:
     assert len(looks) == seen
 
 
+def _refresh(line: ProgressLine) -> None:
+    assert line._live is not None
+    line._live.refresh()
+
+
 def _wait(there: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not there():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_log_gets_a_line_of_counted_work_now_and_then_and_none_of_short_work() -> None:
+    said, now = io.StringIO(), [0.0]
+    with CountProgress("preparing", console=Console(file=said), clock=lambda: now[0]) as progress:
+        for at, done in ((1, 1000), (11, 2000), (12, 3000), (30, 60000)):
+            now[0] = at
+            progress(done, 60000)
+    # 1,000 in the 10 seconds since the first were counted: 58,000 more take 580.
+    assert said.getvalue().splitlines() == [
+        "preparing: 2,000 of 60,000 | about 9:40 left",
+        "preparing: 60,000 of 60,000",
+    ]
+
+
+@pytest.mark.parametrize("share", ["3 of 4", "━"])
+def test_terminal_gets_a_bar_and_a_count_that_are_gone_at_the_end(share: str) -> None:
+    said = io.StringIO()
+    with CountProgress("preparing", console=Console(file=said, force_terminal=True, width=80)) as progress:
+        progress(3, 4)
+        _refresh(progress)
+        assert share in said.getvalue()
+    assert said.getvalue().endswith("\x1b[2K")
+
+
+def test_narrow_terminal_cuts_the_line_and_never_wraps_it() -> None:
+    said = io.StringIO()
+    with CountProgress("preparing " * 9, console=Console(file=said, force_terminal=True, width=40)) as progress:
+        progress(3, 4)
+        _refresh(progress)
+        shown = said.getvalue().splitlines()[-1]
+    assert "preparing preparing" in shown
+    assert "…" in shown
+    assert "━" not in shown
+
+
+def test_pace_is_unknown_until_something_was_done_since_the_first_count() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    assert pace.seconds_left(5, 10) is None
+    pace.count(5)
+    now[0] = 20.0
+    assert pace.seconds_left(5, 10) is None
+    assert pace.seconds_left(9, 10) == 50.0
