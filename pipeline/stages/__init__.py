@@ -1,7 +1,8 @@
-"""One folder a DVC stage, whose `__main__` is its recipe. `python -m pipeline.stages.NAME` runs one, `dvc repro` all.
+"""DVC stages, a folder each, whose `__main__` is the recipe. `python -m pipeline.stages.NAME` runs one stage,
+`dvc repro` all of them.
 
-A stage ends with status 0, with 2 when the user must change something, with 3 when a gate said no, and with 130 when
-it was interrupted.
+Exit status of a stage: 0 when it has succeeded, 2 when the user must change something, 3 when a gate refuses
+(`pipeline.errors.GateRefused`), and 130 when it was interrupted.
 """
 
 import sys
@@ -12,8 +13,8 @@ from pipeline.entry import report_interrupted_imports
 from pipeline.environment import clean_environment
 from pipeline.fork_server import delegate_to_server
 
-if sys.argv[:1] == ["-m"]:  # `python -m` is about to import one of them, which takes seconds
-    clean_environment()  # before any package reads it
+if sys.argv[:1] == ["-m"]:  # Python is about to import a stage, which takes seconds
+    clean_environment()  # before any package reads the environment
     delegate_to_server()
     limit_threads()
     settle_user()

@@ -1,15 +1,16 @@
 """evaluate: retrained weights on the test set -> `results/evaluate/`. Run by `dvc repro evaluate`.
 
 metrics.json      the figures that `dvc metrics` shows
-evaluation.json   all of them, with the comparison of the arms, the endpoints and the verdict
-predictions.npz   ids, labels, and every run's probabilities by its name; with folds the number of each image's, and
-                  what the registered network says of the images kept apart (`holdout`), if there are any
+evaluation.json   all figures, with the comparison of the arms, the endpoints and the verdict
+predictions.npz   ids, labels, and every run's probabilities by its name; with folds the number of each image's fold,
+                  and the registered network's predictions for the images kept apart (`holdout`), if there are any
 confusion.csv     true and predicted class, a row for every test image and seed of the best configuration
 attention_by_class.csv
                   attention against masks, a row for every class of either arm and of each baseline
-attention.npz     similarity maps of the last block of the images that the report shows
+attention.npz     similarity maps of the last block, for the images that the report shows
 
-What was right is kept under `state/evaluations/` too, for `sar-search compare`: the next search replaces these files.
+The images that each run got right are stored under `state/evaluations/` too, for `sar-search compare`, because the
+next search replaces these files.
 """
 
 import time
@@ -45,7 +46,7 @@ from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Score every retrained network on the test set, and both arms against each other."""
+    """Scores every retrained network on the test set, and compares the arms."""
     began = time.monotonic()
     params = load_params(workspace.params)
     retrained = Retraining.read(workspace.results / "retrain")
@@ -145,7 +146,7 @@ def main(workspace: Workspace) -> None:
     write_confusion(folder / "confusion.csv", runs, data)
     write_class_rows(folder / "attention_by_class.csv", summary.class_rows)
     shown = examples_by_class(test, data.prepared.labels, params.report.attention_images)
-    rows = np.searchsorted(test, shown) if folded is None else np.arange(len(shown))  # of folds there are no others
+    rows = np.searchsorted(test, shown) if folded is None else np.arange(len(shown))  # with folds, only these are there
     maps: Any = {run.name: run.maps[rows] for run in runs}
     np.savez_compressed(folder / "attention.npz", ids=shown, **maps)
     metrics.write(folder)

@@ -1,4 +1,4 @@
-"""Attention against masks, run by run, beside the baselines that look at no image."""
+"""Attention of each run against the masks, and baselines that look at no image."""
 
 import csv
 import math
@@ -26,8 +26,9 @@ LOCATION = (
     *("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision"),
     *("pointing_game_best_head", "pointing_game", "energy_best_head", "energy"),
 )
+"""Scores of attention that evaluation.json holds."""
 COMPARED = ("jaccard_best_head", "jaccard_fixed_head", "auroc", "average_precision", "pointing_game", "energy")
-"""Of these, what the report shows, and compares between the arms."""
+"""Scores of `LOCATION` that the report shows and compares between the arms."""
 
 Maps = NDArray[np.float32]
 Masks = NDArray[np.uint8]
@@ -36,7 +37,13 @@ ClassRow = Mapping[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class ScoredTables:
-    """A score of the images that all runs can be scored on, (S, N) by arm. folds: of these images; None without."""
+    """One score of attention by seed and image, for the N images on which every run has the score.
+
+    Attributes:
+        best: Scores of the best configuration, (S, N).
+        control: Scores of the control, (S2, N).
+        folds: Number of each image's fold, (N,); None without folds.
+    """
 
     best: NDArray[np.float64]
     control: NDArray[np.float64]
@@ -44,7 +51,11 @@ class ScoredTables:
 
 
 def usable_masks(data: TrainingData) -> tuple[Masks, Masks] | None:
-    """Masks (n, H, W) of val, where the head is picked, and of test; None where attention cannot be scored by them."""
+    """Returns the masks against which attention is scored; None if there are none, or none with object and background.
+
+    Returns:
+        Masks (n, H, W) of the val images, by which the head is picked, and of the test images.
+    """
     masks = data.prepared.masks
     if masks is None:
         return None
@@ -53,28 +64,49 @@ def usable_masks(data: TrainingData) -> tuple[Masks, Masks] | None:
 
 
 def locate(val_maps: Maps, test_maps: Maps, masks: tuple[Masks, Masks]) -> LocationScores:
-    """Scores of test images' maps (n, A, H, W), with the head that val images' maps picked. masks: of val, of test."""
+    """Scores the similarity maps of the test images, with the head that scores best on the val images.
+
+    Args:
+        val_maps: Similarity maps of the val images, (n, A, H, W).
+        test_maps: Similarity maps of the test images, (N, A, H, W).
+        masks: Masks of the val and of the test images, as `usable_masks` returns them.
+    """
     val, test = masks
     return location_scores(test_maps, test, head=pick_head(val_maps, val))
 
 
 def baselines(maps: Maps, masks: tuple[Masks, Masks], seed: int) -> dict[str, LocationScores]:
-    """The trivial baselines by name, on the grid and with the heads of maps (n, A, H, W)."""
+    """Scores the trivial baselines on the test images.
+
+    Args:
+        maps: Similarity maps of a network, (N, A, H, W), from which the patch grid and the number of heads are taken.
+        masks: Masks of the val and of the test images, as `usable_masks` returns them.
+        seed: Seed of the random baseline.
+
+    Returns:
+        Scores by the baseline's name.
+    """
     _, heads, rows, columns = maps.shape
     return baseline_scores(masks[1], (rows, columns), heads=heads, seed=seed)
 
 
 def mean_location(found: Sequence[LocationScores]) -> Location:
-    """Means over runs of what `LOCATION` names."""
+    """Returns the means over runs of the scores in `LOCATION`."""
     return Location(**{key: float(np.mean([getattr(scores, key) for scores in found])) for key in LOCATION})
 
 
 def auroc_tables(
     best: Sequence[LocationScores], control: Sequence[LocationScores], folds: Folds | None = None
 ) -> ScoredTables | None:
-    """AUROC of the fixed head, (S, N) by arm, of the images that every run of either arm can be scored on.
+    """Returns the AUROC of the fixed head by seed and image, for the images on which every run of both arms has one.
 
-    best, control: a run each, in the order of their seeds. None where no two images can be, or one alone of a fold.
+    Args:
+        best: Scores of the best configuration's runs, in the order of their seeds.
+        control: Scores of the control's runs, in the order of their seeds.
+        folds: Number of each image's fold, (N,); None without folds.
+
+    Returns:
+        The tables; None if an arm has no run, or if fewer than two images, in all or in a fold, have a score.
     """
     return _scored_tables(best, control, "auroc", folds) if best and control else None
 
@@ -82,6 +114,17 @@ def auroc_tables(
 def _scored_tables(
     best: Sequence[LocationScores], control: Sequence[LocationScores], key: str, folds: Folds | None
 ) -> ScoredTables | None:
+    """Returns one score of both arms, for the images on which every run has it.
+
+    Args:
+        best: Scores of the best configuration's runs, in the order of their seeds.
+        control: Scores of the control's runs, in the order of their seeds.
+        key: Name of the score.
+        folds: Number of each image's fold, (N,); None without folds.
+
+    Returns:
+        The tables; None if fewer than two images, in all or in a fold, have the score.
+    """
     first, second = (np.stack([scores.per_image[key] for scores in found]) for found in (best, control))
     scored = ~(np.isnan(first).any(axis=0) | np.isnan(second).any(axis=0))
     if scored.sum() < 2 or (folds is not None and not can_be_compared(folds, folds[scored])):
@@ -97,11 +140,18 @@ def differences(
     shared_seeds: bool = True,
     folds: Folds | None = None,
 ) -> dict[str, Difference]:
-    """How much more the best configuration's attention scores than the control's, with intervals over seeds and images,
-    by the names of `COMPARED`. The intervals hold
-    together with the confidence. best, control: a run each, of the same images, in the order of their seeds.
-    shared_seeds: whether these are the same. folds: the number of each image's fold; None without folds. What fewer
-    than two images have, in all or in a fold, is left out.
+    """Compares the attention of both arms, score by score, with intervals over seeds and images.
+
+    Args:
+        best: Scores of the best configuration's runs, in the order of their seeds.
+        control: Scores of the control's runs on the same images, in the order of their seeds.
+        confidence: Confidence with which all intervals hold together.
+        shared_seeds: Whether the two arms have the same seeds.
+        folds: Number of each image's fold, (N,); None without folds.
+
+    Returns:
+        Best minus control by the names of `COMPARED`. A score that fewer than two images have, in all or in a fold, is
+        left out.
     """
     found = {key: _scored_tables(best, control, key, folds) for key in COMPARED if best and control}
     tables = {key: each for key, each in found.items() if each is not None}
@@ -118,9 +168,12 @@ def differences(
 def class_rows(
     runs: Mapping[str, Sequence[LocationScores]], labels: NDArray[np.int64], classes: Sequence[str]
 ) -> list[ClassRow]:
-    """A row a kind of attention and class, of the means over runs; images: how many were scored.
+    """Returns a row for every kind of attention and class: the number of images scored, and means over runs.
 
-    runs: their scores by kind of attention. labels: (n,) of the images that were scored.
+    Args:
+        runs: Scores of each run, by the kind of attention.
+        labels: Class of each test image, (N,).
+        classes: Names of the classes.
     """
     table: list[ClassRow] = []
     for name, found in runs.items():
@@ -137,7 +190,7 @@ def class_rows(
 
 
 def write_class_rows(path: Path, rows: Iterable[ClassRow]) -> None:
-    """Write the rows of `class_rows` as CSV; the header alone where nothing was scored."""
+    """Writes the rows of `class_rows` as CSV; only the header if nothing was scored."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["attention", "class", "images", *LOCATION])
         writer.writeheader()

@@ -1,7 +1,8 @@
-"""The seeds of each arm as one ensemble, the mean of their probabilities: a row beside the single networks.
+"""The seeds of each arm as one ensemble: the mean of their probabilities, scored beside the single networks.
 
-The verdict is of single networks, since one network is what is registered. Two ensembles are two fixed classifiers, and
-their difference has an interval of the images alone (`pipeline.score.paired_test`): other seeds would make two others.
+The verdict is about single networks, because a single network is registered. Two ensembles are two fixed
+classifiers. Their difference has an interval over images only (`pipeline.score.paired_test`), because other seeds
+would make other ensembles.
 """
 
 import numpy as np
@@ -16,14 +17,14 @@ from pipeline.score.paired_test import paired_difference, paired_score_differenc
 def compare_ensembles(
     best: ArrayLike, control: ArrayLike, labels: NDArray[np.int64], *, confidence: float, metric: Metric = ACCURACY
 ) -> Ensembles | None:
-    """What evaluation.json says of both ensembles; None where an arm has a single network.
+    """Returns the part of evaluation.json on the ensembles; None if an arm has a single network.
 
     Args:
         best: Probabilities of the best configuration's networks, (S, N, C).
-        control: Those of the control's, (S2, N, C).
-        labels: (N,).
-        confidence: The interval's level.
-        metric: That they are compared by, with its margin.
+        control: Probabilities of the control's networks, (S2, N, C).
+        labels: Class of each test image, (N,).
+        confidence: Confidence of the interval.
+        metric: Metric by which the ensembles are compared, with its margin.
     """
     arms = [np.asarray(arm, dtype=np.float64) for arm in (best, control)]
     if min(len(arm) for arm in arms) < 2:

@@ -1,8 +1,8 @@
-"""Evaluation fold by fold: every network of a fold on the fold's own images, and the folds put together.
+"""Evaluation in folds: every network is scored on the test images of its fold, and the folds are put together.
 
-Seed s of either arm is another network in every fold. What these say of their images stands side by side as one run,
-under the name that seed s has on all images, so that all of evaluation goes on from there; only where an interval is
-made does it matter that the rows are put together (`pipeline.score.fold_variance`).
+Each seed of an arm has one network in every fold. Their predictions for their own folds' images are joined to one
+run, named as that seed is on all images. The rest of the evaluation treats it like any other run. Only the intervals
+take the folds into account (`pipeline.score.fold_variance`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,15 +29,20 @@ from pipeline.train.loop import predict
 from pipeline.workspace import Workspace
 
 HOLDOUT = "holdout"
-"""How predictions.npz calls what the registered network says of the images kept apart; its ids and labels begin so."""
+"""Key in predictions.npz of the registered network's probabilities for the images kept apart, and the prefix of the
+keys of their ids and labels.
+"""
 
 
 @dataclass(frozen=True)
 class FoldedEvaluation:
-    """All folds, evaluated.
+    """The evaluation of all folds.
 
-    runs: one for every arm and seed, over all folds. data: with the images of all folds as test. folds: (N,), the
-    number of each image's fold. rows: a fold each, for evaluation.json.
+    Attributes:
+        runs: One run for every arm and seed, over all folds.
+        data: The prepared set, with the images of all folds as its test role.
+        folds: Number of each image's fold, (N,).
+        rows: One row a fold, for evaluation.json.
     """
 
     runs: list[RunEvaluation]
@@ -56,16 +61,16 @@ def evaluate_folds(
     images: int,
     metric: Metric = ACCURACY,
 ) -> FoldedEvaluation:
-    """Evaluate the networks of every fold on its images.
+    """Evaluates the networks of every fold on the fold's test images.
 
     Args:
         workspace: The checkout.
-        parts: Of the split: all images, then the folds.
-        retrained: What was retrained.
-        progress: Called with how many networks have been evaluated, and of how many.
-        confidence: Level of the folds' own intervals.
-        images: How many images' maps are kept.
-        metric: That the folds' own comparisons are by.
+        parts: Parts of the procedure: all images, then the folds.
+        retrained: Result of the retraining.
+        progress: Called with the number of networks evaluated so far, and the total.
+        confidence: Confidence of each fold's own interval.
+        images: Number of images whose similarity maps are stored.
+        metric: Metric of each fold's own comparison.
     """
     whole, control, seed = parts[0], retrained.control, parts[0].params.base.seed
     opened = load_data(workspace.prepared, whole.path, whole.params.base.device)
@@ -95,9 +100,15 @@ def evaluate_folds(
 
 
 def evaluate_holdout(workspace: Workspace, whole: Part, folder: str) -> dict[str, NDArray[Any]]:
-    """What the network to be registered says of the images kept apart, for predictions.npz; nothing without any.
+    """Returns the predictions of the network to be registered for the images kept apart, as arrays of predictions.npz.
 
-    folder: of the network, below models/.
+    Args:
+        workspace: The checkout.
+        whole: The part on all images, whose test role is the images kept apart.
+        folder: The network's folder, below models/.
+
+    Returns:
+        Probabilities, ids and labels, under keys that begin with `HOLDOUT`; empty if no images are kept apart.
     """
     if not len(whole.split.test):
         return {}
@@ -110,7 +121,7 @@ def evaluate_holdout(workspace: Workspace, whole: Part, folder: str) -> dict[str
 
 
 def describe_holdout(found: Mapping[str, NDArray[Any]]) -> HoldoutScores | None:
-    """The figures of the registered network on the images kept apart; None without any."""
+    """Returns the registered network's scores on the images kept apart; None if there are none."""
     if not found:
         return None
     scores = classification_scores(found[HOLDOUT], found[f"{HOLDOUT}_labels"])
@@ -127,7 +138,17 @@ def _fold_row(
     confidence: float,
     metric: Metric,
 ) -> FoldScores:
-    """A fold's own comparison, and what its search has chosen."""
+    """Returns a fold's own comparison of the arms, with the configuration that its search has chosen.
+
+    Args:
+        part: The fold.
+        listed: The fold's part of the retraining.
+        runs: The fold's runs, of both arms.
+        labels: Class of each of the fold's test images, (N,).
+        control: Name of the control.
+        confidence: Confidence of the interval.
+        metric: Metric by which the arms are compared.
+    """
     best, other = (np.stack([run.probabilities for run in runs if run.arm == arm]) for arm in (BEST, control))
     found = compare_metric(metric, best, other, labels, confidence=confidence).comparison
     return FoldScores(
@@ -146,9 +167,13 @@ def _fold_row(
 def _join(
     folds: Sequence[Part], by_fold: Sequence[Sequence[RunEvaluation]], shown: NDArray[np.int64], seed: int
 ) -> list[RunEvaluation]:
-    """An arm's runs over all folds, one for each seed: those of the folds in the order of the images' ids.
+    """Joins an arm's runs over all folds to one run for each seed, with images in the order of their ids.
 
-    by_fold: the arm's runs in each fold, by their seeds. seed: `base.seed`, from which runs are named.
+    Args:
+        folds: The folds.
+        by_fold: The arm's runs in each fold, in the order of their seeds.
+        shown: Ids of the images whose similarity maps are stored.
+        seed: `base.seed`, from which the joined runs are numbered.
     """
     order = np.argsort(np.concatenate([part.split.test for part in folds]))
     drawn = np.concatenate([part.split.test[np.isin(part.split.test, shown)] for part in folds])

@@ -1,4 +1,4 @@
-"""Two arms compared by a metric: from pseudo-values where it has them, else by its values alone."""
+"""Comparison of two arms by a metric: with its pseudo-values if it has them, else by one value a seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +16,12 @@ BEST, CONTROL = "best", "control"
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """comparison: best minus control. values: of every seed, (S,) by arm. tables: pseudo-values (S, N) by arm, None
-    where there are none.
+    """Two arms compared by a metric.
+
+    Attributes:
+        comparison: Best minus control.
+        values: The metric's value of every seed, (S,) by arm.
+        tables: Pseudo-values (S, N) by arm; None if the metric has none.
     """
 
     comparison: Comparison
@@ -35,13 +39,20 @@ def compare_metric(
     shared_seeds: bool = True,
     folds: Folds | None = None,
 ) -> MetricComparison:
-    """Compare probabilities (S, N, C) and (S2, N, C) of the same images by a metric.
+    """Compares the probabilities of two arms on the same images by a metric.
 
-    folds: (N,), the number of each image's fold; None without folds.
+    Args:
+        metric: Metric by which the arms are compared.
+        best: Probabilities of the best configuration's networks, (S, N, C).
+        control: Probabilities of the control's networks, (S2, N, C).
+        labels: Class of each image, (N,).
+        confidence: Confidence of the interval.
+        shared_seeds: Whether row s of both arms is the same seed.
+        folds: Number of each image's fold, (N,); None without folds.
 
     Raises:
-        UserError: the metric has no value on these images, or a user's function fails.
-        ValueError: as `Metric.value_of`, and as `compare_scores`.
+        UserError: The metric has no value on these images, or a user's function fails.
+        ValueError: As in `Metric.value_of` and in `compare_scores`.
     """
     arms = {BEST: np.asarray(best), CONTROL: np.asarray(control)}
     truth = np.asarray(labels)

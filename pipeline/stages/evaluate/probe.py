@@ -1,7 +1,8 @@
-"""The baseline that needs no training: a probe on the frozen features of pretrained weights, on the same test images.
+"""Baseline that needs no training of networks: a probe on the frozen features of pretrained weights.
 
-Features are those of images as they are evaluated, without augmentation, standardised by the training images' pixels.
-They are kept under `state/features/`, by a hash of all that decides them.
+It is scored on the same test images as the arms. Features are computed without augmentation, from images
+standardised by the pixels of the training images. They are stored under `state/features/`, by a hash of everything
+that determines them.
 """
 
 from collections.abc import Sequence
@@ -33,13 +34,14 @@ from pipeline.train.class_weights import BALANCED, count_classes, weights_by_lab
 from pipeline.workspace import Workspace
 
 EVERY = "train+val+test"
+"""The roles of all images whose features are computed."""
 
 
 def probe_weights(workspace: Workspace, params: Params) -> Weights | None:
-    """The weights that are to be probed; None where `evaluate.probe` is false.
+    """Returns the weights that are probed; None if `evaluate.probe` is false.
 
     Raises:
-        UserError: as `pipeline.inputs.probe_weights.read_probe_weights`.
+        UserError: As in `pipeline.inputs.probe_weights.read_probe_weights`.
     """
     if not params.evaluate.probe:
         return None
@@ -55,11 +57,19 @@ def evaluate_probe(
     best: Sequence[NDArray[np.float32]],
     control: Sequence[NDArray[np.float32]],
 ) -> ProbeScores:
-    """What evaluation.json has of the probe. best, control: probabilities (N, C) of the test images, of each seed of
-    the best configuration and of the control.
+    """Fits and scores the probe, and returns its part of evaluation.json.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        data: The prepared set with its split, on the device.
+        weights: Pretrained weights that are probed.
+        metric: Metric by which the probe's strength is chosen, and by which it is compared.
+        best: Probabilities (N, C) of the test images, for each seed of the best configuration.
+        control: Probabilities (N, C) of the test images, for each seed of the control.
 
     Raises:
-        UserError: the weights cannot be read, or the training images are of one class.
+        UserError: The weights cannot be read, or the training images are all of one class.
     """
     table, file = frozen_features(workspace, params, data, weights)
     ids, labels = data.ids(EVERY), np.asarray(data.prepared.labels)
@@ -101,10 +111,19 @@ def evaluate_probe(
 def frozen_features(
     workspace: Workspace, params: Params, data: TrainingData, weights: Weights
 ) -> tuple[NDArray[np.float32], Path]:
-    """Features (N, D) of every image that has a role, in the order of their ids, and the file that keeps them.
+    """Returns the features of every image that has a role; computed once, then read from their file.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        data: The prepared set with its split, on the device.
+        weights: Pretrained weights that are probed.
+
+    Returns:
+        Features (N, D) in the order of the images' ids, and the file that stores them.
 
     Raises:
-        UserError: the weights cannot be read, have changed, or are of another network.
+        UserError: The weights cannot be read, have changed, or belong to another network.
     """
     ids, scale = data.ids(EVERY), data.scale("train")
     known = {
@@ -129,7 +148,14 @@ def frozen_features(
 def extract_features(
     network: nn.Module, images: ImageBatches, device: torch.device, *, batch_size: int = 256
 ) -> NDArray[np.float32]:
-    """`pooled_features` of images in the order of their ids, (N, D) float32, in evaluation mode."""
+    """Returns `pooled_features` of images in the order of their ids, (N, D) float32, in evaluation mode.
+
+    Args:
+        network: Network with D features.
+        images: Batches of N images.
+        device: Device of the network.
+        batch_size: Images of a batch.
+    """
     network = network.to(device).eval()
     rows = [pooled_features(network, inputs).float().cpu() for inputs, _ in images.in_order(batch_size)]
     table: NDArray[np.float32] = torch.cat(rows).numpy()
@@ -137,6 +163,16 @@ def extract_features(
 
 
 def _network(params: Params, data: TrainingData, weights: Weights) -> nn.Module:
+    """Returns the network that computes the features: `model` with its pretrained weights, or else the weights' own.
+
+    Args:
+        params: All parameters.
+        data: The prepared set with its split, on the device.
+        weights: Pretrained weights that are probed.
+
+    Raises:
+        UserError: The weights do not make a network.
+    """
     known = {weights.spec: weights}
     if params.model.pretrained is not None:
         return build_network(params, data, seed=params.base.seed, weights=known)
@@ -147,7 +183,18 @@ def _network(params: Params, data: TrainingData, weights: Weights) -> nn.Module:
 
 
 def _class_weights(params: Params, labels: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.float64] | None:
-    """What networks are trained with: `train.class_weights`, and classes that are drawn equally often."""
+    """Returns the weight of an image of each class, (C,), so that the probe weighs classes as training does.
+
+    The weights combine `train.class_weights` with balanced sampling, which draws all classes equally often.
+
+    Args:
+        params: All parameters.
+        labels: Class of each training image, (N,).
+        classes: Names of the C classes.
+
+    Returns:
+        The weights; None if all images weigh the same.
+    """
     config = params.train.config()
     weights = weights_by_label(config, labels, classes)
     if config.sampling != BALANCED:
@@ -160,7 +207,15 @@ def _class_weights(params: Params, labels: NDArray[np.int64], classes: Sequence[
 def _compare(
     metric: Metric, arm: Sequence[NDArray[np.float32]], probe: Probe, labels: NDArray[np.int64], confidence: float
 ) -> ProbeDifference:
-    """The mean of an arm's seeds minus the probe, with an interval of the images alone where the metric has one."""
+    """Returns the mean of an arm's seeds minus the probe, with an interval over images if the metric has one.
+
+    Args:
+        metric: Metric by which the two are compared.
+        arm: Probabilities (N, C) of the test images, for each seed.
+        probe: The fitted probe.
+        labels: Class of each test image, (N,).
+        confidence: Confidence of the interval.
+    """
     ours, theirs = np.stack(arm), probe.probabilities
     mean = float(np.mean([metric.value_of(each, labels) for each in ours]))
     low = high = None

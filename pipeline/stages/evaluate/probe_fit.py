@@ -1,10 +1,9 @@
-"""A probe: multinomial logistic regression on fixed features, scikit-learn's, with its strength chosen on validation
-images.
+"""Probe: scikit-learn's multinomial logistic regression on fixed features, with its strength chosen on val images.
 
 scikit-learn minimises  C * (sum over images of w_y * cross-entropy) + |W|^2 / 2,  biases not penalised. Features are
-standardised by the training images' mean and deviation. C is that of `STRENGTHS` whose validation images have the best
-metric; among equals the least log loss, then the least C. The probe is then fitted anew on train and val, as networks
-are retrained on both. Shape letters: N images, D features, C classes.
+standardised by the training images' mean and deviation. C is the value of `STRENGTHS` with the best metric on the
+validation images. Ties go to the smallest log loss, then to the smallest C. The probe is then fitted anew on train
+and val, as networks are retrained on both. Shape letters: N images, D features, C classes.
 """
 
 from collections.abc import Mapping
@@ -17,11 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.score.metrics.metric import LOG_LOSS, Metric
 
 STRENGTHS: tuple[float, ...] = tuple(float(f"{strength:.4g}") for strength in np.logspace(-4, 4, 17))
-"""The values of C that are tried, from the strongest penalty to the weakest: two a decade."""
+"""Values of C that are tried, from the strongest penalty to the weakest: two a decade."""
 
 MOST_STEPS, TOLERANCE = 5000, 1e-6
-"""Of scikit-learn's L-BFGS. Each fit begins where the one before ended, from which a weak penalty would not
-move at all at scikit-learn's own tolerance, 1e-4."""
+"""Maximum iterations and tolerance of scikit-learn's L-BFGS.
+
+Each fit starts from the solution of the previous one. With scikit-learn's default tolerance, 1e-4, a fit with a weak
+penalty would stop there at once.
+"""
 
 Labelled = tuple[ArrayLike, ArrayLike]
 """Features (N, D) and labels (N,)."""
@@ -29,8 +31,13 @@ Labelled = tuple[ArrayLike, ArrayLike]
 
 @dataclass(frozen=True)
 class Probe:
-    """probabilities: (N, C) of the test images. strength: the C that was chosen. values: the metric of the validation
-    images by each C that was tried. converged: whether the last fit did within `MOST_STEPS`.
+    """A fitted probe.
+
+    Attributes:
+        probabilities: Probabilities of the test images, (N, C).
+        strength: The chosen C.
+        values: Metric of the validation images by each C that was tried.
+        converged: Whether the last fit converged within `MOST_STEPS`.
     """
 
     probabilities: NDArray[np.float64]
@@ -48,17 +55,24 @@ def fit_probe(
     metric: Metric,
     class_weights: ArrayLike | None = None,
 ) -> Probe:
-    """Choose C on val, fit on train and val, and predict test, (N, D).
+    """Chooses C on val, fits the probe on train and val, and predicts the test images.
 
-    class_weights: what an image of each class weighs, (C,); None: all the same. Where the metric has no value on the
-    validation images, the log loss decides.
+    If the metric has no value on the validation images, the log loss decides.
+
+    Args:
+        train: Features and labels of the training images.
+        val: Features and labels of the validation images.
+        test: Features of the test images, (N, D).
+        num_classes: Number of classes, C.
+        metric: Metric by which C is chosen.
+        class_weights: Weight of an image of each class, (C,); None for equal weights.
 
     Raises:
-        ValueError: training images of a single class, or what the metric refuses.
+        ValueError: The training images are all of one class, or the metric rejects its input.
     """
     features, labels = np.asarray(train[0], dtype=np.float64), np.asarray(train[1])
     mean, deviation = features.mean(axis=0), features.std(axis=0)
-    deviation[deviation < 1e-6 * np.abs(mean) + 1e-12] = 1.0  # a feature that all training images share
+    deviation[deviation < 1e-6 * np.abs(mean) + 1e-12] = 1.0  # a feature that is constant over the training images
     known, held, tested = ((np.asarray(each) - mean) / deviation for each in (features, val[0], test))
     truth, weights = np.asarray(val[1]), None if class_weights is None else np.asarray(class_weights, dtype=np.float64)
     path = _regression(weights, num_classes)
@@ -83,7 +97,13 @@ def _regression(weights: NDArray[np.float64] | None, num_classes: int) -> Any:
 
 
 def _predict(fitted: Any, features: NDArray[np.float64], num_classes: int) -> NDArray[np.float64]:
-    """Probabilities (N, C): 0 of a class that it was fitted without."""
+    """Returns probabilities (N, C), 0 for a class that the probe was fitted without.
+
+    Args:
+        fitted: Fitted logistic regression.
+        features: Standardised features, (N, D).
+        num_classes: Number of classes, C.
+    """
     shares = np.zeros((len(features), num_classes))
     shares[:, fitted.classes_] = fitted.predict_proba(features)
     return shares

@@ -1,6 +1,6 @@
-"""Evaluation: every retrained network on the test set, once, with the figures that the verdict is made of.
+"""Evaluation of every retrained network on the test set, and the figures from which the verdict is made.
 
-No choice is made here: the attention head that is fixed is picked on validation images.
+Nothing is selected here: the fixed attention head is picked on validation images.
 """
 
 import csv
@@ -44,18 +44,23 @@ from pipeline.state.looks import warn_of_look
 from pipeline.train.loop import predict
 
 SECOND = {ATTENTION: ("attention_difference", "auroc"), LOG_LOSS: ("log_loss_difference", "nll")}
-"""How the metrics call the endpoint beside accuracy, and its score."""
+"""Name of an endpoint's section in the metrics, and of its score, for endpoints beside the metric's own."""
 
 CENTRED = "centre"
-"""Of the baselines, the one that the verdict names."""
+"""The baseline that the verdict names."""
 
 
 @dataclass(frozen=True)
 class RunEvaluation:
     """One retrained network on the test set.
 
-    probabilities: (N, C). maps: (N, A, H, W) of the last block, of folds those of the report's images alone. location:
-    None for data without masks.
+    Attributes:
+        name: Name of the run, ARM-seedN.
+        arm: "best" or the control's name.
+        seed: Seed of the run.
+        probabilities: Class probabilities, (N, C).
+        maps: Similarity maps of the last block, (N, A, H, W); with folds only of the images that the report shows.
+        location: Attention against the masks; None if the data have no masks that can be used.
     """
 
     name: str
@@ -67,7 +72,13 @@ class RunEvaluation:
 
 
 def evaluate_run(folder: Path, run: RetrainedRun, data: TrainingData) -> RunEvaluation:
-    """Evaluate one of `retrain.json`'s runs, standardising images as its checkpoint says."""
+    """Evaluates one network on the test set, with the standardisation that its checkpoint records.
+
+    Args:
+        folder: Folder of the checkpoint.
+        run: The run as retrain.json lists it.
+        data: The prepared set with its split, on the device.
+    """
     model, sidecar = load_trained(folder, data.device)
     scale = Standardisation(tuple(sidecar["mean"]), tuple(sidecar["std"]))
     test = ImageBatches(data.prepared, data.split.test, scale, data.device)
@@ -81,8 +92,12 @@ def evaluate_run(folder: Path, run: RetrainedRun, data: TrainingData) -> RunEval
 
 @dataclass(frozen=True)
 class Summary:
-    """Both arms compared. tables: the pseudo-values by arm that are kept of another metric than accuracy, None where it
-    has none. class_rows: attention by class.
+    """Comparison of both arms.
+
+    Attributes:
+        compared: Scores, comparison, endpoints and verdict.
+        tables: Pseudo-values (S, N) by arm; None if the metric is accuracy or has none.
+        class_rows: Attention against the masks by class.
     """
 
     compared: ArmsCompared
@@ -91,7 +106,7 @@ class Summary:
 
 
 def predictions_of(runs: Sequence[RunEvaluation], labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What predictions.npz holds, but for the ids: the labels, and each network's probabilities by its name."""
+    """Returns the labels, and each network's probabilities by its name, as predictions.npz holds them."""
     return {"labels": labels, **{run.name: run.probabilities for run in runs}}
 
 
@@ -109,14 +124,23 @@ def summarise(
     folds: Folds | None = None,
     look: int = 1,
 ) -> Summary:
-    """The figures of both arms, the endpoints and their verdict, and attention against masks beside trivial baselines.
+    """Returns the scores of both arms, the endpoints with their verdict, and attention against masks beside baselines.
 
-    metric: that the arms are compared by, by this margin. what, against: the method and the control, in words. folds:
-    the number of each test image's fold, where a run is one network of each fold
-    (`pipeline.stages.evaluate.fold_scores`); None without folds. look: of which the verdict warns.
+    Args:
+        runs: Evaluations of all networks; with folds, each is one network of every fold.
+        data: The prepared set with its split, on the device.
+        control: Name of the control.
+        confidence: Confidence of the intervals.
+        margin: Margin of the metric.
+        seed: Seed of the random baseline.
+        what: The method, in words.
+        against: The control, in words.
+        metric: Metric by which the arms are compared.
+        folds: Number of each test image's fold, (N,) (`pipeline.stages.evaluate.fold_scores`); None without folds.
+        look: Number of this look at the test images; the verdict begins with a warning from the second on.
 
     Raises:
-        UserError: the metric has no value on the test images.
+        UserError: The metric has no value on the test images.
     """
     runs = sorted(runs, key=lambda run: run.seed)
     labels = np.asarray(data.prepared.labels[data.split.test])
@@ -129,7 +153,7 @@ def summarise(
     if tables is not None:
         paired = comparison.layout == PAIRED
         parts = variance_parts(tables["best"], tables["control"], shared_seeds=paired, folds=folds)
-    # Of folds, each must have masks to score by.
+    # With folds, attention is scored only if every fold has masks that can be used.
     masks = usable_masks(data) if all(run.location is not None for run in runs) else None
     trivial = baselines(runs[0].maps, masks, seed) if masks else {}
     shown = {arm: _location_scores([run for run in runs if run.arm == arm]) for arm in (BEST, control)}
@@ -181,7 +205,10 @@ def summarise(
 
 
 def flat_metrics(evaluation: Evaluation) -> TestMetrics:
-    """The few numbers that `dvc metrics` and MLflow show; fractions of 1, log loss in nats, and 1 for what is shown."""
+    """Returns the few numbers that `dvc metrics` and MLflow show.
+
+    Scores are fractions of 1, the log loss is in nats, and `shown` is 1 for an endpoint that was shown, else 0.
+    """
     comparison, metric = evaluation.comparison, evaluation.words
     figures: dict[str, dict[str, float]] = {}
     for arm, name in ((BEST, "best"), (evaluation.control, "control")):
@@ -202,13 +229,19 @@ def flat_metrics(evaluation: Evaluation) -> TestMetrics:
 
 
 def _interval(name: str, found: Comparison | Endpoint) -> dict[str, float]:
-    """A difference by this name with the ends of its interval, where it has one."""
+    """Returns a difference under its name, with the ends of its interval if there is one."""
     named = {name: found.difference, "low": found.low, "high": found.high}
     return {key: value for key, value in named.items() if value is not None}
 
 
 def write_confusion(path: Path, runs: Sequence[RunEvaluation], data: TrainingData) -> None:
-    """A row for every test image and seed of the best configuration; `actual` and `predicted` are class names."""
+    """Writes the actual and the predicted class name, a row for every test image and seed of the best configuration.
+
+    Args:
+        path: CSV file.
+        runs: Evaluations of all networks.
+        data: The prepared set with its split, on the device.
+    """
     names = np.array(data.prepared.classes)
     actual = names[np.asarray(data.prepared.labels[data.split.test])]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -222,7 +255,14 @@ def write_confusion(path: Path, runs: Sequence[RunEvaluation], data: TrainingDat
 def _arm(
     runs: Sequence[RunEvaluation], labels: NDArray[np.int64], metric: Metric, values: NDArray[np.float64]
 ) -> ArmScores:
-    """An arm's scores. values: of each seed by the metric, which stand beside accuracy where they are of another."""
+    """Returns the scores of one arm.
+
+    Args:
+        runs: Evaluations of the arm's networks.
+        labels: Class of each test image, (N,).
+        metric: Metric by which the arms are compared; if it is not accuracy, its values are added.
+        values: The metric's value of each seed, (S,).
+    """
     scores = [classification_scores(run.probabilities, labels) for run in runs]
     accuracies = np.array([score.accuracy for score in scores])
     by_class = np.stack([score.per_class_accuracy for score in scores])

@@ -11,7 +11,7 @@ from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Read the source that the parameters name and write it in prepared form."""
+    """Reads the source that the parameters name and writes it in the prepared format."""
     params = load_params(workspace.params)
     config = source_config(workspace, params)
     fetch(config)

@@ -1,9 +1,10 @@
 """register: the retrained model -> a version in the MLflow registry, with the alias `challenger`.
 
-Run by `dvc repro register`. Doing it again moves the alias back to the version that the files describe and makes no
-second one, and brings back what the store has lost: the version, its files, the evaluation's run. Its out is `persist:
-true` in dvc.yaml: that keeps DVC from taking it out of the run cache, which would restore the file and leave the
-registry as it is.
+Run by `dvc repro register`. A repeated run makes no second version. It moves the alias back to the version that the
+files describe, and restores what the store has lost: the version, its files, the evaluation's run.
+
+The stage's output is `persist: true` in dvc.yaml. Otherwise DVC could restore the file from its run cache and leave
+the registry unchanged.
 """
 
 import json
@@ -31,7 +32,7 @@ from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Register the chosen weights and point `challenger` at them."""
+    """Registers the chosen weights and points `challenger` at them."""
     params = load_params(workspace.params)
     retrained = Retraining.read(workspace.results / "retrain")
     evaluation = Evaluation.read(workspace.results / "evaluate")
@@ -56,7 +57,7 @@ def main(workspace: Workspace) -> None:
             "sar.evaluation_run": evaluation_run(store, params, evaluation, workspace, tags),
             "sar.test_accuracy": f"{evaluation.best.accuracy:.4f}",
             **metric_tags(evaluation),
-            # What promotion judges by, wherever the registry is read from.
+            # Promotion reads these from the registry, which may be used from another checkout.
             "sar.split_hash": str(sidecar["split_hash"]),
             "sar.retrain_folder": chosen,
             "sar.comparison": json.dumps(arms_tag(evaluation).content()),
@@ -81,7 +82,9 @@ def main(workspace: Workspace) -> None:
 
 
 def procedure_tags(evaluation: Evaluation) -> dict[str, str]:
-    """What promotion must know of a network whose figures are those of a procedure; nothing without folds."""
+    """Returns the tag by which promotion recognises that a version's figures are those of a procedure; none
+    without folds.
+    """
     if not evaluation.folds:
         return {}
     content = {
@@ -94,8 +97,9 @@ def procedure_tags(evaluation: Evaluation) -> dict[str, str]:
 
 
 def metric_tags(evaluation: Evaluation) -> dict[str, str]:
-    """Tags of a version that say by what it was judged, and its value; of accuracy too, since a version that is
-    registered again may have been judged by another one before.
+    """Returns tags with the metric by which a version was judged, and its value.
+
+    Accuracy is tagged too, because a version that is registered again may have been judged by another metric before.
     """
     metric = evaluation.words
     return {"sar.metric": metric.label, "sar.test_metric": f"{evaluation.best.value(metric):.4f}"}

@@ -9,7 +9,13 @@ from pipeline.train.sidecar import Sidecar
 
 
 def model_card(sidecar: Sidecar, evaluation: Evaluation, manifest: Manifest) -> str:
-    """Markdown from the checkpoint's sidecar, the evaluation and the data's manifest."""
+    """Returns the model card as Markdown.
+
+    Args:
+        sidecar: Sidecar of the model's checkpoint.
+        evaluation: Result of the evaluation.
+        manifest: Manifest of the prepared set.
+    """
     scores, seed = evaluation.best, sidecar["seed"]
     what, own, images = _tested(evaluation, seed)
     chance = 196 * math.sqrt(own * (1 - own) / images)
@@ -40,7 +46,7 @@ The weights were made of these data: mind what their licence asks.
 
 
 def _metric_rows(evaluation: Evaluation, seed: int) -> str:
-    """Rows of the metric that the arms are compared by; none where that is accuracy."""
+    """Returns rows for the metric by which the arms are compared; none if it is accuracy."""
     if (metric := evaluation.other_metric) is None:
         return ""
     scores = evaluation.best
@@ -57,7 +63,13 @@ def _metric_rows(evaluation: Evaluation, seed: int) -> str:
 
 
 def _accuracy_rows(evaluation: Evaluation, seed: int, spread: str) -> str:
-    """The table's rows on accuracy: this model's own, or with folds those of its procedure, called so."""
+    """Returns the table's rows on accuracy: the model's own, or with folds that of its procedure, labelled as such.
+
+    Args:
+        evaluation: Result of the evaluation.
+        seed: Seed of the model.
+        spread: Deviation over seeds, as text that follows the mean.
+    """
     scores, images = evaluation.best, evaluation.test_images
     mean = f"{100 * scores.accuracy:.1f} %{spread}"
     if not (folds := evaluation.folds):
@@ -76,7 +88,7 @@ def _accuracy_rows(evaluation: Evaluation, seed: int, spread: str) -> str:
 
 
 def _tested(evaluation: Evaluation, seed: int) -> tuple[str, float, int]:
-    """What other test images would move, its value, and on how many it was measured."""
+    """Returns the accuracy that other test images would change: its name, its value, and its number of images."""
     scores, found = evaluation.best, evaluation.holdout
     if found:
         return "this model's accuracy", found.accuracy, found.images

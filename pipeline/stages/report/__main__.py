@@ -1,6 +1,7 @@
-"""report: all results -> `results/report/index.html`, the page a person reads. Run by `dvc repro report`.
+"""report: all results -> `results/report/index.html`, a page for people. Run by `dvc repro report`.
 
-The page is put beside the search's run in MLflow too, or the evaluation's where the search was tracked elsewhere.
+The page is also attached to the search's run in MLflow, or to the evaluation's run if the tracking store does not
+have the search's.
 """
 
 from pipeline.artifacts.agreement import check_agreement
@@ -17,7 +18,7 @@ from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Gather the results, write the page and log it."""
+    """Gathers the results, writes the page and logs it."""
     params = load_params(workspace.params)
     evaluation = Evaluation.read(workspace.results / "evaluate")
     check_agreement(workspace, params, evaluation.fingerprint)

@@ -1,4 +1,4 @@
-"""Gathers what the stages have found into the data of the report."""
+"""Content of the report, gathered from the results of the other stages."""
 
 import sys
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ ATTENTION_COLUMNS = {
     "pointing_game": "pointing_game",
     "energy": "energy",
 }
-"""The table's columns, and what evaluation.json calls them."""
+"""The attention table's columns, and the names of these scores in evaluation.json."""
 
 BASELINES = {
     "random": "blind: random",
@@ -68,13 +68,14 @@ BASELINES = {
     "centre": "blind: centred Gaussian",
     "all_on": "blind: everything attended",
 }
+"""Names of the baselines in evaluation.json, and in the attention table."""
 
 
 def gather_report(workspace: Workspace, params: Params) -> ReportData:
-    """Everything that the report says.
+    """Returns the whole content of the report.
 
     Raises:
-        UserError: a stage before it has not run.
+        UserError: An earlier stage has not run.
     """
     results = workspace.results
     evaluation = Evaluation.read(results / "evaluate")
@@ -182,7 +183,10 @@ def gather_report(workspace: Workspace, params: Params) -> ReportData:
 
 
 def _chosen(summary: SearchSummary) -> str:
-    """How the best configuration was chosen, and how accurate it was with seeds that the search did not see."""
+    """Returns in words how the best configuration was chosen.
+
+    If it was confirmed, the sentence gives its mean over the confirmations, whose seeds had no part in the search.
+    """
     best, why = summary.best, summary.choice.why
     why = f"{why[0].upper()}{why[1:]}"
     if best.further_mean is None:
@@ -196,7 +200,14 @@ def _chosen(summary: SearchSummary) -> str:
 
 
 def _seed_remarks(params: Params, summary: SearchSummary, evaluation: Evaluation, retrained: Retraining) -> list[str]:
-    """What was to be expected of so many seeds, and where the search chose their number, why it is that one."""
+    """Returns remarks on the number of seeds: what was to be expected of it, and with `auto` the reason for it.
+
+    Args:
+        params: All parameters.
+        summary: Summary of the search.
+        evaluation: Result of the evaluation.
+        retrained: Result of the retraining.
+    """
     forecast = make_forecast(params, summary.forecast, evaluation.test_images)
     seeds = retrained.seeds
     chosen = [f"Seeds: {seeds.why} (retrain.seeds: auto)."] if seeds is not None and seeds.asked == AUTO else []
@@ -206,7 +217,17 @@ def _seed_remarks(params: Params, summary: SearchSummary, evaluation: Evaluation
 def _score_tables(
     predictions: Mapping[str, NDArray[Any]], control: str, metric: MetricWords
 ) -> dict[str, NDArray[Any]] | None:
-    """Pseudo-values by arm of a metric that is known by name; a user's function is not called again for the report."""
+    """Returns the metric's pseudo-values by arm.
+
+    Args:
+        predictions: Content of predictions.npz.
+        control: Name of the control.
+        metric: Metric by which the arms are compared, in words.
+
+    Returns:
+        Pseudo-values (S, N) by arm; None if the metric has none. They are None for a user's function too, because it is
+        not called again for the report.
+    """
     if (known := METRICS.get(metric.name)) is None:
         return None
     arms = probabilities_by_arm(predictions, control)
@@ -222,7 +243,13 @@ def _arm_row(scores: ArmScores, metric: MetricWords | None) -> Row:
 
 
 def _ensemble_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: MetricWords | None = None) -> list[Row]:
-    """A row for each arm's seeds as one ensemble; none with one seed."""
+    """Returns a row for the ensemble of each arm's seeds; none with one seed.
+
+    Args:
+        evaluation: Result of the evaluation.
+        arms: Displayed name of each arm.
+        metric: The metric in words, if it is not accuracy; else None.
+    """
     if (found := evaluation.ensembles) is None:
         return []
     return [
@@ -232,7 +259,7 @@ def _ensemble_rows(evaluation: Evaluation, arms: Mapping[str, str], metric: Metr
 
 
 def _probe_rows(evaluation: Evaluation, metric: MetricWords | None = None) -> list[Row]:
-    """A row for what needed no training, if it was asked for."""
+    """Returns a row for the probe, if there is one."""
     if (probe := evaluation.probe) is None:
         return []
     row = {"arm": "probe (frozen features, no training)", "seeds": None, "accuracy_sd": None}
@@ -240,7 +267,7 @@ def _probe_rows(evaluation: Evaluation, metric: MetricWords | None = None) -> li
 
 
 def _beside(scores: EnsembleScores | ProbeScores, metric: MetricWords | None) -> Row:
-    """The columns of what has no deviation over seeds."""
+    """Returns the score columns of a row that has no deviation over seeds."""
     row = {"accuracy": scores.accuracy, "nll": scores.nll, "ece": scores.ece}
     if metric is None:
         return row
@@ -260,7 +287,9 @@ def _attention_rows(evaluation: Evaluation, arms: Mapping[str, str]) -> list[Row
 
 
 def _attention_changes(evaluation: Evaluation) -> list[Row]:
-    """What the arms differ by, in the order of the table's columns; nothing where nothing could be compared."""
+    """Returns the arms' differences in attention, in the order of the table's columns; empty if nothing was
+    compared.
+    """
     if not (found := evaluation.attention_differences):
         return []
     nothing = Difference(difference=None, low=None, high=None)
@@ -268,7 +297,7 @@ def _attention_changes(evaluation: Evaluation) -> list[Row]:
 
 
 def _attention_note(evaluation: Evaluation, manifest: Manifest) -> str | None:
-    """What is to be known of the masks; None: nothing."""
+    """Returns a note on the masks; None if there is nothing to note."""
     said = []
     if manifest.get("masks_from") == "boxes":
         said.append("A mask here is the area of the picture's boxes; what else lies in one counts as object.")
@@ -278,6 +307,13 @@ def _attention_note(evaluation: Evaluation, manifest: Manifest) -> str | None:
 
 
 def _curves(workspace: Workspace, retrained: Retraining, arms: Mapping[str, str]) -> Figure:
+    """Draws the training accuracy by epoch of all runs that were tested.
+
+    Args:
+        workspace: The checkout.
+        retrained: Result of the retraining.
+        arms: Displayed name of each arm.
+    """
     by_arm: dict[str, list[list[float]]] = {}
     for run in retrained.tested_runs():
         curves = read_sidecar(workspace.models / run.folder)["curves"]
@@ -302,6 +338,15 @@ def _pictures(
     control: str,
     best: Values,
 ) -> list[tuple[str, Figure]]:
+    """Draws the attention of each arm's first seed on the same test images; returns (caption, figure) pairs.
+
+    Args:
+        workspace: The checkout.
+        images: Images of the prepared set, by id.
+        masks: Masks of the prepared set, by id; None without masks.
+        control: Name of the control.
+        best: The best configuration, by dotted path; its threshold cuts the maps.
+    """
     with np.load(workspace.results / "evaluate" / "attention.npz") as archive:
         ids, seeds = archive["ids"], seeds_by_arm(archive.files, control)
         maps = {name: archive[f"{arm}-seed{seeds[arm][0]}"] for name, arm in (("best", BEST), ("control", control))}

@@ -1,11 +1,11 @@
-"""The report's part on folds: what each has given, and what its figures say of the network that is registered."""
+"""The report's part on folds: what the figures of the folds are about, and how the registered network relates."""
 
 from pipeline.artifacts.evaluation import Evaluation
 from pipeline.console.format import format_percent
 
 
 def describe_folds(evaluation: Evaluation) -> str:
-    """What the figures of folds speak of, and what they do not; nothing without folds."""
+    """Returns in words what the figures of the folds can and cannot show; an empty text without folds."""
     if not evaluation.folds:
         return ""
     return (
@@ -17,7 +17,7 @@ def describe_folds(evaluation: Evaluation) -> str:
 
 
 def registered_remarks(evaluation: Evaluation) -> list[str]:
-    """What the figures say of the network that is registered, in sentences; none without folds."""
+    """Returns sentences on how the figures relate to the registered network; none without folds."""
     if not evaluation.folds:
         return []
     said = [

@@ -1,4 +1,4 @@
-"""The report's part on the search: its trials in rows and figures, the seeds of best and control, what it has cost."""
+"""The report's part on the search: its trials in rows and figures, its learning curves, its cost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,17 +30,25 @@ from pipeline.tune.objectives.objectives import (
 from pipeline.tune.selection.findings import describe_findings
 
 OBJECTIVE_COLUMNS = (*OF_CLASSES, JACCARD, AUROC, PARAMETERS, LATENCY, THROUGHPUT, "breaks")
+"""Columns of trials.csv for objectives and constraints."""
 FIXED_COLUMNS = {
     *("trial", "role", "study", "seed", "state", "epochs", "val/accuracy", "val/loss", "empty_share", "reason"),
     *OBJECTIVE_COLUMNS,
 }
+"""Columns of trials.csv that are no parameters of the search space."""
 OWN_STUDY = "search"
-"""What trials.csv calls the method's study."""
+"""Name of the method's study in trials.csv."""
 
 
 def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[Row]:
-    """The report's rows of trials.csv, with what the further objectives ask for beside the parameters. Confirmations
-    are the same configurations again and are left out. objective: the first.
+    """Returns the report's rows of trials.csv, without confirmations, which repeat a trial's configuration.
+
+    Columns of objectives and constraints stand among the parameters, except for the first objective, which is the
+    row's value.
+
+    Args:
+        rows: Rows of trials.csv.
+        objective: The first objective.
     """
     trials: list[Row] = []
     for row in rows:
@@ -53,7 +61,10 @@ def trial_rows(rows: Sequence[Mapping[str, str]], objective: str) -> list[Row]:
 
 
 def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) -> list[tuple[str, Figure]]:
-    """(caption, figure) of the method's own trials, those that there is enough for. Controls are in none of them."""
+    """Returns figures of the method's own trials, without controls, as (caption, figure) pairs.
+
+    A figure for which there are too few trials is left out.
+    """
     first, axis = summary.objective, objective_axis(summary.objective)
     tried = [_trial(row, first) for row in rows if row["study"] == OWN_STUDY and row["state"] != INFEASIBLE]
     short = short_names(name for trial in tried for name in trial["parameters"])
@@ -87,7 +98,7 @@ def search_figures(rows: Sequence[Mapping[str, str]], summary: SearchSummary) ->
 
 
 def _rank_agreement(correlations: Mapping[str, RungCorrelation]) -> str:
-    """How well the rungs have foretold the end, in words; nothing where no rung can be judged."""
+    """Returns the rank correlation of each rung with the last epoch, in words; an empty text if there is none."""
     if not correlations:
         return ""
     said = ", ".join(f"epoch {rung}: {found.correlation:.2f}" for rung, found in correlations.items())
@@ -97,7 +108,12 @@ def _rank_agreement(correlations: Mapping[str, RungCorrelation]) -> str:
 
 
 def front_figures(folder: Path, summary: SearchSummary) -> list[tuple[str, Figure]]:
-    """(caption, figure) of the Pareto front; nothing of a search for one objective. folder: results/search."""
+    """Returns the Pareto front as a list of one (caption, figure) pair; empty if the search has one objective.
+
+    Args:
+        folder: Folder of the search's results.
+        summary: Summary of the search.
+    """
     figure = front_figure(folder, summary)
     if figure is None:
         return []
@@ -111,7 +127,7 @@ def front_figures(folder: Path, summary: SearchSummary) -> list[tuple[str, Figur
 
 
 def early_remarks(summary: SearchSummary) -> list[str]:
-    """A sentence about a search that did not try all that was asked for; none of one that did."""
+    """Returns a sentence if the search tried fewer trials than were asked for; else no sentence."""
     if not summary.stopped_by:
         return []
     tried, asked = sum(summary.trials.values()), summary.trials_asked
@@ -120,7 +136,7 @@ def early_remarks(summary: SearchSummary) -> list[str]:
 
 
 def objective_remarks(summary: SearchSummary) -> list[str]:
-    """Sentences about several objectives and constraints; none where neither was asked for."""
+    """Returns sentences on several objectives and on constraints; none if neither was asked for."""
     remarks = []
     if summary.objectives:
         count = len(summary.front)
@@ -134,7 +150,7 @@ def objective_remarks(summary: SearchSummary) -> list[str]:
 
 
 def health_remarks(summary: SearchSummary) -> list[str]:
-    """What the search's own records say against it, and what to do; none of a search that did not look."""
+    """Returns what the health check found against the search, with advice; none if the search was not checked."""
     return [f"The search's health: {line}" for line in describe_findings(summary.health)]
 
 
@@ -144,7 +160,17 @@ def search_curves(
     shown: Mapping[str, str],
     objective: str,
 ) -> Figure | None:
-    """The first objective by epoch of the trials `shown` (id -> name), with their confirmations as further seeds."""
+    """Draws the first objective by epoch of some trials, with their confirmations as further seeds.
+
+    Args:
+        curves: Rows of curves.csv.
+        rows: Rows of trials.csv.
+        shown: Displayed name of each trial that is drawn, by the trial's id.
+        objective: The first objective.
+
+    Returns:
+        The figure; None if none of the trials has a value.
+    """
     by_trial: dict[str, dict[int, float]] = {}
     for row in curves:
         if row.get(objective):
@@ -163,7 +189,7 @@ def search_curves(
 
 
 def describe_cost(summary: SearchSummary, retrained: Retraining) -> Words:
-    """What the search and the retraining have taken."""
+    """Returns the time, epochs and money that the search and the retraining took, as (label, text) pairs."""
     spent, epochs = summary.spent, summary.epochs
     count = len(retrained.runs) + sum(len(fold.runs) for fold in retrained.folds)
     words = [
@@ -185,8 +211,10 @@ def describe_cost(summary: SearchSummary, retrained: Retraining) -> Words:
 
 
 def usage_rows(summary: SearchSummary, retrained: Retraining) -> list[Row]:
-    """What training used of the machine, a row for the search and one for retraining; none where it was not measured.
-    What was not measured of the one, as of the search of an earlier version, is None.
+    """Returns a row each for the search and the retraining, with their use of the machine's resources.
+
+    A part without any measurement has no row. A single quantity that was not measured, as in searches of earlier
+    versions, is None.
     """
     found = {"search": summary.spent.usage, "retraining": retrained.usage}
     return [
@@ -197,7 +225,7 @@ def usage_rows(summary: SearchSummary, retrained: Retraining) -> list[Row]:
 
 
 def plotted_trials(summary: SearchSummary, rows: Sequence[Mapping[str, str]]) -> str:
-    """How many results were looked at before the test set was, in a sentence."""
+    """Returns a sentence on how many results were seen before the test set was."""
     counts = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count) or "none"
     of_control = sum(row["role"] == "control trial" for row in rows)
     controls = sum(row["role"] == "control" for row in rows)

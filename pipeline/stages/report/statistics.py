@@ -1,4 +1,4 @@
-"""The report's part on statistics: what was declared beforehand, what stands beside it, and the change by class."""
+"""The report's part on statistics: the endpoints declared beforehand, further analyses, and the change by class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +19,10 @@ from pipeline.score.family import Member, compare_classes, mcnemar, two_way_boot
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
 Table = NDArray[np.bool_]
+"""Whether each seed's network got each image right, (S, N)."""
 
 CHANGES_SHOWN = 20
+"""Classes that the figure of changes shows at most."""
 
 
 def describe_analysis(
@@ -36,10 +38,19 @@ def describe_analysis(
     words: MetricWords = ACCURACY_WORDS,
     tables: Mapping[str, NDArray[Any]] | None = None,
 ) -> Words:
-    """What was to be found out and how, and what stands beside it, as (name, sentence) pairs.
+    """Returns the endpoints, how they were tested, and further analyses, as (name, sentence) pairs.
 
-    endpoints: of evaluation.json. look: which look at these test images it is. words: of the metric that the comparison
-    is by; tables: its pseudo-values by arm, None of accuracy and where they are not known.
+    Args:
+        comparison: Comparison of the arms by the metric.
+        endpoints: Endpoints of evaluation.json.
+        correct: Right answers (S, N) by arm.
+        control: Name of the control.
+        margin: Margin of the metric.
+        seed: Seed of the bootstrap.
+        looked: The results that were seen before the test set was, in words.
+        look: Number of this look at the test images.
+        words: Metric by which the arms are compared, in words.
+        tables: Pseudo-values (S, N) of the metric by arm; None for accuracy, and if they are not available.
     """
     paired, metric = comparison.layout == PAIRED, words
     of_endpoints = _endpoint_words(metric)
@@ -97,9 +108,17 @@ def _describe_beside(
     seed: int,
     metric: MetricWords,
 ) -> list[tuple[str, str]]:
-    """The bootstrap, and two networks on the same images: both of networks that were tested on all of them.
+    """Returns the plain bootstrap, and a comparison of two single networks, as (name, sentence) pairs.
 
-    tables: of the metric, of both arms. best, control: which images were right.
+    Both need networks that were all tested on all images, so there is neither with folds.
+
+    Args:
+        comparison: Comparison of the arms by the metric.
+        tables: Pseudo-values (S, N) of the metric, of the best configuration and of the control; None if not available.
+        best: Right answers of the best configuration, (S, N).
+        control: Right answers of the control, (S2, N).
+        seed: Seed of the bootstrap.
+        metric: The metric in words.
     """
     said = []
     if tables is not None and (
@@ -110,7 +129,8 @@ def _describe_beside(
             shared_seeds=comparison.layout == PAIRED,
         )
     ):
-        # Resampled seeds vary less than seeds do; where images decide, as on a small test set, it may still be wider.
+        # Resampling underestimates the variance over few seeds. On a small test set, images contribute most
+        # of the variance, and the bootstrap's interval may still be the wider one.
         narrower = boot[1] - boot[0] < (comparison.high or 0.0) - (comparison.low or 0.0)
         but = "with so few seeds it is too narrow, and " * narrower
         told = f"{metric.format_interval(*boot, 2)}; {but}it decides nothing."
@@ -128,7 +148,7 @@ def _describe_beside(
 
 
 def _endpoint_words(metric: MetricWords) -> dict[str, str]:
-    """The endpoints in words, by the names of evaluation.json."""
+    """Returns each endpoint in words, by its name in evaluation.json."""
     not_worse, better, worse = endpoint_names(metric)
     return {
         not_worse: f"{metric.label} not worse",
@@ -142,6 +162,15 @@ def _endpoint_words(metric: MetricWords) -> dict[str, str]:
 def _describe_order(
     endpoints: Sequence[Endpoint], confidence: float, margin: float, look: int, metric: MetricWords
 ) -> str:
+    """Returns the endpoints in the order in which they are tested, with the error rate that holds, in words.
+
+    Args:
+        endpoints: Endpoints of evaluation.json.
+        confidence: Confidence of all endpoints together.
+        margin: Margin of the metric.
+        look: Number of this look at the test images; from the second on, the error rate does not hold.
+        metric: The metric in words.
+    """
     level = format_level(1 - confidence)
     held = f"That any of it is said wrongly has a chance of at most {level}."
     if look > 1:
@@ -191,8 +220,17 @@ def class_rows(
     shared_seeds: bool = True,
     folds: NDArray[np.int64] | None = None,
 ) -> list[Row]:
-    """A row for every class: images, both accuracies, the change with its interval, and Holm's p. folds: the number of
-    each image's fold; None without folds.
+    """Returns a row for every class: images, both accuracies, the change with its interval, and Holm's p.
+
+    Args:
+        evaluation: Result of the evaluation.
+        classes: Names of the classes.
+        labels: Class of each test image, (N,).
+        correct: Right answers (S, N) by arm.
+        control: Name of the control.
+        confidence: Confidence with which all intervals hold together.
+        shared_seeds: Whether row s of both arms is the same seed.
+        folds: Number of each image's fold, (N,); None without folds.
     """
     members = compare_classes(
         correct[BEST],
@@ -218,7 +256,13 @@ def class_rows(
 
 
 def class_figure(rows: Sequence[Row]) -> tuple[str, Figure] | None:
-    """(caption, figure) of the change of every class, of very many those that changed most; None without any."""
+    """Draws the change of accuracy by class.
+
+    If there are more than `CHANGES_SHOWN` classes, only those with the largest changes are drawn.
+
+    Returns:
+        (caption, figure); None if no class has a change.
+    """
     changed = [row for row in rows if row["change"] is not None]
     if not changed:
         return None
@@ -236,7 +280,7 @@ def _change(member: Member | None) -> dict[str, float | None]:
     if member is None:
         return {"change": None, "low": None, "high": None, "p": None}
     found = member.comparison
-    # A class of few images has t intervals beyond what a difference of two shares can be.
+    # With few images, a t interval can exceed the range -1..1 of a difference of two accuracies.
     low, high = (None if end is None else min(1.0, max(-1.0, end)) for end in (found.low, found.high))
     return {"change": found.difference, "low": low, "high": high, "p": member.p_holm}
 

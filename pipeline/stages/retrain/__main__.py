@@ -1,8 +1,9 @@
 """retrain: best configuration and control -> `models/<arm>-seed<n>/`, `results/retrain/`. Run by `dvc repro retrain`.
 
-With folds, both arms of each are in `models/folds/<number>/`, and of all images there is the network to be registered.
+With folds, the networks of both arms of each fold are in `models/folds/<number>/`. On all images, only the network to
+be registered is then trained.
 
-How many seeds there are is written to `results/retrain/seeds.json` before the first of them is trained.
+The number of seeds is written to `results/retrain/seeds.json` before the first network is trained.
 """
 
 import shutil
@@ -42,7 +43,10 @@ from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Train both arms with every seed and keep their weights; with folds in each, and the best on all images."""
+    """Trains both arms with every seed and stores their weights.
+
+    With folds, it trains both arms outside of each fold, and the best configuration once on all images.
+    """
     params = load_params(workspace.params)
     check_agreement(workspace, params)
     prepared = open_prepared(workspace.prepared)
@@ -52,7 +56,7 @@ def main(workspace: Workspace) -> None:
     of_parts = [_part_jobs(workspace, part, prepared.data_hash, seeds.chosen) for part in parts]
     jobs = [job for each in of_parts for job in each.jobs]
     folder = workspace.results / "retrain"
-    seeds.write(folder)  # before anything trains, or is tested
+    seeds.write(folder)  # before any network is trained or tested
     kept = sum(is_finished(job) for job in jobs)
     done = f", {kept} of them done before" if kept else ""
     images = len(whole.split.train) + len(whole.split.val)
@@ -109,8 +113,13 @@ def main(workspace: Workspace) -> None:
 
 @dataclass(frozen=True)
 class PartRuns:
-    """The runs of one part of the procedure. found: by its search. configs: of best and control. guide_seconds: that
-    guides have taken.
+    """The retraining runs of one part of the procedure.
+
+    Attributes:
+        found: Result of the part's search.
+        configs: Parameters of the best configuration and of the control.
+        jobs: The runs.
+        guide_seconds: Seconds spent on training guides.
     """
 
     found: BestConfig
@@ -119,14 +128,23 @@ class PartRuns:
     guide_seconds: float = 0.0
 
     def list_runs(self, logged: Mapping[str, str]) -> list[RetrainedRun]:
-        """The runs as retrain.json lists them. logged: their ids in MLflow, by name."""
+        """Returns the runs as retrain.json lists them.
+
+        Args:
+            logged: Ids of the runs in MLflow, by the job's name.
+        """
         return [
             RetrainedRun(arm=job.arm, seed=job.seed, folder=job.model_folder, mlflow_run=logged[job.name])
             for job in self.jobs
         ]
 
     def describe_fold(self, number: int, logged: Mapping[str, str]) -> FoldRetraining:
-        """What retrain.json says of a fold. logged: as above."""
+        """Returns a fold's entry of retrain.json.
+
+        Args:
+            number: Number of the fold, from 1.
+            logged: Ids of the runs in MLflow, by the job's name.
+        """
         return FoldRetraining(
             fold=number,
             fingerprint=self.found.fingerprint,
@@ -137,7 +155,16 @@ class PartRuns:
 
 
 def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> PartRuns:
-    """Both arms with every seed; of all images beside folds, the best one with the seed that is registered."""
+    """Returns the runs of one part, and trains the guides that they need.
+
+    With folds, the part on all images has one run only: the best configuration with the seed that is registered.
+
+    Args:
+        workspace: The checkout.
+        part: Part of the procedure.
+        data_hash: Hash of the prepared set.
+        seeds: Number of seeds of each arm.
+    """
     params = part.params
     found = BestConfig.read(part.folder(workspace.results / "search"))
     arms = {BEST: found.best, params.retrain.control: found.control(params.retrain.control)}
@@ -161,10 +188,18 @@ def _part_jobs(workspace: Workspace, part: Part, data_hash: str, seeds: int) -> 
 
 
 def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> ChosenSeeds:
-    """Seeds of either arm: what was asked for, what it comes to, and why; `auto` by what the search has left.
+    """Chooses the number of seeds of either arm: as `retrain.seeds` says, or for `auto` from the search's forecast.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        test_images: Number of test images, over all folds.
+
+    Returns:
+        The value of the parameter, the number chosen, and the reason in words.
 
     Raises:
-        UserError: the search has left no summary.
+        UserError: The search has not left a summary.
     """
     asked = params.retrain.seeds
     if isinstance(asked, int):
@@ -174,7 +209,7 @@ def choose_number(workspace: Workspace, params: Params, *, test_images: int) -> 
     forecast = make_forecast(params, summary.forecast, test_images)
     words = accuracy_words(params)
     if params.evaluate.metric != words.name:
-        words = words_of(summary.choice.metric)  # of the same metric (check_seeds), with the margin of now
+        words = words_of(summary.choice.metric)  # the same metric (check_seeds), with the current margin
     plan, why = plan_seeds(params, forecast, words, run_cost(params, summary))
     if plan.reason != UNFORETOLD:
         why += f", {describe_source(forecast)}"

@@ -1,10 +1,11 @@
-"""Retraining: the best configuration and its control on train + val, several seeds each, fixed length, last weights.
+"""Retraining runs: the best configuration and its control on train + val, with several seeds and fixed length.
 
-Runs go side by side over this machine or the cluster, each in one worker or, as `retrain.workers_per_run` says, in
-several that share every batch. Each leaves a checkpoint now and then (`pipeline.cluster.checkpoint_store`), from which
-it goes on after whatever loss. Finished runs are kept under `state/retrain/` by what decides them, so that an
-interrupted stage loses none. The seeds are not the search's, and the one whose model gets registered is fixed
-beforehand: the first.
+Runs go in parallel on this machine or on the cluster, each in one worker or, with `retrain.workers_per_run`, in
+several workers that share every batch. Each run writes checkpoints (`pipeline.cluster.checkpoint_store`), from which
+it resumes after the loss of a worker or node. Finished runs are stored under `state/retrain/`, by a hash of
+everything that determines them, so that an interrupted stage does not repeat them. The seeds differ from the
+search's. The model of the first seed is registered, which is fixed before any result is known. The last weights are
+the result.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
 OWN_FILES = (HISTORY,)
-"""What lies beside a run's checkpoint and is no part of the model."""
+"""Files in a run's checkpoint folder that are not part of the model."""
 
 
 def retrain_jobs(
@@ -54,12 +55,22 @@ def retrain_jobs(
     weights: Mapping[str, Weights] | None = None,
     fold: int = 0,
 ) -> list[RetrainJob]:
-    """The runs of every arm and seed. seeds: how many of each arm, those that follow `base.seed`. hashes: of data and
-    split, which decide the results with the parameters. fold: the number of the fold that they leave out; 0: none.
+    """Returns the runs of every arm and seed.
+
+    Args:
+        params: All parameters.
+        arms: The configuration of each arm, by dotted path.
+        seeds: Number of seeds of each arm; they follow `base.seed`.
+        prepared: Folder of the prepared set.
+        split: File of the split.
+        hashes: Hashes of the data and of the split, which with the parameters determine the results.
+        state: Folder below which finished runs are stored.
+        weights: Pretrained weights of the search, by specification; None without any.
+        fold: Number of the fold that the runs leave out; 0 for all images.
 
     Raises:
-        UserError: a batch has fewer images than a run has workers.
-        ValueError: a plugin whose file cannot be found.
+        UserError: A batch has fewer images than a run has workers.
+        ValueError: The file of a plug-in cannot be found.
     """
     dump, workers = params.model_dump(by_alias=True), params.retrain.workers_per_run
     jobs = []
@@ -83,15 +94,15 @@ def retrain_jobs(
 
 
 def is_finished(job: RetrainJob) -> bool:
-    """Whether the run has been finished before: with fewer seeds, or by a stage that was interrupted."""
+    """Returns whether the run is finished, by an earlier stage with fewer seeds or by one that was interrupted."""
     return (job.folder / SIDECAR).exists()
 
 
 def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[RetrainJob]:
-    """Train what is not there yet, side by side, and yield each job once its checkpoint is there.
+    """Trains the unfinished runs in parallel, and yields each job once its checkpoint is stored.
 
     Raises:
-        UserError: a run diverged or ran out of memory, workers were lost too often, or there is no room for the runs.
+        UserError: A run diverged or ran out of memory, workers were lost too often, or no run fits the resources.
     """
     missing = [job for job in jobs if not is_finished(job)]
     yield from (job for job in jobs if job not in missing)
@@ -112,13 +123,13 @@ def run_retraining(params: Params, jobs: Sequence[RetrainJob]) -> Iterator[Retra
 
 
 def learning_curves(folder: Path) -> list[dict[str, float]]:
-    """The curves that a run's checkpoint holds, a mapping by epoch with `epoch` in it."""
+    """Returns the metrics of every epoch of a run, from its checkpoint; each row also has `epoch`."""
     curves: list[dict[str, float]] = read_sidecar(folder)["curves"]
     return curves
 
 
 def _trained_epochs(params: Params, job: RetrainJob) -> int:
-    """Epochs that a run has behind it, of which there is a checkpoint."""
+    """Returns the last epoch of a run for which there is a checkpoint."""
     if is_finished(job):
         return params.train.epochs
     assert job.checkpoints is not None
@@ -128,6 +139,14 @@ def _trained_epochs(params: Params, job: RetrainJob) -> int:
 def _run_all(
     params: Params, jobs: Sequence[RetrainJob], resources: Resources, capacity: Capacity | None
 ) -> Iterator[int]:
+    """Trains the jobs in parallel, and yields the index of each as it ends.
+
+    Args:
+        params: All parameters.
+        jobs: The runs, with their places for checkpoints.
+        resources: Resources of each worker.
+        capacity: Free slots of the cluster; None on one machine, whose capacity does not change.
+    """
     most, failures = params.retrain.max_concurrent_runs, params.search.max_failures
     if params.retrain.workers_per_run == 1:
         done = run_jobs(
@@ -158,6 +177,13 @@ def _run_all(
 
 
 def _run_spec(params: Params, jobs: Sequence[RetrainJob], resources: Resources) -> RunSpec:
+    """Returns the runs as the specification by which a runtime is opened.
+
+    Args:
+        params: All parameters.
+        jobs: The runs.
+        resources: Resources of each worker.
+    """
     first = jobs[0]
     plugins: dict[str, str] = {}
     weights: dict[str, Weights] = {}
@@ -182,7 +208,7 @@ def _plugins(config: Params) -> dict[str, str]:
 
 
 def _download_checkpoint(job: RetrainJob) -> None:
-    """Move a finished run's last checkpoint to where finished runs are kept."""
+    """Moves a finished run's last checkpoint to the folder for finished runs."""
     assert job.checkpoints is not None
     with replace_folder(job.folder) as whole, job.checkpoints.newest() as (_, folder):
         assert folder is not None
@@ -199,9 +225,22 @@ def log_retraining(
     tags: Mapping[str, str],
     datasets: Sequence["DataUsed"] = (),
 ) -> dict[str, str]:
-    """A run for each retraining, under its search; what was logged before is found again. Returns run ids by name."""
+    """Logs each retraining run to MLflow as a child of its search's run; a run that was logged before is left as it is.
+
+    Args:
+        store: The tracking store.
+        params: All parameters.
+        jobs: The finished runs.
+        fingerprint: Fingerprint of the search.
+        workspace: The checkout.
+        tags: Tags of every run.
+        datasets: Data sets on which the runs were trained.
+
+    Returns:
+        Ids of the runs in MLflow, by the job's name.
+    """
     from pipeline.tracking.single_run import (
-        log_run,  # MLflow takes seconds to import, which the workers are to be spared
+        log_run,  # imported here because MLflow takes seconds to import, and workers do not need it
     )
 
     parent = search_run(workspace.state, fingerprint)

@@ -1,4 +1,4 @@
-"""One retraining run, from its newest checkpoint to its last epoch; what a worker does, on whatever node."""
+"""One retraining run, from its newest checkpoint to its last epoch, as a worker on any node executes it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,14 +27,23 @@ if TYPE_CHECKING:
     from pipeline.assembly import TrainingData, TrainingRun, WriteCheckpoint
 
 HISTORY = "history.json"
-"""A file beside a checkpoint: the time that it took, what its epochs used of the machine, and where it was trained. It
-stays out of the checkpoint itself: the same model is the same files, wherever it was trained."""
+"""A file beside a checkpoint: the seconds of training, the resources that each epoch used, and the nodes.
+
+It is no part of the checkpoint, so that the same model has the same files wherever it was trained.
+"""
 
 ROLE = "train+val"
+"""The role on which networks are retrained."""
 
 
 class History(TypedDict):
-    """What `HISTORY` has. parts: after which epoch a node went on, and which."""
+    """Content of `HISTORY`.
+
+    Attributes:
+        seconds: Seconds of training.
+        parts: A row for every start of the run: the epoch after which it started, and the node.
+        usage: A row for every epoch that was measured: its number, its seconds, and the resources used.
+    """
 
     seconds: float
     parts: list[dict[str, object]]
@@ -43,11 +52,21 @@ class History(TypedDict):
 
 @dataclass(frozen=True)
 class RetrainJob:
-    """One run. arm: "best" or the control's name. values: its configuration by dotted path. folder: where it is kept.
-    fold: the number of the fold that it leaves out; 0: of all images.
+    """One retraining run.
 
-    weights: the pretrained weights of the search, by specification. checkpoints: where they go while it trains.
-    bundle: the data, where they may have to be found elsewhere on the node that it runs on.
+    Attributes:
+        arm: "best" or the control's name.
+        seed: Seed of the run.
+        params: All parameters, as plain values.
+        values: The arm's configuration, by dotted path.
+        prepared: Folder of the prepared set.
+        split: File of the split.
+        threads: Number of torch's threads.
+        folder: Folder in which the finished run is stored.
+        weights: Pretrained weights of the search, by specification.
+        checkpoints: Store of checkpoints during training; None before a runtime is open.
+        bundle: The data to be located on the worker's node; None if they are at the paths above.
+        fold: Number of the fold that the run leaves out; 0 for all images.
     """
 
     arm: str
@@ -65,21 +84,24 @@ class RetrainJob:
 
     @property
     def name(self) -> str:
+        """Name of the run in its part of the procedure."""
         return f"{self.arm}-seed{self.seed}"
 
     @property
     def model_folder(self) -> str:
-        """Where its weights go in models/."""
+        """Folder of the run's weights, below models/."""
         return str(part_folder(Path(), self.fold) / self.name)
 
 
 def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
-    """Train one arm with one seed, from its newest checkpoint on; the last one's sidecar holds the curves by epoch.
+    """Trains one arm with one seed from its newest checkpoint; the last checkpoint's sidecar holds the curves by epoch.
 
-    world: of several workers, this one; the first writes the checkpoints.
+    Args:
+        job: The run.
+        world: Rank of this worker, the first of which writes the checkpoints; None for a run in one worker.
 
     Raises:
-        UserError: the training loss is no longer finite, memory does not suffice, or several workers cannot train it.
+        UserError: The training loss is no longer finite, memory does not suffice, or several workers cannot train it.
     """
     import torch
 
@@ -101,7 +123,7 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
         )
         if world is None or job.checkpoints is None:
             raise UserError(said) from None
-        job.checkpoints.note_failure(said)  # all workers have seen it, and none of them need be started again
+        job.checkpoints.note_failure(said)  # every worker diverges alike, so starting them again would not help
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -113,16 +135,25 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
 
 
 def seconds_in(folder: Path) -> float:
-    """How long the run has trained that a checkpoint is of, in seconds."""
+    """Returns the seconds of training of the run to which a checkpoint belongs."""
     return _history_in(folder)["seconds"]
 
 
 def usage_in(folder: Path) -> list[tuple[int, float, dict[str, float]]]:
-    """Of the run that a checkpoint is of, each epoch that was measured: its number, its seconds, and what it used."""
+    """Returns the number, the seconds and the resource usage of each measured epoch of a checkpoint's run."""
     return [(row["epoch"], row["seconds"], row["usage"]) for row in _history_in(folder).get("usage", [])]
 
 
 def _train(job: RetrainJob, params: Params, run: "TrainingRun", data: "TrainingData", world: RankInfo | None) -> None:
+    """Trains the run to its last epoch, with checkpoints and their history.
+
+    Args:
+        job: The run.
+        params: Parameters with the arm's configuration.
+        run: Network, regularisers and training.
+        data: The prepared set with its split, on the device.
+        world: Rank of this worker; None for a run in one worker.
+    """
     from pipeline.assembly import load_resume_state, train_resumable
 
     assert job.checkpoints is not None
@@ -170,16 +201,28 @@ def _save_checkpoint(
     weights: "nn.Module | Mapping[str, Tensor]",
     state: TrainState | None,
 ) -> None:
+    """Writes a checkpoint and its history.
+
+    Args:
+        store: Checkpoints of the run.
+        epoch: Number of the last epoch trained, from 1.
+        sidecar: The checkpoint's sidecar.
+        history: The history, as JSON.
+        weights: The network, or its tensors by name.
+        state: Training state; None for the last checkpoint.
+    """
     with store.write(epoch) as folder:
         (folder / HISTORY).write_text(history + "\n")
         write_checkpoint(folder, weights, sidecar, state=state)
 
 
 def _broadcast(done: int, world: RankInfo | None) -> None:
-    """All workers go on from one checkpoint, or stop at once: two that do not would train two networks.
+    """Checks that all workers resume from the same checkpoint.
+
+    From different checkpoints, they would train different networks.
 
     Raises:
-        RuntimeError: they have found different ones; they are then started again.
+        RuntimeError: A worker has found another checkpoint than the first worker; all are then started again.
     """
     if world is None:
         return

@@ -1,10 +1,11 @@
 """search: space + split -> `results/search/` (see `pipeline.tune.selection.result_files`). Run by `dvc repro search`.
 
-With folds there is a search more outside of each, whose results are the same files in `results/search/folds/<number>/`;
-`results/search/folds/searches.json` lists them, none without folds. All follow each other over the same workers.
+With folds, a further search runs on the images outside of each fold. Its results are the same files in
+`results/search/folds/<number>/`. `results/search/folds/searches.json` lists these searches; the list is empty without
+folds. The searches run one after another, on the same workers.
 
-Their working state lies under `state/searches/`, by fingerprint: run again after any interruption, it goes on from
-there.
+The working state lies under `state/searches/`, by fingerprint. Run again after an interruption, the stage resumes
+from there.
 """
 
 import shutil
@@ -39,7 +40,7 @@ from pipeline.workspace import FOLDS, Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Plan, run or go on with the searches, and write what they found."""
+    """Plans the searches, runs or resumes them, and writes their results."""
     plan = make_plan(workspace)
     plans = plan.parts()
     tasks = [each.task() for each in plans]
@@ -66,7 +67,11 @@ def main(workspace: Workspace) -> None:
 
 
 def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
-    """Run one search, or go on with it, and write its results: its summary, and what is listed of a fold's."""
+    """Runs or resumes one search and writes its results.
+
+    Returns:
+        The search's summary, and its entry in the list of the folds' searches.
+    """
     workspace, params, part = plan.workspace, plan.params, _part(plan)
     task = _with_guides(plan, task)
     total = max_runs(plan.params, plan.space)
@@ -100,7 +105,7 @@ def _search(plan: Plan, task: SearchTask) -> tuple[SearchSummary, FoldSearch]:
 
 
 def _with_guides(plan: Plan, task: SearchTask) -> SearchTask:
-    """The task with the guides that its configurations ask for, trained now where they are not there yet."""
+    """Returns the task with the guides that its configurations need, trained first if they do not exist."""
     guides = train_guides(plan.workspace, guided_configs(task.params, plan.space), split=task.split, role="train")
     for line in guides.said:
         print(line, flush=True)
@@ -109,6 +114,7 @@ def _with_guides(plan: Plan, task: SearchTask) -> SearchTask:
 
 
 def _part(plan: Plan) -> Part:
+    """Returns the part of the procedure to which a plan belongs."""
     assert plan.part is not None
     return plan.part
 

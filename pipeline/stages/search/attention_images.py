@@ -1,11 +1,11 @@
-"""Attention of the best configuration and of the controls on the same validation images: pictures, and their arrays.
+"""Attention of the best configuration and of the controls on the same validation images, as pictures and arrays.
 
 <configuration>/attention/validation_images.png
-                             every head: its map, what lies above the cut, the components; attention
+                             every head: its map, the patches above the cut, the components; attention
 <configuration>/attention/validation_images.npz
                              ids, labels, images, masks; similarity and components (n, heads, h, w); attention, the
                              softmax of the maps; threshold
-all/attention/settings.png   the configurations side by side, cut alike
+all/attention/settings.png   the configurations side by side, with one cut
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,18 @@ from pipeline.figures.fonts import fit_fonts
 
 DPI = 110
 THRESHOLD = "regularizer.spatial_entropy.threshold"
+"""Parameter with the cut of the maps, in standard deviations above the mean."""
 
 
 @dataclass(frozen=True)
 class ConfigMaps:
-    """A configuration's similarity maps (n, A, h, w) of the images shown.
+    """Similarity maps of one configuration for the images shown.
 
-    name: `best` or a control's. threshold: its cut.
+    Attributes:
+        name: `best`, or the control's name.
+        title: Title of the figure.
+        threshold: Cut of the maps, in standard deviations above the mean.
+        maps: Similarity maps, (n, A, h, w).
     """
 
     name: str
@@ -40,10 +45,17 @@ class ConfigMaps:
 def write_attention(
     folder: Path, prepared: Prepared, shown: Sequence[int], configs: Sequence[ConfigMaps]
 ) -> Mapping[str, Path]:
-    """Write the files of the module's list and return, by configuration, the folder that holds its own.
+    """Writes the files that the module's docstring lists.
 
-    Under the name "all", where there are two configurations or more, stands the folder of the picture of all: cut as
-    the first one's is.
+    Args:
+        folder: Folder below which the files are written.
+        prepared: The prepared set.
+        shown: Ids of the n images.
+        configs: The configurations' maps; the first one's threshold cuts the maps of the common figure.
+
+    Returns:
+        The folder of each configuration's files, by its name. With two or more configurations, `all` is the
+        folder of the common figure.
     """
     ids = np.asarray(shown)
     images, masks = prepared.images[ids], None if prepared.masks is None else prepared.masks[ids]

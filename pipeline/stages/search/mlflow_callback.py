@@ -1,4 +1,4 @@
-"""MLflow callback of a search: logs its parent run, its trials as they go, pictures of what the regulariser did."""
+"""MLflow callback of a search: logs the search's run, its trials as they proceed, and pictures of attention."""
 
 import shutil
 import sys
@@ -31,11 +31,16 @@ from pipeline.tune.space import SearchSpace
 from pipeline.tune.task import SearchTask
 
 DESCRIBING = ("base.", "prepare.", "split.", "model.", "train.", "regularizer.")
-"""Sections whose parameters are the same for all trials, unless the space varies them."""
+"""Sections whose parameters are the same for all trials, unless the search space varies them."""
 
 
 class MlflowCallback(ClosedByStatus):
-    """Follows a search (see `pipeline.tune.journal.records.SearchCallback`) and writes it to MLflow from a queue."""
+    """Callback that logs a search to MLflow through a queue (see `pipeline.tune.journal.records.SearchCallback`).
+
+    Args:
+        plan: The plan to which the search belongs.
+        task: The search.
+    """
 
     def __init__(self, plan: Plan, task: SearchTask) -> None:
         params = plan.params
@@ -46,13 +51,13 @@ class MlflowCallback(ClosedByStatus):
         self._params, self._plan, self._task, self._data = params, plan, task, data
         self._pictures = (
             task.folder / "pictures"
-        )  # not among temporary files, where those of a killed search would stay
+        )  # in the search's folder, because a killed search would leave temporary files behind
         dataset, part = data.prepared.manifest, task.header.get("part", "")
         self._log = SearchLog(
             plan.store,
             experiment=params.experiment,
             fingerprint=task.fingerprint,
-            # MLflow's list cuts names short, so what tells searches apart stands first.
+            # MLflow's list cuts names short, so the part that distinguishes searches comes first.
             name=f"search {task.fingerprint[:8]}: {Path(plan.space.file).stem} on {params.set_name}"
             + (f", {part}" if part else ""),
             description=describe_search(plan, task, self._tags),
@@ -78,11 +83,11 @@ class MlflowCallback(ClosedByStatus):
 
     @property
     def run_id(self) -> str:
-        """The id of the search's run in MLflow."""
+        """Id of the search's run in MLflow."""
         return self._log.run_id
 
     def replayed(self) -> None:
-        """MLflow finds by itself what it has already."""
+        """Does nothing, because updates that MLflow already has are skipped when they are sent."""
 
     def trial_started(self, trial: TrialRecord) -> None:
         tags = {**self._tags, "sar.role": trial.role, "sar.control": str(trial.control).lower()}
@@ -95,10 +100,16 @@ class MlflowCallback(ClosedByStatus):
         self._log.log_epoch(trial.id, epoch, trial.epochs[epoch] | trial.usage.get(epoch, {}))
 
     def trial_paused(self, trial: TrialRecord) -> None:
-        """Its run stays open: it may go on."""
+        """Does nothing: the trial's run stays open, because the trial may go on."""
 
     def ending_early(self, reason: str, running: int, left: int) -> None:
-        """The summary says it when the search has ended."""
+        """Does nothing, because the search's summary gives the reason.
+
+        Args:
+            reason: The reason why no further trial is proposed.
+            running: Number of runs in progress.
+            left: Number of runs that may still start.
+        """
 
     def trial_ended(self, trial: TrialRecord) -> None:
         assert trial.state is not None
@@ -110,9 +121,13 @@ class MlflowCallback(ClosedByStatus):
         self._log.end_trial(trial.id, trial.state, tags=tags, metrics=trial.measured)
 
     def finish(self, best: TrialRecord, controls: Sequence[TrialRecord], summary: SearchSummary, results: Path) -> None:
-        """Mark the best trial, and log the summary's figures, the result files and the attention pictures.
+        """Marks the best trial, and logs the summary's figures, the result files and the attention pictures.
 
-        controls: those of the space, the one that the verdict is against first.
+        Args:
+            best: The trial with the best configuration.
+            controls: The search space's controls, first the one against which the verdict is made.
+            summary: Summary of the search.
+            results: Folder of the result files.
         """
         self._log.end_trial(best.id, best.state or "", tags={"sar.best": "true"})  # after every trial's "false"
         self._log.log_metrics(
@@ -134,7 +149,11 @@ class MlflowCallback(ClosedByStatus):
             self._draw({"best": best} | {control.id: control for control in controls})
 
     def _draw(self, trials: Mapping[str, TrialRecord]) -> None:
-        """Log the attention of trials, by what they are, the best first; those without a checkpoint are left out."""
+        """Logs pictures of the trials' attention, the best trial first; a trial without a checkpoint is left out.
+
+        Args:
+            trials: The trials, by the names that the pictures have.
+        """
         prepared = self._data.prepared
         shown = examples_by_class(self._data.split.val, prepared.labels, self._params.tracking.attention_images)
         images = ImageBatches(prepared, shown, self._data.scale("train"), self._data.device)
@@ -159,11 +178,11 @@ class MlflowCallback(ClosedByStatus):
             self._log.log_artifacts(None if name == "all" else trials[name].id, folder)
 
     def close(self, status: str) -> None:
-        """End the run, waiting until what was logged is written."""
+        """Ends the run, after waiting for all pending updates, and warns if some could not be sent."""
         missing = self._log.close(status)
         shutil.rmtree(self._pictures, ignore_errors=True)
         if missing:
-            # DVC takes a search that has finished for done, and would not run it again by itself.
+            # DVC counts a finished search as up to date and would not run it again without force.
             again = single_item_command("search") if status == "FINISHED" else "the same command"
             print(
                 f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to log them, run "
@@ -173,18 +192,18 @@ class MlflowCallback(ClosedByStatus):
 
 
 def run_name(trial: TrialRecord) -> str:
-    """A trial's name in a list of runs: `w=0.012 layers=last t=0.3 (t0007)`, of a control `baseline w=0`."""
+    """Returns a trial's name in a list of runs: `w=0.012 layers=last t=0.3 (t0007)`, or `baseline w=0` of a control."""
     config = config_name(trial.values, short=True)
     return f"{trial.id} {config}" if trial.control else f"{config} ({trial.id})"
 
 
 def rung_marks(params: Params, space: SearchSpace) -> list[int]:
-    """The epochs at which a search of these parameters compares trials; none without early stopping."""
+    """Returns the epochs at which a search with these parameters compares trials; none without early stopping."""
     return make_scheduler(params.search.scheduler, params.train.epochs, first_rung(params, space)).rung_epochs
 
 
 def search_variables(plan: Plan, task: SearchTask) -> dict[str, object]:
-    """Variables of a hook about a search that has begun."""
+    """Returns the variables that a hook receives when a search has begun."""
     return {
         "fingerprint": task.fingerprint,
         "set": plan.params.set_name,
@@ -202,7 +221,13 @@ def _describe_part(task: SearchTask) -> str:
 
 
 def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> str:
-    """What a search is, on what, and by which command, as the description (Markdown) of its run."""
+    """Returns the description (Markdown) of a search's run: its space, its data, the command and the code.
+
+    Args:
+        plan: The plan to which the search belongs.
+        task: The search.
+        tags: Tags of the run, which name the commit and the data's hash.
+    """
     params, search = plan.params, plan.params.search
     lines = {
         "what": f"{describe_trials(params, plan.space)} over {', '.join(plan.space.dimensions)} "

@@ -1,6 +1,6 @@
 """split: ids of the prepared images -> `data/split.json`: train, val, test. Run by `dvc repro split`.
 
-`data/split_report.json` has images by role and class, groups, and copies of one image in several roles.
+`data/split_report.json` lists images by role and class, groups, and copies of one image in several roles.
 """
 
 from pipeline.config import load_params
@@ -13,7 +13,7 @@ from pipeline.workspace import Workspace
 
 
 def main(workspace: Workspace) -> None:
-    """Divide the prepared images into roles, and say what is out of the ordinary."""
+    """Assigns the prepared images to roles, writes the split and its report, and prints what is unusual about it."""
     params = load_params(workspace.params)
     prepared = open_prepared(workspace.prepared)
     inputs = prepare_split(workspace, params, prepared)

@@ -1,4 +1,4 @@
-"""Report of a split: sizes, classes that are small or rare, and copies of one image in several roles."""
+"""Report of a split: sizes, small and rare classes, and copies of one image in several roles."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,15 +22,26 @@ Report = Mapping[str, Any]
 """The report, or a part of it, as data/split_report.json has it."""
 
 FEW = 5
-"""Images of a class in val or test below which it is reported: each then counts for more than 20 points of its
-accuracy."""
+"""Number of images of a class in val or test below which the class is reported. With so few, each image counts for more
+than 20 points of the class's accuracy.
+"""
 SHOWN = 3
+"""Classes that a printed line names."""
 LISTED = 1000
+"""Unused entries, and pairs of copies, that the report lists at most."""
 REFUSED = 5
+"""Pairs of copies that an error message names."""
 
 
 def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_by: Report | None) -> Report:
-    """The report as plain data: images by role and class, groups, copies. group_by: what the groups were made by."""
+    """Returns the report as plain data: images by role and class, groups and copies.
+
+    Args:
+        inputs: The split and what it was made from.
+        prepared: The prepared set.
+        params: All parameters.
+        group_by: What the groups were made from, as `group_by_content` returns it; None without split.group_by.
+    """
     split = inputs.split
     counts = {
         role: np.bincount(prepared.labels[getattr(split, role)], minlength=len(prepared.classes)) for role in ROLES
@@ -52,7 +63,7 @@ def split_report(inputs: SplitInputs, prepared: Prepared, params: Params, group_
 
 
 def _folds(split: Split, prepared: Prepared) -> list[Report]:
-    """Of each fold the images by role, and its test images by class."""
+    """Returns, for each fold, the number of images by role and of test images by class."""
     return [
         {role: len(getattr(fold, role)) for role in ROLES}
         | {
@@ -70,6 +81,13 @@ def _folds(split: Split, prepared: Prepared) -> list[Report]:
 
 
 def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> Report:
+    """Returns the report's part on copies; only the parameters if copies were not looked for.
+
+    Args:
+        inputs: The split and what it was made from.
+        prepared: The prepared set of N images.
+        params: All parameters.
+    """
     told: Report = {"action": params.split.duplicates, "distance": params.split.duplicate_distance}
     copies = inputs.copies
     if copies is None:
@@ -78,7 +96,7 @@ def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> Repo
     roles = _roles_of(inputs, count)
     exact, both = copies.clusters(count, near=False), copies.clusters(count)
     of_exact = _describe(exact, copies.exact, roles, prepared.labels, inputs.names)
-    # An image with an exact copy elsewhere is reported as that alone.
+    # An image with an exact copy is counted as exact, and not as near again.
     of_near = None
     if can_be_near(prepared.images, params.split.duplicate_distance):
         of_near = _describe(both, copies.near, roles, prepared.labels, inputs.names)
@@ -88,6 +106,7 @@ def _duplicates(inputs: SplitInputs, prepared: Prepared, params: Params) -> Repo
 
 
 def _roles_of(inputs: SplitInputs, count: int) -> NDArray[np.int8]:
+    """Returns the number of each image's role in `ROLES`, (count,); -1 for an image without a role."""
     roles = np.full(count, -1, dtype=np.int8)
     for number, role in enumerate(ROLES):
         roles[getattr(inputs.split, role)] = number
@@ -97,7 +116,19 @@ def _roles_of(inputs: SplitInputs, count: int) -> NDArray[np.int8]:
 def _describe(
     clusters: Ids, pairs: Ids, roles: NDArray[np.int8], labels: NDArray[np.int64], names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """test: test images that train or val has too; val: val images that train has; pairs: the first of them."""
+    """Counts copies across roles, and lists the first pairs of them.
+
+    Args:
+        clusters: Number of each image's cluster of copies, (N,).
+        pairs: Ids of the two images of each pair of copies, (P, 2).
+        roles: Number of each image's role in `ROLES`, (N,); -1 for an image without a role.
+        labels: Class of each image, (N,).
+        names: Names of the images' files; None for a set that was not made from files.
+
+    Returns:
+        `test`: test images with a copy in train or val. `val`: val images with a copy in train. `different_labels`:
+        pairs with two classes. `pairs`: the first pairs with two roles, each image as (name, role).
+    """
     has = np.zeros((clusters.max() + 1, len(ROLES)), dtype=np.bool_)
     used = roles >= 0
     has[clusters[used], roles[used]] = True
@@ -116,10 +147,10 @@ def _name(row: int, names: Sequence[str] | None) -> str:
 
 
 def check_no_duplicates(report: Report) -> None:
-    """Refuse a split with copies in several roles, where split.duplicates says so.
+    """Raises an error if split.duplicates is `refuse` and images of val or test have copies in another role.
 
     Raises:
-        UserError: there are some; it names the first few.
+        UserError: There are such copies; the message names the first few pairs.
     """
     found = report["duplicates"]
     if found["action"] != "refuse":
@@ -142,7 +173,7 @@ def _pair(pair: Sequence[Sequence[str]]) -> str:
 
 
 def report_lines(report: Report) -> Iterator[str]:
-    """The report for a person: the sizes, and a line for each thing that is out of the ordinary."""
+    """Yields the report as lines of text: the sizes, and a line for each unusual finding."""
     yield ", ".join(f"{role} {report['images'][role]:,}" for role in ROLES) + " images"
     yield from _fold_lines(report.get("folds", []))
     grouped, found = report["group_by"], report["duplicates"]
@@ -177,7 +208,7 @@ def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     if imbalance := describe_imbalance(list(totals), list(totals.values())):
         yield imbalance
     for role in ROLES[TRAIN + 1 :]:
-        # The set's own test split may lack a class; the others have each of them.
+        # A data set's own test split may lack a class; every other split has each class in every role.
         held = {name: counts[role] for name, counts in classes.items()}
         few = [name for name, count in held.items() if count < FEW]
         if few and any(held.values()):  # with folds, the test role may be empty
@@ -206,5 +237,5 @@ def _images(count: int, kind: str = "") -> str:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the report as JSON."""
+    """Writes the report as JSON."""
     write_whole(path, json.dumps(report, indent=1) + "\n")
