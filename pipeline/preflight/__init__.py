@@ -1,1 +1,1 @@
-"""What is validated and measured before work starts: the plan of a run, dry runs, timed steps, the estimate."""
+"""Validation and measurement before work starts: the plan of a run, dry runs, timed steps, the estimate."""

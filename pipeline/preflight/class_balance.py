@@ -1,4 +1,4 @@
-"""Classes of unequal size: says which are rare and what is done about it, and checks the weights that classes get."""
+"""Classes of unequal size: rare classes, the remedies that are set, and a check of class weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,16 +15,24 @@ from pipeline.tune.space import SearchSpace
 from pipeline.workspace import Workspace
 
 WEIGHTS, SAMPLING = "train.class_weights", "train.sampling"
+"""Parameters against unequal classes: weights in the loss, and how often images are drawn."""
 
 
 def check_class_weights(workspace: Workspace, params: Params, space: SearchSpace, source: Preview) -> None:
-    """Refuse weights of classes that there are not, or that training has no image of.
+    """Checks that class weights name existing classes, of which there are training images.
 
-    Looked at are params.yaml, every control and every choice of the space. The classes of a set that is yet to be
-    fetched are not known, nor is what training has of one that is not split; the search says it before it trains.
+    It checks params.yaml, every control and every choice of the search space. The classes of a data set that is not yet
+    downloaded are unknown, and so are the training images of one that is not split. The search then checks before it
+    trains.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        space: The search space.
+        source: The image source.
 
     Raises:
-        UserError: it names the class, and those that there are.
+        UserError: A class has a weight and does not exist, or has no training image; the message names it.
     """
     if source.class_counts is None:
         return
@@ -39,7 +47,10 @@ def check_class_weights(workspace: Workspace, params: Params, space: SearchSpace
 
 
 def training_counts(workspace: Workspace, params: Params) -> list[int]:
-    """Training images by label; none while the data are not prepared as they are asked for, or not split."""
+    """Returns the number of training images by label.
+
+    The list is empty if there is no split, or if the prepared set does not match the parameters.
+    """
     if manifest_if_current(workspace, params) is None:
         return []
     prepared = open_prepared(workspace.prepared)
@@ -52,7 +63,13 @@ def training_counts(workspace: Workspace, params: Params) -> list[int]:
 
 
 def describe_balance(params: Params, space: SearchSpace, source: Preview) -> Iterator[str]:
-    """Lines about rare classes, and about what is done about them; none where there is nothing to say."""
+    """Yields lines about rare classes and the remedies that are set; none if the classes are about equal.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+        source: The image source.
+    """
     found = None if source.class_counts is None else describe_imbalance(source.classes, source.class_counts)
     if found is not None:
         yield f"{found}; {_describe_remedies(params, space)}"

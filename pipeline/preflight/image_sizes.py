@@ -1,4 +1,4 @@
-"""Describes what becomes of the pictures at prepare.image_size, before they are prepared."""
+"""Effect of prepare.image_size on the source's images, described before they are prepared."""
 
 import math
 import statistics
@@ -12,24 +12,36 @@ from pipeline.inputs.source import source_config
 from pipeline.workspace import Workspace
 
 MUCH = 2.0
-"""So many times the prepared side, and more, may be told as a loss."""
+"""Ratio of the images' shorter side to the prepared side from which a loss is reported."""
 WORTH = 1.5
-"""So many times the prepared side a side must be to be advised."""
+"""Ratio of a larger side to the prepared side from which the larger side is advised."""
 HALF = 0.5
+"""Share of an image cut off from which the cut is reported."""
 USUAL_SIDE, USUAL_PATCH, SMALL_STEP = 224, 16, 4
+"""Largest side that is advised, the patch that should divide it, and the step for smaller sides."""
 
 
 def describe_sizes(workspace: Workspace, params: Params) -> list[str]:
-    """Lines about the sizes of some pictures, and about what is lost of them; none where they cannot be looked at."""
+    """Returns lines about the sizes of a sample of images, and about what is lost of them; none if they cannot be read.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+    """
     try:
         sizes = sample_sizes(source_config(workspace, params))
-    except UserError:  # told already where that is an error, and none where data/prepared is there
+    except UserError:  # other checks report it; without the source, data/prepared may suffice
         return []
     return size_lines(sizes, params.prepare.image_size) if sizes else []
 
 
 def size_lines(sizes: Sequence[Size], side: int) -> list[str]:
-    """sizes: (H, W) of the pictures that were looked at. side: of the prepared squares."""
+    """Returns lines about the sizes of images, and about what preparing them to squares loses.
+
+    Args:
+        sizes: Sizes (H, W) of the sampled images.
+        side: Side of the prepared squares.
+    """
     heights, widths = zip(*sizes, strict=True)
     height, width = (int(statistics.median(values)) for values in (heights, widths))
     shorter = [min(size) for size in sizes]
@@ -53,11 +65,11 @@ def size_lines(sizes: Sequence[Size], side: int) -> list[str]:
 
 
 def _fitting(short: int) -> int:
-    """A side that keeps what there is, up to the usual one, and that a usual patch divides."""
+    """Returns a side up to the usual one that keeps as much as the images have, and that a usual patch divides."""
     most = min(USUAL_SIDE, short)
     return most - most % (USUAL_PATCH if most >= 2 * USUAL_PATCH else SMALL_STEP)
 
 
 def _patch(side: int) -> int:
-    """A patch that gives a usual grid, of about 14 x 14; of small pictures at least not single pixels."""
+    """Returns a patch side that gives a grid of about 14 x 14; for small images at least 2."""
     return next((patch for patch in (16, 8, 4) if side % patch == 0 and side // patch >= 8), 2)

@@ -1,4 +1,4 @@
-"""Whether the metric that the arms are to be compared by can be had of the test images."""
+"""Check that the metric by which the arms are compared has a value on the test images."""
 
 import numpy as np
 
@@ -19,11 +19,18 @@ MADE_UP = 20
 
 
 def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
-    """Refuse a metric that the test images cannot give; while no data are prepared, a user's function that fails on as
-    many images of every class, and the rest is said when the search begins.
+    """Checks that the metric, and those of the objectives, have a value on the images on which they are computed.
+
+    While no data are prepared, only a user's function is tried, on made-up images of every class. The search then checks
+    the rest when it begins.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        source: The image source.
 
     Raises:
-        UserError: as `chosen_metric` and `check_labels`.
+        UserError: As in `chosen_metric` and `check_labels`.
     """
     metric, interval = chosen_metric(params), params.retrain.seed_bounds[1] > 1
     searched = {name: _searched(name, metric) for name in objectives_from_params(params).class_metrics}
@@ -50,10 +57,14 @@ def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
 
 
 def _searched(name: str, metric: Metric) -> Metric:
-    """The metric of an objective; metric: of evaluate.metric.
+    """Returns the metric of an objective.
+
+    Args:
+        name: Name of the objective.
+        metric: Metric of evaluate.metric.
 
     Raises:
-        UserError: a user's function of which less is better, which a search would have to turn.
+        UserError: The objective is a user's function with lower_is_better, which a search cannot minimise.
     """
     if name != USER_METRIC:
         return find_metric(name.removeprefix("val/"))

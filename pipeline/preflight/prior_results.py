@@ -1,4 +1,4 @@
-"""What `search.warm_start` means: an earlier search of this checkout, or a table."""
+"""Results for `search.warm_start`: from an earlier search of this checkout, or from a table."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,18 @@ from pipeline.workspace import Workspace
 
 
 def load_prior_results(workspace: Workspace, params: Params, space: SearchSpace, data: Preview) -> list[PriorResult]:
-    """What the sampler of a new search is given to learn from; nothing if none is asked for. data: what is searched on.
+    """Returns the results from which the sampler of a new search learns; none if `search.warm_start` is null.
 
-    A search that has begun has its own copy: then it does not matter whether the source is still there.
+    A search that has begun has its own copy of them, so its source need not exist any more.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        space: The search space.
+        data: The image source.
 
     Raises:
-        UserError: there is no such search or file, or it is of another space.
+        UserError: There is no such search or file, or it belongs to another search space.
     """
     source = params.search.warm_start
     if source is None:
@@ -43,7 +49,13 @@ def load_prior_results(workspace: Workspace, params: Params, space: SearchSpace,
 
 
 def _describe_count(results: Sequence[PriorResult], params: Params, data: Preview) -> list[PriorResult]:
-    """With the parameters of their networks, where objectives ask for them: those are known of any configuration."""
+    """Returns the results with the parameter counts of their networks added, if an objective needs these.
+
+    Args:
+        results: Results of the warm start.
+        params: All parameters.
+        data: The image source.
+    """
     if PARAMETERS not in objectives_from_params(params).metrics:
         return list(results)
     count = parameter_counter(params, num_classes=len(data.classes), channels=data.channels)

@@ -1,7 +1,7 @@
-"""How long measuring may take: about 20 s in all, also where a single step of the network takes as long.
+"""Time limit of the measurement: about 20 s, even if a single training step of the network takes as long.
 
-Of a network that is large for a CPU, steps of a few images are timed in place of whole batches, fewer images are
-scored, and configurations are left out when the time is over; all of it is scaled up, and the plan calls it an
+For a network that is large for a CPU, steps of a few images are timed in place of whole batches. Fewer images are
+scored, and configurations are left out when the time is over. The results are scaled up, and the plan calls them an
 estimate.
 """
 
@@ -13,21 +13,26 @@ from rich.console import Console
 from pipeline.console.progress import ProgressLine
 
 MOST_S = 20.0
-"""Seconds that measuring takes in all, but for what cannot be divided: a network built, a step of a few images."""
+"""Seconds of the whole measurement, without its indivisible parts: building a network, a step of a few images."""
 LARGE = 5e10
-"""Operations of a step, above which it is not tried whole: about what a core does in a second or two."""
+"""Operations of a step above which no whole step is tried: about one or two seconds of a CPU core."""
 FEW = 2
-"""Images of a step of a large network; fewer cannot be mixed."""
+"""Images of a step of a large network; mixing needs two."""
 
 
 class ProfileBudget(ProgressLine):
-    """Time that measuring has, and its progress. Use it as a context manager around the measurements.
+    """Time left for the measurement, and a status line that shows the progress on a terminal.
+
+    It is a context manager, within which the measurement runs.
+
+    Attributes:
+        is_limited: Whether steps are reduced to a few images.
 
     Args:
-        operations: floating-point operations of a step; None where steps are to stay whole.
-        num_configs: configurations to measure.
-        console: where progress is printed; None for standard output.
-        clock: returns the time in seconds.
+        operations: Operations of a step; None to keep steps whole.
+        num_configs: Number of configurations to measure.
+        console: Console of the status line; None for standard output.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -45,18 +50,23 @@ class ProfileBudget(ProgressLine):
         self._started: float | None = None
 
     def order_configs(self) -> list[int]:
-        """The order in which configurations are measured: in a hurry, those that enclose the others come first."""
+        """Returns the order in which configurations are measured.
+
+        If the time is limited, those that enclose the others come first.
+        """
         everything = list(range(self._num_configs))
         return [0, *everything[:0:-1]] if self.is_limited else everything
 
     @property
     def seconds_left(self) -> float:
-        """Seconds that are left of the time in all."""
+        """Seconds that are left of the whole time."""
         return MOST_S - (self._clock() - self._began)
 
     def begin_config(self, *, enough: bool) -> bool:
-        """Whether there is time for another configuration, by what the others took. enough: one has been measured,
-        without which nothing can be told.
+        """Returns whether there is time for another configuration, judged by the longest one so far.
+
+        Args:
+            enough: Whether one has been measured, without which there is no estimate.
         """
         left = self.seconds_left
         if self._started is not None:
@@ -75,13 +85,13 @@ class ProfileBudget(ProgressLine):
         ]
 
     def share(self) -> float:
-        """Seconds that the configuration being measured may take."""
+        """Returns the seconds that the current configuration may take."""
         return max(0.0, self.seconds_left) / (self._num_configs - self._measured + 1)
 
     def record_step(self, seconds: float) -> None:
-        """Hurry from now on if the first step of a configuration took more than half of its share."""
+        """Limits the time from now on if the first step of a configuration took more than half of its share."""
         self.is_limited |= not self._whole and seconds > self.share() / 2
 
     def num_images(self, batch: int, micro_batches: int) -> int:
-        """Images of a step, of a batch that is run in so many micro-batches."""
+        """Returns the images of a timed step, for a batch that is run in so many micro-batches."""
         return min(batch, max(FEW, micro_batches)) if self.is_limited else batch

@@ -1,4 +1,4 @@
-"""What retraining runs take, and whether there is room for them: on this machine, or on the cluster's nodes."""
+"""Resources of trials and of retraining runs, checked against this machine or the cluster's nodes."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,14 @@ from pipeline.tune.task import Resources
 
 
 def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Resources:
-    """What each worker of a retraining run takes, and how many fit.
+    """Returns the resources of each worker of a retraining run, and the number of workers that fit.
 
-    there: the cluster's nodes, if they have been asked for already.
+    Args:
+        params: All parameters.
+        there: Nodes of the cluster; None to ask the cluster.
 
     Raises:
-        UserError: there is no room for one run, or a worker of several would have a part of a GPU.
+        UserError: Not one run fits, or a run's several workers would share a GPU.
     """
     address, retrain = cluster_address(params.search.cluster.address), params.retrain
     if address is None:
@@ -51,10 +53,16 @@ def retrain_resources(params: Params, there: Sequence[Node] | None = None) -> Re
 
 
 def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where: str) -> None:
-    """Refuse workers that would have no image to train on.
+    """Checks that every worker of a retraining run gets at least one image of each batch.
+
+    Args:
+        workers: Workers of a run.
+        batch_size: Images of a batch.
+        accumulate: Micro-batches of a batch.
+        where: Beginning of the message, which says where the values come from.
 
     Raises:
-        UserError: a batch, or each of the micro-batches that it is run in, has fewer images than there are workers.
+        UserError: A micro-batch has fewer images than there are workers.
     """
     if workers > 1 and workers * accumulate > batch_size:
         micro_batches = f" in {accumulate} micro-batches (train.accumulate)" if accumulate > 1 else ""
@@ -65,6 +73,14 @@ def check_batch_shards(workers: int, *, batch_size: int, accumulate: int, where:
 
 
 def _explain_no_capacity(params: Params, there: Sequence[Node], gpus: float, fit: int) -> str:
+    """Returns the message that a retraining run does not fit.
+
+    Args:
+        params: All parameters.
+        there: Nodes of the cluster, or this machine.
+        gpus: GPUs of each worker.
+        fit: Number of workers that fit.
+    """
     retrain = params.retrain
     machines = ", ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in there)
     if retrain.workers_per_run == 1:
@@ -77,10 +93,10 @@ def _explain_no_capacity(params: Params, there: Sequence[Node], gpus: float, fit
 
 
 def trial_resources(params: Params) -> Resources:
-    """What trials take and how many run at a time on this machine.
+    """Returns the resources of a trial, and the number of trials that run concurrently.
 
     Raises:
-        UserError: a trial or a retraining run needs more CPUs or GPUs than there are.
+        UserError: A trial or a retraining run needs more CPUs or GPUs than there are.
     """
     search, retrain = params.search, params.retrain
     address = cluster_address(search.cluster.address)
@@ -113,10 +129,10 @@ def trial_resources(params: Params) -> Resources:
 
 
 def _cluster_resources(params: Params, address: str) -> Resources:
-    """What trials take and how many fit on a cluster's nodes as it is now.
+    """Returns the resources of a trial, and the number of trials that fit on the cluster's current nodes.
 
     Raises:
-        UserError: it cannot be joined, or a trial fits on none of its nodes and none are to come.
+        UserError: The cluster cannot be joined; or a trial fits on none of its nodes, and the cluster does not grow.
     """
     search, there = params.search, cluster_nodes(address)
     cpus, gpus = int(sum(node.cpus for node in there)), int(sum(node.gpus for node in there))

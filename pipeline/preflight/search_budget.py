@@ -1,4 +1,4 @@
-"""What a search may spend, and where it pauses or stops trials: what cannot be is refused, the rest is put in words."""
+"""Budget of a search, and the rungs at which it pauses or stops trials: checked, and described in words."""
 
 from pipeline.config import Params
 from pipeline.console.format import format_count
@@ -20,11 +20,11 @@ from pipeline.tune.task import Resources
 
 
 def check_budget_epochs(params: Params, space: SearchSpace) -> None:
-    """Refuse a search that nothing ends, and one whose epochs are too few for what it must run.
+    """Checks that the number of trials or of epochs is limited, and that the epochs suffice for the runs that must be made.
 
     Raises:
-        UserError: neither trials nor epochs are bounded; or the epochs do not hold controls, confirmations and a
-            training in full.
+        UserError: Neither trials nor epochs are limited; or the epochs do not suffice for the controls, the confirmations
+            and one full training.
     """
     full = params.search.budget.full_trainings
     if full is None:
@@ -48,7 +48,13 @@ def check_budget_epochs(params: Params, space: SearchSpace) -> None:
 
 
 def check_grace_period(params: Params, space: SearchSpace) -> None:
-    """Refuse a grace period within a warm-up, or above the epochs of a trial. The automatic one, null, is neither."""
+    """Checks that the grace period is longer than any warm-up, and not longer than a trial.
+
+    The automatic grace period (null) always is.
+
+    Raises:
+        UserError: The grace period is outside these bounds.
+    """
     scheduler, epochs = params.search.scheduler, params.train.epochs
     content = params.model_dump(by_alias=True)
     given, least = scheduler.grace_period, automatic_grace_period(content, space)
@@ -66,10 +72,17 @@ def check_grace_period(params: Params, space: SearchSpace) -> None:
 
 
 def check_checkpoints(params: Params, space: SearchSpace, resources: Resources) -> None:
-    """Refuse to keep fewer checkpoints than trials run at a time: paused ones would begin again from the start.
+    """Checks that at least as many checkpoints are stored as trials run concurrently.
+
+    With fewer, a trial that has just been paused could lose its checkpoint and would start again.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+        resources: Resources of the trials.
 
     Raises:
-        UserError: trials pause, and not all that have just run could be gone on with.
+        UserError: The scheduler pauses trials, and fewer checkpoints are stored.
     """
     kept, together = params.search.keep_checkpoints, min(resources.max_concurrent, max_trials(params, space))
     if params.search.scheduler.name == PAUSING and kept is not None and kept < together:
@@ -81,13 +94,23 @@ def check_checkpoints(params: Params, space: SearchSpace, resources: Resources) 
 
 
 def max_epochs(params: Params, space: SearchSpace) -> int:
-    """Epochs of the whole search at most."""
+    """Returns the maximum number of epochs of the whole search.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     in_full, budget = max_runs(params, space) * params.train.epochs, budget_epochs(params)
     return in_full if budget is None else min(in_full, budget)
 
 
 def describe_trials(params: Params, space: SearchSpace) -> str:
-    """How many trials, and where that is fewer than asked for, why."""
+    """Returns the number of trials in words, with the reason if it is lower than asked for.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     if budget_epochs(params) is not None:
         forecast, every = forecast_trials(params, space), sum(requested_trials(params, space).values())
         studies = " in two studies" * (num_studies(params, space) > 1)
@@ -103,7 +126,7 @@ def describe_trials(params: Params, space: SearchSpace) -> str:
 
 
 def describe_rungs(params: Params, space: SearchSpace) -> str:
-    """The epochs at which trials are compared, for the end of a sentence."""
+    """Returns the epochs at which trials are compared, as the end of a sentence."""
     scheduler, first, epochs = params.search.scheduler, first_rung(params, space), params.train.epochs
     if scheduler.name == "none":
         return ""
@@ -114,7 +137,12 @@ def describe_rungs(params: Params, space: SearchSpace) -> str:
 
 
 def describe_budget(params: Params, space: SearchSpace) -> str:
-    """What the search may spend: epochs and what they go into, then the other limits."""
+    """Returns the limits of the search in words: its epochs with the runs that share them, then the other limits.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+    """
     budget = params.search.budget.model_dump(exclude={"full_trainings"})
     limits = [f"{name} {value:g}" for name, value in budget.items() if value]
     epochs, full = budget_epochs(params), params.search.budget.full_trainings

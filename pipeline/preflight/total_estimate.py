@@ -1,4 +1,4 @@
-"""Estimate of the whole procedure: of every search that folds ask for, one after the other, and of retraining."""
+"""Estimate of the whole procedure: of all searches that folds ask for, one after another, and of retraining."""
 
 import math
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from pipeline.tune.journal.records import SearchHistory
 
 
 def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory], *, recent: bool = False) -> list[str]:
-    """What is left of all searches will take, in lines; steps are timed once, on the largest of them.
+    """Returns what remains of all searches, in lines; training steps are timed once, with all images.
 
     Args:
-        plans: Of all images, then of each fold.
-        histories: Of their searches, as far as they have come.
-        recent: As of `describe_estimate`.
+        plans: Plans of the part on all images, then of each fold.
+        histories: History of each search so far.
+        recent: Whether a measurement of the last minutes is reused, as in `describe_estimate`.
 
     Raises:
-        UserError: as of `describe_estimate`.
+        UserError: As in `describe_estimate`.
     """
     if len(plans) == 1:
         return describe_estimate(plans[0], histories[0], recent=recent)
@@ -46,12 +46,16 @@ def describe_estimates(plans: Sequence[Plan], histories: Sequence[SearchHistory]
 def estimate_searches(
     plans: Sequence[Plan], left: Sequence[tuple[Plan, RemainingWork]], *, recent: bool = False, arms: int = 2
 ) -> Estimate:
-    """Time a few steps, refuse what memory, disk or a budget cannot do, and add up what the searches will take.
+    """Times a few training steps, checks memory, disk and budget, and adds up what the searches will take.
 
-    left: those of the plans that have something to run. arms: that are retrained after them.
+    Args:
+        plans: Plans of the part on all images, then of each fold.
+        left: Plans of the searches that are not complete, each with its remaining work.
+        recent: Whether a measurement of the last minutes is reused, as in `describe_estimate`.
+        arms: Number of arms that are retrained afterwards; 0 for no retraining.
 
     Raises:
-        UserError: as of `pipeline.preflight.estimate.measure`.
+        UserError: As in `pipeline.preflight.estimate.measure`.
     """
     whole, params = plans[0], plans[0].params
     cost = profile_steps(whole, recent=recent)
@@ -72,7 +76,11 @@ def estimate_searches(
 
 
 def add_estimates(found: Sequence[Estimate]) -> Estimate:
-    """The searches of all of them, and their retraining, one after the other."""
+    """Returns the sum of estimates, as of searches and retraining that follow one another.
+
+    Args:
+        found: The estimates.
+    """
     epochs = [each.epoch for each in found if each.searches]
     retraining = [each.retraining for each in found]
     return Estimate(
@@ -88,5 +96,6 @@ def add_estimates(found: Sequence[Estimate]) -> Estimate:
 
 
 def _add(parts: Sequence[Range | None]) -> Range | None:
+    """Returns the sum of the ranges that are not None; None if all are."""
     known = [part for part in parts if part is not None]
     return (math.fsum(low for low, _ in known), math.fsum(high for _, high in known)) if known else None

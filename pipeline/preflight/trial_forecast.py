@@ -1,7 +1,7 @@
-"""How many configurations the epochs of a search are expected to try, and how many of them to run in full.
+"""Expected number of configurations that the epochs of a search try, and of those that run in full.
 
-Every rung is taken to let through its share. Where trials may go on by accuracy or by attention, these are taken to be
-independent, which makes the shares the largest that they can be.
+Every rung is assumed to let through its share of the trials. Where a trial may go on by either accuracy or attention,
+the two are assumed to be independent, which makes these shares as large as they can be.
 """
 
 import math
@@ -15,13 +15,17 @@ from pipeline.tune.schedulers.rungs import first_rung, rung_epochs
 from pipeline.tune.space import SearchSpace
 
 MEDIAN_SHARE = 0.5
-"""Of the trials that the median rule is taken to let run in full: those whose best is above the median."""
+"""Share of trials that are assumed to run in full under median stopping: those whose best value is above the median."""
 
 
 @dataclass(frozen=True)
 class TrialForecast:
-    """What the trials of all studies come to. trials: configurations. in_full: of them, to the last epoch. epochs: of
-    all of them together.
+    """Expected trials of all studies.
+
+    Attributes:
+        trials: Number of configurations.
+        in_full: Number of configurations that train to the last epoch.
+        epochs: Epochs of all trials together.
     """
 
     trials: int
@@ -30,7 +34,7 @@ class TrialForecast:
 
 
 def forecast_trials(params: Params, space: SearchSpace) -> TrialForecast:
-    """What is expected of a search from its start, within its number of trials and its budget's epochs."""
+    """Returns the expected trials of a whole search, within its number of trials and its budget of epochs."""
     shares, epochs = survival_shares(params, space), study_allowance(params, space)
     trials = in_full = spent = 0
     for most in requested_trials(params, space).values():
@@ -42,7 +46,7 @@ def forecast_trials(params: Params, space: SearchSpace) -> TrialForecast:
 
 
 def survival_shares(params: Params, space: SearchSpace) -> Sequence[float]:
-    """By epoch, the share of the trials that train in it, if every rung lets through its share."""
+    """Returns the share of trials that train in each epoch, if every rung lets through its share."""
     scheduler, epochs = params.search.scheduler, params.train.epochs
     first = first_rung(params, space)
     metrics = len(objectives_from_params(params).stopping_metrics)
@@ -55,7 +59,7 @@ def survival_shares(params: Params, space: SearchSpace) -> Sequence[float]:
     if scheduler.name != "hyperband":
         return [passes ** sum(rung <= epoch for rung in rungs) for epoch in range(epochs)]
     most, factor = len(rungs), scheduler.reduction_factor
-    # Hyperband's brackets, by how many rungs each leaves out, and how many trials it begins with.
+    # Trials with which each of Hyperband's brackets begins, by the number of rungs that the bracket leaves out.
     sizes = [math.ceil((most + 1) / (most - out + 1) * factor ** (most - out)) for out in range(most + 1)]
     return [
         sum(size * passes ** sum(rung <= epoch for rung in rungs[out:]) for out, size in enumerate(sizes)) / sum(sizes)
@@ -64,7 +68,13 @@ def survival_shares(params: Params, space: SearchSpace) -> Sequence[float]:
 
 
 def _affordable(shares: Sequence[float], epochs: int, most: int) -> int:
-    """The most trials whose expected epochs fit, found by halving; one at least."""
+    """Returns the largest number of trials whose expected epochs fit, found by bisection; at least one.
+
+    Args:
+        shares: Share of trials that train in each epoch.
+        epochs: Epochs of all trials together.
+        most: Maximum number of trials.
+    """
     low, high = min(1, most), most
     while low < high:
         middle = (low + high + 1) // 2
@@ -73,9 +83,10 @@ def _affordable(shares: Sequence[float], epochs: int, most: int) -> int:
 
 
 def _spent(trials: int, shares: Sequence[float]) -> int:
+    """Returns the expected epochs of some trials."""
     return sum(_survivors(trials, share) for share in shares)
 
 
 def _survivors(trials: int, share: float) -> int:
-    """How many of so many trials come to where a share does: one of them at least, which is reserved."""
+    """Returns the number of trials that reach an epoch; at least one, whose epochs are reserved."""
     return max(min(1, trials), math.floor(trials * share + 1e-9))

@@ -1,4 +1,4 @@
-"""Whether anything of the search, and of retraining, is still to run, as DVC sees it: what will not takes no time."""
+"""Check whether DVC would run any part of the search or of retraining, or leaves all of it as it is."""
 
 import json
 import subprocess
@@ -14,23 +14,34 @@ from pipeline.tune.task import SearchTask
 from pipeline.workspace import part_folder
 
 SEARCH = ("prepare", "split", "search")
-"""The stages that must be up to date for the search to be left as it is."""
+"""Stages that must be up to date for the search to be left as it is."""
 
 GO_ON = "`sar-search repro --single-item --force search` and then `make repro` go on with the rest"
+"""Advice for a search that its user has ended early."""
 
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search whose results are those asked for. reason: of its end, in words. retrained: so is retraining."""
+    """A search whose results are up to date.
+
+    Attributes:
+        reason: How the search ended, in words.
+        retrained: Whether retraining is up to date too.
+    """
 
     reason: str
     retrained: bool
 
 
 def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
-    """The search, if a run would leave it and its results as they are; None if not, or if DVC cannot tell now.
+    """Returns the search if a run would leave it and its results as they are.
 
-    results: the folder results/.
+    Args:
+        task: The search that the parameters ask for.
+        results: The folder results/.
+
+    Returns:
+        The finished search; None if a run would change something, or if DVC cannot tell.
     """
     try:
         if BestConfig.read(results / "search").fingerprint != task.fingerprint:
@@ -42,7 +53,7 @@ def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
     left_alone = stages_up_to_date(results.parent, (*SEARCH, "retrain"))
     if not left_alone.issuperset(SEARCH):
         return None
-    # Of several searches, the first that was ended early.
+    # Of several searches, the first one that was ended early is reported.
     summary = next((each for each in summaries if each.stopped_by), summaries[0])
     how, stopped = "has ended", summary.stopped_by
     if stopped:
@@ -53,7 +64,12 @@ def finished_search(task: SearchTask, results: Path) -> FinishedSearch | None:
 
 
 def stages_up_to_date(root: Path, stages: tuple[str, ...]) -> frozenset[str]:
-    """Which of these stages DVC would not run, if those before them do not either; none if it cannot tell now."""
+    """Returns the stages that DVC would not run, provided that it does not run earlier ones; none if DVC cannot tell.
+
+    Args:
+        root: The checkout.
+        stages: Stages that are asked about.
+    """
     command = [sys.executable, "-m", "dvc", "status", "--json", *stages]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     try:
