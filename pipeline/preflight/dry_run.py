@@ -1,7 +1,7 @@
-"""Networks and regularisers as they will be trained, tried without weights: shapes alone say whether one can run.
+"""Dry run of networks and regularisers without weights: shapes alone show whether a configuration can be trained.
 
-torch's meta device gives tensors a shape and no memory, so that a network of any size is built, and seen through a
-training step's forward pass, in milliseconds. Each regulariser must be there, and fit the network that it is for.
+Tensors on torch's meta device have a shape and no memory. A network of any size is built there, and run through the
+forward pass of a training step, in milliseconds. Each regulariser is built too, and checked against its network.
 """
 
 import itertools
@@ -30,21 +30,29 @@ from pipeline.train.objective import NO_GRADIENT, Objective
 from pipeline.tune.space import SearchSpace
 
 LAYERS = [path for path in parameters() if path.startswith("regularizer.") and path.endswith(".layers")]
+"""Parameters that choose the blocks on which a regulariser acts."""
 MODEL = "model."
 NOT_SHAPING = ("model.init", "model.drop_path")
-"""Parameters of the model that change neither what can be built nor which blocks there are."""
+"""Parameters of the model that affect neither whether it can be built nor which blocks it has."""
 
 MOST_BLOCKS = 1000
-"""Blocks are objects, on the meta device too: a million of them would take minutes. timm's deepest ViT has 48."""
+"""Maximum number of blocks. A block costs time on the meta device too, so a million would take minutes. timm's deepest
+ViT has 48.
+"""
 
 BYTES_A_WEIGHT = 4
-"""In training three times as many more: a gradient and the two moments of most optimizers."""
+"""Bytes of a weight. A trained weight takes three times as many more: its gradient and most optimizers' two moments."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """num_parameters: how many weights it has. num_trained: of these, those that are not frozen. architecture: its
-    blocks, grid and tokens. notes: how pretrained weights were adapted.
+    """A network that can be trained.
+
+    Attributes:
+        num_parameters: Number of parameters.
+        num_trained: Number of parameters that are not frozen.
+        architecture: Its blocks, patch grid and tokens.
+        notes: How pretrained weights were adapted, in words.
     """
 
     num_parameters: int
@@ -54,12 +62,12 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """Blocks, through all stages."""
+        """Number of blocks, through all stages."""
         return self.architecture.blocks
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(H, W) of the patch tokens that the head sees."""
+        """Patch grid (H, W) of the tokens that reach the classifier."""
         return self.architecture.grid
 
 
@@ -70,12 +78,18 @@ def check_networks(
     device: str,
     pretrained: Mapping[str, Weights] = NO_WEIGHTS,
 ) -> Network:
-    """The network of params.yaml, after every one that a control or the search can ask for has been tried.
+    """Tries every network for which params.yaml, a control or the search can ask, and returns that of params.yaml.
 
-    pretrained: what specifications of weights were resolved to; every network that begins from some is fitted to them.
+    Args:
+        params: All parameters.
+        space: The search space.
+        source: The image source.
+        device: Name of torch's device.
+        pretrained: Resolved pretrained weights, by specification, fitted to each network that starts from them.
 
     Raises:
-        UserError: one of them cannot be trained, or lacks blocks that are to be regularised; says who asks for it.
+        UserError: A network cannot be trained, or lacks blocks that are to be regularised; the message says where it is
+            asked for.
     """
 
     def tried(config: Params, where: str) -> Network:
@@ -98,8 +112,18 @@ def check_networks(
 
 
 def _check_choices(config: Params, space: SearchSpace, architecture: Architecture) -> None:
-    """Every choice of layers must exist in a network of this architecture, and no two may be the same blocks; those of
-    a method that may have a weight must not all be frozen.
+    """Checks the choices of layers against a network of this architecture.
+
+    Every choice must exist, and no two choices may be the same blocks. If the method may have a weight, not all
+    blocks of a choice may be frozen.
+
+    Args:
+        config: Parameters with the model's configuration.
+        space: The search space.
+        architecture: Architecture of the network.
+
+    Raises:
+        UserError: A choice breaks one of these rules.
     """
     frozen = architecture.blocks if isinstance(config.model.freeze, str) else config.model.freeze
     for path in LAYERS:
@@ -128,7 +152,17 @@ def _check_choices(config: Params, space: SearchSpace, architecture: Architectur
 
 
 def _check_layers(where: str, config: Params, architecture: Architecture, space: SearchSpace | None = None) -> None:
-    """The layers of every method that is on, or that the space may turn on, must exist; all that do not are told."""
+    """Checks that the layers of every method that is on, or that the search space may turn on, exist.
+
+    Args:
+        where: Beginning of the message, which says where the configuration comes from.
+        config: Parameters with the configuration.
+        architecture: Architecture of the network.
+        space: The search space; None for a control, which the space does not vary.
+
+    Raises:
+        UserError: Some do not exist; the message lists all of them.
+    """
     problems = []
     for path in LAYERS:
         if _is_used(path, config, space):
@@ -141,7 +175,13 @@ def _check_layers(where: str, config: Params, architecture: Architecture, space:
 
 
 def _is_used(path: str, config: Params, space: SearchSpace | None) -> bool:
-    """Whether the method that has this parameter is on, or the space varies something else of it."""
+    """Returns whether the method with this parameter is on, or the search space varies another parameter of the method.
+
+    Args:
+        path: Dotted path of the parameter.
+        config: Parameters with the configuration.
+        space: The search space; None for a control.
+    """
     section = path.rpartition(".")[0]
     dimensions = {} if space is None else space.dimensions
     varied = path not in dimensions and any(each.startswith(f"{section}.") for each in dimensions)
@@ -149,6 +189,17 @@ def _is_used(path: str, config: Params, space: SearchSpace | None) -> bool:
 
 
 def _blocks(where: str, path: str, spec: Any, architecture: Architecture) -> tuple[int, ...]:
+    """Returns the numbers of the blocks that a specification of layers means.
+
+    Args:
+        where: Beginning of the message, which says where the configuration comes from.
+        path: Dotted path of the parameter.
+        spec: The specification: a word, or numbers of blocks.
+        architecture: Architecture of the network.
+
+    Raises:
+        UserError: The network has no such blocks.
+    """
     try:
         return architecture.resolve(spec if isinstance(spec, str) else tuple(spec))
     except ValueError as error:
@@ -163,16 +214,23 @@ def check_network(
     device: str,
     pretrained: Mapping[str, Weights] = NO_WEIGHTS,
 ) -> Network:
-    """The network of a configuration, if it can be trained with the tap in place.
+    """Returns the network of a configuration, if it can be trained with the tap attached.
+
+    Args:
+        params: Parameters with the configuration.
+        where: Beginning of the message, which says where the configuration comes from.
+        num_classes: Number of classes.
+        channels: Channels of an image, 1 or 3.
+        device: Name of torch's device.
+        pretrained: Resolved pretrained weights, by specification.
 
     Raises:
-        UserError: it cannot be built, run, tapped or kept in memory, or is not the one that its weights are of; begins
-            with `where`, which says who asked for it.
+        UserError: The network cannot be built, run, tapped or held in memory, or its pretrained weights do not fit it.
     """
     side = params.prepare.image_size
     _check_depth(params, where)
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # of a network without weights, say; what matters is whether it runs
+        warnings.simplefilter("ignore")  # such as warnings about a network without weights
         try:
             model = build_model(
                 params.model.config(), num_classes=num_classes, image_size=(side, side), channels=channels
@@ -185,11 +243,11 @@ def check_network(
         except ValueError as error:
             raise UserError(f"{where}: model.{error}") from None
         try:
-            # What a method asks beyond that is seen by `check_regularizers`, where it is on.
+            # `check_regularizers` checks the further requirements of methods that are on.
             SimilarityTap(model, "last", architecture.query).remove()
         except ValueError as error:
             raise UserError(f"{where}: model.name: {error}. The report shows similarity maps.") from None
-        except TypeError as error:  # heads of a negative number of channels, whose root is imaginary
+        except TypeError as error:  # a negative number of channels a head, whose root is complex
             raise _not_run(params, where, error) from None
         check_patch(architecture.patch, side, where)
         try:
@@ -206,7 +264,7 @@ def check_network(
         try:
             with TokenTap(model) as tap:
                 model.train()(torch.empty(2, channels, side, side))
-        except Exception as error:  # torch's and timm's own, of any kind: all mean that these keywords will not do
+        except Exception as error:  # torch and timm raise errors of many types for invalid keywords
             raise _not_run(params, where, error) from None
         try:
             tap.tokens()
@@ -223,7 +281,17 @@ def check_network(
 
 
 def _check_prior_learns(model: torch.nn.Module, params: Params, where: str, loaded: Container[str]) -> None:
-    """Refuse a spatial prior that is fresh and frozen: it is 1 and stays so. loaded: names of pretrained weights."""
+    """Checks that a spatial prior is trained or pretrained; otherwise it would stay at its neutral initial values.
+
+    Args:
+        model: The network.
+        params: Parameters with the configuration.
+        where: Beginning of the message, which says where the configuration comes from.
+        loaded: Names of the pretrained weights.
+
+    Raises:
+        UserError: The prior is neither trained nor pretrained.
+    """
     prior = {name: weight for name, weight in model.named_parameters() if is_of_prior(name)}
     if prior and not any(weight.requires_grad or name in loaded for name, weight in prior.items()):
         raise UserError(
@@ -233,7 +301,13 @@ def _check_prior_learns(model: torch.nn.Module, params: Params, where: str, load
 
 
 def describe_freezing(params: Params, space: SearchSpace, network: Network) -> tuple[str, ...]:
-    """What `model.freeze` leaves to be trained, and that it keeps random weights where it does, in lines."""
+    """Returns in lines which part of the network is trained, and whether `model.freeze` freezes random weights.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+        network: The network of params.yaml.
+    """
     lines = []
     if (frozen := params.model.freeze) != 0:
         share = f"{network.num_trained:,} of {network.num_parameters:,} parameters"
@@ -245,10 +319,15 @@ def describe_freezing(params: Params, space: SearchSpace, network: Network) -> t
 
 
 def check_patch(patch: tuple[int, int], side: int, where: str) -> None:
-    """Refuse patches that do not cover the whole image. patch: (height, width) of one.
+    """Checks that the patches cover the whole image.
+
+    Args:
+        patch: Height and width of a patch.
+        side: Side of an image.
+        where: Beginning of the message, which says where the configuration comes from.
 
     Raises:
-        UserError: rows or columns are left over.
+        UserError: Rows or columns are left over.
     """
     left = side % patch[0], side % patch[1]
     if not any(left):
@@ -264,7 +343,7 @@ def check_patch(patch: tuple[int, int], side: int, where: str) -> None:
 
 
 def _check_depth(params: Params, where: str) -> None:
-    """Refuse more blocks than are worth trying, before they are built."""
+    """Rejects a number of blocks above `MOST_BLOCKS` before the network is built."""
     for key in ("depth", "depths"):
         given = params.model.kwargs.get(key)
         blocks = sum(given) if isinstance(given, list) else given
@@ -275,11 +354,28 @@ def _check_depth(params: Params, where: str) -> None:
 
 
 def _not_run(params: Params, where: str, error: Exception) -> UserError:
+    """Returns the error for a network that can be built and not run.
+
+    Args:
+        params: Parameters with the configuration.
+        where: Beginning of the message, which says where the configuration comes from.
+        error: The error that stopped the network.
+    """
     given, reason = format_value(params.model.kwargs, 300), truncate(str(error).strip().partition("\n")[0], 300)
     return UserError(f"{where}: model.kwargs: {params.model.name} can be built with {given}, but not run: {reason}")
 
 
 def _check_memory(network: Network, where: str, device: str) -> None:
+    """Checks that the weights, with their gradients and the optimizer's state, fit in the device's memory.
+
+    Args:
+        network: The network.
+        where: Beginning of the message, which says where the configuration comes from.
+        device: Name of torch's device.
+
+    Raises:
+        UserError: They do not fit.
+    """
     if device.startswith("cuda"):
         there = torch.cuda.get_device_properties(torch.device(device)).total_memory
     else:
@@ -295,15 +391,21 @@ def _check_memory(network: Network, where: str, device: str) -> None:
 def check_regularizers(
     params: Params, space: SearchSpace, source: Preview, weights: Mapping[str, Weights] = NO_WEIGHTS
 ) -> dict[str, str]:
-    """Prepare the regularisers of params.yaml, of every control and of what the space can ask for.
+    """Prepares the regularisers of params.yaml, of every control and of the representative configurations of the space.
 
-    Plugins are imported and pretrained networks loaded; the network that is trained has shapes and no weights. weights:
-    what the specifications of pretrained networks were resolved to.
+    Plug-ins are imported and pretrained networks loaded. The trained network has shapes only, and no weights.
 
-    Returns the methods that ask for masks, and who asks for each.
+    Args:
+        params: All parameters.
+        space: The search space.
+        source: The image source.
+        weights: Resolved pretrained weights, by specification.
+
+    Returns:
+        The methods that need masks, each with the place that asks for it.
 
     Raises:
-        UserError: one of them cannot be had, or not with its network; says who asks for it.
+        UserError: A regulariser cannot be built, or does not fit its network; the message says where it is asked for.
     """
     tried: list[Params] = []
     masked: dict[str, str] = {}

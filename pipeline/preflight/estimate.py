@@ -1,10 +1,9 @@
-"""Estimate of what a search will take, made before it starts: time, GPU-hours, money; and refusals where memory or disk
-cannot do.
+"""Estimate of a search before it starts: time, GPU-hours and cost; and checks that memory and disk suffice.
 
     low    every trial that the scheduler may pause or stop ends at the first rung
     high   every trial runs in full, as far as the budget's epochs go
 
-Both are laid over the steps that `pipeline.preflight.profile` has timed on this machine just before.
+Both are computed from the steps that `pipeline.preflight.profile` has just timed on this machine.
 """
 
 import math
@@ -29,22 +28,31 @@ from pipeline.tune.schedulers.rungs import first_rung
 from pipeline.tune.space import SearchSpace
 
 START_S = (8.0, 30.0)
-"""Seconds until the first epoch: Ray's start, and the workers' imports, which slow each other on few cores."""
+"""Seconds until the first epoch, (low, high): Ray's start and the workers' imports, which slow each other on few
+cores.
+"""
 
 BESIDE = 1.5
-"""How much slower at most a step is on CPU cores whose neighbours train too: caches, memory, halves of one core."""
+"""Largest factor by which trials on neighbouring CPU cores slow a step, by shared caches, memory and cores."""
 
 MARGIN = 2
-"""Free disk asked for, in multiples of what the checkpoints take."""
+"""Free disk space that is required, in multiples of the checkpoints' size."""
 
 Range = tuple[float, float]
+"""A range as (low, high)."""
 
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """What is to be run. trials: those the scheduler may pause or stop. full_runs: controls and confirmation runs,
-    which it may not. epochs: of a full run. max_concurrent: runs together. gpus: share of a GPU of one run, 0 without.
-    trial_epochs: what search.budget.full_trainings leaves to all trials; None without it.
+    """Work that a search still has to do.
+
+    Attributes:
+        trials: Trials that the scheduler may pause or stop.
+        full_runs: Controls and confirmations, which always run in full.
+        epochs: Epochs of a full run.
+        max_concurrent: Number of runs at a time.
+        gpus: GPUs of one run, or a fraction of one; 0 without GPUs.
+        trial_epochs: Epochs of search.budget.full_trainings that are left for all trials; None without this limit.
     """
 
     trials: int
@@ -57,12 +65,18 @@ class RemainingWork:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected, each as (low, high). seconds: of the whole search. epoch: seconds of one epoch of one run.
+    """Expected duration and cost of one or more searches. Ranges are (low, high).
 
-    gpu_hours: hours times the GPUs held; None without GPUs. cost: in the currency of the price; None without a price.
-    Both are of the search alone. retraining: seconds that it takes after it; None where that cannot be told. estimated:
-    as of `StepCost`. disk: what its checkpoints take, in words; disk_bytes: the
-    same, where it is asked for. searches: how many these are, one after the other.
+    Attributes:
+        seconds: Seconds of all searches.
+        epoch: Seconds of one epoch of one run.
+        gpu_hours: Hours of the searches times the GPUs in use; None without GPUs.
+        cost: Cost of the searches, in the currency of the price; None without a price.
+        retraining: Seconds of the retraining that follows; None if it cannot be estimated.
+        estimated: Reductions of the measurement in words, as in `StepCost`; empty without any.
+        disk: Size of the checkpoints, in words.
+        searches: Number of searches, which run one after another.
+        disk_bytes: Size of the checkpoints in bytes; 0 where it is not computed.
     """
 
     seconds: Range
@@ -76,7 +90,7 @@ class Estimate:
     disk_bytes: float = 0.0
 
     def describe(self) -> list[str]:
-        """Lines for a person, such as the plan's."""
+        """Returns the estimate as lines of text, in the layout of the plan's."""
         epoch = _span(*self.epoch, digits=2)
         what = "the search" if self.searches == 1 else f"{self.searches} searches, one after the other"
         lines = [f"{'expected':<10}{describe_seconds(self.seconds)} for {what} ({epoch} s an epoch measured just now)"]
@@ -92,13 +106,17 @@ class Estimate:
 def estimate_search(
     plan: Plan, work: RemainingWork, *, price: float | None = None, num_checkpoints: int = 5, recent: bool = False
 ) -> Estimate:
-    """Measure a few steps, refuse what memory or disk cannot do, and tell what the search will take.
+    """Measures a few steps, checks memory and disk, and estimates the search.
 
-    price: as of `estimate`. num_checkpoints: how many checkpoints the search leaves on disk. recent: as of
-    `profile_steps`.
+    Args:
+        plan: The plan of the search.
+        work: The remaining work.
+        price: Price of an hour, as in `estimate`.
+        num_checkpoints: Number of checkpoints that the search leaves on disk.
+        recent: Whether a measurement of the last minutes is reused, as in `profile_steps`.
 
     Raises:
-        UserError: a training step, or the checkpoints, do not fit.
+        UserError: A training step does not fit in memory, or the checkpoints do not fit on the disk.
     """
     cost = profile_steps(plan, recent=recent)
     check_memory(cost, plan)
@@ -109,15 +127,21 @@ def estimate_search(
 
 
 def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | None = None) -> Estimate:
-    """Lay the measured cost of a step over the work.
+    """Computes the duration and the cost of the work from the measured cost of a step.
 
-    price: of an hour of one GPU, or, where runs take no GPU, of an hour of this machine.
+    The low end assumes the cheapest configuration. Only the trials that survive every rung run in full, and the others
+    end at the first rung. Runs follow each other without gaps.
 
-    The low end takes the cheapest configuration, and all trials but those that outlive every rung of the scheduler to
-    end at its first; the runs fill what runs at a time without gaps. The high end takes the dearest configuration, full
-    runs alone, in rounds, and neighbours that slow each other: by `BESIDE` on CPU cores, and on a GPU that is shared by
-    the number that share it, as if one alone could fill it. Where the budget gives trials so many epochs, they take no
-    more at either end, and of high ends with gaps only those of one run.
+    The high end assumes the most expensive configuration and full runs only, in rounds. Concurrent runs slow each
+    other: on CPU cores by `BESIDE`, on a shared GPU by the number of runs that share it, as if one could use it all.
+
+    If the budget limits the epochs of trials, neither end exceeds them. The high end then has gaps of at most one run.
+
+    Args:
+        plan: The plan of the search.
+        cost: The measured cost of a step.
+        work: The remaining work.
+        price: Price of an hour of one GPU, or of this machine if runs use no GPU; None for no cost.
     """
     runs = work.trials + work.full_runs
     epoch = _epoch_seconds(plan, cost)
@@ -144,13 +168,19 @@ def estimate(plan: Plan, cost: StepCost, work: RemainingWork, *, price: float | 
 
 
 def retraining_seconds(plan: Plan, cost: StepCost, *, arms: int = 2) -> Range | None:
-    """Lay the measured cost of a step over retraining: both arms, every seed, on train and val, each run in full. Where
-    the search is to say how many seeds, the low end is of the fewest and the high end of the most. With folds, in each
-    of them, where all runs are taken to be as long as that on all images. arms: one, where the control is another
-    search's.
+    """Estimates the seconds of retraining: both arms, every seed, on train and val, each run in full.
 
-    None where what was measured is no measure of it: on a cluster, whose nodes differ; for runs of several workers, or
-    of other cores than a trial's.
+    If the search decides the number of seeds, the low end has the fewest and the high end the most. With folds, both
+    arms are retrained in each fold, and every run is assumed to be as long as one on all images.
+
+    Args:
+        plan: The plan of the search.
+        cost: The measured cost of a step.
+        arms: Number of arms; 1 if the control is another search's.
+
+    Returns:
+        (low, high); None if the measured steps do not apply: on a cluster, whose nodes differ, for runs with several
+        workers, or for runs with other numbers of cores than trials.
     """
     params, retrain = plan.params, plan.params.retrain
     folds = params.evaluate.folds
@@ -166,7 +196,7 @@ def retraining_seconds(plan: Plan, cost: StepCost, *, arms: int = 2) -> Range | 
             max_concurrent=min(runs, retrain.max_concurrent_runs or runs, there.max_concurrent),
             gpus=there.gpus,
         )
-        # In each fold every arm, and of all images what is registered.
+        # With folds: all arms in each fold, and the network to be registered on all images.
         for runs in (arms * seeds if folds is None else arms * seeds * folds + 1 for seeds in retrain.seed_bounds)
     )
     steps = -(-sum(role_sizes(plan)) // params.train.batch_size)
@@ -180,14 +210,14 @@ def retraining_seconds(plan: Plan, cost: StepCost, *, arms: int = 2) -> Range | 
 
 
 def check_memory(cost: StepCost, plan: Plan) -> None:
-    """Refuse a network whose training step holds more of the GPU than a trial gets.
+    """Checks that a training step fits in a trial's share of the GPU's memory.
 
-    On a CPU nothing is checked: how much a process really takes there cannot be told from its size (the allocator keeps
-    what it frees, and all trials share one copy of the images), and a wrong refusal is worse than a trial that says
-    that it ran out of memory.
+    On a CPU nothing is checked, because the memory of a process cannot be told from the size of its network. The
+    allocator retains freed memory, and all trials share one copy of the images. To reject a search wrongly is worse
+    than a trial that reports that it ran out of memory.
 
     Raises:
-        UserError: it does not fit; the message names what takes the memory and what to change.
+        UserError: A step does not fit; the message names the cause and the parameters to change.
     """
     if cost.memory_bytes is None:
         return
@@ -201,14 +231,19 @@ def check_memory(cost: StepCost, plan: Plan) -> None:
 
 
 def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:
-    """Refuse a search whose checkpoints, those kept and those of the running trials, would fill the disk.
+    """Checks that the stored checkpoints and those of running trials fit on the disk with space to spare.
+
+    Args:
+        cost: The measured cost of a step, with the size of a checkpoint.
+        plan: The plan of the search.
+        num_checkpoints: Number of checkpoints that the search leaves on disk.
 
     Raises:
-        UserError: too little is free; the message says how much is needed and what to change.
+        UserError: They do not fit; the message says how much is needed and what to change.
     """
     place, storage = plan.workspace.state, plan.params.search.cluster.storage
     if plan.resources.address is not None and storage is not None:
-        if is_s3(storage):  # whose room nobody can tell
+        if is_s3(storage):  # a bucket has no known capacity
             return
         place = Path(storage).expanduser()
     folder = _existing_parent(place)
@@ -225,13 +260,19 @@ def check_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> None:
 
 
 def stored_checkpoints(params: Params, space: SearchSpace) -> int:
-    """How many checkpoints of trials that are paused or have ended, and of controls, a search leaves on disk."""
+    """Returns the number of checkpoints that a search leaves on disk: of paused and ended trials, and of controls."""
     kept, tried = params.search.keep_checkpoints, forecast_trials(params, space).trials
     return (tried if kept is None else min(kept, tried)) + len(space.controls)
 
 
 def describe_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> str:
-    """What checkpoints take at most, and which parameter bounds it."""
+    """Returns the maximum size of the checkpoints in words, with the parameter that limits it.
+
+    Args:
+        cost: The measured cost of a step, with the size of a checkpoint.
+        plan: The plan of the search.
+        num_checkpoints: Number of checkpoints that the search leaves on disk.
+    """
     held, kept = num_checkpoints + plan.resources.max_concurrent, plan.params.search.keep_checkpoints
     bound = "null: of every trial" if kept is None else kept
     return (
@@ -242,20 +283,23 @@ def describe_disk(cost: StepCost, plan: Plan, num_checkpoints: int) -> str:
 
 
 def _epoch_seconds(plan: Plan, cost: StepCost) -> Range:
-    """Training, scoring and, every now and then, a checkpoint, which is written and then copied by Ray."""
+    """Returns the seconds of an epoch: training, scoring, and its share of a checkpoint, which is written and then
+    copied.
+    """
     steps, scoring = steps_per_epoch(plan), role_sizes(plan)[1] * cost.seconds_per_val_image
     rest = scoring + 2 * cost.seconds_per_checkpoint / plan.params.search.checkpoint_every
     return steps * cost.seconds_per_step[0] + rest, steps * cost.seconds_per_step[1] + rest
 
 
 def _full_length_trials(plan: Plan, work: RemainingWork) -> int:
-    """How many trials would run in full, if the scheduler let through as few as it can."""
+    """Returns the smallest number of trials that the scheduler lets run in full."""
     median = plan.params.search.scheduler.name == "median"
     share = 0.0 if median else survival_shares(plan.params, plan.space)[-1]
     return math.ceil(max(work.trials * share, min(work.trials, 1)) - 1e-9)
 
 
 def _slowdown(work: RemainingWork) -> float:
+    """Returns the factor by which concurrent runs slow each other."""
     if 0 < work.gpus < 1:
         return float(min(work.max_concurrent, int(1 / work.gpus + 1e-9)))
     return BESIDE if work.max_concurrent > 1 and not work.gpus else 1.0
@@ -266,13 +310,18 @@ def _gpu_bytes(device: str) -> int:
 
 
 def _existing_parent(folder: Path) -> Path:
+    """Returns the folder itself, or its closest parent that exists."""
     while not folder.exists():
         folder = folder.parent
     return folder
 
 
 def describe_seconds(seconds: Range) -> str:
-    """A range of time for people: `4 to 9.5 minutes`."""
+    """Returns a range of time in words: `4 to 9.5 minutes`.
+
+    Args:
+        seconds: The range in seconds.
+    """
     for unit, length, most in (("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, 172_800)):
         if seconds[1] < most:
             return f"{_span(seconds[0] / length, seconds[1] / length, digits=int(length > 1))} {unit}"
@@ -280,19 +329,27 @@ def describe_seconds(seconds: Range) -> str:
 
 
 def _span(low: float, high: float, *, digits: int) -> str:
-    """`4 to 9.5`, or `4` where both read the same; no decimals from ten on."""
+    """Returns a range as text: `4 to 9.5`, or `4` if both ends read the same; numbers from ten on have no decimals.
+
+    Args:
+        low: Low end.
+        high: High end.
+        digits: Decimals of a number below ten.
+    """
     first, last = (f"{value:,.{0 if value >= 10 else digits}f}".removesuffix(".0") for value in (low, high))
     return first if first == last else f"{first} to {last}"
 
 
 def describe_estimate(plan: Plan, history: SearchHistory, *, recent: bool = False) -> list[str]:
-    """What is left of the search will take, in lines; a few real steps are timed, unless nothing is left.
+    """Returns the expected duration of the rest of the search, in lines; times a few steps if anything is left.
 
-    history: of the search, as far as it has come. recent: what a check of the last minutes has timed for the same plan
-    will do.
+    Args:
+        plan: The plan of the search.
+        history: History of the search so far.
+        recent: Whether a measurement of the last minutes is reused, if it was made for the same plan.
 
     Raises:
-        UserError: as of `measure`.
+        UserError: As in `measure`.
     """
     work = remaining_work(plan, history)
     if not work.trials + work.full_runs:
@@ -301,7 +358,12 @@ def describe_estimate(plan: Plan, history: SearchHistory, *, recent: bool = Fals
 
 
 def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
-    """The runs that the search has at most, less those that have ended."""
+    """Returns the maximum number of runs of the search, less those that have ended.
+
+    Args:
+        plan: The plan of the search.
+        history: History of the search so far.
+    """
     params, resources, epochs = plan.params, plan.resources, plan.params.train.epochs
     asked = sum(requested_trials(params, plan.space).values())
     ended = [trial for trial in history.trials.values() if trial.state is not None]
@@ -311,7 +373,7 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
     left = None
     if (budget := budget_epochs(params)) is not None:
         unended = [trial for trial in history.trials.values() if trial.state is None]
-        # Of controls and confirmations that have not ended, what they have trained is within their whole runs.
+        # Controls and confirmations that have not ended count with all of their epochs, in full_runs.
         begun = sum(trial.last_epoch for trial in unended if trial.role != TRIAL)
         spent = sum(trial.trained_epochs for trial in history.trials.values()) - begun
         left = max(0, budget - spent - full_runs * epochs)
@@ -330,12 +392,15 @@ def remaining_work(plan: Plan, history: SearchHistory) -> RemainingWork:
 
 
 def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimate:
-    """Time a few real steps and compare what the work will take with memory, disk and budget.
+    """Times a few training steps, and checks that the work fits memory, disk and budget.
 
-    recent: as of `describe_estimate`.
+    Args:
+        plan: The plan of the search.
+        work: The remaining work.
+        recent: Whether a measurement of the last minutes is reused, as in `describe_estimate`.
 
     Raises:
-        UserError: it cannot do with what there is, or the budget is too small for one trial.
+        UserError: Memory or disk does not suffice, or the budget is too small for one trial.
     """
     params, resources = plan.params, plan.resources
     price = (params.search.budget.price_per_gpu_hour or None) if resources.gpus else None
@@ -347,10 +412,14 @@ def measure(plan: Plan, work: RemainingWork, *, recent: bool = False) -> Estimat
 
 
 def check_limits(params: Params, *, gpus: float) -> None:
-    """Refuse a budget that can never bind.
+    """Checks that every limit of the budget can be reached.
+
+    Args:
+        params: All parameters.
+        gpus: GPUs of a trial.
 
     Raises:
-        UserError: it is of GPUs that no trial uses, or of a cost without a price.
+        UserError: A limit is on GPU-hours or cost, and trials use no GPU; or on cost, and there is no price.
     """
     budget = params.search.budget
     for name in ("gpu_hours", "cost"):
@@ -364,10 +433,15 @@ def check_limits(params: Params, *, gpus: float) -> None:
 
 
 def check_budget(params: Params, estimate: Estimate, *, gpus: float) -> None:
-    """Refuse a budget in which not even one trial can run.
+    """Checks that the budget suffices for at least one trial.
+
+    Args:
+        params: All parameters.
+        estimate: The estimate, with the seconds of an epoch.
+        gpus: GPUs of a trial.
 
     Raises:
-        UserError: such a budget, or one that can never bind.
+        UserError: The budget is too small for one trial, or has a limit that can never be reached.
     """
     budget, epochs = params.search.budget, params.train.epochs
     check_limits(params, gpus=gpus)

@@ -21,8 +21,8 @@ MADE_UP = 20
 def check_metric(workspace: Workspace, params: Params, source: Preview) -> None:
     """Checks that the metric, and those of the objectives, have a value on the images on which they are computed.
 
-    While no data are prepared, only a user's function is tried, on made-up images of every class. The search then checks
-    the rest when it begins.
+    While no data are prepared, only a user's function is tried, on made-up images of every class. The search then
+    checks the rest when it begins.
 
     Args:
         workspace: The checkout.

@@ -1,4 +1,4 @@
-"""The plan of a run, made and checked before anything starts: every mistake that can be known is found here."""
+"""The plan of a run, checked before anything starts, so that every mistake that can be found early is found here."""
 
 import os
 from collections.abc import Mapping
@@ -79,11 +79,24 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. num_parameters: of the network. grid: (H, W) of patches.
+    """Plan of a run.
 
-    pretrained: what every specification of pretrained weights means, by specification; notes: how those of params.yaml
-    are adapted to its network, in words; freezing: what of it is trained, where not all is. prior_results: results that
-    the sampler has beforehand. part: whose search it is, where the data have been split into folds.
+    Attributes:
+        workspace: The checkout.
+        params: All parameters; for a part of the procedure with the part's seed.
+        space: The search space.
+        resources: Resources of the trials.
+        store: The tracking store.
+        device: Name of torch's device.
+        source: The image source.
+        num_parameters: Number of the network's parameters.
+        depth: Number of its blocks.
+        grid: Its patch grid, (H, W).
+        pretrained: Resolved pretrained weights, by specification.
+        notes: How the weights of params.yaml are adapted to its network, in words.
+        freezing: What part of the network is trained, in words; empty if all of it is.
+        prior_results: Results from which the sampler learns before the first trial.
+        part: Part of the procedure to which the search belongs; None before the data are split.
     """
 
     workspace: Workspace
@@ -104,23 +117,23 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """How many images the source has, those of every role."""
+        """Number of the source's images, of all roles."""
         return self.source.images
 
     @property
     def test_images(self) -> int:
-        """How many images will be tested, but for the rounding within classes; with folds, in all of them together."""
+        """Number of test images, of all folds together; rounding within classes may change it slightly."""
         own, evaluate = self.source.test_images, self.params.evaluate
         if evaluate.folds is not None:
             return round(self.images * (1 - evaluate.holdout))
         return round(self.images * self.params.split.test_fraction) if own is None else own
 
     def for_part(self, part: Part) -> "Plan":
-        """The same plan, of one of the searches of the procedure."""
+        """Returns the same plan for one of the procedure's searches."""
         return replace(self, params=part.params, part=part)
 
     def describe(self) -> str:
-        """The plan in lines for a person."""
+        """Returns the plan as lines of text."""
         params, resources, search = self.params, self.resources, self.params.search
         side, epochs = params.prepare.image_size, params.train.epochs
         gpus = f", {resources.gpus:g} GPU" if resources.gpus else ""
@@ -159,7 +172,7 @@ class Plan:
         return "\n".join(f"{name:<9} {text}" for name, text in listed)
 
     def _describe_folds(self) -> dict[str, str]:
-        """How large the procedure is that the folds ask for; nothing without folds."""
+        """Returns the size of the procedure that the folds ask for, in words; empty without folds."""
         evaluate, epochs = self.params.evaluate, self.params.train.epochs
         if (folds := evaluate.folds) is None:
             return {}
@@ -209,24 +222,24 @@ class Plan:
         )
 
     def check_source_unchanged(self) -> None:
-        """Refuse to go on from data/prepared if the pictures that it was made from have changed.
+        """Checks that the images from which data/prepared was made have not changed since.
 
         Raises:
-            UserError: they have; it says how to prepare anew.
+            UserError: They have changed; the message says how to prepare them again.
         """
         check_source_unchanged(self.workspace, self.params, self.source)
 
     def parts(self) -> list["Plan"]:
-        """A plan for each search, over the data that have been prepared and split: of all images, then of the folds.
+        """Returns a plan for each search: on all images, then for each fold. The data must be prepared and split.
 
         Raises:
-            UserError: they have not been, or the split is of other data.
+            UserError: The data are not prepared or not split, or the split belongs to other data.
         """
         data_hash = open_prepared(self.workspace.prepared).data_hash
         return [self.for_part(part) for part in read_parts(self.workspace, self.params, data_hash=data_hash)]
 
     def expected_parts(self) -> list["Plan"]:
-        """A plan for each search, also while no data are prepared: then it knows no split."""
+        """Returns a plan for each search, even before the data are prepared; the splits are empty."""
         folds, nothing = self.params.evaluate.folds or 0, np.zeros(0, dtype=np.int64)
         return [
             self.for_part(
@@ -242,10 +255,10 @@ class Plan:
         ]
 
     def task(self) -> SearchTask:
-        """The search of this plan, over the data that have been prepared and split.
+        """Returns the search of this plan. The data must be prepared and split.
 
         Raises:
-            UserError: they have not been, or the split is of other data.
+            UserError: The data are not prepared or not split, or the split belongs to other data.
         """
         prepared = open_prepared(self.workspace.prepared)
         split = read_split(self.workspace.split, data_hash=prepared.data_hash) if self.part is None else self.part.split
@@ -255,11 +268,12 @@ class Plan:
         return self._task(content, params)
 
     def current_tasks(self) -> list[SearchTask]:
-        """The searches that will run, also while the split on disk is of other parameters: of all images, then of the
-        folds; none before their data are made.
+        """Returns the searches that will run: on all images, then for each fold; none before the data are prepared.
+
+        The split on disk may still be that of other parameters.
 
         Raises:
-            UserError: the data cannot be split as the parameters ask.
+            UserError: The data cannot be split as the parameters ask.
         """
         current = current_search(self.workspace, self.params, self.pretrained)
         if current is None:
@@ -267,11 +281,17 @@ class Plan:
         return [self._task(each.content, each.params, number) for number, each in enumerate(current.searches.values())]
 
     def task_without_data(self) -> SearchTask:
-        """What is known of the search while no data have been prepared: everything but which one it is."""
+        """Returns the search before the data are prepared, without its real fingerprint."""
         return self._task({}, self.params)
 
     def _task(self, content: Content, params: Params, number: int | None = None) -> SearchTask:
-        """params: as `search` is to run, with what the data decide. number: of the fold, if that is no part's."""
+        """Returns the search with this content.
+
+        Args:
+            content: Content from which the fingerprint is computed.
+            params: Parameters of the search, with those that the data decide.
+            number: Number of the fold, from 1; 0 or None for the plan's own part.
+        """
         name, folder = search_directory(self.workspace.searches, content)
         number = number or (self.part.number if self.part else 0)
         part = name_part(number, self.params.evaluate.folds or 0)
@@ -304,13 +324,15 @@ class Plan:
         )
 
     def _metric(self) -> Header:
-        """The words of the first objective, for who reads the search; nothing of accuracy, whose words all know."""
+        """Returns the first objective in words, for the journal's readers; nothing for accuracy, which needs no
+        explanation.
+        """
         if objectives_from_params(self.params).first == VAL_ACCURACY:
             return {}
         return {"metric": objective_words(self.params).content()}
 
     def _plugins(self) -> dict[str, str]:
-        """The hashes of the users' own methods that a configuration can ask for."""
+        """Returns the hashes of the user's own methods that a configuration can use."""
         used = {config.regularizer.used_plugin for _, config in self.space.representative_configs(self.params)}
         if USER_METRIC in objectives_from_params(self.params).metrics:
             used.add(self.params.evaluate.metric)
@@ -318,10 +340,13 @@ class Plan:
 
 
 def make_plan(workspace: Workspace) -> Plan:
-    """Read and check parameters, space, network, resources, folders and tracking store.
+    """Reads and checks parameters, search space, network, resources, folders and tracking store.
+
+    Args:
+        workspace: The checkout.
 
     Raises:
-        UserError: the first of these that something is wrong with.
+        UserError: A check fails; the first failure is reported.
     """
     params = load_params(workspace.params)
     space = load_space(_space_path(workspace, params), params, shown_as=params.search.space)
@@ -388,7 +413,7 @@ def make_plan(workspace: Workspace) -> Plan:
 
 def _space_path(workspace: Workspace, params: Params) -> Path:
     path = workspace.root / params.search.space
-    if not os.path.isfile(path):  # unlike Path's, it takes names of any length
+    if not os.path.isfile(path):  # Path.is_file raises an error for a very long name
         spaces = (workspace.root / "search_spaces").glob("*.yaml")
         there = sorted(str(each.relative_to(workspace.root)) for each in spaces if each.is_file())
         raise UserError(

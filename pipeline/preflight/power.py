@@ -1,7 +1,7 @@
-"""How large a difference the images and the seeds can show, in words, before anything trains; what `auto` chooses.
+"""Power analysis in words, before training: the difference that images and seeds can show, and the seeds for `auto`.
 
-Everything follows from what summary.json has of a search (`forecast`, `spent`) and from the parameters, so that
-`retrain.seeds: auto` comes to the same number whenever it is asked.
+Everything is computed from a search's entries in summary.json (`forecast`, `spent`) and from the parameters, so that
+`retrain.seeds: auto` always gives the same number.
 """
 
 import math
@@ -31,17 +31,22 @@ from pipeline.tune.objectives.objectives import is_searched_for, objective_of
 
 AUTO = "auto"
 SHOWN = (2, 3, 5, 8, 10, 20)
-"""Seeds of the table's rows, beside those asked for."""
+"""Numbers of seeds in the table's rows, beside the number asked for."""
 
 UNFORETOLD_SEEDS = 5
-"""What `auto` takes where nothing is foretold of another metric than accuracy."""
+"""Number of seeds that `auto` takes if there is no forecast for another metric than accuracy."""
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run of retraining takes, by the pace of the search. seconds: of a worker. together: runs at a time.
+    """Cost of a retraining run at the pace of the search, and what the search has spent.
 
-    gpus: a run's share. spent_s, spent_gpu_s: by the search.
+    Attributes:
+        seconds: Seconds that a run takes of one worker.
+        together: Number of runs at a time.
+        gpus: GPUs of a run, or a fraction of one.
+        spent_s: Seconds that the search took.
+        spent_gpu_s: GPU-seconds that the search took.
     """
 
     seconds: float
@@ -52,10 +57,13 @@ class RunCost:
 
 
 def check_seeds(params: Params) -> None:
-    """Refuse `auto` where no search foretells what is compared.
+    """Checks that `auto` is used only if the search optimises the metric by which the arms are compared.
+
+    Args:
+        params: All parameters.
 
     Raises:
-        UserError: the search is not for the metric that the arms are compared by.
+        UserError: retrain.seeds is `auto`, and the search optimises another metric.
     """
     if params.retrain.seeds == AUTO and not is_searched_for(params):
         raise UserError(
@@ -66,17 +74,29 @@ def check_seeds(params: Params) -> None:
 
 
 def make_forecast(params: Params, measured: Components | None, test_images: int) -> Forecast:
-    """The forecast for so many test images, of all folds together. measured: by the search; None for the
-    assumptions.
+    """Returns the forecast for a comparison of the arms.
+
+    Args:
+        params: All parameters.
+        measured: Variance components that the search has measured; None to assume typical ones.
+        test_images: Number of test images, of all folds together.
     """
     components = assumed_components("no configuration has been confirmed yet") if measured is None else measured
     return Forecast(components, test_images, params.evaluate.confidence, params.evaluate.folds or 1)
 
 
 def run_cost(params: Params, summary: SearchSummary) -> RunCost | None:
-    """The cost of a run of retraining, by what the search says of itself; None where it does not say it.
+    """Returns the cost of a retraining run, from the search's own records.
 
-    It trains on train and val, for as many epochs, side by side as trials did but for `retrain.max_concurrent_runs`.
+    The run trains on train and val, for as many epochs as a trial. As many runs go in parallel as trials did, up to
+    `retrain.max_concurrent_runs`.
+
+    Args:
+        params: All parameters.
+        summary: Summary of the search.
+
+    Returns:
+        The cost; None if the summary lacks what is needed.
     """
     spent, trained, machine = summary.spent, summary.epochs.spent, summary.forecast
     if machine is None or not trained:
@@ -92,7 +112,7 @@ def run_cost(params: Params, summary: SearchSummary) -> RunCost | None:
 
 
 def affordable_seeds(params: Params, cost: RunCost) -> int | None:
-    """Seeds of both arms that what the search has left of `search.budget` pays for; None without a limit."""
+    """Returns the number of seeds for which the rest of `search.budget` suffices; None without a limit."""
     budget, arms = Budget(**params.search.budget.model_dump()), 2 * (params.evaluate.folds or 1)
     found = []
     if budget.hours is not None and cost.seconds > 0:
@@ -106,8 +126,13 @@ def affordable_seeds(params: Params, cost: RunCost) -> int | None:
 def plan_seeds(
     params: Params, forecast: Forecast, words: MetricWords, cost: RunCost | None = None
 ) -> tuple[SeedPlan, str]:
-    """What `auto` comes to, and why, in a sentence. words: of `evaluate.metric`. cost: None where no budget is to be
-    looked at.
+    """Returns the number of seeds for `auto`, and the reason in a sentence.
+
+    Args:
+        params: All parameters.
+        forecast: The forecast of the comparison.
+        words: Metric of `evaluate.metric`, in words.
+        cost: Cost of a retraining run; None to ignore the budget.
     """
     retrain = params.retrain
     if _is_unforetold(forecast, words):
@@ -140,10 +165,14 @@ def plan_seeds(
 def describe_power(
     params: Params, forecast: Forecast, words: MetricWords, *, masks: bool, cost: RunCost | None = None
 ) -> list[str]:
-    """The table of seeds, half-width and power, in lines; then the floor, and what `auto` comes to.
+    """Returns a table of seeds, half-width and power, in lines; then what the images limit, and the number for `auto`.
 
-    words: of `evaluate.metric`. masks: whether attention is tested too, by which the first endpoint may have to do with
-    half of alpha.
+    Args:
+        params: All parameters.
+        forecast: The forecast of the comparison.
+        words: Metric of `evaluate.metric`, in words.
+        masks: Whether attention is tested too; the first endpoint may then have to be decided at half of alpha.
+        cost: Cost of a retraining run; None to ignore the budget.
     """
     asked = params.retrain.seeds
     if _is_unforetold(forecast, words):
@@ -167,7 +196,7 @@ def describe_power(
             lines.append(f"{'':<10}{seeds:>5}  {_width(half, words):<22}  {_say(power)}{mark}")
     lines.append(f"{'':<10}{_floor(forecast, words, number)}")
     if masks and number >= LEAST_SEEDS and not math.isinf(forecast.floor):
-        # Holm: the hypothesis with the larger p is decided at alpha where the other was shown, else at half of it.
+        # Holm: the hypothesis with the larger p is decided at alpha if the other one was shown, else at half of alpha.
         strict = Forecast(forecast.components, forecast.test_images, (1 + forecast.confidence) / 2)
         lines.append(
             f"{'':<10}where attention is not shown to be better, {words.label} is decided at "
@@ -179,9 +208,13 @@ def describe_power(
 
 
 def describe_expectation(params: Params, forecast: Forecast, seeds: int, words: MetricWords) -> str:
-    """What was to be expected of so many seeds, in a sentence for the report.
+    """Returns the expected half-width and power with the seeds that were used, in a sentence for the report.
 
-    words: of the metric, as the evaluation has them.
+    Args:
+        params: All parameters.
+        forecast: The forecast of the comparison.
+        seeds: Number of seeds of each arm.
+        words: Metric of the evaluation, in words.
     """
     if _is_unforetold(forecast, words):
         return f"Expected before this evaluation: {_not_foretold(params, forecast, words)}."
@@ -197,11 +230,18 @@ def describe_expectation(params: Params, forecast: Forecast, seeds: int, words: 
 
 
 def _is_unforetold(forecast: Forecast, words: MetricWords) -> bool:
-    """Whether nothing is known: what is assumed where nothing was measured is of accuracy."""
+    """Returns whether there is no forecast: nothing was measured, and the assumptions are about accuracy only."""
     return forecast.components.assumed is not None and words.key != ACCURACY_WORDS.key
 
 
 def _not_foretold(params: Params, forecast: Forecast, words: MetricWords) -> str:
+    """Returns in words why there is no forecast.
+
+    Args:
+        params: All parameters.
+        forecast: The forecast of the comparison.
+        words: Metric of `evaluate.metric`, in words.
+    """
     said = f"not foretold of {words.label}, since {forecast.components.assumed}"
     if is_searched_for(params):
         return said
@@ -217,7 +257,13 @@ def _width_title(words: MetricWords) -> str:
 
 
 def _floor(forecast: Forecast, words: MetricWords, seeds: int) -> str:
-    """What the number of test images leaves however many seeds there are, and what would lower it."""
+    """Returns the half-width that the test images leave with any number of seeds, and what would lower it, in words.
+
+    Args:
+        forecast: The forecast of the comparison.
+        words: Metric of `evaluate.metric`, in words.
+        seeds: Number of seeds of each arm.
+    """
     images, margin = _describe_images(forecast), words.margin
     if math.isinf(forecast.floor):
         return "one test image gives no interval; there must be at least two"
@@ -240,7 +286,11 @@ def _describe_images(forecast: Forecast) -> str:
 
 
 def describe_source(forecast: Forecast) -> str:
-    """What the forecast is made from."""
+    """Returns in words what the forecast is computed from.
+
+    Args:
+        forecast: The forecast of the comparison.
+    """
     parts = forecast.components
     if parts.assumed:
         return f"assumed, since {parts.assumed}"
@@ -270,6 +320,6 @@ def _say(power: Expected) -> str:
 
 
 def _round(count: int) -> int:
-    """Upwards, to two digits."""
+    """Rounds up to two digits."""
     step = int(10 ** max(0, len(str(count)) - 2))
     return -(-count // step) * step

@@ -1,8 +1,8 @@
-"""What a training step costs here: a few real ones, of the plan's own network and configurations, timed and weighed.
+"""Cost of training on this machine, from a few real steps of the plan's own network and configurations.
 
-The configurations measured are the controls and two corners of the space, since a regulariser that is off, or looks at
-every block, can change a step's cost several times. A measurement is kept for ten minutes: the stage that follows a
-check within that time takes it over.
+The controls and two corners of the search space are measured. A regulariser can multiply the cost of a step,
+depending on its parameters and blocks. A measurement is stored, and reused for ten minutes by the stage that follows
+a check.
 """
 
 import itertools
@@ -44,28 +44,34 @@ from pipeline.train.step import take_step
 from pipeline.tune.space import SearchSpace
 
 RECENT_S = 600.0
-"""Seconds for which a measurement counts as made just now."""
+"""Seconds for which a measurement is used again."""
 
 
 BUDGET_S = 2.0
-"""Seconds that the timed steps of all configurations take together; a network whose steps are slow takes more."""
+"""Seconds of all configurations' timed steps together; a network with slow steps takes more."""
 
 
 MOST_CONTROLS = 4
+"""Controls that are measured at most."""
 
 
 SCORED_IMAGES = 256
+"""Images that are scored at most to time validation."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What training costs here.
+    """Cost of training on this machine.
 
-    seconds_per_step: (low, high), of the cheapest and of the dearest configuration measured, a step being one of
-    `train.batch_size` images. seconds_per_val_image: of scoring, the mean of the configurations. memory_bytes: most
-    that a configuration's step held on the GPU, with the images of train and val that lie there; None on a CPU.
-    checkpoint_bytes: of one checkpoint on disk, optimizer included. seconds_per_checkpoint: of writing it once.
-    estimated: in words, what was measured of less than a trial does; empty if nothing was.
+    Attributes:
+        seconds_per_step: Seconds of a step of `train.batch_size` images, (low, high): of the cheapest and of the most
+            expensive configuration measured.
+        seconds_per_val_image: Seconds to score a validation image, the mean over configurations.
+        memory_bytes: Largest GPU memory of a configuration's step, with the images of train and val that are there;
+            None on a CPU.
+        checkpoint_bytes: Bytes of one checkpoint on disk, including the optimizer's state.
+        seconds_per_checkpoint: Seconds to write it once.
+        estimated: How much less was measured than a trial does, in words; empty if nothing was reduced.
     """
 
     seconds_per_step: tuple[float, float]
@@ -78,8 +84,16 @@ class StepCost:
 
 @dataclass(frozen=True)
 class _Probe:
-    """What one configuration's measurement found. epoch: seconds of training on every training image. step: images of a
-    step that was timed, batch: of one of a trial.
+    """Measurement of one configuration.
+
+    Attributes:
+        epoch: Seconds to train on every training image once.
+        val_image: Seconds to score a validation image.
+        memory: Largest GPU memory in bytes; None on a CPU.
+        checkpoint: Bytes of a checkpoint; 0 if none was written.
+        writing: Seconds to write the checkpoint.
+        step: Images of a timed step.
+        batch: Images of a trial's step.
     """
 
     epoch: float
@@ -92,15 +106,15 @@ class _Probe:
 
 
 def measure_steps(plan: Plan) -> StepCost:
-    """Time and weigh a few training steps, validation batches and a checkpoint, as a trial of the plan would make them.
+    """Measures a few training steps, validation batches and a checkpoint, run as a trial of the plan would run them.
 
-    The images are those of data/prepared, or, while that does not fit the plan, noise of the same shape. Threads and
-    random streams of this process are as before when it returns. Takes about 3 s for a small network; of a large one
-    less is measured, so that it ends after about `profile_budget.MOST_S`.
+    The images are those of data/prepared, or noise of the same shape if these do not match the plan. Threads and random
+    streams of this process are restored. It takes about 3 s for a small network. For a large network less is measured,
+    so that it ends after about `profile_budget.MOST_S`.
 
     Raises:
-        UserError: a step does not fit into memory, the checkpoint not on the disk of temporary files, or the network
-            can be built with none of the configurations.
+        UserError: A step does not fit in memory, or the checkpoint not on the disk of temporary files; or the network
+            cannot be built with any of the configurations.
     """
     configs = probe_configs(plan.space)
     probes: list[_Probe] = []
@@ -135,13 +149,21 @@ def measure_steps(plan: Plan) -> StepCost:
 
 
 def _operations(plan: Plan, device: torch.device) -> float | None:
-    """About how many a step is, forward and backward; None on a GPU, where whole steps are weighed, and soon over."""
+    """Returns the approximate number of operations of a step, forward and backward.
+
+    It is None on a GPU, where whole steps are always timed, because they are short and their memory is measured.
+    """
     size = min(plan.params.train.batch_size, role_sizes(plan)[0])
     return 6.0 * plan.num_parameters * plan.grid[0] * plan.grid[1] * size if device.type == "cpu" else None
 
 
 def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
-    """In words, what was measured of less than a trial does. left_out: configurations."""
+    """Returns in words how much less was measured than a trial does.
+
+    Args:
+        probes: Measurements of the configurations.
+        left_out: Number of configurations that were not measured.
+    """
     parts = [f"steps of {probe.step} images for {probe.batch}" for probe in probes if probe.step < probe.batch][:1]
     if left_out:
         parts.append(f"{len(probes)} of {len(probes) + left_out} configurations")
@@ -149,10 +171,10 @@ def _estimated(probes: Sequence[_Probe], left_out: int) -> str:
 
 
 def probe_configs(space: SearchSpace) -> list[Values]:
-    """The configurations to measure: the first controls, and of every dimension the low end or first choice, and the
-    other.
+    """Returns the configurations to measure: the first controls, and two corners of the search space.
 
-    Costs mostly grow along a dimension (blocks, sizes, batch), so the corners enclose most of what trials will cost.
+    One corner has the low end or first choice of every dimension, the other one the high end or last choice. Costs
+    mostly grow along a dimension (blocks, sizes, batch), so the corners enclose the costs of most trials.
     """
     controls = list(space.controls.values())[:MOST_CONTROLS]
     corners: list[Values] = [{path: space.values_at_ends(path)[end] for path in space.dimensions} for end in (0, -1)]
@@ -160,7 +182,9 @@ def probe_configs(space: SearchSpace) -> list[Values]:
 
 
 def role_sizes(plan: Plan) -> tuple[int, int]:
-    """How many images train and val will have, but for the rounding within classes; of a fold, those outside of it."""
+    """Returns the numbers of train and val images; for a fold, of those outside of it. Rounding may change them
+    slightly.
+    """
     split, test, evaluate = plan.params.split, plan.source.test_images, plan.params.evaluate
     free = plan.images * (1 - split.test_fraction) if test is None else plan.images - test
     if evaluate.folds is not None:
@@ -171,16 +195,25 @@ def role_sizes(plan: Plan) -> tuple[int, int]:
 
 
 def steps_per_epoch(plan: Plan) -> int:
-    """Steps of an epoch at the plan's own batch size."""
+    """Returns the number of steps of an epoch, at the batch size of params.yaml."""
     return -(-role_sizes(plan)[0] // plan.params.train.batch_size)
 
 
 def _measure(
     plan: Plan, params: Params, device: torch.device, budget: ProfileBudget, *, seconds: float, weigh: bool
 ) -> _Probe | None:
-    """Measure one configuration for about so many seconds; None if the network cannot be built with it.
+    """Measures one configuration.
 
-    weigh: its checkpoint too, also in a hurry.
+    Args:
+        plan: The plan of the search.
+        params: Parameters with the configuration.
+        device: Device of the trials.
+        budget: Time left for the measurement.
+        seconds: Approximate seconds for this configuration.
+        weigh: Whether a checkpoint is written even if the time is limited.
+
+    Returns:
+        The measurement; None if the network cannot be built with this configuration.
     """
     images, val_images = role_sizes(plan)
     batch = min(params.train.batch_size, images)
@@ -196,7 +229,7 @@ def _measure(
         masked = objective.needs_masks
         loader = TrainLoader(data.batches("train"), config, model=run.model, seed=0, masks=masked)
     except (UserError, ValueError):
-        # An end of every range at once may be a network that does not exist, while most of the space does.
+        # The ends of all ranges together may be no valid network, although most of the search space is valid.
         return None
     optimizer = make_optimizer(run.model, config, beside=objective.trainable)
     peak = min(warmup_epochs(config.epochs), config.epochs - 1)  # the first epoch in which a method has its full weight
@@ -211,22 +244,22 @@ def _measure(
     with objective, checkpointed(run.model, config.grad_checkpointing), use_onednn_linear(run.model):
         drawn, taken_so_far = _endless(loader), itertools.count(1)
         enter_training(run.model)
-        first = _time_calls(step, device, 0.0, least=1, most=1)  # also allocates, and fills the optimizer's state
+        first = _time_calls(step, device, 0.0, least=1, most=1)  # also allocates, and creates the optimizer's state
         budget.record_step(first)
         if budget.is_limited:
             taken = first if first > budget.seconds_left / 3 else _time_calls(step, device, first, least=1, most=3)
             val = _sample(plan, size, min(val_images, FEW), device).batches("val")
-            scored = taken / size * len(val) / 3  # forward alone, which is all that can be said once the time is over
+            scored = taken / size * len(val) / 3  # estimated: a forward pass takes about a third of a step
             if budget.seconds_left > scored:
                 scored = _time_calls(lambda: score(run.model, objective, val, config), device, 0.0, least=1, most=1)
         else:
-            score(run.model, objective, val, config)  # what is compiled when it is first called may be so here
+            score(run.model, objective, val, config)  # a first call may compile, which must not be timed
             enter_training(run.model)
             taken = _time_calls(step, device, seconds * 0.7, most=40)
             scored = _time_calls(lambda: score(run.model, objective, val, config), device, seconds * 0.2, most=5)
     memory = None
     if device.type == "cuda":
-        # The sample's images are on the device by now; a trial has those of its whole roles there.
+        # The sample's images are already on the device; a trial holds all of its train and val images there.
         absent = images + val_images - size - len(val)
         memory = torch.cuda.max_memory_allocated(device) + absent * int(data.prepared.images[0].nbytes)
     if budget.is_limited and not weigh:
@@ -241,7 +274,15 @@ def _measure(
 
 
 def _time_calls(work: Any, device: torch.device, seconds: float, *, most: int, least: int = 2) -> float:
-    """Median seconds of a call, over as many calls as fit into `seconds`: `least` and `most` bound them."""
+    """Returns the median seconds of a call.
+
+    Args:
+        work: Function without parameters.
+        device: Device that the function uses; a GPU is synchronised after each call.
+        seconds: Seconds after which no further call is made.
+        most: Maximum number of calls.
+        least: Minimum number of calls.
+    """
     times: list[float] = []
     while len(times) < least or (len(times) < most and sum(times) < seconds):
         started = time.perf_counter()
@@ -253,12 +294,23 @@ def _time_calls(work: Any, device: torch.device, seconds: float, *, most: int, l
 
 
 def _endless(loader: TrainLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Yields the loader's batches, epoch after epoch, without end."""
     for epoch in itertools.count():
         yield from loader.with_masks(epoch)
 
 
 def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> TrainingData:
-    """A small set of as many images of the plan's shape as are needed, never of those that are for the test."""
+    """Returns a small set of images of the plan's shape; no test images are used.
+
+    Args:
+        plan: The plan of the search.
+        images: Number of training images.
+        val_images: Number of validation images.
+        device: Device of the trials.
+
+    Returns:
+        Images of data/prepared; noise if these are missing or do not match the plan.
+    """
     side, channels, classes = plan.params.prepare.image_size, plan.source.channels, plan.source.classes
     split = Split(np.arange(images), np.arange(images, images + val_images), np.arange(0))
     try:
@@ -269,17 +321,17 @@ def _sample(plan: Plan, images: int, val_images: int, device: torch.device) -> T
             rows = np.concatenate([_spread(made.train, images), _spread(made.val, val_images)])
             return TrainingData(_rows_of(prepared, rows), split, device)
     except UserError:
-        pass  # not prepared yet, or anew in the run to come
+        pass  # not prepared yet, or about to be prepared again
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (images + val_images, side, side, channels), dtype=np.uint8)
     labels = rng.integers(0, len(classes), len(noise), dtype=np.int64)
     manifest: Manifest = {"classes": list(classes), "data_hash": ""}
-    masks = (noise[..., 0] > 127).astype(np.uint8)  # for methods that read them, whatever the set will have
+    masks = (noise[..., 0] > 127).astype(np.uint8)  # for methods that need masks
     return TrainingData(Prepared(noise, labels, masks, manifest), split, device)
 
 
 def _spread(ids: Ids, count: int) -> Ids:
-    # Spread, because sets are often sorted by class.
+    # Evenly spread, because data sets are often sorted by class.
     return ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]
 
 
@@ -289,7 +341,7 @@ def _rows_of(prepared: Prepared, rows: Ids) -> Prepared:
 
 
 def _checkpoint_bytes(run: TrainingRun, state: TrainState) -> int:
-    """Size of a checkpoint that is really written, where trials write theirs before Ray takes them over."""
+    """Returns the bytes of a checkpoint, after writing one to the temporary folder, where trials write theirs."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_checkpoint(Path(folder), run.model, run.sidecar, state=state)
@@ -303,7 +355,7 @@ def _checkpoint_bytes(run: TrainingRun, state: TrainState) -> int:
 
 @contextmanager
 def _as_a_trial(threads: int, device: torch.device) -> Iterator[None]:
-    """Have as many threads as a trial, and leave threads, random streams and the GPU's memory as they were."""
+    """Uses as many threads as a trial, and restores threads, random streams and the GPU's memory afterwards."""
     before = torch.get_num_threads()
     retain_freed_memory()
     on_gpu = device.type == "cuda"
@@ -318,24 +370,27 @@ def _as_a_trial(threads: int, device: torch.device) -> Iterator[None]:
 
 
 def profile_steps(plan: Plan, *, recent: bool = False) -> StepCost:
-    """What a training step of the plan costs on this machine, measured now.
+    """Returns the cost of the plan's training steps on this machine.
 
-    recent: take a measurement of the last minutes where there is one of the same plan, machine and code.
+    Args:
+        plan: The plan of the search.
+        recent: Whether a measurement of the last minutes is reused, if it has the same plan, machine and code.
 
     Raises:
-        UserError: as of `measure_steps`.
+        UserError: As in `measure_steps`.
     """
     kept, key = plan.workspace.state / "step_cost.json", _key(plan)
     found = _read(kept, key) if recent else None
     if found is not None:
         return found
     cost = measure_steps(plan)
-    with suppress(OSError):  # a check of a new checkout makes no folder, and of a full disk others complain
+    with suppress(OSError):  # a new checkout may lack the folder; a full disk is reported elsewhere
         kept.write_text(json.dumps({"key": key, "at": time.time(), "cost": asdict(cost)}))
     return cost
 
 
 def _key(plan: Plan) -> str:
+    """Returns a hash of everything on which a measurement depends."""
     decides = {
         "params": plan.params.model_dump(mode="json"),
         "space": plan.space.content(),
@@ -350,9 +405,10 @@ def _key(plan: Plan) -> str:
 
 
 def _read(cache: Path, key: str) -> StepCost | None:
+    """Returns the stored measurement; None if there is none, or if it is old or has another key."""
     try:
         found = json.loads(cache.read_text())
-        # A clock that was set back makes it none of the last minutes.
+        # A negative age, after the clock was set back, does not count as recent.
         if found["key"] != key or not 0 <= time.time() - found["at"] < RECENT_S:
             return None
         low, high = found["cost"]["seconds_per_step"]

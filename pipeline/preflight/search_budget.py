@@ -20,11 +20,11 @@ from pipeline.tune.task import Resources
 
 
 def check_budget_epochs(params: Params, space: SearchSpace) -> None:
-    """Checks that the number of trials or of epochs is limited, and that the epochs suffice for the runs that must be made.
+    """Checks that the number of trials or of epochs is limited, and that the epochs suffice for all required runs.
 
     Raises:
-        UserError: Neither trials nor epochs are limited; or the epochs do not suffice for the controls, the confirmations
-            and one full training.
+        UserError: Neither trials nor epochs are limited; or the epochs do not suffice for the controls, the
+            confirmations and one full training.
     """
     full = params.search.budget.full_trainings
     if full is None:

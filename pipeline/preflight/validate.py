@@ -1,4 +1,4 @@
-"""Rules over several parameters, the search space and the data, checked before anything starts."""
+"""Rules that involve several parameters, the search space or the data, checked before anything starts."""
 
 import itertools
 import posixpath
@@ -23,12 +23,18 @@ from pipeline.workspace import Workspace
 
 
 def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
-    """Refuse a limit on the parameters that no network of the space keeps, and an objective that is the same for all.
+    """Checks that a network of the space meets the limit on parameters, and that an objective on parameters varies.
 
-    Looked at are all choices of the model's dimensions, and both ends of its ranges.
+    It tries all choices of the model's dimensions, and both ends of its ranges.
+
+    Args:
+        params: All parameters.
+        space: The search space.
+        source: The image source.
 
     Raises:
-        UserError: it says how many parameters the smallest of them has, or that nothing varies them.
+        UserError: Even the smallest network exceeds the limit; or the number of parameters is an objective, and the
+            space does not vary it.
     """
     limit = params.search.constraints.max_parameters
     then = str(params.search.choose.then)
@@ -56,11 +62,12 @@ def check_sizes(params: Params, space: SearchSpace, source: Preview) -> None:
 
 
 def check_masks(workspace: Workspace, params: Params) -> None:
-    """Refuse objectives that are about attention against masks where the data have none; while no data are prepared,
-    this cannot be told, and the search says it when it begins.
+    """Checks that the data have masks, if an objective or constraint is on attention against masks.
+
+    While no data are prepared, nothing is checked; the search then checks when it begins.
 
     Raises:
-        UserError: the set has no masks, or none of its validation images has a usable one.
+        UserError: The data have no masks, or no validation image has one that can be used.
     """
     metrics = objectives_from_params(params).attention_metrics
     if not metrics or manifest_if_current(workspace, params) is None:
@@ -81,13 +88,17 @@ def check_masks(workspace: Workspace, params: Params) -> None:
 
 
 def check_training_masks(workspace: Workspace, params: Params, methods: Mapping[str, str]) -> None:
-    """Refuse methods that are told where objects are where no training image says it; while no data are prepared, this
-    cannot be told, and the search says it when it begins.
+    """Checks that training images have masks, if a method needs them.
 
-    methods: by name, who asks for each.
+    While no data are prepared, nothing is checked; the search then checks when it begins.
+
+    Args:
+        workspace: The checkout.
+        params: All parameters.
+        methods: Methods that need masks, each with the place that asks for it, such as a control.
 
     Raises:
-        UserError: the set has no masks, or none of its training images has a usable one.
+        UserError: The data have no masks, or no training image has one that can be used.
     """
     if not methods or manifest_if_current(workspace, params) is None:
         return
@@ -108,7 +119,11 @@ def check_training_masks(workspace: Workspace, params: Params, methods: Mapping[
 
 
 def check_splits(params: Params) -> None:
-    """Refuse fractions that leave next to nothing to train on."""
+    """Checks that the fractions of val and test leave at least 5 % of the images to train on.
+
+    Raises:
+        UserError: They leave less.
+    """
     split, evaluate = params.split, params.evaluate
     if evaluate.folds is None:
         test, name = split.test_fraction, "split.test_fraction"
@@ -120,10 +135,10 @@ def check_splits(params: Params) -> None:
 
 
 def check_warm_start(params: Params) -> None:
-    """Refuse folds whose searches would know of an earlier one, which has seen the images of every fold.
+    """Checks that with folds no earlier search is used as a warm start, because it has seen the images of every fold.
 
     Raises:
-        UserError: it does, since `search.warm_start` names a search.
+        UserError: `search.warm_start` names a search.
     """
     warm = params.search.warm_start
     if params.evaluate.folds is not None and warm is not None and not warm.endswith(".csv"):
@@ -135,10 +150,14 @@ def check_warm_start(params: Params) -> None:
 
 
 def check_probe(params: Params, space: SearchSpace) -> None:
-    """Refuse a probe that has no weights to read features of, or none that the search will have resolved.
+    """Checks that the weights for the probe are configured, and that the search will resolve them.
+
+    Args:
+        params: All parameters.
+        space: The search space.
 
     Raises:
-        UserError: as `probed_spec`; or the source that it would read guides no configuration of the space.
+        UserError: As in `probed_spec`; or the weights are the source of guided transfer, which no configuration uses.
     """
     if not params.evaluate.probe:
         return
@@ -155,14 +174,22 @@ def check_probe(params: Params, space: SearchSpace) -> None:
 
 
 def describe_probe_plan(params: Params) -> dict[str, str]:
-    """What the plan says of the probe; nothing without one."""
+    """Returns the plan's line on the probe; empty without a probe.
+
+    Args:
+        params: All parameters.
+    """
     if not params.evaluate.probe:
         return {}
     return {"probe": f"logistic regression on frozen features of {probed_spec(params)}, on the same test images"}
 
 
 def check_rates(params: Params, space: SearchSpace) -> None:
-    """No configuration may end at a higher learning rate than its peak: its schedule would rise."""
+    """Checks that no configuration has a final or warm-up learning rate above its peak, since its schedule would rise.
+
+    Raises:
+        UserError: One does.
+    """
     configs = {"params.yaml": params}
     for name, values in space.controls.items():
         configs[f"{space.file}: controls.{name}"] = params.with_values(values, where=space.file)
@@ -176,14 +203,24 @@ def check_rates(params: Params, space: SearchSpace) -> None:
 
 
 def check_mixing(params: Params, space: SearchSpace) -> None:
-    """Mixing takes two images; params.yaml and the controls are looked at where their networks are tried."""
+    """Checks that no batch has a single image if mixup or cutmix may be used, because mixing needs two.
+
+    params.yaml and the controls are checked where their networks are tried.
+
+    Raises:
+        UserError: The search space has a batch size of 1 beside mixing.
+    """
     mixes = any(max(_ends(space, path, params)) > 0 for path in ("train.mixup", "train.cutmix"))
     if mixes and "train.batch_size" in space.dimensions and min(_ends(space, "train.batch_size", params)) < 2:
         raise UserError(f"{space.file}: train.batch_size: batches of 1 cannot be mixed (train.mixup, train.cutmix).")
 
 
 def check_shares(params: Params, space: SearchSpace) -> None:
-    """Whatever configuration is found best, each of several workers must have images of its batches."""
+    """Checks that with any configuration, every worker of a retraining run gets at least one image of each batch.
+
+    Raises:
+        UserError: As in `check_batch_shards`.
+    """
     check_batch_shards(
         params.retrain.workers_per_run,
         batch_size=min(_ends(space, "train.batch_size", params)),
@@ -193,11 +230,23 @@ def check_shares(params: Params, space: SearchSpace) -> None:
 
 
 def _ends(space: SearchSpace, path: str, params: Params) -> list[Any]:
-    """The values that a parameter has at the ends of the space, or its one value where the space does not vary it."""
+    """Returns the values of a parameter at the ends of the search space; its one value if the space does not vary it.
+
+    Args:
+        space: The search space.
+        path: Dotted path of the parameter.
+        params: All parameters.
+    """
     return space.values_at_ends(path) if path in space.dimensions else [params.value(path)]
 
 
 def check_model_name(name: str) -> None:
-    """MLflow's own rules, which it would tell only when everything else is done; of quotes, see pipeline.tracking."""
+    """Checks that MLflow accepts the model's name, which MLflow itself checks only after all other stages.
+
+    Quotes are excluded because MLflow cannot search for them.
+
+    Raises:
+        UserError: The name is not allowed.
+    """
     if re.search("[/:'\"`]", name) or not name.strip() or posixpath.normpath(name) in (".", ".."):
         raise UserError(f"params.yaml: register.name: given {format_value(name)}; allowed: a name without / : ' \" `")
