@@ -67,7 +67,7 @@ def test_plan_says_what_is_searched_for_and_within_what(done: Checkout) -> None:
         in said.stdout
     )
     assert "within    max_parameters 15,000, max_latency_ms 1e+04" in said.stdout
-    assert "; first large, small; 3 results of mine.csv known beforehand" in said.stdout
+    assert "; first large, small; warm start with 3 results of mine.csv" in said.stdout
 
 
 def test_setting_that_breaks_a_constraint_is_not_trained_and_told_as_such(done: Checkout) -> None:
@@ -101,7 +101,7 @@ def test_front_is_in_a_table_a_figure_the_summary_and_the_report(done: Checkout)
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
     page = (done.root / "results/report/index.html").read_text()
     assert "Pareto front over val/accuracy, val/attention/jaccard, images_per_s" in page
-    assert "The best configuration keeps search.constraints (max_parameters 15,000" in page
+    assert "The best configuration meets search.constraints (max_parameters 15,000" in page
 
 
 def test_mlflow_has_the_measures_the_states_and_the_figure(done: Checkout) -> None:
@@ -138,7 +138,7 @@ def test_later_search_learns_from_an_earlier_one_and_another_space_is_refused_by
     said = done.search("check")
     assert said.returncode == 0, said.stderr
     kept = json.loads((done.root / "results/search/summary.json").read_text())["trials"]["complete"]
-    assert f"; {kept} results of {first} known beforehand" in said.stdout
+    assert f"; warm start with {kept} results of {first}" in said.stdout
     done.repro("search")
     newest = max((done.root / "state" / "searches").glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
     header = json.loads(newest.read_text().splitlines()[0])

@@ -295,8 +295,8 @@ def _check_prior_learns(model: torch.nn.Module, params: Params, where: str, load
     prior = {name: weight for name, weight in model.named_parameters() if is_of_prior(name)}
     if prior and not any(weight.requires_grad or name in loaded for name, weight in prior.items()):
         raise UserError(
-            f"{where}: model.spatial_prior: model.freeze {params.model.freeze} keeps it as it begins, which changes "
-            "nothing; freeze fewer blocks, or take blocks: 0 and positional_conv: false"
+            f"{where}: model.spatial_prior: model.freeze {params.model.freeze} keeps it at its initial values, which "
+            "have no effect; freeze fewer blocks, or take blocks: 0 and positional_conv: false"
         )
 
 

@@ -97,7 +97,7 @@ class Estimate:
         more = [f"{_span(*self.gpu_hours, digits=1)} GPU-hours"] if self.gpu_hours else []
         more += [f"a cost of {self.cost[0]:.2f} to {self.cost[1]:.2f}"] if self.cost else []
         if self.estimated:
-            lines.append(f"{' ' * 10}an estimate, so that measuring ended: {self.estimated}, scaled up")
+            lines.append(f"{' ' * 10}an estimate, scaled up from a shorter measurement: {self.estimated}")
         lines += [" " * 10 + ", ".join(more)] if more else []
         lines += [f"{' ' * 10}{describe_seconds(self.retraining)} for retraining"] if self.retraining else []
         return lines + ([f"{'disk':<10}{self.disk}"] if self.disk else [])

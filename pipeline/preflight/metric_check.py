@@ -70,7 +70,7 @@ def _searched(name: str, metric: Metric) -> Metric:
         return find_metric(name.removeprefix("val/"))
     if metric.lower_is_better:
         raise UserError(
-            f"params.yaml: search: {USER_METRIC}: {metric.name} declares lower_is_better, and a search takes it for "
-            "more is better. Search for its negative, or leave it out of search.objectives and search.choose.then."
+            f"params.yaml: search: {USER_METRIC}: {metric.name} declares lower_is_better, and a search maximises "
+            "it. Search for its negative, or leave it out of search.objectives and search.choose.then."
         )
     return metric

@@ -181,10 +181,10 @@ class Plan:
         least, seeds = (2 * folds * count + 1 for count in self.params.retrain.seed_bounds)
         retraining = f"{least} to {seeds}" if least < seeds else f"{seeds}"
         return {
-            "folds": f"{folds}: {folds + 1} searches, of all images and outside each fold, with {(folds + 1) * runs:,} "
-            f"runs and {(folds + 1) * most:,} epochs at most (search.budget is of each); then {retraining} retraining "
-            f"runs, {seeds * epochs:,} epochs{'' if least == seeds else ' at most'}: best and "
-            f"{self.params.retrain.control} in each fold, and what is registered, of all images",
+            "folds": f"{folds}: {folds + 1} searches, on all images and outside each fold, with {(folds + 1) * runs:,} "
+            f"runs and {(folds + 1) * most:,} epochs at most (search.budget applies to each); then {retraining} "
+            f"retraining runs, {seeds * epochs:,} epochs{'' if least == seeds else ' at most'}: best and "
+            f"{self.params.retrain.control} in each fold, and the network to be registered, on all images",
             "tested": f"all {self.test_images:,} images, each by networks of the other folds"
             + (f"; {self.images - self.test_images:,} are kept apart for the registered one" * bool(evaluate.holdout)),
         }
@@ -206,7 +206,7 @@ class Plan:
         search = self.params.search
         points = f"; first {', '.join(search.points)}" if search.points else ""
         known = (
-            f"; {len(self.prior_results)} results of {search.warm_start} known beforehand" if self.prior_results else ""
+            f"; warm start with {len(self.prior_results)} results of {search.warm_start}" if self.prior_results else ""
         )
         return points + known
 

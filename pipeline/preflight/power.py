@@ -138,18 +138,18 @@ def plan_seeds(
     if _is_unforetold(forecast, words):
         seeds = min(UNFORETOLD_SEEDS, retrain.max_seeds)
         return SeedPlan(seeds, UNFORETOLD), (
-            f"{seeds} seeds each; nothing is foretold of {words.label}, since {forecast.components.assumed}"
+            f"{seeds} seeds each; there is no forecast for {words.label}, since {forecast.components.assumed}"
         )
     margin = words.margin
     affordable = None if cost is None else affordable_seeds(params, cost)
     plan = choose_seeds(forecast, margin, max_seeds=retrain.max_seeds, affordable=affordable)
     if plan.reason == REACHED:
         why = (
-            f"the least with which no {words.harm} of {words.format_margin()} is shown four times out of five, where "
-            "there is none"
+            f"the fewest with which, if there is no {words.harm}, four of five evaluations rule out one of "
+            f"{words.format_margin()}"
         )
     elif plan.reason == UNTESTABLE:
-        why = "the least that gives an interval, which one test image does not give with any number"
+        why = "the fewest that give an interval, which one test image does not give with any number"
     elif plan.reason == FLAT:
         why = "a further one would narrow the interval by under 5 %"
     elif plan.reason == LIMITED:
@@ -203,7 +203,7 @@ def describe_power(
             f"{format_level(strict.confidence)}: with {number} seeds {_say(strict.power(number, margin))}"
         )
     if auto is not None:
-        lines.append(f"{'':<10}retrain.seeds: auto, by what is known now: {auto[1]}")
+        lines.append(f"{'':<10}retrain.seeds: auto, by the current forecast: {auto[1]}")
     return lines
 
 
@@ -242,10 +242,10 @@ def _not_foretold(params: Params, forecast: Forecast, words: MetricWords) -> str
         forecast: The forecast of the comparison.
         words: Metric of `evaluate.metric`, in words.
     """
-    said = f"not foretold of {words.label}, since {forecast.components.assumed}"
+    said = f"no forecast for {words.label}, since {forecast.components.assumed}"
     if is_searched_for(params):
         return said
-    return f"{said}; a search for {objective_of(params.evaluate.metric)} (search.objectives) foretells it"
+    return f"{said}; a search for {objective_of(params.evaluate.metric)} (search.objectives) gives one"
 
 
 def _loses(words: MetricWords) -> str:
@@ -269,15 +269,15 @@ def _floor(forecast: Forecast, words: MetricWords, seeds: int) -> str:
         return "one test image gives no interval; there must be at least two"
     seeds = max(LEAST_SEEDS, seeds)  # one seed gives no interval
     least, enough = forecast.images_needed(margin), forecast.images_needed(margin, seeds)
-    said = f"{images} leave +-{_floor_size(forecast, words)} however many seeds"
+    said = f"with {images}, the half-width is at least {_floor_size(forecast, words)} with any number of seeds"
     if least is not None and least > forecast.test_images:
         more = "more images" if forecast.folds > 1 else "split.test_fraction, or more images"
-        return f"{said}; the margin is in reach from some {_round(least):,} on ({more})"
+        return f"{said}; the margin needs some {_round(least):,} test images ({more})"
     if enough is None:
-        return f"{said}; no number of images makes up for seeds: with {seeds}, the margin stays out of reach"
+        return f"{said}; with {seeds} seeds, the margin stays out of reach for any number of images"
     if enough > forecast.test_images:
-        return f"{said}; with {seeds} seeds, four times out of five takes some {_round(enough):,} test images"
-    return f"{said}, which the margin allows"
+        return f"{said}; with {seeds} seeds, a power of 80 % needs some {_round(enough):,} test images"
+    return f"{said}, which is within the margin"
 
 
 def _describe_images(forecast: Forecast) -> str:

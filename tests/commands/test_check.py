@@ -148,7 +148,7 @@ def test_seeds_that_the_search_is_to_choose_are_a_range_in_the_plan(workspace: W
     set_parameters(workspace.params, {"retrain.seeds": "auto", "retrain.max_seeds": 12})
     said = told(workspace, measured=False)
     assert "retrain   best and baseline, 2 to 12 (retrain.seeds: auto) seeds each, 3 epochs" in said
-    assert "retrain.seeds: auto, by what is known now: 8 seeds each, a further one would narrow" in said
+    assert "retrain.seeds: auto, by the current forecast: 8 seeds each, a further one would narrow" in said
 
 
 def test_nothing_is_expected_of_results_that_are_up_to_date(

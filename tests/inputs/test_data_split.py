@@ -177,7 +177,7 @@ def test_copies_in_several_roles_are_told_and_kept(tmp_path: Path, capsys: Any) 
 def test_copies_in_several_roles_are_moved_into_train(tmp_path: Path, capsys: Any) -> None:
     workspace, plain = with_copies(tmp_path, "move")
     lines, report = run(workspace, capsys)
-    assert lines == ["train 79, val 19, test 22 images", "3 images moved into train, having copies in another role or belonging with such"]  # fmt: skip
+    assert lines == ["train 79, val 19, test 22 images", "3 images moved into train, because they, or images of their group, have copies in another role"]  # fmt: skip
     made = read_split(workspace.split, data_hash="d")
     assert set(made.train) == {*plain.train, *plain.test[:2], plain.val[0]}
     assert report["duplicates"]["exact"]["test"] == report["duplicates"]["near"]["val"] == 0
@@ -276,7 +276,7 @@ def test_copies_with_different_labels_are_counted(tmp_path: Path, capsys: Any) -
     images[4] = images[0]  # the first animal is a cat, the second a dog
     lines, report = run(make_checkout(tmp_path, {}, images), capsys)
     assert report["duplicates"]["exact"]["different_labels"] == 1
-    assert "1 image with another class than an exact copy of the same" in lines
+    assert "1 image with an exact copy that has another class" in lines
 
 
 def test_imbalance_and_small_classes_are_told(tmp_path: Path, capsys: Any) -> None:

@@ -104,7 +104,7 @@ def test_method_of_the_final_tokens_is_refused_where_they_are_frozen() -> None:
 
 
 def test_prior_that_is_fresh_and_frozen_is_refused() -> None:
-    said = r"^params\.yaml: model\.spatial_prior: model\.freeze 2 keeps it as it begins, which changes nothing"
+    said = r"^params\.yaml: model\.spatial_prior: model\.freeze 2 keeps it at its initial values, which have no effect"
     with pytest.raises(UserError, match=said):
         tried(setting(model__spatial_prior__blocks=2, model__freeze=2))
     tried(setting(model__spatial_prior__blocks=3, model__freeze=2))

@@ -135,9 +135,9 @@ def test_seeds_and_power_are_not_foretold_before_a_search_for_the_metric() -> No
     nothing = make_forecast(by_f1, None, 300)
     (line,) = describe_power(by_f1, nothing, MACRO_F1.words, masks=False)
     assert line.startswith(
-        "power     not foretold of macro-F1, since no configuration has been confirmed yet; a search for"
+        "power     no forecast for macro-F1, since no configuration has been confirmed yet; a search for"
     )
-    assert "not foretold of macro-F1" in describe_expectation(by_f1, nothing, 5, MACRO_F1.words)
+    assert "no forecast for macro-F1" in describe_expectation(by_f1, nothing, 5, MACRO_F1.words)
     with pytest.raises(UserError, match=r"retrain\.seeds: auto takes .* or give a number of seeds"):
         check_seeds(params(evaluate__metric="macro_f1", retrain__seeds="auto"))
     check_seeds(params(retrain__seeds="auto"))

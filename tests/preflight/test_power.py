@@ -65,8 +65,8 @@ def test_table_before_anything_ran_says_what_it_assumes() -> None:
         "              8  0.79                    70 %",
         "             10  0.73                    78 %",
         "             20  0.60                    91 %",
-        "          359 test images leave +-0.46 points however many seeds; with 5 seeds, four times out of five takes some "
-        "1,100 test images",
+        "          with 359 test images, the half-width is at least 0.46 points with any number of seeds; with 5 seeds, "
+        "a power of 80 % needs some 1,100 test images",
     ]
 
 
@@ -101,15 +101,15 @@ def test_one_seed_and_one_image_have_no_interval() -> None:
 def test_floor_says_what_would_lower_it() -> None:
     few = replace(MEASURED, config_image=0.02)
     assert table(given(), few, 359)[-1] == (
-        "          359 test images leave +-2.1 points however many seeds; the margin is in reach from some 3,200 on "
-        "(split.test_fraction, or more images)"
+        "          with 359 test images, the half-width is at least 2.1 points with any number of seeds; the margin needs "
+        "some 3,200 test images (split.test_fraction, or more images)"
     )
     wild = replace(MEASURED, config_seed=4e-3)
     assert table(given(), wild, 10_000)[-1].endswith(
-        "no number of images makes up for seeds: with 5, the margin stays out of reach"
+        "; with 5 seeds, the margin stays out of reach for any number of images"
     )
     assert table(given(evaluate__margin=0.05), MEASURED, 10_000)[-1].endswith(
-        "however many seeds, which the margin allows"
+        "with any number of seeds, which is within the margin"
     )
 
 
@@ -126,12 +126,16 @@ def test_masks_add_what_the_half_of_alpha_leaves() -> None:
 @pytest.mark.parametrize(
     ("settings", "images", "said"),
     [
-        ({"evaluate__margin": 0.03}, 359, "4 seeds each, the least with which no loss of 3 points is shown four times"),
+        (
+            {"evaluate__margin": 0.03},
+            359,
+            "4 seeds each, the fewest with which, if there is no loss, four of five evaluations rule out",
+        ),
         ({"evaluate__margin": 0.001}, 359, "a further one would narrow the interval by under 5 %; power"),
         ({"retrain__max_seeds": 3}, 359, "3 seeds each, as many as retrain.max_seeds allows; power"),
         ({"search__budget__hours": 0.9}, 359, "4 seeds each, as many as search.budget has left; power"),
         ({"search__budget__hours": 0.5}, 359, "2 seeds each, search.budget has nothing left for more, and with fewer"),
-        ({}, 1, "2 seeds each, the least that gives an interval, which one test image does not give with any number"),
+        ({}, 1, "2 seeds each, the fewest that give an interval, which one test image does not give with any number"),
     ],
 )
 def test_auto_says_why_it_takes_no_more_seeds(settings: dict[str, Any], images: int, said: str) -> None:
@@ -143,7 +147,7 @@ def test_auto_says_why_it_takes_no_more_seeds(settings: dict[str, Any], images: 
     last = describe_power(
         params, make_forecast(params, MEASURED, images), chosen_metric(params).words, masks=False, cost=cost
     )[-1]
-    assert last == f"          retrain.seeds: auto, by what is known now: {why}"
+    assert last == f"          retrain.seeds: auto, by the current forecast: {why}"
 
 
 def test_runs_cost_what_the_search_took_for_an_epoch_on_more_images() -> None:

@@ -83,8 +83,8 @@ def test_a_search_for_another_metric_foretells_nothing(settings: dict[str, Any],
         assert f"assumed, since {assumed}" in said[1]
     else:
         assert said == [
-            f"power     not foretold of macro-F1, since {assumed}; a search for val/macro_f1 (search.objectives) "
-            "foretells it"
+            f"power     no forecast for macro-F1, since {assumed}; a search for val/macro_f1 (search.objectives) "
+            "gives one"
         ]
 
 
@@ -92,6 +92,6 @@ def test_before_anything_is_confirmed_auto_takes_the_default_number() -> None:
     asked = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto")
     plan, why = plan_seeds(asked, make_forecast(asked, None, 300), MACRO_F1.words)
     assert plan.seeds == UNFORETOLD_SEEDS == Params().retrain.seeds
-    assert why == "5 seeds each; nothing is foretold of macro-F1, since no configuration has been confirmed yet"
+    assert why == "5 seeds each; there is no forecast for macro-F1, since no configuration has been confirmed yet"
     few = params(search__objectives=[F1], evaluate__metric="macro_f1", retrain__seeds="auto", retrain__max_seeds=3)
     assert plan_seeds(few, make_forecast(few, None, 300), MACRO_F1.words)[0].seeds == 3

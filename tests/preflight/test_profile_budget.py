@@ -113,7 +113,7 @@ def test_plan_says_that_it_is_an_estimate(planned: Callable[..., Plan], monkeypa
     plan = planned()
     monkeypatch.setattr(estimate, "profile_steps", lambda *_, **__: replace(COST, estimated="steps of 2 images for 64"))
     lines = estimated(plan, work).describe()
-    assert "an estimate, so that measuring ended: steps of 2 images for 64, scaled up" in lines[1]
+    assert "an estimate, scaled up from a shorter measurement: steps of 2 images for 64" in lines[1]
     monkeypatch.setattr(estimate, "profile_steps", lambda *_, **__: COST)
     assert not any("an estimate" in line for line in estimated(plan, work).describe())
 

@@ -39,9 +39,9 @@ def test_total_is_said_first(planned: Callable[..., Plan]) -> None:
     lines = planned(FOLDS | {"retrain.seeds": 5}, source=THOUSAND, store=store).describe().splitlines()
     # Of each search 4 trials, 2 controls and 2 further seeds of at most 5 of them; 16 epochs a run.
     assert lines[0] == (
-        "folds     5: 6 searches, of all images and outside each fold, with 96 runs and 1,536 epochs at most "
-        "(search.budget is of each); then 51 retraining runs, 816 epochs: best and baseline in each fold, and what is "
-        "registered, of all images"
+        "folds     5: 6 searches, on all images and outside each fold, with 96 runs and 1,536 epochs at most "
+        "(search.budget applies to each); then 51 retraining runs, 816 epochs: best and baseline in each fold, and the "
+        "network to be registered, on all images"
     )
     assert lines[1] == "tested    all 1,000 images, each by networks of the other folds"
     kept = planned(FOLDS | {"evaluate.holdout": 0.2, "retrain.seeds": "auto"}, source=THOUSAND, store=store).describe()

@@ -212,7 +212,7 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     assert words["accuracy higher"].startswith("not tested: ")
     assert "seed by seed and image by image" in words["intervals"]
     assert f"{100 * comparison.difference:+.2f} points, interval" in words["accuracy"]
-    assert "four times out of five" in words["could be found"]
+    assert "four times out of five" in words["detectable difference"]
     assert "no part of the verdict" in words["families"]
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
     wide, tight = (replace(comparison, low=-width, high=width) for width in (0.9, 0.0001))
@@ -224,7 +224,7 @@ def test_statistics_are_declared_and_every_other_test_is_called_what_it_is() -> 
     one = {arm: table[:, [0, 2]] for arm, table in correct.items()}
     words = dict(describe_analysis(comparison, endpoints, one, "plain", margin=0.02, seed=0, looked="7 trials"))
     assert "1 test image is right with the best configuration alone" in words["two fixed networks"]
-    assert words["looked at before"] == "7 trials."
+    assert words["results seen before the test"] == "7 trials."
 
 
 def test_one_seed_gives_no_interval_and_says_so() -> None:
@@ -236,7 +236,7 @@ def test_one_seed_gives_no_interval_and_says_so() -> None:
     assert "without an interval: with one seed in an arm" in words["accuracy"]
     assert "in this order until one is not shown" in words["endpoints, named beforehand"]
     assert words["log loss lower"] == "not tested; there is no interval."
-    assert not {"could be found", "plain bootstrap, seeds and images"} & set(words)
+    assert not {"detectable difference", "plain bootstrap, seeds and images"} & set(words)
 
 
 def test_classes_have_their_change_and_no_interval_leaves_what_can_be() -> None:
@@ -294,7 +294,7 @@ def test_another_metric_is_declared_and_resampled_in_its_own_words() -> None:
         "the log loss is not higher than the control's by 0.02 or more (evaluate.margin), then that the log loss is lower"
         in order
     )
-    assert "A rise of log loss is said in any case." in order
+    assert "A rise of log loss is reported in any case." in order
     assert set(words) >= {"log loss not worse", "log loss lower", "log loss higher", "log loss"}
     assert "points" not in words["log loss"]
     assert "decides nothing" in words["plain bootstrap, seeds and images"]
@@ -326,7 +326,7 @@ def test_remarks_on_folds_say_what_is_registered_and_what_the_verdict_speaks_of(
     assert registered_remarks(filled(Evaluation)) == []
     assert describe_folds(filled(Evaluation)) == ""
     evaluation = filled(Evaluation, folds=[{}] * 5, holdout=None)
-    assert "It has seen every image that was tested: the figures are those of the procedure" in registered_remarks(evaluation)[0]  # fmt: skip
+    assert "It has seen every test image: the figures are those of the procedure" in registered_remarks(evaluation)[0]  # fmt: skip
     note = describe_folds(evaluation)
     assert "speaks of these 5 searches, tested on new images (Bayle" in note
     assert "no unbiased estimate exists (Bengio and Grandvalet, 2004)" in note

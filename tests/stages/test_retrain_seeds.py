@@ -55,7 +55,7 @@ def test_auto_takes_what_the_summary_says_and_the_same_again(workspace: Workspac
     assert first == again
     assert first.asked == "auto"
     assert first.chosen == choose_seeds(Forecast(FOUND, 359), 0.02, max_seeds=20).seeds
-    assert first.why.startswith(f"{first.chosen} seeds each, the least with which no loss of 2 points is shown")
+    assert first.why.startswith(f"{first.chosen} seeds each, the fewest with which, if there is no loss, four of five")
     assert first.why.endswith("by 5 configurations with 2 further seeds each, on 287 validation images of the search")
 
 

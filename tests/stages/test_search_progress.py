@@ -67,7 +67,7 @@ def test_search_that_is_asked_to_finish_says_so_and_counts_to_what_is_to_come(se
     search.start("baseline", epochs=10)
     search.start("t0000", epochs=1)
     search.progress.ending_early("sar-search stop --finish", running=2, left=1)
-    assert search.said[0].startswith("ending early: sar-search stop --finish; what runs (2 now) goes on")
+    assert search.said[0].startswith("ending early: sar-search stop --finish; running trials (2 now) go on")
     search.end("baseline", COMPLETE)
     assert search.said[1].startswith("[1/3] baseline")
 
@@ -271,7 +271,7 @@ def test_end_of_the_budget_is_no_early_end() -> None:
     search.pause("t0000")
     search.progress.ending_early("search.budget.full_trainings: 38 of 40 epochs", running=0, left=6)
     assert search.said[-1].startswith(
-        "no further trials: search.budget.full_trainings: 38 of 40 epochs; 1 paused trial may end there; what runs (0 now)"
+        "no further trials: search.budget.full_trainings: 38 of 40 epochs; 1 paused trial may end there; running trials (0 now)"
     )
     search.progress.ending_early("search.budget.hours: spent", running=0, left=6)
     assert search.said[-1].startswith("ending early: search.budget.hours: spent; 1 paused trial may end there; ")

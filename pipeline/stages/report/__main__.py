@@ -30,7 +30,10 @@ def main(workspace: Workspace) -> None:
     runs = [search_run(workspace.state, evaluation.fingerprint), evaluation.mlflow_run]
     run = find_first(store, [each for each in runs if each])
     if run is None:
-        print(f"{store.shown} has lost the runs that the page is of; `dvc repro -sf search` logs the search again")
+        print(
+            f"{store.shown} has no run of this search or evaluation to attach the page to; `dvc repro -sf search` logs "
+            "the search again"
+        )
     else:
         attach(store, run, path, folder="report")
     print(f"report -> {path.relative_to(workspace.root)}")

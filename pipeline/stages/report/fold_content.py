@@ -11,8 +11,8 @@ def describe_folds(evaluation: Evaluation) -> str:
     return (
         f"The verdict speaks of these {len(evaluation.folds)} searches, tested on new images (Bayle, Bayle, Janson and "
         "Mackey, NeurIPS 2020), and not of another sample of images to search and to train on, of whose variance no "
-        "unbiased estimate exists (Bengio and Grandvalet, 2004). What is to be seen of it is how much the folds, and "
-        "the configurations that their searches chose, differ. Each fold's interval is its own."
+        "unbiased estimate exists (Bengio and Grandvalet, 2004). An indication of it is how much the folds "
+        "differ, and the configurations that their searches chose. Each fold's interval is its own."
     )
 
 
@@ -21,13 +21,13 @@ def registered_remarks(evaluation: Evaluation) -> list[str]:
     if not evaluation.folds:
         return []
     said = [
-        "What is registered was trained on all images, with the configuration that a search over all of them chose. It "
-        "has seen every image that was tested: the figures are those of the procedure, by networks that had not."
+        "The registered network was trained on all images, with the configuration that a search over all of them chose."
+        " It has seen every test image: the figures are those of the procedure, by networks that had not seen them."
     ]
     if found := evaluation.holdout:
         said = [
-            "What is registered was trained with the configuration that a search over the images of all folds chose, "
-            f"and on them. On the {found.images:,} images that were kept apart (evaluate.holdout) it has an "
+            "The registered network was trained on the images of all folds, with the configuration that a search over "
+            f"them chose. On the {found.images:,} images that were kept apart (evaluate.holdout) it has an "
             f"accuracy of {format_percent(found.accuracy)}; the other figures are those of the procedure."
         ]
     return said

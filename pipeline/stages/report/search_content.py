@@ -120,7 +120,7 @@ def front_figures(folder: Path, summary: SearchSummary) -> list[tuple[str, Figur
     names, trials = ", ".join(summary.objectives), ", ".join(each.trial for each in summary.front)
     caption = (
         f"Pareto front over {names}, on validation images with one seed: {trials}. No other trial that ran in full is "
-        "better in one of these without being worse in another. What was retrained was chosen "
+        "better in one of these without being worse in another. The retrained configuration was chosen "
         "from the front."
     )
     return [(caption, figure)]
@@ -141,11 +141,11 @@ def objective_remarks(summary: SearchSummary) -> list[str]:
     if summary.objectives:
         count = len(summary.front)
         remarks.append(
-            f"Searched for {', '.join(summary.objectives)}: {count} configuration{'s' * (count != 1)} on the Pareto "
-            "front, from which it was chosen."
+            f"Objectives {', '.join(summary.objectives)}: the best configuration was chosen from the Pareto front, "
+            f"which has {count} configuration{'s' * (count != 1)}."
         )
     if limits := summary.constraints:
-        remarks.append(f"The best configuration keeps search.constraints ({format_limits(limits)}); controls need not.")
+        remarks.append(f"The best configuration meets search.constraints ({format_limits(limits)}); controls need not.")
     return remarks
 
 

@@ -85,7 +85,7 @@ def describe_analysis(
         )
         least = metric.format_difference(comparison.detectable_difference or 0.0, 2).lstrip("+")
         said.append((metric.label, f"{found}."))
-        said.append(("could be found", f"a true difference of {least}, four times out of five."))
+        said.append(("detectable difference", f"a true difference of {least} would be found four times out of five."))
     if comparison.folds == 1:
         arms = None if tables is None else (tables[BEST], tables[control])
         said += _describe_beside(comparison, arms, correct[BEST], correct[control], seed, metric)
@@ -93,10 +93,10 @@ def describe_analysis(
         (
             "families",
             "the changes by class, below, are one, the scores of attention another: p by Holm, intervals by "
-            "Bonferroni. They describe, and are no part of the verdict.",
+            "Bonferroni. They are descriptive, and no part of the verdict.",
         )
     )
-    said.append(("looked at before", f"{looked}."))
+    said.append(("results seen before the test", f"{looked}."))
     return said
 
 
@@ -172,14 +172,14 @@ def _describe_order(
         metric: The metric in words.
     """
     level = format_level(1 - confidence)
-    held = f"That any of it is said wrongly has a chance of at most {level}."
+    held = f"The probability that any of these statements is wrong is at most {level}."
     if look > 1:
-        held = f"At a first look, a chance of at most {level} that any of it is said wrongly; not at look {look}."
+        held = f"At a first look, the probability of any wrong statement is at most {level}; not so at look {look}."
     not_worse = (
         f"the {metric.label} is not {metric.worse} than the control's by {metric.format_margin(margin)} or more "
         "(evaluate.margin)"
     )
-    harm = f"{held} A {metric.harm} of {metric.label} is said in any case."
+    harm = f"{held} A {metric.harm} of {metric.label} is reported in any case."
     better = f"that the {metric.label} is {metric.better}"
     if any(endpoint.name == ATTENTION for endpoint in endpoints):
         return (

@@ -118,7 +118,7 @@ def retrain_one(job: RetrainJob, world: RankInfo | None = None) -> None:
         _train(job, params, run, data, world)
     except Diverged as error:
         said = (
-            f"retraining {job.name}: {error}. The configuration that the search found is at the edge of what trains; "
+            f"retraining {job.name}: {error}. With the configuration that the search found, training is barely stable; "
             "lower train.lr, or set train.clip_grad, and run again."
         )
         if world is None or job.checkpoints is None:

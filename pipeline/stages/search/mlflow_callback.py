@@ -185,7 +185,7 @@ class MlflowCallback(ClosedByStatus):
             # DVC counts a finished search as up to date and would not run it again without force.
             again = single_item_command("search") if status == "FINISHED" else "the same command"
             print(
-                f"warning: {self._plan.store.shown} did not take {missing} entries of this search; to log them, run "
+                f"warning: {self._plan.store.shown} did not accept {missing} entries of this search; to log them, run "
                 f"{again} once it answers (nothing is trained again)",
                 file=sys.stderr,
             )
@@ -239,7 +239,7 @@ def describe_search(plan: Plan, task: SearchTask, tags: Mapping[str, str]) -> st
         f"{params.prepare.image_size} pixels a side, {params.model.name}; data `{tags['sar.data_hash'][:12]}`",
         "command": "`make repro`, or `dvc repro search` for this part alone",
         "code": f"commit `{tags['sar.commit']}`",
-        "to follow": f"`sar-search status {task.fingerprint[:8]}` says how it stands",
+        "to follow": f"`sar-search status {task.fingerprint[:8]}` shows its state",
         "to filter": "tags `sar.state`, `sar.role`, `sar.control`, `sar.best`, `sar.rung` (how many it has reached)",
     }
     return "\n".join(f"- **{name}** {text}" for name, text in lines.items())

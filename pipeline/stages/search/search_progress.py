@@ -96,11 +96,11 @@ class SearchProgress(ProgressLine):
         self._ending = True
         self._total = min(self._total, len(self._trials) + left)
         paused = f"{format_count(count, 'paused trial')} may end there; " if (count := self._num_paused()) else ""
-        # That the epochs are spent is how a search with such a budget ends.
+        # A search with a budget of epochs normally ends when these are spent, which is not early.
         begins = "no further trials" if reason.startswith(EPOCH_BUDGET) else "ending early"
         self.say(
-            f"{begins}: {reason}; {paused}what runs ({running} now) goes on to its end or is paused, then the best are "
-            f"confirmed: "
+            f"{begins}: {reason}; {paused}running trials ({running} now) go on to their end or are paused, then the "
+            f"best are confirmed: "
             f"{self._total} runs at most"
         )
 

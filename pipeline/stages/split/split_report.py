@@ -184,12 +184,15 @@ def report_lines(report: Report) -> Iterator[str]:
             yield f"{quote_name(grouped['given'])} names {_images(unused)} that the set does not have"
     yield from _class_lines(report["classes"])
     if found.get("moved"):
-        yield f"{_images(found['moved'])} moved into train, having copies in another role or belonging with such"
+        yield (
+            f"{_images(found['moved'])} moved into train, because they, or images of their group, have copies in "
+            "another role"
+        )
     for kind, words in (("exact", "exact copies"), ("near", "near copies")):
         if found.get(kind) and (line := _copy_line(found[kind], words)):
             yield line
     if found.get("exact") and (differ := found["exact"]["different_labels"]):
-        yield f"{_images(differ)} with another class than an exact copy of the same"
+        yield f"{_images(differ)} with an exact copy that has another class"
 
 
 def _fold_lines(folds: Sequence[Report]) -> Iterator[str]:
