@@ -19,7 +19,12 @@ MIN_WIDTH = 8
 
 
 def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
-    """Returns a configuration as a name: `weight=0.012 layers=last`, or abbreviated `w=0.012 layers=last`."""
+    """Returns a configuration as a name: `weight=0.012 layers=last`.
+
+    Args:
+        values: Values by dotted path.
+        short: Whether common parameters are abbreviated: `w=0.012 layers=last`.
+    """
     leaves = Counter(path.rpartition(".")[2] for path in values)
     words = []
     for path, value in values.items():
@@ -31,22 +36,41 @@ def config_name(values: Mapping[str, Any], *, short: bool = False) -> str:
 
 
 def format_value_short(value: Any, digits: int = 3) -> str:
-    """Returns a value of a configuration; a float has so many significant digits."""
+    """Returns a value of a configuration.
+
+    Args:
+        value: The value, of any type.
+        digits: Significant digits of a float.
+    """
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def format_count(number: int, noun: str) -> str:
-    """Returns a number of things: `1 trial`, `1,200 trials`."""
+    """Returns a number of things: `1 trial`, `1,200 trials`.
+
+    Args:
+        number: How many there are.
+        noun: The noun in the singular.
+    """
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def format_percent(share: float, digits: int = 1) -> str:
-    """Returns a share in percent: `12.3 %`."""
+    """Returns a share in percent: `12.3 %`.
+
+    Args:
+        share: The share, where 1 is 100 %.
+        digits: Digits after the point.
+    """
     return f"{100 * share:.{digits}f} %"
 
 
 def format_level(share: float) -> str:
-    """Returns a level of confidence without trailing zeros: `95 %`, `97.5 %`."""
+    """Returns a level of confidence without trailing zeros: `95 %`, `97.5 %`.
+
+    Args:
+        share: The level, where 1 is 100 %.
+    """
     return f"{100 * share:.4g} %"
 
 
@@ -74,7 +98,11 @@ def format_interval(low: float, high: float, digits: int = 1) -> str:
 
 
 def format_size(size: float) -> str:
-    """Returns a number of bytes in two or three digits: `1.2 MB`."""
+    """Returns a number of bytes in two or three digits: `1.2 MB`.
+
+    Args:
+        size: Bytes.
+    """
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.0f} {unit}" if size >= 9.95 or unit == "B" else f"{size:.1f} {unit}"
@@ -83,7 +111,11 @@ def format_size(size: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Returns a time in its largest unit: `12 s`, `3 min`, `5 h`, `2 d`."""
+    """Returns a time in its largest unit: `12 s`, `3 min`, `5 h`, `2 d`.
+
+    Args:
+        seconds: The time.
+    """
     for unit, longest in (("s", 60), ("min", 60), ("h", 48)):
         if seconds < longest:
             return f"{max(0.0, seconds):.0f} {unit}"
@@ -92,7 +124,11 @@ def format_age(seconds: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Returns a time to the minute: `12 s`, `3 min`, `1 h 23 min`."""
+    """Returns a time to the minute: `12 s`, `3 min`, `1 h 23 min`.
+
+    Args:
+        seconds: The time.
+    """
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -100,7 +136,11 @@ def format_duration(seconds: float) -> str:
 
 
 def format_time_left(seconds: float) -> str:
-    """Returns a remaining time: `about 2:40 left`."""
+    """Returns a remaining time: `about 2:40 left`.
+
+    Args:
+        seconds: The time.
+    """
     return f"about {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -84,9 +83,7 @@ class ProgressLine:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -94,7 +91,7 @@ class ProgressLine:
 class Pace:
     """Time left, by the pace since work was first counted.
 
-    What workers spend on imports, and what an interrupted run had done before, are no measure of the pace.
+    The first count excludes the time that workers spend on imports, and the work of an earlier, interrupted run.
 
     Args:
         clock: returns the time in seconds.
@@ -105,7 +102,7 @@ class Pace:
         self._first: tuple[float, float] | None = None
 
     def count(self, done: float) -> None:
-        """Notes how much is done; the first count is the one that others are compared with."""
+        """Notes the amount of work done; later amounts are compared with that of the first call."""
         if self._first is None:
             self._first = self._clock(), done
 
@@ -209,9 +206,7 @@ class RunProgress(ProgressLine):
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        super().__exit__(kind, error, trace)
+        super().__exit__()

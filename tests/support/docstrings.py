@@ -148,7 +148,7 @@ def _walk_class(node: ast.ClassDef, outer: str = "") -> Iterator[tuple[int, str,
 
 def _faults_of_function(node: Function, face: bool, named: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
     words = decorators(node)
-    if "overload" in words:
+    if "overload" in words or node.name == "__exit__":
         return []
     text = ast.get_docstring(node)
     given = parameters(node)
