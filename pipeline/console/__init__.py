@@ -1,1 +1,1 @@
-"""What a terminal or a log shows: tables, sizes, names of configurations, progress."""
+"""Terminal and log output: formats of values, and progress of long work."""
