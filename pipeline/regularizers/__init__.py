@@ -1,6 +1,7 @@
-"""Regularisers, one method a file: mathematics on tensors, and above it a module that says what it needs.
+"""Regularisers, one method per file: a function of tensors, and a `Regularizer` that declares its inputs.
 
-What a method of your own needs is imported from here (docs/methods.md). The rest of the pipeline imports the modules.
+A method of the user's own imports what it needs from this package (docs/methods.md). The rest of the pipeline
+imports the modules.
 """
 
 import importlib
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # These import torch, for which `sar-search status`, which asks for a schedule, does not wait.
+    # Imported on access: both modules import torch, and `sar-search status` needs only the schedules of this package.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "features" if name == "Collector" else "base"

@@ -1,11 +1,12 @@
-"""What a regulariser is to the rest: a weight, what it needs from the network, and a loss from that.
+"""The interface of a regulariser: a weight, the features that it needs, and a loss computed from them.
 
-A method is one file of this room: pure mathematics on tensors, and above it a `Regularizer` whose `needs` tells
-`pipeline.train.objective` what to collect during the forward pass. Adding one is that file, a line in
-`pipeline.regularizers.registry` and its section in `pipeline.config.schema`; a method outside of this package needs
-neither (see `pipeline.regularizers.plugin`).
+A method is one file of this folder: a function of tensors, and a `Regularizer` whose `needs` declare which
+features `pipeline.train.objective` collects during the forward pass. A new method needs that file, a line in
+`pipeline.regularizers.registry` and a section in `pipeline.config.schema`. A method outside of this package
+needs neither of the last two (see `pipeline.regularizers.plugin`).
 
-Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels (of a head in `heads`, else of a token).
+Shapes: B images, L tapped layers, A heads, H x W patches, T tokens, D channels (of a head in `heads`, else of
+a token).
 """
 
 from abc import ABC, abstractmethod
@@ -23,13 +24,21 @@ from pipeline.regularizers.regularizer_config import SCHEDULES, weight_at
 
 @dataclass(frozen=True)
 class RequiredFeatures:
-    """What a regulariser wants collected in the forward pass.
+    """The features that a regulariser needs from the forward pass.
 
-    similarity: the blocks whose similarity maps it reads, or None. query: whose query they are of, "cls" or "mean" (of
-    the patches' queries). heads: the blocks whose heads' outputs it reads, or None. tokens: the patch tokens that the
-    last block leaves. inputs: the images that the network was given. with_cls: of the similarity maps' blocks also the
-    CLS query's product with the CLS key. masks: where the objects are in the images; a set without masks is refused.
-    blocks: the blocks whose patch tokens it reads, as they put them out, or None.
+    Attributes:
+        similarity: Blocks whose similarity maps are read; None: no maps.
+        query: Query of the similarity maps: "cls", or "mean" (of the patches' queries).
+        heads: Blocks whose head outputs are read; None: no head outputs.
+        tokens: Whether the patch tokens after the last block are read.
+        inputs: Whether the network's input images are read.
+        with_cls: Whether the product of the CLS query with the CLS key is read too, in the blocks of
+            `similarity`.
+        masks: Whether the objects' masks are read. A data set without masks is then refused.
+        blocks: Blocks whose output patch tokens are read; None: no blocks.
+
+    Raises:
+        ValueError: If `query` is neither "cls" nor "mean".
     """
 
     similarity: LayerSpec | None = None
@@ -48,13 +57,20 @@ class RequiredFeatures:
 
 @dataclass(frozen=True)
 class Features:
-    """What was collected for one regulariser in one forward pass; None where its needs do not say so.
+    """The features collected for one regulariser in one forward pass. A feature that is not required is None.
 
-    similarity (B, L, A, H, W); heads (B, L, A, T, D), before the projection; tokens (B, H, W, D); inputs, the images
-    (B, channels, height, width); cls (B, L, A), the CLS query's product with the CLS key; masks (B, height, width), of
-    every pixel how much of it is object, 0 to 1, NaN where nobody has decided that; blocks (B, L, H, W, D), their patch
-    tokens. All are of float32 at least, under autocast too; in training all but images and masks carry gradient into
-    the network.
+    All are float32 or float64, under autocast too. In training, all but the images and masks carry gradient
+    into the network.
+
+    Attributes:
+        similarity: Similarity maps, (B, L, A, H, W).
+        heads: Outputs of heads before the projection, (B, L, A, T, D).
+        tokens: Final patch tokens, (B, H, W, D).
+        inputs: Images, (B, channels, height, width).
+        cls: Product of the CLS query with the CLS key, (B, L, A).
+        masks: Share of the object in every pixel, (B, height, width), from 0 to 1; NaN where that is
+            undecided.
+        blocks: Patch tokens after each tapped block, (B, L, H, W, D).
     """
 
     similarity: Tensor | None = None
@@ -68,24 +84,34 @@ class Features:
 
 @dataclass(frozen=True)
 class RegularizerOutput:
-    """A regulariser's answer. loss: scalar, unweighted. monitors: detached scalars by name, to be averaged."""
+    """The result of one regulariser for one batch.
+
+    Attributes:
+        loss: Unweighted loss, a scalar.
+        monitors: Detached scalars by name, which are averaged over batches.
+    """
 
     loss: Tensor
     monitors: Mapping[str, Tensor]
 
 
 class Regularizer(nn.Module, ABC):
-    """Base of all methods. A subclass names its own options as keywords of its constructor, beside `weight`.
+    """Base class of all methods.
 
-    weight: peak of the schedule. needs: what the forward pass must provide. schedule: one of
-    `regularizer_config.SCHEDULES`. watch: whether the method's monitors are taken on validation images even at weight
-    0; at any other they always are.
+    A subclass takes its own options as keywords of its constructor, beside `weight`.
 
-    Parameters that `prepare` registers are trained with the network and go on from its checkpoints. A frozen network
-    belongs into a `Frozen`, where neither the optimizer nor a checkpoint finds it.
+    Parameters that `prepare` registers are trained with the network and are part of its checkpoints. A frozen
+    network must be wrapped in a `Frozen`, which keeps it out of the optimizer and the checkpoints.
+
+    Args:
+        weight: Peak of the weight's schedule; 0 turns the loss off.
+        needs: Features that the forward pass must provide.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images even at weight 0. At any other weight
+            they always are.
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: If the schedule is unknown.
     """
 
     total_over_workers: Callable[[Tensor], Tensor] | None = None
@@ -104,47 +130,64 @@ class Regularizer(nn.Module, ABC):
 
     @property
     def active(self) -> bool:
-        """Whether there is anything to compute: a weight, or a value to watch."""
+        """True if there is anything to compute: the weight is not 0, or the method is watched."""
         return self.weight != 0 or self.watch
 
     def weight_at(self, epoch: int, planned_epochs: int) -> float:
-        """The weight in an epoch counted from 0; see `pipeline.regularizers.regularizer_config.weight_at`."""
+        """Returns the weight in an epoch counted from 0; see `regularizer_config.weight_at`."""
         return weight_at(self.weight, epoch, planned_epochs, self.schedule)
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
-        """Make what is trained with the network, or check what it is compared with; called once, before training.
+        """Creates the modules that are trained with the network, or checks what the network is compared with.
 
-        model: the network, on its device. inputs_shape: (channels, height, width) of its images, () of a network of
-        no known kind. torch's global stream is then one of the method's own, decided by the run's seed, and the
-        parameters registered here are moved to the network's device afterwards.
+        Called once, before training. During the call, torch's global random stream is one of the method's
+        own, decided by the run's seed. Parameters registered here are moved to the network's device
+        afterwards.
+
+        Args:
+            model: The network, on its device.
+            inputs_shape: (channels, height, width) of its images; () for a network of unknown architecture.
 
         Raises:
-            ValueError: a network that cannot carry the method; says which, why, and what would do.
+            ValueError: If the network cannot carry the method. The message names the network, the reason and
+                a remedy.
         """
 
     @abstractmethod
     def forward(self, features: Features) -> RegularizerOutput:
-        """The unweighted loss of one batch and what is worth watching; computed outside of autocast.
+        """Computes the unweighted loss and the monitors of one batch, outside of autocast.
 
-        Several workers may share a batch: their losses and monitors are then averaged by the number of their images,
-        which is right for means over images. What is divided by another count is divided by `global_count` of it.
+        If several workers share a batch, their losses and monitors are averaged, weighted by their numbers of
+        images. This is right for means over images. A mean over other things must divide by `global_count` of
+        their number.
         """
 
     def global_count(self, counts: Tensor) -> Tensor:
-        """What to divide by, so that a mean over `counts` things of these images becomes one over the whole batch's.
+        """Returns the divisor for a mean over something other than images, such as maps that are not empty.
 
-        counts: of things that are unevenly spread over images, such as maps that are not empty; any shape. Returns
-        them as they are where the whole batch is here, and in float64 where it is not. A single thing then counts as
-        `count_unit`.
+        With this divisor, the workers' average is the mean over the whole batch. The divisor of a single
+        thing is `count_unit`, which is the least divisor that a method should use.
+
+        Args:
+            counts: Numbers of things in this worker's images, any shape.
+
+        Returns:
+            With one worker, `counts` unchanged. With several, the count of the whole batch scaled to this
+            worker's share of the images, in float64.
         """
         return counts if self.total_over_workers is None else self.total_over_workers(counts)
 
 
 class Frozen:
-    """A network that is only looked through: in evaluation mode, without gradients, beside another on its device.
+    """A frozen network beside the trained one, in evaluation mode, without gradients, on the same device.
 
-    It is no module, so a regulariser that holds one has nothing of it among its parameters or its state. until: the
-    last block that is read, counted from 0, beyond which the network is not run; None: all of it.
+    It is not a module, so its weights are not among the parameters or the state of a regulariser that holds
+    one.
+
+    Args:
+        network: The network to freeze. It is moved to the device of `beside`.
+        beside: The network that is trained.
+        until: Index of the last block that is run, counted from 0; None: the whole network is run.
     """
 
     def __init__(self, network: nn.Module, *, beside: nn.Module, until: int | None = None) -> None:
@@ -153,7 +196,7 @@ class Frozen:
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> None:
-        """Run it as far as it is read; what is wanted of it is read by taps."""
+        """Runs the network up to its last block that is read. Taps read the results."""
         if self.until is None:
             self.network(inputs)
         else:
@@ -161,16 +204,25 @@ class Frozen:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network is; the CPU for one without weights."""
+    """Returns the device of a network's weights, or the CPU for a network without weights.
+
+    Args:
+        model: Any network.
+    """
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if that is what it is: half precision loses small differences.
+    """Returns the tensor in float32, or unchanged if it is float64.
+
+    Half precision loses small differences.
+
+    Args:
+        tensor: Any shape, floating point.
 
     Raises:
-        ValueError: integers, booleans or complex numbers.
+        ValueError: If the tensor holds integers, booleans or complex numbers.
     """
     if not tensor.is_floating_point():
         raise ValueError(f"floating point is needed, not {tensor.dtype}")
@@ -178,7 +230,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def named_network(model: nn.Module) -> str:
-    """A network by its class and what distinguishes it, for messages: `VisionTransformer (4 blocks, 6 x 6 patches)`."""
+    """Returns a network's class and size for messages, such as `VisionTransformer (4 blocks, 6 x 6 patches)`."""
     try:
         architecture = describe_network(model)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Collecting what a regulariser needs during a network's forward pass; the taps themselves are `pipeline.models.tap`'s.
+"""Collection of the features that a regulariser needs, by the taps of `pipeline.models.tap`.
 
 Shapes: B images, L tapped layers, A heads, H x W patches.
 """
@@ -15,10 +15,14 @@ from pipeline.regularizers.projected_rows import pass_projected
 
 
 def carries_gradient(model: nn.Module, needs: RequiredFeatures) -> bool:
-    """Whether what is collected depends on a weight that is trained; of a method that collects nothing, True.
+    """Returns whether the collected features depend on a weight that is trained; True if none are collected.
+
+    Args:
+        model: The network, possibly with frozen blocks.
+        needs: The features of the regulariser.
 
     Raises:
-        ValueError: layers that the network does not have.
+        ValueError: If `needs` names blocks that the network does not have.
     """
     if not (frozen := count_frozen(model)):
         return True
@@ -33,8 +37,12 @@ def carries_gradient(model: nn.Module, needs: RequiredFeatures) -> bool:
 class Collector:
     """The taps of one regulariser in one network.
 
+    Args:
+        model: The network, into which taps are placed.
+        needs: The features to collect.
+
     Raises:
-        ValueError: the network cannot give what is needed. No tap is then left in it.
+        ValueError: If the network cannot provide a feature. All taps are then removed again.
     """
 
     def __init__(self, model: nn.Module, needs: RequiredFeatures) -> None:
@@ -59,7 +67,12 @@ class Collector:
             raise
 
     def features(self, inputs: Tensor | None = None, masks: Tensor | None = None) -> Features:
-        """What the last forward pass gave; inputs: the images that it was of; masks: theirs."""
+        """Returns the features of the last forward pass.
+
+        Args:
+            inputs: Images of that pass; None if they are not required.
+            masks: Masks of these images; None if they are not required.
+        """
         similarity, cls = self._similarity, self._needs.with_cls
         return Features(
             similarity=similarity.maps() if similarity else None,
@@ -72,17 +85,17 @@ class Collector:
         )
 
     def expect(self, features: bool) -> None:
-        """Say whether `features` will be asked for after the next forward passes; nothing is worked out for nobody."""
+        """Sets whether the features of the following forward passes are read. If not, maps are not computed."""
         if self._similarity is not None:
             self._similarity.expected = features
 
     def clear(self) -> None:
-        """Forget the last forward pass, and with it the activations that it holds."""
+        """Discards the results of the last forward pass, and the activations that they hold."""
         for tap in self._taps():
             tap.clear()
 
     def remove(self) -> None:
-        """Take the taps out of the network."""
+        """Removes the taps from the network."""
         for tap in self._taps():
             tap.remove()
 

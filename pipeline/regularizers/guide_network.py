@@ -1,7 +1,8 @@
-"""The small convolutional network whose features guide a Vision Transformer's: a ResNet for small images.
+"""The guide of locality guidance: a small ResNet whose features guide those of a Vision Transformer.
 
-He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, in its form for CIFAR: 6 n + 2 layers, three
-stages of 16, 32 and 64 channels, each but the first at half the side of the one before, and no pooling before them.
+He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385, in its form for CIFAR: 6 n + 2
+layers in three stages of 16, 32 and 64 channels. Each stage after the first halves the side of the maps, and
+there is no pooling before the first.
 """
 
 import hashlib
@@ -12,16 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CHANNELS = (16, 32, 64)
-"""Of the stages."""
+"""Channels of the three stages."""
 
 MOST_PIXELS = 32
-"""Larger sides are resized to this one, as the images of the published guides are."""
+"""Largest side of an image in pixels. Larger sides are resized to it, as for the published guides."""
 
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """How a guide is made. depth: its layers, 6 n + 2. epochs: of its training. flip: whether that mirrors images.
-    seed: of its weights and its training.
+    """The parameters from which a guide is trained.
+
+    Attributes:
+        depth: Number of layers, 6 n + 2.
+        epochs: Epochs of training.
+        flip: Whether training mirrors images.
+        seed: Seed of the weights and of training.
     """
 
     depth: int
@@ -30,20 +36,31 @@ class GuideConfig:
     seed: int
 
     def spec(self, *, data_hash: str, split_hash: str, role: str) -> str:
-        """A name for the guide that is made so from the images of a role: guide/ and a hash of all that decides it."""
+        """Returns the name of a guide: `guide/` and a hash of everything that determines it.
+
+        Args:
+            data_hash: Hash of the prepared set.
+            split_hash: Hash of the split.
+            role: Role of the images on which the guide is trained.
+        """
         decides = json.dumps([asdict(self), data_hash, split_hash, role], sort_keys=True)
         return f"guide/{hashlib.sha256(decides.encode()).hexdigest()[:16]}"
 
 
 class GuideNetwork(nn.Module):
-    """The network, with fresh weights. depth: as of `GuideConfig`. channels: of the images.
+    """The guide's network, with fresh weights.
+
+    Args:
+        depth: Number of layers, 6 n + 2, at least 8.
+        num_classes: Number of classes.
+        channels: Channels of the images.
 
     Raises:
-        ValueError: another depth.
+        ValueError: If the depth is not 6 n + 2 or below 8.
     """
 
     def __init__(self, depth: int, *, num_classes: int, channels: int) -> None:
-        # Here, since importing timm takes seconds.
+        # Imported here, since importing timm takes seconds.
         from timm.models.resnet import BasicBlock, downsample_conv
 
         super().__init__()
@@ -67,7 +84,14 @@ class GuideNetwork(nn.Module):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """What each stage makes of images (B, C, height, width): (B, channels of the stage, h, w)."""
+        """Computes the output of each stage.
+
+        Args:
+            images: (B, C, height, width). Sides above `MOST_PIXELS` are resized to it.
+
+        Returns:
+            For each stage (B, channels of the stage, h, w).
+        """
         sides = images.shape[-2:]
         fewer = [min(side, MOST_PIXELS) for side in sides]
         if fewer != list(sides):
@@ -78,13 +102,13 @@ class GuideNetwork(nn.Module):
         return found[1:]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Computes logits (B, classes) from images (B, C, height, width)."""
         logits: Tensor = self.head(self.maps(images)[-1].mean((-2, -1)))
         return logits
 
 
 def stage_grids(height: int, width: int) -> list[tuple[int, int]]:
-    """(h, w) of each stage's maps of images of this size."""
+    """Returns (h, w) of each stage's maps for images of this height and width in pixels."""
     rows, columns = min(height, MOST_PIXELS), min(width, MOST_PIXELS)
     grids = [(rows, columns)]
     for _ in CHANNELS[1:]:

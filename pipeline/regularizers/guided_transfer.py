@@ -1,13 +1,14 @@
 """GTA: guided transfer of spatial attention (Seo et al., arXiv 2401.02656).
 
-The network that is trained keeps its CLS attention near that of a frozen, pretrained copy of its kind, which sees the
-same augmented images. With A[CLS, :] the row of the CLS query before softmax:
+The CLS attention of the trained network is kept near that of the source, a frozen, pretrained network that
+receives the same augmented images. With A[CLS, :] the row of the CLS query before softmax:
 
     L_gta = mean over images, layers, heads and positions of ( A_target[CLS, :] - stopgrad(A_source[CLS, :]) )^2
 
-Published is the form. Not settled by it, and so options: which layers (all), whether the entry of CLS with itself
-counts (it does not), mean or sum over positions (mean; they differ by the factor N), and the weight, which is to be
-searched. Positions are the patches in the same place: source and target must have the same grid and heads.
+The paper gives this form. It leaves four things open, which are options here: the layers (default: all),
+whether the entry of CLS with itself counts (default: no), mean or sum over positions (default: mean; they
+differ by the factor N), and the weight, which is to be searched. Patches are compared position by position,
+so source and target must have the same grid and the same heads.
 """
 
 from collections.abc import Callable
@@ -32,14 +33,21 @@ REDUCTIONS = ("mean", "sum")
 
 
 class GuidedTransfer(Regularizer):
-    """L_gta. Monitors: `value`, the loss itself.
+    """L_gta. Monitor: `value`, the unweighted loss.
 
-    source: the pretrained network, as `load_source` takes it (a timm name, a checkpoint, models:/...). layers: compared
-    block by block, in both networks as the specification says. with_cls: the CLS query's product with the CLS key is a
-    further position. reduction: "mean" or "sum" over positions.
+    Args:
+        weight: Peak of the weight's schedule.
+        source: Specification of the pretrained network (a timm name, a checkpoint, models:/...), passed to
+            `load_source`.
+        layers: Compared blocks, resolved in each of the two networks.
+        with_cls: Whether the product of the CLS query with the CLS key is a further position.
+        reduction: "mean" or "sum" over positions.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the value is computed on validation images at weight 0 too.
+        load_source: Loads a network from its specification.
 
     Raises:
-        ValueError: no source, nothing to load it with, or another reduction.
+        ValueError: If `source` or `load_source` is None, or the reduction is unknown.
     """
 
     def __init__(
@@ -72,10 +80,11 @@ class GuidedTransfer(Regularizer):
         self._frozen: tuple[Frozen, Collector] | None = None
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
-        """Load the source and see that its attention can be compared.
+        """Loads the source, and checks that its attention can be compared with the network's.
 
         Raises:
-            ValueError: it cannot be loaded or tapped, takes other images, or has another grid or other heads.
+            ValueError: If the source cannot be loaded or tapped, takes images of another shape, or has
+                another grid or other heads.
         """
         try:
             source = self._load(self.source)
@@ -99,13 +108,19 @@ class GuidedTransfer(Regularizer):
 
 
 def guided_transfer(target: Tensor, source: Tensor, *, reduction: str = "mean") -> Tensor:
-    """The squared difference of two networks' CLS rows, a scalar; no gradient goes into the source.
+    """Computes the squared difference of two networks' CLS rows. No gradient flows into the source.
 
-    target, source: (B, L, A, N), before softmax, floating point; half precision is computed in float32. The mean over
-    images, layers and heads of the mean, or sum, over positions.
+    Args:
+        target: CLS rows of the trained network before softmax, (B, L, A, N), floating point. Half precision
+            is computed in float32.
+        source: CLS rows of the source, of the same shape.
+        reduction: "mean" or "sum" over positions.
+
+    Returns:
+        A scalar: the mean over images, layers and heads of the mean, or sum, over positions.
 
     Raises:
-        ValueError: two shapes, or another reduction.
+        ValueError: If the shapes differ or the reduction is unknown.
     """
     if target.shape != source.shape:
         raise ValueError(f"rows of shape {tuple(target.shape)} cannot be compared with {tuple(source.shape)}")
@@ -117,7 +132,7 @@ def guided_transfer(target: Tensor, source: Tensor, *, reduction: str = "mean") 
 
 
 def _rows(features: Features) -> Tensor:
-    """CLS rows (B, L, A, N), or with the entry of CLS itself first (B, L, A, 1 + N)."""
+    """Returns the CLS rows (B, L, A, N), or (B, L, A, 1 + N) with the entry of CLS with itself first."""
     assert features.similarity is not None
     patches = features.similarity.flatten(-2)
     return patches if features.cls is None else torch.cat([features.cls.unsqueeze(-1), patches], dim=-1)
@@ -126,6 +141,19 @@ def _rows(features: Features) -> Tensor:
 def _check_alike(
     target: nn.Module, source: nn.Module, layers: LayerSpec, inputs_shape: tuple[int, ...], *, name: str
 ) -> None:
+    """Checks that the attention of two networks can be compared.
+
+    Args:
+        target: The trained network.
+        source: The frozen network.
+        layers: Compared blocks.
+        inputs_shape: (channels, height, width) of the images.
+        name: Specification of the source, for messages.
+
+    Raises:
+        ValueError: If a network has no CLS token, or the networks differ in grid, heads, number of blocks or
+            images.
+    """
     _require_cls(target, "")
     _require_cls(source, f"source: {name}: ")
     try:
@@ -157,7 +185,7 @@ def _require_cls(network: nn.Module, whose: str) -> None:
 
 
 def _described(model: nn.Module, layers: LayerSpec) -> tuple[str, str, str]:
-    """How many blocks are compared, the grid, and the heads of those blocks."""
+    """Returns the number of compared blocks, the grid, and the heads of these blocks, for messages."""
     architecture = describe_network(model)
     chosen = architecture.resolve(layers)
     heads = [num_heads(model, layer) for layer in chosen]

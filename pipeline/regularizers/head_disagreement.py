@@ -1,12 +1,12 @@
-"""Head disagreement: heads that answer alike are pushed apart; a baseline in SAR's released code (arXiv 2206.04636).
+"""Head disagreement: pushes apart heads with similar outputs.
 
-With O_a the output of head a for one image and block, before the projection, all tokens (CLS among them) and channels
-as one vector:
+A baseline in SAR's released code (Peruzzo et al., arXiv 2206.04636). With O_a the output of head a for one
+image and block, before the projection, all tokens (CLS among them) and channels as one vector:
 
     L_hd = mean over images of the mean over ordered pairs a != b of  cos(O_a, O_b)        layers added up
 
-It is added to the loss, so a smaller value means heads that disagree more; it lies in [-1 / (A - 1), 1]. A head whose
-output is 0 has no direction: it counts as a cosine of 0, without a gradient.
+The term is added to the loss, so a smaller value means heads that disagree more. It lies in [-1 / (A - 1),
+1]. A head whose output is 0 has no direction: it counts as a cosine of 0, without a gradient.
 """
 
 import torch
@@ -24,13 +24,19 @@ from pipeline.regularizers.base import (
 )
 
 NO_DIRECTION = 1e-8
-"""A head whose output is shorter than this counts as 0."""
+"""Length of a head's output below which the output counts as 0."""
 
 
 class HeadDisagreement(Regularizer):
-    """L_hd. layers: the blocks whose heads are to disagree. Monitors: `value`, the mean cosine over images and layers.
+    """L_hd. Monitor: `value`, the mean cosine over images and layers.
 
     Layers add up, since a mean would tie the weight to their number.
+
+    Args:
+        weight: Peak of the weight's schedule.
+        layers: Blocks whose heads are compared.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the value is computed on validation images at weight 0 too.
     """
 
     def __init__(
@@ -39,10 +45,10 @@ class HeadDisagreement(Regularizer):
         super().__init__(weight, RequiredFeatures(heads=layers), schedule=schedule, watch=watch)
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
-        """Refuse blocks of a single head.
+        """Checks that every block has at least two heads.
 
         Raises:
-            ValueError: one of the layers has one head, and so no pair that could disagree; or none that can be read.
+            ValueError: If a block has a single head, and so no pair, or if the network has no such blocks.
         """
         assert self.needs.heads is not None
         for layer in describe_network(model).resolve(self.needs.heads):
@@ -60,20 +66,24 @@ class HeadDisagreement(Regularizer):
 
 
 def head_agreement(outputs: Tensor) -> Tensor:
-    """Mean cosine similarity of the ordered pairs of different heads.
+    """Computes the mean cosine similarity over ordered pairs of different heads.
 
-    outputs: (..., A, T, D), floating point; half precision is computed in float32. Returns (...); 0 for one head, which
-    has no pair.
+    Args:
+        outputs: (..., A, T, D), floating point. Half precision is computed in float32.
+
+    Returns:
+        (...); 0 for a single head, which has no pair.
 
     Raises:
-        ValueError: fewer than three dimensions, no head, or a dtype that is not floating point.
+        ValueError: If there are fewer than three dimensions, no head, or the dtype is not floating point.
     """
     if outputs.ndim < 3 or outputs.shape[-3] == 0:
         raise ValueError(f"outputs of heads must be (..., A, T, D) with at least one head, not {tuple(outputs.shape)}")
     heads = at_least_float32(outputs).flatten(-2)
     count = heads.shape[-2]
     length = torch.linalg.vector_norm(heads, dim=-1, keepdim=True)
-    # Divided by infinity a head without a direction is 0 and passes no gradient, where a small bound would pass 1e8.
+    # Divided by infinity, a head without a direction becomes 0 and passes no gradient. A small lower bound on the
+    # length would pass a gradient of 1e8.
     unit = heads / length.where(~(length < NO_DIRECTION), torch.inf)
     cosine = unit @ unit.mT
     # Both orders of a pair, without the diagonal.

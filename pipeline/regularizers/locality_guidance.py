@@ -1,14 +1,15 @@
-"""Locality guidance: a small convolutional network, trained on the same images, guides the tokens of the network.
+"""Locality guidance: a small convolutional network of the same images guides a transformer's tokens.
 
-Li, Yu, Wang, Yuan, Song and Chen, Locality Guidance for Improving Vision Transformers on Tiny Datasets, ECCV 2022,
-arXiv 2207.10026; equations as its released code (lkhl/tiny-transformers) has them. With F_b the patch tokens that block
-b puts out, as a map of H x W, T_s the map of the guide's stage s, and P_s a linear projection of each token, trained
-along:
+Li, Yu, Wang, Yuan, Song and Chen, Locality Guidance for Improving Vision Transformers on Tiny Datasets, ECCV
+2022, arXiv 2207.10026; equations as in its released code (lkhl/tiny-transformers). F_b are the patch tokens
+after block b, as a map of H x W. T_s is the map of the guide's stage s. P_s is a linear projection of each
+token, trained with the network.
 
     L = sum over the pairs (b, s) of the mean over images, channels and places of ( up(P_s F_b) - up(T_s) )^2
 
-up is bilinear, to the larger of the two grids in either direction. Published: three pairs, of the first block, that in
-the middle (6 of 0 .. 11) and the last; weight 2.5 throughout; a ResNet-56 on images of 32 x 32 pixels.
+up is bilinear, to the larger of the two grids in either direction. Published: three pairs, with the first
+block, the middle one (6 of 0 .. 11) and the last; a constant weight of 2.5; a ResNet-56 on images of 32 x 32
+pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,10 +31,17 @@ from pipeline.regularizers.guide_network import CHANNELS, GuideNetwork, stage_gr
 
 
 class LocalityGuidance(Regularizer):
-    """The loss of locality guidance. Monitors: `value`, the loss itself.
+    """The loss of locality guidance. Monitor: `value`, the unweighted loss.
 
-    blocks: the three that are guided by the three stages, in this order; None: the first, that in the middle, the last.
-    guide_depth, guide_epochs: of the guide, which is made and trained elsewhere; guide: that one.
+    Args:
+        weight: Peak of the weight's schedule.
+        blocks: The three blocks that are guided by the three stages, in this order; None: the first, the
+            middle and the last block.
+        guide_depth: Number of layers of the guide, which is created and trained elsewhere.
+        guide_epochs: Epochs of the guide's training.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images at weight 0 too.
+        guide: The trained guide. It may be None if only the options are checked; `prepare` needs it.
     """
 
     def __init__(
@@ -50,15 +58,15 @@ class LocalityGuidance(Regularizer):
         super().__init__(weight, RequiredFeatures(inputs=True), schedule=schedule, watch=watch)
         self.blocks = blocks
         self.projections: nn.ModuleList | None = None
-        self._given = [guide]  # a list, since it is no part of what is trained
+        self._given = [guide]  # in a list, so that torch does not register it as a trained module
         self._guide: Frozen | None = None
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
-        """Make the projections with fresh weights, and freeze the guide.
+        """Creates the projections with fresh weights, and freezes the guide.
 
         Raises:
-            ValueError: a network without three blocks on one grid, blocks that it does not have, images on which the
-                guide's last stage has a single place, or no guide.
+            ValueError: If the network has not three blocks on one grid or not the named blocks, if the
+                guide's last stage has a side of one place on these images, or if there is no guide.
         """
         try:
             architecture = describe_network(model)
@@ -70,10 +78,10 @@ class LocalityGuidance(Regularizer):
             height, width = architecture.inputs[1:]
             raise ValueError(
                 f"locality guidance needs larger images: on {height} x {width} pixels the last stage of the guide has "
-                f"{last[0]} x {last[1]} places, which is nothing local; from 5 x 5 on it has several"
+                f"{last[0]} x {last[1]} places, too few for local features; the images need at least 5 x 5 pixels"
             )
         if (guide := self._given[0]) is None:
-            raise ValueError("locality guidance needs a guide, and was given none")
+            raise ValueError("locality guidance needs a guide, and there is none")
         dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         self._guide = Frozen(guide.to(dtype), beside=model)
         self.projections = nn.ModuleList(nn.Conv2d(architecture.width, each, 1) for each in CHANNELS).to(dtype)
@@ -90,6 +98,11 @@ class LocalityGuidance(Regularizer):
         return RegularizerOutput(loss, {"value": loss.detach()})
 
     def _guided(self, architecture: Architecture, name: str) -> tuple[int, ...]:
+        """Returns the three guided blocks.
+
+        Raises:
+            ValueError: If the network has too few blocks, or the named blocks are not three.
+        """
         stage, needed = architecture.stage, len(CHANNELS)
         spread = (stage.start, stage.start + len(stage) // 2, stage.stop - 1)
         if self.blocks is None and len(set(spread)) < needed:
@@ -105,10 +118,14 @@ class LocalityGuidance(Regularizer):
 
 
 def locality_guidance(tokens: Tensor, maps: Sequence[Tensor], projections: Iterable[nn.Module]) -> Tensor:
-    """The squared difference of projected tokens and a guide's maps, a scalar; no gradient goes into the maps.
+    """Computes the squared difference of projected tokens and a guide's maps, a scalar.
 
-    tokens: (B, L, H, W, D), floating point; half precision is computed in float32. maps: L of (B, C, h, w), each with
-    its C and grid. projections: L of (B, D, H, W) -> (B, C, H, W).
+    No gradient flows into the maps.
+
+    Args:
+        tokens: (B, L, H, W, D), floating point. Half precision is computed in float32.
+        maps: L maps (B, C, h, w), each with its own C and grid.
+        projections: L modules (B, D, H, W) -> (B, C, H, W).
     """
     grids = at_least_float32(tokens).permute(1, 0, 4, 2, 3)  # (L, B, D, H, W)
     losses = []

@@ -1,16 +1,16 @@
-"""Attention supervised by masks: the bound of what a method that has none can do for where a network looks.
+"""Attention supervised by masks, the upper bound for methods that have to find the object without masks.
 
-For each map S of N patches, and a mask of which patch j holds the object's area o_j (of what is decided in it):
+For each map S of N patches, and a mask of which patch j holds the object's area o_j (of its decided pixels):
 
-    A    = softmax of S over the patches of which anything is decided
+    A    = softmax of S over the patches with any decided pixel
     m_j  = o_j / sum of o
     L    = mean over images and heads of KL(m || A) = sum over j of m_j (ln m_j - ln A_j)
 
-An attention that is told its regions by the cross-entropy against the normalised annotation is that of Liu, Mao, Sha
-and Yuille, Attention Correctness in Neural Image Captioning, AAAI 2017 (arXiv 1605.09553); the entropy of m, which is
-subtracted here, changes no gradient and makes 0 the least value. Theirs is the attention of a captioning network with
-one head; that it is the CLS query's in a Vision Transformer, and the choice between `each` head and the `mean` of their
-attention, is ours.
+Published: the cross-entropy of attention against the normalised annotation (Liu, Mao, Sha and Yuille,
+Attention Correctness in Neural Image Captioning, AAAI 2017, arXiv 1605.09553). Here the entropy of m is
+subtracted, which changes no gradient and makes 0 the least value. Their attention is that of a captioning
+network with one head. Ours are the CLS query of a Vision Transformer, and the choice between `each` head and
+the `mean` of the heads' attention.
 """
 
 import math
@@ -25,17 +25,23 @@ HEADS = ("each", "mean")
 
 
 class MaskSupervision(Regularizer):
-    """Attention drawn to the object by the masks of the training images.
+    """Loss that draws attention to the object, by the masks of the training images.
 
-    By layer the mean over all images, of which those without a usable mask (one with object and background in it)
-    count 0, so that what an image is told depends on no other; layers add up. Monitors: `value`, the divergence (nats),
-    and `masked_share`, the share of images with a usable mask.
+    It is the mean over all images, and layers add up. An image without a usable mask (one with object and
+    background) counts as 0, so that the loss of an image does not depend on the others. Monitors: `value`,
+    the divergence (nats), and `masked_share`, the share of images with a usable mask.
 
-    layers, query: the similarity maps that are supervised. heads: "each" head by itself, or the "mean" of the heads'
-    attention, of which single heads may then look elsewhere.
+    Args:
+        weight: Peak of the weight's schedule.
+        layers: Blocks whose similarity maps are supervised.
+        query: Query of these maps, "cls" or "mean".
+        heads: "each" supervises every head by itself; "mean" supervises the mean of the heads' attention, so
+            that single heads may attend elsewhere.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images at weight 0 too.
 
     Raises:
-        ValueError: another choice of heads.
+        ValueError: If `heads` is neither "each" nor "mean".
     """
 
     def __init__(
@@ -65,33 +71,46 @@ class MaskSupervision(Regularizer):
 
 
 def mask_divergence(similarity: Tensor, masks: Tensor, *, heads: str = "each") -> tuple[Tensor, Tensor]:
-    """How far attention is from the object, as KL divergence, (B, L) in nats; and which masks are usable, (B,) bool.
-
-    similarity: (B, L, A, H, W), before softmax, floating point; half precision is computed in float32. masks: (B,
-    height, width), of every pixel how much of it is object, 0 to 1, NaN where that is not decided. heads: "each" takes
-    the mean over heads of their divergences, "mean" the divergence of their mean attention.
+    """Computes the KL divergence of attention from the object's area.
 
     An image whose mask has no object, or no background, has 0 without a gradient.
+
+    Args:
+        similarity: (B, L, A, H, W), before softmax, floating point. Half precision is computed in float32.
+        masks: Share of the object in every pixel, (B, height, width), from 0 to 1; NaN where that is
+            undecided.
+        heads: "each" takes the mean over heads of their divergences, "mean" the divergence of their mean
+            attention.
+
+    Returns:
+        Divergences in nats, (B, L), and whether each mask is usable, (B,) bool.
     """
     maps = at_least_float32(similarity).flatten(-2)  # (B, L, A, N)
     inside, outside = patch_areas(masks, (similarity.shape[-2], similarity.shape[-1]))
     usable = (inside.sum(-1) > 0) & (outside.sum(-1) > 0)
     seen = (inside + outside > 0) | ~usable[:, None]
-    # Not infinite: what is far below every product has no attention either, and an exact 0 has no logarithm to lead on.
+    # Not -inf: a logit far below all others gets no attention either, and its logarithm stays finite.
     logits = maps.masked_fill(~seen[:, None, None], torch.finfo(maps.dtype).min / 2)
     attention = logits.log_softmax(-1)
     if heads == "mean":
         attention = attention.logsumexp(2, keepdim=True) - math.log(maps.shape[2])
     target = (inside / inside.sum(-1, keepdim=True)).where(usable[:, None], 0.0).to(maps.dtype)
-    crossed = (target[:, None, None] * attention).sum(-1)  # (B, L, A), or of a single mean head
+    crossed = (target[:, None, None] * attention).sum(-1)  # (B, L, A), or (B, L, 1) for the mean attention
     return torch.xlogy(target, target).sum(-1)[:, None] - crossed.mean(-1), usable
 
 
 def patch_areas(masks: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """How many pixels of object, and of background, each patch holds: twice (B, H W) float64.
+    """Counts the pixels of object, and of background, that each patch holds.
 
-    masks: as of `mask_divergence`. grid: (H, W). A pixel belongs to the nearest patch: pixel i of h to patch
-    floor((i + 0.5) H / h), where h need not be a multiple of H.
+    A pixel belongs to the nearest patch: pixel i of h to patch floor((i + 0.5) H / h). h need not be a
+    multiple of H.
+
+    Args:
+        masks: As of `mask_divergence`.
+        grid: (H, W).
+
+    Returns:
+        Pixels of object and pixels of background, each (B, H W) float64.
     """
     rows, columns = (_membership(pixels, side, masks) for pixels, side in zip(masks.shape[1:], grid, strict=True))
     decided = ~masks.isnan()
@@ -101,6 +120,12 @@ def patch_areas(masks: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _membership(pixels: int, side: int, like: Tensor) -> Tensor:
-    """Which of a side's patches each pixel lies in, (side, pixels) float64."""
+    """Returns a 0/1 matrix of the patches in which pixels lie, along one side: (side, pixels) float64.
+
+    Args:
+        pixels: Pixels of the side.
+        side: Patches of the side.
+        like: Tensor whose device is taken.
+    """
     patch = ((2 * torch.arange(pixels, device=like.device) + 1) * side) // (2 * pixels)
     return (patch == torch.arange(side, device=like.device)[:, None]).double()

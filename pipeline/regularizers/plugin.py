@@ -1,7 +1,7 @@
 """A user's own method: `regularizer.plugin: my_package.my_module:MyRegularizer`.
 
-The class subclasses `pipeline.regularizers.Regularizer`, and its constructor takes `weight` and whatever options
-`regularizer.plugin_options` names, all as keywords:
+The class is a subclass of `pipeline.regularizers.Regularizer`. Its constructor takes `weight` and the options
+of `regularizer.plugin_options`, all as keywords:
 
     from pipeline.regularizers import Features, RequiredFeatures, RegularizerOutput, Regularizer
 
@@ -14,10 +14,11 @@ The class subclasses `pipeline.regularizers.Regularizer`, and its constructor ta
             loss = features.similarity.square().mean() * self.sharpness
             return RegularizerOutput(loss, {"value": loss.detach()})
 
-A constructor that also names `load_source` is given the function that loads a pretrained network by its specification,
-which must be the option `source`: it is resolved before anything starts, as that of guided transfer is.
+A constructor with a parameter `load_source` gets a function that loads a pretrained network by its
+specification. The specification must be the option `source`, which is resolved before anything starts, as
+that of guided transfer is.
 
-The module is looked for as Python does, and last in the folder that the command runs in.
+The module is searched for as Python does, and last in the current folder.
 """
 
 import hashlib
@@ -39,15 +40,21 @@ SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 NEEDED = "needed: my_package.my_module:MyRegularizer, a subclass of pipeline.regularizers.Regularizer"
 
 FAILURES = (Exception, SystemExit)
-"""What a user's code may fail with. An exit would end the command, with a status that means another thing there."""
+"""Exceptions that a user's code may raise.
+
+SystemExit is included, since it would end the command with an exit status that has another meaning there.
+"""
 
 
 def load_plugin(spec: str) -> type[Regularizer]:
-    """The class that a specification names; its module is imported.
+    """Imports the module of a specification, and returns the class that it names.
+
+    Args:
+        spec: `module:Class`.
 
     Raises:
-        ValueError: not module:name, no such module, a module that fails when imported, no such attribute, or something
-            that is no Regularizer, or one without a `forward`. Begins with `plugin: `.
+        ValueError: If `import_attribute` raises it, or the attribute is not a subclass of Regularizer or
+            lacks `forward`. The message begins with `plugin: `.
     """
     found = import_attribute(spec, needed=NEEDED, is_wanted=_is_method)
     if not _is_method(found):
@@ -60,16 +67,16 @@ def load_plugin(spec: str) -> type[Regularizer]:
 
 
 def import_attribute(spec: str, *, needed: str, is_wanted: Callable[[Any], bool]) -> Any:
-    """What a specification `module:name` names; the module is imported.
+    """Imports the module of a specification `module:name`, and returns the attribute that it names.
 
     Args:
-        spec: Of a plug-in, or of anything else of a user's own.
-        needed: What to say of one that is no specification.
-        is_wanted: Which of the module's own attributes are listed where it has none of that name.
+        spec: Specification of a plug-in, or of another object of the user's own.
+        needed: Text for the message about a malformed specification.
+        is_wanted: Returns whether an attribute of the module is listed, if the module has none of that name.
 
     Raises:
-        ValueError: not module:name, no such module, a module that fails when imported, no such attribute. Begins with
-            `plugin: `.
+        ValueError: If the specification is malformed, the module does not exist or fails when imported, or it
+            has no such attribute. The message begins with `plugin: `.
     """
     module, name = _parts(spec, needed)
     _find(spec, module)
@@ -97,12 +104,19 @@ def build_plugin(
     watch: bool,
     load_source: Callable[[str], nn.Module] | None = None,
 ) -> Regularizer:
-    """The method that a specification names, with its options; schedule and watch are set on it afterwards.
+    """Builds the method that a specification names. Schedule and watch are set on it afterwards.
 
-    load_source: handed on to a constructor that names it.
+    Args:
+        spec: `module:Class`.
+        weight: Passed to the constructor.
+        options: Further keywords of the constructor.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images at weight 0 too.
+        load_source: Passed to a constructor that has a parameter of this name.
 
     Raises:
-        ValueError: as `load_plugin`; or the constructor does not take the options (`plugin_options: `).
+        ValueError: If `load_plugin` raises it, the constructor does not take the options (the message then
+            begins with `plugin_options: `), or it does not call the base class's constructor.
     """
     method: Callable[..., Regularizer] = load_plugin(spec)
     try:
@@ -118,12 +132,23 @@ def build_plugin(
 
 
 def requested_features(method: Callable[..., Any], services: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the services that a constructor names among its parameters."""
+    """Returns the services whose names are among a constructor's parameters.
+
+    Args:
+        method: The class or function.
+        services: Objects by the name of the parameter that takes them.
+    """
     return {name: value for name, value in services.items() if name in inspect.signature(method).parameters}
 
 
 def accepts_source(spec: str) -> bool:
-    """Whether a plugin loads a pretrained network; not one that cannot be imported, which is told elsewhere."""
+    """Returns whether a plug-in's constructor takes `load_source`.
+
+    False for a plug-in that cannot be imported; another check reports that.
+
+    Args:
+        spec: `module:Class`.
+    """
     try:
         return bool(requested_features(load_plugin(spec), {"load_source": None}))
     except ValueError:
@@ -131,10 +156,15 @@ def accepts_source(spec: str) -> bool:
 
 
 def plugin_source_hash(spec: str) -> str:
-    """SHA-256, in hexadecimal, of the file that a plugin's module is in; the module is not imported, its packages are.
+    """Returns the SHA-256, in hexadecimal, of the file that holds a plug-in's module.
+
+    The module is not imported, but the packages above it are.
+
+    Args:
+        spec: `module:Class`.
 
     Raises:
-        ValueError: not module:name, no such module, or one that is in no file.
+        ValueError: If the specification is malformed, or the module does not exist or is in no file.
     """
     module, _ = _parts(spec)
     found = _find(spec, module)
@@ -145,22 +175,31 @@ def plugin_source_hash(spec: str) -> str:
 
 
 def plugin_hashes(specs: Iterable[str]) -> dict[str, str]:
-    """Twelve hex digits of each plugin's `plugin_source_hash`, by the word plugin and its module.
+    """Returns the first twelve hex digits of each plug-in's `plugin_source_hash`, by `plugin <module>`.
+
+    Args:
+        specs: Specifications `module:Class`.
 
     Raises:
-        ValueError: as there.
+        ValueError: If `plugin_source_hash` raises it.
     """
     return {f"plugin {spec.partition(':')[0]}": plugin_source_hash(spec)[:12] for spec in specs}
 
 
 def _parts(spec: str, needed: str = NEEDED) -> tuple[str, str]:
+    """Returns module and name of a specification. `needed` ends the message about a malformed one."""
     if not (match := SPEC.fullmatch(spec)):
         raise ValueError(f"plugin: given {spec[:100]!r}; {needed}")
     return match["module"], match["name"]
 
 
 def _find(spec: str, module: str) -> ModuleSpec:
-    # `python -m` looks in the current folder; the installed command does not, and a checkout's own module lies there.
+    """Returns where a module is found, without importing it.
+
+    Raises:
+        ValueError: If there is no such module, or a package above it fails when imported.
+    """
+    # `python -m` searches the current folder, but the installed command does not. A checkout's own module lies there.
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     importlib.invalidate_caches()
@@ -168,7 +207,7 @@ def _find(spec: str, module: str) -> ModuleSpec:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"plugin: {spec}: there is no module {error.name}{_looked()}") from None
-    except FAILURES as error:  # a package above it fails when imported
+    except FAILURES as error:  # a package above the module fails when imported
         raise ValueError(f"plugin: {spec}: {module} cannot be imported: {describe_failure(error)}") from error
     if found is None:
         raise ValueError(f"plugin: {spec}: there is no module {module}{_looked()}")
@@ -184,7 +223,11 @@ def _is_method(value: Any) -> bool:
 
 
 def describe_failure(error: BaseException) -> str:
-    """What a user's code failed with, on one line."""
+    """Returns one line about the exception that a user's code raised.
+
+    Args:
+        error: One of `FAILURES`.
+    """
     if isinstance(error, SystemExit):
         return (
             f"it calls sys.exit({'' if error.code is None else repr(error.code)[:300]}), which would end the whole run"

@@ -1,8 +1,8 @@
-"""Rows of query-key products on a CPU in two calls, one forward and one backward: calls are what costs.
+"""Rows of query-key products on a CPU: one call forward and one backward, since calls decide the time.
 
-What `pipeline.models.rows` does with queries and keys on their way to an attention is done here with what both are
-views of, by kernels (`kernels`). It is outside of the networks' own code, which travels with registered models and
-has no numba.
+`pipeline.models.rows` computes the rows from queries and keys, which are views of the fused QKV projection.
+The kernels used here (`kernels`) read the projection itself. They are separate from the networks' own code,
+because that code is shipped with registered models and must not depend on numba.
 
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
@@ -19,16 +19,25 @@ from torch.nn import functional
 from pipeline.models.rows import RowSpec, pooled_query, split_projected
 
 FEWEST_KEYS = 2_000
-"""Batches of fewer keys, of all heads, are left to torch: importing numba costs a process half a second."""
+"""Fewest keys of a batch, over all heads, for which the kernels are used.
+
+Smaller batches are left to torch, since importing numba costs a process half a second.
+"""
 
 Reals = NDArray[np.floating]
 
 
 def pass_projected(projected: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor] | None:
-    """What to go on with, (B, T, 3 A D), and the products (B, A, S); None for what is left to torch.
+    """Computes rows of query-key products from an attention's fused QKV projection.
 
-    projected: queries, keys and values side by side, (B, T, 3 A D), without norms to come. The products are in its
-    precision.
+    Args:
+        projected: Queries, keys and values side by side, (B, T, 3 A D), of an attention without query and key
+            norms.
+        spec: How the rows are read.
+
+    Returns:
+        The projection for the attention to use, (B, T, 3 A D), and the products (B, A, S), both in the dtype
+        of `projected`. None if torch is to compute them.
     """
     if not _fits_kernels(projected, spec):
         return None
@@ -37,7 +46,7 @@ def pass_projected(projected: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor] | 
 
 
 def _fits_kernels(projected: Tensor, spec: RowSpec) -> bool:
-    """Whether the kernels take what was projected, (B, T, 3 A D), and it is worth their import."""
+    """Returns whether the kernels support this projection, (B, T, 3 A D), and pay for their import."""
     if not projected.is_cpu or projected.dtype not in (torch.float32, torch.float64) or not projected.is_contiguous():
         return False
     images, tokens, _ = projected.shape
@@ -46,17 +55,22 @@ def _fits_kernels(projected: Tensor, spec: RowSpec) -> bool:
 
 @cache
 def kernels() -> Any:
-    """The module of that name, once it is needed: importing numba takes most of a second."""
+    """Returns the module `entropy_numba`, imported at the first call, since numba takes most of a second."""
     from pipeline.regularizers.kernels import entropy_numba as module
 
     return module
 
 
 class _Projected(torch.autograd.Function):
+    """Passes the projection through and computes rows from it.
+
+    The backward pass adds the rows' gradient to that of the projection.
+    """
+
     @staticmethod
     def forward(ctx: Any, projected: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        # Outside autograd's record, as in `pipeline.models.rows`, for the same reason.
+        # Not by `save_for_backward`: gradient checkpointing requires that a rerun saves the same tensors.
         ctx.projected, ctx.spec = projected, spec
         return projected, torch.from_numpy(kernels().read_rows(_array(projected), spec))
 
@@ -67,10 +81,10 @@ class _Projected(torch.autograd.Function):
         if torch.is_grad_enabled():
             share = _by_plain_operations(ctx.projected, row, ctx.spec)
             return share if above is None else above + share, None
-        # Asking is much cheaper than having torch make contiguous what is.
+        # Calling contiguous() on a contiguous tensor costs much more than asking whether it is one.
         rows = _array(row if row.is_contiguous() else row.contiguous())
         projected = _array(ctx.projected)
-        # An attention's backward pass makes its gradient anew and hands it to nobody else, so it may be written to.
+        # An attention's backward pass creates this gradient for this function alone, so it may be changed in place.
         if above is None:
             above = torch.from_numpy(np.zeros_like(projected))
         elif not above.is_contiguous():
@@ -80,13 +94,22 @@ class _Projected(torch.autograd.Function):
 
 
 def _array(tensor: Tensor) -> Reals:
-    """A tensor's memory, or a copy of what does not lie in it as numpy could see it; without its graph."""
+    """Returns the tensor's memory, or a copy where numpy cannot view it, detached from the graph."""
     array: Reals = tensor.numpy(force=True)
     return array
 
 
 def _by_plain_operations(projected: Tensor, row: Tensor, spec: RowSpec) -> Tensor:
-    """What rows (B, A, S) add to the gradient by what was projected, itself differentiable."""
+    """Computes the rows' contribution to the gradient by the projection, by differentiable operations.
+
+    Args:
+        projected: Queries, keys and values side by side, (B, T, 3 A D).
+        row: Gradient by the rows, (B, A, S).
+        spec: How the rows are read.
+
+    Returns:
+        (B, T, 3 A D).
+    """
     query, key, _ = split_projected(projected, 3, spec.heads)
     tokens, first = key.shape[2], spec.first
     start, stop = spec.with_query(tokens)

@@ -1,5 +1,7 @@
-"""All methods, by their name under `regularizer` in params.yaml. A new method is its file, a line here and a section in
-`pipeline.config.schema` that names its constructor's keywords.
+"""All methods, by their name under `regularizer` in params.yaml.
+
+A new method needs its file, a line here, and a section in `pipeline.config.schema` whose fields are the
+keywords of its constructor.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,14 +37,20 @@ def build_regularizers(
     load_source: Callable[[str], nn.Module] | None = None,
     guide: GuideNetwork | None = None,
 ) -> dict[str, Regularizer]:
-    """One regulariser by name for each configuration that has a weight or is to be watched; of the others nothing.
+    """Builds a regulariser for each configuration with a weight other than 0 or with `watch`.
 
-    configs: the keywords of a method's constructor by the method's name. load_source: gives a pretrained network for a
-    specification (a timm name, a checkpoint, models:/...), to methods that name it among their keywords; guide: that of
-    locality guidance, likewise.
+    Args:
+        configs: Keywords of a method's constructor, by the method's name.
+        load_source: Loads a pretrained network by its specification (a timm name, a checkpoint, models:/...).
+            It is passed to methods with a parameter of this name. None: guided transfer cannot be built.
+        guide: Guide of locality guidance, passed likewise. None: locality guidance is built, but cannot be
+            prepared.
+
+    Returns:
+        Regularisers by the method's name.
 
     Raises:
-        ValueError: a method that cannot be had as configured; begins with the parameter that is wrong.
+        ValueError: If a method cannot be built as configured. The message begins with the wrong parameter.
     """
     built: dict[str, Regularizer] = {}
     for name, config in configs.items():
@@ -52,6 +60,6 @@ def build_regularizers(
         try:
             built[name] = make(**config, **requested_features(make, {"load_source": load_source, "guide": guide}))
         except ValueError as error:
-            # A plugin's parameters stand beside each other, plugin and plugin_options; a method's in its section.
+            # The parameters of a plug-in are siblings, plugin and plugin_options; those of a method are in its section.
             raise ValueError(f"regularizer.{error}" if name == "plugin" else f"regularizer.{name}.{error}") from error
     return built

@@ -1,31 +1,41 @@
-"""The schedules of every regulariser's weight: plain numbers."""
+"""Schedules of a regulariser's weight, without torch."""
 
 import math
 
 SCHEDULES = ("warmup_cosine", "warmup_linear", "constant")
-"""SAR's, as its authors released it; relative localisation's; and the weight as it stands."""
+"""SAR's schedule as its authors released it, that of relative localisation, and a constant weight."""
 
 
 def warmup_epochs(planned_epochs: int) -> int:
-    """Epochs over which a weight rises: min(10, max(1, round(E / 10))) of the planned E."""
+    """Returns the epochs over which a weight rises: min(10, max(1, round(E / 10))) of E planned epochs.
+
+    Args:
+        planned_epochs: E.
+    """
     return min(10, max(1, round(planned_epochs / 10)))
 
 
 def weight_at(peak: float, epoch: int, planned_epochs: int, schedule: str = "warmup_cosine") -> float:
-    """A regulariser's weight in `epoch` (counted from 0) of `planned_epochs`.
+    """Returns a regulariser's weight in one epoch.
 
-    warmup_cosine: SAR's published schedule (Peruzzo et al., arXiv 2206.04636, released code): over the warm-up linearly
-    from 0 to `peak`, both ends included, then a cosine from `peak` towards 0 over the rest. There the warm-up is 10
-    epochs; here it shrinks with the planned length, so that runs of any length pass through like phases. A warm-up of
-    one epoch is that epoch at 0.
+    warmup_cosine: SAR's published schedule (Peruzzo et al., arXiv 2206.04636, released code). Over the
+    warm-up it rises linearly from 0 to `peak`, both ends included. Then it falls by a cosine from `peak`
+    towards 0. The published warm-up takes 10 epochs. Here it shrinks with the planned length, so that runs of
+    any length pass through the same phases. A warm-up of one epoch has weight 0.
 
-    warmup_linear: the same rise, then a straight line from `peak` towards 0: the form of the released code of relative
-    localisation (Liu et al., arXiv 2106.03746), whose rise takes 20 epochs whatever the length.
+    warmup_linear: the same rise, then a straight line from `peak` towards 0. It is the form in the released
+    code of relative localisation (Liu et al., arXiv 2106.03746), whose rise takes 20 epochs at any length.
 
     constant: `peak` in every epoch.
 
+    Args:
+        peak: Largest weight.
+        epoch: Epoch counted from 0.
+        planned_epochs: Epochs of the whole run.
+        schedule: One of `SCHEDULES`.
+
     Raises:
-        ValueError: an epoch outside 0 .. planned_epochs - 1, or another schedule.
+        ValueError: If the epoch is outside 0 .. planned_epochs - 1, or the schedule is unknown.
     """
     if not 0 <= epoch < planned_epochs:
         raise ValueError(f"epoch {epoch} is outside the {planned_epochs} planned epochs")

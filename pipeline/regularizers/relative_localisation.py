@@ -1,15 +1,16 @@
-"""Relative localisation, L_drloc (Liu et al., Efficient Training of Visual Transformers with Small Datasets, 2021).
+"""Relative localisation, L_drloc, the usual competitor on small data sets.
 
-arXiv 2106.03746; the usual competitor on small sets. From the tokens e of the final k_y x k_x grid, m pairs of places
-(i, j), (p, h) are drawn for every image, each place uniformly and on its own; a small network f with ReLU, 2D -> 512 ->
-512 -> 2, guesses the offset of the two from their tokens:
+Liu et al., Efficient Training of Visual Transformers with Small Datasets, 2021, arXiv 2106.03746. From the
+tokens e of the final k_y x k_x grid, m pairs of places (i, j), (p, h) are sampled for every image, each place
+uniformly and independently. A small network f with ReLU, 2D -> 512 -> 512 -> 2, predicts the offset of the
+two from their tokens:
 
     L_drloc = mean over images, pairs and both directions of | f(e_ij, e_ph) - t |
     paper   t = (|i - p| / k_y, |j - h| / k_x), the grid averaged to 7 x 7 first where it is larger
     code    t = (i - p + k - 1, j - h + k - 1), square grids only, not averaged: the release with its ViT
 
-Published weights: 0.5 (Swin), 0.1 (T2T, CvT), for the paper's form; the released form's loss is larger by about the
-grid's side. f is trained with the network and thrown away afterwards.
+Published weights are 0.5 (Swin) and 0.1 (T2T, CvT) for the paper's form. The loss of the released form is
+larger by about the grid's side. f is trained with the network and discarded afterwards.
 """
 
 import torch
@@ -29,16 +30,24 @@ from pipeline.regularizers.base import (
 FORMS = ("paper", "code")
 HIDDEN = 512
 LARGEST_GRID = 7
-"""The paper averages larger grids to this side."""
+"""Side to which the paper averages larger grids."""
 
 
 class RelativeLocalisation(Regularizer):
-    """L_drloc. pairs: m, of an image. form: "paper" or "code". Monitors: `value`, the loss itself.
+    """L_drloc. Monitor: `value`, the unweighted loss.
 
-    The pairs are drawn from torch's global stream, so that in training they depend on seed and epoch alone.
+    Pairs are sampled from torch's global random stream, so that in training they depend on seed and epoch
+    alone.
+
+    Args:
+        weight: Peak of the weight's schedule.
+        pairs: m, the number of pairs per image.
+        form: "paper" or "code".
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images at weight 0 too.
 
     Raises:
-        ValueError: another form, or no pairs.
+        ValueError: If the form is unknown, or `pairs` is below 1.
     """
 
     def __init__(
@@ -60,10 +69,11 @@ class RelativeLocalisation(Regularizer):
         self.predictor: nn.Module | None = None
 
     def prepare(self, model: nn.Module, *, inputs_shape: tuple[int, ...]) -> None:
-        """Make the network that guesses offsets, with fresh weights.
+        """Creates the network that predicts offsets, with fresh weights.
 
         Raises:
-            ValueError: a network without a grid of tokens; for the released form one whose grid is not square.
+            ValueError: If the network has no grid of tokens, or, for the released form, a grid that is not
+                square.
         """
         try:
             architecture = describe_network(model)
@@ -75,7 +85,7 @@ class RelativeLocalisation(Regularizer):
                 f"form code of relative localisation is defined on square grids; {named_network(model)} has another. "
                 "Use form: paper, or square images."
             )
-        # float32 at least, as the tokens come: a network in half precision has it in float32.
+        # float32 at least, like the tokens that are collected, even for a network in half precision.
         dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         self.predictor = offset_predictor(architecture.width).to(dtype)
 
@@ -92,14 +102,14 @@ class RelativeLocalisation(Regularizer):
 
 
 def offset_predictor(channels: int) -> nn.Sequential:
-    """f: (..., 2 * channels) -> (..., 2), with torch's own initial weights."""
+    """Returns f: (..., 2 * channels) -> (..., 2), with torch's default initial weights."""
     return nn.Sequential(
         nn.Linear(2 * channels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2)
     )
 
 
 def pooled(tokens: Tensor) -> Tensor:
-    """Tokens (B, H, W, D) averaged so that no side of the grid is above 7; smaller sides stay as they are."""
+    """Averages tokens (B, H, W, D) so that no side of the grid is above 7; smaller sides stay unchanged."""
     rows, columns = tokens.shape[1:3]
     if max(rows, columns) <= LARGEST_GRID:
         return tokens
@@ -108,10 +118,13 @@ def pooled(tokens: Tensor) -> Tensor:
 
 
 def relative_localisation(tokens: Tensor, places: Tensor, predictor: nn.Module, *, form: str = "paper") -> Tensor:
-    """The mean absolute error of guessed offsets, a scalar.
+    """Computes the mean absolute error of predicted offsets, a scalar.
 
-    tokens: (B, H, W, D), floating point; half precision is computed in float32. places: (2, B, m) int64, of each pair
-    the first and the second place, counted along the rows of the grid. predictor: (B, m, 2D) -> (B, m, 2).
+    Args:
+        tokens: (B, H, W, D), floating point. Half precision is computed in float32.
+        places: First and second place of each pair, (2, B, m) int64, counted along the rows of the grid.
+        predictor: (B, m, 2D) -> (B, m, 2).
+        form: "paper" or "code".
     """
     grid = at_least_float32(tokens).flatten(1, 2)  # (B, N, D)
     ends = [grid.gather(1, place.unsqueeze(-1).expand(-1, -1, grid.shape[-1])) for place in places]
@@ -121,13 +134,16 @@ def relative_localisation(tokens: Tensor, places: Tensor, predictor: nn.Module, 
 
 
 def offsets(places: Tensor, grid: tuple[int, int], *, form: str = "paper") -> Tensor:
-    """What is to be guessed, (B, m, 2) float64: along the rows' and along the columns' direction.
+    """Returns the offsets to predict, (B, m, 2) float64: along the rows' and along the columns' direction.
 
-    places: (2, B, m), as of `relative_localisation`. paper: distances as parts of the grid's sides, in [0, 1). code:
-    signed, first minus second, and shifted by the side less one, so in 0 .. 2k - 2.
+    Args:
+        places: (2, B, m), as of `relative_localisation`.
+        grid: (H, W).
+        form: "paper": distances as fractions of the grid's sides, in [0, 1). "code": signed, first minus
+            second place, plus the side less one, so in 0 .. 2k - 2.
 
     Raises:
-        ValueError: another form, or the released one on a grid that is not square.
+        ValueError: If the form is unknown, or it is "code" on a grid that is not square.
     """
     height, width = grid
     first, second = places

@@ -1,25 +1,27 @@
 """SAR: the spatial entropy of similarity maps.
 
-E. Peruzzo et al., Spatial Entropy as an Inductive Bias for Vision Transformers, arXiv 2206.04636; Machine Learning 113,
-2024. Published are t = 0, the last block, 8 neighbours, the CLS query, a weight of 0.01 and the schedule warmup_cosine;
-the released code throws the loss of a whole batch away where one map has nothing above its cut. Other thresholds,
-several blocks, 4 neighbours, any grid, and the mean of the patches' queries are generalisations.
+E. Peruzzo et al., Spatial Entropy as an Inductive Bias for Vision Transformers, arXiv 2206.04636; Machine
+Learning 113,
+2024. Published: t = 0, the last block, 8 neighbours, the CLS query, a weight of 0.01 and the schedule warmup_cosine.
+The released code discards the loss of a whole batch if one map has nothing above its cut. Generalisations
+made here: other thresholds, several blocks, 4 neighbours, any grid, and the mean of the patches' queries.
 
-A similarity map is cut at its mean plus `threshold` standard deviations; what lies above falls apart into connected
-components; the entropy of how the mass above the cut is shared among them is low when attention forms few blobs. With
-S the map of N patches, m its mean, s its population standard deviation and t the threshold (t = 0 is the paper's):
+A similarity map is cut at its mean plus `threshold` standard deviations, and the pixels above the cut form
+connected components. The loss is the entropy of the components' shares of the mass above the cut. It is low
+when attention forms few blobs. With S the map of N patches, m its mean, s its population standard deviation
+and t the threshold (t = 0 is the paper's):
 
     cut = m + t s      M = [S > cut]      B = relu(S - cut)      C_1 .. C_K = components of M
     P_k = sum_{j in C_k} B_j / sum_{j in M} B_j                  H = - sum_k P_k ln P_k   (nats)
 
-The cut carries gradient, the components do not. With g_j = -(ln P_c + H) / sum(B) on a pixel of component c and 0
-elsewhere, and G = sum_j g_j:
+The cut carries gradient, the components do not. With g_j = -(ln P_c + H) / sum(B) on a pixel of component c
+and 0 elsewhere, and G = sum_j g_j:
 
     dH/dS_j = g_j - G / N - t G (S_j - m) / (N s)
 
-A map is *empty* when it has nothing above the cut, when it is nearly constant (s < 1e-4: entropy ignores scale, so its
-gradient grows as 1 / s) or when it is not finite. Empty maps have no gradient and are left out of means; scoring them 0
-would reward emptiness.
+A map is *empty* if it has nothing above the cut, is nearly constant, or is not finite. Nearly constant means
+s < 1e-4: entropy ignores scale, so its gradient grows as 1 / s. Empty maps have no gradient and are left out
+of means, since scoring them 0 would reward emptiness.
 """
 
 from typing import Any
@@ -35,18 +37,27 @@ from pipeline.regularizers.kernels.entropy_plain import plain_entropy
 from pipeline.regularizers.projected_rows import kernels
 
 FEWEST_PIXELS = 2_000
-"""Batches of fewer pixels are worked out in plain PyTorch on a CPU: importing numba, and loading a kernel, costs a
-process half a second, which so little would not earn back."""
+"""Fewest pixels of a batch for which the compiled path of CPUs is used.
+
+Importing numba and loading a kernel costs a process half a second, so plain PyTorch computes smaller batches.
+"""
 
 
 class SpatialEntropy(Regularizer):
-    """The loss of SAR: by layer the mean over images and heads of the entropy of the maps that are not empty, summed.
+    """The loss of SAR: for each layer the mean entropy of its maps that are not empty, summed over layers.
 
-    Layers add up, since a mean would tie the weight to their number. Monitors: `value`, the mean entropy over all maps
-    that are not empty (nats), and `empty_share`, the share of empty maps.
+    Layers add up, since a mean would tie the weight to their number. Monitors: `value`, the mean entropy over
+    all maps that are not empty (nats), and `empty_share`, the share of empty maps.
 
-    layers, query: the similarity maps that it looks at. threshold: cut of a map, in standard deviations above its mean.
-    connectivity: 4 or 8 neighbours. It is watched at weight 0 too, so that a control's maps can be compared.
+    Args:
+        weight: Peak of the weight's schedule.
+        layers: Blocks whose similarity maps are read.
+        query: Query of these maps, "cls" or "mean".
+        threshold: Cut of a map, in standard deviations above its mean.
+        connectivity: 4 or 8 neighbours.
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images at weight 0 too. It is on by default, so
+            that the control's maps can be compared.
     """
 
     def __init__(
@@ -81,19 +92,24 @@ class SpatialEntropy(Regularizer):
 
 
 def spatial_entropy(similarity: Tensor, *, threshold: float | Tensor = 0.0, connectivity: int = 8) -> Tensor:
-    """Spatial entropy of each map, differentiable once.
+    """Computes the spatial entropy of each map, differentiable once.
 
-    similarity: (..., H, W), floating point; half precision is computed in float32. threshold: standard deviations above
-    the mean at which a map is cut; one for all, or a tensor that broadcasts to (...), which gets no gradient.
-    connectivity: 4 or 8 neighbours.
+    It can be compiled without a graph break. On CUDA, for grids of up to 32 x 32, it can be captured in a
+    graph.
 
-    Returns entropies in nats, (...), float32 (float64 for float64). An empty map (see the module) gives 0 without a
-    gradient; `entropy_and_empty` tells which those are, and a mean must leave them out. It can be compiled without a
-    graph break, and on CUDA, for grids of up to 32 x 32, captured in a graph.
+    Args:
+        similarity: (..., H, W), floating point. Half precision is computed in float32.
+        threshold: Standard deviations above the mean at which a map is cut: one number for all maps, or a
+            tensor that broadcasts to (...), which gets no gradient.
+        connectivity: 4 or 8 neighbours.
+
+    Returns:
+        Entropies in nats, (...), float32, or float64 for float64. An empty map (see the module) has 0 without
+        a gradient. A mean must leave empty maps out; `entropy_and_empty` returns which maps are empty.
 
     Raises:
-        ValueError: fewer than two dimensions, no patch, a dtype that is not floating point, another connectivity,
-            thresholds that are not one a map.
+        ValueError: If there are fewer than two dimensions or no patch, the dtype is not floating point, the
+            connectivity is neither 4 nor 8, or the thresholds do not broadcast.
     """
     return entropy_and_empty(similarity, threshold=threshold, connectivity=connectivity)[0]
 
@@ -101,7 +117,16 @@ def spatial_entropy(similarity: Tensor, *, threshold: float | Tensor = 0.0, conn
 def entropy_and_empty(
     similarity: Tensor, *, threshold: float | Tensor = 0.0, connectivity: int = 8
 ) -> tuple[Tensor, Tensor]:
-    """As `spatial_entropy`, and beside it which maps are empty: (...) bool."""
+    """Computes the spatial entropy of each map, and whether the map is empty.
+
+    Args:
+        similarity: As of `spatial_entropy`.
+        threshold: As of `spatial_entropy`.
+        connectivity: As of `spatial_entropy`.
+
+    Returns:
+        Entropies (...), as of `spatial_entropy`, and whether each map is empty, (...) bool.
+    """
     if similarity.ndim < 2 or 0 in similarity.shape[-2:]:
         raise ValueError(f"similarity maps must be (..., H, W) with at least one patch, not {tuple(similarity.shape)}")
     if not similarity.is_floating_point():
@@ -119,6 +144,7 @@ def entropy_and_empty(
 
 
 def _one_a_map(thresholds: Tensor, maps: Tensor) -> Tensor:
+    """Returns thresholds (n,) float64, one for each of n maps (..., H, W)."""
     lead = maps.shape[:-2]
     try:
         spread_out = thresholds.detach().to(maps.device, torch.float64).expand(lead)
@@ -130,7 +156,7 @@ def _one_a_map(thresholds: Tensor, maps: Tensor) -> Tensor:
 
 
 class _SpatialEntropy(torch.autograd.Function):
-    """The equations of the module on maps (n, H, W); value and gradient are computed together, in closed form."""
+    """The module's equations on maps (n, H, W). Value and gradient are computed together, in closed form."""
 
     @staticmethod
     def forward(
@@ -149,8 +175,9 @@ class _SpatialEntropy(torch.autograd.Function):
 
 
 class _MeanEntropy(torch.autograd.Function):
-    """What `SpatialEntropy.forward` makes of maps (B, L, A, H, W) on a CPU, in one call in place of thirty: on small
-    networks it is calls that cost.
+    """Loss and monitors of `SpatialEntropy.forward` for maps (B, L, A, H, W) on a CPU.
+
+    One call replaces thirty, since the number of calls decides the time on small networks.
     """
 
     @staticmethod
@@ -172,14 +199,23 @@ class _MeanEntropy(torch.autograd.Function):
         return None if upstream is None else gradient * upstream, None, None, None
 
 
-# An operation of torch's own, so that compiling goes past it and does not look inside.
+# A custom operation of torch, so that torch.compile does not trace its body.
 @torch.library.custom_op("sar_search::spatial_entropy", mutates_args=())
 def _work_out(
     maps: Tensor, threshold: float, thresholds: Tensor | None, connectivity: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropies (n,), which maps are empty (n,) bool, and the gradient of each by its own map, or (0,) without it.
+    """Computes entropies, empty maps, and the gradient of each entropy by its own map.
 
-    maps: (n, H, W) float32 or float64. threshold: of all maps, where `thresholds`, (n,) float64, are not given.
+    Args:
+        maps: (n, H, W), float32 or float64.
+        threshold: Threshold of all maps, used if `thresholds` is None.
+        thresholds: (n,) float64, one for each map; None: `threshold` for all.
+        connectivity: 4 or 8 neighbours.
+        with_gradient: Whether the gradient is computed.
+
+    Returns:
+        Entropies (n,), whether each map is empty, (n,) bool, and gradients (n, H, W), or (0,) without the
+        gradient.
     """
     if maps.is_cuda and _fits_triton(maps):
         from pipeline.regularizers.kernels.entropy_triton import triton_entropy
@@ -197,20 +233,29 @@ def _work_out(
 def _(
     maps: Tensor, threshold: float, thresholds: Tensor | None, connectivity: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns outputs of the shapes and dtypes of `_work_out`, for tracing.
+
+    Args:
+        maps: As of `_work_out`.
+        threshold: As of `_work_out`.
+        thresholds: As of `_work_out`.
+        connectivity: As of `_work_out`.
+        with_gradient: As of `_work_out`.
+    """
     count = maps.shape[0]
     gradient = torch.empty_like(maps, memory_format=torch.contiguous_format) if with_gradient else maps.new_empty(0)
     return maps.new_empty(count), maps.new_empty(count, dtype=torch.bool), gradient
 
 
 def _fits_numba(maps: Tensor) -> bool:
-    """Whether the compiled path of CPUs takes these maps as they are, and it is worth its import."""
+    """Returns whether the compiled path of CPUs supports these maps and pays for its import."""
     if torch.compiler.is_compiling() or maps.device.type != "cpu" or maps.numel() < FEWEST_PIXELS:
         return False
     return maps.dtype in (torch.float32, torch.float64)
 
 
 def _fits_triton(maps: Tensor) -> bool:
-    """Whether the GPU's kernel takes these maps: a small grid, and triton, which comes with CUDA's torch."""
+    """Returns whether the GPU kernel supports this grid, and triton is installed, as it is with CUDA's torch."""
     if not has_triton():
         return False
     from pipeline.regularizers.kernels.entropy_triton import LARGEST_SIDE

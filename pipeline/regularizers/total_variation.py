@@ -1,12 +1,13 @@
-"""Total variation of similarity maps: a baseline of SAR's authors (Peruzzo et al., arXiv 2206.04636, released code).
+"""Total variation of similarity maps, a baseline of SAR's authors.
 
-With S a similarity map on the H x W grid:
+Peruzzo et al., arXiv 2206.04636, released code. With S a similarity map on the H x W grid:
 
     TV(S) = 1/2 sum_{y < H, x <= W} (S_{y+1,x} - S_{y,x})^2 + 1/2 sum_{y <= H, x < W} (S_{y,x+1} - S_{y,x})^2
     L_tv  = mean over images and heads of TV(S), layers added up
 
-It is a sum over patches, and unlike an entropy it grows with the square of the map's scale: 70 to 320 a map on networks
-trained on CIFAR, so useful weights are small (1e-6 to 1e-2). A single row, column or patch has no differences that way.
+It is a sum over patches and, unlike an entropy, grows with the square of the map's scale. On networks trained
+on CIFAR it is 70 to 320 for a map, so useful weights are small (1e-6 to 1e-2). A grid with a single row or
+column has no differences in that direction.
 """
 
 from torch import Tensor
@@ -16,10 +17,17 @@ from pipeline.regularizers.base import Features, Regularizer, RegularizerOutput,
 
 
 class TotalVariation(Regularizer):
-    """L_tv. layers, query: the similarity maps that are smoothed. Monitors: `value`, the mean over all maps.
+    """L_tv. Monitor: `value`, the mean over all maps.
 
-    Layers add up, since a mean would tie the weight to their number. A map that is not finite makes the loss so too,
-    and training then stops as diverged.
+    Layers add up, since a mean would tie the weight to their number. A map that is not finite makes the loss
+    not finite, and training then stops as diverged.
+
+    Args:
+        weight: Peak of the weight's schedule.
+        layers: Blocks whose similarity maps are smoothed.
+        query: Query of these maps, "cls" or "mean".
+        schedule: One of `regularizer_config.SCHEDULES`.
+        watch: Whether the monitors are computed on validation images at weight 0 too.
     """
 
     def __init__(
@@ -41,12 +49,16 @@ class TotalVariation(Regularizer):
 
 
 def total_variation(similarity: Tensor) -> Tensor:
-    """Half the summed squared differences of neighbouring patches of each map.
+    """Computes half the sum of squared differences of neighbouring patches, for each map.
 
-    similarity: (..., H, W), floating point; half precision is computed in float32. Returns (...).
+    Args:
+        similarity: (..., H, W), floating point. Half precision is computed in float32.
+
+    Returns:
+        (...).
 
     Raises:
-        ValueError: fewer than two dimensions, no patch, or a dtype that is not floating point.
+        ValueError: If there are fewer than two dimensions or no patch, or the dtype is not floating point.
     """
     if similarity.ndim < 2 or 0 in similarity.shape[-2:]:
         raise ValueError(f"similarity maps must be (..., H, W) with at least one patch, not {tuple(similarity.shape)}")

@@ -181,9 +181,9 @@ def test_what_cannot_be_guided_is_refused_with_what_would_do() -> None:
     assert "layers names block 0, whose tokens are not the final 3 x 3 grid" in refused(swin, blocks=(0, 1, 2))
     assert "blocks: given [0, 2]; locality guidance needs 3, one for each" in refused(network(), blocks=(0, 2))
     tiny = network(image_size=(4, 4))
-    said = "on 4 x 4 pixels the last stage of the guide has 1 x 1 places, which is nothing local; from 5 x 5 on"
+    said = "on 4 x 4 pixels the last stage of the guide has 1 x 1 places, too few for local features; the images"
     assert said in refused(tiny)
-    assert "needs a guide, and was given none" in refused(network(), guide=None)
+    assert "needs a guide, and there is none" in refused(network(), guide=None)
 
 
 # The guide.

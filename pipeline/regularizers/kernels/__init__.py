@@ -1,1 +1,1 @@
-"""Kernels of the regularisers: numba, Triton, plain torch."""
+"""Kernels of the regularisers, in numba, Triton and plain torch."""

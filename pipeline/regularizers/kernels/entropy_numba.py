@@ -1,18 +1,18 @@
-"""The regularisers' kernels on the CPU: rows of query-key products, and the spatial entropy of maps made of them.
+"""Kernels on the CPU: rows of query-key products, and the spatial entropy of similarity maps.
 
-Rows are read from what an attention projects its tokens to, in one pass: what `pipeline.models.rows` does with a dozen
-calls of torch is one call here, forward and backward, since on small networks it is calls that cost. Queries and keys
-are taken before their norms, which serves attentions that have none.
+Rows are computed in one pass over an attention's fused QKV projection. One call here, forward and backward,
+replaces a dozen calls of torch in `pipeline.models.rows`; on small networks the number of calls decides the
+time. Queries and keys are read before their norms, so these kernels serve attentions without such norms only.
 
-Spatial entropy, value and gradient, follows the equations of `pipeline.regularizers.spatial_entropy`. A map is read as
-runs, the stretches of a row that lie above the cut: one run joins those of the row above that it touches (a union-find
-over runs, of which there are far fewer than pixels), masses are summed by run, and the gradient is written by run too.
-Sums are in float64 whatever the maps are of.
+Spatial entropy, value and gradient, follows the equations of `pipeline.regularizers.spatial_entropy`. A map
+is processed as runs, the stretches of a row that lie above the cut. Each run joins the runs of the row above
+that it touches, by a union-find over runs, of which there are far fewer than pixels. Masses are summed, and
+the gradient is written, run by run. Sums are in float64 whatever the dtype of the maps.
 
-An image's result depends on nothing but the image, so it is the same for any number of threads.
+The result of an image depends on that image alone, so it is the same for any number of threads.
 
-Shapes: B images, L layers, A heads, T tokens, D channels of a head, H x W patches; S = T less the tokens that a row
-leaves out.
+Shapes: B images, L layers, A heads, T tokens, D channels of a head, H x W patches; S = T less the tokens that
+a row leaves out.
 
 Import this module only to run it: it imports numba, which takes most of a second.
 """
@@ -30,9 +30,9 @@ from pipeline.models.rows import RowSpec
 from pipeline.regularizers.kernels.entropy_plain import NEARLY_CONSTANT
 
 FEWEST_PIXELS = 50_000
-"""A thread of its own pays from about as many pixels on: starting it costs as much as working on some thousands."""
+"""Fewest pixels per thread, since starting a thread costs as much as processing some thousands of pixels."""
 FEWEST_VALUES = 600_000
-"""The same for rows, in queries, keys and values."""
+"""Fewest values of queries, keys and values per thread, for the same reason."""
 
 Reals = NDArray[np.floating]
 TINY = float(np.finfo(np.float64).tiny)
@@ -41,10 +41,17 @@ TINY = float(np.finfo(np.float64).tiny)
 def fused_entropy(
     maps: Tensor, thresholds: Tensor, connectivity: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropies, which maps are empty, and the gradient of each entropy by its own map.
+    """Computes entropies, empty maps, and the gradient of each entropy by its own map.
 
-    maps: (n, H, W) float32 or float64, on the CPU. thresholds: (n,) float64, one a map. Returns (n,) of the maps'
-    dtype, (n,) bool, and (n, H, W) of the maps' dtype, or (0,) without the gradient.
+    Args:
+        maps: (n, H, W), float32 or float64, on the CPU.
+        thresholds: Standard deviations above the mean at which each map is cut, (n,) float64.
+        connectivity: 4 or 8 neighbours.
+        with_gradient: Whether the gradient is computed.
+
+    Returns:
+        Entropies (n,) of the maps' dtype; whether each map is empty, (n,) bool; and gradients (n, H, W) of
+        the maps' dtype, or (0,) without the gradient.
     """
     given, width = _array(maps), maps.shape[-1]
     out = _made(given, with_gradient)
@@ -56,18 +63,25 @@ def fused_entropy(
 def fused_means(
     maps: Tensor, threshold: float, connectivity: int, *, least: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """What SAR makes of a batch, in as few calls as can be: on small networks it is calls that cost.
+    """Computes SAR's loss and monitors of a batch, in as few calls as possible.
 
-    maps: (B, L, A, H, W) float32 or float64, on the CPU. least: what a number of maps is at least taken for. Returns
-    (3,) of the maps' dtype, which are the sum over layers of the mean entropy of maps that are not empty, the mean
-    over all layers' maps, and the share of empty ones; and the gradient of the first by the maps, (B, L, A, H, W), or
-    (0,).
+    Args:
+        maps: (B, L, A, H, W), float32 or float64, on the CPU.
+        threshold: Standard deviations above the mean at which each map is cut.
+        connectivity: 4 or 8 neighbours.
+        least: Smallest divisor of a mean; it replaces smaller numbers of maps.
+        with_gradient: Whether the gradient is computed.
+
+    Returns:
+        Three means, (3,) of the maps' dtype: the loss, which is the sum over layers of the mean entropy of
+        maps that are not empty; the same mean over all layers' maps; and the share of empty maps. Then the
+        gradient of the loss by the maps, (B, L, A, H, W), or (0,) without the gradient.
     """
     _, layers, heads, _, width = maps.shape
     single = _array(maps)
     means, out = np.empty(3, single.dtype), _made(single, with_gradient)
-    if single.size < 2 * FEWEST_PIXELS:  # which no two threads would share
-        # numba takes a whole number for another type.
+    if single.size < 2 * FEWEST_PIXELS:  # too few for two threads
+        # An int would make numba compile another version, hence float().
         _at_once(
             single,
             width,
@@ -88,14 +102,16 @@ def fused_means(
 
 
 def read_rows(projected: Reals, spec: RowSpec) -> Reals:
-    """The rows (B, A, S) of the tokens from `spec.first` on, in the precision of `projected`.
+    """Returns rows of query-key products (B, A, S), in the dtype of `projected`.
 
-    projected: (B, T, 3 A D), queries, keys and values side by side, contiguous, float32 or float64.
+    Args:
+        projected: Queries, keys and values side by side, (B, T, 3 A D), contiguous, float32 or float64.
+        spec: How the rows are read. S counts the tokens from `spec.first` on.
     """
     images, tokens, width = projected.shape
     row = np.empty((images, spec.heads, tokens - spec.first), projected.dtype)
     given = projected, *spec.with_query(tokens), spec.first, spec.scale, row
-    if projected.size < 2 * FEWEST_VALUES:  # which no two threads would share
+    if projected.size < 2 * FEWEST_VALUES:  # too few for two threads
         _read(0, images, *given)
     else:
         spread_over_threads(_read, images, *given, least=_images(tokens * width))
@@ -103,9 +119,13 @@ def read_rows(projected: Reals, spec: RowSpec) -> Reals:
 
 
 def add_gradient(into: Reals, projected: Reals, gradient: Reals, spec: RowSpec) -> None:
-    """Add what a gradient by the rows, (B, A, S), that `read_rows` reads leads to, to one by what was projected.
+    """Adds the gradient that flows through the rows to the gradient by the projection.
 
-    into: that one, (B, T, 3 A D), contiguous.
+    Args:
+        into: Gradient by the projection, (B, T, 3 A D), contiguous. It is changed in place.
+        projected: The projection from which `read_rows` computed the rows, (B, T, 3 A D).
+        gradient: Gradient by the rows, (B, A, S).
+        spec: How the rows are read.
     """
     images, tokens, width = projected.shape
     given = into, projected, gradient, *spec.with_query(tokens), spec.first, spec.scale
@@ -116,7 +136,10 @@ def add_gradient(into: Reals, projected: Reals, gradient: Reals, spec: RowSpec) 
 
 
 def compile_ahead() -> None:
-    """Compile for float32 and keep that, so that no search spends these seconds; part of the installation."""
+    """Compiles the kernels for float32 and caches them, so that no search spends these seconds.
+
+    It is part of the installation.
+    """
     for side in (2, math.isqrt(2 * FEWEST_PIXELS) + 1):
         fused_means(torch.zeros(1, 1, 1, side, side), 0.0, 8, least=1, with_gradient=True)
     projected, spec = np.zeros((1, 2, 3), np.float32), RowSpec(1, None, 1, 1.0)
@@ -124,18 +147,19 @@ def compile_ahead() -> None:
 
 
 def _images(values: int) -> int:
+    """Returns the fewest images per thread, for images of so many values."""
     return -(-FEWEST_VALUES // values)
 
 
 def _array(maps: Tensor) -> Reals:
-    """(..., H, W) as (n, H W)."""
-    # Asking is much cheaper than having torch make contiguous what is.
+    """Returns maps (..., H, W) as an array (n, H W)."""
+    # Calling contiguous() on a contiguous tensor costs much more than asking whether it is one.
     array: Reals = (maps if maps.is_contiguous() else maps.contiguous()).numpy(force=True)
     return array.reshape(-1, maps.shape[-2] * maps.shape[-1])
 
 
 def _made(maps: Reals, with_gradient: bool) -> tuple[Reals, NDArray[np.bool_], Reals]:
-    """What is to be filled in for maps (n, H W): entropies, which are empty, and gradients, or (0, 0)."""
+    """Allocates entropies (n,), empty maps (n,), and gradients (n, H W), or (0, 0) without, of maps (n, H W)."""
     gradient = np.empty_like(maps) if with_gradient else np.empty((0, 0), maps.dtype)
     return np.empty(len(maps), maps.dtype), np.empty(len(maps), np.bool_), gradient
 
@@ -150,7 +174,19 @@ def _entropies(
     empty: NDArray[np.bool_],
     gradient: Reals,
 ) -> None:
-    # numba keeps what it compiled while this file is the same, so a constant of another one must come as an argument.
+    """Fills the three outputs of `_made`, spread over threads.
+
+    Args:
+        maps: (n, H W).
+        width: W.
+        thresholds: (n,).
+        connectivity: 4 or 8 neighbours.
+        with_gradient: Whether the gradient is written.
+        entropy: Output, (n,).
+        empty: Output, (n,).
+        gradient: Output, (n, H W), or (0, 0).
+    """
+    # numba's cache is invalidated by changes of this file alone, so another module's constant must be an argument.
     given = maps, width, thresholds, connectivity == 8, with_gradient, NEARLY_CONSTANT, entropy, empty, gradient
     spread_over_threads(_work_out, len(maps), *given, least=-(-FEWEST_PIXELS // maps.shape[1]))
 
@@ -169,6 +205,21 @@ def _work_out(
     empty: NDArray[np.bool_],
     gradient: Reals,
 ) -> None:
+    """Fills the outputs of the maps from `begin` up to `end`.
+
+    Args:
+        begin: First map.
+        end: One past the last map.
+        maps: (n, H W).
+        width: W.
+        thresholds: (n,).
+        diagonal: Whether diagonal neighbours count (connectivity 8).
+        with_gradient: Whether the gradient is written.
+        nearly_constant: Standard deviation below which a map is empty.
+        entropy: Output, (n,).
+        empty: Output, (n,).
+        gradient: Output, (n, H W), or (0, 0).
+    """
     pixels = maps.shape[1]
     most = pixels // width * ((width + 1) // 2)
     centred, edges = np.empty(pixels), np.empty(width + 2, dtype=np.int64)
@@ -178,7 +229,7 @@ def _work_out(
         deviation = _centre(maps[place], centred)
         cut = thresholds[place] * deviation
         runs, total = 0, 0.0
-        # Written so that NaN fails it; an infinity anywhere makes the mean, and so the deviation, not finite.
+        # NaN fails this comparison. An infinity anywhere makes the mean, and so the deviation, not finite.
         if deviation >= nearly_constant and deviation < math.inf:
             runs = _find_runs(centred, cut, width, diagonal, edges, first, last, parent, mass)
         for run in range(runs):
@@ -212,7 +263,18 @@ def _average(
     with_gradient: bool,
     means: Reals,
 ) -> None:
-    """Fill in `fused_means`' means, and divide the gradient by its layer's number of maps."""
+    """Computes the means of `fused_means`, and divides the gradient by the number of maps of its layer.
+
+    Args:
+        entropy: Entropies of maps in the order image, layer, head, (n,).
+        empty: Whether each map is empty, (n,).
+        gradient: (n, H W), changed in place; (0, 0) without.
+        layers: L.
+        heads: A.
+        least: Smallest divisor of a mean.
+        with_gradient: Whether there is a gradient.
+        means: Output, (3,).
+    """
     images = len(entropy) // (layers * heads)
     loss, whole, filled = 0.0, 0.0, 0
     for layer in range(layers):
@@ -252,7 +314,23 @@ def _at_once(
     with_gradient: bool,
     means: Reals,
 ) -> None:
-    """Both kernels in one call."""
+    """Runs `_work_out` and `_average` in one call, which saves the cost of a second one.
+
+    Args:
+        maps: (n, H W).
+        width: W.
+        threshold: Threshold of all maps.
+        diagonal: Whether diagonal neighbours count (connectivity 8).
+        nearly_constant: Standard deviation below which a map is empty.
+        entropy: Output, (n,).
+        empty: Output, (n,).
+        gradient: Output, (n, H W), or (0, 0).
+        layers: L.
+        heads: A.
+        least: Smallest divisor of a mean.
+        with_gradient: Whether the gradient is written.
+        means: Output, (3,).
+    """
     thresholds = np.full(len(maps), threshold)
     _work_out(0, len(maps), maps, width, thresholds, diagonal, with_gradient, nearly_constant, entropy, empty, gradient)
     _average(entropy, empty, gradient, layers, heads, least, with_gradient, means)
@@ -260,8 +338,8 @@ def _at_once(
 
 @compile_kernel
 def _centre(single: Reals, centred: NDArray[np.float64]) -> float:
-    """Fill in a map less its mean; returns its population standard deviation."""
-    # Four sums side by side: one alone would wait for each addition.
+    """Writes a map less its mean to `centred`, and returns the map's population standard deviation."""
+    # Four independent sums: a single one would wait for each addition.
     count = len(single)
     whole = count - count % 4
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
@@ -298,14 +376,26 @@ def _find_runs(
     parent: NDArray[np.int64],
     mass: NDArray[np.float64],
 ) -> int:
-    """The runs above the cut: first pixel, pixel behind the last one, mass, and an earlier one of its component.
+    """Finds the runs of a map above its cut, and links each run to an earlier one of its component.
 
-    Returns how many there are.
+    Args:
+        centred: The map less its mean, (H W,).
+        cut: Cut above the mean.
+        width: W.
+        diagonal: Whether diagonal neighbours count (connectivity 8).
+        edges: Workspace for the columns at which a row crosses the cut, (W + 2,).
+        first: Output, the first pixel of each run.
+        last: Output, one past the last pixel of each run.
+        parent: Output, an earlier run of the same component, or the run itself.
+        mass: Output, the sum above the cut of each run.
+
+    Returns:
+        The number of runs.
     """
     reach = 1 if diagonal else 0
-    runs, above, begin = 0, 0, 0  # the row above has the runs from `above` to `begin`
+    runs, above, begin = 0, 0, 0  # the runs of the row above are those from `above` up to `begin`
     for row in range(0, len(centred), width):
-        # Where the row crosses the cut, without a branch: on noise a branch would be guessed wrong half the time.
+        # Finds the crossings of the cut without a branch: on noise, half of the branch predictions would be wrong.
         crossings, inside = 0, False
         for column in range(width):
             now = centred[row + column] > cut
@@ -334,7 +424,13 @@ def _find_runs(
 
 @compile_kernel
 def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
-    """Make two runs one component, under the earlier of their roots."""
+    """Merges the components of two runs, under the earlier of their roots.
+
+    Args:
+        parent: Parents of runs, changed in place.
+        one: A run.
+        other: A run.
+    """
     while parent[one] != one:
         parent[one] = parent[parent[one]]
         one = parent[one]
@@ -349,9 +445,19 @@ def _join(parent: NDArray[np.int64], one: int, other: int) -> None:
 
 @compile_kernel
 def _share_out(runs: int, total: float, parent: NDArray[np.int64], mass: NDArray[np.float64]) -> float:
-    """The entropy of the components' shares; leaves every run its root, and every root the logarithm of its share."""
+    """Computes the entropy of the components' shares of the mass.
+
+    Args:
+        runs: Number of runs.
+        total: Mass of all runs.
+        parent: Parents of runs. Afterwards it holds the root of every run.
+        mass: Masses of runs. Afterwards it holds, at every root, the logarithm of the component's share.
+
+    Returns:
+        The entropy in nats.
+    """
     for run in range(runs):
-        root = parent[parent[run]]  # a run's parent comes before it, and has its root already
+        root = parent[parent[run]]  # a run's parent precedes it, so its own root is already known
         parent[run] = root
         if root != run:
             mass[root] += mass[run]
@@ -375,7 +481,18 @@ def _write(
     last: NDArray[np.int64],
     slope: NDArray[np.float64],
 ) -> None:
-    """The gradient of one map: slope (of each run) - pull - factor * centred."""
+    """Writes the gradient of one map: -pull - factor * centred, and within a run its slope added to that.
+
+    Args:
+        out: Output, (H W,).
+        centred: The map less its mean, (H W,).
+        pull: Mean over all pixels of the slopes, for the path through the mean.
+        factor: Factor of the path through the standard deviation.
+        runs: Number of runs.
+        first: First pixel of each run.
+        last: One past the last pixel of each run.
+        slope: Derivative of the entropy by the mass of each run.
+    """
     for at in range(len(centred)):
         out[at] = -pull - factor * centred[at]
     for run in range(runs):
@@ -386,6 +503,18 @@ def _write(
 
 @compile_reassociating_kernel
 def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: int, scale: float, row: Reals) -> None:
+    """Computes the rows of the images from `begin` up to `end`.
+
+    Args:
+        begin: First image.
+        end: One past the last image.
+        projected: Queries, keys and values, (B, T, 3 A D).
+        start: First token whose query is pooled.
+        stop: One past the last such token.
+        first: First token whose key is read.
+        scale: Scale of the products.
+        row: Output, (B, A, S).
+    """
     images, tokens, width = projected.shape
     heads = row.shape[1]
     channels = width // (3 * heads)
@@ -393,7 +522,7 @@ def _read(begin: int, end: int, projected: Reals, start: int, stop: int, first: 
     pooled = np.empty((heads, channels), parts.dtype)
     for image in range(begin, end):
         _ask(parts[image], start, stop, scale / (stop - start), pooled)
-        # Token by token, in the order in which they lie in memory.
+        # Token by token, which is the order in memory.
         for token in range(first, tokens):
             for head in range(heads):
                 key, ask = parts[image, token, 1, head], pooled[head]
@@ -415,7 +544,22 @@ def _add(
     first: int,
     scale: float,
 ) -> None:
-    """Each key is pulled to the pooled query, and that one to the sum of the keys, by the rows' gradient."""
+    """Adds the rows' gradient to that of keys and queries, for the images from `begin` up to `end`.
+
+    The gradient by each key is along the pooled query, and the gradient by the pooled query along the
+    weighted sum of keys.
+
+    Args:
+        begin: First image.
+        end: One past the last image.
+        into: Gradient by the projection, (B, T, 3 A D), changed in place.
+        projected: Queries, keys and values, (B, T, 3 A D).
+        share: Gradient by the rows, (B, A, S).
+        start: First token whose query is pooled.
+        stop: One past the last such token.
+        first: First token whose key is read.
+        scale: Scale of the products.
+    """
     images, tokens, width = projected.shape
     heads = share.shape[1]
     channels, factor = width // (3 * heads), scale / (stop - start)
@@ -444,7 +588,15 @@ def _add(
 
 @compile_reassociating_kernel
 def _ask(image: Reals, start: int, stop: int, factor: float, query: Reals) -> None:
-    """Fill in the mean query of some tokens, by head, scaled. factor: the scale over the number of tokens."""
+    """Writes the scaled sum of some tokens' queries, by head.
+
+    Args:
+        image: Queries, keys and values of one image, (T, 3, A, D).
+        start: First token.
+        stop: One past the last token.
+        factor: Scale of the products divided by the number of tokens, which makes the sum a scaled mean.
+        query: Output, (A, D).
+    """
     query[:] = 0
     heads, channels = query.shape
     for token in range(start, stop):

@@ -1,17 +1,19 @@
-"""Spatial entropy on a GPU: value and gradient of a whole batch in one launch, the equations of
-`pipeline.regularizers.spatial_entropy`.
+"""Spatial entropy on a GPU: value and gradient of a whole batch in one launch.
 
-One program works on one map. It finds mean and deviation, cuts, and packs every row into one word of 32 bits. Then it
-floods one component after another: a word is filled along its row in ten shifts, and passed on to the rows above and
-below, until nothing changes. Each component's mass and share go into the sum at once, and the gradient follows from
-them. Nothing is written but the results, nothing is added atomically, and the host is never waited for: results are the
-same in every run, and the launch can be captured in a CUDA graph.
+It follows the equations of `pipeline.regularizers.spatial_entropy`. One program processes one map. It
+computes mean and deviation, cuts the map, and packs every row into one word of 32 bits. Then it floods one
+component after another: a word is filled along its row in ten shifts, and passed to the rows above and below,
+until nothing changes. Each component's share is added to the entropy at once, and the gradient follows from
+the shares.
 
-Import this module only to run it: it imports triton. Under TRITON_INTERPRET=1, set before triton is imported, it runs
-on the CPU, slowly, which is how the tests compare it with plain PyTorch.
+Only the results are written to memory, there are no atomic additions, and the host is never waited for. So
+the results are the same in every run, and the launch can be captured in a CUDA graph.
+
+Import this module only to run it: it imports triton. If TRITON_INTERPRET=1 is set before triton is imported,
+it runs on the CPU, slowly; the tests compare it with plain PyTorch in this way.
 """
 
-# Triton's functions are no Python to mypy: their arguments have the types that the launch gives them.
+# mypy cannot check Triton's functions: their arguments get their types at the launch.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
@@ -23,10 +25,10 @@ from torch import Tensor
 from pipeline.regularizers.kernels.entropy_plain import NEARLY_CONSTANT
 
 LARGEST_SIDE = 32
-"""Of a grid: a row is one word."""
+"""Largest side of a grid, since a row is one word of 32 bits."""
 
 PIXELS_OF_A_WARP = 256
-"""A warp that holds more of a map than this runs out of registers."""
+"""Most pixels of a map per warp; with more, a warp runs out of registers."""
 
 TINY = float(torch.finfo(torch.float64).tiny)
 
@@ -34,13 +36,21 @@ TINY = float(torch.finfo(torch.float64).tiny)
 def triton_entropy(
     maps: Tensor, threshold: float | Tensor, connectivity: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropies, which maps are empty, and the gradient of each entropy by its own map.
+    """Computes entropies, empty maps, and the gradient of each entropy by its own map.
 
-    maps: (n, H, W) float32 or float64, H and W at most 32. threshold: of all maps, or (n,) float64 on their device.
-    Returns (n,) of the maps' dtype, (n,) bool, and (n, H, W) of the maps' dtype, or (0,) without the gradient.
+    Args:
+        maps: (n, H, W), float32 or float64, H and W at most 32.
+        threshold: Standard deviations above the mean at which a map is cut: one number for all maps, or (n,)
+            float64 on the maps' device.
+        connectivity: 4 or 8 neighbours.
+        with_gradient: Whether the gradient is computed.
+
+    Returns:
+        Entropies (n,) of the maps' dtype; whether each map is empty, (n,) bool; and gradients (n, H, W) of
+        the maps' dtype, or (0,) without the gradient.
 
     Raises:
-        ValueError: a larger grid.
+        ValueError: If the grid is larger than 32 x 32.
     """
     count, height, width = maps.shape
     if max(height, width) > LARGEST_SIDE:
@@ -52,7 +62,7 @@ def triton_entropy(
     rows, columns = triton.next_power_of_2(height), triton.next_power_of_2(width)
     _one_map[(count,)](
         maps,
-        threshold if one_a_map else maps,  # a pointer that is not read
+        threshold if one_a_map else maps,  # any pointer; it is not read
         0.0 if one_a_map else threshold,
         entropy,
         empty,
@@ -67,12 +77,12 @@ def triton_entropy(
         height_block=rows,
         width_block=columns,
         num_warps=max(1, rows * columns // PIXELS_OF_A_WARP),
-        enable_fp_fusion=False,  # so that every product is rounded as plain PyTorch rounds it
+        enable_fp_fusion=False,  # rounds every product as plain PyTorch does
     )
     return entropy, empty, gradient
 
 
-# A size of 1 would be made a constant, and constants have no methods.
+# Triton would turn a size of 1 into a constant, which has no method `to`.
 @triton.jit(do_not_specialize=["height", "width"])
 def _one_map(
     maps,
@@ -91,13 +101,32 @@ def _one_map(
     height_block: tl.constexpr,
     width_block: tl.constexpr,
 ):
+    """Computes entropy, emptiness and gradient of one map; the program's index is the map's.
+
+    Args:
+        maps: Pointer, (n, H, W).
+        thresholds: Pointer to one threshold per map, (n,) float64; not read unless `one_a_map`.
+        threshold: Threshold of all maps, unless `one_a_map`.
+        entropy: Output pointer, (n,).
+        empty: Output pointer, (n,).
+        gradient: Output pointer, (n, H, W); not written unless `with_gradient`.
+        height: H.
+        width: W.
+        one_a_map: Whether each map has its own threshold.
+        diagonal: Whether diagonal neighbours count (connectivity 8).
+        with_gradient: Whether the gradient is written.
+        nearly_constant: Standard deviation below which a map is empty.
+        tiny: Smallest share whose logarithm is taken.
+        height_block: H rounded up to a power of two.
+        width_block: W rounded up to a power of two.
+    """
     place = tl.program_id(0).to(tl.int64)
     rows, columns = tl.arange(0, height_block), tl.arange(0, width_block)
     on_grid = (rows < height)[:, None] & (columns < width)[None, :]
     at = place * height * width + rows[:, None] * width + columns[None, :]
     pixels = (height * width).to(tl.float64)
 
-    # float64 whatever the maps are of, as in plain PyTorch: which pixels are above the cut must not depend on rounding.
+    # float64 whatever the maps' dtype, as in plain PyTorch: rounding must not decide which pixels are above the cut.
     values = tl.load(maps + at, mask=on_grid, other=0.0).to(tl.float64)
     mean = _total(values) / pixels
     centred = tl.where(on_grid, values - mean, 0.0)
@@ -143,17 +172,26 @@ def _one_map(
 
 @triton.jit
 def _total(values):
+    """Returns the sum over both axes."""
     return tl.sum(tl.sum(values, axis=1), axis=0)
 
 
 @triton.jit
 def _flood(component, words, rows, diagonal: tl.constexpr, height_block: tl.constexpr):
-    """What of the words' bits is connected with the component's, row by row."""
+    """Returns the bits of `words` that are connected with those of `component`, row by row.
+
+    Args:
+        component: Bits of the component found so far, one word per row.
+        words: Bits above the cut, one word per row.
+        rows: Indices of the rows.
+        diagonal: Whether diagonal neighbours count (connectivity 8).
+        height_block: Number of rows.
+    """
     above, below = tl.maximum(rows - 1, 0), tl.minimum(rows + 1, height_block - 1)
     component = _along_the_row(component, words)
     changed = tl.max(component, axis=0)
     while changed > 0:
-        # The first row is passed on to itself, and so is the last one, which adds nothing, or what is theirs anyway.
+        # At the border, a row is its own neighbour. That adds only bits of its own run.
         reached = tl.gather(component, above, 0) | tl.gather(component, below, 0)
         if diagonal:
             reached = reached | (reached << 1) | (reached >> 1)
@@ -165,7 +203,10 @@ def _flood(component, words, rows, diagonal: tl.constexpr, height_block: tl.cons
 
 @triton.jit
 def _along_the_row(seeds, words):
-    """The runs of ones in each word that have a seed: a fill by doubling, to the higher bits and to the lower ones."""
+    """Returns the runs of ones in each word that hold a seed.
+
+    The fill doubles its reach with each step, towards the higher bits and towards the lower ones.
+    """
     up, down, open_up, open_down = seeds, seeds, words, words
     for step in tl.static_range(5):
         up = up | (open_up & (up << (1 << step)))
