@@ -1,6 +1,7 @@
-"""Numbers from predictions and attention maps, with numpy and scipy alone.
+"""Statistics and metrics of predictions and attention maps, in numpy and scipy.
 
-`classify` scores class probabilities, `locate` scores attention against masks, `comparison` says what the difference of
-two arms is worth, `endpoints` which of such differences are shown, and `verdict` says it. Nothing here trains, draws or
-stores.
+`classify` scores class probabilities. `locate` scores attention against masks. `comparison` gives the
+difference of two arms with its interval, `endpoints` tests which differences are shown, and `verdict` puts
+them into sentences. Only `similarity_maps` and `latency` run networks. No module here trains one or writes a
+file.
 """

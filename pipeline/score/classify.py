@@ -1,7 +1,7 @@
-"""Scores of class probabilities: accuracy, its balance over the classes, likelihood and calibration.
+"""Scores of class probabilities: accuracy, its balance over classes, likelihood and calibration.
 
-Takes arrays and returns plain numbers, so that validation, test and a registered model are all scored by the same code.
-Shape letters: N images, C classes.
+Functions take arrays and return plain numbers, so that the same code scores validation images, test images
+and registered models. Shapes: N images, C classes.
 """
 
 from dataclasses import dataclass
@@ -9,17 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Networks answer in float32, where a probability of 0 means "below the smallest normal number". Taking that number
-# instead keeps one confidently wrong image at 87 nats, where a plain logarithm would make the whole mean infinite.
+# Networks return float32, in which a probability of 0 means "below the smallest normal number". That number is used
+# instead of 0, so that a confidently wrong image counts 87 nats and does not make the mean infinite.
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
-# Softmax in half precision sums to 1 only this well.
+# Largest deviation from 1 of the sum of a softmax in half precision.
 _SUM_TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
 class ClassificationScores:
-    """What a set of predictions is worth. All shares are fractions of 1; `confusion` counts images, rows are truth."""
+    """Scores of a set of predictions. All shares are fractions of 1.
+
+    Attributes:
+        accuracy: Share of images whose most probable class is the true one.
+        balanced_accuracy: Mean over occurring classes of the share of a class's images that are right.
+        nll: Mean negative log likelihood of the true class, in nats.
+        ece: Expected calibration error; see `ReliabilityBins.ece`.
+        per_class_accuracy: Share of each class's images that are right, (C,); NaN for a class without images.
+        confusion: Numbers of images, (C, C); rows are true classes, columns predicted ones.
+    """
 
     accuracy: float
     balanced_accuracy: float
@@ -31,9 +40,13 @@ class ClassificationScores:
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Predictions grouped by confidence: `edges` (bins + 1,); mean `confidence`, `accuracy` and `count` (bins,).
+    """Predictions grouped by confidence.
 
-    A bin without images has count 0 and NaN for the other two.
+    Attributes:
+        edges: Edges of the bins, (bins + 1,).
+        confidence: Mean confidence of each bin, (bins,); NaN for a bin without images.
+        accuracy: Accuracy of each bin, (bins,); NaN for a bin without images.
+        count: Number of images of each bin, (bins,).
     """
 
     edges: NDArray[np.float64]
@@ -43,22 +56,27 @@ class ReliabilityBins:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: mean over images of |accuracy - confidence| of their bin."""
+        """Expected calibration error: the mean over images of |accuracy - confidence| of their bin."""
         held = self.count > 0
         gap = np.abs(self.accuracy[held] - self.confidence[held])
         return float(np.sum(gap * self.count[held]) / np.sum(self.count))
 
 
 def classification_scores(probabilities: ArrayLike, labels: ArrayLike) -> ClassificationScores:
-    """Score class probabilities (N, C) against integer labels (N,).
+    """Scores class probabilities against labels.
 
-    The predicted class is the most probable one, the first of them on a tie. Balanced accuracy is the mean over the
-    classes that occur in `labels`; a class that does not occur has NaN in `per_class_accuracy`. The negative log
-    likelihood is in nats, with probabilities below 1.2e-38 counted as that. The calibration error is that of Guo et
-    al., On Calibration of Modern Neural Networks, ICML 2017, equation 3, with 15 bins: see `reliability_bins`.
+    The predicted class is the most probable one, the first of them on a tie. Balanced accuracy is the mean
+    over the classes that occur in `labels`. For the log likelihood, probabilities below 1.2e-38 count as that
+    number. The calibration error is that of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
+    equation 3, with 15 bins (see `reliability_bins`).
 
-    Raises ValueError, naming what is wrong, for shapes that do not fit, an empty set, labels outside 0..C-1, and rows
-    that are not probabilities.
+    Args:
+        probabilities: Class probabilities, (N, C).
+        labels: True classes as integers, (N,).
+
+    Raises:
+        ValueError: If the shapes do not fit, there are no images, a label is outside 0 .. C - 1, or a row is
+            not a distribution.
     """
     shares, truth = check_predictions(probabilities, labels)
     images, classes = shares.shape
@@ -79,18 +97,32 @@ def classification_scores(probabilities: ArrayLike, labels: ArrayLike) -> Classi
 
 
 def log_losses(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Negative log likelihood of every image, (N,) in nats, of which `ClassificationScores.nll` is the mean.
+    """Computes the negative log likelihood of every image, (N,) in nats.
 
-    Raises ValueError as `classification_scores` does.
+    Its mean is `ClassificationScores.nll`.
+
+    Args:
+        probabilities: Class probabilities, (N, C).
+        labels: True classes as integers, (N,).
+
+    Raises:
+        ValueError: As `classification_scores`.
     """
     return _log_losses(*check_predictions(probabilities, labels))
 
 
 def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = 15) -> ReliabilityBins:
-    """Group predictions into equal-width bins of confidence, the probability of the predicted class.
+    """Groups predictions into equal-width bins of confidence, the probability of the predicted class.
 
-    Bin m of M holds confidences in ((m - 1)/M, m/M] (Guo et al. 2017, section 2). Raises ValueError as
-    `classification_scores` does, and for fewer than one bin.
+    Bin m of M holds confidences in ((m - 1)/M, m/M] (Guo et al. 2017, section 2).
+
+    Args:
+        probabilities: Class probabilities, (N, C).
+        labels: True classes as integers, (N,).
+        bins: Number of bins, M.
+
+    Raises:
+        ValueError: As `classification_scores`, and for fewer than one bin.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
@@ -98,7 +130,7 @@ def reliability_bins(probabilities: ArrayLike, labels: ArrayLike, *, bins: int =
     confidence = shares.max(axis=1)
     right = shares.argmax(axis=1) == truth
     edges = np.arange(bins + 1) / bins
-    # side="left" puts a confidence that equals an edge below it, which is the closed right end of the definition.
+    # side="left" puts a confidence equal to an edge into the bin below it, whose right end is closed.
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
     means = np.full((2, bins), np.nan)
@@ -113,9 +145,14 @@ def _log_losses(shares: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArra
 
 
 def check_predictions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Class probabilities (N, C) as float64 and labels (N,) as int64.
+    """Returns class probabilities (N, C) as float64 and labels (N,) as int64.
 
-    Raises ValueError as `classification_scores` does.
+    Args:
+        probabilities: Class probabilities, (N, C).
+        labels: True classes as integers, (N,).
+
+    Raises:
+        ValueError: As `classification_scores`.
     """
     shares = np.asarray(probabilities, dtype=np.float64)
     truth = np.asarray(labels)

@@ -1,39 +1,45 @@
-"""Is one arm better than the other, and how sure can we be with this few seeds and images?
+"""Comparison of two arms: the difference of their mean scores, with an interval over seeds and images.
 
-An arm is one configuration retrained with several seeds and tested on the same images as the other arm. What is
-compared are the two arms' means over seeds and images of one score, such as 1 for an image that a network got right,
-with an interval that covers both sources of chance, the training (another seed gives another network) and the test set
-(other images give another mean). Comparing one network of each arm on the images alone ignores the first and calls 8
-to 41 % of equal arms different.
+An arm is one configuration, retrained with several seeds and tested on the same images as the other arm.
+Compared are the two arms' means over seeds and images of one score, such as 1 for an image that a network got
+right. The interval covers both sources of chance: training (another seed gives another network) and the test
+set (other images give another mean). A comparison of one network of each arm, over images alone, ignores the
+first. It calls 8 to 41 % of equal arms different.
 
-Both arms are trained with the same seeds, so with the same first weights and the same batches, and both are tested on
-the same images. So one table D[s, i] = best - control of S seeds and N images has all that is known, and what a seed or
-an image does to both arms alike is not in it. In a layout of crossed random effects the variance of its mean is
+Both arms are trained with the same seeds, so with the same initial weights and the same batches, and both are
+tested on the same images. So one table D[s, i] = best - control of S seeds and N images contains all
+information. Effects that a seed or an image has on both arms alike cancel. In a layout of crossed random
+effects the variance of its mean is
 
     V_seeds  = var_s(D[s, .]) / S                            on S - 1 degrees of freedom
     V_images = max(0, var_i(D[., i]) / N  -  MS / (S N))     on N - 1 degrees of freedom
     V        = V_seeds + V_images
 
-where MS is the mean square of what is left of D after its row and column means; both other terms hold MS / (S N) once,
-hence the subtraction. The degrees of freedom are Satterthwaite's (1946), V^2 / sum(V_k^2 / df_k), and the interval is
-difference +- t * sqrt(V). It is never narrower than that of the images alone, t * sqrt(var_i(D[., i]) / N) on N - 1
-degrees of freedom: a few seeds that agree by luck do not make the test set larger.
+where MS is the mean square of the residual of D after its row and column means. Both other terms contain MS /
+(S N) once, hence the subtraction. The degrees of freedom are Satterthwaite's (1946), V^2 / sum(V_k^2 / df_k),
+and the interval is difference +- t * sqrt(V). It is never narrower than the interval of the images alone, on
+N - 1 degrees of freedom,
 
-Arms whose seeds are not the same are independent given the images (`layout` says "independent"): V_seeds and MS / (S N)
-are then sums over the arms, each arm's on its own S - 1 degrees of freedom, of its own table.
+    difference +- t * sqrt(var_i(D[., i]) / N)
 
-Where fewer than ten images tell the arms apart (D[., i] is not 0), their variance says little of the images that were
-not drawn, and nothing where there is none. Tables of right and wrong then get half an image each way on which one arm
-alone is right with every seed, as Agresti and Min (Statistics in Medicine 24, 2005, 729-740) add half a discordant pair
-to either cell of a 2 x 2 table:
+since a few seeds that agree by luck do not make the test set larger.
+
+Arms with different seeds are independent given the images (`layout` is "independent"). V_seeds and MS / (S N)
+are then sums over the arms, each from the arm's own table, on its own S - 1 degrees of freedom.
+
+If fewer than ten images distinguish the arms (D[., i] is not 0), their variance says little about images that
+were not sampled, and nothing if there are none. For tables of right and wrong, half an image on which one arm
+alone is right with every seed is then added in each direction. Agresti and Min (Statistics in Medicine 24,
+2005, 729-740) add half a discordant pair to either cell of a 2 x 2 table in the same way:
 
     var_i(D[., i]) / N  ->  (sum D^2 + 1 - (sum D)^2 / (N + 2)) / (N + 2)^2
 
-unless that is the smaller one. Half an image with one seed alone would be narrower, and covers too little where images
-are very unequally hard. docs/benchmarks/verdicts.md has how often the intervals cover, and where they do not.
+unless that is the smaller one. Half an image with one seed alone would be narrower, and would cover too
+little where images are very unequally hard. docs/benchmarks/verdicts.md reports how often the intervals
+cover, and where they do not.
 
-Images that were tested in folds, each by networks of its own, have this layout within every fold
-(`pipeline.score.fold_variance`); without folds all images are one.
+Images tested in folds, each by networks of its own, have this layout within every fold
+(`pipeline.score.fold_variance`). Without folds, all images form one fold.
 """
 
 import math
@@ -59,25 +65,36 @@ POWER = 0.8
 PAIRED, INDEPENDENT = "paired", "independent"
 
 FEW_DISCORDANT = 10
-"""Images that tell the arms apart, below which half an image is added each way."""
+"""Number of images that distinguish the arms, below which half an image is added in each direction."""
 
-# Below this an interval is rounding, not variation: a share of one image in a thousand million.
+# A standard error below this is rounding: a share of one image in a thousand million.
 _NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms compared. All are in the score's own unit: accuracies and their differences are fractions of 1.
+    """Comparison of two arms, in the score's own unit; accuracies are fractions of 1.
 
-    `difference` is best minus control; `low` and `high` are its interval at `confidence`, None where there is none, and
-    `note` then says why. `best_sd` and `control_sd` are deviations over seeds, None with one seed. `seeds` counts those
-    of (best, control). `layout` is "paired" where seed s of both arms is the same seed, else "independent".
-
-    `standard_error` is that over seeds and images, on `degrees_of_freedom`; `images_error` is that of the images alone,
-    on `images` - `folds`. The wider interval of the two is the interval.
-
-    `detectable_difference` is the smallest true difference that an experiment with this noise would have shown, its
-    interval excluding 0, with a chance of 0.8.
+    Attributes:
+        difference: Mean of the best arm minus that of the control.
+        low: Lower end of the interval; None if there is no interval, and `note` then gives the reason.
+        high: Upper end of the interval; None if there is no interval.
+        confidence: Confidence of the interval.
+        best_mean: Mean of the best arm over seeds and images.
+        best_sd: Standard deviation over its seeds; None with one seed.
+        control_mean: Mean of the control over seeds and images.
+        control_sd: Standard deviation over its seeds; None with one seed.
+        seeds: Number of seeds of (best, control).
+        images: Number of images.
+        layout: "paired" if seed s of both arms is the same seed, else "independent".
+        standard_error: Standard error over seeds and images; None if there is no interval.
+        degrees_of_freedom: Degrees of freedom of `standard_error`.
+        images_error: Standard error over images alone, on `images` - `folds` degrees of freedom. The wider of
+            the two intervals is the interval.
+        detectable_difference: Smallest true difference that an experiment with this noise shows, its interval
+            excluding 0, with probability 0.8.
+        note: Why there is no interval, or what to check about the arms; None if there is nothing to say.
+        folds: Number of folds; 1 without folds.
     """
 
     difference: float
@@ -107,12 +124,22 @@ def compare_arms(
     shared_seeds: bool = True,
     folds: ArrayLike | None = None,
 ) -> Comparison:
-    """Compare two arms by shares: (S, N) and (S2, N), such as 1 where a seed's network got an image right.
+    """Compares two arms by shares, such as 1 where a seed's network got an image right.
 
-    shared_seeds: whether row s of both is the same seed; arms of unequally many seeds share none. folds: (N,), the
-    number of each image's fold, where every fold has networks of its own in each row; None without folds. See the
-    module's docstring for the formulas. Raises ValueError for other shapes, fewer than two images in all or in a fold,
-    values outside 0..1 and a confidence outside (0, 1).
+    The module's docstring has the formulas.
+
+    Args:
+        best: Shares of the best arm, (S, N).
+        control: Shares of the control, (S2, N).
+        confidence: Confidence of the interval, in (0, 1).
+        shared_seeds: Whether row s of both tables is the same seed. Arms with different numbers of seeds
+            share none.
+        folds: Number of each image's fold, (N,), if every fold has networks of its own in each row; None
+            without folds.
+
+    Raises:
+        ValueError: If the shapes are wrong, there are fewer than two images in all or in a fold, a value is
+            outside 0 .. 1, or the confidence is outside (0, 1).
     """
     first, second = _checked("best", best), _checked("control", control)
     for name, table in (("best", first), ("control", second)):
@@ -129,9 +156,19 @@ def compare_scores(
     shared_seeds: bool = True,
     folds: ArrayLike | None = None,
 ) -> Comparison:
-    """Compare two arms by any score of each image, (S, N) and (S2, N), such as its log loss.
+    """Compares two arms by any score of each image, such as its log loss.
 
-    Raises ValueError as `compare_arms` does, but for values: these must be finite.
+    Args:
+        best: Scores of the best arm, (S, N).
+        control: Scores of the control, (S2, N).
+        confidence: Confidence of the interval, in (0, 1).
+        shared_seeds: Whether row s of both tables is the same seed. Arms with different numbers of seeds
+            share none.
+        folds: Number of each image's fold, (N,), if every fold has networks of its own in each row; None
+            without folds.
+
+    Raises:
+        ValueError: As `compare_arms`, but values need only be finite.
     """
     first, second = _checked("best", best), _checked("control", control)
     for name, table in (("best", first), ("control", second)):
@@ -143,7 +180,16 @@ def compare_scores(
 def compare_values(
     best: ArrayLike, control: ArrayLike, *, images: int, note: str, confidence: float = 0.95, shared_seeds: bool = True
 ) -> Comparison:
-    """Compare two arms by one value a seed, (S,) and (S2,), without an interval. note: why there is none."""
+    """Compares two arms by one value per seed, without an interval.
+
+    Args:
+        best: Values of the best arm, (S,).
+        control: Values of the control, (S2,).
+        images: Number of images behind each value.
+        note: Why there is no interval.
+        confidence: Confidence that is recorded.
+        shared_seeds: Whether value s of both arms is from the same seed.
+    """
     first, second = (np.asarray(arm, dtype=np.float64)[:, None] for arm in (best, control))
     return Comparison(
         difference=float(first.mean() - second.mean()),
@@ -166,7 +212,15 @@ def compare_values(
 
 
 def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
-    """The same comparison with its interval, and what it could have found, at another confidence in (0, 1)."""
+    """Returns the comparison with interval and detectable difference at another confidence.
+
+    Args:
+        comparison: The comparison. One without an interval stays without.
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: If the confidence is outside (0, 1).
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     candidates = _candidates(comparison)
@@ -180,13 +234,19 @@ def at_confidence(comparison: Comparison, confidence: float) -> Comparison:
         confidence=confidence,
         low=comparison.difference - half,
         high=comparison.difference + half,
-        # Found means: estimate - half > 0. The estimate scatters around the truth with the same error and t.
+        # A difference is found if estimate - half > 0. The estimate scatters around the truth by the same error and t.
         detectable_difference=half + _t(POWER, freedom) * error,
     )
 
 
 def p_value(comparison: Comparison) -> float | None:
-    """Two-sided p: below 1 - confidence exactly where the interval at that confidence excludes 0; None without one."""
+    """Returns the two-sided p-value of the difference; None without an interval.
+
+    It is below 1 - confidence exactly if the interval at that confidence excludes 0.
+
+    Args:
+        comparison: The comparison.
+    """
     candidates = _candidates(comparison)
     if not candidates:
         return None
@@ -194,9 +254,9 @@ def p_value(comparison: Comparison) -> float | None:
 
 
 def directed_p(comparison: Comparison, bound: float) -> float | None:
-    """Two-sided p of the difference's lying above `bound`: 1 where it lies below; None without an interval.
+    """Returns the two-sided p-value for a difference above `bound`: 1 if the difference is not above it.
 
-    It is below a level exactly where the interval at 1 - level lies above the bound.
+    It is below a level exactly if the interval at 1 - level lies above the bound. None without an interval.
     """
     above = replace(comparison, difference=comparison.difference - bound)
     return p_value(above) if above.difference > 0 else None if p_value(above) is None else 1.0
@@ -205,6 +265,18 @@ def directed_p(comparison: Comparison, bound: float) -> float | None:
 def _compare(
     best: Floats, control: Floats, confidence: float, shared_seeds: bool, folds: ArrayLike | None
 ) -> Comparison:
+    """Compares two checked tables.
+
+    Args:
+        best: (S, N).
+        control: (S2, N).
+        confidence: Confidence of the interval.
+        shared_seeds: Whether row s of both tables is the same seed.
+        folds: Number of each image's fold, (N,); None without folds.
+
+    Raises:
+        ValueError: If the numbers of images differ, or as `check_fold_numbers` and `at_confidence`.
+    """
     if best.shape[1] != control.shape[1]:
         raise ValueError(f"both arms must be tested on the same images, got {best.shape[1]} and {control.shape[1]}")
     paired = shared_seeds and len(best) == len(control)
@@ -235,7 +307,18 @@ def _compare(
 def _uncertainty(
     best: Floats, control: Floats, paired: bool, folds: Folds
 ) -> tuple[float | None, float | None, float | None]:
-    """Standard error over seeds and images, its degrees of freedom, and the standard error of the images alone."""
+    """Computes the standard errors of the difference.
+
+    Args:
+        best: (S, N).
+        control: (S2, N).
+        paired: Whether row s of both tables is the same seed.
+        folds: Number of each image's fold, (N,).
+
+    Returns:
+        Standard error over seeds and images, its degrees of freedom, and the standard error over images
+        alone. All are None with one seed in an arm, or without any variation.
+    """
     images, count = best.shape[1], count_folds(folds)
     if min(len(best), len(control)) < 2:
         return None, None, None
@@ -257,13 +340,20 @@ def _uncertainty(
 
 
 def _images_variance(best: Floats, control: Floats, folds: Folds) -> float:
-    """The variance of the mean difference over images alone, with half an image each way where few tell the arms
-    apart and the tables hold right and wrong.
+    """Returns the variance of the mean difference over images alone.
+
+    Half an image is added in each direction if few images distinguish the arms and the tables hold right and
+    wrong.
+
+    Args:
+        best: (S, N).
+        control: (S2, N).
+        folds: Number of each image's fold, (N,).
     """
     gains = best.mean(axis=0) - control.mean(axis=0)
     images = len(gains)
     variance = images_variance(gains, folds)
-    # Means over unequally many seeds may differ by rounding where they are the same share.
+    # Equal shares may differ by rounding, if they are means over different numbers of seeds.
     if (np.abs(gains) > _NOTHING).sum() >= FEW_DISCORDANT or not (_is_binary(best) and _is_binary(control)):
         return variance
     added = (np.square(gains).sum() + 1 - gains.sum() ** 2 / (images + 2)) / (images + 2) ** 2
@@ -275,7 +365,10 @@ def _is_binary(table: Floats) -> bool:
 
 
 def _candidates(comparison: Comparison) -> list[tuple[float, float]]:
-    """(standard error, degrees of freedom) of seeds and images, and of the images alone; none without an interval."""
+    """Returns (standard error, degrees of freedom) over seeds and images, and over images alone.
+
+    The list is empty without an interval.
+    """
     error, freedom, of_images = comparison.standard_error, comparison.degrees_of_freedom, comparison.images_error
     if error is None or freedom is None or of_images is None:
         return []
@@ -284,6 +377,14 @@ def _candidates(comparison: Comparison) -> list[tuple[float, float]]:
 
 
 def _note(best: Floats, control: Floats, error: float | None, paired: bool) -> str | None:
+    """Returns why there is no interval, or that networks seem to be the same; None if neither holds.
+
+    Args:
+        best: (S, N).
+        control: (S2, N).
+        error: Standard error over seeds and images, or None.
+        paired: Whether row s of both tables is the same seed.
+    """
     if min(len(best), len(control)) < 2:
         return "with one seed in an arm there is no interval, because nothing shows how much the seed alone changes"
     if error is None:
@@ -297,6 +398,11 @@ def _note(best: Floats, control: Floats, error: float | None, paired: bool) -> s
 
 
 def _checked(name: str, scores: ArrayLike) -> Floats:
+    """Returns a table of scores (S, N) as float64.
+
+    Raises:
+        ValueError: If the table has another shape, no row, or fewer than two images.
+    """
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
         raise ValueError(f"{name} must have shape (seeds, images), at least 1 by 2, got {table.shape}")

@@ -1,24 +1,27 @@
-"""The endpoints of an evaluation: what is tested, named beforehand, in which order, at which level; and the verdict.
+"""Endpoints of an evaluation: the hypotheses tested, fixed in advance, with their order and levels.
 
-With alpha = 1 - confidence, every p is two-sided and counts in the endpoint's own direction alone, so that an endpoint
-is shown at a level exactly where its interval at 1 - level lies beyond its bound.
+With alpha = 1 - confidence, every p-value is two-sided and counts in the endpoint's own direction alone. So
+an endpoint is shown at a level exactly if its interval at 1 - level lies beyond its bound.
 
-With masks, two endpoints are primary, by Holm's rule (Scandinavian Journal of Statistics 6, 1979, 65-70): the smaller p
-is held against alpha / 2, and where it is shown the other one against alpha. Of accuracy they are
+With masks, two endpoints are primary, by Holm's rule (Scandinavian Journal of Statistics 6, 1979, 65-70). The
+smaller p-value is compared with alpha / 2. If that endpoint is shown, the other one is compared with alpha.
+For accuracy the endpoints are
 
     A  accuracy_not_worse   the accuracy is not lower than the control's by `margin` or more: difference + margin > 0
     B  attention_auroc      the attention of the fixed head ranks the object's pixels higher than the control's (AUROC)
     C  accuracy_higher      difference > 0; only where A and B are shown, at alpha
 
-Without masks A, then log_loss (lower than the control's), then accuracy_higher are tested in this order, each at alpha,
-and the first that is not shown ends it. Of another metric (`evaluate.metric`) A, C and the loss have its name, as
-macro_f1_not_worse, and its direction: log_loss_not_worse, log_loss_lower, log_loss_higher. Where the metric is log loss
-itself, C follows A. Both are sequentially rejective graphs (Bretz, Maurer, Brannath and Posch,
-Statistics in Medicine 28, 2009, 586-604): that anything shown is false has a chance of at most alpha.
+Without masks, A, then log_loss (lower than the control's), then accuracy_higher are tested in this order,
+each at alpha. The first that is not shown ends the sequence. For another metric (`evaluate.metric`), A, C and
+the harm have its name and its direction, such as macro_f1_not_worse, or log_loss_not_worse, log_loss_lower
+and log_loss_higher. If the metric is log loss itself, C follows A. Both are sequentially rejective graphs
+(Bretz, Maurer, Brannath and Posch, Statistics in Medicine 28, 2009, 586-604): the probability that anything
+shown is false is at most alpha.
 
-A loss of accuracy, `accuracy_lower`, is said wherever its interval at the confidence lies below 0. It stands outside of
-the order, because silence about harm is not what an order may buy. It and `accuracy_higher` exclude each other, and
-each has half of alpha in its own direction; the simulations of docs/benchmarks/verdicts.md count all of it together.
+A loss of accuracy, `accuracy_lower`, is reported whenever its interval at the confidence lies below 0. It is
+outside of the order, because an order must not hide harm. It and `accuracy_higher` exclude each other, and
+each has half of alpha in its own direction. The simulations of docs/benchmarks/verdicts.md count all of it
+together.
 """
 
 from dataclasses import dataclass, replace
@@ -27,18 +30,25 @@ from pipeline.score.comparison import Comparison, at_confidence, directed_p
 from pipeline.score.metrics.wording import ACCURACY_WORDS, MetricWords
 
 NOT_WORSE, HIGHER, LOWER = "accuracy_not_worse", "accuracy_higher", "accuracy_lower"
-"""Those of accuracy; `endpoint_names` has those of any metric."""
+"""Names for accuracy; `endpoint_names` returns those of any metric."""
 ATTENTION, LOG_LOSS = "attention_auroc", "log_loss"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What came of one endpoint.
+    """The result of one endpoint.
 
-    difference: best minus control, accuracies and AUROCs as fractions of 1, log loss in nats. low, high: the interval
-    that decided it, at `level`, such as 0.975; None where there is none. detectable: the smallest true difference from
-    the endpoint's bound that would have been shown four times out of five. p: two-sided, in the endpoint's direction,
-    not corrected. tested: False where an endpoint before it was not shown. shown: it was tested, and holds.
+    Attributes:
+        name: Name of the endpoint.
+        tested: False if an endpoint before it in the order was not shown.
+        shown: Whether it was tested and holds.
+        difference: Best minus control: accuracies and AUROCs as fractions of 1, log loss in nats.
+        low: Lower end of the deciding interval; None if there is none.
+        high: Upper end of the deciding interval; None if there is none.
+        level: Confidence of this interval, such as 0.975.
+        p: Two-sided p-value in the endpoint's direction, not corrected; None if there is no interval.
+        detectable: Smallest true difference from the endpoint's bound that is shown with probability 0.8;
+            None if there is no interval.
     """
 
     name: str
@@ -53,7 +63,11 @@ class Endpoint:
 
 
 def endpoint_names(metric: MetricWords) -> tuple[str, str, str]:
-    """That a metric is not worse, that it is better, that it is worse."""
+    """Returns the names of a metric's endpoints: that it is not worse, better, and worse.
+
+    Args:
+        metric: The metric in words.
+    """
     return f"{metric.key}_not_worse", f"{metric.key}_{metric.better}", f"{metric.key}_{metric.worse}"
 
 
@@ -65,13 +79,21 @@ def decide_endpoints(
     log_loss: Comparison | None = None,
     words: MetricWords = ACCURACY_WORDS,
 ) -> list[Endpoint]:
-    """Test the endpoints at the confidence of `metric`, in the order in which they were named.
+    """Tests the endpoints at the confidence of `metric`, in their order.
 
-    metric: the comparison by `evaluate.metric`, of accuracy where `words` says no other. attention: of the AUROC of the
-    fixed head, None for a set without masks. log_loss: best minus control, in nats, of a set without masks.
+    Args:
+        metric: Comparison by `evaluate.metric`; by accuracy unless `words` names another metric.
+        margin: Largest loss of the metric that counts as not worse, above 0.
+        attention: Comparison by the AUROC of the fixed head's attention; None for a data set without masks.
+        log_loss: Comparison by log loss in nats, for a data set without masks; None otherwise.
+        words: Name, unit and direction of the metric.
+
+    Returns:
+        The endpoints in order; the last one is the harm.
 
     Raises:
-        ValueError: a margin that is not above 0, or neither attention nor log loss, where that is not the metric.
+        ValueError: If the margin is not above 0, or both `attention` and `log_loss` are None and log loss is
+            not the metric.
     """
     if margin <= 0:
         raise ValueError(f"margin must be above 0, got {margin}")
@@ -100,7 +122,13 @@ def decide_endpoints(
 
 
 def _holm_levels(one: float | None, other: float | None, alpha: float) -> tuple[float, float]:
-    """The levels that two p-values are held against. None, which cannot be shown, comes last."""
+    """Returns the levels with which two p-values are compared. None, which cannot be shown, comes last.
+
+    Args:
+        one: A p-value, or None.
+        other: Another p-value, or None.
+        alpha: Level of both together.
+    """
     first, second = (1.0 if p is None else p for p in (one, other))
     smaller_first = first <= second
     rest = alpha if min(first, second) < alpha / 2 else alpha / 2
@@ -112,6 +140,15 @@ def _negated(comparison: Comparison) -> Comparison:
 
 
 def _endpoint(name: str, found: Comparison, p: float | None, alpha: float, *, tested: bool = True) -> Endpoint:
+    """Builds an endpoint from a comparison, its p-value and its level.
+
+    Args:
+        name: Name of the endpoint.
+        found: The comparison.
+        p: Two-sided p-value in the endpoint's direction; None without an interval.
+        alpha: Level of the test.
+        tested: Whether the order permits the test.
+    """
     decided = at_confidence(found, 1 - alpha)
     return Endpoint(
         name=name,

@@ -1,8 +1,8 @@
-"""What stands beside the endpoints: families of comparisons, and descriptions that decide nothing.
+"""Statistics beside the endpoints: families of comparisons, and descriptions that decide nothing.
 
-The endpoints are those of `pipeline.score.endpoints`. Other comparisons that are made together, such as one for every
-class or one for every method, are a family: their p-values are Holm's (1979) and their intervals Bonferroni's, which
-hold all together with the stated confidence.
+The endpoints are those of `pipeline.score.endpoints`. Other comparisons that are made together, such as one
+for every class or one for every method, are a family. Their p-values are corrected by Holm (1979). Their
+intervals are Bonferroni's: the stated confidence is that of all intervals together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,18 @@ from pipeline.score.fold_variance import has_single_image
 RESAMPLES = 4000
 
 _FEW = 2
-"""Images of which a comparison needs at least so many."""
+"""Fewest images of a comparison."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One comparison of a family. None where there is no interval; `comparison.note` then says why.
+    """One comparison of a family.
 
-    comparison: its interval has the family's confidence, not its own. p: its own; p_holm: corrected for the family.
+    Attributes:
+        name: Name within the family.
+        comparison: The comparison, whose interval has the family's confidence.
+        p: Its own p-value; None if there is no interval, and `comparison.note` then gives the reason.
+        p_holm: The p-value corrected for the family; None likewise.
     """
 
     name: str
@@ -36,10 +40,14 @@ class Member:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two fixed networks on the same images: how many only the first got right, how many only the second.
+    """McNemar's test of two fixed networks on the same images.
 
-    p: of the exact test that both counts come from a fair coin. It speaks of these two networks, not of two
-    configurations.
+    It is about these two networks, not about two configurations.
+
+    Attributes:
+        only_first: Images that only the first network got right.
+        only_second: Images that only the second network got right.
+        p: p-value of the exact test that both counts come from a fair coin.
     """
 
     only_first: int
@@ -48,9 +56,14 @@ class McNemar:
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction: the k-th smallest of m p-values times m - k + 1, never falling, at most 1.
+    """Corrects p-values by Holm's step-down rule.
 
-    None, for a comparison that could not be made, stays None and is not counted.
+    The k-th smallest of m p-values is multiplied by m - k + 1, then made not smaller than the one before, and
+    at most 1.
+
+    Args:
+        values: p-values. None stands for a comparison that could not be made: it stays None and is not
+            counted in m.
     """
     given = sorted((value, place) for place, value in enumerate(values) if value is not None)
     corrected: list[float | None] = [None] * len(values)
@@ -69,11 +82,18 @@ def compare_family(
     folds: Mapping[str, NDArray[np.int64] | None] | None = None,
     compare: Callable[..., Comparison] = compare_arms,
 ) -> list[Member]:
-    """Compare each pair of (best, control) tables, as `compare_arms` takes them, as one family.
+    """Compares pairs of tables as one family.
 
-    shared_seeds: whether row s of both is the same seed, of all pairs or by the pair's name. folds: the number of each
-    image's fold, by the pair's name; None without folds. compare: `compare_scores` for tables of other values than
-    shares. Raises ValueError as `compare` does.
+    Args:
+        arms: Tables (best, control), as `compare` takes them, by the pair's name.
+        confidence: Confidence of all intervals together.
+        shared_seeds: Whether row s of both tables is the same seed, for all pairs or by the pair's name.
+        folds: Number of each image's fold, (N,), by the pair's name; None without folds.
+        compare: Function that compares one pair: `compare_arms` for shares, `compare_scores` for other
+            values.
+
+    Raises:
+        ValueError: As `compare`.
     """
     plain = {
         name: compare(
@@ -88,10 +108,15 @@ def compare_family(
 
 
 def correct_family(comparisons: Mapping[str, Comparison], *, confidence: float = 0.95) -> list[Member]:
-    """Correct comparisons that were made one by one for their number; `confidence` is that of all together."""
+    """Corrects comparisons that were made one by one for their number.
+
+    Args:
+        comparisons: Comparisons by name.
+        confidence: Confidence of all intervals together.
+    """
     values = [p_value(comparison) for comparison in comparisons.values()]
     counted = sum(value is not None for value in values)
-    # Bonferroni: each interval may miss with a share of what all together may.
+    # Bonferroni: each interval may miss with an equal share of the probability of all together.
     each = 1 - (1 - confidence) / max(1, counted)
     return [
         Member(name, at_confidence(comparison, each), value, corrected)
@@ -109,10 +134,20 @@ def compare_classes(
     shared_seeds: bool = True,
     folds: NDArray[np.int64] | None = None,
 ) -> list[Member | None]:
-    """Compare two arms, (S, N) tables of 0/1, on each class's images, as one family; None for a class of under two, or
-    of one in a fold.
+    """Compares two arms on each class's images, as one family.
 
-    shared_seeds: whether row s of both is the same seed. folds: (N,), the number of each image's fold; None without.
+    Args:
+        best: Table of 0/1 of the best arm, (S, N).
+        control: Table of 0/1 of the control, (S2, N).
+        labels: Classes of the images, (N,).
+        classes: Number of classes.
+        confidence: Confidence of all intervals together.
+        shared_seeds: Whether row s of both tables is the same seed.
+        folds: Number of each image's fold, (N,); None without folds.
+
+    Returns:
+        A member for each class; None for a class with fewer than two images in all, or with one image in a
+        fold.
     """
     first, second = np.asarray(best), np.asarray(control)
     members = {str(label): labels == label for label in range(classes)}
@@ -132,7 +167,15 @@ def compare_classes(
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Compare what two networks got right, (N,) each. Raises ValueError for other shapes."""
+    """Compares the images that two networks got right.
+
+    Args:
+        first: Whether the first network got each image right, (N,).
+        second: The same for the second network, (N,).
+
+    Raises:
+        ValueError: If the shapes differ or are not (N,).
+    """
     one, other = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if one.ndim != 1 or one.shape != other.shape:
         raise ValueError(f"both must have the shape (images,), got {one.shape} and {other.shape}")
@@ -151,11 +194,22 @@ def two_way_bootstrap(
     resamples: int = RESAMPLES,
     shared_seeds: bool = True,
 ) -> tuple[float, float] | None:
-    """Quantiles of the difference over seeds resampled, once for both arms where they share them, and images.
+    """Returns bootstrap quantiles of the difference of two arms, resampling seeds and images.
 
-    It is the idea of the interval of `pipeline.score.comparison`, and too narrow with three to ten seeds: resampling S
-    values gives (S - 1)/S of the variance of their mean, and quantiles of the resamples know nothing of how uncertain a
-    variance from S values is. None with one seed in an arm.
+    Seeds are resampled once for both arms if the arms share them. The interval has the same purpose as that
+    of `pipeline.score.comparison`, but is too narrow with three to ten seeds. Resampling S values gives (S -
+    1)/S of the variance of their mean, and the quantiles ignore the uncertainty of a variance from S values.
+
+    Args:
+        best: Table of the best arm, (S, N).
+        control: Table of the control, (S2, N).
+        confidence: Share of the resamples between the quantiles.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+        shared_seeds: Whether row s of both tables is the same seed.
+
+    Returns:
+        Lower and upper quantile; None with one seed in an arm.
     """
     first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)
     if min(len(first), len(second)) < 2:
@@ -165,7 +219,7 @@ def two_way_bootstrap(
     images = first.shape[1]
     tables = (first - second,) if shared_seeds and len(first) == len(second) else (first, -second)
     for turn in range(resamples):
-        # Weights instead of copies of the tables: the mean over drawn seeds, then over drawn images.
+        # Weights instead of copies of the tables: the mean over sampled seeds, then over sampled images.
         gains = sum(
             np.bincount(rng.integers(len(table), size=len(table)), minlength=len(table)) @ table / len(table)
             for table in tables
