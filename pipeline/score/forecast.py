@@ -1,36 +1,40 @@
-"""How narrow an interval, and how much power, so many seeds and test images will give: a forecast, not a promise.
+"""Forecast of the interval's half-width and of the power, by the numbers of seeds and test images.
 
-A search has trained several configurations and controls, each with the same further seeds, and knows what each
-validation image counts for with each of these networks, whether it was right or its pseudo-value: Y[c, s, i], of C
-configurations, S seeds and N images. What is left of Y after the effects of configurations, seeds, images and the pairs
-of them says how much the difference of two arms that share their seeds will vary (crossed random effects; the mean
-squares are those of a three-way analysis of variance):
+A search has trained several configurations and controls, each with the same further seeds. It has the score
+of each validation image by each of these networks, whether it was right or its pseudo-value: Y[c, s, i], of C
+configurations, S seeds and N images. The residual of Y, after the effects of configurations, seeds, images
+and their pairs, shows how much the difference of two arms that share their seeds will vary. This is a layout
+of crossed random effects, with the mean squares of a three-way analysis of variance:
 
     MS_cs    mean square of configuration x seed of the accuracies, on (C - 1)(S - 1) degrees of freedom;
              estimates  var_cs + var_csi / N
     MS_csi   mean square of the residual of single images; estimates  var_csi
     MS_ci    mean square of configuration x image; estimates  var_csi + S var_ci
 
-With R seeds on M test images, the verdict's interval (`pipeline.score.comparison`) then has to expect
+With R seeds on M test images, the variance behind the verdict's interval (`pipeline.score.comparison`) is
+expected to be
 
     V = 2 (var_cs + var_csi / M) / R  +  2 var_ci / M
 
-The first term becomes smaller with every seed, the second with test images alone: it is the floor. Effects of seeds and
-of images that all configurations share drop out, since arms are compared seed by seed and image by image.
+The first term shrinks with every seed. The second shrinks with test images alone: it is the floor. Effects of
+seeds and of images that all configurations share cancel, since arms are compared seed by seed and image by
+image.
 
-In K folds (`pipeline.score.fold_variance`) a seed is K networks of either arm, so var_cs / K stands in the place of
-var_cs, on K times the degrees of freedom.
+In K folds (`pipeline.score.fold_variance`) a seed is K networks of either arm, so var_cs / K replaces var_cs,
+on K times the degrees of freedom.
 
-Where fewer than ten images are to be expected of which one arm alone is right, the second has half an image each way
-beside it, 1 / M^2, as the verdict's interval then has.
+If one arm alone is expected to be right on fewer than ten images, 1 / M^2 is added to the second term. It is
+the half image in each direction that the verdict's interval then gets.
 
-The values of the further seeds are used, not the search's own: a candidate was chosen because its own value was high,
-and its mistakes on these images are too few. Validation images stand for test images, and training without them for
-training with them, so a forecast errs on the wide side where more images to train on make networks agree more.
+The values of the further seeds are used, not the search's own. A candidate was chosen because its own value
+was high, so its mistakes on these images are too few. Validation images stand for test images, and training
+without them for training with them. So a forecast errs on the wide side where more training images make
+networks agree more.
 
-Intervals and power are those at the whole alpha, 1 - confidence. Where attention is tested beside accuracy, Holm gives
-accuracy the whole alpha if attention is shown to be better, as it mostly is where the configuration was chosen by its
-attention, and half of it if not; seeds are chosen for the whole, and what the half leaves is told beside it.
+Intervals and power are those at the whole alpha, 1 - confidence. If attention is tested beside accuracy,
+Holm's rule gives accuracy the whole alpha if attention is shown to be better, else half of it. It mostly is
+shown where the configuration was chosen by its attention. Seeds are chosen for the whole alpha, and the power
+at half of it is reported beside that.
 """
 
 import math
@@ -49,33 +53,39 @@ from pipeline.score.pooled_error import interaction
 Floats = NDArray[np.float64]
 
 POWER = 0.8
-"""What seeds are chosen for: no loss is shown in so many of the experiments in which there is none."""
+"""Power for which seeds are chosen: the probability of showing that there is no loss where there is none."""
 LEAST_DEGREES_OF_FREEDOM = 4
-"""A mean square on fewer tells next to nothing: on 3, the ends of its 80 % interval differ tenfold."""
+"""Fewest degrees of freedom of a usable mean square; on 3, the ends of its 80 % interval differ tenfold."""
 RANGE = 0.8
-"""Level of the interval of V that becomes the ranges of half-width and power."""
+"""Level of the interval of V, from which the ranges of half-width and power follow."""
 
 ASSUMED_CONFIG_SEED = 0.003
-"""Root of var_cs where no search has measured it: .3 points. `search_spaces/sar.yaml` on digits gave .14 at most."""
+"""Assumed root of var_cs, .3 points, if no search has measured it.
+
+`search_spaces/sar.yaml` on digits gave .14 points at most. All three assumptions are at least twice the value
+measured on digits, since most data sets are harder.
+"""
 ASSUMED_DISCORDANCE = 0.02
-"""Share of images on which two networks of one seed differ, where no search has measured it. The digits gave 1 %."""
+"""Assumed share of images on which two networks of one seed differ; digits gave 1 %."""
 ASSUMED_IMAGE_SHARE = 0.1
-"""Share of this discordance that comes back with every seed, as the images' own. The digits gave next to none. All
-three are taken at twice that or more, since most sets are harder."""
+"""Assumed share of this discordance that recurs with every seed; digits gave nearly none."""
 ASSUMED_IMAGES = 287
-"""Validation images of the digits."""
+"""Number of validation images of digits."""
 
 PLANNED_LEVEL = 0.7
-"""Seeds are chosen for the V that the true one is below with this probability."""
+"""Probability that the true V is below the V for which seeds are chosen."""
 LEAST_GAIN = 0.05
-"""A further seed must narrow the expected half-width by this share, or no more are taken."""
+"""Share by which a further seed must narrow the expected half-width; else no more seeds are taken."""
 LEAST_SEEDS = 2
-"""With fewer there is no interval."""
+"""Fewest seeds; with one there is no interval."""
 
 REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE = "reached", "flat", "max_seeds", "budget", "test_images"
 UNFORETOLD = "unforetold"
-"""Why no more seeds are taken: the margin is within reach; a further one gains too little; `retrain.max_seeds`; the
-budget; one test image, which gives no interval; nothing is known."""
+"""Reasons for not taking more seeds.
+
+REACHED: the margin is within reach. FLAT: a further seed gains too little. LIMITED: `retrain.max_seeds`.
+UNAFFORDABLE: the budget. UNTESTABLE: too few test images for an interval. UNFORETOLD: there is no forecast.
+"""
 
 _POINTS = 200  # equally likely values of a chi-square, over which half-width and power are averaged
 _MOST_IMAGES = 10**9
@@ -84,12 +94,19 @@ _NOTHING = 1e-12
 
 @dataclass(frozen=True)
 class Components:
-    """What single networks' results vary by. Variances of shares of 1.
+    """Components of the variance of single networks' results, as variances of fractions of 1.
 
-    config_seed: MS_cs on `images` images. residual, config_image: var_csi, var_ci of one image. residual_error,
-    image_error: standard errors of the latter, by these images. configurations, seeds: of the tables. assumed: why
-    these are assumptions and no measurement; None where they were measured. binary: whether what an image counts for is
-    0 or 1.
+    Attributes:
+        config_seed: MS_cs on `images` images.
+        residual: var_csi of one image.
+        config_image: var_ci of one image.
+        residual_error: Standard error of `residual`, over these images.
+        image_error: Standard error of `config_image`, over these images.
+        images: Number of images.
+        configurations: Number of configurations.
+        seeds: Number of seeds.
+        assumed: Why the components are assumptions and not measurements; None if they were measured.
+        binary: Whether scores are 0 or 1.
     """
 
     config_seed: float
@@ -105,13 +122,19 @@ class Components:
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Those of MS_cs."""
+        """Degrees of freedom of MS_cs."""
         return (self.configurations - 1) * (self.seeds - 1)
 
 
 def assumed_components(why: str, *, configurations: int = 0, seeds: int = 0) -> Components:
-    """The stated assumptions. why: a clause; configurations, seeds: what there was to measure."""
-    one = ASSUMED_DISCORDANCE / 2  # a difference of two has twice the variance of one
+    """Returns the assumed components.
+
+    Args:
+        why: Why they were not measured, as a clause.
+        configurations: Number of configurations that could be measured.
+        seeds: Number of seeds that could be measured.
+    """
+    one = ASSUMED_DISCORDANCE / 2  # the difference of two networks has twice the variance of one
     residual = (1 - ASSUMED_IMAGE_SHARE) * one
     return Components(
         config_seed=ASSUMED_CONFIG_SEED**2 + residual / ASSUMED_IMAGES,
@@ -127,13 +150,17 @@ def assumed_components(why: str, *, configurations: int = 0, seeds: int = 0) -> 
 
 
 def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
-    """Take the components from what images count for: (S, N), such as 0/1, by configuration, rows and columns of all
-    alike.
+    """Estimates the components from the scores of images.
 
-    The assumptions, with the reason, where there are too few tables or they do not differ.
+    Args:
+        tables: Scores such as 0/1, (S, N), by configuration. All have the same seeds as rows and images as
+            columns.
+
+    Returns:
+        The estimates, or the assumptions with the reason, if there are too few tables or they do not differ.
 
     Raises:
-        ValueError: tables of other or of different shapes.
+        ValueError: If the tables have different shapes or are not (S, N).
     """
     if not tables:
         return assumed_components("no configuration has been confirmed yet")
@@ -152,7 +179,7 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
         return assumed_components(f"{count} {few}", configurations=configurations, seeds=seeds)
     left = cube - _means(cube, 2) - _means(cube, 1) - _means(cube, 0)
     left += _means(cube, 1, 2) + _means(cube, 0, 2) + _means(cube, 0, 1) - cube.mean()
-    # Of each image, (N,); their means over N - 1 degrees are the mean squares.
+    # Per image, (N,); their sums divided by N - 1 are the mean squares.
     residuals = np.square(left).sum(axis=(0, 1)) / freedom
     by_image = np.square(interaction(cube.mean(axis=1))).sum(axis=0) / (configurations - 1)
     residual = float(residuals.sum()) / (images - 1)
@@ -178,12 +205,19 @@ def estimate_components(tables: Mapping[str, ArrayLike]) -> Components:
 
 
 def _means(cube: Floats, *axes: int) -> Floats:
+    """Returns means over some axes, with these axes kept."""
     return np.asarray(cube.mean(axis=axes, keepdims=True), dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A figure, and its range by the 80 % interval of V; without a range (None) where V was assumed."""
+    """A forecast figure with its range.
+
+    Attributes:
+        value: The figure for the estimated V.
+        low: Lower end of the range by the 80 % interval of V; None if V was assumed.
+        high: Upper end of that range; None if V was assumed.
+    """
 
     value: float
     low: float | None = None
@@ -192,12 +226,17 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the comparison of two arms of as many seeds will be able to show.
+    """Forecast for the comparison of two arms with equal numbers of seeds.
 
-    test_images: on which they will be compared. confidence: of the interval that decides. folds: in which these images
-    are tested, each by networks of its own; a seed is then one of every fold.
+    Methods take `level`, the probability with which the true V is below the V that is used; None: the
+    estimate of V.
 
-    level, where a method takes it: a probability with which V is below what is reckoned with; None for its estimate.
+    Attributes:
+        components: Components of the variance.
+        test_images: Number of test images, over all folds.
+        confidence: Confidence of the deciding interval.
+        folds: Number of folds, each tested by networks of its own, so that a seed is one run in every fold; 1
+            without folds.
     """
 
     components: Components
@@ -206,24 +245,24 @@ class Forecast:
     folds: int = 1
 
     def standard_error(self, seeds: int, level: float | None = None) -> float:
-        """Root of V, of the difference of both arms."""
+        """Returns the root of V, for the difference of the arms."""
         return math.sqrt(sum(self._variance_parts(seeds, level)))
 
     def expected_half_width(self, seeds: int) -> Expected:
-        """Half the interval that is to be expected; infinite where there will be none."""
+        """Returns the expected half-width with its range; infinite if there is no interval."""
         return self._expected(lambda level: self.half_width(seeds, level))
 
     def half_width(self, seeds: int, level: float | None = None) -> float:
-        """The half-width that is to be expected."""
+        """Returns the expected half-width; infinite if there is no interval."""
         return self._half_and_power(seeds, 0.0, level)[0]
 
     def power(self, seeds: int, margin: float) -> Expected:
-        """The chance to show that no more than `margin` is lost, where the arms are equally good."""
+        """Returns the power to show a loss of at most `margin`, for equally good arms, with its range."""
         return self._expected(lambda level: self._half_and_power(seeds, margin, level)[1])
 
     @property
     def floor(self) -> float:
-        """The half-width that any number of seeds leaves."""
+        """Half-width that remains with any number of seeds; infinite with too few test images."""
         if self.test_images < 2 * self.folds:
             return math.inf
         return _t(self._quantile, self.test_images - self.folds) * math.sqrt(
@@ -231,8 +270,14 @@ class Forecast:
         )
 
     def images_needed(self, margin: float, seeds: int | None = None) -> int | None:
-        """Test images with which no loss would be shown four times out of five, by so many seeds (None: by any number);
-        to half a percent. None where no number of images does.
+        """Returns the number of test images for a power of 0.8, to half a percent.
+
+        Args:
+            margin: Largest loss that counts as none.
+            seeds: Number of seeds; None: any number.
+
+        Returns:
+            None if no number of images is enough.
         """
         if seeds is None:
             both = float(special.ndtri(self._quantile) + special.ndtri(POWER))
@@ -253,7 +298,15 @@ class Forecast:
         return high
 
     def reaches(self, seeds: int, margin: float, level: float | None = None) -> bool:
-        """Whether (t(.975) + t(.8)) SE <= margin: t at the confidence asked for, on Satterthwaite's degrees."""
+        """Returns whether (t(.975) + t(.8)) SE <= margin.
+
+        t(.975) stands for the quantile at the confidence, and t is on Satterthwaite's degrees of freedom.
+
+        Args:
+            seeds: Number of seeds.
+            margin: Largest loss that counts as none.
+            level: As in the class's docstring.
+        """
         if self.test_images < 2 * self.folds or seeds < LEAST_SEEDS:
             return False
         by_seed, by_image = self._variance_parts(seeds, level)
@@ -265,18 +318,21 @@ class Forecast:
         return (1 + self.confidence) / 2
 
     def _expected(self, figure: Callable[[float | None], float]) -> Expected:
+        """Returns a figure, as a function of `level`, with its range."""
         if self.components.assumed:
             return Expected(figure(None))
-        # With two seeds, little variance of the images' part leaves fewer degrees of freedom, and a wider interval.
+        # With two seeds, a smaller part of the images leaves fewer degrees of freedom, and so a wider interval. Hence
+        # the ends are not always in order.
         ends = [figure(None), figure((1 - RANGE) / 2), figure((1 + RANGE) / 2)]
         return Expected(ends[0], min(ends), max(ends))
 
     def _variance_parts(self, seeds: int, level: float | None) -> tuple[float, float]:
-        """The seeds' and the images' part of V.
+        """Returns the parts of V that belong to seeds and to images.
 
-        MS_cs has its chi-square, var_ci its standard error. How far their sum may be from its estimate is the root of
-        both squares (Graybill and Wang, Journal of the American Statistical Association 75, 1980); each part takes its
-        share of that.
+        MS_cs has a chi-square distribution, and the estimates of var_csi and var_ci have standard errors. The
+        deviation of the sum from its estimate is the root of the sum of both squares (Graybill and Wang,
+        Journal of the American Statistical Association 75, 1980). Each part takes its share of that
+        deviation.
         """
         parts, images = self.components, self.test_images
         residual = parts.residual / images
@@ -293,22 +349,37 @@ class Forecast:
         normal = float(special.ndtri(level))
         residual_step, image_step = (2 * normal * error / images for error in (parts.residual_error, parts.image_error))
         residual_step /= seeds
-        # The same images make the last two large or small, so these are added up.
+        # The last two depend on the same images and are not independent, so they are added before squaring.
         both = abs(seed_step) + abs(residual_step + image_step)
         share = math.hypot(seed_step, residual_step + image_step) / both if both else 0.0
         return max(0.0, by_seed + share * (seed_step + residual_step)), max(0.0, by_image + share * image_step)
 
     def _satterthwaite(self, by_seed: Any, by_image: float, seeds: int) -> Any:
-        """Degrees of freedom of the sum of both parts of V."""
+        """Returns the degrees of freedom of the sum of both parts of V.
+
+        Args:
+            by_seed: Part of the seeds, a number or an array.
+            by_image: Part of the images.
+            seeds: Number of seeds.
+        """
         total = by_seed + by_image
         spread = by_seed**2 / (self.folds * (seeds - 1)) + by_image**2 / (self.test_images - self.folds)
         return total**2 / np.maximum(spread, np.finfo(np.float64).tiny)
 
     def _half_and_power(self, seeds: int, margin: float, level: float | None) -> tuple[float, float]:
-        """Average over what the variance between seeds will be found to be: a chi-square on S - 1 degrees of freedom.
+        """Computes half-width and power, averaged over the estimate of the variance between seeds.
 
-        The images' part has degrees enough to be taken as known. The interval is the verdict's, that of the images
-        alone where this is wider.
+        This estimate has a chi-square distribution on R - 1 degrees of freedom for R seeds, or K (R - 1) in K
+        folds. The part of the images has enough degrees of freedom to be taken as fixed. The interval is the
+        verdict's: that of the images alone where it is wider.
+
+        Args:
+            seeds: Number of seeds, R.
+            margin: Largest loss that counts as none.
+            level: As in the class's docstring.
+
+        Returns:
+            Half-width and power; infinity and 0 if there is no interval.
         """
         if seeds < LEAST_SEEDS or self.test_images < 2 * self.folds:
             return math.inf, 0.0
@@ -324,17 +395,28 @@ class Forecast:
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """Seeds an arm, and why not more: REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE or UNFORETOLD."""
+    """A choice of the number of seeds.
+
+    Attributes:
+        seeds: Number of seeds per arm.
+        reason: Why not more: REACHED, FLAT, LIMITED, UNAFFORDABLE, UNTESTABLE or UNFORETOLD.
+    """
 
     seeds: int
     reason: str
 
 
 def choose_seeds(forecast: Forecast, margin: float, *, max_seeds: int, affordable: int | None = None) -> SeedPlan:
-    """Take the least number of seeds by which no loss of more than `margin` will be shown four times out of five.
+    """Chooses the least number of seeds that shows a loss of at most `margin` with probability 0.8.
 
-    No further seed is taken that narrows the half-width by less than `LEAST_GAIN`, that `max_seeds` does not allow, or
-    that cannot be afforded; never fewer than two, since with one there is no interval. affordable: None for any number.
+    No further seed is taken if it narrows the half-width by less than `LEAST_GAIN`, if `max_seeds` forbids
+    it, or if it cannot be afforded. There are never fewer than two, since with one there is no interval.
+
+    Args:
+        forecast: The forecast.
+        margin: Largest loss that counts as none.
+        max_seeds: Largest number of seeds.
+        affordable: Number of seeds that the budget allows; None: any number.
     """
     most, limit, level = max_seeds, LIMITED, PLANNED_LEVEL
     if affordable is not None and affordable < max_seeds:
@@ -353,7 +435,7 @@ def choose_seeds(forecast: Forecast, margin: float, *, max_seeds: int, affordabl
 
 @cache
 def _chi_square_points(freedom: int) -> Floats:
-    """Equally likely values of a chi-square over its degrees of freedom."""
+    """Returns equally likely values of a chi-square, divided by its degrees of freedom."""
     chances = (np.arange(_POINTS) + 0.5) / _POINTS
     return np.asarray(special.chdtri(freedom, 1 - chances) / freedom, dtype=np.float64)
 

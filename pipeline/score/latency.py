@@ -1,4 +1,4 @@
-"""How fast a network predicts, on the device that it lies on: one image at a time, and many at once."""
+"""Prediction speed of a network on its own device, for one image at a time and for batches."""
 
 import statistics
 import time
@@ -10,21 +10,43 @@ from torch import nn
 MANY = 64
 """Images of a batch, for the throughput."""
 LONGEST_S = 2.0
-"""Seconds that each of the two figures takes at most, but for its first passes."""
+"""Most seconds that each of the two measurements takes, apart from its first passes."""
 
 
 def latency_ms(model: nn.Module, image_size: tuple[int, int], channels: int) -> float:
-    """Median milliseconds of a forward pass of one image (1, channels, *image_size), over 30 of them after 5 others."""
+    """Returns the median milliseconds of a forward pass of one image, over 30 passes after 5 others.
+
+    Args:
+        model: The network.
+        image_size: (height, width) in pixels.
+        channels: Channels of the images.
+    """
     return 1000 * _median_seconds(model, (1, channels, *image_size), first=5, times=30)
 
 
 def images_per_s(model: nn.Module, image_size: tuple[int, int], channels: int) -> float:
-    """Images a second in batches of `MANY`: by the median of 10 forward passes after 2 others."""
+    """Returns the images per second in batches of `MANY`, by the median of 10 forward passes after 2 others.
+
+    Args:
+        model: The network.
+        image_size: (height, width) in pixels.
+        channels: Channels of the images.
+    """
     return MANY / _median_seconds(model, (MANY, channels, *image_size), first=2, times=10)
 
 
 def _median_seconds(model: nn.Module, shape: tuple[int, ...], *, first: int, times: int) -> float:
-    """In evaluation mode, the network's own precision, and as many threads as this process has; it stays as it was."""
+    """Returns the median seconds of a forward pass in evaluation mode.
+
+    The network's precision and the number of threads of this process are used as they are. The network's mode
+    is restored.
+
+    Args:
+        model: The network.
+        shape: Shape of the input.
+        first: Number of passes before the measurement.
+        times: Number of measured passes.
+    """
     was_training, device = model.training, next(model.parameters()).device
     images = torch.zeros(shape, device=device)
     model.eval()
@@ -38,7 +60,13 @@ def _median_seconds(model: nn.Module, shape: tuple[int, ...], *, first: int, tim
 
 
 def _timed(work: Callable[[], object], device: torch.device, times: int) -> list[float]:
-    """Seconds of each of so many calls, or of fewer, if they take long."""
+    """Returns the seconds of each call.
+
+    Args:
+        work: The call.
+        device: Device to wait for.
+        times: Number of calls; fewer, but at least 3, if `LONGEST_S` is exceeded.
+    """
     taken: list[float] = []
     while len(taken) < times and (len(taken) < 3 or sum(taken) < LONGEST_S):
         if device.type == "cuda":

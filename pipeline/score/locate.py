@@ -1,12 +1,12 @@
-"""Attention against masks: does the CLS token look at the object?
+"""Scores of attention against masks: whether the CLS token attends to the object.
 
-The protocol is the usual one for VOC (keep the patches with the top 60 % of the attention's mass, compare them with the
-mask), with two additions. Its best-head Jaccard index mostly measures how peaked the attention is, so every result
-comes with scores of a head that was picked on other data (rankings without a threshold, the pointing game, the share of
-the attention that lies on the object), and with baselines that look at no image. `pipeline.score.overlap` has the
-scores of an image.
+The protocol is the usual one for VOC: keep the patches with the top 60 % of the attention's mass, and compare
+them with the mask. Its best-head Jaccard index mostly measures how peaked the attention is. So every result
+has two additions. One is the scores of a head that was picked on other data: rankings without a threshold,
+the pointing game, and the share of the attention that lies on the object. The other is baselines that do not
+depend on the image. `pipeline.score.overlap` has the scores of an image.
 
-Shape letters: B images, A attention heads, H x W patches, h x w pixels.
+Shapes: B images, A attention heads, H x W patches, h x w pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,20 +28,37 @@ from pipeline.score.overlap import (
 )
 
 OF_HEAD = ("jaccard_fixed_head", "auroc", "average_precision", "pointing_game", "energy")
-"""Scores of one head, which are None where none is given."""
+"""Scores of one head, which are None if no head is given."""
 
 
 @dataclass(frozen=True)
 class LocationScores:
-    """Means over images of what attention says about where the object is. All values lie in 0..1; NaN: none to score.
+    """Means over images of the scores of attention against masks.
 
-    `*_best_head` take each image's best head, which favours many heads. `jaccard_fixed_head`, `auroc`,
-    `average_precision`, `pointing_game` and `energy` are those of `head`, and None where no head was given. `head_*`
-    (A,) hold every head. `per_image` has the values (B,) behind the means, by the names of the fields, NaN where an
-    image has none.
+    All values lie in 0 .. 1; NaN means that no image could be scored. Scores `*_best_head` take each image's
+    best head, which favours networks with many heads.
 
-    `images` were scored and `left_out` were not: their mask has no object pixel. `ranked` of the scored images have
-    background pixels too, without which nothing can be ranked; `auroc` and `average_precision` are means over those.
+    Attributes:
+        jaccard_best_head: Jaccard index of each image's best head.
+        jaccard_fixed_head: Jaccard index of `head`; None without a head.
+        auroc: AUROC of `head`; None without a head.
+        average_precision: Average precision of `head`; None without a head.
+        pointing_game_best_head: Pointing game of each image's best head.
+        pointing_game: Pointing game of `head`; None without a head.
+        energy_best_head: Energy of each image's best head.
+        energy: Energy of `head`; None without a head.
+        head: The fixed head, picked on other data; None if none was given.
+        head_jaccard: Jaccard index of every head, (A,).
+        head_auroc: AUROC of every head, (A,).
+        head_average_precision: Average precision of every head, (A,).
+        head_pointing_game: Pointing game of every head, (A,).
+        head_energy: Energy of every head, (A,).
+        images: Number of scored images.
+        left_out: Number of images without an object pixel, which are not scored.
+        ranked: Number of scored images that have background pixels too. `auroc` and `average_precision` are
+            means over those.
+        per_image: Values behind the means, (B,), by the names of the fields; NaN for an image without a
+            value.
     """
 
     jaccard_best_head: float
@@ -67,10 +84,18 @@ class LocationScores:
 def location_scores(
     similarity: ArrayLike, masks: ArrayLike | Coverage, *, head: int | None = None, mass: float = 0.6
 ) -> LocationScores:
-    """Score similarity maps (B, A, H, W) of one block, before softmax, against masks (B, h, w).
+    """Scores similarity maps of one block against masks.
 
-    `head` is the one reported beside the best; pick it with `pick_head` on validation data, never on the data scored
-    here. Raises ValueError for shapes that do not fit, maps that are not finite, unknown mask values and unknown heads.
+    Args:
+        similarity: Similarity maps before softmax, (B, A, H, W).
+        masks: Masks (B, h, w) of 0 (background), 1 (object) and 255 (undecided), or their `Coverage`.
+        head: Head that is reported beside the best one; None: no such head. Pick it with `pick_head` on
+            validation data, never on the data scored here.
+        mass: Share of the attention that the kept patches hold, for the Jaccard index.
+
+    Raises:
+        ValueError: If the shapes do not fit, a map is not finite, a mask has other values, or the head does
+            not exist.
     """
     attention = attention_from_similarity(similarity)
     if head is not None and not 0 <= head < attention.shape[1]:
@@ -115,9 +140,14 @@ def location_scores(
 
 
 def join_scores(parts: Sequence[LocationScores], order: NDArray[np.int64]) -> LocationScores:
-    """The scores of images that several networks were tested on, each on its own: of folds, with their own heads.
+    """Joins the scores of images that were tested by several networks, each with its own head, as in folds.
 
-    order: places (n,) in which the images of all parts, one part after the other, are to stand. No head is theirs all.
+    Args:
+        parts: Scores of each network.
+        order: Permutation (n,) of the images of all parts, one part after the other.
+
+    Returns:
+        Scores over all images; `head` is None and the values of every head are empty.
     """
     names = parts[0].per_image
     per_image = {name: np.concatenate([part.per_image[name] for part in parts])[order] for name in names}
@@ -140,7 +170,15 @@ def join_scores(parts: Sequence[LocationScores], order: NDArray[np.int64]) -> Lo
 
 
 def pick_head(similarity: ArrayLike, masks: ArrayLike) -> int:
-    """Return the head with the highest mean AUROC. Raises ValueError if no mask holds both object and background."""
+    """Returns the head with the highest mean AUROC.
+
+    Args:
+        similarity: Similarity maps before softmax, (B, A, H, W).
+        masks: Masks, (B, h, w).
+
+    Raises:
+        ValueError: If no mask has both object and background pixels.
+    """
     means = mean_over_images(attention_auroc(attention_from_similarity(similarity), masks))
     if np.isnan(means).all():
         raise ValueError("no head can be picked: no mask holds both object and background pixels")
@@ -148,12 +186,20 @@ def pick_head(similarity: ArrayLike, masks: ArrayLike) -> int:
 
 
 def can_be_ranked(masks: ArrayLike) -> bool:
-    """Whether any mask (B, h, w) holds both object and background, without which no score of attention is defined."""
+    """Returns whether any mask has both object and background pixels; else no score of attention is defined.
+
+    Args:
+        masks: Masks, (B, h, w).
+    """
     return count_rankable(masks) > 0
 
 
 def count_rankable(masks: ArrayLike) -> int:
-    """How many masks (B, h, w) hold both object and background."""
+    """Returns the number of masks with both object and background pixels.
+
+    Args:
+        masks: Masks, (B, h, w).
+    """
     masks = np.asarray(masks)
     return int(((masks == 1).any(axis=(1, 2)) & (masks == 0).any(axis=(1, 2))).sum())
 
@@ -161,11 +207,21 @@ def count_rankable(masks: ArrayLike) -> int:
 def baseline_scores(
     masks: ArrayLike, grid: tuple[int, int], *, heads: int, seed: int, mass: float = 0.6
 ) -> dict[str, LocationScores]:
-    """Score the kinds of attention of `trivial_maps`, on `grid` (H, W) with `heads` heads, against masks (B, h, w).
+    """Scores the attention of each baseline of `trivial_maps` against masks.
 
-    Uniform attention scores the object's share of the decided pixels in the pointing game and in energy, 0.5 in AUROC;
-    with every patch on, that share is its Jaccard index too. The fixed head is head 0, since none is better than
-    another beforehand.
+    Uniform attention scores the object's share of the decided pixels in the pointing game and in energy, and
+    0.5 in AUROC. With every patch on, that share is its Jaccard index too. The fixed head is head 0, since no
+    head is better than another in advance.
+
+    Args:
+        masks: Masks, (B, h, w).
+        grid: (H, W).
+        heads: Number of heads, A.
+        seed: Seed of the random maps.
+        mass: Share of the attention that the kept patches hold, unless the baseline has its own.
+
+    Returns:
+        Scores by the baseline's name.
     """
     seen = cover(masks, grid)
     maps = trivial_maps(len(seen.inside), heads, grid, seed=seed)
@@ -176,9 +232,17 @@ def baseline_scores(
 
 
 def by_class(scores: LocationScores, labels: NDArray[np.int64], classes: int) -> dict[str, Floats]:
-    """Means of `scores` over each class's images: (classes,) by the field's name, NaN without images.
+    """Averages scores over each class's images.
 
-    labels: (B,), the images' classes. The mean over classes of `pointing_game` is what its authors report.
+    The mean over classes of `pointing_game` is the figure that its authors report.
+
+    Args:
+        scores: Scores of B images.
+        labels: Classes of the images, (B,).
+        classes: Number of classes.
+
+    Returns:
+        Means (classes,) by the field's name; NaN for a class without images.
     """
     means = {}
     for name, values in scores.per_image.items():

@@ -1,6 +1,6 @@
-"""From similarity maps to attention, to the patches that hold most of it, and attention that looks at no image.
+"""Attention from similarity maps, the patches that hold most of it, and maps that do not depend on the image.
 
-Shape letters: B images, A attention heads, H x W patches.
+Shapes: B images, A attention heads, H x W patches.
 """
 
 import numpy as np
@@ -10,10 +10,16 @@ Floats = NDArray[np.float64]
 
 
 def attention_from_similarity(similarity: ArrayLike) -> Floats:
-    """Softmax over the patches of each map: (B, A, H, W) to the same shape, each map summing to 1.
+    """Applies softmax over the patches of each map, so that each map sums to 1.
 
-    The CLS token's attention to itself is not among the logits, so this is the attention renormalised without it.
-    Raises ValueError for any other number of dimensions and for values that are not finite.
+    The CLS token's attention to itself is not among the logits, so this is the attention renormalised without
+    it.
+
+    Args:
+        similarity: Similarity maps, (B, A, H, W).
+
+    Raises:
+        ValueError: If there are not four dimensions, or a value is not finite.
     """
     logits = np.asarray(similarity, dtype=np.float64)
     if logits.ndim != 4 or 0 in logits.shape[1:]:
@@ -26,10 +32,16 @@ def attention_from_similarity(similarity: ArrayLike) -> Floats:
 
 
 def top_mass(attention: ArrayLike, mass: float = 0.6) -> NDArray[np.bool_]:
-    """Mark the fewest patches that together hold `mass` of each map's attention (..., H, W), largest first.
+    """Marks the fewest patches that together hold `mass` of each map's attention, largest first.
 
-    The patch that crosses `mass` is kept. Among equal patches the earlier one in reading order comes first. Raises
-    ValueError for a mass outside (0, 1].
+    The patch that crosses `mass` is kept. Among equal patches, the earlier one in reading order comes first.
+
+    Args:
+        attention: Attention, (..., H, W).
+        mass: Share of each map's sum, in (0, 1].
+
+    Raises:
+        ValueError: If `mass` is outside (0, 1].
     """
     if not 0 < mass <= 1:
         raise ValueError(f"mass must lie above 0 and not above 1, got {mass}")
@@ -38,7 +50,7 @@ def top_mass(attention: ArrayLike, mass: float = 0.6) -> NDArray[np.bool_]:
     order = np.argsort(-flat, axis=-1, kind="stable")
     ranked = np.take_along_axis(flat, order, axis=-1)
     before = np.cumsum(ranked, axis=-1) - ranked
-    # Without the tolerance the rounding of a sum decides whether a mass met exactly is met.
+    # Without the tolerance, rounding would decide whether a mass that is met exactly counts as met.
     keep_ranked = before < mass * ranked.sum(axis=-1, keepdims=True) - 1e-9
     keep = np.empty_like(keep_ranked)
     np.put_along_axis(keep, order, keep_ranked, axis=-1)
@@ -49,18 +61,27 @@ def top_mass(attention: ArrayLike, mass: float = 0.6) -> NDArray[np.bool_]:
 def trivial_maps(
     images: int, heads: int, grid: tuple[int, int], *, seed: int
 ) -> dict[str, tuple[Floats, float | None]]:
-    """Similarity maps (images, heads, H, W) that know nothing of the images, each with the mass that it is to keep.
+    """Returns similarity maps (images, heads, H, W) that do not depend on the images, by the baseline's name.
 
-    random   nearly equal mass everywhere, in random order (standard normal logits times 0.01, other ones for each image
-             and head): keeps about the usual mass of the patches, at random
-    uniform  equal mass everywhere. Equal patches are kept in reading order, so what it keeps is the top of the image
+    random   nearly equal mass everywhere, in random order (standard normal logits times 0.01, sampled for each image
+             and head). About the usual mass of the patches is kept, at random
+    uniform  equal mass everywhere. Equal patches are kept in reading order, so the top of the image is kept
     centre   a Gaussian around the middle of the image, with a standard deviation of a quarter of the side in either
              direction
-    all_on   equal mass everywhere, and every patch kept; None stands for the usual mass in the others
+    all_on   equal mass everywhere, and every patch is kept
+
+    Args:
+        images: Number of images.
+        heads: Number of heads.
+        grid: (H, W).
+        seed: Seed of the random maps.
+
+    Returns:
+        For each baseline its maps, and the mass to keep; None: the usual mass.
     """
     shape = (images, heads, *grid)
     random = 0.01 * np.random.default_rng(seed).standard_normal(shape)
-    # Distance from the middle in standard deviations; from whole numbers, so that mirrored patches tie exactly.
+    # Distance from the middle in standard deviations, from whole numbers, so that mirrored patches tie exactly.
     down, across = ((2 * np.arange(side) + 1 - side) / (0.5 * side) for side in grid)
     centre = -0.5 * (down[:, None] ** 2 + across[None, :] ** 2)
     return {

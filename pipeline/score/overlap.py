@@ -1,11 +1,11 @@
-"""Attention against masks, image by image and head by head: overlap, ranking, pointing, energy.
+"""Scores of attention against masks, for each image and head: overlap, ranking, pointing, energy.
 
-A mask holds 0 for background, 1 for the object and 255 for undecided; undecided pixels are left out of everything.
-Every pixel takes the attention of the nearest patch (pixel i of h lies in patch floor((i + 0.5) * H / h), and h need
-not be a multiple of H), so all scores follow from how many object and background pixels each patch covers, and nothing
-is ever computed at pixel resolution.
+A mask has 0 for background, 1 for the object and 255 for undecided. Undecided pixels are left out of every
+score. Every pixel takes the attention of the nearest patch: pixel i of h lies in patch floor((i + 0.5) * H /
+h), and h need not be a multiple of H. So all scores follow from the numbers of object and background pixels
+of each patch, and no score is computed at pixel resolution.
 
-Shape letters: B images, A attention heads, H x W patches, h x w pixels.
+Shapes: B images, A attention heads, H x W patches, h x w pixels.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Coverage:
-    """Object and background pixels of every patch: inside and outside (B, 1, H * W), to broadcast over heads."""
+    """Numbers of pixels of every patch, shaped to broadcast over heads.
+
+    Attributes:
+        inside: Object pixels, (B, 1, H * W).
+        outside: Background pixels, (B, 1, H * W).
+    """
 
     inside: Floats
     outside: Floats
 
 
 def cover(masks: ArrayLike, grid: tuple[int, int]) -> Coverage:
-    """Count the pixels of masks (B, h, w) by patches of `grid` (H, W).
+    """Counts the pixels of masks by patches.
 
-    Counting takes longer than scoring, so who needs several scores counts once and gives them this for the masks.
-    Raises ValueError for masks of another shape or with other values.
+    Counting takes longer than scoring. So a caller that computes several scores counts once, and passes the
+    result in place of the masks.
+
+    Args:
+        masks: Masks, (B, h, w).
+        grid: (H, W).
+
+    Raises:
+        ValueError: If the masks have another shape or other values.
     """
     labels = np.asarray(masks)
     if labels.ndim != 3:
@@ -46,7 +58,7 @@ def cover(masks: ArrayLike, grid: tuple[int, int]) -> Coverage:
         for pixels, side in zip(labels.shape[1:], grid, strict=True)
     )
     counts: Floats = np.empty((2, len(labels), 1, rows.shape[0] * columns.shape[0]))
-    # Image by image, because the masks of a whole test set in floating point take eight times their room.
+    # Image by image, because all masks of a test set in floating point would take eight times their memory.
     for image, mask in enumerate(labels):
         for kind, out in ((OBJECT, counts[0, image]), (BACKGROUND, counts[1, image])):
             out[0] = (rows @ (mask == kind) @ columns.T).ravel()
@@ -54,9 +66,14 @@ def cover(masks: ArrayLike, grid: tuple[int, int]) -> Coverage:
 
 
 def attention_jaccard(attention: ArrayLike, masks: ArrayLike | Coverage, *, mass: float = 0.6) -> Floats:
-    """Intersection over union of the kept patches and the object: (B, A, H, W) against (B, h, w) gives (B, A).
+    """Returns the intersection over union of the kept patches and the object, (B, A).
 
     NaN for an image whose mask has no object pixel.
+
+    Args:
+        attention: Attention, (B, A, H, W).
+        masks: Masks (B, h, w), or their `Coverage`.
+        mass: Share of the attention that the kept patches hold.
     """
     values, seen = _flat(attention, masks)
     keep = top_mass(values[..., None, :], mass)[..., 0, :]
@@ -66,15 +83,19 @@ def attention_jaccard(attention: ArrayLike, masks: ArrayLike | Coverage, *, mass
 
 
 def attention_auroc(attention: ArrayLike, masks: ArrayLike | Coverage) -> Floats:
-    """Chance that a random object pixel gets more attention than a random background pixel, ties counting half.
+    """Returns the area under the ROC curve of attention as a score of "object", (B, A).
 
-    (B, A, H, W) against (B, h, w) gives (B, A): the area under the ROC curve of attention as a score of "object". NaN
-    for an image whose decided pixels are all of one kind.
+    It is the probability that a random object pixel gets more attention than a random background pixel, ties
+    counting half. NaN for an image whose decided pixels are all of one kind.
+
+    Args:
+        attention: Attention, (B, A, H, W).
+        masks: Masks (B, h, w), or their `Coverage`.
     """
     ranked, inside, outside = _ranked(attention, masks)
     first, last = _tie_ends(ranked)
     seen = np.cumsum(outside, axis=-1)
-    # Descending order: what was seen up to the end of the own tie group is not below, what is inside it counts half.
+    # In descending order, pixels up to the end of a patch's tie group are not below it; those in the group count half.
     up_to = np.take_along_axis(seen, last, axis=-1)
     ahead = np.take_along_axis(seen - outside, first, axis=-1)
     total_in, total_out = inside.sum(axis=-1), outside.sum(axis=-1)
@@ -84,10 +105,14 @@ def attention_auroc(attention: ArrayLike, masks: ArrayLike | Coverage) -> Floats
 
 
 def attention_average_precision(attention: ArrayLike, masks: ArrayLike | Coverage) -> Floats:
-    """Average precision of attention as a score of "object": (B, A, H, W) against (B, h, w) gives (B, A).
+    """Returns the average precision of attention as a score of "object", (B, A).
 
-    The sum over thresholds of precision times the gain in recall, without interpolation; equal attention shares one
-    threshold. NaN for an image whose decided pixels are all of one kind.
+    It is the sum over thresholds of precision times the gain in recall, without interpolation. Equal values
+    of attention share one threshold. NaN for an image whose decided pixels are all of one kind.
+
+    Args:
+        attention: Attention, (B, A, H, W).
+        masks: Masks (B, h, w), or their `Coverage`.
     """
     ranked, inside, outside = _ranked(attention, masks)
     _, last = _tie_ends(ranked)
@@ -101,12 +126,17 @@ def attention_average_precision(attention: ArrayLike, masks: ArrayLike | Coverag
 
 
 def pointing_game(attention: ArrayLike, masks: ArrayLike | Coverage) -> Floats:
-    """Chance that a pixel with the largest attention lies on the object: (B, A, H, W) against (B, h, w) gives (B, A).
+    """Returns the probability that a pixel with the largest attention lies on the object, (B, A).
 
-    The pointing game (Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016) asks whether the
-    largest value lies on the object. All pixels of a patch share their value, and patches may tie, so that there is no
-    one such pixel: taken is the share of the decided ones that lie on the object, which is what picking one at random
-    gives on average. No tolerance is added around the object. NaN for an image without an object pixel.
+    The pointing game (Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016) tests
+    whether the largest value lies on the object. All pixels of a patch share their value, and patches may
+    tie, so there is no single largest pixel. The result is therefore the object's share of the decided pixels
+    with the largest value, which is the expectation for one of them at random. No tolerance is added around
+    the object. NaN for an image without an object pixel.
+
+    Args:
+        attention: Attention, (B, A, H, W).
+        masks: Masks (B, h, w), or their `Coverage`.
     """
     values, seen = _flat(attention, masks)
     decided = seen.inside + seen.outside
@@ -117,11 +147,18 @@ def pointing_game(attention: ArrayLike, masks: ArrayLike | Coverage) -> Floats:
 
 
 def attention_energy(attention: ArrayLike, masks: ArrayLike | Coverage) -> Floats:
-    """Share of the attention that lies on the object: (B, A, H, W) against (B, h, w) gives (B, A).
+    """Returns the share of the attention that lies on the object, (B, A).
 
-    The energy-based pointing game (Wang et al., Score-CAM, CVPR Workshops 2020): the sum over the object's pixels
-    (theirs: those of its boxes) divided by the sum over all decided ones. NaN for an image without an object pixel, or
-    all of whose attention lies on undecided ones. Raises ValueError for negative attention.
+    This is the energy-based pointing game (Wang et al., Score-CAM, CVPR Workshops 2020): the sum over the
+    object's pixels (in the paper, over its boxes) divided by the sum over all decided pixels. NaN for an
+    image without an object pixel, or with all attention on undecided pixels.
+
+    Args:
+        attention: Attention, (B, A, H, W), not negative.
+        masks: Masks (B, h, w), or their `Coverage`.
+
+    Raises:
+        ValueError: If any attention is negative.
     """
     values, seen = _flat(attention, masks)
     if values.size and values.min() < 0:
@@ -132,27 +169,38 @@ def attention_energy(attention: ArrayLike, masks: ArrayLike | Coverage) -> Float
 
 
 def mean_over_images(values: Floats) -> Floats:
-    """Mean over images (B, A) -> (A,), leaving out NaN images; NaN, without a warning, if none is left."""
+    """Returns the mean over images, (B, A) -> (A,), without NaN; NaN if no image is left."""
     held = ~np.isnan(values)
     count = held.sum(axis=0)
     return _divided(np.where(held, values, 0.0).sum(axis=0), count, where=count > 0)
 
 
 def _divided(above: NDArray[Any], below: NDArray[Any], *, where: NDArray[np.bool_]) -> Floats:
-    """Divide where `where` holds, and give NaN elsewhere without a warning."""
+    """Divides where `where` is true, and returns NaN elsewhere without a warning.
+
+    Args:
+        above: Numerator.
+        below: Denominator.
+        where: Places of the result that are computed.
+    """
     out: Floats = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
     np.divide(above, below, out=out, where=where)
     return out
 
 
 def _patch_of_pixel(pixels: int, side: int) -> NDArray[np.int64]:
-    # In integers, because (i + 0.5) * side / pixels may round to just below a whole number.
+    """Returns the patch of each pixel along one side, (pixels,)."""
+    # In integers, since (i + 0.5) * side / pixels may round to just below a whole number.
     patches: NDArray[np.int64] = (2 * np.arange(pixels) + 1) * side // (2 * pixels)
     return patches
 
 
 def _flat(attention: ArrayLike, masks: ArrayLike | Coverage) -> tuple[Floats, Coverage]:
-    """Attention (B, A, H * W), and the pixels of its patches."""
+    """Returns attention (B, A, H * W), and the pixels of its patches.
+
+    Raises:
+        ValueError: If the number of masks differs from that of the images.
+    """
     values = np.asarray(attention, dtype=np.float64)
     seen = masks if isinstance(masks, Coverage) else cover(masks, (values.shape[-2], values.shape[-1]))
     if len(seen.inside) != len(values):
@@ -161,7 +209,10 @@ def _flat(attention: ArrayLike, masks: ArrayLike | Coverage) -> tuple[Floats, Co
 
 
 def _ranked(attention: ArrayLike, masks: ArrayLike | Coverage) -> tuple[Floats, Floats, Floats]:
-    """Attention in descending order with the object and background pixels of each patch: three arrays (B, A, H * W)."""
+    """Returns attention in descending order, and the object and background pixels of its patches.
+
+    All three have the shape (B, A, H * W).
+    """
     flat, seen = _flat(attention, masks)
     order = np.argsort(-flat, axis=-1)
     inside, outside = (
@@ -171,7 +222,7 @@ def _ranked(attention: ArrayLike, masks: ArrayLike | Coverage) -> tuple[Floats, 
 
 
 def _tie_ends(ranked: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """For every place of a sorted last axis, the first and the last place that hold the same value."""
+    """Returns, for every place of a sorted last axis, the first and the last place with the same value."""
     places = np.arange(ranked.shape[-1])
     change = ranked[..., 1:] != ranked[..., :-1]
     edge = np.ones((*ranked.shape[:-1], 1), dtype=bool)
