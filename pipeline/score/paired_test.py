@@ -1,17 +1,18 @@
-"""Two fixed models on the same test images: the difference of their accuracies, and how sure it is.
+"""Difference of two fixed models on the same test images, with its interval.
 
-Only images on which one of the two is right and the other wrong tell them apart. With f of them for the first model, g
-for the second, and N images in all, the interval is the adjusted Wald interval for paired proportions (Bonett and
-Price, Journal of Educational and Behavioral Statistics 37, 2012), which adds one image to each kind:
+Only images that one of the two gets right and the other wrong distinguish them. The first model alone is
+right on f of the N images, the second alone on g. The interval is the adjusted Wald interval for paired
+proportions, which adds one image to each kind (Bonett and Price, Journal of Educational and Behavioral
+Statistics 37, 2012):
 
     p = (f + 1) / (N + 2),  q = (g + 1) / (N + 2)
     p - q  +-  z sqrt((p + q - (p - q)^2) / (N + 2))
 
-It is narrower than that of two separate test sets wherever the models fail on the same images, and does not collapse
-where they differ on none. It speaks of these two networks on other images of the same kind. The noise of training is
-not in it: that another network of the same configuration, trained with another seed, does better or worse is what
-`pipeline.score.comparison` asks of arms of several seeds. By another metric than accuracy, the interval is that of the
-mean difference of its pseudo-values, image by image (`PairedScores`).
+It is narrower than that of two separate test sets wherever the models fail on the same images, and does not
+collapse where they differ on none. It is about these two networks on other images of the same kind. The noise
+of training is not in it: another network of the same configuration, trained with another seed, may do better
+or worse. `pipeline.score.comparison` tests that, with arms of several seeds. For another metric than
+accuracy, the interval is that of the mean difference of its pseudo-values, image by image (`PairedScores`).
 """
 
 import math
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike
 
 POWER = 0.8
 
-# Below this a deviation is rounding.
+# A standard error below this is rounding.
 _NOTHING = 1e-12
 
 
@@ -31,7 +32,14 @@ _NOTHING = 1e-12
 class PairedDifference:
     """Accuracy of the first model minus that of the second, as fractions of 1, with its interval.
 
-    only_first, only_second: images that this one alone is right on.
+    Attributes:
+        difference: The difference of the accuracies.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        confidence: Confidence of the interval.
+        images: Number of images.
+        only_first: Images that the first model alone got right.
+        only_second: Images that the second model alone got right.
     """
 
     difference: float
@@ -43,8 +51,13 @@ class PairedDifference:
     only_second: int
 
     def images_needed(self, margin: float) -> int:
-        """Test images with which two equally good models that disagree as often as these would be found within the
-        margin: the lower end of their interval above -margin, with a chance of 0.8.
+        """Returns the number of test images with which two equally good models are found within the margin.
+
+        Found means that the lower end of their interval is above -margin, with probability 0.8. The models
+        are assumed to disagree as often as these two.
+
+        Args:
+            margin: Largest difference that counts as none.
         """
         disagreeing = (self.only_first + self.only_second + 2) / (self.images + 2)
         both = _normal((1 + self.confidence) / 2) + _normal(POWER)
@@ -52,10 +65,16 @@ class PairedDifference:
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
-    """Compare two models by what each got right: (N,) bool, on the same images in one order.
+    """Compares two models by the images that each got right.
+
+    Args:
+        first: Whether the first model got each image right, (N,) bool.
+        second: The same for the second model, with the images in the same order.
+        confidence: Confidence of the interval.
 
     Raises:
-        ValueError: other shapes, no images, or a confidence outside (0, 1).
+        ValueError: If the shapes differ or are not (N,), there are no images, or the confidence is outside
+            (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
@@ -72,10 +91,18 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float 
 
 @dataclass(frozen=True)
 class PairedScores:
-    """The first model's metric minus the second's, by pseudo-values of the same images (`pipeline.score.metrics`).
+    """The first model's metric minus the second's, with its interval.
 
-    low, high: difference +- t sqrt(var_i / N) on N - 1 degrees of freedom; None where there is no interval, and `note`
-    then says why.
+    Both are means of pseudo-values of the same images (`pipeline.score.metrics`). The interval is difference
+    +- t sqrt(var_i / N) on N - 1 degrees of freedom.
+
+    Attributes:
+        difference: The difference of the metrics.
+        low: Lower end of the interval; None if there is no interval, and `note` then gives the reason.
+        high: Upper end of the interval; None likewise.
+        confidence: Confidence of the interval.
+        images: Number of images, N.
+        note: Why there is no interval; None if there is one.
     """
 
     difference: float
@@ -86,8 +113,13 @@ class PairedScores:
     note: str | None = None
 
     def images_needed(self, margin: float) -> int:
-        """Test images with which two equally good models that differ as much from image to image would be found within
-        the margin: the worse end of their interval within it, with a chance of 0.8.
+        """Returns the number of test images with which two equally good models are found within the margin.
+
+        Found means that the worse end of their interval lies within the margin, with probability 0.8. The
+        models are assumed to differ as much from image to image as these two.
+
+        Args:
+            margin: Largest difference that counts as none.
         """
         half = 0.0 if self.low is None else self.difference - self.low
         quantile = float(scipy.stats.t.ppf((1 + self.confidence) / 2, self.images - 1))
@@ -96,10 +128,18 @@ class PairedScores:
 
 
 def paired_score_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> PairedScores:
-    """Compare two models by pseudo-values of the same images, (N,) each; the mean of either is its metric.
+    """Compares two models by pseudo-values of the same images.
+
+    The mean of a model's pseudo-values is its metric.
+
+    Args:
+        first: Pseudo-values of the first model, (N,).
+        second: Pseudo-values of the second model, (N,), with the images in the same order.
+        confidence: Confidence of the interval.
 
     Raises:
-        ValueError: other shapes, fewer than two images, or a confidence outside (0, 1).
+        ValueError: If the shapes differ or are not (N,), there are fewer than two images, or the confidence
+            is outside (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")

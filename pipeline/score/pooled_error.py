@@ -1,17 +1,18 @@
-"""How far the values of configurations lie apart by chance alone, from the scores of each image, seed by seed.
+"""Standard error of the differences of configurations, from the scores of each image with each seed.
 
-A score is whether an image was right, whose mean is the accuracy, or the pseudo-value of another metric
-(`pipeline.score.metrics.jackknife`), whose mean is that metric.
+A score is whether an image was right, and its mean is the accuracy. Or it is the pseudo-value of another
+metric (`pipeline.score.metrics.jackknife`), and its mean is that metric.
 
-Configurations that are trained with the same seeds and scored on the same images are compared by differences within
-seeds and images. Of a table Y[c, s, i] of C configurations, S seeds and N images, the variance of the difference of two
-configurations' means is, pooled over all of them,
+Configurations trained with the same seeds and scored on the same images are compared by differences within
+seeds and images. For a table Y[c, s, i] of C configurations, S seeds and N images, the variance of the
+difference of two configurations' means, pooled over all of them, is
 
     2 MS(c x s) / S + max(0, 2 (MS(c x i) - MS(c x s x i) / S) / N)
 
-with MS(c x s) the mean square of what is left of the (C, S) values after their row and column means, on (C - 1)(S -
-1) degrees of freedom; MS(c x i) likewise of the (C, N) means over seeds; MS(c x s x i) of what is left of Y after both,
-which MS(c x i) holds once by chance. One seed shows no variation over seeds: of it the second term is 2 MS(c x i) / N.
+MS(c x s) is the mean square of the residual of the (C, S) values after their row and column means, on (C -
+1)(S - 1) degrees of freedom. MS(c x i) is the same for the (C, N) means over seeds. MS(c x s x i) is that of
+the residual of Y after both, which MS(c x i) contains once by chance. With one seed there is no variation
+over seeds to estimate, and the variance is 2 MS(c x i) / N.
 """
 
 import math
@@ -23,14 +24,16 @@ Floats = NDArray[np.float64]
 
 
 def pooled_error(scores: ArrayLike) -> float:
-    """Standard error of the difference of two configurations' values, pooled over all configurations.
+    """Returns the standard error of the difference of two configurations' values.
+
+    It is pooled over all configurations.
 
     Args:
-        scores: (C, S, N), at least two configurations and two images: of each image with each seed, the same seeds and
-            images in the same order for all.
+        scores: Score of each image with each seed, (C, S, N), with at least two configurations and two
+            images. Seeds and images are the same, in the same order, for all configurations.
 
     Raises:
-        ValueError: another shape.
+        ValueError: If the shape is another one.
     """
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 3 or table.shape[0] < 2 or table.shape[1] < 1 or table.shape[2] < 2:
@@ -42,7 +45,7 @@ def pooled_error(scores: ArrayLike) -> float:
     if seeds == 1:
         return math.sqrt(2 * of_images / images)
     of_seeds = float(np.square(by_seed).sum()) / ((configs - 1) * (seeds - 1))
-    # What is left after every mean over two of the three; means of one of the three alone cancel in differences.
+    # The residual after all pairwise effects. Effects of one factor alone cancel in differences.
     rest = table - table.mean(axis=0) - by_seed[:, :, None] - by_image[:, None, :]
     rest -= (table.mean(axis=(1, 2)) - table.mean())[:, None, None]
     of_rest = float(np.square(rest).sum()) / ((configs - 1) * (seeds - 1) * (images - 1))
@@ -50,14 +53,17 @@ def pooled_error(scores: ArrayLike) -> float:
 
 
 def discordance_error(first: ArrayLike, second: ArrayLike) -> float:
-    """Standard error of the difference of two networks' accuracies on the same images.
+    """Returns the standard error of the difference of two networks' accuracies on the same images.
 
-    With b and c of N images on which one alone is right, half an image added to either: sqrt(b + c + 1 - (b - c)^2 /
-    (N + 2)) / (N + 2), which does not collapse where they differ on none (Agresti and Min, Statistics in Medicine 24,
-    2005).
+    With b and c of N images on which one network alone is right, and half an image added to either, it is
+
+        sqrt(b + c + 1 - (b - c)^2 / (N + 2)) / (N + 2)
+
+    which does not collapse where they differ on none (Agresti and Min, Statistics in Medicine 24, 2005).
 
     Args:
-        first, second: (N,), which images each was right on.
+        first: Whether the first network got each image right, (N,).
+        second: The same for the second network.
     """
     one, other = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     alone, beside, images = int((one & ~other).sum()), int((other & ~one).sum()), len(one) + 2
@@ -65,12 +71,13 @@ def discordance_error(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def difference_error(first: ArrayLike, second: ArrayLike) -> float:
-    """Standard error of the difference of two networks' values on the same images.
+    """Returns the standard error of the difference of two networks' values on the same images.
 
-    Of rights and wrongs that of `discordance_error`; of other scores the root of var_i(first - second) / N.
+    For bool it is that of `discordance_error`; for other scores the root of var_i(first - second) / N.
 
     Args:
-        first, second: (N,), N > 1, bool or numbers.
+        first: Scores of the first network, (N,), N > 1, bool or numbers.
+        second: Scores of the second network, (N,).
     """
     one, other = np.asarray(first), np.asarray(second)
     if one.dtype == other.dtype == np.bool_:
@@ -80,6 +87,10 @@ def difference_error(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def interaction(table: Floats) -> Floats:
-    """What is left of a table (R, K) after its row and column means: the interaction of its rows and columns."""
+    """Returns the residual of a table after its row and column means: the interaction of rows and columns.
+
+    Args:
+        table: (R, K).
+    """
     rest: Floats = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     return rest

@@ -1,19 +1,21 @@
-"""How many seeds, or how many test images, would have told: from the parts of a difference's variance.
+"""The number of seeds, or of test images, that would be enough, from the parts of a difference's variance.
 
-The variance that `pipeline.score.comparison` finds has a part that further seeds alone shrink, one that further images
-alone shrink, and one, of what is left of the tables of seeds and images after their means, that either shrinks. With
-arms whose row s is the same seed it is that of one table, D = best - control, else that of two:
+The variance of `pipeline.score.comparison` has three parts: one that shrinks with seeds alone, one that
+shrinks with images alone, and one that shrinks with either. The last is from the residual of the tables of
+seeds and images after their means. If row s of both arms is the same seed, the parts are those of one table,
+D = best - control, else those of two:
 
     seeds  = sum over tables of max(0, var_s(mean of row s) / S - MS / (S N))    falls with 1 / S
     both   = sum over tables of MS / (S N), at most the whole of either          falls with 1 / (S N)
     images = max(0, var_i(mean over seeds best - control) / N - both)            falls with 1 / N
 
-Of images that were tested in folds, each by networks of its own, these are sums over folds, weighed as
-`pipeline.score.fold_variance` has them, where a seed more is one more in every fold.
+For images that were tested in folds, each by networks of its own, these are sums over folds, weighed as in
+`pipeline.score.fold_variance`. A further seed is then a further seed in every fold.
 
-So the images' part stays however many seeds there are, and the seeds' however many images. Enough is what finds a true
-difference at some distance from the bound with a chance of 0.8: (t(1 - alpha / 2) + t(0.8)) SE is at most the distance.
-These are forecasts from parts that few seeds estimate badly, and good for their order of magnitude.
+So the images' part remains however many seeds there are, and the seeds' part however many images. A sample is
+enough if a true difference at some distance from the bound is found with probability 0.8: (t(1 - alpha / 2) +
+t(0.8)) SE is at most the distance. These are forecasts from parts that few seeds estimate badly. Only their
+order of magnitude is reliable.
 """
 
 import math
@@ -39,11 +41,16 @@ MOST_IMAGES = 100_000_000
 
 @dataclass(frozen=True)
 class VarianceParts:
-    """Parts of the variance of a difference as it was measured, each a square of a fraction of 1.
+    """Measured parts of the variance of a difference, each a square of a fraction of 1.
 
-    seeds, both: a value for each table. seed_counts: rows of each table. images: the images' part. images_both: of
-    what either shrinks, the share in the interval of the images alone. image_count: N. folds: in which the images were
-    tested; 1 without folds.
+    Attributes:
+        seeds: Seeds' part of each table.
+        both: Part of each table that shrinks with seeds and with images.
+        seed_counts: Number of rows of each table.
+        images: Images' part.
+        images_both: Part that shrinks with either, as contained in the interval of the images alone.
+        image_count: N.
+        folds: Number of folds in which the images were tested; 1 without folds.
     """
 
     seeds: tuple[float, ...]
@@ -55,8 +62,12 @@ class VarianceParts:
     folds: int = 1
 
     def detectable(self, seeds: float, images: float, confidence: float) -> float:
-        """The true difference that is found with a chance of 0.8, if every table's rows are `seeds` times as many, and
-        the images `images` times.
+        """Returns the true difference that is found with probability 0.8 in a larger experiment.
+
+        Args:
+            seeds: Factor of the number of each table's rows.
+            images: Factor of the number of images.
+            confidence: Confidence of the interval.
         """
         freedoms = [self.folds * max(1, round(count * seeds) - 1) for count in self.seed_counts]
         parts = [one / seeds + other / (seeds * images) for one, other in zip(self.seeds, self.both, strict=True)] + [
@@ -69,7 +80,7 @@ class VarianceParts:
             spread = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
             candidates.append((variance, variance**2 / spread))
         quantile = (1 + confidence) / 2
-        # As in the comparison: the wider of both intervals decides.
+        # As in the comparison, the wider interval decides.
         half, error, freedom = max(
             (_t(quantile, freedom) * math.sqrt(value), math.sqrt(value), freedom) for value, freedom in candidates
         )
@@ -79,12 +90,16 @@ class VarianceParts:
 def variance_parts(
     best: ArrayLike, control: ArrayLike, *, shared_seeds: bool = False, folds: ArrayLike | None = None
 ) -> VarianceParts | None:
-    """The parts for what each seed got right, (S, N) and (S2, N); None with a single row in an arm.
+    """Returns the parts of the variance of a difference; None with one row in an arm.
 
-    shared_seeds: whether row s of both is the same seed. folds: (N,), the number of each image's fold; None without.
+    Args:
+        best: Whether each seed got each image right, (S, N).
+        control: The same for the control, (S2, N).
+        shared_seeds: Whether row s of both tables is the same seed.
+        folds: Number of each image's fold, (N,); None without folds.
 
     Raises:
-        ValueError: arms said to share seeds that have unequally many, or other images.
+        ValueError: If the numbers of images differ, or those of seeds although they are shared.
     """
     first, second = np.asarray(best, dtype=np.float64), np.asarray(control, dtype=np.float64)
     if first.shape[1] != second.shape[1] or (shared_seeds and len(first) != len(second)):
@@ -109,19 +124,40 @@ def variance_parts(
 
 
 def seeds_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:
-    """The least number of seeds an arm that is enough on as many images; None: no number up to 1000 is."""
+    """Returns the least number of seeds per arm that is enough with the same images; None if 1,000 are not.
+
+    Args:
+        parts: Parts of the variance.
+        distance: Distance of the true difference from the bound.
+        confidence: Confidence of the interval.
+    """
     count = min(parts.seed_counts)
     return _least(lambda seeds: parts.detectable(seeds / count, 1, confidence) <= distance, count, MOST_SEEDS)
 
 
 def images_enough(parts: VarianceParts, distance: float, confidence: float) -> int | None:
-    """The least number of test images that is enough with as many seeds; None: no number is."""
+    """Returns the least number of test images that is enough with the same seeds; None if no number is.
+
+    Args:
+        parts: Parts of the variance.
+        distance: Distance of the true difference from the bound.
+        confidence: Confidence of the interval.
+    """
     count = parts.image_count
     return _least(lambda images: parts.detectable(1, images / count, confidence) <= distance, count, MOST_IMAGES)
 
 
 def both_enough(parts: VarianceParts, distance: float, confidence: float) -> tuple[int, int] | None:
-    """Seeds an arm and test images that are enough, grown by one factor; None: no number of seeds up to 1000 is."""
+    """Returns the least seeds per arm and test images that are enough, both larger by one factor.
+
+    Args:
+        parts: Parts of the variance.
+        distance: Distance of the true difference from the bound.
+        confidence: Confidence of the interval.
+
+    Returns:
+        (seeds, images); None if 1,000 seeds are not enough.
+    """
     count = min(parts.seed_counts)
     found = _least(
         lambda seeds: parts.detectable(seeds / count, seeds / count, confidence) <= distance, count, MOST_SEEDS
@@ -130,7 +166,13 @@ def both_enough(parts: VarianceParts, distance: float, confidence: float) -> tup
 
 
 def describe_enough(parts: VarianceParts, distance: float, confidence: float) -> str:
-    """What would be enough, of seeds and of images, each only where more of that alone would do."""
+    """Returns a clause that says how many seeds or images would be enough; each alone, if that is possible.
+
+    Args:
+        parts: Parts of the variance.
+        distance: Distance of the true difference from the bound.
+        confidence: Confidence of the interval.
+    """
     if parts.detectable(1, 1, confidence) <= distance:
         return "as many seeds and images again: chance alone, or a true difference, has brought this one near its bound"
     ways = []
@@ -151,7 +193,13 @@ def describe_enough(parts: VarianceParts, distance: float, confidence: float) ->
 
 
 def _least(is_enough: Callable[[int], bool], start: int, most: int) -> int | None:
-    """The least number from `start` to `most` that is enough, given that all above one that is are."""
+    """Returns the least number that is enough, given that all larger ones are; None if none is.
+
+    Args:
+        is_enough: Returns whether a number is enough.
+        start: Least number that is tried.
+        most: Largest number that is tried.
+    """
     low, high = start - 1, start
     while not is_enough(high):
         if high >= most:

@@ -1,4 +1,4 @@
-"""Similarity maps of a network that has been trained, for pictures and for scoring attention against masks."""
+"""Similarity maps of a trained network, for figures and for scores of attention against masks."""
 
 import numpy as np
 import torch
@@ -11,12 +11,17 @@ from pipeline.models.tap import SimilarityTap
 
 
 def last_block_maps(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) -> NDArray[np.float32]:
-    """Similarity maps of the last block, (N, A, H, W), of images in the order of their ids.
+    """Returns the similarity maps of the last block, (N, A, H, W), in the order of the images' ids.
 
-    Of the CLS query; in networks without that token, of the mean of the patches' queries.
+    The query is that of CLS; in networks without that token it is the mean of the patches' queries.
+
+    Args:
+        model: The network, which is set to evaluation mode.
+        images: The images.
+        batch_size: Images of a forward pass.
 
     Raises:
-        ValueError: a network whose last block has no such maps (see `SimilarityTap`).
+        ValueError: If the last block of the network has no such maps (see `SimilarityTap`).
     """
     model.eval()
     found = []

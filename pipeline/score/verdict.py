@@ -1,7 +1,7 @@
-"""The verdict: the endpoints of an evaluation in sentences that a person can repeat.
+"""The verdict: the endpoints of an evaluation in sentences.
 
-Every sentence has the interval that decided it, with its level. What is not shown is never called absent: "not enough
-data" stands with the difference that would have been found four times out of five.
+Every sentence has the interval that decided it, with its level. An effect that is not shown is never called
+absent. The sentence then gives the difference that would be found with probability 0.8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,18 @@ def write_verdict(
     against: str = "its control",
     words: MetricWords = ACCURACY_WORDS,
 ) -> list[str]:
-    """Say what the endpoints show, a sentence each, and last what was compared.
+    """Writes what the endpoints show, a sentence each, and last what was compared.
 
-    endpoints: of `decide_endpoints`, from the same comparisons, margin and words. centred: AUROC of a Gaussian in the
-    centre, which looks at no image. what, against: the method and the control, in words.
+    Args:
+        endpoints: Result of `decide_endpoints`, from the same comparisons, margin and words.
+        metric: Comparison by `evaluate.metric`.
+        margin: Largest loss that counts as not worse.
+        attention: Comparison by AUROC of attention; None without masks.
+        centred: AUROC of a Gaussian in the centre, which does not depend on the image; None without.
+        log_loss: Comparison by log loss; None where it is not an endpoint.
+        what: The method, in words.
+        against: The control, in words.
+        words: Name, unit and direction of the metric.
     """
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
     sentences = _metric_sentences(by_name, metric, margin, words)
@@ -43,6 +51,14 @@ def write_verdict(
 def _metric_sentences(
     by_name: Mapping[str, Endpoint], metric: Comparison, margin: float, words: MetricWords
 ) -> list[str]:
+    """Returns the sentences about the metric.
+
+    Args:
+        by_name: Endpoints by name.
+        metric: Comparison by the metric.
+        margin: Largest loss that counts as not worse.
+        words: Name, unit and direction of the metric.
+    """
     not_worse, better, worse = (by_name[name] for name in endpoint_names(words))
     if not_worse.low is None or not_worse.high is None:
         return [f"{words.title}: {words.format_difference(metric.difference)}; {metric.note}, and nothing is shown."]
@@ -66,6 +82,13 @@ def _metric_sentences(
 
 
 def _attention_sentence(endpoint: Endpoint, attention: Comparison, centred: float | None) -> str:
+    """Returns the sentence about attention.
+
+    Args:
+        endpoint: Endpoint of attention.
+        attention: Comparison by AUROC.
+        centred: AUROC of a Gaussian in the centre; None without.
+    """
     means = f"AUROC {_share(attention.best_mean)} against {_share(attention.control_mean)}"
     beside = "" if centred is None else f"; a Gaussian in the centre: {_share(centred)}"
     change = _share(endpoint.difference, signed=True)
@@ -85,6 +108,13 @@ def _attention_sentence(endpoint: Endpoint, attention: Comparison, centred: floa
 
 
 def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison, words: MetricWords) -> str:
+    """Returns the sentence about log loss as an endpoint beside the metric.
+
+    Args:
+        endpoint: Endpoint of log loss.
+        log_loss: Comparison by log loss.
+        words: Name of the metric, which is tested first.
+    """
     means = f"{log_loss.best_mean:.3f} against {log_loss.control_mean:.3f}"
     if endpoint.low is None or endpoint.high is None:
         return f"Log loss: {means}, without an interval."
@@ -103,6 +133,7 @@ def _log_loss_sentence(endpoint: Endpoint, log_loss: Comparison, words: MetricWo
 
 
 def _describe_basis(metric: Comparison) -> str:
+    """Returns what was compared: seeds and images, and folds if there are any."""
     best, control = metric.seeds
     seeds = f"{best} seed{'s' * (best != 1)} each" if best == control else f"{best} seeds against {control}"
     if metric.layout != PAIRED:
@@ -132,7 +163,13 @@ def _level(endpoint: Endpoint) -> str:
 
 
 def _share(value: float, digits: int = 2, *, signed: bool = False) -> str:
-    """A share of 1 without the 0 before its point: `.90`, `+.28`."""
+    """Formats a fraction of 1 without the 0 before its point, such as `.90` or `+.28`.
+
+    Args:
+        value: The fraction.
+        digits: Decimals.
+        signed: Whether a value that is not negative gets a +.
+    """
     text = f"{abs(value):.{digits}f}".removeprefix("0")
     rounded = round(value, digits)
     return ("-" if rounded < 0 else "+" if signed else "") + text

@@ -1,5 +1,6 @@
-"""Metrics of class probabilities: what they are worth on a set of images, and what each image has to do with it.
+"""Metrics of class probabilities: their value on a set of images, and the contribution of each image.
 
-`metric` has the ones that are known by name, `user_metric` a function of the user's own, `jackknife` the pseudo-values
-from which intervals are made, `chosen_metric` the one that the parameters ask for, and `wording` its words and units.
+`metric` has the metrics that are known by name, and `user_metric` loads a function of the user's own.
+`jackknife` has the pseudo-values from which intervals are computed. `chosen_metric` returns the metric of the
+parameters, and `wording` formats its name and units.
 """

@@ -1,4 +1,4 @@
-"""The metric that the parameters ask for, with the margin that goes with it."""
+"""The metric of the parameters, with its margin."""
 
 from dataclasses import replace
 
@@ -8,24 +8,31 @@ from pipeline.score.metrics.metric import METRICS, Metric
 
 
 def find_metric(name: str) -> Metric:
-    """A metric by its name, or a user's function by its specification.
+    """Returns a metric by its name, or from a user's function by its specification.
+
+    Args:
+        name: A key of `METRICS`, or `module:function`.
 
     Raises:
-        UserError: as `load_metric`.
+        UserError: As `load_metric`.
     """
     if name in METRICS:
         return METRICS[name]
-    # It imports torch with the plug-ins, for which commands that only read do not wait.
+    # Imported here, since it imports torch, and commands that only read results need no torch.
     from pipeline.score.metrics.user_metric import load_metric
 
     return load_metric(name)
 
 
 def chosen_metric(params: Params) -> Metric:
-    """`evaluate.metric`; its margin is `evaluate.margin`, or where that is null the metric's own.
+    """Returns the metric of `evaluate.metric`, with `evaluate.margin` or, if that is null, its own margin.
+
+    Args:
+        params: All parameters.
 
     Raises:
-        UserError: as `find_metric`; a user's function without a margin; or a margin of a whole share.
+        UserError: As `find_metric`; or if a user's function has no margin, or the margin of a share is 1 or
+            more.
     """
     metric, margin = find_metric(params.evaluate.metric), params.evaluate.margin
     margin = metric.margin if margin is None else margin
@@ -43,14 +50,17 @@ def chosen_metric(params: Params) -> Metric:
 
 
 def metric_hash(name: str) -> str:
-    """Twelve hex digits of the file of a user's function; nothing of a metric that is known by name.
+    """Returns twelve hex digits of the SHA-256 of a user's file; "" for a metric known by name.
+
+    Args:
+        name: A key of `METRICS`, or `module:function`.
 
     Raises:
-        UserError: there is no such file.
+        UserError: If there is no such file.
     """
     if name in METRICS:
         return ""
-    from pipeline.regularizers.plugin import plugin_source_hash  # as above
+    from pipeline.regularizers.plugin import plugin_source_hash  # imports torch, as above
 
     try:
         return plugin_source_hash(name)[:12]

@@ -1,20 +1,23 @@
-"""Pseudo-values: a metric of a set of images as a mean over its images, so that two arms are compared image by image.
+"""Pseudo-values: a metric of a set of images as a mean over images, to compare arms image by image.
 
-Of a metric's value theta on N images, and its value theta_i without image i, the jackknife's pseudo-value of that image
-is N theta - (N - 1) theta_i (Dorfman, Berbaum and Metz, Investigative Radiology 27, 1992, 723-731). All are shifted by
-one number so that their mean is theta itself (Hillis, Obuchowski, Schartz and Berbaum, Statistics in Medicine 24, 2005,
-1579-1607), and thus what is compared is what is shown:
+Theta is the metric of N images, and theta_i the metric without image i. The jackknife's pseudo-value of image
+i is N theta - (N - 1) theta_i (Dorfman, Berbaum and Metz, Investigative Radiology 27, 1992, 723-731). All are
+shifted by one number so that their mean is theta itself (Hillis, Obuchowski, Schartz and Berbaum, Statistics
+in Medicine 24, 2005, 1579-1607). So the compared value is the shown one:
 
     p_i = theta + (N - 1) (mean of all theta_k - theta_i)
 
-A mean over images, as accuracy or log loss is, has its images' own values as pseudo-values. Those of AUROC are the
-structural components of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988, 837-845), each scaled to N images.
+For a mean over images, such as accuracy or log loss, the pseudo-values are the images' own values. For AUROC
+they are the structural components of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988, 837-845), each
+scaled to N images.
 
-Nothing here is computed N times: a value without one image follows from counts or ranks. A function that nobody knows
-from inside is computed G = 200 times, each time without one of G groups of images (`grouped_pseudo_values`).
+No metric is computed N times: the value without one image follows from counts or ranks. An arbitrary function
+is computed G = 200 times, each time without one of G groups of images (`grouped_pseudo_values`).
 
-Means over classes are of those that occur among the labels. So where a class has a single image, the mean without that
-image is over the others.
+Means over classes are over the classes that occur among the labels. So if a class has a single image, the
+mean without that image is over the other classes.
+
+Shapes: N images, C classes.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,15 @@ GROUPS = 200
 
 
 def balanced_accuracy_pseudo_values(predicted: Labels, labels: Labels, classes: int) -> Floats:
-    """Of the mean, over classes, of the share of a class's images that are right; predicted, labels: (N,) -> (N,)."""
+    """Returns pseudo-values of balanced accuracy, (N,).
+
+    The metric is the mean over classes of the share of a class's images that are right.
+
+    Args:
+        predicted: Predicted classes, (N,).
+        labels: True classes, (N,).
+        classes: C.
+    """
     right = (predicted == labels).astype(np.float64)
     count = np.bincount(labels, minlength=classes)
     occurring = count > 0
@@ -46,27 +57,37 @@ def balanced_accuracy_pseudo_values(predicted: Labels, labels: Labels, classes: 
 
 
 def macro_f1(confusion: NDArray[np.int64]) -> float:
-    """The mean over classes of 2 TP / (2 TP + FP + FN), of those that occur. confusion: (C, C), rows are truth."""
+    """Returns the mean over occurring classes of 2 TP / (2 TP + FP + FN).
+
+    Args:
+        confusion: Numbers of images, (C, C); rows are true classes.
+    """
     occurring = confusion.sum(axis=1) > 0
     return float(_f1(confusion)[occurring].mean())
 
 
 def macro_f1_pseudo_values(predicted: Labels, labels: Labels, classes: int) -> Floats:
-    """Of `macro_f1`; predicted, labels: (N,) -> (N,)."""
+    """Returns pseudo-values of `macro_f1`, (N,).
+
+    Args:
+        predicted: Predicted classes, (N,).
+        labels: True classes, (N,).
+        classes: C.
+    """
     place = labels * classes + predicted
     confusion = np.bincount(place, minlength=classes * classes).reshape(classes, classes)
     count, taken, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
     occurring = count > 0
     share = np.where(occurring, _f1(confusion), 0.0)
     total, held = share.sum(), int(occurring.sum())
-    # Images of one class that are taken for one class are alike: without one of them, these two classes change.
+    # Images with the same true and the same predicted class are alike: without one of them, these two classes change.
     truth, guess = np.nonzero(confusion)
     right = truth == guess
     last = count[truth] == 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Of the image's own class: one hit less, or one miss less, so in either case one image less of it.
+        # F1 of the true class: with one hit less or one miss less, there is one image less of it in either case.
         own = 2 * (hits[truth] - right) / (count[truth] - 1 + taken[truth] - right)
-        # Of the class that it is wrongly taken for: one image less that is taken for it.
+        # F1 of a wrongly predicted class: there is one prediction of it less.
         other = 2 * hits[guess] / (count[guess] + taken[guess] - 1)
     changed = total - share[truth] + np.where(last, 0.0, own)
     changed += np.where(right | ~occurring[guess], 0.0, other - share[guess])
@@ -76,10 +97,15 @@ def macro_f1_pseudo_values(predicted: Labels, labels: Labels, classes: int) -> F
 
 
 def auroc(probabilities: Floats, labels: Labels) -> float:
-    """How often an image of a class has a higher probability of it than an image of another one, ties counted half.
+    """Returns the area under the ROC curve.
 
-    Of two classes it is that of the second one; of more, the mean over classes, each against the rest. NaN where the
-    labels are of one class.
+    It is how often an image of a class has a higher probability of that class than another image, ties
+    counted half. For two classes it is that of the second one. For more it is the mean over classes, each
+    against the rest. NaN if the labels are of one class.
+
+    Args:
+        probabilities: Class probabilities, (N, C).
+        labels: True classes, (N,).
     """
     found = [
         _components(probabilities[:, label], labels == label)[0] for label in _ranked_classes(probabilities, labels)
@@ -88,7 +114,12 @@ def auroc(probabilities: Floats, labels: Labels) -> float:
 
 
 def auroc_pseudo_values(probabilities: Floats, labels: Labels) -> Floats:
-    """Of `auroc`; probabilities (N, C), labels (N,) -> (N,). NaN where one image less leaves one class alone."""
+    """Returns pseudo-values of `auroc`, (N,); NaN for an image without which only one class is left.
+
+    Args:
+        probabilities: Class probabilities, (N, C).
+        labels: True classes, (N,).
+    """
     ranked = _ranked_classes(probabilities, labels)
     total, held = np.zeros(len(labels)), np.zeros(len(labels))
     for label in ranked:
@@ -96,7 +127,7 @@ def auroc_pseudo_values(probabilities: Floats, labels: Labels) -> Floats:
         area, component = _components(probabilities[:, label], positive)
         size = np.where(positive, positive.sum(), (~positive).sum())
         there = size > 1
-        # Without one image of its side, the mean over that side is the mean over the others.
+        # The area without an image is the mean of the components of the other images on its side.
         total[there] += (size[there] * area - component[there]) / (size[there] - 1)
         held += there
     without = np.full(len(labels), np.nan)
@@ -107,12 +138,19 @@ def auroc_pseudo_values(probabilities: Floats, labels: Labels) -> Floats:
 def grouped_pseudo_values(
     metric: Callable[[Floats, Labels], float], probabilities: Floats, labels: Labels, groups: int = GROUPS
 ) -> Floats:
-    """Of any metric, by leaving out one of so many groups of images, which have equal shares of every class.
+    """Returns pseudo-values of any metric, (N,), by leaving out one group of images at a time.
 
-    The groups follow from the labels alone, so they are the same for all networks. What group g changes, N / G times
-    the deviation of its pseudo-value, is spread over its n_g images by 1 / sqrt(n_g): sums of squares over images are
-    then those over groups, and (N,) values have the place of other metrics' in every comparison. With no more images
-    than groups each is left out by itself.
+    Groups have equal shares of every class and follow from the labels alone, so they are the same for all
+    networks. The pseudo-value of group g of n_g images has a deviation from the mean. N / G times that
+    deviation is spread over its images by 1 / sqrt(n_g). Sums of squares over images are then those over
+    groups, so the values serve in every comparison as those of other metrics do. If there are no more images
+    than groups, each image is left out alone.
+
+    Args:
+        metric: Computes the metric from probabilities (N, C) and labels (N,).
+        probabilities: Class probabilities, (N, C).
+        labels: True classes, (N,).
+        groups: Largest number of groups, G.
     """
     images = len(labels)
     count = min(groups, images)
@@ -122,18 +160,24 @@ def grouped_pseudo_values(
     without = np.array([metric(probabilities[place != group], labels[place != group]) for group in range(count)])
     deviation = (count - 1) * (without.mean() - without)
     sizes = np.bincount(place, minlength=count)
-    # The factors make sum(p^2) / (N (N - 1)) of images what sum(d^2) / (G (G - 1)) of groups is.
+    # With these factors, sum(p^2) / (N (N - 1)) over images equals sum(d^2) / (G (G - 1)) over groups.
     scale = np.sqrt(images * (images - 1) / (count * (count - 1)) / sizes) if count > 1 else np.ones(1)
     spread = (deviation * scale)[place]
     return np.asarray(theta + spread - spread.mean(), dtype=np.float64)
 
 
 def centre(theta: float, without: Floats) -> Floats:
-    """Pseudo-values from a metric's value and its values without each image."""
+    """Returns pseudo-values (N,) from a metric's value and its values without each image.
+
+    Args:
+        theta: Value of the metric.
+        without: Value without each image, (N,).
+    """
     return np.asarray(theta + (len(without) - 1) * (without.mean() - without), dtype=np.float64)
 
 
 def _f1(confusion: NDArray[np.int64]) -> Floats:
+    """Returns the F1 of each class, (C,); 0 for a class that neither occurs nor is predicted."""
     both = confusion.sum(axis=1) + confusion.sum(axis=0)
     found = np.zeros(len(confusion))
     np.divide(2.0 * np.diag(confusion), both, out=found, where=both > 0)
@@ -141,13 +185,17 @@ def _f1(confusion: NDArray[np.int64]) -> Floats:
 
 
 def _ranked_classes(probabilities: Floats, labels: Labels) -> list[int]:
+    """Returns the classes of which an AUROC is defined: those with images in and outside of them."""
     count = np.bincount(labels, minlength=probabilities.shape[1])
     asked = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     return [label for label in asked if 0 < count[label] < len(labels)]
 
 
 def _components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """The area, and DeLong's components: of every image the share of the other side that it is ordered right to."""
+    """Returns the AUROC of one class and DeLong's components, (N,).
+
+    The component of an image is the share of the images of the other kind that it is ordered correctly with.
+    """
     inside, outside = int(positive.sum()), int((~positive).sum())
     ranks = rankdata(scores)
     component = np.empty(len(scores))

@@ -1,4 +1,4 @@
-"""Whether a metric can be had of the images that it will be asked for, looked at before anything trains."""
+"""Checks before training that a set of images is sufficient for a metric."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pipeline.errors import UserError, list_first, quote_name
 from pipeline.score.metrics.metric import FEWEST_OF_A_CLASS, USER_KEY, Metric
 
 NAMED = 5
-"""Classes that a message names."""
+"""Most classes that a message names."""
 
 
 def check_labels(
@@ -22,20 +22,20 @@ def check_labels(
     parameter: str = "evaluate.metric",
     of_fold: bool = False,
 ) -> None:
-    """Refuse images that do not have what a metric needs; try a user's function on made-up probabilities of them.
+    """Checks that images are sufficient for a metric, and tries a user's function on random probabilities.
 
     Args:
-        metric: As the parameters ask for it.
-        labels: (N,), of the images of a role.
-        classes: Names, by label.
-        interval: Whether an interval is asked for.
-        role: Of the images: test or validation.
-        parameter: That asks for the metric.
+        metric: The metric of the parameters.
+        labels: Labels of the images of a role, (N,).
+        classes: Names of the classes, by label.
+        interval: Whether an interval is needed.
+        role: Role of the images, test or validation.
+        parameter: Parameter that names the metric.
         of_fold: Whether the images are those of one fold of several.
 
     Raises:
-        UserError: a class without images, or with too few for an interval, where the metric weighs classes alike; or a
-            user's function that fails or gives no number.
+        UserError: If the metric weighs classes alike and a class has no images, or too few for an interval;
+            or if a user's function fails or returns no number.
     """
     said = f"params.yaml: {parameter}: {metric.name}"
     where = " in a fold" if of_fold else ""
@@ -62,19 +62,28 @@ def check_labels(
 def labels_at_once(
     metric: Metric, labels: NDArray[np.int64], tested: Sequence[NDArray[np.int64]]
 ) -> list[NDArray[np.int64]]:
-    """The labels of the images that a metric is had of at once (`Metric.within_folds`).
+    """Returns the labels of each set of images on which a metric is computed at once (`Metric.within_folds`).
 
-    labels: of all images. tested: ids of the test images, with folds of each.
+    Args:
+        metric: The metric.
+        labels: Labels of all images.
+        tested: Ids of the test images; in folds, those of each fold.
     """
     parts = tested if metric.within_folds else [np.concatenate(tested)]
     return [np.asarray(labels[ids]) for ids in parts]
 
 
 def try_metric(metric: Metric, labels: NDArray[np.int64], classes: int, *, interval: bool) -> None:
-    """Ask a user's function for its value, and with an interval for its pseudo-values, of made-up probabilities.
+    """Computes a user's metric, and for an interval its pseudo-values, from random probabilities.
+
+    Args:
+        metric: The metric.
+        labels: Labels of the images, (N,).
+        classes: Number of classes.
+        interval: Whether an interval is needed.
 
     Raises:
-        UserError: it fails, or gives no number.
+        UserError: If the function fails, or returns no number.
     """
     shares = np.random.default_rng(0).dirichlet(np.ones(classes), size=len(labels))
     metric.value_of(shares, labels)

@@ -1,12 +1,12 @@
-"""The metrics that are known by name: a value, its pseudo-values, its direction, its margin.
+"""The metrics that are known by name: value, pseudo-values, direction and margin.
 
-accuracy           the share of images that are right
-balanced_accuracy  the mean of that share over classes
-macro_f1           the mean over classes of the harmonic mean of precision and recall
-auroc              of each class against the rest, the mean over classes; of two classes that of the second one
-log_loss           the mean negative log likelihood of the true class, in nats; lower is better
+    accuracy           the share of images that are right
+    balanced_accuracy  the mean of that share over classes
+    macro_f1           the mean over classes of the harmonic mean of precision and recall
+    auroc              each class against the rest, the mean over classes; for two classes that of the second one
+    log_loss           the mean negative log likelihood of the true class, in nats; lower is better
 
-Shape letters: N images, C classes. Means over classes are of those that occur among the labels.
+Means over classes are over the classes that occur among the labels. Shapes: N images, C classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,24 +27,31 @@ from pipeline.score.metrics.jackknife import (
 from pipeline.score.metrics.wording import MetricWords
 
 USER_KEY = "metric"
-"""What a user's own function is called in files, in MLflow, and as an objective: val/metric."""
+"""Key of a user's own function in files, in MLflow, and as an objective: val/metric."""
 
 FEWEST_OF_A_CLASS = 5
-"""Test images of each class, below which a metric that weighs classes alike gets no interval."""
+"""Fewest test images of each class for an interval of a metric that weighs classes alike."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric of class probabilities (N, C) and labels (N,).
 
-    name: as `evaluate.metric` has it. key: in files and in names of MLflow, `metric` for a user's own. label: in
-    sentences. margin: the least difference that matters; None where a user's function declares none. value,
-    pseudo_values: see `value_of` and `pseudo_values_of`; no pseudo-values where the metric is not smooth, so that no
-    interval can be given. in_points: a share of 1, whose differences are told in points. by_class: every class weighs
-    the same, however few images it has. within_folds: where images were tested in folds, each by networks of its own,
-    it is had of every fold by itself and averaged by images, as what ranks images must be, since scores of different
-    networks cannot be ranked together; else of all of them at once, as counts can be (Forman and Scholz, SIGKDD
-    Explorations 12, 2010).
+    Attributes:
+        name: Value of `evaluate.metric`.
+        key: Key in files and in names of MLflow; `metric` for a user's own.
+        label: Name in sentences.
+        margin: Least difference that matters; None if a user's function declares none.
+        value: Computes the value; see `value_of`.
+        pseudo_values: Computes pseudo-values; see `pseudo_values_of`. None if the metric is not smooth, so
+            that there is no interval.
+        lower_is_better: Whether lower values are better.
+        in_points: Whether it is a share of 1, whose differences are shown in points.
+        by_class: Whether every class weighs the same, however few images it has.
+        within_folds: Whether it is computed for every fold separately and averaged by images, if images were
+            tested in folds, each by networks of its own. Metrics that rank images need this, since scores of
+            different networks cannot be ranked together (Forman and Scholz, SIGKDD Explorations 12, 2010).
+            Otherwise it is computed on the images of all folds together, as suits metrics from counts.
     """
 
     name: str
@@ -60,10 +67,10 @@ class Metric:
 
     @property
     def words(self) -> MetricWords:
-        """It in words, by its margin.
+        """The metric in words, with its margin.
 
         Raises:
-            ValueError: it has no margin.
+            ValueError: If it has no margin.
         """
         if self.margin is None:
             raise ValueError(f"{self.name} has no margin")
@@ -71,28 +78,36 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, else -1."""
+        """1 if higher values are better, else -1."""
         return -1 if self.lower_is_better else 1
 
     def value_of(self, probabilities: ArrayLike, labels: ArrayLike, folds: ArrayLike | None = None) -> float:
-        """The metric of a set of images; NaN where it has none, as an AUROC of images of one class.
+        """Returns the metric of a set of images; NaN if it is undefined, as an AUROC of images of one class.
 
-        folds: (N,), the number of each image's fold; None without folds.
+        Args:
+            probabilities: Class probabilities, (N, C).
+            labels: True classes, (N,).
+            folds: Number of each image's fold, (N,); None without folds.
 
         Raises:
-            ValueError: as `pipeline.score.classify.classification_scores` does.
+            ValueError: As `pipeline.score.classify.classification_scores`.
         """
         shares, truth = check_predictions(probabilities, labels)
         parts = self._parts(truth, folds)
         return float(sum(self.value(shares[part], truth[part]) * part.sum() for part in parts) / len(truth))
 
     def pseudo_values_of(self, probabilities: ArrayLike, labels: ArrayLike, folds: ArrayLike | None = None) -> Floats:
-        """(N,) whose mean is the metric, and whose variance says how far other images would move it.
+        """Returns pseudo-values (N,).
 
-        folds: as of `value_of`.
+        Their mean is the metric, and their variance shows how far the metric varies with other images.
+
+        Args:
+            probabilities: Class probabilities, (N, C).
+            labels: True classes, (N,).
+            folds: Number of each image's fold, (N,); None without folds.
 
         Raises:
-            ValueError: as above; one image; or a metric that is not smooth.
+            ValueError: As `value_of`; or if there is a single image, or the metric is not smooth.
         """
         shares, truth = check_predictions(probabilities, labels)
         if self.pseudo_values is None:
@@ -107,8 +122,12 @@ class Metric:
     def tables(
         self, arms: Mapping[str, ArrayLike], labels: ArrayLike, folds: ArrayLike | None = None
     ) -> dict[str, NDArray[np.float64]] | None:
-        """Pseudo-values (S, N) by arm of probabilities (S, N, C); None where the metric is not smooth. folds: as of
-        `value_of`.
+        """Returns tables of pseudo-values (S, N) by arm; None if the metric is not smooth.
+
+        Args:
+            arms: Class probabilities (S, N, C) by arm.
+            labels: True classes, (N,).
+            folds: Number of each image's fold, (N,); None without folds.
         """
         if self.pseudo_values is None:
             return None
@@ -118,7 +137,7 @@ class Metric:
         }
 
     def _parts(self, truth: NDArray[np.int64], folds: ArrayLike | None) -> list[NDArray[np.bool_]]:
-        """Which images it is had of at once, (N,) each."""
+        """Returns masks (N,) of the images on which the metric is computed at once."""
         if folds is None or not self.within_folds:
             return [np.ones(len(truth), np.bool_)]
         numbers = np.asarray(folds)
@@ -171,7 +190,7 @@ MACRO_F1 = Metric(
 )
 AUROC = Metric(
     "auroc",
-    "class_auroc",  # beside the AUROC of attention
+    "class_auroc",  # distinct from the AUROC of attention
     "AUROC",
     margin=0.01,
     value=auroc,
@@ -190,4 +209,4 @@ LOG_LOSS = Metric(
 )
 
 METRICS: Mapping[str, Metric] = {each.name: each for each in (ACCURACY, BALANCED_ACCURACY, MACRO_F1, AUROC, LOG_LOSS)}
-"""By the names of `evaluate.metric`."""
+"""Metrics by their names in `evaluate.metric`."""

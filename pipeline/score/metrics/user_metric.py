@@ -1,18 +1,18 @@
 """A metric of the user's own: `evaluate.metric: my_package.my_module:my_metric`.
 
-The function takes the probabilities (N, C) and the labels (N,) of a set of images, as numpy arrays, and returns a
-number. What it does not declare as attributes is as here:
+The function takes the probabilities (N, C) and the labels (N,) of a set of images, as numpy arrays, and
+returns a number. These are its attributes, with their defaults:
 
     def recall_of_seven(probabilities, labels):
         return (probabilities.argmax(axis=1)[labels == 7] == 7).mean()
 
-    recall_of_seven.margin = 0.02             # the least difference that matters; else evaluate.margin must be given
-    recall_of_seven.name = "recall of seven"  # in sentences; else the function's own name
+    recall_of_seven.margin = 0.02             # the least difference that matters; without it, set evaluate.margin
+    recall_of_seven.name = "recall of seven"  # in sentences; default: the function's own name
     recall_of_seven.lower_is_better = False
-    recall_of_seven.in_points = False         # True: a share of 1, whose differences are told in points
-    recall_of_seven.smooth = True             # False: no interval is given, as of a median
+    recall_of_seven.in_points = False         # True: a share of 1, whose differences are shown in points
+    recall_of_seven.smooth = True             # False: no interval is computed, as for a median
 
-The module is looked for as a plug-in's is, and its file counts as code.
+The module is searched for as a plug-in's is, and its file is part of the code hash.
 """
 
 import math
@@ -35,7 +35,14 @@ NEEDED = f"needed: one of {', '.join(METRICS)}, or my_package.my_module:my_metri
 
 @dataclass(frozen=True)
 class _Checked:
-    """A user's function that is called with copies and answers with a finite number, or with a `UserError`."""
+    """A user's function that returns a finite number, or raises a `UserError`.
+
+    The function gets copies of the arrays.
+
+    Attributes:
+        spec: `module:function`, for messages.
+        function: The function.
+    """
 
     spec: str
     function: Callable[[Floats, NDArray[np.int64]], Any]
@@ -55,11 +62,14 @@ class _Checked:
 
 
 def load_metric(spec: str) -> Metric:
-    """The metric that a specification names; its module is imported.
+    """Imports the module of a specification, and returns the metric of the function that it names.
+
+    Args:
+        spec: `module:function`.
 
     Raises:
-        UserError: as `pipeline.regularizers.plugin.import_attribute`; something that cannot be called; or an attribute
-            of the wrong kind.
+        UserError: As `pipeline.regularizers.plugin.import_attribute`; or if the object cannot be called, or
+            an attribute is of the wrong kind.
     """
     try:
         function = import_attribute(spec, needed=NEEDED, is_wanted=callable)
@@ -83,7 +93,7 @@ def load_metric(spec: str) -> Metric:
         pseudo_values=partial(grouped_pseudo_values, checked) if smooth else None,
         lower_is_better=_declared(spec, function, "lower_is_better", False),
         in_points=_declared(spec, function, "in_points", False),
-        within_folds=True,  # it may rank images
+        within_folds=True,  # since it may rank images
     )
 
 
@@ -100,6 +110,17 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _declared(spec: str, function: Any, name: str, default: Any) -> Any:
+    """Returns an attribute of a user's function, or its default.
+
+    Args:
+        spec: `module:function`, for messages.
+        function: The function.
+        name: Name of the attribute, a key of `_KINDS`.
+        default: Value if the function has no such attribute.
+
+    Raises:
+        UserError: If the attribute is of the wrong kind.
+    """
     value = getattr(function, name, default)
     needed, is_one = _KINDS[name]
     if value is not default and (not is_one(value) or (name == "margin" and isinstance(value, bool))):

@@ -1,7 +1,7 @@
-"""A metric in words: its name in sentences, its unit, and what is better or worse of it.
+"""A metric in words: its name in sentences, its unit, and its direction.
 
-What a finished evaluation says of its metric (`evaluation.json`, `metric`) is enough to speak of it; nobody who reads
-results needs the module of a user's function.
+A finished evaluation records these words (`evaluation.json`, `metric`). So commands that read results need
+not import the module of a user's function.
 """
 
 import math
@@ -14,9 +14,16 @@ from pipeline.console.format import format_interval, format_percent, format_poin
 
 @dataclass(frozen=True)
 class MetricWords:
-    """name: as `evaluate.metric` has it. key: in files and in MLflow. label: in sentences. margin: that counts.
+    """Name, unit and direction of a metric.
 
-    in_points: a share of 1, told in percent, its differences in points; else a plain number.
+    Attributes:
+        name: Value of `evaluate.metric`.
+        key: Key in files and in MLflow.
+        label: Name in sentences.
+        margin: Least difference that matters.
+        lower_is_better: Whether lower values are better.
+        in_points: Whether it is a share of 1, shown in percent with differences in points; else it is a plain
+            number.
     """
 
     name: str
@@ -28,73 +35,95 @@ class MetricWords:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, else -1."""
+        """1 if higher values are better, else -1."""
         return -1 if self.lower_is_better else 1
 
     @property
     def title(self) -> str:
-        """The label at the beginning of a sentence."""
+        """Label at the beginning of a sentence."""
         return self.label[0].upper() + self.label[1:]
 
     @property
     def better(self) -> str:
-        """What is better, in a word."""
+        """A better value in a word, "higher" or "lower"."""
         return "lower" if self.lower_is_better else "higher"
 
     @property
     def best(self) -> str:
-        """The best of several values, in a word."""
+        """Best of several values in a word, "highest" or "lowest"."""
         return "lowest" if self.lower_is_better else "highest"
 
     @property
     def worse(self) -> str:
-        """What is worse, in a word."""
+        """A worse value in a word, "higher" or "lower"."""
         return "higher" if self.lower_is_better else "lower"
 
     @property
     def harm(self) -> str:
-        """What an endpoint rules out, in a word."""
+        """Change that an endpoint rules out, in a word, "loss" or "rise"."""
         return "rise" if self.lower_is_better else "loss"
 
     def format_margin(self, margin: float | None = None) -> str:
-        """The margin, or another amount of its kind: `1 point`, `0.02`."""
+        """Formats the margin, or another amount, such as `1 point` or `0.02`."""
         amount = self.margin if margin is None else margin
         if not self.in_points:
             return f"{amount:.4g}"
         return f"{100 * amount:.4g} point{'s' * (f'{100 * amount:.4g}' != '1')}"
 
     def format_difference(self, difference: float, digits: int = 1, *, unit: bool = True) -> str:
-        """A difference with its sign: `+1.2 points`, `+0.012`. digits: of points; plain numbers have as fine ones."""
+        """Formats a difference with its sign, such as `+1.2 points` or `+0.012`.
+
+        Args:
+            difference: The difference.
+            digits: Decimals of points. The decimals of plain numbers follow from the margin and `digits`.
+            unit: Whether the unit is included.
+        """
         if self.in_points:
             return format_points(difference, digits, unit=unit)
         places = self._places(digits)
         return f"{round(difference, places) + 0.0:+.{places}f}"
 
     def format_interval(self, low: float, high: float, digits: int = 1) -> str:
-        """An interval of differences: `interval -0.3 to +1.2 points`, `interval -0.003 to +0.012`."""
+        """Formats an interval of differences: `interval -0.3 to +1.2 points` or `interval -0.003 to +0.012`.
+
+        Args:
+            low: Lower end.
+            high: Upper end.
+            digits: As of `format_difference`.
+        """
         if self.in_points:
             return format_interval(low, high, digits)
         return f"interval {self.format_difference(low, digits)} to {self.format_difference(high, digits)}"
 
     def format_value(self, value: float, digits: int = 1) -> str:
-        """A value: `91.2 %`, `0.912`."""
+        """Formats a value, such as `91.2 %` or `0.912`."""
         return format_percent(value, digits) if self.in_points else f"{value:.{self._places(digits)}f}"
 
     def format_size(self, amount: float, digits: int = 1, *, unit: bool = True) -> str:
-        """An amount of a difference, without a sign: `0.43 points`, `0.0012`."""
+        """Formats the size of a difference, without its sign, such as `0.43 points` or `0.0012`.
+
+        Args:
+            amount: The difference.
+            digits: As of `format_difference`.
+            unit: Whether the unit is included.
+        """
         return self.format_difference(abs(amount), digits, unit=unit).lstrip("+")
 
     def fine_digits(self, *ends: float | None) -> int:
-        """1, or 2 where an end of an interval would round to 0, which hides the side of 0 that it lies on."""
+        """Returns 1, or 2 if an end of an interval would round to 0, which would hide its side of 0.
+
+        Args:
+            *ends: Ends of the interval; None counts as 0.
+        """
         least = 0.0005 if self.in_points else 0.5 * 10.0 ** -self._places(1)
         return 1 if min(abs(end or 0.0) for end in ends) >= least else 2
 
     def content(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the fields for JSON."""
         return asdict(self)
 
     def _places(self, digits: int) -> int:
-        # Two digits of the margin and one more with each step: .01 has three places, 50 has none.
+        # The decimals of a margin, and one more per digit: for 1 digit, .01 gives three places, 50 none.
         return max(0, math.ceil(-math.log10(self.margin)) + digits)
 
 
@@ -102,13 +131,22 @@ ACCURACY_WORDS = MetricWords("accuracy", "accuracy", "accuracy", 0.01, in_points
 
 
 def accuracy_words(params: Params) -> MetricWords:
-    """Accuracy in words, with `evaluate.margin` where that is of accuracy."""
+    """Returns accuracy in words, with `evaluate.margin` if `evaluate.metric` is accuracy.
+
+    Args:
+        params: All parameters.
+    """
     given = params.evaluate.margin if params.evaluate.metric == ACCURACY_WORDS.name else None
     return ACCURACY_WORDS if given is None else replace(ACCURACY_WORDS, margin=given)
 
 
 def words_of(metric: MetricWords | None, margin: float | None = None) -> MetricWords:
-    """What results say of their metric; accuracy, in those of an earlier version. margin: of these."""
+    """Returns the words that results record for their metric; accuracy for results of an earlier version.
+
+    Args:
+        metric: The recorded words; None in results of an earlier version.
+        margin: Margin recorded by an earlier version; None: accuracy's own.
+    """
     if metric is not None:
         return metric
     return ACCURACY_WORDS if margin is None else replace(ACCURACY_WORDS, margin=margin)
