@@ -55,7 +55,7 @@ def check_fold_numbers(folds: ArrayLike | None, images: int) -> Folds:
     if numbers.shape != (images,):
         raise ValueError(f"folds must have the shape ({images},), got {numbers.shape}")
     if has_single_image(numbers):
-        raise ValueError("a fold with a single image tells no variance")
+        raise ValueError("no variance can be estimated from a fold with a single image")
     return numbers
 
 
