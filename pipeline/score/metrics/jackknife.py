@@ -141,8 +141,8 @@ def grouped_pseudo_values(
     """Returns pseudo-values of any metric, (N,), by leaving out one group of images at a time.
 
     Groups have equal shares of every class and follow from the labels alone, so they are the same for all
-    networks. The pseudo-value of group g of n_g images has a deviation from the mean. N / G times that
-    deviation is spread over its images by 1 / sqrt(n_g). Sums of squares over images are then those over
+    networks. Group g has n_g images, and its pseudo-value deviates from the mean. Each of its images gets that
+    deviation, scaled by about N / G and divided by sqrt(n_g). Sums of squares over images are then those over
     groups, so the values serve in every comparison as those of other metrics do. If there are no more images
     than groups, each image is left out alone.
 
