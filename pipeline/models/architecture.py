@@ -1,14 +1,14 @@
-"""Architecture of timm's networks, as far as the pipeline reads it: blocks, tokens, grids, and where the taps sit.
+"""Architecture of timm's networks: blocks, tokens, patch grids, and the modules where taps attach their hooks.
 
-timm's modules and attributes may be renamed; what depends on their names to look into a network stands in this file
-(`last_block` and `spatial_prior`, which rebuild blocks, know theirs). Three kinds of network are known:
+timm may rename its modules and attributes. All code that reads a network by these names stands in this file.
+Exceptions are `last_block` and `spatial_prior`, which rebuild blocks. Three kinds of network are supported:
 
-    vit   VisionTransformer and its heirs (ViT, DeiT with or without distillation, DINOv2, CLIP and SigLIP towers):
-          one stage, whose tokens are prefix tokens (CLS, distillation, registers) and then the patches, row by row
+    vit   VisionTransformer and its subclasses (ViT, DeiT with or without distillation, DINOv2, CLIP and SigLIP towers):
+          one stage; its tokens are prefix tokens (CLS, distillation, registers), then the patches row by row
     swin  SwinTransformer: stages of windowed attention
-    pvt   PyramidVisionTransformerV2: stages whose keys are pooled, those of the last one excepted
+    pvt   PyramidVisionTransformerV2: stages whose keys are pooled, except in the last stage
 
-Shapes: B images, A heads, N = H x W patches, T tokens, D channels (of a head where there are heads).
+Shapes: B images, A heads, N = H x W patches, T tokens, D channels (of one head where there are heads).
 """
 
 from collections.abc import Callable
@@ -27,17 +27,23 @@ SUPPORTED = "Vision Transformers (ViT, DeiT, DINOv2, ...), Swin and PVTv2"
 
 
 class UnknownKind(ValueError):
-    """A network of a kind that is not known here."""
+    """A network of a kind that this package does not support."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the rest of the pipeline needs to know of a network.
+    """The properties of a network that the rest of the pipeline needs.
 
-    kind: "vit", "swin" or "pvt". blocks: how many, counted through all stages. grid: (H, W) of the patch tokens that
-    the head sees. patch: (height, width) that the image's must be multiples of. prefix: tokens before the patches.
-    has_cls: whether the first of those is a CLS token. stage: the blocks whose tokens are that grid: all, or those of
-    the last stage. width: channels of a token that the head sees. inputs: (channels, height, width) of the images.
+    Attributes:
+        kind: "vit", "swin" or "pvt".
+        blocks: number of blocks, counted through all stages.
+        grid: (H, W) of the patch tokens that the classifier receives.
+        patch: (height, width) in pixels; the image's sides must be multiples of it.
+        prefix: number of tokens before the patches.
+        has_cls: whether the first prefix token is a CLS token.
+        stage: indices of the blocks whose tokens form `grid`: all blocks, or those of the last stage.
+        width: channels of a token that the classifier receives.
+        inputs: (channels, height, width) of the images.
     """
 
     kind: str
@@ -52,14 +58,14 @@ class Architecture:
 
     @property
     def query(self) -> str:
-        """The query of the network's similarity maps, where none is asked for: "cls", or "mean" without that token."""
+        """The default query of the similarity maps: "cls", or "mean" for a network without a CLS token."""
         return "cls" if self.has_cls else "mean"
 
     def resolve(self, spec: LayerSpec) -> tuple[int, ...]:
-        """The blocks that a layer specification means, as `resolve_layers`.
+        """Returns the block indices that a layer specification names, as `resolve_layers` does.
 
         Raises:
-            ValueError: as there, or a block before the last stage.
+            ValueError: an error of `resolve_layers`, or a block before the last stage.
         """
         layers = resolve_layers(spec, self.blocks)
         if early := [layer for layer in layers if layer not in self.stage]:
@@ -72,7 +78,10 @@ class Architecture:
 
 
 def describe_network(model: nn.Module) -> Architecture:
-    """The architecture of a network of timm, at the image size that it was built for.
+    """Returns the architecture of a timm network, at the image size that it was built for.
+
+    Args:
+        model: network of timm; it may be on the meta device.
 
     Raises:
         UnknownKind: a network of another kind, which has no blocks that a tap could read.
@@ -98,14 +107,15 @@ def describe_network(model: nn.Module) -> Architecture:
     if kind == "swin":
         rows, columns = stages[-1].output_resolution
         inputs = (_input_channels(model), int(embedding.img_size[0]), int(embedding.img_size[1]))
-        # Its stages pad what they cannot halve, or cut into windows.
+        # Swin pads sides that it cannot halve or cut into windows, so only the patch size is required.
         return Architecture(
             kind, sum(depths), (rows, columns), _pair(embedding.patch_size), 0, False, last, width, inputs
         )
-    # PVTv2 takes images of any size and keeps none: `build_model` notes it; timm's own networks are of their weights'.
+    # PVTv2 takes images of any size and stores none. `build_model` sets `image_size`; a network that timm built has the
+    # size that its weights were trained with.
     rows, columns = getattr(model, "image_size", None) or network.pretrained_cfg["input_size"][-2:]
     inputs = (_input_channels(model), int(rows), int(columns))
-    for halving in (4, *[2] * (len(depths) - 1)):  # its convolutions pad, so what is left over counts as a whole one
+    for halving in (4, *[2] * (len(depths) - 1)):  # its convolutions pad, so an incomplete patch counts as one
         rows, columns = -(-rows // halving), -(-columns // halving)
     return Architecture(kind, sum(depths), (rows, columns), (1, 1), 0, False, last, width, inputs)
 
@@ -116,13 +126,17 @@ def _pair(sizes: Any) -> tuple[int, int]:
 
 
 def _input_channels(model: nn.Module) -> int:
-    """Of the images: what the first convolution of the patch embedding takes, which a hybrid has a backbone before."""
+    """Returns the number of channels of the images: the input channels of the first convolution in the patch
+    embedding.
+
+    A hybrid network has a convolutional backbone there, and then the first convolution is the backbone's.
+    """
     embedding: Any = model.patch_embed
     return int(next(each for each in embedding.modules() if isinstance(each, nn.Conv2d)).in_channels)
 
 
 def _kind(model: nn.Module) -> str:
-    from timm.models.pvt_v2 import PyramidVisionTransformerV2  # here: importing timm takes seconds
+    from timm.models.pvt_v2 import PyramidVisionTransformerV2  # not at the top: importing timm takes seconds
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
@@ -131,15 +145,15 @@ def _kind(model: nn.Module) -> str:
         if isinstance(model, known):
             return kind
     raise UnknownKind(
-        f"{type(model).__name__} has no blocks of patch tokens that can be read; what has are {SUPPORTED}"
+        f"{type(model).__name__} has no blocks of patch tokens that can be read; supported are {SUPPORTED}"
     )
 
 
 def list_blocks(model: nn.Module) -> list[Any]:
-    """The blocks of a network, through all stages.
+    """Returns the blocks of a network, through all stages.
 
     Raises:
-        ValueError: as `describe_network`.
+        UnknownKind: as in `describe_network`.
     """
     network: Any = model
     if _kind(model) == "vit":
@@ -148,11 +162,17 @@ def list_blocks(model: nn.Module) -> list[Any]:
 
 
 def list_parts_before(model: nn.Module, block: int) -> list[nn.Module | nn.Parameter]:
-    """What a network computes with before a block, counted from 0 through all stages: patch embedding, position
-    embeddings, prefix tokens, earlier blocks, and what joins stages. As many as there are: all before the final norm.
+    """Returns the modules and parameters that a network uses before a block.
+
+    These are the patch embedding, position embeddings, prefix tokens, earlier blocks and the layers between
+    stages. If `block` is the number of blocks, the result is everything before the final norm.
+
+    Args:
+        model: network of timm.
+        block: index of the block, counted from 0 through all stages.
 
     Raises:
-        ValueError: as `describe_network`.
+        UnknownKind: as in `describe_network`.
     """
     network: Any = model
     parts = [network.patch_embed]
@@ -166,21 +186,27 @@ def list_parts_before(model: nn.Module, block: int) -> list[nn.Module | nn.Param
             left -= len(stage.blocks)
             if left < 0:
                 break
-            between = getattr(stage, "norm", None)  # PVTv2's, of which the last is the final one
+            between = getattr(stage, "norm", None)  # only PVTv2's stages have one; the last is the final norm
     return [part for part in parts if part is not None]
 
 
 def list_classifiers(model: nn.Module) -> list[nn.Module]:
-    """A network's classifiers: one, or with distillation two."""
+    """Returns the classifiers of a network: one, or two in a network with a distillation token.
+
+    Args:
+        model: network of timm.
+    """
     network: Any = model
     found = network.get_classifier()
     return list(found) if isinstance(found, tuple) else [found]
 
 
 class QKCallback(Protocol):
-    """Who is given queries and keys, (B, A, T, D). May give back the same values, for the attention to go on with.
+    """Receiver of a block's queries and keys, each (B, A, T, D).
 
-    `projected` is asked before both, with what queries, keys and values are views of, (B, T, 3 A D).
+    A method may return a tensor of the same values, with which the attention continues. It returns None to
+    leave the attention's own tensor in place. `projected` is called before both others, with the tensor (B,
+    T, 3 A D) of which queries, keys and values are views.
     """
 
     def projected(self, projected: Tensor) -> Tensor | None: ...
@@ -193,14 +219,25 @@ class QKCallback(Protocol):
 def hook_similarity(
     model: nn.Module, block: int, callback: QKCallback, *, projected: bool = False
 ) -> list[RemovableHandle]:
-    """Have a hook called with a block's queries, and then its keys, in every forward pass, after their norms.
+    """Attaches hooks that pass a block's queries, and then its keys, to a callback in every forward pass,
+    after their norms.
 
-    It is given views and nothing is computed here, so that gradient checkpointing finds the operations that it expects.
-    What it gives back is taken where `passes_through` says so, and lost elsewhere. projected: whether it is also asked
-    with what was projected, where nothing comes between that and the attention.
+    The callback receives views. The hooks compute nothing themselves, so that gradient checkpointing finds
+    the operations that it expects. The tensor that the callback returns is used if `passes_through(model)`,
+    and ignored otherwise.
+
+    Args:
+        model: network of timm.
+        block: index of the block, counted from 0 through all stages.
+        callback: receiver of queries and keys.
+        projected: whether `callback.projected` is also called. It is called only in blocks where nothing lies
+            between the projection and the attention.
+
+    Returns:
+        Handles that remove the hooks.
 
     Raises:
-        ValueError: the keys of this block's attention are not the final grid's tokens.
+        ValueError: the keys of this block's attention are not the tokens of the final grid.
     """
     attention = _attention(model, block)
     kind, where = _kind(model), f"{type(model).__name__}, block {block}"
@@ -215,7 +252,7 @@ def hook_similarity(
 
         return [attention.qkv.register_forward_hook(split)]
     if kind == "pvt":
-        if attention.sr is not None:  # linear attention has one too
+        if attention.sr is not None:  # linear attention has this layer too
             raise ValueError(
                 f"{where}: its keys are pooled, so similarity maps have no patch for each; take a PVTv2 whose last "
                 "stage is not pooled (not a linear one, sr_ratios ending in 1), or a method that reads heads or tokens"
@@ -240,44 +277,54 @@ def hook_similarity(
 
 
 def _gives_projected(model: nn.Module, block: int) -> bool:
-    """Whether a block's attention takes queries and keys as views of what was projected, with nothing between."""
+    """Returns whether a block's attention uses views of the projected tensor as its queries and keys, unchanged."""
     from timm.models.vision_transformer import Attention  # type: ignore[attr-defined]
 
     if _kind(model) != "vit":
         return False
     attention = _attention(model, block)
-    # What derives from timm's attention may do anything between.
+    # A subclass of timm's attention may change queries and keys before it uses them.
     if type(attention) not in (Attention, PriorAttention):
         return False
     return (type(attention.q_norm), type(attention.k_norm)) == (nn.Identity, nn.Identity)
 
 
 def passes_through(model: nn.Module) -> bool:
-    """Whether a network's attentions go on with what a hook on their queries and keys returns."""
+    """Returns whether the attentions of a network continue with the tensors that hooks on queries and keys return."""
     return _kind(model) == "vit"
 
 
 def num_heads(model: nn.Module, block: int) -> int:
-    """How many heads a block's attention has.
+    """Returns the number of heads of a block's attention.
+
+    Args:
+        model: network of timm.
+        block: index of the block, counted from 0 through all stages.
 
     Raises:
-        ValueError: attention that has no tap.
+        ValueError: the block's attention is of a kind that has no tap.
     """
     return int(_attention(model, block).num_heads)
 
 
 def attention_scale(model: nn.Module, block: int) -> float:
-    """What a block's attention multiplies its logits with: 1 / sqrt(D)."""
+    """Returns the factor of the logits in a block's attention: 1 / sqrt(D)."""
     return float(_attention(model, block).scale)
 
 
 def hook_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
-    """Have `keep` given what the heads of a block put out, (B, A, T, D), in every forward pass.
+    """Attaches a hook that passes the head outputs of a block, (B, A, T, D), to `keep` in every forward pass.
 
-    That is before anything joins the heads: the projection, and the norm and the gate that some have before it.
+    The outputs are read before anything joins the heads: before the projection, and before the norm and the
+    gate that some blocks have ahead of it.
+
+    Args:
+        model: network of timm.
+        block: index of the block, counted from 0 through all stages.
+        keep: receiver of the outputs.
 
     Raises:
-        ValueError: there is no one such output for each of the final grid's tokens.
+        ValueError: the block does not have one such output for each token of the final grid.
     """
     attention = _attention(model, block)
     if _kind(model) == "swin":
@@ -287,61 +334,79 @@ def hook_heads(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         keep(split_projected(inputs[0], 1, heads)[0])
 
-    after = attention.norm if _kind(model) == "vit" else attention.proj  # PVTv2's `norm` is of its keys
+    after = attention.norm if _kind(model) == "vit" else attention.proj  # PVTv2's `norm` is applied to its keys
     return [after.register_forward_pre_hook(hook)]
 
 
 def hook_tokens(model: nn.Module, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
-    """Have `keep` given the patch tokens after the final norm in every forward pass, (B, N, D)."""
+    """Attaches a hook that passes the patch tokens after the final norm, (B, N, D), to `keep` in every forward pass."""
     kind, prefix = _kind(model), int(getattr(model, "num_prefix_tokens", 0))
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         if kind == "vit":
             keep(output[:, prefix:])
-        else:  # Swin's are (B, H, W, D), PVTv2's (B, D, H, W)
+        else:  # Swin's tokens are (B, H, W, D), PVTv2's (B, D, H, W)
             keep(output.flatten(1, 2) if kind == "swin" else output.flatten(2).transpose(1, 2))
 
     return [last_part(model).register_forward_hook(hook)]
 
 
 def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
-    """The CLS token and the mean of the patch tokens after the final norm, joined: (B, 2 D). Of a network without a CLS
-    token the mean alone, (B, D). Where timm norms what is pooled, in place of tokens, so is it here. images: (B, C, H,
-    W).
+    """Returns the CLS token and the mean of the patch tokens after the final norm, concatenated: (B, 2 D).
+
+    For a network without a CLS token the result is the mean alone, (B, D). Where timm applies the norm to the
+    pooled vector in place of the tokens, this function does the same.
+
+    Args:
+        model: network of timm.
+        images: (B, C, H, W), in pixels.
     """
     network: Any = model
     tokens: Tensor = network.forward_features(images)
     kind = _kind(model)
-    if kind != "vit":  # Swin's are (B, H, W, D), PVTv2's (B, D, H, W)
+    if kind != "vit":  # Swin's tokens are (B, H, W, D), PVTv2's (B, D, H, W)
         return tokens.mean((1, 2) if kind == "swin" else (2, 3))
     mean = network.fc_norm(tokens[:, int(network.num_prefix_tokens) :].mean(1))
     return torch.cat([network.fc_norm(tokens[:, 0]), mean], dim=1) if network.has_class_token else mean
 
 
 def last_part(model: nn.Module) -> nn.Module:
-    """What puts out the patch tokens of the final grid: the final norm, or the last stage, which has it."""
+    """Returns the module that outputs the patch tokens of the final grid: the final norm, or in PVTv2 the
+    last stage, which contains that norm.
+
+    Args:
+        model: network of timm.
+    """
     network: Any = model
     found: nn.Module = network.stages[-1] if _kind(model) == "pvt" else network.norm
     return found
 
 
 def hook_block(model: nn.Module, block: int, keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
-    """Have `keep` given what a block puts out in every forward pass, (B, T, D), prefix first; of Swin (B, H, W, D).
+    """Attaches a hook that passes the output of a block to `keep` in every forward pass.
 
-    Nothing is computed here, so that gradient checkpointing finds the operations that it expects.
+    The hook computes nothing itself, so that gradient checkpointing finds the operations that it expects.
+
+    Args:
+        model: network of timm.
+        block: index of the block, counted from 0 through all stages.
+        keep: receiver of the output: (B, T, D), prefix tokens first; for Swin (B, H, W, D).
     """
     return [list_blocks(model)[block].register_forward_hook(lambda module, inputs, output: keep(output))]
 
 
 def hook_grid(model: nn.Module, keep: Callable[[tuple[int, int]], None]) -> list[RemovableHandle]:
-    """Have `keep` given the final grid (H, W) of every forward pass, in networks where it depends on the images."""
+    """Attaches a hook that passes the final grid (H, W) of every forward pass to `keep`.
+
+    Networks whose grid does not depend on the images get no hook.
+    """
     network: Any = model
     kind = _kind(model)
     if kind == "vit" and network.dynamic_img_size:
         return [
             network.patch_embed.register_forward_hook(lambda module, inputs, output: keep(tuple(output.shape[1:3])))
         ]
-    if kind == "pvt":  # whose blocks are told the grid beside the tokens
+    if kind == "pvt":  # its blocks receive the grid as their second argument
         return [network.stages[-1].blocks[0].register_forward_pre_hook(lambda module, inputs: keep(tuple(inputs[1])))]
     return []
 
@@ -362,7 +427,16 @@ def _attention(model: nn.Module, block: int) -> Any:
 
 
 def _require_one_window(model: nn.Module, block: int, method: str) -> None:
-    """Refuse a block of Swin whose tokens meet in several windows, or in one that is shifted or padded."""
+    """Rejects a block of Swin whose tokens are split into several windows, or whose one window is shifted or padded.
+
+    Args:
+        model: a Swin network.
+        block: index of the block, counted from 0 through all stages.
+        method: name of the quantity that needs one window, for the message.
+
+    Raises:
+        ValueError: the block has several windows, or a shifted or padded one.
+    """
     part = list_blocks(model)[block]
     height, width = part.input_resolution
     if tuple(part.window_size) != (height, width) or any(part.shift_size) or part.dynamic_mask:

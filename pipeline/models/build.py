@@ -1,6 +1,6 @@
 """Networks by timm name, with the number of classes, the image size and the initial weights that the task needs.
 
-Needs torch and timm only, and no other room: this folder travels with every registered model.
+This module needs only torch and timm, and no other room, because the folder travels with every registered model.
 """
 
 import difflib
@@ -20,21 +20,28 @@ __all__ = ["ModelConfig", "build_model"]
 
 RESERVED = {"img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "checkpoint_path"}
 RESERVED |= {"device", "dtype", "model_name"}
-# What makes something else than a classifier of it, or says how timm makes it.
+# Keywords that turn the network into something other than a classifier, or that control how timm builds it.
 RESERVED |= {"features_only", "out_indices", "feature_cls", "kwargs_filter", "pretrained_cfg", "pretrained_cfg_overlay"}
 RESERVED |= {"pretrained_strict", "cache_dir", "scriptable", "exportable", "no_jit"}
 
 
 def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int, int], channels: int) -> Any:
-    """A network with fresh weights, drawn from torch's global random stream; `architecture` says which kinds there are.
+    """Returns a network with fresh weights, drawn from torch's global random stream.
 
-    image_size: (H, W) in pixels; channels: of the input images.
+    `architecture` lists the supported kinds of network.
+
+    Args:
+        config: the network's name and options.
+        num_classes: number of outputs of the classifier.
+        image_size: (H, W) in pixels.
+        channels: channels of the input images.
 
     Raises:
-        ValueError: an unknown name or keyword, sizes that do not fit, a network of another kind, or one that cannot
-            have the last block or the spatial prior asked for. Begins with the field of `config` that is at fault.
+        ValueError: an unknown name or keyword, sizes that do not fit, a network of another kind, or one that
+            cannot have the requested last block or spatial prior. The message begins with the field of
+            `config` that is at fault.
     """
-    import timm  # takes seconds to import, so only who builds a network pays for it
+    import timm  # not at the top: importing timm takes seconds, and some callers build no network
 
     for field, given, known in (("init", config.init, INITS), ("last_block", config.last_block, LAST_BLOCKS)):
         if given not in known:
@@ -54,9 +61,7 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
     try:
         architecture = describe_network(model)
     except UnknownKind:
-        raise ValueError(
-            f"name: {config.name} is a {type(model).__name__}; what can be built are {SUPPORTED}"
-        ) from None
+        raise ValueError(f"name: {config.name} is a {type(model).__name__}; supported are {SUPPORTED}") from None
     rows, columns = architecture.grid
     if rows * columns < 1 or len(architecture.stage) < 1:
         raise ValueError(
@@ -67,7 +72,8 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
         if not isinstance(getattr(model.patch_embed, "proj", None), nn.Conv2d):
             raise ValueError(f"init: {config.name} has no convolution that makes patches; take timm, not xavier")
         _init_xavier(model)
-    # Only now, after all draws of the plain network, which are thereby the same with these and without.
+    # This comes after all random draws of the plain network, so that its weights are the same with these parts and
+    # without them.
     field = "last_block"
     try:
         if config.last_block == "no_skip":
@@ -80,7 +86,10 @@ def build_model(config: ModelConfig, *, num_classes: int, image_size: tuple[int,
 
 
 def _check_patch_size(given: Any) -> None:
-    """timm would take some others too, and fail in words that say nothing of patches."""
+    """Rejects a patch size that is neither a positive whole number nor a list of two.
+
+    timm accepts some other values too, and then fails with a message that does not mention patches.
+    """
     sides = list(given) if isinstance(given, list | tuple) else [given] * 2
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         shown = _brief(json.dumps(given, default=str))
@@ -90,35 +99,47 @@ def _check_patch_size(given: Any) -> None:
 
 
 def _create(config: ModelConfig, image_size: tuple[int, int], **fixed: Any) -> Any:
-    """timm's network of that name at that image size."""
+    """Returns timm's network of this name at this image size.
+
+    Args:
+        config: the network's name and keyword arguments.
+        image_size: (H, W) in pixels.
+        fixed: keyword arguments of `timm.create_model` that do not come from `config.kwargs`.
+    """
     import timm
     from timm.models import is_model_in_modules
 
-    sizeless = is_model_in_modules(config.name, ("pvt_v2",))  # they take images of any size
+    sizeless = is_model_in_modules(config.name, ("pvt_v2",))  # PVTv2 takes images of any size
     given: dict[str, Any] = {**({} if sizeless else {"img_size": image_size}), **config.kwargs}
     try:
         model: Any = timm.create_model(config.name, pretrained=False, **fixed, **given)
-    except Exception as error:  # timm and torch check little themselves: what a wrong value raises is of any kind
+    except Exception as error:  # timm and torch check little, so a wrong value may raise anything
         reason, at = _reason(error), "kwargs"
         if reason.startswith("Invalid pretrained tag"):
             at = "name"
         if "'img_size'" in reason:
-            at, reason = "name", f"{reason}; what can be built are {SUPPORTED}"
+            at, reason = "name", f"{reason}; supported are {SUPPORTED}"
         raise ValueError(
             f"{at}: {config.name} cannot be built with {_brief(str(dict(config.kwargs)))}: {reason}"
         ) from error
     if sizeless:
-        model.image_size = image_size  # which such a network does not keep; `describe_network` needs it
+        model.image_size = image_size  # PVTv2 does not store it, and `describe_network` needs it
     return model
 
 
 def _add_spatial_prior(model: Any, config: SpatialPriorConfig, architecture: Architecture) -> None:
-    """Put the prior into the first blocks of a Vision Transformer, and the convolutions where they are asked for.
+    """Adds the prior to the first blocks of a Vision Transformer, and the convolutions if they are requested.
 
-    With `positional_conv` and no block, the network has the convolutions alone: the control of a network with both.
+    With `positional_conv` and 0 blocks, the network has the convolutions alone. This is the control of a
+    network with both.
+
+    Args:
+        model: network of timm, changed in place.
+        config: number of blocks, width of the MLPs, and whether to add the convolutions.
+        architecture: architecture of `model`.
 
     Raises:
-        ValueError: more blocks than there are, no hidden unit, or a network that the prior cannot be put into.
+        ValueError: more blocks than there are, no hidden unit, or a network that cannot have the prior.
     """
     if config.blocks == 0 and not config.positional_conv:
         return
@@ -148,12 +169,19 @@ def _add_spatial_prior(model: Any, config: SpatialPriorConfig, architecture: Arc
 
 
 def _convolve(block: Any, inputs: Any, output: Tensor) -> Tensor:
+    """Adds the positional convolution to the output of a block; a forward hook.
+
+    Args:
+        block: block with a `positional_conv`.
+        inputs: unused.
+        output: tokens, (B, T, D).
+    """
     convolved: Tensor = block.positional_conv(output)
     return convolved
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a line; torch goes on with signatures and traces."""
+    """Returns one line that says what went wrong; torch's own messages continue with signatures and traces."""
     said = _brief(str(error).strip().partition("\n")[0], 200)
     if keyword := re.search(r"(?:unexpected keyword argument|multiple values for (?:keyword )?argument) '(.*)'", said):
         return f"it knows no keyword {keyword[1]!r}"
@@ -169,9 +197,9 @@ def _brief(text: str, longest: int = 300) -> str:
 
 
 def _init_xavier(model: Any) -> None:
-    """Xavier-uniform linear layers with bias 0, and a patch embedding of deviation 0.02 with bias 0.
+    """Initialises linear layers Xavier-uniformly with bias 0, and the patch embedding with deviation 0.02 and bias 0.
 
-    timm's own init does not learn small one-channel images in a few epochs; this one does.
+    timm's own initialisation does not learn small one-channel images in a few epochs; this one does.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):

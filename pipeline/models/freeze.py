@@ -1,8 +1,9 @@
-"""Freezing: blocks counted from the input, and all that comes before them, stay as they are while the rest is trained.
+"""Freezing of a network's first blocks and of all parts before them, while the rest is trained.
 
-What is frozen needs no gradient, and nothing before it does: torch builds no graph through it, the optimizer holds no
-state of it, and neither weight decay nor averaging of weights moves it. In training too it runs in evaluation mode,
-without dropout, stochastic depth or statistics of the batch, so that for an image it gives what it always gives.
+Frozen parts need no gradient, and nothing before them does. Therefore torch builds no graph through them, the
+optimizer has no state for them, and neither weight decay nor weight averaging changes them. Frozen parts run
+in evaluation mode during training too, without dropout, stochastic depth or batch statistics. Their output
+for an image is thus always the same.
 """
 
 from torch import nn
@@ -10,16 +11,20 @@ from torch import nn
 from .architecture import list_blocks, list_classifiers, list_parts_before
 
 ALL = "all"
-"""All but the classifier is frozen, the final norm too: linear probing."""
+"""Value of `count` that freezes everything but the classifier, also the final norm: linear probing."""
 
 
 def freeze(model: nn.Module, count: int | str) -> None:
-    """Freeze the first `count` blocks of a network with patch embedding, position embeddings and prefix tokens, or ALL.
+    """Freezes the first `count` blocks of a network, with its patch embedding, position embeddings and prefix tokens.
 
-    As many as there are leaves the final norm, what pools the tokens and the classifier to be trained; 0 all of it.
+    If `count` is the number of blocks, the final norm, the pooling and the classifier are still trained.
+
+    Args:
+        model: network of timm, changed in place.
+        count: number of blocks counted from the input, 0 for no freezing, or ALL for all parts but the classifier.
 
     Raises:
-        ValueError: more blocks than there are, or a network of an unknown kind. Begins with `freeze: `.
+        ValueError: more blocks than there are, or a network of an unknown kind. The message begins with `freeze: `.
     """
     if count == 0:
         return
@@ -40,10 +45,13 @@ def freeze(model: nn.Module, count: int | str) -> None:
 
 
 def count_frozen(model: nn.Module) -> int:
-    """How many blocks are frozen, counted from the input.
+    """Returns the number of frozen blocks, counted from the input.
+
+    Args:
+        model: network of timm.
 
     Raises:
-        ValueError: something is frozen in a network of an unknown kind.
+        ValueError: a network of an unknown kind that has frozen weights.
     """
     if all(weight.requires_grad for weight in model.parameters()):
         return 0
@@ -52,17 +60,25 @@ def count_frozen(model: nn.Module) -> int:
 
 
 def is_trained(part: nn.Module) -> bool:
-    """Whether a part of a network has weights that are not frozen."""
+    """Returns whether a part of a network has weights that are not frozen.
+
+    Args:
+        part: module of a network.
+    """
     return any(weight.requires_grad for weight in part.parameters())
 
 
 def enter_training(model: nn.Module) -> None:
-    """Put a network into training mode, but for what is frozen."""
+    """Switches a network to training mode, except for its frozen parts.
+
+    Args:
+        model: network of timm, changed in place.
+    """
     model.train()
     if not (frozen := count_frozen(model)):
         return
     before = [part for part in list_parts_before(model, frozen) if isinstance(part, nn.Module)]
-    # Dropout before the classifier is of no frozen part, and has no weights either.
+    # Dropout before the classifier stays on: it belongs to no frozen part, and it has no weights.
     after = [part for part in model.children() if any(True for _ in part.parameters()) and not is_trained(part)]
     for part in (*before, *after):
         part.eval()

@@ -1,4 +1,4 @@
-"""What this room takes: plain frozen values, importable without torch."""
+"""Inputs of this room as plain frozen values, importable without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ LayerSpec = str | tuple[int, ...]
 class SpatialPriorConfig:
     """The attention of SP-ViT; see `spatial_prior`.
 
-    blocks: how many, from the first, have it. hidden: width of a head's MLP; None: the channels of a head.
-    positional_conv: a depthwise 3 x 3 convolution after every block of the network.
+    Attributes:
+        blocks: number of blocks, from the first, that have the prior.
+        hidden: width of a head's MLP; None: the channels of a head.
+        positional_conv: whether a depthwise 3 x 3 convolution follows every block of the network.
     """
 
     blocks: int = 0
@@ -32,11 +34,16 @@ class SpatialPriorConfig:
 class ModelConfig:
     """A network by its timm name.
 
-    name: timm model name. kwargs: keyword arguments that override the named network's. init: "xavier" or "timm".
-    drop_path: stochastic depth rate of the last block, rising linearly from 0 in the first. last_block: "standard" or
-    "no_skip" (see `last_block`). spatial_prior: also taken as a mapping, which is what a checkpoint's sidecar holds.
+    Fields that were added after the first release have a default, so that the sidecars of earlier checkpoints
+    can be read.
 
-    What came after the first release has a default, so that the sidecars of earlier checkpoints can be read.
+    Attributes:
+        name: timm model name.
+        kwargs: keyword arguments that override those of the named network.
+        init: "xavier" or "timm".
+        drop_path: stochastic depth rate of the last block; the rate rises linearly from 0 in the first block.
+        last_block: "standard" or "no_skip" (see `last_block`).
+        spatial_prior: the spatial prior; also accepted as a mapping, the form that a checkpoint's sidecar holds.
     """
 
     name: str
@@ -52,14 +59,16 @@ class ModelConfig:
 
 
 NetworkRecord = Mapping[str, Any]
-"""What is known of the network that weights are of: {"timm": name}, or of a checkpoint's sidecar `model`,
-`num_classes`, `image_size` and `channels`.
+"""A description of the network that weights belong to: {"timm": name}, or `model`, `num_classes`, `image_size` and
+`channels` from a checkpoint's sidecar.
 """
 
 
 @dataclass(frozen=True)
 class RecordedWeights:
-    """`Weights` as journal and results have them, by specification: no path, which differs between machines."""
+    """The content of `Weights` that the journal and results store per specification: no path, which differs
+    between machines.
+    """
 
     sha256: str
     resolved: str
@@ -70,8 +79,12 @@ class RecordedWeights:
 class Weights:
     """The weights that a specification (a timm name, a path, models:/name@alias) was resolved to.
 
-    spec: as it was given. path: of the file. sha256: of the file, in hexadecimal. resolved: what the specification was
-    found to mean, in words; empty for a file, which means itself. network: None for a bare file.
+    Attributes:
+        spec: the specification as it was given.
+        path: path of the file.
+        sha256: SHA-256 of the file, in hexadecimal.
+        resolved: meaning of the specification, in words; empty for a file, which means itself.
+        network: record of the network that the weights belong to; None for a bare file.
     """
 
     spec: str
@@ -82,10 +95,10 @@ class Weights:
 
 
 def resolve_layers(spec: LayerSpec, depth: int) -> tuple[int, ...]:
-    """Block indices (ascending, from 0) that a layer specification means in a network of `depth` blocks.
+    """Returns the block indices (ascending, from 0) that a layer specification names in a network of `depth` blocks.
 
     Raises:
-        ValueError: an unknown name, no index, an index out of range or twice, or more blocks than there are.
+        ValueError: an unknown name, no index, an index out of range or named twice, or more blocks than there are.
     """
     if isinstance(spec, str):
         if spec not in LAYER_NAMES:

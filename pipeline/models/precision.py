@@ -1,4 +1,4 @@
-"""Where half precision would drown what matters."""
+"""Regions of code in which half precision would lose the differences that matter."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,9 +6,13 @@ import torch
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast off on a device where it is on; turning off what is not on would cost a small step its share.
+    """Returns a context in which autocast is off on a device.
 
-    The meta device, on which networks are tried without weights, has none to turn off.
+    If autocast is off already, or on the meta device, which has no autocast, the context does nothing.
+    Turning it off again would take a noticeable part of a small training step.
+
+    Args:
+        device: device of the computation; the meta device holds networks that are tried without weights.
     """
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return nullcontext()

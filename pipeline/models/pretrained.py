@@ -1,11 +1,13 @@
-"""Weights into a network that is to be trained further.
+"""Pretrained weights for a network that is to be trained further.
 
-The network that is trained further has been built as its parameters say, with every draw of fresh weights, before it is
-given any: what stays fresh is what it would be without. timm's own functions resize position embeddings, patch kernels
-and relative position biases, rename keys of other releases, and change the number of input channels.
+The network is first built as its parameters say, with every random draw of fresh weights, and receives the
+pretrained weights afterwards. Weights that stay fresh are therefore the same with and without pretraining.
+timm's own functions resize position embeddings, patch kernels and relative position biases, rename keys of
+other releases, and change the number of input channels.
 
-Fresh stay: a head for another number of classes, a spatial prior, its convolutions. Unused stay: norm2 and ls1 of a
-last block that has no skip here. Whatever else is missing, unexpected or of another shape is refused.
+Some weights stay fresh: a classifier for another number of classes, a spatial prior, and its convolutions.
+Some weights stay unused: norm2 and ls1 of the last block, if the network's last block has no skip. Any other
+key that is missing, unexpected or of another shape is an error.
 """
 
 import math
@@ -26,21 +28,31 @@ INPUT = "patch_embed.proj.weight"
 
 @dataclass(frozen=True)
 class AdaptedWeights:
-    """tensors: what goes into the network. notes: what was adapted or stays fresh, in words."""
+    """Pretrained weights in the form that one network takes.
+
+    Attributes:
+        tensors: tensors of the network's state, by key.
+        notes: sentences on what was adapted and what stays fresh.
+    """
 
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...]
 
     def load(self, model: nn.Module) -> None:
-        """Put them into the network that they were fitted to, in its precision and on its device."""
+        """Loads the weights into the network that they were adapted to, in its precision and on its device."""
         model.load_state_dict(dict(self.tensors), strict=False)
 
 
 def adapt_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> AdaptedWeights:
-    """Adapt weights to a network that is to be trained further. The network, which may be on the meta device, stays.
+    """Adapts weights to a network that is to be trained further.
+
+    Args:
+        model: the network, which may be on the meta device and is not changed.
+        tensors: the weights, by key.
 
     Raises:
-        ValueError: weights of another network; lists what is missing, unexpected or of another shape, and what to do.
+        ValueError: weights of another network. The message lists the keys that are missing, unexpected or of
+            another shape, and what to do.
     """
     own = model.state_dict()
     adapted, notes = _adapted(model, tensors)
@@ -67,13 +79,13 @@ def adapt_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> AdaptedWei
 
 
 def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights after timm's own adaptations, and what these were."""
+    """Returns the weights after timm's own adaptations, and notes on these adaptations."""
     grid = _grid_of(model, tensors)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, of how timm calls it
+            warnings.simplefilter("ignore")  # torch warns about a call that timm makes
             adapted = dict(_filter_of(model)(dict(tensors), model))
-    except Exception as error:  # timm checks little itself: what does not fit fails somewhere inside
+    except Exception as error:  # timm checks little, so weights that do not fit may raise anything
         raise ValueError(f"timm cannot fit these weights to the network: {str(error).strip()[:200]}") from None
     notes = []
     kept = {key for key in tensors if key in adapted}
@@ -94,6 +106,7 @@ def _adapted(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
 
 
 def _filter_of(model: nn.Module) -> Callable[[dict[str, Tensor], Any], Mapping[str, Tensor]]:
+    """Returns timm's function that converts weights for networks of this kind."""
     from timm.models import pvt_v2, swin_transformer, vision_transformer
 
     kind = describe_network(model).kind
@@ -104,7 +117,11 @@ def _filter_of(model: nn.Module) -> Callable[[dict[str, Tensor], Any], Mapping[s
 
 
 def _grid_of(model: Any, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """The grid of a ViT's position embeddings, which must be square to be resized."""
+    """Returns the patch grid of the position embeddings among a ViT's weights, or (0, 0) without such embeddings.
+
+    Raises:
+        ValueError: position embeddings that must be resized but form no square grid.
+    """
     places = tensors.get("pos_embed")
     own = getattr(model, "pos_embed", None)
     if places is None or own is None or places.ndim != 3:
@@ -133,18 +150,32 @@ def _with_channels(kernel: Tensor, channels: int) -> Tensor:
 
 
 def _heads(model: nn.Module) -> list[str]:
-    """The names of a network's classifiers."""
+    """Returns the names of a network's classifiers."""
     parts = list_classifiers(model)
     return [name for name, module in model.named_modules() if any(module is part for part in parts)]
 
 
 def _fresh_head(own: Mapping[str, Tensor], adapted: Mapping[str, Tensor], head: list[str]) -> str:
+    """Returns a note that the classifier stays fresh.
+
+    Args:
+        own: state of the network, by key.
+        adapted: pretrained weights, by key.
+        head: keys of the network's classifiers.
+    """
     weight = next(key for key in head if key.endswith("weight"))
     theirs = f"they had {len(adapted[weight])}" if weight in adapted else "they had none"
     return f"head fresh ({len(own[weight])} classes, {theirs})"
 
 
 def _advice(model: nn.Module, missing: list[str], unexpected: list[str]) -> str:
+    """Returns a sentence on what to change so that the weights fit.
+
+    Args:
+        model: the network.
+        missing: keys of the network that the weights lack.
+        unexpected: keys of the weights that the network lacks.
+    """
     if missing and not unexpected and all(key.startswith(skip_parameter_names(model)) for key in missing):
         return "They are of a network whose last block has no skip: set model.last_block: no_skip"
     if unexpected and not missing and all(is_of_prior(key) for key in unexpected):

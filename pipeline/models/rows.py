@@ -1,12 +1,12 @@
-"""Rows of query-key products beside an attention that stays fused, whose gradients join what the attention leaves.
+"""Rows of query-key products, computed beside an attention that stays fused, with gradients through that attention.
 
-Read by plain slices, a row costs the backward pass a zero-filled tensor as large as the queries, another as large as
-the keys, and two sums of the whole. Here queries and keys pass through on their way to the attention, so on the way
-back their gradients come by, and the row's are added where they belong: a pass over the keys' gradient, and over one
-row of the queries'.
+A row that is read by plain slices is expensive in the backward pass. It needs a zero-filled tensor as large as the
+queries, another as large as the keys, and two sums over the whole. Here queries and keys pass through this module on
+their way to the attention. In the backward pass their gradients pass through it too, and the row's gradient is added
+to them. This takes one pass over the keys' gradient, and one over a single row of the queries' gradient.
 
-What is needed for that is held outside autograd's record, of which gradient checkpointing demands that it be the same
-when blocks are run again. A second derivative takes the plain way.
+The tensors that this needs are stored outside autograd's record. Gradient checkpointing demands that this
+record be the same when blocks are run again. A second derivative is computed by plain operations.
 
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
@@ -24,8 +24,13 @@ from .precision import without_autocast
 
 @dataclass(frozen=True)
 class RowSpec:
-    """How a block's rows are read. heads: of its attention. mean_from: the query is the mean of those from this token
-    on; None: the first token's. first: the first token of the keys. scale: of the products.
+    """Specification of the rows that are read from a block.
+
+    Attributes:
+        heads: number of heads of the block's attention.
+        mean_from: the query is the mean of the queries from this token on; None: the query of the first token.
+        first: first token whose key is used.
+        scale: factor of the products.
     """
 
     heads: int
@@ -34,47 +39,76 @@ class RowSpec:
     scale: float
 
     def with_query(self, tokens: int) -> tuple[int, int]:
-        """The tokens whose queries are pooled, from and up to, of so many."""
+        """Returns the range (start, stop) of the tokens whose queries are pooled, in a block of `tokens` tokens."""
         return (0, 1) if self.mean_from is None else (self.mean_from, tokens)
 
 
 def query_passthrough(query: Tensor, first: int | None, scale: float) -> tuple[Tensor, Tensor]:
-    """The queries (B, A, T, D) to go on with, and the pooled one, (B, A, D), in float32 or, of such, float64.
+    """Returns the queries unchanged, for the attention to continue with, and the scaled pooled query.
 
-    first: the pooled one is the mean of the queries from this token on; None: the first token's query. scale: what it
-    is multiplied by.
+    Args:
+        query: queries, (B, A, T, D).
+        first: the pooled query is the mean of the queries from this token on; None: the query of the first token.
+        scale: factor of the pooled query.
+
+    Returns:
+        The queries (B, A, T, D), and the pooled query (B, A, D) in float32, or in float64 if the queries are
+        in float64.
     """
     passed, pooled = _Query.apply(query, first, scale)  # type: ignore[no-untyped-call]
     return passed, pooled
 
 
 def split_projected(projected: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """(B, T, parts * A * D) as timm lays it out, as `parts` views of (B, A, T, D)."""
+    """Returns `parts` views, each (B, A, T, D), of a tensor in which timm stores them side by side.
+
+    Args:
+        projected: (B, T, parts * A * D).
+        parts: number of views, e.g. 3 for queries, keys and values.
+        heads: number of heads, A.
+    """
     images, tokens, width = projected.shape
     shape = (images, tokens, parts, heads, width // (parts * heads))
     return projected.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def key_passthrough(key: Tensor, query: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """The keys (B, A, T, D) to go on with, and the products of `query` (B, A, D) with those from token `first` on.
+    """Returns the keys unchanged, for the attention to continue with, and the products of a query with them.
 
-    The products are (B, A, S), in `query`'s precision.
+    Args:
+        key: keys, (B, A, T, D).
+        query: one query per image and head, (B, A, D).
+        first: first token whose key is used.
+
+    Returns:
+        The keys (B, A, T, D), and the products (B, A, S) in the precision of `query`.
     """
     passed, row = _Key.apply(key, query, first)  # type: ignore[no-untyped-call]
     return passed, row
 
 
 def pooled_query(query: Tensor, first: int | None) -> Tensor:
-    """What `query_passthrough` gives as the pooled one, before it is scaled, by plain operations."""
+    """Returns the pooled query of `query_passthrough` before it is scaled, by plain operations: (B, A, D).
+
+    Args:
+        query: queries, (B, A, T, D).
+        first: the result is the mean of the queries from this token on; None: the query of the first token.
+    """
     exact = query.dtype if query.dtype == torch.float64 else torch.float32
     return query[:, :, 0].to(exact) if first is None else query[:, :, first:].to(exact).mean(dim=2)
 
 
 def attention_row(key: Tensor, query: Tensor, first: int) -> Tensor:
-    """What `key_passthrough` gives as the products, by plain operations."""
+    """Returns the products of `key_passthrough`, by plain operations: (B, A, S).
+
+    Args:
+        key: keys, (B, A, T, D).
+        query: one query per image and head, (B, A, D); its precision is that of the result.
+        first: first token whose key is used.
+    """
     keys = key[:, :, first:].to(query.dtype)
     with without_autocast(key.device):
-        # On a CPU, products as matrices would copy the keys into another order first: three times slower.
+        # On a CPU, a matrix product would copy the keys into another order first and take three times as long.
         if key.device.type == "cpu":
             return (keys * query[:, :, None]).sum(-1)
         return torch.einsum("bad,band->ban", query, keys)
@@ -82,7 +116,7 @@ def attention_row(key: Tensor, query: Tensor, first: int) -> Tensor:
 
 @cache
 def has_triton() -> bool:
-    """Whether triton is there, which comes with CUDA's torch."""
+    """Returns whether triton is installed; it comes with torch for CUDA."""
     return find_spec("triton") is not None
 
 
@@ -140,7 +174,10 @@ class _Key(torch.autograd.Function):
 
 
 def _fits_triton(key: Tensor) -> bool:
-    """Whether the GPU's kernels take these keys: half precision, of which plain operations make a float32 copy."""
+    """Returns whether the GPU kernels are used for these keys.
+
+    They are used for half precision, in which plain operations would make a copy of the keys in float32.
+    """
     if not (key.is_cuda and key.dtype in (torch.float16, torch.bfloat16) and has_triton()):
         return False
     from .rows_triton import WIDEST
@@ -149,7 +186,14 @@ def _fits_triton(key: Tensor) -> bool:
 
 
 def _joined(above: Tensor | None, share: Tensor, start: int, ctx: Any) -> Tensor:
-    """A gradient (B, A, T, D) with a share of some tokens from `start` on added to it, in place where that may be."""
+    """Returns a gradient with a share of some tokens added to it, in place if the gradient may be written to.
+
+    Args:
+        above: gradient (B, A, T, D); None: zero.
+        share: share of the tokens from `start` on, (B, A, tokens, D).
+        start: first token that has a share.
+        ctx: autograd context with the `shape` and `dtype` of the result.
+    """
     stop = start + share.shape[2]
     if above is not None and _is_own(above):
         above[:, :, start:stop].add_(share)
@@ -159,8 +203,9 @@ def _joined(above: Tensor | None, share: Tensor, start: int, ctx: Any) -> Tensor
 
 
 def _is_own(gradient: Tensor) -> bool:
-    """Whether a gradient from an attention may be written to: no second derivative, no two elements one in memory.
+    """Returns whether a gradient that comes from an attention may be written to.
 
-    An attention's backward pass makes its gradients anew and hands each to whom it is of, alone.
+    It may not be in a second derivative, or if two of its elements share memory. Otherwise it may: the
+    backward pass of an attention creates its gradients anew, and passes each to one receiver alone.
     """
     return not torch.is_grad_enabled() and (0 not in gradient.stride() or gradient.is_contiguous())

@@ -1,16 +1,17 @@
-"""Rows of query-key products, and their gradients, on a GPU in half precision: keys are read as they are, once.
+"""Rows of query-key products, and their gradients, on a GPU in half precision. Each kernel reads the keys
+once, as they are.
 
-One program works on one image and head. Plain operations would write the keys out in float32 first, for either pass.
-What is added to the keys' gradient is added in place; nothing is added atomically and nothing waits for the device, so
-results are the same in every run and a CUDA graph can hold both launches.
+One program works on one image and head. Plain operations would write the keys out in float32 first, in the forward and
+in the backward pass. The keys' share is added to their gradient in place. No addition is atomic and no launch waits
+for the device. Results are therefore the same in every run, and a CUDA graph can hold both launches.
 
-Import this module only to run it: it imports triton. Under TRITON_INTERPRET=1, set before triton is imported, it runs
-on the CPU, which is how the tests compare it with plain PyTorch.
+This module imports triton, so it is imported only to run its kernels. Under TRITON_INTERPRET=1, set before
+triton is imported, it runs on the CPU. The tests compare it with plain PyTorch in this way.
 
 Shapes: B images, A heads, T tokens, D channels of a head; S = T less the tokens that a row leaves out.
 """
 
-# Triton's functions are no Python to mypy: their arguments have the types that the launch gives them.
+# mypy cannot check Triton's functions: the types of their arguments are set at launch.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 
@@ -21,11 +22,17 @@ from torch import Tensor
 
 TOKENS_AT_ONCE = 64
 WIDEST = 256
-"""Channels of a head; more would not stay in registers."""
+"""The most channels of a head; more would not fit into registers."""
 
 
 def triton_row(key: Tensor, query: Tensor, first: int) -> Tensor:
-    """Products of `query` (B, A, D) float32 with the keys (B, A, T, D) from token `first` on: (B, A, S) float32."""
+    """Returns the products of a query with keys, (B, A, S) float32.
+
+    Args:
+        key: keys, (B, A, T, D).
+        query: one query per image and head, (B, A, D) float32.
+        first: first token whose key is used.
+    """
     images, heads, tokens, channels = key.shape
     query = query.contiguous()
     row = torch.empty(images, heads, tokens - first, dtype=torch.float32, device=key.device)
@@ -36,9 +43,14 @@ def triton_row(key: Tensor, query: Tensor, first: int) -> Tensor:
 
 
 def triton_row_gradients(into_key: Tensor, key: Tensor, query: Tensor, row: Tensor, first: int) -> Tensor:
-    """The gradient (B, A, D) by `query`; that by the keys is added to `into_key` (B, A, T, D) in place.
+    """Returns the gradient by the query, (B, A, D), and adds the gradient by the keys to `into_key` in place.
 
-    row: (B, A, S), the gradient by the products. into_key: no two of its elements one in memory.
+    Args:
+        into_key: gradient by the keys so far, (B, A, T, D); no two of its elements share memory.
+        key: keys, (B, A, T, D).
+        query: one query per image and head, (B, A, D) float32.
+        row: gradient by the products, (B, A, S).
+        first: first token whose key is used.
     """
     images, heads, tokens, channels = key.shape
     query, row = query.contiguous(), row.contiguous()
@@ -61,10 +73,11 @@ def triton_row_gradients(into_key: Tensor, key: Tensor, query: Tensor, row: Tens
 
 
 def _blocks(tokens: int, channels: int) -> tuple[int, int]:
+    """Returns the tokens and the channels that a program reads at once, both powers of two."""
     return min(TOKENS_AT_ONCE, triton.next_power_of_2(max(1, tokens))), triton.next_power_of_2(channels)
 
 
-# A size of 1 would be made a constant, and constants have no methods.
+# Triton turns an argument of value 1 into a constant, which has no methods, unless it is excluded from specialisation.
 @triton.jit(do_not_specialize=["heads", "first", "tokens"])
 def _products(
     key,
@@ -81,6 +94,20 @@ def _products(
     token_block: tl.constexpr,
     channel_block: tl.constexpr,
 ):
+    """Computes the products of one image and head.
+
+    Args:
+        key: pointer to the keys.
+        key_image, key_head, key_token, key_channel: strides of the keys.
+        query: pointer to the queries, contiguous.
+        row: pointer to the products, contiguous.
+        heads: number of heads, A.
+        first: first token whose key is used.
+        tokens: number of products, S.
+        channels: channels of a head, D.
+        token_block: tokens that are read at once, a power of two.
+        channel_block: the power of two that is at least `channels`.
+    """
     place = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, channel_block)
     asked = tl.load(query + place * channels + channel, mask=channel < channels, other=0.0)
@@ -115,6 +142,23 @@ def _gradients(
     token_block: tl.constexpr,
     channel_block: tl.constexpr,
 ):
+    """Computes the gradients of one image and head: adds to that of the keys, and writes that of the query.
+
+    Args:
+        into_key: pointer to the gradient by the keys.
+        into_image, into_head, into_token, into_channel: strides of this gradient.
+        key: pointer to the keys.
+        key_image, key_head, key_token, key_channel: strides of the keys.
+        query: pointer to the queries, contiguous.
+        row: pointer to the gradient by the products, contiguous.
+        into_query: pointer to the gradient by the query, contiguous.
+        heads: number of heads, A.
+        first: first token whose key is used.
+        tokens: number of products, S.
+        channels: channels of a head, D.
+        token_block: tokens that are read at once, a power of two.
+        channel_block: the power of two that is at least `channels`.
+    """
     place = tl.program_id(0).to(tl.int64)
     image, head = place // heads, place % heads
     channel = tl.arange(0, channel_block)

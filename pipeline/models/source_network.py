@@ -1,4 +1,6 @@
-"""Networks as they were when their weights were made: by what these say of themselves, or by a name of timm's."""
+"""Networks rebuilt as they were when their weights were trained, from the record stored with the weights or
+by timm name.
+"""
 
 import difflib
 import logging
@@ -20,13 +22,19 @@ from .weights import abbreviate
 def load_source(
     weights: Weights, tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tuple[int, int]
 ) -> Any:
-    """The network that weights are of, as it was: by what they say of themselves.
+    """Returns the network that weights belong to, rebuilt from its record, with these weights loaded.
 
-    config, image_size: the network that bare weights are taken for, with a standard last block and no prior, or with
-    those of `config`. Its fresh weights are drawn from torch's global stream before they are replaced.
+    Its fresh weights are drawn from torch's global random stream before they are replaced.
+
+    Args:
+        weights: the resolved weights with the record of their network.
+        tensors: the weights, by key.
+        config: the network that bare weights are tried with: first with a standard last block and no prior,
+            then as it is.
+        image_size: (H, W) in pixels, for bare weights.
 
     Raises:
-        ValueError: it cannot be built, or the weights are not its own.
+        ValueError: the network cannot be built, or the weights belong to another network.
     """
     if weights.network is None:
         return _of_bare(tensors, config, image_size)
@@ -39,10 +47,15 @@ def load_source(
 
 
 def fetch_timm(name: str) -> dict[str, Tensor]:
-    """The weights of a name of timm's, out of its cache or by its own download. torch's random stream stays.
+    """Returns the weights of a timm model, from timm's cache or by timm's own download.
+
+    torch's random stream is not changed.
+
+    Args:
+        name: timm model name, perhaps with a tag.
 
     Raises:
-        ValueError: no such name, a name without weights, or weights that cannot be had now.
+        ValueError: no such name, a name without weights, or weights that cannot be downloaded now.
     """
     import timm
 
@@ -53,9 +66,9 @@ def fetch_timm(name: str) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells every further attempt
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every further attempt
             return dict(timm.create_model(name, pretrained=True).state_dict())
-    except Exception as error:  # of timm, of the hub's client, of the connection: of any kind
+    except Exception as error:  # timm, the hub's client or the connection may raise anything
         said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         if said.startswith(("Invalid pretrained tag", "No pretrained weights")):
             there = timm.list_pretrained(name.partition(".")[0] + ".*")
@@ -85,6 +98,16 @@ def _described(network: NetworkRecord) -> Any:
 
 
 def _of_bare(tensors: Mapping[str, Tensor], config: ModelConfig, image_size: tuple[int, int]) -> Any:
+    """Returns the network of weights that have no record, with these weights loaded.
+
+    Args:
+        tensors: the weights, by key; the number of classes and channels is read from their shapes.
+        config: the network that they are tried with: first with a standard last block and no prior, then as it is.
+        image_size: (H, W) in pixels.
+
+    Raises:
+        ValueError: the weights fit neither network.
+    """
     plain = replace(config, last_block="standard", spatial_prior=SpatialPriorConfig())
     kernel = tensors.get(INPUT)
     head = next((tensors[key] for key in ("head.weight", "head.fc.weight") if key in tensors), None)

@@ -4,18 +4,18 @@
     SP_ij   = w2 . relu(W1 r_ij + b1) + b2                   one small MLP a head
     A       = softmax_j( (q_i . k_j / sqrt(d_head)) SP_ij )  multiplied before the softmax
 
-At the start w2 = 0 and b2 = 1, so the prior is exactly 1 and the logits are those of plain attention, bit for bit. What
-comes of them is, bit for bit, what timm's own attention gives without a fused kernel (`fused_attn` off in the blocks
-that have the prior); a fused kernel takes no factor, and rounds otherwise, by about 1e-7. The random draws that a
-network begins with come before those of its priors, so with and without them the same seed gives the same weights.
+At the start w2 = 0 and b2 = 1, so the prior is exactly 1 and the logits are those of plain attention, bit for bit. The
+output is then, bit for bit, that of timm's own attention without a fused kernel (`fused_attn` off in the blocks that
+have the prior). A fused kernel takes no factor, and rounds differently, by about 1e-7. The random draws of a network
+come before those of its priors. With and without priors, the same seed therefore gives the same weights.
 
-In the authors' networks the CLS token comes in after the blocks that have the prior. Here it is there from the start,
-so the prior is 1 on the rows and columns of prefix tokens. b2 must stay out of weight decay, which would flatten
-attention: it has one dimension, and so has b1, and timm's optimizers leave such out.
+In the authors' networks the CLS token joins after the blocks that have the prior. Here it is there from the start, so
+the prior is 1 on the rows and columns of prefix tokens. b2 must stay out of weight decay, which would flatten
+attention. b1 and b2 have one dimension, and timm's optimizers exclude such parameters from weight decay.
 
-The release has a depthwise 3 x 3 convolution with a residual after every block, which can explain a gain as well as
-the prior can. Here it is an option, off by default, and begins at zero, so that the network starts unchanged; the
-release's begins with torch's random weights.
+The authors' release has a depthwise 3 x 3 convolution with a residual after every block, which can explain a
+gain as well as the prior can. Here it is an option, off by default, and begins at zero, so that the network
+starts unchanged. The release's convolution begins with torch's random weights.
 
 Shapes: B images, A heads, N = H x W patches, P prefix tokens, T = P + N, D channels.
 """
@@ -30,7 +30,13 @@ from .precision import without_autocast
 
 
 class SpatialPrior(nn.Module):
-    """The factor of each pair of patches. hidden: width of a head's MLP. grid: (H, W)."""
+    """The prior: a factor for each pair of patches.
+
+    Args:
+        heads: number of heads, A.
+        hidden: width of a head's MLP.
+        grid: (H, W).
+    """
 
     offsets: Tensor
     pairs: Tensor
@@ -49,14 +55,14 @@ class SpatialPrior(nn.Module):
             each.flatten()[None, :] - each.flatten()[:, None] for each in (rows, columns)
         )  # (N, N): key minus query
         every = torch.cartesian_prod(torch.arange(1 - height, height), torch.arange(1 - width, width))
-        # Both follow from the grid: no part of a checkpoint.
+        # Both follow from the grid, so checkpoints need not store them.
         self.register_buffer("offsets", every.flip(1).float(), persistent=False)
         self.register_buffer("pairs", (down + height - 1) * (2 * width - 1) + right + width - 1, persistent=False)
 
     def forward(self) -> Tensor:
-        """The prior of all pairs of patches, (A, N, N), query by key, in the parameters' precision.
+        """Returns the prior of all pairs of patches, (A, N, N), query by key, in the parameters' precision.
 
-        Only the (2H - 1)(2W - 1) distinct offsets are evaluated; pairs are looked up among those.
+        The MLPs are evaluated only for the (2H - 1)(2W - 1) distinct offsets; pairs are looked up in that table.
         """
         with without_autocast(self.offsets.device):
             inside = self.inner(self.offsets).relu().unflatten(-1, (self.heads, self.hidden))
@@ -65,9 +71,14 @@ class SpatialPrior(nn.Module):
 
 
 class PriorAttention(nn.Module):
-    """timm's attention, made of the parts of one, with the prior as a factor of its logits. Tokens: (B, T, D).
+    """timm's attention, built from the parts of one, with the prior as a factor of its logits. Tokens: (B, T, D).
 
-    It has the keys of the attention that it is made of, and `prior.*` beside them.
+    Its keys are those of the original attention, and `prior.*`.
+
+    Args:
+        plain: timm's attention, whose parts are used.
+        prior: the prior.
+        prefix: number of prefix tokens, P.
     """
 
     def __init__(self, plain: Any, prior: SpatialPrior, prefix: int) -> None:
@@ -80,7 +91,16 @@ class PriorAttention(nn.Module):
         self.prior = prior
 
     def forward(self, tokens: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Raises ValueError for a mask: images have none."""
+        """Returns the output tokens, (B, T, D).
+
+        Args:
+            tokens: (B, T, D).
+            attn_mask: must be None, since images have no mask.
+            is_causal: must be False.
+
+        Raises:
+            ValueError: a mask was passed.
+        """
         if attn_mask is not None or is_causal:
             raise ValueError("attention with a spatial prior takes no mask")
         gate = self.gate(tokens).sigmoid() if self.gate is not None else None
@@ -96,7 +116,14 @@ class PriorAttention(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """Adds to the patches their depthwise 3 x 3 convolution, zero at first; prefix tokens pass. Tokens: (B, T, D)."""
+    """Adds a depthwise 3 x 3 convolution of the patches to them. It is zero at first, and prefix tokens pass
+    unchanged.
+
+    Args:
+        channels: channels of a token, D.
+        grid: (H, W).
+        prefix: number of prefix tokens, P.
+    """
 
     def __init__(self, channels: int, grid: tuple[int, int], prefix: int) -> None:
         super().__init__()
@@ -107,6 +134,7 @@ class PositionalConv(nn.Module):
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Returns the tokens, (B, T, D), with the convolution added to the patches."""
         patches = tokens[:, self.prefix :].transpose(1, 2)
         picture = patches.reshape(*patches.shape[:2], *self.grid)
         added = self.conv(picture).flatten(2).transpose(1, 2)
@@ -114,5 +142,9 @@ class PositionalConv(nn.Module):
 
 
 def is_of_prior(key: str) -> bool:
-    """Whether a key of a network's state is of a spatial prior or of the convolutions beside it."""
+    """Returns whether a key of a network's state belongs to a spatial prior or to the positional convolutions.
+
+    Args:
+        key: dotted name of a parameter.
+    """
     return ".attn.prior." in key or ".positional_conv." in key

@@ -1,17 +1,21 @@
-"""The taps: read maps, head outputs and tokens out of a network while its attention stays fused.
+"""Taps, which read similarity maps, head outputs and tokens out of a network while its attention stays fused.
 
-For one image, block and head the similarity map is a row of scaled dot products of queries and keys, before softmax, as
-an H x W grid over the patches j: S_j = q . k_j / sqrt(d_head), where q is the CLS query or the mean of the patches'
-queries (their mean row, since the product is linear). Queries and keys are taken after their norms, where a network has
-such (qk_norm). What some attention adds to or multiplies the product with is left out, since it is the same for every
-image: Swin's relative position bias and the prior of SP-ViT (`spatial_prior`).
+For one image, block and head the similarity map is a row of scaled dot products of queries and keys, before
+softmax. It is an H x W grid over the patches j:
 
-Taps are made before any compiling. They leave the network's output untouched to the bit, gradients flow from what they
-give into the network, and they notice forward passes of the network as a whole (`model(images)`, `run_to_block`), not
-calls of its parts. Gradient checkpointing runs blocks again during the backward pass: that is no forward pass of the
-network, and leaves a tap as it is.
+    S_j = q . k_j / sqrt(d_head)
 
-Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels (of a head where there are heads).
+Here q is the CLS query or the mean of the patches' queries. (The product is linear, so the latter gives the
+mean of the patches' rows.) Queries and keys are taken after their norms, in networks with such norms
+(qk_norm). Terms and factors that some attentions apply to the product are left out, since they are the same
+for every image: Swin's relative position bias and the prior of SP-ViT (`spatial_prior`).
+
+Taps are made before the network is compiled. They leave the network's output unchanged to the bit. Gradients
+flow from their results into the network. They follow forward passes of the whole network (`model(images)`,
+`run_to_block`), not calls of its parts. Gradient checkpointing runs blocks again during the backward pass:
+this is no forward pass of the network, and does not change a tap.
+
+Shapes: B images, L tapped layers, A heads, T tokens, H x W patches, D channels (of one head where there are heads).
 """
 
 from collections.abc import Callable
@@ -41,15 +45,16 @@ from .rows import RowSpec, attention_row, key_passthrough, pooled_query, query_p
 QUERIES = ("cls", "mean")
 
 RowFunction = Callable[[Tensor, RowSpec], tuple[Tensor, Tensor] | None]
-"""Works a block's rows out from what its attention projects tokens to.
+"""Faster way to compute a block's rows from its attention's projection.
 
-It is given queries, keys and values side by side, (B, T, 3 A D), and how the rows are read. Returns what the attention
-goes on with, and the products (B, A, S); None for what it does not take.
+Its arguments are queries, keys and values side by side, (B, T, 3 A D), and the specification of the rows. It returns
+the tensor with which the attention continues, and the products (B, A, S). It returns None for an input that it does
+not support.
 """
 
 
 class _Tap:
-    """What all taps share: they follow forward passes until they are removed, and give what the latest one left."""
+    """Base of all taps. A tap follows forward passes until it is removed, and returns the results of the latest one."""
 
     def __init__(self, model: nn.Module) -> None:
         self._architecture = describe_network(model)
@@ -61,7 +66,10 @@ class _Tap:
         self._handles: list[RemovableHandle] = []
 
     def _attach(self, model: nn.Module) -> None:
-        """Begin to follow the network. Comes last in making a tap, so that a refusal leaves the network as it was."""
+        """Attaches the hooks that follow the network's forward passes.
+
+        It is called last in a tap's constructor, so that a refused tap leaves the network unchanged.
+        """
         self._handles += [
             *hook_grid(model, self._note_grid),
             model.register_forward_pre_hook(self._begin),
@@ -73,6 +81,13 @@ class _Tap:
         self.running, self._with_gradient = True, torch.is_grad_enabled()
 
     def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Marks the end of a forward pass; a forward hook that also runs after an error.
+
+        Args:
+            module: unused.
+            inputs: unused.
+            output: unused.
+        """
         self.running = False
 
     def _note_grid(self, grid: tuple[int, int]) -> None:
@@ -80,32 +95,47 @@ class _Tap:
             self.grid = grid
 
     def keep(self, layer: int, found: Any) -> None:
+        """Stores the result of a layer, if a forward pass of the whole network is running.
+
+        Raises:
+            RuntimeError: the layer runs without gradients inside a pass with gradients.
+        """
         if not self.running:
             return
         if self._with_gradient and not torch.is_grad_enabled():
             raise RuntimeError(
                 f"block {layer} runs without gradients inside a pass with them, as reentrant gradient checkpointing "
-                "does; a tap would cut its gradients off: use timm's default, use_reentrant=False"
+                "does; a tap would get no gradients: use timm's default, use_reentrant=False"
             )
         self._results[layer] = found
 
     def _found(self) -> list[Any]:
+        """Returns the results of the last forward pass, in the order of the layers.
+
+        Raises:
+            RuntimeError: no forward pass since the tap was made or cleared.
+        """
         if len(self._results) < self._wanted:
             raise RuntimeError("no forward pass has filled the tap; run the network first")
         return [self._results[layer] for layer in sorted(self._results)]
 
     def _on_grid(self, count: int) -> tuple[int, int]:
+        """Returns the patch grid (H, W) of the last forward pass.
+
+        Raises:
+            ValueError: `count` patch tokens do not fill this grid.
+        """
         height, width = self.grid
         if count != height * width:
             raise ValueError(f"{count} patch tokens do not fill the {height} x {width} grid of patches")
         return height, width
 
     def clear(self) -> None:
-        """Forget the last forward pass, and with it the activations that it left here."""
+        """Drops the results of the last forward pass, and the activations that they refer to."""
         self._results.clear()
 
     def remove(self) -> None:
-        """Take the hooks out of the network. What was collected stays readable."""
+        """Removes the hooks from the network. The results so far can still be read."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -117,19 +147,32 @@ class _Tap:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Removes the hooks.
+
+        Args:
+            kind: unused.
+            error: unused.
+            trace: unused.
+        """
         self.remove()
 
 
 class SimilarityTap(_Tap):
-    """Collects the similarity maps of the chosen blocks. query: "cls", or "mean" for the mean of the patches' queries.
+    """A tap that collects the similarity maps of the chosen blocks.
 
-    with_cls: also what a map leaves out, the CLS query's product with the CLS key. Set `expected` to False while maps
-    will hardly be asked for: they still can be, but nothing is worked out ahead. rows: a faster way to work out the
-    products, for what it takes.
+    Set the attribute `expected` to False while the maps are rarely needed: they can still be read, but are
+    not computed during the pass.
+
+    Args:
+        model: network of timm.
+        layers: blocks to read.
+        query: "cls", or "mean" for the mean of the patches' queries.
+        with_cls: whether the CLS query's product with the CLS key, which is in no map, is read too.
+        rows: faster way to compute the products, for the inputs that it supports; None: plain operations.
 
     Raises:
-        ValueError: a network or a block whose attention cannot be read, layers that it does not have, an unknown query,
-            or the CLS query of a network without that token. Says what would work.
+        ValueError: a network or a block whose attention cannot be read, layers that it does not have, an unknown
+            query, or the CLS query of a network without a CLS token. The message says what would work.
     """
 
     def __init__(
@@ -157,7 +200,7 @@ class SimilarityTap(_Tap):
         self.rows = rows
         self._with_cls = with_cls
         self._wanted = len(self.layers)
-        # Tokens before `first` are in no map; `mean_from`: as `first` of `rows.query_passthrough`.
+        # The keys of tokens before `first` are not used. `mean_from` is the `first` of `rows.query_passthrough`.
         self.first = 0 if with_cls else self._architecture.prefix
         self.mean_from = None if query == "cls" else self._architecture.prefix
         passes = passes_through(model)
@@ -172,10 +215,10 @@ class SimilarityTap(_Tap):
         self._attach(model)
 
     def maps(self) -> Tensor:
-        """The maps of the last forward pass, (B, L, A, H, W), layers in the order of `self.layers`.
+        """Returns the maps of the last forward pass, (B, L, A, H, W), layers in the order of `self.layers`.
 
-        In float32, or float64 where the network runs in that: under autocast queries and keys come in half precision,
-        in which the maps' small differences would drown.
+        They are in float32, or in float64 if the network runs in float64. Under autocast queries and keys are
+        in half precision, which is too coarse for the small differences within a map.
 
         Raises:
             RuntimeError: no forward pass since the tap was made or cleared.
@@ -185,41 +228,55 @@ class SimilarityTap(_Tap):
         if left_out:
             rows = [row[..., left_out:] for row in rows]
         images, heads, patches = rows[0].shape
-        # One block's are a view: on small networks it is calls that cost.
+        # A single block needs no stack; on small networks the number of calls decides the time.
         maps = rows[0] if len(rows) == 1 else torch.stack(rows, dim=1)
         return maps.reshape(images, len(rows), heads, *self._on_grid(patches))
 
     def cls(self) -> Tensor:
-        """The CLS query's products with the CLS key of the last forward pass, (B, L, A), precise as the maps are.
+        """Returns the CLS query's products with the CLS key of the last forward pass, (B, L, A), in the
+        precision of the maps.
 
         Raises:
-            RuntimeError: no forward pass since then, or a tap that was not asked for them.
+            RuntimeError: no forward pass since the tap was made or cleared, or a tap made without `with_cls`.
         """
         if not self._with_cls:
             raise RuntimeError("the tap was made without with_cls")
         return torch.stack([row[..., 0] for row in self._rows()], dim=1)
 
     def _rows(self) -> list[Tensor]:
+        """Returns the products of each tapped block, (B, A, S), computing those that were deferred."""
         return [row if isinstance(row, Tensor) else self.row(*row) for row in self._found()]
 
     def row(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
-        """The products of one block by plain operations, (B, A, S), of the tokens from `first` on."""
+        """Returns the products of one block by plain operations, (B, A, S), of the tokens from `first` on.
+
+        Args:
+            query: queries, (B, A, T, D).
+            key: keys, (B, A, T, D).
+            scale: factor of the products.
+        """
         return attention_row(key, pooled_query(query, self.mean_from) * scale, self.first)
 
 
 class _Reader:
-    """Reads one block for a similarity tap. passes: the attention goes on with what it is given back here.
+    """Reader of one block for a similarity tap.
 
-    With gradients, rows are worked out on the way where they can be. Where not, queries and keys wait until the maps
-    are asked for, outside the blocks: gradient checkpointing, which runs blocks again, might miss the products there.
-    Compilers get plain operations, which they join by themselves. Without gradients, the row is worked out at once:
-    what it is made of is much.
+    With gradients, rows are computed during the pass if possible. Otherwise queries and keys are stored until the maps
+    are read, outside the blocks. Gradient checkpointing runs blocks again, and might miss the products if they were
+    computed inside one. Under a compiler, plain operations are used, which it fuses by itself. Without gradients, the
+    row is computed at once, because the queries and keys it is computed from take much memory.
+
+    Args:
+        tap: the tap that receives the rows.
+        layer: index of the block.
+        spec: specification of the rows.
+        passes: whether the attention continues with the tensors that this reader returns.
     """
 
     def __init__(self, tap: SimilarityTap, layer: int, spec: RowSpec, passes: bool) -> None:
         self._tap, self._layer, self._spec, self._passes = tap, layer, spec, passes
         self._waiting: list[Tensor] = []
-        self._is_read = False  # in this pass, from what was projected
+        self._is_read = False  # whether `rows` has computed this pass's row from the projection
 
     def projected(self, projected: Tensor) -> Tensor | None:
         tap, self._is_read = self._tap, False
@@ -254,14 +311,19 @@ class _Reader:
         return None
 
     def _on_the_way(self) -> bool:
+        """Returns whether the row is computed, with its gradients, while queries and keys pass to the attention."""
         if not self._passes or torch.compiler.is_compiling():
             return False
-        # Blocks that checkpointing runs again, when the pass is over, have their rows already.
+        # When checkpointing runs a block again, the pass is over and its row has been stored.
         return self._tap.running and self._tap.expected and torch.is_grad_enabled()
 
 
 class HeadTap(_Tap):
-    """Collects what each head of the chosen blocks gives for every token: its attention-weighted values.
+    """A tap that collects the output of each head of the chosen blocks for every token: its attention-weighted values.
+
+    Args:
+        model: network of timm.
+        layers: blocks to read.
 
     Raises:
         ValueError: a network or a block whose heads cannot be read, or layers that it does not have.
@@ -280,9 +342,10 @@ class HeadTap(_Tap):
         self._attach(model)
 
     def outputs(self) -> Tensor:
-        """The outputs of the last forward pass, (B, L, A, T, D), prefix tokens (CLS, ...) first, before the projection.
+        """Returns the outputs of the last forward pass, (B, L, A, T, D), prefix tokens (CLS, ...) first,
+        before the projection.
 
-        In the precision that the network ran in.
+        They are in the precision that the network ran in.
 
         Raises:
             RuntimeError: no forward pass since the tap was made or cleared.
@@ -291,9 +354,13 @@ class HeadTap(_Tap):
 
 
 class TokenTap(_Tap):
-    """Collects the patch tokens of the final grid as the network's head gets them.
+    """A tap that collects the patch tokens of the final grid as the network's classifier receives them.
 
-    That is after the final norm; where a network norms only the mean of its tokens (timm's fc_norm), before that.
+    They are read after the final norm. Where a network applies a norm only to the mean of its tokens (timm's
+    fc_norm), they are read before it.
+
+    Args:
+        model: network of timm.
 
     Raises:
         ValueError: a network of an unknown kind.
@@ -305,7 +372,7 @@ class TokenTap(_Tap):
         self._attach(model)
 
     def tokens(self) -> Tensor:
-        """The patch tokens of the last forward pass, (B, H, W, D), in the precision that the network ran in.
+        """Returns the patch tokens of the last forward pass, (B, H, W, D), in the precision that the network ran in.
 
         Raises:
             RuntimeError: no forward pass since the tap was made or cleared.
@@ -317,7 +384,11 @@ class TokenTap(_Tap):
 
 
 class BlockTap(_Tap):
-    """Collects the patch tokens that the chosen blocks put out.
+    """A tap that collects the patch tokens that the chosen blocks output.
+
+    Args:
+        model: network of timm.
+        layers: blocks to read.
 
     Raises:
         ValueError: a network of an unknown kind, or layers that it does not have.
@@ -332,7 +403,8 @@ class BlockTap(_Tap):
         self._attach(model)
 
     def tokens(self) -> Tensor:
-        """The patch tokens of the last forward pass, (B, L, H, W, D), in the precision that the network ran in.
+        """Returns the patch tokens of the last forward pass, (B, L, H, W, D), in the precision that the
+        network ran in.
 
         Raises:
             RuntimeError: no forward pass since the tap was made or cleared.
@@ -344,16 +416,25 @@ class BlockTap(_Tap):
 
 
 class _Reached(Exception):
+    """Raised to end a forward pass at a block; carries the block's output."""
+
     def __init__(self, tokens: Tensor) -> None:
         super().__init__()
         self.tokens = tokens
 
 
 def run_to_block(model: nn.Module, images: Tensor, block: int) -> Tensor:
-    """Run a network up to and including a block (counted from 0), and no further; its taps there are filled.
+    """Runs a network up to and including a block, and no further; the taps in these blocks are filled.
 
-    images: (B, C, height, width). Returns what the block puts out, (B, T, D); of Swin (B, H, W, D). Gradients are the
-    caller's to turn off.
+    Callers that need no gradients turn them off themselves.
+
+    Args:
+        model: network of timm.
+        images: (B, C, height, width).
+        block: index of the block, counted from 0 through all stages.
+
+    Returns:
+        The output of the block: (B, T, D); for Swin (B, H, W, D).
 
     Raises:
         ValueError: a network of an unknown kind, or no such block.

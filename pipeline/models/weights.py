@@ -1,4 +1,4 @@
-"""Weights from files, read so that nothing in them can run: safetensors, and what torch saved of tensors alone."""
+"""Weights from files, read so that no code in them can run: safetensors, and torch files that hold tensors alone."""
 
 import re
 import warnings
@@ -17,28 +17,31 @@ SAVED = (".pt", ".pth", ".bin")
 SUFFIXES = (SAFE, *SAVED)
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys under which training scripts keep a network's state, averaged weights first, as timm takes them."""
+"""Keys under which training scripts store a network's state, averaged weights first, in timm's order."""
 
 PREFIXES = ("_orig_mod.", "module.")
-"""What torch.compile and data parallelism put before every key."""
+"""Prefixes that torch.compile and data parallelism add to every key."""
 
 CONVERT = "on a machine where you trust it, save its tensors alone, with safetensors.torch.save_file"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU, without what training scripts wrap around them.
+    """Returns the tensors of a file by name, on the CPU, without the wrappers that training scripts put around them.
+
+    Args:
+        path: file of one of SUFFIXES.
 
     Raises:
-        ValueError: no such file, a broken one, one that holds more than tensors and so could run code when it is read,
-            or one without a network's state. Does not name the file.
+        ValueError: no such file, a broken one, one that holds more than tensors and so could run code when it
+            is read, or one without a network's state. The message does not name the file.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"is no file of weights; needed: {', '.join(SUFFIXES)}, or a checkpoint's folder")
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
         raise ValueError("cannot be read (a folder, a pipe or a device, and no file)")
     try:
         with path.open("rb"):
-            pass  # what fails from here on is what is in it
+            pass  # the file can be opened: errors from here on concern its content
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
     try:
@@ -56,18 +59,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def abbreviate(names: Sequence[str], most: int = 4) -> str:
-    """The first of many names, and how many more there are."""
+    """Returns the first of many names, and the number of the others, in words."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _load_saved(path: Path) -> Any:
+    """Returns the content of a file that torch saved.
+
+    Raises:
+        ValueError: the file is broken, or holds more than tensors.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the pickle's protocol; what matters is whether it can be read
+            warnings.simplefilter("ignore")  # torch warns about the pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # of many kinds for a broken file
+    except Exception as error:  # a broken file may raise anything
         if isinstance(error, UnpicklingError) or "TorchScript" in str(error):
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             holds = f"holds {found[1]} beside tensors" if found else "holds more than tensors"
@@ -78,6 +86,7 @@ def _load_saved(path: Path) -> Any:
 
 
 def _unwrapped(content: Any) -> Mapping[Any, Any]:
+    """Returns a network's state without the WRAPPERS around it."""
     while isinstance(content, Mapping):
         wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if wrapper is None:
@@ -87,6 +96,7 @@ def _unwrapped(content: Any) -> Mapping[Any, Any]:
 
 
 def _unprefixed(state: Mapping[Any, Any]) -> dict[str, Any]:
+    """Returns a network's state without PREFIXES that all of its keys have."""
     tensors = {str(key): value for key, value in state.items()}
     while prefix := next((each for each in PREFIXES if tensors and all(key.startswith(each) for key in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
@@ -98,5 +108,9 @@ def _brief(error: Exception) -> str:
 
 
 def format_shape(sizes: Sequence[int]) -> str:
-    """Sizes in words: `3 x 12 x 12`."""
+    """Returns sizes in words: `3 x 12 x 12`.
+
+    Args:
+        sizes: sizes of the dimensions, in order.
+    """
     return " x ".join(str(int(size)) for size in sizes)

@@ -119,7 +119,7 @@ def test_drop_path_rises_from_0_to_its_value_in_the_last_block() -> None:
         (config({"class_token": False}), "Token pooling needs the class token"),
         (
             config(name="beit_base_patch16_224"),
-            r"is a Beit; what can be built are Vision Transformers \(ViT, DeiT, DINOv2, ...\), Swin and PVTv2",
+            r"is a Beit; supported are Vision Transformers \(ViT, DeiT, DINOv2, ...\), Swin and PVTv2",
         ),
         (ModelConfig("resnet18", {}, "xavier", 0.0), "knows no keyword 'img_size'"),
     ],
