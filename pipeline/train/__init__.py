@@ -1,1 +1,1 @@
-"""Training: torch only. `fit` is a generator of epochs that the search, retraining and single runs all drive."""
+"""Training, on torch alone. `fit` is a generator of epochs, which the search, retraining and single runs all use."""

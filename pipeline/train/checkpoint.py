@@ -1,8 +1,8 @@
-"""Checkpoints: a folder with weights, training state and a JSON sidecar, written whole or not at all.
+"""Checkpoints: a folder with weights, training state and a JSON sidecar, written atomically.
 
 weights.safetensors  the network's tensors; nothing in it can run code
-state.pt             optimizer and epoch, only while training can go on from here (read with weights_only)
-checkpoint.json      what the weights are: network, classes, sizes, standardisation, where they came from
+state.pt             optimizer and epoch, only if training can resume from here (read with weights_only)
+checkpoint.json      the weights' network, classes, sizes, standardisation and origin
 """
 
 import json
@@ -23,7 +23,14 @@ from pipeline.train.sidecar import FORMAT, SIDECAR, STATE, WEIGHTS, TrainState
 def save_checkpoint(
     folder: Path, model: nn.Module, sidecar: Mapping[str, object], *, state: TrainState | None = None
 ) -> None:
-    """Write a checkpoint into `folder`, replacing what was there only once the new one is complete."""
+    """Writes a checkpoint into a folder, replacing its content only once the new checkpoint is complete.
+
+    Args:
+        folder: the checkpoint's folder.
+        model: the network.
+        sidecar: content of the JSON sidecar, without the format.
+        state: training state to resume from; None: training cannot resume from here.
+    """
     with replace_folder(folder) as whole:
         write_checkpoint(whole, model, sidecar, state=state)
 
@@ -35,9 +42,13 @@ def write_checkpoint(
     *,
     state: TrainState | None = None,
 ) -> None:
-    """Write a checkpoint's files into an empty folder that the caller commits as a whole (as Ray does).
+    """Writes a checkpoint's files into an empty folder that the caller commits as a whole (as Ray does).
 
-    weights: the network, or its tensors by name.
+    Args:
+        folder: an empty folder.
+        weights: the network, or its tensors by name.
+        sidecar: content of the JSON sidecar, without the format.
+        state: training state to resume from; None: training cannot resume from here.
     """
     found = weights.state_dict() if isinstance(weights, nn.Module) else weights
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in found.items()}
@@ -48,9 +59,9 @@ def write_checkpoint(
 
 
 def copy_tensors(tree: Any) -> Any:
-    """Mappings, lists and tuples of tensors and plain values, with copies on the CPU of all tensors.
+    """Returns a nest of mappings, lists and tuples with each tensor replaced by a copy on the CPU.
 
-    For whoever writes a checkpoint while training goes on and changes the tensors themselves.
+    It is for writing a checkpoint while training continues and changes the tensors themselves.
     """
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
@@ -62,10 +73,14 @@ def copy_tensors(tree: Any) -> Any:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load a checkpoint's weights into a network of the same shape.
+    """Loads a checkpoint's weights into a network of the same shape.
+
+    Args:
+        folder: the checkpoint's folder.
+        model: the network, changed in place.
 
     Raises:
-        UserError: the file is broken, or its tensors are not the network's (the difference is listed).
+        UserError: the file is broken, or its tensors are not the network's (the message lists the difference).
     """
     try:
         result = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
@@ -79,13 +94,16 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def load_state(folder: Path) -> TrainState:
-    """The training state of a checkpoint.
+    """Returns the training state of a checkpoint.
+
+    Args:
+        folder: the checkpoint's folder.
 
     Raises:
-        UserError: the checkpoint has none, or it is broken.
+        UserError: the checkpoint has no training state, or a broken one.
     """
     try:
         state: TrainState = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
+    except Exception as error:  # for a broken file, torch may raise anything
         raise UserError(f"{folder}: the training state cannot be loaded: {type(error).__name__}: {error}") from None
     return state

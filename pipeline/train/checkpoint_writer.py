@@ -1,7 +1,8 @@
-"""Work that goes on beside training, one piece at a time: a checkpoint written, sent, and reported.
+"""Writer of checkpoints that can work in a thread beside training, on one checkpoint at a time.
 
-A thread pays where a piece takes long: large networks, storage far away. A small network's checkpoint takes a hundredth
-of its epoch, and stays where it is made.
+A checkpoint may also be sent to storage and reported in the same call. A thread pays where this takes long:
+for large networks, or storage far away. A small network's checkpoint takes a hundredth of its epoch, and is
+written without a thread.
 """
 
 import threading
@@ -18,13 +19,13 @@ from pipeline.train.sidecar import TrainState
 
 LEAST_S = 0.2
 LEAST_SHARE = 0.02
-"""A piece that takes more than both, in seconds and as a share of an epoch, is worth a thread."""
+"""A write that takes longer than both, in seconds and as a share of an epoch, is worth a thread."""
 
 
 class CheckpointWriter:
-    """The pieces of one run, in their order. At the end of the block all have ended.
+    """Writer of one run's checkpoints, in their order. When the `with` block ends, all writes have ended.
 
-    An error of a piece is raised by whatever is asked next. So is its SystemExit, with which Ray ends a trial.
+    An error in a thread is raised by the next call. This includes SystemExit, with which Ray ends a trial.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,9 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def is_worth_a_thread(self, epoch_seconds: float) -> bool:
-        """Whether the last piece took long enough, beside an epoch of so many seconds, to be worth a thread."""
+        """Returns whether the last write took long enough, relative to an epoch of `epoch_seconds`, to be
+        worth a thread.
+        """
         self.wait()
         return self._seconds > max(LEAST_S, LEAST_SHARE * epoch_seconds)
 
@@ -46,9 +49,14 @@ class CheckpointWriter:
         epoch_seconds: float,
         blocking: bool,
     ) -> None:
-        """Have a checkpoint written by write(weights, state): of copies in a thread where that pays, else at once.
+        """Saves a checkpoint, in a thread on copies of the tensors if that pays, otherwise before this returns.
 
-        epoch_seconds: of the epoch that it is of. blocking: it must be there when this returns.
+        Args:
+            write: writes the checkpoint; its arguments are the network or its tensors by name, and the training state.
+            model: the network.
+            state: training state to resume from; None: none.
+            epoch_seconds: duration of the checkpoint's epoch, in seconds.
+            blocking: whether the checkpoint must be complete when this returns.
         """
         beside = not blocking and self.is_worth_a_thread(epoch_seconds)
         weights: nn.Module | Mapping[str, Tensor] = model
@@ -57,9 +65,13 @@ class CheckpointWriter:
         self.run(partial(write, weights, state), beside=beside)
 
     def run(self, write: Callable[[], None], *, beside: bool) -> None:
-        """Do a piece once the one before has ended: in a thread, or, not beside, before this returns.
+        """Calls `write` once the previous write has ended.
 
-        A piece in a thread must not touch what training changes.
+        In a thread, `write` must not use objects that training changes.
+
+        Args:
+            write: the work to do.
+            beside: whether it runs in a thread; otherwise it has ended when this returns.
         """
         self.wait()
         if not beside:
@@ -69,7 +81,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when no piece is under way, and raise what the last one has raised."""
+        """Waits until no write is in progress, and raises the error of the last one, if any."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -83,11 +95,18 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Waits for the last write.
+
+        Args:
+            kind: unused.
+            error: error that ends the block; the write's own error is raised only if this is None.
+            traceback: unused.
+        """
         try:
             self.wait()
         except Exception:
             if error is None:
-                raise  # else training's own error is told
+                raise  # otherwise training's own error is reported
 
     def _capture_error(self, write: Callable[[], None]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What an image of each class weighs in the training loss, where some classes have fewer images than others."""
+"""Weights of classes in the training loss, for sets in which some classes have fewer images than others."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,35 +10,37 @@ from pipeline.errors import format_value, list_first, quote_name
 from pipeline.train.train_config import TrainConfig
 
 BALANCED = "balanced"
-"""Of `class_weights` and of `sampling`: every class as much, or as often, as the others."""
+"""Value of `class_weights` and of `sampling`: every class has the same weight, or is drawn equally often."""
 
 LISTED = 20
-"""Classes that a message names at most."""
+"""The most classes that a message names."""
 
 
 def weights_by_label(
     config: TrainConfig, labels: NDArray[np.int64], classes: Sequence[str]
 ) -> NDArray[np.float64] | None:
-    """What the recipe's cross-entropy weighs each class with: (C,) float64, of mean 1 over the images of an epoch.
+    """Returns the weights of the classes in the recipe's cross-entropy, (C,) float64, with mean 1 over the
+    images of an epoch.
 
-    The loss of a batch is the mean over its images of weight times cross-entropy, which over all training images as
-    one batch is what torch's `CrossEntropyLoss(weight=...)` gives; in every batch it is divided by the number of images
-    and not, as there, by their weights, since sums of images add up over micro-batches and workers, and since an image
-    then counts the same whatever it shares its batch with.
+    The loss of a batch is the mean over its images of weight times cross-entropy. Over all training images as
+    one batch, this equals torch's `CrossEntropyLoss(weight=...)`. Torch divides a batch by the weights of its
+    images; here every batch is divided by the number of its images. Sums over images therefore add up over
+    micro-batches and workers, and an image counts the same in every batch.
 
-    balanced gives a class of n of N images N / (C n), C being the classes that have any, as scikit-learn's
-    `compute_class_weight` does. With balanced sampling every class comes equally often, so that this is 1 for each.
+    With "balanced", a class with n of N images weighs N / (C n), where C is the number of classes that have
+    images. scikit-learn's `compute_class_weight` does the same. With balanced sampling every class comes
+    equally often, so this weight is 1 for each.
 
     Args:
-        config: The recipe.
-        labels: Of the training images, (N,) int64.
-        classes: Names by label.
+        config: the recipe.
+        labels: labels of the training images, (N,) int64.
+        classes: names by label.
 
     Returns:
-        None where all classes weigh the same because nothing else is asked for.
+        The weights, or None if all classes weigh the same because the recipe asks for nothing else.
 
     Raises:
-        ValueError: weights of a class that there is not, or that has no image.
+        ValueError: weights of a class that does not exist, or that has no image.
     """
     given = config.class_weights
     if given is None or (given == BALANCED and config.sampling == BALANCED):
@@ -60,19 +62,24 @@ def weights_by_label(
 
 
 def count_classes(labels: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.int64]:
-    """Images by label, (C,) int64. labels (N,) int64."""
+    """Returns the number of images by label, (C,) int64.
+
+    Args:
+        labels: (N,) int64.
+        classes: names by label.
+    """
     return np.bincount(labels, minlength=len(classes)).astype(np.int64)
 
 
 def describe_problem(
     given: Mapping[str, float], classes: Sequence[str], counts: Sequence[int] | NDArray[np.int64] = ()
 ) -> str | None:
-    """What is wrong with weights by class name, in words; None if nothing is.
+    """Returns a description of the first problem with weights by class name, or None if there is none.
 
     Args:
-        given: `train.class_weights`, where it is a mapping.
-        classes: Names by label.
-        counts: Training images by label, where they are known.
+        given: `train.class_weights`, if it is a mapping.
+        classes: names by label.
+        counts: training images by label; empty: not counted yet.
     """
     known, found = Names({name: label for label, name in enumerate(classes)}), dict[str, str]()
     for name in given:
@@ -88,5 +95,12 @@ def describe_problem(
 
 
 def _describe(problem: str, name: str, classes: Sequence[str]) -> str:
+    """Returns a message about a class name in `train.class_weights`.
+
+    Args:
+        problem: beginning of the message, before the name.
+        name: the class name.
+        classes: names that are allowed.
+    """
     known = list_first((quote_name(each, 60) for each in classes), LISTED)
     return f"train.class_weights: {problem} {format_value(name, 60)}; the classes are {known}"

@@ -1,4 +1,4 @@
-"""Forward and backward passes in training as kernels that torch makes for them, where a run is long enough to pay."""
+"""Compilation of the forward and backward passes in training by torch.compile, for runs that are long enough."""
 
 import os
 import shutil
@@ -11,14 +11,19 @@ from torch import nn
 from pipeline.train.train_config import TrainConfig
 
 AUTO_STEPS = 2000
-"""A run on CUDA that takes fewer steps is not compiled under `auto`: minutes of compiling would be most of it."""
+"""Under "auto", a run on CUDA with fewer steps is not compiled: minutes of compiling would be most of its time."""
 
 
 def is_worth_compiling(config: TrainConfig, device: torch.device, steps: int) -> bool:
-    """Whether a run of so many steps is to be compiled.
+    """Returns whether a run is compiled.
 
-    Under `auto` on a CPU never (docs/performance.md has the figures). Networks whose blocks are computed again
-    going backward are not compiled at all.
+    Under "auto", a run on a CPU never is (docs/performance.md has the figures). Networks with gradient
+    checkpointing are not compiled at all.
+
+    Args:
+        config: the recipe.
+        device: device of the run.
+        steps: number of steps of the run.
     """
     if config.compile == "never" or config.grad_checkpointing:
         return False
@@ -26,16 +31,27 @@ def is_worth_compiling(config: TrainConfig, device: torch.device, steps: int) ->
 
 
 def lacks_compiler(device: torch.device) -> bool:
-    """Whether what torch.compile needs beyond torch is missing: on a CPU a C++ compiler, CXX or the usual ones."""
+    """Returns whether torch.compile lacks a program that it needs: on a CPU a C++ compiler, CXX or g++ or clang++.
+
+    Args:
+        device: device of the run.
+    """
     known = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     return device.type == "cpu" and not any(shutil.which(each) for each in known)
 
 
 @contextmanager
 def compile_network(model: nn.Module, config: TrainConfig, *, device: torch.device, steps: int) -> Iterator[None]:
-    """Inside, the network is compiled when it is first called, its taps with it, if that pays over so many steps.
+    """Compiles a network and its taps inside the `with` block, if that pays over the steps of a run.
 
-    Taps are made before. Every size of batch is compiled for itself; an epoch has two at most.
+    Compilation begins at the network's first call. Taps must be made before. Every batch size is compiled
+    separately; an epoch has at most two.
+
+    Args:
+        model: the network, changed in place.
+        config: the recipe.
+        device: device of the run.
+        steps: number of steps of the run.
     """
     if not is_worth_compiling(config, device, steps):
         yield
@@ -49,6 +65,9 @@ def compile_network(model: nn.Module, config: TrainConfig, *, device: torch.devi
 
 @contextmanager
 def original_network() -> Iterator[None]:
-    """Inside, compiled networks run as if they were not: for scoring, whose few batches do not pay a compilation."""
+    """Runs compiled networks without their compiled code inside the `with` block.
+
+    It is used for scoring, which has too few batches to pay for a compilation.
+    """
     with torch.compiler.set_stance("force_eager"):
         yield

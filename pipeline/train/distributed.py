@@ -1,12 +1,13 @@
-"""One network trained by several workers, so that every step is that of a single worker on the whole batch.
+"""Training of one network by several workers, in which every step equals that of a single worker on the whole batch.
 
-Each worker is a process of torch's default process group, which whoever starts them has made. torch's
-DistributedDataParallel averages the gradients over the workers, in the last micro-batch of a batch alone. A worker
-counts by its share of the images (`pipeline.train.rank_info`), so unequal shares give the mean over the whole batch all
-the same. A method that divides by another count than that of images asks for it by `Regularizer.global_count`.
+Each worker is a process of torch's default process group, which exists before this module is used. torch's
+DistributedDataParallel averages the gradients over the workers, only in the last micro-batch of a batch. A worker is
+weighted by its share of the images (`pipeline.train.rank_info`), so unequal shares also give the mean over the whole
+batch. A method that divides by something other than a number of images reads `Regularizer.global_count`.
 
-Equal but for rounding are losses, gradients and monitors. What is drawn inside the network (stochastic depth, dropout)
-and by relative localisation is drawn by each worker for its own images: by the same law, but other values.
+Losses, gradients and monitors are equal but for rounding. Each worker draws random numbers for its own images
+inside the network (stochastic depth, dropout) and in relative localisation. These have the same distribution
+as a single worker's, but other values.
 """
 
 import inspect
@@ -24,16 +25,21 @@ from pipeline.train.rank_info import BatchShard, RankInfo
 class SharedObjective:
     """An `Objective` whose gradients are those of all workers' images together.
 
-    Takes the weights of rank 0. Every worker makes it, and runs every micro-batch of every batch, at the same time.
+    Every worker receives the weights of rank 0. Every worker constructs it, and runs every micro-batch of
+    every batch, at the same time.
+
+    Args:
+        model: the network.
+        objective: this worker's objective.
 
     Raises:
-        ValueError: the network normalises by the batch, of which a worker sees a part.
+        ValueError: the network normalises by the batch, of which a worker sees only a part.
     """
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         check_shareable(model)
         self._objective = objective
-        # Methods that are at weight 0 for an epoch leave what they train without a gradient, as a single worker does.
+        # A method with weight 0 in an epoch leaves its trainable parameters without a gradient, as on a single worker.
         unused = any(True for _ in objective.trainable.parameters())
         step: Any = _Step(model, objective)
         self._step = DistributedDataParallel(step, find_unused_parameters=unused, **_buffers_left_alone())
@@ -42,15 +48,22 @@ class SharedObjective:
 
     @property
     def trainable(self) -> nn.ModuleDict:
-        """As `Objective.trainable`."""
+        """The modules of `Objective.trainable`."""
         return self._objective.trainable
 
     def begin(self, shard: BatchShard) -> None:
-        """The next steps are the micro-batches of this shard of a batch."""
+        """Sets the batch whose micro-batches the next steps are."""
         self._shard, self._micro_batch = shard, 0
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None = None) -> StepLoss:
-        """As `Objective.step`, of this worker's part of the next micro-batch."""
+        """Runs `Objective.step` on this worker's part of the next micro-batch.
+
+        Args:
+            inputs: (B, C, H, W).
+            labels: (B,) int64, or (B, K) shares.
+            epoch: counted from 0.
+            masks: (B, H, W); None: no method needs masks.
+        """
         assert self._shard is not None
         own, whole = self._shard.sizes[self._micro_batch], self._shard.wholes[self._micro_batch]
         self._micro_batch += 1
@@ -64,29 +77,36 @@ class SharedObjective:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of all workers' values, which are left as they are."""
+    """Returns the sum of all workers' values; `values` itself is not changed."""
     summed = values.clone()
     dist.all_reduce(summed)
     return summed
 
 
 def broadcast_from_rank0(value: Any) -> Any:
-    """What rank 0 says; the others' own values are not looked at."""
+    """Broadcasts rank 0's value to every rank, and returns it.
+
+    Args:
+        value: any value that can be pickled; ignored on other ranks.
+    """
     said = [value]
     dist.broadcast_object_list(said)
     return said[0]
 
 
 def streams_of(world: RankInfo | None) -> tuple[int, ...]:
-    """What makes a worker's random streams its own; nothing for the first one, or a single one."""
+    """Returns the numbers that make a worker's random streams its own; () for rank 0 and for a single worker."""
     return (world.rank,) if world is not None and world.rank else ()
 
 
 def check_shareable(model: nn.Module) -> None:
-    """Refuse a network that several workers cannot train as one does.
+    """Checks that several workers can train a network as one does.
+
+    Args:
+        model: the network.
 
     Raises:
-        ValueError: it has batch normalisation.
+        ValueError: the network has batch normalisation.
     """
     found = next(
         (type(part).__name__ for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)), None
@@ -99,7 +119,7 @@ def check_shareable(model: nn.Module) -> None:
 
 
 class _Step(nn.Module):
-    """A step of an objective as a module, which is what DistributedDataParallel takes; all that is trained is below."""
+    """A step of an objective as a module for DistributedDataParallel, with all trained modules as its children."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -109,20 +129,37 @@ class _Step(nn.Module):
     def forward(
         self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Returns the total loss, the logits and the monitors of `Objective.step`.
+
+        Args:
+            inputs: (B, C, H, W).
+            labels: (B,) int64, or (B, K) shares.
+            epoch: counted from 0.
+            masks: (B, H, W); None: no method needs masks.
+        """
         loss = self._objective.step(inputs, labels, epoch, masks)
         return loss.total, loss.logits, dict(loss.monitors)
 
 
 def _buffers_left_alone() -> dict[str, Any]:
-    """Buffers are the same constants everywhere; torch has renamed the setting."""
+    """Returns the keyword argument with which DistributedDataParallel does not broadcast buffers.
+
+    All workers have the same constants as buffers. The argument's name depends on torch's version.
+    """
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 def _total_of(counts: Tensor, own: int, whole: int) -> Tensor:
-    """All workers' counts, times this one's share of the images: by it the worker's loss is weighted afterwards.
+    """Returns the sum of all workers' counts, times this worker's share of the images.
 
-    One that only stands in has nothing to count, and divides by what there is, since its loss is weighted by 0.
+    The worker's loss is later weighted by the same share. A worker without images adds 0 to the sum, and
+    divides by the plain sum, since its loss has weight 0.
+
+    Args:
+        counts: this worker's counts, any shape.
+        own: images of the micro-batch that this worker has.
+        whole: images of the micro-batch, all workers together.
     """
-    # In float64: times a share, a count is no whole number, and float32 would round it before anything is divided.
+    # In float64, since a count times a share is no whole number, and float32 would round it before the division.
     return total(counts.double() * float(own > 0)) * (own / whole or 1.0)

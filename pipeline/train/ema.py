@@ -1,4 +1,4 @@
-"""The average of a network's weights over training, timm's: what is scored and kept where the recipe asks for it."""
+"""Averages of a network's weights over training, by timm; if the recipe asks for one, it is scored and stored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,13 @@ from pipeline.train.train_config import TrainConfig
 class WeightAverage:
     """An exponential moving average of a network's parameters and buffers.
 
-    After step n, counted from 1, average = d average + (1 - d) weights with d = min(decay, 1 - n^(-2/3)), which is
-    timm's warm-up: without it a short run would keep much of its first weights. Is made of the weights that the
-    network then has, before taps are let into it.
+    After step n, counted from 1, average = d average + (1 - d) weights with d = min(decay, 1 - n^(-2/3)). This is
+    timm's warm-up; without it, the first weights would dominate the average of a short run. The average must be made
+    before taps are attached to the network, and starts from the network's weights at that time.
+
+    Args:
+        model: the network.
+        decay: largest decay d.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,17 +27,20 @@ class WeightAverage:
 
     @property
     def model(self) -> nn.Module:
-        """A network that has the averaged weights."""
+        """A network with the averaged weights."""
         averaged: nn.Module = self._ema.module
         return averaged
 
     def update(self, model: nn.Module, step: int) -> None:
-        """Take the weights after a step, counted from 1, into the average."""
+        """Adds the weights after a step, counted from 1, to the average."""
         self._ema.update(model, step=step)
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """The network, its taps included, has the averaged weights inside, and afterwards its own, bit for bit."""
+        """Gives the network, with its taps, the averaged weights inside the `with` block.
+
+        Afterwards it has its own weights again, bit for bit.
+        """
         _exchange(model, self.model)
         try:
             yield
@@ -42,12 +49,18 @@ class WeightAverage:
 
 
 def make_average(model: nn.Module, config: TrainConfig) -> WeightAverage | None:
-    """The average that the recipe asks for, or None."""
+    """Returns the weight average that the recipe asks for, or None if it asks for none.
+
+    Args:
+        model: the network.
+        config: the recipe.
+    """
     return WeightAverage(model, config.ema_decay) if config.ema_decay else None
 
 
 @torch.no_grad()
 def _exchange(first: nn.Module, second: nn.Module) -> None:
+    """Exchanges the weights of two networks in place."""
     others: dict[str, Tensor] = second.state_dict()
     for name, own in first.state_dict().items():
         kept = own.clone()

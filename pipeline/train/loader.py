@@ -1,4 +1,4 @@
-"""The batches that a run trains on: augmented and mixed as the recipe says, decided by seed and epoch alone."""
+"""Training batches, augmented and mixed as the recipe says; seed and epoch alone determine them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +23,16 @@ from pipeline.train.train_config import TrainConfig
 class TrainLoader:
     """Training batches, epoch by epoch.
 
-    model: says how many classes there are. seed: of the order, of the augmentation and of the mixing. shares: of every
-    batch of an epoch, what this one of several workers runs; None for all of it. masks: whether each image's mask comes
-    with it.
+    Args:
+        images: the training images.
+        config: the recipe.
+        model: the network; its number of classes is read.
+        seed: seed of the order, the augmentation and the mixing.
+        shares: this worker's part of every batch of an epoch; None: a single worker takes whole batches.
+        masks: whether each image comes with its mask.
 
     Raises:
-        ValueError: the recipe asks for what these images or this network cannot have.
+        ValueError: the recipe asks for something that these images or this network do not support.
     """
 
     def __init__(
@@ -46,20 +50,20 @@ class TrainLoader:
         self._mixer = make_mixer(config, model)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, or as balanced sampling draws them: inputs (B, C, H, W), and labels (B,) int64 or, where
-        batches are mixed, shares (B, K).
+        """Yields the batches of an epoch, counted from 0: inputs (B, C, H, W) and labels.
 
-        epoch: counted from 0. The shares have the label smoothing in them.
+        Labels are (B,) int64 or, if batches are mixed, shares (B, K), which include the label smoothing.
+        Every image comes once, or as often as balanced sampling draws it.
         """
         for inputs, labels, _ in self.with_masks(epoch):
             yield inputs, labels
 
     def with_masks(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """The batches of `epoch`, each with its masks (B, H, W) where the loader was made with them.
+        """Yields the batches of `epoch`, each with its masks (B, H, W), or None if the loader was made without masks.
 
-        A mask has of every pixel how much of it is object, 0 to 1, NaN where that is not decided. It is moved as its
-        image is, and mixed as that is: CutMix pastes masks too; mixup blends them, and what is undecided in either of
-        two images is undecided in the blend.
+        A mask holds the share of each pixel that is object, 0 to 1, and NaN if that is undecided. It is moved
+        and mixed like its image. CutMix pastes masks too. Mixup blends them, and a pixel that is undecided in
+        either image is undecided in the blend.
         """
         draw: Any = self._images.shuffled_with_masks if self._masks else self._images.shuffled
         batches = draw(
@@ -78,7 +82,7 @@ class TrainLoader:
                 continue
             with isolated_rng() as seed:
                 if masks is not None:
-                    seed(self._seed, epoch, MIXING, step)  # for the same draws as the images'
+                    seed(self._seed, epoch, MIXING, step)  # so that masks and images are mixed by the same draws
                     masks = mix(self._mixer, masks.unsqueeze(1), labels)[0].squeeze(1)
                 seed(self._seed, epoch, MIXING, step)
                 inputs, labels = mix(self._mixer, inputs, labels)
@@ -86,8 +90,11 @@ class TrainLoader:
             yield inputs[own], labels[own], None if masks is None else masks[own]
 
     def _rows(self, step: int) -> NDArray[np.int64]:
-        """The rows of this worker's share; where batches are mixed, and after them, those they are mixed with, in the
-        mirror order: what is drawn is for the batch, so they are mixed as they would be in the whole of it.
+        """Returns the rows of the batch that this worker loads.
+
+        These are the rows of its share. If batches are mixed, the rows that they are mixed with follow, in
+        mirror order. Random draws are made for the whole batch, so the worker's images are mixed as they
+        would be in the whole batch.
         """
         assert self._shares is not None
         shard = self._shares[step]
@@ -97,10 +104,11 @@ class TrainLoader:
 
 
 def check_masks(methods: Mapping[str, Regularizer], images: ImageBatches) -> None:
-    """Refuse a method that is told where objects are, where the images' set has no masks.
+    """Checks that the images have masks if a method needs them.
 
     Raises:
-        ValueError: as said; begins with `regularizer.` and the method's name.
+        ValueError: a method needs masks and the set has none. The message begins with `regularizer.` and the
+            method's name.
     """
     for name, method in methods.items():
         if method.active and method.needs.masks and not images.has_masks:
@@ -108,15 +116,21 @@ def check_masks(methods: Mapping[str, Regularizer], images: ImageBatches) -> Non
 
 
 def object_shares(masks: Tensor) -> Tensor:
-    """Masks (..., H, W) uint8 as of a prepared set, as how much of every pixel is object: float32, NaN: undecided."""
+    """Returns the share of each pixel that is object, float32, of masks (..., H, W) uint8 of a prepared set;
+    NaN: undecided.
+    """
     return masks.float().masked_fill_(masks == UNDECIDED, math.nan)
 
 
 def make_augmentation(config: TrainConfig, *, channels: int) -> Augmentation | None:
-    """What the recipe does to each image of so many channels; None where it is nothing.
+    """Returns the augmentation that the recipe asks for, or None if it asks for none.
+
+    Args:
+        config: the recipe.
+        channels: channels of the images.
 
     Raises:
-        ValueError: the augmentation is not for such images.
+        ValueError: the augmentation does not support images of so many channels.
     """
     if config.augment == "none" and config.erasing == 0.0:
         return None
@@ -126,12 +140,16 @@ def make_augmentation(config: TrainConfig, *, channels: int) -> Augmentation | N
 
 
 def make_mixer(config: TrainConfig, model: nn.Module) -> Mixup | None:
-    """timm's mixup and CutMix with the recipe's settings, one choice a batch as in DeiT; None where both are off.
+    """Returns timm's mixup and CutMix with the recipe's parameters, or None if both are off.
 
-    (Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.)
+    One of the two is chosen per batch, as in DeiT. (Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.)
+
+    Args:
+        config: the recipe.
+        model: the network; its number of classes is read.
 
     Raises:
-        ValueError: the network does not say how many classes it has, or no batch has two images.
+        ValueError: the network does not state its number of classes, or no batch has two images.
     """
     if not (config.mixup or config.cutmix):
         return None
@@ -152,10 +170,18 @@ def make_mixer(config: TrainConfig, model: nn.Module) -> Mixup | None:
 
 
 def mix(mixer: Mixup, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix a batch of any size with its mirror order: inputs (B, C, H, W), which may be overwritten, labels (B,).
+    """Mixes a batch of any size with its mirror order.
 
-    Returns inputs and shares (B, K). timm takes even batches only. An odd one gets its middle image twice, so that
-    this one meets itself and all others meet the image that they would; the copy is then taken out again.
+    timm accepts even batches only. In an odd batch the middle image is therefore duplicated, so that it meets
+    itself and every other image meets its usual partner. The duplicate is removed afterwards.
+
+    Args:
+        mixer: timm's mixer.
+        inputs: (B, C, H, W); may be overwritten.
+        labels: (B,) int64.
+
+    Returns:
+        The mixed inputs (B, C, H, W), and the shares of the classes (B, K).
     """
     count = len(labels)
     if count % 2 == 0:

@@ -1,7 +1,7 @@
-"""The training loop: `fit` is a generator that yields after every epoch, and whoever drives it decides to go on.
+"""The training loop: `fit` is a generator that yields after every epoch, and its caller decides whether to continue.
 
-Every random stream depends on nothing but the seed and the epoch, so a run continued from a checkpoint gives, on a CPU,
-the same numbers as the unbroken one, without any generator's state having been saved.
+Every random stream depends only on the seed and the epoch. On a CPU, a run resumed from a checkpoint
+therefore gives the same numbers as an uninterrupted one, although no generator's state is saved.
 """
 
 import time
@@ -37,7 +37,11 @@ from pipeline.train.usage import UsageMeter
 
 
 class Diverged(Exception):
-    """The training loss, or a weight, is no longer finite. Holds the epoch (counted from 1) in which that was seen."""
+    """Raised when the training loss, or a weight, is no longer finite.
+
+    Args:
+        epoch: the epoch, counted from 1, in which this was found.
+    """
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"the training loss or a weight was not finite in epoch {epoch}")
@@ -48,11 +52,15 @@ class Diverged(Exception):
 class Epoch:
     """A finished epoch.
 
-    number: counted from 1. metrics: by name. model: has the weights to keep, which are the averaged ones where there is
-    an average. state: gives what `fit(resume=...)` goes on from, together with those. correct: gives which validation
-    images are right, (N,) bool in the order of their ids; probabilities: of their classes, (N, C). None without
-    validation images. usage: what it used of the machine (`pipeline.train.usage`), apart from the metrics, since it is
-    no result.
+    Attributes:
+        number: number of the epoch, counted from 1.
+        metrics: values by name.
+        model: network with the weights to store: the averaged ones if there is an average.
+        state: returns the training state from which, with these weights, `fit(resume=...)` continues.
+        correct: returns whether each validation image is classified correctly, (N,) bool in the order of
+            their ids; None: there are no validation images.
+        probabilities: returns the class probabilities of the validation images, (N, C); None: there are none.
+        usage: the epoch's use of the machine (`pipeline.train.usage`); it is no result, and so not among the metrics.
     """
 
     number: int
@@ -65,10 +73,13 @@ class Epoch:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that "auto" (CUDA where there is one), "cpu" or "cuda" means here.
+    """Returns the device that a name stands for on this machine.
+
+    Args:
+        name: "auto" (CUDA if available), "cpu" or "cuda".
 
     Raises:
-        ValueError: "cuda" where there is none.
+        ValueError: "cuda" on a machine without CUDA.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("base.device is cuda, but torch sees no CUDA device here; use auto or cpu")
@@ -76,9 +87,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def seed_everything(seed: int, *streams: int) -> None:
-    """Seed torch's global random streams from a seed and any further numbers."""
+    """Seeds torch's global random streams.
+
+    Args:
+        seed: the seed.
+        streams: further numbers; each combination gives other streams.
+    """
     mixed = np.random.SeedSequence([seed, *streams]).generate_state(1, dtype=np.uint64)[0]
-    torch.manual_seed(int(mixed >> 1))  # torch takes 63 bits
+    torch.manual_seed(int(mixed >> 1))  # torch accepts 63 bits
 
 
 def fit(
@@ -93,24 +109,35 @@ def fit(
     world: RankInfo | None = None,
     meter: UsageMeter | None = None,
 ) -> Iterator[Epoch]:
-    """Train a network and yield every finished epoch.
+    """Trains a network and yields every finished epoch.
 
-    model and batches live on one device already. val: scored after every epoch when given. regularizers: by method
-    name. seed: of the batches' order and of all that is drawn during training. resume: `Epoch.state()` of an earlier
-    run; the model has been given the weights of that run's `Epoch.model`. world: of several workers that train it
-    together, this one; each of them runs this with the same arguments otherwise, and yields the same epochs; see
-    `pipeline.train.distributed`. meter: measures each epoch's use of the machine; None: nothing is measured.
+    The metrics have these names:
 
-    Metrics: train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss and val/accuracy; for a method M
-    that has a weight or is watched val/M/... its monitors, train/M/weight and, where that is not 0, train/M/...;
-    seconds (of the epoch). train/... are of the images as they are trained on, augmented and mixed, and of the weights
-    on the way; train/accuracy of a mixed image is against the label with the larger share, and the losses have the
-    recipe's class weights in them. val/... are of the weights to keep, in the network's own precision, every image
-    alike.
+        train/loss, train/cross_entropy, train/accuracy, train/lr, val/loss, val/accuracy
+        val/M/...       monitors of a method M that has a weight or is watched
+        train/M/weight  its weight in the epoch; if that is not 0, train/M/... has its monitors
+        seconds         duration of the epoch
+
+    Metrics of train/ are measured during training, on augmented and mixed images and changing weights. Their
+    losses include the recipe's class weights, and train/accuracy of a mixed image refers to the label with
+    the larger share. Metrics of val/ are measured with the weights to store, in the network's own precision,
+    with equal weights for all images.
+
+    Args:
+        model: the network, on the same device as the images.
+        train: training images.
+        config: the recipe.
+        val: images that are scored after every epoch; None: no scoring.
+        regularizers: methods by name; None: none.
+        seed: seed of the batches' order and of all random draws during training.
+        resume: `Epoch.state()` of an earlier run, whose `Epoch.model` has given `model` its weights; None: a new run.
+        world: this worker's rank among several that train the network together; None: a single worker. All of them
+            call this function with otherwise equal arguments, and yield equal epochs (`pipeline.train.distributed`).
+        meter: measures each epoch's use of the machine; None: nothing is measured.
 
     Raises:
-        Diverged: the loss of an epoch, or a weight after it, is not finite. The weights are then of no use.
-        ValueError: the network or the data cannot give what a regulariser needs, or what the recipe asks for.
+        Diverged: the loss of an epoch, or a weight after it, is not finite. The weights are then useless.
+        ValueError: the network or the data lack something that a regulariser or the recipe needs.
     """
     methods = dict(regularizers or {})
     retain_freed_memory()
@@ -120,7 +147,7 @@ def fit(
     check_masks(methods, train)
     masked = any(method.needs.masks and method.weight for method in methods.values())
     loader = TrainLoader(train, config, model=model, seed=seed, shares=shares, masks=masked)
-    average = make_average(model, config)  # of the weights that the model has been given
+    average = make_average(model, config)  # it starts from the weights that the caller loaded
     if resume is not None and "model" in resume:
         model.load_state_dict(resume["model"])
     objective = Objective(
@@ -165,7 +192,7 @@ def fit(
                     average.update(model, step + 1)
                 means.add(monitors, len(labels) if shard is None else shard.images)
             metrics = {f"train/{name}": value for name, value in means.read(None if world is None else total).items()}
-            # The losses are from before each step, so what the last one did is seen in the weights.
+            # A loss is computed before its step, so the effect of the last step shows only in the weights.
             if not np.isfinite(metrics["train/loss"]) or not _all_finite(model, objective.trainable):
                 raise Diverged(epoch + 1)
             metrics["train/lr"] = learning_rate(optimizer)
@@ -198,14 +225,25 @@ def score(
     logits: list[Tensor] | None = None,
     meter: UsageMeter | None = None,
 ) -> tuple[dict[str, float], Tensor]:
-    """Monitors of `Objective.score`, and accuracy, as means over images; and which of these are right, (N,) bool on the
-    device. Leaves the network in evaluation mode. logits: those of every batch are added to it. meter: counts the time
-    until each batch is there.
+    """Returns the means over images of the monitors and the accuracy, and whether each image is classified correctly.
+
+    The network is left in evaluation mode.
+
+    Args:
+        model: the network.
+        objective: its objective; the monitors are those of `Objective.score`.
+        images: images to score.
+        config: the recipe.
+        logits: list to which the logits of every batch are appended; None: they are not collected.
+        meter: measures the wait for each batch; None: nothing is measured.
+
+    Returns:
+        The means by name, and the flags, (N,) bool on the device.
     """
     model.eval()
     means = _Means()
     right: list[Tensor] = []
-    # Whoever cuts batches for want of memory has none to spare here.
+    # A recipe that splits batches to save memory needs smaller batches here too.
     size = -(-max(256, config.batch_size) // config.accumulate)
     with use_onednn_linear(model), original_network():
         masks: Iterable[Tensor | None] = images.masks_in_order(size) if objective.needs_masks else repeat(None)
@@ -222,7 +260,13 @@ def score(
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: ImageBatches, *, batch_size: int = 256) -> Tensor:
-    """Class probabilities of images in the order of their ids, (N, C) float32 on the CPU."""
+    """Returns the class probabilities of images in the order of their ids, (N, C) float32 on the CPU.
+
+    Args:
+        model: the network; it is left in evaluation mode.
+        images: the images.
+        batch_size: images per forward pass.
+    """
     model.eval()
     return torch.cat([model(inputs).softmax(-1).float().cpu() for inputs, _ in images.in_order(batch_size)])
 
@@ -233,11 +277,13 @@ def _to_numpy(flags: Tensor) -> NDArray[np.bool_]:
 
 
 def _to_shares(logits: list[Tensor]) -> NDArray[np.float32]:
+    """Returns the class probabilities, (N, C), of the logits of all batches."""
     shares: NDArray[np.float32] = torch.cat(logits).float().softmax(-1).cpu().numpy()
     return shares
 
 
 def _all_finite(*modules: nn.Module) -> bool:
+    """Returns whether all parameters of some modules are finite."""
     weights = [each for module in modules for each in module.parameters()]
     return bool(torch.stack([each.isfinite().all() for each in weights]).all())
 
@@ -259,7 +305,7 @@ class _Means:
         if not self._sums:
             return {}
         sums = torch.cat(list(self._sums.values()))
-        totals = (sums if over_workers is None else over_workers(sums)).tolist()  # the device is waited for once
+        totals = (sums if over_workers is None else over_workers(sums)).tolist()  # the only wait for the device
         means: dict[str, float] = {}
         for name, each in zip(chain.from_iterable(self._sums), totals, strict=True):
             means[name] = means.get(name, 0.0) + each / self._count

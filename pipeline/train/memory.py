@@ -1,4 +1,4 @@
-"""Memory: kept between steps; what running out of it looks like, and what to change; gradient checkpointing."""
+"""Memory of a training process: reuse between steps, advice when it runs out, gradient checkpointing."""
 
 import ctypes
 import errno
@@ -24,39 +24,40 @@ SIGNS = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
 )
-"""What torch and the libraries below it say, as plain RuntimeErrors, where only memory was lacking."""
+"""Texts of plain RuntimeErrors that torch and the libraries below it raise for a lack of memory."""
 
 
 RETAINED_BYTES = 256 * 2**20
-"""What glibc's allocator may hold back of what a process has freed."""
+"""Freed memory that glibc's allocator may retain."""
 
 NEW_OBJECTS = 10_000
-"""After so many more objects than went, Python looks for what can go."""
+"""Surplus of created over freed objects at which Python searches for reference cycles."""
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Of glibc's `mallopt` (malloc.h)."""
+"""Parameters of glibc's `mallopt` (malloc.h)."""
 
 
 def retain_freed_memory() -> bool:
-    """Have glibc keep the tensors' memory between steps instead of giving it back; returns whether it does.
+    """Makes glibc retain the memory of freed tensors between steps; returns whether it does.
 
-    A tensor of more than 128 KiB is otherwise a mapping of its own, whose pages the kernel clears anew in every step:
-    up to a sixth of a small network's training on a CPU. Holds for the whole process; other allocators are left alone.
+    By default a tensor of more than 128 KiB has a mapping of its own, whose pages the kernel clears anew in
+    every step. This takes up to a sixth of a small network's training on a CPU. The change holds for the
+    whole process. Other allocators are not changed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    # Both, since setting one switches off glibc's adapting of the other.
+    # Both are set, since setting one turns off glibc's automatic adjustment of the other.
     return bool(mallopt(MMAP_THRESHOLD, RETAINED_BYTES) and mallopt(TRIM_THRESHOLD, RETAINED_BYTES))
 
 
 def raise_gc_threshold() -> None:
-    """Have Python look for objects that only refer to each other after thousands of new ones, not after 700.
+    """Makes Python search for reference cycles after thousands of new objects, not after 700.
 
-    A step makes hundreds of objects and lets go of all of them, which needs no search, and three steps of four began
-    one: 2.6 % of a small network's training on a CPU. Holds for the whole process; a higher threshold, and a
-    search that is turned off, are left alone.
+    A step creates hundreds of objects and frees them all, without any search. With Python's default, three
+    steps of four began a search. This took 2.6 % of a small network's training on a CPU. The change holds for
+    the whole process. A higher threshold, and a search that is turned off, are not changed.
     """
     first, *further = gc.get_threshold()
     if 0 < first < NEW_OBJECTS:
@@ -64,11 +65,14 @@ def raise_gc_threshold() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the GPU or of the machine, did not suffice.
+    """Returns whether an error means that memory, of the GPU or of the machine, was insufficient.
 
-    True for torch's error of its GPU allocator, for Python's and numpy's MemoryError, for a system call that the
-    kernel refused memory, and for the RuntimeErrors of `SIGNS`. A process that the kernel kills for memory raises
-    nothing, so this cannot tell of it.
+    There are four kinds: torch's error of its GPU allocator, MemoryError of Python and numpy, a system call
+    for which the kernel had no memory, and the RuntimeErrors of `SIGNS`. A process that the kernel kills for
+    lack of memory raises no error.
+
+    Args:
+        error: any error.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -80,10 +84,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_advice(
     config: TrainConfig, *, device: torch.device, gpus: float, share: str = "search.gpus_per_trial"
 ) -> str:
-    """What took the memory and what to change, in two sentences that name the parameters.
+    """Returns two sentences that say what needed the memory and which parameters to change.
 
-    config: of the run that ran out. gpus: the share of a GPU that it had, 0 for all that was free;
-    share: the parameter that says so.
+    Args:
+        config: recipe of the run that ran out of memory.
+        device: device of the run.
+        gpus: its share of a GPU; 0: all GPU memory that was free.
+        share: name of the parameter that sets this share.
     """
     micro_batches = min(config.accumulate, config.batch_size)
     images = -(-config.batch_size // micro_batches)
@@ -114,12 +121,17 @@ def out_of_memory_advice(
 
 @contextmanager
 def checkpointed(model: Any, enabled: bool) -> Iterator[None]:
-    """timm's gradient checkpointing of a network's blocks, inside; off again afterwards.
+    """Turns on timm's gradient checkpointing of a network's blocks inside the `with` block.
 
-    (Chen et al., arXiv 1604.06174.) Draws inside of blocks, such as stochastic depth's, are the same the second time.
+    (Chen et al., arXiv 1604.06174.) Random draws inside blocks, such as those of stochastic depth, are the
+    same when a block is run again.
+
+    Args:
+        model: the network.
+        enabled: whether to turn it on; otherwise nothing changes.
 
     Raises:
-        ValueError: the network cannot.
+        ValueError: the network does not support it.
     """
     if not enabled:
         yield
@@ -138,5 +150,6 @@ def checkpointed(model: Any, enabled: bool) -> Iterator[None]:
 
 
 def _either(changes: list[str]) -> str:
+    """Returns alternatives as one sentence, without its full stop."""
     text = changes[0] if len(changes) == 1 else "; ".join(changes[:-1]) + "; or " + changes[-1]
     return text[0].upper() + text[1:]

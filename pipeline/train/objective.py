@@ -1,7 +1,7 @@
 """The objective: cross-entropy plus every regulariser's loss times its weight in this epoch.
 
-The objective owns the taps that the regularisers need and what they train beside the network, so it is made when the
-network is built and closed when the network leaves training.
+The objective owns the taps that the regularisers need, and the parameters that they train beside the network.
+It is therefore made after the network, and closed when training ends.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,13 @@ NO_GRADIENT = (
 
 @dataclass(frozen=True)
 class StepLoss:
-    """One batch's loss. total: scalar to go backward from. logits (B, C), detached. monitors: detached scalars."""
+    """The loss of one batch.
+
+    Attributes:
+        total: scalar for the backward pass.
+        logits: (B, C), detached.
+        monitors: detached scalars by name.
+    """
 
     total: Tensor
     logits: Tensor
@@ -36,18 +42,24 @@ class StepLoss:
 
 
 class Objective:
-    """Cross-entropy + sum over methods of weight(epoch) * regulariser.
+    """Cross-entropy plus the sum over methods of weight(epoch) times the method's loss.
 
-    class_weights: (C,), what the cross-entropy's term of each class is multiplied with in training: for label smoothing
-    and mixed labels too, that of every class that an image has a share of. Scoring weighs nothing.
+    Methods that have no weight and are not watched are left out. The others are prepared for the network here. The
+    parameters that they train beside the network are in `trainable`. Their first values come from a random stream per
+    method, determined by `seed`, so that a method does not change the network's random draws.
 
-    Methods that have neither a weight nor a watcher are left out. The others are prepared for the network here: what
-    they train beside it is `trainable`, whose first weights are drawn from a stream of each method's own, decided by
-    `seed`, so that a method does not change what the network draws.
+    Args:
+        model: the network.
+        regularizers: methods by name.
+        planned_epochs: length of training, over which the methods' weights are scheduled.
+        label_smoothing: of the cross-entropy in training.
+        class_weights: (C,) factors of the cross-entropy's terms in training; None: no factors. With label smoothing
+            and mixed labels, each class of which an image has a share has its own factor. Scoring uses no factors.
+        seed: seed of the methods' first values.
 
     Raises:
-        ValueError: the network cannot give what a regulariser needs, or all that it reads is frozen; begins with
-            `regularizer.` and the method's name.
+        ValueError: the network lacks something that a regulariser needs, or all that it reads is frozen. The
+            message begins with `regularizer.` and the method's name.
     """
 
     def __init__(
@@ -76,18 +88,21 @@ class Objective:
 
     @property
     def needs_masks(self) -> bool:
-        """Whether a method asks for the masks of the images."""
+        """True if a method needs the masks of the images."""
         return any(method.needs.masks for method in self._regularizers.values())
 
     def weights(self, epoch: int) -> dict[str, float]:
-        """Every method's weight in an epoch counted from 0."""
+        """Returns the weight of every method in an epoch, counted from 0."""
         return {name: method.weight_at(epoch, self._planned_epochs) for name, method in self._regularizers.items()}
 
     def step(self, inputs: Tensor, labels: Tensor, epoch: int, masks: Tensor | None = None) -> StepLoss:
-        """Forward pass and loss of one training batch. A method whose weight is 0 is not evaluated.
+        """Runs the forward pass of one training batch and returns its loss. A method with weight 0 is not evaluated.
 
-        inputs (B, C, H, W); labels (B,) int64, or (B, K) as shares that have the label smoothing in them already; masks
-        (B, H, W) as of `Features`, for methods that ask for them.
+        Args:
+            inputs: (B, C, H, W).
+            labels: (B,) int64, or (B, K) as shares that already include the label smoothing.
+            epoch: counted from 0.
+            masks: (B, H, W) as in `Features`, for methods that need them; None: no method does.
         """
         weights = self.weights(epoch)
         for name, weight in weights.items():
@@ -111,13 +126,21 @@ class Objective:
         if self._class_weights is None:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         weights = self._class_weights.to(logits.dtype)
-        # Of each image first: torch's own mean divides by the weights of the batch's labels, but not of mixed ones.
+        # The mean is taken here, since torch's own divides by the sum of the labels' weights, except for mixed labels.
         losses = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="none")
         return losses.mean()
 
     @torch.no_grad()
     def score(self, inputs: Tensor, labels: Tensor, masks: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and monitors of a batch that is not trained on; every method is asked, whatever its weight then is."""
+        """Returns the logits and monitors of a batch that is not trained on.
+
+        Every method is evaluated, whatever its weight.
+
+        Args:
+            inputs: (B, C, H, W).
+            labels: (B,) int64.
+            masks: (B, H, W) as in `Features`, for methods that need them; None: no method does.
+        """
         logits = self._model(inputs)
         monitors = {"loss": F.cross_entropy(logits, labels)}
         for name in self._regularizers:
@@ -127,26 +150,36 @@ class Objective:
         return logits, monitors
 
     def count_over_workers(self, total: Callable[[Tensor], Tensor] | None, unit: float = 1) -> None:
-        """What every method's `global_count` and `count_unit` are until the next call; None: a single worker's."""
+        """Sets every method's `global_count` and `count_unit` until the next call; None: those of a single worker."""
         for method in self._regularizers.values():
             method.total_over_workers, method.count_unit = total, unit
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """What the methods have learnt, by method; those that learn nothing are left out."""
+        """Returns the learnt state of the methods, by method; methods that learn nothing are left out."""
         states = {name: dict(method.state_dict()) for name, method in self._regularizers.items()}
         return {name: state for name, state in states.items() if state}
 
     def load_state(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on from an earlier `state()`."""
+        """Loads an earlier `state()`."""
         for name, state in states.items():
             self._regularizers[name].load_state_dict(state)
 
     def _prepare(self, name: str, method: Regularizer, seed: int) -> None:
+        """Prepares a method for the network and attaches its taps.
+
+        Args:
+            name: the method's name.
+            method: the method.
+            seed: seed of the method's first values.
+
+        Raises:
+            ValueError: the network lacks something that the method needs, or all that it reads is frozen.
+        """
         device = device_of(self._model)
         with torch.random.fork_rng(devices=[]):
-            # The CPU's stream alone, and drawn there, so that first weights are the same on every device.
+            # First values are drawn from the CPU's stream alone, so that they are the same on every device.
             state = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, dtype=np.uint64)
-            torch.default_generator.manual_seed(int(state[0] >> 1))  # torch takes 63 bits
+            torch.default_generator.manual_seed(int(state[0] >> 1))  # torch accepts 63 bits
             try:
                 method.prepare(self._model, inputs_shape=_inputs_shape(self._model))
                 self._collectors[name] = Collector(self._model, method.needs)
@@ -157,17 +190,25 @@ class Objective:
         method.to(device)
 
     def _regularize(self, name: str, inputs: Tensor, masks: Tensor | None) -> RegularizerOutput:
+        """Returns a method's output on the last forward pass, without autocast.
+
+        Args:
+            name: the method's name.
+            inputs: (B, C, H, W).
+            masks: (B, H, W); None: no method needs masks.
+        """
         method, collector = self._regularizers[name], self._collectors[name]
         with without_autocast(inputs.device):
             output: RegularizerOutput = method(collector.features(inputs, masks))
         return output
 
     def _forget(self) -> None:
+        """Drops what the taps hold of the last forward pass."""
         for collector in self._collectors.values():
             collector.clear()
 
     def close(self) -> None:
-        """Take the taps out of the network."""
+        """Removes the taps from the network."""
         for collector in self._collectors.values():
             collector.remove()
 
@@ -177,11 +218,18 @@ class Objective:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Removes the taps from the network.
+
+        Args:
+            kind: unused.
+            error: unused.
+            trace: unused.
+        """
         self.close()
 
 
 def _inputs_shape(model: nn.Module) -> tuple[int, ...]:
-    """(channels, height, width) of the images that a network takes; () for one of no known kind."""
+    """Returns (channels, height, width) of the images that a network takes; () for a network of an unknown kind."""
     try:
         return describe_network(model).inputs
     except ValueError:

@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule, both timm's."""
+"""Optimizers and learning-rate schedules of timm."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,20 +19,26 @@ from pipeline.models.architecture import list_classifiers
 from pipeline.train.train_config import TrainConfig
 
 FUSED = ("adamw", "sgd")
-"""torch's own, by timm's names, which have a fused step on CPUs and on CUDA; the others are timm's."""
+"""Names in timm of torch's own optimizers, which have a fused step on CPUs and on CUDA; the others are timm's."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, *, beside: nn.Module | None = None) -> Optimizer:
-    """The recipe's optimizer over a network's parameters, with timm's own settings but for rate and decay.
+    """Returns the recipe's optimizer over a network's parameters, with timm's own options except for rate and decay.
 
-    Biases, norms and what the network names itself stay out of weight decay, and what is frozen out of all groups.
-    beside: what else is trained, such as the trainable parts of regularisers; decayed by the same rule.
+    Biases, norms and the parameters that the network itself lists are not decayed. Frozen parameters are in no group.
 
-    With `layer_decay` d, timm's groups: layer i of L has the rate lr d^(L - 1 - i), with what comes before the first
-    block as layer 0, each block as one, and the classifier as the last (Clark et al., ELECTRA, arXiv 2003.10555; Bao et
-    al., BEiT, arXiv 2106.08254). What is trained beside the network has lr.
+    With `layer_decay` d, the parameters are in timm's groups: layer i of L has the rate lr d^(L - 1 - i).
+    Layer 0 is everything before the first block, each block is one layer, and the classifier is the last one
+    (Clark et al., ELECTRA, arXiv 2003.10555; Bao et al., BEiT, arXiv 2106.08254). Modules that are trained
+    beside the network have the rate lr.
+
+    Args:
+        model: the network.
+        config: the recipe.
+        beside: modules that are trained beside the network, such as parts of regularisers, decayed by the
+            same rule; None: none.
     """
-    # One kernel for all weights where torch has one, in place of several for each of them.
+    # A fused step is one kernel for all weights, in place of several for each.
     fused: dict[str, Any] = {"fused": True} if config.optimizer in FUSED else {}
     optimizer = create_optimizer_v2(
         list(_groups(model, config)), opt=config.optimizer, lr=config.lr, weight_decay=0.0, **fused
@@ -43,10 +49,16 @@ def make_optimizer(model: nn.Module, config: TrainConfig, *, beside: nn.Module |
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Scheduler:
-    """Linear warm-up, then the recipe's schedule; advanced by `step_update(step)`, steps counted from 0.
+    """Returns the learning-rate schedule: a linear warm-up, then the recipe's schedule.
 
-    The warm-up begins at `warmup_lr`, or, where that is None, at one step's share of `lr`. What follows is laid over
-    the steps that the warm-up leaves: a cosine or a line from `lr` to `min_lr`, or `lr` throughout.
+    It is advanced by `step_update(step)`, steps counted from 0. The warm-up begins at `warmup_lr`, or, if
+    that is None, at one step's share of `lr`. The recipe's schedule covers the steps after the warm-up: a
+    cosine or a line from `lr` to `min_lr`, or `lr` throughout.
+
+    Args:
+        optimizer: the optimizer whose rate is set.
+        config: the recipe.
+        steps_per_epoch: steps in an epoch.
 
     Raises:
         ValueError: an unknown schedule.
@@ -69,13 +81,16 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: in
 
 
 def learning_rate(optimizer: Optimizer) -> float:
-    """The rate that the schedule has set, before a group's own scale."""
+    """Returns the learning rate that the schedule has set, before a group's own scale."""
     group = optimizer.param_groups[0]
     return float(group["lr"]) / float(group.get("lr_scale", 1.0))
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> Iterator[dict[str, Any]]:
-    """timm's groups, with those cut in two that the classifier shares, where that has a rate of its own."""
+    """Yields timm's parameter groups.
+
+    If the classifier has a learning rate of its own, groups that contain its parameters are split in two.
+    """
     named: Any = getattr(model, "no_weight_decay", set)
     shared: dict[str, Any] = {"weight_decay": config.weight_decay, "no_weight_decay_list": named()}
     if config.layer_decay == 1:

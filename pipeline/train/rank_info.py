@@ -1,8 +1,8 @@
-"""Which images of every batch each of several workers trains on.
+"""Division of every batch among several workers that train one network.
 
-Workers that train one network together go through the same batches as a single one would: the same seeded order, and
-every batch cut into the same `accumulate` micro-batches. Of each micro-batch a worker takes its share, so that what the
-workers run at the same time is, put together, one micro-batch of the single worker's.
+The workers go through the same batches as a single one would: the same seeded order, with every batch split
+into the same `accumulate` micro-batches. Each worker takes its share of every micro-batch. The shares that
+run at the same time are together one micro-batch of the single worker.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class BatchShard:
-    """What one worker runs of one batch.
+    """One worker's part of one batch.
 
-    rows: places in the batch, int64, micro-batch after micro-batch. sizes: images of each micro-batch that are this
-    worker's; 0 where the micro-batch has none for it: a first row then stands in, since all workers run all
-    micro-batches, and counts nothing. wholes: images of each micro-batch, all workers' together. workers: how many
-    there are.
+    If a micro-batch has no image for this worker, its first row stands in, because all workers run all
+    micro-batches. This row has weight 0.
+
+    Attributes:
+        rows: positions in the batch, int64, micro-batch after micro-batch.
+        sizes: number of this worker's images in each micro-batch, 0 for a stand-in.
+        wholes: number of all workers' images in each micro-batch.
+        workers: number of workers.
     """
 
     rows: NDArray[np.int64]
@@ -28,22 +32,27 @@ class BatchShard:
 
     @property
     def images(self) -> int:
-        """Images of the batch."""
+        """Number of images in the batch."""
         return sum(self.wholes)
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One of several workers. rank: which, counted from 0. size: how many."""
+    """One of several workers.
+
+    Attributes:
+        rank: index of the worker, counted from 0.
+        size: number of workers.
+    """
 
     rank: int
     size: int
 
     def share(self, images: int, accumulate: int) -> BatchShard:
-        """This worker's part of a batch of so many images, which is run in `accumulate` micro-batches.
+        """Returns this worker's part of a batch of `images` images, which is run in `accumulate` micro-batches.
 
-        A batch of fewer images than micro-batches is run image by image, as `pipeline.train.step.take_step` does, and
-        the rows fall into micro-batches where it cuts them.
+        A batch of fewer images than micro-batches is run image by image. The rows are split in the same way
+        as in `pipeline.train.step.take_step`.
         """
         micro_batches = np.array_split(np.arange(images), min(accumulate, images))
         parts = [np.array_split(micro_batch, self.size)[self.rank] for micro_batch in micro_batches]
@@ -56,5 +65,11 @@ class RankInfo:
         )
 
     def shares(self, images: int, batch_size: int, accumulate: int) -> list[BatchShard]:
-        """This worker's part of every batch of an epoch over so many images; the last batch may be smaller."""
+        """Returns this worker's part of every batch of an epoch; the last batch may be smaller.
+
+        Args:
+            images: images of an epoch.
+            batch_size: images of a batch.
+            accumulate: micro-batches of a batch.
+        """
         return [self.share(min(batch_size, images - start), accumulate) for start in range(0, images, batch_size)]

@@ -1,4 +1,4 @@
-"""The files of a checkpoint, and what it says of itself; importable without torch."""
+"""Files of a checkpoint, and its JSON sidecar; importable without torch."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,38 @@ FORMAT = 1
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 SIDECAR = "checkpoint.json"
-"""Written last: a folder that has it is complete."""
+"""This file is written last: a folder that has it is complete."""
 
 TrainState = Mapping[str, Any]
-"""What training goes on from beside the weights, as `torch.save` takes it."""
+"""State beside the weights from which training resumes, in a form that `torch.save` accepts."""
 
 
 class Sidecar(TypedDict, total=False):
-    """What a checkpoint says of itself: the network, the images that it takes, and what it was trained on.
+    """Content of a checkpoint's sidecar: the network, the images that it takes, and the data and parameters
+    of its training.
 
-    model: as of `pipeline.models.model_config.ModelConfig`. values: its configuration, by dotted path. metrics, scores:
-    of a trial, scores by validation image. arm, trained_on, curves: of retraining, the role of its images, and a row an
-    epoch. training: a hash, of `sar-search train`.
+    Attributes:
+        format: version of the sidecar's format.
+        model: fields of `pipeline.models.model_config.ModelConfig`.
+        num_classes: number of outputs of the classifier.
+        image_size: [H, W] in pixels.
+        channels: channels of the images.
+        classes: names by label.
+        mean: mean of each channel, for standardisation.
+        std: standard deviation of each channel, for standardisation.
+        data_hash: hash of the prepared set.
+        split_hash: hash of the split.
+        seed: seed of the training.
+        bit_depth: bit depth of the prepared set's grey images, if they have more than 8 bits.
+        pretrained: specification, meaning and SHA-256 of the pretrained weights, if there are any.
+        guide: specification and SHA-256 of the guide network, if there is one.
+        values: configuration by dotted path.
+        metrics: metrics of a trial.
+        scores: a trial's scores by validation image, packed; None: there are none.
+        arm: arm of a retraining.
+        trained_on: role of a retraining's images.
+        curves: metrics of a retraining, one row an epoch.
+        training: hash that `sar-search train` writes.
     """
 
     format: int
@@ -49,7 +69,10 @@ class Sidecar(TypedDict, total=False):
 
 
 def read_sidecar(folder: Path) -> Sidecar:
-    """What a checkpoint says of itself.
+    """Returns the content of a checkpoint's sidecar.
+
+    Args:
+        folder: the checkpoint's folder.
 
     Raises:
         UserError: no checkpoint there, or one of another format.

@@ -1,4 +1,4 @@
-"""One step of the optimizer: a batch run in micro-batches, forward in the recipe's precision and backward."""
+"""One step of the optimizer: the forward pass in the recipe's precision, and the backward pass, in micro-batches."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,21 +26,29 @@ def take_step(
     config: TrainConfig,
     shard: BatchShard | None = None,
 ) -> dict[str, Tensor]:
-    """One step of the optimizer on one batch, run in `config.accumulate` micro-batches as equal as can be.
+    """Takes one step of the optimizer on one batch, run in `config.accumulate` micro-batches as equal as possible.
 
-    inputs (B, C, H, W), labels (B,) or shares (B, K), masks (B, H, W) where a method asks for them; a batch of fewer
-    images than micro-batches is run image by image.
-    epoch: counted from 0. Returns the monitors of `Objective.step`, and accuracy, as means over the batch's images:
-    detached scalars.
+    A batch of fewer images than micro-batches is run image by image. A micro-batch's loss is weighted by its share of
+    the images, so the gradient of the cross-entropy is that of the whole batch, but for rounding. Random draws inside
+    the network (dropout, stochastic depth) are made per micro-batch: with the same distribution, but other values. A
+    regulariser's mean over maps that are not empty is taken in each micro-batch. If empty maps are spread unevenly,
+    the other maps of a micro-batch with many empty ones weigh more than in the whole batch.
 
-    A micro-batch's loss counts by its share of the images, so the gradient of the cross-entropy is that of the whole
-    batch, but for rounding. What is drawn at random inside the network (dropout, stochastic depth) is drawn micro-batch
-    by micro-batch: by the same law, but other values. A regulariser's mean over maps that are not empty is taken in
-    each micro-batch, so where empty maps are spread unevenly over the micro-batches, the maps of a micro-batch with
-    many of them weigh more than in the whole.
+    Args:
+        model: the network.
+        objective: the objective; a `SharedObjective` needs `shard`.
+        optimizer: the optimizer.
+        inputs: (B, C, H, W).
+        labels: (B,) int64, or (B, K) shares.
+        masks: (B, H, W); None: no method needs masks.
+        epoch: counted from 0.
+        config: the recipe.
+        shard: this worker's part of a batch that several workers run, with its own split into micro-batches;
+            None: a single worker runs the batch.
 
-    shard: of a batch that several workers run, what is here; its micro-batches are cut where this cuts them. The
-    monitors are then this worker's part of the sums that give the batch's.
+    Returns:
+        The monitors of `Objective.step`, and the accuracy, as means over the batch's images: detached
+        scalars. With `shard`, they are this worker's terms of these means, which add up over the workers.
     """
     if isinstance(objective, SharedObjective):
         assert shard is not None
@@ -52,10 +60,10 @@ def take_step(
     objects: Sequence[Tensor | None] = [None] * micro_batches if masks is None else masks.tensor_split(micro_batches)
     for index, (images, answers) in enumerate(cut):
         if shard is None:
-            part = weight = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of it
+            part = weight = len(answers) / len(labels)  # 1.0 for a whole batch, which changes no bit of the loss
         else:
             part = shard.sizes[index] / shard.images
-            weight = part * shard.workers  # the mean over workers is taken of their gradients
+            weight = part * shard.workers  # the gradients are averaged over the workers afterwards
         with _precision(config, images.device):
             loss = objective.step(images, answers, epoch, objects[index])
         (loss.total * weight).backward()  # type: ignore[no-untyped-call, unused-ignore]
@@ -70,11 +78,12 @@ def take_step(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of images whose largest logit is their label's; of shares (B, K), the label with the largest share."""
+    """Returns the share of images whose largest logit is their label's; with (B, K) shares, the largest share's."""
     answers = labels.argmax(-1) if labels.is_floating_point() else labels
     return (logits.argmax(-1) == answers).double().mean()
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """Returns the context that runs the forward pass in the recipe's precision."""
     # bfloat16 has float32's range, so losses need no scaling.
     return torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()

@@ -1,34 +1,48 @@
-"""What this room takes: plain frozen values, importable without torch."""
+"""Inputs of this room as plain frozen values, importable without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_MICRO_BATCHES = 64
-"""A batch is run in at most so many micro-batches."""
+"""The most micro-batches of a batch."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The recipe.
 
-    epochs: planned length, over which every schedule is laid. batch_size: images a step. lr, min_lr: peak and last
-    learning rate. warmup_epochs: epochs of linear warm-up, from warmup_lr; None: from one step's share of lr.
-    weight_decay: not on biases and norms. label_smoothing: of the cross-entropy. clip_grad: largest gradient norm,
-    None for no clipping. accumulate: micro-batches that a batch is run in, one after the other, so that the activations
-    of one micro-batch at a time are held. optimizer: timm's name. scheduler: cosine, linear or constant, after the
-    warm-up. layer_decay: factor of the learning rate from a layer to the one before it, 1 for none.
-    classifier_lr_scale: of the classifier's learning rate.
-
-    mixup, cutmix: alpha of the beta distribution that shares are drawn from, 0 for none; mixup_prob: of a batch to be
-    mixed at all; mixup_switch: of cutmix where both are on. augment: none, light or deit; flip: whether it mirrors.
-    erasing: probability of an image to lose a rectangle. ema_decay: of the averaged weights, 0 for none. precision:
-    float32 or bfloat16, of forward passes in training. grad_checkpointing: compute activations again going backward.
-    compile: auto, always or never, of training's passes; see `pipeline.train.compilation`.
-    workers: processes that decode the images of an encoded set ahead, 0 for threads; they change no number.
-
-    class_weights: of the cross-entropy, by class name, "balanced", or None; see
-    `pipeline.train.class_weights`.
-    sampling: shuffle, every image once an epoch, or balanced, with replacement and all classes equally often.
+    Attributes:
+        epochs: planned length; every schedule covers it.
+        batch_size: images of a step.
+        lr: peak learning rate.
+        min_lr: last learning rate.
+        warmup_epochs: epochs of linear warm-up.
+        weight_decay: decay of all weights but biases and norms.
+        label_smoothing: label smoothing of the cross-entropy.
+        clip_grad: largest gradient norm; None: no clipping.
+        accumulate: micro-batches of a batch, run one after another, so that only one micro-batch's
+            activations are in memory.
+        optimizer: timm's name.
+        scheduler: "cosine", "linear" or "constant", after the warm-up.
+        warmup_lr: first learning rate of the warm-up; None: one step's share of `lr`.
+        mixup: alpha of the beta distribution that mixup's shares are drawn from; 0: no mixup.
+        cutmix: the same of CutMix; 0: no CutMix.
+        mixup_prob: probability that a batch is mixed.
+        mixup_switch: probability of CutMix if both are on.
+        augment: "none", "light" or "deit".
+        flip: whether the augmentation mirrors images.
+        erasing: probability that an image loses a rectangle.
+        ema_decay: decay of the averaged weights; 0: no average.
+        precision: "float32" or "bfloat16", of forward passes in training.
+        grad_checkpointing: whether activations are computed again in the backward pass.
+        compile: "auto", "always" or "never", of training's passes (`pipeline.train.compilation`).
+        workers: processes that decode the images of an encoded set ahead; 0: threads. The result does not
+            depend on it.
+        class_weights: weights of the cross-entropy by class name, "balanced", or None
+            (`pipeline.train.class_weights`).
+        sampling: "shuffle", every image once an epoch, or "balanced", with replacement and all classes equally often.
+        layer_decay: ratio of a layer's learning rate to that of the layer after it; 1: equal rates.
+        classifier_lr_scale: factor of the classifier's learning rate.
     """
 
     epochs: int

@@ -1,4 +1,4 @@
-"""What an epoch used: CPU and memory, the GPU, and the share of its time that training waited for data."""
+"""Use of the machine in an epoch: CPU and memory, the GPU, and the share of its time that training waited for data."""
 
 import time
 from collections import deque
@@ -17,9 +17,12 @@ T = TypeVar("T")
 
 
 class UsageMeter:
-    """Measures epochs, one after another: `begin`, batches through `timed`, `read`. Used with `with`.
+    """Meter of epochs, one after another: call `begin`, pass the batches through `timed`, then call `read`.
+    Used with `with`.
 
-    device: that training runs on. cores: those that it was given; None: as many as torch's threads.
+    Args:
+        device: device of the training.
+        cores: number of CPU cores that the training may use; None: the number of torch's threads.
     """
 
     def __init__(self, device: torch.device, *, cores: int | None = None) -> None:
@@ -40,17 +43,24 @@ class UsageMeter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Closes the GPU's sampler.
+
+        Args:
+            kind: unused.
+            error: unused.
+            trace: unused.
+        """
         self._open.close()
 
     def begin(self) -> None:
-        """An epoch begins now."""
+        """Marks the beginning of an epoch."""
         self._wait.clear()
         if self._gpu is not None:
             self._gpu.begin()
         self._began = cpu_times()
 
     def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches as they are; the time until each is there counts as waiting."""
+        """Yields the batches unchanged, and counts the time until each is available as waiting."""
         began = self._wait.mark()
         for batch in batches:
             self._wait.add(began, self._wait.mark())
@@ -59,8 +69,8 @@ class UsageMeter:
         self._wait.add(began, self._wait.mark())
 
     def read(self) -> dict[str, float]:
-        """What was used since `begin`, by MLflow's names of system metrics and, where it has none, by ours."""
-        waited = self._wait.seconds()  # first: on a GPU, until what was asked of it is done
+        """Returns the use since `begin`, by MLflow's names of system metrics, or by our own if MLflow has none."""
+        waited = self._wait.seconds()  # first, since on a GPU this waits until its queued work is done
         usage = cpu_usage(self._began, self._cores)
         seconds = time.perf_counter() - self._began.clock
         usage |= memory_usage()
@@ -72,7 +82,7 @@ class UsageMeter:
 
 
 class _Wait(Protocol):
-    """Adds up the time between marks."""
+    """Sum of the times between marks."""
 
     def mark(self) -> Any: ...
     def add(self, began: Any, ended: Any) -> None: ...
@@ -81,7 +91,7 @@ class _Wait(Protocol):
 
 
 class _HostWait:
-    """By the clock of the CPU that trains."""
+    """Waiting time by the clock of the CPU, for training on a CPU."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -100,10 +110,11 @@ class _HostWait:
 
 
 class _GpuWait:
-    """By the clock of a GPU, since the CPU is ahead of it: it asks for the next batch while the GPU still computes.
+    """Waiting time by the clock of a GPU.
 
-    Marks are events in the GPU's queue. One reaches the GPU when all work before it is done, so between the end of a
-    step and the next batch passes only the time in which there was no step to compute.
+    The CPU's clock cannot be used, since the CPU asks for the next batch while the GPU still computes. Marks
+    are events in the GPU's queue. An event is reached when all work before it is done. The time between the
+    end of a step and the next batch is therefore only the time in which the GPU had no step to compute.
     """
 
     def __init__(self, device: torch.device) -> None:

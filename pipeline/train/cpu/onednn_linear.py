@@ -1,8 +1,8 @@
-"""Linear layers on a CPU by oneDNN, forward and backward, while a network trains.
+"""Linear layers computed by oneDNN on a CPU, forward and backward, while a network trains.
 
-torch gives float32 products to MKL, which takes its slower path on processors that are not Intel's; oneDNN, which comes
-with torch too, writes its kernels for what the processor has. Same precision, other order of summation.
-docs/performance.md says what it gives.
+torch passes float32 products to MKL, which takes a slower path on processors that are not Intel's. oneDNN,
+which is part of torch too, generates its kernels for the processor at hand. The precision is the same; the
+order of summation differs. docs/performance.md has the gain.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,19 @@ from torch.nn import functional as F
 
 @contextmanager
 def use_onednn_linear(model: nn.Module) -> Iterator[None]:
-    """Inside, the network's linear layers on a CPU compute by oneDNN; afterwards by torch's own way again.
+    """Computes the network's linear layers on a CPU by oneDNN inside the `with` block.
 
-    Where torch was built without oneDNN, and on any other device, nothing changes. Layers of other classes, even
-    derived ones, are left alone, and so is what is not float32 (autocast's products go to oneDNN by themselves).
+    Nothing changes on other devices, or if torch was built without oneDNN. Layers of other classes, also of
+    subclasses, are not changed. Neither are inputs that are not float32 (under autocast, torch uses oneDNN by itself).
+
+    Args:
+        model: the network, changed in place and restored afterwards.
     """
     layers = [each for each in model.modules() if type(each) is nn.Linear and each.weight.device.type == "cpu"]
     if not has_onednn():
         layers = []
     for layer in layers:
-        # The class and not a method of the object, so that a copy of the network computes with weights of its own.
+        # The class is replaced, not a method of the object, so that a copy of the network uses its own weights.
         layer.__class__ = _Linear
     try:
         yield
@@ -36,7 +39,7 @@ def use_onednn_linear(model: nn.Module) -> Iterator[None]:
 
 
 def has_onednn() -> bool:
-    """Whether torch has oneDNN, and the operator of it that is used here."""
+    """Returns whether torch has oneDNN, and the oneDNN operator that is used here."""
     there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call, unused-ignore]
     return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -44,7 +47,7 @@ def has_onednn() -> bool:
 class _Linear(nn.Linear):
     def forward(self, inputs: Tensor) -> Tensor:
         other = inputs.dtype != torch.float32 or not inputs.numel() or torch.is_autocast_enabled("cpu")
-        # torch.compile takes oneDNN's operator with constant weights alone.
+        # torch.compile supports oneDNN's operator only with constant weights.
         if other or torch.compiler.is_compiling():
             return F.linear(inputs, self.weight, self.bias)
         found: Tensor = _Product.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]
@@ -52,11 +55,11 @@ class _Linear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T + b for x (..., I), W (O, I), b (O,) or None."""
+    """The product x W^T + b for x (..., I), W (O, I), b (O,) or None."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Of a slice, as the head gets the class token's, oneDNN takes the gradient by its slowest way: .8 ms, not .1.
+        # The classifier's input is a slice (the class token's); for slices oneDNN's gradient takes 0.8 ms, not 0.1.
         inputs = inputs.contiguous()
         ctx.save_for_backward(inputs, weight)
         return _times_transposed(inputs, weight, bias)
@@ -70,7 +73,7 @@ class _Product(torch.autograd.Function):
         rows, columns = above.flatten(0, -2), inputs.flatten(0, -2)
         into_weight = None
         if wants_weight and weight.shape[1] <= weight.shape[0]:
-            # The product with fewer rows is the faster one of the two; optimizers want the usual layout.
+            # Of the two products, the one with fewer rows is faster. Optimizers need the usual layout.
             into_weight = _times_transposed(columns.t(), rows.t()).t().contiguous()
         elif wants_weight:
             into_weight = _times_transposed(rows.t(), columns.t())
@@ -82,6 +85,12 @@ class _Product(torch.autograd.Function):
 
 
 def _times_transposed(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left right^T + bias for left (..., K), right (N, K), bias (N,): (..., N)."""
+    """Returns left right^T + bias, (..., N).
+
+    Args:
+        left: (..., K).
+        right: (N, K).
+        bias: (N,); None: zero.
+    """
     found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return found
