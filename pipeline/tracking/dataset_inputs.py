@@ -1,4 +1,4 @@
-"""Image sets as MLflow's dataset tracking lists them beside a run, known by our hash of them."""
+"""Image sets as inputs in MLflow's dataset tracking, identified by our hash of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 LONGEST_NAME, LONGEST_DIGEST = 500, 36
-"""MLflow's limits. The whole hash stands in the tag `sar.data_hash`."""
+"""MLflow's limits, in characters. The tag `sar.data_hash` has the whole hash."""
 
 
 @dataclass(frozen=True)
 class DataUsed:
-    """Data that a run has read, as MLflow lists it. digest: its hash; context: "training", "test" or the like."""
+    """Data that a run has read, as MLflow lists it.
+
+    Attributes:
+        name: name of the set.
+        digest: hash of the set.
+        source: address of the set.
+        context: role of the data, such as "training" or "test".
+        counts: further numbers by name, stored as the profile.
+    """
 
     name: str
     digest: str
@@ -22,7 +30,7 @@ class DataUsed:
 
 
 def dataset_inputs(datasets: Sequence[DataUsed]) -> list[DatasetInput]:
-    """As MLflow takes them, cut to its limits."""
+    """Returns the image sets as MLflow's entities, cut to its limits."""
     return [
         DatasetInput(
             Dataset(

@@ -1,4 +1,4 @@
-"""The evaluation's run in MLflow: written by `evaluate`, and again from `results/` where a store has lost it."""
+"""The evaluation's run in MLflow: written by `evaluate`, and again from `results/` if a store has lost it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,22 @@ from pipeline.workspace import Workspace
 KIND_TAG = "sar.kind"
 PREDICTIONS = "predictions.npz"
 METRIC_TAG = "sar.metric"
-"""What an evaluation is by, as evaluate.metric has it."""
+"""The metric of an evaluation, named as in `evaluate.metric`."""
 LOOK_TAG = "sar.look"
 NETWORKS_TAG = "sar.networks"
 FOLDS_TAG = "sar.folds"
 READS_TAG = "sar.test_reads"
-"""Of earlier versions, which counted readings of the test images instead of looks."""
+"""Tag of earlier versions, which counted readings of the test images instead of looks."""
 
 
 @dataclass(frozen=True)
 class LoggedLooks:
-    """Looks at the test images of some data, as far as an experiment's evaluations tell.
+    """Looks at the test images of some data, according to the evaluations of an experiment.
 
-    count: how many. by_networks, by_run: the number of each, by the hash of its networks and by its run's id.
+    Attributes:
+        count: number of looks.
+        by_networks: number of each look, by the hash of its networks.
+        by_run: number of each look, by the id of its run.
     """
 
     count: int
@@ -39,10 +42,15 @@ class LoggedLooks:
 
 
 def tested_networks(workspace: Workspace, retrained: Retraining, *, holdout: bool) -> list[str]:
-    """What the networks are known by that an evaluation tests: those of all folds, and, where there are none or images
-    are kept apart from them, those of all images.
+    """Returns the SHA-256 of the weights of each network that an evaluation tests.
 
-    retrained: what was retrained. holdout: whether the split of all images has test images.
+    These are the networks of all folds, if there are any, and with `holdout` the networks that were trained
+    on all images.
+
+    Args:
+        workspace: the checkout, with the retrained models.
+        retrained: the retraining's results.
+        holdout: whether the split of all images has test images.
     """
     runs = [run for each in retrained.folds for run in each.runs]
     runs += retrained.runs if holdout else []
@@ -59,11 +67,25 @@ def log_evaluation(
     datasets: Sequence[DataUsed] = (),
     seconds: float = 0.0,
 ) -> str:
-    """A run for the evaluation, under its search, with its figures and files. seconds: what it took. Returns its id."""
+    """Writes a run for the evaluation, under its search, with its figures and files, and returns the run's id.
+
+    Args:
+        store: the tracking store.
+        params: the parameters, for the experiment's name.
+        evaluation: the evaluation's results.
+        metrics: metrics of the test images.
+        workspace: the checkout, with the figures and files.
+        tags: further tags of the run.
+        datasets: data that the evaluation read.
+        seconds: duration of the evaluation.
+
+    Raises:
+        UserError: the store fails.
+    """
     fingerprint, look, networks = evaluation.fingerprint, evaluation.look, evaluation.networks
     parent = search_run(workspace.state, fingerprint)
     about = {KIND_TAG: "evaluation", "sar.fingerprint": fingerprint, "sar.search_run": parent or ""}
-    # Where nothing is said of them, as in results of an earlier version, the tags are empty.
+    # Results of an earlier version have neither look nor networks; these tags are then empty.
     about |= {LOOK_TAG: str(look or ""), NETWORKS_TAG: networks, METRIC_TAG: evaluation.words.name}
     about |= {FOLDS_TAG: str(len(evaluation.folds))} if evaluation.folds else {}
     content = evaluation.content()
@@ -94,7 +116,22 @@ def log_probe(
     tags: Mapping[str, str],
     datasets: Sequence[DataUsed] = (),
 ) -> str:
-    """A run for an evaluation's probe, under the evaluation's search; it is not registered. Returns its id."""
+    """Writes a run for an evaluation's probe, under the evaluation's search, and returns the run's id.
+
+    The probe's model is not registered.
+
+    Args:
+        store: the tracking store.
+        params: the parameters, for the experiment's name.
+        evaluation: the evaluation's results.
+        probe: scores of the probe.
+        workspace: the checkout, with the state of the search.
+        tags: further tags of the run.
+        datasets: data that the probe read.
+
+    Raises:
+        UserError: the store fails.
+    """
     metric, fingerprint, data_hash = evaluation.words, evaluation.fingerprint, evaluation.data_hash
     parent = search_run(workspace.state, fingerprint)
     said = probe.model_dump(include={"weights", "sha256", "features", "C", "trained_on", "images"})
@@ -114,7 +151,12 @@ def log_probe(
 
 
 def looks_logged(store: Store, params: Params, data_hash: str) -> LoggedLooks:
-    """The looks at the test images of these data that the experiment's evaluations tell of.
+    """Returns the looks at the test images of some data, according to the evaluations of the experiment.
+
+    Args:
+        store: the tracking store.
+        params: the parameters, for the experiment's name.
+        data_hash: hash of the prepared set.
 
     Raises:
         UserError: the store fails.
@@ -142,7 +184,14 @@ def looks_logged(store: Store, params: Params, data_hash: str) -> LoggedLooks:
 def evaluation_run(
     store: Store, params: Params, evaluation: Evaluation, workspace: Workspace, tags: Mapping[str, str]
 ) -> str:
-    """The id of the evaluation's run, which is written again, with its files, where the store has it no more.
+    """Returns the id of the evaluation's run, which is written again, with its files, if the store has lost it.
+
+    Args:
+        store: the tracking store.
+        params: the parameters, for the experiment's name.
+        evaluation: the evaluation's results.
+        workspace: the checkout, with the evaluation's files.
+        tags: further tags, for a run that is written again.
 
     Raises:
         UserError: the store fails.

@@ -1,8 +1,8 @@
 """User commands that run when a search has finished or failed, or a model was promoted.
 
-Each is a line for the shell in params.yaml (`tracking.on_finished` and so on), run in the checkout's folder with the
-facts in its environment: SAR_EVENT, and each fact by its name, such as SAR_FINGERPRINT. What a command does cannot
-change what has happened: one that fails or hangs is reported on stderr, and that is all.
+Each is a shell command in params.yaml (`tracking.on_finished` and so on). It runs in the checkout's folder.
+The event is in its environment as SAR_EVENT, and further variables by their names, such as SAR_FINGERPRINT. A
+command does not change the result of the event. If it fails or hangs, a warning is printed on stderr.
 """
 
 import os
@@ -17,14 +17,21 @@ from pipeline.config.schema.result_sections import TrackingParams
 FINISHED, FAILED, PROMOTED = "finished", "failed", "promoted"
 
 PATIENCE_S = 60.0
-"""How long a command may take."""
+"""Longest duration of a command."""
 
 LONGEST = 2000
-"""Characters of a fact: an environment has little room."""
+"""The most characters of a variable, since an environment has little room."""
 
 
 def run_hook(tracking: TrackingParams, event: str, variables: Mapping[str, object], folder: Path) -> None:
-    """Run the command of an event, if there is one, in `folder`. variables: by name, as in `best_accuracy`."""
+    """Runs the command of an event, if there is one.
+
+    Args:
+        tracking: the section of parameters with the commands.
+        event: FINISHED, FAILED or PROMOTED.
+        variables: values by name, such as `best_accuracy`, which becomes SAR_BEST_ACCURACY.
+        folder: working directory of the command.
+    """
     commands = {FINISHED: tracking.on_finished, FAILED: tracking.on_failed, PROMOTED: tracking.on_promoted}
     if not (command := commands[event]):
         return
@@ -44,9 +51,14 @@ def run_hook(tracking: TrackingParams, event: str, variables: Mapping[str, objec
 
 @contextmanager
 def notify_on_exit(tracking: TrackingParams, variables: dict[str, object], folder: Path) -> Iterator[dict[str, object]]:
-    """Tell FINISHED or FAILED when the block ends, with the facts that it has added by then.
+    """Runs the command of FINISHED or FAILED when the `with` block ends.
 
-    An interruption is neither: whoever interrupted knows.
+    An interruption runs neither, since the user who interrupted is aware of it.
+
+    Args:
+        tracking: the section of parameters with the commands.
+        variables: values by name, to which the block may add.
+        folder: working directory of the command.
     """
     try:
         yield variables

@@ -1,7 +1,7 @@
-"""The addresses in a database file after its checkout was moved or copied.
+"""Addresses of artifacts in a database file, corrected after its checkout was moved or copied.
 
-MLflow keeps the places of artifacts as absolute addresses: those in the checkout's own `mlartifacts` are written anew
-where the checkout lies elsewhere now.
+MLflow stores the places of artifacts as absolute addresses. Addresses in the checkout's own `mlartifacts` are
+rewritten if the checkout is now elsewhere.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 ARTIFACTS = "mlartifacts"
-"""The folder of the checkout that a database file's artifacts go to."""
+"""Folder of the checkout for the artifacts of a database file."""
 
 PLACES = (
     ("experiments", "artifact_location"),
@@ -21,14 +21,14 @@ PLACES = (
     ("model_versions", "storage_location"),
     ("model_versions", "source"),
 )
-"""Columns in which MLflow keeps where artifacts are."""
+"""Tables and columns in which MLflow stores the places of artifacts."""
 
 
 def settle_addresses(database: Path, root: Path) -> bool:
-    """Lead the addresses of artifacts to `root` where its database still names the place that it was moved from.
+    """Rewrites the addresses of artifacts in a database whose checkout was moved, and returns whether any was changed.
 
-    Only of a database in `root` itself, whose artifacts are its own: of each former place, addresses of an experiment's
-    folder are changed if that folder is here now, or is no longer there. Whether any was.
+    Only a database in `root` itself is changed, since its artifacts are in `root` too. An experiment's
+    address is changed if its folder exists in `root` now, or no longer exists at the former place.
     """
     if not database.is_relative_to(root) or not database.is_file():
         return False
@@ -37,7 +37,7 @@ def settle_addresses(database: Path, root: Path) -> bool:
         try:
             found = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         except sqlite3.DatabaseError:
-            return False  # no schema yet, or no database: whoever opens it tells
+            return False  # no schema yet, or no database: opening it later reports that
         moved = dict(each for (place,) in found for each in _former(str(place), root, here))
         if not moved:
             return False
@@ -54,18 +54,28 @@ def settle_addresses(database: Path, root: Path) -> bool:
 
 
 def is_empty(database: Path) -> bool:
-    """Whether there is no database or one without a table, as a process that was ended early leaves it: 0 bytes."""
+    """Returns whether there is no database, or one without a table.
+
+    A process that was ended early leaves such a database, of 0 bytes.
+    """
     if not database.is_file():
         return True
     try:
         with closing(sqlite3.connect(database, timeout=20.0)) as connection:
             return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
     except sqlite3.Error:
-        return False  # no database: whoever opens it tells
+        return False  # no database: opening it later reports that
 
 
 def _former(place: str, root: Path, here: str) -> Iterator[tuple[str, str]]:
-    """The address of an experiment's folder in another checkout, and the one that it has in this one."""
+    """Yields the address of an experiment's folder in another checkout with its address in this one, if it
+    must be changed.
+
+    Args:
+        place: address of the experiment's artifacts in the database.
+        root: this checkout.
+        here: address of this checkout's artifacts.
+    """
     if urlsplit(place).scheme != "file" or place.startswith(here):
         return
     folder = Path(url2pathname(urlsplit(place).path))

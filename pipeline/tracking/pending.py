@@ -1,7 +1,7 @@
 """Pending updates of an MLflow run, and the calls that send them.
 
-Every call may be made again after its answer was lost: a run is looked for before it is made a second time, parameters
-and metrics that are there already are left out. So whatever interrupts the sending, the next attempt completes it.
+Every call may be repeated after its response was lost. A run is looked up before it is created a second time, and
+stored parameters and metrics are skipped. If sending is interrupted, the next attempt therefore completes it.
 """
 
 import math
@@ -24,13 +24,31 @@ NONFINITE = "sar.nonfinite."
 
 @dataclass
 class RunUpdate:
-    """What the store has not got of one run.
+    """The part of a run that the store does not have yet.
 
-    identity: the tags that no other run of the experiment has, by which it is found.
-
-    metrics: (name, value, step, time in ms); a step of None is the last one that the run has seen.
-    artifacts: (file or folder, folder inside the run's artifacts). status: MLflow's, once the run has ended. reopen: it
-    goes on after it had ended. ran: something new was logged of it.
+    Attributes:
+        identity: tags that no other run of the experiment has, by which the run is found.
+        name: name of the run.
+        run_id: MLflow's id; None: not found or created yet.
+        tags: tags to send.
+        params: parameters to send.
+        metrics: (name, value, step, time in ms) to send; a step of None means the last step of the run.
+        datasets: data that the run has read, to send.
+        artifacts: (file or folder, folder in the run's artifacts) to send.
+        status: MLflow's status, once the run has ended; None: still running.
+        ended_ms: end of the run, in ms since 1970.
+        started_ms: start of the run, in ms since 1970.
+        reopen: whether the run continues after it had ended.
+        ran: whether something new was logged for it.
+        is_open: whether the run was found or created in MLflow.
+        asked: whether creating it was tried.
+        has_lost: whether a part of the update was discarded.
+        stored_status: the run's status in MLflow.
+        stored_tags: its tags in MLflow.
+        stored_params: names of its parameters in MLflow.
+        stored_metrics: names of its metrics in MLflow when it was opened.
+        history: values in MLflow by name and step; None: not read yet.
+        last_step: last step of the run.
     """
 
     identity: Mapping[str, str]
@@ -48,7 +66,7 @@ class RunUpdate:
     reopen: bool = False
     ran: bool = False
 
-    # What is known of the run as MLflow has it, once it is open.
+    # The state of sending, and, once the run is open, its state in MLflow.
     is_open: bool = False
     asked: bool = False
     has_lost: bool = False
@@ -60,16 +78,22 @@ class RunUpdate:
     last_step: int = 0
 
     def add_params(self, params: Mapping[str, object]) -> None:
-        """Take parameters in, cut to MLflow's length."""
+        """Adds parameters, cut to MLflow's length."""
         self.params.update({legal_name(key): str(value)[:MAX_PARAM_VAL_LENGTH] for key, value in params.items()})
 
     def add_tags(self, tags: Mapping[str, object]) -> None:
-        """Take tags in, cut to MLflow's length; a later value replaces an earlier one."""
+        """Adds tags, cut to MLflow's length; a later value replaces an earlier one."""
         self.tags.update({legal_name(key): str(value)[:MAX_TAG_VAL_LENGTH] for key, value in tags.items()})
 
     def add_metrics(self, metrics: Mapping[str, float], step: int | None, time_ms: int) -> None:
-        """Take metrics in; the first step at which one is not finite becomes a tag."""
-        # Not sent as metrics: SQL stores turn them into numbers that look real, infinity into 1.8e308, NaN into 0.
+        """Adds metrics. If a value is not finite, its first step is stored as a tag instead.
+
+        Args:
+            metrics: values by name.
+            step: MLflow's step, an epoch; None: the last step of the run.
+            time_ms: time of the measurement, in ms since 1970.
+        """
+        # Such values are not sent, since SQL stores turn them into plausible ones: infinity into 1.8e308, NaN into 0.
         for key, value in metrics.items():
             if math.isfinite(value):
                 self.metrics.append((legal_name(key), value, step, time_ms))
@@ -77,11 +101,11 @@ class RunUpdate:
                 self.tags.setdefault(legal_name(NONFINITE + key), str(self.last_step if step is None else step))
 
     def end_run(self, status: str, time_ms: int) -> None:
-        """The run has ended, with MLflow's `status`."""
+        """Marks the run as ended, with one of MLflow's statuses."""
         self.status, self.ended_ms = status, time_ms
 
     def discard(self, parts: Iterable[str]) -> int:
-        """Take the parts off the update without sending them, and say how many things they held."""
+        """Removes parts from the update without sending them, and returns the number of entries removed."""
         before = self.num_pending
         self.reopen = False
         for part in parts:
@@ -93,7 +117,7 @@ class RunUpdate:
 
     @property
     def num_pending(self) -> int:
-        """How many things are still to be sent."""
+        """Number of entries that are still to be sent."""
         parts = (self.tags, self.params, self.metrics, self.datasets, self.artifacts)
         return (
             sum(len(part) for part in parts)
@@ -104,7 +128,15 @@ class RunUpdate:
 
 
 class RunWriter:
-    """Sends updates to one experiment. `steps`: what to call, in this order, and the parts of an update it sends."""
+    """Writer of updates to one experiment.
+
+    Args:
+        client: MLflow's client.
+        experiment: id of the experiment.
+
+    Attributes:
+        steps: methods to call, in this order, each with the parts of an update that it sends.
+    """
 
     def __init__(self, client: MlflowClient, experiment: str) -> None:
         self.client = client
@@ -118,12 +150,16 @@ class RunWriter:
         )
 
     def flush(self, update: RunUpdate) -> None:
-        """Send everything; what was sent is taken off the update, also when a later step fails."""
+        """Sends an update. Parts that were sent are removed from it, also if a later step fails."""
         for step, _ in self.steps:
             step(update)
 
     def find(self, tags: Mapping[str, str]) -> list[Run]:
-        """The runs with these tags, the newest first."""
+        """Returns the runs with these tags, the newest first.
+
+        Raises:
+            ValueError: a tag's value has a single quote, which MLflow's searches cannot contain.
+        """
         terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if any("'" in value for value in tags.values()):
             raise ValueError(f"MLflow cannot search for quotes, as in {dict(tags)}")
@@ -138,11 +174,11 @@ class RunWriter:
                 return found
 
     def open(self, update: RunUpdate) -> None:
-        """Find the update's run, or make it."""
+        """Finds the update's run, or creates it."""
         if update.is_open:
             return
         if update.run_id is None and update.asked and (found := self.find(update.identity)):
-            update.run_id = str(found[0].info.run_id)  # made by a call whose answer never came
+            update.run_id = str(found[0].info.run_id)  # created by a call whose response was lost
         if update.run_id is not None:
             self._reopen(update, self.client.get_run(update.run_id))
             return
@@ -155,6 +191,7 @@ class RunWriter:
         update.is_open = update.ran = True
 
     def _reopen(self, update: RunUpdate, run: Run) -> None:
+        """Reads the state of an existing run into the update."""
         update.stored_status = str(run.info.status)
         update.stored_tags = dict(run.data.tags)
         update.stored_metrics = tuple(run.data.metrics)
@@ -162,7 +199,7 @@ class RunWriter:
         update.is_open = True
 
     def send_batch(self, update: RunUpdate) -> None:
-        """Metrics, parameters and tags that MLflow does not have yet, in as few calls as it allows."""
+        """Sends metrics, parameters and tags that MLflow does not have yet, as one batch."""
         assert update.run_id is not None
         if update.metrics and update.history is None:
             update.history = self._read_history(update.run_id, update.stored_metrics)
@@ -181,11 +218,11 @@ class RunWriter:
             if STATE_TAG in update.stored_tags:
                 update.tags.setdefault(STATE_TAG, "running")
         elif update.stored_status != "RUNNING" and update.tags.get(STATE_TAG) == "running":
-            del update.tags[STATE_TAG]  # so far only what is known was told again, which does not open it
+            del update.tags[STATE_TAG]  # only stored values were sent again, which does not reopen the run
         tags = {key: value for key, value in update.tags.items() if update.stored_tags.get(key) != value}
         for key in [key for key in tags if key.startswith(NONFINITE) and key in update.stored_tags]:
-            del tags[key]  # the first epoch stays
-        # Parameters cannot be changed: a second value would be refused, and the metrics of its batch with it.
+            del tags[key]  # the stored tag has the first epoch
+        # MLflow refuses a second value of a parameter, and with it the whole batch, metrics included.
         params = {key: value for key, value in update.params.items() if key not in update.stored_params}
         if metrics or params or tags:
             self.client.log_batch(
@@ -204,6 +241,7 @@ class RunWriter:
         update.tags.clear()
 
     def _read_history(self, run_id: str, metrics: Iterable[str]) -> dict[tuple[str, int], float]:
+        """Returns a run's stored values of some metrics, by name and step."""
         return {
             (key, int(point.step)): float(point.value)
             for key in metrics
@@ -211,13 +249,13 @@ class RunWriter:
         }
 
     def send_datasets(self, update: RunUpdate) -> None:
-        """What the run has read."""
+        """Sends the data that the run has read."""
         if update.datasets:
             self.client.log_inputs(_id(update), update.datasets)
             update.datasets.clear()
 
     def send_artifacts(self, update: RunUpdate) -> None:
-        """Files and folders, one by one, so that an interruption repeats one of them only."""
+        """Sends files and folders one by one, so that an interruption repeats only one of them."""
         while update.artifacts:
             source, place = update.artifacts[0]
             if source.is_dir():
@@ -227,7 +265,7 @@ class RunWriter:
             del update.artifacts[0]
 
     def send_status(self, update: RunUpdate) -> None:
-        """How the run ended, unless it is known."""
+        """Sends the status with which the run ended, unless MLflow has it."""
         if update.status is not None and update.status != update.stored_status:
             self.client.set_terminated(_id(update), update.status, update.ended_ms)
             update.stored_status = update.status
@@ -235,13 +273,16 @@ class RunWriter:
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts time."""
+    """Returns the present time in milliseconds since 1970, MLflow's unit."""
     return time.time_ns() // 1_000_000
 
 
 @lru_cache(maxsize=4096)
 def legal_name(name: str) -> str:
-    """The name with what MLflow refuses replaced: all but letters, digits, spaces and _-./: and paths such as ../a."""
+    """Returns a name in which everything that MLflow refuses is replaced.
+
+    MLflow accepts letters, digits, spaces and _-./: but no paths such as ../a.
+    """
     plain = re.sub(r"[^/\w.\- :]", "_", name)[:MAX_ENTITY_KEY_LENGTH] or "_"
     odd = plain == "." or plain.startswith(("/", "..")) or normpath(plain) != plain
     return re.sub("[/.]", "_", plain) if odd else plain

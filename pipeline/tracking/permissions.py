@@ -1,4 +1,4 @@
-"""What a user may do on a server, found out before any work: hours of training must not end at a refusal."""
+"""Permissions of a user on a server, checked before any work, so that hours of training do not end in a refusal."""
 
 from mlflow.exceptions import MlflowException
 
@@ -8,13 +8,20 @@ FILLED_BY = {"sar.filled_by": "sar-search"}
 
 
 def require_access(store: Store, *, experiment: str, model: str, timeout_s: float = 10.0) -> None:
-    """Make sure that the runs of an experiment, and the versions of a model, may be written; creates neither.
+    """Checks that the user may write runs of an experiment, and versions of a model; creates neither.
 
-    MLflow has no question for this that every kind of authentication answers, so a tag is written that is there
-    already, or may be. Of a file nothing is asked: whoever may write it may write all of it.
+    MLflow has no query for permissions that works with every kind of authentication. A tag is therefore
+    written that exists already, or that may be set anyway. For a database file nothing is checked: a user who
+    may write the file may write all of it.
+
+    Args:
+        store: the tracking store.
+        experiment: name of the experiment.
+        model: name of the registered model.
+        timeout_s: seconds to wait for each answer.
 
     Raises:
-        UserError: this user may not; says what, and whom to ask.
+        UserError: this user may not; the message says what is missing, and whom to ask.
     """
     if store.database:
         return
@@ -33,5 +40,5 @@ def require_access(store: Store, *, experiment: str, model: str, timeout_s: floa
                 for key, value in FILLED_BY.items():
                     registry.set_registered_model_tag(model, key, value)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # register makes it
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the register stage creates it
                     raise

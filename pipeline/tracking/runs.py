@@ -1,7 +1,7 @@
 """A search in MLflow: one run with its trials nested under it. `pipeline.tracking.single_run` writes single runs.
 
-A search writes through a queue: calls that log something return at once, a background thread of the driver
-sends in batches, and when the store does not answer the search goes on while its record waits.
+A search writes through a queue. Calls that log something return at once, and a background thread of the
+driver sends the entries in batches. If the store does not answer, the search continues and the entries wait.
 
     with SearchLog(store, experiment="digits", fingerprint="1f3a", name="sar", description="", params={}) as log:
         log.start_trial("a1", "trial 1", {"train.lr": 0.001})
@@ -30,28 +30,30 @@ FINGERPRINT_TAG = "sar.fingerprint"
 TRIAL_TAG = "sar.trial"
 
 STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "infeasible": "FINISHED"}
-"""How MLflow calls the end of a trial. A pruned trial has done what it should; the tag `sar.state` tells it apart."""
+"""MLflow's status by the state of an ended trial. A pruned trial is finished; the tag `sar.state` marks it."""
 
 LONGEST_PAUSE_S = 30.0
 SILENT_WAIT_S = 5.0
-"""How long `close` waits before it says what for."""
+"""Seconds that `close` waits before it logs a warning about the wait."""
 
 PATIENCE_S = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
-"""How long `close` waits for a store that is away. A search that has finished is not run again, so nobody would log
-its end later; one that was interrupted is, and whoever interrupted it wants it gone."""
+"""Seconds that `close` waits for an unreachable store, by status. A finished search is not run again, so its end would
+never be logged later. An interrupted search is resumed, and its user expects it to end soon."""
 
 PERMANENT_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"})
-"""MLflow's errors that asking again cannot mend, such as a run that somebody has deleted."""
+"""MLflow's errors that a repeated call cannot repair, such as a run that somebody has deleted."""
 
 _log = logging.getLogger(__name__)
 
 
 class ClosedByStatus(ABC):
-    """What a run in MLflow is ended by: the end of a `with` block, whose exception says with which status."""
+    """Base of objects that end an MLflow run at the end of a `with` block. The block's exception determines
+    the run's status.
+    """
 
     @abstractmethod
     def close(self, status: str) -> object:
-        """End the run with a status of MLflow's."""
+        """Ends the run with one of MLflow's statuses."""
 
     def __enter__(self) -> Self:
         return self
@@ -66,10 +68,21 @@ class ClosedByStatus(ABC):
 class SearchLog(ClosedByStatus):
     """The record of one search: a parent run, found again by its fingerprint, and a run for each trial.
 
-    Nothing is doubled by logging it again, in this process or the next: runs are found by their tags, parameters are
-    written once, and a metric that a step has already is skipped. Values that are not finite are not sent; the tag
-    `sar.nonfinite.METRIC` holds the first epoch of each. A parameter of the search that may change when it is resumed
-    (a budget, say) belongs into `tags`, as MLflow's parameters cannot change.
+    Logging the same again, in this process or the next, duplicates nothing. Runs are found by their tags, parameters
+    are written once, and a metric that a step already has is skipped. Values that are not finite are not sent; the tag
+    `sar.nonfinite.METRIC` holds the first epoch of each. MLflow's parameters cannot change. A parameter of the search
+    that may change on resuming (a budget, for example) therefore belongs in `tags`.
+
+    Args:
+        store: the tracking store.
+        experiment: name of the experiment.
+        fingerprint: fingerprint of the search.
+        name: name of the search's run.
+        description: note that MLflow shows with the run.
+        params: parameters of the search that never change.
+        tags: further tags; None: none.
+        datasets: data that the search reads.
+        flush_s: seconds between two attempts to send.
 
     Raises:
         UserError: the store does not answer at the start.
@@ -94,7 +107,7 @@ class SearchLog(ClosedByStatus):
         self._parent.add_params(params)
         self._parent.add_tags({"mlflow.note.content": description, "mlflow.user": user_name(), **(tags or {})})
         self._parent.datasets += dataset_inputs(datasets)
-        self._ids: dict[str, str] = {}  # of trials that are not in self._updates
+        self._ids: dict[str, str] = {}  # MLflow's ids of trials that are not in self._updates
         self._open: set[str] = set()
         with as_user_error(store, f"opening the search {name!r}"):
             self._writer = RunWriter(client(store), experiment_id(store, experiment))
@@ -104,7 +117,7 @@ class SearchLog(ClosedByStatus):
         assert self._parent.run_id is not None
         self.run_id: str = self._parent.run_id
 
-        # From here on only the thread touches updates, ids and what is open.
+        # Once the thread runs, only the thread uses the updates, the ids and the set of open trials.
         self._updates: dict[str, RunUpdate] = {}
         self._notes: SimpleQueue[tuple[str | None, Callable[[RunUpdate], None]]] = SimpleQueue()
         self._lost = 0
@@ -118,7 +131,14 @@ class SearchLog(ClosedByStatus):
     def start_trial(
         self, trial_id: str, name: str, params: Mapping[str, object], tags: Mapping[str, str] | None = None
     ) -> None:
-        """A trial starts, or goes on. params: by their dotted paths."""
+        """Logs that a trial starts or resumes.
+
+        Args:
+            trial_id: id of the trial.
+            name: name of its run.
+            params: configuration by dotted path.
+            tags: further tags; None: none.
+        """
         fixed, labels, started = {key: str(value) for key, value in params.items()}, dict(tags or {}), now_ms()
 
         def note(update: RunUpdate) -> None:
@@ -130,7 +150,13 @@ class SearchLog(ClosedByStatus):
         self._enqueue(trial_id, note)
 
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """What a trial has reached after `epoch`, which becomes MLflow's step."""
+        """Logs the metrics of a trial after an epoch.
+
+        Args:
+            trial_id: id of the trial.
+            epoch: counted from 1; it becomes MLflow's step.
+            metrics: values by name.
+        """
         values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
         self._enqueue(trial_id, lambda update: update.add_metrics(values, epoch, time_ms))
 
@@ -142,9 +168,16 @@ class SearchLog(ClosedByStatus):
         tags: Mapping[str, str] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """A trial has ended: state is "complete", "pruned", "failed" or "infeasible".
+        """Logs that a trial has ended.
 
-        metrics: logged at the trial's last epoch.
+        Args:
+            trial_id: id of the trial.
+            state: "complete", "pruned", "failed" or "infeasible".
+            tags: further tags; None: none.
+            metrics: values by name, logged at the trial's last epoch; None: none.
+
+        Raises:
+            ValueError: another state.
         """
         if state not in STATUS:
             raise ValueError(f"a trial ends as one of {', '.join(STATUS)}, not {state!r}")
@@ -160,25 +193,29 @@ class SearchLog(ClosedByStatus):
         self._enqueue(trial_id, note)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Metrics of the search as a whole."""
+        """Logs metrics of the search as a whole."""
         values, time_ms = {key: float(value) for key, value in metrics.items()}, now_ms()
         self._enqueue(None, lambda update: update.add_metrics(values, step, time_ms))
 
     def log_artifacts(self, trial_id: str | None, folder: Path) -> None:
-        """The files in `folder`, of a trial or (None) of the search. They must stay as they are until `close`."""
+        """Logs the files in a folder, for a trial or, if `trial_id` is None, for the search.
+
+        The files must not change until `close`.
+        """
         self._enqueue(trial_id, lambda update: update.artifacts.append((folder, None)))
 
     @property
     def num_pending(self) -> int:
-        """How many things the store has not got: values, parameters, tags, artifacts, ends of runs."""
+        """Number of entries that the store does not have: values, parameters, tags, artifacts, ends of runs."""
         updates = [self._parent, *self._updates.copy().values()]
         return self._lost + self._notes.qsize() + sum(update.num_pending for update in updates)
 
     def close(self, status: str = "FINISHED", *, timeout_s: float | None = None) -> int:
-        """End the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
+        """Ends the search's run, as "FINISHED", "FAILED" or "KILLED", and trials that have not ended as "KILLED".
 
-        Waits up to `timeout_s` (None: `PATIENCE_S` of the status) until everything is delivered, and returns how much
-        was not; what the search itself keeps can be logged again when it is resumed.
+        It waits up to `timeout_s` seconds (None: `PATIENCE_S` of the status) until all entries are sent. It
+        returns the number of entries that were not sent. Entries that are also in the search's state can be
+        logged again when it is resumed.
         """
         if not self._closing:
             time_ms, timeout_s = now_ms(), PATIENCE_S[status] if timeout_s is None else timeout_s
@@ -204,7 +241,7 @@ class SearchLog(ClosedByStatus):
         self._notes.put((trial_id, note))
 
     def _take_over_run(self, run_id: str) -> None:
-        """Go on with the search's run of an earlier process, and with its trials."""
+        """Continues the search's run of an earlier process, and the runs of its trials."""
         self._parent.run_id = run_id
         self._writer.open(self._parent)
         for run in reversed(self._writer.find({PARENT_TAG: run_id, KIND_TAG: "trial"})):
@@ -240,7 +277,7 @@ class SearchLog(ClosedByStatus):
                 return
             if delivered:
                 backoff = self._flush_s
-                # At most a quarter of the time goes into delivering: this thread and the driver share a processor.
+                # Sending takes at most a quarter of the time, since this thread and the driver share a processor.
                 pause = max(self._flush_s, 3 * (time.monotonic() - started))
             else:
                 backoff = min(2 * backoff, LONGEST_PAUSE_S)
@@ -255,10 +292,10 @@ class SearchLog(ClosedByStatus):
             note(self._update_of(trial_id))
 
     def _flush(self) -> bool:
-        """Send every update, the search's own last; False when the store does not answer."""
+        """Sends every update, the search's own last; returns False if the store does not answer."""
         for trial_id, update in list(self._updates.items()):
             if not self._flush_update(update):
-                # To the end of the line: should this update alone be the trouble, the others still get through.
+                # This update is moved to the end, so that the others are still sent if it alone causes the error.
                 self._updates[trial_id] = self._updates.pop(trial_id)
                 return False
             if update.ran and self._parent.stored_status != "RUNNING":
@@ -269,8 +306,8 @@ class SearchLog(ClosedByStatus):
                 del self._updates[trial_id]
         parent = self._parent
         if parent.stored_status == "FINISHED" and not parent.reopen and parent.status != "FINISHED":
-            # Nothing was trained: it was logged anew, perhaps broken off at that, and is finished all the same. DVC may
-            # have its results in its cache and never run it again.
+            # Nothing was trained: an earlier search is only logged again. Its run stays finished even if the logging is
+            # interrupted, since DVC may have the results in its cache and never run the search again.
             parent.status = None
         if not self._flush_update(parent):
             return False
@@ -280,17 +317,18 @@ class SearchLog(ClosedByStatus):
         return True
 
     def _flush_update(self, update: RunUpdate) -> bool:
+        """Sends one update; returns False if the store does not answer. Parts that the store refuses are discarded."""
         if not update.num_pending:
             return True
         for step, parts in self._writer.steps:
             try:
                 step(update)
-            except Exception as error:  # whatever a store or a network comes up with, this thread goes on
+            except Exception as error:  # a store or a network may raise anything, and this thread must continue
                 if _is_temporary(error):
                     self._warn(error)
                     return False
                 self._lost += update.discard(parts)
-                if not update.has_lost:  # once a run: one that somebody deleted would fail at every delivery
+                if not update.has_lost:  # once per run: a deleted run would fail at every attempt
                     _log.error("part of the record of %s is lost: %s", update.name, self._store.reason(error))
                 update.has_lost = True
                 if not update.is_open:
@@ -298,7 +336,7 @@ class SearchLog(ClosedByStatus):
         return True
 
     def _warn(self, error: Exception) -> None:
-        """Once an outage."""
+        """Logs a warning, once per outage."""
         if not self._outage:
             where, why = self._store.shown, self._store.reason(error)
             _log.warning("%s does not answer; the search goes on and its record waits (%s)", where, why)
@@ -306,7 +344,7 @@ class SearchLog(ClosedByStatus):
 
 
 def _is_temporary(error: Exception) -> bool:
-    """Whether asking again later may work: the store is away, not the question wrong."""
+    """Returns whether a later attempt may succeed, because the store is unreachable and the call is not wrong."""
     if isinstance(error, MlflowException):
         return error.error_code not in PERMANENT_ERRORS
     return is_unreachable(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))

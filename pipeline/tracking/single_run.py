@@ -1,4 +1,4 @@
-"""Runs that are written whole at once: retraining and evaluation; and files put beside a run that is there."""
+"""Runs that are written completely at once (retraining, evaluation), and files that are added to an existing run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,14 +28,26 @@ def log_run(
     datasets: Sequence[DataUsed] = (),
     seconds: float = 0.0,
 ) -> str:
-    """Write a whole run at once and return its id; a finished run with the same key is left alone and returned.
+    """Writes a complete run and returns its id. A finished run with the same key is not changed, and its id
+    is returned.
 
-    curves: (epoch, metrics) pairs; metrics: final values, logged at the last epoch. artifacts: files and folders by
-    the folder inside the run's artifacts ("" for its top) that they, or what they hold, go to. seconds: what it took;
-    the run is said to have begun so long ago.
+    Args:
+        store: the tracking store.
+        experiment: name of the experiment.
+        key: key of the run, stored as a tag.
+        name: name of the run.
+        params: parameters.
+        metrics: final values, logged at the last epoch.
+        curves: pairs of an epoch and its metrics.
+        tags: further tags; None: none.
+        parent_run_id: run under which this one is nested; None: it is not nested.
+        artifacts: files and folders, by their destination folder in the run's artifacts ("": the top). A
+            folder's content is copied, not the folder itself. None: no artifacts.
+        datasets: data that the run has read.
+        seconds: duration, subtracted from the present time to obtain the run's start.
 
     Raises:
-        UserError: the store fails; a run that was begun is completed by the next call with its key.
+        UserError: the store fails; the next call with the same key completes a run that was begun.
     """
     update = RunUpdate({KEY_TAG: key}, name)
     update.add_params(params)
@@ -62,7 +74,7 @@ def log_run(
 
 
 def has_run(registry: MlflowClient, run_id: str) -> bool:
-    """Whether there is a run, and not in MLflow's waste bin, where nothing can be added to it."""
+    """Returns whether a run exists and is not deleted in MLflow; nothing can be added to a deleted run."""
     try:
         return bool(registry.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException as error:
@@ -72,7 +84,11 @@ def has_run(registry: MlflowClient, run_id: str) -> bool:
 
 
 def find_first(store: Store, runs: Sequence[str]) -> str | None:
-    """The first of these runs that the store has; a store that was moved or emptied has none.
+    """Returns the first of these runs that the store has, or None; a store that was moved or emptied has none.
+
+    Args:
+        store: the tracking store.
+        runs: ids of runs.
 
     Raises:
         UserError: the store fails.
@@ -83,7 +99,13 @@ def find_first(store: Store, runs: Sequence[str]) -> str | None:
 
 
 def restore_run(store: Store, run_id: str, folder: Path, *, file: str) -> None:
-    """Put the files of a folder among a run's artifacts again where one of them is missing there.
+    """Uploads the files of a folder to a run's artifacts again, if one of these files is missing there.
+
+    Args:
+        store: the tracking store.
+        run_id: the run.
+        folder: folder with the files.
+        file: name of the file whose absence means that the artifacts are missing.
 
     Raises:
         UserError: the store fails.
@@ -95,10 +117,16 @@ def restore_run(store: Store, run_id: str, folder: Path, *, file: str) -> None:
 
 
 def attach(store: Store, run_id: str, file: Path, *, folder: str) -> None:
-    """Put a file into a folder of a run's artifacts, in place of one that was there.
+    """Uploads a file to a folder of a run's artifacts, replacing an existing one.
+
+    Args:
+        store: the tracking store.
+        run_id: the run.
+        file: the file.
+        folder: destination folder in the run's artifacts.
 
     Raises:
-        UserError: the store fails, or the run is gone.
+        UserError: the store fails, or the run is deleted.
     """
     with as_user_error(store, f"logging {file.name} to the run {run_id}"):
         client(store).log_artifact(run_id, str(file), folder)

@@ -1,7 +1,8 @@
 """Tracking store of MLflow, found and checked before any work starts, and its experiments.
 
-Two kinds are taken: a database file on this machine (sqlite:///...) and an MLflow server (http, https). Who asks is
-said by MLflow's own environment variables, never by params.yaml; credentials never reach a message, a log or a repr.
+Two kinds of store are supported: a database file on this machine (sqlite:///...) and an MLflow server (http,
+https). The user's identity comes from MLflow's own environment variables, never from params.yaml. Credentials
+never appear in a message, a log or a repr.
 """
 
 import getpass
@@ -36,60 +37,68 @@ from pipeline.files.paths import SQLITE, database_path, database_uri, expand_hom
 from pipeline.tracking.moved_store import ARTIFACTS, settle_addresses
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets the UI open an experiment at its training runs rather than at its pages for language models."""
+"""Tag with which the UI opens an experiment's training runs rather than its pages for language models."""
 
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 SCHEMA_WAIT_S = 180.0
-"""How long to wait for another process that creates the schema: seconds on a laptop, a minute on a loaded node."""
+"""Longest wait for another process that creates the schema: it takes seconds on a laptop, a minute on a loaded node."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A tracking store that is also the model registry. uri: with credentials, if it has any; root: the checkout."""
+    """A tracking store that is also the model registry.
+
+    Attributes:
+        uri: the address, with credentials if it has any.
+        root: the checkout.
+    """
 
     uri: str = field(repr=False)
     root: Path
 
     @property
     def database(self) -> Path | None:
-        """The database file of a sqlite store, None for a server."""
+        """The database file of a sqlite store; None for a server."""
         return Path(database_path(self.uri)) if self.uri.startswith(SQLITE) else None
 
     @property
     def user(self) -> str | None:
-        """Whom a server is told that we are, by the address or by MLflow's own settings; None: it is not told."""
+        """The user name that a server receives, from the address or MLflow's own variables; None: no user name."""
         return urlsplit(self.uri).username or read_mlflow_creds().username
 
     @property
     def shown(self) -> str:
-        """The address without credentials, for people."""
+        """The address without credentials, for display."""
         parts = urlsplit(self.uri)
         if self.database:
             return f"{SQLITE}{self.database}"
         return parts._replace(netloc=_host(parts), query="", fragment="").geturl()
 
     def scrubbed(self, text: object) -> str:
-        """The text with every trace of this store's credentials taken out."""
+        """Returns a text with all credentials of this store removed."""
         userinfo, at, _ = urlsplit(self.uri).netloc.rpartition("@")
         if not at:
             return str(text)
         shown = str(text).replace(userinfo + "@", "")
         password = userinfo.partition(":")[2]
         for secret in (userinfo, password, unquote(password)):
-            # Cutting out a word of three letters would spoil the sentence more than it would hide.
+            # Replacing a word of three letters everywhere would make the text unreadable and hide little.
             shown = shown.replace(secret, "***") if len(secret) > 3 else shown
         return shown
 
     def reason(self, error: object) -> str:
-        """The first line of an error, fit to be shown."""
+        """Returns the first line of an error, without credentials and at most 300 characters long."""
         lines = self.scrubbed(error).strip().splitlines()
         return lines[0][:300] if lines else type(error).__name__
 
 
 def resolve_store(uri: str | None, root: Path) -> Store:
-    """The store that `uri` names, or else MLFLOW_TRACKING_URI, or else the file mlflow.db in `root`.
+    """Returns the store of an address.
 
-    A relative sqlite path counts from `root`, wherever the command runs.
+    Args:
+        uri: `tracking.uri`; None: MLFLOW_TRACKING_URI or, without it, the file mlflow.db in `root`. A
+            relative sqlite path is relative to `root`, whatever the working directory is.
+        root: the checkout.
 
     Raises:
         UserError: an address of another kind, of a folder or with options, or a parameter that holds a password.
@@ -121,7 +130,7 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     store = Store(given.rstrip("/"), root)
     try:
         parts = urlsplit(given)
-    except ValueError as error:  # unclosed brackets around an IPv6 address; it may hold a password, so it is not shown
+    except ValueError as error:  # e.g. unclosed IPv6 brackets; the address may hold a password, so it is not shown
         raise UserError(f"{where} is no address ({error}); give {SQLITE}FILE or http(s)://HOST:PORT") from None
     if parts.scheme in ("http", "https") and parts.hostname:
         if uri and "@" in parts.netloc:
@@ -133,7 +142,7 @@ def resolve_store(uri: str | None, root: Path) -> Store:
     if parts.scheme.partition("+")[0] == "sqlite":
         rest = given.partition("://")[2].removeprefix("/")
         raise UserError(f"{where}: {format_value(given)}: write {SQLITE}{rest or 'FILE'}")
-    # The name of a file, such as "mlruns", is what remains from MLflow's former file stores.
+    # A bare folder name, such as "mlruns", was valid in earlier versions of MLflow, which had file stores.
     hint = (
         "MLflow keeps no runs in plain folders any more"
         if parts.scheme in ("", "file")
@@ -143,12 +152,16 @@ def resolve_store(uri: str | None, root: Path) -> Store:
 
 
 def prepare_store(store: Store, *, timeout_s: float = 10.0) -> None:
-    """Make sure that the store can be written to, before any work: creates a sqlite schema, or asks the server.
+    """Checks before any work that the store can be used; creates the schema of a sqlite store.
 
-    Processes that come at the same time take turns: MLflow's own migration fails when several start it.
+    Processes that do this at the same time take turns, since MLflow's own migration fails if several start it.
+
+    Args:
+        store: the tracking store.
+        timeout_s: seconds to wait for each of two answers.
 
     Raises:
-        UserError: the store cannot be used; says why, within about `timeout_s` seconds for each of two questions.
+        UserError: the store cannot be used; the message says why.
     """
     if store.database:
         _prepare_database(store, store.database, timeout_s)
@@ -157,18 +170,21 @@ def prepare_store(store: Store, *, timeout_s: float = 10.0) -> None:
 
 
 def client(store: Store) -> MlflowClient:
-    """MLflow's client for the store, without the lines that it prints and the minutes that it retries by default."""
-    # Its database module logs, with a traceback, every failure that it also raises: whoever asked tells it once.
+    """Returns MLflow's client for the store.
+
+    It is configured to print less than by default, and to retry for seconds, not minutes.
+    """
+    # MLflow's database module logs a traceback of every error that it also raises; the caller reports the error.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # and so with what it retries
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs every retry
     for chatty in ("mlflow.pyfunc", "mlflow.store.model_registry.abstract_store"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # MLflow reads these at every call and takes them from nowhere else; what the user has set stays.
+    # MLflow reads these variables at every call. A value that the user has set is not changed.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's models against SQLAlchemy 2.1, on first import
+        warnings.simplefilter("ignore", DeprecationWarning)  # on first import, about SQLAlchemy 2.1
         if store.database:
             from mlflow.store.db import utils
 
@@ -177,12 +193,12 @@ def client(store: Store) -> MlflowClient:
 
 
 def experiment_id(store: Store, name: str) -> str:
-    """The id of the experiment, created if there is none and restored if it was deleted.
+    """Returns the id of the experiment, which is created if it does not exist and restored if it was deleted.
 
     A sqlite store's artifacts go to `root`/mlartifacts, so that they are found from any working directory.
 
     Raises:
-        UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
+        UserError: MLflow refuses the name, or the folder of the experiment's artifacts was removed with its checkout.
     """
     registry = client(store)
     if store.database:
@@ -196,7 +212,7 @@ def experiment_id(store: Store, name: str) -> str:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                found = registry.get_experiment_by_name(name)  # another process was quicker
+                found = registry.get_experiment_by_name(name)  # another process has just created it
                 assert found is not None
         if found.lifecycle_stage == "deleted":
             registry.restore_experiment(found.experiment_id)
@@ -205,11 +221,16 @@ def experiment_id(store: Store, name: str) -> str:
 
 
 def require_artifacts(store: Store, name: str, location: str) -> None:
-    """Make sure, before work, that artifacts can go where an experiment keeps them, as far as that is known here.
+    """Checks before any work that an experiment's artifacts can be stored, as far as this machine can check it.
+
+    Args:
+        store: the tracking store.
+        name: name of the experiment.
+        location: address of the experiment's artifacts.
 
     Raises:
-        UserError: a folder that is gone with its checkout (MLflow cannot be told of another), or an S3 store that this
-            machine writes to itself, without boto3.
+        UserError: a folder that was removed with its checkout (MLflow cannot change an experiment's folder),
+            or an S3 store that this machine writes to directly, without boto3.
     """
     parts = urlsplit(location)
     folder = Path(url2pathname(parts.path))
@@ -228,7 +249,7 @@ def require_artifacts(store: Store, name: str, location: str) -> None:
 
 @contextmanager
 def as_user_error(store: Store, doing: str) -> Iterator[None]:
-    """Turn what MLflow raises inside the block into a UserError that says what was being done, and where."""
+    """Converts MLflow's errors inside the `with` block into UserErrors that name the action and the store."""
     try:
         yield
     except _failures() as error:
@@ -237,7 +258,7 @@ def as_user_error(store: Store, doing: str) -> Iterator[None]:
 
 
 def refusal(store: Store, error: Exception) -> tuple[str, str]:
-    """What a store that said no has said, and what to do about it ("" where that is not known)."""
+    """Returns the reason why a store refused a call, and advice on what to do ("" if there is none)."""
     said, code = store.reason(error), getattr(error, "error_code", "")
     if "host header" in said.lower():
         host = _host(urlsplit(store.uri))
@@ -253,24 +274,30 @@ def refusal(store: Store, error: Exception) -> tuple[str, str]:
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether an S3 store that is written to directly did not answer; boto3's errors are no OSErrors."""
+    """Returns whether the error means that an S3 store, written to directly, did not answer.
+
+    boto3's errors are not OSErrors.
+    """
     module = sys.modules.get("botocore.exceptions")
     return module is not None and isinstance(error, module.HTTPClientError)
 
 
 @contextmanager
 def as_global_store(store: Store) -> Iterator[None]:
-    """Inside the block the store is MLflow's global one, where a version's source is looked up, whatever the client."""
+    """Makes the store MLflow's global one inside the `with` block.
+
+    MLflow looks up a version's source in the global store, whatever the client's store is.
+    """
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None  # type: ignore[no-untyped-call]
     mlflow.set_tracking_uri(store.uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None brings back MLflow's default
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None restores MLflow's default
 
 
 def user_name() -> str:
-    """Who is at work, for MLflow's column and for trails."""
+    """Returns the name of this machine's user, for MLflow's runs and the history of a champion."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -278,12 +305,22 @@ def user_name() -> str:
 
 
 def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
+    """Creates the schema of a sqlite store, and corrects the addresses in a database that was moved.
+
+    Args:
+        store: the tracking store.
+        path: its database file.
+        timeout_s: seconds to wait for another process's write lock.
+
+    Raises:
+        UserError: the file cannot be used as a store.
+    """
     problem = f"the tracking store {store.shown} cannot be used"
     held = f"{problem}: another process holds {path}.lock\n  wait for it or end it, then try again"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(Path(f"{path}.lock"), held, wait_s=SCHEMA_WAIT_S):
-            # Takes and drops the write lock: finds a file that is no database, is read-only, or is held by another.
+            # Taking the write lock fails if the file is no database, is read-only, or is locked by another process.
             with closing(sqlite3.connect(path, timeout=timeout_s)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.rollback()
@@ -300,11 +337,12 @@ def _prepare_database(store: Store, path: Path, timeout_s: float) -> None:
         raise UserError(
             f"{problem}: {error}\n  if it is a database, end what uses it; else move {path} away or set tracking.uri"
         ) from None
-    except Exception as error:  # MLflow's own errors, SQLAlchemy's and Alembic's: all mean that this schema won't do
+    except Exception as error:  # of MLflow, SQLAlchemy or Alembic: the schema cannot be used
         raise UserError(f"{problem}: {store.reason(error)}\n  {_advice(store, error)}") from error
 
 
 def _advice(store: Store, error: Exception) -> str:
+    """Returns advice on a database that MLflow cannot use."""
     if "out-of-date database schema" in str(error):
         return (
             "made by another version of MLflow: install that one or, if it is an earlier one, copy the file and run "
@@ -314,21 +352,26 @@ def _advice(store: Store, error: Exception) -> str:
 
 
 def _prepare_server(store: Store, timeout_s: float) -> None:
+    """Checks that an MLflow server answers and accepts the user.
+
+    Raises:
+        UserError: it does not.
+    """
     parts = urlsplit(store.uri)
     problem = f"the tracking server {store.shown} cannot be used"
     advice = "start it (mlflow server), or set tracking.uri or MLFLOW_TRACKING_URI to the one that runs"
     request = Request(f"{store.shown}/health")
     userinfo, at, _ = parts.netloc.rpartition("@")
-    if at:  # urllib takes no credentials from an address
+    if at:  # urllib does not use credentials in an address
         request.add_header("Authorization", f"Basic {b64encode(unquote(userinfo).encode()).decode()}")
     try:
-        with build_opener().open(request, timeout=timeout_s):  # by the proxies of now; urlopen keeps the first it saw
+        with build_opener().open(request, timeout=timeout_s):  # current proxies; urlopen caches the first
             pass
     except HTTPError as error:
-        error.close()  # it answered; whether it is MLflow, and lets us in, is for the question below to find out
+        error.close()  # it answered; the search below finds out whether it is MLflow and accepts us
     except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
-        if not isinstance(reason, ssl.SSLError):  # certificates are MLflow's affair, which has settings for them
+        if not isinstance(reason, ssl.SSLError):  # MLflow has its own parameters for certificates
             proxy = _proxy_to(parts)
             raise UserError(f"{problem}: no answer{proxy} ({store.reason(reason)})\n  {advice}") from None
     try:
@@ -341,7 +384,7 @@ def _prepare_server(store: Store, timeout_s: float) -> None:
 
 @contextmanager
 def short_timeouts(timeout_s: float) -> Iterator[None]:
-    """MLflow asks once and waits `timeout_s`, where it would otherwise go on for minutes."""
+    """Makes MLflow try once and wait `timeout_s` seconds inside the `with` block, instead of retrying for minutes."""
     settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s)))}
     before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
@@ -356,13 +399,17 @@ def short_timeouts(timeout_s: float) -> Iterator[None]:
 
 
 def _make_folder(db_uri: str) -> None:
-    """Make a database's folder, for MLflow, whose own function makes that of an encoded address as it is written."""
+    """Creates the folder of a database.
+
+    It replaces MLflow's own function, which takes an encoded address literally.
+    """
     if db_uri.startswith(SQLITE):
         Path(database_path(db_uri)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _artifact_folder(store: Store, experiment: str) -> Path:
-    # The readable part of two names may be the same; the hash keeps their folders apart.
+    """Returns the folder of an experiment's artifacts in the checkout, and creates it."""
+    # Two names may have the same readable part; the hash makes their folders different.
     readable = re.sub(r"[^\w.-]+", "-", experiment).strip("-.")[:60]
     folder = store.root / ARTIFACTS / f"{readable}-{sha256(experiment.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -370,7 +417,11 @@ def _artifact_folder(store: Store, experiment: str) -> Path:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """MLflow's errors and, on the way to artifacts, OSError (requests too), a package that is missing, and boto3's."""
+    """Returns the errors that a call of MLflow may raise.
+
+    These are MLflow's own errors and, for artifacts, OSError (also of requests), ImportError for a missing
+    package, and boto3's errors.
+    """
     modules = [sys.modules.get(name) for name in ("botocore.exceptions", "boto3.exceptions")]
     names = ("BotoCoreError", "ClientError"), ("Boto3Error",)
     boto = [getattr(module, name) for module, here in zip(modules, names, strict=True) if module for name in here]
@@ -378,7 +429,10 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _proxy_to(parts: SplitResult) -> str:
-    """Which proxy is asked for an address, in words; "" if none. The environment names it, or the system."""
+    """Returns a phrase about the proxy through which an address is reached; "" without a proxy.
+
+    The environment or the system names the proxy.
+    """
     host = parts.hostname or ""
     proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme) or getproxies().get("all")
     if not proxy:
@@ -388,4 +442,5 @@ def _proxy_to(parts: SplitResult) -> str:
 
 
 def _host(parts: SplitResult) -> str:
+    """Returns host and port of an address, without credentials."""
     return parts.netloc.rpartition("@")[2]

@@ -10,11 +10,16 @@ from pipeline.loopback import HOST, serve_page
 from pipeline.tracking.store import Store, as_user_error, client
 
 TRAINING = "workflowType=machine_learning"
-"""Without this the UI opens an experiment among its pages for language models, which hide the list of runs."""
+"""Query without which the UI opens an experiment's pages for language models, which hide the list of runs."""
 
 
 def serve_ui(store: Store, port: int, experiment: str) -> None:
-    """Serve a local store's UI until interrupted; for a server, say its address. experiment: whose page is named.
+    """Serves the UI of a local store until interrupted; for a server, prints its address.
+
+    Args:
+        store: the tracking store.
+        port: port on loopback.
+        experiment: name of the experiment whose page is printed.
 
     Raises:
         UserError: the port is taken, or MLflow's server cannot run.
@@ -24,10 +29,10 @@ def serve_ui(store: Store, port: int, experiment: str) -> None:
         return
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    # MLflow's background jobs are for judging language models; each of their workers would take a quarter of a GB.
+    # MLflow's background jobs evaluate language models; each of their workers would use a quarter of a GB.
     jobs = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
     environment = {jobs: os.environ.get(jobs, "false")}
-    # Vendors' deprecation notes are for developers.
+    # Deprecation warnings of packages are of no use to a user.
     environment["PYTHONWARNINGS"] = os.environ.get("PYTHONWARNINGS", "ignore")
     what, page = f"MLflow UI of {store.shown}", page_of(store, experiment)
     try:
@@ -37,16 +42,19 @@ def serve_ui(store: Store, port: int, experiment: str) -> None:
 
 
 def remove_stray_folder(uri: str, database: Path) -> None:
-    """Remove the empty folder that MLflow's server makes of an encoded address as written, beside the right one."""
+    """Removes the empty folder that MLflow's server creates for an encoded database address.
+
+    MLflow takes the encoded address literally, so this folder is created beside the right one.
+    """
     folder = Path(uri.removeprefix(SQLITE)).parent
-    with suppress(OSError):  # not empty, so it is somebody's
+    with suppress(OSError):  # a folder that is not empty is not a stray one
         while not database.is_relative_to(folder):
             folder.rmdir()
             folder = folder.parent
 
 
 def page_of(store: Store, experiment: str) -> str:
-    """Where in the UI the runs of an experiment are listed; the list of experiments while there is none."""
+    """Returns the address in the UI of an experiment's runs, or of the list of experiments if it does not exist yet."""
     with as_user_error(store, f"looking for the experiment {experiment!r}"):
         found = client(store).get_experiment_by_name(experiment)
     return f"#/experiments/{found.experiment_id}/runs?{TRAINING}" if found else "#/experiments"

@@ -1,13 +1,15 @@
-"""The alias `champion`: moved by promotion and by rollback, with a trail that survives whatever happens in between.
+"""The alias `champion`, moved by promotion and rollback, with a history that survives an interruption at any point.
 
-MLflow moves an alias in one write, and has no transaction over an alias and tags. So the alias alone says which version
-is champion, and the trail is written round it: a note of what is intended, then the alias, then the note is marked done
-and the version gets its tags. What was interrupted leaves the note; readers see by the alias whether it came to be, and
-the next move finishes it or calls it abandoned. The notes are tags of the registered model, one a move.
+MLflow moves an alias in one write, and has no transaction over an alias and tags. Therefore the alias alone
+determines which version is champion. The history is written around it in three steps. First a note of the
+intended move is written, as a tag of the registered model. Then the alias is moved. At last the version gets
+its tags, and the note is marked as done. An interrupted move leaves its note as intended. Readers see by the
+alias whether the move took effect, and the next move marks the note as done or abandoned.
 
-Two moves at once: beside a database file a lock lets in one at a time. On a server, which has none, a note is a claim
-too: of two that are open the earlier one wins. Either way the alias is read again before it is moved, and a champion
-that is not the expected one stops the move. What remains on a server is the moment between that and the write.
+Two moves may run at the same time. With a database file, a lock admits one at a time. A server has no lock,
+so a note is also a claim: of two open notes, the earlier one wins. In both cases the alias is read again
+before it is moved, and an unexpected champion stops the move. On a server, a race remains possible in the
+moment between this reading and the write.
 """
 
 import json
@@ -32,22 +34,31 @@ PREFIX = "sar.champion."
 INTENDED, DONE, ABANDONED = "intended", "done", "abandoned"
 PROMOTE, ROLLBACK = "promote", "rollback"
 Gate = Mapping[str, str | float]
-"""What came of each rule, and the figures beside them."""
+"""Result of each rule of the gate, and further figures, by name."""
 NO_GATE: Gate = MappingProxyType({})
 
 LOCK_WAIT_S = 20.0
 CLAIM_S = 60.0
-"""How long an open note on a server counts as that of somebody at work."""
+"""Seconds for which an open note on a server counts as a move in progress."""
 
 LONGEST_REASON = 1000
-"""Characters; MLflow takes 5000 in a tag, which holds the gate's results too."""
+"""The most characters of a reason. MLflow accepts 5000 in a tag, which also has the gate's results."""
 
 
 @dataclass(frozen=True)
 class ChampionChange:
-    """A move of `champion`, as the trail has it. before: None where there was no champion; at: UTC, ISO 8601.
+    """A move of the alias `champion`, as the history stores it.
 
-    state: "intended" while it is under way or was interrupted, then "done" or "abandoned". gate: what the gate found.
+    Attributes:
+        key: key of the move's tag.
+        action: "promote" or "rollback".
+        before: the champion before; None: there was none.
+        after: the champion after.
+        by: name of the user.
+        at: UTC, ISO 8601.
+        reason: the user's reason; "" for none.
+        gate: result of each rule of the gate, and figures.
+        state: "intended" during the move or after an interruption, then "done" or "abandoned".
     """
 
     key: str
@@ -71,13 +82,23 @@ def move_champion(
     action: str = PROMOTE,
     gate: Gate = NO_GATE,
 ) -> ChampionChange:
-    """Make a version champion, if `expected` (None: no version) still is, and write down who did it, when and why.
+    """Makes a version champion if the champion is still the expected one, and records who did it, when and why.
 
-    The result's state is "intended" where the alias has moved and the trail could not be finished.
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        version: the new champion.
+        expected: the version that must be champion now; None: no version is.
+        reason: the user's reason; None: none.
+        action: PROMOTE or ROLLBACK.
+        gate: result of each rule of the gate, and figures.
+
+    Returns:
+        The move. Its state is "intended" if the alias was moved and the history could not be completed.
 
     Raises:
-        UserError: no such model or version, another champion than the expected one, another move under way, or a store
-            that fails; where that leaves the alias is said.
+        UserError: no such model or version, an unexpected champion, another move in progress, or a store that
+            fails. The message says where the alias is.
     """
     registry = client(store)
     doing = f"moving {CHAMPION} of {name!r} to version {version}"
@@ -112,10 +133,15 @@ def move_champion(
 
 
 def roll_back(store: Store, name: str, *, reason: str | None) -> ChampionChange:
-    """Make the champion that was before the present one champion again.
+    """Makes the previous champion champion again.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        reason: the user's reason; None: none.
 
     Raises:
-        UserError: no champion, none before it, one that is deleted or damaged by now; else as `move_champion`.
+        UserError: no champion, none before it, one that has been deleted or damaged, or an error of `move_champion`.
     """
     moves, champion = history(store, name)
     if champion is None:
@@ -131,7 +157,13 @@ def roll_back(store: Store, name: str, *, reason: str | None) -> ChampionChange:
 
 
 def history(store: Store, name: str) -> tuple[list[ChampionChange], int | None]:
-    """Every move of `champion`, the oldest first, and which version it is. Only what came to be has the state "done".
+    """Returns every move of `champion`, the oldest first, and the present champion, or None.
+
+    Only moves that took effect have the state "done".
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
 
     Raises:
         UserError: no such model, or a store that fails.
@@ -141,9 +173,10 @@ def history(store: Store, name: str) -> tuple[list[ChampionChange], int | None]:
 
 
 def earlier_champion(moves: Sequence[ChampionChange], champion: int) -> int | None:
-    """The version that was champion before the present one: a rollback takes back a move, and so does a second one.
+    """Returns the version that was champion before the present one, or None.
 
-    Where the alias was moved by other hands than ours, the champion that the trail knew before that counts.
+    A rollback undoes a move, and a second rollback undoes the move before it. If the alias was moved by other
+    software, the last champion in the history counts as the one before.
     """
     before: list[int] = []
     now: int | None = None
@@ -163,6 +196,16 @@ def earlier_champion(moves: Sequence[ChampionChange], champion: int) -> int | No
 
 
 def _read(store: Store, registry: MlflowClient, name: str) -> tuple[list[ChampionChange], int | None]:
+    """Returns the moves in the history, the oldest first, as they are stored, and the present champion, or None.
+
+    Args:
+        store: the tracking store.
+        registry: its client.
+        name: name of the registered model.
+
+    Raises:
+        UserError: no such model, or a store that fails.
+    """
     model = read_model(store, registry, name)
     moves = []
     for key, value in sorted(model.tags.items()):
@@ -170,13 +213,16 @@ def _read(store: Store, registry: MlflowClient, name: str) -> tuple[list[Champio
             try:
                 moves.append(ChampionChange(**{**json.loads(value), "key": key}))
             except (ValueError, TypeError):
-                continue  # not one of ours
+                continue  # the tag is not one of ours
     champion = model.aliases.get(CHAMPION)
     return moves, None if champion is None else int(champion)
 
 
 def _with_outcome(moves: Sequence[ChampionChange], champion: int | None) -> list[ChampionChange]:
-    """The moves, those that were left open called done or abandoned: done is the last one, if the alias is there."""
+    """Returns the moves with intended ones replaced by done or abandoned ones.
+
+    An intended move is done if its version is champion and no later move is done.
+    """
     found = []
     for place, move in enumerate(moves):
         came_to_be = move.after == champion and not any(each.state == DONE for each in moves[place + 1 :])
@@ -187,6 +233,14 @@ def _with_outcome(moves: Sequence[ChampionChange], champion: int | None) -> list
 def _finish_open_changes(
     registry: MlflowClient, name: str, moves: Sequence[ChampionChange], champion: int | None
 ) -> None:
+    """Completes or abandons the moves that were interrupted.
+
+    Args:
+        registry: client of the store.
+        name: name of the registered model.
+        moves: all moves, the oldest first.
+        champion: the present champion; None: there is none.
+    """
     for move, judged in zip(moves, _with_outcome(moves, champion), strict=True):
         if move.state == INTENDED and judged.state == DONE:
             _finish(registry, name, move)
@@ -195,12 +249,26 @@ def _finish_open_changes(
 
 
 def _write(registry: MlflowClient, name: str, move: ChampionChange) -> None:
+    """Writes the note of a move, replacing an earlier one.
+
+    Args:
+        registry: client of the store.
+        name: name of the registered model.
+        move: the move.
+    """
     content = {key: value for key, value in asdict(move).items() if key != "key"}
     registry.set_registered_model_tag(name, move.key, json.dumps(content))
 
 
 def _finish(registry: MlflowClient, name: str, move: ChampionChange) -> None:
-    """The tags of the version, then the note, which is open as long as anything is left to do."""
+    """Writes the tags of the version, then marks the note as done, so that the note stays open while any tag
+    is missing.
+
+    Args:
+        registry: client of the store.
+        name: name of the registered model.
+        move: the move.
+    """
     tags = {"action": move.action, "by": move.by, "at": move.at, "reason": move.reason}
     tags |= {"previous": str(move.before or ""), "gate": json.dumps(dict(move.gate))}
     for key, value in tags.items():
@@ -209,10 +277,21 @@ def _finish(registry: MlflowClient, name: str, move: ChampionChange) -> None:
 
 
 def _set_alias(store: Store, registry: MlflowClient, move: ChampionChange, name: str) -> None:
+    """Moves the alias.
+
+    Args:
+        store: the tracking store.
+        registry: its client.
+        move: the move.
+        name: name of the registered model.
+
+    Raises:
+        UserError: the alias was not moved, or whether it was is unknown.
+    """
     try:
         registry.set_registered_model_alias(name, CHAMPION, str(move.after))
     except (MlflowException, OSError) as error:
-        # The write may have been done and only its answer lost.
+        # The alias may have been moved although the response was lost.
         try:
             _, champion = _read(store, registry, name)
         except UserError:
@@ -222,11 +301,21 @@ def _set_alias(store: Store, registry: MlflowClient, move: ChampionChange, name:
             ) from None
         if champion != move.after:
             raise UserError(
-                f"moving {CHAMPION} of {name!r} failed at {store.shown}; it is as it was\n  {store.reason(error)}"
+                f"moving {CHAMPION} of {name!r} failed at {store.shown}; it was not moved\n  {store.reason(error)}"
             ) from None
 
 
 def _require(expected: int | None, champion: int | None, name: str) -> None:
+    """Checks that the champion is the expected one.
+
+    Args:
+        expected: the expected champion; None: none.
+        champion: the present champion; None: none.
+        name: name of the registered model, for the message.
+
+    Raises:
+        UserError: it is another one.
+    """
     if champion != expected:
         was, now = (f"version {each}" if each else "none" for each in (expected, champion))
         raise UserError(
@@ -236,7 +325,16 @@ def _require(expected: int | None, champion: int | None, name: str) -> None:
 
 
 def _require_no_rival(store: Store, open_moves: Sequence[ChampionChange], name: str) -> None:
-    """Refuse a move beside one that is under way. Beside a database file the lock has seen to that."""
+    """Checks that no other move is in progress. With a database file, the lock has ensured this already.
+
+    Args:
+        store: the tracking store.
+        open_moves: moves that are neither done nor abandoned.
+        name: name of the registered model, for the message.
+
+    Raises:
+        UserError: a move that began less than CLAIM_S ago is open.
+    """
     for each in [] if store.database else open_moves:
         if (datetime.now(UTC) - datetime.fromisoformat(each.at)).total_seconds() < CLAIM_S:
             raise UserError(
@@ -247,6 +345,7 @@ def _require_no_rival(store: Store, open_moves: Sequence[ChampionChange], name: 
 
 @contextmanager
 def _exclusive(store: Store, doing: str) -> Iterator[None]:
+    """Holds the lock of a database file inside the `with` block; a server has none."""
     if store.database is None:
         yield
         return

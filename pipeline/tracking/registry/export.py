@@ -1,7 +1,7 @@
-"""A registered model as one ONNX file, checked against torch: uint8 images in, probabilities out.
+"""Export of a registered model as one ONNX file, checked against torch: uint8 images in, probabilities out.
 
-The file holds the preprocessing of arrays (scaling, standardisation) and the softmax; images must have the model's own
-size. The names of the classes, in the order of the probabilities, stand in its metadata as `classes`.
+The file contains the preprocessing of arrays (scaling, standardisation) and the softmax. Images must have the model's
+own size. The file's metadata has the names of the classes, in the order of the probabilities, as `classes`.
 """
 
 import json
@@ -22,7 +22,13 @@ INSTALL = "install them into the environment: pip install -e '.[onnx]'"
 
 
 class PredictionModule(nn.Module):
-    """A network between its preprocessing and its softmax: (B, H, W, C) uint8 -> (B, classes) float32."""
+    """A network between its preprocessing and its softmax: (B, H, W, C) uint8 -> (B, classes) float32.
+
+    Args:
+        network: the network.
+        mean: mean of each channel, (1, C, 1, 1).
+        std: standard deviation of each channel, (1, C, 1, 1).
+    """
 
     mean: Tensor
     std: Tensor
@@ -40,7 +46,8 @@ class PredictionModule(nn.Module):
 
 
 def graph_of(classifier: Any) -> tuple[Any, Tensor]:
-    """The exported graph of a registered `ImageClassifier` for any number of images, and images that it was tried on.
+    """Returns the exported graph of a registered `ImageClassifier`, for any number of images, and the images
+    of the export.
 
     Raises:
         UserError: torch cannot export this network.
@@ -53,20 +60,26 @@ def graph_of(classifier: Any) -> tuple[Any, Tensor]:
         with torch.inference_mode(False), torch.no_grad():
             batch = {"images": {0: torch.export.Dim("batch")}}
             return torch.export.export(answering, (images,), dynamic_shapes=batch), images
-    except Exception as error:  # torch.export has no one error of its own
+    except Exception as error:  # torch.export may raise anything
         raise UserError(f"this network cannot be exported: {str(error).strip().splitlines()[0][:200]}") from error
 
 
 def export_onnx(store: Store, name: str, version: int, file: Path) -> str:
-    """Write a version to an ONNX file, and return what was checked of it.
+    """Writes a version to an ONNX file, and returns a sentence on how the file was checked.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        version: number of the version.
+        file: the file to write.
 
     Raises:
-        UserError: onnx and what torch needs beside it are not installed, the network cannot be exported, the file
-            cannot be written, or what it answers differs from torch (it is removed then).
+        UserError: onnx or onnxscript is not installed, the network cannot be exported, the file cannot be
+            written, or its probabilities differ from torch's (no file is left then).
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  # what torch exports by
+        import onnxscript  # noqa: F401  # torch needs it for the export
     except ImportError as error:
         raise UserError(f"--onnx needs the packages onnx and onnxscript ({error})\n  {INSTALL}") from None
     classifier = load_registered(store, name, version).unwrap_python_model()
@@ -94,10 +107,16 @@ def export_onnx(store: Store, name: str, version: int, file: Path) -> str:
 
 
 def _compared(file: Path, torch_module: Any, images: Tensor) -> str:
-    """Run the file beside torch on a batch and on one image.
+    """Compares the file's probabilities with torch's, on a batch and on one image, and returns a sentence on
+    the result.
+
+    Args:
+        file: the ONNX file.
+        torch_module: the exported graph.
+        images: (B, H, W, C) uint8.
 
     Raises:
-        UserError: their probabilities differ.
+        UserError: the probabilities differ.
     """
     try:
         import onnxruntime

@@ -1,4 +1,4 @@
-"""Registered models in use: loaded as their users load them, and what the runs behind them have left."""
+"""Loading of registered models as their users load them, and of the predictions of their evaluation runs."""
 
 import tempfile
 import warnings
@@ -12,26 +12,35 @@ from pipeline.tracking.store import Store, as_global_store, client
 
 
 def load_registered(store: Store, name: str, version: int) -> Any:
-    """The model of a version, with MLflow's `predict`, run by the program that was registered with it.
+    """Returns the model of a version, with MLflow's `predict`, run by the program that was registered with it.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        version: number of the version.
 
     Raises:
         UserError: the store fails, or the model cannot be loaded here.
     """
     what = f"models:/{name}/{version}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow, when first imported, warns of its own type hints
+        warnings.simplefilter("ignore")  # MLflow's first import warns about its own type hints
         from mlflow import pyfunc
     try:
         with as_global_store(store):
             return pyfunc.load_model(what)
     except (MlflowException, OSError) as error:
         raise UserError(f"{what}: fetching it from {store.shown} failed\n  {store.reason(error)}") from None
-    except Exception as error:  # whatever the registered program and its packages raise
+    except Exception as error:  # the registered program and its packages may raise anything
         raise UserError(f"{what} cannot be loaded here: {store.reason(error)}") from error
 
 
 def fetch_predictions(store: Store, run_id: str) -> dict[str, "np.ndarray[Any, Any]"] | None:
-    """The arrays of an evaluation run's predictions.npz; None where the run, or the file, is not to be had any more.
+    """Returns the arrays of an evaluation run's predictions.npz, or None if the run or the file no longer exists.
+
+    Args:
+        store: the tracking store.
+        run_id: the evaluation's run.
 
     Raises:
         UserError: the store does not answer.

@@ -1,15 +1,16 @@
-"""What is registered: a classifier that MLflow can load with neither this repository nor Ray, DVC or Optuna at hand.
+"""Program of every registered model: a classifier that MLflow loads without this repository, Ray, DVC or Optuna.
 
-This file is a program, not a module to import: it is copied into every registered model and run when that is loaded
-("models from code"). It needs mlflow, torch, timm, safetensors, pillow, numpy and pandas. With it travel:
+This file is a program, not a module to import. It is copied into every registered model and run when the
+model is loaded ("models from code"). It needs mlflow, torch, timm, safetensors, pillow, numpy and pandas.
+These files are part of the registered model:
 
-    checkpoint/  weights.safetensors; checkpoint.json: the network's settings, classes, image size, mean and std
+    checkpoint/  weights.safetensors; checkpoint.json: the network's options, classes, image size, mean and std
     code/        the package of networks (`pipeline/models`) as it was when the weights were trained
-    pictures.py  a picture file -> pixels, as training images were made
+    pictures.py  reads a picture file into pixels, as for the training images
 
     model = mlflow.pyfunc.load_model("models:/NAME@champion")
     model.predict(images)                              # (B, H, W, C) uint8; one row an image
-    model.predict(np.array([file.read_bytes()], dtype=object))    # picture files, or base64 text of such
+    model.predict(np.array([file.read_bytes()], dtype=object))    # picture files, or their base64 text
     model.predict(images, params={"batch_size": 64, "attention": True})
 
 Shapes: B images, H x W pixels, C channels.
@@ -39,10 +40,10 @@ BATCH_SIZE = 256
 
 
 class ImageClassifier(PythonModel):
-    """Preprocessing, network and class names in one: uint8 images in, named classes with probabilities out."""
+    """Classifier with its preprocessing and class names: uint8 images in, named classes with probabilities out."""
 
     def load_context(self, context: Any) -> None:
-        """Rebuild the network from the folders that `context.artifacts` names, on a GPU where there is one.
+        """Builds the network from the folders in `context.artifacts`, on a GPU if there is one.
 
         Raises:
             ValueError: a checkpoint of a later format, or weights that do not belong to the network.
@@ -54,7 +55,7 @@ class ImageClassifier(PythonModel):
         self.classes = [str(name) for name in sidecar["classes"]]
         self.channels = int(sidecar["channels"])
         self.image_size = (int(sidecar["image_size"][0]), int(sidecar["image_size"][1]))
-        self.bit_depth = sidecar.get("bit_depth")  # of grey pictures of more than 8 bits; None: as each file says
+        self.bit_depth = sidecar.get("bit_depth")  # of grey pictures of more than 8 bits; None: that of each file
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.mean, self.std = (
             torch.tensor(sidecar[key], dtype=torch.float32, device=self.device).view(1, self.channels, 1, 1)
@@ -63,7 +64,9 @@ class ImageClassifier(PythonModel):
         self.code = Path(context.artifacts["code"])
         self.pictures = _load_file(Path(context.artifacts["pictures"]))
         build = _load_package(self.code, "build")
-        with torch.random.fork_rng(devices=[]):  # first weights are drawn at random: not from the caller's stream
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # fresh weights are drawn at random, and must not change the caller's stream
             network = build.build_model(
                 build.ModelConfig(**sidecar["model"]),
                 num_classes=int(sidecar["num_classes"]),
@@ -75,23 +78,27 @@ class ImageClassifier(PythonModel):
         except RuntimeError as error:
             raise ValueError(f"the weights do not belong to the network of checkpoint.json: {error}") from error
         self.network: torch.nn.Module = network.to(self.device).eval()
-        self.lock = Lock()  # a server answers in several threads, and a tap sees whatever pass is run beside it
+        self.lock = Lock()  # a server has several threads, and a tap would also read another thread's pass
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Classify images: (B, H, W, C) uint8 or, for one channel, (B, H, W), or one (H, W, C), of any size.
+        """Classifies images of any size.
 
-        An array of objects, as JSON makes it, may hold in their place picture files (bytes, base64 text) and numbers,
-        mixed; what is no image of these gets an `error` of its own, and the others are answered.
+        Args:
+            context: unused; MLflow passes it.
+            model_input: (B, H, W, C) uint8 or, for one channel, (B, H, W), or one image (H, W, C). An array
+                of objects, as made from JSON, may mix arrays of numbers with picture files (bytes, base64
+                text). An element that is no image gets an `error` in its row; the others are classified.
+            params: `batch_size`, the images per forward pass; `attention`, whether each row gets a map. None:
+                the defaults.
 
-        params: `batch_size`, how many images go through the network at once; `attention`, whether each row has a map.
-
-        Returns one row an image: `name` of the most probable class, its `probability`, `probabilities`, a mapping
-        of every class to its probability, and `error`, None where there is none; asked for, `attention`, the last
-        block's on the patches (rows of numbers that add up to 1, the mean of the heads).
+        Returns:
+            One row an image: `name` of the most probable class, its `probability`, `probabilities` (a mapping of every
+            class to its probability), and `error` (None if there is none). If requested, `attention` is the last
+            block's attention on the patches: rows of numbers that add up to 1, the mean of the heads.
 
         Raises:
-            TypeError: not an array. ValueError: another type of number or shape, a batch size below 1, or a network
-                that has no such maps.
+            TypeError: the input is not an array.
+            ValueError: another type of number or shape, a batch size below 1, or a network without such maps.
         """
         images = self._checked(model_input)
         batch_size = int((params or {}).get("batch_size", BATCH_SIZE))
@@ -103,12 +110,12 @@ class ImageClassifier(PythonModel):
             for start in range(0, len(images), batch_size):
                 rows += self._answers(images[start : start + batch_size], tap)
         columns = ["name", "probability", "probabilities", "error", *["attention"] * attends]
-        # None stays None among objects: among numbers it would become NaN, which JSON does not have.
+        # With dtype object, None stays None. Among numbers it would become NaN, which JSON does not have.
         whole = all(row["error"] is None for row in rows)
         return pd.DataFrame(rows, columns=columns, dtype=None if whole else object)
 
     def _answers(self, batch: np.ndarray, tap: Any) -> list[dict[str, Any]]:
-        """A row for each image of a batch: (B, H, W, C) uint8, or (B,) objects, of which some may be no image."""
+        """Returns a row for each image of a batch: (B, H, W, C) uint8, or (B,) objects; some of these may be no image."""
         rows: list[dict[str, Any]] = [
             {"name": None, "probability": None, "probabilities": None, "error": None, "attention": None} for _ in batch
         ]
@@ -141,10 +148,10 @@ class ImageClassifier(PythonModel):
         return rows
 
     def _tap(self) -> Any:
-        """Follows the network's last block.
+        """Returns a tap on the network's last block.
 
         Raises:
-            ValueError: it has no similarity maps.
+            ValueError: the network has no similarity maps.
         """
         try:
             tap, architecture = (_load_package(self.code, name) for name in ("tap", "architecture"))
@@ -153,7 +160,12 @@ class ImageClassifier(PythonModel):
             raise ValueError(f"this model has no attention maps ({error}); ask without attention") from None
 
     def _checked(self, given: Any) -> np.ndarray:
-        """The images as (B, H, W, C) uint8, or as (B,) objects that are yet to be read."""
+        """Returns the images as (B, H, W, C) uint8, or as (B,) objects that are still to be read.
+
+        Raises:
+            TypeError: the input is not an array.
+            ValueError: another type of number or shape.
+        """
         wanted = f"give uint8 images as (B, H, W, {self.channels})"
         if not isinstance(given, np.ndarray):
             raise TypeError(f"{wanted}, as a numpy array, not a {type(given).__name__}")
@@ -169,7 +181,10 @@ class ImageClassifier(PythonModel):
         return images
 
     def _listed(self, given: np.ndarray) -> np.ndarray:
-        """(B,) objects, an image each: numpy makes one array of all levels of a list whose parts are equally long."""
+        """Returns (B,) objects, one per image.
+
+        From a nested list whose parts have equal lengths, numpy makes one array of all levels, which is split here.
+        """
         alone = given.ndim == 0 or (given.ndim == 3 and given.shape[-1] == self.channels)
         images = np.empty(1 if alone else len(given), dtype=object)
         for place in range(len(images)):
@@ -177,7 +192,9 @@ class ImageClassifier(PythonModel):
         return images
 
     def _prepared(self, images: np.ndarray) -> torch.Tensor:
-        """(B, H, W, C) uint8 to (B, C, *image_size) float: scaled to 0..1, resized, standardised by channel."""
+        """Returns (B, H, W, C) uint8 images as (B, C, *image_size) float: scaled to 0..1, resized,
+        standardised by channel.
+        """
         pixels = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float() / 255
         size = (pixels.shape[2], pixels.shape[3])
         if size != self.image_size:
@@ -187,17 +204,17 @@ class ImageClassifier(PythonModel):
 
 
 def _load_package(folder: Path, module: str) -> ModuleType:
-    """A module of the package in `folder`, imported under a name that no other package or version has.
+    """Returns a module of the package in `folder`, imported under a name that no other package or version has.
 
-    The name comes from the folder's path and content, so two versions of a model, each with its own code, live side by
-    side in one process, beside an installed package of the same origin. The package's own imports are relative.
+    The name comes from the folder's path and content. Two versions of a model, each with its own code, and an
+    installed package of the same origin can therefore be used in one process. The package's own imports are relative.
     """
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
     name = f"registered_network_{digest.hexdigest()[:16]}"
     writes = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # the folder belongs to the registry, which must not change by being read
+    sys.dont_write_bytecode = True  # the folder belongs to the registry, and loading must not add files to it
     try:
         if name not in sys.modules:
             spec = importlib.util.spec_from_file_location(
@@ -218,7 +235,7 @@ def _load_package(folder: Path, module: str) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """A module that is one file, run anew for every model that brings one: it stands in no table of modules."""
+    """Returns a module made from one file; it is run again for every model, and is not in `sys.modules`."""
     module = ModuleType(path.stem)
     exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module

@@ -1,6 +1,7 @@
-"""Packing a checkpoint as an MLflow model: `model.py` as its program, weights and network code as its artifacts.
+"""Packing of a checkpoint as an MLflow model, with `model.py` as its program, and weights and network code as
+artifacts.
 
-What is packed has been tried: it is loaded from the finished folder and classifies an example before anyone gets it.
+Every packed model is tested before it is uploaded: it is loaded from the finished folder and classifies an example.
 """
 
 import ast
@@ -27,17 +28,17 @@ from pipeline.train.sidecar import SIDECAR, WEIGHTS, Sidecar, read_sidecar
 PROGRAM = Path(__file__).with_name("model.py")
 PICTURES = Path(pictures.__file__)
 REQUIRED = ("mlflow", "torch", "torchvision", "timm", "safetensors", "pillow", "numpy", "pandas")
-"""What a registered model may import beside Python's own library, each pinned to the version installed here."""
+"""Packages that a registered model may import beside the standard library, pinned to the versions installed here."""
 
 WITH_TORCH = ("triton",)
-"""What comes with some builds of torch, and what network code therefore looks for before it imports it."""
+"""Packages that come with some builds of torch only; network code checks for them before it imports them."""
 
 EXAMPLES = 2
-"""Images of the input example that are kept, as JSON."""
+"""Number of images that are stored as the input example, as JSON."""
 
 SIGNATURE = ModelSignature(
-    # One name for arrays of any size, and for arrays of picture files, text and lists, as requests bring them: MLflow
-    # checks nothing of this type, and the program checks every image by itself.
+    # This type stands for arrays of any size, and for arrays of picture files, text and lists, as in requests. MLflow
+    # does not check it; the program checks every image by itself.
     inputs=Schema([TensorSpec(np.dtype("O"), (-1,))]),
     outputs=Schema(
         [
@@ -53,15 +54,17 @@ SIGNATURE = ModelSignature(
 
 
 def hash_model(checkpoint: Path, code: Path) -> str:
-    """SHA-256 over all that decides a model's answers: weights, settings, network code, `model.py`, `pictures.py`."""
+    """Returns the SHA-256 over everything that determines a model's answers: weights, sidecar, network code,
+    `model.py`, `pictures.py`.
+    """
     return _hash(checkpoint, code, PROGRAM, PICTURES)
 
 
 def hash_packed(folder: Path) -> str:
-    """`hash_model` of the model that `pack` wrote to a folder, as it is there now.
+    """Returns `hash_model` of the model that `pack` wrote to a folder, computed from the folder's present content.
 
     Raises:
-        UserError: its checkpoint is none any more.
+        UserError: its checkpoint is no longer valid.
         OSError: a file is missing.
     """
     artifacts = folder / "artifacts"
@@ -69,6 +72,18 @@ def hash_packed(folder: Path) -> str:
 
 
 def _hash(checkpoint: Path, code: Path, program: Path, reader: Path) -> str:
+    """Returns the SHA-256 over the parts of a model.
+
+    Args:
+        checkpoint: folder with weights and sidecar.
+        code: folder of the network code.
+        program: the file `model.py`.
+        reader: the file `pictures.py`.
+
+    Raises:
+        UserError: the checkpoint cannot be registered.
+        OSError: a file is missing.
+    """
     digest = hashlib.sha256()
     parts = [(SIDECAR, json.dumps(_check_registrable(checkpoint), sort_keys=True).encode()), ("", program.read_bytes())]
     parts.append(("", reader.read_bytes()))
@@ -82,16 +97,16 @@ def _hash(checkpoint: Path, code: Path, program: Path, reader: Path) -> str:
 
 
 def _check_registrable(checkpoint: Path) -> Sidecar:
-    """What a checkpoint says of itself, once it is known that it can be registered.
+    """Checks that a checkpoint can be registered, and returns its sidecar.
 
     Raises:
-        UserError: a file is missing, or the settings do not fit together.
+        UserError: a file is missing, or the sidecar's fields do not fit together.
     """
     try:
         sidecar = read_sidecar(checkpoint)
         if not (checkpoint / WEIGHTS).is_file():
             raise FileNotFoundError(f"there is no {WEIGHTS}")
-        # The names become the keys of a mapping: a repeated one would swallow a probability.
+        # The names become the keys of a mapping, so a repeated name would lose a probability.
         if len(set(sidecar["classes"])) != sidecar["num_classes"]:
             raise ValueError(f"{sidecar['num_classes']} classes, but {len(set(sidecar['classes']))} different names")
         channels, sides = sidecar["channels"], len(sidecar["image_size"])
@@ -111,12 +126,12 @@ def _check_registrable(checkpoint: Path) -> Sidecar:
 
 
 def require_portable(code: Path) -> None:
-    """Refuse network code that needs more than a registered model may ask for.
+    """Checks that network code imports nothing that a registered model lacks.
 
-    Found here, because in this process such imports work, and elsewhere the model would not load.
+    A forbidden import works in this process; without this check, the model would fail to load elsewhere.
 
     Raises:
-        UserError: names the file, the line and the import.
+        UserError: an import that a registered model lacks. The message names the file, the line and the import.
     """
     for name in ("__init__.py", "build.py"):
         if not (code / name).is_file():
@@ -148,15 +163,21 @@ def pack(
     model_card: str,
     input_example: "np.ndarray[Any, Any]",
 ) -> None:
-    """Write the MLflow model to `folder`, which must not exist yet, and try it.
+    """Writes the MLflow model to a folder and tests it.
 
-    identity: the MLflow model's ids; input_example: (B, H, W, C) uint8.
+    Args:
+        folder: destination, which must not exist yet.
+        identity: the MLflow model's ids.
+        checkpoint: folder with weights and sidecar.
+        code: folder of the network code.
+        model_card: the model card, in Markdown.
+        input_example: images, (B, H, W, C) uint8.
 
     Raises:
-        UserError: it cannot be loaded or does not classify the example.
+        UserError: the model cannot be loaded or does not classify the example.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow, when first imported, warns of its own type hints
+        warnings.simplefilter("ignore")  # MLflow's first import warns about its own type hints
         from mlflow import pyfunc
 
     example = np.ascontiguousarray(input_example[:EXAMPLES])
@@ -165,7 +186,7 @@ def pack(
         (staged / "checkpoint").mkdir()
         for name in (WEIGHTS, SIDECAR):
             shutil.copy2(checkpoint / name, staged / "checkpoint" / name)
-        for file in _sources(code):  # and nothing else: no caches, no editor's leavings
+        for file in _sources(code):  # only source files: no caches, no editor's files
             target = staged / "code" / file.relative_to(code)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
@@ -182,16 +203,17 @@ def pack(
             mlflow_model=identity,
             signature=SIGNATURE,
             input_example=example,
-            # A local part, as in 2.15.0+cpu, names a build that a package index does not have.
+            # The local part of a version, as in 2.15.0+cpu, names a build that a package index does not have.
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIRED],
         )
     try:
         answer = pyfunc.load_model(str(folder)).predict(example)
         if len(answer) != len(example) or not np.isfinite(answer["probability"]).all():
             raise ValueError(f"{len(example)} images gave {len(answer)} answers, or answers that are no numbers")
-    except Exception as error:  # whatever the network's code raises: the user's question is the same
+    except Exception as error:  # the network's code may raise anything
         raise UserError(f"the model made of {checkpoint} cannot be used: {error}") from error
 
 
 def _sources(code: Path) -> Iterator[Path]:
+    """Returns the Python files of a folder, sorted by path."""
     return iter(sorted(code.rglob("*.py")))

@@ -1,4 +1,4 @@
-"""How a registered version stands in its store: stores are moved, emptied and shared, and DVC sees nothing of it."""
+"""Status of a registered version in its store. Stores are moved, emptied and shared, and DVC does not notice it."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,13 @@ from pipeline.tracking.store import Store, as_user_error, client, short_timeouts
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What a store has of a version. exists: the version, of that content; fault: what its files are, "" where whole.
+    """Status of a version in a store.
 
-    challenger: the version that has the alias, None where none has; made_by: what its tags say of where it comes from.
+    Attributes:
+        exists: whether the version exists, with the expected content.
+        fault: fault of its files, GONE or DAMAGED; "" if there is none.
+        challenger: the version that has the alias; None: no version has.
+        made_by: origin of the challenger according to its tags, in words.
     """
 
     exists: bool
@@ -28,7 +32,13 @@ NOTHING = VersionStatus(False, "", None)
 
 
 def version_status(store: Store, name: str, version: int, model_hash: str) -> VersionStatus:
-    """How the version of a model stands. Makes nothing, no database either.
+    """Returns the status of a model's version. Nothing is created, not even a database.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        version: number of the version.
+        model_hash: hash of the expected content, from `hash_model`.
 
     Raises:
         UserError: the store does not answer.
@@ -53,6 +63,13 @@ def version_status(store: Store, name: str, version: int, model_hash: str) -> Ve
 
 
 def _version(registry: MlflowClient, name: str, number: str) -> ModelVersion | None:
+    """Returns a version, or None if it does not exist.
+
+    Args:
+        registry: client of the store.
+        name: name of the registered model.
+        number: number of the version.
+    """
     try:
         return registry.get_model_version(name, number)
     except MlflowException as error:
@@ -62,6 +79,7 @@ def _version(registry: MlflowClient, name: str, number: str) -> ModelVersion | N
 
 
 def _made_by(version: ModelVersion) -> str:
+    """Returns commit, DVC experiment and search of a version, as far as its tags have them, in words."""
     tags = {"commit": "sar.commit", "experiment": "sar.dvc_experiment", "search": "sar.fingerprint"}
     words = [f"{what} {version.tags[tag][:12]}" for what, tag in tags.items() if version.tags.get(tag)]
     return ", ".join(words)

@@ -1,6 +1,6 @@
-"""Registered models: a version for every distinct model, known by its content, and the alias `challenger`.
+"""Registered models: one version for every distinct model, identified by its content, and the alias `challenger`.
 
-The alias `champion` is moved by `pipeline.tracking.registry.champion`.
+`pipeline.tracking.registry.champion` moves the alias `champion`.
 """
 
 import re
@@ -29,26 +29,32 @@ from pipeline.tracking.store import Store, as_global_store, as_user_error, clien
 CHALLENGER = "challenger"
 HASH_TAG = "sar.model_hash"
 WEIGHTS_TAG = "sar.weights_hash"
-"""The SHA-256 of the file of weights, by which looks at test images know a network."""
+"""Tag with the SHA-256 of the file of weights, which identifies a network in looks at test images."""
 
 PROCEDURE_TAG = "sar.procedure"
-"""Of a network that was trained on all images: the folds in which its procedure was tested, as JSON."""
+"""Tag of a network that was trained on all images: the folds in which its procedure was tested, as JSON."""
 
 LOGGED = "models:/m-"
-"""How the source begins of a version whose files are those of a logged model."""
+"""Beginning of a version's source if its files are those of a logged model."""
 
 GONE, DAMAGED = "gone", "damaged"
-"""What may be wrong with a version's files."""
+"""Faults of a version's files."""
 
 CARD_LIMIT = 5000
-"""Characters of a description that every database behind MLflow holds; the whole card lies in the model's folder."""
+"""The most characters of a description in every database of MLflow; the whole card is in the model's folder."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model. uri: what mlflow.pyfunc.load_model takes; new: made now, not found again.
+    """A version that `register_model` has created or found.
 
-    lost_run: the run that it should belong to and does not, since the store has it no more.
+    Attributes:
+        name: name of the registered model.
+        version: number of the version.
+        uri: address for mlflow.pyfunc.load_model.
+        model_hash: hash of the model's content.
+        new: whether the version was created now, not found.
+        lost_run: id of the run that trained the model, if the store has lost it; otherwise None.
     """
 
     name: str
@@ -61,7 +67,16 @@ class Registered:
 
 @dataclass(frozen=True)
 class Version:
-    """A version as the registry lists it. created: UTC; description: the model card."""
+    """A version as the registry lists it.
+
+    Attributes:
+        version: number of the version.
+        aliases: its aliases.
+        tags: its tags.
+        created: time of its creation, UTC.
+        run_id: run that trained it; None: none.
+        description: the model card.
+    """
 
     version: int
     aliases: tuple[str, ...]
@@ -82,13 +97,21 @@ def register_model(
     run_id: str | None,
     input_example: "np.ndarray[Any, Any]",
 ) -> Registered:
-    """Register a checkpoint with the code of its network, and point the alias `challenger` at it.
+    """Registers a checkpoint with the code of its network, and moves the alias `challenger` to it.
 
-    checkpoint: folder with weights.safetensors and checkpoint.json; code: the package of networks; input_example:
-    (B, H, W, C) uint8; run_id: the run that trained it. Where the store has that run no more, as after the loss of a
-    database, the model belongs to no run. A model whose weights, settings and code are registered already gets no
-    second version: its tags and its card are brought up to date, and its files where they are gone or damaged. A new
-    one is loaded and tried before it is uploaded.
+    A new model is loaded and tested before it is uploaded. If a model with the same weights, sidecar and code
+    is registered already, no second version is created. The version's tags and model card are updated, and
+    its files are uploaded again if they are gone or damaged.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        checkpoint: folder with weights.safetensors and checkpoint.json.
+        code: the package of networks.
+        model_card: the model card, in Markdown.
+        tags: tags of the version.
+        run_id: run that trained the model; None, or a run that the store has lost: the model belongs to no run.
+        input_example: images, (B, H, W, C) uint8.
 
     Raises:
         UserError: a name that MLflow refuses, a checkpoint that does not make a model, or a store that fails.
@@ -128,10 +151,14 @@ def register_model(
 
 
 def versions(store: Store, name: str) -> list[Version]:
-    """Every version of a model, the oldest first.
+    """Returns every version of a model, the oldest first.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
 
     Raises:
-        UserError: no such model.
+        UserError: no such model, or a store that fails.
     """
     registry = client(store)
     aliases = {alias: int(number) for alias, number in read_model(store, registry, name).aliases.items()}
@@ -156,7 +183,12 @@ def versions(store: Store, name: str) -> list[Version]:
 
 
 def _create_name(registry: MlflowClient, name: str) -> None:
-    # MLflow takes quotes, but its searches, which look for a model by its name, then cannot be written.
+    """Creates a registered model if it does not exist yet.
+
+    Raises:
+        UserError: the name has quotes.
+    """
+    # MLflow accepts quotes in a name, but its searches for a model by name cannot contain them.
     if re.search("['\"`]", name):
         raise UserError(f"a model cannot be called {name!r}: its name may hold no quotes\n  change register.name")
     try:
@@ -167,10 +199,15 @@ def _create_name(registry: MlflowClient, name: str) -> None:
 
 
 def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredModel:
-    """A registered model with its tags and aliases.
+    """Returns a registered model with its tags and aliases.
+
+    Args:
+        store: the tracking store.
+        registry: its client.
+        name: name of the registered model.
 
     Raises:
-        UserError: there is none, or the store fails.
+        UserError: no such model, or a store that fails.
     """
     try:
         return registry.get_registered_model(name)
@@ -178,12 +215,19 @@ def read_model(store: Store, registry: MlflowClient, name: str) -> RegisteredMod
         if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
             raise UserError(f"reading the model {name!r} failed at {store.shown}\n  {store.reason(error)}") from None
         raise UserError(
-            f"{store.shown} has no model {name!r}\n  `make repro` registers one, again too where this store has lost it"
+            f"{store.shown} has no model {name!r}\n  `make repro` registers one, also again if this store has lost it"
         ) from None
 
 
 def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, Any]) -> str:
-    """Pack what `pack` takes, upload it as a logged model of the run or else of an experiment, and return its id."""
+    """Packs a model and uploads it as a logged model of the run, or else of an experiment; returns its id.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model, and of the experiment if there is no run.
+        run_id: run that trained the model; None: none.
+        content: keyword arguments of `pack`.
+    """
     registry = client(store)
     experiment = str(registry.get_run(run_id).info.experiment_id) if run_id else experiment_id(store, name)
     logged = registry.create_logged_model(experiment, re.sub(r"[^\w-]", "-", name), run_id)
@@ -200,7 +244,13 @@ def _upload(store: Store, name: str, run_id: str | None, content: Mapping[str, A
 
 
 def _fill(registry: MlflowClient, logged: LoggedModel, content: Mapping[str, Any]) -> None:
-    """Upload the files of a logged model."""
+    """Packs a model and uploads its files to a logged model.
+
+    Args:
+        registry: client of the store.
+        logged: the logged model.
+        content: keyword arguments of `pack`.
+    """
     model_id, run_id = str(logged.model_id), logged.source_run_id
     identity = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
     with tempfile.TemporaryDirectory() as temporary:
@@ -209,13 +259,17 @@ def _fill(registry: MlflowClient, logged: LoggedModel, content: Mapping[str, Any
 
 
 def find_fault(store: Store, version: ModelVersion, *, fetch: bool) -> str:
-    """What is wrong with a version's files where its store has them: GONE, DAMAGED (not those registered), or "".
+    """Returns the fault of a version's files in the store: GONE, DAMAGED (other files than those registered), or "".
 
-    fetch: fetch those of a server to look into them; else they are only listed. Files on this machine are looked into.
+    Args:
+        store: the tracking store.
+        version: the version.
+        fetch: whether a server's files are downloaded and hashed; otherwise they are only listed. Files on
+            this machine are always hashed.
     """
     registry, source = client(store), str(version.source)
     if not source.startswith(LOGGED):
-        return ""  # not of this pipeline's making
+        return ""  # this pipeline did not make it
     model_id = source.removeprefix("models:/")
     if "MLmodel" not in {Path(each.path).name for each in registry.list_logged_model_artifacts(model_id)}:
         return GONE
@@ -230,12 +284,18 @@ def find_fault(store: Store, version: ModelVersion, *, fetch: bool) -> str:
         with tempfile.TemporaryDirectory() as temporary, as_global_store(store):
             folder = download_artifacts(artifact_uri=source, dst_path=temporary, tracking_uri=store.uri)
             return "" if hash_packed(Path(folder)) == wanted else DAMAGED
-    except (UserError, FileNotFoundError, TypeError):  # a checkpoint.json of another form too
+    except (UserError, FileNotFoundError, TypeError):  # TypeError: a checkpoint.json of another form
         return DAMAGED
 
 
 def require_whole(store: Store, name: str, version: int, *, doing: str) -> None:
-    """Refuse a version that nobody could load, before an alias leads people to it. doing: what for, in words.
+    """Checks that a version can be loaded, before an alias is moved to it.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        version: number of the version.
+        doing: the intended action, in words, for the message.
 
     Raises:
         UserError: its files are gone or damaged, or the store fails.
@@ -251,5 +311,6 @@ def require_whole(store: Store, name: str, version: int, *, doing: str) -> None:
 
 
 def _shorten(card: str) -> str:
+    """Returns a model card cut to CARD_LIMIT."""
     end = "\n\n(The whole card is in the model's folder.)"
     return card if len(card) <= CARD_LIMIT else card[: CARD_LIMIT - len(end)] + end

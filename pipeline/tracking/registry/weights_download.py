@@ -1,4 +1,4 @@
-"""Weights out of the registry: which version a name means, and its checkpoint, without running any of its code."""
+"""Download of weights from the registry: version of a specification, and its checkpoint, without running its code."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,15 @@ MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def find_version(store: Store, spec: str) -> tuple[str, int]:
-    """Name and version of what `models:/name@alias` or `models:/name/3` now means.
+    """Returns the model's name and the version that `models:/name@alias` or `models:/name/3` means now.
+
+    Args:
+        store: the tracking store.
+        spec: the specification.
 
     Raises:
-        ValueError: another form, or nothing of that name, version or alias. UserError: the store fails.
+        ValueError: a specification of another form, or one that names no model, version or alias of the store.
+        UserError: the store fails.
     """
     if not (match := SPEC.fullmatch(spec)):
         raise ValueError("needed: models:/name@alias or models:/name/version, such as models:/sar-photos@champion")
@@ -38,10 +43,17 @@ def find_version(store: Store, spec: str) -> tuple[str, int]:
 
 
 def fetch_checkpoint(store: Store, name: str, version: int, folder: Path) -> Path:
-    """Download the checkpoint of a version into `folder`; returns the checkpoint's own folder.
+    """Downloads a version into a folder, and returns the folder of its checkpoint.
+
+    Args:
+        store: the tracking store.
+        name: name of the registered model.
+        version: number of the version.
+        folder: destination.
 
     Raises:
-        ValueError: a model that was not registered by this pipeline. UserError: the store fails.
+        ValueError: a model that was not registered by this pipeline.
+        UserError: the store fails.
     """
     try:
         with as_global_store(store):
