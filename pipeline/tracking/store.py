@@ -198,7 +198,7 @@ def experiment_id(store: Store, name: str) -> str:
     A sqlite store's artifacts go to `root`/mlartifacts, so that they are found from any working directory.
 
     Raises:
-        UserError: MLflow refuses the name, or the folder of the experiment's artifacts was removed with its checkout.
+        UserError: MLflow refuses the name, or the folder of the experiment's artifacts is gone with its checkout.
     """
     registry = client(store)
     if store.database:
@@ -229,7 +229,7 @@ def require_artifacts(store: Store, name: str, location: str) -> None:
         location: address of the experiment's artifacts.
 
     Raises:
-        UserError: a folder that was removed with its checkout (MLflow cannot change an experiment's folder),
+        UserError: a folder that is gone with its checkout (MLflow cannot change an experiment's folder),
             or an S3 store that this machine writes to directly, without boto3.
     """
     parts = urlsplit(location)
@@ -265,7 +265,7 @@ def refusal(store: Store, error: Exception) -> tuple[str, str]:
         return f"it does not answer to the name {host}", f"start it with --allowed-hosts {host} (docs/teams.md)"
     if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         if store.user is None:
-            return "it wants to know who asks (status 401)", f"set {CREDENTIALS}, or MLFLOW_TRACKING_TOKEN"
+            return "it requires a login (status 401)", f"set {CREDENTIALS}, or MLFLOW_TRACKING_TOKEN"
         return f"it does not take the password of {store.user!r} (status 401)", f"look at {CREDENTIALS}"
     if code == "PERMISSION_DENIED":
         who = f"{store.user!r} may not do this" if store.user else "it does not allow this"

@@ -21,7 +21,7 @@ from pipeline.regularizers.base import Regularizer, RegularizerOutput, at_least_
 from pipeline.regularizers.features import Collector, carries_gradient
 
 NO_GRADIENT = (
-    "reads what model.freeze keeps as it is, and nothing else, so it has no gradient; freeze fewer blocks, let it read "
+    "reads only parts that model.freeze freezes, so it has no gradient; freeze fewer blocks, let it read "
     "later ones, or set its weight to 0"
 )
 

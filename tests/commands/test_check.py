@@ -572,5 +572,5 @@ def test_freezing_is_told_and_what_then_has_no_gradient_is_refused_in_a_sentence
     with pytest.raises(UserError, match=said):
         make_plan(workspace)
     on = {"model.freeze": "all", "regularizer.spatial_entropy.weight": 0.1}
-    with pytest.raises(UserError, match=r"^regularizer\.spatial_entropy: reads what model\.freeze keeps as it is"):
+    with pytest.raises(UserError, match=r"^regularizer\.spatial_entropy: reads only parts that model\.freeze freezes"):
         list(train_once(workspace, on))

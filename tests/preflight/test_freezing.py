@@ -14,7 +14,7 @@ from pipeline.tune.space import SearchSpace
 DIGITS = Preview(images=1797, classes=tuple("0123456789"), channels=1)
 LAYERS = "regularizer.spatial_entropy.layers"
 SAR = "regularizer.spatial_entropy"
-NO_GRADIENT = "reads what model.freeze keeps as it is, and nothing else, so it has no gradient"
+NO_GRADIENT = "reads only parts that model.freeze freezes, so it has no gradient"
 
 
 def setting(**values: Any) -> Params:

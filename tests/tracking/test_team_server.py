@@ -56,7 +56,7 @@ def keys_in_s3(team: TeamServer) -> list[str]:
 
 
 def test_nobody_and_a_wrong_password_are_told_what_to_set(log_in: As) -> None:
-    with pytest.raises(UserError, match=r"wants to know who asks.*\n.*set MLFLOW_TRACKING_USERNAME"):
+    with pytest.raises(UserError, match=r"requires a login.*\n.*set MLFLOW_TRACKING_USERNAME"):
         prepare_store(log_in(None))
     with pytest.raises(UserError, match=r"does not take the password of 'ann'") as refused:
         prepare_store(log_in("ann", "not this one"))

@@ -248,7 +248,7 @@ def test_only_trained_blocks_are_computed_again_going_backward() -> None:
 
 # Regularisers of frozen blocks
 
-READS = "reads what model.freeze keeps as it is, and nothing else, so it has no gradient"
+READS = "reads only parts that model.freeze freezes, so it has no gradient"
 METHODS = {
     "spatial_entropy": lambda layers, weight: SpatialEntropy(weight=weight, layers=layers),
     "head_disagreement": lambda layers, weight: HeadDisagreement(weight=weight, layers=layers, watch=True),

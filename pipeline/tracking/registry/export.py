@@ -129,5 +129,5 @@ def _compared(file: Path, torch_module: Any, images: Tensor) -> str:
             (found,) = session.run(["probabilities"], {"images": some.numpy()})
             worst = max(worst, float(np.abs(found - torch_module(some).numpy()).max()))
     if not worst <= TOLERANCE:
-        raise UserError(f"the exported file's probabilities differ from torch's by {worst:.2g}; it was not kept")
+        raise UserError(f"the exported file's probabilities differ from torch's by {worst:.2g}; no file was written")
     return f"checked with onnxruntime: probabilities are torch's to {worst:.1g}"

@@ -115,7 +115,10 @@ class ImageClassifier(PythonModel):
         return pd.DataFrame(rows, columns=columns, dtype=None if whole else object)
 
     def _answers(self, batch: np.ndarray, tap: Any) -> list[dict[str, Any]]:
-        """Returns a row for each image of a batch: (B, H, W, C) uint8, or (B,) objects; some of these may be no image."""
+        """Returns a row for each image of a batch.
+
+        The batch is (B, H, W, C) uint8, or (B,) objects, some of which may be no image.
+        """
         rows: list[dict[str, Any]] = [
             {"name": None, "probability": None, "probabilities": None, "error": None, "attention": None} for _ in batch
         ]
