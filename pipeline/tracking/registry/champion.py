@@ -2,7 +2,7 @@
 
 MLflow moves an alias in one write, and has no transaction over an alias and tags. Therefore the alias alone
 determines which version is champion. The history is written around it in three steps. First a note of the
-intended move is written, as a tag of the registered model. Then the alias is moved. At last the version gets
+intended move is written, as a tag of the registered model. Then the alias is moved. Finally the version gets
 its tags, and the note is marked as done. An interrupted move leaves its note as intended. Readers see by the
 alias whether the move took effect, and the next move marks the note as done or abandoned.
 
