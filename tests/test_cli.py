@@ -295,11 +295,11 @@ def test_command_outside_a_checkout_says_where_to_go(tmp_path: Path) -> None:
     ("arguments", "status", "said"),
     [
         (["status"], 0, "no searches yet in"),
-        (["status", "7a"], 2, "search '7a': none begins so; there are none yet"),
+        (["status", "7a"], 2, "search '7a': no id begins so; there are none yet"),
         (["stop"], 2, "no search is running here"),
         (["stop", "--finish"], 2, "no search is running here"),
         (["logs", "t0000"], 2, "no searches yet in"),
-        (["logs", "t0000", "--search", "7a"], 2, "search '7a': none begins so"),
+        (["logs", "t0000", "--search", "7a"], 2, "search '7a': no id begins so"),
         (["gc", "--dry-run"], 0, "nothing to remove"),
         (["gc"], 0, "nothing to remove"),
         (["gc", "--keep", "-1"], 2, "Invalid value for '--keep'"),

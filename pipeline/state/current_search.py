@@ -1,4 +1,4 @@
-"""Search that params.yaml would go on with, found without a plan: that one builds networks and takes its time."""
+"""The search that params.yaml asks for, found without building a plan: a plan builds networks, which takes long."""
 
 import json
 from collections.abc import Mapping
@@ -22,9 +22,13 @@ from pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class CurrentSearch:
-    """content: what decides it. folder: its own, which may not exist yet. params: with what the data decide.
+    """A search as params.yaml asks for it, which may not have begun yet.
 
-    folds: the searches outside of each fold, which belong to the one of all images.
+    Attributes:
+        content: Content from which the fingerprint is computed (`fingerprint_content`).
+        folder: Folder of the search, which may not exist yet.
+        params: Parameters, with `search.choose.then: auto` replaced by the metric that the data give.
+        folds: Searches outside of each fold, which belong to the search of all images; empty without folds.
     """
 
     content: Content
@@ -34,20 +38,24 @@ class CurrentSearch:
 
     @property
     def searches(self) -> Mapping[Path, "CurrentSearch"]:
-        """It and those of its folds, by their folders."""
+        """All-image search and the searches of its folds, by folder. A fold's search contains only itself."""
         return {each.folder: each for each in (self, *self.folds)}
 
 
 def current_search(
     workspace: Workspace, params: Params, weights: Mapping[str, Weights] | None = None
 ) -> CurrentSearch | None:
-    """What the parameters ask for; None while data/prepared is not what they ask for.
+    """Returns the search that the parameters ask for; None if data/prepared does not fit them.
 
-    The split is made anew: data/split.json may still be that of other parameters. weights: what pretrained weights were
-    resolved to; None: what they were last.
+    The split is computed anew, because data/split.json may belong to other parameters.
+
+    Args:
+        workspace: Workspace in which the search is looked up.
+        params: Parameters as they were read.
+        weights: Pretrained weights by specification; None: those that were resolved last (`read_note`).
 
     Raises:
-        UserError: the space is wrong.
+        UserError: the file of the search space is missing or wrong.
     """
     path = workspace.root / params.search.space
     if not path.is_file():

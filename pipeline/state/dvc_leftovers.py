@@ -1,17 +1,17 @@
-"""What a DVC that was killed has left half-written under `.dvc`, taken out of the way of the next one.
+"""Removes files under `.dvc` that a killed DVC has left half-written, so that the next DVC can start.
 
-DVC puts objects of its cache in place whole. Other files it writes where they stand, and the next DVC stops at what is
-cut off, in words of its own:
+DVC moves the objects of its cache into place whole. It writes other files where they stand. The next DVC stops at a
+truncated file with an error message that does not name the cause:
 
-    cache/runs/<..>/<..>/   what each stage made of what: DVC reads whatever lies there, also under the names that end
-                            in .tmp. Without an entry the stage runs again.
-    tmp/rwlock              which process uses which path. Entries of processes that have ended mean nothing; one whose
-    tmp/exps/rwlock         number another process has by now (a container that was started again) blocks for good.
-    tmp/exps/**.run, .msg   an experiment's place and state; a queue's messages. Of what was cut off nothing is known.
-    <site cache>/repo/*     databases of hashes and links, that a kill leaves whole and a loss of power may
-                            not; what is in them is found again
+    cache/runs/<..>/<..>/   what each stage made of which inputs. DVC reads every file there, including those whose
+                            names end in .tmp. Without an entry the stage runs again.
+    tmp/rwlock              which process uses which path. Entries of processes that have ended mean nothing, but an
+    tmp/exps/rwlock         entry blocks for good if another process has its number by now, as in a restarted container.
+    tmp/exps/**.run, .msg   an experiment's place and state, and a queue's messages. A truncated file tells nothing.
+    <site cache>/repo/*     databases of hashes and links. They survive a kill, but may not survive a loss of power.
+                            DVC can compute their content again.
 
-dvc.lock is `pipeline.state.dvc_lock`'s.
+`pipeline.state.dvc_lock` repairs dvc.lock.
 """
 
 import json
@@ -25,35 +25,42 @@ from pipeline.files.atomic import write_whole
 from pipeline.workspace import Workspace
 
 PAUSE_S = 0.5
-"""After which a file that another DVC is writing at this moment is whole, or has its own name."""
+"""Seconds after which a file that another DVC was writing is whole, or has its final name."""
 
 HEADER = 100
-"""Bytes at the beginning of an SQLite file that say what it is."""
+"""Bytes of the header of an SQLite file."""
 
 SLACK_S = 2.0
-"""By which the clocks of processes and files may differ."""
+"""Seconds by which the clocks of processes and files may differ."""
 
 
 def remove_leftovers(workspace: Workspace) -> list[str]:
-    """Remove what is cut off, and locks of processes that have ended. Returns what was done, a line a kind."""
+    """Removes truncated files, and locks of processes that have ended.
+
+    Args:
+        workspace: Workspace whose `.dvc` is cleaned.
+
+    Returns:
+        A sentence for each kind of leftover that was removed.
+    """
     folder = workspace.root / ".dvc"
     if not folder.is_dir():
         return []
     said = []
     if count := _remove(_entries(folder), is_entry):
-        said.append(f"half-written entries in DVC's cache of runs: {count} removed; what they stood for runs again")
+        said.append(f"half-written entries in DVC's cache of runs: {count} removed; their stages run again")
     if count := _remove(_records(folder), _is_json):
         said.append(f"half-written records of DVC's experiments: {count} removed")
     if count := _remove(_databases(folder), is_database):
-        said.append(f"cut off databases of DVC's hashes: {count} removed; it hashes anew")
+        said.append(f"cut off databases of DVC's hashes: {count} removed; DVC hashes the files anew")
     for lock in (folder / "tmp" / "rwlock", folder / "tmp" / "exps" / "rwlock"):
         if lock.exists() and _repair_rwlock(lock):
-            said.append(f"{lock.relative_to(workspace.root)}: freed of what a DVC that was killed had left in it")
+            said.append(f"{lock.relative_to(workspace.root)}: locks removed that a killed DVC had left")
     return said
 
 
 def is_entry(path: Path) -> bool:
-    """Whether a file in the cache of runs is a whole entry: its name is the hash of what is in it."""
+    """Returns whether a file in the cache of runs is a whole entry: its name is the hash of its content."""
     from dvc.exceptions import DvcException
     from dvc.utils import dict_sha256
     from dvc.utils.serialize import load_yaml
@@ -64,19 +71,19 @@ def is_entry(path: Path) -> bool:
         content = load_yaml(path)
         return bool(path.name == dict_sha256(content, exclude=["size", "nfiles"]))
     except FileNotFoundError:
-        return True  # it has its own name by now
+        return True  # it has been renamed to its final name
     except (DvcException, AttributeError, TypeError, ValueError, LookupError, RecursionError):
         return False
 
 
 def is_database(path: Path) -> bool:
-    """Whether an SQLite file is as long as it says, or new."""
+    """Returns whether an SQLite file is empty or at least as long as its header says."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             header = file.read(HEADER)
     except OSError:
-        return True  # it is not there any more, or not ours
+        return True  # removed since it was listed, or another user's
     if size == 0:
         return True
     if len(header) < HEADER or not header.startswith(b"SQLite format 3\0"):
@@ -88,19 +95,26 @@ def is_database(path: Path) -> bool:
 def _databases(folder: Path) -> Iterator[Path]:
     from dvc.dirs import site_cache_dir
 
-    # DVC names a checkout's by a hash of its own; what is cut off is of no use to any.
+    # DVC names a checkout's database by a hash of its own. A truncated one is of no use to any checkout.
     for path in Path(site_cache_dir(_config_value(folder, "core", "site_cache_dir"))).glob("repo/*/**/*.db"):
         if path.is_file() and os.access(path, os.W_OK):
             yield path
 
 
 def _config_value(folder: Path, section: str, name: str) -> Any:
+    """Returns a value of DVC's configuration; None if it is not set or the configuration is invalid.
+
+    Args:
+        folder: The folder `.dvc`.
+        section: Section of the configuration.
+        name: Option of the section.
+    """
     from dvc.config import Config, ConfigError
 
     try:
         return Config(str(folder))[section].get(name)
     except ConfigError:
-        return None  # which DVC tells
+        return None  # DVC reports an invalid configuration itself
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -113,7 +127,7 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 def _records(folder: Path) -> Iterator[Path]:
     there = folder / "tmp" / "exps"
-    # Not below: experiments' copies of the checkout.
+    # These patterns do not enter the experiments' copies of the checkout.
     for pattern in ("run/*/*.run", "standalone/run/*/*.run", "celery/broker/*/*", "celery/result/*"):
         yield from (path for path in there.glob(pattern) if path.is_file())
 
@@ -141,7 +155,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _repair_rwlock(path: Path) -> bool:
-    """Take out of a file of locks what no living process can have put there. Returns whether anything was."""
+    """Removes locks of processes that have ended from a file of locks. Returns whether there were any."""
     from dvc.lock import LockError, make_lock
 
     try:
@@ -153,7 +167,7 @@ def _repair_rwlock(path: Path) -> bool:
             write_whole(path, left)
             return True
     except LockError:
-        return False  # a living DVC is writing it
+        return False  # a running DVC is writing it
 
 
 def _living(text: str, written: float) -> str:
@@ -171,7 +185,7 @@ def _living(text: str, written: float) -> str:
 
 
 def _lives(pid: int, written: float) -> bool:
-    """Whether a process is there, and has been since before the file was written: else it is another of its number."""
+    """Returns whether a process runs that started before the file was written. A later one only has the same number."""
     import psutil
 
     try:

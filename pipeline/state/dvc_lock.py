@@ -1,7 +1,7 @@
-"""dvc.lock after a DVC that was killed while it wrote it.
+"""Repair of dvc.lock after a DVC that was killed while it wrote the file.
 
-DVC empties the file before it fills it again, once a stage, and will not start with a file that is cut off. So a copy
-of the last whole one is kept, and put back. DVC then finds what it did after that copy in its cache of runs.
+DVC empties the file and fills it again after every stage, and refuses to start with a truncated one. A copy of the last
+whole file is therefore stored, and put back when needed. DVC finds what it ran after that copy in its cache of runs.
 """
 
 import shutil
@@ -18,7 +18,7 @@ CONFLICT = "<<<<<<<"
 
 
 def is_whole(lock: Path) -> bool:
-    """Whether DVC would take a lock file. It may still lack stages, where it was cut off between two."""
+    """Returns whether DVC would accept a lock file. One that was truncated between two stages passes, but lacks stages."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
@@ -31,29 +31,39 @@ def is_whole(lock: Path) -> bool:
 
 
 def repair_lock(workspace: Workspace) -> str | None:
-    """Put a whole lock file in the place of one that was cut off, or none. Returns what was done, if anything.
+    """Replaces a truncated lock file by the stored copy, or removes it if there is no whole copy.
+
+    Args:
+        workspace: Workspace whose dvc.lock is repaired.
+
+    Returns:
+        A sentence that says what was done; None if the file is whole or missing.
 
     Raises:
-        UserError: the file has the marks of a merge that is not done.
+        UserError: the file contains the conflict marks of an unfinished merge.
     """
     lock, kept = workspace.root / "dvc.lock", workspace.state / "dvc.lock"
     if not lock.exists() or is_whole(lock):
         return None
     if CONFLICT in lock.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{lock}: the marks of a merge are in it; take one side: git checkout --ours dvc.lock")
+        raise UserError(f"{lock}: contains the marks of a merge conflict; take one side: git checkout --ours dvc.lock")
     aside = workspace.state / "dvc.lock.broken"
     aside.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(lock, aside)
     said = f"dvc.lock was cut off, by a DVC that was killed while writing it; it is in {aside} now, and "
     if kept.exists() and is_whole(kept):
         _replace(kept, lock)
-        return said + "the one from before is in its place"
+        return said + "the last whole copy is in its place"
     lock.unlink()
-    return said + "DVC looks anew at what has run"
+    return said + "DVC finds out anew which stages have run"
 
 
 def keep_lock(workspace: Workspace) -> None:
-    """Keep a copy of the lock file for `repair_lock`, if it is whole."""
+    """Stores a copy of the lock file for `repair_lock`, if the file is whole.
+
+    Args:
+        workspace: Workspace whose dvc.lock is copied.
+    """
     lock = workspace.root / "dvc.lock"
     if lock.exists() and is_whole(lock):
         workspace.state.mkdir(parents=True, exist_ok=True)

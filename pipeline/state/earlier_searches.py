@@ -1,4 +1,4 @@
-"""Searches that an earlier version began: they can be listed and removed, and not gone on with."""
+"""Searches that an earlier version began. They can be listed and removed, but not resumed."""
 
 import json
 from pathlib import Path
@@ -8,33 +8,41 @@ from pipeline.provenance.fingerprint import fingerprint
 from pipeline.tune.journal.records import JOURNAL
 
 EARLIER_JOURNAL = "ledger.jsonl"
-"""A journal's name in the folders of these searches."""
+"""File name of the journal in the folder of such a search."""
 
 
 def find_earlier(searches: Path) -> list[Path]:
-    """Their folders under `searches`, the newest first."""
+    """Returns the folders of searches of an earlier version, the newest first.
+
+    Args:
+        searches: Folder that contains all searches.
+    """
     written = {path.parent: path.stat().st_mtime for path in searches.glob(f"*/{EARLIER_JOURNAL}")}
     return sorted(filter(is_of_earlier_version, written), key=lambda folder: -written[folder])
 
 
 def is_of_earlier_version(folder: Path) -> bool:
-    """Whether a search's folder has a journal of an earlier version alone."""
+    """Returns whether a search's folder has only a journal of an earlier version."""
     return (folder / EARLIER_JOURNAL).exists() and not (folder / JOURNAL).exists()
 
 
 def earlier_search_of(searches: Path, content: Content) -> Path | None:
-    """The folder of the newest of them that this content decides, as its journal says; None if there is none."""
+    """Returns the folder of the newest earlier search with this content; None if there is none."""
     name = fingerprint(content)
     return next((folder for folder in find_earlier(searches) if _fingerprint_now(folder) == name), None)
 
 
 def earlier_lock(folder: Path) -> Path:
-    """The file that the version that began a search locks while it runs it."""
+    """Returns the file that an earlier version locks while it runs its search.
+
+    Args:
+        folder: Folder of the search.
+    """
     return (folder / EARLIER_JOURNAL).with_suffix(".lock")
 
 
 def _fingerprint_now(folder: Path) -> str | None:
-    """What the fingerprint of such a search is today; None where its journal does not say what decides it."""
+    """Returns the fingerprint that such a search has today; None if its journal does not contain its content."""
     try:
         with (folder / EARLIER_JOURNAL).open("rb") as journal:
             return fingerprint(json.loads(journal.readline())["content"])

@@ -1,12 +1,13 @@
-"""Looks at test images, by the hash of their data, in `state/looks.jsonl`: which networks were judged together on them.
+"""Looks at test images, stored in `state/looks.jsonl`: which networks were judged together on which images.
 
-A look is a set of networks that have not been judged together on these images before. Each one is another result that
-somebody may choose by, and from the second on no error rate of a test holds. The same networks again tell nothing new:
-a set that lies within one that was judged before is no look, and has the number of the first such one. A network is
-known by the hash of its file of weights, since on a CPU the same run gives the same weights.
+A look is a set of networks that have not been judged together on these images before. Test images are identified by
+the hash of their data. Each look gives another result by which somebody may choose, so from the second look on no error
+rate of a test holds. Judging the same networks again gives no new information: a subset of an earlier set is no new
+look, and gets the number of the first such set. A network is identified by the hash of its file of weights, because on
+a CPU the same run gives the same weights.
 
     looks.jsonl       a line a look: data_hash, look (its number), networks, by, time, commit
-    test_reads.jsonl  written by earlier versions, a line a reading: each is a look of networks that are not known
+    test_reads.jsonl  written by earlier versions, a line a reading. Each counts as a look of unidentified networks.
 """
 
 import hashlib
@@ -32,20 +33,20 @@ def record_look(
     counted: int = 0,
     prior: int | None = None,
 ) -> int:
-    """Write down that networks are judged together on test images, before they are, and return which look it is.
+    """Records that networks are going to be judged together on test images, and returns the number of the look.
 
     Args:
-        state: The folder of state.
-        data_hash: The hash of the data that the test images are of.
-        networks: What each network is known by.
-        commit: The commit of the code.
-        by: What judges them.
-        counted: How many looks are known otherwise, should state/ have been removed.
-        prior: The number of the look at these very networks, where that is known otherwise.
+        state: Folder `state/`.
+        data_hash: Hash of the data that the test images belong to.
+        networks: Identifier of each network (the hash of its weights).
+        commit: Commit of the code.
+        by: The command or stage that judges them.
+        counted: Number of looks that are recorded elsewhere, in case state/ has been removed.
+        prior: Number of the look at exactly these networks, if it is recorded elsewhere; else None.
 
     Raises:
-        ValueError: no networks.
-        UserError: another process has been writing looks for a minute.
+        ValueError: `networks` is empty.
+        UserError: another process has held the file's lock for a minute.
     """
     judged = frozenset(networks)
     if not judged:
@@ -67,29 +68,41 @@ def record_look(
 
 
 def hash_networks(networks: Collection[str]) -> str:
-    """A SHA-256 that stands for a set of networks, whatever their order."""
+    """Returns a SHA-256 that identifies a set of networks, whatever their order.
+
+    Args:
+        networks: Identifier of each network.
+    """
     return hashlib.sha256(json.dumps(sorted(set(networks))).encode()).hexdigest()
 
 
 def warn_of_look(number: int) -> str:
-    """What comes before a verdict, or before what the gate says; "" at the first look."""
+    """Returns the warning that precedes a verdict or the gate's outcome; "" at the first look.
+
+    Args:
+        number: Number of the look, from 1.
+    """
     return "" if number < 2 else f"Look {number} at these test images: no error rate holds."
 
 
 def describe_look(number: int) -> str:
-    """Which look it was, in a sentence."""
+    """Returns a sentence with the number of the look.
+
+    Args:
+        number: Number of the look, from 1.
+    """
     return f"This is look {number} at these test images."
 
 
 def _read_looks(path: Path, data_hash: str) -> Iterator[tuple[int, frozenset[str]]]:
-    """Number and networks of every look at these images; what is torn or is none is left out."""
+    """Yields number and networks of every look at these images. Truncated and invalid lines are skipped."""
     for line in _lines(path):
         try:
             content = json.loads(line)
             if content["data_hash"] == data_hash and isinstance(content["networks"], list):
                 yield int(content["look"]), frozenset(map(str, content["networks"]))
         except (ValueError, KeyError, TypeError, OverflowError):
-            continue  # torn by a crash in the middle of writing
+            continue  # truncated by a crash during writing
 
 
 def _count_reads(path: Path, data_hash: str) -> int:
@@ -97,7 +110,7 @@ def _count_reads(path: Path, data_hash: str) -> int:
 
 
 def _hash_of_read(line: str) -> str | None:
-    # Behind a line that was torn, the next one was written without a break: it begins where the last brace does.
+    # Earlier versions wrote no line break after a truncated line, so the next entry begins at the last brace.
     for part in (line, line[max(0, line.rfind("{")) :]):
         try:
             return str(json.loads(part)["data_hash"])

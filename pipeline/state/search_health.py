@@ -1,4 +1,4 @@
-"""The health of a search on disk, from its journal and what lies beside it: without its parameters, Ray or torch."""
+"""Health of a search on disk, from its journal and the files beside it. Needs no parameters, Ray or torch."""
 
 from pipeline.artifacts.search_result import Finding
 from pipeline.config import Content
@@ -16,9 +16,15 @@ from pipeline.tune.space import SearchSpace
 def examine_state(
     search: SearchState, *, best: TrialRecord | None = None, words: MetricWords = ACCURACY_WORDS
 ) -> list[Finding] | None:
-    """Look at a search that has ended, or has enough trials in full; None of others, and of one whose journal does not
-    say what was searched. best: the one that was chosen, None: the best by the first objective. words: of
-    that.
+    """Examines the health of a search that has ended or has enough completed trials.
+
+    Args:
+        search: Search on disk.
+        best: The chosen trial; None: the best one by the first objective.
+        words: Words for the first objective.
+
+    Returns:
+        The findings; None if too few trials have completed, or if the journal does not contain the space and scheduler.
     """
     completed = sum(trial.study == METHOD and trial.state == COMPLETE for trial in search.trials)
     ended = search.runner() is None and not search.open_trials
@@ -28,7 +34,7 @@ def examine_state(
     try:
         scheduler, epochs = SchedulerParams(**content["scheduler"]), int(content["train"]["epochs"])
         parameters, controls = content["space"]["parameters"], content["space"]["controls"]
-    except (KeyError, TypeError, ValueError):  # of an earlier version, whose stopping rule may be no more
+    except (KeyError, TypeError, ValueError):  # of an earlier version, whose scheduler may not exist any more
         return None
     space = SearchSpace(str(search.history.header.get("space_file", "the space")), parameters, controls)
     rungs = make_scheduler(scheduler, epochs, resolve_grace_period(scheduler, content, space)).rung_epochs

@@ -1,4 +1,4 @@
-"""What a search says of itself when it starts and when it ends, and the decision whether one of other code goes on."""
+"""Sentences that a search prints when it starts and ends, and the user's decision on a search begun by other code."""
 
 import time
 from pathlib import Path
@@ -21,10 +21,17 @@ SHOWN = 6
 
 
 def describe_start(task: SearchTask, searches: Path) -> str:
-    """Whether a search is new or goes on; if it is new, what it differs in from the one before.
+    """Returns a sentence that says whether a search is new or resumed.
+
+    For a new search, the sentence names its differences from the search before it. For a resumed search, it gives its
+    runs, epochs and hours so far.
+
+    Args:
+        task: Search that is about to start.
+        searches: Folder that contains all searches.
 
     Raises:
-        UserError: its journal cannot be read.
+        UserError: the journal cannot be read.
     """
     part = task.header.get("part")
     name = f"search {task.folder.name[:8]}" + (f", {part}" if part else "")
@@ -47,7 +54,7 @@ def describe_start(task: SearchTask, searches: Path) -> str:
     if (earlier := earlier_search_of(searches, task.header["content"])) is not None:
         return (
             f"{name}: new; search {earlier.name[:8]} of the same parameters was begun by an earlier version and cannot "
-            "be gone on with; it stays as it is"
+            "be resumed; it stays as it is"
         )
     if part and part != ALL_IMAGES:
         return f"{name}: new"
@@ -56,7 +63,7 @@ def describe_start(task: SearchTask, searches: Path) -> str:
         return f"{name}: new"
     changed = changed_content(before.history.header.get("content", {}), task.header["content"])
     shown = list_first(changed, SHOWN)
-    return f"{name}: new; since search {before.id} changed: {shown or 'nothing; its user wanted it anew'}"
+    return f"{name}: new; changed since search {before.id}: {shown or 'nothing; a new search was asked for'}"
 
 
 def _describe_runner(search: SearchState) -> str:
@@ -68,11 +75,16 @@ def _describe_runner(search: SearchState) -> str:
 
 
 def describe_summary(summary: SearchSummary, folder: str = "results/search") -> str:
-    """The end of a search in a few lines. folder: where its results are."""
+    """Returns a few lines about a search that has ended.
+
+    Args:
+        summary: Summary of the search.
+        folder: Folder with its results, which the last line names.
+    """
     best, spent, first = summary.best, summary.spent, summary.objective
     own = f"{first} {best.value(first):.4f} with the search's seed alone"
     if best.further_mean is not None:
-        # Its own value was picked for being high.
+        # The value with the search's own seed is biased upwards, because it was chosen for being high.
         over = f"over {len(best.further_seeds)} further seed{'s' * (len(best.further_seeds) != 1)}"
         own = f"{first} {best.further_mean:.4f} {over}, which the search has not seen"
     tried = ", ".join(f"{count} {state}" for state, count in summary.trials.items() if count)
@@ -109,12 +121,17 @@ def _describe_epochs(summary: SearchSummary) -> str:
 
 
 def decide_on_changed_code(task: SearchTask, *, new: bool) -> str:
-    """Take the user's word on a search that other code began, and say what will happen.
+    """Records the user's decision on a search that other code began.
 
-    new: begin another one in its place; else go on with it all the same.
+    Args:
+        task: Search of the current parameters.
+        new: Whether another search begins in its place; else it is resumed in spite of the changes.
+
+    Returns:
+        A sentence that says what will happen.
 
     Raises:
-        UserError: there is no such search, or another process runs it.
+        UserError: the journal cannot be read, or another process runs the search.
     """
     history = read_history(task.folder / JOURNAL)
     changed = changed_code(history, task.header)

@@ -1,7 +1,7 @@
-"""Searches stored under `state/searches/`: what their journals hold, and which process runs one.
+"""Searches stored under `state/searches/`: the content of their journals, and the process that runs one.
 
-Nothing here writes or waits, and nothing imports Ray or torch: questions about searches are answered at once, also
-while they run.
+This module neither writes nor waits, and imports neither Ray nor torch. Questions about searches are therefore answered
+at once, also while they run.
 """
 
 import fcntl
@@ -33,7 +33,11 @@ ID_LENGTH = 8
 
 
 class Runner(NamedTuple):
-    """Who runs a search. pid: None for a process that cannot be seen from here."""
+    """Process that runs a search.
+
+    Attributes:
+        pid: Process id; None if the process cannot be seen from here, as on another machine.
+    """
 
     pid: int | None
 
@@ -42,8 +46,12 @@ class Runner(NamedTuple):
 class SearchState:
     """A search on disk.
 
-    last_seen: when its last line was written. pid: of the last process that opened its journal, None if it never said.
-    running_trials: ids of the trials that this process has started, or gone on with.
+    Attributes:
+        folder: Folder of the search.
+        history: Content of its journal.
+        last_seen: Time of the journal's last line, in seconds since the epoch.
+        pid: Id of the last process that opened the journal; None if the journal does not contain it.
+        running_trials: Ids of the trials that this process has started or resumed.
     """
 
     folder: Path
@@ -75,12 +83,15 @@ class SearchState:
     @property
     def objectives(self) -> Objectives:
         found = objectives_from_content(self.history.header.get("content", {}))
-        # A loss is no part of what decides the search, and decides among equals all the same.
+        # A loss is not part of the content that the fingerprint covers, but still decides among equal trials.
         then = found.then or self.history.header.get("then")
         return found if then in (None, NO_METRIC, AUTO) else replace(found, then=str(then))
 
     def words(self, params: Params | None) -> MetricWords:
-        """Its first objective in words: accuracy by the margin of these parameters, others as at its start."""
+        """Returns the first objective in words.
+
+        Accuracy is worded with the margin of these parameters, other metrics as when the search began.
+        """
         stored = self.history.header.get("metric")
         if stored is None:
             return accuracy_words(params) if params else ACCURACY_WORDS
@@ -92,38 +103,46 @@ class SearchState:
 
     @property
     def open_trials(self) -> list[TrialRecord]:
-        """Those that have not ended."""
+        """Trials that have not ended."""
         return [trial for trial in self.trials if trial.state is None]
 
     @property
     def paused_trials(self) -> list[TrialRecord]:
-        """Those that wait at a rung, and take no worker."""
+        """Trials that wait at a rung and occupy no worker."""
         return [trial for trial in self.trials if trial.paused]
 
     @property
     def best(self) -> TrialRecord | None:
-        """The completed trial of the method's study that is the best by the first objective so far, and keeps the
-        constraints."""
+        """The best completed trial of the method's study so far, by the first objective, that meets the constraints."""
         objectives = self.objectives
         ran = [trial for trial in self.trials if trial.study == METHOD and is_valid_result(trial, objectives)]
         return max(ran, key=objectives.gain, default=None)
 
     def runner(self) -> Runner | None:
-        """The process that runs it now; None if there is none."""
+        """Returns the process that runs the search now; None if there is none."""
         if self.pid is not None and process_has_open(self.pid, self.lock):
             return Runner(self.pid)
         return Runner(None) if is_held(self.lock) else None
 
 
 class FoundSearches(NamedTuple):
-    """searches: the newest first. unreadable: what is wrong with the journals that cannot be read."""
+    """Searches on disk.
+
+    Attributes:
+        searches: Searches, the newest first.
+        unreadable: An error message for each journal that cannot be read.
+    """
 
     searches: list[SearchState]
     unreadable: list[str]
 
 
 def find_searches(folder: Path) -> FoundSearches:
-    """Every search that lies under `folder`. One that is being removed or has not begun is left out."""
+    """Returns every search under a folder. Searches that are being removed or have not begun are left out.
+
+    Args:
+        folder: Folder that contains all searches.
+    """
     found, unreadable = [], []
     for journal in folder.glob(f"*/{JOURNAL}"):
         try:
@@ -137,7 +156,10 @@ def find_searches(folder: Path) -> FoundSearches:
 
 
 def read_search(folder: Path) -> SearchState:
-    """A search as it is now.
+    """Returns the current state of a search.
+
+    Args:
+        folder: Folder of the search.
 
     Raises:
         UserError: its journal cannot be read.
@@ -154,7 +176,7 @@ def read_search(folder: Path) -> SearchState:
 
 
 def _last_session(content: bytes) -> tuple[float, int | None, frozenset[str]]:
-    """Of a journal that has been read: its last line's time, and the last session's process and trials."""
+    """Returns the time of a journal's last line, and the last session's process id and the trials that it has run."""
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     sessions = [index for index, line in enumerate(lines) if b'"event": "session"' in line]
     at_work = set()
@@ -166,24 +188,32 @@ def _last_session(content: bytes) -> tuple[float, int | None, frozenset[str]]:
 
 
 def choose_search(searches: Sequence[SearchState], prefix: str) -> SearchState:
-    """The search whose id begins like this.
+    """Returns the search whose id begins with a prefix.
+
+    Args:
+        searches: Searches to choose from.
+        prefix: First digits of the id.
 
     Raises:
-        UserError: none does, or several do.
+        UserError: no search matches, or several do.
     """
     matching = [search for search in searches if search.folder.name.startswith(prefix.lower())]
     if len(matching) == 1:
         return matching[0]
     there = ", ".join(search.id for search in matching or searches) or "none yet"
     if matching:
-        raise UserError(f"search {format_value(prefix)}: several begin so: {there}. Give more of its digits.")
-    raise UserError(f"search {format_value(prefix)}: none begins so; there are {there}. See `sar-search status`.")
+        raise UserError(f"search {format_value(prefix)}: several ids begin so: {there}. Give more of its digits.")
+    raise UserError(f"search {format_value(prefix)}: no id begins so; there are {there}. See `sar-search status`.")
 
 
 def search_directory(searches: Path, content: Content) -> tuple[str, Path]:
-    """Fingerprint and folder of the search of this content.
+    """Returns the fingerprint and the folder of the search with this content.
 
-    It is the first that its user has not wanted to begin anew and that no earlier version began.
+    Skips folders that are marked as superseded, and folders of searches that an earlier version began.
+
+    Args:
+        searches: Folder that contains all searches.
+        content: Content from which the fingerprint is computed.
     """
     for generation in itertools.count():
         name = fingerprint(content, generation)
@@ -194,9 +224,13 @@ def search_directory(searches: Path, content: Content) -> tuple[str, Path]:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a process holds a lock file, wherever it runs.
+    """Returns whether any process, on any machine, holds a lock on a file.
 
-    The only way to know is to try. It is a shared lock, for microseconds: those who ask do not see each other.
+    The lock can only be tested by trying to take it. It is taken in shared mode and for microseconds, so that several
+    processes may test it at once.
+
+    Args:
+        lock: The lock file.
     """
     try:
         file = os.open(lock, os.O_RDONLY)
@@ -214,7 +248,14 @@ def is_held(lock: Path) -> bool:
 
 
 def process_has_open(pid: int, file: Path) -> bool:
-    """Whether a process of this machine has a file open. Who has not got a lock does not keep its file open."""
+    """Returns whether a process of this machine has a file open.
+
+    A process that fails to get a lock closes the lock's file, so a process with the file open holds the lock.
+
+    Args:
+        pid: Process id.
+        file: File to look for.
+    """
     try:
         there = file.stat()
         for entry in Path(f"/proc/{pid}/fd").iterdir():

@@ -1,4 +1,4 @@
-"""How a search and a trial stand, in a word or two."""
+"""The state of a search and of a trial, in a word or two."""
 
 from pipeline.state.searches import Runner, SearchState
 from pipeline.tune.journal.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
@@ -7,7 +7,12 @@ ENDED = {COMPLETE: "in full", PRUNED: "stopped early", FAILED: "failed", INFEASI
 
 
 def describe_state(search: SearchState, runner: Runner | None) -> str:
-    """What a search is doing: `running 4711`, `unfinished`, ..."""
+    """Returns the state of a search in words, such as `running 4711` or `unfinished`.
+
+    Args:
+        search: Search on disk.
+        runner: Process that runs it; None if there is none.
+    """
     if runner is not None:
         doing = "finishing" if search.stop_file.exists() else "running"
         return f"{doing} {runner.pid or 'elsewhere'}"
@@ -17,7 +22,13 @@ def describe_state(search: SearchState, runner: Runner | None) -> str:
 
 
 def trial_state(search: SearchState, trial: TrialRecord, runner: Runner | None) -> str:
-    """How a trial stands: how it ended, `running`, `paused` at a rung, or `waiting` for its search to go on with it."""
+    """Returns the state of a trial in words: how it ended, `running`, `paused` at a rung, or `waiting` to be resumed.
+
+    Args:
+        search: Search on disk.
+        trial: Trial of this search.
+        runner: Process that runs the search; None if there is none.
+    """
     if trial.state is not None:
         return ENDED[trial.state]
     if trial.paused:

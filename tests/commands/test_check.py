@@ -371,7 +371,7 @@ def test_search_goes_on_with_a_file_that_was_moved_and_not_with_one_that_was_cha
     set_parameters(workspace.params, {"model.pretrained": "moved.pth"})
     assert f"search {task.folder.name[:8]}: goes on" in told(workspace)
     write_weights(workspace.root / "moved.pth", 1)
-    assert f"since search {task.folder.name[:8]} changed: model.pretrained " in told(workspace)
+    assert f"changed since search {task.folder.name[:8]}: model.pretrained " in told(workspace)
 
 
 def results_of(workspace: Workspace, task: SearchTask) -> None:

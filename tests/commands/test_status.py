@@ -264,11 +264,11 @@ def test_one_search_is_told_trial_by_trial(workspace: Workspace) -> None:
 
 def test_unknown_or_ambiguous_search_is_named_with_those_that_there_are(workspace: Workspace) -> None:
     folders = [write_search(workspace, {"seed": seed}) for seed in range(17)]
-    with pytest.raises(UserError, match=r"search 'zz': none begins so; there are .*sar-search status"):
+    with pytest.raises(UserError, match=r"search 'zz': no id begins so; there are .*sar-search status"):
         list(describe_search(workspace, "zz"))
     first = [folder.name[0] for folder in folders]
     twice = next(digit for digit in first if first.count(digit) > 1)  # 17 ids, 16 digits
-    with pytest.raises(UserError, match="several begin so"):
+    with pytest.raises(UserError, match="several ids begin so"):
         list(describe_search(workspace, twice))
 
 

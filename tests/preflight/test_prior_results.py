@@ -45,7 +45,7 @@ def test_unknown_search_and_file_are_refused_by_their_names(tmp_path: Path) -> N
     write_search(workspace)
     asked(workspace, "ffff")
     with pytest.raises(
-        UserError, match=r"^params\.yaml: search\.warm_start: ffff: .*none begins so.*ends in \.csv"
+        UserError, match=r"^params\.yaml: search\.warm_start: ffff: .*no id begins so.*ends in \.csv"
     ) as said:
         known(workspace)
     assert "sar-search status" in str(said.value)

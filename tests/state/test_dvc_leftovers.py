@@ -77,7 +77,7 @@ def test_dvc_goes_on_after_it_was_killed_while_writing_its_cache_of_runs(ran: Pa
     left.write_bytes(content[:cut])
     try:
         said = remove_leftovers(Workspace(ran, ran))
-        assert said == ["half-written entries in DVC's cache of runs: 1 removed; what they stood for runs again"]
+        assert said == ["half-written entries in DVC's cache of runs: 1 removed; their stages run again"]
         assert not left.exists()
     finally:
         entry.write_bytes(content)
@@ -111,7 +111,7 @@ def test_file_of_locks_is_mended_at_every_length(tmp_path: Path) -> None:
     for length in range(len(content) + 1):
         lock.write_text(content[:length])
         assert remove_leftovers(Workspace(tmp_path, tmp_path)) == [
-            ".dvc/tmp/rwlock: freed of what a DVC that was killed had left in it"
+            ".dvc/tmp/rwlock: locks removed that a killed DVC had left"
         ]
         with rwlock(str(lock.parent), localfs, "dvc repro", ["/b"], ["/a"], False):
             pass
@@ -185,7 +185,7 @@ def test_databases_that_were_cut_off_are_removed(tmp_path: Path) -> None:
         assert not is_database(path), length
     path.with_name("cache.db-wal").touch()
     assert remove_leftovers(Workspace(tmp_path, tmp_path)) == [
-        "cut off databases of DVC's hashes: 1 removed; it hashes anew"
+        "cut off databases of DVC's hashes: 1 removed; DVC hashes the files anew"
     ]
     assert list(path.parent.glob("*.db")) == []
     path.touch()
