@@ -1,1 +1,1 @@
-"""What a stage leaves in results/ and the next one reads; evaluations kept for comparison; the Pareto front."""
+"""The files that a stage leaves in results/ and the next stage reads; evaluations stored for comparison."""

@@ -1,7 +1,7 @@
-"""Whether what stands in `results/` belongs together, and to what params.yaml says now.
+"""Checks that the files in `results/` belong together and to the current params.yaml.
 
-DVC notes the parameters that stand in params.yaml when a stage has ended. Where they were changed in a moment at which
-no stage looks, it holds results of other parameters to be up to date.
+When a stage has ended, DVC records the parameters that are in params.yaml at that time. If they were changed while no
+stage checked them, DVC regards results of other parameters as up to date.
 """
 
 import json
@@ -23,13 +23,17 @@ AGAIN = f"`{single_item_command('search')}`"
 def check_agreement(
     workspace: Workspace, params: Params, fingerprint: str | None = None, folds: Mapping[int, str] | None = None
 ) -> None:
-    """Refuse to build on best configurations that were found with other parameters than those of now.
+    """Checks that the best configurations were found with the current parameters, and by the expected searches.
 
-    fingerprint: that of the search which what is built on says it comes from; None: that is the best configuration
-    itself. folds: the same, of the searches outside of each fold, by its number.
+    Args:
+        workspace: Workspace with the results.
+        params: Current parameters.
+        fingerprint: Fingerprint of the search that the caller's results record. None if the caller builds on
+            best.yaml itself, which is then checked against the parameters alone.
+        folds: The same for the searches outside of the folds, by the number of the fold; None like `fingerprint`.
 
     Raises:
-        UserError: one is not of these parameters, or not of that search.
+        UserError: a best configuration belongs to other parameters or to another search.
     """
     for number in (0, *read_fold_searches(workspace.results)):
         known = fingerprint if not number else (folds or {}).get(number)
@@ -37,13 +41,21 @@ def check_agreement(
 
 
 def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None:
+    """Checks the best configuration in one folder, if there is one.
+
+    Args:
+        folder: Folder with best.yaml.
+        params: Current parameters, of this part of the procedure.
+        fingerprint: Fingerprint of the expected search; None for any.
+    """
     path = folder / "best.yaml"
     if not path.is_file():
-        return  # for the stages that go on from retraining it is no dependency
+        return  # stages after retraining do not depend on best.yaml, so it may be missing
     found = BestConfig.read(folder)
     if fingerprint not in (None, found.fingerprint):
         raise UserError(
-            f"{path}: of the search {found.fingerprint[:16]}, and what was retrained is of {str(fingerprint)[:16]}. "
+            f"{path}: of the search {found.fingerprint[:16]}, but the retrained networks are of "
+            f"{str(fingerprint)[:16]}. "
             "Run `dvc repro` without naming a stage."
         )
     if changed := _changed(found, params):
@@ -52,16 +64,20 @@ def _check_search(folder: Path, params: Params, fingerprint: str | None) -> None
             for path, (was, now) in changed
         ]
         raise UserError(
-            f"{path}: found with other parameters than those of now:\n{join_lines(lines)}\n"
-            f"Put them back; or run {AGAIN} to search with those of now, and then the same command again."
+            f"{path}: found with other parameters than the current ones:\n{join_lines(lines)}\n"
+            f"Put them back; or run {AGAIN} to search with the current ones, and then the same command again."
         )
 
 
 def check_dvc_lock(workspace: Workspace, params: Params) -> None:
-    """Refuse to take results for up to date because DVC does: it may have noted parameters that they are not of.
+    """Checks that results which DVC regards as up to date were found with the current parameters.
+
+    Args:
+        workspace: Workspace with dvc.lock and the results.
+        params: Current parameters.
 
     Raises:
-        UserError: dvc.lock has for the search the parameters of now, and best.yaml was found with others.
+        UserError: dvc.lock contains the current parameters for the search, but best.yaml was found with others.
     """
     try:
         found = BestConfig.read(workspace.results / "search")
@@ -74,14 +90,15 @@ def check_dvc_lock(workspace: Workspace, params: Params) -> None:
 
 
 def _noted(noted: Values, path: str) -> Any:
-    """The value of a parameter in dvc.lock, by itself or in a section that dvc.yaml lists whole."""
+    """Returns the value of a parameter in dvc.lock, which lists it alone or within a whole section."""
     if path in noted:
         return noted[path]
     section, _, rest = path.partition(".")
     value = noted.get(section)
     for key in rest.split("."):
         if not isinstance(value, dict) or key not in value:
-            # What params.yaml leaves out has its default; a parameter of no section that is listed was not noted.
+            # A parameter that params.yaml leaves out has its default. If its section is not listed, DVC has not
+            # recorded the parameter.
             default = parameters()[path].get_default(call_default_factory=True, validated_data={})
             return json.loads(json.dumps(default)) if section in noted else _ABSENT
         value = value[key]

@@ -1,4 +1,4 @@
-"""What `search` leaves for retraining: best.yaml, of all images and of each fold, and the list of the folds."""
+"""Results of `search` that retraining reads: best.yaml of all images and of each fold, and the list of the folds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,16 @@ from pipeline.workspace import FOLDS, part_folder
 
 
 class BestConfig(Artifact):
-    """best.yaml. best: values of the best trial; controls: values by control name. against: what the control is, in
-    words. parameters: those that it was found with, by dotted path. weights: by specification.
+    """Content of best.yaml.
+
+    Attributes:
+        fingerprint: Fingerprint of the search.
+        trial: Id of the best trial.
+        best: Values of the best trial by dotted path.
+        controls: Values by dotted path, by the name of the control.
+        against: Description of the control in words.
+        parameters: Values of params.yaml with which the search ran, by dotted path.
+        weights: Pretrained weights by specification.
     """
 
     FILE: ClassVar[str] = "best.yaml"
@@ -35,10 +43,11 @@ class BestConfig(Artifact):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read it back, with the line that is wrong if one is.
+        """Returns the artifact that `search` has written to a folder. An error message contains the number of the
+        wrong line.
 
         Raises:
-            UserError: as of every artifact.
+            UserError: the file is missing, or this version cannot read it. The message names the stage to run.
         """
         path = folder / cls.FILE
         if not path.exists():
@@ -46,16 +55,16 @@ class BestConfig(Artifact):
         return cls.parse(read_yaml(path), path)
 
     def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+        """Writes the file atomically."""
         yaml, content = YAML(typ="safe", pure=True), self.content()
         yaml.default_flow_style = False
-        # Unescaped, these end a line, and come back as a space.
+        # YAML takes these characters for line breaks unless they are escaped, and reads them as a space.
         yaml.allow_unicode = not any(mark in json.dumps(content, ensure_ascii=False) for mark in "\x85\u2028\u2029")
         with replace_file(folder / self.FILE) as partial, partial.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
 
     def control(self, name: str) -> Values:
-        """A control's values.
+        """Returns a control's values by dotted path.
 
         Raises:
             UserError: the search had no control of that name.
@@ -65,12 +74,25 @@ class BestConfig(Artifact):
         return self.controls[name]
 
     def with_control(self, name: str, values: Values, against: str) -> "BestConfig":
-        """The same with another control of this name, and what that is."""
+        """Returns a copy with another configuration for a control.
+
+        Args:
+            name: Name of the control.
+            values: Its values by dotted path.
+            against: Description of the control in words.
+        """
         return self.model_copy(update={"controls": {**self.controls, name: dict(values)}, "against": against})
 
 
 class FoldSearch(Record):
-    """A search outside of a fold, and what it has found."""
+    """Result of a search outside of a fold.
+
+    Attributes:
+        fold: Number of the fold, from 1.
+        fingerprint: Fingerprint of the search.
+        trial: Id of the best trial.
+        best: Values of the best trial by dotted path.
+    """
 
     fold: int
     fingerprint: str
@@ -79,7 +101,7 @@ class FoldSearch(Record):
 
 
 class FoldSearches(Artifact):
-    """searches.json: the searches outside of the folds, none without folds."""
+    """Content of searches.json: the searches outside of the folds, empty without folds."""
 
     FILE: ClassVar[str] = "searches.json"
     MADE_BY: ClassVar[str] = "search"
@@ -88,12 +110,13 @@ class FoldSearches(Artifact):
 
 
 def read_fold_searches(results: Path) -> dict[int, BestConfig]:
-    """What the searches outside of the folds have found, by the fold's number; nothing without folds.
+    """Returns the best configurations of the searches outside of the folds, by fold number; empty without folds.
 
-    results: the folder results/.
+    Args:
+        results: Folder `results/`.
 
     Raises:
-        UserError: the results of one of them are not there, or broken.
+        UserError: the best.yaml of one of them is missing or cannot be read.
     """
     folder = results / "search"
     numbers = sorted(int(path.name) for path in (folder / FOLDS).glob("*") if path.is_dir() and path.name.isdecimal())

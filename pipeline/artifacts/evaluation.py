@@ -1,4 +1,4 @@
-"""What `evaluate` leaves in results/evaluate: both arms by their scores, compared, and what stands beside them."""
+"""Results of `evaluate` in results/evaluate: the scores of both arms, their comparison, and the scores beside them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -14,21 +14,26 @@ from pipeline.score.sample_size import VarianceParts
 
 
 class MetricScores(Record):
-    """Scores that may be by a further metric, whose values have keys of the metric's own after all others."""
+    """Scores that may include a further metric. Its values follow the other fields, under keys of the metric's own."""
 
     model_config = ConfigDict(extra="allow")
 
     def value(self, metric: MetricWords, suffix: str = "") -> Any:
-        """The value by a metric. suffix: `_sd` of its deviation over seeds, `_by_seed` of each seed's value."""
+        """Returns the value by a metric.
+
+        Args:
+            metric: The metric in words.
+            suffix: `_sd` for the standard deviation over seeds, `_by_seed` for the value of each seed, "" for the mean.
+        """
         return getattr(self, f"{metric.key}{suffix}")
 
     def with_values(self, values: Values) -> Self:
-        """The same with values by a further metric, by their keys."""
+        """Returns a copy with the values of a further metric, by their keys."""
         return self.model_copy(update=dict(values))
 
 
 class Location(Record):
-    """Attention against masks, means over runs and images; `pipeline.score.locate` says what each is."""
+    """Scores of attention against masks, as means over runs and images; `pipeline.score.locate` defines each."""
 
     jaccard_best_head: Number
     jaccard_fixed_head: Number
@@ -41,8 +46,19 @@ class Location(Record):
 
 
 class ArmScores(MetricScores):
-    """An arm over its seeds. accuracies: of each seed. confusion: of all, summed. location: None without masks, of
-    which `left_out` images have none that can be used.
+    """Scores of an arm over its seeds.
+
+    Attributes:
+        seeds: Seeds of the arm's networks.
+        accuracies: Accuracy of each seed.
+        accuracy: Mean accuracy over seeds.
+        accuracy_sd: Standard deviation over seeds; None with one seed.
+        nll: Log loss in nats.
+        ece: Expected calibration error.
+        per_class_accuracy: Accuracy of each class; None for a class without test images.
+        confusion: (classes, classes) counts, summed over the seeds.
+        location: Scores of the attention against masks; None without masks.
+        left_out: Number of images without a usable mask.
     """
 
     seeds: Sequence[int]
@@ -58,7 +74,7 @@ class ArmScores(MetricScores):
 
 
 class Difference(Record):
-    """A difference with its interval, None where there is none; nothing at all where nothing could be compared."""
+    """A difference with its interval, which is None if there is none. All fields are None if nothing was comparable."""
 
     difference: Number | None
     low: Number | None
@@ -66,7 +82,7 @@ class Difference(Record):
 
 
 class EnsembleScores(MetricScores):
-    """The seeds of an arm as one ensemble."""
+    """Scores of the ensemble of an arm's seeds."""
 
     seeds: int
     accuracy: Number
@@ -75,7 +91,19 @@ class EnsembleScores(MetricScores):
 
 
 class Ensembles(Record):
-    """Both ensembles and their difference, by accuracy with the images that one alone has right, else by `metric`."""
+    """Scores of both ensembles, and their difference.
+
+    Attributes:
+        best: Ensemble of the best configuration's seeds.
+        control: Ensemble of the control's seeds.
+        difference: Best minus control, by `metric`.
+        low: Lower end of the interval; None if there is none.
+        high: Upper end of the interval; None if there is none.
+        confidence: Confidence of the interval, such as 0.95.
+        only_best: Number of images that only the ensemble `best` classifies correctly, if the metric is accuracy.
+        only_control: The same for `control`.
+        metric: Metric of the difference in words; None for accuracy.
+    """
 
     best: EnsembleScores
     control: EnsembleScores
@@ -89,7 +117,7 @@ class Ensembles(Record):
 
 
 class ProbeDifference(Record):
-    """The mean of an arm's seeds minus the probe; the interval is of the images alone, None where there is none."""
+    """Mean score of an arm's seeds minus the probe's. The interval covers images alone; None if there is none."""
 
     difference: Number
     low: Number | None
@@ -98,8 +126,26 @@ class ProbeDifference(Record):
 
 
 class ProbeScores(Record):
-    """The probe: a logistic regression on frozen features. validation: the metric by each C that was tried. value: by
-    the metric, which has the metric's key in the file.
+    """Scores of the probe: a logistic regression on frozen features.
+
+    Attributes:
+        weights: Specification of the pretrained weights.
+        resolved: The file or version that the specification stood for; "" if it is that file itself.
+        sha256: SHA-256 of the weights.
+        features: Number of features of an image.
+        features_file: Name of the file with the features.
+        C: Inverse strength of the regularisation, chosen on validation images.
+        validation: Value of the metric on validation images for each C that was tried.
+        trained_on: Roles of the images of the final fit, such as `train+val`.
+        images: Number of images of the final fit.
+        converged: Whether the final fit has converged.
+        accuracy: Accuracy on the test images.
+        nll: Log loss on the test images, in nats.
+        ece: Expected calibration error on the test images.
+        value: Value by the metric of the evaluation. In the file it has the metric's own key.
+        best_minus_probe: Difference between the best configuration and the probe.
+        control_minus_probe: Difference between the control and the probe.
+        mlflow_run: Id of the probe's run in MLflow; "" if there is none.
     """
 
     weights: str
@@ -122,7 +168,19 @@ class ProbeScores(Record):
 
 
 class FoldScores(Record):
-    """A fold's own comparison by the metric, and the configuration that its search has chosen."""
+    """Comparison of the arms on one fold, and the configuration that the search outside of it has chosen.
+
+    Attributes:
+        fold: Number of the fold, from 1.
+        images: Number of its test images.
+        fingerprint: Fingerprint of the search.
+        setting: The chosen configuration in words.
+        difference: Best minus control, by the metric.
+        low: Lower end of the interval; None if there is none.
+        high: Upper end of the interval; None if there is none.
+        best: Mean value of the best configuration.
+        control: Mean value of the control.
+    """
 
     fold: int
     images: int
@@ -136,7 +194,7 @@ class FoldScores(Record):
 
 
 class HoldoutScores(Record):
-    """The registered network on the images that were kept apart from the folds."""
+    """Scores of the registered network on the images that belong to no fold."""
 
     images: int
     accuracy: Number
@@ -145,8 +203,20 @@ class HoldoutScores(Record):
 
 
 class ArmsCompared(Record):
-    """Both arms on the test images, compared. arms: by name. metric: that they are compared by, in words; None in
-    results of earlier versions, of accuracy.
+    """Comparison of both arms on the test images.
+
+    Attributes:
+        test_images: Number of test images.
+        arms: Scores by the name of the arm.
+        metric: Metric of the comparison in words; None in results of earlier versions, for accuracy.
+        comparison: Comparison by the metric.
+        attention_comparison: Comparison by the AUROC of attention; None without masks.
+        endpoints: Endpoints in the order of their tests.
+        verdict: The verdict in sentences.
+        variance_parts: Components of the variance of one network's score; None if the metric has no values by image.
+        ensembles: Comparison of the arms' ensembles; None with one seed.
+        attention_differences: Differences of the attention scores, by score.
+        baselines: Attention scores of maps that do not look at the image, by name; None without masks.
     """
 
     test_images: int
@@ -163,9 +233,23 @@ class ArmsCompared(Record):
 
 
 class Evaluation(ArmsCompared, Artifact):
-    """evaluation.json. look: which look at these test images it was, or in earlier versions which reading. networks: a
-    hash of those that were judged. p: of the comparison. folds, holdout, folds_hash: of an evaluation in folds.
-    mlflow_run: its own run.
+    """Content of evaluation.json.
+
+    Attributes:
+        control: Name of the control.
+        fingerprint: Fingerprint of the search.
+        data_hash: Hash of the prepared set.
+        look: Number of the look at these test images; in results of earlier versions, of the reading.
+        networks: Hash of the networks that were judged.
+        margin: Difference that counts, in units of the metric.
+        metric_hash: Hash of the user's function that computes the metric; "" for other metrics.
+        method: Methods that are compared with the control, in words.
+        p: Two-sided p-value of the comparison; None if there is none.
+        folds: Scores of each fold; empty without folds.
+        holdout: Scores on the images that belong to no fold; None without such images.
+        folds_hash: Hash of the folds' test images; "" without folds.
+        probe: Scores of the probe; None without one.
+        mlflow_run: Id of the evaluation's run in MLflow; "" if there is none.
     """
 
     FILE: ClassVar[str] = "evaluation.json"
@@ -188,26 +272,26 @@ class Evaluation(ArmsCompared, Artifact):
 
     @property
     def words(self) -> MetricWords:
-        """The metric that the arms are compared by."""
+        """Metric by which the arms are compared, in words."""
         return words_of(self.metric, self.margin)
 
     @property
     def other_metric(self) -> MetricWords | None:
-        """The same, where it is not accuracy."""
+        """Metric by which the arms are compared; None if it is accuracy."""
         return None if self.words.key == ACCURACY_WORDS.key else self.words
 
     @property
     def best(self) -> ArmScores:
-        """The arm of the best configuration."""
+        """Scores of the arm of the best configuration."""
         return self.arms[BEST]
 
     def with_runs(self, run: str, probe_run: str | None) -> "Evaluation":
-        """The same with the ids of its run in MLflow, and of the probe's, if there is one."""
+        """Returns a copy with the id of its run in MLflow, and the id of the probe's run, if there is a probe."""
         probe = self.probe and {"probe": self.probe.model_copy(update={"mlflow_run": probe_run})}
         return self.model_copy(update={**(probe or {}), "mlflow_run": run})
 
     def content(self) -> dict[str, Any]:
-        """As JSON has it: the probe's value by the metric has the metric's key."""
+        """Returns the content of the file. The probe's value by the metric has the metric's key there."""
         content = super().content()
         if self.probe is not None:
             keys = {"value": self.words.key}
@@ -217,7 +301,7 @@ class Evaluation(ArmsCompared, Artifact):
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, content: Any) -> Any:
-        """Names the probe's value."""
+        """Renames the metric's key of the probe to `value`."""
         if not isinstance(content, Mapping) or not isinstance(probe := content.get("probe"), Mapping):
             return content
         key = (content.get("metric") or {}).get("key", ACCURACY_WORDS.key)
@@ -225,7 +309,7 @@ class Evaluation(ArmsCompared, Artifact):
 
 
 class TestMetrics(Artifact):
-    """metrics.json: the few numbers that `dvc metrics` and MLflow show, by group and name."""
+    """Content of metrics.json: the few numbers that `dvc metrics` and MLflow show, by group and name."""
 
     FILE: ClassVar[str] = "metrics.json"
     MADE_BY: ClassVar[str] = "evaluate"

@@ -1,18 +1,23 @@
-"""What an evaluation says in words of what stands beside the arms' networks: ensembles of them, and the probe."""
+"""Sentences about the ensembles of an evaluation and about its probe."""
 
 from pipeline.artifacts.evaluation import Ensembles, Evaluation
 from pipeline.console.format import format_interval, format_level, format_points
 
 BEST, CONTROL = "best_minus_probe", "control_minus_probe"
-"""The comparisons with an arm, as evaluation.json calls them."""
+"""Keys in evaluation.json of the differences between an arm and the probe."""
 
 ARMS = {BEST: "best configuration", CONTROL: "control"}
 
 
 def describe_probe(evaluation: Evaluation, against: str = BEST) -> str | None:
-    """What an evaluation says of its probe, in sentences; None if there was none.
+    """Describes the probe of an evaluation, and its difference to one arm, in sentences.
 
-    against: the comparison with an arm that is told, `BEST` or `CONTROL`.
+    Args:
+        evaluation: Evaluation that may have a probe.
+        against: The difference to describe: `BEST` or `CONTROL`.
+
+    Returns:
+        The sentences; None if the evaluation has no probe.
     """
     if (probe := evaluation.probe) is None:
         return None
@@ -31,7 +36,11 @@ def describe_probe(evaluation: Evaluation, against: str = BEST) -> str | None:
 
 
 def describe_ensembles(ensembles: Ensembles) -> str:
-    """What both ensembles differ by, in two sentences."""
+    """Describes the difference between both ensembles in two sentences.
+
+    Args:
+        ensembles: Scores of both ensembles.
+    """
     words, interval = ensembles.metric, ""
     by = format_points(ensembles.difference)
     if words is not None:

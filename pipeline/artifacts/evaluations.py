@@ -1,12 +1,13 @@
-"""Evaluations that outlive `results/`: what each search's networks got right on which test images, for `compare`.
+"""Stored evaluations: each search's correct test images by network, for `compare`.
 
-`results/evaluate/` holds the last search's alone, and DVC empties it. So each is kept under
-`state/evaluations/<first 16 digits of the search's fingerprint>/`, the newest of a search in place of an older one:
+`results/evaluate/` holds the evaluation of the last search alone, and DVC empties the folder. Each evaluation is
+therefore stored under `state/evaluations/<first 16 digits of the search's fingerprint>/`. A newer evaluation of the
+same search replaces the older one:
 
-    evaluation.json   what was evaluated, on what, and the seeds in the order of the tables' rows
-    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where one was
-                      right; of an evaluation by another metric than accuracy, `best_scores` and `control_scores` too,
-                      the pseudo-values of its images; with folds, the number of each image's
+    evaluation.json   what was evaluated on which images, and the seeds in the order of the tables' rows
+    correct.npz       ids and labels of the test images; `best` and `control`, (seeds, images), true where a network
+                      was right. With another metric than accuracy, also `best_scores` and `control_scores`, the
+                      pseudo-values of the images. With folds, also `folds`, the number of each image's fold
 """
 
 import json
@@ -33,17 +34,31 @@ FOLDER = "evaluations"
 
 Table = Annotated[NDArray[Any], SkipValidation, Field(exclude=True)]
 MaybeTable = Annotated[NDArray[Any] | None, SkipValidation, Field(exclude=True)]
-"""An array, which stands in correct.npz and not in evaluation.json."""
+"""An array, which is stored in correct.npz and not in evaluation.json."""
 
 
 class StoredEvaluation(Record):
-    """One search's evaluation.
+    """Stored evaluation of one search.
 
-    method, setting, control, against: in words. test: hash of test images and their labels. look: which look at them
-    it was. time: seconds since 1970. best, control_correct: (seeds, images). seeds, control_seeds: of their rows; None
-    in an evaluation that an earlier version kept. folds: the number of each image's fold; None without folds. metric:
-    in words (`pipeline.score.metrics.wording`), where it is not accuracy, with the hash of a user's function, and
-    scores, control_scores: its pseudo-values, (seeds, images), None where it has none.
+    Attributes:
+        fingerprint: Fingerprint of the search.
+        method: Methods that are compared with the control, in words.
+        setting: The best configuration in words.
+        control: Name of the control.
+        against: Description of the control in words.
+        data_hash: Hash of the prepared set.
+        test: Hash of the test images and their labels.
+        look: Number of the look at these images.
+        time: Time of the evaluation, in seconds since 1970.
+        seeds: Seeds of the rows of `best`; None in an evaluation that an earlier version stored.
+        control_seeds: Seeds of the rows of `control_correct`; None like `seeds`.
+        metric: Metric in words; None for accuracy.
+        metric_hash: Hash of the user's function that computes the metric; "" for other metrics.
+        best: (seeds, images), true where a network of the best configuration was right.
+        control_correct: The same of the control.
+        scores: (seeds, images), pseudo-values of the metric; None for accuracy, and for a metric without such values.
+        control_scores: The same of the control.
+        folds: (images,), number of each image's fold; None without folds.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -69,19 +84,24 @@ class StoredEvaluation(Record):
 
     @property
     def metric_name(self) -> str:
-        """As `evaluate.metric` has it."""
+        """Name of the metric in `evaluate.metric`."""
         return words_of(self.metric).name
 
     @property
     def id(self) -> str:
-        """As `sar-search status` calls the search."""
+        """Id of the search in `sar-search status`."""
         return self.fingerprint[:8]
 
 
 def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, NDArray[np.bool_]]:
-    """What each seed got right, (S, N) by arm, in the order of `seeds_by_arm`.
+    """Returns which images each seed got right, by arm.
 
-    predictions: as of predictions.npz, probabilities by ARM-seedN.
+    Args:
+        predictions: Arrays of predictions.npz: `labels` (N,), and probabilities (N, C) by `ARM-seedN`.
+        control: Name of the control's arm.
+
+    Returns:
+        (S, N) booleans by arm, with rows in the order of `seeds_by_arm`.
     """
     labels = predictions["labels"]
     return {
@@ -91,7 +111,15 @@ def correct_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dic
 
 
 def probabilities_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) -> dict[str, NDArray[np.float32]]:
-    """Probabilities of each seed, (S, N, C) by arm, in the order of `seeds_by_arm`. predictions: as above."""
+    """Returns the probabilities of each seed, by arm.
+
+    Args:
+        predictions: Arrays of predictions.npz: probabilities (N, C) by `ARM-seedN`.
+        control: Name of the control's arm.
+
+    Returns:
+        (S, N, C) probabilities by arm, with rows in the order of `seeds_by_arm`.
+    """
     return {
         arm: np.stack([predictions[f"{arm}-seed{seed}"] for seed in seeds])
         for arm, seeds in seeds_by_arm(predictions, control).items()
@@ -99,13 +127,23 @@ def probabilities_by_arm(predictions: Mapping[str, NDArray[Any]], control: str) 
 
 
 def seeds_by_arm(names: Iterable[str], control: str) -> dict[str, list[int]]:
-    """The seeds of both arms, rising, from the names of their runs, ARM-seedN; other names are passed over."""
+    """Returns the seeds of both arms in ascending order.
+
+    Args:
+        names: Names of the runs, `ARM-seedN`. Other names are ignored.
+        control: Name of the control's arm.
+    """
     parts = [name.rpartition("-seed") for name in names]
     return {arm: sorted(int(seed) for of, _, seed in parts if of == arm) for arm in (BEST, control)}
 
 
 def has_shared_seeds(names: Iterable[str], control: str) -> bool:
-    """Whether seed s of one arm is seed s of the other, so that their tables are compared row by row."""
+    """Returns whether both arms have the same seeds, so that their tables can be compared row by row.
+
+    Args:
+        names: Names of the runs, `ARM-seedN`. Other names are ignored.
+        control: Name of the control's arm.
+    """
     seeds = seeds_by_arm(names, control)
     return seeds[BEST] == seeds[control]
 
@@ -123,15 +161,23 @@ def store_evaluation(
     scores: Mapping[str, NDArray[np.float64]] | None = None,
     folds: NDArray[np.int64] | None = None,
 ) -> Path:
-    """Keep an evaluation, whole or not at all, and return its folder.
+    """Stores an evaluation atomically, and returns its folder.
 
-    seeds: of the rows of best and control, by arm.
-    scores: pseudo-values by `best` and `control`, of a metric that is not accuracy and has them.
-    folds: the number of each image's fold; None without folds.
+    Args:
+        state: Folder `state/`.
+        evaluation: The evaluation.
+        retrained: Retraining that it belongs to.
+        ids: (N,), ids of the test images.
+        labels: (N,), labels of the test images.
+        best: (S, N), true where a network of the best configuration was right.
+        control: The same of the control.
+        seeds: Seeds of the rows of `best` and `control`, by arm.
+        scores: Pseudo-values (S, N) by `best` and `control`; None for accuracy, and for a metric without such values.
+        folds: (N,), number of each image's fold; None without folds.
     """
     folder = state / FOLDER / evaluation.fingerprint[:16]
     tested = [evaluation.data_hash, ids.tolist(), labels.tolist()]
-    tested += [] if folds is None else [folds.tolist()]  # other folds are other networks' images
+    tested += [] if folds is None else [folds.tolist()]  # with other folds, other networks are tested on an image
     other = evaluation.other_metric
     by: dict[str, Any] = {} if other is None else {"metric": other, "metric_hash": evaluation.metric_hash}
     stored = StoredEvaluation(
@@ -159,7 +205,10 @@ def store_evaluation(
 
 
 def read_evaluations(state: Path) -> list[StoredEvaluation]:
-    """Every evaluation that is kept, the newest first.
+    """Returns all stored evaluations, the newest first.
+
+    Args:
+        state: Folder `state/`.
 
     Raises:
         UserError: one of them cannot be read.
@@ -171,13 +220,13 @@ def read_evaluations(state: Path) -> list[StoredEvaluation]:
 def _read(folder: Path) -> StoredEvaluation:
     try:
         content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        # Opened here, so that it is closed where it turns out to be broken.
+        # numpy does not close a file that turns out to be invalid unless the caller has opened it.
         with (folder / "correct.npz").open("rb") as file, np.load(file) as archive:
             others = {"control": "control_correct", "best_scores": "scores"}
             tables = {others.get(name, name): archive[name] for name in archive.files}
             return StoredEvaluation.model_validate({**content, **tables})
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(
-            f"{folder}: this kept evaluation cannot be read ({error}). Remove the folder; "
-            f"`{single_item_command('evaluate')}` keeps that of the present results anew."
+            f"{folder}: this stored evaluation cannot be read ({error}). Remove the folder; "
+            f"`{single_item_command('evaluate')}` stores the evaluation of the current results anew."
         ) from None

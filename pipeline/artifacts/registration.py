@@ -1,4 +1,4 @@
-"""What `register` leaves: the version that was registered, and what its tags say for the gate."""
+"""Results of `register`: the registered version, and the tags of it that the gate reads."""
 
 from dataclasses import asdict
 from typing import ClassVar
@@ -11,7 +11,7 @@ from pipeline.score.sample_size import VarianceParts
 
 
 class Registration(Artifact):
-    """registered.json."""
+    """Content of registered.json."""
 
     FILE: ClassVar[str] = "registered.json"
     MADE_BY: ClassVar[str] = "register"
@@ -22,12 +22,17 @@ class Registration(Artifact):
 
 
 class ArmsTag(Record):
-    """What a version's tag `sar.comparison` says of its configuration against the control: the fields of a
-    `pipeline.score.comparison.Comparison`, and how it was decided.
+    """Content of a version's tag `sar.comparison`: the comparison of its configuration with the control.
 
-    margin: that must not be lost. look: at the test images. variance_parts: None of one by an earlier version. metric:
-    by which it is compared, where that is not accuracy. endpoint: that it is not worse than the control, the first of
-    the evaluation's endpoints, if it has any.
+    The fields include those of `pipeline.score.comparison.Comparison`.
+
+    Attributes:
+        margin: Loss from which on the configuration counts as worse than the control.
+        look: Number of the look at the test images.
+        variance_parts: Components of variance; None for a version that an earlier version of the project registered.
+        metric: Metric of the comparison in words; None for accuracy.
+        endpoint: The first endpoint of the evaluation, that the configuration is not worse than the control. None if
+            the evaluation has no endpoints.
     """
 
     control: str
@@ -56,7 +61,11 @@ class ArmsTag(Record):
 
 
 def arms_tag(evaluation: Evaluation) -> ArmsTag:
-    """What the rule `control` of the gate reads: the comparison of the arms, and how it was decided."""
+    """Returns the comparison of the arms as the gate's rule `control` reads it.
+
+    Args:
+        evaluation: Evaluation of the registered version.
+    """
     other = evaluation.other_metric
     return ArmsTag(
         control=evaluation.control,

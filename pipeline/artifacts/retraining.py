@@ -1,4 +1,4 @@
-"""What `retrain` leaves in results/retrain: the networks of both arms, and how many seeds there are, and why."""
+"""Results of `retrain` in results/retrain: the networks of both arms, and the number of seeds with its reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -9,7 +9,14 @@ from pipeline.artifacts.stage_results import Artifact, Number, Record
 
 
 class RetrainedRun(Record):
-    """A network. folder: of its weights, below models/."""
+    """A retrained network.
+
+    Attributes:
+        arm: Name of the arm.
+        seed: Seed of the run.
+        folder: Folder of its weights, relative to models/.
+        mlflow_run: Id of its run in MLflow; "" if there is none.
+    """
 
     arm: str
     seed: int
@@ -18,7 +25,13 @@ class RetrainedRun(Record):
 
 
 class ChosenSeeds(Artifact):
-    """seeds.json: the number of seeds that was asked for, what it comes to, and why."""
+    """Content of seeds.json: how many seeds the parameters ask for and how many are trained.
+
+    Attributes:
+        asked: Value of `retrain.seeds`.
+        chosen: Number of seeds.
+        why: Reason in words.
+    """
 
     FILE: ClassVar[str] = "seeds.json"
     MADE_BY: ClassVar[str] = "retrain"
@@ -29,8 +42,14 @@ class ChosenSeeds(Artifact):
 
 
 class FoldRetraining(Record):
-    """The networks that were trained outside of a fold. fingerprint, setting, against: of its search; its best
-    configuration and its control, in words.
+    """Networks that were trained outside of a fold.
+
+    Attributes:
+        fold: Number of the fold, from 1.
+        fingerprint: Fingerprint of the search outside of the fold.
+        setting: Best configuration of that search, in words.
+        against: Its control, in words.
+        runs: The networks.
     """
 
     fold: int
@@ -41,9 +60,21 @@ class FoldRetraining(Record):
 
 
 class Retraining(Artifact):
-    """retrain.json. method: what is compared with the control, in words. setting, against: as of a fold, of all images.
-    to_register: folder of the network that is registered. seconds: of training; guide_seconds: of guides, 0 of none.
-    usage: as of `pipeline.artifacts.search_result.SpentTime`.
+    """Content of retrain.json.
+
+    Attributes:
+        fingerprint: Fingerprint of the search.
+        control: Name of the control.
+        method: Methods that are compared with the control, in words.
+        setting: The best configuration of all images, in words.
+        against: Its control, in words.
+        runs: Networks of both arms, of all images.
+        seconds: Seconds of training, of all runs.
+        to_register: Folder of the network that is registered, relative to models/.
+        seeds: Number of seeds and its reason; None in results of earlier versions.
+        usage: Use of the machine by name, as in `pipeline.artifacts.search_result.SpentTime`.
+        guide_seconds: Seconds of training guides; 0 without a guide.
+        folds: Networks outside of each fold; empty without folds.
     """
 
     FILE: ClassVar[str] = "retrain.json"
@@ -64,9 +95,11 @@ class Retraining(Artifact):
 
     @property
     def fold_fingerprints(self) -> Mapping[int, str]:
-        """Of the searches outside of the folds, by the fold's number."""
+        """Fingerprints of the searches outside of the folds, by the number of the fold."""
         return {each.fold: each.fingerprint for each in self.folds}
 
     def tested_runs(self) -> Iterator[RetrainedRun]:
-        """The runs of both arms, of all folds where there are some."""
+        """Yields the runs of both arms that are tested: those of all folds if there are folds, else those of all
+        images.
+        """
         yield from [run for fold in self.folds for run in fold.runs] if self.folds else self.runs

@@ -1,4 +1,4 @@
-"""What `search` says of itself in results/search/summary.json."""
+"""Content of results/search/summary.json, which `search` writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,13 @@ ALARM, REMARK, UNKNOWN = "alarm", "remark", "unknown"
 
 
 class Epochs(Record):
-    """Epochs that a search trained; that its budget allows, None without one; that stopping early saved."""
+    """Epochs of a search.
+
+    Attributes:
+        spent: Epochs that were trained.
+        budget: Epochs that the budget allows; None without a budget.
+        saved_by_stopping: Epochs that early stopping saved.
+    """
 
     spent: int
     budget: int | None = None
@@ -22,8 +28,17 @@ class Epochs(Record):
 
 
 class SpentTime(Record):
-    """Hours, by what they went into. hours: by the clock; guide_hours: of these, the guide's. cost: None without a
-    price. usage: of the machine, by name (`pipeline.compute.usage_summary`), where it was measured.
+    """Hours and money that a search has spent.
+
+    Attributes:
+        hours: Hours by the clock.
+        worker_hours: Hours of all workers together.
+        training_hours: Hours of training.
+        guide_hours: Hours by the clock that the guide took, which `hours` includes.
+        worker_hours_saved_by_stopping: Estimated worker-hours that early stopping saved.
+        gpu_hours: GPU-hours.
+        cost: Cost by the configured prices; None without a price.
+        usage: Use of the machine by name (`pipeline.compute.usage_summary`); empty if it was not measured.
     """
 
     hours: Number
@@ -37,9 +52,16 @@ class SpentTime(Record):
 
 
 class ConfigResult(Record):
-    """What is known of a configuration; further_seeds, further_mean: of the first objective. trial: "" of a control.
+    """Results of a configuration.
 
-    The values of the objectives and of what is constrained stand after all others, by their names.
+    Values of objectives and of constrained metrics follow the other fields, by their names.
+
+    Attributes:
+        trial: Id of its trial; "" for a control.
+        val_accuracy: Validation accuracy with the search's seed.
+        val_loss: Validation loss with the search's seed.
+        further_seeds: First objective of each confirmation.
+        further_mean: Mean of the first objective over the confirmations; None without any.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -51,13 +73,28 @@ class ConfigResult(Record):
     further_mean: Number | None
 
     def value(self, metric: str) -> Any:
-        """The value by a metric, of every trial val/accuracy and val/loss."""
+        """Returns the value by a metric. Every trial has val/accuracy and val/loss."""
         extra = self.model_extra or {}
         return extra[metric] if metric in extra else getattr(self, metric.replace("/", "_"), None)
 
 
 class ChoiceResult(Record):
-    """How the best configuration was chosen among those that were confirmed (`pipeline.tune.selection.choice`)."""
+    """Rule and result of choosing the best among the confirmed configurations (`pipeline.tune.selection.choice`).
+
+    Attributes:
+        then: Metric that decides among equal configurations (`search.choose.then`); None without one.
+        within: Standard errors behind the best within which configurations count as equal.
+        margin: Difference in the first objective within which configurations may count as equal.
+        metric: First objective in words; None in results of earlier versions.
+        standard_error: Standard error of a difference of two configurations; None if it cannot be estimated.
+        confirmed: Ids of the confirmed trials, the best by the first objective first.
+        equal: Ids of those that count as equal to the first.
+        decided_by: Metric that decided.
+        value: Mean of `then` over all seeds of the chosen configuration; None without `then`.
+        further_value: The same over the confirmations alone.
+        further_seeds: Number of confirmations of the chosen configuration.
+        why: Reason for the choice in words.
+    """
 
     then: str | None
     within: Number
@@ -74,7 +111,7 @@ class ChoiceResult(Record):
 
 
 class RungCorrelation(Record):
-    """Rank correlation of the first objective at a rung with that at the last epoch, over so many trials."""
+    """Rank correlation between the first objective at a rung and at the last epoch, and the number of trials."""
 
     correlation: Number
     trials: int
@@ -82,9 +119,13 @@ class RungCorrelation(Record):
 
 @dataclass(frozen=True)
 class Finding:
-    """What speaks against a search. name: one of the list in `pipeline.tune.selection.health`. seen: a sentence with
-    figures. advice: what to do, in a sentence; empty where there is nothing to do. kind: `alarm`, `remark`, or
-    `unknown`: what could not be examined, as part of a sentence.
+    """Evidence against a search.
+
+    Args:
+        name: One of the names listed in `pipeline.tune.selection.health`.
+        seen: Sentence with figures; of an `unknown`, part of a sentence about what could not be examined.
+        advice: What to do, in a sentence; empty if there is nothing to do.
+        kind: `alarm`, `remark` or `unknown`.
     """
 
     name: str
@@ -95,14 +136,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class SearchForecast(Components):
-    """The components of variance that a search has measured, and how its trials shared the machine."""
+    """Components of variance that a search has measured.
+
+    Attributes:
+        max_concurrent: Number of trials that ran at the same time.
+        gpus: GPUs of a trial.
+    """
 
     max_concurrent: int = field(kw_only=True)
     gpus: Number = field(kw_only=True)
 
 
 class FrontTrial(Record):
-    """A trial on the Pareto front; the values of the objectives stand after its id, by their names."""
+    """A trial on the Pareto front. The values of the objectives follow its id, by their names."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -110,9 +156,32 @@ class FrontTrial(Record):
 
 
 class SearchSummary(Artifact):
-    """summary.json. trials: of the method's study, by state. stopped_by: why it ended early, None otherwise. against:
-    what the control is, in words. tuned_control, control_choice: of the control's own study. constraints: those that
-    were set. objectives: of several, the direction of each; front: their Pareto front.
+    """Content of summary.json.
+
+    Attributes:
+        fingerprint: Fingerprint of the search.
+        trials: Number of trials of the method's study, by state.
+        all_settings_tried: Whether every configuration of a finite space has been tried.
+        confirmations: Number of confirmations.
+        stopped_by: Reason for which the search ended early; None if it did not.
+        trials_asked: Number of trials that `search.trials` asks for; None if it is not set.
+        epochs: Epochs that were trained and saved.
+        spent: Hours and money spent.
+        objective: First objective.
+        best: Results of the best configuration.
+        choice: How the best configuration was chosen.
+        controls: Results by the name of the control.
+        against: Description of the control in words.
+        tuned_control: Results of the best configuration of the control study; None without such a study.
+        control_choice: How the best configuration of the control study was chosen; None without such a study.
+        rung_correlations: Rank correlation with the last epoch, by rung.
+        health: Findings about the search; None in results of earlier versions.
+        importances: Importance of each parameter by dotted path.
+        logarithmic: Dotted paths of the parameters on a logarithmic scale.
+        forecast: Components of variance; None if they could not be measured.
+        constraints: Limits that were set, by constraint.
+        objectives: Direction of each objective; empty with one objective.
+        front: Pareto front; empty with one objective.
     """
 
     FILE: ClassVar[str] = "summary.json"
@@ -143,5 +212,5 @@ class SearchSummary(Artifact):
     front: Sequence[FrontTrial] = ()
 
     def with_against(self, against: str) -> "SearchSummary":
-        """The same against another control."""
+        """Returns a copy with another control in words."""
         return self.model_copy(update={"against": against})

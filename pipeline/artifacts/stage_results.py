@@ -1,6 +1,6 @@
-"""What the classes of this room share, and how results call arms and methods.
+"""Base classes of this room, and the names that results use for arms and methods.
 
-A class is a stage's file, or a part of one: frozen values that are read from it, and written to it.
+A class describes a stage's file, or a part of one: frozen values that are read from it and written to it.
 """
 
 import csv
@@ -16,10 +16,10 @@ from pipeline.errors import UserError, single_item_command
 from pipeline.files.atomic import write_whole
 
 Number = int | float
-"""A number that is written as it was read: neither type is converted to the other."""
+"""A number that is written as it was read: an int is not converted to a float, nor a float to an int."""
 
 BEST = "best"
-"""Name of the arm that has the best configuration; the other arm has its control's name."""
+"""Name of the arm with the best configuration. The other arm has the name of its control."""
 
 NAMES = {
     "spatial_entropy": "SAR",
@@ -30,34 +30,39 @@ NAMES = {
     "mask_supervision": "mask supervision",
     "locality_guidance": "locality guidance",
 }
-"""The methods as sentences call them."""
+"""Names of the methods in sentences, by their names in parameters."""
 
 RUN_FILE = "mlflow_run"
 """File in a search's state folder that holds the id of its parent run."""
 
 
 class Record(BaseModel):
-    """A part of a stage's file. Its keys are its fields, in their order; fields that were not given are left out."""
+    """A part of a stage's file. Its keys are the fields, in their order; fields that were not given are left out."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     def content(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """Returns the record as a JSON-compatible dictionary."""
         return self.model_dump(exclude_unset=True, warnings=False)
 
 
 class Artifact(Record):
-    """A JSON file that a stage leaves in its folder of results/. FILE: its name. MADE_BY: the stage."""
+    """A JSON file that a stage writes to its folder of results/.
+
+    Attributes:
+        FILE: Name of the file.
+        MADE_BY: Name of the stage.
+    """
 
     FILE: ClassVar[str]
     MADE_BY: ClassVar[str]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read it back.
+        """Returns the artifact that a stage has written to a folder.
 
         Raises:
-            UserError: it is not there, or is not what this version reads; names the stage to run.
+            UserError: the file is missing, or this version cannot read it. The message names the stage to run.
         """
         path = folder / cls.FILE
         try:
@@ -69,10 +74,10 @@ class Artifact(Record):
 
     @classmethod
     def parse(cls, content: Any, path: Path) -> Self:
-        """The artifact of a file's content.
+        """Returns the artifact with a file's content.
 
         Raises:
-            UserError: a key is missing, or its value is of another kind; `path` says where.
+            UserError: a key is missing, or its value has another type. The message names `path` and the key.
         """
         try:
             return cls.model_validate(content)
@@ -85,15 +90,19 @@ class Artifact(Record):
             ) from None
 
     def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+        """Writes the file atomically."""
         write_whole(folder / self.FILE, json.dumps(self.content(), indent=2) + "\n")
 
 
 def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
-    """The rows of a stage's CSV file.
+    """Returns the rows of a stage's CSV file, each by column name.
+
+    Args:
+        path: The CSV file.
+        made_by: Name of the stage that writes it, for the error message.
 
     Raises:
-        UserError: it is not there; `made_by` is the stage to run.
+        UserError: the file cannot be read. The message names the stage to run.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -103,9 +112,14 @@ def read_table(path: Path, *, made_by: str) -> list[dict[str, str]]:
 
 
 def describe_method(best: Mapping[str, Values], control: Mapping[str, Values]) -> str:
-    """What the best configuration trains with that its control does not: `SAR`, `SAR and total variation`.
+    """Names the methods that only the best configuration trains with: `SAR`, `SAR and total variation`.
 
-    Both are the configurations of every method by its name (`RegularizerParams.configs`).
+    Args:
+        best: Configuration of every method in the best configuration, by method name (`RegularizerParams.configs`).
+        control: The same of the control.
+
+    Returns:
+        The names; "the best configuration" if there are none.
     """
     added = [name for name, each in best.items() if each["weight"] > 0 and not control.get(name, {}).get("weight")]
     words = [f"the plugin {best[name]['spec']}" if name == "plugin" else NAMES[name] for name in added]
@@ -113,11 +127,20 @@ def describe_method(best: Mapping[str, Values], control: Mapping[str, Values]) -
 
 
 def describe_control(against: str) -> str:
-    """What best.yaml says of the control, as short as a sentence has room for: no parameters' names, no clauses."""
+    """Shortens the description of the control in best.yaml for use in a sentence, without parameter names and clauses.
+
+    Args:
+        against: Description of the control, as best.yaml has it.
+    """
     return against.partition(" (")[0].partition(", which")[0]
 
 
 def search_run(state: Path, fingerprint: str) -> str | None:
-    """The id of a search's parent run, if it was tracked from this checkout."""
+    """Returns the MLflow id of a search's parent run; None if the search was not tracked from this checkout.
+
+    Args:
+        state: Folder `state/`.
+        fingerprint: Fingerprint of the search.
+    """
     path = state / "searches" / fingerprint[:16] / RUN_FILE
     return path.read_text().strip() if path.exists() else None

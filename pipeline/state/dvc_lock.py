@@ -18,7 +18,7 @@ CONFLICT = "<<<<<<<"
 
 
 def is_whole(lock: Path) -> bool:
-    """Returns whether DVC would accept a lock file. One that was truncated between two stages passes, but lacks stages."""
+    """Returns whether DVC would accept a lock file. A file truncated between two stages passes, but lacks stages."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 

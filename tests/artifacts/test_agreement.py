@@ -138,7 +138,7 @@ def test_search_of_every_fold_is_held_against_its_own_parameters_and_what_was_re
     check_agreement(workspace, OURS)
     check_agreement(workspace, OURS, "f00d" * 16, {1: "1" * 64, 2: "2" * 64})
     with pytest.raises(
-        UserError, match=r"folds/2/best\.yaml: of the search 2222222222222222, and what was retrained is of 333"
+        UserError, match=r"folds/2/best\.yaml: of the search 2222222222222222, but the retrained networks are of 333"
     ):
         check_agreement(workspace, OURS, "f00d" * 16, {1: "1" * 64, 2: "3" * 64})
     other = OURS.with_values({"base.seed": 1}, where="a test")
