@@ -1,4 +1,4 @@
-"""Parameters: params.yaml, its schema, and what is said of a value that is wrong."""
+"""Parameters: params.yaml, its schema, and error messages about wrong values."""
 
 from pipeline.config.fold_params import fold_seed, part_params
 from pipeline.config.load import Content, Params, Values, load_params, parameters, unknown_parameter

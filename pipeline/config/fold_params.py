@@ -3,16 +3,26 @@
 from pipeline.config.load import Params
 
 SEEDS = 10_000
-"""By so much the seeds of one fold lie above those of the one before: retraining and confirmations take fewer."""
+"""Distance between the seeds of two folds. Retraining and confirmations need fewer seeds than this."""
 
 
 def fold_seed(seed: int, number: int) -> int:
-    """`base.seed` of a fold, counted from 1; 0: of all images."""
+    """Returns `base.seed` of a part of the procedure.
+
+    Args:
+        seed: `base.seed` of params.yaml.
+        number: Number of the fold, from 1; 0 for the part of all images.
+    """
     return seed + SEEDS * number
 
 
 def part_params(params: Params, number: int) -> Params:
-    """The parameters of a fold, counted from 1; 0: of all images."""
+    """Returns the parameters of a part of the procedure.
+
+    Args:
+        params: Parameters of params.yaml.
+        number: Number of the fold, from 1; 0 for the part of all images.
+    """
     if not number:
         return params
     seed = fold_seed(params.base.seed, number)

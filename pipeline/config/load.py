@@ -1,9 +1,9 @@
-"""The whole of params.yaml: read, checked, found by dotted path.
+"""The whole of params.yaml: read, checked, and accessed by dotted path.
 
-`params.yaml` is the only place where a user sets anything, and `pipeline.config.schema` the only place where a
-parameter is defined. `load_params` reads the file (YAML 1.2, as DVC reads it), refuses what it does not know, and
-returns frozen models; their `config()` methods build the plain dataclasses that the rooms below take, so that none of
-those needs pydantic.
+Users set parameters only in `params.yaml`, and `pipeline.config.schema` is the only place where parameters are
+defined. `load_params` reads the file (YAML 1.2, as DVC reads it), rejects unknown keys, and returns frozen models.
+Their `config()` methods build the plain dataclasses that the rooms below take, so that these rooms do not need
+pydantic.
 """
 
 import re
@@ -33,10 +33,10 @@ from pipeline.config.yaml import read_yaml
 from pipeline.errors import UserError, join_lines
 
 Values = Mapping[str, Any]
-"""Values of parameters by their dotted paths: a configuration, a control, what a search space leaves open."""
+"""Values of parameters by dotted path: a configuration, a control, the parameters that a search space varies."""
 
 Content = Mapping[str, Any]
-"""What decides a search, or a part of that, as JSON has it: sections of parameters, the space, hashes."""
+"""Content from which a fingerprint is computed, or a part of it, as JSON: sections of parameters, the space, hashes."""
 
 
 class Params(Section):
@@ -58,7 +58,9 @@ class Params(Section):
 
     @property
     def set_name(self) -> str:
-        """What the image set is called: `digits`, or the name of the user's folder or archive, as MLflow takes it."""
+        """Name of the image set, in a form that MLflow accepts: `digits`, or the name of the user's folder or
+        archive.
+        """
         prepare = self.prepare
         if prepare.dataset != "image_folder" or prepare.root is None:
             return prepare.dataset
@@ -67,19 +69,23 @@ class Params(Section):
 
     @property
     def model_name(self) -> str:
-        """The model's name in the registry."""
+        """Name of the model in the registry."""
         return self.register_.name or f"sar-{self.set_name}"
 
     @property
     def experiment(self) -> str:
-        """The name of the MLflow experiment."""
+        """Name of the MLflow experiment."""
         return self.tracking.experiment or f"sar-search/{self.set_name}"
 
     def with_values(self, values: Values, *, where: str) -> "Params":
-        """A copy with the parameters at the dotted paths replaced, validated as the file is.
+        """Returns a copy with the parameters at the dotted paths replaced, validated like the file.
+
+        Args:
+            values: New values by dotted path.
+            where: Source of the values, for error messages.
 
         Raises:
-            UserError: an unknown path, a wrong type or a value out of bounds; `where` says who gave it.
+            UserError: a path is unknown, or a value has a wrong type or is out of bounds.
         """
         tree = self.model_dump(by_alias=True)
         for path, value in values.items():
@@ -92,10 +98,10 @@ class Params(Section):
         return _validated(tree, where)
 
     def value(self, path: str) -> Any:
-        """The value at a dotted path.
+        """Returns the value at a dotted path.
 
         Raises:
-            UserError: no such parameter.
+            UserError: there is no parameter at this path.
         """
         _require_parameter(path, "parameters")
         node: Any = self.model_dump(by_alias=True)
@@ -105,18 +111,21 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and validate a parameter file.
+    """Reads and validates a parameter file.
+
+    Args:
+        path: The file.
 
     Raises:
-        UserError: no such file, not YAML, an unknown key, a wrong type or a value out of bounds. Every mistake is
-            named at once, with its dotted path, what was given and what is allowed.
+        UserError: the file is missing, is not YAML, or has an unknown key or a value of a wrong type or out of
+            bounds. The message names every mistake, with its dotted path, the given value and the allowed values.
     """
     return _validated(read_yaml(path, for_dvc=True), path.name)
 
 
 @cache
 def parameters() -> Mapping[str, FieldInfo]:
-    """Every parameter by its dotted path, in the order of the file."""
+    """Returns every parameter by dotted path, in the order of the file."""
     return dict(_leaves(Params, ""))
 
 
@@ -136,7 +145,11 @@ def _require_parameter(path: str, where: str) -> None:
 
 
 def unknown_parameter(path: str) -> str:
-    """The sentence about a path that is not a parameter, with the nearest one that is."""
+    """Returns the error message for a path that is no parameter, with the nearest parameter.
+
+    Args:
+        path: Dotted path.
+    """
     return unknown_key_message(path, list(parameters()))
 
 
@@ -146,7 +159,7 @@ def _validated(tree: Any, where: str) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        # A value that no member of a union takes is reported once a member; one line a parameter says it.
+        # pydantic reports a wrong value once for each member of a union. The message has one line a parameter.
         lines = {
             dotted_path(problem["loc"], parameters()): explain(problem, tree, parameters())
             for problem in reversed(error.errors())

@@ -1,4 +1,4 @@
-"""What is said of a parameter that is wrong: where it is, what was given, what is allowed, which one was meant."""
+"""Error messages about a wrong parameter: its path, the given value, the allowed values, the nearest valid name."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +13,12 @@ from pipeline.errors import comma_words, format_value, quote_name, stray_words
 
 
 def unknown_key_message(path: str, valid: list[str]) -> str:
-    """The sentence about a path that is not a parameter, with the nearest one that is."""
+    """Returns the error message for a path that is no parameter, with the nearest parameter.
+
+    Args:
+        path: Dotted path.
+        valid: Dotted paths of all parameters.
+    """
     if any(name.startswith(path + ".") for name in valid):
         below = [name for name in valid if name.startswith(path + ".")]
         return f"{path} is a group, not a parameter; it holds {', '.join(below)}"
@@ -22,14 +27,14 @@ def unknown_key_message(path: str, valid: list[str]) -> str:
 
 
 def _nearest(path: str, valid: list[str]) -> str | None:
-    # A typo usually leaves the other parts of the path right, so the last part is compared first, with its neighbours.
+    # Usually only the last part of the path has a typo. It is first compared with the other names of its section.
     parent, _, leaf = path.rpartition(".")
     names = [*valid, *dict.fromkeys(part for name in valid for part in _prefixes(name))]
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     if close := difflib.get_close_matches(leaf, siblings, n=1):
         return siblings[close[0]]
-    # Then it may stand in the wrong place, or another part be wrong. Whole paths are compared only where that part is:
-    # below a section that there is, all of them look alike.
+    # Otherwise the section may be wrong. Whole paths are compared only if the section does not exist, because all
+    # paths of an existing section resemble each other.
     elsewhere = [name for name in names if name.rpartition(".")[2] == leaf]
     if len(elsewhere) == 1:
         return elsewhere[0]
@@ -47,7 +52,13 @@ _TYPES |= {"dict_type": "a mapping", "model_type": "a mapping of names to values
 
 
 def explain(problem: ErrorDetails, tree: Any, valid: Mapping[str, FieldInfo]) -> str:
-    """One line about one mistake: dotted path, what was given, what is allowed."""
+    """Returns a line about one mistake: dotted path, given value, allowed values.
+
+    Args:
+        problem: An error of pydantic.
+        tree: The content that was validated.
+        valid: Parameters by dotted path.
+    """
     path = dotted_path(problem["loc"], valid)
     kind, given = problem["type"], problem["input"]
     if path in valid:
@@ -75,7 +86,9 @@ def explain(problem: ErrorDetails, tree: Any, valid: Mapping[str, FieldInfo]) ->
 
 
 def dotted_path(location: tuple[int | str, ...], valid: Collection[str]) -> str:
-    """The parameter's path in pydantic's location, which goes on with names of union members and list indices."""
+    """Returns the dotted path of a parameter in pydantic's location, without union members and list indices at its
+    end.
+    """
     for end in range(len(location), 0, -1):
         path = ".".join(str(part) for part in location[:end])
         if path in valid:
@@ -84,7 +97,11 @@ def dotted_path(location: tuple[int | str, ...], valid: Collection[str]) -> str:
 
 
 def allowed_values(field: FieldInfo) -> str:
-    """What a parameter may be, in words: its type and bounds."""
+    """Describes the allowed values of a parameter: its type and bounds.
+
+    Args:
+        field: Definition of the parameter.
+    """
     return _type_in_words(field.annotation) + _bounds_in_words(field.metadata)
 
 
@@ -99,14 +116,14 @@ def _bounds_in_words(metadata: Iterable[Any]) -> str:
 def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         of, *about = get_args(annotation)
-        # What bounds one member of a union stands with this member.
+        # The bounds of a single member of a union are part of this member's annotation.
         bounds = [item for field in about if isinstance(field, FieldInfo) for item in field.metadata]
         return _type_in_words(of) + _bounds_in_words(bounds)
     if get_origin(annotation) is Literal:
         choices = [str(choice) for choice in get_args(annotation)]
         return "one of " * (len(choices) > 1) + ", ".join(choices)
     if get_origin(annotation) in (Union, UnionType):
-        # A mapping last, since what it maps to has words of its own.
+        # A mapping comes last, because its description is long.
         parts = sorted(get_args(annotation), key=_is_mapping)
         return " or ".join(_type_in_words(part) for part in parts)
     if get_origin(annotation) is list:

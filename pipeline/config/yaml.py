@@ -1,6 +1,6 @@
-"""YAML 1.2 files that people write, read so that whatever is wrong is reported in a line: where, what, what to do.
+"""YAML 1.2 files that people write. Errors are reported in one line: where, what, and what to do.
 
-1e-3 is a number there and off a text, as they are for DVC.
+As in DVC, 1e-3 is a number and `off` is text.
 """
 
 import re
@@ -19,23 +19,27 @@ from pipeline.files.text_tables import UndecodableText, decode_text
 from pipeline.files.user_files import read_user_file
 
 DIGITS = 250
-"""Longer whole numbers do not fit in a float, and Python refuses to print some of them."""
+"""Most digits of a whole number. Longer ones do not fit in a float, and Python refuses to print some of them."""
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-"""What an escape can put into a text, and neither the name of a file nor a database takes."""
+"""Characters that an escape sequence can put into a text, but that file names and databases reject."""
 
 _WHOLE, _PADDED = re.compile(r"[+-]?(0|[1-9][0-9]*)"), re.compile(r"0[0-9]+([eE][+-]?[0-9]+)?")
 
 _ADVICE = {
-    "mapping values are not allowed here": "is the indentation right, and has the line above its colon?",
+    "mapping values are not allowed here": "is the indentation right, and does the line above have its colon?",
     "found character '\\t' that cannot start any token": "indent by spaces, not by tabs",
-    "could not determine a constructor for the tag": "tags (!) other than YAML's own are not taken",
-    "but found another document": "one file is one document; take the line --- out",
+    "could not determine a constructor for the tag": "tags (!) other than YAML's own are not accepted",
+    "but found another document": "a file must contain one document; remove the line ---",
 }
 
 
 def read_yaml(path: Path, *, for_dvc: bool = False) -> Any:
-    """The content of a YAML file. for_dvc: it must be one that DVC can read too, which knows UTF-8 alone.
+    """Returns the content of a YAML file.
+
+    Args:
+        path: The file.
+        for_dvc: Whether DVC must be able to read the file too; it must then be UTF-8.
 
     Raises:
         UserError: the file cannot be read or is not YAML.
@@ -52,22 +56,26 @@ def read_yaml(path: Path, *, for_dvc: bool = False) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; `where` says whose it is.
+    """Returns the value of a YAML text.
+
+    Args:
+        text: The text.
+        where: Source of the text, for error messages.
 
     Raises:
-        UserError: it is not YAML; tells the line.
+        UserError: the text is not YAML. The message contains the line.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
-    yaml.composer.warn_double_anchors = False  # YAML allows it: an alias means the last one before it
+    yaml.composer.warn_double_anchors = False  # YAML allows it: an alias refers to the last anchor before it
     try:
         with warnings.catch_warnings():
-            # A name may be given to two places in turn, which ruamel takes to be an oversight.
+            # YAML allows reuse of an anchor's name, but ruamel warns about it.
             warnings.simplefilter("ignore", ReusedAnchorWarning)
             return yaml.load(text)
-    except ReaderError as error:  # has no mark, but a position in characters
+    except ReaderError as error:  # gives a position in characters instead of a line
         line = text.count("\n", 0, error.position) + 1
-        problem = f"the control character {chr(error.character)!r} cannot stand in it"
+        problem = f"it must not contain the control character {chr(error.character)!r}"
         raise UserError(f"{where}, line {line}: not valid YAML: {problem}") from None
     except YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
@@ -75,11 +83,11 @@ def parse_yaml(text: str, where: str) -> Any:
         line_of = f"{where}, line {mark.line + 1}" if mark is not None else where
         raise UserError(f"{line_of}: not valid YAML: {quote_name(problem, 300)}{advice}") from None
     except RecursionError:
-        raise UserError(f"{where}: not valid YAML: lists or mappings stand too deep in one another") from None
+        raise UserError(f"{where}: not valid YAML: lists or mappings are nested too deep") from None
 
 
 def _refuse_split(node: SequenceNode) -> None:
-    """Refuse 0,01 within brackets, which is 0 and 01: a whole number that nobody writes so."""
+    """Rejects `0,01` within brackets. YAML reads it as 0 and 01, but nobody writes a whole number as 01."""
     plain = [item.value if isinstance(item, ScalarNode) and not item.style else "" for item in node.value]
     for before, after, item in zip(plain, plain[1:], node.value[1:], strict=False):
         if _WHOLE.fullmatch(before) and _PADDED.fullmatch(after):
@@ -88,7 +96,9 @@ def _refuse_split(node: SequenceNode) -> None:
 
 
 class _Constructor(SafeConstructor):
-    """ruamel's, but every node that no value can be made of is reported with its line, and in no more than a line."""
+    """ruamel's constructor, but with one line for every node that has no valid value, including the number of its
+    line.
+    """
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > DIGITS:
@@ -103,11 +113,11 @@ class _Constructor(SafeConstructor):
             )
             raise ConstructorError(None, None, problem, node.start_mark) from None
         if isinstance(value, str) and (found := _UNSTORABLE.search(value)):
-            raise ConstructorError(None, None, f"text must not hold {found[0]!r}", node.start_mark)
+            raise ConstructorError(None, None, f"text must not contain {found[0]!r}", node.start_mark)
         return value
 
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
-        # ruamel's prints both values in full, however long they are.
+        # ruamel's own message contains both values in full, however long they are.
         if key in mapping:
             raise ConstructorError(
                 None,

@@ -403,9 +403,9 @@ def test_broken_yaml_is_told_with_its_line(written: Any, text: str, line: int) -
 @pytest.mark.parametrize(
     ("text", "advice"),
     [
-        ("base: {seed: 0}\n---\ntrain: {}\n", "take the line --- out"),
+        ("base: {seed: 0}\n---\ntrain: {}\n", "remove the line ---"),
         ("base:\n\tseed: 0\n", "indent by spaces, not by tabs"),
-        ("base: !mine 1\n", "tags (!) other than YAML's own are not taken"),
+        ("base: !mine 1\n", "tags (!) other than YAML's own are not accepted"),
         ("base:\n  seed: 0\n    device: cpu\n", "is the indentation right"),
         ("base: {seed: 2023-13-45}\n", "if it is text, put it in quotes"),
     ],
@@ -420,7 +420,7 @@ def test_anchor_that_stands_there_twice_is_the_last_one_before_its_alias(written
 
 
 def test_file_that_is_nested_without_end_is_told(written: Any) -> None:
-    assert "stand too deep in one another" in refusal(written("[" * 3000))
+    assert "are nested too deep" in refusal(written("[" * 3000))
 
 
 def test_duplicate_keys_are_refused(written: Any) -> None:

@@ -1,4 +1,4 @@
-"""Sections of params.yaml about what comes of a search: retraining, evaluation, report, registry and tracking."""
+"""Sections of params.yaml about the steps after a search: retraining, evaluation, report, registry and tracking."""
 
 import difflib
 import re
@@ -9,36 +9,41 @@ from pydantic import Field, field_validator
 from pipeline.config.schema.section import Section
 
 METRIC_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss")
-"""The metrics of `evaluate.metric` that are known by name (`pipeline.score.metrics.metric`)."""
+"""Metrics of `evaluate.metric` that have a name (`pipeline.score.metrics.metric`)."""
 
 USER_METRIC = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-"""A function of the user's own, by its module and name."""
+"""Pattern of a user's own function, by its module and name."""
 
 
 class RetrainParams(Section):
     seeds: Literal["auto"] | Annotated[int, Field(ge=1, le=1000)] = Field(
         5,
-        description="Runs of the best configuration and of its control, on train + val; auto: as many as the search's "
-        "confirmed runs say that evaluate.margin takes.",
+        description="Number of runs of the best configuration and of its control, on train + val; auto: as many as "
+        "the search's confirmation runs show to be needed for evaluate.margin.",
     )
-    max_seeds: int = Field(20, ge=2, le=1000, description="Most runs of either arm where seeds is auto.")
-    control: str = Field("baseline", min_length=1, description="The control of the space that the verdict is against.")
-    max_concurrent_runs: int | None = Field(None, ge=1, le=1000, description="Runs at a time; null: as many as fit.")
+    max_seeds: int = Field(20, ge=2, le=1000, description="Largest number of runs of each arm if seeds is auto.")
+    control: str = Field(
+        "baseline", min_length=1, description="The control of the search space against which the verdict is."
+    )
+    max_concurrent_runs: int | None = Field(
+        None, ge=1, le=1000, description="Number of runs at the same time; null: as many as fit."
+    )
     workers_per_run: int = Field(
         1,
         ge=1,
         le=1024,
-        description="Workers that train one run together, each on its share of every batch, on whatever nodes have "
-        "room: for networks that are slow on one GPU. The steps are those of one worker; docs/cluster.md.",
+        description="Number of workers that train one run together, each on its share of every batch, on any nodes "
+        "with free resources. For networks that are slow on one GPU; the steps are those of one worker "
+        "(docs/cluster.md).",
     )
     cpus_per_run: int = Field(1, ge=1, le=1024, description="CPU cores, and threads, of one run, or of each worker.")
     gpus_per_run: float | None = Field(
-        None, ge=0, le=64, description="As search.gpus_per_trial, of one run, or of each worker."
+        None, ge=0, le=64, description="GPUs of one run, or of each worker, as in search.gpus_per_trial."
     )
 
     @property
     def seed_bounds(self) -> tuple[int, int]:
-        """The fewest and the most seeds that an arm may get."""
+        """Fewest and most seeds that an arm may get."""
         return (2, self.max_seeds) if self.seeds == "auto" else (self.seeds, self.seeds)
 
 
@@ -47,38 +52,40 @@ class EvaluateParams(Section):
         0.95,
         gt=0.5,
         lt=1,
-        description="Level of intervals; the rest of 1 is the chance of any false claim in a verdict.",
+        description="Confidence of intervals; the rest to 1 is the largest chance of any false claim in a verdict.",
     )
     metric: str = Field(
         "accuracy",
         min_length=1,
         max_length=1000,
-        description="What the arms are compared by: accuracy, balanced_accuracy, macro_f1, auroc, log_loss, or a "
-        "function of yours as my_package.my_module:my_metric; docs/report.md.",
+        description="Metric by which the arms are compared: accuracy, balanced_accuracy, macro_f1, auroc, log_loss, "
+        "or a function of yours as my_package.my_module:my_metric; docs/report.md.",
     )
     margin: float | None = Field(
         None,
         gt=0,
         description="Loss in evaluate.metric that an endpoint must rule out, and the most that the choice among "
-        "configurations of equal accuracy may give up (0.01: one point); null: the metric's own, of accuracy 0.01.",
+        "configurations of equal accuracy may give up (0.01: one point); null: the metric's own margin, "
+        "for accuracy 0.01.",
     )
     folds: int | None = Field(
         None,
         ge=2,
         le=100,
-        description="Parts into which all images are divided, each tested once by a search and retraining on the "
-        "others: the verdict is then of this procedure, at the cost of as many searches and one (docs/folds.md). "
-        "null: one test role, of split.test_fraction; else 5 or more.",
+        description="Number of parts into which all images are divided. Each part is tested once, by a search and "
+        "retraining on the other parts, so that the verdict is about this procedure; it takes one search "
+        "more than there are parts (docs/folds.md). Choose 5 or more; null: one test role, of "
+        "split.test_fraction.",
     )
     holdout: float = Field(
         0.0,
         ge=0,
         le=0.9,
-        description="With folds: share of all images that is kept apart from them, to test the registered network.",
+        description="With folds: share of all images that belong to no fold, to test the registered network.",
     )
     probe: bool = Field(
         False,
-        description="Whether what needs no training is tested too: a logistic regression on the frozen features of "
+        description="Whether a model without training is tested too: a logistic regression on the frozen features of "
         "model.pretrained, or of guided transfer's source; docs/report.md.",
     )
 
@@ -96,7 +103,7 @@ class EvaluateParams(Section):
 
 
 class ReportParams(Section):
-    attention_images: int = Field(6, ge=1, le=64, description="Test images whose attention is shown.")
+    attention_images: int = Field(6, ge=1, le=64, description="Number of test images whose attention is shown.")
 
 
 class RegisterParams(Section):
@@ -110,34 +117,40 @@ class PromoteParams(Section):
         None,
         ge=0,
         le=1,
-        description="Test accuracy of a champion; null: where evaluate.metric is accuracy, above the share of the most "
-        "frequent class, else any.",
+        description="Least test accuracy of a champion; null: above the share of the most frequent class if "
+        "evaluate.metric is accuracy, else any.",
     )
     min_metric: float | None = Field(
         None,
-        description="Of another evaluate.metric, the least value (the most, where lower is better) of a champion on "
-        "the test images; null: better than the classes' shares as the answer to every image.",
+        description="Least value of another evaluate.metric (largest, if lower is better) of a champion on the test "
+        "images; null: better than predicting the classes' shares for every image.",
     )
     margin: float | None = Field(
         None,
         gt=0,
-        description="What may be lost in evaluate.metric against the champion, on the same test images; null: the "
-        "metric's own margin, of accuracy 0.01.",
+        description="Loss in evaluate.metric against the champion that is accepted, on the same test images; null: "
+        "the metric's own margin, for accuracy 0.01.",
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the interval against the champion.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the interval against the champion.")
     control: Literal["not_worse", "better", "any"] = Field(
         "not_worse",
-        description="What the configuration must have shown against its control, not_worse: by no more than the "
-        "evaluate.margin of its evaluation; any: nothing.",
+        description="Claim about the configuration and its control that must have been shown; not_worse: not worse "
+        "by more than the evaluate.margin of its evaluation; better: better than the control; any: none.",
     )
     first_undecided: Literal["accept", "refuse"] = Field(
         "accept",
-        description="Where there is no champion and the evaluation cannot tell whether more than evaluate.margin is "
-        "lost against the control (not_worse). A loss that is shown is refused all the same.",
+        description="Answer if there is no champion yet and the evaluation cannot decide whether more than "
+        "evaluate.margin is lost against the control (not_worse). A loss that is shown is refused in any "
+        "case.",
     )
-    max_ece: float | None = Field(0.1, ge=0, le=1, description="Expected calibration error; null: any.")
+    max_ece: float | None = Field(
+        0.1, ge=0, le=1, description="Largest expected calibration error of a champion; null: any."
+    )
     max_latency_ms: float | None = Field(
-        None, gt=0, le=1e6, description="Milliseconds for one image by itself, on the machine that promotes; null: any."
+        None,
+        gt=0,
+        le=1e6,
+        description="Most milliseconds for predicting one image alone, on the machine that promotes; null: any.",
     )
 
 
@@ -145,26 +158,29 @@ class TrackingParams(Section):
     uri: str | None = Field(
         None,
         max_length=1000,
-        description="MLflow's address; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout.",
+        description="Address of MLflow; null: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the checkout.",
     )
     experiment: str | None = Field(
         None, min_length=1, max_length=200, description="MLflow experiment; null: sar-search/ and the set's name."
     )
-    attention_images: int = Field(4, ge=0, le=64, description="Validation images whose attention is logged.")
+    attention_images: int = Field(4, ge=0, le=64, description="Number of validation images whose attention is logged.")
     system_metrics: bool = Field(
         True,
-        description="Whether it is measured what each epoch uses of CPU, memory and GPU, and how long it waits for "
-        "data; docs/performance.md.",
+        description="Whether each epoch's use of CPU, memory and GPU, and its wait for data, is measured; "
+        "docs/performance.md.",
     )
     on_finished: str | None = Field(
         None,
         min_length=1,
         max_length=2000,
-        description="Command for the shell, run when a search has finished; facts are in its environment (SAR_...).",
+        description="Command for the shell, run when a search has finished; results are in its environment (SAR_...).",
     )
     on_failed: str | None = Field(
-        None, min_length=1, max_length=2000, description="The same, when a search has failed; SAR_REASON says why."
+        None,
+        min_length=1,
+        max_length=2000,
+        description="Command for the shell, run when a search has failed; SAR_REASON is the reason.",
     )
     on_promoted: str | None = Field(
-        None, min_length=1, max_length=2000, description="The same, when a model has become champion."
+        None, min_length=1, max_length=2000, description="Command for the shell, run when a model has become champion."
     )

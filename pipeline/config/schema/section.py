@@ -1,4 +1,4 @@
-"""What every section of params.yaml has in common."""
+"""Base class of every section of params.yaml, and the types of paths."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from pipeline.files.paths import expand_home
 
 
 class Section(BaseModel):
-    """A part of params.yaml. Unknown keys are refused, nothing is converted, nothing can be changed after loading."""
+    """A part of params.yaml. Unknown keys are rejected, no value is converted, and loaded values are immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -18,7 +18,7 @@ def _table(value: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(expand_home)]
-"""A path, or what may be one: a leading `~` is the home folder, as in a shell."""
+"""A path, or text that may be one. A leading `~` is the home folder, as in a shell."""
 
 TableText = Annotated[str, AfterValidator(_table)]
-"""A table's path, by its ending; anything else is a regular expression."""
+"""Path of a table if it ends in .csv or .json; any other text is a regular expression."""

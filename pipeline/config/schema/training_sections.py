@@ -11,15 +11,21 @@ from pipeline.train.train_config import MAX_MICRO_BATCHES, TrainConfig
 
 class SpatialPriorParams(Section):
     blocks: int = Field(
-        0, ge=0, le=1000, description="First blocks whose attention has a learned spatial prior (SP-ViT); 0: none."
+        0,
+        ge=0,
+        le=1000,
+        description="Number of first blocks whose attention has a learned spatial prior (SP-ViT); 0: none.",
     )
     hidden: int | None = Field(
-        None, ge=1, le=100_000, description="Width of the prior's MLP of a head; null: the channels of a head."
+        None,
+        ge=1,
+        le=100_000,
+        description="Hidden width of the MLP that computes a head's prior; null: the channels of a head.",
     )
     positional_conv: bool = Field(
         False,
-        description="A depthwise 3 x 3 convolution after every block, as in SP-ViT's code; with 0 blocks, the "
-        "convolutions alone.",
+        description="Whether a depthwise 3 x 3 convolution follows every block, as in SP-ViT's code; with 0 blocks, "
+        "the network has the convolutions alone.",
     )
 
     def config(self) -> SpatialPriorConfig:
@@ -35,28 +41,31 @@ class ModelParams(Section):
         description="Keyword arguments that override the named network's own (patch_size, embed_dim, depth, ...).",
     )
     init: Literal["xavier", "timm"] = Field(
-        "xavier", description="xavier learns small sets in few epochs; timm keeps timm's own."
+        "xavier", description="Initialisation; xavier: learns small sets in few epochs; timm: timm's own."
     )
     drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth rate of the last block.")
     last_block: Literal["standard", "no_skip"] = Field(
-        "standard", description="no_skip: no residual around the last block's attention, as in SAR's own runs."
+        "standard",
+        description="Form of the last block; no_skip: without the residual around its attention, as in SAR's own runs.",
     )
     spatial_prior: SpatialPriorParams = SpatialPriorParams()
     freeze: Annotated[int, Field(ge=0, le=1000)] | Literal["all"] = Field(
         0,
-        description="Blocks, counted from the input, that stay as they are, with patch embedding, position embeddings "
-        "and prefix tokens; all: everything but the classifier; 0: nothing.",
+        description="Number of frozen blocks, counted from the input; patch embedding, position embeddings and "
+        "prefix tokens are frozen with them; all: everything but the classifier; 0: nothing.",
     )
     pretrained: PathText | None = Field(
         None,
         min_length=1,
         max_length=1000,
-        description="Weights that the network begins from: a timm name, a checkpoint's folder, a .safetensors or .pth "
-        "file (a relative path starts at the checkout), or models:/name@alias; null: fresh ones.",
+        description="Weights with which training begins: a timm name, a checkpoint's folder, a .safetensors or .pth "
+        "file (a relative path starts at the checkout), or models:/name@alias; null: random weights.",
     )
 
     def config(self) -> ModelConfig:
-        """What the network is, and no more: its checkpoints do without what it began from and what was frozen."""
+        """Returns the network's configuration, without pretrained weights and frozen blocks, which no checkpoint
+        needs.
+        """
         return ModelConfig(
             name=self.name,
             kwargs=dict(self.kwargs),
@@ -68,10 +77,10 @@ class ModelParams(Section):
 
 
 class TrainParams(Section):
-    epochs: int = Field(8, ge=1, le=100_000, description="Planned epochs of a full run; schedules are laid over them.")
-    batch_size: int = Field(32, ge=1, le=1_000_000, description="Images a step.")
+    epochs: int = Field(8, ge=1, le=100_000, description="Planned epochs of a full run; schedules span them.")
+    batch_size: int = Field(32, ge=1, le=1_000_000, description="Number of images in a step.")
     lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate.")
-    min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate that the schedule ends at.")
+    min_lr: float = Field(0.0, ge=0, le=10, description="Learning rate at the end of the schedule.")
     warmup_epochs: int = Field(1, ge=0, le=100_000, description="Epochs of linear learning-rate warm-up.")
     warmup_lr: float | None = Field(
         None, ge=0, le=10, description="Learning rate of the first warm-up step; null: one step's share of lr."
@@ -80,17 +89,17 @@ class TrainParams(Section):
         "cosine", description="Schedule of the learning rate after the warm-up: to min_lr, or lr throughout."
     )
     optimizer: Literal["adamw", "nadamw", "lamb", "lion", "sgd"] = Field(
-        "adamw", description="timm's optimizer of that name, with timm's own defaults; sgd has Nesterov momentum 0.9."
+        "adamw", description="timm's optimizer of this name, with timm's defaults; sgd has Nesterov momentum 0.9."
     )
     weight_decay: float = Field(
-        0.3, ge=0, le=10, description="Weight decay, decoupled in adamw, nadamw and lion; not on biases and norms."
+        0.3, ge=0, le=10, description="Weight decay, decoupled in adamw, nadamw and lion; biases and norms have none."
     )
     layer_decay: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Factor of the learning rate from a block to the one before it (layer-wise decay): the classifier "
-        "has lr, and the earlier a block, the lower its rate; 1: all have lr.",
+        description="Factor by which the learning rate falls from a block to the block before it (layer-wise decay). "
+        "The classifier has lr; 1: all blocks have lr.",
     )
     classifier_lr_scale: float = Field(
         1.0, gt=0, le=1000, description="The classifier's learning rate, as a multiple of lr."
@@ -98,62 +107,77 @@ class TrainParams(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1_000_000)]] | None = Field(
         None,
-        description="What the classes weigh in the training loss; balanced: each as much as the others, however few "
-        "its images are; a mapping: of class names to weights, 1 for those that it does not name; null: all alike.",
+        description="Weights of the classes in the training loss; balanced: each class counts the same in total, "
+        "however few images it has; a mapping: from class names to weights, 1 for classes that it does "
+        "not name; null: all 1.",
     )
     sampling: Literal["shuffle", "balanced"] = Field(
         "shuffle",
-        description="Images of an epoch; shuffle: each of them once; balanced: as many, but with replacement, so that "
-        "every class comes equally often.",
+        description="Images of an epoch; shuffle: each once; balanced: as many, drawn with replacement, so that "
+        "every class is equally frequent.",
     )
     clip_grad: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: not clipped.")
     accumulate: int = Field(
         1,
         ge=1,
         le=MAX_MICRO_BATCHES,
-        description="Micro-batches that a batch is run in, whose gradients add up to its own: more take less memory "
-        "and more time, and the optimizer's steps stay those of the whole batch.",
+        description="Number of micro-batches in which a batch is run, with gradients accumulated. More of them take "
+        "less memory and more time; the optimizer's steps remain those of the whole batch.",
     )
     mixup: float = Field(
-        0.0, ge=0, le=100, description="Mixup's alpha: batches are blended with their mirror order; 0: none."
+        0.0,
+        ge=0,
+        le=100,
+        description="Mixup's alpha: each batch is blended with itself in reversed order; 0: none.",
     )
     cutmix: float = Field(
-        0.0, ge=0, le=100, description="CutMix's alpha: a rectangle comes from another image of the batch; 0: none."
+        0.0,
+        ge=0,
+        le=100,
+        description="CutMix's alpha: a rectangle of an image is replaced by that of another image of the batch; 0: "
+        "none.",
     )
-    mixup_prob: float = Field(1.0, gt=0, le=1, description="Probability that a batch is mixed, where either is on.")
-    mixup_switch: float = Field(
-        0.5, ge=0, le=1, description="Probability of CutMix in a mixed batch, where both are on."
+    mixup_prob: float = Field(
+        1.0, gt=0, le=1, description="Probability that a batch is mixed, if mixup or cutmix is on."
     )
+    mixup_switch: float = Field(0.5, ge=0, le=1, description="Probability of CutMix in a mixed batch, if both are on.")
     augment: Literal["none", "light", "deit"] = Field(
         "none",
-        description="Of training images; light: shifted by up to an eighth of the side; deit: resized crops and "
-        "RandAugment as in DeiT; both mirrored at random where flip is on.",
+        description="Augmentation of training images; light: shifts by up to an eighth of the side; deit: resized "
+        "crops and RandAugment as in DeiT. Both mirror images at random if flip is on.",
     )
     flip: bool = Field(
-        True, description="Whether augment mirrors images; false where a mirror image is another thing, as with digits."
+        True,
+        description="Whether augment mirrors images; set it to false if a mirror image means something else, as with "
+        "digits.",
     )
     erasing: float = Field(
         0.0, ge=0, le=1, description="Probability that a rectangle of a training image is replaced by noise."
     )
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="Decay of averaged weights, which are then scored and kept; 0: no average."
+        0.0, ge=0, lt=1, description="Decay of the averaged weights, which are then scored and stored; 0: no average."
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of forward passes in training, by autocast; scoring and regularisers stay in float32."
+        "float32",
+        description="Precision of forward passes in training, by autocast; scoring and regularisers always use "
+        "float32.",
     )
     grad_checkpointing: bool = Field(
-        False, description="Compute activations again going backward: less memory, more time, the same gradients."
+        False,
+        description="Whether activations are computed again in the backward pass: less memory, more time, the same "
+        "gradients.",
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="Training's passes by torch.compile; auto: on CUDA, in runs of 2000 steps or more, and never with "
-        "grad_checkpointing.",
+        description="Whether training is compiled by torch.compile; auto: on CUDA, in runs of 2000 steps or more, "
+        "and never with grad_checkpointing.",
     )
     workers: int = Field(
         0,
         ge=0,
         le=256,
-        description="Processes of a run that decode images ahead, where the set is kept as JPEGs; 0: threads do it.",
+        description="Number of processes of a run that decode images ahead, if the set is stored as JPEGs; 0: "
+        "threads decode them.",
     )
 
     def config(self) -> TrainConfig:
