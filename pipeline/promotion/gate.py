@@ -1,9 +1,9 @@
-"""The gate before `champion`: what a challenger must show, rule by rule.
+"""The gate before `champion`: the rules that a challenger must pass.
 
-A rule has four outcomes. "passed" and "failed" are what the figures show; "undecided" is a test that is too small to
-tell, and then what would be enough is said. "undecided, accepted" is a comparison with the control that cannot tell,
-of a first model, which has no champion to replace: the parameters accept that (`promote.first_undecided`). A challenger
-passes the gate if every rule is passed or accepted.
+A rule has four outcomes. With "passed" and "failed" the figures decide. With "undecided" the test is too small to
+decide, and the rule says how much data would be enough. "undecided, accepted" applies to a first model, which has no
+champion to replace: the comparison with its control is undecided, and the parameters accept that
+(`promote.first_undecided`). A challenger passes the gate if every rule is passed or accepted.
 """
 
 import math
@@ -22,7 +22,14 @@ PASSED, FAILED, UNDECIDED, ACCEPTED = "passed", "failed", "undecided", "undecide
 
 @dataclass(frozen=True)
 class Rule:
-    """What came of one rule. detail: the figures and the bound. to_decide: what would decide an undecided one."""
+    """Result of one rule.
+
+    Attributes:
+        name: Name of the rule.
+        outcome: `PASSED`, `FAILED`, `UNDECIDED` or `ACCEPTED`.
+        detail: The figures and the bound.
+        to_decide: What would decide an undecided rule; "" for others.
+    """
 
     name: str
     outcome: str
@@ -32,16 +39,24 @@ class Rule:
 
 @dataclass(frozen=True)
 class GateInputs:
-    """What is known of a challenger; accuracies, errors and differences are fractions of 1.
+    """Figures by which a challenger is judged. Accuracies, errors and differences are fractions of 1.
 
-    accuracy, ece: its own on the test set. commonest: the share of the test set's most frequent class. arms: its
-    configuration compared with the control, as register wrote it down. margin: what may be lost against the control, as
-    the evaluation had it. pair: the challenger against the champion on the same images; None where there is no
-    champion, whose version `champion` is, or where there are no images on which both can be judged, for which
-    `not_compared` has the reason. tested_on: what the images are, in words.
-    latency_ms: of one image by itself; None where it was not measured. metric: `evaluate.metric` of now; value: its own
-    by that; blind: what the shares of the classes as the answer to every image give, of accuracy `commonest`.
-    champion_margin: what may be lost by it against the champion, where promote.margin says nothing.
+    Attributes:
+        accuracy: Accuracy of the challenger on its test images.
+        ece: Expected calibration error on the same images.
+        images: Number of these images.
+        commonest: Share of the most frequent class of these images.
+        arms: Comparison of its configuration with the control, as `register` has recorded it.
+        margin: Loss against the control that is accepted, as in its evaluation.
+        champion: Version of the champion; None if there is none.
+        pair: Challenger against champion on the same images; None without a champion, or without common images.
+        latency_ms: Milliseconds for one image alone; None if it was not measured.
+        metric: Current `evaluate.metric`.
+        value: Value of the challenger by this metric.
+        blind: Value of predicting the classes' shares for every image; for accuracy, `commonest` is used instead.
+        champion_margin: Loss by the metric against the champion that is accepted if promote.margin is null.
+        tested_on: Description of the test images.
+        not_compared: Reason why champion and challenger have no common images; "" if they have.
     """
 
     accuracy: float
@@ -62,7 +77,12 @@ class GateInputs:
 
 
 def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
-    """Every rule of the gate, in the order in which they are told."""
+    """Returns the result of every rule of the gate, in the order in which they are printed.
+
+    Args:
+        inputs: Figures of the challenger.
+        params: Section `promote` of params.yaml.
+    """
     by_accuracy = inputs.metric.key == ACCURACY_WORDS.key
     return [
         *([] if by_accuracy else [_metric(inputs, params)]),
@@ -75,7 +95,11 @@ def evaluate_gate(inputs: GateInputs, params: PromoteParams) -> list[Rule]:
 
 
 def overall_outcome(rules: Sequence[Rule]) -> str:
-    """The worst of the rules' outcomes: failed, undecided, accepted though undecided, passed."""
+    """Returns the worst outcome of the rules, in the order failed, undecided, accepted, passed.
+
+    Args:
+        rules: Results of the rules.
+    """
     found = {rule.outcome for rule in rules}
     return next((outcome for outcome in (FAILED, UNDECIDED, ACCEPTED) if outcome in found), PASSED)
 
@@ -85,7 +109,7 @@ def _metric(inputs: GateInputs, params: PromoteParams) -> Rule:
     if asked is None:
         passed = words.sign * (inputs.value - inputs.blind) > 0
         bound = (
-            f"{words.better} than {words.format_value(inputs.blind)}, which the classes' shares give as every answer"
+            f"{words.better} than {words.format_value(inputs.blind)}, the value of the classes' shares as every answer"
         )
     else:
         passed = words.sign * (inputs.value - asked) >= 0
@@ -135,7 +159,7 @@ def _champion(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("champion", FAILED, said)
     enough = (
         f"about {pair.images_needed(margin):,} test images if both are equally good, or a promote.margin above "
-        f"{words.format_difference(-worst).lstrip('+')}; further seeds would not tell, since two fixed models are "
+        f"{words.format_difference(-worst).lstrip('+')}; further seeds would not help, since two fixed models are "
         "compared"
     )
     return Rule("champion", UNDECIDED, said, enough)
@@ -146,7 +170,7 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("control", PASSED, "not asked for (promote.control: any)")
     arms, margin, better = inputs.arms, inputs.margin, params.control == "better"
     words = words_of(arms.metric)
-    # Not worse is the evaluation's first endpoint, at the level at which that was decided.
+    # That the configuration is not worse is the evaluation's first endpoint. It is judged at the endpoint's level.
     found = arms if better or arms.endpoint is None else arms.endpoint
     difference, low, high = found.difference, found.low, found.high
     confidence = arms.confidence if found is arms or arms.endpoint is None else arms.endpoint.level
@@ -169,7 +193,7 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
     enough = _enough(arms, distance, confidence, words, better=better)
     if better or inputs.champion is not None or params.first_undecided == "refuse":
         return Rule("control", UNDECIDED, said, enough)
-    # A loss is said at the confidence of the comparison.
+    # Whether a loss is shown is judged at the confidence of the comparison.
     if arms.low is not None and arms.high is not None and _turned(words, arms.low, arms.high)[1] < 0:
         return Rule(
             "control",
@@ -185,12 +209,26 @@ def _control(inputs: GateInputs, params: PromoteParams) -> Rule:
 
 
 def _turned(words: MetricWords, low: float, high: float) -> tuple[float, float]:
-    """The ends of an interval, the worse one first, as gains."""
+    """Returns the ends of an interval as gains, the worse one first.
+
+    Args:
+        words: Metric in words, which says whether lower is better.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
     return (-high, -low) if words.lower_is_better else (low, high)
 
 
 def _enough(arms: ArmsTag, distance: float, confidence: float, words: MetricWords, *, better: bool) -> str:
-    """What would decide the comparison of the arms, if they differ by the distance from what is to be ruled out."""
+    """Describes how much data would decide the comparison of the arms.
+
+    Args:
+        arms: Comparison of the arms.
+        distance: Assumed distance between their true difference and the bound.
+        confidence: Confidence of the interval.
+        words: Metric in words.
+        better: Whether the configuration must be better than the control, instead of not worse.
+    """
     truth = (
         f"(if it is better by {words.format_difference(distance).lstrip('+')})"
         if better
@@ -198,7 +236,7 @@ def _enough(arms: ArmsTag, distance: float, confidence: float, words: MetricWord
     )
     if arms.variance_parts:
         return f"{truth} {describe_enough(arms.variance_parts, distance, confidence)}"
-    # A version that was registered without the parts of the variance: more of both shrinks all of it.
+    # Without the components of variance, the interval is assumed to shrink with more seeds and images together.
     factor = max(1.0, ((arms.detectable_difference or 0.0) / distance) ** 2)
     seeds, images = math.ceil(factor * min(arms.seeds)), math.ceil(factor * arms.images)
     return f"{truth} about {seeds:,} seeds an arm (retrain.seeds) and {images:,} test images, both together"
@@ -219,10 +257,18 @@ def _latency(inputs: GateInputs, params: PromoteParams) -> Rule:
         return Rule("latency", PASSED, "not measured (promote.max_latency_ms)")
     passed = inputs.latency_ms <= params.max_latency_ms
     said = (
-        f"{inputs.latency_ms:.1f} ms an image by itself on this machine; needed: at most {params.max_latency_ms:g} ms"
+        f"{inputs.latency_ms:.1f} ms for one image alone on this machine; needed: at most {params.max_latency_ms:g} ms"
     )
     return Rule("latency", PASSED if passed else FAILED, said)
 
 
 def _interval(words: MetricWords, low: float, high: float, confidence: float) -> str:
+    """Formats an interval with its confidence.
+
+    Args:
+        words: Metric in words.
+        low: Lower end.
+        high: Upper end.
+        confidence: Confidence, as a fraction of 1.
+    """
     return f"{format_level(confidence)} {words.format_interval(low, high)}"

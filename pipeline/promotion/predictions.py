@@ -1,18 +1,19 @@
-"""What two registered versions got right on the same test images: as `evaluate` recorded it, else found out anew.
+"""Correct test images of two registered versions, as `evaluate` recorded them or computed again.
 
-A version carries the hashes of the data and of the split that it was tested on, and the run that holds its predictions.
-Where the champion was tested on the challenger's test images, the recorded predictions are compared and nothing is run.
-Where it was not, it is run on the present test images, and the answers are kept under `state/promote/`, so that asking
-again runs nothing.
+A version carries the hashes of the data and of the split that it was tested on, and the run that holds its
+predictions. If the champion was tested on the challenger's test images, the recorded predictions are compared and
+no network runs. Otherwise the champion predicts the current test images. Its answers are stored under
+`state/promote/`, so that a repeated comparison runs no network.
 
-A version that was trained on all images, its procedure tested in folds, is judged by what the networks of the folds
-said of images that they had not seen: its predictions out of fold, of the first seed. Where images were kept apart from
-the folds, it is judged on those. A champion without predictions out of fold for the challenger's images is compared on
-those that it was tested on itself; without any of them it cannot be compared, since running it on images that it was
-trained on would say nothing.
+A version that was trained on all images, with its procedure tested in folds, is judged by its predictions out of
+fold: each image is predicted by the fold's network of the first seed, which has not seen it. If some images belong
+to no fold (`evaluate.holdout`), the version is judged on these. A champion without predictions out of fold for the
+challenger's images is compared on the images that it was tested on itself. Without any of them it cannot be
+compared, because predictions of images that it was trained on would be meaningless.
 
-Either way the two have not been judged together before, which is a look (`pipeline.state.looks`); asking again is none,
-and neither is running the challenger anew, which its evaluation has judged.
+In both cases the two versions have not been judged together before, so the comparison is a look
+(`pipeline.state.looks`). Repeating it is no look. Running the challenger again is no look either, because its
+evaluation has judged it.
 """
 
 import json
@@ -38,16 +39,20 @@ from pipeline.tracking.store import Store
 from pipeline.workspace import Workspace
 
 BATCH = 256
-REGISTER = f"run `{single_item_command('register')}`, which writes them down"
+REGISTER = f"run `{single_item_command('register')}`, which sets the tags"
 
 
 @dataclass(frozen=True)
 class CorrectOnTest:
-    """A version on test images: ids (N,), which of them it got right (N,), and how it came to be known. Of a challenger
-    that is judged out of fold, ids may be a part of its own.
+    """The test images that a version classifies correctly.
 
-    probabilities: (N, C), of the classes of the data, None where they were not kept. look: the number of the look at
-    which it was judged together with the challenger.
+    Attributes:
+        ids: (N,), ids of the test images. For a challenger that is judged out of fold, they may be a part of its
+            images.
+        correct: (N,), true where the version is right.
+        how: Origin of the predictions in words.
+        look: Number of the look at which it was judged together with the challenger.
+        probabilities: (N, C), of the classes of the data; None if they were not stored.
     """
 
     ids: NDArray[np.int64]
@@ -59,9 +64,13 @@ class CorrectOnTest:
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """What `evaluate` recorded of a version: ids (N,), labels (N,), probabilities (N, C).
+    """Predictions that `evaluate` recorded for a version.
 
-    folds: in how many its procedure was tested, where they are of the folds' networks; 0: of the version itself.
+    Attributes:
+        ids: (N,), ids of the test images.
+        labels: (N,), their labels.
+        probabilities: (N, C), of the classes of the data.
+        folds: Number of folds whose networks made the predictions; 0 if the version itself made them.
     """
 
     ids: NDArray[np.int64]
@@ -71,15 +80,15 @@ class TestPredictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Which of the images it got right, (N,)."""
+        """(N,), true where the prediction is right."""
         return np.asarray(self.probabilities.argmax(1) == self.labels)
 
 
 def version_tag(version: Version, name: str) -> str:
-    """A tag that register gives every version.
+    """Returns a tag that `register` sets on every version.
 
     Raises:
-        UserError: this one has it not.
+        UserError: the version lacks the tag.
     """
     if not (value := version.tags.get(name)):
         raise UserError(f"version {version.version} has no tag {name}\n  {REGISTER}")
@@ -87,11 +96,19 @@ def version_tag(version: Version, name: str) -> str:
 
 
 def recorded_predictions(store: Store, version: Version) -> TestPredictions | None:
-    """The predictions that `evaluate` made with a version's weights, or where it has seen all images, with those of its
-    procedure's folds; None where they are not to be had any more.
+    """Returns the predictions that `evaluate` recorded for a version.
+
+    For a version that has seen all images, these are the predictions of its procedure's folds or of its holdout.
+
+    Args:
+        store: Tracking store.
+        version: The version.
+
+    Returns:
+        The predictions; None if they no longer exist.
 
     Raises:
-        UserError: a version without the tags that lead to them, or a store that fails.
+        UserError: the version lacks the tags that lead to them, or the store fails.
     """
     found = fetch_predictions(store, version_tag(version, "sar.evaluation_run"))
     run = version_tag(version, "sar.retrain_folder")
@@ -105,7 +122,8 @@ def recorded_predictions(store: Store, version: Version) -> TestPredictions | No
 
 
 def is_judged_out_of_fold(version: Version) -> bool:
-    """Whether a version has seen every image, and is judged by its procedure's folds.
+    """Returns whether a version has seen every image and is therefore judged by the predictions of its procedure's
+    folds.
 
     Raises:
         UserError: its tag cannot be read.
@@ -121,7 +139,7 @@ def is_judged_out_of_fold(version: Version) -> bool:
 
 
 def is_same_test(one: Version, other: Version) -> bool:
-    """Whether two versions were tested on the same images: the same data, and the same split of them."""
+    """Returns whether two versions were tested on the same images: the same data with the same split."""
     names = ("sar.data_hash", "sar.split_hash")
     return all(one.tags.get(name) and one.tags.get(name) == other.tags.get(name) for name in names)
 
@@ -135,13 +153,23 @@ def predictions_on_same_test(
     *,
     needs_probabilities: bool = False,
 ) -> CorrectOnTest | None:
-    """The champion on the challenger's test images; the look at both is written down before. None where the challenger
-    is judged out of fold and nothing honest is recorded of the champion on any of these images.
+    """Returns the champion's correct images among the challenger's test images, and records the look at both before.
 
-    needs_probabilities: it is run again where no more than what was right is known.
+    Args:
+        workspace: Workspace with the data and the stored answers.
+        store: Tracking store.
+        params: Parameters of params.yaml.
+        champion: The champion.
+        challenger: The challenger.
+        needs_probabilities: Whether the champion runs again if only its correct images are stored.
+
+    Returns:
+        The champion's correct images; None if the challenger is judged out of fold and no prediction of the
+        champion is recorded for any of these images that it has not seen.
 
     Raises:
-        UserError: it has to be run on them, and the data here are others, or it does not take such images.
+        UserError: the champion has to run on the images, but the data here are others, or it does not accept the
+            images.
     """
     pair = (champion, challenger)
     if is_judged_out_of_fold(challenger) or is_judged_out_of_fold(champion):
@@ -174,7 +202,7 @@ def predictions_on_same_test(
             return CorrectOnTest(known["ids"], known["correct"], how, look, known.get("probabilities"))
     data, answers, look = _run(workspace, store, params, champion, challenger)
     ids = np.asarray(data.split.test)
-    # By name: another version may know other classes, or know them in another order.
+    # Classes are compared by name, because another version may have other classes, or another order of them.
     correct = np.array(answers["name"]) == np.array(data.prepared.classes)[data.prepared.labels[ids]]
     shares = _shares(answers["probabilities"], data.prepared.classes)
     with replace_file(kept) as partial, partial.open("wb") as file:
@@ -183,8 +211,10 @@ def predictions_on_same_test(
 
 
 def _shares(answers: Sequence[Mapping[str, float]], classes: Sequence[str]) -> NDArray[np.float32]:
-    """Probabilities (N, C) of the classes of the data, by name; what goes to classes that these do not have is left
-    out of the whole, and a class that the version does not know has none.
+    """Returns probabilities (N, C) of the classes of the data, from answers by class name.
+
+    Probabilities of other classes are removed, and the rest is scaled to a sum of 1. A class that the version lacks
+    has probability 0. An image without any remaining probability gets 1 / C for each class.
     """
     shares = np.array([[row.get(name, 0.0) for name in classes] for row in answers], np.float64)
     whole = shares.sum(axis=1, keepdims=True)
@@ -193,24 +223,39 @@ def _shares(answers: Sequence[Mapping[str, float]], classes: Sequence[str]) -> N
 
 
 def _recorded_on_both(store: Store, champion: Version, challenger: Version) -> TestPredictions | None:
-    """The champion's recorded predictions of the images that the challenger has some of too; None without any."""
+    """Returns the champion's recorded predictions of the images that the challenger has predictions of too.
+
+    Args:
+        store: Tracking store.
+        champion: The champion.
+        challenger: The challenger.
+
+    Returns:
+        The predictions; None if there are none, or if they lack test images of a challenger not judged out of fold.
+    """
     if champion.tags.get("sar.data_hash") != challenger.tags.get("sar.data_hash"):
         return None
     own, other = recorded_predictions(store, challenger), recorded_predictions(store, champion)
     if own is None or other is None:
         return None
     held = np.isin(other.ids, own.ids)
-    # One that is judged on few images of its own must be compared on all of them.
+    # A challenger that is not judged out of fold must be compared on all of its test images.
     if not held.any() or (not own.folds and held.sum() < len(own.ids)):
         return None
     return TestPredictions(other.ids[held], other.labels[held], other.probabilities[held], other.folds)
 
 
 def predict_again(workspace: Workspace, store: Store, params: Params, challenger: Version) -> TestPredictions:
-    """What `recorded_predictions` would give of the challenger, by running it on the present test images.
+    """Runs the challenger on the current test images, in place of `recorded_predictions`.
+
+    Args:
+        workspace: Workspace with the data.
+        store: Tracking store.
+        params: Parameters of params.yaml.
+        challenger: The challenger.
 
     Raises:
-        UserError: the images here are not those that it was tested on, or it cannot be run; or it has seen all of them.
+        UserError: the images here are not those that it was tested on, it cannot run, or it has seen all of them.
     """
     if is_judged_out_of_fold(challenger):
         raise UserError(
@@ -224,12 +269,19 @@ def predict_again(workspace: Workspace, store: Store, params: Params, challenger
 
 
 def _look(workspace: Workspace, store: Store, params: Params, *judged: Version) -> int:
-    """The number of the look at these versions on the test images of the last one, which is written down."""
+    """Records a look at these versions on the test images of the last one, and returns its number.
+
+    Args:
+        workspace: Workspace with the record of looks.
+        store: Tracking store, which may have earlier looks.
+        params: Parameters of params.yaml.
+        judged: The versions that are judged together.
+    """
     data_hash = version_tag(judged[-1], "sar.data_hash")
     logged = looks_logged(store, params, data_hash)
-    # A version that was registered before its weights' hash was put down is known by a name of its own.
+    # A version that was registered without the hash of its weights is identified by the hash of its model instead.
     networks = {each.tags.get(WEIGHTS_TAG) or f"model {version_tag(each, HASH_TAG)}" for each in judged}
-    # One alone was judged by its own evaluation.
+    # A single version has been judged by its own evaluation, which is the prior look.
     prior = logged.by_run.get(version_tag(judged[-1], "sar.evaluation_run")) if len(networks) == 1 else None
     return record_look(
         workspace.state,
@@ -245,7 +297,19 @@ def _look(workspace: Workspace, store: Store, params: Params, *judged: Version) 
 def _run(
     workspace: Workspace, store: Store, params: Params, version: Version, challenger: Version
 ) -> tuple[TrainingData, dict[str, list[Any]], int]:
-    """The data here, a version's answers to their test images ("name" and "probabilities"), and the look's number."""
+    """Runs a version on the challenger's test images.
+
+    Args:
+        workspace: Workspace with the data.
+        store: Tracking store.
+        params: Parameters of params.yaml.
+        version: The version that runs.
+        challenger: The version whose test images are used.
+
+    Returns:
+        The data of this workspace, the version's answers by column ("name" and "probabilities"), and the look's
+        number.
+    """
     data = load_data(workspace.prepared, workspace.split, params.base.device)
     here = {"sar.data_hash": data.prepared.data_hash, "sar.split_hash": data.split.split_hash}
     for tag, present in here.items():
@@ -262,7 +326,7 @@ def _run(
     for start in range(0, len(ids), BATCH):
         try:
             found = model.predict(np.ascontiguousarray(prepared.images[ids[start : start + BATCH]]))
-        except Exception as error:  # the program of another version, which may be anything
+        except Exception as error:  # a registered version contains its own code, which may raise anything
             raise UserError(
                 f"version {version.version} cannot be run on the present test images: {store.reason(error)}"
             ) from error
@@ -272,7 +336,17 @@ def _run(
 
 
 def latency_ms(store: Store, name: str, version: int, side: int, channels: int, *, times: int = 20) -> float:
-    """Median milliseconds that a version takes for one image by itself on this machine, the first ones left out."""
+    """Returns the median milliseconds in which a version predicts one image alone on this machine, after three
+    warm-up runs.
+
+    Args:
+        store: Tracking store.
+        name: Name of the model.
+        version: Number of the version.
+        side: Side of the image in pixels.
+        channels: Channels of the image.
+        times: Number of timed predictions.
+    """
     model, image = load_registered(store, name, version), np.zeros((1, side, side, channels), np.uint8)
     taken = []
     for _ in range(times + 3):
@@ -283,10 +357,10 @@ def latency_ms(store: Store, name: str, version: int, side: int, channels: int, 
 
 
 def read_arms_tag(version: Version) -> ArmsTag:
-    """The comparison of a version's configuration with its control, as register wrote it down.
+    """Returns the comparison of a version's configuration with its control, which `register` has recorded.
 
     Raises:
-        UserError: it has none.
+        UserError: the version lacks it, or it cannot be read.
     """
     try:
         return ArmsTag.model_validate_json(version_tag(version, "sar.comparison"))

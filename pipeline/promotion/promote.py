@@ -1,4 +1,4 @@
-"""Moving the registry's champion: the gate before it, the way back, and what the registry holds."""
+"""Commands on the registry's champion: promotion through the gate, rollback, and the list of versions."""
 
 import json
 import time
@@ -34,10 +34,13 @@ from pipeline.workspace import Workspace
 
 
 def open_store(workspace: Workspace) -> Store:
-    """The tracking store of a checkout, checked to answer.
+    """Returns the tracking store of a checkout, after checking that it answers.
+
+    Args:
+        workspace: Workspace of the checkout.
 
     Raises:
-        UserError: it does not.
+        UserError: the store does not answer.
     """
     store = resolve_store(load_params(workspace.params).tracking.uri, workspace.anchor)
     prepare_store(store)
@@ -47,15 +50,22 @@ def open_store(workspace: Workspace) -> Store:
 def promote_challenger(
     workspace: Workspace, reason: str | None, *, dry_run: bool = False, version: int | None = None
 ) -> Iterator[str]:
-    """Judge the challenger, and make it champion if it passes; lines that say what was found and done.
+    """Judges the challenger, and makes it champion if it passes the gate.
 
-    version: judged in place of the challenger. Without it the challenger has to be the one that `results/` is of, where
-    there are results here.
+    Args:
+        workspace: Workspace with the data and results.
+        reason: Reason that the user gives; None without one.
+        dry_run: Whether the challenger is only judged.
+        version: Version that is judged in place of the challenger. None: the challenger, which must be the version
+            that `results/` belongs to, if there are results here.
+
+    Yields:
+        Lines about what was found and done.
 
     Raises:
-        GateRefused: it fails a rule, or there is not enough data to tell; with the reasons.
-        UserError: no challenger or another one, files that are gone or damaged, nothing to judge it by, another move of
-            the champion meanwhile, a store that fails.
+        GateRefused: the challenger fails a rule, or there are not enough data to decide. The message has the reasons.
+        UserError: there is no challenger or another one, files are missing or damaged, data to judge it by are
+            missing, another process has moved the champion meanwhile, or the store fails.
     """
     params = load_params(workspace.params)
     name, store = params.model_name, open_store(workspace)
@@ -77,12 +87,12 @@ def promote_challenger(
     for rule in rules:
         yield f"{rule.outcome:10} {rule.name}: {rule.detail}"
         if rule.outcome == ACCEPTED:
-            yield f"{'':10} to tell, enough would be {rule.to_decide}"
+            yield f"{'':10} enough to decide would be {rule.to_decide}"
     _note(workspace, name, challenger.version, champion, rules, reason, look, dry_run=dry_run)
     if outcome not in (PASSED, ACCEPTED):
         raise GateRefused(_refusal(name, challenger.version, champion, rules, failed=outcome == FAILED))
     if dry_run:
-        yield f"it would be promoted; models:/{name}@champion is as it was (--dry-run)"
+        yield f"it would be promoted; models:/{name}@champion is unchanged (--dry-run)"
         return
     gate = {rule.name: rule.outcome for rule in rules} | {"accuracy_value": round(inputs.accuracy, 4)}
     if look:
@@ -96,6 +106,16 @@ def promote_challenger(
 
 
 def _find_version(listed: Mapping[int, Version], name: str, version: int | None) -> Version:
+    """Returns the version to judge, by its number or the alias challenger.
+
+    Args:
+        listed: Versions of the model by number.
+        name: Name of the model.
+        version: Number of the version; None for the challenger.
+
+    Raises:
+        UserError: there is no such version.
+    """
     if version is None:
         found = next((each for each in listed.values() if CHALLENGER in each.aliases), None)
         if found is None:
@@ -106,7 +126,7 @@ def _find_version(listed: Mapping[int, Version], name: str, version: int | None)
 
 
 def _require_that_of_results(workspace: Workspace, params: Params) -> None:
-    """Refuse to judge another version than the one that the results here are of.
+    """Checks that the challenger is the version that the results here belong to.
 
     Raises:
         UserError: the registry's challenger is another one, or the store has lost it.
@@ -116,7 +136,7 @@ def _require_that_of_results(workspace: Workspace, params: Params) -> None:
         return
     if found.name != params.model_name:
         raise UserError(
-            f"results/ is of {found.model}, and params.yaml names {params.model_name!r}\n"
+            f"results/ belongs to {found.model}, but params.yaml names {params.model_name!r}\n"
             "  run `make repro`, or name the version: sar-search promote --version N"
         )
     if found.lost:
@@ -129,20 +149,30 @@ def _require_that_of_results(workspace: Workspace, params: Params) -> None:
 
 
 def restore_champion(workspace: Workspace, reason: str | None) -> Iterator[str]:
-    """Make the champion that was before the present one champion again; lines that say so.
+    """Makes the previous champion champion again.
+
+    Args:
+        workspace: Workspace of the checkout.
+        reason: Reason that the user gives; None without one.
+
+    Yields:
+        Lines about the change.
 
     Raises:
-        UserError: none to go back to, or a store that fails.
+        UserError: there is no previous champion, or the store fails.
     """
     name = load_params(workspace.params).model_name
     yield from _describe_change(name, roll_back(open_store(workspace), name, reason=reason))
 
 
 def describe_models(workspace: Workspace) -> Iterator[str]:
-    """Lines on every version of the model, its aliases, and the moves of the champion.
+    """Yields lines about every version of the model, its aliases, and the moves of the champion.
+
+    Args:
+        workspace: Workspace of the checkout.
 
     Raises:
-        UserError: no such model, or a store that fails.
+        UserError: there is no such model, or the store fails.
     """
     name, store = load_params(workspace.params).model_name, open_store(workspace)
     listed, (moves, _) = versions(store, name), history(store, name)
@@ -160,15 +190,15 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
         traced = f"commit {each.tags.get('sar.commit', 'unknown')[:8]}, data {each.tags.get('sar.data_hash', '?')[:8]}"
         aliases = "  ".join(f"@{alias}" for alias in each.aliases)
         if each is ours:
-            aliases += "  results/ is of it"
+            aliases += "  results/ belongs to it"
         yield f"version {each.version:<3} {each.created:%Y-%m-%d %H:%M}  {figures}  {traced}  {aliases}".rstrip()
     if shown and ours is None:
-        yield f"version {shown[0]}, which results/ is of, is not there: `make repro` registers it again"
+        yield f"version {shown[0]}, to which results/ belongs, is missing: `make repro` registers it again"
     if moves:
         yield "moves of the champion (UTC)"
     for move in moves:
         way = f"{move.before or 'none'} -> {move.after}"
-        undone = "" if move.state == DONE else f"  ({move.state}: it did not come to be)"
+        undone = "" if move.state == DONE else f"  ({move.state}: it took no effect)"
         reason = f"  {move.reason}" if move.reason else ""
         yield f"{move.at[:16].replace('T', ' ')}  {move.action:8} {way}  by {move.by}{reason}{undone}"
 
@@ -176,9 +206,18 @@ def describe_models(workspace: Workspace) -> Iterator[str]:
 def _gate_inputs(
     workspace: Workspace, params: Params, store: Store, challenger: Version, champion: Version | None
 ) -> tuple[GateInputs, str, int]:
-    """What the gate judges by, how the champion's part of it came to be known, and which look that is.
+    """Collects the figures by which the gate judges the challenger.
 
-    The look is that at both, or without a champion that of the challenger's evaluation, 0 where nobody has said.
+    Args:
+        workspace: Workspace with the data.
+        params: Parameters of params.yaml.
+        store: Tracking store.
+        challenger: The version to judge.
+        champion: The champion; None if there is none.
+
+    Returns:
+        The figures; the origin of the champion's predictions in words; and the number of the look at both versions.
+        Without a comparison with a champion, it is the look of the challenger's evaluation, 0 if it was not recorded.
     """
     own = recorded_predictions(store, challenger)
     if own is None:
@@ -232,7 +271,7 @@ def _gate_inputs(
 
 
 def _blind_value(metric: Metric, own: TestPredictions) -> float:
-    """The metric of a classifier that looks at no image and answers each with the classes' shares of the test set."""
+    """Returns the value of a classifier that looks at no image and predicts the classes' shares of the test images."""
     shares = np.bincount(own.labels, minlength=own.probabilities.shape[1]) / len(own.labels)
     return metric.value_of(np.tile(shares, (len(own.labels), 1)), own.labels)
 
@@ -240,7 +279,14 @@ def _blind_value(metric: Metric, own: TestPredictions) -> float:
 def _compare_with_champion(
     metric: Metric, own: TestPredictions, other: CorrectOnTest, confidence: float
 ) -> PairedDifference | PairedScores:
-    """Challenger against champion on the champion's images, which the challenger has predictions of."""
+    """Compares challenger and champion on the champion's images, all of which the challenger has predictions of.
+
+    Args:
+        metric: Metric of the comparison.
+        own: Predictions of the challenger.
+        other: Correct images and probabilities of the champion.
+        confidence: Confidence of the interval.
+    """
     rows = np.searchsorted(own.ids, other.ids)
     if metric.name == ACCURACY.name:
         return paired_difference(own.correct[rows], other.correct, confidence=confidence)
@@ -255,7 +301,7 @@ def _compare_with_champion(
 
 
 def _describe_tested(version: Version, own: TestPredictions) -> str:
-    """Which images a version is judged on, in words."""
+    """Describes the images on which a version is judged."""
     if own.folds:
         return (
             f"images out of fold, by the networks of {own.folds} folds that its procedure made (it has seen them all)"
@@ -264,14 +310,23 @@ def _describe_tested(version: Version, own: TestPredictions) -> str:
 
 
 def _refusal(name: str, version: int, champion: int | None, rules: Sequence[Rule], *, failed: bool) -> str:
+    """Returns the message of a challenger that does not pass the gate.
+
+    Args:
+        name: Name of the model.
+        version: Version of the challenger.
+        champion: Version of the champion; None if there is none.
+        rules: Results of the rules.
+        failed: Whether a rule failed; otherwise the data do not suffice.
+    """
     stays = f"version {champion} stays champion" if champion else "there is still no champion"
-    begin = "is refused" if failed else "cannot be told from its bounds: not enough data"
+    begin = "is refused" if failed else "cannot be judged: not enough data"
     lines = [f"version {version} of {name} {begin}; {stays}"]
     for rule in rules:
         if rule.outcome not in (PASSED, ACCEPTED):
             lines.append(f"  {rule.name} {rule.outcome}: {rule.detail}")
         if rule.to_decide and rule.outcome != ACCEPTED:
-            lines.append(f"    enough would be {rule.to_decide}")
+            lines.append(f"    enough to decide would be {rule.to_decide}")
     return "\n".join(lines)
 
 
@@ -279,7 +334,7 @@ def _describe_change(name: str, move: ChampionChange) -> Iterator[str]:
     before = f", before it version {move.before}" if move.before else ", the first"
     yield f"models:/{name}@champion is version {move.after} now{before}"
     if move.state != DONE:
-        yield "the registry went away before its trail was finished; the next move finishes it"
+        yield "the registry stopped answering before the move was fully recorded; the next move completes the record"
 
 
 def _note(
@@ -293,7 +348,18 @@ def _note(
     *,
     dry_run: bool,
 ) -> None:
-    """A line in `state/promotions.jsonl` for what was judged; refusals too, which the registry never sees."""
+    """Appends a line about the judgement to `state/promotions.jsonl`, which includes refusals, unlike the registry.
+
+    Args:
+        workspace: Workspace whose state gets the line.
+        name: Name of the model.
+        version: Version that was judged.
+        champion: Version of the champion; None if there is none.
+        rules: Results of the rules.
+        reason: Reason that the user gave; None without one.
+        look: Number of the look; 0 if it is unknown.
+        dry_run: Whether the challenger was only judged.
+    """
     path = workspace.state / "promotions.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     line = {"time": time.time(), "by": user_name(), "name": name, "version": version, "champion": champion}

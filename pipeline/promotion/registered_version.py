@@ -1,7 +1,7 @@
-"""Whether the store still has what `results/` says was registered: the version, its files, the alias `challenger`.
+"""Checks that the store still has the registered version of `results/`, with its files and the alias `challenger`.
 
-DVC sees files alone. A store that was moved, emptied or named anew, a version that was deleted, an alias that another
-experiment has taken: `results/` then shows one model, and the registry would promote another, or none.
+DVC tracks files alone. A store may have been moved, emptied or renamed, a version deleted, or the alias moved by
+another experiment. `results/` then describes one model, while the registry would promote another one, or none.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pipeline.tracking.store import Store, resolve_store
 from pipeline.workspace import Workspace
 
 REPAIR = single_item_command("register")
-"""Registers what is in models/ and results/ again, and makes it the challenger; trains nothing."""
+"""Command that registers the content of models/ and results/ again as the challenger, without training."""
 
 
 UNREADABLE = "does not say which version was registered"
@@ -23,7 +23,7 @@ UNREADABLE = "does not say which version was registered"
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """What `results/register/registered.json` says, and how that stands in the store of params.yaml."""
+    """The version in `results/register/registered.json`, and its status in the store of params.yaml."""
 
     name: str
     version: int
@@ -37,32 +37,34 @@ class RegisteredVersion:
 
     @property
     def lost(self) -> str:
-        """What the store lacks, in words; "" if nothing."""
+        """Description of the part that is missing in the store; "" if none is."""
         if not self.status.exists:
-            return f"{self.store.shown} has no {self.model} such as results/ is of"
+            return f"{self.store.shown} has no {self.model} with the content of results/"
         if self.status.fault:
-            return f"the files of {self.model} are {self.status.fault} where {self.store.shown} keeps them"
+            return f"the files of {self.model} are {self.status.fault} where {self.store.shown} stores them"
         if self.status.challenger is None:
-            return f"no version of {self.name} is called challenger in {self.store.shown}"
+            return f"no version of {self.name} has the alias challenger in {self.store.shown}"
         return ""
 
     @property
     def other(self) -> int | None:
-        """The version that is challenger in place of this one."""
+        """The version that is challenger in place of this one; None if there is none."""
         return self.status.challenger if self.status.challenger not in (None, self.version) else None
 
     @property
     def other_words(self) -> str:
         made_by = f" ({self.status.made_by})" if self.status.made_by else ""
-        return f"the registry's challenger is version {self.other}{made_by}, not {self.model}, which results/ is of"
+        return (
+            f"the registry's challenger is version {self.other}{made_by}, not {self.model}, to which results/ belongs"
+        )
 
     def of_this_checkout(self, workspace: Workspace) -> bool:
-        """Whether the store is a file in this checkout, so that nobody else moves its aliases."""
+        """Returns whether the store is a file in this checkout, so that no other user moves its aliases."""
         return self.store.database is not None and self.store.database.is_relative_to(workspace.anchor)
 
 
 def registered_json(workspace: Workspace) -> Registration | None:
-    """The content of registered.json; None where nothing has been registered from here, or the file is not whole."""
+    """Returns the content of registered.json; None if this checkout has registered nothing or the file is invalid."""
     try:
         return Registration.read(_note(workspace).parent)
     except UserError:
@@ -74,7 +76,7 @@ def _note(workspace: Workspace) -> Path:
 
 
 def find_registered_version(workspace: Workspace, params: Params | None = None) -> RegisteredVersion | None:
-    """What results/ says was registered, and how it stands; None where nothing has been.
+    """Returns the registered version of results/ and its status; None if there is none.
 
     Raises:
         UserError: params.yaml is wrong, or the store does not answer.
@@ -88,7 +90,11 @@ def find_registered_version(workspace: Workspace, params: Params | None = None) 
 
 
 def describe_registry(workspace: Workspace) -> str:
-    """For `results`: what of the registry is in agreement with it, and what to type where it is not."""
+    """Describes for `results` whether the registry agrees with results/, and what to type if it does not.
+
+    Args:
+        workspace: Workspace with the results.
+    """
     try:
         found = find_registered_version(workspace)
     except UserError as error:
@@ -108,9 +114,12 @@ def describe_registry(workspace: Workspace) -> str:
 
 
 def advice(workspace: Workspace) -> str:
-    """Why `register` should be done again although DVC takes it for done, in words; "" where it should not.
+    """Returns the reason to run `register` again although DVC regards it as up to date; "" if there is none.
 
-    Where several people share a server, an alias that another of them has moved stays where it is.
+    An alias that was moved on a shared server is no reason, because another user may have moved it.
+
+    Args:
+        workspace: Workspace with the results.
 
     Raises:
         UserError: the store does not answer.

@@ -1,1 +1,1 @@
-"""What a result can be traced to: code, commit, versions, weights, inputs; and the fingerprint of a search."""
+"""Origin of a result: code, commit, versions, weights, inputs; and the fingerprint of a search."""

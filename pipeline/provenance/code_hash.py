@@ -24,8 +24,9 @@ UNHASHED_CODE = (
     *("compute/gpu_usage.py", "compute/host_usage.py", "compute/usage_summary.py", "train/usage.py"),
     "tune/ray/placement.py",
 )
-"""What of these rooms decides no result: how a journal is kept, the tables that are written, what training used of the
-machine, where trials run."""
+"""Code in these rooms that decides no result: the journal, tables, measurements of the machine's use, the placement
+of trials.
+"""
 
 ROOT = Path(pipeline.__file__).parent
 
@@ -33,19 +34,28 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def content_hash(content: Any) -> str:
-    """SHA-256 of a JSON-able value."""
+    """Returns the SHA-256 of a JSON-compatible value, in hexadecimal.
+
+    Args:
+        content: The value.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def code_hash(plugins: Mapping[str, str] = NONE) -> str:
-    """SHA-256 over the source files that decide a trial's result. plugins: as of `code_hashes`."""
+    """Returns the SHA-256 over the source files that decide a trial's result.
+
+    Args:
+        plugins: Hashes of users' own methods, as in `code_hashes`.
+    """
     return content_hash(code_hashes(plugins))
 
 
 def code_hashes(plugins: Mapping[str, str] = NONE) -> dict[str, str]:
-    """Twelve hex digits of the SHA-256 of each source file that decides a trial's result, by its path.
+    """Returns 12 hex digits of the SHA-256 of each source file that decides a trial's result, by its path.
 
-    plugins: what users' own methods add to them, as `pipeline.regularizers.plugin.plugin_hashes` gives it.
+    Args:
+        plugins: Hashes of users' own methods, which are added (`pipeline.regularizers.plugin.plugin_hashes`).
     """
     root = Path(pipeline.__file__).parent
     left_out = tuple(root / name for name in UNHASHED_CODE)
@@ -55,14 +65,20 @@ def code_hashes(plugins: Mapping[str, str] = NONE) -> dict[str, str]:
 
 
 def code_digest(root: Path = ROOT) -> str:
-    """Twelve hex digits of the SHA-256 over all Python files below a folder, with their names."""
+    """Returns 12 hex digits of the SHA-256 over all Python files below a folder, including their names.
+
+    Args:
+        root: The folder.
+    """
     return content_hash(_hashes(root, source_files(root)))[:12]
 
 
 def source_files(root: Path = ROOT, entries: Iterable[str] = (".",)) -> Iterator[Path]:
-    """The Python files of a folder, in an order that does not depend on the machine.
+    """Yields the Python files of a folder, in an order that does not depend on the machine.
 
-    entries: the files and folders of it that are meant, by their paths in it.
+    Args:
+        root: The folder.
+        entries: Files and folders to include, as paths relative to `root`.
     """
     for path in (root / entry for entry in entries):
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]

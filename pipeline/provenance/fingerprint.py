@@ -1,4 +1,4 @@
-"""The fingerprint of a search: a hash of everything that decides its trials, which names it."""
+"""The fingerprint of a search: a hash of everything that decides its trials, which names the search."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from pipeline.provenance.code_hash import content_hash
 from pipeline.provenance.weights_record import OPTIONS, PRETRAINED, SOURCE, hash_choices, replace_by_hashes
 
 _WITHOUT_EFFECT = ("auto", "none", "val/accuracy", "val/loss")
-"""Of `search.choose.then`: what every trial measures anyway, and that lets none go on. `auto`: not known yet."""
+"""Values of `search.choose.then` that change no trial: every trial measures these metrics, and none continues
+because of them. `auto` has not been resolved yet.
+"""
 _OF_USER = "val/metric"
 """The objective that is the user's function of `evaluate.metric`."""
 
@@ -25,18 +27,33 @@ def fingerprint_content(
     split_hash: str,
     weights: Mapping[str, Weights] | None = None,
 ) -> Content:
-    """What decides a search's trials: data, split, seed, space, `model`, `train`, `regularizer`, sampler, scheduler;
-    where they are given, also the points that come first, what is known beforehand, objectives beside val/accuracy and
-    constraints: these two decide which configurations are proposed, and which of them are trained; and the metric that
-    decides among equals, where trials measure it for that, or go on by it; and the user's function, where that is one.
+    """Returns everything that decides the trials of a search. Its hash is the fingerprint.
 
-    space: `SearchSpace.content()`. Numbers of trials, budgets, confirmation, concurrency and addresses are not in it:
-    they extend a search. Nor are code and versions: when they change, the user is asked. weights: pretrained ones by
-    specification, for which their hash stands here: wherever the file lies, and whatever an alias means later.
+    Always included: data, split, seed, space, `model`, `train`, `regularizer`, sampler and scheduler.
+
+    Included if they are set:
+
+    - `search.points` and `search.warm_start`.
+    - Objectives other than val/accuracy, and constraints, because these two decide which configurations are
+    proposed and
+      trained.
+    - The metric that decides among equal configurations, if trials measure it or continue because of it.
+    - The user's function, if it is an objective or that metric.
+
+    Excluded because changing them extends the search: numbers of trials, budgets, confirmation, concurrency,
+    addresses. Excluded because the user is asked instead: code and package versions.
+
+    Args:
+        params: Parameters of the search.
+        space: Content of the search space (`SearchSpace.content()`).
+        data_hash: Hash of the prepared set.
+        split_hash: Hash of the split.
+        weights: Pretrained weights by specification. They count by their hash, so that neither the path of a file
+            nor a later meaning of an alias matters. None: without weights.
     """
     dump, known = params.model_dump(by_alias=True), weights or {}
     limits = {name: limit for name, limit in dump["search"]["constraints"].items() if limit is not None}
-    del dump["train"]["workers"]  # how fast images come, not which
+    del dump["train"]["workers"]  # affects the speed of loading, not the images
     for path, value in replace_by_hashes(
         {path: params.value(path) for path in (PRETRAINED, SOURCE, OPTIONS)}, known
     ).items():
@@ -59,12 +76,14 @@ def fingerprint_content(
 
 
 def fingerprint(content: Content, generation: int = 0) -> str:
-    """The hash of what decides a search's trials (`fingerprint_content`), which names the search.
+    """Returns the hash of the content that decides a search's trials (`fingerprint_content`), which names the search.
 
-    Parameters at their default are left out, so that one which is added later renames no search. Where a default
-    changes, the code's hash does, and the user is asked.
+    Parameters at their default are left out, so that a parameter which is added later renames no search. If a default
+    changes, the code's hash changes too, and the user is asked.
 
-    generation: how many searches of this content came before, which their user wanted to begin anew.
+    Args:
+        content: Content of `fingerprint_content`, which may come from a journal.
+        generation: Number of earlier searches with this content that their user wanted to begin anew.
     """
     named = _without_defaults(content)
     return content_hash({**named, "generation": generation} if generation else named)
@@ -73,7 +92,7 @@ def fingerprint(content: Content, generation: int = 0) -> str:
 def _without_defaults(content: Content) -> Content:
     sections = {name: f"{name}." for name in ("model", "train", "regularizer")}
     sections |= {name: f"search.{name}." for name in ("sampler", "scheduler")}
-    # As JSON has it, which the content comes back from.
+    # Converted to JSON and back, because the content of a journal comes from JSON.
     plain: dict[str, Any] = json.loads(json.dumps(dict(content)))
     defaults = {
         path: json.loads(json.dumps(field.get_default(call_default_factory=True, validated_data={})))
@@ -83,7 +102,13 @@ def _without_defaults(content: Content) -> Content:
 
 
 def _non_default(section: Content, prefix: str, defaults: Values) -> Content:
-    """The values of a section that differ from their defaults; what is no parameter stays."""
+    """Returns the values of a section that differ from their defaults. Keys that are no parameters remain.
+
+    Args:
+        section: Values of the section.
+        prefix: Dotted path of the section, with a dot at its end.
+        defaults: Defaults of all parameters by dotted path.
+    """
     changed = {}
     for key, value in section.items():
         path = f"{prefix}{key}"

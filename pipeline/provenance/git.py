@@ -1,4 +1,4 @@
-"""What git says of a checkout, and in words why it says nothing."""
+"""Information from git about a checkout, and the reason in words if git fails."""
 
 import os
 import shlex
@@ -9,10 +9,14 @@ from pipeline.errors import UserError
 
 
 def run_git(root: Path, *arguments: str) -> str:
-    """What git answers in a checkout.
+    """Returns the output of a git command in a checkout.
+
+    Args:
+        root: Folder of the checkout.
+        arguments: Arguments of git.
 
     Raises:
-        UserError: it answers nothing; says why, and what to do.
+        UserError: git fails. The message has the reason and what to do.
     """
     command = ["git", "-C", str(root), *arguments]
     try:
@@ -25,7 +29,11 @@ def run_git(root: Path, *arguments: str) -> str:
 
 
 def git_problem(root: Path) -> str | None:
-    """Why git cannot tell the checkout's commit; None: it can."""
+    """Returns the reason why git cannot determine the checkout's commit; None if it can.
+
+    Args:
+        root: Folder of the checkout.
+    """
     try:
         run_git(root, "rev-parse", "--verify", "HEAD")
     except UserError as error:
@@ -34,7 +42,12 @@ def git_problem(root: Path) -> str | None:
 
 
 def unknown_files(root: Path, *paths: str) -> list[str]:
-    """The YAML files that git does not know of these files and folders; none where git says nothing."""
+    """Returns the YAML files that git does not track among these files and folders; none if git fails.
+
+    Args:
+        root: Folder of the checkout.
+        paths: Files and folders, relative to it.
+    """
     try:
         listed = run_git(root, "ls-files", "-z", "--others", "--", *paths)
     except UserError:
@@ -43,10 +56,13 @@ def unknown_files(root: Path, *paths: str) -> list[str]:
 
 
 def check_for_dvc(root: Path) -> None:
-    """Refuse to start DVC where it would stop at once: it works in a git repository unless it is told to do without.
+    """Checks that DVC can start: it needs a git repository, unless it is configured to work without one.
+
+    Args:
+        root: Folder of the checkout.
 
     Raises:
-        UserError: there is none; says what to type.
+        UserError: there is no repository. The message says what to type.
     """
     if not (root / ".dvc").is_dir() or any((folder / ".git").exists() for folder in (root, *root.parents)):
         return

@@ -1,8 +1,8 @@
-"""What a stage's outs depend on by dvc.yaml, parameters and files, as it stood when the stage began.
+"""Inputs of a stage as they were when the stage began: the parameters and files on which its outs depend by dvc.yaml.
 
-DVC notes both as they stand when a stage has ended, whatever the stage has read. So a stage looks again when it ends,
-and where something has changed it fails, for which DVC notes nothing. Parameters that are not in the stage's list may
-change at any time.
+DVC records both as they are when a stage has ended, whatever the stage has read. A stage therefore checks them
+again at its end. If they have changed, it fails, and DVC records nothing. Parameters that are not in the stage's
+list may change at any time.
 """
 
 import os
@@ -21,15 +21,15 @@ from pipeline.files.file_stats import hash_file
 from pipeline.workspace import Workspace
 
 READ_WHOLE = (".py", ".yaml", ".json", ".csv")
-"""Files that people and programs write anew without changing them: known by what is in them, up to `SMALL`."""
+"""Suffixes of files that are often rewritten without a change. They are compared by content, up to `SMALL` bytes."""
 
 SMALL = 2**20
 
 IGNORED = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
-"""As .dvcignore has them."""
+"""Folders that are ignored, as in .dvcignore."""
 
 LOOKS, PAUSE_S = 5, 0.3
-"""How often what has changed is looked at again, and how long after."""
+"""Largest number of further checks of a change, and seconds before each."""
 
 _ABSENT = object()
 _INTERPOLATED = re.compile(r"\$\{([\w.]+)\}")
@@ -39,9 +39,12 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """params: values by dotted path, as the file has them. deps: the files and folders, by path in the checkout.
+    """Inputs of a stage.
 
-    files: every file of these, with what tells its content from another.
+    Attributes:
+        params: Values by dotted path, as the file has them.
+        deps: Files and folders, as paths relative to the checkout.
+        files: Mark of the content of every file of `deps`, by path.
     """
 
     params: Values
@@ -50,7 +53,11 @@ class Inputs:
 
 
 def read_inputs(workspace: Workspace, stage: str) -> Inputs:
-    """What a stage depends on, as it stands now.
+    """Returns the current inputs of a stage.
+
+    Args:
+        workspace: Workspace of the stage.
+        stage: Name of the stage.
 
     Raises:
         UserError: params.yaml or dvc.yaml cannot be read.
@@ -63,9 +70,12 @@ def read_inputs(workspace: Workspace, stage: str) -> Inputs:
 
 
 def absent_parameters(workspace: Workspace) -> list[str]:
-    """The parameters that a stage of dvc.yaml lists, or has in a path, and params.yaml has not, by dotted path.
+    """Returns the parameters that dvc.yaml lists, or uses in a path, and params.yaml lacks, by dotted path.
 
-    DVC starts no stage that lists such a one, whatever its default.
+    DVC starts no stage that lists such a parameter, even if it has a default.
+
+    Args:
+        workspace: Workspace of the checkout.
 
     Raises:
         UserError: params.yaml or dvc.yaml cannot be read.
@@ -74,7 +84,7 @@ def absent_parameters(workspace: Workspace) -> list[str]:
     listed: dict[str, None] = {}
     for declared in map(_mapping, stages.values()):
         for entry in _listed(declared, "params"):
-            # Of a section that is listed whole, the file may leave parameters out, but not all of them.
+            # If a section is listed whole, the file may omit some of its parameters, but not all of them.
             whole = _value(tree, entry, _ABSENT) is _ABSENT
             listed |= dict.fromkeys(_leaves(entry) if whole else [entry])
         listed |= dict.fromkeys(name for dep in _listed(declared, "deps") for name in _INTERPOLATED.findall(dep))
@@ -82,20 +92,25 @@ def absent_parameters(workspace: Workspace) -> list[str]:
 
 
 def check_carried(workspace: Workspace) -> None:
-    """Refuse to begin in an experiment's copy of the checkout that lacks a file which git does not know.
+    """Checks that an experiment's copy of the checkout has all files that the stages need.
+
+    A copy lacks files that git does not track.
+
+    Args:
+        workspace: Workspace of the copy.
 
     Raises:
-        UserError: the checkout has a file that a stage depends on, and the copy has not; names it.
+        UserError: the checkout has a file that a stage depends on, and the copy lacks it. The message names the file.
     """
     if workspace.root == workspace.anchor:
         return
     stages, tree = _mapping(_mapping(read_yaml(workspace.root / "dvc.yaml")).get("stages")), read_yaml(workspace.params)
     for declared in map(_mapping, stages.values()):
         for dep in _filled(declared, tree):
-            # What stages make, git does not know either; DVC brings or makes it.
+            # Git does not track the outs of stages either, but DVC provides them.
             if not (workspace.root / dep).exists() and dep.endswith(READ_WHOLE) and _is_source(workspace.anchor, dep):
                 raise UserError(
-                    f"{dep}: not in this experiment's copy of {workspace.anchor}, which holds what git knows. "
+                    f"{dep}: not in this experiment's copy of {workspace.anchor}, which has only what git tracks. "
                     f"Type `git add {shlex.quote(dep)}` there, and start the experiment again."
                 )
 
@@ -105,25 +120,32 @@ def _is_source(root: Path, dep: str) -> bool:
 
 
 def check_unchanged(workspace: Workspace, stage: str, began: Inputs) -> None:
-    """Refuse to end well with outs that DVC would note for other parameters or files than they were made from.
+    """Checks that no input of a stage has changed since the stage began.
+
+    Otherwise DVC would record the stage's outs for other parameters or files than they were made from.
+
+    Args:
+        workspace: Workspace of the stage.
+        stage: Name of the stage.
+        began: Inputs when the stage began.
 
     Raises:
-        UserError: something has changed; names it, with the values of parameters then and now.
+        UserError: inputs have changed. The message names them, with the values of parameters then and now.
     """
     found = _changes(workspace, began)
     for _ in range(LOOKS):
         if not found:
             return
-        time.sleep(PAUSE_S)  # an editor may be in the middle of writing
+        time.sleep(PAUSE_S)  # an editor may be writing the file at this moment
         before, found = found, _changes(workspace, began)
         if found == before:
             break
     if found:
         raise UserError(
             f"changed while the stage {stage} ran:\n{join_lines(found)}\n"
-            "What the stage made is of what stood there when it began, and DVC would note it as of what stands there "
-            "now; so it ends as failed, and nothing is noted. Run the same command again; with everything put back, "
-            "it goes on from what has run."
+            "The stage used the content at its beginning, but DVC would record its results for the current content. "
+            "The stage therefore fails, and nothing is recorded. Run the same command again; with the changes undone, "
+            "it continues from what has run."
         )
 
 
@@ -149,7 +171,9 @@ def _changes(workspace: Workspace, began: Inputs) -> list[str]:
 
 
 def _filled(declared: Tree, tree: Any) -> tuple[str, ...]:
-    """The files and folders that a stage depends on, with the parameters that stand in their paths."""
+    """Returns the files and folders that a stage depends on, with parameters in their paths replaced by their
+    values.
+    """
     filled = (_INTERPOLATED.sub(lambda match: str(_value(tree, match[1])), dep) for dep in _listed(declared, "deps"))
     return tuple(dep for dep in filled if "://" not in dep)
 
@@ -160,7 +184,7 @@ def _listed(declared: Tree, key: str) -> list[str]:
 
 
 def _leaves(entry: str) -> list[str]:
-    """The parameters of a section that dvc.yaml lists whole; of anything else, itself."""
+    """Returns the parameters of a section that dvc.yaml lists whole; for any other entry, the entry itself."""
     return [path for path in parameters() if path.startswith(f"{entry}.")] or [entry]
 
 
@@ -169,6 +193,13 @@ def _values(tree: Any, paths: Iterable[str]) -> Values:
 
 
 def _value(tree: Any, path: str, absent: Any = None) -> Any:
+    """Returns the value at a dotted path.
+
+    Args:
+        tree: Content of a YAML file.
+        path: Dotted path.
+        absent: Value to return if there is none.
+    """
     for key in path.split("."):
         if not isinstance(tree, Mapping) or key not in tree:
             return absent
@@ -190,7 +221,9 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _mark(file: Path) -> str | None:
-    """What changes with a file's content: its hash where it is small, else size and time of change."""
+    """Returns a mark that changes with a file's content: the hash of a small text file, else size and time of
+    change.
+    """
     try:
         stat = file.stat()
         if file.suffix in READ_WHOLE and stat.st_size <= SMALL:

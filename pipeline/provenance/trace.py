@@ -1,4 +1,4 @@
-"""What a result can be traced to: commit, code, versions of packages."""
+"""Origin of a result: commit, code and versions of packages."""
 
 import os
 import platform
@@ -13,12 +13,16 @@ RECORDED_PACKAGES = ("torch", "timm", "numpy", "numba", "pillow", "scipy", "optu
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a trial's result."""
+    """Returns the versions of Python and of the packages that decide a trial's result."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in RECORDED_PACKAGES}
 
 
 def commit(root: Path) -> str:
-    """The checkout's commit, with `+changes` when tracked files differ from it; `unknown` where git does not tell."""
+    """Returns the checkout's commit, with `+changes` if tracked files differ from it; `unknown` if git fails.
+
+    Args:
+        root: Folder of the checkout.
+    """
     try:
         head = run_git(root, "rev-parse", "HEAD").strip()
         changed = run_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock").strip()
@@ -28,8 +32,13 @@ def commit(root: Path) -> str:
 
 
 def trace(root: Path, data_hash: str) -> dict[str, str]:
-    """Tags that lead from a run back to what made it. Under `dvc exp` the commit is only the experiment's baseline,
-    so the experiment's name goes with it.
+    """Returns the tags that lead from a run back to its code and data.
+
+    Under `dvc exp` the commit is only the experiment's baseline, so the experiment's name is a further tag.
+
+    Args:
+        root: Folder of the checkout.
+        data_hash: Hash of the prepared set.
     """
     tags = {"sar.commit": commit(root), "sar.code_hash": code_hash(), "sar.data_hash": data_hash}
     if name := os.environ.get("DVC_EXP_NAME"):

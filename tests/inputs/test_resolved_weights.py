@@ -434,7 +434,7 @@ def test_retraining_from_weights_that_have_changed_or_gone_is_refused(searched: 
     ):
         from_record(workspace, recorded, [params])
     (workspace.root / "mine.safetensors").unlink()
-    with pytest.raises(UserError, match=r"^mine.safetensors: its weights .* are there no more"):
+    with pytest.raises(UserError, match=r"^mine.safetensors: its weights .* no longer exist"):
         from_record(workspace, recorded, [params])
     with pytest.raises(UserError, match=r"the search had no such weights. Run `dvc repro search`"):
         from_record(workspace, {}, [params])

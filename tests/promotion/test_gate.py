@@ -92,7 +92,7 @@ def test_too_few_images_for_the_margin_are_told_with_what_would_be_enough() -> N
     found = rule("champion", replace(GOOD, pair=pair(-0.019, 0.019)))
     assert "against version 3 on the same 360 images (95 % interval -1.9 to +1.9 points" in found.detail
     assert found.to_decide.startswith("about 3,036 test images if both are equally good, or a promote.margin above 1.9")
-    assert "further seeds would not tell" in found.to_decide
+    assert "further seeds would not help" in found.to_decide
 
 
 def test_a_wider_margin_decides() -> None:
@@ -266,7 +266,7 @@ def test_another_metric_has_a_rule_in_place_of_accuracys() -> None:
     assert [each.name for each in rules] == ["macro-F1", "champion", "control", "calibration", "latency"]
     assert {each.outcome for each in rules} == {PASSED}
     assert rules[0].detail == (
-        "91.0 % on 360 test images; needed: higher than 2.0 %, which the classes' shares give as every answer"
+        "91.0 % on 360 test images; needed: higher than 2.0 %, the value of the classes' shares as every answer"
     )
     assert rule("macro-F1", replace(BY_F1, value=0.02)).outcome == FAILED
     assert rule("macro-F1", BY_F1, min_metric=0.92).outcome == FAILED

@@ -80,9 +80,9 @@ def test_a_test_that_is_too_small_is_a_third_outcome(place: Place) -> None:
     place.promote()
     place.register(wrong=range(46, 52))
     said = place.refused()
-    assert "cannot be told from its bounds: not enough data; version 1 stays champion" in said
+    assert "cannot be judged: not enough data; version 1 stays champion" in said
     assert "champion undecided: +0.0 points" in said
-    assert "enough would be about 3,036 test images" in said
+    assert "enough to decide would be about 3,036 test images" in said
     place.set(margin=0.05)
     place.promote()
     assert place.champion == 2
@@ -193,7 +193,7 @@ def test_an_undecided_first_model_is_accepted_with_the_loss_that_is_not_ruled_ou
         assert "\nLook 2 at these test images: no error rate holds.\n" in said
         assert "\nundecided, accepted control: +0.0 points against baseline (95 % interval -1.7 to +1.5 points" in said
         assert "A loss of up to 1.7 points is not ruled out, and is accepted since there is no champion" in said
-        assert "to tell, enough would be (if both are equally good) about" in said
+        assert "enough to decide would be (if both are equally good) about" in said
     assert place.champion == 1
     gate = json.loads(versions(place.store, place.name)[0].tags["sar.promoted.gate"])
     assert (gate["control"], gate["accuracy"]) == ("undecided, accepted", "passed")
@@ -324,7 +324,7 @@ def test_another_version_than_that_of_results_is_not_judged_unless_it_is_named(p
     place.register(wrong=range(40, 44))
     place.show(1)
     place.register(**{"sar.dvc_experiment": "mild-gulf"})
-    both = "challenger is version 2 \\(commit c{12}, experiment mild-gulf\\), not version 1 of .*, which results/ is of"
+    both = "challenger is version 2 \\(commit c{12}, experiment mild-gulf\\), not version 1 of .*, to which results/ belongs"
     with pytest.raises(UserError, match=both) as refused:
         place.promote()
     assert f"--version {1}" in str(refused.value)
@@ -336,4 +336,4 @@ def test_another_version_than_that_of_results_is_not_judged_unless_it_is_named(p
     with pytest.raises(UserError, match="no version 3"):
         place.promote(version=3)
     said = list(describe_models(place.workspace))
-    assert [line.endswith("results/ is of it") for line in said[1:3]] == [True, False]
+    assert [line.endswith("results/ belongs to it") for line in said[1:3]] == [True, False]

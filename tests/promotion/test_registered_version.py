@@ -58,7 +58,7 @@ def test_what_the_store_has_lost_is_named_and_to_be_registered_again(place: Plac
         said = "has no version 1 of"
     elif lost == "alias":
         registry.delete_registered_model_alias(place.name, CHALLENGER)
-        said = "no version of .* is called challenger"
+        said = "no version of .* has the alias challenger"
     elif lost.endswith("store"):
         if lost == "empty store":  # as a process that was ended early leaves it
             (place.workspace.root / "elsewhere.db").touch()
