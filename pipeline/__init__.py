@@ -1,1 +1,1 @@
-"""Search how much attention regularisation helps a Vision Transformer, and deliver the model that came out."""
+"""Search how much attention regularisation helps a Vision Transformer, and deliver the resulting model."""

@@ -1,4 +1,4 @@
-"""The `sar-search` command. It parses and calls; what it does is done in `pipeline.commands` and the rooms below."""
+"""The `sar-search` command. It parses arguments; `pipeline.commands` and the rooms below do the work."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ WHICH_MODEL = "champion, challenger, a version, or models:/name@alias [default: 
 
 
 class FilePath(click.Path):
-    """A path, whose leading `~` is the home folder also where the shell leaves it, as in `--onnx=~/model.onnx`."""
+    """A path whose leading `~` is the home folder, even where no shell expands it, as in `--onnx=~/model.onnx`."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -29,13 +29,13 @@ class FilePath(click.Path):
 
 
 def main() -> None:
-    """Entry point of `sar-search`."""
+    """Runs the `sar-search` command."""
     clean_environment(typed=True)
     run_entry(_parse_and_call)
 
 
 def _parse_and_call() -> None:
-    # click's own mode would turn an interruption into status 1; a wrong use of the command ends with 2 either way.
+    # In click's standalone mode an interruption would end with status 1. Wrong usage ends with 2 in both modes.
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
@@ -55,11 +55,11 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--resume-anyway", is_flag=True, help="Go on with a search that other code or versions began.")
+@click.option("--resume-anyway", is_flag=True, help="Resume a search that other code or versions began.")
 @click.option("--new", is_flag=True, help="Begin a new search in place of one that other code or versions began.")
-@click.option("--no-measure", is_flag=True, help="Time no steps; the plan then lacks what the search will take.")
+@click.option("--no-measure", is_flag=True, help="Do not time training steps; the plan then has no estimate of time.")
 def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
-    """Validate params.yaml and the search space, print the plan and what it will take; start nothing."""
+    """Validate params.yaml and the search space, print the plan with an estimate of time and cost; start nothing."""
     if resume_anyway and new:
         raise click.UsageError(TWO_ANSWERS)
     check_temporary()  # before imports that take seconds
@@ -73,7 +73,7 @@ def check(resume_anyway: bool, new: bool, no_measure: bool) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
 def repro(arguments: tuple[str, ...]) -> None:
-    """Check, run every stage that is not up to date (`dvc repro`), and say what came out."""
+    """Check, run every stage that is not up to date (`dvc repro`), and print the results."""
     check_temporary()
     from pipeline.commands.repro import reproduce
     from pipeline.workspace import find_workspace
@@ -84,7 +84,7 @@ def repro(arguments: tuple[str, ...]) -> None:
 @cli.command()
 @click.argument("prefix", default="")
 def params(prefix: str) -> None:
-    """List the parameters (those that begin with PREFIX): default, what is allowed, what each is for."""
+    """List the parameters (those that begin with PREFIX): default, allowed values, purpose."""
     from pipeline.commands.params import describe_parameters
 
     click.echo(describe_parameters(prefix))
@@ -92,7 +92,7 @@ def params(prefix: str) -> None:
 
 @cli.command()
 def datasets() -> None:
-    """List the image sets that prepare.dataset can name: size, classes, masks, licence, whether they are here."""
+    """List the sets that prepare.dataset can name: size, classes, masks, licence, whether each is on this machine."""
     from pipeline.commands.datasets import describe_datasets
     from pipeline.workspace import find_workspace
 
@@ -106,7 +106,7 @@ def datasets() -> None:
     "--save",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Write a checkpoint after every epoch, or go on from the one there; model.pretrained can name it.",
+    help="Write a checkpoint after every epoch, or resume from the one there; model.pretrained can name the folder.",
 )
 def train(overrides: tuple[str, ...], save: Path | None) -> None:
     """Train one configuration, without a search, and print its epochs."""
@@ -119,7 +119,7 @@ def train(overrides: tuple[str, ...], save: Path | None) -> None:
 
 @cli.command()
 def results() -> None:
-    """Say what the last run found, and where everything is."""
+    """Print what the last run found, and where its files are."""
     from pipeline.commands.results import describe_results
     from pipeline.workspace import find_workspace
 
@@ -128,19 +128,31 @@ def results() -> None:
 
 @cli.command()
 @click.argument("searches", nargs=-1, metavar="[SEARCH]...")
-@click.option("--against", default="", metavar="SEARCH", help="Compare with its best configuration, not the controls.")
 @click.option(
-    "--run", "methods", default=None, metavar="METHODS", help="Search, retrain and test these: sar,tv,sp_vit."
+    "--against",
+    default="",
+    metavar="SEARCH",
+    help="Compare with the best configuration of this search, not the controls.",
 )
-@click.option("--check", is_flag=True, help="With --run: check every method, say what all will take; start nothing.")
-@click.option("--no-measure", is_flag=True, help="With --run: time no steps; what it will take is then not said.")
-@click.option("--resume-anyway", is_flag=True, help="With --run: go on with searches that other code began.")
+@click.option(
+    "--run",
+    "methods",
+    default=None,
+    metavar="METHODS",
+    help="Search, retrain and test these methods, such as sar,tv,sp_vit.",
+)
+@click.option("--check", is_flag=True, help="With --run: check every method, estimate the time of all; start nothing.")
+@click.option(
+    "--no-measure", is_flag=True, help="With --run: do not time training steps, and give no estimate of time."
+)
+@click.option("--resume-anyway", is_flag=True, help="With --run: resume searches that other code began.")
 @click.option("--new", is_flag=True, help="With --run: begin new searches in place of those that other code began.")
 def compare(searches: tuple[str, ...], against: str, methods: str | None, check: bool, **options: bool) -> None:
-    """Compare what several searches found on the same test images, corrected for their number (Holm).
+    """Compare the results of several searches on the same test images, corrected for their number (Holm).
 
-    With --run METHODS, names of search_spaces/ or paths of files, the searches are run first, each with search.budget,
-    and every method is compared with one control, tuned with the same budget where there is something to tune.
+    With --run METHODS, the searches are run first, each with search.budget. METHODS are names of search_spaces/ or
+    paths of files. Every method is compared with one control, which is tuned with the same budget if there is
+    something to tune.
     """
     if methods is None:
         if check or any(options.values()):
@@ -153,7 +165,7 @@ def compare(searches: tuple[str, ...], against: str, methods: str | None, check:
         return
     if searches or against:
         raise click.UsageError(
-            "--run searches anew or goes on; searches that have been, and --against, are without it."
+            "--run starts or resumes searches; to compare finished ones, or with --against, leave it out."
         )
     if options["resume_anyway"] and options["new"]:
         raise click.UsageError(TWO_ANSWERS)
@@ -184,7 +196,7 @@ def status(search: str) -> None:
 @click.option(
     "--finish",
     is_flag=True,
-    help="Start no further trials; let those that run end, confirm the best, and go on to results.",
+    help="Start no further trials; let running trials end, confirm the best, and continue to the results.",
 )
 def stop(finish: bool) -> None:
     """Interrupt the search that runs in this checkout, as Ctrl-C would, and wait until it has ended."""
@@ -197,10 +209,10 @@ def stop(finish: bool) -> None:
 
 @cli.command()
 @click.argument("trial")
-@click.option("--search", default=None, metavar="ID", help="[default: the one that runs, or of params.yaml]")
-@click.option("-f", "--follow", is_flag=True, help="Go on with its epochs as they come, until it has ended.")
+@click.option("--search", default=None, metavar="ID", help="[default: the running search, or that of params.yaml]")
+@click.option("-f", "--follow", is_flag=True, help="Print further epochs until the trial has ended.")
 def logs(trial: str, search: str | None, follow: bool) -> None:
-    """Say what is known of TRIAL: its configuration, how it stands, why it failed, its epochs."""
+    """Print a trial's configuration, state, reason of failure and epochs."""
     from pipeline.commands.logs import describe_trial
     from pipeline.workspace import find_workspace
 
@@ -209,16 +221,18 @@ def logs(trial: str, search: str | None, follow: bool) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be removed; remove nothing.")
 @click.option(
     "--keep",
     default=3,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Searches that stay beside that of params.yaml, that of the results, and one that runs: the newest.",
+    help="Number of newest searches that stay, beside that of params.yaml, that of the results, and a running one.",
 )
 def gc(dry_run: bool, keep: int) -> None:
-    """Remove from state/ and shared storage what is needed no more: searches, checkpoints, weights, half-made data."""
+    """Remove files that are no longer needed from state/ and shared storage: searches, checkpoints, weights,
+    half-made data.
+    """
     from pipeline.commands.gc import collect_garbage
     from pipeline.workspace import find_workspace
 
@@ -227,9 +241,9 @@ def gc(dry_run: bool, keep: int) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Judge the challenger, and move nothing.")
-@click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this one, not the challenger.")
-@click.option("--reason", default=None, help="Why; written down with who and when.")
+@click.option("--dry-run", is_flag=True, help="Judge the challenger, but do not promote it.")
+@click.option("--version", default=None, type=click.IntRange(min=1), help="Judge this version instead.")
+@click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
     """Make the registry's challenger the champion, if it passes the gate of params.yaml (promote)."""
     from pipeline.promotion.promote import promote_challenger
@@ -240,7 +254,7 @@ def promote(dry_run: bool, version: int | None, reason: str | None) -> None:
 
 
 @cli.command()
-@click.option("--reason", default=None, help="Why; written down with who and when.")
+@click.option("--reason", default=None, help="Reason, which is recorded with user and time.")
 def rollback(reason: str | None) -> None:
     """Make the previous champion champion again."""
     from pipeline.promotion.promote import restore_champion
@@ -263,10 +277,10 @@ def models() -> None:
 @cli.command()
 @click.argument("images", nargs=-1, required=True, type=FilePath())
 @click.option("--model", default=None, help=WHICH_MODEL)
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, with the probabilities of all classes.")
-@click.option("--overlays", default=None, type=FilePath(), metavar="FOLDER", help="Write PNGs of attention.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array with the probabilities of all classes.")
+@click.option("--overlays", default=None, type=FilePath(), metavar="FOLDER", help="Write images of the attention here.")
 def predict(images: tuple[Path, ...], model: str | None, as_json: bool, overlays: Path | None) -> None:
-    """Classify picture files (of folders, all files) with the registered model."""
+    """Classify image files (in folders, all files) with the registered model."""
     import json
 
     from pipeline.commands.predict import classify_files, format_prediction
@@ -321,7 +335,7 @@ def dashboard(port: int) -> None:
 
 @cli.group()
 def cluster() -> None:
-    """A Ray cluster of several machines: start it, run the pipeline on it, take it down (docs/cluster.md).
+    """Start a Ray cluster of several machines, run the pipeline on it, take it down (docs/cluster.md).
 
     NAME is one of docker/ray-NAME.yaml (onprem, aws, gcp), or a file of that form.
     """
@@ -330,7 +344,7 @@ def cluster() -> None:
 @cluster.command(name="up")
 @click.argument("name")
 def cluster_up(name: str) -> None:
-    """Start the cluster, or bring it up to date, and wait until its workers have joined."""
+    """Start the cluster, or update it, and wait until its workers have joined."""
     from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import up
     from pipeline.workspace import find_workspace
@@ -343,7 +357,7 @@ def cluster_up(name: str) -> None:
 @click.argument("name")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[DVC REPRO'S ARGUMENTS]")
 def cluster_repro(name: str, arguments: tuple[str, ...]) -> None:
-    """Run the pipeline on the head, or watch the run that is there, and bring its results back."""
+    """Run the pipeline on the head node, or follow the run that is there, and download its results."""
     from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import repro
     from pipeline.workspace import find_workspace
@@ -355,7 +369,7 @@ def cluster_repro(name: str, arguments: tuple[str, ...]) -> None:
 @cluster.command(name="status")
 @click.argument("name")
 def cluster_status(name: str) -> None:
-    """List the cluster's nodes, and say how its run stands."""
+    """List the cluster's nodes, and print the state of its run."""
     from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import status
     from pipeline.workspace import find_workspace
@@ -367,7 +381,7 @@ def cluster_status(name: str) -> None:
 @cluster.command(name="stop")
 @click.argument("name")
 def cluster_stop(name: str) -> None:
-    """Interrupt the run on the head, as Ctrl-C would where it runs. `cluster repro` goes on with it."""
+    """Interrupt the run on the head node, as Ctrl-C there would. `cluster repro` resumes it."""
     from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import ask_job
     from pipeline.workspace import find_workspace
@@ -379,7 +393,7 @@ def cluster_stop(name: str) -> None:
 @cluster.command(name="logs")
 @click.argument("name")
 def cluster_logs(name: str) -> None:
-    """Print everything that the newest run has said so far. `cluster repro` follows it."""
+    """Print the output of the newest run so far. `cluster repro` follows it."""
     from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import ask_job
     from pipeline.workspace import find_workspace
@@ -391,7 +405,7 @@ def cluster_logs(name: str) -> None:
 @cluster.command(name="down")
 @click.argument("name")
 def cluster_down(name: str) -> None:
-    """Take the cluster down, whatever runs on it, and look whether anything is left."""
+    """Take the cluster down, whatever runs on it, and check whether anything is left."""
     from pipeline.cluster.launch.cluster_files import open_cluster
     from pipeline.cluster.launch.launcher import down
     from pipeline.workspace import find_workspace

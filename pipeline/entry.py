@@ -1,4 +1,4 @@
-"""How every entry point ends: messages in place of tracebacks."""
+"""Common frame of all entry points: error messages in place of tracebacks, and exit statuses."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from pipeline.provenance.stage_inputs import check_carried, check_unchanged, rea
 from pipeline.workspace import Workspace, find_workspace
 
 METHOD = "--method"
-"""Option of a stage's command, before the folder of a method of a comparison."""
+"""Option of a stage's command, followed by the folder of a method of a comparison."""
 
 INTERRUPTED = 130
 INTERRUPTED_WORDS = "interrupted; what had finished is kept, run the same command again to go on"
@@ -29,14 +29,19 @@ STORAGE = {
     errno.EROFS: "Make it writable, or move the checkout, and run the same command again.",
     errno.EACCES: "Allow yourself to read and write there, and run the same command again.",
 }
-"""Failures of storage, which may come at any moment and are the user's to mend, with what to do."""
+"""Advice on storage failures that the user must fix, and that may occur at any time, by error number."""
 
 
 def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
-    """Run a stage on the checkout that the current folder lies in, alone in it, and end the process.
+    """Runs a stage, alone, on the checkout that contains the current folder, and ends the process.
 
-    With `--method FOLDER` it is the stage of one method of a comparison (`Workspace.own`). It fails where what it
-    depends on is another by its end: DVC would note that, and not what it has read.
+    With `--method FOLDER` the stage runs for one method of a comparison (`Workspace.own`). The stage fails if its
+    inputs have changed by its end, because DVC would record the changed inputs instead of those that the stage has
+    read.
+
+    Args:
+        name: Name of the stage.
+        work: Function that does the stage's work.
     """
 
     def alone() -> None:
@@ -66,7 +71,7 @@ def run_stage(name: str, work: Callable[[Workspace], None]) -> None:
 
 
 def note_status(workspace: Workspace, status: int) -> None:
-    """Leave the status for `reproduce`, which has made room for it: on a full disk there would be none."""
+    """Writes the status for `reproduce` into the existing file, because a full disk has no room for a new one."""
     with suppress(OSError):
         workspace.stage_status.touch()
         with workspace.stage_status.open("r+") as file:
@@ -74,9 +79,13 @@ def note_status(workspace: Workspace, status: int) -> None:
 
 
 def run_entry(work: Callable[[], object]) -> None:
-    """Run an entry point and end the process with its status: 0, 2, 3 or 130."""
+    """Runs an entry point and ends the process if it fails, with status 2, 3 or 130.
+
+    Args:
+        work: Function that does the work.
+    """
     if not os.environ.get("PYTHONWARNINGS"):
-        # Vendors' deprecation notes are for developers, who see them in the tests.
+        # Deprecation warnings of libraries are for developers, who see them in the tests.
         warnings.filterwarnings("ignore")
     limit_threads()
     settle_user()
@@ -97,7 +106,7 @@ def run_entry(work: Callable[[], object]) -> None:
 
 
 def report_interrupted_imports() -> None:
-    """Have an interruption that comes while a stage's imports still run, before `run_stage`, told as any other."""
+    """Replaces the traceback of an interruption during a stage's imports, before `run_stage`, by the usual message."""
     usual = sys.excepthook
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,9 +1,9 @@
-"""Variables of the environment that the packages below read by themselves, and what becomes of each.
+"""Environment variables that the packages below read by themselves, and whether each is removed.
 
-params.yaml says what a run does. A variable that would send runs, models, data or results elsewhere behind its back, or
-have them looked for elsewhere, is taken out for this process and all that it starts. What says who asks, where caches
-and credentials lie, or how a machine is set up stays, and so does what no run of this pipeline comes to read.
-docs/environment.md is written from here. Imports nothing that reads any of them.
+params.yaml says what a run does. A variable is removed, for this process and its children, if it would silently
+redirect runs, models, data or results, or the search for them. Credentials, places of caches, and the setup of a
+machine stay. Variables that no run of this pipeline reads stay too. docs/environment.md lists the same variables.
+This module imports nothing that reads any of them.
 """
 
 import os
@@ -12,38 +12,38 @@ from fnmatch import fnmatchcase
 
 TAKEN_OUT = {
     "MLFLOW_REGISTRY_URI": "versions would be looked up in another store than tracking.uri",
-    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI": "what was just written would be read from another database",
-    "MLFLOW_WORKSPACE_STORE_URI": "workspaces would be kept in another database",
-    "MLFLOW_RUN_ID": "a run that is to be made would be one that is there",
+    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI": "reads would go to another database than writes",
+    "MLFLOW_WORKSPACE_STORE_URI": "workspaces would be stored in another database",
+    "MLFLOW_RUN_ID": "new runs would be written into an existing one",
     "MLFLOW_EXPERIMENT_ID": "runs would go to another experiment than tracking.experiment",
     "MLFLOW_EXPERIMENT_NAME": "runs would go to another experiment than tracking.experiment",
-    "MLFLOW_ACTIVE_MODEL_ID": "what is logged would be linked to another model",
-    "_MLFLOW_ACTIVE_MODEL_ID": "what is logged would be linked to another model",
+    "MLFLOW_ACTIVE_MODEL_ID": "logged data would be linked to another model",
+    "_MLFLOW_ACTIVE_MODEL_ID": "logged data would be linked to another model",
     "MLFLOW_RUN_CONTEXT": "runs would get tags of another program",
     "MLFLOW_TRACKING_DIR": "folders of former file stores, which are no longer used",
     "MLFLOW_REGISTRY_DIR": "folders of former file stores, which are no longer used",
     "MLFLOW_TRACING_DESTINATION": "traces would go to another place",
-    "MLFLOW_ENABLE_ASYNC_LOGGING": "a call would return before its write is done, or has failed",
-    "_MLFLOW_SERVER_*": "of an MLflow server's own processes; here they would bind artifacts to its places",
-    "RAY_NAMESPACE": "would make this search's actors those of another program",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "a call would return before its write has succeeded or failed",
+    "_MLFLOW_SERVER_*": "set for an MLflow server's own processes; here they would redirect artifacts",
+    "RAY_NAMESPACE": "would put this search's actors into another program's namespace",
     "RAY_RUNTIME_ENV": "would send workers to another folder or environment",
     "RAY_RUNTIME_ENV_HOOK": "would send workers to another folder or environment",
     "RAY_OVERRIDE_*": "would make up resources, labels and node ids",
-    "RAY_REDIS_ADDRESS": "would keep this machine's own Ray in a database elsewhere",
-    "RAY_STORAGE": "would keep Ray's files elsewhere",
+    "RAY_REDIS_ADDRESS": "would store the state of this machine's Ray in a database elsewhere",
+    "RAY_STORAGE": "would store Ray's files elsewhere",
     "RAY_CLIENT_MODE": "would make this process a client in place of a driver",
     "RAY_AIR_*": "Ray Tune's and Train's settings; the pipeline sets those that it needs",
     "RAY_CHDIR_TO_TRIAL_DIR": "paths in params.yaml would mean other files in a worker",
     "RAY_TRAIN_V2_ENABLED": "would choose another Ray Train than the one that is tested",
-    "RAY_TRAIN_CALLBACKS": "would bring other programs into a search",
-    "RAY_TUNE_CALLBACKS": "would bring other programs into a search",
+    "RAY_TRAIN_CALLBACKS": "would run other code in a search",
+    "RAY_TUNE_CALLBACKS": "would run other code in a search",
     "TUNE_*": "Ray Tune's settings (folder of results, buffering of epochs); the pipeline sets those that it needs",
     "OPTUNA_STORAGE": "a study's own database; searches keep theirs under state/",
     "DVC_ROOT": "DVC sets it for its stages; left from one, it names another checkout",
     "GIT_DIR": "git sets it for its hooks: commits would be those of another repository",
     "GIT_WORK_TREE": "files would be compared with those of another repository",
     "GIT_COMMON_DIR": "part of another repository",
-    "GIT_INDEX_FILE": "what has changed would be told by another index",
+    "GIT_INDEX_FILE": "changes would be determined from another index",
     "GIT_OBJECT_DIRECTORY": "part of another repository",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES": "part of another repository",
     "GIT_NAMESPACE": "part of another repository",
@@ -54,37 +54,37 @@ TAKEN_OUT = {
     "GIT_REPLACE_REF_BASE": "another history",
     "MATPLOTLIBRC": "figures would be drawn in another style",
 }
-"""By name, or pattern, with what it would do otherwise."""
+"""Effect that each removed variable would have, by its name or a pattern of names."""
 
 OF_AN_EXPERIMENT = {
-    "DVC_EXP_NAME": "DVC sets it for the stages of an experiment; outside one, a run would be told as part of it",
+    "DVC_EXP_NAME": "DVC sets it for the stages of an experiment; outside one, a run would be recorded as part of it",
     "DVC_EXP_BASELINE_REV": "as DVC_EXP_NAME",
     "DVC_STAGE": "as DVC_ROOT",
 }
-"""Taken out where `sar-search` is typed; a stage that DVC starts needs them."""
+"""Variables that are removed when a user types `sar-search`; a stage that DVC starts needs them."""
 
 LEFT_ALONE = {
     "MLFLOW_TRACKING_URI": "where runs go if tracking.uri is null; the plan says where that is",
     "MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN, _AUTH": "who asks",
     "MLFLOW_TRACKING_INSECURE_TLS, _SERVER_CERT_PATH, _CLIENT_CERT_PATH": "how a server is trusted",
-    "MLFLOW_WORKSPACE": "the part of a server that a team has; as an account",
+    "MLFLOW_WORKSPACE": "a team's part of a server, like an account",
     "MLFLOW_S3_*, AWS_*": "the bucket of a server's artifacts, or of search.cluster.storage, and its keys",
-    "MLFLOW_HTTP_*, MLFLOW_*_TIMEOUT": "patience with a server",
+    "MLFLOW_HTTP_*, MLFLOW_*_TIMEOUT": "time limits and retries of requests",
     "RAY_ADDRESS": "the cluster if search.cluster.address is null; the plan says which",
-    "RAY_AUTH_*, RAY_TLS_*, RAY_USE_TLS": "who asks, and how a cluster is trusted",
+    "RAY_AUTH_*, RAY_TLS_*, RAY_USE_TLS": "credentials, and how a cluster is trusted",
     "RAY_TMPDIR, TMPDIR": "where temporary files go",
-    "RAY_JOB_CONFIG_JSON_ENV_VAR": "what `ray job submit` hands to its job",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": "settings that `ray job submit` passes to its job",
     "DVC_SITE_CACHE_DIR, DVC_GLOBAL_CONFIG_DIR, DVC_SYSTEM_CONFIG_DIR": "DVC's own settings of a user, a machine",
-    "DVC_STUDIO_*, DVC_EXP_GIT_REMOTE, DVC_EXP_AUTO_PUSH": "whom DVC tells of experiments",
+    "DVC_STUDIO_*, DVC_EXP_GIT_REMOTE, DVC_EXP_AUTO_PUSH": "where DVC publishes experiments",
     "GIT_CONFIG*, GIT_SSH*, GIT_ASKPASS, GIT_CEILING_DIRECTORIES": "git's own settings of a user, a machine",
-    "TORCH_HOME, HF_HOME, HF_HUB_*, HF_ENDPOINT, HF_TOKEN": "where pretrained weights come from and are kept; known "
-    "by their hash",
-    "TORCHINDUCTOR_*, TRITON_*, NUMBA_*, CUDA_HOME, CC, CXX": "how kernels are compiled and where they are kept",
+    "TORCH_HOME, HF_HOME, HF_HUB_*, HF_ENDPOINT, HF_TOKEN": "source and cache of pretrained weights, which are "
+    "identified by their hash",
+    "TORCHINDUCTOR_*, TRITON_*, NUMBA_*, CUDA_HOME, CC, CXX": "how kernels are compiled and where they are cached",
     "CUDA_VISIBLE_DEVICES": "the GPUs that are counted and used",
-    "PYTORCH_*, TORCH_*, TIMM_*, OMP_NUM_THREADS, MKL_*": "how operations are computed, not which",
+    "PYTORCH_*, TORCH_*, TIMM_*, OMP_NUM_THREADS, MKL_*": "how operations are computed, not which operations",
     "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, SLURM_*": "never read: workers of a run find each other by Ray",
-    "MPLBACKEND, MPLCONFIGDIR": "figures are drawn without a window; where matplotlib keeps its caches",
-    "XDG_*, HOME": "where all of these keep a user's settings and caches",
+    "MPLBACKEND, MPLCONFIGDIR": "drawing of figures without a window; matplotlib's caches",
+    "XDG_*, HOME": "folders of a user's settings and caches",
     "PYTHONPATH": "Python's own; the checkout's code comes first in workers",
 }
 
@@ -95,15 +95,20 @@ _taken: list[str] = []
 
 
 def clean_environment(variables: MutableMapping[str, str] = os.environ, *, typed: bool = False) -> list[str]:
-    """Take out what would lead elsewhere, and let no proxy come between this machine and itself. Which were taken out.
+    """Removes variables that would redirect a run, and excludes this machine's own addresses from proxies.
 
-    typed: by a person, as against a stage that DVC starts.
+    Args:
+        variables: Environment to change.
+        typed: Whether a user has typed the command; False for a stage that DVC starts.
+
+    Returns:
+        Sorted names of the removed variables.
     """
     patterns = [*TAKEN_OUT, *(OF_AN_EXPERIMENT if typed else ())]
     found = sorted(name for name in variables if any(fnmatchcase(name, pattern) for pattern in patterns))
     for name in found:
         del variables[name]
-    # With uv around it, Ray would upload the checkout and start its workers by `uv run`.
+    # Under `uv run`, Ray would otherwise upload the checkout and start its workers by `uv run` too.
     variables.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     _pass_proxies_by(variables)
     if variables is os.environ:
@@ -112,16 +117,16 @@ def clean_environment(variables: MutableMapping[str, str] = os.environ, *, typed
 
 
 def removed_variables() -> list[str]:
-    """The variables that were taken out of this process's environment."""
+    """Returns the names of the variables that were removed from this process's environment."""
     return list(_taken)
 
 
 def _pass_proxies_by(variables: MutableMapping[str, str]) -> None:
-    """No proxy reaches this machine's own loopback: what is served there is asked directly."""
+    """Excludes this machine's own loopback addresses from proxies, if any proxy is set."""
     if not any(variables.get(name) or variables.get(name.upper()) for name in PROXIES):
         return
     named = [variables.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for text in named for host in text.split(",") if host.strip()]
     joined = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
-    # Some read one of them, some the other.
+    # Some programs read the one, some the other.
     variables["no_proxy"] = variables["NO_PROXY"] = joined

@@ -1,8 +1,8 @@
-"""What a user must change, said in a few lines, and the exit status that goes with it.
+"""Errors that the user must fix, with their exit status, and functions that keep their messages short.
 
-Every room may raise these; only `pipeline.cli` and `pipeline.stages` turn them into a message and an exit status, so
-that a user's mistake never shows a traceback. What a user wrote may be of any size: `format_value`, `quote_name` and
-`join_lines` keep messages to a few lines all the same.
+Every room may raise these errors. Only `pipeline.cli` and `pipeline.stages` turn them into a message and an exit
+status, so that a user's mistake never shows a traceback. Values that a user wrote may be of any size. `format_value`,
+`quote_name` and `join_lines` limit their length in messages.
 """
 
 import json
@@ -13,38 +13,52 @@ from typing import Any
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
 
 IN_LISTS = " (within [ ] a comma ends a value; write a decimal point, as in 0.01)"
-"""What to say beside a list that decimal commas have split."""
+"""Advice for a list that decimal commas have split."""
 
 
 class UserError(Exception):
-    """Something the user must change. The message says what is wrong, where, and what to do next."""
+    """Something that the user must change. The message says what is wrong, where, and what to do next."""
 
     exit_code = 2
 
 
 class GateRefused(UserError):
-    """A gate said no: nothing is broken, but what was asked for was not done."""
+    """The promotion gate rejected the challenger. The registry is unchanged."""
 
     exit_code = 3
 
 
 def single_item_command(*stages: str) -> str:
-    """What to type to have stages done again, and them alone: forced, DVC would do all that come before them too.
+    """Returns the command that runs only these stages again.
 
-    Those are trainings, and perhaps a look at the test images.
+    Without `--single-item`, a forced DVC would also run all earlier stages: trainings, and perhaps a look at the test
+    images.
+
+    Args:
+        stages: Names of the stages.
     """
     return f"dvc repro --single-item --force {' '.join(stages)}"
 
 
 def format_value(value: Any, longest: int = 80) -> str:
-    """A value of a YAML file on one line of at most `longest` characters, however long or deep it is."""
+    """Returns a value of a YAML file on one line, shortened if necessary.
+
+    Args:
+        value: The value, of any size and depth.
+        longest: Most characters of the line.
+    """
     text = repr(value[:longest]) if isinstance(value, str) else _rendered(value, longest)
-    # The inner rendering stops at about the right place; a text that was cut has lost its closing quote with its end.
+    # The inner rendering stops near the limit. A text that was cut lacks its end and its closing quote.
     return truncate(text, longest)
 
 
 def comma_words(value: Any) -> str:
-    """What to say beside a value that was given, if it is a number with a decimal comma, or holds a split one."""
+    """Returns a remark on a value that is a number with a decimal comma, or contains one that was split; "" for
+    others.
+
+    Args:
+        value: The value that a user gave.
+    """
     if isinstance(value, Mapping):
         return next((words for key, item in value.items() if (words := stray_words(key, item) or _within(item))), "")
     if not isinstance(value, str) or not _COMMA.fullmatch(value.strip()):
@@ -53,8 +67,9 @@ def comma_words(value: Any) -> str:
 
 
 def _within(item: Any) -> str:
-    """Of a mapping in a mapping, such as a point among points, or of a text in it; no deeper, since aliases make some
-    that never end.
+    """Returns the remark on a text, or on a mapping within a mapping, such as a point among `search.points`.
+
+    Deeper levels are not examined, because YAML's aliases allow values without end.
     """
     if isinstance(item, str):
         return comma_words(item)
@@ -64,39 +79,66 @@ def _within(item: Any) -> str:
 
 
 def stray_words(key: Any, value: Any) -> str:
-    """What to say beside a key, if it is what follows a decimal comma within braces, which has no value; else nothing.
+    """Returns a remark on a key without a value that follows a decimal comma within braces; "" for other keys.
 
-    After `1,5e-3` it is a small number.
+    After `1,5e-3` the key is a small number.
+
+    Args:
+        key: Key of a mapping.
+        value: Its value.
     """
     number = isinstance(key, int | float) and not isinstance(key, bool)
     return " (within { } a comma ends a value; write a decimal point, as in 0.01)" if number and value is None else ""
 
 
 def truncate(text: str, longest: int) -> str:
-    """The beginning of a text that is too long."""
+    """Returns a text, shortened at its end if necessary.
+
+    Args:
+        text: The text.
+        longest: Most characters of the result.
+    """
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def quote_name(path: str, longest: int = 120) -> str:
-    """A name that a user gave, as it is where it can be read on one line, else quoted and shortened."""
+    """Returns a name that a user gave, unchanged if it is readable on one line, else quoted and shortened.
+
+    Args:
+        path: The name.
+        longest: Most characters of the result.
+    """
     return path if path.isprintable() and path == path.strip() and len(path) <= longest else format_value(path, longest)
 
 
 def list_first(names: Iterable[str], most: int) -> str:
-    """The first of many names, and how many more there are."""
+    """Returns the first names of a list, and the number of the others.
+
+    Args:
+        names: The names.
+        most: Number of names that are listed at most.
+    """
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
 
 
 def join_lines(lines: Iterable[str], most: int = 12) -> str:
-    """Mistakes as one message, a line each; of very many the first."""
+    """Returns mistakes as one message, a line each. If there are too many, the last line has the number of the
+    others.
+
+    Args:
+        lines: A line for each mistake.
+        most: Most lines of the message.
+    """
     listed = list(lines)
     more = [f"and {len(listed) - most + 1:,} more mistakes"] if len(listed) > most else []
     return "\n".join(listed[: most - 1] + more if more else listed)
 
 
 def _rendered(value: Any, room: int) -> str:
-    """JSON, or what comes near it, of no more of a value than fits: aliases make values that hold themselves."""
+    """Returns a value in a form similar to JSON. Only as much is rendered as fits, because aliases allow values
+    without end.
+    """
     if room <= 0:
         return "..."
     if isinstance(value, Mapping):
@@ -111,13 +153,20 @@ def _rendered(value: Any, room: int) -> str:
 
 
 def _pair(key: Any, value: Any, room: int) -> str:
+    """Renders a key and its value.
+
+    Args:
+        key: Key of a mapping.
+        value: Its value.
+        room: Characters that are left.
+    """
     name = _rendered(key, room - 1)
     return f"{name}: {_rendered(value, room - len(name) - 2)}"
 
 
 def _join(parts: Iterable[str], room: int) -> str:
     taken: list[str] = []
-    for part in parts:  # made one by one, so that what does not fit is never rendered
+    for part in parts:  # rendered one by one, so that parts which do not fit are never rendered
         taken.append(part)
         room -= len(part) + 2
         if room < 0:

@@ -1,12 +1,13 @@
-"""Fork server: stages begin as forks of one process that has imported everything, in place of importing it anew.
+"""Fork server for DVC stages, which saves each stage the import of its packages.
 
-`sar-search repro` starts such a process beside DVC. A stage that DVC starts (`python -m pipeline.stages.NAME`) asks it
-for a fork of itself, which runs the stage with the caller's files, folder, environment and attitude to interruptions.
-The caller passes signals on and ends as the copy did, and when the caller dies, so does the copy. Where there is no
-fork server, or it is of other code by now, the stage imports and runs by itself.
+`sar-search repro` starts one process that has imported all stages. A stage that DVC starts
+(`python -m pipeline.stages.NAME`) asks this server for a fork, which runs the stage. The fork inherits the caller's
+standard streams, working directory, environment and handling of SIGINT. The caller forwards signals to the fork and
+ends with its status. If the caller dies, the fork is killed. If there is no server, or its code has changed since
+it started, the stage imports its packages and runs by itself.
 
-The fork server computes nothing, so that its copies have no threads to miss. It ends with the process that made it, or
-with the stage that then still runs.
+The server computes nothing, so no thread exists that a fork would lack. It ends with the process that started it,
+or, if a stage is running then, with this stage.
 """
 
 import atexit
@@ -30,25 +31,26 @@ from pipeline.compute.temp_dirs import short_folder
 from pipeline.provenance.code_hash import source_files
 
 Message = Mapping[str, Any]
-"""A line on the socket: what is to be run, and what came of it."""
+"""A line on the socket: a request to run a stage, or the answer."""
 
 ADDRESS = "SAR_SEARCH_FORK_SERVER"
-"""Environment variable with the fork server's socket."""
+"""Environment variable with the path of the server's socket."""
 
 PACKAGE = "pipeline.stages"
 STAGES = ("prepare", "split", "search", "retrain", "evaluate", "report", "register")
 
 PATIENCE_S = 20.0
-"""After which a stage no longer waits to be copied, and does its imports itself."""
+"""Seconds after which a stage no longer waits for a fork and imports its packages itself."""
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
 def fork_server() -> Iterator[None]:
-    """Inside, stages begin as copies of a process made here. Imports all stages.
+    """Starts a fork server that runs within the `with` block, and imports all stages for it.
 
-    To be entered before anything is computed, since threads do not survive a fork. Does nothing but on Linux.
+    Enter it before anything is computed, because threads do not survive a fork. On other systems than Linux it does
+    nothing.
     """
     if sys.platform != "linux":
         yield
@@ -56,7 +58,7 @@ def fork_server() -> Iterator[None]:
     code = source_state()
     for stage in STAGES:
         importlib.import_module(f"{PACKAGE}.{stage}.__main__")
-    gc.freeze()  # so that collecting in a copy touches, and thereby copies, less
+    gc.freeze()  # garbage collection in a fork then touches, and so copies, fewer pages of memory
     with short_folder() as folder:
         with socket.socket(socket.AF_UNIX) as server:
             path = str(folder / "server")
@@ -72,16 +74,16 @@ def fork_server() -> Iterator[None]:
         theirs.close()
         os.environ[ADDRESS] = path
         try:
-            with mine:  # whose end the fork server notices, were it by SIGKILL
+            with mine:  # the server notices when this socket closes, even by SIGKILL
                 yield
         finally:
             os.environ.pop(ADDRESS, None)
 
 
 def delegate_to_server() -> None:
-    """Run the stage that this process was started for in a copy of the fork server, and end as it does.
+    """Runs this process's stage in a fork of the server, and ends the process with the fork's status.
 
-    Returns where that cannot be: there is no fork server, or it is of other code.
+    Returns without running the stage if there is no fork server, or if its code has changed.
     """
     path, words = os.environ.get(ADDRESS), sys.orig_argv
     module = next((word for word in words if word.removeprefix(f"{PACKAGE}.") in STAGES), None)
@@ -112,16 +114,21 @@ def delegate_to_server() -> None:
 
 
 def source_state() -> list[list[Any]]:
-    """What tells this package's files from those of another time: path, size and time of change of each.
+    """Returns path, size and time of change of each file of this package, which identify its version.
 
-    No hashes of them: those take half as long again, at the start of every stage.
+    Hashes would increase the time of this check by half, at the start of every stage.
     """
     found = ((path, path.stat()) for path in source_files())
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in found]
 
 
 def _wait_for_fork(pid: int, connection: socket.socket) -> NoReturn:
-    """Be to whoever watches this process what the copy is."""
+    """Forwards signals to the fork, and ends this process with its status.
+
+    Args:
+        pid: Process id of the fork.
+        connection: Socket on which the server sends the status.
+    """
 
     def pass_on(number: int, _: object) -> None:
         with suppress(ProcessLookupError):
@@ -146,7 +153,13 @@ def _wait_for_fork(pid: int, connection: socket.socket) -> NoReturn:
 
 
 def _serve(server: socket.socket, parent: socket.socket, code: object) -> NoReturn:
-    """The fork server: answer one stage after the other, until the parent has ended."""
+    """Runs the fork server: answers one stage after the other, until its parent has ended.
+
+    Args:
+        server: Socket on which stages connect.
+        parent: Socket that closes when the parent ends.
+        code: State of the sources at the start (`source_state`).
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(Exception):
         while True:
@@ -157,11 +170,20 @@ def _serve(server: socket.socket, parent: socket.socket, code: object) -> NoRetu
             with connection, suppress(OSError, ValueError):
                 connection.settimeout(PATIENCE_S)
                 _answer(connection, server, parent, code)
-    shutil.rmtree(os.path.dirname(server.getsockname()), ignore_errors=True)  # a parent that was killed has not
+    # A parent that was killed has not removed the folder of the socket.
+    shutil.rmtree(os.path.dirname(server.getsockname()), ignore_errors=True)
     os._exit(0)
 
 
 def _answer(connection: socket.socket, server: socket.socket, parent: socket.socket, code: object) -> None:
+    """Answers one request: forks, waits for the fork's end, and sends its status.
+
+    Args:
+        connection: Socket of the stage.
+        server: Socket on which stages connect, which the fork closes.
+        parent: Socket to the parent, which the fork closes.
+        code: State of the sources at the start (`source_state`).
+    """
     size, files, _, _ = socket.recv_fds(connection, 8, 3)
     try:
         request = json.loads(_exactly(connection, int.from_bytes(size, "big")))
@@ -171,7 +193,7 @@ def _answer(connection: socket.socket, server: socket.socket, parent: socket.soc
             parent.close()
             _run_as_fork(request, files, connection)
     finally:
-        for file in files:  # or whoever reads what the stage writes would wait for this process too
+        for file in files:  # a reader of the stage's output would otherwise wait for this process too
             os.close(file)
     if pid is None:
         _write(connection, {})
@@ -183,16 +205,22 @@ def _answer(connection: socket.socket, server: socket.socket, parent: socket.soc
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python's, of forks beside threads: libraries have begun some, but none that a stage shares a lock with.
+        # Python warns of forks beside threads. Libraries have started some, but stages share no lock with them.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         return os.fork()
 
 
 def _run_as_fork(request: Message, files: list[int], connection: socket.socket) -> NoReturn:
-    """The copy: run the stage as if it had been started by itself, and end the process."""
+    """Runs the stage in the fork as if it had been started by itself, and ends the process.
+
+    Args:
+        request: Request of the stage.
+        files: File descriptors of the caller's standard input, output and error.
+        connection: Socket of the caller, which closes when the caller ends.
+    """
     status = 1
     try:
-        # A group of its own: what the terminal sends to the caller's reaches this process once, through the caller.
+        # In a process group of its own, the fork receives a signal of the terminal once, forwarded by the caller.
         os.setpgid(0, 0)
         for number, file in enumerate(files):
             os.dup2(file, number)
@@ -233,7 +261,7 @@ def _run(stage: str) -> int:
 def _end_with_caller(connection: socket.socket) -> None:
     connection.settimeout(None)
     with suppress(OSError):
-        connection.recv(1)  # which says nothing more, so this returns when it has ended
+        connection.recv(1)  # the caller sends nothing more, so this returns when the caller has ended
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -242,7 +270,7 @@ def _write(connection: socket.socket, content: Message) -> None:
 
 
 def _read(connection: socket.socket) -> Message | None:
-    """The next line; None at the end."""
+    """Returns the next message; None if the connection has ended."""
     text = b""
     while not text.endswith(b"\n"):
         piece = connection.recv(1)

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 
 HOST = "127.0.0.1"
 PATIENCE_S = 180.0
-"""How long a page's server may take until its address is told all the same."""
+"""Seconds to wait for the server's answer, after which the address is printed in any case."""
 
 
 def serve_page(
@@ -26,12 +26,18 @@ def serve_page(
     page: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a command that serves on HOST and `port`, say so once it answers, and end it with this process.
+    """Runs a command that serves a page, prints the address once it answers, and ends the command with this process.
 
-    what: its name, for people. target: of make, to be named with another port. page: where to begin.
+    Args:
+        what: Name of the page, for messages.
+        command: Command that serves on `HOST` and `port`.
+        port: Port to serve on.
+        target: Target of make that serves the page, for the advice to choose another port.
+        page: Path of the first page, after the address.
+        environment: Further environment variables of the command; None for none.
 
     Raises:
-        UserError: the port is taken, or the command failed.
+        UserError: the port is in use, or the command failed.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -39,7 +45,7 @@ def serve_page(
             probe.bind((HOST, port))
         except OSError:
             another = f"make {target} PORT={port + 1}"
-            raise UserError(f"port {port} is taken on {HOST}; choose another, as in: {another}") from None
+            raise UserError(f"port {port} is in use on {HOST}; choose another, as in: {another}") from None
     print(f"{what}: starting", flush=True)
     server = subprocess.Popen(command, env={**os.environ, **(environment or {})}, start_new_session=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -52,15 +58,15 @@ def serve_page(
         print(f"{what} has ended", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        # What the command has started, too, ends with this process, by Ctrl-C as by a signal to it alone.
+        # The whole process group ends, including children of the command, after Ctrl-C and after SIGTERM.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
     if status > 0:
-        raise UserError(f"its server ended with status {status}; its own message stands above")
+        raise UserError(f"its server ended with status {status}; its own message is above")
 
 
 def _listens(server: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Wait until the port is listened on, the server has ended, or patience has."""
+    """Waits until the port is open, the server has ended or the time is over. Returns whether the port is open."""
     end = time.monotonic() + PATIENCE_S
     while server.poll() is None and time.monotonic() < end:
         with socket.socket() as probe:

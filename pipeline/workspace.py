@@ -1,8 +1,8 @@
-"""Where everything of a checkout lies.
+"""Paths of a checkout.
 
-What DVC declares as outs (`data/`, `models/`, `results/`) is deleted before a stage runs; whatever must survive that
-lies under `state/`. `dvc exp run --temp` runs in a temporary copy of the checkout inside `.dvc/tmp`; state and the
-default tracking store stay with the checkout that it was started from.
+DVC deletes the outs that it declares (`data/`, `models/`, `results/`) before a stage runs. Files that must survive
+this lie under `state/`. `dvc exp run --temp` runs in a temporary copy of the checkout inside `.dvc/tmp`. State and
+the default tracking store stay with the checkout from which it was started.
 """
 
 import os
@@ -15,7 +15,9 @@ from pipeline.errors import UserError, quote_name
 from pipeline.files.locks import acquire_lock, lock_holder
 
 FOLDS = "folds"
-"""The folder of what is of folds, within that of what is of all images; in it each fold has one by its number."""
+"""Name of the folder with the results of folds, within the folder of all images. It contains one folder a fold, by
+number.
+"""
 
 UNFIT = {
     ":": "has a colon, at which PATH and PYTHONPATH are cut",
@@ -25,15 +27,18 @@ UNFIT = {
     "{": "has a brace, which DVC takes for a field to fill in",
     "}": "has a brace, which DVC takes for a field to fill in",
 }
-"""Signs that no path of a checkout may have, and why."""
+"""Characters that no path of a checkout may contain, and the reasons."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout. root: where dvc.yaml and params.yaml are. anchor: the checkout that state and tracking belong to.
+    """A checkout.
 
-    own: the folder of one method of a comparison, which has parameters, models and results of its own; None: those of
-    the checkout.
+    Attributes:
+        root: Folder with dvc.yaml and params.yaml.
+        anchor: Checkout that state and tracking belong to.
+        own: Folder of one method of a comparison, which has parameters, models and results of its own; None: those of
+            the checkout.
     """
 
     root: Path
@@ -54,47 +59,52 @@ class Workspace:
 
     @property
     def models(self) -> Path:
-        """Retrained weights, a folder `<arm>-seed<n>` each."""
+        """Retrained weights, in a folder `<arm>-seed<n>` for each run."""
         return (self.own or self.root) / "models"
 
     @property
     def results(self) -> Path:
-        """What stages found, a folder a stage."""
+        """Results of the stages, in a folder for each stage."""
         return self.own or self.root / "results"
 
     @property
     def comparison(self) -> Path:
-        """What the last `sar-search compare --run` found: a page, and a folder a method (`own`)."""
+        """Results of the last `sar-search compare --run`: a page, and a folder for each method (`own`)."""
         return self.root / "results" / "compare"
 
     def compared(self) -> list["Workspace"]:
-        """Those of the searches of the last comparison, whether it has ended or not."""
+        """Returns the workspaces of the last comparison's methods, whether the comparison has ended or not."""
         folders = sorted(path.parent for path in self.comparison.glob("*/params.yaml"))
         return [replace(self, own=folder) for folder in folders]
 
     @property
     def state(self) -> Path:
-        """Searches and retraining in progress, looks at test images: outlives every stage."""
+        """Searches and retraining in progress, and looks at test images, which outlive every stage."""
         return self.anchor / "state"
 
     @property
     def searches(self) -> Path:
-        """Working state of searches, a folder each, by the first 16 digits of its fingerprint."""
+        """Working state of searches, in a folder for each, named by the first 16 digits of its fingerprint."""
         return self.state / "searches"
 
     @property
     def stage_status(self) -> Path:
-        """Where a stage notes the status that it fails with, which DVC does not pass on."""
+        """File in which a stage records the status with which it fails, because DVC does not pass it on."""
         return self.state / "stage.status"
 
     @contextmanager
     def locked(self, doing: str, *, lock: str = "stage") -> Iterator[None]:
-        """Hold the checkout, for one stage or (lock="repro") for all. It goes with the process, however that ends.
+        """Locks the checkout for one stage, or for the whole pipeline with lock="repro".
 
-        A stage of an experiment in a temporary copy waits for its turn: nobody is there to start it again.
+        The lock ends with the process, even if that is killed. A stage of an experiment in a temporary copy waits
+        for the lock, because no user is there to start it again.
+
+        Args:
+            doing: Name of the work, for messages.
+            lock: Name of the lock: "stage" or "repro".
 
         Raises:
-            UserError: another process is at work here; a stage may have outlived the `dvc` that started it.
+            UserError: another process works in this checkout. A stage may have outlived the `dvc` that started it.
         """
         path, work = self.state / f"{lock}.lock", "a stage" if lock == "stage" else "the pipeline"
         held = acquire_lock(
@@ -117,10 +127,10 @@ class Workspace:
             held.release()
 
     def check_writable(self) -> None:
-        """Try to write where the stages will, without making any folder.
+        """Checks that the folders of the stages can be written, without making any folder.
 
         Raises:
-            UserError: one of the folders cannot be written, or made where it is to be.
+            UserError: a folder can neither be written nor made.
         """
         for folder in (self.prepared.parent, self.models, self.results, self.state):
             there = folder
@@ -138,15 +148,24 @@ class Workspace:
 
 
 def part_folder(whole: Path, number: int) -> Path:
-    """Where the results of a fold are, counted from 1; 0: of all images, which are in `whole`."""
+    """Returns the folder with the results of a part of the procedure.
+
+    Args:
+        whole: Folder with the results of all images.
+        number: Number of the fold, from 1; 0 for the part of all images, whose folder is `whole`.
+    """
     return whole / FOLDS / str(number) if number else whole
 
 
 def find_workspace(start: Path | None = None) -> Workspace:
-    """The checkout that a folder (default: the current one) lies in.
+    """Returns the checkout that contains a folder.
+
+    Args:
+        start: The folder; None for the current one.
 
     Raises:
-        UserError: no folder above it has a dvc.yaml and a params.yaml; its path has a sign that engines fail with.
+        UserError: no folder above it has a dvc.yaml and a params.yaml, or its path has a character with which a
+            library fails.
     """
     here = (start or Path.cwd()).resolve()
     for root in (here, *here.parents):
@@ -157,11 +176,11 @@ def find_workspace(start: Path | None = None) -> Workspace:
 
 
 def _check_path(root: Path) -> None:
-    """Refuse a path with which one of the engines fails, later and in other words."""
+    """Rejects a path with which a library would fail later, with a message that does not name the cause."""
     path = str(root)
     reason = next((reason for sign, reason in UNFIT.items() if sign in path), None)
     if reason is None and not all(sign.isprintable() for sign in path):  # also bytes that are no UTF-8
-        reason = "has a sign that cannot be printed, which databases and addresses do not take"
+        reason = "has a character that cannot be printed, which databases and addresses do not accept"
     if reason is not None:
         raise UserError(f"{quote_name(path, 400)}: its path {reason}. Rename the folder, or move the checkout.")
 
