@@ -1,6 +1,6 @@
-"""From parameters to what training takes: data on the device, a fresh network, the regularisers.
+"""Assembly of a training run from parameters: data on the device, a fresh network, the regularisers.
 
-A trial, a retraining run, an evaluation and `sar-search train` all begin here, so that they cannot differ.
+Trials, retraining runs, evaluations and `sar-search train` all use these functions, so that they cannot differ.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -44,7 +44,7 @@ NO_WEIGHTS: Mapping[str, Weights] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class TrainingData:
-    """An opened set, its split, and the device that batches are made on."""
+    """An opened prepared set, its split, and the device of the batches."""
 
     prepared: Prepared
     split: Split
@@ -52,26 +52,33 @@ class TrainingData:
     _scales: dict[str, Standardisation] = field(default_factory=dict, repr=False, compare=False)
 
     def ids(self, role: str) -> Ids:
-        """Ids of "train", "val", "test", or "train+val" (ascending)."""
+        """Returns the ids of a role ("train", "val", "test" or "train+val") in ascending order."""
         return np.sort(np.concatenate([getattr(self.split, part) for part in role.split("+")]))
 
     def scale(self, role: str) -> Standardisation:
-        """The standardisation of a role's images; computed once, since an encoded set is decoded for it."""
+        """Returns the standardisation of a role's images. It is computed once, because an encoded set is decoded
+        for it.
+        """
         if role not in self._scales:
             self._scales[role] = standardisation(self.prepared.images, self.ids(role))
         return self._scales[role]
 
     def batches(self, role: str, *, scaled_by: str = "train") -> ImageBatches:
-        """A role's images on the device, standardised as the images of the role `scaled_by` are."""
+        """Returns the images of a role on the device, standardised like the images of the role `scaled_by`."""
         return ImageBatches(self.prepared, self.ids(role), self.scale(scaled_by), self.device)
 
 
 @lru_cache(maxsize=2)
 def load_data(prepared: Path, split: Path, device: str) -> TrainingData:
-    """Open data and split, once a process. device: as `base.device`.
+    """Opens data and split, once a process.
+
+    Args:
+        prepared: Folder of the prepared set.
+        split: File of the split.
+        device: Device as in `base.device`.
 
     Raises:
-        UserError: either is missing or broken, or there is no such device.
+        UserError: data or split are missing or invalid, or there is no such device.
     """
     opened = open_prepared(prepared)
     try:
@@ -82,7 +89,13 @@ def load_data(prepared: Path, split: Path, device: str) -> TrainingData:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A fresh network on its device with the regularisers of a configuration, and what its checkpoints say of it."""
+    """A run before its training.
+
+    Attributes:
+        model: Fresh network on its device.
+        regularizers: Regularisers of the configuration, by name.
+        sidecar: Description of the network, for its checkpoints.
+    """
 
     model: nn.Module
     regularizers: Mapping[str, Regularizer]
@@ -98,14 +111,19 @@ def build_run(
     weights: Mapping[str, Weights] = NO_WEIGHTS,
     fresh_guide: bool = False,
 ) -> TrainingRun:
-    """Build the network of `params` with weights drawn from `seed`, or what it is to begin from, and its regularisers.
+    """Builds the network and the regularisers of a configuration.
 
-    weights: what every specification of pretrained weights was resolved to when the search began, by specification, and
-    the guide of locality guidance by `guide_spec`. fresh_guide: take one that has learnt nothing, to measure what it
-    costs.
+    Args:
+        params: The configuration.
+        data: The data.
+        seed: Seed of the random initial weights, which pretrained weights replace where there are any.
+        scaled_by: Role whose images give the standardisation.
+        weights: Pretrained weights by specification, as they were resolved when the search began, and the guide of
+            locality guidance by `guide_spec`.
+        fresh_guide: Whether the guide is untrained, to measure the cost of a run.
 
     Raises:
-        UserError: the network, or a regulariser, cannot be built, or its weights have changed since they were resolved.
+        UserError: the network or a regulariser cannot be built, or its weights have changed since they were resolved.
     """
     prepared, config = data.prepared, params.model.config()
     scale = data.scale(scaled_by)
@@ -141,24 +159,49 @@ def build_run(
 
 
 def guide_config(params: Params) -> GuideConfig:
-    """How the guide of locality guidance is made, which is one for all trials and all seeds."""
+    """Returns the configuration of locality guidance's guide, which all trials and seeds share.
+
+    Args:
+        params: Parameters of the search.
+    """
     section = params.regularizer.locality_guidance
     return GuideConfig(section.guide_depth, section.guide_epochs, params.train.flip, params.base.seed)
 
 
 def guide_spec(params: Params, data: TrainingData, role: str) -> str:
-    """What the guide that is trained on a role's images goes by among the weights of a run."""
+    """Returns the specification under which a guide is among the weights of a run.
+
+    Args:
+        params: Parameters of the search.
+        data: The data.
+        role: Role on whose images the guide is trained.
+    """
     return guide_config(params).spec(data_hash=data.prepared.data_hash, split_hash=data.split.split_hash, role=role)
 
 
 def make_guide(params: Params, prepared: Prepared) -> GuideNetwork:
-    """The guide of a configuration, with fresh weights."""
+    """Returns an untrained guide.
+
+    Args:
+        params: Parameters of the search.
+        prepared: Prepared set, whose classes and channels the guide has.
+    """
     depth = guide_config(params).depth
     return GuideNetwork(depth, num_classes=len(prepared.classes), channels=prepared.channels)
 
 
 def _guide(params: Params, data: TrainingData, spec: str | None, weights: Mapping[str, Weights]) -> GuideNetwork:
-    """The guide of a specification; a fresh one of none."""
+    """Returns a guide.
+
+    Args:
+        params: Parameters of the search.
+        data: The data.
+        spec: Specification of a trained guide; None for an untrained one.
+        weights: Weights by specification.
+
+    Raises:
+        UserError: the guide's weights cannot be read or have changed.
+    """
     with torch.random.fork_rng(devices=[]):
         network = make_guide(params, data.prepared)
     if spec is not None:
@@ -172,8 +215,16 @@ def _guide(params: Params, data: TrainingData, spec: str | None, weights: Mappin
 def build_network(
     params: Params, data: TrainingData, *, seed: int, weights: Mapping[str, Weights] = NO_WEIGHTS
 ) -> nn.Module:
-    """The network of `params` on the CPU, with weights drawn from `seed`, or what it is to begin from. Arguments and
-    errors are those of `build_run`.
+    """Builds the network of a configuration on the CPU, with its initial weights.
+
+    Args:
+        params: The configuration.
+        data: The data.
+        seed: Seed of the random initial weights, which pretrained weights replace where there are any.
+        weights: Pretrained weights by specification.
+
+    Raises:
+        UserError: the network cannot be built, or its weights cannot be read or have changed.
     """
     prepared = data.prepared
     seed_everything(seed)
@@ -201,8 +252,21 @@ def train_run(
     role: str = "train",
     world: RankInfo | None = None,
 ) -> Iterator[Epoch]:
-    """Train on a role; on train, scored on val after every epoch, as a trial is. See `pipeline.train.loop.fit`. What
-    epochs use is measured where `tracking.system_metrics` asks for it.
+    """Trains a run (`pipeline.train.loop.fit`), and measures its use of the machine if `tracking.system_metrics` is
+    set.
+
+    Args:
+        run: The run.
+        params: Its configuration.
+        data: The data.
+        seed: Seed of batches and augmentation.
+        resume: Training state to resume from; None to begin.
+        role: Role of the training images. With "train", the network is scored on "val" after every epoch, as in a
+            trial.
+        world: Rank of this process among the run's workers; None without other workers.
+
+    Yields:
+        Each epoch, after it has ended.
     """
     return fit(
         run.model,
@@ -218,7 +282,12 @@ def train_run(
 
 
 def load_resume_state(run: TrainingRun, folder: Path) -> TrainState:
-    """Give a run the weights of its checkpoint; returns the training state that `train_run` goes on from."""
+    """Loads the weights of a checkpoint into a run, and returns the training state from which `train_run` resumes.
+
+    Args:
+        run: The run.
+        folder: Folder of the checkpoint.
+    """
     load_weights(folder, run.model)
     return load_state(folder)
 
@@ -237,15 +306,22 @@ def train_resumable(
     role: str = "train",
     world: RankInfo | None = None,
 ) -> None:
-    """Train to the last epoch, with a checkpoint now and then that is written while training goes on where that pays.
+    """Trains to the last epoch and writes checkpoints, in the background if that is worth a thread.
 
     Args:
-        on_epoch: Called after each epoch with whether a checkpoint is due, and a function that waits for the one
-            before; returns what writes it, given weights and training state, or None to write none.
-        decisive: Epochs of which the checkpoint must be written before the next one is trained, as of the last.
-        stored: Epochs of which there must be a checkpoint, whatever search.checkpoint_every is.
-        last_with_state: Whether the last checkpoint has a training state too.
-        run, params, data, seed, resume, role, world: As of `train_run`.
+        run: The run.
+        params: Its configuration.
+        data: The data.
+        on_epoch: Called after each epoch with the epoch, whether a checkpoint is due, and a function that waits for
+            the previous checkpoint. Returns a function that writes a checkpoint from weights and training state, or
+            None to write none.
+        seed: Seed of batches and augmentation.
+        resume: Training state to resume from; None to begin.
+        decisive: Epochs whose checkpoint must be written before the next epoch is trained. The last epoch always is.
+        stored: Epochs that need a checkpoint, whatever search.checkpoint_every is.
+        last_with_state: Whether the last checkpoint includes a training state.
+        role: Role of the training images.
+        world: Rank of this process among the run's workers; None without other workers.
     """
     with CheckpointWriter() as writer:
         for epoch in train_run(run, params, data, seed=seed, resume=resume, role=role, world=world):
@@ -258,12 +334,15 @@ def train_resumable(
 
 
 def fit_pretrained(model: nn.Module, params: Params, weights: Mapping[str, Weights]) -> AdaptedWeights | None:
-    """The weights that a configuration's network begins from, adapted to it; None if all of it is fresh.
+    """Returns the initial weights of a configuration's network, adapted to it; None if they are all random.
 
-    model: the network of `params`, which may be on the meta device.
+    Args:
+        model: Network of `params`, which may be on the meta device.
+        params: The configuration.
+        weights: Pretrained weights by specification.
 
     Raises:
-        UserError: they cannot be read, have changed since they were resolved, or are of another network.
+        UserError: the weights cannot be read, have changed since they were resolved, or belong to another network.
     """
     spec = params.model.pretrained
     if spec is None:
@@ -280,11 +359,15 @@ def regularizers_from_params(
     *,
     guide: GuideNetwork | None = None,
 ) -> dict[str, Regularizer]:
-    """The methods of a configuration that have a weight or are watched. weights: as of `build_run`. guide: of locality
-    guidance.
+    """Returns the methods of a configuration that have a weight or are watched, by name.
+
+    Args:
+        params: The configuration.
+        weights: Pretrained weights by specification.
+        guide: Guide of locality guidance; None without it.
 
     Raises:
-        UserError: one of them cannot be had as it is configured.
+        UserError: a method cannot be built with its configuration.
     """
 
     try:
@@ -296,10 +379,15 @@ def regularizers_from_params(
 
 
 def load_frozen(spec: str, params: Params, weights: Mapping[str, Weights]) -> nn.Module:
-    """The network that weights were made with, on the CPU, as guided transfer's source is one. weights: as above.
+    """Returns the network that weights were made with, on the CPU, such as guided transfer's source.
+
+    Args:
+        spec: Specification of the weights.
+        params: The configuration.
+        weights: Pretrained weights by specification.
 
     Raises:
-        ValueError: they cannot be read, have changed since they were resolved, or are of another network.
+        ValueError: the weights cannot be read, have changed since they were resolved, or belong to another network.
     """
     tensors, side = _tensors_of(spec, weights), params.prepare.image_size
     network: nn.Module = load_source(weights[spec], tensors, params.model.config(), (side, side))
@@ -307,10 +395,10 @@ def load_frozen(spec: str, params: Params, weights: Mapping[str, Weights]) -> nn
 
 
 def _tensors_of(spec: str, weights: Mapping[str, Weights]) -> dict[str, torch.Tensor]:
-    """What a specification was resolved to, read.
+    """Reads the weights of a specification.
 
     Raises:
-        ValueError: it was not, the file has changed since, or it cannot be read.
+        ValueError: the specification was not resolved, or its file has changed since or cannot be read.
     """
     found = weights.get(spec)
     if found is None:
@@ -324,17 +412,32 @@ def _tensors_of(spec: str, weights: Mapping[str, Weights]) -> dict[str, torch.Te
 
 @lru_cache(maxsize=2)
 def _read_checked(path: str, sha256: str, changed_ns: int, size: int) -> dict[str, torch.Tensor]:
-    """The tensors of a file of this hash; kept, since trials follow each other in one process."""
+    """Reads a file of weights after checking its hash. The result is cached, because trials follow each other in a
+    process.
+
+    Args:
+        path: The file.
+        sha256: Expected SHA-256.
+        changed_ns: Time of change, as a part of the cache's key.
+        size: Size in bytes, as a part of the cache's key.
+
+    Raises:
+        ValueError: the file has another hash, or cannot be read.
+    """
     if (now := hash_file(Path(path))) != sha256:
         raise ValueError(f"{path} has changed since it was resolved (sha256 {sha256[:8]} then, {now[:8]} now)")
     return read_weights(Path(path))
 
 
 def load_trained(folder: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
-    """The network of a checkpoint, on a device and in evaluation mode, and the checkpoint's sidecar.
+    """Returns the network of a checkpoint, on a device and in evaluation mode, and the checkpoint's sidecar.
+
+    Args:
+        folder: Folder of the checkpoint.
+        device: Device of the network.
 
     Raises:
-        UserError: no checkpoint there, or a broken one.
+        UserError: the checkpoint is missing or invalid.
     """
     sidecar = read_sidecar(folder)
     height, width = sidecar["image_size"]
