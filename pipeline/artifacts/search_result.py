@@ -121,7 +121,7 @@ class RungCorrelation(Record):
 class Finding:
     """Evidence against a search.
 
-    Args:
+    Attributes:
         name: One of the names listed in `pipeline.tune.selection.health`.
         seen: Sentence with figures; of an `unknown`, part of a sentence about what could not be examined.
         advice: What to do, in a sentence; empty if there is nothing to do.
